@@ -1,0 +1,1 @@
+"""Schema of the stores that keep evidence: numbered files, one folder an engine."""

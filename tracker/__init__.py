@@ -1,0 +1,1 @@
+"""Tracker: the flight recorder for video calls."""

@@ -1,0 +1,135 @@
+"""Everything that can go wrong, named by who has to act.
+
+    TrackerError
+    ├── DeliveryRejected      the sender acts        → 401 / 404 / 413
+    │   ├── SignatureMissing      no proof came with the delivery
+    │   ├── SignatureMismatch     a proof came and does not fit the bytes
+    │   ├── SignatureStale        a proof came, but from the past or the future
+    │   ├── KeyUnknown            the proof names a key that is not configured
+    │   ├── SourceUnknown         no source of that name is configured
+    │   └── BodyTooLarge          more bytes than max_body_bytes
+    ├── LogError              the operator acts      → 503
+    │   ├── LogMissing            there is no log at that path (`tracker init`)
+    │   ├── LogUnavailable        the store cannot take it now (disk full, locked, gone)
+    │   ├── LogBusy               the queue is over its bound
+    │   └── LogCorrupt            what was read cannot be a log of ours
+    ├── ViewsError            rebuild
+    │   ├── ViewsMissing          there are no views yet
+    │   ├── ViewsOutdated         written by another version of Tracker
+    │   └── ViewsBehind           the asked position is not projected yet   → 504
+    ├── QueryError            the reader acts
+    │   ├── ParameterInvalid      a parameter is unknown or its value is bad → 400
+    │   ├── NotFound              nothing has that id                        → 404
+    │   ├── Ambiguous             several sessions have that id              → 300
+    │   ├── TokenInvalid          no token, or one that does not verify      → 401
+    │   └── ScopeMissing          a good token without the needed scope      → 403
+    └── ConfigInvalid         the operator acts, before start → exit 2
+
+Leaves are facts without a suffix; branches say who acts. A message says what to do next and never holds a secret.
+"""
+
+from __future__ import annotations
+
+
+class TrackerError(Exception):
+    """The root: catch this and nothing of ours escapes."""
+
+
+class DeliveryRejected(TrackerError):
+    """The sender (or whoever configured it) has to act; nothing was recorded."""
+
+
+class SignatureMissing(DeliveryRejected):
+    """The delivery carries no proof at all."""
+
+
+class SignatureMismatch(DeliveryRejected):
+    """The proof does not fit these bytes."""
+
+
+class SignatureStale(DeliveryRejected):
+    """The proof is too old, or from the future."""
+
+
+class KeyUnknown(DeliveryRejected):
+    """The proof names a key that is not configured for this source."""
+
+
+class SourceUnknown(DeliveryRejected):
+    """No source of that name is configured."""
+
+
+class BodyTooLarge(DeliveryRejected):
+    """The body exceeds `server.max_body_bytes`."""
+
+
+class LogError(TrackerError):
+    """The operator has to act; nothing was acknowledged."""
+
+
+class LogMissing(LogError):
+    """There is no log at that path; `tracker init` makes one on purpose."""
+
+
+class LogUnavailable(LogError):
+    """The store cannot take or give records now."""
+
+
+class LogBusy(LogError):
+    """The append queue is over its bound; try again shortly."""
+
+
+class LogCorrupt(LogError):
+    """The file is not a log of ours, or is damaged."""
+
+
+class ViewsError(TrackerError):
+    """The views cannot answer; a rebuild heals all of these."""
+
+
+class ViewsMissing(ViewsError):
+    """No views have been built yet."""
+
+
+class ViewsOutdated(ViewsError):
+    """The views were written by another version of Tracker."""
+
+
+class ViewsBehind(ViewsError):
+    """The position asked for is not projected yet."""
+
+
+class QueryError(TrackerError):
+    """The reader has to act."""
+
+
+class ParameterInvalid(QueryError):
+    """A query parameter is unknown or has a bad value."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(f"{parameter}: {message}")
+        self.parameter = parameter
+
+
+class NotFound(QueryError):
+    """Nothing has that id."""
+
+
+class Ambiguous(QueryError):
+    """Several sessions have that id."""
+
+    def __init__(self, message: str, matches: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.matches = matches
+
+
+class TokenInvalid(QueryError):
+    """No read token, or one that does not verify."""
+
+
+class ScopeMissing(QueryError):
+    """A good token that lacks the scope this route needs."""
+
+
+class ConfigInvalid(TrackerError):
+    """config.toml cannot be used; the message names the key and how to fix it."""

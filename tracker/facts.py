@@ -1,0 +1,367 @@
+"""What happened in a call, in our own words: one tagged, frozen struct a fact.
+
+The tag of a fact **is** its timeline kind ("participant.joined") and never changes. Vendor words stop at
+`sources/<vendor>.py`. All times are integer microseconds since the epoch, UTC (`Micros`); `clock` says whose.
+
+    Fact
+    ├── SessionFact        SessionCreated SessionStarted SessionEnded SessionResumed
+    ├── ConnectionFact     ParticipantJoined ParticipantLeft ParticipantConnectionAborted
+    ├── StreamFact         StreamPublished StreamUnpublished
+    ├── SubscriptionFact   SubscriptionStarted SubscriptionEnded
+    ├── RecordingFact      RecordingStarted …Stopped …Processing …Ready …Failed …Aborted …LimitReached …Uploaded …UploadFailed
+    ├── ActivityFact       Broadcast… Ingress… Transcription… AgentJob… SupervisorSession…
+    └── NoteFact           ArtifactCreated AnalyticsReady SignalSent FilterEvent Node… Test Unknown
+
+A fact never decides which session it belongs to: it says what it knows (`Place`), and `projections` finds the run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+Micros = int
+"""Microseconds since the epoch, UTC."""
+
+Clock = Literal["server", "client", "receiver"]
+Precision = Literal["us", "ms", "s"]
+Provenance = Literal["reported", "derived", "inferred"]
+EndReason = Literal[
+    "normal", "closed_by_server", "left", "removed", "network_lost", "replaced", "join_failed", "server_failure",
+    "server_shutdown", "migrated", "timeout", "superseded", "inferred", "unknown",
+]  # fmt: skip
+
+
+class RunRules(msgspec.Struct, frozen=True):
+    """How a vendor's runs of one room are told apart (design §6).
+
+    `tolerance`: how much earlier than its run's start a fact may be stamped, and how close two reported starts are
+    one start. `never_joined_after`: a run nobody joined is over after this long (None: never inferred).
+    All in microseconds.
+    """
+
+    tolerance: Micros = 0
+    never_joined_after: Micros | None = None
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a fact knows about the session it belongs to.
+
+    `run`        the vendor's own run key (room sid, uniqueSessionId, session_id): with it, nothing else decides.
+    `room`       the reusable name (room id, sessionId, client id): with `at` it finds the run when there is no key.
+    `at`         the moment that must lie inside the run: the *start* of the thing the fact is about where that is
+                 stated (a `left` carries its join), else the fact's own time.
+    `starts_at`  set when this fact states the start of the run.
+    `ends_at`    set when this fact states the end of the run.
+    `ids`        (name, value) vendor ids under which support may look this session up, e.g. ("sessionId", "MySession").
+    `anchor`     an id (recording) whose other facts may know a better `at`; used where a fact has no time of its own.
+    """
+
+    at: Micros
+    run: str | None = None
+    room: str | None = None
+    room_name: str | None = None
+    starts_at: Micros | None = None
+    ends_at: Micros | None = None
+    ids: tuple[tuple[str, str], ...] = ()
+    anchor: str | None = None
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """What every fact says: when, by whose clock, where, who acted, and what else the vendor told.
+
+    `place` is None for facts about the deployment (node crashed, test). `detail` is JSON-able and free of secrets
+    (join links, stream keys, passwords stay in the raw record). `anomalies` are (kind, detail) seen while reading.
+    """
+
+    at: Micros
+    place: Place | None = None
+    clock: Clock = "server"
+    precision: Precision = "ms"
+    actor: str | None = None
+    detail: dict[str, Any] = {}
+    anomalies: tuple[tuple[str, str], ...] = ()
+    server_run: str | None = None
+
+
+class SessionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """About the run as a whole. `started_at`: the start an end event states (gives a derived start)."""
+
+    started_at: Micros | None = None
+    reason: EndReason | None = None
+    vendor_reason: str | None = None
+
+
+class SessionCreated(SessionFact, frozen=True, kw_only=True, tag="session.created"):
+    """The room was set up; nobody need be in it (plugNmeet `room_created`, OpenVidu `sessionCreated`)."""
+
+
+class SessionStarted(SessionFact, frozen=True, kw_only=True, tag="session.started"):
+    """The run began."""
+
+
+class SessionEnded(SessionFact, frozen=True, kw_only=True, tag="session.ended"):
+    """The run is over."""
+
+
+class SessionResumed(SessionFact, frozen=True, kw_only=True, tag="session.resumed"):
+    """The same run was announced again (LiveKit: the same sid started on another node)."""
+
+
+class ConnectionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """About one join of one participant.
+
+    `connection` is the vendor's connection id; with `joined_at` it names the interval when `keyed_by_join` is set
+    (OpenVidu, Meet: ids may repeat), alone otherwise (LiveKit `PA_…`). `joined_at` on a left gives a derived join.
+    `identity` is the person; `person` says what kind of participant it is ("standard" are people).
+    """
+
+    connection: str
+    identity: str | None = None
+    name: str | None = None
+    person: str = "standard"
+    joined_at: Micros | None = None
+    keyed_by_join: bool = False
+    platform: str | None = None
+    location: str | None = None
+    ip: str | None = None
+    reason: EndReason | None = None
+    vendor_reason: str | None = None
+
+
+class ParticipantJoined(ConnectionFact, frozen=True, kw_only=True, tag="participant.joined"):
+    """A connection became active."""
+
+
+class ParticipantLeft(ConnectionFact, frozen=True, kw_only=True, tag="participant.left"):
+    """A connection ended."""
+
+
+class ParticipantConnectionAborted(ConnectionFact, frozen=True, kw_only=True, tag="participant.connection_aborted"):
+    """A connection that never became active: it counts in no head count."""
+
+
+class StreamFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """About published media. `connection` / `identity` say whose; `started_at` on an end gives a derived start."""
+
+    stream: str
+    connection: str | None = None
+    identity: str | None = None
+    started_at: Micros | None = None
+    keyed_by_start: bool = False
+    media: str | None = None
+    label: str | None = None
+    reason: EndReason | None = None
+    vendor_reason: str | None = None
+
+
+class StreamPublished(StreamFact, frozen=True, kw_only=True, tag="stream.published"):
+    """Media began to flow. `media` audio|video|audio+video|data; `label` camera|microphone|screen|…"""
+
+
+class StreamUnpublished(StreamFact, frozen=True, kw_only=True, tag="stream.unpublished"):
+    """Media stopped."""
+
+
+class SubscriptionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """One participant (`connection`) receiving the `stream` of `publisher`."""
+
+    stream: str
+    connection: str
+    publisher: str | None = None
+    started_at: Micros | None = None
+    reason: EndReason | None = None
+    vendor_reason: str | None = None
+
+
+class SubscriptionStarted(SubscriptionFact, frozen=True, kw_only=True, tag="subscription.started"):
+    """Receiving began."""
+
+
+class SubscriptionEnded(SubscriptionFact, frozen=True, kw_only=True, tag="subscription.ended"):
+    """Receiving stopped."""
+
+
+class RecordingFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """About one recording. `recording` is the vendor's id; `keyed_by_start`: ids may be reused (OpenVidu).
+
+    `status` is the vendor's raw status. `started_at`/`stopped_at` are stated by the event; `legacy` marks OpenVidu's
+    recordingStarted/Stopped, which are shown only where no recordingStatusChanged says the same.
+    """
+
+    recording: str
+    keyed_by_start: bool = False
+    status: str | None = None
+    mode: str | None = None
+    started_at: Micros | None = None
+    stopped_at: Micros | None = None
+    first_frame_at: Micros | None = None
+    first_peerframe_at: Micros | None = None
+    duration_ms: int | None = None
+    size_bytes: int | None = None
+    url: str | None = None
+    http_status: int | None = None
+    reason: EndReason | None = None
+    vendor_reason: str | None = None
+    legacy: bool = False
+
+
+class RecordingStarted(RecordingFact, frozen=True, kw_only=True, tag="recording.started"):
+    """Recording began (or was accepted: `status` tells)."""
+
+
+class RecordingStopped(RecordingFact, frozen=True, kw_only=True, tag="recording.stopped"):
+    """Recording stopped; the file may not be ready."""
+
+
+class RecordingProcessing(RecordingFact, frozen=True, kw_only=True, tag="recording.processing"):
+    """A step on the way: active, ending, transcoding, updated."""
+
+
+class RecordingReady(RecordingFact, frozen=True, kw_only=True, tag="recording.ready"):
+    """The file is complete."""
+
+
+class RecordingFailed(RecordingFact, frozen=True, kw_only=True, tag="recording.failed"):
+    """It failed."""
+
+
+class RecordingAborted(RecordingFact, frozen=True, kw_only=True, tag="recording.aborted"):
+    """It was given up before anything was recorded."""
+
+
+class RecordingLimitReached(RecordingFact, frozen=True, kw_only=True, tag="recording.limit_reached"):
+    """It ended at a limit of the platform; the file exists."""
+
+
+class RecordingUploaded(RecordingFact, frozen=True, kw_only=True, tag="recording.uploaded"):
+    """The file reached the store."""
+
+
+class RecordingUploadFailed(RecordingFact, frozen=True, kw_only=True, tag="recording.upload_failed"):
+    """The upload failed; `http_status` is the store's answer."""
+
+
+class ActivityFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """About something with a beginning and an end that is none of the above; `activity` is its id.
+
+    `started_at` on an end gives a derived start. `identity` says whose, where the vendor tells.
+    """
+
+    activity: str
+    identity: str | None = None
+    started_at: Micros | None = None
+    reason: EndReason | None = None
+    vendor_reason: str | None = None
+
+
+class BroadcastStarted(ActivityFact, frozen=True, kw_only=True, tag="broadcast.started"):
+    """Live streaming to the outside (RTMP, HLS) began."""
+
+
+class BroadcastStopped(ActivityFact, frozen=True, kw_only=True, tag="broadcast.stopped"):
+    """Live streaming to the outside stopped."""
+
+
+class IngressStarted(ActivityFact, frozen=True, kw_only=True, tag="ingress.started"):
+    """Media from outside (WHIP, RTMP, URL) began to enter the room."""
+
+
+class IngressEnded(ActivityFact, frozen=True, kw_only=True, tag="ingress.ended"):
+    """Media from outside stopped."""
+
+
+class TranscriptionStarted(ActivityFact, frozen=True, kw_only=True, tag="transcription.started"):
+    """Speech to text began for a person."""
+
+
+class TranscriptionEnded(ActivityFact, frozen=True, kw_only=True, tag="transcription.ended"):
+    """Speech to text ended for a person."""
+
+
+class AgentJobStarted(ActivityFact, frozen=True, kw_only=True, tag="agent_job.started"):
+    """An agent was given a job in the room."""
+
+
+class AgentJobEnded(ActivityFact, frozen=True, kw_only=True, tag="agent_job.ended"):
+    """The agent's job ended."""
+
+
+class SupervisorFact(ActivityFact, frozen=True, kw_only=True, omit_defaults=True):
+    """A supervisor listening to an agent's session; `activity` is the supervisor session id."""
+
+    supervisor_client: str | None = None
+    agent_client: str | None = None
+    agent_session: str | None = None
+
+
+class SupervisorSessionStarted(SupervisorFact, frozen=True, kw_only=True, tag="supervisor_session.started"):
+    """A supervisor began to listen."""
+
+
+class SupervisorSessionEnded(SupervisorFact, frozen=True, kw_only=True, tag="supervisor_session.ended"):
+    """A supervisor stopped listening."""
+
+
+class NoteFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """A moment without an interval. `subject_type` / `subject_id` say what it is about."""
+
+    subject_type: str = "session"
+    subject_id: str | None = None
+
+
+class TranscriptionUsage(NoteFact, frozen=True, kw_only=True, tag="transcription.usage"):
+    """How much speech to text a run used."""
+
+
+class ArtifactCreated(NoteFact, frozen=True, kw_only=True, tag="artifact.created"):
+    """A by-product of the call exists (summary, transcript, analytics, usage)."""
+
+
+class AnalyticsReady(NoteFact, frozen=True, kw_only=True, tag="analytics.ready"):
+    """The analytics file of a run exists."""
+
+
+class SignalSent(NoteFact, frozen=True, kw_only=True, tag="signal.sent"):
+    """A data message was sent through the platform."""
+
+
+class FilterEvent(NoteFact, frozen=True, kw_only=True, tag="filter.event"):
+    """A media filter dispatched something."""
+
+
+class NodeCrashed(NoteFact, frozen=True, kw_only=True, tag="node.crashed"):
+    """A media node died. With a place: that session was on it and is over unless its own end says otherwise."""
+
+
+class NodeRecovered(NoteFact, frozen=True, kw_only=True, tag="node.recovered"):
+    """A media node is back."""
+
+
+class NodeStatus(NoteFact, frozen=True, kw_only=True, tag="node.status"):
+    """A node changed its status, or the cluster its size."""
+
+
+class Test(NoteFact, frozen=True, kw_only=True, tag="test"):
+    """A test delivery of the vendor's console."""
+
+
+class Unknown(NoteFact, frozen=True, kw_only=True, tag="unknown"):
+    """An authentic event we cannot read yet: kept, and shown raw."""
+
+
+AnyFact = (
+    SessionCreated | SessionStarted | SessionEnded | SessionResumed
+    | ParticipantJoined | ParticipantLeft | ParticipantConnectionAborted
+    | StreamPublished | StreamUnpublished | SubscriptionStarted | SubscriptionEnded
+    | RecordingStarted | RecordingStopped | RecordingProcessing | RecordingReady | RecordingFailed | RecordingAborted
+    | RecordingLimitReached | RecordingUploaded | RecordingUploadFailed
+    | BroadcastStarted | BroadcastStopped | IngressStarted | IngressEnded
+    | TranscriptionStarted | TranscriptionEnded | TranscriptionUsage | AgentJobStarted | AgentJobEnded
+    | SupervisorSessionStarted | SupervisorSessionEnded
+    | ArtifactCreated | AnalyticsReady | SignalSent | FilterEvent
+    | NodeCrashed | NodeRecovered | NodeStatus | Test | Unknown
+)  # fmt: skip
+"""Every leaf: what a decoder of stored facts accepts."""

@@ -1,0 +1,1 @@
+"""What the facts add up to: pure folding of facts into rows."""

@@ -1,0 +1,197 @@
+"""The seam of the views: rows in from the projector, answers out to the ways out.
+
+The projector is the only writer; `save` is one transaction with the checkpoint in it, so after a crash the views are
+exactly those of some log position. Readers never see half a save. Views can be deleted and made again, identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from tracker.facts import Micros
+from tracker.projections.rows import (
+    ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
+)  # fmt: skip
+
+
+class SessionRows(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as rows. Saving replaces everything the views held for `session.id` except its entries."""
+
+    session: SessionRow
+    lookups: tuple[str, ...]
+    """Vendor ids that find this session: sessionId, uniqueSessionId, sid, room name, rec_id, client_id, egress id …"""
+    participants: tuple[ParticipantRow, ...]
+    connections: tuple[ConnectionRow, ...]
+    streams: tuple[StreamRow, ...]
+    recordings: tuple[RecordingRow, ...]
+    supervisor_sessions: tuple[SupervisorSessionRow, ...]
+    state: bytes
+    """The folded state, opaque to the views."""
+
+
+class SavedEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry row with what the projector needs to place it again: the fact itself and the room it named."""
+
+    row: EntryRow
+    room: str | None
+    placed_at: Micros
+    fact: bytes
+
+
+class SourceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What the projector knows of one source: its high-water mark and an opaque state."""
+
+    source: str
+    vendor: str
+    last_received_at: Micros
+    records: int
+    state: bytes
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one batch of records changed. `position` is the checkpoint after it."""
+
+    position: int
+    sessions: Sequence[SessionRows] = ()
+    gone: Sequence[str] = ()
+    """Session ids that no longer exist (their facts moved); their entries are in `entries` again."""
+    entries: Sequence[SavedEntry] = ()
+    """New entries, and old ones whose session changed (same id: replaced)."""
+    rooms: Sequence[tuple[str, str, bytes]] = ()
+    """(source, room, opaque state)"""
+    sources: Sequence[SourceRow] = ()
+
+
+class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """The filters of `GET /v1/sessions`. `q` matches ids, rooms, identities and names by substring.
+
+    `stuck_before` maps source → the latest `last_event_at` (µs) at which an open session counts as stuck now.
+    """
+
+    source: str | None = None
+    sources: tuple[str, ...] | None = None
+    """Narrowing from the reader's token; None: all."""
+    room: str | None = None
+    identity: str | None = None
+    state: str | None = None
+    from_at: Micros | None = None
+    to_at: Micros | None = None
+    has: tuple[str, ...] = ()
+    min_duration_ms: int | None = None
+    q: str | None = None
+    stuck_before: dict[str, Micros] = {}
+
+
+class ViewsWriter(Protocol):
+    """What the projector needs."""
+
+    async def checkpoint(self) -> int:
+        """The position the views are at; 0 when new."""
+        ...
+
+    async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
+        """The folded states of those sessions that exist."""
+        ...
+
+    async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        """The opaque states of (source, room) that exist."""
+        ...
+
+    async def sources(self) -> list[SourceRow]:
+        """All sources seen."""
+        ...
+
+    async def room_entries(self, source: str, room: str, from_at: Micros | None, to_at: Micros | None) -> list[SavedEntry]:
+        """Entries that named this room with `from_at <= placed_at < to_at` (None: unbounded), in position order."""
+        ...
+
+    async def session_entries(self, session_id: str) -> list[SavedEntry]:
+        """Every entry of a session, in position order."""
+        ...
+
+    async def silent_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
+        """Ids of open sessions of a source whose `begins_at` is smaller, in id order."""
+        ...
+
+    async def save(self, changes: Changes) -> None:
+        """All of it in one transaction. On raise nothing was saved."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the store. Idempotent."""
+        ...
+
+
+Page = tuple[list[Any], str | None]
+"""Rows and the cursor of the next page (None: the end)."""
+
+
+class ViewsReader(Protocol):
+    """What the ways out need. Cursors are opaque strings; a bad one raises `ParameterInvalid("cursor", …)`."""
+
+    async def checkpoint(self) -> int:
+        """The position the views are at."""
+        ...
+
+    async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
+        """Newest first by (`begins_at`, `id`)."""
+        ...
+
+    async def session(self, session_id: str) -> SessionRow | None:
+        """By our id."""
+        ...
+
+    async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:
+        """Every session this vendor id (or outdated id of ours) may mean, newest first, at most 100."""
+        ...
+
+    async def timeline(
+        self, session_id: str | None, *, kinds: Sequence[str], subject: str | None, limit: int, cursor: str | None
+    ) -> Page:
+        """Entries by (`at`, position, n); hidden ones left out. `session_id` None: entries of no session."""
+        ...
+
+    async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:
+        """Entries of all sessions in log order after (position, n): what a live stream resumes from."""
+        ...
+
+    async def session_positions(self, session_id: str, *, limit: int, after: int) -> list[int]:
+        """Distinct positions of the records behind a session, ascending."""
+        ...
+
+    async def record_sessions(self, position: int) -> list[str]:
+        """Sessions a record contributed to."""
+        ...
+
+    async def participants(
+        self, *, session_id: str | None, identity: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page: ...
+
+    async def connections(self, session_id: str, *, limit: int, cursor: str | None) -> Page: ...
+
+    async def streams(self, session_id: str, *, limit: int, cursor: str | None) -> Page: ...
+
+    async def recordings(
+        self, *, session_id: str | None, status: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page: ...
+
+    async def supervisor_sessions(
+        self, *, session_id: str | None, client: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page: ...
+
+    async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]: ...
+
+    async def find_rooms(self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None) -> Page:
+        """`(source, room_id, room_name, sessions, open, first_begins_at, last_begins_at)` by source, room_id."""
+        ...
+
+    async def stats(self, *, from_at: Micros, to_at: Micros, sources: tuple[str, ...] | None) -> dict[str, Any]:
+        """`{"open": n, "days": [...], "sources": [...], "peak": {...}}` from the rows, without reading the log."""
+        ...
+
+    async def sources(self) -> list[SourceRow]: ...
+
+    async def close(self) -> None: ...
