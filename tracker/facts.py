@@ -39,11 +39,13 @@ class RunRules(msgspec.Struct, frozen=True):
 
     `tolerance`: how much earlier than its run's start a fact may be stamped, and how close two reported starts are
     one start. `never_joined_after`: a run nobody joined is over after this long (None: never inferred).
-    All in microseconds.
+    Both in microseconds. `ends_only`: the vendor sends nothing at starts, so a start told only by its end event is no
+    sign of loss, and a keyed run without a stated start is matched to the span of an end event that contains it.
     """
 
     tolerance: Micros = 0
     never_joined_after: Micros | None = None
+    ends_only: bool = False
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

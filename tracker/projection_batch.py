@@ -1,0 +1,342 @@
+"""One batch of facts on its way into the views: rooms learn, facts find their run, sessions are folded and rendered.
+
+Everything kept between batches is a cache (`Memory`): dropping it at any moment changes nothing but speed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from tracker.deliveries import Micros, Record
+from tracker.facts import RunRules
+from tracker.projections import entries
+from tracker.projections.evidence import Evidence, decode_fact, encode_fact
+from tracker.projections.folding import fold
+from tracker.projections.rendering import Surroundings, render, session_id, start_claim
+from tracker.projections.runs import RoomState, Runs, decode_room, encode_room
+from tracker.projections.state import SessionState, decode_state, encode_state
+from tracker.sources import registry
+from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow, ViewsWriter
+
+REMEMBERED = 20_000
+"""Sessions and rooms kept decoded between batches."""
+
+RoomKey = tuple[str, str]
+
+
+class SourceState(msgspec.Struct):
+    """What is known of a source as a whole: the server runs seen (label → earliest moment) and the latest moment."""
+
+    runs: dict[str, Micros] = {}
+    latest: Micros = 0
+
+    def restarts(self) -> tuple[Micros, ...]:
+        """When a server run other than the first is known to have begun, ascending."""
+        return tuple(sorted(self.runs.values())[1:])
+
+
+class Memory:
+    """Decoded states and rooms of recent batches."""
+
+    def __init__(self) -> None:
+        self.states: OrderedDict[str, SessionState] = OrderedDict()
+        self.rooms: OrderedDict[RoomKey, RoomState] = OrderedDict()
+        self.sources: dict[str, tuple[SourceRow, SourceState]] | None = None
+
+    def trim(self) -> None:
+        """Forget the least recently used."""
+        for kept in (self.states, self.rooms):
+            while len(kept) > REMEMBERED:
+                kept.popitem(last=False)
+
+
+class Batch:
+    """One batch. Use once."""
+
+    def __init__(self, views: ViewsWriter, memory: Memory) -> None:
+        self._views = views
+        self._memory = memory
+        self._runs: dict[RoomKey, Runs] = {}
+        self._rules: dict[str, RunRules] = {}
+        self._touched: dict[str, SessionState] = {}
+        self._emptied: set[str] = set()
+        self._saved: dict[tuple[int, int], SavedEntry] = {}
+
+    async def changes(self, records: Sequence[Record], evidence: Sequence[Evidence]) -> Changes:
+        """Everything these records change in the views."""
+        rechecked = await self._learn_sources(records, evidence)
+        rooms = await self._load_rooms(evidence)
+        before = {key: self._resolve(key, rooms[key]) for key in rooms}
+        learned = self._learn_rooms(rooms, evidence)
+        for key in rooms:
+            self._runs[key] = self._resolve(key, rooms[key]) if key in learned else before[key]
+        moving = await self._moving(learned, before)
+        await self._load_states(self._wanted(evidence, moving, learned, before), rechecked)
+        await self._refold(moving)
+        self._place(evidence)
+        await self._load_neighbours()
+        sessions = self._render()
+        self._memory.trim()
+        assert self._memory.sources is not None  # noqa: S101 - loaded above
+        touched_sources = {record.source for record in records}
+        return Changes(
+            position=records[-1].position,
+            sessions=sessions,
+            gone=sorted(self._emptied - {rows.session.id for rows in sessions}),
+            entries=[self._saved[key] for key in sorted(self._saved)],
+            rooms=[(*key, encode_room(rooms[key])) for key in sorted(learned)],
+            sources=[self._source_row(name) for name in sorted(touched_sources)],
+        )
+
+    # sources
+
+    async def _learn_sources(self, records: Sequence[Record], evidence: Sequence[Evidence]) -> dict[str, bool]:
+        """Take in what the batch says of its sources. Returns those with newly known restarts, by name."""
+        if self._memory.sources is None:
+            rows = await self._views.sources()
+            self._memory.sources = {row.source: (row, msgspec.msgpack.decode(row.state, type=SourceState)) for row in rows}
+        known = self._memory.sources
+        for record in records:
+            row, state = known.get(record.source) or (
+                SourceRow(source=record.source, vendor=record.vendor, last_received_at=0, records=0, state=b""),
+                SourceState(),
+            )
+            row = msgspec.structs.replace(
+                row, vendor=record.vendor, records=row.records + 1, last_received_at=max(row.last_received_at, record.received_at)
+            )
+            known[record.source] = (row, state)
+            if record.source not in self._rules:
+                self._rules[record.source] = registry.rules(record.vendor)
+        changed: dict[str, bool] = {}
+        for item in evidence:
+            state = known[item.source][1]
+            if item.fact.clock == "server" and item.fact.at > state.latest:
+                state.latest = item.fact.at
+                changed.setdefault(item.source, False)
+            run = item.fact.server_run
+            if run is not None and item.fact.at < state.runs.get(run, item.fact.at + 1):
+                state.runs[run] = item.fact.at
+                changed[item.source] = True
+        return changed
+
+    def _source_row(self, name: str) -> SourceRow:
+        assert self._memory.sources is not None  # noqa: S101 - loaded above
+        row, state = self._memory.sources[name]
+        return msgspec.structs.replace(row, state=msgspec.msgpack.encode(state))
+
+    # rooms
+
+    async def _load_rooms(self, evidence: Sequence[Evidence]) -> dict[RoomKey, RoomState]:
+        keys = {(item.source, item.fact.place.room) for item in evidence if item.fact.place is not None and item.fact.place.room}
+        missing = [key for key in keys if key not in self._memory.rooms]
+        for key, state in (await self._views.rooms(missing)).items():  # pyright: ignore[reportArgumentType]
+            self._memory.rooms[key] = decode_room(state)
+        rooms: dict[RoomKey, RoomState] = {}
+        for key in sorted(keys):  # pyright: ignore[reportArgumentType]
+            rooms[key] = self._memory.rooms.setdefault(key, RoomState())  # pyright: ignore[reportArgumentType]
+            self._memory.rooms.move_to_end(key)  # pyright: ignore[reportArgumentType]
+        return rooms
+
+    def _resolve(self, key: RoomKey, state: RoomState) -> Runs:
+        return Runs(key[1], state, self._rules[key[0]])
+
+    def _learn_rooms(self, rooms: dict[RoomKey, RoomState], evidence: Sequence[Evidence]) -> set[RoomKey]:
+        learned: set[RoomKey] = set()
+        for item in evidence:
+            place = item.fact.place
+            if place is not None and place.room:
+                key = (item.source, place.room)
+                timed = item.fact.clock == "server"
+                if rooms[key].learn(place, timed=timed):
+                    learned.add(key)
+        return learned
+
+    async def _moving(self, learned: set[RoomKey], before: dict[RoomKey, Runs]) -> dict[str, list[SavedEntry]]:
+        """Sessions whose facts must be dealt out anew, with all their entries: those next to a new or vanished start."""
+        recut: set[str] = set()
+        for key in sorted(learned):
+            source, room = key
+            window = self._window(before[key], self._runs[key], self._rules[source])
+            if window is None:
+                continue
+            for saved in await self._views.room_entries(source, room, *window):
+                place = decode_fact(saved.fact).place
+                if place is None or place.run is not None:
+                    continue
+                home = session_id(source, self._runs[key].find(place))
+                if home != saved.row.session_id:
+                    recut.add(home)
+                    if saved.row.session_id is not None:
+                        recut.add(saved.row.session_id)
+        return {session: await self._views.session_entries(session) for session in sorted(recut)}
+
+    def _window(self, before: Runs, after: Runs, rules: RunRules) -> tuple[Micros | None, Micros | None] | None:
+        """Between which moments facts may have to move; None: nowhere."""
+        if before.starts_of == after.starts_of and before.runs == after.runs and before.anchors == after.anchors:
+            ended = sorted(set(after.ends) - set(before.ends))
+            following = [run.start for run in after.runs if ended and run.start > ended[0]]
+            return (following[0] - rules.tolerance, None) if following and rules.tolerance else None
+        if rules.ends_only:
+            return (None, None)
+        moments = [run.start for run in set(before.runs) ^ set(after.runs)]
+        anchored = [at for anchor, at in after.anchors.items() if before.anchors.get(anchor) != at]
+        moments += anchored
+        if not moments:
+            return None
+        low = [run.start for run in before.runs + after.runs if run.start < min(moments)]
+        high = [run.start for run in before.runs + after.runs if run.start > max(moments)]
+        return (
+            max(low) - rules.tolerance if low else None,
+            min(high) + rules.tolerance if high and not anchored else None,
+        )
+
+    # sessions
+
+    def _home(self, item: Evidence) -> str | None:
+        place = item.fact.place
+        if place is None:
+            return None
+        if place.run is not None:
+            return session_id(item.source, place.run)
+        if place.room:
+            return session_id(item.source, self._runs[(item.source, place.room)].find(place))
+        return None
+
+    def _wanted(
+        self, evidence: Sequence[Evidence], moving: Iterable[str], learned: set[RoomKey], before: dict[RoomKey, Runs]
+    ) -> set[str]:
+        wanted = {home for item in evidence if (home := self._home(item)) is not None}
+        wanted.update(moving)
+        for key in learned:
+            runs = set(before[key].runs) ^ set(self._runs[key].runs)
+            starts = {run.start for run in runs}
+            both = before[key].runs + self._runs[key].runs
+            for start in starts:
+                earlier = [run for run in both if run.start < start]
+                if earlier:
+                    wanted.add(session_id(key[0], max(earlier).key))
+            wanted.update(session_id(key[0], run.key) for run in runs)
+        return wanted
+
+    async def _load_states(self, wanted: set[str], rechecked: dict[str, bool]) -> None:
+        assert self._memory.sources is not None  # noqa: S101 - loaded before
+        for source, restarted in rechecked.items():
+            state = self._memory.sources[source][1]
+            limit = self._rules[source].never_joined_after
+            if restarted and state.restarts():
+                wanted.update(await self._views.unreported_sessions(source, begins_before=state.restarts()[-1]))
+            if limit is not None:
+                wanted.update(await self._views.never_joined_sessions(source, begins_before=state.latest - limit))
+        missing = [name for name in sorted(wanted) if name not in self._memory.states]
+        loaded = await self._views.states(missing)
+        for name, state in loaded.items():
+            self._memory.states[name] = decode_state(state)
+        for name in wanted:
+            held = self._memory.states.get(name)
+            if held is not None:
+                self._memory.states.move_to_end(name)
+                self._touched[name] = held
+
+    async def _refold(self, moving: dict[str, list[SavedEntry]]) -> None:
+        """Fold sessions whose facts were dealt out anew from nothing."""
+        for name in moving:
+            self._touched.pop(name, None)
+            self._memory.states.pop(name, None)
+            self._emptied.add(name)
+        evidence = [_evidence(saved) for group in moving.values() for saved in group]
+        rooms = {(i.source, i.fact.place.room) for i in evidence if i.fact.place and i.fact.place.room} - set(self._runs)
+        if rooms:
+            loaded = await self._views.rooms(sorted(rooms))  # pyright: ignore[reportArgumentType]
+            for key in rooms:
+                state = decode_room(loaded[key]) if key in loaded else RoomState()  # pyright: ignore[reportArgumentType]
+                self._runs[key] = self._resolve(key, state)  # pyright: ignore[reportArgumentType]
+        vendors = {i.source: i.vendor for i in evidence}
+        for source, vendor in vendors.items():
+            self._rules.setdefault(source, registry.rules(vendor))
+        # A fact may move into a session that is not among those refolded only if that session is new: see `_moving`.
+        self._place(evidence)
+
+    def _place(self, evidence: Sequence[Evidence]) -> None:
+        for item in evidence:
+            home = self._home(item)
+            place = item.fact.place
+            if home is not None:
+                fold(self._state(home, item), item)
+            self._saved[(item.position, item.n)] = SavedEntry(
+                row=entries.entry(item, home),
+                vendor=item.vendor,
+                room=place.room if place is not None and place.run is None else None,
+                placed_at=place.at if place is not None else item.fact.at,
+                fact=encode_fact(item.fact),
+            )
+
+    def _state(self, home: str, item: Evidence) -> SessionState:
+        state = self._touched.get(home)
+        if state is None:
+            state = self._memory.states.get(home)
+        if state is None:
+            state = SessionState(source=item.source, vendor=item.vendor, run=home[len(item.source) + 1 :])
+            self._memory.states[home] = state
+        self._touched[home] = state
+        return state
+
+    async def _load_neighbours(self) -> None:
+        """Load the rooms of touched sessions that this batch did not name, so that their ends can be inferred."""
+        wanted: set[RoomKey] = set()
+        for state in self._touched.values():
+            room = state.room.value("room")
+            if isinstance(room, str) and (state.source, room) not in self._runs:
+                wanted.add((state.source, room))
+            self._rules.setdefault(state.source, registry.rules(state.vendor))
+        missing = [key for key in sorted(wanted) if key not in self._memory.rooms]
+        for key, room_state in (await self._views.rooms(missing)).items():
+            self._memory.rooms[key] = decode_room(room_state)
+        for key in wanted:
+            self._runs[key] = self._resolve(key, self._memory.rooms.get(key) or RoomState())
+
+    def _render(self) -> list[SessionRows]:
+        assert self._memory.sources is not None  # noqa: S101 - loaded before
+        rendered: list[SessionRows] = []
+        for name in sorted(self._touched):
+            state = self._touched[name]
+            source = self._memory.sources[state.source][1]
+            runs = self._runs.get((state.source, state.room.value("room") or ""))
+            start = start_claim(state)
+            rows = render(
+                state,
+                Surroundings(
+                    rules=self._rules[state.source],
+                    next_start=runs.next_start(state.run, start.at if start else state.first_at) if runs else None,
+                    restarts=source.restarts(),
+                    latest=source.latest,
+                ),
+            )
+            rendered.append(
+                SessionRows(
+                    session=rows.session,
+                    lookups=rows.lookups,
+                    participants=rows.participants,
+                    connections=rows.connections,
+                    streams=rows.streams,
+                    recordings=rows.recordings,
+                    supervisor_sessions=rows.supervisor_sessions,
+                    state=encode_state(state),
+                )
+            )
+        return rendered
+
+
+def _evidence(saved: SavedEntry) -> Evidence:
+    row = saved.row
+    return Evidence(
+        fact=decode_fact(saved.fact),
+        position=row.position,
+        n=row.n,
+        source=row.source,
+        vendor=saved.vendor,
+        key=row.dedupe_key,
+        received_at=row.received_at,
+    )

@@ -1,0 +1,228 @@
+"""Fold facts into a session's state: one small function a family of facts, found by type.
+
+Each function only takes claims in; nothing here looks at what was there before, which is what keeps order out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tracker import facts as f
+from tracker.projections.claims import Claim
+from tracker.projections.evidence import Evidence
+from tracker.projections.state import IDS_KEPT, SessionState
+
+RECORDING_MARKS: dict[type[f.Fact], str] = {
+    f.RecordingStarted: "started",
+    f.RecordingProcessing: "processing",
+    f.RecordingStopped: "stopped",
+    f.RecordingAborted: "aborted",
+    f.RecordingLimitReached: "limit_reached",
+    f.RecordingFailed: "failed",
+    f.RecordingReady: "ready",
+    f.RecordingUploaded: "uploaded",
+    f.RecordingUploadFailed: "upload_failed",
+}
+ACTIVITIES: dict[type[f.Fact], tuple[str, bool]] = {
+    f.BroadcastStarted: ("broadcast", True),
+    f.BroadcastStopped: ("broadcast", False),
+    f.IngressStarted: ("ingress", True),
+    f.IngressEnded: ("ingress", False),
+    f.TranscriptionStarted: ("transcription", True),
+    f.TranscriptionEnded: ("transcription", False),
+    f.AgentJobStarted: ("agent_job", True),
+    f.AgentJobEnded: ("agent_job", False),
+    f.SupervisorSessionStarted: ("supervisor_session", True),
+    f.SupervisorSessionEnded: ("supervisor_session", False),
+}
+
+
+def fold(state: SessionState, evidence: Evidence) -> None:
+    """Take one fact into the state of the session it was placed in."""
+    fact = evidence.fact
+    _fold_header(state, evidence)
+    for family, into in FAMILIES:
+        if isinstance(fact, family):
+            into(state, fact, evidence)
+            return
+
+
+def _claim(
+    evidence: Evidence, at: f.Micros, provenance: f.Provenance, *, reason: f.EndReason | None = None, vendor_reason: str | None = None
+) -> Claim:
+    # What an event states about another moment (its start) is the sender's clock even when its own time is ours.
+    clock = evidence.fact.clock if provenance == "reported" and at == evidence.fact.at else "server"
+    return Claim(at, provenance, clock, evidence.key, evidence.n, evidence.position, reason, vendor_reason)
+
+
+def _fold_header(state: SessionState, evidence: Evidence) -> None:
+    fact, place = evidence.fact, evidence.fact.place
+    state.first_position = min(state.first_position or evidence.position, evidence.position)
+    state.last_position = max(state.last_position, evidence.position)
+    if fact.clock != "client":
+        state.first_at = min(state.first_at or fact.at, fact.at)
+        state.last_at = max(state.last_at, fact.at)
+    for kind, detail in fact.anomalies:
+        state.notice(kind, detail, evidence.key, evidence.position)
+    if place is None:
+        return
+    state.room.say("room", place.room, fact.at, evidence.key)
+    state.room.say("room_name", place.room_name, fact.at, evidence.key)
+    for name, value in place.ids:
+        held = state.ids.setdefault(name, set())
+        held.add(value)
+        if len(held) > IDS_KEPT:
+            held.remove(max(held))
+    if place.starts_at is not None:
+        state.room.claim_start(_claim(evidence, place.starts_at, "derived"))
+
+
+def _session(state: SessionState, fact: f.SessionFact, evidence: Evidence) -> None:
+    if isinstance(fact, f.SessionCreated):
+        claim = _claim(evidence, fact.started_at or fact.at, "reported")
+        held = state.created
+        if held is None or (claim.at, claim.key, claim.n) < (held.at, held.key, held.n):
+            state.created = claim
+    elif isinstance(fact, f.SessionStarted):
+        state.room.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+    elif isinstance(fact, f.SessionEnded):
+        if fact.started_at is not None:
+            state.room.claim_start(_claim(evidence, fact.started_at, "derived"))
+        state.room.claim_end(
+            _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
+        )
+    elif fact.started_at is not None:
+        state.room.claim_start(_claim(evidence, fact.started_at, "derived"))
+    _sign_of_life(state, fact, evidence)
+
+
+def _sign_of_life(state: SessionState, fact: f.Fact, evidence: Evidence) -> None:
+    if isinstance(fact, f.SessionFact) or fact.clock != "server":
+        return
+    claim = _claim(evidence, fact.at, "reported")
+    held = state.last_people
+    if held is None or (claim.at, held.key) > (held.at, claim.key):
+        state.last_people = claim
+
+
+def _connection(state: SessionState, fact: f.ConnectionFact, evidence: Evidence) -> None:
+    key = f"{fact.connection}@{fact.joined_at or ''}" if fact.keyed_by_join else fact.connection
+    interval = state.interval("connection", key)
+    say = lambda name, value: interval.say(name, value, fact.at, evidence.key)  # noqa: E731
+    say("id", fact.connection)
+    say("identity", fact.identity)
+    say("name", fact.name)
+    say("person", fact.person if fact.person != "standard" or isinstance(fact, f.ParticipantJoined) else None)
+    say("platform", fact.platform)
+    say("location", fact.location)
+    say("ip", fact.ip)
+    if isinstance(fact, f.ParticipantJoined):
+        interval.claim_start(_claim(evidence, fact.joined_at or fact.at, "reported"))
+    else:
+        if fact.joined_at is not None:
+            interval.claim_start(_claim(evidence, fact.joined_at, "derived"))
+        interval.claim_end(
+            _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
+        )
+        if isinstance(fact, f.ParticipantConnectionAborted):
+            interval.say("aborted", True, fact.at, evidence.key)  # noqa: FBT003 - a value, not a switch
+    _sign_of_life(state, fact, evidence)
+
+
+def _stream(state: SessionState, fact: f.StreamFact, evidence: Evidence) -> None:
+    started = fact.started_at or (fact.at if isinstance(fact, f.StreamPublished) else None)
+    interval = state.interval("stream", f"{fact.stream}@{started or ''}" if fact.keyed_by_start else fact.stream)
+    for name, value in (
+        ("stream", fact.stream), ("connection", fact.connection), ("identity", fact.identity), ("media", fact.media),
+        ("label", fact.label), ("detail", fact.detail or None),
+    ):  # fmt: skip
+        interval.say(name, value, fact.at, evidence.key)
+    if isinstance(fact, f.StreamPublished):
+        interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+    else:
+        if fact.started_at is not None:
+            interval.claim_start(_claim(evidence, fact.started_at, "derived"))
+        interval.claim_end(
+            _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
+        )
+    _sign_of_life(state, fact, evidence)
+
+
+def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: Evidence) -> None:
+    begins = isinstance(fact, f.SubscriptionStarted)
+    started = fact.started_at or (fact.at if begins else None)
+    interval = state.interval("subscription", f"{fact.connection}<{fact.stream}@{started or ''}")
+    for name, value in (("stream", fact.stream), ("connection", fact.connection), ("publisher", fact.publisher)):
+        interval.say(name, value, fact.at, evidence.key)
+    if begins:
+        interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+    else:
+        if fact.started_at is not None:
+            interval.claim_start(_claim(evidence, fact.started_at, "derived"))
+        interval.claim_end(
+            _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
+        )
+    _sign_of_life(state, fact, evidence)
+
+
+def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -> None:
+    key = f"{fact.recording}@{fact.started_at}" if fact.keyed_by_start and fact.started_at else fact.recording
+    interval = state.interval("recording", key)
+    for name, value in (
+        ("id", fact.recording), ("mode", fact.mode), ("first_frame_at", fact.first_frame_at), ("url", fact.url),
+        ("first_peerframe_at", fact.first_peerframe_at), ("http_status", fact.http_status),
+        ("duration_ms", fact.duration_ms), ("size_bytes", fact.size_bytes), ("vendor_reason", fact.vendor_reason),
+    ):  # fmt: skip
+        interval.say(name, value, fact.at, evidence.key)
+    mark = RECORDING_MARKS[type(fact)]
+    interval.mark(mark, _claim(evidence, fact.at, "reported"))
+    if mark == "started":
+        interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+    elif fact.started_at is not None:
+        interval.claim_start(_claim(evidence, fact.started_at, "derived"))
+    if mark == "stopped":
+        interval.claim_end(
+            _claim(evidence, fact.stopped_at or fact.at, "reported", reason=fact.reason, vendor_reason=fact.vendor_reason)
+        )
+    elif fact.stopped_at is not None or mark in {"ready", "failed", "aborted", "limit_reached", "uploaded"}:
+        interval.claim_end(
+            _claim(evidence, fact.stopped_at or fact.at, "derived", reason=fact.reason, vendor_reason=fact.vendor_reason)
+        )
+
+
+def _activity(state: SessionState, fact: f.ActivityFact, evidence: Evidence) -> None:
+    kind, begins = ACTIVITIES[type(fact)]
+    interval = state.interval(kind, fact.activity)
+    interval.say("id", fact.activity, fact.at, evidence.key)
+    interval.say("identity", fact.identity, fact.at, evidence.key)
+    if isinstance(fact, f.SupervisorFact):
+        interval.say("supervisor_client", fact.supervisor_client, fact.at, evidence.key)
+        interval.say("agent_client", fact.agent_client, fact.at, evidence.key)
+        interval.say("agent_session", fact.agent_session, fact.at, evidence.key)
+    if begins:
+        interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+        return
+    if fact.started_at is not None:
+        interval.claim_start(_claim(evidence, fact.started_at, "derived"))
+    interval.claim_end(
+        _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
+    )
+
+
+def _note(state: SessionState, fact: f.NoteFact, evidence: Evidence) -> None:
+    if isinstance(fact, f.NodeCrashed):
+        state.room.claim_end(_claim(evidence, fact.at, "inferred", reason="server_failure", vendor_reason="nodeCrashed"))
+    elif isinstance(fact, f.AnalyticsReady):
+        # Analytics are made when a run is over: no later than this, if nothing better is known.
+        state.room.claim_end(_claim(evidence, fact.at, "inferred", reason="inferred"))
+
+
+FAMILIES: tuple[tuple[type[f.Fact], Callable[[SessionState, f.Fact, Evidence], None]], ...] = (
+    (f.ConnectionFact, _connection),
+    (f.StreamFact, _stream),
+    (f.SubscriptionFact, _subscription),
+    (f.RecordingFact, _recording),
+    (f.ActivityFact, _activity),
+    (f.SessionFact, _session),
+    (f.NoteFact, _note),
+)  # pyright: ignore[reportAssignmentType] - each function is only called with its family

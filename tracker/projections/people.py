@@ -1,0 +1,219 @@
+"""Who was there: connections as intervals, participants as the union of their connections. Pure.
+
+A connection is closed by its own end, else when the same person joined again, else when its session ended. Someone known only
+by a stream they published was there all the same: their connection is inferred from the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+
+from tracker.facts import Micros
+from tracker.projections.rows import Anomaly, ConnectionRow, End, ParticipantRow
+from tracker.projections.state import Interval, SessionState
+
+PEOPLE = frozenset({"standard", "sip", "connector"})
+"""Kinds of participant that are persons; recorders, agents, ingress feeds and cameras are not."""
+
+Span = tuple[Micros, Micros | None]
+
+
+class RenderedConnection(msgspec.Struct):
+    """A connection row with what participants need of it. `base`: the vendor's connection id."""
+
+    base: str
+    person: str
+    name: str | None
+    identity: str | None
+    row: ConnectionRow
+
+
+class Person(msgspec.Struct):
+    """A participant row with the spans it was present in. `counts`: a person who really was there."""
+
+    row: ParticipantRow
+    presence: list[Span]
+    counts: bool
+
+
+class _Open(msgspec.Struct):
+    """A connection before its end is known."""
+
+    base: str
+    interval: Interval
+    joined_at: Micros | None
+    participant: str
+    known: bool
+
+
+def connections_of(
+    session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]
+) -> list[RenderedConnection]:
+    """Every connection of a session, ordered by join."""
+    found = [
+        _Open(str(i.value("id")), i, i.start.at if i.start else None, str(i.value("identity") or i.value("id")), known=True)
+        for _, i in sorted(state.intervals.get("connection", {}).items())
+    ]
+    found += _witnessed(state, {item.base for item in found}, anomalies)
+    found.sort(key=lambda item: (item.joined_at or _end_at(item.interval) or 0, item.base))
+    rejoined = _rejoined(found)
+    used: dict[str, int] = {}
+    rendered: list[RenderedConnection] = []
+    for item in found:
+        used[item.base] = used.get(item.base, 0) + 1
+        name = item.base if used[item.base] == 1 else f"{item.base}~{used[item.base]}"
+        rendered.append(_rendered(session_id, item, name, ended_at, rejoined.get(id(item)), anomalies))
+    return rendered
+
+
+def _end_at(interval: Interval) -> Micros | None:
+    return interval.end.at if interval.end else None
+
+
+def _witnessed(state: SessionState, known: set[str], anomalies: list[Anomaly]) -> list[_Open]:
+    """Connections no event of their own told of, but a stream of theirs did."""
+    seen: dict[str, list[Interval]] = {}
+    for kind in ("stream", "subscription"):
+        for interval in state.intervals.get(kind, {}).values():
+            owner = interval.value("connection")
+            if isinstance(owner, str) and owner not in known:
+                seen.setdefault(owner, []).append(interval)
+    found: list[_Open] = []
+    for base, intervals in sorted(seen.items()):
+        starts = [claim for i in intervals if (claim := i.start or i.end) is not None]
+        first = min(starts, key=lambda claim: (claim.at, claim.key, claim.n))
+        stand_in = Interval(start=msgspec.structs.replace(first, provenance="inferred", reason=None))
+        identities = sorted({str(v) for i in intervals if (v := i.value("identity"))})
+        stand_in.say("id", base, first.at, first.key)
+        if identities:
+            stand_in.say("identity", identities[0], first.at, first.key)
+        ends = [i.end for i in intervals]
+        if all(end is not None for end in ends):
+            last = max((end for end in ends if end is not None), key=lambda claim: (claim.at, claim.key, claim.n))
+            stand_in.end = msgspec.structs.replace(last, provenance="inferred", reason="inferred", vendor_reason=None)
+        anomalies.append(Anomaly(kind="missing_start", position=first.position, detail=f"participant {base}: its join was not received"))
+        if stand_in.end is not None:
+            anomalies.append(Anomaly(kind="missing_end", position=first.position, detail=f"participant {base}: its leave was not received"))
+        found.append(_Open(base, stand_in, first.at, identities[0] if identities else base, known=False))
+    return found
+
+
+def _rejoined(found: Sequence[_Open]) -> dict[int, Micros]:
+    """For each open connection: when the same person joined again."""
+    by_person: dict[str, list[_Open]] = {}
+    for item in found:
+        if item.joined_at is not None and item.known and not item.interval.value("aborted"):
+            by_person.setdefault(item.participant, []).append(item)
+    again: dict[int, Micros] = {}
+    for items in by_person.values():
+        for earlier, later in pairwise(items):
+            if earlier.interval.end is None and later.joined_at is not None:
+                again[id(earlier)] = later.joined_at
+    return again
+
+
+def _rendered(
+    session_id: str, item: _Open, name: str, ended_at: Micros | None, again: Micros | None, anomalies: list[Anomaly]
+) -> RenderedConnection:
+    interval, start, end = item.interval, item.interval.start, item.interval.end
+    aborted = bool(interval.value("aborted"))
+    left_at, leave = _leave(item, ended_at, again, anomalies)
+    if item.known and not interval.began and not aborted:
+        where = start or end
+        anomalies.append(
+            Anomaly(kind="missing_start", position=where.position if where else None, detail=f"participant {item.base}: its join was not received")
+        )
+    if start is not None and end is not None and end.at < start.at:
+        anomalies.append(Anomaly(kind="end_before_start", position=end.position, detail=f"participant {item.base}"))
+    row = ConnectionRow(
+        session_id=session_id,
+        id=name,
+        participant=item.participant,
+        joined_at=item.joined_at,
+        left_at=left_at,
+        duration_ms=None if item.joined_at is None or left_at is None else max(0, (left_at - item.joined_at) // 1000),
+        join_provenance=None if start is None else "reported" if interval.began else start.provenance,
+        leave=leave,
+        aborted=aborted,
+        platform=interval.value("platform"),
+        location=interval.value("location"),
+        ip=interval.value("ip"),
+    )
+    return RenderedConnection(
+        base=item.base, person=interval.value("person") or "standard", name=interval.value("name"), identity=interval.value("identity"), row=row
+    )
+
+
+def _leave(
+    item: _Open, ended_at: Micros | None, again: Micros | None, anomalies: list[Anomaly]
+) -> tuple[Micros | None, End | None]:
+    end = item.interval.end
+    if end is not None:
+        return end.at, End(reason=end.reason or "unknown", vendor_reason=end.vendor_reason, provenance=end.provenance)
+    bounds = [bound for bound in (again, ended_at) if bound is not None]
+    if not bounds:
+        return None, None
+    position = item.interval.start.position if item.interval.start else None
+    anomalies.append(Anomaly(kind="missing_end", position=position, detail=f"participant {item.base}: its leave was not received"))
+    reason = "replaced" if again is not None and again == min(bounds) else "inferred"
+    return max(min(bounds), item.joined_at or 0), End(reason=reason, vendor_reason=None, provenance="inferred")
+
+
+def participants_of(session_id: str, connections: Sequence[RenderedConnection]) -> list[Person]:
+    """The people behind the connections, ordered by first join."""
+    by_person: dict[str, list[RenderedConnection]] = {}
+    for connection in connections:
+        by_person.setdefault(connection.row.participant, []).append(connection)
+    people: list[Person] = []
+    for participant, theirs in by_person.items():
+        real = [c for c in theirs if not c.row.aborted]
+        spans = union([(c.row.joined_at, c.row.left_at) for c in real if c.row.joined_at is not None])
+        joined = [c.row.joined_at for c in theirs if c.row.joined_at is not None]
+        left = [c.row.left_at for c in theirs]
+        kind = next((c.person for c in theirs if c.person != "standard"), "standard")
+        row = ParticipantRow(
+            session_id=session_id,
+            id=participant,
+            identity=next((c.identity for c in theirs if c.identity), participant),
+            name=next((c.name for c in reversed(theirs) if c.name), None),
+            kind=kind,
+            connections=len(real),
+            first_joined_at=min(joined, default=None),
+            last_left_at=None if any(at is None for at in left) else max(at for at in left if at is not None),
+            presence_ms=sum(max(0, (end - start) // 1000) for start, end in spans if end is not None),
+        )
+        people.append(Person(row, spans, counts=kind in PEOPLE and bool(real)))
+    people.sort(key=lambda person: (person.row.first_joined_at or 0, person.row.id))
+    return people
+
+
+def union(spans: Sequence[Span]) -> list[Span]:
+    """Overlapping spans joined, in order; an open end (None) swallows everything after it."""
+    joined: list[Span] = []
+    for start, end in sorted(spans, key=lambda span: span[0]):
+        if joined and (joined[-1][1] is None or start <= joined[-1][1]):
+            last_start, last_end = joined[-1]
+            joined[-1] = (last_start, None if last_end is None or end is None else max(last_end, end))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def peak(presences: Sequence[Sequence[Span]]) -> int:
+    """The most people present at one moment; who leaves and who joins at the same moment do not meet."""
+    steps: list[tuple[Micros, int]] = []
+    for spans in presences:
+        for start, end in spans:
+            if end is not None and end <= start:
+                continue
+            steps.append((start, 1))
+            if end is not None:
+                steps.append((end, -1))
+    most = present = 0
+    for _, step in sorted(steps):
+        present += step
+        most = max(most, present)
+    return most

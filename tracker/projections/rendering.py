@@ -1,0 +1,297 @@
+"""A session's state and its surroundings as rows: where ends are inferred and anomalies named. Pure.
+
+An end comes from, in this order: its own event (reported), another event that states it (derived), a rule (inferred):
+
+    session      a node crashed under it · the next run of its room began · its server restarted · nobody joined in time
+    connection   the same person joined again · its session ended
+    stream …     its connection ended · its session ended
+
+Inferred ends live only here: they are not in the state, so a better claim that arrives late simply replaces them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tracker.facts import Micros, RunRules
+from tracker.projections.claims import Claim
+from tracker.projections.people import Person, RenderedConnection, connections_of, participants_of, peak
+from tracker.projections.recordings import recordings_of
+from tracker.projections.rows import (
+    Anomaly, Completeness, ConnectionRow, End, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
+)  # fmt: skip
+from tracker.projections.state import Interval, SessionState
+
+LATE = 5_000_000
+"""A sign of life this long (µs) after the reported end is called late."""
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session's end may depend on outside its own facts.
+
+    `next_start`: the next run of its room began. `restarts`: when its server is known to have started anew, ascending.
+    `latest`: the latest moment any fact of its source tells of. All µs.
+    """
+
+    rules: RunRules
+    next_start: Micros | None = None
+    restarts: tuple[Micros, ...] = ()
+    latest: Micros = 0
+
+
+class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as rows."""
+
+    session: SessionRow
+    lookups: tuple[str, ...]
+    participants: tuple[ParticipantRow, ...]
+    connections: tuple[ConnectionRow, ...]
+    streams: tuple[StreamRow, ...]
+    recordings: tuple[RecordingRow, ...]
+    supervisor_sessions: tuple[SupervisorSessionRow, ...]
+
+
+def session_id(source: str, run: str) -> str:
+    """Our id of a run."""
+    return f"{source}:{run}"
+
+
+def start_claim(state: SessionState) -> Claim | None:
+    """The claim that holds for the start: reported by its own event, by its creation, or told by others."""
+    own = state.room.start
+    if own is not None and (own.provenance == "reported" or state.created is None):
+        return own
+    return state.created
+
+
+def render(state: SessionState, around: Surroundings) -> Rendered:
+    """Every row of one session."""
+    identity = session_id(state.source, state.run)
+    anomalies = [Anomaly(kind=kind, position=position, detail=detail) for kind, detail, _, position in state.anomalies]
+    start = start_claim(state)
+    end = state.room.end if state.room.closed else _inferred_end(state, start, around) or state.room.end
+    ended_at = None if end is None else end.at
+    _session_anomalies(state, start, end, around, anomalies)
+    connections = connections_of(identity, state, ended_at, anomalies)
+    streams = _streams(identity, state, connections, ended_at, anomalies)
+    recordings = recordings_of(identity, state, ended_at, anomalies, ends_only=around.rules.ends_only)
+    supervisors = _supervisors(identity, state, ended_at)
+    _activities(state, ended_at, anomalies)
+    participants = participants_of(identity, connections)
+    people = [person for person in participants if person.counts]
+    session = SessionRow(
+        id=identity,
+        source=state.source,
+        vendor=state.vendor,
+        room_id=state.room.value("room"),
+        room_name=state.room.value("room_name"),
+        vendor_ids={name: sorted(values) for name, values in sorted(state.ids.items())},
+        state="open" if end is None else "ended",
+        created_at=state.created.at if state.created else (start.at if start else None),
+        started_at=None if start is None else start.at,
+        ended_at=ended_at,
+        duration_ms=_duration(None if start is None else start.at, ended_at),
+        start_provenance=_start_provenance(state, start),
+        end=None if end is None else End(reason=end.reason or "inferred", vendor_reason=end.vendor_reason, provenance=end.provenance),
+        participants=len(people),
+        peak_participants=peak([person.presence for person in people]),
+        participant_ms=sum(person.row.presence_ms for person in people),
+        recordings=len(recordings),
+        supervisors=len(supervisors),
+        completeness=_completeness(state, start, end, connections, streams, recordings, supervisors),
+        anomalies=sorted(set(anomalies), key=lambda a: (a.kind, a.detail, a.position or 0)),
+        first_position=state.first_position,
+        last_position=state.last_position,
+        last_event_at=state.last_at,
+        begins_at=start.at if start else state.first_at,
+    )
+    return Rendered(
+        session=session,
+        lookups=_lookups(state),
+        participants=tuple(person.row for person in participants),
+        connections=tuple(connection.row for connection in connections),
+        streams=tuple(streams),
+        recordings=tuple(recordings),
+        supervisor_sessions=tuple(supervisors),
+    )
+
+
+def _duration(start: Micros | None, end: Micros | None) -> int | None:
+    return None if start is None or end is None else max(0, (end - start) // 1000)
+
+
+def _start_provenance(state: SessionState, start: Claim | None) -> str | None:  # pyright: ignore[reportReturnType]
+    if start is None:
+        return None
+    return "reported" if state.room.began or state.created is not None else start.provenance
+
+
+def _inferred_end(state: SessionState, start: Claim | None, around: Surroundings) -> Claim | None:
+    """The tightest of the rules that apply; None while the run may still be going on."""
+    began = start.at if start else state.first_at
+    ends: list[Claim] = []
+    if state.room.end is not None:
+        ends.append(state.room.end)
+    if around.next_start is not None:
+        ends.append(_rule(around.next_start, "superseded"))
+    after = next((moment for moment in around.restarts if moment > state.last_at), None)
+    if after is not None and began < after:
+        ends.append(_rule(after, "server_shutdown"))
+    limit = around.rules.never_joined_after
+    idle = not state.intervals.get("connection") and not state.intervals.get("stream")
+    if limit is not None and idle and began + limit < around.latest:
+        ends.append(_rule(began + limit, "timeout"))
+    return min(ends, key=lambda claim: (claim.at, claim.reason or "")) if ends else None
+
+
+def _rule(at: Micros, reason: str) -> Claim:
+    return Claim(at, "inferred", "server", "", 0, 0, reason)  # pyright: ignore[reportArgumentType]
+
+
+def _session_anomalies(
+    state: SessionState, start: Claim | None, end: Claim | None, around: Surroundings, anomalies: list[Anomaly]
+) -> None:
+    def notice(kind: str, detail: str, claim: Claim | None = None) -> None:
+        anomalies.append(Anomaly(kind=kind, position=claim.position or None if claim else None, detail=detail))
+
+    if not state.room.began and state.created is None and not (around.rules.ends_only and state.room.closed):
+        notice("missing_start", "the event that starts this session was not received")
+    if end is not None and end.provenance == "inferred":
+        notice("missing_end", f"the event that ends this session was not received; end inferred ({end.reason})")
+    if start is not None and end is not None and end.at < start.at:
+        notice("end_before_start", "the session's end lies before its start", end)
+    if end is not None and state.room.closed:
+        last = state.last_people
+        if last is not None and last.at > end.at + LATE:
+            notice("late_event", "something happened after the session's reported end", last)
+        if around.next_start is not None and around.next_start + around.rules.tolerance < end.at:
+            notice("overlap", "the next session of this room began before this one ended", end)
+
+
+def _lookups(state: SessionState) -> tuple[str, ...]:
+    found = {value for values in state.ids.values() for value in values}
+    found.add(state.run)
+    found.update(value for name in ("room", "room_name") if isinstance(value := state.room.value(name), str))
+    for kind in ("recording", "supervisor_session", "broadcast", "ingress"):
+        found.update(str(value) for i in state.intervals.get(kind, {}).values() if (value := i.value("id")))
+    return tuple(sorted(item for item in found if item))
+
+
+def _close(
+    interval: Interval, bound: Micros | None, what: str, anomalies: list[Anomaly], fallback: Micros | None = None
+) -> tuple[Micros | None, End | None]:
+    """The end of a child: its own claim, else the bound of what it lives in."""
+    if interval.start is not None and not interval.began:
+        anomalies.append(Anomaly(kind="missing_start", position=interval.start.position or None, detail=f"{what}: its start was not received"))
+    if interval.start is None and interval.end is not None:
+        anomalies.append(Anomaly(kind="missing_start", position=interval.end.position or None, detail=f"{what}: its start was not received"))
+    claim = interval.end
+    if claim is not None:
+        if interval.start is not None and claim.at < interval.start.at:
+            anomalies.append(Anomaly(kind="end_before_start", position=claim.position or None, detail=what))
+        return claim.at, End(reason=claim.reason or "unknown", vendor_reason=claim.vendor_reason, provenance=claim.provenance)
+    limit = bound if fallback is None else min(fallback, bound) if bound is not None else fallback
+    if limit is None:
+        return None, None
+    if interval.start is not None:
+        limit = max(limit, interval.start.at)
+    anomalies.append(Anomaly(kind="missing_end", position=interval.start.position if interval.start else None, detail=f"{what}: its end was not received"))
+    return limit, End(reason="inferred", vendor_reason=None, provenance="inferred")
+
+
+def _provenance(interval: Interval) -> str | None:
+    return None if interval.start is None else "reported" if interval.began else interval.start.provenance
+
+
+def _streams(
+    identity: str, state: SessionState, connections: list[RenderedConnection], ended_at: Micros | None, anomalies: list[Anomaly]
+) -> list[StreamRow]:
+    person_of = {c.base: c.row.participant for c in connections}
+    left_at: dict[str, Micros | None] = {}
+    for connection in connections:
+        left_at[connection.base] = connection.row.left_at
+    rows: list[StreamRow] = []
+    used: dict[str, int] = {}
+    for kind, direction in (("stream", "published"), ("subscription", "received")):
+        intervals = sorted(state.intervals.get(kind, {}).items(), key=lambda item: (_when(item[1]), item[0]))
+        for key, interval in intervals:
+            stream = str(interval.value("stream"))
+            owner = interval.value("connection")
+            ended, end = _close(interval, ended_at, f"{kind} {stream}", anomalies, left_at.get(owner))
+            name = stream if kind == "stream" else key.split("@", maxsplit=1)[0]
+            used[name] = used.get(name, 0) + 1
+            started = interval.start.at if interval.start else None
+            rows.append(
+                StreamRow(
+                    session_id=identity,
+                    id=name if used[name] == 1 else f"{name}~{used[name]}",
+                    direction=direction,
+                    stream=stream,
+                    participant=interval.value("identity") or person_of.get(owner) or owner,
+                    connection=owner,
+                    publisher=interval.value("publisher"),
+                    media=interval.value("media"),
+                    label=interval.value("label"),
+                    started_at=started,
+                    ended_at=ended,
+                    duration_ms=_duration(started, ended),
+                    start_provenance=_provenance(interval),  # pyright: ignore[reportArgumentType]
+                    end=end,
+                    detail=interval.value("detail") or {},
+                )
+            )
+    return rows
+
+
+def _when(interval: Interval) -> Micros:
+    claim = interval.start or interval.end
+    return claim.at if claim else 0
+
+
+def _supervisors(identity: str, state: SessionState, ended_at: Micros | None) -> list[SupervisorSessionRow]:
+    rows: list[SupervisorSessionRow] = []
+    for key, interval in sorted(state.intervals.get("supervisor_session", {}).items()):
+        started = interval.start.at if interval.start else None
+        ended = interval.end.at if interval.end else ended_at
+        provenance = interval.end.provenance if interval.end else None if ended is None else "inferred"
+        rows.append(
+            SupervisorSessionRow(
+                id=key,
+                supervisor_client=interval.value("supervisor_client"),
+                agent_session=interval.value("agent_session"),
+                agent_client=interval.value("agent_client") or state.room.value("room"),
+                session_id=identity,
+                started_at=started,
+                ended_at=ended,
+                duration_ms=_duration(started, ended),
+                provenance=provenance or _provenance(interval),  # pyright: ignore[reportArgumentType]
+            )
+        )
+    return rows
+
+
+def _activities(state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]) -> None:
+    for kind in ("broadcast", "ingress", "transcription", "agent_job"):
+        for key, interval in sorted(state.intervals.get(kind, {}).items()):
+            _close(interval, ended_at, f"{kind} {key}", anomalies)
+
+
+def _completeness(
+    state: SessionState, start: Claim | None, end: Claim | None, connections: list[RenderedConnection],
+    streams: list[StreamRow], recordings: list[RecordingRow], supervisors: list[SupervisorSessionRow],
+) -> Completeness:  # fmt: skip
+    if end is None:
+        return "open"
+    sure = (
+        state.room.closed
+        and _start_provenance(state, start) == "reported"
+        and all(c.row.join_provenance == "reported" and c.row.leave is not None and c.row.leave.provenance == "reported" for c in connections if not c.row.aborted)
+        and all(s.start_provenance == "reported" and s.end is not None and s.end.provenance == "reported" for s in streams)
+        and all(r.start_provenance == "reported" and r.stop_provenance == "reported" for r in recordings)
+        and all(i.began and i.closed for kind in ("supervisor_session", "broadcast", "ingress", "transcription", "agent_job") for i in state.intervals.get(kind, {}).values())
+    )  # fmt: skip
+    del supervisors
+    return "complete" if sure else "repaired"
+
+
+__all__ = ["Person", "Rendered", "Surroundings", "render", "session_id", "start_claim"]

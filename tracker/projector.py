@@ -1,0 +1,142 @@
+"""The only writer of views: reads the log in batches, places facts in runs, folds, renders, saves with the checkpoint.
+
+    records → facts → rooms learn → runs found (facts of re-cut runs move) → states folded → rows rendered → one save
+
+Live and rebuild are the same code on different files. If we die anywhere here, the views are those of the last save: the next
+start reads on from their checkpoint. Nobody calls the projector; it watches the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from tracker.deliveries import Micros, Record
+from tracker.errors import TrackerError
+from tracker.log.contract import Log
+from tracker.projections.evidence import Evidence
+from tracker.projection_batch import Batch, Memory
+from tracker.sources import registry
+from tracker.views.contract import ViewsWriter
+
+BATCH = 2_000
+WAIT = 1.0
+BACK_OFF = (0.2, 1.0, 5.0)
+
+log_line = structlog.get_logger("projector")
+
+
+class Watcher(Protocol):
+    """What the projector tells about itself (metrics)."""
+
+    def projected(self, position: int, head: int, lag_seconds: float) -> None:
+        """After each batch: where the views are, where the log is, and how old the oldest unprojected record was."""
+        ...
+
+    def unreadable(self, source: str, kind: str) -> None:
+        """A fact carried the anomaly `unreadable` or `unknown_event`."""
+        ...
+
+
+class LiveViews(ViewsWriter, Protocol):
+    """Views that can be replaced under us by an offline rebuild."""
+
+    async def refresh(self) -> bool:
+        """Whether the file was replaced (and reopened)."""
+        ...
+
+
+Progress = Callable[[int, int], None]
+"""(position, head) after each batch."""
+
+
+class Projector:
+    """Follows one log into one set of views."""
+
+    def __init__(self, log: Log, views: LiveViews, *, now: Callable[[], Micros], watcher: Watcher | None = None, batch: int = BATCH) -> None:
+        self._log = log
+        self._views = views
+        self._now = now
+        self._watcher = watcher
+        self._batch = batch
+        self._memory = Memory()
+        self.position = 0
+
+    async def run(self) -> None:
+        """Project for ever. A failure is logged and tried again with back-off: ingest must not notice (law 3)."""
+        failures = 0
+        while True:
+            try:
+                await self.catch_up()
+                await self._log.wait(self.position, WAIT)
+                failures = 0
+            except TrackerError as error:
+                self._memory = Memory()
+                log_line.error("projection stopped, trying again", reason=str(error), failures=failures + 1)
+                await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
+                failures += 1
+
+    async def catch_up(self, progress: Progress | None = None) -> int:
+        """Project everything up to the present head; returns the position reached."""
+        await self._settle()
+        head = await self._log.head()
+        if self._watcher is not None and head <= self.position:
+            self._watcher.projected(self.position, head, 0.0)
+        async for records in self._log.read(self.position):
+            for first in range(0, len(records), self._batch):
+                await self._project(records[first : first + self._batch])
+                if progress is not None:
+                    progress(self.position, max(head, self.position))
+            if await self._views.refresh():
+                # An offline rebuild swapped its file in: go on from its checkpoint, with nothing remembered.
+                return await self.catch_up(progress)
+        return self.position
+
+    async def _settle(self) -> None:
+        if await self._views.refresh() or self.position == 0:
+            self._memory = Memory()
+        checkpoint = await self._views.checkpoint()
+        if checkpoint != self.position:
+            self._memory = Memory()
+            self.position = checkpoint
+
+    async def _project(self, records: list[Record]) -> None:
+        evidence = [item for record in records for item in evidence_of(record)]
+        try:
+            batch = Batch(self._views, self._memory)
+            changes = await batch.changes(records, evidence)
+            await self._views.save(changes)
+        except BaseException:
+            # What was folded in memory may not have been saved.
+            self._memory = Memory()
+            raise
+        self.position = records[-1].position
+        if self._watcher is not None:
+            self._tell(records, evidence, self._watcher)
+
+    def _tell(self, records: list[Record], evidence: list[Evidence], watcher: Watcher) -> None:
+        lag = max(0, self._now() - records[0].received_at) / 1_000_000
+        watcher.projected(self.position, self.position, lag)
+        for item in evidence:
+            for kind, _ in item.fact.anomalies:
+                if kind in {"unreadable", "unknown_event"}:
+                    watcher.unreadable(item.source, kind)
+
+
+def evidence_of(record: Record) -> list[Evidence]:
+    """The facts of a record, each with the record's identity."""
+    return [
+        Evidence(
+            fact=fact,
+            position=record.position,
+            n=n,
+            source=record.source,
+            vendor=record.vendor,
+            key=record.dedupe_key,
+            received_at=record.received_at,
+        )
+        for n, fact in enumerate(registry.interpret(record))
+    ]
