@@ -16,6 +16,7 @@
     ├── ViewsError            rebuild
     │   ├── ViewsMissing          there are no views yet
     │   ├── ViewsOutdated         written by another version of Tracker
+    │   ├── ViewsUnavailable      the store cannot take or give rows now     → 503
     │   └── ViewsBehind           the asked position is not projected yet   → 504
     ├── QueryError            the reader acts
     │   ├── ParameterInvalid      a parameter is unknown or its value is bad → 400
@@ -93,6 +94,10 @@ class ViewsMissing(ViewsError):
 
 class ViewsOutdated(ViewsError):
     """The views were written by another version of Tracker."""
+
+
+class ViewsUnavailable(ViewsError):
+    """The store cannot take or give rows now (disk full, locked, damaged); nothing was saved."""
 
 
 class ViewsBehind(ViewsError):

@@ -6,8 +6,8 @@ exactly those of some log position. Readers never see half a save. Views can be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -15,6 +15,10 @@ from tracker.facts import Micros
 from tracker.projections.rows import (
     ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
 )  # fmt: skip
+
+READING = 1
+"""Which reading of the log these rows are. Count it up whenever the same log would give other rows than before
+(an `interpret` or a merge rule changed): views stamped with another number are outdated and are rebuilt."""
 
 
 class SessionRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +40,9 @@ class SavedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An entry row with what the projector needs to place it again: the fact itself and the room it named."""
 
     row: EntryRow
+    vendor: str
     room: str | None
+    """Only for facts without a run key: those a new start may move."""
     placed_at: Micros
     fact: bytes
 
@@ -112,12 +118,21 @@ class ViewsWriter(Protocol):
         """Every entry of a session, in position order."""
         ...
 
-    async def silent_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
-        """Ids of open sessions of a source whose `begins_at` is smaller, in id order."""
+    async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
+        """Ids of sessions of a source with a smaller `begins_at` that are open or whose end is inferred."""
+        ...
+
+    async def never_joined_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
+        """Ids of open sessions of a source with a smaller `begins_at` and neither connections nor streams."""
         ...
 
     async def save(self, changes: Changes) -> None:
         """All of it in one transaction. On raise nothing was saved."""
+        ...
+
+    async def refresh(self) -> bool:
+        """True when other views were swapped in since the last call: forget what was read and start again at
+        `checkpoint()`. Ask before each batch; what is saved after a swap and before this call goes with the old views."""
         ...
 
     async def close(self) -> None:
@@ -127,6 +142,18 @@ class ViewsWriter(Protocol):
 
 Page = tuple[list[Any], str | None]
 """Rows and the cursor of the next page (None: the end)."""
+
+
+class RoomSummary(NamedTuple):
+    """One room of one source, as `find_rooms` gives it; unpacks in this order."""
+
+    source: str
+    room_id: str
+    room_name: str | None
+    sessions: int
+    open: int
+    first_begins_at: Micros
+    last_begins_at: Micros
 
 
 class ViewsReader(Protocol):
@@ -193,5 +220,13 @@ class ViewsReader(Protocol):
         ...
 
     async def sources(self) -> list[SourceRow]: ...
+
+    def dump(self, *, positions: bool) -> AsyncIterator[tuple[str, bytes]]:
+        """Every row as (key, canonical JSON), keys ascending, of one moment: equal views give equal dumps.
+
+        Opaque states are left out. With `positions=False` so is everything that depends on the order of arrival:
+        positions, entry ids, received_at.
+        """
+        ...
 
     async def close(self) -> None: ...

@@ -1,0 +1,135 @@
+"""The tables of a views file: one constant a statement, and the stamp that tells our file from an older one.
+
+`doc` is the msgpack of the row as it is answered; the columns beside it are only what is searched or ordered by.
+Child rows are clustered by (session_id, begins_at, id), so a session's list is read in its order without sorting.
+There are no migrations: a file with another stamp is rebuilt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from tracker.projections.rows import (
+    ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
+)  # fmt: skip
+from tracker.views.contract import READING
+
+APPLICATION_ID = 0x54524B56
+"""Written into the header, so that a swap never overwrites a file that is not ours ("TRKV")."""
+
+CREATE_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID"
+
+CREATE_SESSIONS = """
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY, source TEXT NOT NULL, vendor TEXT NOT NULL, room_id TEXT, room_name TEXT, state TEXT NOT NULL,
+    begins_at INTEGER NOT NULL, over_at INTEGER, duration_ms INTEGER, last_event_at INTEGER NOT NULL,
+    participants INTEGER NOT NULL, participant_ms INTEGER NOT NULL, recordings INTEGER NOT NULL,
+    supervisors INTEGER NOT NULL, anomalies INTEGER NOT NULL, doc BLOB NOT NULL
+) STRICT"""
+
+CREATE_SESSION_STATES = "CREATE TABLE session_states (session_id TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT"
+
+CREATE_SESSION_LOOKUPS = """
+CREATE TABLE session_lookups (
+    lookup TEXT NOT NULL, session_id TEXT NOT NULL, PRIMARY KEY (lookup, session_id)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_PARTICIPANTS = """
+CREATE TABLE participants (
+    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL,
+    identity TEXT, name TEXT, doc BLOB NOT NULL, PRIMARY KEY (session_id, begins_at, id)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_CONNECTIONS = """
+CREATE TABLE connections (
+    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, doc BLOB NOT NULL,
+    PRIMARY KEY (session_id, begins_at, id)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_STREAMS = """
+CREATE TABLE streams (
+    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, doc BLOB NOT NULL,
+    PRIMARY KEY (session_id, begins_at, id)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_RECORDINGS = """
+CREATE TABLE recordings (
+    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL,
+    status TEXT NOT NULL, doc BLOB NOT NULL, PRIMARY KEY (session_id, begins_at, id)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_SUPERVISOR_SESSIONS = """
+CREATE TABLE supervisor_sessions (
+    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL, vendor_id TEXT NOT NULL,
+    supervisor_client TEXT, agent_client TEXT, doc BLOB NOT NULL, PRIMARY KEY (session_id, begins_at, id)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_ENTRIES = """
+CREATE TABLE entries (
+    position INTEGER NOT NULL, n INTEGER NOT NULL, session_id TEXT, at INTEGER NOT NULL, kind TEXT NOT NULL,
+    subject_id TEXT, source TEXT NOT NULL, room TEXT, placed_at INTEGER NOT NULL, hidden INTEGER NOT NULL,
+    rest BLOB NOT NULL, fact BLOB NOT NULL, PRIMARY KEY (position, n)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_ROOMS = """
+CREATE TABLE rooms (
+    source TEXT NOT NULL, room TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (source, room)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_SOURCES = """
+CREATE TABLE sources (
+    source TEXT PRIMARY KEY, vendor TEXT NOT NULL, last_received_at INTEGER NOT NULL, records INTEGER NOT NULL,
+    state BLOB NOT NULL
+) STRICT, WITHOUT ROWID"""
+
+INDICES = (
+    "CREATE INDEX sessions_newest ON sessions (begins_at, id)",
+    "CREATE INDEX sessions_of_source ON sessions (source, begins_at, id)",
+    "CREATE INDEX sessions_of_source_in_state ON sessions (source, state, begins_at, id)",
+    "CREATE INDEX sessions_in_state ON sessions (state, begins_at, id)",
+    "CREATE INDEX sessions_of_room ON sessions (room_id, begins_at, id)",
+    "CREATE INDEX sessions_of_room_name ON sessions (room_name, begins_at, id)",
+    "CREATE INDEX sessions_by_room ON sessions (source, room_id, begins_at, id, room_name, state)",
+    "CREATE INDEX sessions_over ON sessions (over_at, begins_at, source)",
+    "CREATE INDEX lookups_of_session ON session_lookups (session_id)",
+    "CREATE INDEX participants_newest ON participants (begins_at, session_id, id)",
+    "CREATE INDEX participants_of_identity ON participants (identity, begins_at)",
+    "CREATE INDEX participants_of_name ON participants (name, begins_at)",
+    "CREATE INDEX recordings_newest ON recordings (begins_at, session_id, id)",
+    "CREATE INDEX recordings_in_status ON recordings (status, begins_at, session_id, id)",
+    "CREATE INDEX supervisor_sessions_newest ON supervisor_sessions (begins_at, session_id, id)",
+    "CREATE INDEX supervisor_sessions_by_id ON supervisor_sessions (id)",
+    "CREATE INDEX supervisor_sessions_by_vendor_id ON supervisor_sessions (vendor_id)",
+    "CREATE INDEX supervisor_sessions_of_client ON supervisor_sessions (supervisor_client)",
+    "CREATE INDEX supervisor_sessions_of_agent ON supervisor_sessions (agent_client)",
+    "CREATE INDEX entries_of_session ON entries (session_id, at, position, n)",
+    "CREATE INDEX entries_of_session_in_log ON entries (session_id, position, n)",
+    "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
+)
+
+SCHEMA = (
+    CREATE_META, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
+    CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_ROOMS,
+    CREATE_SOURCES, *INDICES,
+)  # fmt: skip
+
+SET_APPLICATION_ID = f"PRAGMA application_id = {APPLICATION_ID}"
+INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?)"
+SELECT_STAMP = "SELECT value FROM meta WHERE key = 'stamp'"
+
+
+def _stamp() -> str:
+    """Reading and shape in one: forgetting to count up after a schema or row change cannot happen."""
+    shapes = [
+        f"{row.__name__}:{','.join(f'{field.name}={field.type}' for field in msgspec.structs.fields(row))}"
+        for row in (
+            SessionRow, ParticipantRow, ConnectionRow, StreamRow, RecordingRow, SupervisorSessionRow, EntryRow,
+        )
+    ]  # fmt: skip
+    shape = hashlib.sha256("\n".join([*SCHEMA, *shapes]).encode()).hexdigest()[:16]
+    return f"{READING}-{shape}"
+
+
+STAMP = _stamp()
