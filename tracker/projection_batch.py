@@ -175,13 +175,13 @@ class Batch:
 
     def _window(self, before: Runs, after: Runs, rules: RunRules) -> tuple[Micros | None, Micros | None] | None:
         """Between which moments facts may have to move; None: nowhere."""
-        if before.starts_of == after.starts_of and before.runs == after.runs and before.anchors == after.anchors:
-            ended = sorted(set(after.ends) - set(before.ends))
-            following = [run.start for run in after.runs if ended and run.start > ended[0]]
-            return (following[0] - rules.tolerance, None) if following and rules.tolerance else None
         if rules.ends_only:
-            return (None, None)
+            same = before.starts_of == after.starts_of and before.runs == after.runs and before.anchors == after.anchors
+            return None if same else (None, None)
         moments = [run.start for run in set(before.runs) ^ set(after.runs)]
+        moments += [start for start, _ in set(before.starts_of.items()) ^ set(after.starts_of.items())]
+        for end in set(after.ends) - set(before.ends):
+            moments += [run.start for run in after.runs if run.start > end][:1]
         anchored = [at for anchor, at in after.anchors.items() if before.anchors.get(anchor) != at]
         moments += anchored
         if not moments:
@@ -323,6 +323,7 @@ class Batch:
                     streams=rows.streams,
                     recordings=rows.recordings,
                     supervisor_sessions=rows.supervisor_sessions,
+                    gaps=rows.gaps,
                     state=encode_state(state),
                 )
             )

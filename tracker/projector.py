@@ -9,7 +9,7 @@ start reads on from their checkpoint. Nobody calls the projector; it watches the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import structlog
@@ -140,3 +140,30 @@ def evidence_of(record: Record) -> list[Evidence]:
         )
         for n, fact in enumerate(registry.interpret(record))
     ]
+
+
+class Dumped(Protocol):
+    """Views that can be compared."""
+
+    def dump(self, *, positions: bool) -> AsyncIterator[tuple[str, bytes]]:
+        """Rows as (key, canonical JSON), keys ascending."""
+        ...
+
+
+async def differences(held: Dumped, fresh: Dumped, *, limit: int = 20) -> list[str]:
+    """The first rows in which two views of the same log differ, in words; empty when they are identical."""
+    found: list[str] = []
+    left, right = held.dump(positions=True), fresh.dump(positions=True)
+    a, b = await anext(left, None), await anext(right, None)
+    while (a is not None or b is not None) and len(found) < limit:
+        if b is None or (a is not None and a[0] < b[0]):
+            found.append(f"{a[0] if a else ''}: only in the views, not in the rebuild")
+            a = await anext(left, None)
+        elif a is None or b[0] < a[0]:
+            found.append(f"{b[0]}: missing in the views")
+            b = await anext(right, None)
+        else:
+            if a[1] != b[1]:
+                found.append(f"{a[0]}: {a[1].decode()} but the log says {b[1].decode()}")
+            a, b = await anext(left, None), await anext(right, None)
+    return found

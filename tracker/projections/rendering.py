@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import msgspec
 
-from tracker.facts import Micros, RunRules
+from tracker.facts import EndReason, Micros, Provenance, RunRules
 from tracker.projections.claims import Claim
+from tracker.projections.gaps import gap_entries
 from tracker.projections.people import Person, RenderedConnection, connections_of, participants_of, peak
 from tracker.projections.recordings import recordings_of
 from tracker.projections.rows import (
-    Anomaly, Completeness, ConnectionRow, End, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
+    Anomaly, Completeness, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
 )  # fmt: skip
 from tracker.projections.state import Interval, SessionState
 
@@ -49,6 +50,7 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     streams: tuple[StreamRow, ...]
     recordings: tuple[RecordingRow, ...]
     supervisor_sessions: tuple[SupervisorSessionRow, ...]
+    gaps: tuple[EntryRow, ...]
 
 
 def session_id(source: str, run: str) -> str:
@@ -113,6 +115,7 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
         streams=tuple(streams),
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
+        gaps=gap_entries(session, [c.row for c in connections], streams, recordings, supervisors),
     )
 
 
@@ -120,7 +123,7 @@ def _duration(start: Micros | None, end: Micros | None) -> int | None:
     return None if start is None or end is None else max(0, (end - start) // 1000)
 
 
-def _start_provenance(state: SessionState, start: Claim | None) -> str | None:  # pyright: ignore[reportReturnType]
+def _start_provenance(state: SessionState, start: Claim | None) -> Provenance | None:
     if start is None:
         return None
     return "reported" if state.room.began or state.created is not None else start.provenance
@@ -144,8 +147,8 @@ def _inferred_end(state: SessionState, start: Claim | None, around: Surroundings
     return min(ends, key=lambda claim: (claim.at, claim.reason or "")) if ends else None
 
 
-def _rule(at: Micros, reason: str) -> Claim:
-    return Claim(at, "inferred", "server", "", 0, 0, reason)  # pyright: ignore[reportArgumentType]
+def _rule(at: Micros, reason: EndReason) -> Claim:
+    return Claim(at, "inferred", "server", "", 0, 0, reason)
 
 
 def _session_anomalies(
@@ -199,7 +202,7 @@ def _close(
     return limit, End(reason="inferred", vendor_reason=None, provenance="inferred")
 
 
-def _provenance(interval: Interval) -> str | None:
+def _provenance(interval: Interval) -> Provenance | None:
     return None if interval.start is None else "reported" if interval.began else interval.start.provenance
 
 
@@ -235,7 +238,7 @@ def _streams(
                     started_at=started,
                     ended_at=ended,
                     duration_ms=_duration(started, ended),
-                    start_provenance=_provenance(interval),  # pyright: ignore[reportArgumentType]
+                    start_provenance=_provenance(interval),
                     end=end,
                     detail=interval.value("detail") or {},
                 )
@@ -264,7 +267,8 @@ def _supervisors(identity: str, state: SessionState, ended_at: Micros | None) ->
                 started_at=started,
                 ended_at=ended,
                 duration_ms=_duration(started, ended),
-                provenance=provenance or _provenance(interval),  # pyright: ignore[reportArgumentType]
+                start_provenance=_provenance(interval),
+                provenance=provenance or _provenance(interval),
             )
         )
     return rows

@@ -146,7 +146,9 @@ class SupervisorSessionRow(msgspec.Struct, frozen=True, kw_only=True):
     started_at: Micros | None
     ended_at: Micros | None
     duration_ms: int | None
+    start_provenance: Provenance | None
     provenance: Provenance | None
+    """Of the end; of the start while it runs."""
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +159,8 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     n: int
     at: Micros
-    received_at: Micros
+    received_at: Micros | None
+    """None for entries no event told (`provenance` derived or inferred)."""
     kind: str
     subject_type: str
     subject_id: str | None

@@ -158,15 +158,15 @@ class Runs:
         index = bisect_right(self._moments, at) - 1
         following = index + 1
         if following < len(self.runs) and place.ends_at is None and self._moments[following] - at <= self._rules.tolerance:
-            held_until = self._end_after(self._moments[index]) if index >= 0 else None
+            held_until = self._end_between(self._moments[index], self._moments[following]) if index >= 0 else None
             if held_until is None or held_until < at:
                 return self.runs[following].key
         return self.runs[max(index, 0)].key
 
-    def _end_after(self, start: Micros) -> Micros | None:
+    def _end_between(self, start: Micros, following: Micros) -> Micros | None:
         ends = self.ends
-        index = bisect_right(ends, start)
-        return ends[index] if index < len(ends) else None
+        index = bisect_right(ends, following) - 1
+        return ends[index] if index >= 0 and ends[index] > start else None
 
     def next_start(self, key: str, start: Micros | None) -> Micros | None:
         """The start of the run after this one in its room, or None."""

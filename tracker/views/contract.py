@@ -32,6 +32,8 @@ class SessionRows(msgspec.Struct, frozen=True, kw_only=True):
     streams: tuple[StreamRow, ...]
     recordings: tuple[RecordingRow, ...]
     supervisor_sessions: tuple[SupervisorSessionRow, ...]
+    gaps: tuple[EntryRow, ...]
+    """Timeline entries no event told; they come and go with the session, and no live stream sends them."""
     state: bytes
     """The folded state, opaque to the views."""
 
