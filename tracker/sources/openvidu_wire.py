@@ -1,0 +1,156 @@
+"""OpenVidu 2 on the wire: bytes in, one named event out, and the key under which it is the same event again.
+
+Two shapes carry the same event (OpenVidu's `webhookTest` asserts it):
+
+    webhook    {"sessionId": …, "timestamp": …, "event": "sessionCreated"}      HttpWebhookSender.java
+    CDR line   {"sessionCreated": {"sessionId": …, "timestamp": …}}             CDREvent.java
+
+Nothing here raises for what a body holds: an unreadable one is an `Event` that says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, cast
+
+import msgspec
+
+
+_DEEPEST = 64
+"""Bodies nested deeper are unreadable: a fixed bound, so that the answer never depends on the caller's stack."""
+
+_LONGEST_NUMBER = 100
+"""Digits; a longer number is nothing OpenVidu writes, and Python may refuse to print it."""
+
+_LONGEST_NAME = 200
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What a body says: the event's `name` ("" when it has none) and its fields (`inner`), equal in both shapes.
+
+    `unreadable` says why there is nothing to read. `canonical` is what the dedupe key is made of when the body is
+    JSON at all. `lossy`: the bytes were not UTF-8 and were read as ISO-8859-1 (OpenVidu ≤ 2.17 sends that).
+    """
+
+    name: str = ""
+    inner: dict[str, Any] = {}
+    unreadable: str | None = None
+    canonical: bytes | None = None
+    lossy: bool = False
+
+
+def read_event(body: bytes) -> Event:
+    """The event a webhook body or a CDR line carries. Never raises."""
+    try:
+        text, lossy = body.decode("utf-8-sig"), False
+    except UnicodeDecodeError:
+        # ≤ 2.17 posts ISO-8859-1 without saying so; every byte has a meaning there, so this cannot fail.
+        text, lossy = body.decode("iso-8859-1"), True
+    try:
+        value = parse_json(text)
+    except ValueError as why:
+        return Event(unreadable=str(why), lossy=lossy)
+    if not isinstance(value, dict):
+        return Event(unreadable="not a JSON object", canonical=_canonical("", value), lossy=lossy)
+    name, inner = _split(cast("dict[str, Any]", value))
+    why = None if name else "no event name"
+    return Event(name=name, inner=inner, unreadable=why, canonical=_canonical(name, inner), lossy=lossy)
+
+
+def dedupe_key(body: bytes, event: Event) -> str:
+    """SHA-256, hex, of what makes this delivery the same event again; `event` is `read_event(body)`.
+
+    The canonical JSON of [name, fields], so that a webhook and its CDR line are one; the raw bytes where the body is
+    no JSON. No two of these texts can be equal, so the ways cannot collide.
+    """
+    return hashlib.sha256(body if event.canonical is None else event.canonical).hexdigest()
+
+
+def shown_name(event: Event) -> str:
+    """The event's name as text every store takes: no lone surrogates, of bounded length."""
+    return whole_text(event.name)[:_LONGEST_NAME]
+
+
+def whole_text(text: str) -> str:
+    """The text with lone surrogates (legal in JSON escapes, not in UTF-8) replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value of a text whose numbers are finite, whose keys are unique and whose nesting is bounded.
+
+    Integral floats become ints, so that `0.0` and `0` are one value. Raises ValueError saying what is wrong; the
+    message never quotes the text.
+    """
+    try:
+        value = json.loads(
+            text, parse_int=_whole, parse_float=_real, parse_constant=_no_number, object_pairs_hook=_unique
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    _refuse_depth(value, _DEEPEST)
+    return value
+
+
+def _split(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    name = value.get("event")
+    if isinstance(name, str):
+        return name, {key: field for key, field in value.items() if key != "event"}
+    if len(value) == 1:
+        ((name, inner),) = value.items()
+        if isinstance(inner, dict):
+            return name, cast("dict[str, Any]", inner)
+    return "", value
+
+
+def _canonical(name: str, fields: Any) -> bytes:
+    if name == "recordingStatusChanged" and isinstance(fields, dict):
+        fields = _recording_identity(cast("dict[str, Any]", fields))
+    text = json.dumps([name, fields], sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _recording_identity(inner: dict[str, Any]) -> dict[str, Any]:
+    # The sender prints the webhook later than the CDR line, from an object that has changed meanwhile: size and
+    # duration of the same event differ between the two. These four never do (HttpWebhookSender.java, watched).
+    identity = {key: inner.get(key) for key in ("id", "startTime", "status", "timestamp")}
+    return inner if None in identity.values() else identity
+
+
+def _whole(token: str) -> int:
+    if len(token) > _LONGEST_NUMBER:
+        raise ValueError("a number is too long")
+    return int(token)
+
+
+def _real(token: str) -> int | float:
+    number = float(token)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _no_number(token: str) -> Any:
+    raise ValueError(f"{token} is no JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return fields
+
+
+def _refuse_depth(value: Any, left: int) -> None:
+    if left < 0:
+        raise ValueError("nested too deeply")
+    if isinstance(value, dict):
+        for field in cast("dict[str, Any]", value).values():
+            _refuse_depth(field, left - 1)
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            _refuse_depth(item, left - 1)
