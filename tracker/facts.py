@@ -41,11 +41,13 @@ class RunRules(msgspec.Struct, frozen=True):
     one start. `never_joined_after`: a run nobody joined is over after this long (None: never inferred).
     Both in microseconds. `ends_only`: the vendor sends nothing at starts, so a start told only by its end event is no
     sign of loss, and a keyed run without a stated start is matched to the span of an end event that contains it.
+    `room_is_person`: the room is one person's (StreamRec's client), present for as long as the run lasts.
     """
 
     tolerance: Micros = 0
     never_joined_after: Micros | None = None
     ends_only: bool = False
+    room_is_person: bool = False
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import msgspec
 
-from tracker.facts import Micros
+from tracker.facts import Micros, Provenance
 from tracker.projections.rows import Anomaly, ConnectionRow, End, ParticipantRow
 from tracker.projections.state import Interval, SessionState
 
@@ -67,6 +67,27 @@ def connections_of(
         name = item.base if used[item.base] == 1 else f"{item.base}~{used[item.base]}"
         rendered.append(_rendered(session_id, item, name, ended_at, rejoined.get(id(item)), anomalies))
     return rendered
+
+
+def owner_of_room(
+    session_id: str, room: str, joined: tuple[Micros, Provenance] | None, left: tuple[Micros, End] | None
+) -> RenderedConnection:
+    """The one connection of a run whose room is a person: as long and as sure as the run itself."""
+    row = ConnectionRow(
+        session_id=session_id,
+        id=room,
+        participant=room,
+        joined_at=joined[0] if joined else None,
+        left_at=left[0] if left else None,
+        duration_ms=max(0, (left[0] - joined[0]) // 1000) if joined and left else None,
+        join_provenance=joined[1] if joined else None,
+        leave=left[1] if left else None,
+        aborted=False,
+        platform=None,
+        location=None,
+        ip=None,
+    )
+    return RenderedConnection(base=room, person="standard", name=None, identity=room, row=row)
 
 
 def _end_at(interval: Interval) -> Micros | None:

@@ -16,7 +16,7 @@ import msgspec
 from tracker.facts import EndReason, Micros, Provenance, RunRules
 from tracker.projections.claims import Claim
 from tracker.projections.gaps import gap_entries
-from tracker.projections.people import Person, RenderedConnection, connections_of, participants_of, peak
+from tracker.projections.people import Person, RenderedConnection, connections_of, owner_of_room, participants_of, peak
 from tracker.projections.recordings import recordings_of
 from tracker.projections.rows import (
     Anomaly, Completeness, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
@@ -75,6 +75,13 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
     ended_at = None if end is None else end.at
     _session_anomalies(state, start, end, around, anomalies)
     connections = connections_of(identity, state, ended_at, anomalies)
+    told = [connection.row for connection in connections]
+    why = None if end is None else End(reason=end.reason or "inferred", vendor_reason=end.vendor_reason, provenance=end.provenance)
+    room = state.room.value("room")
+    if around.rules.room_is_person and isinstance(room, str) and not connections:
+        provenance = _start_provenance(state, start)
+        joined = (start.at, provenance) if start is not None and provenance is not None else None
+        connections = [owner_of_room(identity, room, joined, (end.at, why) if end is not None and why is not None else None)]
     streams = _streams(identity, state, connections, ended_at, anomalies)
     recordings = recordings_of(identity, state, ended_at, anomalies, ends_only=around.rules.ends_only)
     supervisors = _supervisors(identity, state, ended_at)
@@ -94,7 +101,7 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
         ended_at=ended_at,
         duration_ms=_duration(None if start is None else start.at, ended_at),
         start_provenance=_start_provenance(state, start),
-        end=None if end is None else End(reason=end.reason or "inferred", vendor_reason=end.vendor_reason, provenance=end.provenance),
+        end=why,
         participants=len(people),
         peak_participants=peak([person.presence for person in people]),
         participant_ms=sum(person.row.presence_ms for person in people),
@@ -115,7 +122,7 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
         streams=tuple(streams),
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
-        gaps=gap_entries(session, [c.row for c in connections], streams, recordings, supervisors),
+        gaps=gap_entries(session, told, streams, recordings, supervisors),
     )
 
 
