@@ -19,7 +19,7 @@ import random
 import uuid
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import jwt
 import msgspec
@@ -46,6 +46,7 @@ class Sent(msgspec.Struct, frozen=True):
     query: dict[str, str] = {}
 
 
+@final
 class Story:
     """The clock, the ids and the deliveries of one call while it is being told."""
 
@@ -147,7 +148,8 @@ def _openvidu(story: Story) -> None:
     camera, micro = f"str_CAM_{story.name(4)}_{alice}", f"str_MIC_{story.name(4)}_{bob}"
 
     def send(seconds: float, event: str, fields: Json, *, since: float | None = None, duration: float = -1) -> None:
-        head: Json = {"sessionId": session, "uniqueSessionId": f"{session}_{story.ms(0)}", "timestamp": story.ms(seconds)}
+        head: Json = {"sessionId": session, "uniqueSessionId": f"{session}_{story.ms(0)}"}
+        head["timestamp"] = story.ms(seconds)
         if since is not None:
             whole = (story.ms(seconds) - story.ms(since)) // 1000
             head |= {"startTime": story.ms(since), "duration": whole if duration < 0 else duration}
@@ -156,7 +158,8 @@ def _openvidu(story: Story) -> None:
     def person(connection: str, name: str, ip: str) -> Json:
         return {
             "participantId": connection, "connectionId": connection, "location": "Berlin, Germany", "ip": ip,
-            "platform": "Chrome 128.0.0.0 on Linux 64-bit", "clientData": f'{{"clientData":"{name}"}}', "serverData": "",
+            "platform": "Chrome 128.0.0.0 on Linux 64-bit", "clientData": f'{{"clientData":"{name}"}}',
+            "serverData": "",
         }  # fmt: skip
 
     def leg(connection: str, stream: str, sender: str | None = None) -> Json:
@@ -253,7 +256,8 @@ def _livekit(story: Story) -> None:
     egress_id = f"EG_{story.name(12)}"
 
     def send(seconds: float, event: str, fields: Json) -> None:
-        story.send(seconds, event, {"event": event} | fields | {"id": f"EV_{story.name(12)}", "createdAt": story.s(seconds)})
+        tail = {"id": f"EV_{story.name(12)}", "createdAt": story.s(seconds)}
+        story.send(seconds, event, {"event": event} | fields | tail)
 
     def person(sid: str, name: str, joined: float, reason: str | None = None) -> Json:
         fields: Json = {
