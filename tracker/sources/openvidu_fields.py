@@ -107,7 +107,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             at=self.at if self.start is None else self.start,
             run=run,
             room=self.room,
-            starts_at=start_in_key(self.run, self.room) if starts is None else starts,
+            starts_at=start_in_key(self.run) if starts is None else starts,
             ends_at=ends,
             ids=tuple((name, value) for name, value in ids if value is not None),
         )
@@ -132,7 +132,7 @@ def told(event: Event, record: Record, *anomalies: tuple[str, str]) -> Told:
         seen.append(_why_no_time("startTime", inner))
     run = text(inner.get("uniqueSessionId"))
     room = text(inner.get("sessionId"))
-    if room is None and run is not None and start_in_key(run, None) is not None:
+    if room is None and run is not None and start_in_key(run) is not None:
         room = run.rpartition("_")[0]
     return Told(
         inner=inner,
@@ -156,14 +156,10 @@ def micros(value: object) -> Micros | None:
     return value * 1000 if type(value) is int and 0 < value < _LAST_MS else None
 
 
-def start_in_key(run: str | None, room: str | None) -> Micros | None:
-    """The start (µs) a uniqueSessionId ends with, or None.
-
-    `room` is the sessionId; where it is not what stands before the last `_`, only a full timestamp is believed.
-    """
-    prefix, _, digits = (run or "").rpartition("_")
-    fewest = 1 if prefix and prefix == room else 12
-    return micros(int(digits)) if re.fullmatch(r"[0-9]{%d,15}" % fewest, digits) else None
+def start_in_key(run: str | None) -> Micros | None:
+    """The start (µs) a uniqueSessionId ends with; None where what follows the last `_` is no full timestamp."""
+    digits = run.rpartition("_")[2] if run else ""
+    return micros(int(digits)) if re.fullmatch(r"[0-9]{12,15}", digits) else None
 
 
 def text(value: object) -> str | None:

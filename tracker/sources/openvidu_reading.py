@@ -53,6 +53,9 @@ from tracker.sources.openvidu_fields import (
 from tracker.sources.openvidu_wire import Event, read_event, shown_name
 
 
+_LONGEST_SECONDS = 1e9
+"""Thirty years: no media file is longer, and no store refuses it in ms."""
+
 _RECORDING_KINDS: dict[str, type[RecordingFact]] = {
     "started": RecordingStarted,
     "stopped": RecordingStopped,
@@ -221,7 +224,7 @@ def _recording(said: Told, *, measured: bool) -> dict[str, Any]:
         "recording": recording,
         "keyed_by_start": True,
         "mode": text(said.inner.get("outputMode")),
-        "duration_ms": round(length * 1000) if measured and 0 < length < 1e9 else None,
+        "duration_ms": round(length * 1000) if measured and 0 < length < _LONGEST_SECONDS else None,
         "size_bytes": octets if measured and 0 < octets < 2**63 else None,
     }
 
