@@ -1,0 +1,11 @@
+VENV := .venv
+PY := $(VENV)/bin/python
+
+$(VENV)/ready: pyproject.toml
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install -q -e '.[dev]'
+	touch $@
+
+.PHONY: test
+test: $(VENV)/ready
+	$(PY) -m pytest
