@@ -1,0 +1,169 @@
+"""Group commit: concurrent appends wait in one bounded queue and share transactions.
+
+    append ─┐                     ┌─ each waiter gets its answer
+    append ─┼─ queue ─ one commit ┤  only after the commit returned
+    append ─┘  (bounded)          └─ or all of them get the same LogError
+
+While one commit is on its way to the disk the next batch gathers, so the batch size follows the load by itself.
+A waiter that goes away takes nothing with it: its delivery was authentic and is recorded all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from tracker.deliveries import Appended, Verified
+from tracker.errors import LogBusy, LogError, LogUnavailable
+
+BATCH_RECORDS = 500
+BATCH_BYTES = 16 * 1024 * 1024
+QUEUE_BYTES = 256 * 1024 * 1024
+
+Commit = Callable[[Sequence[Verified]], Awaitable[list[Appended]]]
+
+
+class LogObserver(Protocol):
+    """Who wants to know how the log is doing."""
+
+    def committed(self, records: int, seconds: float) -> None:
+        """One transaction of so many records (repeats included) became durable in so many seconds."""
+        ...
+
+    def depth(self, n: int) -> None:
+        """So many records are waiting now."""
+        ...
+
+
+class _Group:
+    """The records of one append: never split over two transactions."""
+
+    __slots__ = ("answer", "records", "size")
+
+    def __init__(self, records: Sequence[Verified], answer: asyncio.Future[list[Appended]]) -> None:
+        self.records = [storable(verified) for verified in records]
+        self.answer = answer
+        self.size = sum(len(verified.body) + len(verified.proof) for verified in records)
+
+
+class GroupCommit:
+    """The queue and the one task that empties it.
+
+    The task is owned here and not by the service's TaskGroup on purpose: `close()` must outlive whatever ended the
+    service, or deliveries already accepted would be neither recorded nor refused. It is never cancelled.
+    """
+
+    def __init__(self, commit: Commit, *, queue_bound: int, observe: LogObserver | None) -> None:
+        self._commit = commit
+        self._bound = queue_bound
+        self._observe = observe
+        self._queue: deque[_Group] = deque()
+        self._records = 0
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="log-commit")
+
+    async def append(self, records: Sequence[Verified]) -> list[Appended]:
+        """Wait until these are durable, all in one transaction. Raises `LogBusy` at once, or the commit's `LogError`."""
+        if self._closing:
+            raise LogUnavailable("the log is closed: the server is stopping")
+        group = _Group(records, asyncio.get_running_loop().create_future())
+        self._admit(group)
+        return await group.answer
+
+    def _admit(self, group: _Group) -> None:
+        # An empty queue takes a batch of any size: otherwise one larger than the bound could never be appended.
+        if self._queue or self._bound < 1:
+            if self._records + len(group.records) > self._bound:
+                raise LogBusy(f"{self._records} records are waiting to be written, the bound is {self._bound}: try again")
+            if self._bytes + group.size > QUEUE_BYTES:
+                raise LogBusy(f"{self._bytes} bytes are waiting to be written: try again")
+        self._queue.append(group)
+        self._count(len(group.records), group.size)
+        self._arrived.set()
+
+    def _count(self, records: int, size: int) -> None:
+        self._records += records
+        self._bytes += size
+        if self._observe is not None:
+            self._observe.depth(self._records)
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._commit_some(self._take())
+            if self._closing:
+                return
+
+    def _take(self) -> list[_Group]:
+        groups = [self._queue.popleft()]
+        records, size = len(groups[0].records), groups[0].size
+        while self._queue:
+            following = self._queue[0]
+            if records + len(following.records) > BATCH_RECORDS or size + following.size > BATCH_BYTES:
+                break
+            groups.append(self._queue.popleft())
+            records, size = records + len(following.records), size + following.size
+        self._count(-records, -size)
+        return groups
+
+    async def _commit_some(self, groups: list[_Group]) -> None:
+        records = [verified for group in groups for verified in group.records]
+        began = time.perf_counter()
+        try:
+            answers = await self._commit(records)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever and nobody gets a 200
+            refusal = error if isinstance(error, LogError) else LogUnavailable(f"the log failed: {type(error).__name__}")
+            for group in groups:
+                _refuse(group, refusal)
+            return
+        if self._observe is not None:
+            self._observe.committed(len(records), time.perf_counter() - began)
+        start = 0
+        for group in groups:
+            end = start + len(group.records)
+            if not group.answer.done():  # its waiter may have gone
+                group.answer.set_result(answers[start:end])
+            start = end
+
+    async def close(self) -> None:
+        """Commit what was accepted, then stop. Idempotent."""
+        self._closing = True
+        self._arrived.set()
+        await asyncio.shield(self._task)
+
+
+def _refuse(group: _Group, refusal: LogError) -> None:
+    if not group.answer.done():
+        # A new one each: a shared exception would gather the tracebacks of all its waiters.
+        error = type(refusal)(*refusal.args)
+        error.__cause__ = refusal.__cause__
+        group.answer.set_exception(error)
+
+
+def storable(verified: Verified) -> Verified:
+    """The same with texts every store can hold: lone surrogates (legal in JSON's escapes) become `\\udXXX`, spelled out.
+
+    One such text would otherwise fail the whole transaction it shares. The body keeps the bytes as they came.
+    """
+    texts = (verified.source, verified.vendor, verified.event, verified.dedupe_key)
+    if all(_encodes(text) for text in texts):
+        return verified
+    source, vendor, event, key = (text.encode("utf-8", "backslashreplace").decode() for text in texts)
+    return msgspec.structs.replace(verified, source=source, vendor=vendor, event=event, dedupe_key=key)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,64 @@
+"""One server a log: a lock beside the file, let go by the system when its holder dies.
+
+Several processes may append to one SQLite log (positions are assigned under the write lock), so importers take no lock.
+Two servers on one log are a mistake of the operator, and the second is told who holds it.
+
+LIMIT: `flock` does not reach across machines on every network file system; a log belongs on a local disk anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tracker.errors import LogUnavailable
+
+
+class Held:
+    """A lock that is held until `close()`, or until the process is gone. Also a context manager."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor: int | None = descriptor
+        self.path = path
+
+    def close(self) -> None:
+        """Let go. Idempotent. The lock file stays: removing it would let two servers lock two files of one name."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def hold(log_path: str | Path) -> Held:
+    """Hold `<log_path>.lock` for a server. Raises `LogUnavailable` naming the process that holds it."""
+    real = Path(log_path).resolve()
+    path = real.with_name(real.name + ".lock")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise LogUnavailable(f"{path} cannot be opened ({error.strerror}): check that the directory is writable") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise LogUnavailable(f"{real} is already served by {holder}: stop that server first") from error
+    # Who we are is a help for people; the lock itself is what counts, so a full disk here is no reason to refuse.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return Held(descriptor, path)

@@ -1,0 +1,262 @@
+"""The log in one SQLite file: WAL, synchronous=FULL, group commit, triggers that refuse every change.
+
+    append ── group_commit ── writer connection:  BEGIN IMMEDIATE · which are repeats? · INSERT … · COMMIT
+    read, head, record ────── reader connection:  read-only, its own thread, never waits for the writer
+
+A position is `max(position) + 1` under the write lock, so several processes (a server and an importer) may append to one
+file. If we die before COMMIT returns, nobody got an answer and the sender's repeat finds either nothing or the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import aiosqlite
+
+from tracker.deliveries import Appended, Record, Verified
+from tracker.errors import LogCorrupt, LogUnavailable
+from tracker.log.group_commit import BATCH_RECORDS, GroupCommit, LogObserver
+from tracker.log.sqlite_file import Whereabouts, make, reader, writer
+
+CHUNK_RECORDS = 1000
+CHUNK_BYTES = 8 * 1024 * 1024
+POLL_SECONDS = 0.2
+"""How soon `wait` notices what another process appended."""
+
+COLUMNS = "position, source, vendor, event, dedupe_key, received_at, origin, proof, body"
+
+# The first row is the head; each other row is a repeat. Unused pairs are NULL and match nothing. CROSS JOIN keeps the
+# wanted keys on the left: each is one search of the index (with IN (VALUES …) SQLite scans all of it).
+SELECT_HEAD_AND_REPEATS = f"""
+WITH wanted (source, dedupe_key) AS (VALUES {", ".join(["(?, ?)"] * BATCH_RECORDS)})
+SELECT NULL, NULL, coalesce(max(position), 0) FROM records
+UNION ALL
+SELECT records.source, records.dedupe_key, records.position
+FROM wanted CROSS JOIN records ON records.source = wanted.source AND records.dedupe_key = wanted.dedupe_key
+"""  # noqa: S608 - only placeholders are put in
+SELECT_HEAD_AND_REPEAT = """
+SELECT NULL, NULL, coalesce(max(position), 0) FROM records
+UNION ALL
+SELECT source, dedupe_key, position FROM records WHERE source = ? AND dedupe_key = ?
+"""
+INSERT_RECORD = f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+SELECT_HEAD = "SELECT coalesce(max(position), 0) FROM records"
+SELECT_RECORD = f"SELECT {COLUMNS} FROM records WHERE position = ?"  # noqa: S608
+# length() of a BLOB reads no content, so measuring a chunk before fetching it costs next to nothing.
+SELECT_CHUNK_END = """
+SELECT max(position) FROM (
+    SELECT position, sum(length(body) + length(proof)) OVER (ORDER BY position) AS bytes
+    FROM records WHERE position > :after AND position <= :until ORDER BY position LIMIT :records
+) WHERE bytes <= :bytes OR position = :after + 1
+"""
+SELECT_CHUNK = f"SELECT {COLUMNS} FROM records WHERE position > ? AND position <= ? ORDER BY position"  # noqa: S608
+
+
+class SqliteLog:
+    """The contract of `Log` in one file. Made by `create` and opened by `open`, never by its constructor."""
+
+    def __init__(
+        self,
+        path: Path,
+        connections: tuple[aiosqlite.Connection, aiosqlite.Connection],
+        *,
+        queue_bound: int,
+        observe: LogObserver | None,
+        busy_timeout: float,
+    ) -> None:
+        self.path = path
+        self._writer: aiosqlite.Connection | None = connections[0]
+        self._reader = connections[1]
+        self._busy_timeout = busy_timeout
+        self._whereabouts = Whereabouts(path)
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._group_commit = GroupCommit(self._commit, queue_bound=queue_bound, observe=observe)
+
+    @classmethod
+    async def create(cls, path: str | Path) -> None:
+        """Make an empty log and its directory. Raises `LogUnavailable` when there is something at `path` already."""
+        await make(Path(path))
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        queue_bound: int = 10_000,
+        observe: LogObserver | None = None,
+        busy_timeout: float = 3.0,
+    ) -> Self:
+        """Open an existing log and bring its schema up to date.
+
+        `queue_bound` in records; `busy_timeout` in seconds, how long to wait for another process that is writing.
+        Raises `LogMissing`, `LogCorrupt` (not a log of ours, or a newer Tracker's) or `LogUnavailable`.
+        """
+        real = Path(path).resolve()
+        writing = await writer(real, busy_timeout=busy_timeout)
+        try:
+            reading = await reader(real, busy_timeout=busy_timeout)
+        except BaseException:
+            await writing.close()
+            raise
+        return cls(real, (writing, reading), queue_bound=queue_bound, observe=observe, busy_timeout=busy_timeout)
+
+    async def append(self, verified: Verified) -> Appended:
+        """See `Log.append`."""
+        return (await self._group_commit.append([verified]))[0]
+
+    async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
+        """See `Log.append_all`. Shares its transaction with whatever else is waiting."""
+        return await self._group_commit.append(batch) if batch else []
+
+    async def _commit(self, batch: Sequence[Verified]) -> list[Appended]:
+        """All of the batch in one transaction. Called by one task only, so the connection needs no lock."""
+        self._whereabouts.check()
+        connection = await self._writing()
+        try:
+            await connection.execute("BEGIN IMMEDIATE")
+            answers, rows = await _place(connection, batch)
+            if rows:
+                await connection.executemany(INSERT_RECORD, rows)
+            await connection.execute("COMMIT")
+        except BaseException as error:
+            await self._back_out(connection)
+            if isinstance(error, sqlite3.Error):
+                raise LogUnavailable(f"the log cannot take records now: {error}") from error
+            raise
+        # Also after the commit: it may have gone to a file that nobody will ever open again.
+        self._whereabouts.check()
+        if rows:
+            self._changed.set()
+            self._changed = asyncio.Event()
+        return answers
+
+    async def _writing(self) -> aiosqlite.Connection:
+        if self._writer is None:
+            self._writer = await writer(self.path, busy_timeout=self._busy_timeout)
+        return self._writer
+
+    async def _back_out(self, connection: aiosqlite.Connection) -> None:
+        try:
+            await connection.rollback()
+        except sqlite3.Error:
+            # A connection that cannot roll back is worth nothing; the next append opens a new one.
+            self._writer = None
+            with contextlib.suppress(sqlite3.Error):
+                await connection.close()
+
+    async def head(self) -> int:
+        """See `Log.head`."""
+        ((head,),) = await self._fetch(SELECT_HEAD)
+        return head
+
+    async def record(self, position: int) -> Record | None:
+        """See `Log.record`."""
+        rows = await self._fetch(SELECT_RECORD, (position,))
+        return _record(rows[0]) if rows else None
+
+    async def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
+        """See `Log.read`. Lists of at most 1000 records and, unless one alone is larger, 8 MiB.
+
+        No transaction stays open between two lists: a slow reader must not keep the WAL from being checkpointed.
+        Raises `LogCorrupt` when a position is missing.
+        """
+        after = max(after, 0)
+        until = await self.head()
+        if limit is not None:
+            until = min(until, after + limit)
+        while after < until:
+            bounds = {"after": after, "until": until, "records": CHUNK_RECORDS, "bytes": CHUNK_BYTES}
+            ((end,),) = await self._fetch(SELECT_CHUNK_END, bounds)
+            chunk = [] if end is None else [_record(row) for row in await self._fetch(SELECT_CHUNK, (after, end))]
+            if not chunk or [record.position for record in chunk] != list(range(after + 1, end + 1)):
+                raise LogCorrupt(f"{self.path}: positions are missing after {after}: restore the log from a copy")
+            yield chunk
+            after = end
+
+    async def wait(self, after: int, timeout: float) -> int:  # noqa: ASYNC109 - the bound is part of the contract
+        """See `Log.wait`. Our own appends wake it at once, another process's within 200 ms."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            changed = self._changed  # taken before the look at the head, or an append between the two goes unnoticed
+            head = await self.head()
+            left = deadline - loop.time()
+            if head > after or left <= 0:
+                return head
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, POLL_SECONDS)):
+                    await changed.wait()
+
+    async def close(self) -> None:
+        """See `Log.close`."""
+        await self._group_commit.close()
+        if self._closed:
+            return
+        self._closed = True
+        self._changed.set()
+        # The reader first: the last connection to go checkpoints the WAL, and a read-only one cannot.
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    await connection.close()
+
+    async def _fetch(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        if self._closed:
+            raise LogUnavailable("the log is closed: the server is stopping")
+        try:
+            return list(await self._reader.execute_fetchall(sql, parameters))  # pyright: ignore[reportArgumentType]
+        except sqlite3.OperationalError as error:
+            raise LogUnavailable(f"the log cannot be read now: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise LogCorrupt(f"{self.path} is damaged: {error}") from error
+        except OverflowError as error:
+            raise LogUnavailable("positions are at most 2^63 - 1") from error
+
+
+async def _place(connection: aiosqlite.Connection, batch: Sequence[Verified]) -> tuple[list[Appended], list[tuple[Any, ...]]]:
+    """The answer to each of the batch, and the rows to insert. The write lock must be held."""
+    positions: dict[tuple[str, str], int] = {}
+    head = 0
+    for start in range(0, len(batch), BATCH_RECORDS):
+        keys = [(verified.source, verified.dedupe_key) for verified in batch[start : start + BATCH_RECORDS]]
+        found = await _head_and_repeats(connection, keys)
+        head = found.pop((None, None))
+        positions.update(found)
+    answers: list[Appended] = []
+    rows: list[tuple[Any, ...]] = []
+    for verified in batch:
+        key = (verified.source, verified.dedupe_key)
+        known = positions.get(key)
+        if known is None:
+            head += 1
+            positions[key] = head
+            rows.append((
+                head, verified.source, verified.vendor, verified.event, verified.dedupe_key,
+                verified.received_at, verified.origin, verified.proof, verified.body,
+            ))  # fmt: skip
+        answers.append(Appended(positions[key], duplicate=known is not None))
+    return answers, rows
+
+
+async def _head_and_repeats(connection: aiosqlite.Connection, keys: list[tuple[str, str]]) -> dict[Any, int]:
+    parameters: list[str | None] = [text for key in keys for text in key]
+    if len(keys) == 1:
+        rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEAT, parameters)
+    else:
+        parameters += [None] * (2 * (BATCH_RECORDS - len(keys)))
+        rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEATS, parameters)
+    return {(source, key): position for source, key, position in rows}
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    position, source, vendor, event, dedupe_key, received_at, origin, proof, body = row
+    return Record(
+        position=position, source=source, vendor=vendor, event=event, dedupe_key=dedupe_key,
+        received_at=received_at, origin=origin, proof=proof, body=body,
+    )  # fmt: skip
