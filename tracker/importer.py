@@ -209,7 +209,12 @@ def _is_event(parsed: dict[str, Any]) -> bool:
 def _holds_no_cdr(line: bytes) -> bool:
     """Whether a line of a server's log that gave no event was never meant to hold one."""
     start = line.find(b"{")
-    return start < 0 or not (CDR_LOGGER.search(line[:start]) or line[:start].endswith(b" - ") or start == 0)
+    if start < 0:
+        return True
+    if start == 0 or CDR_LOGGER.search(line[:start]):
+        return False
+    # Another logger's whole JSON, or text with a brace somewhere, was no event; JSON that breaks off might have been.
+    return not line[:start].endswith(b" - ") or _json_object(line[start:]) is not None
 
 
 def _inner_body(parsed: dict[str, Any], text: bytes) -> bytes | None:
