@@ -75,7 +75,8 @@ async def test_every_line_is_accounted_for(log: MemoryLog, tmp_path: Path) -> No
 
 async def test_garbage_is_listed_by_line_and_stops_nothing(log: MemoryLog, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    file.write_bytes(b"\xef\xbb\xbf" + created(1).encode() + b"\r\nno json\n\x00\xff\xfe\x80\n[1]\n" + created(2).encode())
+    garbage = b"\r\nno json\n\x00\xff\xfe\x80\n[1]\n"
+    file.write_bytes(b"\xef\xbb\xbf" + created(1).encode() + garbage + created(2).encode())
     (report,) = await imported(log, file)
     assert (report.lines, report.new, report.unreadable, report.partial, report.error) == (5, 2, [2, 3, 4], None, None)
 

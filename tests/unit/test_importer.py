@@ -37,7 +37,9 @@ def test_a_dash_inside_the_json_starts_nothing() -> None:
     assert read_line(b"openvidu-server_1  | " + line) == line
 
 
-@pytest.mark.parametrize("line", [b"", b"no json", b"[1,2]", b'"text {"', b"{", b'{"a":1', b"\x00\xff\xfe{\x80", b"null"])
+@pytest.mark.parametrize(
+    "line", [b"", b"no json", b"[1,2]", b'"text {"', b"{", b'{"a":1', b"\x00\xff\xfe{\x80", b"null"]
+)
 def test_what_is_no_json_object_is_not_read(line: bytes) -> None:
     assert read_line(line) is None
 
