@@ -26,7 +26,7 @@ CREATE TABLE sessions (
     id TEXT PRIMARY KEY, source TEXT NOT NULL, vendor TEXT NOT NULL, room_id TEXT, room_name TEXT, state TEXT NOT NULL,
     begins_at INTEGER NOT NULL, over_at INTEGER, duration_ms INTEGER, last_event_at INTEGER NOT NULL,
     participants INTEGER NOT NULL, participant_ms INTEGER NOT NULL, recordings INTEGER NOT NULL,
-    supervisors INTEGER NOT NULL, anomalies INTEGER NOT NULL, doc BLOB NOT NULL
+    supervisors INTEGER NOT NULL, anomalies INTEGER NOT NULL, end_provenance TEXT, joined INTEGER NOT NULL, doc BLOB NOT NULL
 ) STRICT"""
 
 CREATE_SESSION_STATES = "CREATE TABLE session_states (session_id TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT"
@@ -69,8 +69,15 @@ CREATE TABLE supervisor_sessions (
 CREATE_ENTRIES = """
 CREATE TABLE entries (
     position INTEGER NOT NULL, n INTEGER NOT NULL, session_id TEXT, at INTEGER NOT NULL, kind TEXT NOT NULL,
-    subject_id TEXT, source TEXT NOT NULL, room TEXT, placed_at INTEGER NOT NULL, hidden INTEGER NOT NULL,
+    subject_id TEXT, source TEXT NOT NULL, vendor TEXT NOT NULL, room TEXT, placed_at INTEGER NOT NULL, hidden INTEGER NOT NULL,
     rest BLOB NOT NULL, fact BLOB NOT NULL, PRIMARY KEY (position, n)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_GAPS = """
+CREATE TABLE gaps (
+    session_id TEXT NOT NULL, at INTEGER NOT NULL, position INTEGER NOT NULL, n INTEGER NOT NULL, kind TEXT NOT NULL,
+    subject_id TEXT, source TEXT NOT NULL, hidden INTEGER NOT NULL, rest BLOB NOT NULL,
+    PRIMARY KEY (session_id, at, position, n)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_ROOMS = """
@@ -92,6 +99,7 @@ INDICES = (
     "CREATE INDEX sessions_of_room ON sessions (room_id, begins_at, id)",
     "CREATE INDEX sessions_of_room_name ON sessions (room_name, begins_at, id)",
     "CREATE INDEX sessions_by_room ON sessions (source, room_id, begins_at, id, room_name, state)",
+    "CREATE INDEX sessions_by_end ON sessions (source, end_provenance, begins_at, joined)",
     "CREATE INDEX sessions_over ON sessions (over_at, begins_at, source)",
     "CREATE INDEX lookups_of_session ON session_lookups (session_id)",
     "CREATE INDEX participants_newest ON participants (begins_at, session_id, id)",
@@ -111,7 +119,7 @@ INDICES = (
 
 SCHEMA = (
     CREATE_META, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
-    CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_ROOMS,
+    CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS,
     CREATE_SOURCES, *INDICES,
 )  # fmt: skip
 

@@ -1,0 +1,224 @@
+"""The views in one SQLite file: a writing connection for the projector, a reading one for the ways out.
+
+Both look, before they are used, whether the name still means the file they opened: after a swap (`sqlite_swapping`) the
+reader goes over to the new file by itself, and the writer when the projector calls `refresh`, because what the
+projector remembers belongs to the old one. What is saved between a swap and `refresh` goes into the old file, which
+nobody reads any more; the projector then starts again from the new checkpoint and nothing is lost.
+
+LIMIT: all reads share one connection and wait for each other; a slow `q` search holds up the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import aiosqlite
+
+from tracker.errors import ViewsUnavailable
+from tracker.facts import Micros
+from tracker.views import sqlite_writing as sql
+from tracker.views.contract import Changes, SavedEntry
+from tracker.views.sqlite_dumping import dump_rows
+from tracker.views.sqlite_reading import Row, SqliteReading
+from tracker.views.sqlite_swapping import Inode, connect, create_file, inode_of, named_errors, swap_in
+
+__all__ = ["SqliteViews", "swap_in"]
+
+CHUNK = 500
+"""Rows a dump fetches at a time."""
+
+
+class _Door:
+    """One connection to whatever file has the name; `lock` is held around every use, reopening included."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self.lock = asyncio.Lock()
+        self._path = path
+        self._writable = writable
+        self._connection: aiosqlite.Connection | None = None
+        self._inode: Inode | None = None
+        self._closed = False
+
+    async def open(self) -> aiosqlite.Connection:
+        """The connection, opened where it is not; with `lock` held."""
+        if self._closed:
+            raise ViewsUnavailable(f"the views at {self._path} are closed")
+        if self._connection is None:
+            found: list[Inode] = []
+
+            def connector() -> sqlite3.Connection:
+                connection, inode = connect(self._path, writable=self._writable)
+                found.append(inode)
+                return connection
+
+            self._connection = await aiosqlite.Connection(connector, CHUNK)
+            self._inode = found[0]
+        return self._connection
+
+    async def refresh(self) -> bool:
+        """Go over to the file that has the name now; True when it is another one. With `lock` held."""
+        if self._connection is not None and inode_of(self._path) == self._inode:
+            return False
+        await self._let_go()
+        await self.open()
+        return True
+
+    async def close(self) -> None:
+        """Wait for who uses it, then close for good."""
+        async with self.lock:
+            self._closed = True
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+class SqliteViews(SqliteReading):
+    """`ViewsWriter` (when opened writable) and `ViewsReader` over one file."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self._path = path
+        self._reader = _Door(path, writable=False)
+        self._writer = _Door(path, writable=True) if writable else None
+
+    @staticmethod
+    async def create(path: Path | str) -> None:
+        """Make an empty views file at checkpoint 0, with its parent directories. Views already there are swapped out;
+        another kind of file there raises `ViewsUnavailable` and is left alone. `open` it next."""
+        await asyncio.to_thread(create_file, Path(path))
+
+    @classmethod
+    async def open(cls, path: Path | str, *, writable: bool) -> SqliteViews:
+        """Open the views file. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`; nothing is made then."""
+        views = cls(Path(path), writable=writable)
+        try:
+            for door in views._doors:
+                async with door.lock:
+                    await door.open()
+        except BaseException:
+            await views.close()
+            raise
+        return views
+
+    @property
+    def _doors(self) -> list[_Door]:
+        # The writer first: it is the one that puts a swapped-in file into WAL mode.
+        return [self._reader] if self._writer is None else [self._writer, self._reader]
+
+    async def refresh(self) -> bool:
+        """See `ViewsWriter`. Raises `ViewsMissing` when the file vanished and nothing took its place."""
+        replaced: list[bool] = []
+        for door in self._doors:
+            async with door.lock:
+                with self._named_errors():
+                    replaced.append(await door.refresh())
+        return replaced[0]
+
+    async def close(self) -> None:
+        """See `ViewsWriter`."""
+        # The reader first: the writer, closing last, folds the WAL into the file and leaves it alone on the disk.
+        for door in reversed(self._doors):
+            with self._named_errors():
+                await door.close()
+
+    async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+        """See `SqliteReading`."""
+        async with self._reader.lock:
+            with self._named_errors():
+                await self._reader.refresh()
+                connection = await self._reader.open()
+                return cast("list[Row]", await connection.execute_fetchall(statement, bound))
+
+    async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
+        """See `SqliteReading`."""
+        async with self._reader.lock:
+            with self._named_errors():
+                await self._reader.refresh()
+                connection = await self._reader.open()
+                try:
+                    await connection.execute_fetchall("BEGIN")
+                    return [
+                        cast("list[Row]", await connection.execute_fetchall(statement, bound))
+                        for statement, bound in statements
+                    ]
+                finally:
+                    await asyncio.shield(connection.rollback())
+
+    async def dump(self, *, positions: bool) -> AsyncIterator[tuple[str, bytes]]:
+        """See `ViewsReader`. On a connection of its own: other reads go on meanwhile."""
+        door = _Door(self._path, writable=False)
+        try:
+            with self._named_errors():
+                connection = await door.open()
+                await connection.execute_fetchall("BEGIN")
+                async for dumped in dump_rows(connection, positions=positions):
+                    yield dumped
+        finally:
+            await door.close()
+
+    async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
+        """See `ViewsWriter`."""
+        return dict(await self._written(sql.SELECT_STATES, [sql.as_list(session_ids)]))
+
+    async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        """See `ViewsWriter`."""
+        found = await self._written(sql.SELECT_ROOMS, [sql.as_list(keys)])
+        return {(source, room): state for source, room, state in found}
+
+    async def room_entries(self, source: str, room: str, from_at: Micros | None, to_at: Micros | None) -> list[SavedEntry]:
+        """See `ViewsWriter`."""
+        bound = [source, room, sql.EARLIEST if from_at is None else from_at, sql.LATEST if to_at is None else to_at]
+        return [sql.saved_entry_of(row) for row in await self._written(sql.SELECT_ROOM_ENTRIES, bound)]
+
+    async def session_entries(self, session_id: str) -> list[SavedEntry]:
+        """See `ViewsWriter`."""
+        return [sql.saved_entry_of(row) for row in await self._written(sql.SELECT_SESSION_ENTRIES, [session_id])]
+
+    async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
+        """See `ViewsWriter`."""
+        return [row[0] for row in await self._written(sql.SELECT_UNREPORTED_SESSIONS, [source, begins_before])]
+
+    async def never_joined_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
+        """See `ViewsWriter`."""
+        return [row[0] for row in await self._written(sql.SELECT_NEVER_JOINED_SESSIONS, [source, begins_before])]
+
+    async def save(self, changes: Changes) -> None:
+        """See `ViewsWriter`."""
+        door = self._writing_door()
+        async with door.lock:
+            with self._named_errors():
+                connection = await door.open()
+                try:
+                    await connection.execute_fetchall("BEGIN IMMEDIATE")
+                    for statement, parameters in sql.batches(changes):
+                        await connection.executemany(statement, parameters)
+                    await connection.commit()
+                except BaseException:
+                    # Also when cancelled: the next save must not find this one's transaction open.
+                    await asyncio.shield(connection.rollback())
+                    raise
+
+    async def _written(self, statement: str, bound: Sequence[Any]) -> list[Row]:
+        """What the projector reads back: from the file it writes to, even after a swap, until it calls `refresh`."""
+        door = self._writing_door()
+        async with door.lock:
+            with self._named_errors():
+                connection = await door.open()
+                return cast("list[Row]", await connection.execute_fetchall(statement, bound))
+
+    def _writing_door(self) -> _Door:
+        if self._writer is None:
+            raise ViewsUnavailable(f"the views at {self._path} were opened for reading only")
+        return self._writer
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        with named_errors(self._path):
+            yield

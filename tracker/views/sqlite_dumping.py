@@ -1,0 +1,123 @@
+"""Every row of a views file as (key, canonical JSON), to compare two of them row by row.
+
+Keys ascend (table, then the row's own key, parts joined by a tab, numbers padded), so that two dumps merge like sorted
+lists. Opaque states and facts are left out: they are how the projector goes on, not what is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from itertools import groupby
+from typing import Any
+
+import aiosqlite
+import msgspec
+
+from tracker.views.sqlite_writing import entry_of
+
+DUMP_CONNECTIONS = "SELECT session_id, id, doc FROM connections ORDER BY session_id, id"
+DUMP_ENTRIES = """
+SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at FROM entries
+ORDER BY position, n"""
+DUMP_ENTRIES_IN_TIME = """
+SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at FROM entries
+ORDER BY ifnull(session_id, ''), at, kind"""
+DUMP_GAPS = """
+SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, NULL, at FROM gaps
+ORDER BY session_id, at, kind"""
+DUMP_LOOKUPS = "SELECT lookup, session_id FROM session_lookups ORDER BY lookup, session_id"
+DUMP_PARTICIPANTS = "SELECT session_id, id, doc FROM participants ORDER BY session_id, id"
+DUMP_RECORDINGS = "SELECT session_id, id, doc FROM recordings ORDER BY session_id, id"
+DUMP_SESSIONS = "SELECT id, '', doc FROM sessions ORDER BY id"
+DUMP_SOURCES = "SELECT source, vendor, last_received_at, records FROM sources ORDER BY source"
+DUMP_STREAMS = "SELECT session_id, id, doc FROM streams ORDER BY session_id, id"
+DUMP_SUPERVISOR_SESSIONS = "SELECT session_id, id, doc FROM supervisor_sessions ORDER BY session_id, id"
+
+ARRIVAL = frozenset({"position", "n", "received_at", "first_position", "last_position", "last_received_at"})
+"""The fields that tell when or in which order something came in."""
+
+Dumped = tuple[str, bytes]
+
+_json = msgspec.json.Encoder(order="sorted").encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+async def dump_rows(connection: aiosqlite.Connection, *, positions: bool) -> AsyncIterator[Dumped]:
+    """The dump of what `connection` sees; the caller holds a read transaction, so that it is of one moment."""
+    async for row in _docs(connection, "connections", DUMP_CONNECTIONS, positions):
+        yield row
+    async for row in _entries(connection) if positions else _in_time(connection, "entries", DUMP_ENTRIES_IN_TIME, positions):
+        yield row
+    async for row in _in_time(connection, "gaps", DUMP_GAPS, positions):
+        yield row
+    async with connection.execute(DUMP_LOOKUPS) as lookups:
+        async for lookup, session_id in lookups:
+            yield f"lookups\t{lookup}\t{session_id}", b"{}"
+    for table, statement in (
+        ("participants", DUMP_PARTICIPANTS), ("recordings", DUMP_RECORDINGS), ("sessions", DUMP_SESSIONS),
+    ):  # fmt: skip
+        async for row in _docs(connection, table, statement, positions):
+            yield row
+    async with connection.execute(DUMP_SOURCES) as sources:
+        async for source, vendor, last_received_at, records in sources:
+            told = {"vendor": vendor, "last_received_at": last_received_at, "records": records}
+            yield f"sources\t{source}", _json(told if positions else _without_arrival(told))
+    for table, statement in (("streams", DUMP_STREAMS), ("supervisor_sessions", DUMP_SUPERVISOR_SESSIONS)):
+        async for row in _docs(connection, table, statement, positions):
+            yield row
+
+
+async def _docs(connection: aiosqlite.Connection, table: str, statement: str, positions: bool) -> AsyncIterator[Dumped]:
+    async with connection.execute(statement) as cursor:
+        async for owner, row_id, doc in cursor:
+            told = _unpack(doc)
+            yield f"{table}\t{owner}\t{row_id}", _json(told if positions else _without_arrival(told))
+
+
+async def _entries(connection: aiosqlite.Connection) -> AsyncIterator[Dumped]:
+    async with connection.execute(DUMP_ENTRIES) as cursor:
+        async for row in cursor:
+            yield f"entries\t{row[0]:016d}\t{row[1]:06d}", _json(_entry(row))
+
+
+async def _in_time(connection: aiosqlite.Connection, table: str, statement: str, positions: bool) -> AsyncIterator[Dumped]:
+    """Entries by (session, at, kind) from SQLite; those that agree in all three are sorted here by what they say."""
+    alike: list[Any] = []
+    async with connection.execute(statement) as cursor:
+        async for row in cursor:
+            if alike and alike[0][2:5] != row[2:5]:
+                for dumped in _sorted_alike(table, alike, positions):
+                    yield dumped
+                alike = []
+            alike.append(row)
+    for dumped in _sorted_alike(table, alike, positions):
+        yield dumped
+
+
+def _sorted_alike(table: str, rows: Iterable[Any], positions: bool) -> list[Dumped]:
+    told = [_entry(row) for row in rows]
+    if not positions:
+        told = [_without_arrival(entry) for entry in told]
+        for entry in told:
+            del entry["id"]
+    keyed = sorted((entry["dedupe_key"], _json(entry), index) for index, entry in enumerate(told))
+    found: list[Dumped] = []
+    for key, same in groupby(keyed, key=lambda each: each[0]):
+        for nth, (_, packed, index) in enumerate(same):
+            entry = told[index]
+            place = f"{entry['session_id'] or ''}\t{entry['at']:020d}\t{entry['kind']}\t{key}\t{nth:06d}"
+            found.append((f"{table}\t{place}", packed))
+    return found
+
+
+def _entry(row: Any) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(entry_of(row)), "room": row[9], "placed_at": row[10]}
+
+
+def _without_arrival(told: dict[str, Any]) -> dict[str, Any]:
+    """The row without what depends on arrival; lists that were ordered by position are ordered by what is left."""
+    kept = {name: value for name, value in told.items() if name not in ARRIVAL}
+    for name in ("anomalies", "history"):
+        if name in kept:
+            kept[name] = sorted((_without_arrival(each) for each in kept[name]), key=_json)
+    return kept

@@ -1,0 +1,111 @@
+"""What is asked of the SQLite views: one constant a statement, and the fixed fragments filters are put together from.
+
+A list is `SELECT_… + AND_… fragments + its order`; every value is bound, never glued in. A list of values is one bound
+JSON text (`json_each`). `+source` keeps a token's narrowing off the indices, so that the order still comes from one.
+"""
+
+from __future__ import annotations
+
+SELECT_SESSION = "SELECT doc FROM sessions WHERE id = ?"
+SELECT_SESSIONS_BY_ID = """
+SELECT doc, begins_at, id FROM sessions
+WHERE id IN (SELECT value FROM json_each(?)) ORDER BY begins_at DESC, id DESC LIMIT ?"""
+
+SELECT_SESSIONS = "SELECT s.doc, s.begins_at, s.id FROM sessions AS s WHERE true"
+AND_SESSION_SOURCE = " AND s.source = ?"
+AND_SESSION_SOURCES = " AND +s.source IN (SELECT value FROM json_each(?))"
+AND_SESSION_ROOM = " AND (s.room_id = ? OR s.room_name = ?)"
+AND_SESSION_IDENTITY = " AND s.id IN (SELECT p.session_id FROM participants AS p WHERE p.identity = ? OR p.name = ?)"
+AND_SESSION_STATE = " AND s.state = ?"
+AND_SESSION_STUCK = """ AND s.state = 'open'
+AND EXISTS (SELECT 1 FROM json_each(?) AS bound WHERE bound.key = s.source AND s.last_event_at <= bound.value)"""
+AND_SESSION_FROM = " AND s.begins_at >= ?"
+AND_SESSION_TO = " AND s.begins_at < ?"
+AND_SESSION_HAS = {
+    "recording": " AND s.recordings > 0",
+    "supervisor": " AND s.supervisors > 0",
+    "anomaly": " AND s.anomalies > 0",
+}
+AND_SESSION_DURATION = " AND s.duration_ms >= ?"
+AND_SESSION_LIKE = """ AND (s.id LIKE ?1 ESCAPE '\\' OR s.room_id LIKE ?1 ESCAPE '\\' OR s.room_name LIKE ?1 ESCAPE '\\'
+OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session_id = s.id AND l.lookup LIKE ?1 ESCAPE '\\')
+OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session_id = s.id
+           AND (p.identity LIKE ?1 ESCAPE '\\' OR p.name LIKE ?1 ESCAPE '\\')))"""
+AND_SESSION_BEFORE = " AND (s.begins_at, s.id) < (?, ?)"
+SESSIONS_NEWEST = " ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"
+
+SELECT_LOOKUP = """
+SELECT session_id, source FROM session_lookups JOIN sessions ON sessions.id = session_lookups.session_id
+WHERE lookup = ? ORDER BY begins_at DESC, session_id DESC LIMIT ?"""
+SELECT_PLACED = """
+SELECT DISTINCT session_id FROM entries
+WHERE source = ? AND room = ? AND placed_at >= ? AND placed_at < ? AND session_id IS NOT NULL LIMIT ?"""
+
+SELECT_TIMELINE = """
+SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM (
+    SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM entries
+    UNION ALL SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM gaps
+) WHERE session_id IS ? AND NOT hidden"""
+AND_ENTRY_KINDS = " AND kind IN (SELECT value FROM json_each(?))"
+AND_ENTRY_SUBJECT = " AND subject_id = ?"
+AND_ENTRY_AFTER = " AND (at, position, n) > (?, ?, ?)"
+ENTRIES_IN_TIME = " ORDER BY at, position, n LIMIT ?"
+
+SELECT_ENTRIES_AFTER = """
+SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM entries
+WHERE (position, n) > (?, ?) AND NOT hidden ORDER BY position, n LIMIT ?"""
+SELECT_SESSION_POSITIONS = """
+SELECT DISTINCT position FROM entries WHERE session_id = ? AND position > ? ORDER BY position LIMIT ?"""
+SELECT_RECORD_SESSIONS = """
+SELECT DISTINCT session_id FROM entries WHERE position = ? AND session_id IS NOT NULL ORDER BY session_id"""
+
+SELECT_PARTICIPANTS = "SELECT doc, begins_at, session_id, id FROM participants WHERE true"
+SELECT_CONNECTIONS = "SELECT doc, begins_at, session_id, id FROM connections WHERE true"
+SELECT_STREAMS = "SELECT doc, begins_at, session_id, id FROM streams WHERE true"
+SELECT_RECORDINGS = "SELECT doc, begins_at, session_id, id FROM recordings WHERE true"
+SELECT_SUPERVISOR_SESSIONS = "SELECT doc, begins_at, session_id, id FROM supervisor_sessions WHERE true"
+AND_OF_SESSION = " AND session_id = ?"
+AND_SOURCES = " AND +source IN (SELECT value FROM json_each(?))"
+AND_IDENTITY = " AND (identity = ? OR name = ?)"
+AND_STATUS = " AND status = ?"
+AND_CLIENT = " AND (supervisor_client = ? OR agent_client = ?)"
+AND_AFTER = " AND (begins_at, session_id, id) > (?, ?, ?)"
+AND_BEFORE = " AND (begins_at, session_id, id) < (?, ?, ?)"
+OLDEST_FIRST = " ORDER BY begins_at, session_id, id LIMIT ?"
+NEWEST_FIRST = " ORDER BY begins_at DESC, session_id DESC, id DESC LIMIT ?"
+SELECT_SUPERVISOR_SESSION = """
+SELECT doc FROM supervisor_sessions WHERE id = ?1 OR vendor_id = ?1 ORDER BY begins_at DESC, session_id DESC, id DESC"""
+
+SELECT_SUMMARIES = """
+SELECT source, room_id,
+    (SELECT l.room_name FROM sessions AS l WHERE l.source = s.source AND l.room_id = s.room_id
+     ORDER BY l.begins_at DESC, l.id DESC LIMIT 1),
+    count(*), sum(state = 'open'), min(begins_at), max(begins_at)
+FROM sessions AS s WHERE room_id IS NOT NULL"""
+AND_SUMMARY_SOURCE = " AND source = ?"
+AND_SUMMARY_AFTER = " AND (source, room_id) > (?, ?)"
+SUMMARIES_BY_ROOM = " GROUP BY source, room_id ORDER BY source, room_id LIMIT ?"
+
+# The statements of `stats` take ?1 = the sources as JSON or NULL, ?2 = from, ?3 = to.
+SELECT_OPEN = """
+SELECT source, count(*) FROM sessions
+WHERE state = 'open' AND (?1 IS NULL OR +source IN (SELECT value FROM json_each(?1))) GROUP BY source"""
+SELECT_DAYS = """
+SELECT strftime('%Y-%m-%d', begins_at / 1000000, 'unixepoch') AS day, source,
+    count(*), sum(participants), sum(participant_ms), sum(recordings)
+FROM sessions WHERE begins_at >= ?2 AND begins_at < ?3 AND (?1 IS NULL OR +source IN (SELECT value FROM json_each(?1)))
+GROUP BY day, source ORDER BY day, source"""
+# Ends come before starts of the same moment: a run that begins as another ends does not overlap it.
+SELECT_PEAK = """
+WITH spans (begins_at, over_at) AS (
+    SELECT begins_at, over_at FROM sessions
+    WHERE over_at > ?2 AND begins_at < ?3 AND (?1 IS NULL OR +source IN (SELECT value FROM json_each(?1)))
+    UNION ALL
+    SELECT begins_at, NULL FROM sessions
+    WHERE over_at IS NULL AND begins_at < ?3 AND (?1 IS NULL OR +source IN (SELECT value FROM json_each(?1)))
+), edges (at, step) AS (
+    SELECT max(begins_at, ?2), 1 FROM spans UNION ALL SELECT over_at, -1 FROM spans WHERE over_at IS NOT NULL
+), levels (at, level) AS (
+    SELECT at, sum(step) OVER (ORDER BY at, step ROWS UNBOUNDED PRECEDING) FROM edges
+)
+SELECT level, at FROM levels WHERE level > 0 ORDER BY level DESC, at LIMIT 1"""

@@ -1,0 +1,285 @@
+"""The reading half of the SQLite views: filters to statements, and rows back to what is answered.
+
+Lists across sessions are newest first; lists inside one session are in the order things began.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tracker.errors import ParameterInvalid
+from tracker.facts import Micros
+from tracker.projections.rows import (
+    ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
+)  # fmt: skip
+from tracker.views import sqlite_queries as sql
+from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
+from tracker.views.cursors import decode_cursor, encode_cursor
+from tracker.views.sqlite_writing import SELECT_CHECKPOINT, SELECT_SOURCES, as_list, entry_of, source_of
+
+Row = tuple[Any, ...]
+Statement = tuple[str, list[Any]]
+
+MOST_MATCHES = 100
+"""`lookup` gives no more sessions than this."""
+
+_session = msgspec.msgpack.Decoder(SessionRow).decode
+_participant = msgspec.msgpack.Decoder(ParticipantRow)
+_connection = msgspec.msgpack.Decoder(ConnectionRow)
+_stream = msgspec.msgpack.Decoder(StreamRow)
+_recording = msgspec.msgpack.Decoder(RecordingRow)
+_supervisor_session = msgspec.msgpack.Decoder(SupervisorSessionRow)
+
+_OUTDATED_ID = re.compile(r"(?P<room>.+)_(?P<ms>[0-9]{1,15})")
+
+
+def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None) -> Statement:  # noqa: A002
+    """The statement for one page of sessions. Raises `ParameterInvalid` for a bad state, has or cursor."""
+    text, bound = sql.SELECT_SESSIONS, list[Any]()
+
+    def narrow(fragment: str, *values: Any) -> None:
+        nonlocal text
+        text += fragment
+        bound.extend(values)
+
+    if filter.q is not None:
+        # First, because its fragment names its only value (?1) and uses it five times.
+        narrow(sql.AND_SESSION_LIKE, "%" + re.sub(r"([\\%_])", r"\\\1", filter.q) + "%")
+    if filter.source is not None:
+        narrow(sql.AND_SESSION_SOURCE, filter.source)
+    if filter.sources is not None:
+        narrow(sql.AND_SESSION_SOURCES, as_list(filter.sources))
+    if filter.room is not None:
+        narrow(sql.AND_SESSION_ROOM, filter.room, filter.room)
+    if filter.identity is not None:
+        narrow(sql.AND_SESSION_IDENTITY, filter.identity, filter.identity)
+    if filter.state == "stuck":
+        narrow(sql.AND_SESSION_STUCK, json.dumps(filter.stuck_before))
+    elif filter.state in {"open", "ended"}:
+        narrow(sql.AND_SESSION_STATE, filter.state)
+    elif filter.state is not None:
+        raise ParameterInvalid("state", "is one of open, ended, stuck")
+    if filter.from_at is not None:
+        narrow(sql.AND_SESSION_FROM, filter.from_at)
+    if filter.to_at is not None:
+        narrow(sql.AND_SESSION_TO, filter.to_at)
+    for what in filter.has:
+        if what not in sql.AND_SESSION_HAS:
+            raise ParameterInvalid("has", "is one of recording, supervisor, anomaly")
+        narrow(sql.AND_SESSION_HAS[what])
+    if filter.min_duration_ms is not None:
+        narrow(sql.AND_SESSION_DURATION, filter.min_duration_ms)
+    if cursor is not None:
+        narrow(sql.AND_SESSION_BEFORE, *decode_cursor("sessions", cursor, int, str))
+    narrow(sql.SESSIONS_NEWEST, limit + 1)
+    return text, bound
+
+
+class SqliteReading(ABC):
+    """`ViewsReader` over two ways to ask: one statement, or several of one moment."""
+
+    @abstractmethod
+    async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+        """The rows of one statement. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
+
+    @abstractmethod
+    async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
+        """The rows of several statements, none of which sees a save the others do not."""
+
+    async def checkpoint(self) -> int:
+        """See `ViewsReader`."""
+        return (await self.rows(SELECT_CHECKPOINT))[0][0]
+
+    async def sources(self) -> list[SourceRow]:
+        """See `ViewsReader`."""
+        return [source_of(row) for row in await self.rows(SELECT_SOURCES)]
+
+    async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:  # noqa: A002
+        """See `ViewsReader`."""
+        found = await self.rows(*sessions_statement(filter, limit=limit, cursor=cursor))
+        after = encode_cursor("sessions", found[limit - 1][1:]) if len(found) > limit else None
+        return [_session(row[0]) for row in found[:limit]], after
+
+    async def session(self, session_id: str) -> SessionRow | None:
+        """See `ViewsReader`."""
+        found = await self.rows(sql.SELECT_SESSION, [session_id])
+        return _session(found[0][0]) if found else None
+
+    async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:
+        """See `ViewsReader`. Our own present id means its session alone, whatever else is called so."""
+        exact = await self.session(any_id)
+        if exact is not None:
+            return [exact] if sources is None or exact.source in sources else []
+        ids = {session_id for session_id, _ in await self.rows(sql.SELECT_LOOKUP, [any_id, MOST_MATCHES])}
+        source, colon, rest = any_id.partition(":")
+        if colon:
+            of_vendor = await self.rows(sql.SELECT_LOOKUP, [rest, MOST_MATCHES])
+            ids |= {session_id for session_id, found_source in of_vendor if found_source == source}
+            if outdated := _OUTDATED_ID.fullmatch(rest):
+                placed_at = int(outdated["ms"]) * 1000
+                placed = [source, outdated["room"], placed_at, placed_at + 1000, MOST_MATCHES]
+                ids |= {row[0] for row in await self.rows(sql.SELECT_PLACED, placed)}
+        if not ids:
+            return []
+        found = [_session(row[0]) for row in await self.rows(sql.SELECT_SESSIONS_BY_ID, [as_list(ids), MOST_MATCHES])]
+        return [row for row in found if sources is None or row.source in sources]
+
+    async def timeline(
+        self, session_id: str | None, *, kinds: Sequence[str], subject: str | None, limit: int, cursor: str | None
+    ) -> Page:
+        """See `ViewsReader`."""
+        text, bound = sql.SELECT_TIMELINE, list[Any]([session_id])
+        if kinds:
+            text += sql.AND_ENTRY_KINDS
+            bound.append(as_list(kinds))
+        if subject is not None:
+            text += sql.AND_ENTRY_SUBJECT
+            bound.append(subject)
+        if cursor is not None:
+            text += sql.AND_ENTRY_AFTER
+            bound.extend(decode_cursor("timeline", cursor, int, int, int))
+        found = [entry_of(row) for row in await self.rows(text + sql.ENTRIES_IN_TIME, [*bound, limit + 1])]
+        if len(found) <= limit:
+            return found, None
+        last = found[limit - 1]
+        return found[:limit], encode_cursor("timeline", (last.at, last.position, last.n))
+
+    async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:
+        """See `ViewsReader`. Hidden ones are left out here too."""
+        return [entry_of(row) for row in await self.rows(sql.SELECT_ENTRIES_AFTER, [position, n, limit])]
+
+    async def session_positions(self, session_id: str, *, limit: int, after: int) -> list[int]:
+        """See `ViewsReader`."""
+        return [row[0] for row in await self.rows(sql.SELECT_SESSION_POSITIONS, [session_id, after, limit])]
+
+    async def record_sessions(self, position: int) -> list[str]:
+        """See `ViewsReader`."""
+        return [row[0] for row in await self.rows(sql.SELECT_RECORD_SESSIONS, [position])]
+
+    async def participants(
+        self, *, session_id: str | None, identity: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page:
+        """See `ViewsReader`. `identity` equals the identity or the name."""
+        text, bound = _across(sql.SELECT_PARTICIPANTS, session_id, sources)
+        if identity is not None:
+            text += sql.AND_IDENTITY
+            bound += [identity, identity]
+        return await self._page("participants", _participant, text, bound, session_id, limit, cursor)
+
+    async def connections(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
+        """In the order of joining."""
+        text, bound = _across(sql.SELECT_CONNECTIONS, session_id, None)
+        return await self._page("connections", _connection, text, bound, session_id, limit, cursor)
+
+    async def streams(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
+        """In the order of starting."""
+        text, bound = _across(sql.SELECT_STREAMS, session_id, None)
+        return await self._page("streams", _stream, text, bound, session_id, limit, cursor)
+
+    async def recordings(
+        self, *, session_id: str | None, status: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page:
+        """Of one session, or across sessions."""
+        text, bound = _across(sql.SELECT_RECORDINGS, session_id, sources)
+        if status is not None:
+            text += sql.AND_STATUS
+            bound.append(status)
+        return await self._page("recordings", _recording, text, bound, session_id, limit, cursor)
+
+    async def supervisor_sessions(
+        self, *, session_id: str | None, client: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page:
+        """Of one session, or across sessions; `client` equals the supervisor's or the agent's."""
+        text, bound = _across(sql.SELECT_SUPERVISOR_SESSIONS, session_id, sources)
+        if client is not None:
+            text += sql.AND_CLIENT
+            bound += [client, client]
+        return await self._page("supervisor_sessions", _supervisor_session, text, bound, session_id, limit, cursor)
+
+    async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]:
+        """By our id or the vendor's, newest first."""
+        found = await self.rows(sql.SELECT_SUPERVISOR_SESSION, [any_id])
+        return [_supervisor_session.decode(row[0]) for row in found]
+
+    async def find_rooms(self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None) -> Page:
+        """See `ViewsReader`: `RoomSummary` rows; the name is that of the newest session."""
+        text, bound = sql.SELECT_SUMMARIES, list[Any]()
+        if source is not None:
+            text += sql.AND_SUMMARY_SOURCE
+            bound.append(source)
+        if sources is not None:
+            text += sql.AND_SOURCES
+            bound.append(as_list(sources))
+        if cursor is not None:
+            text += sql.AND_SUMMARY_AFTER
+            bound.extend(decode_cursor("rooms", cursor, str, str))
+        found = [RoomSummary(*row) for row in await self.rows(text + sql.SUMMARIES_BY_ROOM, [*bound, limit + 1])]
+        if len(found) <= limit:
+            return found, None
+        return found[:limit], encode_cursor("rooms", found[limit - 1][:2])
+
+    async def stats(self, *, from_at: Micros, to_at: Micros, sources: tuple[str, ...] | None) -> dict[str, Any]:
+        """See `ViewsReader`. `open` counts now; days, sessions and peak are those of `from_at <= begins_at < to_at`
+        (the peak also counts runs that began before and were still going on). Days are UTC; `at` is µs."""
+        narrowed = None if sources is None else as_list(sources)
+        bound = (narrowed, from_at, to_at)
+        open_rows, day_rows, peak, source_rows = await self.rows_of_one_moment(
+            [(sql.SELECT_OPEN, bound[:1]), (sql.SELECT_DAYS, bound), (sql.SELECT_PEAK, bound), (SELECT_SOURCES, ())]
+        )
+        open_now: dict[str, int] = dict(open_rows)
+        days: dict[str, dict[str, Any]] = {}
+        began: dict[str, int] = {}
+        for name, source, *counts in day_rows:
+            day = days.setdefault(
+                name, {"day": name, "sessions": 0, "participants": 0, "participant_ms": 0, "recordings": 0}
+            )
+            for field, count in zip(("sessions", "participants", "participant_ms", "recordings"), counts, strict=True):
+                day[field] += count
+            began[source] = began.get(source, 0) + counts[0]
+        return {
+            "open": sum(open_now.values()),
+            "sessions": sum(began.values()),
+            "days": list(days.values()),
+            "peak": {"sessions": peak[0][0] if peak else 0, "at": peak[0][1] if peak else None},
+            "sources": [
+                {
+                    "source": row.source,
+                    "vendor": row.vendor,
+                    "sessions": began.get(row.source, 0),
+                    "open": open_now.get(row.source, 0),
+                    "last_received_at": row.last_received_at,
+                }
+                for row in map(source_of, source_rows)
+                if sources is None or row.source in sources
+            ],
+        }
+
+    async def _page(
+        self, name: str, decoder: msgspec.msgpack.Decoder[Any], text: str, bound: list[Any], session_id: str | None,
+        limit: int, cursor: str | None,
+    ) -> Page:  # fmt: skip
+        """One page of child rows: in order of beginning inside a session, newest first across sessions."""
+        if cursor is not None:
+            text += sql.AND_BEFORE if session_id is None else sql.AND_AFTER
+            bound.extend(decode_cursor(name, cursor, int, str, str))
+        text += sql.NEWEST_FIRST if session_id is None else sql.OLDEST_FIRST
+        found = await self.rows(text, [*bound, limit + 1])
+        after = encode_cursor(name, found[limit - 1][1:]) if len(found) > limit else None
+        return [decoder.decode(row[0]) for row in found[:limit]], after
+
+
+def _across(text: str, session_id: str | None, sources: tuple[str, ...] | None) -> Statement:
+    bound: list[Any] = []
+    if session_id is not None:
+        text += sql.AND_OF_SESSION
+        bound.append(session_id)
+    if sources is not None:
+        text += sql.AND_SOURCES
+        bound.append(as_list(sources))
+    return text, bound

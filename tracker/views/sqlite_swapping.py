@@ -1,0 +1,188 @@
+"""How a views file is opened, and how another one takes its name without hurting whoever has it open.
+
+What can go wrong: a WAL belongs to a *name*. SQLite applies whatever `views.db-wal` it finds to `views.db`, so a new
+file under the old name must never meet the old file's WAL. Hence:
+
+  1. The new file is closed first, its journal mode DELETE: it is whole in itself, with no -wal and no -shm.
+  2. Under an exclusive flock on `views.db-lock` the old -wal and -shm are unlinked, then the new file is renamed over
+     the old one. Every opening of ours takes that lock shared, so nobody opens the old file between the two steps
+     (and would make a WAL that the new file then met).
+  3. Who had the old file open keeps its inode, its WAL and its shared memory by descriptor: they read and write on,
+     into files without a name. On closing, SQLite sees that its file was moved and deletes nothing by name.
+
+LIMIT: tools that do not know the lock (the sqlite3 shell) must not open the file in the instant of a swap.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
+from tracker.views.sqlite_schema import (
+    APPLICATION_ID, INSERT_META, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP,
+)  # fmt: skip
+
+BUSY_SECONDS = 5.0
+
+Inode = tuple[int, int]
+"""(st_dev, st_ino): which file it is, whatever it is called."""
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Let no sqlite3 or OS exception out: they become `ViewsUnavailable`."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise ViewsUnavailable(
+            f"the views at {path} cannot be used: {error}. Check the disk and the permissions; "
+            "if they are damaged, move the file away and run `tracker rebuild`"
+        ) from error
+
+
+def inode_of(path: Path) -> Inode | None:
+    """Which file has that name now; None when none has."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _locked(path: Path, operation: int) -> Iterator[None]:
+    """Hold the swap lock of `path` (`fcntl.LOCK_SH` or `LOCK_EX`). A read-only directory is opened without it."""
+    try:
+        descriptor = os.open(_beside(path, "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        if operation == fcntl.LOCK_EX:
+            raise
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, Inode]:
+    """A checked connection and the file it is on. Blocks: call it in the connection's own thread.
+
+    Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`; nothing stays open then.
+    """
+    with named_errors(path), _locked(path, fcntl.LOCK_SH):
+        inode = inode_of(path)
+        if inode is None:
+            raise ViewsMissing(f"there are no views at {path}: run `tracker rebuild`")
+        # A URI with mode=rw: a plain path would make an empty file where there is none.
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            _expect_stamp(connection, path)
+            if writable:
+                connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                # A lost tail is lost with its checkpoint, and projected again from the log: NORMAL is enough here.
+                connection.execute("PRAGMA synchronous = NORMAL")
+            else:
+                connection.execute("PRAGMA query_only = ON")
+            # Read once under the lock: SQLite opens the WAL with the first read, and must not do so after a swap.
+            connection.execute(SELECT_STAMP).fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection, inode
+
+
+def create_file(path: Path) -> None:
+    """Make an empty views file at `path`, with its parent directories; views that were there are swapped out."""
+    with named_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = _beside(path, f"-{uuid.uuid4().hex[:12]}")
+        try:
+            with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+                # Nothing is lost if we die here: the file has its name only after the swap, which makes it durable.
+                connection.execute("PRAGMA synchronous = OFF")
+                connection.execute("BEGIN")
+                connection.execute(SET_APPLICATION_ID)
+                for statement in SCHEMA:
+                    connection.execute(statement)
+                connection.executemany(INSERT_META, [("stamp", STAMP), ("checkpoint", 0)])
+                connection.execute("COMMIT")
+            swap_in(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def swap_in(new_path: Path, path: Path) -> None:
+    """Give the closed views file `new_path` the name `path`, atomically; a running server goes on and may `refresh`.
+
+    Both paths are in one file system. On return the new file is durable under that name and `new_path` is gone.
+    Raises `ViewsMissing` / `ViewsOutdated` for a new file that is none of ours, `ViewsUnavailable` when somebody still
+    has it open or when what is at `path` is not a views file; then `path` is as it was.
+    """
+    with named_errors(path):
+        _finish(new_path)
+        with _locked(path, fcntl.LOCK_EX):
+            if path.exists():
+                _expect_ours(path)
+            # If we die between these, the old views are still there, whole up to what was just checkpointed.
+            _beside(path, "-wal").unlink(missing_ok=True)
+            _beside(path, "-shm").unlink(missing_ok=True)
+            os.replace(new_path, path)
+            _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        _beside(new_path, "-lock").unlink(missing_ok=True)
+
+
+def _finish(new_path: Path) -> None:
+    """Fold the new file's WAL into it and leave WAL mode: SQLite refuses that while anyone else has it open."""
+    if not new_path.exists():
+        raise ViewsMissing(f"there is no views file at {new_path} to swap in")
+    with closing(sqlite3.connect(new_path, timeout=0.2, isolation_level=None)) as connection:
+        _expect_stamp(connection, new_path)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+    if mode != "delete" or _beside(new_path, "-wal").exists():
+        raise ViewsUnavailable(f"{new_path} is still open somewhere; close it before it is swapped in")
+    _sync(new_path, os.O_RDONLY)
+
+
+def _expect_ours(path: Path) -> None:
+    """Refuse to overwrite what is not a views file (a mistyped path may be the log), and empty the old WAL."""
+    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        except sqlite3.DatabaseError:
+            ours = False
+        if not ours:
+            raise ViewsUnavailable(f"{path} is not a views file and is not replaced: correct `views.path`, or move it away")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _expect_stamp(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `ViewsOutdated` unless this version of Tracker wrote the file."""
+    try:
+        found = connection.execute(SELECT_STAMP).fetchone()
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+            raise
+        found = None
+    if found is None or found[0] != STAMP:
+        raise ViewsOutdated(f"the views at {path} were not written by this version of Tracker: run `tracker rebuild`")
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
