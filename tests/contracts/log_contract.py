@@ -1,0 +1,159 @@
+"""What every engine of the log must keep: a suite to inherit, with one fixture named `log`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tracker.deliveries import Appended, Verified
+from tracker.errors import LogUnavailable
+from tracker.log.contract import Log
+
+
+def delivery(key: str, *, source: str = "lk", body: bytes = b"{}", event: str = "room_started") -> Verified:
+    """A verified delivery with that dedupe key."""
+    return Verified(
+        source=source, vendor="livekit", event=event, dedupe_key=key, received_at=1_700_000_000_000_000,
+        origin="webhook", proof=b'{"iss":"k"}', body=body,
+    )  # fmt: skip
+
+
+class LogContract:
+    """Inherit it and give it a fixture `log`: an empty, open log."""
+
+    async def test_an_empty_log_has_head_zero(self, log: Log) -> None:
+        assert await log.head() == 0
+        assert await log.record(1) is None
+        assert [chunk async for chunk in log.read(0)] == []
+
+    async def test_positions_are_one_two_three(self, log: Log) -> None:
+        assert [await log.append(delivery(key)) for key in "abc"] == [Appended(n, duplicate=False) for n in (1, 2, 3)]
+        assert await log.head() == 3
+
+    async def test_a_repeat_returns_the_first_position_and_leaves_no_gap_behind(self, log: Log) -> None:
+        await log.append(delivery("a"))
+        assert await log.append(delivery("a", body=b"other")) == Appended(1, duplicate=True)
+        assert await log.append(delivery("b")) == Appended(2, duplicate=False)
+        first = await log.record(1)
+        assert first is not None
+        assert first.body == b"{}"
+
+    async def test_the_same_key_of_two_sources_is_two_records(self, log: Log) -> None:
+        await log.append(delivery("a", source="one"))
+        assert await log.append(delivery("a", source="two")) == Appended(2, duplicate=False)
+
+    async def test_a_record_is_kept_exactly_as_it_came(self, log: Log) -> None:
+        body = bytes(range(256)) * 3
+        verified = delivery("k\0ä—", body=body, event="Ünïcode 🎥")
+        await log.append(verified)
+        record = await log.record(1)
+        assert record is not None
+        for field in Verified.__struct_fields__:
+            assert getattr(record, field) == getattr(verified, field)
+        assert record.position == 1
+
+    async def test_an_empty_body_is_kept(self, log: Log) -> None:
+        await log.append(delivery("a", body=b""))
+        record = await log.record(1)
+        assert record is not None
+        assert record.body == b""
+
+    async def test_a_text_no_store_can_hold_is_spelled_out(self, log: Log) -> None:
+        await log.append(delivery("\ud800", event="\udfff"))
+        record = await log.record(1)
+        assert record is not None
+        assert (record.dedupe_key, record.event) == ("\\ud800", "\\udfff")
+        assert await log.append(delivery("\ud800")) == Appended(1, duplicate=True)
+
+    async def test_a_batch_is_answered_in_order_with_its_own_repeats(self, log: Log) -> None:
+        await log.append(delivery("b"))
+        answers = await log.append_all([delivery(key) for key in ("a", "b", "a", "c")])
+        assert answers == [
+            Appended(2, duplicate=False), Appended(1, duplicate=True),
+            Appended(2, duplicate=True), Appended(3, duplicate=False),
+        ]  # fmt: skip
+        assert await log.append_all([]) == []
+
+    async def test_a_batch_larger_than_a_transaction_likes_is_dense_and_idempotent(self, log: Log) -> None:
+        batch = [delivery(f"k{n}") for n in range(1203)]
+        assert [answer.position for answer in await log.append_all(batch)] == list(range(1, 1204))
+        again = await log.append_all(batch)
+        assert again == [Appended(n, duplicate=True) for n in range(1, 1204)]
+        assert await log.head() == 1203
+
+    async def test_concurrent_appends_and_repeats_stay_dense(self, log: Log) -> None:
+        answers = await asyncio.gather(*[log.append(delivery(f"k{n % 40}")) for n in range(120)])
+        assert sorted(answer.position for answer in answers if not answer.duplicate) == list(range(1, 41))
+        assert await log.head() == 40
+        for n in range(40):
+            assert len({answers[n + step].position for step in (0, 40, 80)}) == 1
+
+    async def test_reading_gives_every_record_in_order_in_bounded_lists(self, log: Log) -> None:
+        await log.append_all([delivery(f"k{n}") for n in range(2100)])
+        chunks = [chunk async for chunk in log.read(50)]
+        assert [record.position for chunk in chunks for record in chunk] == list(range(51, 2101))
+        assert max(map(len, chunks)) <= 1000
+
+    async def test_reading_stops_at_the_limit(self, log: Log) -> None:
+        await log.append_all([delivery(f"k{n}") for n in range(10)])
+        assert [[record.position for record in chunk] async for chunk in log.read(3, limit=4)] == [[4, 5, 6, 7]]
+        assert [chunk async for chunk in log.read(3, limit=0)] == []
+        assert [chunk async for chunk in log.read(10)] == []
+        assert [chunk async for chunk in log.read(99)] == []
+
+    async def test_a_reader_beside_a_writer_sees_no_gap(self, log: Log) -> None:
+        async def write() -> None:
+            for n in range(0, 300, 3):
+                await asyncio.gather(*[log.append(delivery(f"k{n + step}")) for step in range(3)])
+
+        seen: list[int] = []
+        writing = asyncio.ensure_future(write())
+        while len(seen) < 300:
+            async for chunk in log.read(len(seen)):
+                seen += [record.position for record in chunk]
+            await asyncio.sleep(0)
+        await writing
+        assert seen == list(range(1, 301))
+
+    async def test_waiting_returns_at_once_when_there_is_more(self, log: Log) -> None:
+        await log.append(delivery("a"))
+        assert await asyncio.wait_for(log.wait(0, 30), 2) == 1
+
+    async def test_an_append_wakes_every_waiter(self, log: Log) -> None:
+        waiters = [asyncio.ensure_future(log.wait(0, 30)) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        assert not any(waiter.done() for waiter in waiters)
+        await log.append(delivery("a"))
+        assert await asyncio.wait_for(asyncio.gather(*waiters), 2) == [1, 1, 1]
+
+    async def test_waiting_ends_with_the_timeout(self, log: Log) -> None:
+        assert await log.wait(0, 0.03) == 0
+        assert await log.wait(5, 0) == 0
+
+    async def test_a_waiter_that_goes_away_breaks_nothing(self, log: Log) -> None:
+        appends = [asyncio.ensure_future(log.append(delivery(f"k{n}"))) for n in range(20)]
+        await asyncio.sleep(0)
+        for task in appends[::2]:
+            task.cancel()
+        done = await asyncio.gather(*appends, return_exceptions=True)
+        kept = [answer.position for answer in done if isinstance(answer, Appended)]
+        assert len(kept) >= 10
+        assert len(set(kept)) == len(kept)
+        await log.append(delivery("after"))
+        read = [record.position async for chunk in log.read(0) for record in chunk]
+        assert read == list(range(1, await log.head() + 1))
+
+    async def test_closing_commits_what_was_accepted(self, log: Log) -> None:
+        appends = [asyncio.ensure_future(log.append(delivery(f"k{n}"))) for n in range(20)]
+        await asyncio.sleep(0)
+        await log.close()
+        assert sorted(answer.position for answer in await asyncio.gather(*appends)) == list(range(1, 21))
+
+    async def test_a_closed_log_refuses_and_closes_again_in_peace(self, log: Log) -> None:
+        await log.close()
+        await log.close()
+        with pytest.raises(LogUnavailable):
+            await log.append(delivery("a"))
+        with pytest.raises(LogUnavailable):
+            await log.head()

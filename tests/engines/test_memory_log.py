@@ -1,0 +1,16 @@
+"""The memory engine keeps the log's contract."""
+
+from __future__ import annotations
+
+import pytest
+from tests.contracts.log_contract import LogContract
+
+from tracker.log.memory import MemoryLog
+
+
+class TestMemoryLog(LogContract):
+    """The whole suite."""
+
+    @pytest.fixture
+    def log(self) -> MemoryLog:
+        return MemoryLog()

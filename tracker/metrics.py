@@ -1,0 +1,83 @@
+"""What Prometheus is told: one registry of our own, filled by the stations, rendered at `/metrics`.
+
+Labels are only names from config.toml and our own words, never what a sender chose: the number of series stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+
+
+class Metrics:
+    """All metrics of one server. It is the log's `LogObserver`. `now` gives µs since the epoch, asked at scrape."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._last_seen: dict[str, int] = {}
+        self._registry = registry = CollectorRegistry()
+        self._deliveries = Counter(
+            "tracker_deliveries", "Deliveries answered, by outcome.", ["source", "outcome"], registry=registry
+        )
+        self._append_seconds = Histogram(
+            "tracker_append_seconds", "Seconds a transaction of the log took.", buckets=_SECONDS, registry=registry
+        )
+        self._batch_size = Histogram(
+            "tracker_batch_size", "Records in one transaction of the log.", buckets=_RECORDS, registry=registry
+        )
+        self._queue_depth = Gauge("tracker_queue_depth", "Records waiting to be written.", registry=registry)
+        self._lag = Gauge("tracker_projector_lag", "Records the views are behind the log.", registry=registry)
+        self._lag_seconds = Gauge(
+            "tracker_projector_lag_seconds", "Age of the oldest record not yet in the views.", registry=registry
+        )
+        self._unreadable = Counter(
+            "tracker_unreadable", "Recorded deliveries that could not be parsed.", ["source"], registry=registry
+        )
+        self._unknown_events = Counter(
+            "tracker_unknown_events", "Recorded deliveries whose event we do not know.", ["source"], registry=registry
+        )
+        self._last_delivery = Gauge(
+            "tracker_source_last_delivery_seconds", "Seconds since a source's last authentic delivery.", ["source"],
+            registry=registry,
+        )  # fmt: skip
+
+    def delivered(self, source: str, outcome: str) -> None:
+        """One delivery was answered: "recorded", "duplicate", or why not ("signature_mismatch", "log_busy" …)."""
+        self._deliveries.labels(source, outcome).inc()
+
+    def seen(self, source: str, at: int) -> None:
+        """A source's last authentic delivery came at `at` (µs)."""
+        if source not in self._last_seen:
+            self._last_delivery.labels(source).set_function(lambda: (self._now() - self._last_seen[source]) / 1_000_000)
+        self._last_seen[source] = at
+
+    def committed(self, records: int, seconds: float) -> None:
+        """See `LogObserver.committed`."""
+        self._batch_size.observe(records)
+        self._append_seconds.observe(seconds)
+
+    def depth(self, n: int) -> None:
+        """See `LogObserver.depth`."""
+        self._queue_depth.set(n)
+
+    def lag(self, records: int, seconds: float = 0.0) -> None:
+        """The views are so many records behind the log, the oldest of them so many seconds old."""
+        self._lag.set(records)
+        self._lag_seconds.set(seconds)
+
+    def unreadable(self, source: str) -> None:
+        """A recorded delivery could not be parsed."""
+        self._unreadable.labels(source).inc()
+
+    def unknown_event(self, source: str) -> None:
+        """A recorded delivery has an event we do not know."""
+        self._unknown_events.labels(source).inc()
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition text and its content type (a whole header value, with parameters)."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
