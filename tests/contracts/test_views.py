@@ -11,7 +11,15 @@ import pytest
 
 from tracker.errors import ParameterInvalid
 from tracker.projections.rows import (
-    Anomaly, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
+    Anomaly,
+    ConnectionRow,
+    End,
+    EntryRow,
+    ParticipantRow,
+    RecordingRow,
+    SessionRow,
+    StreamRow,
+    SupervisorSessionRow,
 )  # fmt: skip
 from tracker.views.contract import Changes, SavedEntry, SessionFilter, SessionRows, SourceRow
 from tracker.views.sqlite import SqliteViews
@@ -22,7 +30,9 @@ DAY = 86_400 * SECOND
 REPORTED = End(reason="normal", vendor_reason="last", provenance="reported")
 
 
-def session_rows(key: str, *, source: str = "ov", begins_at: int = T0, ended_at: int | None = None, **more: Any) -> SessionRows:
+def session_rows(
+    key: str, *, source: str = "ov", begins_at: int = T0, ended_at: int | None = None, **more: Any
+) -> SessionRows:
     """One run of room "Room" with Ann in it, a recording and a supervisor; `more` replaces fields of the row."""
     name = f"{source}:{key}"
     fields: dict[str, Any] = {
@@ -68,7 +78,9 @@ def session_rows(key: str, *, source: str = "ov", begins_at: int = T0, ended_at:
     )  # fmt: skip
 
 
-def entry(position: int, n: int = 0, *, session_id: str | None = "ov:a", at: int = T0, placed_at: int = T0, **more: Any) -> SavedEntry:
+def entry(
+    position: int, n: int = 0, *, session_id: str | None = "ov:a", at: int = T0, placed_at: int = T0, **more: Any
+) -> SavedEntry:
     """One entry of room "Room"; `more` replaces fields of its row."""
     fields: dict[str, Any] = {
         "id": f"{position}-{n}", "session_id": session_id, "position": position, "n": n, "at": at, "received_at": at + 7,
@@ -113,7 +125,9 @@ async def test_what_was_saved_is_read_back_whole(views: SqliteViews) -> None:
     rows = session_rows("a", anomalies=[Anomaly(kind="late_event", position=2, detail="x")])
     source = SourceRow(source="ov", vendor="openvidu", last_received_at=9, records=2, state=b"s")
     saved = [entry(1), entry(2)]
-    await views.save(Changes(position=2, sessions=[rows], entries=saved, rooms=[("ov", "Room", b"r")], sources=[source]))
+    await views.save(
+        Changes(position=2, sessions=[rows], entries=saved, rooms=[("ov", "Room", b"r")], sources=[source])
+    )
     assert await views.checkpoint() == 2
     assert await views.session("ov:a") == rows.session
     assert await views.states(["ov:a", "ov:none"]) == {"ov:a": b"folded a"}
@@ -126,11 +140,17 @@ async def test_what_was_saved_is_read_back_whole(views: SqliteViews) -> None:
     assert (await views.streams("ov:a", limit=5, cursor=None))[0] == list(rows.streams)
     assert (await views.recordings(status="ready", **here))[0] == list(rows.recordings)
     assert (await views.supervisor_sessions(client="boss", **here))[0] == list(rows.supervisor_sessions)
-    assert await views.supervisor_session("sup-a") == await views.supervisor_session("ov:sup-a") == list(rows.supervisor_sessions)
+    assert (
+        await views.supervisor_session("sup-a")
+        == await views.supervisor_session("ov:sup-a")
+        == list(rows.supervisor_sessions)
+    )
 
 
 async def test_saving_again_replaces_and_gone_takes_everything(views: SqliteViews) -> None:
-    await views.save(Changes(position=1, sessions=[session_rows("a"), session_rows("b")], entries=[entry(1, session_id="ov:b")]))
+    await views.save(
+        Changes(position=1, sessions=[session_rows("a"), session_rows("b")], entries=[entry(1, session_id="ov:b")])
+    )
     again = session_rows("a", participants=4)
     await views.save(Changes(position=2, sessions=[again], gone=["ov:b"], entries=[entry(1, session_id="ov:a")]))
     assert await ids(views) == ["ov:a"]
@@ -173,12 +193,16 @@ async def test_filters_narrow_and_the_newest_comes_first(views: SqliteViews) -> 
 
 async def test_pages_meet_without_gap_or_overlap(views: SqliteViews) -> None:
     sessions = [session_rows(f"{i:02}", begins_at=T0 + i // 3, room_id=f"R{i}") for i in range(11)]
-    await views.save(Changes(position=9, sessions=sessions, entries=[entry(i, i % 2, at=T0 + i // 4) for i in range(1, 10)]))
+    await views.save(
+        Changes(position=9, sessions=sessions, entries=[entry(i, i % 2, at=T0 + i // 4) for i in range(1, 10)])
+    )
     found = await all_pages(lambda c: views.find_sessions(SessionFilter(), limit=2, cursor=c))
     assert [row.id for row in found] == [f"ov:{i:02}" for i in reversed(range(11))]
     found = await all_pages(lambda c: views.timeline("ov:a", kinds=(), subject=None, limit=2, cursor=c))
     assert [row.position for row in found] == list(range(1, 10))
-    found = await all_pages(lambda c: views.participants(session_id=None, identity=None, sources=("ov",), limit=3, cursor=c))
+    found = await all_pages(
+        lambda c: views.participants(session_id=None, identity=None, sources=("ov",), limit=3, cursor=c)
+    )
     assert len({row.session_id for row in found}) == len(found) == 11
     found = await all_pages(lambda c: views.connections("ov:00", limit=1, cursor=c))
     assert [row.id for row in found] == ["c0", "c1", "c2"]
@@ -200,7 +224,9 @@ async def test_a_timeline_shows_gaps_and_hides_twins_and_the_live_order_has_neit
     await views.save(Changes(position=3, sessions=[rows], entries=lines))
 
     async def shown(session_id: str | None, *kinds: str) -> list[str]:
-        return [row.id for row in (await views.timeline(session_id, kinds=kinds, subject="p1", limit=9, cursor=None))[0]]
+        return [
+            row.id for row in (await views.timeline(session_id, kinds=kinds, subject="p1", limit=9, cursor=None))[0]
+        ]
 
     assert await shown("ov:a") == ["1-0", "2-1000000", "2-0"]
     assert await shown("ov:a", "participant.left", "test") == ["2-1000000"]
@@ -233,7 +259,12 @@ async def test_room_entries_are_those_placed_in_the_window(views: SqliteViews) -
 async def test_sessions_nobody_ended_or_joined_are_named(views: SqliteViews) -> None:
     inferred = End(reason="inferred", vendor_reason=None, provenance="inferred")
     empty = msgspec.structs.replace(session_rows("d"), connections=(), streams=())
-    sessions = [session_rows("a"), session_rows("b", ended_at=T0 + 1), session_rows("c", ended_at=T0 + 1, end=inferred), empty]
+    sessions = [
+        session_rows("a"),
+        session_rows("b", ended_at=T0 + 1),
+        session_rows("c", ended_at=T0 + 1, end=inferred),
+        empty,
+    ]
     await views.save(Changes(position=1, sessions=sessions))
     assert await views.unreported_sessions("ov", begins_before=T0 + 1) == ["ov:a", "ov:c", "ov:d"]
     assert await views.unreported_sessions("ov", begins_before=T0) == []

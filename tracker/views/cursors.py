@@ -30,4 +30,6 @@ def decode_cursor(name: str, cursor: str, *shape: type[int] | type[str]) -> tupl
         fits = len(key) == len(shape) and all(type(part) is kind for part, kind in zip(key, shape, strict=True))
         if first == name and fits and not any(isinstance(part, int) and abs(part) >= _LARGEST for part in key):
             return tuple(key)
-    raise ParameterInvalid("cursor", "not a cursor of this list; take `next` of the page before as it is, or leave it out")
+    raise ParameterInvalid(
+        "cursor", "not a cursor of this list; take `next` of the page before as it is, or leave it out"
+    )

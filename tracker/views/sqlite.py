@@ -172,7 +172,9 @@ class SqliteViews(SqliteReading):
         found = await self._written(sql.SELECT_ROOMS, [sql.as_list(keys)])
         return {(source, room): state for source, room, state in found}
 
-    async def room_entries(self, source: str, room: str, from_at: Micros | None, to_at: Micros | None) -> list[SavedEntry]:
+    async def room_entries(
+        self, source: str, room: str, from_at: Micros | None, to_at: Micros | None
+    ) -> list[SavedEntry]:
         """See `ViewsWriter`."""
         bound = [source, room, sql.EARLIEST if from_at is None else from_at, sql.LATEST if to_at is None else to_at]
         return [sql.saved_entry_of(row) for row in await self._written(sql.SELECT_ROOM_ENTRIES, bound)]
@@ -195,6 +197,9 @@ class SqliteViews(SqliteReading):
         async with door.lock:
             with self._named_errors():
                 connection = await door.open()
+                if connection.in_transaction:
+                    # A save cancelled twice: its rollback may not have been sent.
+                    await connection.rollback()
                 try:
                     await connection.execute_fetchall("BEGIN IMMEDIATE")
                     for statement, parameters in sql.batches(changes):

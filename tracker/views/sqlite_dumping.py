@@ -46,7 +46,9 @@ async def dump_rows(connection: aiosqlite.Connection, *, positions: bool) -> Asy
     """The dump of what `connection` sees; the caller holds a read transaction, so that it is of one moment."""
     async for row in _docs(connection, "connections", DUMP_CONNECTIONS, positions):
         yield row
-    async for row in _entries(connection) if positions else _in_time(connection, "entries", DUMP_ENTRIES_IN_TIME, positions):
+    async for row in (
+        _entries(connection) if positions else _in_time(connection, "entries", DUMP_ENTRIES_IN_TIME, positions)
+    ):
         yield row
     async for row in _in_time(connection, "gaps", DUMP_GAPS, positions):
         yield row
@@ -80,7 +82,9 @@ async def _entries(connection: aiosqlite.Connection) -> AsyncIterator[Dumped]:
             yield f"entries\t{row[0]:016d}\t{row[1]:06d}", _json(_entry(row))
 
 
-async def _in_time(connection: aiosqlite.Connection, table: str, statement: str, positions: bool) -> AsyncIterator[Dumped]:
+async def _in_time(
+    connection: aiosqlite.Connection, table: str, statement: str, positions: bool
+) -> AsyncIterator[Dumped]:
     """Entries by (session, at, kind) from SQLite; those that agree in all three are sorted here by what they say."""
     alike: list[Any] = []
     async with connection.execute(statement) as cursor:

@@ -16,7 +16,13 @@ import msgspec
 from tracker.errors import ParameterInvalid
 from tracker.facts import Micros
 from tracker.projections.rows import (
-    ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
+    ConnectionRow,
+    EntryRow,
+    ParticipantRow,
+    RecordingRow,
+    SessionRow,
+    StreamRow,
+    SupervisorSessionRow,
 )  # fmt: skip
 from tracker.views import sqlite_queries as sql
 from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
@@ -163,7 +169,13 @@ class SqliteReading(ABC):
         return [row[0] for row in await self.rows(sql.SELECT_RECORD_SESSIONS, [position])]
 
     async def participants(
-        self, *, session_id: str | None, identity: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+        self,
+        *,
+        session_id: str | None,
+        identity: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
     ) -> Page:
         """See `ViewsReader`. `identity` equals the identity or the name."""
         text, bound = _across(sql.SELECT_PARTICIPANTS, session_id, sources)
@@ -183,7 +195,13 @@ class SqliteReading(ABC):
         return await self._page("streams", _stream, text, bound, session_id, limit, cursor)
 
     async def recordings(
-        self, *, session_id: str | None, status: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+        self,
+        *,
+        session_id: str | None,
+        status: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
     ) -> Page:
         """Of one session, or across sessions."""
         text, bound = _across(sql.SELECT_RECORDINGS, session_id, sources)
@@ -193,7 +211,13 @@ class SqliteReading(ABC):
         return await self._page("recordings", _recording, text, bound, session_id, limit, cursor)
 
     async def supervisor_sessions(
-        self, *, session_id: str | None, client: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+        self,
+        *,
+        session_id: str | None,
+        client: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
     ) -> Page:
         """Of one session, or across sessions; `client` equals the supervisor's or the agent's."""
         text, bound = _across(sql.SELECT_SUPERVISOR_SESSIONS, session_id, sources)
@@ -207,7 +231,9 @@ class SqliteReading(ABC):
         found = await self.rows(sql.SELECT_SUPERVISOR_SESSION, [any_id])
         return [_supervisor_session.decode(row[0]) for row in found]
 
-    async def find_rooms(self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None) -> Page:
+    async def find_rooms(
+        self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page:
         """See `ViewsReader`: `RoomSummary` rows; the name is that of the newest session."""
         text, bound = sql.SELECT_SUMMARIES, list[Any]()
         if source is not None:

@@ -12,7 +12,13 @@ import hashlib
 import msgspec
 
 from tracker.projections.rows import (
-    ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
+    ConnectionRow,
+    EntryRow,
+    ParticipantRow,
+    RecordingRow,
+    SessionRow,
+    StreamRow,
+    SupervisorSessionRow,
 )  # fmt: skip
 from tracker.views.contract import READING
 

@@ -25,7 +25,12 @@ from pathlib import Path
 
 from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.views.sqlite_schema import (
-    APPLICATION_ID, INSERT_META, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP,
+    APPLICATION_ID,
+    INSERT_META,
+    SCHEMA,
+    SELECT_STAMP,
+    SET_APPLICATION_ID,
+    STAMP,
 )  # fmt: skip
 
 BUSY_SECONDS = 5.0
@@ -82,7 +87,9 @@ def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, Inode]:
         if inode is None:
             raise ViewsMissing(f"there are no views at {path}: run `tracker rebuild`")
         # A URI with mode=rw: a plain path would make an empty file where there is none.
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+        )
         try:
             _expect_stamp(connection, path)
             if writable:
@@ -160,7 +167,9 @@ def _expect_ours(path: Path) -> None:
         except sqlite3.DatabaseError:
             ours = False
         if not ours:
-            raise ViewsUnavailable(f"{path} is not a views file and is not replaced: correct `views.path`, or move it away")
+            raise ViewsUnavailable(
+                f"{path} is not a views file and is not replaced: correct `views.path`, or move it away"
+            )
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 

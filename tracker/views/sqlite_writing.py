@@ -67,12 +67,15 @@ SAVE_SUPERVISOR_SESSIONS = """
 INSERT INTO supervisor_sessions (session_id, begins_at, id, source, vendor_id, supervisor_client, agent_client, doc)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_ENTRIES = """
-INSERT OR REPLACE INTO entries (position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at, fact, vendor)
+INSERT OR REPLACE INTO entries
+    (position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at, fact, vendor)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_GAPS = """
 INSERT INTO gaps (position, n, session_id, at, kind, subject_id, source, hidden, rest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_ROOMS = "INSERT OR REPLACE INTO rooms (source, room, state) VALUES (?, ?, ?)"
-SAVE_SOURCES = "INSERT OR REPLACE INTO sources (source, vendor, last_received_at, records, state) VALUES (?, ?, ?, ?, ?)"
+SAVE_SOURCES = (
+    "INSERT OR REPLACE INTO sources (source, vendor, last_received_at, records, state) VALUES (?, ?, ?, ?, ?)"
+)
 SAVE_CHECKPOINT = "UPDATE meta SET value = ? WHERE key = 'checkpoint'"
 
 EARLIEST = -(2**63)
@@ -147,14 +150,16 @@ def batches(changes: Changes) -> Iterator[Batch]:
         yield SAVE_SUPERVISOR_SESSIONS, (values for rows in sessions for values in _supervisor_sessions(rows))
         yield SAVE_GAPS, (_line(gap) for rows in sessions for gap in rows.gaps)
     if changes.entries:
-        yield SAVE_ENTRIES, (
-            (*_line(saved.row), saved.room, saved.placed_at, saved.fact, saved.vendor) for saved in changes.entries
+        yield (
+            SAVE_ENTRIES,
+            ((*_line(saved.row), saved.room, saved.placed_at, saved.fact, saved.vendor) for saved in changes.entries),
         )
     if changes.rooms:
         yield SAVE_ROOMS, changes.rooms
     if changes.sources:
-        yield SAVE_SOURCES, (
-            (row.source, row.vendor, row.last_received_at, row.records, row.state) for row in changes.sources
+        yield (
+            SAVE_SOURCES,
+            ((row.source, row.vendor, row.last_received_at, row.records, row.state) for row in changes.sources),
         )
     yield SAVE_CHECKPOINT, [(changes.position,)]
 
