@@ -8,4 +8,4 @@ $(VENV)/ready: pyproject.toml
 
 .PHONY: test
 test: $(VENV)/ready
-	$(PY) -m pytest
+	$(PY) -m pytest --ignore tests/docs

@@ -92,6 +92,7 @@ class Projector:
                     progress(self.position, max(head, self.position))
             if await self._views.refresh():
                 # An offline rebuild swapped its file in: go on from its checkpoint, with nothing remembered.
+                self._memory = Memory()
                 return await self.catch_up(progress)
         return self.position
 

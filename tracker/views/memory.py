@@ -78,6 +78,7 @@ class MemoryViews:
             and rows.session.begins_at < begins_before
             and rows.session.end is None
             and not rows.connections
+            and not rows.streams
         ]
 
     async def save(self, changes: Changes) -> None:
