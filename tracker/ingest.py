@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import traceback
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -26,8 +27,15 @@ from aiohttp import web
 
 from tracker.deliveries import Appended, Delivery, Verified
 from tracker.errors import (
-    BodyTooLarge, DeliveryRejected, KeyUnknown, LogBusy, LogError, SignatureMismatch, SignatureMissing, SignatureStale,
-    SourceUnknown, TrackerError,
+    BodyTooLarge,
+    DeliveryRejected,
+    KeyUnknown,
+    LogBusy,
+    LogError,
+    SignatureMismatch,
+    SignatureMissing,
+    SignatureStale,
+    SourceUnknown,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -39,7 +47,7 @@ PATHS = ("/hooks/{source}", "/hooks/{source}/", "/hooks/{source}/{token}", "/hoo
 BODY_SECONDS = 60.0
 """A body that takes longer is given up: its connection is worth more."""
 
-REFUSALS: dict[type[TrackerError], tuple[int, str, str]] = {
+REFUSALS: dict[type[Exception], tuple[int, str, str]] = {
     SignatureMissing: (401, "No proof came with the delivery", "Configure the sender to sign its webhooks."),
     SignatureMismatch: (401, "The proof does not fit the bytes", "Compare the secret here with the sender's."),
     SignatureStale: (401, "The proof is from another time", "Set the clocks of both hosts with NTP."),
@@ -52,8 +60,8 @@ REFUSALS: dict[type[TrackerError], tuple[int, str, str]] = {
 _log = structlog.get_logger("ingest")
 
 
-class BodyBroken(DeliveryRejected):
-    """The body stopped half-way, took too long, or could not be decoded."""
+class _BodyBroken(Exception):
+    """The body stopped half-way, took too long, or could not be decoded. Never leaves this file."""
 
 
 class Ingest:
@@ -94,10 +102,12 @@ class Ingest:
         try:
             source = self._source(name)
             appended = await self._take(source, request)
-        except DeliveryRejected as error:
+        except (DeliveryRejected, _BodyBroken) as error:
             return self._refused(name, error, request.remote)
         except LogError as error:
             return self._unavailable(name, error)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours is answered in the same form as everything else
+            return self._failed(name, error)
         outcome = "duplicate" if appended.duplicate else "recorded"
         self._metrics.delivered(name, outcome)
         return _json(200, {"position": appended.position, "duplicate": appended.duplicate}, "application/json")
@@ -146,12 +156,12 @@ class Ingest:
                     if len(body) > bound:
                         raise BodyTooLarge(f"the body has more than server.max_body_bytes = {bound} bytes")
         except TimeoutError as error:
-            raise BodyBroken(f"the body did not arrive within {BODY_SECONDS:.0f} s: nothing was recorded") from error
+            raise _BodyBroken(f"the body did not arrive within {BODY_SECONDS:.0f} s: nothing was recorded") from error
         except (web.RequestPayloadError, ConnectionError) as error:
-            raise BodyBroken("the body stopped half-way or cannot be decoded: nothing was recorded") from error
+            raise _BodyBroken("the body stopped half-way or cannot be decoded: nothing was recorded") from error
         return bytes(body)
 
-    def _refused(self, name: str, error: DeliveryRejected, remote: str | None) -> web.Response:
+    def _refused(self, name: str, error: DeliveryRejected | _BodyBroken, remote: str | None) -> web.Response:
         reason = _reason(error)
         known = name in self._sources
         self._metrics.delivered(name if known else "?", reason)
@@ -170,14 +180,21 @@ class Ingest:
         detail = f"{what}; nothing was recorded: send it again. The operator finds the reason in the server's log."
         return _problem(503, reason, "Not recorded", detail, {"Retry-After": "1"})
 
+    def _failed(self, name: str, error: Exception) -> web.Response:
+        self._metrics.delivered(name, "failed")
+        # Where, not what: the message or the local variables of such an error may hold the body or a secret.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{frame.filename}:{frame.lineno} in {frame.name}"
+        _log.error("delivery failed", source=name, error=type(error).__name__, where=where)
+        detail = "nothing was recorded because of a mistake in Tracker; its log says where: please report it"
+        return _problem(500, "failed", "Tracker made a mistake", detail)
 
-def _reason(error: TrackerError) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+
+def _reason(error: Exception) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.lstrip("_")).lower()
 
 
-def _problem(
-    status: int, kind: str, title: str, detail: str, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def _problem(status: int, kind: str, title: str, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:
     document = {
         "type": f"urn:tracker:problem:{kind.replace('_', '-')}",
         "title": title or HTTPStatus(status).phrase,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.contracts.log_contract import LogContract
 
+from tests.contracts.log_contract import LogContract
 from tracker.log.memory import MemoryLog
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.contracts.log_contract import LogContract, delivery
 
+from tests.contracts.log_contract import LogContract, delivery
 from tracker.deliveries import Appended
 from tracker.errors import LogBusy, LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.holding import hold
@@ -196,8 +196,11 @@ async def test_a_locked_file_refuses_everybody_and_heals_by_itself(log: SqliteLo
         other.execute("BEGIN EXCLUSIVE")
         answers = await asyncio.gather(*[log.append(delivery(f"k{n}")) for n in range(5)], return_exceptions=True)
         assert [type(answer) for answer in answers] == [LogUnavailable] * 5
+        with pytest.raises(LogUnavailable):
+            await log.probe()
         assert await log.head() == 1
         other.execute("ROLLBACK")
+    await log.probe()
     assert await log.append(delivery("k0")) == Appended(2, duplicate=False)
 
 
@@ -245,7 +248,9 @@ async def test_an_append_of_another_connection_wakes_a_waiter(log: SqliteLog, pa
 async def test_two_writers_share_one_dense_order(log: SqliteLog, path: Path) -> None:
     other = await SqliteLog.open(path)
     patient = await SqliteLog.open(path)
-    appends = [writer.append(delivery(f"{n}", source=f"s{w}")) for n in range(40) for w, writer in enumerate((other, patient))]
+    appends = [
+        writer.append(delivery(f"{n}", source=f"s{w}")) for n in range(40) for w, writer in enumerate((other, patient))
+    ]
     answers = await asyncio.gather(*appends)
     assert sorted(answer.position for answer in answers) == list(range(1, 81))
     await other.close()

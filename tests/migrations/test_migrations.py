@@ -9,8 +9,8 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
-from tests.contracts.log_contract import LogContract
 
+from tests.contracts.log_contract import LogContract
 from tracker.errors import LogCorrupt
 from tracker.log.migrating import Step, migrate, statements, steps
 from tracker.log.sqlite import SqliteLog
@@ -52,7 +52,9 @@ async def test_a_step_that_fails_leaves_nothing_behind(connection: aiosqlite.Con
     await migrate(connection)
     before = await schema(connection)
     version = len(steps()) + 1
-    broken = Step(version, "broken.sql", f"CREATE TABLE extra (a);\nPRAGMA user_version = {version};\nSELECT no_such_function();")
+    broken = Step(
+        version, "broken.sql", f"CREATE TABLE extra (a);\nPRAGMA user_version = {version};\nSELECT no_such_function();"
+    )
     with pytest.raises(sqlite3.OperationalError):
         await migrate(connection, (*steps(), broken))
     assert await schema(connection) == before

@@ -81,7 +81,9 @@ class GroupCommit:
         # An empty queue takes a batch of any size: otherwise one larger than the bound could never be appended.
         if self._queue or self._bound < 1:
             if self._records + len(group.records) > self._bound:
-                raise LogBusy(f"{self._records} records are waiting to be written, the bound is {self._bound}: try again")
+                raise LogBusy(
+                    f"{self._records} records are waiting to be written, the bound is {self._bound}: try again"
+                )
             if self._bytes + group.size > QUEUE_BYTES:
                 raise LogBusy(f"{self._bytes} bytes are waiting to be written: try again")
         self._queue.append(group)
@@ -121,11 +123,13 @@ class GroupCommit:
         try:
             answers = await self._commit(records)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever and nobody gets a 200
-            refusal = error if isinstance(error, LogError) else LogUnavailable(f"the log failed: {type(error).__name__}")
+            refusal = (
+                error if isinstance(error, LogError) else LogUnavailable(f"the log failed: {type(error).__name__}")
+            )
             for group in groups:
                 _refuse(group, refusal)
             return
-        if self._observe is not None:
+        if self._observe is not None and records:
             self._observe.committed(len(records), time.perf_counter() - began)
         start = 0
         for group in groups:

@@ -50,7 +50,9 @@ def hold(log_path: str | Path) -> Held:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise LogUnavailable(f"{path} cannot be opened ({error.strerror}): check that the directory is writable") from error
+        raise LogUnavailable(
+            f"{path} cannot be opened ({error.strerror}): check that the directory is writable"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

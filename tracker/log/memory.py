@@ -40,6 +40,10 @@ class MemoryLog:
             self._changed = asyncio.Event()
         return answers
 
+    async def probe(self) -> None:
+        """Whether records could be taken now. Raises `LogUnavailable` after `close()`."""
+        self._refuse_when_closed()
+
     def _place(self, verified: Verified) -> Appended:
         key = (verified.source, verified.dedupe_key)
         known = self._positions.get(key)

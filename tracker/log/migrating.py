@@ -45,7 +45,9 @@ async def migrate(connection: aiosqlite.Connection, path: Sequence[Step] | None 
     wanted = steps() if path is None else path
     version = await _version(connection)
     if wanted and version > wanted[-1].version:
-        message = f"the log has schema version {version}, this Tracker knows {wanted[-1].version}: start the newer Tracker"
+        message = (
+            f"the log has schema version {version}, this Tracker knows {wanted[-1].version}: start the newer Tracker"
+        )
         raise LogCorrupt(message)
     for step in wanted:
         if step.version > version:

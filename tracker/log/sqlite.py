@@ -114,6 +114,10 @@ class SqliteLog:
         """See `Log.append_all`. Shares its transaction with whatever else is waiting."""
         return await self._group_commit.append(batch) if batch else []
 
+    async def probe(self) -> None:
+        """Whether records could be taken now: an empty transaction that waits its turn. Raises as `append` does."""
+        await self._group_commit.append([])
+
     async def _commit(self, batch: Sequence[Verified]) -> list[Appended]:
         """All of the batch in one transaction. Called by one task only, so the connection needs no lock."""
         self._whereabouts.check()
@@ -172,8 +176,9 @@ class SqliteLog:
             until = min(until, after + limit)
         while after < until:
             bounds = {"after": after, "until": until, "records": CHUNK_RECORDS, "bytes": CHUNK_BYTES}
-            ((end,),) = await self._fetch(SELECT_CHUNK_END, bounds)
-            chunk = [] if end is None else [_record(row) for row in await self._fetch(SELECT_CHUNK, (after, end))]
+            ((found,),) = await self._fetch(SELECT_CHUNK_END, bounds)
+            end: int = after if found is None else found
+            chunk = [_record(row) for row in await self._fetch(SELECT_CHUNK, (after, end))]
             if not chunk or [record.position for record in chunk] != list(range(after + 1, end + 1)):
                 raise LogCorrupt(f"{self.path}: positions are missing after {after}: restore the log from a copy")
             yield chunk
@@ -210,7 +215,8 @@ class SqliteLog:
         if self._closed:
             raise LogUnavailable("the log is closed: the server is stopping")
         try:
-            return list(await self._reader.execute_fetchall(sql, parameters))  # pyright: ignore[reportArgumentType]
+            rows = await self._reader.execute_fetchall(sql, parameters)  # pyright: ignore[reportArgumentType]
+            return [tuple(row) for row in rows]
         except sqlite3.OperationalError as error:
             raise LogUnavailable(f"the log cannot be read now: {error}") from error
         except sqlite3.DatabaseError as error:
@@ -219,7 +225,9 @@ class SqliteLog:
             raise LogUnavailable("positions are at most 2^63 - 1") from error
 
 
-async def _place(connection: aiosqlite.Connection, batch: Sequence[Verified]) -> tuple[list[Appended], list[tuple[Any, ...]]]:
+async def _place(
+    connection: aiosqlite.Connection, batch: Sequence[Verified]
+) -> tuple[list[Appended], list[tuple[Any, ...]]]:
     """The answer to each of the batch, and the rows to insert. The write lock must be held."""
     positions: dict[tuple[str, str], int] = {}
     head = 0

@@ -100,7 +100,9 @@ async def _connect(path: Path, mode: str, busy_timeout: float) -> aiosqlite.Conn
     try:
         return await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=busy_timeout)
     except sqlite3.Error as error:
-        raise LogUnavailable(f"{path} cannot be opened ({error}): check that the file and its directory are writable") from error
+        raise LogUnavailable(
+            f"{path} cannot be opened ({error}): check that the file and its directory are writable"
+        ) from error
 
 
 async def _recognise(connection: aiosqlite.Connection, path: Path) -> None:
@@ -129,7 +131,9 @@ class Whereabouts:
     def check(self) -> None:
         """Raises `LogUnavailable` when the log or its WAL was deleted, moved or replaced since they were opened."""
         if [_identity(file) for file in self._files] != self._seen:
-            message = f"{self._path} or its -wal file was deleted, moved or replaced: put it back, or stop and start again"
+            message = (
+                f"{self._path} or its -wal file was deleted, moved or replaced: put it back, or stop and start again"
+            )
             raise LogUnavailable(message)
 
 
