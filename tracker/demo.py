@@ -13,12 +13,13 @@ import asyncio
 import json
 import random
 import secrets
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import aiohttp
 import jwt
@@ -28,12 +29,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from tracker.demo_calls import CALL_SECONDS, ISSUERS, VENDORS, Sent, sign, whole_call
-from tracker.demo_house import House, open_house
+from tracker.demo_house import House, HouseFailed, open_house
+from tracker.errors import TrackerError
 
 
-SOURCES = dict(zip(VENDORS, ("ov", "meet", "lk", "pnm", "rec"), strict=True))
+SOURCES: dict[str, str] = dict(zip(VENDORS, ("ov", "meet", "lk", "pnm", "rec"), strict=True))
 SHOWN = "lk"
 """The source whose first session is shown as a timeline."""
+
+
+class ReadFailed(TrackerError):
+    """The API did not answer what the show wanted to print."""
 
 
 class Tally(msgspec.Struct):
@@ -44,6 +50,12 @@ class Tally(msgspec.Struct):
     duplicate: int = 0
     refused: int = 0
     failed: int = 0
+
+
+class Step(Protocol):
+    """Call it when that many deliveries were answered."""
+
+    def __call__(self, count: int = 1, /) -> None: ...
 
 
 class Shot(msgspec.Struct, frozen=True):
@@ -70,14 +82,18 @@ def run(*, speed: float = 20.0, keep: bool | None = None, port: int = 0, console
             return asyncio.run(_show(Path(folder), out, speed=max(speed, 0.1), stays=stays, port=port))
         except KeyboardInterrupt:
             return 0
+        except (HouseFailed, ReadFailed) as problem:
+            out.print(str(problem), style="red", markup=False)
+            return 1
 
 
 async def _show(folder: Path, out: Console, *, speed: float, stays: bool, port: int) -> int:
     keys = {vendor: secrets.token_urlsafe(32) for vendor in VENDORS}
     read_key = secrets.token_urlsafe(32)
     config = folder / "config.toml"
+    port = port or _free_port()
     config.write_text(config_text(folder, keys, read_key, port), "utf-8")
-    async with open_house(config) as house, aiohttp.ClientSession() as web:
+    async with open_house(config, port) as house, aiohttp.ClientSession() as web:
         out.print(f"[bold]Tracker[/] serves on {house.url} from a temporary log in {folder}\n")
         stage = Stage(out, web, house, keys)
         await stage.play_live(1 / speed)
@@ -113,7 +129,7 @@ class Stage:
         start = _now()
         calls = {vendor: whole_call(vendor, start, pace=pace) for vendor in VENDORS}
 
-        async def play(vendor: str, step: Any) -> None:
+        async def play(vendor: str, step: Step) -> None:
             for sent in calls[vendor]:
                 await asyncio.sleep(max(0.0, (sent.at - _now()) / 1_000_000))
                 await self._fire(self._signed(vendor, sent))
@@ -174,7 +190,7 @@ class Stage:
         if answer.status == (401 if shot.forged else 200):
             if shot.forged:
                 tally.refused += 1
-            elif said["duplicate"]:
+            elif said.get("duplicate"):
                 tally.duplicate += 1
             else:
                 tally.recorded += 1
@@ -195,12 +211,11 @@ class _Steps:
         self._out = out
         self._title = title
         self._total = total
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=out, disable=not out.is_terminal
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Progress(*columns, console=out, disable=not out.is_terminal)
         self._task = self._bar.add_task(title, total=total)
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Step:
         self._bar.start()
         return self._step
 
@@ -209,7 +224,7 @@ class _Steps:
         if not self._out.is_terminal:
             self._out.print(f"{self._title}: {self._total} deliveries")
 
-    def _step(self, count: int = 1) -> None:
+    def _step(self, count: int = 1, /) -> None:
         self._bar.advance(self._task, count)
 
 
@@ -221,12 +236,12 @@ async def _sessions_shown(out: Console, web: aiohttp.ClientSession, house: House
         async with web.get(house.url + path, params=query, headers=headers) as answer:
             body = await answer.json(content_type=None)
             if answer.status != 200:
-                raise RuntimeError(f"GET {path}: {answer.status} {body}")
+                raise ReadFailed(f"GET {path}: {answer.status} {body}")
             return body
 
     sessions: Sequence[dict[str, Any]] = (await read("/v1/sessions", at_least=str(head), limit="100"))["items"]
     table = Table(title="Sessions", title_justify="left")
-    for column in ("session", "state", "started", "lasted", "people", "recordings", "ended", "completeness", "anomalies"):
+    for column in ("session", "state", "started", "lasted", "people", "recordings", "end", "completeness", "anomalies"):
         table.add_column(column, overflow="fold")
     for each in sessions:
         lasted = each["duration_ms"]
@@ -281,6 +296,13 @@ def read_token(key: str) -> str:
     now = _now() // 1_000_000
     claims = {"sub": "demo", "scope": "read:sessions read:records", "iat": now, "exp": now + 86_400}
     return jwt.encode(claims, key, algorithm="HS256", headers={"kid": "demo"})
+
+
+def _free_port() -> int:
+    """A port nobody listens on now. Somebody may take it before we do; then the server says so and the demo ends."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _clock(at: str | None) -> str:

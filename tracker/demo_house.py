@@ -1,0 +1,95 @@
+"""Where the demo lives: `tracker init` and `tracker serve` in their own process, as an operator would start them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO, final
+
+import aiohttp
+
+from tracker.errors import TrackerError
+
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+
+class HouseFailed(TrackerError):
+    """The demo's tracker did not start, or ended by itself; the message holds the end of what it printed."""
+
+
+@final
+class House:
+    """A running tracker at `url`."""
+
+    def __init__(self, url: str, server: asyncio.subprocess.Process, printed: Path) -> None:
+        self.url = url
+        self._server = server
+        self._printed = printed
+
+    async def ready(self) -> None:
+        """Return once `/readyz` answers 200. Raises `HouseFailed` when it does not within 30 s."""
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        async with aiohttp.ClientSession() as web:
+            while self._server.returncode is None and asyncio.get_running_loop().time() < deadline:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with web.get(f"{self.url}/readyz", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+                        if answer.status == 200:
+                            return
+                await asyncio.sleep(0.05)
+        raise HouseFailed(f"the demo's tracker did not start:\n{_end_of(self._printed)}")
+
+    async def ended(self) -> None:
+        """Return when the server has ended by itself or by Ctrl-C."""
+        await self._server.wait()
+
+    async def stop(self) -> None:
+        """End it as an operator would, and for good after 10 s."""
+        if self._server.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._server.terminate()
+            try:
+                await asyncio.wait_for(self._server.wait(), STOP_SECONDS)
+            except TimeoutError:
+                self._server.kill()
+                await self._server.wait()
+
+
+@contextlib.asynccontextmanager
+async def open_house(config: Path, port: int) -> AsyncIterator[House]:
+    """A tracker with a new log, serving on loopback at `port` as `config` says; stopped on leaving.
+
+    What it prints goes to `server.txt` beside the configuration. Raises `HouseFailed`.
+    """
+    printed = config.with_name("server.txt")
+    with printed.open("wb") as output:
+        created = await _started("init", config, output)
+        if await created.wait() != 0:
+            raise HouseFailed(f"tracker init failed:\n{_end_of(printed)}")
+        house = House(f"http://127.0.0.1:{port}", await _started("serve", config, output), printed)
+        try:
+            await house.ready()
+            yield house
+        finally:
+            await house.stop()
+
+
+async def _started(command: str, config: Path, output: IO[bytes]) -> asyncio.subprocess.Process:
+    # Our own package, also when the demo runs from a source tree that is not installed.
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tracker", command, "--config", str(config),
+        stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.STDOUT,
+        env=environment, cwd=config.parent,
+    )  # fmt: skip
+
+
+def _end_of(printed: Path) -> str:
+    return "\n".join(printed.read_text("utf-8", "replace").splitlines()[-20:])
