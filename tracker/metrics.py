@@ -15,7 +15,7 @@ _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
 class Metrics:
-    """All metrics of one server. It is the log's `LogObserver`. `now` gives µs since the epoch, asked at scrape."""
+    """All metrics of one server. It is the log's `LogObserver` and the projector's watcher. `now` gives µs since the epoch, asked at scrape."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
@@ -65,18 +65,15 @@ class Metrics:
         """See `LogObserver.depth`."""
         self._queue_depth.set(n)
 
-    def lag(self, records: int, seconds: float = 0.0) -> None:
-        """The views are so many records behind the log, the oldest of them so many seconds old."""
-        self._lag.set(records)
-        self._lag_seconds.set(seconds)
+    def projected(self, position: int, head: int, lag_seconds: float) -> None:
+        """See the projector's watcher: the views are at `position` of `head`, `lag_seconds` behind."""
+        self._lag.set(max(0, head - position))
+        self._lag_seconds.set(lag_seconds)
 
-    def unreadable(self, source: str) -> None:
-        """A recorded delivery could not be parsed."""
-        self._unreadable.labels(source).inc()
-
-    def unknown_event(self, source: str) -> None:
-        """A recorded delivery has an event we do not know."""
-        self._unknown_events.labels(source).inc()
+    def unreadable(self, source: str, kind: str) -> None:
+        """See the projector's watcher: a record could not be parsed ("unreadable"), or is an "unknown_event"."""
+        counter = self._unknown_events if kind == "unknown_event" else self._unreadable
+        counter.labels(source).inc()
 
     def render(self) -> tuple[bytes, str]:
         """The exposition text and its content type (a whole header value, with parameters)."""

@@ -13,11 +13,11 @@ def test_every_metric_has_its_promised_name() -> None:
     metrics = Metrics(lambda: 0)
     metrics.delivered("lk", "recorded")
     metrics.delivered("lk", "signature_mismatch")
-    metrics.unreadable("lk")
-    metrics.unknown_event("lk")
+    metrics.unreadable("lk", "unreadable")
+    metrics.unreadable("lk", "unknown_event")
     metrics.committed(3, 0.004)
     metrics.depth(7)
-    metrics.lag(12, 1.5)
+    metrics.projected(8, 20, 1.5)
     text = lines(metrics)
     for line in (
         'tracker_deliveries_total{outcome="recorded",source="lk"} 1.0',
