@@ -15,7 +15,10 @@ _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
 class Metrics:
-    """All metrics of one server. It is the log's `LogObserver` and the projector's watcher. `now` gives µs since the epoch, asked at scrape."""
+    """All metrics of one server: the log's `LogObserver` and the projector's `Watcher`.
+
+    `now` gives µs since the epoch; it is asked at scrape.
+    """
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
