@@ -87,7 +87,7 @@ class Projector:
             self._watcher.projected(self.position, head, 0.0)
         async for records in self._log.read(self.position):
             for first in range(0, len(records), self._batch):
-                await self._project(records[first : first + self._batch])
+                await self._project(records[first : first + self._batch], head)
                 if progress is not None:
                     progress(self.position, max(head, self.position))
             if await self._views.refresh():
@@ -104,7 +104,7 @@ class Projector:
             self._memory = Memory()
             self.position = checkpoint
 
-    async def _project(self, records: list[Record]) -> None:
+    async def _project(self, records: list[Record], head: int) -> None:
         evidence = [item for record in records for item in evidence_of(record)]
         try:
             batch = Batch(self._views, self._memory)
@@ -116,11 +116,11 @@ class Projector:
             raise
         self.position = records[-1].position
         if self._watcher is not None:
-            self._tell(records, evidence, self._watcher)
+            self._tell(records, evidence, self._watcher, head)
 
-    def _tell(self, records: list[Record], evidence: list[Evidence], watcher: Watcher) -> None:
+    def _tell(self, records: list[Record], evidence: list[Evidence], watcher: Watcher, head: int) -> None:
         lag = max(0, self._now() - records[0].received_at) / 1_000_000
-        watcher.projected(self.position, self.position, lag)
+        watcher.projected(self.position, max(head, self.position), lag)
         for item in evidence:
             for kind, _ in item.fact.anomalies:
                 if kind in {"unreadable", "unknown_event"}:

@@ -174,6 +174,7 @@ def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -
         ("duration_ms", fact.duration_ms), ("size_bytes", fact.size_bytes), ("vendor_reason", fact.vendor_reason),
     ):  # fmt: skip
         interval.say(name, value, fact.at, evidence.key)
+    interval.say("current", None if fact.legacy else True, fact.at, evidence.key)
     mark = RECORDING_MARKS[type(fact)]
     interval.mark(mark, _claim(evidence, fact.at, "reported"))
     if mark == "started":

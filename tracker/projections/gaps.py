@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tracker.facts import Micros, Provenance
-from tracker.projections.rows import (
-    ConnectionRow, EntryRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
-)  # fmt: skip
+from tracker.projections.recordings import RenderedRecording
+from tracker.projections.rows import ConnectionRow, EntryRow, SessionRow, StreamRow, SupervisorSessionRow
 
 FIRST = 1_000_000
 """`n` of the first of them: far from the facts of any record."""
@@ -22,7 +21,7 @@ _Gap = tuple[Micros, str, str, str | None, str | None, Provenance, dict[str, Any
 
 def gap_entries(
     session: SessionRow, connections: list[ConnectionRow], streams: list[StreamRow],
-    recordings: list[RecordingRow], supervisors: list[SupervisorSessionRow],
+    recordings: list[RenderedRecording], supervisors: list[SupervisorSessionRow],
 ) -> tuple[EntryRow, ...]:  # fmt: skip
     """The entries of one session that fill what its events left out, in order of time."""
     gaps: list[_Gap] = [*_of_session(session), *_of_connections(connections), *_of_streams(streams)]
@@ -85,12 +84,18 @@ def _of_streams(rows: list[StreamRow]) -> Iterator[_Gap]:
             yield row.ended_at, ended, subject, row.stream, row.participant, row.end.provenance, {"reason": row.end.reason}
 
 
-def _of_recordings(rows: list[RecordingRow]) -> Iterator[_Gap]:
-    for row in rows:
+def _of_recordings(recordings: list[RenderedRecording]) -> Iterator[_Gap]:
+    for recording in recordings:
+        row = recording.row
+        subject = row.vendor_id
+        if recording.legacy:
+            # Their own entries are hidden: a newer server tells the same twice. Here nothing else told it.
+            for step in row.history:
+                yield step["at"], f"recording.{step['status']}", "recording", subject, None, "reported", {}
         if row.started_at is not None and row.start_provenance not in {None, "reported"}:
-            yield row.started_at, "recording.started", "recording", row.vendor_id, None, row.start_provenance or "inferred", {}
+            yield row.started_at, "recording.started", "recording", subject, None, row.start_provenance or "inferred", {}
         if row.stopped_at is not None and row.stop_provenance not in {None, "reported"}:
-            yield row.stopped_at, "recording.stopped", "recording", row.vendor_id, None, row.stop_provenance or "inferred", {}
+            yield row.stopped_at, "recording.stopped", "recording", subject, None, row.stop_provenance or "inferred", {}
 
 
 def _of_supervisors(rows: list[SupervisorSessionRow]) -> Iterator[_Gap]:

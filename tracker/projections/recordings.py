@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tracker.facts import Micros
 from tracker.projections.claims import Claim
 from tracker.projections.rows import Anomaly, RecordingRow
@@ -11,13 +13,25 @@ ORDER = ("started", "processing", "stopped", "aborted", "limit_reached", "failed
 """Statuses from weakest to strongest: the strongest one seen holds (a file that is ready outlives an error)."""
 
 
+class RenderedRecording(msgspec.Struct):
+    """A recording row. `legacy`: only OpenVidu's old recordingStarted/Stopped told of it."""
+
+    row: RecordingRow
+    legacy: bool
+
+
 def recordings_of(
     session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly], *, ends_only: bool
-) -> list[RecordingRow]:
+) -> list[RenderedRecording]:
     """Every recording of a session, ordered by start."""
     intervals = _paired(state.intervals.get("recording", {}))
     ordered = sorted(intervals.items(), key=lambda item: (_when(item[1]), item[0]))
-    return [_row(session_id, state, key, interval, ended_at, anomalies, ends_only=ends_only) for key, interval in ordered]
+    return [
+        RenderedRecording(
+            _row(session_id, state, key, interval, ended_at, anomalies, ends_only=ends_only), interval.value("current") is None
+        )
+        for key, interval in ordered
+    ]
 
 
 def _when(interval: Interval) -> Micros:

@@ -83,7 +83,8 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
         joined = (start.at, provenance) if start is not None and provenance is not None else None
         connections = [owner_of_room(identity, room, joined, (end.at, why) if end is not None and why is not None else None)]
     streams = _streams(identity, state, connections, ended_at, anomalies)
-    recordings = recordings_of(identity, state, ended_at, anomalies, ends_only=around.rules.ends_only)
+    found = recordings_of(identity, state, ended_at, anomalies, ends_only=around.rules.ends_only)
+    recordings = [recording.row for recording in found]
     supervisors = _supervisors(identity, state, ended_at)
     _activities(state, ended_at, anomalies)
     participants = participants_of(identity, connections)
@@ -122,7 +123,7 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
         streams=tuple(streams),
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
-        gaps=gap_entries(session, told, streams, recordings, supervisors),
+        gaps=gap_entries(session, told, streams, found, supervisors),
     )
 
 
