@@ -99,8 +99,8 @@ async def _show(folder: Path, out: Console, *, speed: float, stays: bool, port: 
         await stage.play_live(1 / speed)
         await stage.play_hostile(1 / speed)
         token = read_token(read_key)
+        is_right = stage.print_tallies()
         sessions = await _sessions_shown(out, web, house, token, stage.head)
-        is_good = stage.print_tallies() and sessions >= 2 * len(VENDORS)
         out.print(f"\n[bold]Look at it[/]  (read token: {token})" if stays else "\n[bold]Addresses[/]")
         for path in ("/", "/docs", "/openapi.json", "/v1/sessions", "/metrics"):
             out.print(f"  {house.url}{path}", highlight=False)
@@ -108,7 +108,7 @@ async def _show(folder: Path, out: Console, *, speed: float, stays: bool, port: 
             out.print(f'\n  curl -H "Authorization: Bearer {token}" {house.url}/v1/sessions\n', soft_wrap=True)
             out.print("Ctrl-C ends it and deletes the temporary log.")
             await house.ended()
-        return 0 if is_good else 1
+        return 0 if is_right and sessions >= 2 * len(VENDORS) else 1
 
 
 @final

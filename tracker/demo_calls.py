@@ -53,6 +53,7 @@ class Story:
     def __init__(self, vendor: str, start: Micros, seed: int, pace: float) -> None:
         self.start = start - start % 1000
         self.pace = pace
+        self.seed = seed
         self.random = random.Random(f"{vendor}:{start}:{seed}")  # noqa: S311 - ids of a demo, not secrets
         self.sent: list[Sent] = []
 
@@ -80,6 +81,10 @@ class Story:
     def name(self, length: int) -> str:
         """A random id of letters and digits."""
         return "".join(self.random.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz23456789", k=length))
+
+    def numbered(self, name: str) -> str:
+        """A reusable name: calls of one seed meet in the same room, those of another in another."""
+        return f"{name}-{self.seed + 1}" if self.seed else name
 
     def uuid(self) -> str:
         """A random UUIDv4."""
@@ -247,7 +252,7 @@ def _openvidu_meet(story: Story) -> None:
 
 def _livekit(story: Story) -> None:
     """LiveKit: camelCase protojson, zero values absent, seconds beside milliseconds beside nanoseconds."""
-    minimal: Json = {"sid": f"RM_{story.name(12)}", "name": "daily-standup"}
+    minimal: Json = {"sid": f"RM_{story.name(12)}", "name": story.numbered("daily-standup")}
     room = minimal | {
         "emptyTimeout": 300, "departureTimeout": 20, "creationTime": story.s(0), "creationTimeMs": str(story.ms(0)),
         "turnPassword": story.name(43), "enabledCodecs": [{"mime": "audio/opus"}, {"mime": "video/VP8"}],
@@ -308,7 +313,7 @@ def _livekit(story: Story) -> None:
 
 def _plugnmeet(story: Story) -> None:
     """plugNmeet 2.4: snake_case; events relayed from LiveKit carry `EV_` ids, its own carry UUIDs."""
-    brief: Json = {"sid": story.uuid(), "room_id": "algebra-101"}
+    brief: Json = {"sid": story.uuid(), "room_id": story.numbered("algebra-101")}
     metadata = '{"room_title":"Algebra 101","parent_room_id":"","is_breakout_room":false,"extra_data":{"course":"42"}}'
     alice, bob = f"PA_{story.name(12)}", f"PA_{story.name(12)}"
     recording_id = f"REC_{brief['sid'][:8]}-{story.s(30)}"
@@ -364,7 +369,7 @@ def _plugnmeet(story: Story) -> None:
 
 def _streamrec(story: Story) -> None:
     """StreamRec: four webhooks, all at ends, and the realtime messages the application relays to the same hook."""
-    client, session, watch, recording = "agent-0042", story.uuid(), story.uuid(), story.uuid()
+    client, session, watch, recording = story.numbered("agent-0042"), story.uuid(), story.uuid(), story.uuid()
 
     def relay(seconds: float, kind: str, who: str, sid: str, data: Json) -> None:
         story.send(seconds, kind, {"type": kind, "client_id": who, "session_id": sid, "data": data}, sid=session)
