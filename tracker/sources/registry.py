@@ -1,4 +1,9 @@
-"""Every vendor by its name: who proves, who reads, and how its runs are told apart."""
+"""The vendors Tracker understands: one row each, and nothing else here knows their names.
+
+    build(settings)      → a `Source` for one `[[sources]]` table
+    interpret(record)    → what a kept record means, by its vendor
+    rules(vendor)        → how that vendor's runs are told apart
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,17 @@ from typing import Literal
 import msgspec
 
 from tracker.deliveries import Record
+from tracker.errors import ConfigInvalid
 from tracker.facts import Fact, RunRules, Unknown
-from tracker.sources import openvidu
+from tracker.sources import openvidu, openvidu_meet, streamrec
 from tracker.sources.contract import Interpret, Source, SourceSettings
 
 
-class Vendor(msgspec.Struct, frozen=True):
-    """What a vendor's file offers; `needs` names the settings it cannot do without."""
+class Vendor(msgspec.Struct, frozen=True, kw_only=True):
+    """One vendor: how its sources are built, what its records mean, how its runs are told apart.
+
+    `needs` is the setting that holds its secrets: "secrets" (a list) or "keys" (issuer → secret).
+    """
 
     build: Callable[[SourceSettings], Source]
     interpret: Interpret
@@ -23,35 +32,54 @@ class Vendor(msgspec.Struct, frozen=True):
 
 
 VENDORS: Mapping[str, Vendor] = {
-    "openvidu": Vendor(openvidu.OpenviduSource, openvidu.interpret, openvidu.RULES, "secrets"),
+    "openvidu": Vendor(
+        build=openvidu.OpenviduSource, interpret=openvidu.interpret, rules=openvidu.RULES, needs="secrets"
+    ),
+    "openvidu_meet": Vendor(
+        build=openvidu_meet.OpenviduMeetSource,
+        interpret=openvidu_meet.interpret,
+        rules=openvidu_meet.RULES,
+        needs="secrets",
+    ),
+    "streamrec": Vendor(
+        build=streamrec.StreamrecSource, interpret=streamrec.interpret, rules=streamrec.RULES, needs="secrets"
+    ),
 }
+"""By the name `vendor` has in config.toml and in the log."""
+
+_NO_RULES = RunRules()
 
 
 def build(settings: SourceSettings) -> Source:
-    """The configured source."""
-    return VENDORS[settings.vendor].build(settings)
+    """The source of one `[[sources]]` table. Raises `ConfigInvalid` for a vendor nobody knows."""
+    vendor = VENDORS.get(settings.vendor)
+    if vendor is None:
+        known = ", ".join(VENDORS)
+        raise ConfigInvalid(f"source {settings.name}: vendor is {settings.vendor!r}, it has to be one of {known}")
+    return vendor.build(settings)
 
 
 def rules(vendor: str) -> RunRules:
-    """How runs of a vendor are told apart; records of a vendor we no longer know keep their own rooms."""
-    pending = {
-        "openvidu_meet": RunRules(tolerance=10_000_000),
-        "streamrec": RunRules(tolerance=60_000_000, ends_only=True, room_is_person=True),
-    }
+    """How a vendor's runs are told apart; no tolerance at all for a vendor nobody knows."""
     known = VENDORS.get(vendor)
-    return pending.get(vendor, RunRules()) if known is None else known.rules
+    return _NO_RULES if known is None else known.rules
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a record means. Never raises: a reading that fails is an `Unknown` fact that says so."""
-    known = VENDORS.get(record.vendor)
-    if known is None:
-        return (_unread(record, f"no reading for vendor {record.vendor}"),)
+    """What a kept record means. Never raises.
+
+    A log may hold a vendor this version does not know (it was written by a newer one): shown raw, not refused.
+    """
+    vendor = VENDORS.get(record.vendor)
+    if vendor is None:
+        return (_raw(record, "unknown_event", f"no vendor {record.vendor} in this version"),)
     try:
-        return known.interpret(record)
-    except Exception as error:  # noqa: BLE001 - one bad record must not stop the history of all others
-        return (_unread(record, type(error).__name__),)
+        return vendor.interpret(record)
+    except Exception as error:  # noqa: BLE001 - the last guard: one record must not stop the reading of all others
+        return (_raw(record, "unreadable", type(error).__name__),)
 
 
-def _unread(record: Record, why: str) -> Unknown:
-    return Unknown(at=record.received_at, clock="receiver", detail={"event": record.event}, anomalies=(("unreadable", why),))
+def _raw(record: Record, anomaly: str, why: str) -> Unknown:
+    detail = {"event": record.event} if record.event else {}
+    at = record.received_at
+    return Unknown(at=at, clock="receiver", precision="us", detail=detail, anomalies=((anomaly, why),))

@@ -1,0 +1,143 @@
+"""JSON as senders write it: one object out of raw bytes, and what of it may be kept in a fact. Knows no vendor.
+
+Two steps, because evidence and opinion differ: `read_object` refuses what cannot be read one way only (a key twice,
+`NaN`, absurd nesting); `kept` makes what was read safe to show and to encode.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, cast
+
+from tracker.deliveries import Record
+from tracker.facts import Micros
+
+
+LAST: Micros = 253_402_300_800_000_000
+"""The year 10000 in µs: no store or answer can hold a later time."""
+
+_DEEPEST = 64
+"""Bodies nested deeper are unreadable: a fixed bound, so that the answer never depends on the caller's stack."""
+
+_LONGEST_NUMBER = 100
+"""Digits; Python may refuse to print a longer one."""
+
+_LONGEST_NAME = 200
+
+_SECRET_KEY = re.compile(
+    r"passw|secret|token|authorization|credential|url$|uri$|^access$|api_?key|^sdp$", re.IGNORECASE
+)
+# A link may be a door: what follows the host (path, query) and what stands before it (user, password) is left out.
+_LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/\s@]*@)?([^/\s?#\"']*)[^\s\"']*")
+
+
+class BodyUnreadable(ValueError):
+    """The body is no JSON object that can be read in one way only; the message says why and never quotes it."""
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object a body holds. Raises `BodyUnreadable`."""
+    try:
+        value = json.loads(
+            body.decode("utf-8-sig"),
+            parse_int=_whole, parse_float=_real, parse_constant=_no_number, object_pairs_hook=_unique,
+        )  # fmt: skip
+    except UnicodeDecodeError:
+        raise BodyUnreadable("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise BodyUnreadable(f"not JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise BodyUnreadable("nested too deeply") from None
+    _refuse_depth(value, _DEEPEST)
+    if not isinstance(value, dict):
+        raise BodyUnreadable("not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def whole_text(text: str) -> str:
+    """The text with lone surrogates (legal in JSON escapes, not in UTF-8) replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def text(value: object) -> str | None:
+    """A non-empty string every store takes, or None."""
+    return whole_text(value) if isinstance(value, str) and value else None
+
+
+def event_name(value: object) -> str:
+    """An event's name as text of bounded length; "" for anything that is no text."""
+    return (text(value) or "")[:_LONGEST_NAME]
+
+
+def fields(value: object) -> dict[str, Any]:
+    """The value if it is an object, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def count(value: object) -> int | None:
+    """A whole number from 0 to what a store holds, or None."""
+    return value if type(value) is int and 0 <= value < 2**63 else None
+
+
+def kept(value: Any) -> Any:
+    """The value without secrets, links' paths, lone surrogates and numbers no encoder takes; nesting as it came."""
+    if isinstance(value, str):
+        return _LINK.sub(r"\1://\2/…", whole_text(value))
+    if isinstance(value, dict):
+        inner = cast("dict[str, Any]", value)
+        return {whole_text(name): kept(field) for name, field in inner.items() if not _SECRET_KEY.search(name)}
+    if isinstance(value, list):
+        return [kept(item) for item in cast("list[Any]", value)]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    return value
+
+
+def picked(said: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Of `said`, the named fields that hold something, made safe to keep."""
+    return {name: kept(said[name]) for name in names if said.get(name) is not None}
+
+
+def proof_of(record: Record) -> dict[str, Any]:
+    """The proof kept with a record, as an object; empty where it is none."""
+    try:
+        return fields(json.loads(record.proof))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _whole(token: str) -> int:
+    if len(token) > _LONGEST_NUMBER:
+        raise BodyUnreadable("a number is too long")
+    return int(token)
+
+
+def _real(token: str) -> float:
+    number = float(token)
+    if not math.isfinite(number):
+        raise BodyUnreadable("a number is too large")
+    return number
+
+
+def _no_number(token: str) -> Any:
+    raise BodyUnreadable(f"{token} is no JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BodyUnreadable("a key appears twice in one object")
+    return found
+
+
+def _refuse_depth(value: Any, left: int) -> None:
+    if left < 0:
+        raise BodyUnreadable("nested too deeply")
+    if isinstance(value, dict):
+        for field in cast("dict[str, Any]", value).values():
+            _refuse_depth(field, left - 1)
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            _refuse_depth(item, left - 1)
