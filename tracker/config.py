@@ -1,0 +1,337 @@
+"""config.toml as plain values: read once, before anything starts; secrets fetched, paths made absolute.
+
+    config.toml ─► tables (every key known? every value of its type?) ─► secrets from environment and files ─► Config
+
+Whatever is wrong is a `ConfigInvalid` that names the key by its full path (`sources[1].stuck_after`) and says how to fix
+it; it never holds a secret. This file knows no other room: `service` hands the values on. Every key is described in
+docs/configuration.md, and a test holds it to that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from tracker.config_secrets import Lookup
+from tracker.errors import ConfigInvalid
+
+VENDORS: Mapping[str, Literal["secrets", "keys"]] = {
+    "openvidu": "secrets",
+    "openvidu_meet": "secrets",
+    "livekit": "keys",
+    "plugnmeet": "keys",
+    "streamrec": "secrets",
+}
+"""What each vendor proves with. A copy of what the vendors' files say (config imports no room); a test compares."""
+
+Engine = Literal["sqlite"]
+Algorithm = Literal["HS256", "RS256", "EdDSA"]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+UNIT_MICROS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+
+
+class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`[server]` as it stands in the file."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    max_body_bytes: Positive = 4 * 1024 * 1024
+    shutdown_grace: str = "10s"
+
+
+class LogTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`[log]`: `queue_bound` in records."""
+
+    engine: Engine = "sqlite"
+    path: str = "data/log.db"
+    queue_bound: Positive = 10_000
+
+
+class ViewsTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`[views]`."""
+
+    path: str = "data/views.db"
+
+
+class KeyTable(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `[access] keys`."""
+
+    id: str
+    algorithm: Algorithm = "HS256"
+    secret: str | None = None
+    secret_env: str | None = None
+    secret_file: str | None = None
+    public_key_file: str | None = None
+    private_key_file: str | None = None
+
+
+class AccessTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`[access]`: who may read."""
+
+    keys: tuple[KeyTable, ...] = ()
+    audience: str | None = None
+    issuer: str | None = None
+
+
+class SourceTable(msgspec.Struct, frozen=True, kw_only=True):
+    """One `[[sources]]` as it stands in the file."""
+
+    name: str
+    vendor: str
+    header: str | None = None
+    secret: str | None = None
+    secret_env: str | None = None
+    secret_file: str | None = None
+    secrets: tuple[str, ...] | None = None
+    secrets_env: str | None = None
+    secrets_file: str | None = None
+    keys: dict[str, str] | None = None
+    keys_env: str | None = None
+    keys_file: str | None = None
+    stuck_after: str = "12h"
+
+
+class FileTables(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file."""
+
+    server: ServerTable = ServerTable()
+    log: LogTable = LogTable()
+    views: ViewsTable = ViewsTable()
+    access: AccessTable = AccessTable()
+    sources: tuple[SourceTable, ...] = ()
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to listen; port 0 takes a free one. `shutdown_grace` in seconds."""
+
+    host: str
+    port: int
+    max_body_bytes: int
+    shutdown_grace: float
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        host = self.host.strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host.lower() == "localhost"
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Which engine keeps the log, in which file; `queue_bound` in records."""
+
+    engine: Engine
+    path: Path
+    queue_bound: int
+
+
+class AccessKeyConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One key of the read door: `secret` for HS256, PEM texts for RS256 and EdDSA. Never printed: `repr` hides them."""
+
+    id: str
+    algorithm: Algorithm
+    secret: str | None = None
+    public_key: str | None = None
+    private_key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"AccessKeyConfig({self.id!r}, {self.algorithm!r}, …)"
+
+
+class AccessConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The read door; without keys it opens on loopback only."""
+
+    keys: tuple[AccessKeyConfig, ...] = ()
+    audience: str | None = None
+    issuer: str | None = None
+
+
+class SourceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One sender, secrets fetched. `stuck_after` in µs. Never printed: `repr` hides the secrets."""
+
+    name: str
+    vendor: str
+    header: str
+    secrets: tuple[str, ...] = ()
+    keys: dict[str, str] = {}
+    stuck_after: int
+
+    def __repr__(self) -> str:
+        return f"SourceConfig({self.name!r}, {self.vendor!r}, …)"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything config.toml says, defaults filled in; `path` is the file it came from."""
+
+    path: Path
+    server: ServerConfig
+    log: LogConfig
+    views_path: Path
+    access: AccessConfig
+    sources: tuple[SourceConfig, ...]
+
+    def source(self, name: str) -> SourceConfig:
+        """The source of that name. Raises `ConfigInvalid` naming those there are."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        named = ", ".join(source.name for source in self.sources) or "none"
+        raise ConfigInvalid(f"no source is named {name!r} in {self.path}: its [[sources]] are {named}")
+
+
+def load(path: Path | str, environ: Mapping[str, str]) -> Config:
+    """Read and check `path`; relative paths in it are relative to its directory. Raises `ConfigInvalid`."""
+    real = Path(path).absolute()
+    try:
+        raw = tomllib.loads(real.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise ConfigInvalid(
+            f"there is no {path}: name the file with --config, or write an example with `tracker init --config {path}`"
+        ) from None
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigInvalid(f"{path} is not UTF-8: save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(f"{path} is not TOML: {error}") from None
+    return read(raw, real, environ)
+
+
+def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
+    """The same for a parsed file. `path` names it in messages and anchors relative paths."""
+    _expect_known(raw, FileTables, "")
+    tables = _converted(raw)
+    lookup = Lookup(environ, path.parent)
+    return Config(
+        path=path,
+        server=ServerConfig(
+            host=tables.server.host,
+            port=tables.server.port,
+            max_body_bytes=tables.server.max_body_bytes,
+            shutdown_grace=micros(tables.server.shutdown_grace, "server.shutdown_grace") / 1_000_000,
+        ),
+        log=LogConfig(
+            engine=tables.log.engine, path=path.parent / tables.log.path, queue_bound=tables.log.queue_bound
+        ),
+        views_path=path.parent / tables.views.path,
+        access=AccessConfig(
+            keys=_access_keys(tables.access.keys, lookup),
+            audience=tables.access.audience,
+            issuer=tables.access.issuer,
+        ),
+        sources=_sources(tables.sources, lookup),
+    )
+
+
+def micros(text: str, key: str) -> int:
+    """A duration like "90s", "12h" or "400d" in µs. Raises `ConfigInvalid` naming `key`."""
+    match = DURATION.fullmatch(text.strip())
+    if match is None or int(match[1]) == 0:
+        raise ConfigInvalid(f'{key}: {text!r} is no duration: write a whole number and ms, s, m, h or d, like "12h"')
+    return int(match[1]) * UNIT_MICROS[match[2]]
+
+
+def _converted(raw: Mapping[str, Any]) -> FileTables:
+    try:
+        return msgspec.convert(raw, FileTables)
+    except msgspec.ValidationError as error:
+        # "Expected `int`, got `str` - at `$.server.port`": the types, never the value.
+        what, _, where = str(error).partition(" - at ")
+        key = where.strip("`").removeprefix("$").removeprefix(".") or "the file"
+        missing = re.fullmatch(r"Object missing required field `(\w+)`", what)
+        if missing:
+            raise ConfigInvalid(f"{key}.{missing[1]}: missing; write {missing[1]} = …") from None
+        raise ConfigInvalid(f"{key}: {what[:1].lower()}{what[1:]}: correct the value") from None
+
+
+def _expect_known(raw: object, table: type[msgspec.Struct], path: str) -> None:
+    """Raise at the first key that `table` does not have; the wrong shape is left to the conversion."""
+    if not isinstance(raw, Mapping):
+        return
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(table)}
+    for key, value in raw.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            advice = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(sorted(fields))}"
+            raise ConfigInvalid(f"{where}: unknown key; {advice}")
+        inner = _table_in(fields[key])
+        if inner is not None and isinstance(value, list):
+            for n, each in enumerate(value):
+                _expect_known(each, inner, f"{where}[{n}]")
+        elif inner is not None:
+            _expect_known(value, inner, where)
+
+
+def _table_in(kind: Any) -> type[msgspec.Struct] | None:
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and issubclass(each, msgspec.Struct):
+            return each
+    return None
+
+
+def _sources(tables: tuple[SourceTable, ...], lookup: Lookup) -> tuple[SourceConfig, ...]:
+    found: dict[str, int] = {}
+    sources: list[SourceConfig] = []
+    for n, table in enumerate(tables):
+        where = f"sources[{n}]"
+        if NAME.fullmatch(table.name) is None:
+            raise ConfigInvalid(
+                f"{where}.name: {table.name!r} is part of an address: use letters, digits, '_', '.' and '-', at most 64"
+            )
+        if table.name in found:
+            raise ConfigInvalid(
+                f"{where}.name: {table.name!r} is already the name of sources[{found[table.name]}]: "
+                "names are part of addresses and ids, give each source its own"
+            )
+        found[table.name] = n
+        sources.append(_source(table, where, lookup))
+    return tuple(sources)
+
+
+def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
+    needs = VENDORS.get(table.vendor)
+    if needs is None:
+        close = difflib.get_close_matches(table.vendor, VENDORS, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(VENDORS)}"
+        raise ConfigInvalid(f"{where}.vendor: {table.vendor!r} is unknown; {advice}")
+    if table.header is not None and table.vendor != "openvidu":
+        raise ConfigInvalid(f"{where}.header: only vendor openvidu has a header of its own choice: remove the key")
+    if table.header == "":
+        raise ConfigInvalid(f'{where}.header: empty; name the header OpenVidu sends, like "Authorization"')
+    return SourceConfig(
+        name=table.name,
+        vendor=table.vendor,
+        header=table.header or "Authorization",
+        secrets=lookup.secrets(table, where) if needs == "secrets" else (),
+        keys=lookup.keys(table, where) if needs == "keys" else {},
+        stuck_after=micros(table.stuck_after, f"{where}.stuck_after"),
+    )
+
+
+def _access_keys(tables: tuple[KeyTable, ...], lookup: Lookup) -> tuple[AccessKeyConfig, ...]:
+    keys: list[AccessKeyConfig] = []
+    for n, table in enumerate(tables):
+        where = f"access.keys[{n}]"
+        if not table.id:
+            raise ConfigInvalid(f'{where}.id: empty; name the key, like "main": tokens carry the name as `kid`')
+        if any(key.id == table.id for key in keys):
+            raise ConfigInvalid(f"{where}.id: {table.id!r} is used twice: give each key its own id")
+        secret, public, private = lookup.access_key(table, where)
+        keys.append(
+            AccessKeyConfig(
+                id=table.id, algorithm=table.algorithm, secret=secret, public_key=public, private_key=private
+            )
+        )
+    return tuple(keys)

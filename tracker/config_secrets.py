@@ -1,0 +1,179 @@
+"""Where config.toml's secrets come from: the file itself, the environment, or files of their own.
+
+Exactly one place a secret: two would leave open which one counts, and the wrong one would be found out by lost
+deliveries. Messages name keys, variables and files, never what they hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tracker.errors import ConfigInvalid
+
+SECRET_KEYS = ("secret", "secret_env", "secret_file", "secrets", "secrets_env", "secrets_file")
+MAP_KEYS = ("keys", "keys_env", "keys_file")
+
+
+class SourceTexts(Protocol):
+    """The secret keys of one `[[sources]]`."""
+
+    @property
+    def vendor(self) -> str: ...
+
+
+class KeyTexts(Protocol):
+    """The secret keys of one of `[access] keys`."""
+
+    @property
+    def algorithm(self) -> str: ...
+    @property
+    def secret(self) -> str | None: ...
+    @property
+    def secret_env(self) -> str | None: ...
+    @property
+    def secret_file(self) -> str | None: ...
+    @property
+    def public_key_file(self) -> str | None: ...
+    @property
+    def private_key_file(self) -> str | None: ...
+
+
+class Lookup:
+    """Fetches secrets; relative files are relative to `folder`, the configuration's own."""
+
+    def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
+        self._environ = environ
+        self._folder = folder
+
+    def secrets(self, table: SourceTexts, where: str) -> tuple[str, ...]:
+        """One secret or several while rotating. Raises `ConfigInvalid`."""
+        given = _given(table, MAP_KEYS)
+        if given:
+            raise ConfigInvalid(
+                f"{where}.{given[0]}: vendor {table.vendor} proves with a secret, not with keys by issuer: "
+                "use secret, secret_env or secret_file"
+            )
+        key = _one_of(table, SECRET_KEYS, where, f"vendor {table.vendor} needs secret, secret_env or secret_file")
+        value: Any = getattr(table, key)
+        at = f"{where}.{key}"
+        found = {
+            "secret": lambda: (value,),
+            "secret_env": lambda: (self._variable(value, at),),
+            "secret_file": lambda: (self._file(value, at),),
+            "secrets": lambda: tuple(value),
+            "secrets_env": lambda: _several(self._variable(value, at), r"[,\n]"),
+            "secrets_file": lambda: _several(self._file(value, at), r"\n"),
+        }[key]()
+        return _filled(found, at)
+
+    def keys(self, table: SourceTexts, where: str) -> dict[str, str]:
+        """Issuer → secret. Raises `ConfigInvalid`."""
+        given = _given(table, SECRET_KEYS)
+        if given:
+            raise ConfigInvalid(
+                f"{where}.{given[0]}: vendor {table.vendor} proves with keys by issuer: "
+                'use keys = { issuer = "secret" }, keys_env or keys_file'
+            )
+        key = _one_of(
+            table, MAP_KEYS, where, f'vendor {table.vendor} needs keys = {{ issuer = "secret" }}, keys_env or keys_file'
+        )
+        value: Any = getattr(table, key)
+        at = f"{where}.{key}"
+        if key == "keys_env":
+            value = _parsed_map(self._variable(value, at), at)
+        elif key == "keys_file":
+            value = _parsed_map(self._file(value, at), at)
+        _filled(tuple(value.values()), at)
+        return dict(value)
+
+    def access_key(self, table: KeyTexts, where: str) -> tuple[str | None, str | None, str | None]:
+        """(secret, public key, private key) of a read key: a text for HS256, PEM for the others. Raises `ConfigInvalid`."""
+        secret_keys, pem_keys = ("secret", "secret_env", "secret_file"), ("public_key_file", "private_key_file")
+        if table.algorithm == "HS256":
+            wrong = _given(table, pem_keys)
+            if wrong:
+                raise ConfigInvalid(f"{where}.{wrong[0]}: HS256 has one secret: use secret_env, or algorithm RS256")
+            key = _one_of(table, secret_keys, where, "HS256 needs secret, secret_env or secret_file")
+            at = f"{where}.{key}"
+            text: str = getattr(table, key)
+            if key != "secret":
+                text = self._variable(text, at) if key == "secret_env" else self._file(text, at)
+            return _filled((text,), at)[0], None, None
+        wrong = _given(table, secret_keys)
+        if wrong:
+            raise ConfigInvalid(f"{where}.{wrong[0]}: {table.algorithm} has key files: use public_key_file")
+        if not _given(table, pem_keys):
+            raise ConfigInvalid(
+                f"{where}.public_key_file: missing; {table.algorithm} needs public_key_file to check tokens, and "
+                "private_key_file to mint them"
+            )
+        return None, self._pem(table.public_key_file, f"{where}.public_key_file"), self._pem(
+            table.private_key_file, f"{where}.private_key_file"
+        )  # fmt: skip
+
+    def _pem(self, name: str | None, at: str) -> str | None:
+        if name is None:
+            return None
+        text = self._file(name, at)
+        if "-----BEGIN " not in text:
+            raise ConfigInvalid(f"{at}: {name} holds no PEM (-----BEGIN …): write the key there in PEM form")
+        return text
+
+    def _variable(self, name: str, at: str) -> str:
+        found = self._environ.get(name)
+        if found is None:
+            raise ConfigInvalid(f"{at}: the environment variable {name} is not set: set it before `tracker` starts")
+        return found
+
+    def _file(self, name: str, at: str) -> str:
+        path = self._folder / Path(name).expanduser()
+        try:
+            text = path.read_text("utf-8")
+        except OSError as error:
+            raise ConfigInvalid(f"{at}: {path} cannot be read ({error.strerror}): check path and permissions") from None
+        except UnicodeDecodeError:
+            raise ConfigInvalid(f"{at}: {path} is not UTF-8 text") from None
+        # Editors and `echo` end a file with a newline; a secret that really ends in one is written twice.
+        return text.removesuffix("\n").removesuffix("\r")
+
+
+def _given(table: object, keys: tuple[str, ...]) -> list[str]:
+    return [key for key in keys if getattr(table, key) is not None]
+
+
+def _one_of(table: object, keys: tuple[str, ...], where: str, needs: str) -> str:
+    given = _given(table, keys)
+    if not given:
+        raise ConfigInvalid(f"{where}.{keys[0]}: missing; {needs}")
+    if len(given) > 1:
+        raise ConfigInvalid(f"{where}.{given[1]}: given beside {given[0]}: keep one of the two")
+    return given[0]
+
+
+def _several(text: str, separator: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in re.split(separator, text) if part.strip())
+
+
+def _filled(secrets: tuple[str, ...], at: str) -> tuple[str, ...]:
+    if not secrets or not all(secrets):
+        raise ConfigInvalid(f"{at}: holds no secret (it is empty): an empty secret would let everybody in")
+    return secrets
+
+
+def _parsed_map(text: str, at: str) -> dict[str, str]:
+    found: object
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            found = None
+    if not isinstance(found, dict) or not all(isinstance(secret, str) for secret in found.values()):
+        raise ConfigInvalid(f'{at}: write issuer and secret as TOML (issuer = "secret") or as a JSON object')
+    return {str(issuer): str(secret) for issuer, secret in found.items()}
