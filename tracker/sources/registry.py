@@ -15,7 +15,7 @@ import msgspec
 from tracker.deliveries import Record
 from tracker.errors import ConfigInvalid
 from tracker.facts import Fact, RunRules, Unknown
-from tracker.sources import openvidu, openvidu_meet, streamrec
+from tracker.sources import livekit, openvidu, openvidu_meet, streamrec
 from tracker.sources.contract import Interpret, Source, SourceSettings
 
 
@@ -40,6 +40,9 @@ VENDORS: Mapping[str, Vendor] = {
         interpret=openvidu_meet.interpret,
         rules=openvidu_meet.RULES,
         needs="secrets",
+    ),
+    "livekit": Vendor(
+        build=livekit.LivekitSource, interpret=livekit.interpret, rules=livekit.RULES, needs="keys"
     ),
     "streamrec": Vendor(
         build=streamrec.StreamrecSource, interpret=streamrec.interpret, rules=streamrec.RULES, needs="secrets"

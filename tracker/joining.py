@@ -1,0 +1,96 @@
+"""Where configuration becomes rooms: the only file that names engines.
+
+`service` (live) and `desk` (offline) both get their stores and sources here, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import structlog
+
+from tracker.config import Config, SourceConfig
+from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
+from tracker.log.group_commit import LogObserver
+from tracker.log.holding import Held, hold
+from tracker.log.sqlite import SqliteLog
+from tracker.sources import registry
+from tracker.sources.contract import Source, SourceSettings
+from tracker.views.sqlite import SqliteViews
+
+_log = structlog.get_logger("joining")
+
+
+def now() -> int:
+    """The clock: µs since the epoch, UTC."""
+    return time.time_ns() // 1_000
+
+
+def source(config: SourceConfig) -> Source:
+    """One configured sender."""
+    return registry.build(
+        SourceSettings(
+            name=config.name, vendor=config.vendor, secrets=config.secrets, keys=config.keys, header=config.header
+        )
+    )
+
+
+def sources(config: Config) -> Mapping[str, Source]:
+    """All configured senders by name."""
+    return {each.name: source(each) for each in config.sources}
+
+
+async def create_log(config: Config) -> None:
+    """Make the empty log. Raises `LogUnavailable` when there is one."""
+    await SqliteLog.create(config.log.path)
+
+
+def hold_log(config: Config) -> Held:
+    """Keep other servers away from the log. Raises `LogMissing`, `LogUnavailable` naming who serves it."""
+    if not config.log.path.exists():
+        raise LogMissing(f"there is no log at {config.log.path}: check log.path, or make one with `tracker init`")
+    return hold(config.log.path)
+
+
+async def open_log(config: Config, observe: LogObserver | None = None) -> SqliteLog:
+    """The existing log. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
+    return await SqliteLog.open(config.log.path, queue_bound=config.log.queue_bound, observe=observe)
+
+
+async def open_live_views(config: Config) -> SqliteViews:
+    """The views for the projector. Missing or outdated ones are made anew, empty: the projector fills them again."""
+    try:
+        return await SqliteViews.open(config.views_path, writable=True)
+    except (ViewsMissing, ViewsOutdated) as error:
+        _log.warning("views are made anew from the log", reason=str(error))
+        await create_views(config)
+        return await SqliteViews.open(config.views_path, writable=True)
+
+
+async def create_views(config: Config) -> None:
+    """Empty views at checkpoint 0; views that were there are swapped out."""
+    if config.views_path.resolve() == config.log.path.resolve():
+        raise LogUnavailable("log.path and views.path are the same file: give the views a path of their own")
+    await SqliteViews.create(config.views_path)
+
+
+@asynccontextmanager
+async def reading_log(config: Config) -> AsyncIterator[SqliteLog]:
+    """The log, closed on leaving; a server may be running on it."""
+    log = await open_log(config)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
+async def reading_views(config: Config) -> AsyncIterator[SqliteViews]:
+    """The views for reading, closed on leaving. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
+    views = await SqliteViews.open(config.views_path, writable=False)
+    try:
+        yield views
+    finally:
+        await views.close()

@@ -1,0 +1,202 @@
+"""The running Tracker: the one place where rooms are joined. Owns the TaskGroup, the clock and the signals.
+
+    hold the log ─► open log and views ─► projector follows ─► listen ─► … SIGTERM …
+        ─► stop accepting ─► answer what was accepted ─► stop the projector ─► commit and close the log ─► exit 0
+
+Ingest and projector share nothing but the stores: when the projector fails it is started again, and no sender notices.
+If we die anywhere here, what was answered is in the log, and the next start goes on from the views' checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import structlog
+from aiohttp import web
+
+from tracker import joining
+from tracker.config import Config
+from tracker.errors import ConfigInvalid, TrackerError
+from tracker.ingest import Ingest
+from tracker.log.sqlite import SqliteLog
+from tracker.metrics import Metrics
+from tracker.projector import Projector
+from tracker.views.sqlite import SqliteViews
+
+FREE_BYTES = 16 * 1024 * 1024
+"""With less free space under the log the server says it is not ready, while it can still take records."""
+LAG_SECONDS = 10.0
+PROBE_SECONDS = 2.0
+KEEPALIVE_SECONDS = 75.0
+WATCH_SECONDS = 1.0
+BACK_OFF = (0.2, 1.0, 5.0, 15.0)
+
+_log = structlog.get_logger("service")
+
+Ready = Callable[[str], None]
+"""Called once with the address, when deliveries are taken."""
+
+
+class Station:
+    """The rooms of one running Tracker."""
+
+    def __init__(self, config: Config, log: SqliteLog, views: SqliteViews, metrics: Metrics) -> None:
+        self.config = config
+        self.log = log
+        self.views = views
+        self.metrics = metrics
+        self.projector = Projector(log, views, now=joining.now, watcher=metrics)
+        self.ingest = Ingest(
+            joining.sources(config),
+            log,
+            max_body_bytes=config.server.max_body_bytes,
+            now=joining.now,
+            metrics=metrics,
+        )
+
+    def app(self) -> web.Application:
+        """All routes of all doors."""
+        app = web.Application(client_max_size=self.config.server.max_body_bytes)
+        self.ingest.add_routes(app)
+        app.router.add_get("/healthz", _alive)
+        app.router.add_get("/readyz", self._readyz)
+        return app
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        reasons = await self.unready()
+        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def unready(self) -> list[str]:
+        """Why this server should get no traffic now; empty when it should."""
+        reasons: list[str] = []
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self.log.probe()
+                reasons += await self._lag()
+        except TimeoutError:
+            reasons.append(f"the log did not answer within {PROBE_SECONDS:.0f} s")
+        except TrackerError as error:
+            reasons.append(str(error))
+        with contextlib.suppress(OSError):
+            found = os.statvfs(self.config.log.path.parent)
+            free = found.f_bavail * found.f_frsize
+            if free < FREE_BYTES:
+                reasons.append(f"{free // 1024} KiB are free under the log: make room")
+        return reasons
+
+    async def _lag(self) -> list[str]:
+        waiting = await self.log.record(self.projector.position + 1)
+        seconds = 0.0 if waiting is None else (joining.now() - waiting.received_at) / 1_000_000
+        if seconds <= LAG_SECONDS:
+            return []
+        return [f"the views are {seconds:.0f} s behind the log (position {self.projector.position})"]
+
+    async def follow(self) -> None:
+        """Run the projector for ever. Whatever it stumbles over is said and tried again: ingest must not notice."""
+        failures = 0
+        while True:
+            before = self.projector.position
+            try:
+                await self.projector.run()
+            except Exception:
+                failures = 0 if self.projector.position > before else failures + 1
+                _log.exception("projector failed, starting it again", position=self.projector.position)
+            await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
+
+    async def keep_views(self) -> None:
+        """Views may be deleted at any time: make an empty file when there is none, and the projector fills it again."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if not self.config.views_path.exists():
+                try:
+                    await joining.create_views(self.config)
+                    _log.warning("views vanished and are made anew from the log")
+                except TrackerError as error:
+                    _log.error("views vanished and cannot be made anew", reason=str(error))  # noqa: TRY400
+
+
+async def serve(config: Config, *, ready: Ready | None = None) -> None:
+    """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
+
+    Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
+    (no log, or served by somebody else) before anything is accepted.
+    """
+    if not config.access.keys and not config.server.is_loopback:
+        raise ConfigInvalid(
+            f"server.host: {config.server.host} is open to others, but no key guards the reading: "
+            "add [access] keys, or listen on 127.0.0.1"
+        )
+    with joining.hold_log(config):
+        async with _station(config) as station:
+            await _run(station, ready)
+
+
+@contextlib.asynccontextmanager
+async def _station(config: Config) -> AsyncIterator[Station]:
+    metrics = Metrics(joining.now)
+    async with contextlib.AsyncExitStack() as stack:
+        log = await joining.open_log(config, metrics)
+        stack.push_async_callback(log.close)
+        views = await joining.open_live_views(config)
+        stack.push_async_callback(views.close)
+        yield Station(config, log, views, metrics)
+
+
+async def _run(station: Station, ready: Ready | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(station.follow()), group.create_task(station.keep_views())]
+            try:
+                async with _listening(station) as address:
+                    _log.info("ready", address=address, sources=[each.name for each in station.config.sources])
+                    if ready is not None:
+                        ready(address)
+                    await stop.wait()
+                    _log.info("stopping", grace_seconds=station.config.server.shutdown_grace)
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except* TrackerError as group_error:
+        raise group_error.exceptions[0] from None
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def _listening(station: Station) -> AsyncIterator[str]:
+    """Accept connections; on leaving accept no more, and let those accepted have their answers."""
+    server = station.config.server
+    runner = web.AppRunner(
+        station.app(),
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        shutdown_timeout=server.shutdown_grace,
+    )
+    await runner.setup()
+    try:
+        host = server.host.strip("[]")
+        try:
+            await web.TCPSite(runner, host, server.port, backlog=1024).start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigInvalid(
+                f"server.port: cannot listen on {server.host}:{server.port} ({reason}): "
+                "stop what listens there, or choose another port"
+            ) from None
+        port = runner.addresses[0][1]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def _alive(_request: web.Request) -> web.Response:
+    return web.json_response({"alive": True})

@@ -1,0 +1,181 @@
+"""LiveKit's egress, read: what records becomes a recording, what only streams to the outside a broadcast.
+
+EgressInfo is livekit/protocol `protobufs/livekit_egress.proto:356-401`; its times are nanoseconds. Its request is never
+repeated: it names stores, access keys and stream addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tracker.facts import (
+    BroadcastStarted,
+    BroadcastStopped,
+    EndReason,
+    Fact,
+    Micros,
+    Place,
+    RecordingAborted,
+    RecordingFact,
+    RecordingFailed,
+    RecordingLimitReached,
+    RecordingProcessing,
+    RecordingReady,
+    RecordingStarted,
+    RecordingStopped,
+)
+from tracker.sources import protojson
+from tracker.sources.protojson import Message
+
+
+_STATUSES = (
+    "EGRESS_STARTING", "EGRESS_ACTIVE", "EGRESS_ENDING", "EGRESS_COMPLETE", "EGRESS_FAILED", "EGRESS_ABORTED",
+    "EGRESS_LIMIT_REACHED",
+)  # fmt: skip
+_OVER: dict[str, tuple[type[RecordingFact], EndReason]] = {
+    "EGRESS_COMPLETE": (RecordingReady, "normal"),
+    "EGRESS_FAILED": (RecordingFailed, "server_failure"),
+    "EGRESS_ABORTED": (RecordingAborted, "server_failure"),
+    "EGRESS_LIMIT_REACHED": (RecordingLimitReached, "timeout"),
+}
+_MODES = ("room_composite", "participant", "track_composite", "track", "web", "egress", "replay")
+_TO_FILES = ("file", "files", "file_outputs", "segments", "segment_outputs", "images", "image_outputs")
+_TO_STREAMS = ("stream", "stream_outputs", "websocket_url")
+_FILE_RESULTS = ("file_results", "segment_results", "image_results", "file", "segments")
+_STREAM_RESULTS = ("stream_results", "stream")
+_FINER_WITHIN = 10_000_000
+
+
+class Egress(msgspec.Struct, frozen=True, kw_only=True):
+    """An egress event, placed. `at` µs; `stamped`: `at` is the sender's time; `fallback_id` names one that has no id."""
+
+    event: str
+    info: Message
+    at: Micros
+    stamped: bool
+    place: Place | None
+    started_at: Micros | None
+    fallback_id: str
+
+    @property
+    def ended_at(self) -> Micros | None:
+        """When it ended, µs."""
+        return self.info.moment("ended_at", "ns")
+
+    @property
+    def status(self) -> str:
+        """The vendor's status; absent is the enum's zero."""
+        return self.info.enum("status", *_STATUSES) or "EGRESS_STARTING"
+
+    @property
+    def mode(self) -> str | None:
+        """Which kind of request it was, in snake_case."""
+        return next((mode for mode in _MODES if self.info.message(mode)), None)
+
+    @property
+    def id(self) -> str:
+        """The egress id; an auto-egress that failed to start has none (livekit `pkg/rtc/egress.go:44-57`)."""
+        identity = self.info.message("participant").text("identity")
+        return self.info.text("egress_id") or f"auto-egress:{identity or self.fallback_id}"
+
+
+def read(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fact, ...]:
+    """The facts of an egress event; `fact(at, precision, **detail)` gives the arguments every fact takes."""
+    at = _moment(egress)
+    precision = "s" if at is None else "us"
+    base = fact(at, precision, **_detail(egress))
+    return _broadcast(egress, base) if _only_streams(egress.info) else _recording(egress, base)
+
+
+def _moment(egress: Egress) -> Micros | None:
+    """`updatedAt` where it tells the same moment as `createdAt` more finely, and never before the stated end."""
+    updated, ended = egress.info.moment("updated_at", "ns"), egress.ended_at
+    near = updated is not None and (not egress.stamped or abs(updated - egress.at) <= _FINER_WITHIN)
+    at = updated if near else None
+    if ended is not None and egress.event == "egress_ended" and (egress.at if at is None else at) < ended:
+        return ended
+    return at
+
+
+def _detail(egress: Egress) -> dict[str, Any]:
+    info = egress.info
+    return {
+        "source_type": info.enum("source_type", "EGRESS_SOURCE_TYPE_WEB", "EGRESS_SOURCE_TYPE_SDK"),
+        "error": protojson.masked(info.text("error")),
+        "error_code": info.whole("error_code") or None,
+        "details": protojson.masked(info.text("details")),
+        "manifest_location": protojson.masked_query(info.text("manifest_location")),
+        "filename": _result(info).text("filename"),
+        "backup_storage_used": info.flag("backup_storage_used") or None,
+        "retry_count": info.whole("retry_count") or None,
+    }
+
+
+def _only_streams(info: Message) -> bool:
+    """Whether nothing is written and something is sent out; where neither is told, it is taken for a recording."""
+    requests = [info.message(mode) for mode in _MODES]
+    requests += [output for request in requests for output in request.messages("outputs")]
+    writes = any(info.value(name) for name in _FILE_RESULTS)
+    writes = writes or any(request.value(name) for request in requests for name in _TO_FILES)
+    sends = any(info.value(name) for name in _STREAM_RESULTS)
+    sends = sends or any(request.value(name) for request in requests for name in _TO_STREAMS)
+    return sends and not writes
+
+
+def _result(info: Message) -> Message:
+    """The first file (or playlist) it made."""
+    results = [found for name in ("file_results", "segment_results") for found in info.messages(name)]
+    return next((found for found in [*results, info.message("file"), info.message("segments")] if found), Message({}))
+
+
+def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
+    result = _result(egress.info)
+    about: dict[str, Any] = {
+        "place": egress.place,
+        "recording": egress.id,
+        "status": egress.status,
+        "mode": egress.mode,
+        "started_at": egress.started_at,
+    }
+    if egress.event == "egress_started":
+        return (RecordingStarted(**base, **about),)
+    outcome, reason = _OVER.get(egress.status, (RecordingProcessing, None))
+    facts: list[Fact] = []
+    stopped_at = egress.ended_at
+    if stopped_at is not None:
+        about["stopped_at"] = stopped_at
+    if outcome is not RecordingProcessing:
+        about |= {"reason": reason, "vendor_reason": _why(egress)}
+    if stopped_at is not None and egress.event == "egress_ended":
+        stop = base | {"at": stopped_at, "clock": "server", "precision": "us", "detail": {}}
+        facts.append(RecordingStopped(**stop, **about))
+        base = base | {"anomalies": ()}
+    lasted, size = result.whole("duration"), result.whole("size")
+    made: dict[str, Any] = {
+        "duration_ms": lasted // 1_000_000 if lasted and lasted > 0 else None,
+        "size_bytes": size if size and size > 0 else None,
+        "url": protojson.masked_query(result.text("location") or result.text("playlist_location")),
+    }
+    facts.append(outcome(**base, **about, **made))
+    return tuple(facts)
+
+
+def _broadcast(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
+    base = base | {"detail": base["detail"] | {"status": egress.status} | protojson.present(mode=egress.mode)}
+    about: dict[str, Any] = {"place": egress.place, "activity": egress.id, "started_at": egress.started_at}
+    outcome = _OVER.get(egress.status)
+    if egress.event != "egress_ended" and outcome is None:
+        return (BroadcastStarted(**base, **about),)
+    if egress.ended_at is not None:
+        base = base | {"at": egress.ended_at, "clock": "server", "precision": "us"}
+    reason = outcome[1] if outcome else "unknown"
+    return (BroadcastStopped(**base, **about, reason=reason, vendor_reason=_why(egress)),)
+
+
+def _why(egress: Egress) -> str:
+    """LiveKit's own words for the end (`details`, `error`), else the status."""
+    info = egress.info
+    return protojson.masked(info.text("error") or info.text("details")) or egress.status

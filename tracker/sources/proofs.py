@@ -1,0 +1,172 @@
+"""Proofs that several vendors use: the signed token bound to a body, and comparing secrets without telling how close.
+
+A LiveKit or plugNmeet webhook carries a JWT whose `sha256` claim names its body. Every participant of a room holds a
+JWT made with the same key and secret (the join token); only that claim tells the two apart, so it is required.
+
+Where the rules come from: livekit/protocol `webhook/verifier.go` and `auth/verifier.go` (60 s leeway, HS256, `exp`
+required since 2026-08), `webhook/resource_url_notifier.go` (standard base64 with padding, over the raw body).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import jwt
+
+from tracker.errors import KeyUnknown, SignatureMismatch, SignatureMissing, SignatureStale
+from tracker.facts import Micros
+
+
+LEEWAY_S = 60
+"""How far the sender's clock may be from ours: what LiveKit's own verifier grants."""
+
+_ALGORITHM = "HS256"
+_SHORT_KEY = "InsecureKeyLengthWarning"
+_SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_BASE64_SHA256_LENGTH = 44
+
+# PyJWT would look at the clock by itself; sources know no clock, and a replay must verify at its `received_at`.
+_OUR_OWN_CHECKS = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+def verify_jwt(token: str, *, keys: Mapping[str, str], body: bytes, received_at: Micros) -> str:
+    """The issuer, when `token` is a bare HS256 JWT of one of `keys` (issuer → secret) made for exactly these bytes.
+
+    Its `iss` chooses the secret; `sha256` is the padded standard base64 of the body's SHA-256; `exp` is required, and
+    `exp`, `nbf`, `iat` are compared with `received_at` (µs) with 60 s leeway.
+
+    Raises SignatureMissing (no token), KeyUnknown (no secret for its issuer), SignatureStale (expired, or from the
+    future), SignatureMismatch (everything else, garbage included); no message holds a part of the token.
+    """
+    if not token:
+        raise SignatureMissing("no signed token came with the delivery; the sender must have an API key and secret set")
+    header = unverified_header(token)
+    if header is None:
+        raise SignatureMismatch("the token is no JWT; it must stand alone in its header, without `Bearer `")
+    if header.get("alg") != _ALGORITHM:
+        raise SignatureMismatch(f"the token is not signed with {_ALGORITHM}, the only algorithm accepted")
+    issuer, secret = _secret_of(token, keys)
+    claims = _claims(token, secret)
+    _check_times(claims, received_at)
+    if not _names_body(claims.get("sha256"), body):
+        raise SignatureMismatch(
+            "the token's sha256 claim does not name these bytes: something between the sender and here changed the"
+            " body, or this is no webhook token"
+        )
+    return issuer
+
+
+def unverified_header(token: str) -> dict[str, Any] | None:
+    """The header of what is shaped like a bare JWT, believed by nobody yet; None for anything else."""
+    if not _SHAPE.fullmatch(token):
+        return None
+    first = token.partition(".")[0]
+    try:
+        header = json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", header) if isinstance(header, dict) else None
+
+
+def which_secret(given: str, secrets: Sequence[str]) -> int | None:
+    """The index of the first of `secrets` that equals `given`; None when none does.
+
+    All of them are compared, each in constant time, so that the time taken tells neither which one matched nor how
+    much of it. An empty secret matches nothing.
+    """
+    # Servers hand header bytes that are not UTF-8 over as lone surrogates: they must compare, not raise.
+    offered = given.encode("utf-8", "surrogatepass")
+    equal = [hmac.compare_digest(offered, secret.encode("utf-8", "surrogatepass")) for secret in secrets]
+    return next((index for index, same in enumerate(equal) if same and secrets[index]), None)
+
+
+def _secret_of(token: str, keys: Mapping[str, str]) -> tuple[str, str]:
+    """The issuer the token names (not believed until its signature fits) and its secret."""
+    issuer = _decoded(token, "", {"verify_signature": False}).get("iss")
+    if not isinstance(issuer, str) or not issuer:
+        raise SignatureMismatch("the token names no issuer")
+    secret = keys.get(issuer)
+    if not secret:
+        raise KeyUnknown("no secret is configured for the token's issuer; add its API key to `keys` of this source")
+    return issuer, secret
+
+
+def _claims(token: str, secret: str) -> dict[str, Any]:
+    return _decoded(token, secret, {"verify_signature": True})
+
+
+def _decoded(token: str, secret: str, options: dict[str, bool]) -> dict[str, Any]:
+    """The token's claims. Raises SignatureMismatch, whatever PyJWT or a hostile payload raises below."""
+    try:
+        with warnings.catch_warnings():
+            # LiveKit's development secret is `secret`; how long a key is, is its operator's choice.
+            warnings.filterwarnings("ignore", category=_short_key_warning())
+            return jwt.decode(token, secret, algorithms=[_ALGORITHM], options=cast("Any", _OUR_OWN_CHECKS | options))
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        # Dropped on purpose: its message may quote the token.
+        raise SignatureMismatch("the token's signature does not fit; compare the API secret on both sides") from None
+
+
+def _short_key_warning() -> type[Warning]:
+    """PyJWT's warning about short secrets, by a name that releases before 2.11 do not have."""
+    found = getattr(jwt, _SHORT_KEY, None)
+    return cast("type[Warning]", found) if isinstance(found, type) else UserWarning
+
+
+def _check_times(claims: Mapping[str, Any], received_at: Micros) -> None:
+    now = received_at / 1_000_000
+    expires = _seconds(claims, "exp")
+    if expires is None:
+        raise SignatureMismatch("the token has no exp claim")
+    if expires <= now - LEEWAY_S:
+        raise SignatureStale("the token has expired; check that both clocks are synchronised")
+    for name in ("nbf", "iat"):
+        moment = _seconds(claims, name)
+        if moment is not None and moment > now + LEEWAY_S:
+            raise SignatureStale(f"the token is from the future ({name}); check that both clocks are synchronised")
+
+
+def _seconds(claims: Mapping[str, Any], name: str) -> float | None:
+    """A time claim in seconds, None when absent. Raises SignatureMismatch when it is no number."""
+    if name not in claims:
+        return None
+    value: object = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(_bounded(value)):
+        raise SignatureMismatch(f"the token's {name} claim is no number of seconds")
+    return _bounded(value)
+
+
+def _bounded(value: float) -> float:
+    """The number as a float; an integer too large for one becomes infinite instead of raising."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _names_body(claim: object, body: bytes) -> bool:
+    """Whether the `sha256` claim is the padded standard base64 of the body's digest."""
+    if not isinstance(claim, str) or len(claim) != _BASE64_SHA256_LENGTH:
+        return False
+    try:
+        named = base64.b64decode(claim, validate=True)
+    except (ValueError, binascii.Error):
+        return False
+    return hmac.compare_digest(named, hashlib.sha256(body).digest())

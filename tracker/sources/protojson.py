@@ -1,0 +1,268 @@
+"""Read protojson tolerantly, and in it the LiveKit objects (participant, track) that two vendors send.
+
+protojson writes 64-bit integers as strings, leaves zero values out, and gives enums by name or, where the sender does not
+know the name, by number. Go's encoder spells fields in camelCase (LiveKit) or snake_case (plugNmeet); protobuf's JSON
+mapping obliges every reader to take both, so `Message` does. A value of a wrong type reads as absent: nothing here raises.
+
+LiveKit's objects: livekit/protocol `protobufs/livekit_models.proto`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from tracker.facts import EndReason, Micros, Precision
+
+
+Unit = Literal["s", "ms", "us", "ns"]
+
+_DEEPEST = 50
+_LONGEST_TEXT = 8192
+_LAST = 253_402_300_800_000_000
+"""The year 10000, in µs: no store or answer can hold a later time."""
+
+_SECRET_NAME = re.compile(
+    r"passw|secret|credential|authorization|(?:stream|encryption|private|access|api)[_-]?key|token$|(?:^|[_.-])pin$"
+    r"|(?-i:[a-z]Pin$)",
+    re.IGNORECASE,
+)
+# An RTMP address ends in its stream key, an object's address may end in a signature: the host is all we repeat.
+_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@\"']*@)?([^\s/?#\"']*)[^\s\"']*", re.IGNORECASE)
+_DIGITS = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+
+# DisconnectReason, livekit_models.proto:702-736; which server reason becomes which: livekit pkg/rtc/types/interfaces.go.
+_DISCONNECTED: Mapping[str, EndReason] = {
+    "CLIENT_INITIATED": "left",
+    "DUPLICATE_IDENTITY": "replaced",
+    "SERVER_SHUTDOWN": "server_shutdown",
+    "PARTICIPANT_REMOVED": "removed",
+    "ROOM_DELETED": "closed_by_server",
+    "ROOM_CLOSED": "closed_by_server",
+    "STATE_MISMATCH": "network_lost",
+    "SIGNAL_CLOSE": "network_lost",
+    "CONNECTION_TIMEOUT": "network_lost",
+    "MEDIA_FAILURE": "network_lost",
+    "JOIN_FAILURE": "join_failed",
+    "MIGRATION": "migrated",
+    "USER_UNAVAILABLE": "left",
+    "USER_REJECTED": "left",
+    "SIP_TRUNK_FAILURE": "server_failure",
+    "AGENT_ERROR": "server_failure",
+}
+_LABELS = {"screen_share": "screen", "screen_share_audio": "screen_audio"}
+
+
+class Message:
+    """One protojson object. Fields are asked for by their snake_case name and found under either spelling."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.fields = fields
+
+    def value(self, name: str) -> Any:
+        """The raw value; None when absent (or null, which means the same)."""
+        found = self.fields.get(name)
+        return self.fields.get(camel(name)) if found is None else found
+
+    def text(self, name: str) -> str | None:
+        """A string, or None where it is absent, empty or no string."""
+        value = self.value(name)
+        return value if isinstance(value, str) and value else None
+
+    def whole(self, name: str) -> int | None:
+        """A 64-bit integer, written as a number or as a string of digits."""
+        value = self.value(name)
+        if isinstance(value, str) and _DIGITS.fullmatch(value):
+            value = int(value)
+        elif isinstance(value, float) and value.is_integer():
+            value = int(value)
+        return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+    def number(self, name: str) -> float | None:
+        """A finite number of any kind."""
+        value = self.value(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return self.whole(name)
+        return float(value) if abs(value) < 2**63 else None
+
+    def moment(self, name: str, unit: Unit) -> Micros | None:
+        """A time since the epoch as µs; None when absent, zero, or no time between 1970 and the year 10000."""
+        value = self.whole(name)
+        if value is None or value <= 0:
+            return None
+        found = value // 1000 if unit == "ns" else value * {"s": 1_000_000, "ms": 1000, "us": 1}[unit]
+        return found if 0 < found < _LAST else None
+
+    def flag(self, name: str) -> bool:
+        """Whether a bool is present and true."""
+        return self.value(name) is True
+
+    def enum(self, name: str, *known: str) -> str | None:
+        """An enum's name; a number is looked up among `known` (in order from 0), else kept as digits; None when absent."""
+        value = self.value(name)
+        if isinstance(value, str):
+            return value or None
+        if isinstance(value, bool) or (number := self.whole(name)) is None:
+            return None
+        return known[number] if 0 <= number < len(known) else str(number)
+
+    def message(self, name: str) -> Message:
+        """An object; an empty one where it is absent."""
+        value = self.value(name)
+        return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else Message({})
+
+    def messages(self, name: str) -> list[Message]:
+        """The objects of a list; what is no object is left out."""
+        value = self.value(name)
+        items = cast("list[Any]", value) if isinstance(value, list) else []
+        return [Message(cast("dict[str, Any]", item)) for item in items if isinstance(item, dict)]
+
+    def __bool__(self) -> bool:
+        return bool(self.fields)
+
+
+def read(body: bytes) -> Message | None:
+    """The body as a message; None when it is no JSON object that can be read."""
+    try:
+        value = _sound(json.loads(body.decode("utf-8-sig", "replace")), 0)
+    except (ValueError, RecursionError):
+        return None
+    return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else None
+
+
+def camel(name: str) -> str:
+    """The camelCase spelling of a snake_case field (`joined_at_ms` → `joinedAtMs`)."""
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+def kept(value: Any) -> Any:
+    """A value as it may be shown: without fields named like secrets, long texts cut."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {name: kept(field) for name, field in fields.items() if not secret_name(name)}
+    if isinstance(value, list):
+        return [kept(item) for item in cast("list[Any]", value)]
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return value[:_LONGEST_TEXT] + "…"
+    return value
+
+
+def secret_name(name: str) -> bool:
+    """Whether a field of this name may hold a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def metadata(text: str | None) -> str | None:
+    """A metadata text of an application, unchanged unless it is JSON with fields named like secrets: then without them."""
+    if text is None:
+        return None
+    inner = parsed(text)
+    if isinstance(inner, dict | list) and (shown := kept(inner)) != inner:
+        text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+    return kept(text)
+
+
+def parsed(text: str | None) -> Any:
+    """The value of a text that holds JSON; None when it holds none."""
+    try:
+        return _sound(json.loads(text or ""), 0)
+    except (ValueError, RecursionError):
+        return None
+
+
+def masked(text: str | None) -> str | None:
+    """A message of the vendor's, with every address in it cut to its host: the rest may be a stream key or a signature."""
+    return None if text is None else kept(_ADDRESS.sub(r"\1\2/…", text))
+
+
+def masked_query(address: str | None) -> str | None:
+    """Where something lies, without user, query and fragment: a query may be a signature that opens it."""
+    if address is None:
+        return None
+    return kept(re.sub(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", r"\1", re.split(r"[?#]", address, maxsplit=1)[0], flags=re.IGNORECASE))
+
+
+def extras(message: Message, *known: str) -> dict[str, Any]:
+    """Scalars of a message that no reading knows yet (`known` in snake_case), without what is named like a secret."""
+    spellings = {spelling for name in known for spelling in (name, camel(name))}
+    return {
+        name: kept(value)
+        for name, value in message.fields.items()
+        if name not in spellings and isinstance(value, str | int | float) and not secret_name(name)
+    }
+
+
+def present(**fields: Any) -> dict[str, Any]:
+    """The given fields without those that are None or empty."""
+    return {name: value for name, value in fields.items() if value not in (None, "", {}, [])}
+
+
+def joined_at(participant: Message) -> tuple[Micros, Precision] | None:
+    """When a participant joined, as finely as it is stated (`joined_at_ms` since 2025-01, `joined_at` before)."""
+    if (fine := participant.moment("joined_at_ms", "ms")) is not None:
+        return fine, "ms"
+    return None if (coarse := participant.moment("joined_at", "s")) is None else (coarse, "s")
+
+
+def person_kind(participant: Message) -> str:
+    """What kind of participant, in lower case; absent is the enum's zero, a person."""
+    kind = participant.enum("kind", "STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT") or "STANDARD"
+    return f"kind_{kind}" if _DIGITS.fullmatch(kind) else kind.lower()
+
+
+def person_detail(participant: Message) -> dict[str, Any]:
+    """What a participant's object tells beyond the fields of a fact."""
+    return present(
+        hidden=participant.message("permission").flag("hidden") or None,
+        metadata=metadata(participant.text("metadata")),
+        attributes=kept(dict(participant.message("attributes").fields)),
+        region=participant.text("region"),
+    )
+
+
+def disconnected(participant: Message) -> tuple[EndReason, str | None]:
+    """Why a connection ended: our word and the vendor's (a number where the vendor itself had no name for it)."""
+    theirs = participant.enum("disconnect_reason")
+    return _DISCONNECTED.get(theirs or "", "unknown"), theirs
+
+
+def track_media(track: Message) -> dict[str, str]:
+    """The `media` and `label` of a track; an absent type is the enum's zero, audio."""
+    media = (track.enum("type", "AUDIO", "VIDEO", "DATA") or "AUDIO").lower()
+    source = (track.enum("source", "UNKNOWN", "CAMERA", "MICROPHONE", "SCREEN_SHARE", "SCREEN_SHARE_AUDIO") or "").lower()
+    return present(media=media, label=_LABELS.get(source, "" if source == "unknown" else source))
+
+
+def track_detail(track: Message) -> dict[str, Any]:
+    """What a track's object tells beyond the fields of a fact."""
+    return present(
+        name=track.text("name"), mime_type=track.text("mime_type"), width=track.whole("width"), height=track.whole("height")
+    )  # fmt: skip
+
+
+def _sound(value: Any, depth: int) -> Any:
+    """The value without lone surrogates and non-finite numbers, which no store or answer can hold. Raises ValueError."""
+    if depth > _DEEPEST:
+        raise ValueError("nested too deeply")
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {_whole_text(name): _sound(field, depth + 1) for name, field in fields.items()}
+    if isinstance(value, list):
+        return [_sound(item, depth + 1) for item in cast("list[Any]", value)]
+    if isinstance(value, str):
+        return _whole_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return str(value)
+    return value
+
+
+def _whole_text(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
