@@ -34,7 +34,7 @@ def delivery_of(vendor: str, sent: Sent) -> Delivery:
     headers, token = signed[0], signed[1]
     return Delivery(
         source="s", body=sent.body, received_at=sent.at, headers={k.lower(): v for k, v in headers.items()},
-        query=sent.query, token=token or None,
+        query=sent.query, token=token.removeprefix("/") or None,
     )  # fmt: skip
 
 
