@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
 
@@ -35,8 +36,20 @@ Engine = Literal["sqlite"]
 Algorithm = Literal["HS256", "RS256", "EdDSA"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
+DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 UNIT_MICROS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+
+
+class Guarded(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds secrets: whoever prints it, `rich` included, sees its name only."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'name', None) or getattr(self, 'id', None)!r}, …)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", getattr(self, "name", None) or getattr(self, "id", None))]
 
 
 class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +75,7 @@ class ViewsTable(msgspec.Struct, frozen=True, kw_only=True):
     path: str = "data/views.db"
 
 
-class KeyTable(msgspec.Struct, frozen=True, kw_only=True):
+class KeyTable(Guarded, frozen=True, kw_only=True):
     """One of `[access] keys`."""
 
     id: str
@@ -82,7 +95,7 @@ class AccessTable(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str | None = None
 
 
-class SourceTable(msgspec.Struct, frozen=True, kw_only=True):
+class SourceTable(Guarded, frozen=True, kw_only=True):
     """One `[[sources]]` as it stands in the file."""
 
     name: str
@@ -136,17 +149,14 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     queue_bound: int
 
 
-class AccessKeyConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One key of the read door: `secret` for HS256, PEM texts for RS256 and EdDSA. Never printed: `repr` hides them."""
+class AccessKeyConfig(Guarded, frozen=True, kw_only=True):
+    """One key of the read door: `secret` for HS256, PEM texts for RS256 and EdDSA."""
 
     id: str
     algorithm: Algorithm
     secret: str | None = None
     public_key: str | None = None
     private_key: str | None = None
-
-    def __repr__(self) -> str:
-        return f"AccessKeyConfig({self.id!r}, {self.algorithm!r}, …)"
 
 
 class AccessConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,8 +167,8 @@ class AccessConfig(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str | None = None
 
 
-class SourceConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One sender, secrets fetched. `stuck_after` in µs. Never printed: `repr` hides the secrets."""
+class SourceConfig(Guarded, frozen=True, kw_only=True):
+    """One sender, secrets fetched. `stuck_after` in µs."""
 
     name: str
     vendor: str
@@ -166,9 +176,6 @@ class SourceConfig(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
     keys: dict[str, str] = {}
     stuck_after: int
-
-    def __repr__(self) -> str:
-        return f"SourceConfig({self.name!r}, {self.vendor!r}, …)"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,17 +201,19 @@ def load(path: Path | str, environ: Mapping[str, str]) -> Config:
     """Read and check `path`; relative paths in it are relative to its directory. Raises `ConfigInvalid`."""
     real = Path(path).absolute()
     try:
-        raw = tomllib.loads(real.read_bytes().decode("utf-8"))
+        raw = tomllib.loads(real.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigInvalid(
             f"there is no {path}: name the file with --config, or write an example with `tracker init --config {path}`"
         ) from None
     except OSError as error:
-        raise ConfigInvalid(f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigInvalid(f"{path} cannot be read ({error.strerror}): check path and permissions") from None
     except UnicodeDecodeError:
         raise ConfigInvalid(f"{path} is not UTF-8: save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigInvalid(f"{path} is not TOML: {error}") from None
+        raise ConfigInvalid(f"{path} is not TOML: {error}: correct the line") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, a thousand brackets
+        raise ConfigInvalid(f"{path} is not TOML that can be read: a number is too long, or nesting too deep") from None
     return read(raw, real, environ)
 
 
@@ -213,22 +222,16 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
     _expect_known(raw, FileTables, "")
     tables = _converted(raw)
     lookup = Lookup(environ, path.parent)
+    log_path, views_path = _paths(tables, path.parent)
     return Config(
         path=path,
-        server=ServerConfig(
-            host=tables.server.host,
-            port=tables.server.port,
-            max_body_bytes=tables.server.max_body_bytes,
-            shutdown_grace=micros(tables.server.shutdown_grace, "server.shutdown_grace") / 1_000_000,
-        ),
-        log=LogConfig(
-            engine=tables.log.engine, path=path.parent / tables.log.path, queue_bound=tables.log.queue_bound
-        ),
-        views_path=path.parent / tables.views.path,
+        server=_server(tables.server),
+        log=LogConfig(engine=tables.log.engine, path=log_path, queue_bound=tables.log.queue_bound),
+        views_path=views_path,
         access=AccessConfig(
             keys=_access_keys(tables.access.keys, lookup),
-            audience=tables.access.audience,
-            issuer=tables.access.issuer,
+            audience=_unless_empty(tables.access.audience, "access.audience"),
+            issuer=_unless_empty(tables.access.issuer, "access.issuer"),
         ),
         sources=_sources(tables.sources, lookup),
     )
@@ -238,7 +241,9 @@ def micros(text: str, key: str) -> int:
     """A duration like "90s", "12h" or "400d" in µs. Raises `ConfigInvalid` naming `key`."""
     match = DURATION.fullmatch(text.strip())
     if match is None or int(match[1]) == 0:
-        raise ConfigInvalid(f'{key}: {text!r} is no duration: write a whole number and ms, s, m, h or d, like "12h"')
+        raise ConfigInvalid(
+            f'{key}: {text[:20]!r} is no duration: write a whole number and ms, s, m, h or d, like "12h"'
+        )
     return int(match[1]) * UNIT_MICROS[match[2]]
 
 
@@ -247,12 +252,61 @@ def _converted(raw: Mapping[str, Any]) -> FileTables:
         return msgspec.convert(raw, FileTables)
     except msgspec.ValidationError as error:
         # "Expected `int`, got `str` - at `$.server.port`": the types, never the value.
-        what, _, where = str(error).partition(" - at ")
+        what, _, where = str(error).replace(" | null`", "`").replace("`object`", "`table`").partition(" - at ")
         key = where.strip("`").removeprefix("$").removeprefix(".") or "the file"
         missing = re.fullmatch(r"Object missing required field `(\w+)`", what)
         if missing:
             raise ConfigInvalid(f"{key}.{missing[1]}: missing; write {missing[1]} = …") from None
-        raise ConfigInvalid(f"{key}: {what[:1].lower()}{what[1:]}: correct the value") from None
+        raise ConfigInvalid(f"{key}: {what[:1].lower()}{what[1:]}: {_advice(key)}") from None
+
+
+def _advice(key: str) -> str:
+    """How to mend a value of the wrong type."""
+    for end, words in (("log.engine", Engine), ("algorithm", Algorithm)):
+        if key.endswith(end):
+            return f"write one of {', '.join(get_args(words))}"
+    if key == "sources":
+        return "write each source under a [[sources]] of its own"
+    if key == "access.keys":
+        return 'write keys = [{ id = "main", secret_env = "TRACKER_READ_KEY" }]'
+    if key.endswith(".keys"):
+        return 'write keys = { issuer = "secret" }'
+    return "correct the value"
+
+
+def _server(table: ServerTable) -> ServerConfig:
+    if HOST.fullmatch(table.host) is None:
+        raise ConfigInvalid('server.host: this is no address: write one like "127.0.0.1", "::1" or "0.0.0.0"')
+    return ServerConfig(
+        host=table.host,
+        port=table.port,
+        max_body_bytes=table.max_body_bytes,
+        shutdown_grace=micros(table.shutdown_grace, "server.shutdown_grace") / 1_000_000,
+    )
+
+
+def _paths(tables: FileTables, folder: Path) -> tuple[Path, Path]:
+    """Of the log and the views. Raises `ConfigInvalid`, also when both are one file: a rebuild would replace the log."""
+    found: list[Path] = []
+    for key, text in (("log.path", tables.log.path), ("views.path", tables.views.path)):
+        if not text.strip() or "\0" in text:
+            raise ConfigInvalid(f'{key}: this is no path of a file: write one like "data/log.db"')
+        try:
+            found.append(folder / Path(text).expanduser())
+        except RuntimeError:
+            raise ConfigInvalid(f"{key}: the home of '~' is not known: write the whole path") from None
+    if os.path.realpath(found[0]) == os.path.realpath(found[1]):
+        raise ConfigInvalid(
+            "views.path: this is the same file as log.path: views are thrown away and made again, the log is evidence; "
+            'give the views a file of their own, like "data/views.db"'
+        )
+    return found[0], found[1]
+
+
+def _unless_empty(text: str | None, key: str) -> str | None:
+    if text is not None and not text.strip():
+        raise ConfigInvalid(f"{key}: empty: write what tokens must carry, or remove the key")
+    return text
 
 
 def _expect_known(raw: object, table: type[msgspec.Struct], path: str) -> None:
@@ -267,11 +321,11 @@ def _expect_known(raw: object, table: type[msgspec.Struct], path: str) -> None:
             advice = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(sorted(fields))}"
             raise ConfigInvalid(f"{where}: unknown key; {advice}")
         inner = _table_in(fields[key])
-        if inner is not None and isinstance(value, list):
-            for n, each in enumerate(value):
-                _expect_known(each, inner, f"{where}[{n}]")
-        elif inner is not None:
+        if inner is not None and inner is fields[key]:
             _expect_known(value, inner, where)
+        elif inner is not None and isinstance(value, list):
+            for n, each in enumerate(cast("list[object]", value)):
+                _expect_known(each, inner, f"{where}[{n}]")
 
 
 def _table_in(kind: Any) -> type[msgspec.Struct] | None:
@@ -308,8 +362,9 @@ def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
         raise ConfigInvalid(f"{where}.vendor: {table.vendor!r} is unknown; {advice}")
     if table.header is not None and table.vendor != "openvidu":
         raise ConfigInvalid(f"{where}.header: only vendor openvidu has a header of its own choice: remove the key")
-    if table.header == "":
-        raise ConfigInvalid(f'{where}.header: empty; name the header OpenVidu sends, like "Authorization"')
+    if table.header is not None and HEADER.fullmatch(table.header) is None:
+        # Not shown: people write the whole line here, with the secret.
+        raise ConfigInvalid(f'{where}.header: this is no name of a header: write only the name, like "Authorization"')
     return SourceConfig(
         name=table.name,
         vendor=table.vendor,

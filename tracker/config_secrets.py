@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from tracker.errors import ConfigInvalid
 
 SECRET_KEYS = ("secret", "secret_env", "secret_file", "secrets", "secrets_env", "secrets_file")
 MAP_KEYS = ("keys", "keys_env", "keys_file")
+VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 
 
 class SourceTexts(Protocol):
@@ -89,6 +92,8 @@ class Lookup:
         elif key == "keys_file":
             value = _parsed_map(self._file(value, at), at)
         _filled(tuple(value.values()), at)
+        if "" in value:
+            raise ConfigInvalid(f"{at}: an issuer is empty: write the API key that signs (`iss`) before its secret")
         return dict(value)
 
     def access_key(self, table: KeyTexts, where: str) -> tuple[str | None, str | None, str | None]:
@@ -121,23 +126,34 @@ class Lookup:
             return None
         text = self._file(name, at)
         if "-----BEGIN " not in text:
-            raise ConfigInvalid(f"{at}: {name} holds no PEM (-----BEGIN …): write the key there in PEM form")
+            raise ConfigInvalid(f"{at}: the file holds no PEM (-----BEGIN …): write the key there in PEM form")
         return text
 
     def _variable(self, name: str, at: str) -> str:
         found = self._environ.get(name)
+        if found is None and VARIABLE.fullmatch(name) is None:
+            # Not shown: it may be the secret itself, written under the wrong key.
+            raise ConfigInvalid(
+                f"{at}: no environment variable has the name written here: write a name like TRACKER_READ_KEY, "
+                f"or the secret itself under {at.rpartition('.')[2].removesuffix('_env')}"
+            )
         if found is None:
             raise ConfigInvalid(f"{at}: the environment variable {name} is not set: set it before `tracker` starts")
         return found
 
     def _file(self, name: str, at: str) -> str:
-        path = self._folder / Path(name).expanduser()
+        # Neither text nor path is shown: it may be the secret itself, written under the wrong key.
         try:
-            text = path.read_text("utf-8")
+            text = (self._folder / Path(name).expanduser()).read_text("utf-8-sig")
         except OSError as error:
-            raise ConfigInvalid(f"{at}: {path} cannot be read ({error.strerror}): check path and permissions") from None
+            raise ConfigInvalid(
+                f"{at}: the file cannot be read ({error.strerror}): check path and permissions; "
+                f"a relative path starts at {self._folder}"
+            ) from None
         except UnicodeDecodeError:
-            raise ConfigInvalid(f"{at}: {path} is not UTF-8 text") from None
+            raise ConfigInvalid(f"{at}: the file is not UTF-8 text: save it as UTF-8") from None
+        except (ValueError, RuntimeError):  # a NUL in the name; '~' of somebody nobody knows
+            raise ConfigInvalid(f"{at}: this is no path of a file: write one like secrets/openvidu") from None
         # Editors and `echo` end a file with a newline; a secret that really ends in one is written twice.
         return text.removesuffix("\n").removesuffix("\r")
 
@@ -160,20 +176,26 @@ def _several(text: str, separator: str) -> tuple[str, ...]:
 
 
 def _filled(secrets: tuple[str, ...], at: str) -> tuple[str, ...]:
-    if not secrets or not all(secrets):
-        raise ConfigInvalid(f"{at}: holds no secret (it is empty): an empty secret would let everybody in")
+    if not secrets or not all(secret.strip() for secret in secrets):
+        raise ConfigInvalid(f"{at}: this holds no secret: write one, an empty secret would let everybody in")
+    try:
+        "".join(secrets).encode()
+    except UnicodeEncodeError:  # bytes of the environment that are no text, a lone surrogate in JSON
+        raise ConfigInvalid(f"{at}: the secret is not UTF-8 text: write it in UTF-8") from None
     return secrets
 
 
 def _parsed_map(text: str, at: str) -> dict[str, str]:
-    found: object
-    try:
-        found = json.loads(text)
-    except ValueError:
+    found: object = None
+    for parse in (json.loads, tomllib.loads):
         try:
-            found = tomllib.loads(text)
-        except tomllib.TOMLDecodeError:
-            found = None
-    if not isinstance(found, dict) or not all(isinstance(secret, str) for secret in found.values()):
-        raise ConfigInvalid(f'{at}: write issuer and secret as TOML (issuer = "secret") or as a JSON object')
-    return {str(issuer): str(secret) for issuer, secret in found.items()}
+            found = parse(text)
+        except (ValueError, RecursionError):  # not this form; the message below names both
+            continue
+        break
+    try:
+        return msgspec.convert(found, dict[str, str])
+    except msgspec.ValidationError:
+        raise ConfigInvalid(
+            f'{at}: write issuer and secret as TOML (issuer = "secret") or as a JSON object ({{"issuer": "secret"}})'
+        ) from None
