@@ -15,7 +15,7 @@ import msgspec
 from tracker.deliveries import Record
 from tracker.errors import ConfigInvalid
 from tracker.facts import Fact, RunRules, Unknown
-from tracker.sources import livekit, openvidu, openvidu_meet, streamrec
+from tracker.sources import livekit, openvidu, openvidu_meet, plugnmeet, streamrec
 from tracker.sources.contract import Interpret, Source, SourceSettings
 
 
@@ -43,6 +43,9 @@ VENDORS: Mapping[str, Vendor] = {
     ),
     "livekit": Vendor(
         build=livekit.LivekitSource, interpret=livekit.interpret, rules=livekit.RULES, needs="keys"
+    ),
+    "plugnmeet": Vendor(
+        build=plugnmeet.PlugnmeetSource, interpret=plugnmeet.interpret, rules=plugnmeet.RULES, needs="keys"
     ),
     "streamrec": Vendor(
         build=streamrec.StreamrecSource, interpret=streamrec.interpret, rules=streamrec.RULES, needs="secrets"
