@@ -1,0 +1,295 @@
+"""Who may read: bearer tokens (JWT) proved with the configured keys, or one link that opens once.
+
+    Authorization: Bearer <jwt>   the header's `kid` names the key; without it the only key, or each of that algorithm
+                                  a key's algorithm is fixed: what the token calls itself is compared, never obeyed
+    Cookie: tracker_session       only where no key is configured: the one-time link was opened on this machine
+
+The clock is passed in: PyJWT's own time checks are switched off and `exp`, `nbf`, `iat` are compared with `now()`.
+Messages say what is wrong with a token and never hold a part of it.
+
+LIMIT: sessions of opened links live in memory; a restart asks for a new link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives import serialization
+
+from tracker.errors import ConfigInvalid, TokenInvalid
+
+SCOPES = ("read:sessions", "read:records", "admin")
+"""Everything a token may be good for; `admin` includes the others."""
+
+LEEWAY_S = 60
+"""How far the clocks of whoever mints and of this machine may be apart, in seconds."""
+
+MOST_TOKEN_BYTES = 16_384
+
+Algorithm = Literal["HS256", "RS256", "EdDSA"]
+Claims = dict[str, Any]
+
+_NO_CLOCK = {
+    "verify_signature": True, "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False,
+    "verify_iss": False, "verify_sub": False, "verify_jti": False,
+}  # fmt: skip
+
+
+class AccessKey(msgspec.Struct, frozen=True):
+    """One key of `[access]`. HS256 has a `secret`; RS256 and EdDSA a `public_key` to verify, a `private_key` to mint.
+
+    Keys are PEM texts. Never printed: `repr` hides them.
+    """
+
+    id: str
+    algorithm: Algorithm
+    secret: str | None = None
+    public_key: str | None = None
+    private_key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"AccessKey({self.id!r}, {self.algorithm!r}, …)"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+        """What rich prints, in tracebacks too."""
+        yield "id", self.id
+        yield "algorithm", self.algorithm
+
+
+class Reader(msgspec.Struct, frozen=True):
+    """Who asks, and for what they may: `sources` None means all of them."""
+
+    subject: str
+    scopes: frozenset[str]
+    sources: tuple[str, ...] | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether the token is good for `scope`."""
+        return scope in self.scopes or "admin" in self.scopes
+
+    def sees(self, source: str) -> bool:
+        """Whether anything of `source` exists for this reader."""
+        return self.sources is None or source in self.sources
+
+
+_LOCAL = Reader("local", frozenset(SCOPES), None)
+
+
+class Access:
+    """The keys of this door. `now` gives µs since the epoch.
+
+    Raises `ConfigInvalid` for a key that cannot verify anything, or an id that is there twice.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[AccessKey],
+        *,
+        audience: str | None = None,
+        issuer: str | None = None,
+        now: Callable[[], int],
+    ) -> None:
+        self._keys = {key.id: (key, _verifying(key)) for key in keys}
+        if len(self._keys) != len(keys):
+            raise ConfigInvalid("access.keys: an id is there twice: give each key an id of its own")
+        self._audience = audience
+        self._issuer = issuer
+        self._now = now
+        # Only digests are kept: comparing them tells nothing about the code itself.
+        self._codes: set[bytes] = set()
+        self._opened: set[bytes] = set()
+
+    def authorize(self, authorization: str | None, cookie: str | None = None) -> Reader:
+        """Who asks. `authorization` is the header's value, `cookie` that of `tracker_session`.
+
+        Raises `TokenInvalid` saying what is wrong with the token.
+        """
+        if authorization is None:
+            if not self._keys and cookie is not None and _digest(cookie) in self._opened:
+                return _LOCAL
+            if not self._keys:
+                raise TokenInvalid("open the one-time link the server printed at its start, or configure [access] keys")
+            raise TokenInvalid("send `Authorization: Bearer <token>`; `tracker token` mints one")
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise TokenInvalid("the Authorization header is not of the form `Bearer <token>`")
+        claims = self._claims(token.strip())
+        self._check_times(claims)
+        self._check_names(claims)
+        return _reader(claims)
+
+    def one_time_link(self) -> str | None:
+        """A path that opens once and is good for everything; None where keys are configured."""
+        if self._keys:
+            return None
+        code = secrets.token_urlsafe(32)
+        self._codes.add(_digest(code))
+        return f"/open?code={code}"
+
+    def open(self, code: str) -> str:
+        """Take the code of a link, once, for the value of the cookie `tracker_session`. Raises `TokenInvalid`."""
+        try:
+            self._codes.remove(_digest(code))
+        except KeyError:
+            raise TokenInvalid("this link is not known, or was opened before: restart the server for a new one") from None
+        opened = secrets.token_urlsafe(32)
+        self._opened.add(_digest(opened))
+        return opened
+
+    def _claims(self, token: str) -> Claims:
+        """The claims of a token whose signature fits one of our keys."""
+        if not self._keys:
+            raise TokenInvalid("no read key is configured here: open the one-time link, or configure [access] keys")
+        if len(token) > MOST_TOKEN_BYTES:
+            raise TokenInvalid("the token is too long")
+        for key, verifying in self._candidates(token):
+            try:
+                with warnings.catch_warnings():
+                    # How long a secret has to be is for whoever configures it; here it only has to fit.
+                    warnings.simplefilter("ignore")
+                    return cast("Claims", jwt.decode(token, verifying, algorithms=[key.algorithm], options=_NO_CLOCK))  # type: ignore[arg-type]
+            except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+                continue
+        raise TokenInvalid("the token's signature does not fit a key of this server, or it is no JWT of claims")
+
+    def _candidates(self, token: str) -> Iterable[tuple[AccessKey, Any]]:
+        try:
+            header: Mapping[str, Any] = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            raise TokenInvalid("the token is no JWT") from None
+        if "crit" in header:
+            raise TokenInvalid("the token asks for extensions (crit) that are not known here")
+        kid: object = header.get("kid")
+        if kid is not None:
+            found = self._keys.get(kid) if isinstance(kid, str) else None
+            if found is None:
+                raise TokenInvalid("the token names a key (kid) that is not configured here")
+            candidates = [found]
+        else:
+            candidates = list(self._keys.values())
+        fitting = [found for found in candidates if found[0].algorithm == header.get("alg")]
+        if not fitting:
+            raise TokenInvalid("the token's algorithm is not that of its key here")
+        return fitting
+
+    def _check_times(self, claims: Claims) -> None:
+        now = self._now() / 1_000_000
+        expires = _seconds(claims, "exp")
+        if expires is None:
+            raise TokenInvalid("the token has no expiry (exp): mint one that ends")
+        if expires + LEEWAY_S <= now:
+            raise TokenInvalid("the token is expired: mint another")
+        for name in ("nbf", "iat"):
+            begins = _seconds(claims, name)
+            if begins is not None and begins - LEEWAY_S > now:
+                raise TokenInvalid(f"the token is from the future ({name}): set the clocks of both hosts")
+
+    def _check_names(self, claims: Claims) -> None:
+        if self._audience is not None:
+            found: object = claims.get("aud")
+            audiences = cast("list[object]", found) if isinstance(found, list) else [found]
+            if self._audience not in audiences:
+                raise TokenInvalid("the token is not for this audience (aud)")
+        if self._issuer is not None and claims.get("iss") != self._issuer:
+            raise TokenInvalid("the token is not of the issuer expected here (iss)")
+
+
+def mint(
+    key: AccessKey,
+    *,
+    scopes: Sequence[str],
+    sources: Sequence[str] | None,
+    expires_s: int,
+    now: int,
+    subject: str = "tracker",
+    audience: str | None = None,
+    issuer: str | None = None,
+) -> str:
+    """A token for `scopes`, narrowed to `sources` (None: all), good for `expires_s` seconds from `now` (µs).
+
+    Raises `ConfigInvalid` when the key cannot sign, or a scope is not one of `SCOPES`.
+    """
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown or not scopes:
+        raise ConfigInvalid(f"scope: {', '.join(map(repr, unknown)) or 'none given'}: known are {', '.join(SCOPES)}")
+    signing = key.secret if key.algorithm == "HS256" else key.private_key
+    if not signing:
+        what = "secret" if key.algorithm == "HS256" else "private key (private_key_file)"
+        raise ConfigInvalid(f"access key {key.id!r} cannot sign: it has no {what}")
+    seconds = now // 1_000_000
+    claims: Claims = {"sub": subject, "iat": seconds, "exp": seconds + expires_s, "scope": " ".join(scopes)}
+    claims |= {} if sources is None else {"sources": list(sources)}
+    claims |= {} if audience is None else {"aud": audience}
+    claims |= {} if issuer is None else {"iss": issuer}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return jwt.encode(claims, signing, algorithm=key.algorithm, headers={"kid": key.id})
+    except (jwt.PyJWTError, ValueError, TypeError):
+        raise ConfigInvalid(f"access key {key.id!r} cannot sign: it is no {key.algorithm} key") from None
+
+
+def _verifying(key: AccessKey) -> Any:
+    """What PyJWT verifies with: prepared once, so that a key that is none is found at the start."""
+    if key.algorithm == "HS256":
+        if not key.secret:
+            raise ConfigInvalid(f"access key {key.id!r}: HS256 needs a secret")
+        text = key.secret
+    else:
+        text = key.public_key or _public_of(key)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            jwt.get_algorithm_by_name(key.algorithm).prepare_key(text)
+    except (jwt.PyJWTError, ValueError, TypeError):
+        raise ConfigInvalid(f"access key {key.id!r}: not a key that {key.algorithm} can verify with") from None
+    return text
+
+
+def _public_of(key: AccessKey) -> str:
+    if not key.private_key:
+        raise ConfigInvalid(f"access key {key.id!r}: {key.algorithm} needs a public key (public_key_file)")
+    try:
+        private = serialization.load_pem_private_key(key.private_key.encode(), password=None)
+    except (ValueError, TypeError):
+        raise ConfigInvalid(f"access key {key.id!r}: its private key is no PEM key without a password") from None
+    pem = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    return private.public_key().public_bytes(*pem).decode()
+
+
+def _reader(claims: Claims) -> Reader:
+    scope: object = claims.get("scope", "")
+    if not isinstance(scope, str):
+        raise TokenInvalid("the token's scope is not a space-separated text")
+    sources: object = claims.get("sources", _ALL)
+    if sources is _ALL:
+        narrowed = None
+    elif isinstance(sources, list) and all(isinstance(name, str) for name in cast("list[object]", sources)):
+        narrowed = tuple(cast("list[str]", sources))
+    else:
+        # A narrowing that cannot be read must not become none at all.
+        raise TokenInvalid("the token's sources are not a list of names")
+    return Reader(str(claims.get("sub", "")), frozenset(scope.split()), narrowed)
+
+
+_ALL = object()
+
+
+def _seconds(claims: Claims, name: str) -> float | None:
+    found: object = claims.get(name)
+    if found is None:
+        return None
+    # Bounded, so that neither an infinity nor a number of a thousand digits gets into the arithmetic.
+    if isinstance(found, bool) or not isinstance(found, int | float) or not -1e12 < found < 1e12:
+        raise TokenInvalid(f"the token's {name} is not a time in seconds")
+    return float(found)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
