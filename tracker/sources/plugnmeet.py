@@ -86,8 +86,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     said = reading.told(message, record.received_at)
     reader = _READERS.get(said.event)
     if reader is None:
-        anomalies = (*said.anomalies, ("unknown_event", said.event))
-        return (Unknown(**(said.fact(event=said.event) | {"anomalies": anomalies}), place=said.place()),)
+        return said.raw("unknown_event", said.event)
     if said.place() is None:
         return said.unread(f"{said.event} without room")
     return reader(said)

@@ -11,7 +11,7 @@ LIMIT: from 2.4 a track of a hybrid native client names the sid of a twin whose 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -68,6 +68,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     run: str | None
     room: str | None
     name: str | None
+    metadata: Message
     anomalies: tuple[tuple[str, str], ...]
 
     def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
@@ -81,7 +82,9 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             "anomalies": self.anomalies,
         }
 
-    def place(self, at: Micros | None = None, *, starts_at: Micros | None = None, ends_at: Micros | None = None) -> Place | None:
+    def place(
+        self, at: Micros | None = None, *, starts_at: Micros | None = None, ends_at: Micros | None = None
+    ) -> Place | None:
         """Where this belongs; None when the event names no room."""
         if self.run is None and self.room is None:
             return None
@@ -96,10 +99,15 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             ids=tuple((name, value) for name, value in named.items() if value is not None),
         )
 
+    def raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
+        """An event we cannot read (yet): kept, shown raw."""
+        fact = self.fact(event=self.event)
+        fact["anomalies"] = (*self.anomalies, (anomaly, why))
+        return (Unknown(**fact, place=self.place()),)
+
     def unread(self, why: str) -> tuple[Fact, ...]:
-        """An event that lacks what it is about: kept, shown raw."""
-        anomalies = (*self.anomalies, ("unreadable", why))
-        return (Unknown(**(self.fact(event=self.event) | {"anomalies": anomalies}), place=self.place()),)
+        """An event that lacks what it is about."""
+        return self.raw("unreadable", why)
 
 
 def event_name(message: Message) -> str:
@@ -110,6 +118,7 @@ def event_name(message: Message) -> str:
 def told(message: Message, received_at: Micros) -> Told:
     """What any event says. `received_at` (µs) stands in where it tells no time (before 2024-04-23)."""
     room = message.message("room")
+    metadata = _metadata(room)
     own = message.moment("created_at", "s")
     dropped = message.whole("num_dropped") or 0
     return Told(
@@ -122,7 +131,8 @@ def told(message: Message, received_at: Micros) -> Told:
         run=room.text("sid"),
         room=room.text("room_id"),
         # `room.name` is in the documentation only; the title is what people call the room.
-        name=room.text("name") or _metadata(room).text("room_title"),
+        name=room.text("name") or metadata.text("room_title"),
+        metadata=metadata,
         anomalies=(("number_mismatch", f"sender reports {dropped} dropped webhooks"),) if dropped > 0 else (),
     )
 
@@ -130,32 +140,36 @@ def told(message: Message, received_at: Micros) -> Told:
 def _metadata(room: Message) -> Message:
     """`room.metadata`, a JSON text; it may hold an encryption key, a SIP pin and links, so fields are picked one by one."""
     value = protojson.parsed(room.text("metadata"))
-    return Message(value) if isinstance(value, dict) else Message({})
+    return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else Message({})
 
 
 def _room_detail(said: Told) -> dict[str, Any]:
-    metadata = _metadata(said.message.message("room"))
+    given = said.metadata.value("extra_data")
+    inner = protojson.parsed(given) if isinstance(given, str) else None
     return {
-        "parent_room_id": metadata.text("parent_room_id"),
-        "is_breakout_room": metadata.flag("is_breakout_room") or None,
-        "extra_data": _shown(metadata.value("extra_data")),
+        "parent_room_id": said.metadata.text("parent_room_id"),
+        "is_breakout_room": said.metadata.flag("is_breakout_room") or None,
+        "extra_data": _shown(inner if isinstance(inner, dict | list) else given),
     }
 
 
 def _shown(value: Any) -> Any:
-    """What the application gave along, without fields named like secrets or links; addresses are cut to their host."""
+    """What the application gave along, without fields named like secrets or links; addresses are cut to their host.
+
+    A text in it that holds JSON of its own is left out: there is no end to how deep it may hide something.
+    """
     if isinstance(value, dict):
-        return {name: _shown(field) for name, field in protojson.kept(value).items() if not _SECRET_NAME.search(name)}
+        fields = cast("dict[str, Any]", protojson.kept(value))
+        return {name: _shown(field) for name, field in fields.items() if not _SECRET_NAME.search(name)}
     if isinstance(value, list):
-        return [_shown(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    inner = protojson.parsed(value)
-    return _shown(inner) if isinstance(inner, dict | list) else protojson.masked(value)
+        return [_shown(item) for item in cast("list[Any]", value)]
+    if isinstance(value, str):
+        return None if isinstance(protojson.parsed(value), dict | list) else protojson.masked(value)
+    return value
 
 
 def room_created(said: Told) -> tuple[Fact, ...]:
-    """plugNmeet's own: the run exists, nobody need ever join it."""
+    """The run exists, says plugNmeet itself, nobody need ever join it."""
     created = said.created or said.at
     place = said.place(created, starts_at=created)
     return (SessionCreated(**said.fact(said.created, **_room_detail(said)), place=place, started_at=created),)
@@ -174,7 +188,7 @@ def room_started(said: Told) -> tuple[Fact, ...]:
 
 
 def room_ended(said: Told) -> tuple[Fact, ...]:
-    """plugNmeet's `session_ended` or LiveKit's `room_finished`: the same end, told by two. Neither says why."""
+    """By `session_ended` (plugNmeet) or `room_finished` (LiveKit): the same end, told by two. Neither says why."""
     place = said.place(starts_at=said.created, ends_at=said.at)
     fact = said.fact(event=said.event, **_room_detail(said))
     return (SessionEnded(**fact, place=place, started_at=said.created, reason="unknown"),)

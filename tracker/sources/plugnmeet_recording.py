@@ -72,7 +72,7 @@ def recorded(said: Told) -> tuple[Fact, ...]:
     if said.event == "start_recording":
         return (RecordingStarted(**base, **about),)
     if said.event == "recording_proceeded":
-        made = {"url": protojson.masked_query(info.text("file_path")), "size_bytes": _size(info)}
+        made: dict[str, Any] = {"url": protojson.masked_query(info.text("file_path")), "size_bytes": _size(info)}
         return (RecordingReady(**base, **about, **made),)
     failed = RecordingFailed(**(base | {"anomalies": ()}), **about, reason="server_failure", vendor_reason=failure)
     if said.event == "end_recording":
@@ -147,7 +147,7 @@ def artifact(said: Told) -> tuple[Fact, ...]:
         user_name=user.text("name"),
         **usage,
     )
-    subject = {"subject_type": "artifact", "subject_id": made.text("artifact_id")}
+    subject: dict[str, Any] = {"subject_type": "artifact", "subject_id": made.text("artifact_id")}
     return (ArtifactCreated(**fact, **subject, place=said.place(), actor=user.text("user_id")),)
 
 
