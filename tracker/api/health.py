@@ -1,0 +1,101 @@
+"""What is open without a token: alive, ready, metrics, the description of this door, and the link that opens once."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from tracker.api.answers import Alive, Readiness
+from tracker.api.problems import encoded, only, problem_of
+from tracker.errors import TokenInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tracker.api.asking import Door
+
+COOKIE = "tracker_session"
+READING = ("GET", "HEAD")
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The viewer styles itself inline; nothing is loaded from another host, and no script but ours and the viewer's runs."""
+
+SHOWN = {
+    "/docs": ("docs.html", "text/html"),
+    "/docs/docs.css": ("docs.css", "text/css"),
+    "/docs/rapidoc-min.js": ("rapidoc-min.js", "text/javascript"),
+    "/docs/rapidoc-min.js.LICENSE.txt": ("rapidoc-min.js.LICENSE.txt", "text/plain"),
+    "/docs/LICENSE.rapidoc.txt": ("LICENSE.rapidoc.txt", "text/plain"),
+}
+
+
+class Health:
+    """The rooms behind the open paths. `document` is openapi.json, encoded."""
+
+    def __init__(self, door: Door, document: bytes) -> None:
+        self._door = door
+        self._document = document
+
+    def add_routes(self, app: web.Application) -> None:
+        """Answer every open path; other methods than GET and HEAD are told so."""
+        answers = {
+            "/healthz": self._alive,
+            "/readyz": self._ready,
+            "/metrics": self._metrics,
+            "/openapi.json": self._openapi,
+            "/open": self._open,
+        } | {path: self._static for path in SHOWN}
+        for path, answer in answers.items():
+            app.router.add_route("*", path, _read_only(answer))
+
+    async def _alive(self, _request: web.Request) -> web.Response:
+        return encoded(200, Alive(alive=True))
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        reasons = await self._door.unready()
+        return encoded(503 if reasons else 200, Readiness(ready=not reasons, reasons=reasons))
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body, content_type = self._door.metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
+    async def _openapi(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._document, content_type="application/json", headers={"Cache-Control": "no-cache"})
+
+    async def _static(self, request: web.Request) -> web.Response:
+        name, content_type = SHOWN[request.path]
+        body = (resources.files("tracker.api") / "static" / name).read_bytes()
+        headers = {
+            "Content-Security-Policy": POLICY,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-cache",
+        }
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
+
+    async def _open(self, request: web.Request) -> web.Response:
+        if request.method == "HEAD":
+            # A preview must not use the link up.
+            return web.Response(headers={"Cache-Control": "no-store"})
+        try:
+            opened = self._door.access.open(request.query.get("code", ""))
+        except TokenInvalid as error:
+            return problem_of(error)
+        response = web.Response(status=303, headers={"Location": "/docs", "Cache-Control": "no-store"})
+        response.set_cookie(COOKIE, opened, httponly=True, samesite="Strict", path="/")
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+
+def _read_only(
+    answer: Callable[[web.Request], Awaitable[web.Response]],
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answered(request: web.Request) -> web.Response:
+        return await answer(request) if request.method in READING else only("GET, HEAD")
+
+    return answered

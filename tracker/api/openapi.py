@@ -1,0 +1,162 @@
+"""openapi.json (OpenAPI 3.1), made from the routes that are served and the structs that encode their answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from tracker.api.answers import Alive, Readiness
+from tracker.api.asking import Bytes, Route
+from tracker.api.parameters import AT_LEAST, Parameter
+from tracker.api.problems import Problem
+
+Json = dict[str, Any]
+
+TEMPLATE = "#/components/schemas/{name}"
+ABOUT = """\
+The flight recorder for video calls: what happened in them, read from an append-only log of signed webhooks.
+
+Times are RFC 3339 in UTC with milliseconds, null when unknown; durations are whole milliseconds. Lists have `items` and
+`next`: give `next` back as `cursor` until it is null. Errors are problem+json. `X-Log-Position` says how much of the log
+an answer holds; `at_least` waits for a position, for example the one a hook just answered.
+"""
+
+PROBLEMS: dict[str, str] = {
+    "400": "A parameter is unknown or its value is bad; `parameter` names it.",
+    "401": "No token, or one that does not verify.",
+    "403": "The token lacks the scope of this route.",
+    "404": "Nothing has that id, or nothing this token may see.",
+    "405": "This door only reads.",
+    "500": "A mistake in Tracker.",
+    "503": "The stores cannot answer now; try again after `Retry-After` seconds.",
+    "504": "The views did not reach `at_least` within 5 s.",
+}
+
+PARTS: dict[str, tuple[str, Json]] = {
+    "id": ("Percent-encoded where it holds `/` or `:`.", {"type": "string"}),
+    "position": ("A place in the log: 1, 2, 3 …", {"type": "integer", "minimum": 1}),
+}
+
+POSITION: Json = {"description": "The position of the log up to which the answer is.", "schema": {"type": "integer"}}
+
+
+def document(routes: Iterable[Route]) -> bytes:
+    """The whole document as JSON."""
+    served = tuple(routes)
+    found: set[Any] = {Alive, Readiness, Problem}
+    found |= {kind for route in served for kind in (route.answer, route.several) if kind not in {None, Bytes}}
+    kinds = sorted(found, key=str)
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=TEMPLATE)
+    references = dict(zip(kinds, schemas, strict=True))
+    paths: Json = {route.path: {"get": _operation(route, references)} for route in served}
+    whole: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": "Tracker", "version": "1", "description": ABOUT},
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "tags": [{"name": name} for name in dict.fromkeys([*map(_tag, served), "health"])],
+        "paths": paths | _open_paths(references),
+        "components": {
+            "schemas": components,
+            "responses": {status: _problem(status, references) for status in PROBLEMS},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "opened": {"type": "apiKey", "in": "cookie", "name": "tracker_session"},
+            },
+        },
+    }
+    return msgspec.json.encode(whole)
+
+
+def _operation(route: Route, references: dict[Any, Json]) -> Json:
+    parts: list[Json] = [
+        {"name": name, "in": "path", "required": True, "description": PARTS[name][0], "schema": PARTS[name][1]}
+        for name in re.findall(r"\{(\w+)\}", route.path)
+    ]
+    responses: Json = {"200": _answer(route.answer, references, "The answer.")}
+    if route.several is not None:
+        responses["300"] = _answer(route.several, references, "Several have that id: ask for one of these by its own.")
+    expected = [status for status in PROBLEMS if status != "404" or route.missing]
+    responses |= {status: {"$ref": f"#/components/responses/{status}"} for status in expected}
+    return {
+        "operationId": route.name,
+        "summary": route.about.split(".")[0].split(":")[0] + ".",
+        "description": f"{route.about}\n\nScope: `{route.scope}`.",
+        "tags": [_tag(route)],
+        "security": [{"bearer": [route.scope]}, {"opened": []}],
+        "parameters": [*parts, *map(_parameter, (*route.parameters, AT_LEAST))],
+        "responses": dict(sorted(responses.items())),
+    }
+
+
+def _parameter(parameter: Parameter) -> Json:
+    told: Json = {
+        "name": parameter.name, "in": "query", "required": False, "description": parameter.about,
+        "schema": parameter.schema,
+    }  # fmt: skip
+    # Repeated is the form OpenAPI can say; commas are read too.
+    return told | ({"style": "form", "explode": True} if parameter.many else {})
+
+
+def _answer(kind: Any, references: dict[Any, Json], about: str) -> Json:
+    if kind is Bytes:
+        content: Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    else:
+        content = {"application/json": {"schema": references[kind]}}
+    return {"description": about, "headers": {"X-Log-Position": POSITION}, "content": content}
+
+
+def _problem(status: str, references: dict[Any, Json]) -> Json:
+    told: Json = {
+        "description": PROBLEMS[status],
+        "content": {"application/problem+json": {"schema": references[Problem]}},
+    }
+    headers: Json = {}
+    if status in {"503", "504"}:
+        headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "integer"}}
+    if status in {"401", "403"}:
+        headers["WWW-Authenticate"] = {"schema": {"type": "string"}}
+    if status == "405":
+        headers["Allow"] = {"schema": {"type": "string"}}
+    return told | ({"headers": headers} if headers else {})
+
+
+def _open_paths(references: dict[Any, Json]) -> Json:
+    """The paths without a token."""
+
+    def get(name: str, summary: str, content: Json | None, *, more: Json | None = None, query: str | None = None) -> Json:
+        answer: Json = {"description": summary} | ({} if content is None else {"content": content})
+        code: Json = {"name": query, "in": "query", "required": True, "schema": {"type": "string"}}
+        responses = more if content is None and more else {"200": answer} | (more or {})
+        return {
+            "get": {
+                "operationId": name, "summary": summary, "tags": ["health"], "security": [],
+                "parameters": [] if query is None else [code],
+                "responses": responses | {"405": {"$ref": "#/components/responses/405"}},
+            }
+        }  # fmt: skip
+
+    def json(kind: Any) -> Json:
+        return {"application/json": {"schema": references[kind]}}
+
+    text: Json = {"schema": {"type": "string"}}
+    not_ready: Json = {"503": {"description": "Not ready; `reasons` says why.", "content": json(Readiness)}}
+    opened: Json = {
+        "303": {"description": "Opened; a cookie is set.", "headers": {"Location": text, "Set-Cookie": text}},
+        "401": {"$ref": "#/components/responses/401"},
+    }
+    return {
+        "/healthz": get("alive", "The process answers.", json(Alive)),
+        "/readyz": get("ready", "Whether this server should get traffic.", json(Readiness), more=not_ready),
+        "/metrics": get("metrics", "Numbers for Prometheus.", {"text/plain": text}),
+        "/openapi.json": get("openapi", "This document.", {"application/json": {"schema": {"type": "object"}}}),
+        "/docs": get("docs", "This document, to read.", {"text/html": text}),
+        "/open": get("open", "Open the link printed at the start, once.", None, more=opened, query="code"),
+    }
+
+
+def _tag(route: Route) -> str:
+    return route.path.split("/")[2]

@@ -1,0 +1,145 @@
+"""What may stand behind the `?`: each parameter once, with how it is read and how OpenAPI says it.
+
+Whatever is unknown, empty, repeated where one is meant, or of a bad value is a `ParameterInvalid` naming the parameter:
+a filter that was misspelt and ignored would answer another question than the one asked.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from multidict import MultiMapping
+
+from tracker.errors import ParameterInvalid
+from tracker.facts import Micros
+
+Schema = dict[str, Any]
+
+LARGEST = 2**62
+DEFAULT_LIMIT = 50
+MOST = 1_000
+LONGEST = 1_024
+"""No text is longer than this, in characters."""
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_MOMENT = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+\- ]\d{2}:\d{2})", re.ASCII
+)
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One query parameter. `read` turns its text into a value or raises ValueError saying what is wanted.
+
+    `many`: it may be repeated and its values separated by commas; its value is then a tuple.
+    """
+
+    name: str
+    about: str
+    schema: Schema
+    read: Callable[[str], Any]
+    many: bool = False
+    default: Any = None
+
+
+def text(name: str, about: str) -> Parameter:
+    """Any text that is not empty."""
+    return Parameter(name, about, {"type": "string", "minLength": 1, "maxLength": LONGEST}, str)
+
+
+def whole(name: str, about: str, *, least: int = 0, most: int = LARGEST, default: int | None = None) -> Parameter:
+    """A whole number within bounds."""
+
+    def read(value: str) -> int:
+        if not re.fullmatch(r"\d{1,19}", value, re.ASCII) or not least <= int(value) <= most:
+            raise ValueError(f"is a whole number from {least} to {most}")
+        return int(value)
+
+    schema: Schema = {"type": "integer", "minimum": least, "maximum": most}
+    return Parameter(name, about, schema if default is None else schema | {"default": default}, read, default=default)
+
+
+def moment(name: str, about: str) -> Parameter:
+    """A moment, read as µs since the epoch: RFC 3339 with an offset, or a day, which is its midnight in UTC."""
+    example = "2026-03-01T09:30:00Z"
+    return Parameter(name, about, {"type": "string", "examples": [example, "2026-03-01"]}, micros_of)
+
+
+def choice(name: str, about: str, options: Sequence[str]) -> Parameter:
+    """One of a few words."""
+    return Parameter(name, about, {"type": "string", "enum": list(options)}, _one_of(options))
+
+
+def choices(name: str, about: str, options: Sequence[str]) -> Parameter:
+    """Some of a few words: repeated, or separated by commas."""
+    schema = {"type": "array", "items": {"type": "string", "enum": list(options)}}
+    return Parameter(name, about, schema, _one_of(options), many=True, default=())
+
+
+def words(name: str, about: str) -> Parameter:
+    """Any words: repeated, or separated by commas."""
+    schema = {"type": "array", "items": {"type": "string", "minLength": 1}}
+    return Parameter(name, about, schema, str, many=True, default=())
+
+
+AT_LEAST = whole("at_least", "Wait (up to 5 s, then 504) until the views have reached this position of the log.")
+LIMIT = whole("limit", "How many items one page has at most.", least=1, most=MOST, default=DEFAULT_LIMIT)
+CURSOR = text("cursor", "`next` of the page before, as it was given.")
+SOURCE = text("source", "Only what came from this source, by its name in config.toml.")
+PAGED = (LIMIT, CURSOR)
+
+
+def read_query(query: MultiMapping[str], parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """The value of every parameter by its name, defaults included. Raises `ParameterInvalid`."""
+    known = {parameter.name: parameter for parameter in parameters}
+    for name in query:
+        if name not in known:
+            raise ParameterInvalid(name[:64], f"is no parameter here; known are {', '.join(known)}")
+    return {name: _value(parameter, query.getall(name, [])) for name, parameter in known.items()}
+
+
+def micros_of(value: str) -> Micros:
+    """A moment in µs since the epoch, cut below the microsecond. Raises ValueError saying what is wanted."""
+    wanted = "is a moment such as 2026-03-01T09:30:00Z (RFC 3339, with an offset) or a day such as 2026-03-01"
+    try:
+        if _DAY.fullmatch(value):
+            return (dt.datetime.fromisoformat(value).replace(tzinfo=dt.UTC) - _EPOCH) // dt.timedelta(microseconds=1)
+        if found := _MOMENT.fullmatch(value):
+            day, time, fraction, offset = found.groups()
+            # A `+` that was not encoded arrives as a blank; nothing else can stand there.
+            offset = "+00:00" if offset in {"Z", "z"} else offset.replace(" ", "+")
+            seconds = (dt.datetime.fromisoformat(f"{day}T{time}{offset}") - _EPOCH) // dt.timedelta(seconds=1)
+            return seconds * 1_000_000 + int((fraction or "")[:6].ljust(6, "0"))
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(wanted)
+
+
+def _one_of(options: Sequence[str]) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in options:
+            raise ValueError(f"is one of {', '.join(options)}")
+        return value
+
+    return read
+
+
+def _value(parameter: Parameter, given: list[str]) -> Any:
+    if not given:
+        return parameter.default
+    if len(given) > 1 and not parameter.many:
+        raise ParameterInvalid(parameter.name, "is there more than once; give it once")
+    parts = [part for value in given for part in value.split(",")] if parameter.many else given
+    if not all(parts):
+        raise ParameterInvalid(parameter.name, "is empty; give it a value or leave it out")
+    if any(len(part) > LONGEST for part in parts) or len(parts) > MOST:
+        raise ParameterInvalid(parameter.name, f"is longer than {LONGEST} characters")
+    try:
+        found = [parameter.read(part) for part in parts]
+    except ValueError as error:
+        raise ParameterInvalid(parameter.name, str(error)) from None
+    return tuple(dict.fromkeys(found)) if parameter.many else found[0]

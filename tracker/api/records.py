@@ -1,0 +1,136 @@
+"""The evidence: raw records as the log keeps them, and the exact bytes that were received.
+
+LIMIT: `?source=` on the list reads the log in order and gives up after `SCANNED` records; the page is then short and
+`next` goes on from there.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from tracker.api.answers import Page, RawRecord, Session, time_of
+from tracker.api.asking import Asked, Bytes, Route
+from tracker.api.parameters import LARGEST, PAGED, SOURCE, whole
+from tracker.api.sessions import the_session
+from tracker.deliveries import Record
+from tracker.errors import NotFound, ParameterInvalid
+
+SCANNED = 20_000
+CHUNK = 500
+LISTED_BODY = 64 * 1024
+"""Longer bodies, in bytes, are not in lists: their `body_url` has them."""
+
+
+async def find_session_records(asked: Asked) -> Page[RawRecord]:
+    """`GET /v1/sessions/{id}/records`: the records behind a session, by position."""
+    session = await the_session(asked)
+    limit, after = asked.query["limit"], _after(asked)
+    positions = await asked.door.views.session_positions(session.id, limit=limit + 1, after=after)
+    items: list[RawRecord] = []
+    for position in positions[:limit]:
+        record = await asked.door.log.record(position)
+        if record is not None:
+            items.append(await _record_of(asked, record, longest=LISTED_BODY))
+    return Page(items, str(positions[limit - 1]) if len(positions) > limit else None)
+
+
+async def find_records(asked: Asked) -> Page[RawRecord]:
+    """`GET /v1/records`: the log, by position."""
+    limit, after, scanned = asked.query["limit"], _after(asked), 0
+    narrowed = asked.sources
+    found: list[Record] = []
+    head = await asked.door.log.head()
+    while len(found) <= limit and after < head and scanned < SCANNED:
+        begun = after
+        async for records in asked.door.log.read(after, limit=limit + 1 if narrowed is None else CHUNK):
+            # Nothing is kept beyond the page: bodies may be large.
+            fitting = [record for record in records if narrowed is None or record.source in narrowed]
+            found += fitting[: limit + 1 - len(found)]
+            after, scanned = records[-1].position, scanned + len(records)
+        if after == begun:
+            break
+    items = [await _record_of(asked, record, longest=LISTED_BODY) for record in found[:limit]]
+    if len(found) > limit:
+        return Page(items, str(found[limit - 1].position))
+    return Page(items, str(after) if after < head else None)
+
+
+async def find_record(asked: Asked) -> RawRecord:
+    """`GET /v1/records/{position}`."""
+    return await _record_of(asked, await _the_record(asked), longest=None)
+
+
+async def find_body(asked: Asked) -> Bytes:
+    """`GET /v1/records/{position}/body`."""
+    record = await _the_record(asked)
+    return Bytes(record.body, f"record-{record.position}.bin")
+
+
+async def _the_record(asked: Asked) -> Record:
+    position = asked.path["position"]
+    known = re.fullmatch(r"[0-9]{1,18}", position)
+    record = await asked.door.log.record(int(position)) if known else None
+    if record is None or not asked.reader.sees(record.source):
+        raise NotFound(f"the log has no record at position {position[:64]!r}")
+    return record
+
+
+async def _record_of(asked: Asked, record: Record, *, longest: int | None) -> RawRecord:
+    return RawRecord(
+        position=record.position,
+        source=record.source,
+        vendor=record.vendor,
+        event=record.event,
+        dedupe_key=record.dedupe_key,
+        received_at=time_of(record.received_at),
+        origin=record.origin,
+        proof=_proof_of(record),
+        size_bytes=len(record.body),
+        sessions=await asked.door.views.record_sessions(record.position),
+        body_url=f"/v1/records/{record.position}/body",
+        body=_text_of(record.body) if longest is None or len(record.body) <= longest else None,
+    )
+
+
+def _proof_of(record: Record) -> object:
+    try:
+        return msgspec.json.decode(record.proof)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _text_of(body: bytes) -> str | None:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _after(asked: Asked) -> int:
+    """The position a page begins after: that of the cursor, else that of `?after=`."""
+    cursor: str | None = asked.query["cursor"]
+    if cursor is None:
+        return asked.query.get("after") or 0
+    if not re.fullmatch(r"[0-9]{1,19}", cursor) or int(cursor) > LARGEST:
+        raise ParameterInvalid("cursor", "is not a `next` of this list; leave it out to begin again")
+    return int(cursor)
+
+
+_AFTER = whole("after", "Only records with greater positions.")
+_WHICH = "Needs the scope read:records: bodies hold personal data."
+
+ROUTES = (
+    Route(path="/v1/sessions/{id}/records", name="findSessionRecords",
+          about=f"The raw records behind a session, by position. {_WHICH}", scope="read:records", parameters=PAGED,
+          answer=Page[RawRecord], find=find_session_records, several=Page[Session], missing=True),
+    Route(path="/v1/records", name="findRecords", about=f"The log, by position. {_WHICH}", scope="read:records",
+          parameters=(_AFTER, SOURCE, *PAGED),
+          answer=Page[RawRecord], find=find_records),
+    Route(path="/v1/records/{position}", name="findRecord", about=f"One raw record. {_WHICH}", scope="read:records",
+          parameters=(), answer=RawRecord, find=find_record, missing=True),
+    Route(path="/v1/records/{position}/body", name="findRecordBody",
+          about=f"The exact bytes that were received. {_WHICH}", scope="read:records", parameters=(), answer=Bytes,
+          find=find_body, missing=True),
+)  # fmt: skip
