@@ -6,6 +6,9 @@ $(VENV)/ready: pyproject.toml
 	$(VENV)/bin/pip install -q -e '.[dev]'
 	touch $@
 
-.PHONY: test
+.PHONY: demo test
+demo: $(VENV)/ready
+	$(PY) -m tracker demo
+
 test: $(VENV)/ready
-	$(PY) -m pytest --ignore tests/docs
+	$(PY) -m pytest

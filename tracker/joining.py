@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import structlog
 
-from tracker.config import Config, SourceConfig
+from tracker.access import Access, AccessKey
+from tracker.config import AccessKeyConfig, Config, SourceConfig
 from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
 from tracker.log.group_commit import LogObserver
 from tracker.log.holding import Held, hold
@@ -19,6 +22,7 @@ from tracker.log.sqlite import SqliteLog
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.views.sqlite import SqliteViews
+from tracker.views.sqlite_swapping import copy, swap_in
 
 _log = structlog.get_logger("joining")
 
@@ -71,9 +75,14 @@ async def open_live_views(config: Config) -> SqliteViews:
 
 async def create_views(config: Config) -> None:
     """Empty views at checkpoint 0; views that were there are swapped out."""
+    expect_apart(config)
+    await SqliteViews.create(config.views_path)
+
+
+def expect_apart(config: Config) -> None:
+    """Raise `LogUnavailable` where making views would write over the log."""
     if config.views_path.resolve() == config.log.path.resolve():
         raise LogUnavailable("log.path and views.path are the same file: give the views a path of their own")
-    await SqliteViews.create(config.views_path)
 
 
 @asynccontextmanager
@@ -94,3 +103,45 @@ async def reading_views(config: Config) -> AsyncIterator[SqliteViews]:
         yield views
     finally:
         await views.close()
+
+
+@asynccontextmanager
+async def views_at(path: Path, *, writable: bool) -> AsyncIterator[SqliteViews]:
+    """The views file at a path of its own, closed on leaving."""
+    views = await SqliteViews.open(path, writable=writable)
+    try:
+        yield views
+    finally:
+        await views.close()
+
+
+@asynccontextmanager
+async def new_views(path: Path) -> AsyncIterator[SqliteViews]:
+    """Empty views at a path of their own, for a rebuild to fill."""
+    await SqliteViews.create(path)
+    async with views_at(path, writable=True) as views:
+        yield views
+
+
+async def swap_views(new: Path, config: Config) -> None:
+    """Give a finished, closed views file the place of those in use. Raises `ViewsUnavailable`; the old ones stay then."""
+    expect_apart(config)
+    await asyncio.to_thread(swap_in, new, config.views_path)
+
+
+async def copy_views(config: Config, to: Path) -> None:
+    """Copy the views in use, as they are at one moment."""
+    await asyncio.to_thread(copy, config.views_path, to)
+
+
+def access(config: Config) -> Access:
+    """Who may read."""
+    keys = [access_key(key) for key in config.access.keys]
+    return Access(keys, audience=config.access.audience, issuer=config.access.issuer, now=now)
+
+
+def access_key(key: AccessKeyConfig) -> AccessKey:
+    """One key of the read door."""
+    return AccessKey(
+        id=key.id, algorithm=key.algorithm, secret=key.secret, public_key=key.public_key, private_key=key.private_key
+    )

@@ -79,13 +79,14 @@ class Projector:
                 await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
                 failures += 1
 
-    async def catch_up(self, progress: Progress | None = None) -> int:
-        """Project everything up to the present head; returns the position reached."""
+    async def catch_up(self, progress: Progress | None = None, *, until: int | None = None) -> int:
+        """Project everything up to the present head, or up to position `until`; returns the position reached."""
         await self._settle()
-        head = await self._log.head()
+        head = await self._log.head() if until is None else until
         if self._watcher is not None and head <= self.position:
             self._watcher.projected(self.position, head, 0.0)
-        async for records in self._log.read(self.position):
+        limit = None if until is None else max(0, until - self.position)
+        async for records in self._log.read(self.position, limit=limit):
             for first in range(0, len(records), self._batch):
                 await self._project(records[first : first + self._batch], head)
                 if progress is not None:
@@ -93,7 +94,7 @@ class Projector:
             if await self._views.refresh():
                 # An offline rebuild swapped its file in: go on from its checkpoint, with nothing remembered.
                 self._memory = Memory()
-                return await self.catch_up(progress)
+                return await self.catch_up(progress, until=until)
         return self.position
 
     async def _settle(self) -> None:

@@ -15,10 +15,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import structlog
 from aiohttp import web
 
 from tracker import joining
+from tracker.api.app import Door, add_routes
 from tracker.config import Config
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest import Ingest
@@ -37,8 +39,8 @@ BACK_OFF = (0.2, 1.0, 5.0, 15.0)
 
 _log = structlog.get_logger("service")
 
-Ready = Callable[[str], None]
-"""Called once with the address, when deliveries are taken."""
+Ready = Callable[[str, str | None], None]
+"""Called once with the address when deliveries are taken, and with the one-time link where no key guards the reading."""
 
 
 class Station:
@@ -57,18 +59,26 @@ class Station:
             now=joining.now,
             metrics=metrics,
         )
+        self.access = joining.access(config)
 
     def app(self) -> web.Application:
         """All routes of all doors."""
         app = web.Application(client_max_size=self.config.server.max_body_bytes)
         self.ingest.add_routes(app)
-        app.router.add_get("/healthz", _alive)
-        app.router.add_get("/readyz", self._readyz)
+        add_routes(
+            app,
+            Door(
+                log=self.log,
+                views=self.views,
+                access=self.access,
+                now=joining.now,
+                stuck_after={each.name: each.stuck_after for each in self.config.sources},
+                vendors={each.name: each.vendor for each in self.config.sources},
+                unready=self.unready,
+                metrics=self.metrics.render,
+            ),
+        )
         return app
-
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        reasons = await self.unready()
-        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def unready(self) -> list[str]:
         """Why this server should get no traffic now; empty when it should."""
@@ -119,12 +129,14 @@ class Station:
                     _log.error("views vanished and cannot be made anew", reason=str(error))  # noqa: TRY400
 
 
-async def serve(config: Config, *, ready: Ready | None = None) -> None:
-    """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
+async def serve(config: Config, *, port: int | None = None, ready: Ready | None = None) -> None:
+    """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable. `port`: instead of the config's.
 
     Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
     (no log, or served by somebody else) before anything is accepted.
     """
+    if port is not None:
+        config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=port))
     if not config.access.keys and not config.server.is_loopback:
         raise ConfigInvalid(
             f"server.host: {config.server.host} is open to others, but no key guards the reading: "
@@ -158,7 +170,7 @@ async def _run(station: Station, ready: Ready | None) -> None:
                 async with _listening(station) as address:
                     _log.info("ready", address=address, sources=[each.name for each in station.config.sources])
                     if ready is not None:
-                        ready(address)
+                        ready(address, station.access.one_time_link())
                     await stop.wait()
                     _log.info("stopping", grace_seconds=station.config.server.shutdown_grace)
             finally:
@@ -196,7 +208,3 @@ async def _listening(station: Station) -> AsyncIterator[str]:
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         await runner.cleanup()
-
-
-async def _alive(_request: web.Request) -> web.Response:
-    return web.json_response({"alive": True})

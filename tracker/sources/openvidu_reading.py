@@ -64,6 +64,9 @@ _RECORDING_KINDS: dict[str, type[RecordingFact]] = {
 }
 
 
+_NAMELESS = "unknown"
+
+
 def interpret(record: Record) -> tuple[Fact, ...]:
     """What a kept OpenVidu 2 delivery means. Never raises; see `contract.Interpret`."""
     event = read_event(record.body)
@@ -106,14 +109,20 @@ def _session_destroyed(said: Told) -> tuple[Fact, ...]:
 
 
 def _participant(said: Told) -> dict[str, Any]:
-    connection = _connection(said)
+    connection = _connection_or_none(said)
+    nameless = connection is None
+    # Without an id somebody came all the same; the moment of the join still tells one such connection from another.
+    connection = connection or _NAMELESS
     platform = text(said.inner.get("platform"))
     location = text(said.inner.get("location"))
+    fact = said.fact("connectionId", "participantId", "platform", "location", "ip", "reason")
+    if nameless:
+        fact["anomalies"] = (*fact["anomalies"], ("unreadable", "participantId is missing"))
     return {
-        **said.fact("connectionId", "participantId", "platform", "location", "ip", "reason"),
+        **fact,
         "place": said.place(),
         "connection": connection,
-        "identity": connection,
+        "identity": None if nameless else connection,
         "name": readable_name(said.inner.get("clientData")),
         "person": "ipcam" if platform == "IPCAM" or connection.startswith("ipc_") else "standard",
         "keyed_by_join": True,
@@ -182,8 +191,12 @@ def _leg(said: Told) -> dict[str, Any]:
 
 
 def _connection(said: Told) -> str:
+    return _connection_or_none(said) or needed(said.inner, "participantId")
+
+
+def _connection_or_none(said: Told) -> str | None:
     # 2.17 introduced connectionId and still sends participantId beside it; before there was only the latter.
-    return text(said.inner.get("connectionId")) or needed(said.inner, "participantId")
+    return text(said.inner.get("connectionId")) or text(said.inner.get("participantId"))
 
 
 def _recording_status_changed(said: Told) -> tuple[Fact, ...]:

@@ -146,6 +146,18 @@ def swap_in(new_path: Path, path: Path) -> None:
         _beside(new_path, "-lock").unlink(missing_ok=True)
 
 
+def copy(path: Path, to: Path) -> None:
+    """Copy the views as they are at one moment to a new file `to`; a running server goes on meanwhile.
+
+    Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`.
+    """
+    with named_errors(path):
+        held, _ = connect(path, writable=False)
+        with closing(held), closing(sqlite3.connect(to, isolation_level=None)) as fresh:
+            # All pages in one step: in several, a writer of another process would make it begin again for ever.
+            held.backup(fresh)
+
+
 def _finish(new_path: Path) -> None:
     """Fold the new file's WAL into it and leave WAL mode: SQLite refuses that while anyone else has it open."""
     if not new_path.exists():

@@ -1,0 +1,136 @@
+"""The command line: parse, load config.toml, hand over to the command, say what went wrong and whose turn it is.
+
+Exit: 0 done · 1 found a problem · 2 wrong use or configuration. What each command does: `cli_commands.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tracker import cli_commands as commands
+from tracker.cli_printing import complain
+from tracker.config import load
+from tracker.errors import ConfigInvalid, LogMissing, QueryError, TrackerError
+
+DONE, PROBLEM, WRONG_USE = 0, 1, 2
+INTERRUPTED = 130
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. The entry point of `tracker` and `python -m tracker`."""
+    arguments = parser().parse_args(argv)
+    command: Command = arguments.command
+    try:
+        if arguments.needs_config:
+            arguments.config = load(arguments.config, os.environ)
+        return command(arguments)
+    except (ConfigInvalid, LogMissing, QueryError) as error:
+        complain(str(error))
+        return WRONG_USE
+    except TrackerError as error:
+        complain(str(error))
+        return PROBLEM
+    except KeyboardInterrupt:
+        complain("interrupted; what was finished is kept, run it again for the rest")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not complain when it flushes the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and option."""
+    top = argparse.ArgumentParser(
+        prog="tracker", description="The flight recorder for video calls.", epilog="Documentation: README.md and docs/"
+    )
+    top.set_defaults(needs_config=True)
+    found = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser:
+        one = found.add_parser(name, help=summary, description=summary)
+        one.add_argument("--config", default="config.toml", metavar="FILE", help="default: ./config.toml")
+        if as_json:
+            one.add_argument("--json", action="store_true", help="JSON instead of a table")
+        one.set_defaults(command=command)
+        return one
+
+    init = add("init", commands.init, "Make the log, once; and a config.toml where there is none.")
+    init.set_defaults(needs_config=False)
+    serve = add("serve", commands.serve, "Take deliveries, keep the views up to date, answer questions.")
+    serve.add_argument("--port", type=int, help="instead of server.port")
+    take = add("import", commands.import_files, "Read OpenVidu CDR files or JSON Lines of any vendor into the log.", as_json=True)
+    take.add_argument("source", metavar="SOURCE", help="the name of the source in config.toml")
+    take.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a file, or a folder of .log and .jsonl files")
+    again = add("rebuild", commands.rebuild, "Make the views anew from the log and swap them in.", as_json=True)
+    again.add_argument("--check", action="store_true", help="only compare; exit 1 and the first rows that differ")
+    _add_sessions(add("sessions", commands.sessions, "List sessions, newest first.", as_json=True))
+    timeline = add("timeline", commands.timeline, "What happened in one session, in order.", as_json=True)
+    timeline.add_argument("id", metavar="ID", help="a session's id, or any id its vendor gave it")
+    timeline.add_argument("--kind", action="append", default=[], help="only this kind (may be repeated)")
+    timeline.add_argument("--subject", help="only what is about this id")
+    _add_records(add("records", commands.records, "The raw records, of a session or of the log.", as_json=True))
+    export = add("export", commands.export, "Raw records as JSON Lines, which `tracker import` reads back.")
+    export.add_argument("id", metavar="ID", nargs="?", help="only those of this session")
+    export.add_argument("--source", help="only those of this source")
+    export.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
+    export.add_argument("--out", type=Path, metavar="FILE", help="a new file instead of standard output")
+    add("verify", commands.verify, "Go over the whole log: positions, keys, and every proof that can be checked again.", as_json=True)
+    _add_token(add("token", commands.token, "Mint a token for reading and print it alone."))
+    _add_demo(add("demo", commands.demo, "Play signed calls of all five vendors into a tracker on a temporary log."))
+    return top
+
+
+def _add_sessions(one: argparse.ArgumentParser) -> None:
+    for name in ("source", "room", "identity", "q"):
+        one.add_argument(f"--{name}")
+    one.add_argument("--state", choices=("open", "ended", "stuck"))
+    one.add_argument("--has", action="append", default=[], choices=("recording", "supervisor", "anomaly"))
+    one.add_argument("--from", dest="from_", metavar="TIME", help="RFC 3339, like 2026-11-21T08:00:00Z")
+    one.add_argument("--to", metavar="TIME")
+    one.add_argument("--min-duration-ms", type=_position, metavar="MS")
+    one.add_argument("--limit", type=_limit, default=50, help="at most 1000; default 50")
+
+
+def _add_records(one: argparse.ArgumentParser) -> None:
+    one.add_argument("id", metavar="ID", nargs="?", help="only those of this session")
+    one.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
+    one.add_argument("--limit", type=_limit, default=50, help="at most 1000; default 50")
+    one.add_argument("--body", type=_position, metavar="POSITION", help="print the exact bytes of this record's body, nothing else")
+
+
+def _add_token(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--scope", action="append", default=[], required=True, help="read:sessions, read:records or admin; may be repeated")
+    one.add_argument("--source", action="append", default=[], metavar="NAME", help="only this source; may be repeated")
+    one.add_argument("--expires", default="1d", help="like 90s, 12h or 30d; default 1d")
+    one.add_argument("--subject", default="tracker", help="who the token is for (claim `sub`)")
+    one.add_argument("--key", metavar="ID", help="which key of [access] signs; default: the first that can")
+
+
+def _add_demo(one: argparse.ArgumentParser) -> None:
+    one.set_defaults(needs_config=False)
+    one.add_argument("--speed", type=float, default=20.0, help="seconds of a call played in one second; default 20")
+    one.add_argument("--port", type=int, default=0, help="default: a free one")
+    stays = one.add_mutually_exclusive_group()
+    stays.add_argument("--keep", action="store_true", default=None, help="serve on after the show until Ctrl-C (default on a terminal)")
+    stays.add_argument("--no-keep", dest="keep", action="store_false", help="end after the show")
+
+
+def _position(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
+    return number
+
+
+def _limit(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1000:  # noqa: PLR2004 - the bound of the API
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 1000")
+    return number

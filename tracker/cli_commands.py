@@ -1,0 +1,281 @@
+"""What each command of the command line does: call `service` or `desk`, show what came out, give the exit code.
+
+    0 done · 1 found a problem (raised errors become 1 or 2 in `cli`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tracker import cli_printing as printing
+from tracker import desk, desk_reading, joining, reporting, service
+from tracker.access import SCOPES, mint
+from tracker.config import Config, load, micros
+from tracker.deliveries import Record
+from tracker.desk import Verification
+from tracker.errors import ConfigInvalid, ParameterInvalid
+from tracker.importer import FileReport
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Make config.toml where there is none, then the log."""
+    path = Path(arguments.config)
+    if not path.exists():
+        _write_new(path, (resources.files("tracker") / "config_example.toml").read_bytes())
+        printing.say(f"wrote {path}: add your sources to it")
+    config = load(path, os.environ)
+    asyncio.run(desk.begin(config))
+    printing.say(f"made the log {config.log.path}; start with `tracker serve --config {path}`")
+    return 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run until SIGTERM or SIGINT."""
+    reporting.configure()
+
+    def ready(address: str, link: str | None) -> None:
+        # The link is a secret: it goes to the terminal, never into the structured log.
+        printing.say(f"tracker serves on {address}")
+        if link is not None:
+            printing.say(f"no [access] keys: open this link once to read: {address}{link}")
+
+    asyncio.run(service.serve(arguments.config, port=arguments.port, ready=ready))
+    return 0
+
+
+def import_files(arguments: argparse.Namespace) -> int:
+    """Read files into the log; 1 when something could not be read."""
+    with printing.progress(f"import into {arguments.source}", "bytes") as bar:
+        reports = asyncio.run(
+            desk.import_files(arguments.config, arguments.source, arguments.files, lambda _file, done, of: bar(done, of))
+        )
+    if arguments.json:
+        printing.say_json(reports)
+    else:
+        columns = ("file", "lines", "new", "already known", "unreadable", "skipped", "unreadable lines", "problem")
+        printing.table("Imported", columns, [_report_row(report) for report in reports])
+    return 1 if any(report.unreadable or report.error for report in reports) else 0
+
+
+def rebuild(arguments: argparse.Namespace) -> int:
+    """Make the views anew, or with `--check` only compare; 1 when they differ."""
+    config: Config = arguments.config
+    if not arguments.check:
+        with printing.progress("rebuild", "records") as bar:
+            rebuilt = asyncio.run(desk.rebuild(config, bar))
+        if arguments.json:
+            printing.say_json(rebuilt)
+        else:
+            printing.say(f"the views at {config.views_path} are new, up to position {rebuilt.position}")
+        return 0
+    with printing.progress("check", "records") as bar:
+        checked = asyncio.run(desk.check(config, bar))
+    if arguments.json:
+        printing.say_json(checked)
+    elif checked.differences:
+        for line in checked.differences:
+            printing.say(printing.printable(line))
+        printing.say(f"the views are not what the log says at position {checked.position}: run `tracker rebuild`")
+    else:
+        behind = f"; {checked.behind} newer records are not projected yet" if checked.behind else ""
+        printing.say(f"the views are what the log says, up to position {checked.position}{behind}")
+    return 1 if checked.differences else 0
+
+
+def sessions(arguments: argparse.Namespace) -> int:
+    """A table of sessions."""
+    found = asyncio.run(desk_reading.find_sessions(arguments.config, _session_query(arguments)))
+    if arguments.json:
+        printing.say_json(found)
+        return 0
+    columns = ("session", "state", "started", "lasted", "people", "recordings", "end", "completeness", "anomalies")
+    printing.table("Sessions", columns, [_session_row(each) for each in found["items"]])
+    if found["next"] is not None:
+        printing.complain(f"there are more than {arguments.limit}: raise --limit or narrow with --from and --to")
+    return 0
+
+
+def timeline(arguments: argparse.Namespace) -> int:
+    """The entries of one session, all of them."""
+    entries = asyncio.run(desk_reading.timeline(arguments.config, arguments.id, kinds=arguments.kind, subject=arguments.subject))
+    if arguments.json:
+        printing.say_json({"items": entries, "next": None})
+        return 0
+    columns = ("at", "what", "about", "who", "how we know", "record")
+    printing.table(f"Timeline of {arguments.id}", columns, [_entry_row(entry) for entry in entries])
+    return 0
+
+
+def records(arguments: argparse.Namespace) -> int:
+    """The raw records of a session or of the log, or one body exactly as it came."""
+    config: Config = arguments.config
+    if arguments.body is not None:
+        found = asyncio.run(_collected(desk.records_at(config, [arguments.body])))
+        if not found:
+            raise ParameterInvalid("--body", f"the log has no record at position {arguments.body}")
+        sys.stdout.buffer.write(found[0].body)
+        sys.stdout.buffer.flush()
+        return 0
+    chosen = desk.records(config, session=arguments.id, after=arguments.after, limit=arguments.limit)
+    found = asyncio.run(_collected(chosen))
+    if arguments.json:
+        printing.say_json({"items": [desk.envelope(record) for record in found], "next": None})
+        return 0
+    columns = ("position", "received", "source", "event", "origin", "bytes", "dedupe key")
+    printing.table("Records", columns, [_record_row(record) for record in found])
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """JSON Lines of records."""
+    return asyncio.run(_export(arguments))
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Go over the log; 1 and the first bad positions when something is wrong."""
+    with printing.progress("verify", "records") as bar:
+        found = asyncio.run(desk.verify(arguments.config, bar))
+    if arguments.json:
+        printing.say_json(found)
+    else:
+        _show_verification(found)
+    return 1 if found.faults else 0
+
+
+def token(arguments: argparse.Namespace) -> int:
+    """Mint a read token and print it alone."""
+    config: Config = arguments.config
+    scopes = [scope for given in arguments.scope for scope in given.split()]
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown:
+        raise ConfigInvalid(f"--scope: {unknown[0]!r} is unknown; known are {', '.join(SCOPES)}")
+    for name in arguments.source:
+        config.source(name)
+    keys = [key for key in config.access.keys if arguments.key in {None, key.id}]
+    if not keys:
+        wanted = "a key" if arguments.key is None else f"a key with id {arguments.key!r}"
+        raise ConfigInvalid(f"access.keys: there is no {wanted}: add one to {config.path}, see docs/configuration.md")
+    # RS256 and EdDSA keys may be there for checking only.
+    signing = next((key for key in keys if key.secret or key.private_key), keys[0])
+    printing.say(
+        mint(
+            joining.access_key(signing),
+            scopes=scopes,
+            sources=arguments.source or None,
+            expires_s=max(1, micros(arguments.expires, "--expires") // 1_000_000),
+            now=joining.now(),
+            subject=arguments.subject,
+            audience=config.access.audience,
+            issuer=config.access.issuer,
+        )
+    )
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """The show."""
+    from tracker import demo as show  # noqa: PLC0415 - only this command needs an HTTP client
+
+    return show.run(speed=arguments.speed, keep=arguments.keep, port=arguments.port)
+
+
+async def _export(arguments: argparse.Namespace) -> int:
+    config: Config = arguments.config
+    if arguments.out is not None and arguments.out.exists():
+        raise ParameterInvalid("--out", f"{arguments.out} exists and is not overwritten: name a new file")
+    chosen = desk.records(config, session=arguments.id, after=arguments.after, source=arguments.source)
+    count = 0
+    if arguments.out is None:
+        async for record in chosen:
+            printing.say_json_line(desk.envelope(record))
+        return 0
+    with arguments.out.open("x", encoding="utf-8") as file:
+        async for record in chosen:
+            file.write(printing.json_line(desk.envelope(record)))
+            count += 1
+    printing.say(f"wrote {count} records to {arguments.out}")
+    return 0
+
+
+async def _collected(found: AsyncIterator[Record]) -> list[Record]:
+    return [record async for record in found]
+
+
+def _write_new(path: Path, text: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot be written ({error.strerror}): choose another place with --config") from None
+
+
+def _session_query(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """The options as the query parameters of `GET /v1/sessions`: one meaning for both."""
+    single: dict[str, Any] = {
+        "source": arguments.source, "room": arguments.room, "identity": arguments.identity, "q": arguments.q,
+        "state": arguments.state, "from": arguments.from_, "to": arguments.to, "min_duration_ms": arguments.min_duration_ms,
+        "limit": arguments.limit,
+    }  # fmt: skip
+    if arguments.has:
+        single["has"] = ",".join(arguments.has)
+    return [(name, str(value)) for name, value in single.items() if value is not None]
+
+
+def _report_row(report: FileReport) -> Sequence[Any]:
+    numbers = ", ".join(map(str, report.unreadable[:20])) + (" …" if len(report.unreadable) > 20 else "")  # noqa: PLR2004
+    problem = report.error or (f"line {report.partial} is still being written" if report.partial else None)
+    return (report.file, report.lines, report.new, report.known, len(report.unreadable), report.skipped, numbers, problem)
+
+
+def _session_row(each: dict[str, Any]) -> Sequence[Any]:
+    lasted = each["duration_ms"]
+    return (
+        each["id"],
+        "stuck" if each["stuck"] else each["state"],
+        _seconds(each["started_at"] or each["created_at"]),
+        None if lasted is None else f"{lasted / 1000:.1f} s",
+        each["participants"],
+        each["recordings"],
+        (each["end"] or {}).get("provenance"),
+        each["completeness"],
+        ", ".join(sorted({anomaly["kind"] for anomaly in each["anomalies"]})),
+    )
+
+
+def _entry_row(entry: dict[str, Any]) -> Sequence[Any]:
+    subject = entry["subject"] or {}
+    about = f"{subject.get('type') or ''} {subject.get('id') or ''}".strip()
+    return (_millis(entry["at"]), entry["kind"], about, entry["actor"], entry["provenance"], entry["position"])
+
+
+def _record_row(record: Record) -> Sequence[Any]:
+    received = f"{datetime.fromtimestamp(record.received_at / 1_000_000).astimezone():%Y-%m-%d %H:%M:%S}"
+    return (record.position, received, record.source, record.event, record.origin, len(record.body), record.dedupe_key)
+
+
+def _show_verification(found: Verification) -> None:
+    proofs = ", ".join(f"{count} {what}" for what, count in found.proofs.items()) or "none"
+    printing.say(f"{found.records} records; proofs: {proofs}")
+    for fault in found.faults:
+        printing.say(printing.printable(f"position {fault.position}: {fault.what}"))
+    if found.is_cut_short:
+        printing.say("there may be more: the rest of the log was not read")
+    if not found.faults:
+        printing.say("every record follows from its bytes, and every proof that can be checked again holds")
+
+
+def _seconds(at: str | None) -> str | None:
+    return None if at is None else f"{at[:10]} {at[11:19]}"
+
+
+def _millis(at: str | None) -> str | None:
+    return None if at is None else f"{at[:10]} {at[11:23]}"
