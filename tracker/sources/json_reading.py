@@ -27,10 +27,15 @@ _LONGEST_NUMBER = 100
 _LONGEST_NAME = 200
 
 _SECRET_KEY = re.compile(
-    r"passw|secret|token|authorization|credential|url$|uri$|^access$|api_?key|^sdp$", re.IGNORECASE
+    r"passw|secret|token|authorization|credential|url$|uri$|^access$|(?:api|stream|private|encryption|e2ee)_?key|^sdp$",
+    re.IGNORECASE,
 )
 # A link may be a door: what follows the host (path, query) and what stands before it (user, password) is left out.
-_LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/\s@]*@)?([^/\s?#\"']*)[^\s\"']*")
+# Inside text that is JSON itself, its slashes may be written `\/`.
+_LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}):(?:\\?/){2}(?:[^/\s@\\]*@)?([^/\s?#\"'\\]*)[^\s\"']*")
+_SECRET_PARAMETER = re.compile(
+    r"([?&](?:[\w-]*(?:secret|token|password|signature|api_?key)))=[^&\s\"']*", re.IGNORECASE
+)
 
 
 class BodyUnreadable(ValueError):
@@ -84,7 +89,7 @@ def count(value: object) -> int | None:
 def kept(value: Any) -> Any:
     """The value without secrets, links' paths, lone surrogates and numbers no encoder takes; nesting as it came."""
     if isinstance(value, str):
-        return _LINK.sub(r"\1://\2/…", whole_text(value))
+        return _SECRET_PARAMETER.sub(r"\1=…", _LINK.sub(r"\1://\2/…", whole_text(value)))
     if isinstance(value, dict):
         inner = cast("dict[str, Any]", value)
         return {whole_text(name): kept(field) for name, field in inner.items() if not _SECRET_KEY.search(name)}

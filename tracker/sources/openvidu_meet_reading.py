@@ -1,7 +1,7 @@
 """What OpenVidu Meet's events mean, from 3.4 to what is coming after 3.9.
 
     meeting…        SessionStarted SessionEnded: a room holds one meeting at a time, no id tells them apart
-    recording…      by status, whatever the event's name
+    recording…      by status, by the event's name where the status is new
     participant…    (≥ 3.9) known by identity and joinDate, which a left repeats
 
 `creationDate` of the envelope is when the sending began; `data.creationDate` is the age of the *room*. Links in the
@@ -67,21 +67,12 @@ _LEAVE_REASONS: dict[str, EndReason] = {
     "duplicate_identity": "replaced",
 }
 
-# MeetRecordingStatus. An end the vendor counts as one step is two here: it stopped, and the file is what it is.
-_RECORDING_STEPS: dict[str, tuple[type[RecordingFact], ...]] = {
-    "starting": (RecordingStarted,),
-    "active": (RecordingProcessing,),
-    "ending": (RecordingProcessing,),
-    "complete": (RecordingStopped, RecordingReady),
-    "failed": (RecordingFailed,),
-    "aborted": (RecordingAborted,),
-    "limit_reached": (RecordingStopped, RecordingLimitReached),
-}
-_RECORDING_REASONS: dict[str, EndReason] = {
-    "complete": "normal",
-    "failed": "server_failure",
-    "aborted": "unknown",
-    "limit_reached": "closed_by_server",
+# MeetRecordingStatus, the four that are final (LiveKit's EGRESS_…, in lower case since the first release).
+_RECORDING_ENDS: dict[str, tuple[type[RecordingFact], EndReason]] = {
+    "complete": (RecordingReady, "normal"),
+    "failed": (RecordingFailed, "server_failure"),
+    "aborted": (RecordingAborted, "server_failure"),
+    "limit_reached": (RecordingLimitReached, "timeout"),
 }
 
 
@@ -173,6 +164,8 @@ def micros(value: object) -> Micros | None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    if not 0 < value <= LAST / 1000:
+        return None
     moment = round(value * 1000)
     return moment if 0 < moment < LAST else None
 
@@ -253,29 +246,45 @@ def _recording(said: Told) -> tuple[Fact, ...]:
     if recording is None:
         raise FieldMissing("data.recordingId is missing")
     status = text(data.get("status"))
-    word = (status or "").lower()  # upper case before the first release
+    word = (status or "").lower()
     started, stopped = micros(data.get("startDate")), micros(data.get("endDate"))
+    steps, reason = _recording_steps(said.event, word, has_stop=stopped is not None)
+    is_over = steps[0] not in (RecordingStarted, RecordingProcessing)
     egress = _in_recording_id(recording, 1)
     ids = (("recordingId", recording), *((("egress_id", egress),) if egress else ()))
     detail = picked(data, "layout", "encoding", "filename", "errorCode", "error", "details")
-    steps = _RECORDING_STEPS.get(word, (RecordingProcessing,))
-    is_over = word in _RECORDING_REASONS
-    return tuple(
-        step(
-            # Only the file's being ready happens when it is told; the rest of an end happened at endDate.
-            **said.fact(stopped if is_over and step is not RecordingReady else None, **detail),
-            place=said.place(started, anchor=recording, ids=ids),
-            recording=recording,
-            status=status,
-            started_at=started,
-            stopped_at=stopped if is_over else None,
-            duration_ms=_milliseconds(data.get("duration")) if is_over else None,
-            size_bytes=count(data.get("size")) if is_over else None,
-            reason=_RECORDING_REASONS.get(word),
-            vendor_reason=text(detail.get("error")) or text(detail.get("details")) if is_over else None,
-        )
-        for step in steps
-    )
+    about: dict[str, Any] = {
+        # Without a startDate (≥ 3.9: `starting`, and what never recorded) the recording's other events may know one.
+        "place": said.place(started, anchor=recording, ids=ids),
+        "recording": recording,
+        "status": status,
+        "started_at": started,
+    }
+    if is_over:
+        about |= {
+            "stopped_at": stopped,
+            "duration_ms": _milliseconds(data.get("duration")),
+            "size_bytes": count(data.get("size")),
+            "reason": reason,
+            "vendor_reason": text(detail.get("error")) or text(detail.get("details")),
+        }
+    # Media stopped at endDate; what became of the file is known when it is told.
+    return tuple(step(**said.fact(stopped if step is RecordingStopped else None, **detail), **about) for step in steps)
+
+
+def _recording_steps(event: str, word: str, *, has_stop: bool) -> tuple[tuple[type[RecordingFact], ...], EndReason]:
+    """What an event of that name and status says; an end told as one is two: media stopped, and the file became something.
+
+    The status decides, the event's name only where the status is missing or new.
+    """
+    if word in _RECORDING_ENDS:
+        outcome, reason = _RECORDING_ENDS[word]
+        return ((RecordingStopped, outcome) if has_stop or word == "complete" else (outcome,)), reason
+    if word == "starting" or event == "recordingStarted":
+        return (RecordingStarted,), "unknown"
+    if event == "recordingEnded":
+        return (RecordingStopped,), "unknown"
+    return (RecordingProcessing,), "unknown"
 
 
 def _milliseconds(seconds: object) -> int | None:
