@@ -26,12 +26,17 @@ _LAST = 253_402_300_800_000_000
 """The year 10000, in µs: no store or answer can hold a later time."""
 
 _SECRET_NAME = re.compile(
-    r"passw|secret|credential|authorization|(?:stream|encryption|private|access|api)[_-]?key|token$|(?:^|[_.-])pin$"
+    r"passw|secret|credential|authorization|(?:stream|encryption|e2ee|shared|signing|private|access|api)[_-]?key"
+    r"|token$|^jwt$|(?:^|[_.-])pin$"
     r"|(?-i:[a-z]Pin$)",
     re.IGNORECASE,
 )
 # An RTMP address ends in its stream key, an object's address may end in a signature: the host is all we repeat.
-_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@\"']*@)?([^\s/?#\"']*)[^\s\"']*", re.IGNORECASE)
+# Inside text that is JSON itself, its slashes may be written `\/`.
+_ADDRESS = re.compile(
+    r"([a-z][a-z0-9+.-]{0,30}):(?:\\?/){2}(?:[^\s/@\"'\\]*@)?([^\s/?#\"'\\]*)[^\s\"']*", re.IGNORECASE
+)
+_TOKEN = re.compile(r"eyJ[\w-]{10,}(?:\.[\w-]*)*", re.ASCII)
 _DIGITS = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 # DisconnectReason, livekit_models.proto:702-736; which server reason becomes which: livekit pkg/rtc/types/interfaces.go.
@@ -77,8 +82,8 @@ class Message:
     def whole(self, name: str) -> int | None:
         """A 64-bit integer, written as a number or as a string of digits."""
         value = self.value(name)
-        if isinstance(value, str) and _DIGITS.fullmatch(value):
-            value = int(value)
+        if isinstance(value, str):
+            value = int(value) if _DIGITS.fullmatch(value) else None
         elif isinstance(value, float) and value.is_integer():
             value = int(value)
         return value if type(value) is int and -(2**63) <= value < 2**63 else None
@@ -158,14 +163,27 @@ def secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def metadata(text: str | None) -> str | None:
-    """A metadata text of an application, unchanged unless it is JSON with fields named like secrets: then without them."""
+def metadata(text: str | None, nested: int = 3) -> str | None:
+    """A text of an application: addresses cut to their host and, where it is JSON, without what is named like a secret.
+
+    `nested`: how many JSON texts within JSON texts are looked into.
+    """
     if text is None:
         return None
-    inner = parsed(text)
-    if isinstance(inner, dict | list) and (shown := kept(inner)) != inner:
-        text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
-    return kept(text)
+    inner = parsed(text) if nested else None
+    if isinstance(inner, dict | list) and (cleaned := shown(inner, nested - 1)) != inner:
+        text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"))
+    return masked(text)
+
+
+def shown(value: Any, nested: int = 3) -> Any:
+    """A value nobody has read yet as it may be shown: no secrets by name, no addresses, in nested JSON texts neither."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {name: shown(field, nested) for name, field in fields.items() if not secret_name(name)}
+    if isinstance(value, list):
+        return [shown(item, nested) for item in cast("list[Any]", value)]
+    return metadata(value, nested) if isinstance(value, str) else value
 
 
 def parsed(text: str | None) -> Any:
@@ -177,24 +195,31 @@ def parsed(text: str | None) -> Any:
 
 
 def masked(text: str | None) -> str | None:
-    """A message of the vendor's, with every address in it cut to its host: the rest may be a stream key or a signature."""
-    return None if text is None else kept(_ADDRESS.sub(r"\1\2/…", text))
+    """A text with every address in it cut to its host (the rest may be a stream key or a signature) and no token."""
+    return None if text is None else _TOKEN.sub("…", _ADDRESS.sub(r"\1://\2/…", kept(text)))
 
 
 def masked_query(address: str | None) -> str | None:
     """Where something lies, without user, query and fragment: a query may be a signature that opens it."""
     if address is None:
         return None
-    return kept(re.sub(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", r"\1", re.split(r"[?#]", address, maxsplit=1)[0], flags=re.IGNORECASE))
+    return kept(
+        re.sub(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", r"\1", re.split(r"[?#]", address, maxsplit=1)[0], flags=re.IGNORECASE)
+    )
 
 
 def extras(message: Message, *known: str) -> dict[str, Any]:
-    """Scalars of a message that no reading knows yet (`known` in snake_case), without what is named like a secret."""
+    """Scalars of a message that no reading knows yet (`known` in snake_case), without what may be a secret."""
+    return {name: value for name, value in others(message, *known).items() if isinstance(value, str | int | float)}
+
+
+def others(message: Message, *known: str) -> dict[str, Any]:
+    """Fields of any kind that no reading knows yet (`known` in snake_case), as `shown` shows them."""
     spellings = {spelling for name in known for spelling in (name, camel(name))}
     return {
-        name: kept(value)
+        name: shown(value)
         for name, value in message.fields.items()
-        if name not in spellings and isinstance(value, str | int | float) and not secret_name(name)
+        if name not in spellings and value is not None and not secret_name(name)
     }
 
 
@@ -211,8 +236,10 @@ def joined_at(participant: Message) -> tuple[Micros, Precision] | None:
 
 
 def person_kind(participant: Message) -> str:
-    """What kind of participant, in lower case; absent is the enum's zero, a person."""
+    """What kind of participant, in lower case; absent is the enum's zero, a person; `hidden`: one nobody else sees."""
     kind = participant.enum("kind", "STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT") or "STANDARD"
+    if kind == "STANDARD" and participant.message("permission").flag("hidden"):
+        return "hidden"
     return f"kind_{kind}" if _DIGITS.fullmatch(kind) else kind.lower()
 
 
@@ -221,7 +248,7 @@ def person_detail(participant: Message) -> dict[str, Any]:
     return present(
         hidden=participant.message("permission").flag("hidden") or None,
         metadata=metadata(participant.text("metadata")),
-        attributes=kept(dict(participant.message("attributes").fields)),
+        attributes=shown(dict(participant.message("attributes").fields)),
         region=participant.text("region"),
     )
 
@@ -235,7 +262,9 @@ def disconnected(participant: Message) -> tuple[EndReason, str | None]:
 def track_media(track: Message) -> dict[str, str]:
     """The `media` and `label` of a track; an absent type is the enum's zero, audio."""
     media = (track.enum("type", "AUDIO", "VIDEO", "DATA") or "AUDIO").lower()
-    source = (track.enum("source", "UNKNOWN", "CAMERA", "MICROPHONE", "SCREEN_SHARE", "SCREEN_SHARE_AUDIO") or "").lower()
+    source = (
+        track.enum("source", "UNKNOWN", "CAMERA", "MICROPHONE", "SCREEN_SHARE", "SCREEN_SHARE_AUDIO") or ""
+    ).lower()
     return present(media=media, label=_LABELS.get(source, "" if source == "unknown" else source))
 
 
