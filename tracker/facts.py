@@ -41,12 +41,14 @@ class RunRules(msgspec.Struct, frozen=True):
     one start. `never_joined_after`: a run nobody joined is over after this long (None: never inferred).
     Both in microseconds. `ends_only`: the vendor sends nothing at starts, so a start told only by its end event is no
     sign of loss, and a keyed run without a stated start is matched to the span of an end event that contains it.
+    `starts_when_joined`: a created room starts with its first join, so people in one that never started are a sign of loss.
     `room_is_person`: the room is one person's (StreamRec's client), present for as long as the run lasts.
     """
 
     tolerance: Micros = 0
     never_joined_after: Micros | None = None
     ends_only: bool = False
+    starts_when_joined: bool = False
     room_is_person: bool = False
 
 
@@ -192,7 +194,9 @@ class RecordingFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
     """About one recording. `recording` is the vendor's id; `keyed_by_start`: ids may be reused (OpenVidu).
 
     `status` is the vendor's raw status. `started_at`/`stopped_at` are stated by the event; `legacy` marks OpenVidu's
-    recordingStarted/Stopped, which are shown only where no recordingStatusChanged says the same.
+    recordingStarted/Stopped, which are shown only where no recordingStatusChanged says the same. `alias` is another name
+    some of its messages may know it by. `nameless`: the message names none, `recording` is made up, and time alone tells
+    which recording of its session was meant (StreamRec's relayed messages).
     """
 
     recording: str
@@ -210,6 +214,8 @@ class RecordingFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
     reason: EndReason | None = None
     vendor_reason: str | None = None
     legacy: bool = False
+    alias: str | None = None
+    nameless: bool = False
 
 
 class RecordingStarted(RecordingFact, frozen=True, kw_only=True, tag="recording.started"):

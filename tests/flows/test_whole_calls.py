@@ -103,13 +103,21 @@ async def test_a_call_told_in_full_is_one_ended_session_with_its_people(vendor: 
         assert (sessions[0].completeness, sessions[0].anomalies) == ("complete", [])
 
 
+UNTRACEABLE = {
+    ("openvidu_meet", 1): "one person came and left, and both were lost; Meet sends nothing else that names them",
+    ("streamrec", 2): "the supervisor came and left, and both were lost",
+}
+"""What loss leaves no trace in the rest of the call, by vendor and the first delivery lost."""
+
+
+@pytest.mark.parametrize("first", range(3))
 @pytest.mark.parametrize("vendor", VENDORS)
-async def test_losses_are_repaired_or_left_open_and_named(vendor: str) -> None:
+async def test_losses_are_repaired_or_left_open_and_named(vendor: str, first: int) -> None:
     call = whole_call(vendor, START)
-    for first in range(3):
-        kept = [one for n, one in enumerate(call) if n % 3 != first]
-        sessions = [rows.session for rows in (await views_of(vendor, kept)).sessions.values()]
-        assert len(sessions) == 1, [session.id for session in sessions]
-        assert sessions[0].completeness in {"repaired", "open"}
-        lost = {one.event for n, one in enumerate(call) if n % 3 == first}
-        assert sessions[0].anomalies or sessions[0].state == "open" or vendor == "streamrec", lost
+    kept = [one for n, one in enumerate(call) if n % 3 != first]
+    (session,) = [rows.session for rows in (await views_of(vendor, kept)).sessions.values()]
+    if (vendor, first) in UNTRACEABLE:
+        assert session.completeness == "complete"
+        return
+    assert session.completeness in {"repaired", "open"}
+    assert {anomaly.kind for anomaly in session.anomalies} & {"missing_start", "missing_end"}

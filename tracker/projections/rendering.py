@@ -83,9 +83,9 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
         joined = (start.at, provenance) if start is not None and provenance is not None else None
         connections = [owner_of_room(identity, room, joined, (end.at, why) if end is not None and why is not None else None)]
     streams = _streams(identity, state, connections, ended_at, anomalies)
-    found = recordings_of(identity, state, ended_at, anomalies, ends_only=around.rules.ends_only)
+    found = recordings_of(identity, state, ended_at, anomalies, around.rules)
     recordings = [recording.row for recording in found]
-    supervisors = _supervisors(identity, state, ended_at)
+    supervisors = _supervisors(identity, state, ended_at, anomalies)
     _activities(state, ended_at, anomalies)
     participants = participants_of(identity, connections)
     people = [person for person in participants if person.counts]
@@ -108,7 +108,7 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
         participant_ms=sum(person.row.presence_ms for person in people),
         recordings=len(recordings),
         supervisors=len(supervisors),
-        completeness=_completeness(state, start, end, connections, streams, recordings, supervisors),
+        completeness=_completeness(state, start, end, connections, streams, recordings, anomalies),
         anomalies=sorted(set(anomalies), key=lambda a: (a.kind, a.detail, a.position or 0)),
         first_position=state.first_position,
         last_position=state.last_position,
@@ -167,6 +167,8 @@ def _session_anomalies(
 
     if not state.room.began and state.created is None and not (around.rules.ends_only and state.room.closed):
         notice("missing_start", "the event that starts this session was not received")
+    elif around.rules.starts_when_joined and not state.room.began and state.intervals.get("connection"):
+        notice("missing_start", "people joined, but that the session started was not received", state.created)
     if end is not None and end.provenance == "inferred":
         notice("missing_end", f"the event that ends this session was not received; end inferred ({end.reason})")
     if start is not None and end is not None and end.at < start.at:
@@ -259,12 +261,18 @@ def _when(interval: Interval) -> Micros:
     return claim.at if claim else 0
 
 
-def _supervisors(identity: str, state: SessionState, ended_at: Micros | None) -> list[SupervisorSessionRow]:
+def _supervisors(
+    identity: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]
+) -> list[SupervisorSessionRow]:
     rows: list[SupervisorSessionRow] = []
     for key, interval in sorted(state.intervals.get("supervisor_session", {}).items()):
         started = interval.start.at if interval.start else None
         ended = interval.end.at if interval.end else ended_at
         provenance = interval.end.provenance if interval.end else None if ended is None else "inferred"
+        if provenance == "inferred":
+            ended = max(ended or 0, started or 0)
+            position = interval.start.position if interval.start else None
+            anomalies.append(Anomaly(kind="missing_end", position=position, detail=f"supervisor session {key}: its end was not received"))
         rows.append(
             SupervisorSessionRow(
                 id=key,
@@ -290,19 +298,19 @@ def _activities(state: SessionState, ended_at: Micros | None, anomalies: list[An
 
 def _completeness(
     state: SessionState, start: Claim | None, end: Claim | None, connections: list[RenderedConnection],
-    streams: list[StreamRow], recordings: list[RecordingRow], supervisors: list[SupervisorSessionRow],
+    streams: list[StreamRow], recordings: list[RecordingRow], anomalies: list[Anomaly],
 ) -> Completeness:  # fmt: skip
     if end is None:
         return "open"
     sure = (
         state.room.closed
+        and not any(anomaly.kind in {"missing_start", "missing_end"} for anomaly in anomalies)
         and _start_provenance(state, start) == "reported"
         and all(c.row.join_provenance == "reported" and c.row.leave is not None and c.row.leave.provenance == "reported" for c in connections if not c.row.aborted)
         and all(s.start_provenance == "reported" and s.end is not None and s.end.provenance == "reported" for s in streams)
         and all(r.start_provenance == "reported" and r.stop_provenance == "reported" for r in recordings)
         and all(i.began and i.closed for kind in ("supervisor_session", "broadcast", "ingress", "transcription", "agent_job") for i in state.intervals.get(kind, {}).values())
     )  # fmt: skip
-    del supervisors
     return "complete" if sure else "repaired"
 
 

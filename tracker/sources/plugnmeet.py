@@ -26,7 +26,7 @@ from tracker.sources.proofs import unverified_header, verify_jwt
 from tracker.sources.protojson import Message
 
 
-RULES = RunRules(tolerance=5_000_000)
+RULES = RunRules(tolerance=5_000_000, starts_when_joined=True)
 
 
 class PlugnmeetSource:
