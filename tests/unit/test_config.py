@@ -297,8 +297,7 @@ def test_an_unknown_source_is_told_with_the_names_there_are() -> None:
 
 
 def test_the_vendors_are_those_of_the_registry() -> None:
-    registered = {name: vendor.needs for name, vendor in registry.VENDORS.items()}
-    assert registered == {name: config.VENDORS[name] for name in registered}
+    assert {name: vendor.needs for name, vendor in registry.VENDORS.items()} == dict(config.VENDORS)
 
 
 _LEAVES = st.one_of(
