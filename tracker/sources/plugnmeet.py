@@ -86,7 +86,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     said = reading.told(message, record.received_at)
     reader = _READERS.get(said.event)
     if reader is None:
-        return said.raw("unknown_event", said.event)
+        return said.unknown()
     if said.place() is None:
         return said.unread(f"{said.event} without room")
     return reader(said)

@@ -10,7 +10,6 @@ LIMIT: from 2.4 a track of a hybrid native client names the sid of a twin whose 
 
 from __future__ import annotations
 
-import re
 from typing import Any, cast
 
 import msgspec
@@ -42,6 +41,7 @@ _FIRST_JOIN_WITHIN = 60_000_000
 
 _FINER_WITHIN = 10_000_000
 
+_SECOND = 1_000_000
 _LONGEST_NAME = 200
 
 # pkg/config/constants.go:9-14. LiveKit's kind is STANDARD for the bots, and absent before it knew kinds.
@@ -49,8 +49,8 @@ _BOTS = {"RECORDER_BOT": "egress", "RTMP_BOT": "egress"}
 _PREFIXES = {"ingres_": "ingress", "pnm_agent-": "agent", "pnm_tts_agent-": "agent", "sip_": "sip"}
 _CALLER = "sip_"
 
-_ENVELOPE = ("event", "id", "created_at", "num_dropped")
-_SECRET_NAME = re.compile(r"pw$|pwd|url$|link$|pass$", re.IGNORECASE)
+_ENVELOPE = ("event", "id", "created_at", "num_dropped", "room")
+_OBJECTS = ("participant", "recording_info", "speech_service", "track", "analytics", "room_artifact")
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,9 +78,15 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             "at": self.at if at is None else at,
             "clock": "receiver" if ours else "server",
             "precision": "us" if ours else precision,
-            "detail": protojson.extras(self.message, *_ENVELOPE) | protojson.present(**detail),
+            "detail": protojson.others(self.message, *_ENVELOPE, *_OBJECTS) | protojson.present(**detail),
             "anomalies": self.anomalies,
         }
+
+    def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
+        """`fact` for the end of what began at `start`: `created_at` is cut to the second, an end never precedes its start."""
+        if start is not None and self.own is not None and self.own < start < self.own + _SECOND:
+            return self.fact(start, "s", **detail)
+        return self.fact(**detail)
 
     def place(
         self, at: Micros | None = None, *, starts_at: Micros | None = None, ends_at: Micros | None = None
@@ -99,15 +105,21 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             ids=tuple((name, value) for name, value in named.items() if value is not None),
         )
 
-    def raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
-        """An event we cannot read (yet): kept, shown raw."""
-        fact = self.fact(event=self.event)
-        fact["anomalies"] = (*self.anomalies, (anomaly, why))
-        return (Unknown(**fact, place=self.place()),)
+    def unknown(self) -> tuple[Fact, ...]:
+        """An event of a later version, or one without a name: kept, shown raw."""
+        if not self.event:
+            return self.unread("the body names no event")
+        return self._raw("unknown_event", self.event)
 
     def unread(self, why: str) -> tuple[Fact, ...]:
-        """An event that lacks what it is about."""
-        return self.raw("unreadable", why)
+        """An event that lacks what it is about: kept, shown raw."""
+        return self._raw("unreadable", why)
+
+    def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
+        fact = self.fact(event=self.event)
+        fact["detail"] |= protojson.others(self.message, *_ENVELOPE)
+        fact["anomalies"] = (*self.anomalies, (anomaly, why))
+        return (Unknown(**fact, place=self.place()),)
 
 
 def event_name(message: Message) -> str:
@@ -149,29 +161,14 @@ def _room_detail(said: Told) -> dict[str, Any]:
     return {
         "parent_room_id": said.metadata.text("parent_room_id"),
         "is_breakout_room": said.metadata.flag("is_breakout_room") or None,
-        "extra_data": _shown(inner if isinstance(inner, dict | list) else given),
+        "extra_data": protojson.shown(inner if isinstance(inner, dict | list) else given),
     }
-
-
-def _shown(value: Any) -> Any:
-    """What the application gave along, without fields named like secrets or links; addresses are cut to their host.
-
-    A text in it that holds JSON of its own is left out: there is no end to how deep it may hide something.
-    """
-    if isinstance(value, dict):
-        fields = cast("dict[str, Any]", protojson.kept(value))
-        return {name: _shown(field) for name, field in fields.items() if not _SECRET_NAME.search(name)}
-    if isinstance(value, list):
-        return [_shown(item) for item in cast("list[Any]", value)]
-    if isinstance(value, str):
-        return None if isinstance(protojson.parsed(value), dict | list) else protojson.masked(value)
-    return value
 
 
 def room_created(said: Told) -> tuple[Fact, ...]:
     """The run exists, says plugNmeet itself, nobody need ever join it."""
     created = said.created or said.at
-    place = said.place(created, starts_at=created)
+    place = said.place(created, starts_at=said.created or said.own)
     return (SessionCreated(**said.fact(said.created, **_room_detail(said)), place=place, started_at=created),)
 
 
@@ -183,14 +180,14 @@ def room_started(said: Told) -> tuple[Fact, ...]:
     early = (said.run or "").startswith("RM_")
     if said.own is not None and said.own - created > _RESUMED_AFTER and not early:
         return (SessionResumed(**said.fact(**detail), place=said.place(starts_at=created), started_at=created),)
-    place = said.place(created, starts_at=created)
+    place = said.place(created, starts_at=said.created or said.own)
     return (SessionStarted(**said.fact(said.created, **detail), place=place, started_at=created),)
 
 
 def room_ended(said: Told) -> tuple[Fact, ...]:
     """By `session_ended` (plugNmeet) or `room_finished` (LiveKit): the same end, told by two. Neither says why."""
-    place = said.place(starts_at=said.created, ends_at=said.at)
-    fact = said.fact(event=said.event, **_room_detail(said))
+    fact = said.end(said.created, event=said.event, **_room_detail(said))
+    place = said.place(starts_at=said.created, ends_at=fact["at"])
     return (SessionEnded(**fact, place=place, started_at=said.created, reason="unknown"),)
 
 
@@ -225,13 +222,12 @@ def participant(said: Told) -> tuple[Fact, ...]:
         "joined_at": joined_at,
     }
     detail = protojson.person_detail(person)
-    detail["metadata"] = protojson.masked(detail.get("metadata"))
     if said.event == "participant_joined":
         # Sent when the connection became active, which `created_at` tells to the second and only after queueing.
         at, precision = joined or (None, "s")
         return (ParticipantJoined(**said.fact(at, precision, **detail), **about),)
     reason, theirs = protojson.disconnected(person)
-    return (ParticipantLeft(**said.fact(**detail), **about, reason=reason, vendor_reason=theirs),)
+    return (ParticipantLeft(**said.end(joined_at, **detail), **about, reason=reason, vendor_reason=theirs),)
 
 
 def track(said: Told) -> tuple[Fact, ...]:
@@ -243,9 +239,10 @@ def track(said: Told) -> tuple[Fact, ...]:
     about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": _identity(person)}
     about |= protojson.track_media(found)
     detail = protojson.track_detail(found)
-    if said.event == "track_unpublished":
-        return (StreamUnpublished(**said.fact(**detail), **about, place=said.place()),)
+    # When the track was last changed: its publication, unless it was changed since.
     fine = found.message("version").moment("unix_micro", "us")
+    if said.event == "track_unpublished":
+        return (StreamUnpublished(**said.end(fine, **detail), **about, place=said.place()),)
     if fine is None or said.own is None or abs(fine - said.own) > _FINER_WITHIN:
         return (StreamPublished(**said.fact(**detail), **about, place=said.place()),)
     return (StreamPublished(**said.fact(fine, "us", **detail), **about, place=said.place(fine)),)

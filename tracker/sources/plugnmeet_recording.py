@@ -136,7 +136,7 @@ def artifact(said: Told) -> tuple[Fact, ...]:
     about = made.message("metadata")
     file, job, user = about.message("file_info"), about.message("provider_job_info"), about.message("user_info")
     size = file.whole("file_size")
-    usage = {name: protojson.kept(dict(found.fields)) for name in _USAGES if (found := about.message(name))}
+    usage = {name: protojson.shown(dict(found.fields)) for name in _USAGES if (found := about.message(name))}
     fact = said.fact(
         type=made.enum("type", *_ARTIFACTS) or _ARTIFACTS[0],
         file_path=protojson.masked_query(file.text("file_path")),

@@ -27,8 +27,8 @@ _LAST = 253_402_300_800_000_000
 
 _SECRET_NAME = re.compile(
     r"passw|secret|credential|authorization|(?:stream|encryption|e2ee|shared|signing|private|access|api)[_-]?key"
-    r"|token$|^jwt$|(?:^|[_.-])pin$"
-    r"|(?-i:[a-z]Pin$)",
+    r"|token$|^jwt$|pwd|(?:^|[_.-])(?:pin|pw)$"
+    r"|(?-i:[a-z](?:Pin|PW)$)",
     re.IGNORECASE,
 )
 # An RTMP address ends in its stream key, an object's address may end in a signature: the host is all we repeat.

@@ -384,6 +384,21 @@ def test_a_join_is_told_to_the_millisecond_and_a_leave_states_it_too() -> None:
     assert left.place.at == left.joined_at
 
 
+def test_an_end_never_precedes_its_start_within_their_second() -> None:
+    left = only(ParticipantLeft, "participant_left", participant=person())
+    track = {"sid": "TR_1", "version": {"unix_micro": f"{NOW}900000"}}
+    gone = only(StreamUnpublished, "track_unpublished", track=track)
+    assert (left.at, left.precision) == (left.joined_at, "s")
+    assert gone.at == NOW * 10**6 + 900_000
+
+
+def test_the_time_of_arrival_begins_no_run() -> None:
+    for event in ("room_created", "room_started"):
+        (fact,) = said(event, created_at=None)
+        assert fact.place is not None
+        assert (fact.clock, fact.place.starts_at) == ("receiver", None)
+
+
 @pytest.mark.parametrize(
     ("identity", "kind"),
     [
@@ -403,7 +418,9 @@ def test_who_is_no_person_is_known_by_name(identity: str, kind: str) -> None:
 
 
 def test_what_livekit_says_of_a_kind_holds_where_the_name_tells_nothing() -> None:
+    hidden = {"permission": {"hidden": True}}
     assert only(ParticipantJoined, "participant_joined", participant=person(kind="AGENT")).person == "agent"
+    assert only(ParticipantJoined, "participant_joined", participant=person(**hidden)).person == "hidden"
 
 
 def test_a_caller_has_one_identity_in_joins_and_tracks() -> None:
@@ -547,11 +564,12 @@ def test_analytics_and_their_artifact_have_one_id() -> None:
 # --- what cannot be read -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("event", ["room_ended", "participant_connection_aborted", "egress_started", "", "Ünknown"])
+@pytest.mark.parametrize("event", ["room_ended", "participant_connection_aborted", "egress_started", "Ünknown"])
 def test_an_unknown_event_is_kept_and_shown(event: str) -> None:
-    fact = only(Unknown, event, new_field="x", secret_token="hidden")
+    fact = only(Unknown, event, new_field={"deep": ["x"]}, secret_token="hidden", participant=person())
     assert fact.anomalies == (("unknown_event", event.lower()),)
-    assert fact.detail.get("new_field") == "x"
+    assert fact.detail["new_field"] == {"deep": ["x"]}
+    assert fact.detail["participant"]["identity"] == "alice-01"
     assert "secret_token" not in fact.detail
     assert fact.place is not None
     assert fact.place.run == SID
