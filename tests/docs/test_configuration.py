@@ -83,3 +83,7 @@ def test_the_example_with_everything_uncommented_loads_all_vendors(tmp_path: Pat
     found = config.load(tmp_path / "config.toml", SECRETS)
     assert {source.vendor for source in found.sources} == set(config.VENDORS)
     assert [key.id for key in found.access.keys] == ["main"]
+
+
+def test_what_init_writes_is_the_example_of_the_repository() -> None:
+    assert (ROOT / "tracker" / "config_example.toml").read_bytes() == EXAMPLE.read_bytes()
