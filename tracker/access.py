@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import jwt
 import msgspec
 from cryptography.hazmat.primitives import serialization
+from jwt.types import Options
 
 from tracker.errors import ConfigInvalid, TokenInvalid
 
@@ -31,11 +32,12 @@ LEEWAY_S = 60
 """How far the clocks of whoever mints and of this machine may be apart, in seconds."""
 
 MOST_TOKEN_BYTES = 16_384
+MOST_SECONDS = 1e12
 
 Algorithm = Literal["HS256", "RS256", "EdDSA"]
 Claims = dict[str, Any]
 
-_NO_CLOCK = {
+_NO_CLOCK: Options = {
     "verify_signature": True, "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False,
     "verify_iss": False, "verify_sub": False, "verify_jti": False,
 }  # fmt: skip
@@ -56,10 +58,9 @@ class AccessKey(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"AccessKey({self.id!r}, {self.algorithm!r}, …)"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What rich prints, in tracebacks too."""
-        yield "id", self.id
-        yield "algorithm", self.algorithm
+        return [("id", self.id), ("algorithm", self.algorithm)]
 
 
 class Reader(msgspec.Struct, frozen=True):
@@ -153,7 +154,7 @@ class Access:
                 with warnings.catch_warnings():
                     # How long a secret has to be is for whoever configures it; here it only has to fit.
                     warnings.simplefilter("ignore")
-                    return cast("Claims", jwt.decode(token, verifying, algorithms=[key.algorithm], options=_NO_CLOCK))  # type: ignore[arg-type]
+                    return cast("Claims", jwt.decode(token, verifying, algorithms=[key.algorithm], options=_NO_CLOCK))
             except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
                 continue
         raise TokenInvalid("the token's signature does not fit a key of this server, or it is no JWT of claims")
@@ -286,7 +287,7 @@ def _seconds(claims: Claims, name: str) -> float | None:
     if found is None:
         return None
     # Bounded, so that neither an infinity nor a number of a thousand digits gets into the arithmetic.
-    if isinstance(found, bool) or not isinstance(found, int | float) or not -1e12 < found < 1e12:
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < MOST_SECONDS:
         raise TokenInvalid(f"the token's {name} is not a time in seconds")
     return float(found)
 

@@ -226,8 +226,10 @@ class RoomSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RawRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the log holds at one position. `body` is its text, null where it is not UTF-8 or (in lists) long:
-    `body_url` has the exact bytes."""
+    """What the log holds at one position.
+
+    `body` is its text, null where it is not UTF-8 or (in lists) long: `body_url` has the exact bytes.
+    """
 
     position: int
     source: str

@@ -49,7 +49,7 @@ class Health:
             "/metrics": self._metrics,
             "/openapi.json": self._openapi,
             "/open": self._open,
-        } | {path: self._static for path in SHOWN}
+        } | dict.fromkeys(SHOWN, self._static)
         for path, answer in answers.items():
             app.router.add_route("*", path, _read_only(answer))
 

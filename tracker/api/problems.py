@@ -91,7 +91,7 @@ def no_such_route(path: str) -> web.Response:
 def only(allow: str) -> web.Response:
     """For other methods than those of the route."""
     return problem(
-        405, "method-not-allowed", "This door only reads", f"send {allow.split(',')[0]}", headers={"Allow": allow}
+        405, "method-not-allowed", "This door only reads", f"send {allow.partition(',')[0]}", headers={"Allow": allow}
     )
 
 
