@@ -9,7 +9,7 @@ What fills them is livekit `pkg/telemetry/events.go`; the objects are livekit/pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -56,6 +56,8 @@ _ROOM_ENDED: Mapping[str, EndReason] = {
     "ROOM_END_OPEN_FAILED": "server_failure",
 }
 _JOB_ENDED: Mapping[str, EndReason] = {"JS_SUCCESS": "normal", "JS_FAILED": "server_failure"}
+_NO_TIME = (None, 0, "0")
+"""Absent: servers before 2021-12 did not send `createdAt`."""
 _ENVELOPE = ("event", "id", "created_at", "num_dropped", "room_end_reason")
 _OBJECTS = ("room", "participant", "track", "egress_info", "ingress_info", "job")
 
@@ -145,8 +147,15 @@ def told(message: Message, received_at: Micros) -> Told:
         created=_creation(room) or _creation(job_room),
         run=next((run for run in runs if run), None),
         room=next((name for name in rooms if name), None),
-        anomalies=(("number_mismatch", f"sender reports {dropped} dropped webhooks"),) if dropped > 0 else (),
+        anomalies=tuple(_noticed(dropped, unusable=own is None and message.value("created_at") not in _NO_TIME)),
     )
+
+
+def _noticed(dropped: int, *, unusable: bool) -> Iterator[tuple[str, str]]:
+    if dropped > 0:
+        yield "number_mismatch", f"sender reports {dropped} dropped webhooks"
+    if unusable:
+        yield "clock_skew", "createdAt is no usable time"
 
 
 def _creation(room: Message) -> Micros | None:
