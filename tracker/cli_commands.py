@@ -270,7 +270,7 @@ def _show_verification(found: Verification) -> None:
     if found.is_cut_short:
         printing.say("there may be more: the rest of the log was not read")
     if not found.faults:
-        printing.say("every record follows from its bytes, and every proof that can be checked again holds")
+        printing.say("no gap, every key follows from its body, and every proof that can be checked again holds")
 
 
 def _seconds(at: str | None) -> str | None:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import structlog
@@ -39,8 +39,46 @@ BACK_OFF = (0.2, 1.0, 5.0, 15.0)
 
 _log = structlog.get_logger("service")
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 Ready = Callable[[str, str | None], None]
 """Called once with the address when deliveries are taken, and with the one-time link where no key guards the reading."""
+
+
+class UnderWay:
+    """The requests that are being answered, so that a stop can wait for them.
+
+    aiohttp waits for handlers too, but throws away what still arrives of their bodies: a sender in the middle of a
+    delivery would not be answered.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @web.middleware
+    async def count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Count one request; once we are stopping, its connection is closed with its answer."""
+        self._count += 1
+        self._idle.clear()
+        try:
+            response = await handler(request)
+            if self._stopping:
+                response.force_close()
+            return response
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._idle.set()
+
+    async def end(self, grace: float) -> None:
+        """Return when nothing is under way, or after `grace` seconds."""
+        self._stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
 
 
 class Station:
@@ -60,10 +98,11 @@ class Station:
             metrics=metrics,
         )
         self.access = joining.access(config)
+        self.under_way = UnderWay()
 
     def app(self) -> web.Application:
         """All routes of all doors."""
-        app = web.Application(client_max_size=self.config.server.max_body_bytes)
+        app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=[self.under_way.count])
         self.ingest.add_routes(app)
         add_routes(
             app,
@@ -191,7 +230,7 @@ async def _listening(station: Station) -> AsyncIterator[str]:
         station.app(),
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
-        shutdown_timeout=server.shutdown_grace,
+        shutdown_timeout=1.0,
     )
     await runner.setup()
     try:
@@ -206,5 +245,8 @@ async def _listening(station: Station) -> AsyncIterator[str]:
             ) from None
         port = runner.addresses[0][1]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        for site in tuple(runner.sites):
+            await site.stop()
+        await station.under_way.end(server.shutdown_grace)
     finally:
         await runner.cleanup()
