@@ -138,7 +138,9 @@ class Access:
         try:
             self._codes.remove(_digest(code))
         except KeyError:
-            raise TokenInvalid("this link is not known, or was opened before: restart the server for a new one") from None
+            raise TokenInvalid(
+                "this link is not known, or was opened before: restart the server for a new one"
+            ) from None
         opened = secrets.token_urlsafe(32)
         self._opened.add(_digest(opened))
         return opened

@@ -48,9 +48,7 @@ async def find_appearances(asked: Asked) -> Page[Appearance]:
     rows, after = await asked.door.views.participants(
         session_id=None, identity=asked.query["identity"], sources=asked.sources, **asked.paging
     )
-    found = [
-        Appearance(session_id=row.session_id, **msgspec.structs.asdict(participant_of(row))) for row in rows
-    ]
+    found = [Appearance(session_id=row.session_id, **msgspec.structs.asdict(participant_of(row))) for row in rows]
     return Page(found, after)
 
 
@@ -89,7 +87,9 @@ async def find_stats(asked: Asked) -> Stats:
     """`GET /v1/stats`: from the views, without reading the log."""
     start, end = asked.query["from"], asked.query["to"]
     found = await asked.door.views.stats(
-        from_at=-LARGEST if start is None else start, to_at=LARGEST if end is None else end, sources=asked.reader.sources
+        from_at=-LARGEST if start is None else start,
+        to_at=LARGEST if end is None else end,
+        sources=asked.reader.sources,
     )
     sources = {
         row["source"]: SourceStats(**(row | {"last_received_at": time_of(row["last_received_at"])}))

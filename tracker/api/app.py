@@ -78,10 +78,12 @@ async def _answer(door: Door, route: Route, request: web.Request, told: dict[str
     """The answer, or a `TrackerError`. `told` gets the headers that go on either."""
     reader = door.access.authorize(request.headers.get("Authorization"), request.cookies.get(COOKIE))
     if not reader.may(route.scope):
-        raise ScopeMissing(f"this needs the scope {route.scope}: mint a token with `tracker token --scope {route.scope}`")
+        raise ScopeMissing(
+            f"this needs the scope {route.scope}: mint a token with `tracker token --scope {route.scope}`"
+        )
     projected = await door.views.checkpoint()
     told["X-Log-Position"] = str(projected)
-    query = read_query(request.query, (*route.parameters, AT_LEAST))
+    query = read_query(request.query.items(), (*route.parameters, AT_LEAST))
     if query["at_least"] is not None and query["at_least"] > projected:
         told["X-Log-Position"] = str(await _reach(door, query["at_least"]))
     found = await route.find(Asked(door=door, reader=reader, path=dict(request.match_info), query=query))

@@ -127,7 +127,9 @@ def _problem(status: str, references: dict[Any, Json]) -> Json:
 def _open_paths(references: dict[Any, Json]) -> Json:
     """The paths without a token."""
 
-    def get(name: str, summary: str, content: Json | None, *, more: Json | None = None, query: str | None = None) -> Json:
+    def get(
+        name: str, summary: str, content: Json | None, *, more: Json | None = None, query: str | None = None
+    ) -> Json:
         answer: Json = {"description": summary} | ({} if content is None else {"content": content})
         code: Json = {"name": query, "in": "query", "required": True, "schema": {"type": "string"}}
         responses = more if content is None and more else {"200": answer} | (more or {})

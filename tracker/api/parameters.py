@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from multidict import MultiMapping
 
 from tracker.errors import ParameterInvalid
 from tracker.facts import Micros
@@ -27,9 +26,7 @@ LONGEST = 1_024
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_MOMENT = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+\- ]\d{2}:\d{2})", re.ASCII
-)
+_MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+\- ]\d{2}:\d{2})", re.ASCII)
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -93,13 +90,17 @@ SOURCE = text("source", "Only what came from this source, by its name in config.
 PAGED = (LIMIT, CURSOR)
 
 
-def read_query(query: MultiMapping[str], parameters: Sequence[Parameter]) -> dict[str, Any]:
-    """The value of every parameter by its name, defaults included. Raises `ParameterInvalid`."""
-    known = {parameter.name: parameter for parameter in parameters}
-    for name in query:
-        if name not in known:
-            raise ParameterInvalid(name[:64], f"is no parameter here; known are {', '.join(known)}")
-    return {name: _value(parameter, query.getall(name, [])) for name, parameter in known.items()}
+def read_query(query: Iterable[tuple[str, str]], parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """The value of every parameter by its name, defaults included. Raises `ParameterInvalid`.
+
+    `query` are the names and values in the order they came, repeats included.
+    """
+    given: dict[str, list[str]] = {parameter.name: [] for parameter in parameters}
+    for name, value in query:
+        if name not in given:
+            raise ParameterInvalid(name[:64], f"is no parameter here; known are {', '.join(given)}")
+        given[name].append(value)
+    return {parameter.name: _value(parameter, given[parameter.name]) for parameter in parameters}
 
 
 def micros_of(value: str) -> Micros:

@@ -55,7 +55,9 @@ STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
 }
 """This door's status table: status, title, headers."""
 
-OPERATORS = "the stores behind this door cannot answer now: try again shortly. The operator finds the reason in the log."
+OPERATORS = (
+    "the stores behind this door cannot answer now: try again shortly. The operator finds why in the server's output."
+)
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
