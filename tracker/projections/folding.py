@@ -51,7 +51,7 @@ def _claim(
     evidence: Evidence, at: f.Micros, provenance: f.Provenance, *, reason: f.EndReason | None = None, vendor_reason: str | None = None
 ) -> Claim:
     # What an event states about another moment (its start) is the sender's clock even when its own time is ours.
-    clock = evidence.fact.clock if provenance == "reported" and at == evidence.fact.at else "server"
+    clock = evidence.fact.clock if at == evidence.fact.at else "server"
     return Claim(at, provenance, clock, evidence.key, evidence.n, evidence.position, reason, vendor_reason)
 
 
@@ -175,6 +175,8 @@ def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -
     ):  # fmt: skip
         interval.say(name, value, fact.at, evidence.key)
     interval.say("current", None if fact.legacy else True, fact.at, evidence.key)
+    interval.say("alias", fact.alias, fact.at, evidence.key)
+    interval.say("nameless", fact.nameless or None, fact.at, evidence.key)
     mark = RECORDING_MARKS[type(fact)]
     interval.mark(mark, _claim(evidence, fact.at, "reported"))
     if mark == "started":

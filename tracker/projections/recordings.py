@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from tracker.facts import Micros
+from tracker.facts import Micros, RunRules
 from tracker.projections.claims import Claim
+from tracker.projections.nameless import named
 from tracker.projections.rows import Anomaly, RecordingRow
 from tracker.projections.state import Interval, SessionState
 
@@ -21,14 +22,14 @@ class RenderedRecording(msgspec.Struct):
 
 
 def recordings_of(
-    session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly], *, ends_only: bool
+    session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly], rules: RunRules
 ) -> list[RenderedRecording]:
     """Every recording of a session, ordered by start."""
-    intervals = _paired(state.intervals.get("recording", {}))
+    intervals = named(_paired(state.intervals.get("recording", {})), rules.tolerance)
     ordered = sorted(intervals.items(), key=lambda item: (_when(item[1]), item[0]))
     return [
         RenderedRecording(
-            _row(session_id, state, key, interval, ended_at, anomalies, ends_only=ends_only), interval.value("current") is None
+            _row(session_id, state, key, interval, ended_at, anomalies, ends_only=rules.ends_only), interval.value("current") is None
         )
         for key, interval in ordered
     ]
@@ -78,7 +79,7 @@ def _row(
     if stop is None and ended_at is not None and start is not None:
         stopped_at, stop_provenance = max(ended_at, start.at), "inferred"
         anomalies.append(Anomaly(kind="missing_end", position=start.position, detail=f"recording {vendor_id}: its end was not received"))
-    if not interval.began and not (ends_only and interval.closed):
+    if not interval.began and not (ends_only and start is not None):
         where = start or stop or next(iter(interval.marks.values()), None)
         anomalies.append(
             Anomaly(kind="missing_start", position=where.position if where else None, detail=f"recording {vendor_id}: its start was not received")
