@@ -69,12 +69,17 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
         found = (text(where.get(name)) for where in (self.data, self.body) for name in names)
         return next((value for value in found if value is not None), None)
 
+    @property
+    def run(self) -> str | None:
+        """The agent's session: `session_id`, else the hint. A supervisor's messages have a session of their own."""
+        return self.of("session_id") or self.sid
+
     def fact(self, at: Micros | None = None, anomalies: Anomalies = (), **detail: Any) -> dict[str, Any]:
         """The arguments every fact takes: at `at` (µs) by their clock, or by ours when they state no time."""
         return {
             "at": self.received_at if at is None else at,
             "clock": "receiver" if at is None else "server",
-            "precision": "us" if at is None else "ms",
+            "precision": "us" if at is None or at % 1000 else "ms",
             "detail": picked(self.body, "msg") | detail,
             "anomalies": anomalies,
         }
@@ -153,15 +158,24 @@ def _raw(said: Told, *anomalies: tuple[str, str]) -> Unknown:
     return Unknown(**fact, place=place, subject_id=said.sid)
 
 
-def _recording_of(said: Told) -> str:
-    """`rec_id`, else the hint `rid`, else a name made of the session (or client): one recording, as far as we know."""
-    recording = said.of("rec_id", "recording_id") or said.rid
-    if recording is None:
-        owner = said.of("session_id") or said.sid or said.of("client_id")
+def _recording(said: Told, at: Micros | None = None) -> dict[str, Any]:
+    """Which recording, begun `at` (µs) where that is stated: `rec_id`, else the hint `rid`.
+
+    Where there is neither, the name is made up of session (or client) and time: `projections` finds the one meant.
+    """
+    rec_id, rid, client = said.of("rec_id", "recording_id"), said.rid, said.of("client_id")
+    told: dict[str, Any] = {"status": said.name}
+    if rec_id is not None:
+        told |= {"recording": rec_id, "alias": rid if rid != rec_id else None}
+    elif rid is not None:
+        told["recording"] = rid
+    else:
+        owner = said.run or client
         if owner is None:
             raise FieldMissing("rec_id, session_id and client_id are missing")
-        recording = f"{owner}/recording"
-    return recording
+        told |= {"recording": f"{owner}/{said.received_at // 1000}", "nameless": True}
+    anchor = None if "nameless" in told else told["recording"]
+    return told | {"place": said.place(at, said.run, client, anchor=anchor, rec_id=rec_id)}
 
 
 def _span(said: Told, start: str, stop: str) -> tuple[Micros | None, Micros | None, Anomalies]:
@@ -176,15 +190,8 @@ def _span(said: Told, start: str, stop: str) -> tuple[Micros | None, Micros | No
 
 
 def _upload_ready(said: Told) -> tuple[Fact, ...]:
-    recording = _recording_of(said)
     began, ended, anomalies = _span(said, "recording_started_at", "recording_stopped_at")
-    place = said.place(
-        began or ended, said.sid, said.of("client_id"), anchor=recording, rec_id=said.of("rec_id", "recording_id")
-    )
-    told: dict[str, Any] = {
-        "place": place,
-        "recording": recording,
-        "status": said.name,
+    told = _recording(said, began or ended) | {
         "started_at": began,
         "stopped_at": ended,
         "duration_ms": count(said.body.get("recording_file_duration_ms")),
@@ -203,17 +210,8 @@ def _upload_ready(said: Told) -> tuple[Fact, ...]:
 
 def _upload_failed(said: Told) -> tuple[Fact, ...]:
     # No time in it at all: the anchor lets it follow the recording's other messages.
-    recording = _recording_of(said)
-    rec_id = said.of("rec_id", "recording_id")
-    return (
-        RecordingUploadFailed(
-            **said.fact(),
-            place=said.place(None, said.sid, said.of("client_id"), anchor=recording, rec_id=rec_id),
-            recording=recording,
-            status=said.name,
-            http_status=count(said.body.get("upload_status_code")),
-        ),
-    )
+    told = _recording(said)
+    return (RecordingUploadFailed(**said.fact(), **told, http_status=count(said.body.get("upload_status_code"))),)
 
 
 def _session_finished(said: Told) -> tuple[Fact, ...]:
@@ -222,7 +220,7 @@ def _session_finished(said: Told) -> tuple[Fact, ...]:
     rec_id = said.of("rec_id")
     place = said.place(
         began or ended,
-        said.sid,
+        said.run,
         said.of("client_id"),
         starts_at=began,
         ends_at=said.received_at if ended is None else ended,
@@ -254,24 +252,17 @@ def _supervisor_session_finished(said: Told) -> tuple[Fact, ...]:
 
 
 def _session_start(said: Told) -> tuple[Fact, ...]:
-    run, client = said.of("session_id") or said.sid, said.of("client_id")
-    place = said.place(None, run, client, starts_at=said.received_at)
+    place = said.place(None, said.run, said.of("client_id"), starts_at=said.received_at)
     return (SessionStarted(**said.fact(**picked(said.data, "version")), place=place),)
 
 
 def _recording_start(said: Told) -> tuple[Fact, ...]:
-    return (RecordingStarted(**said.fact(), **_relayed_recording(said)),)
+    return (RecordingStarted(**said.fact(), **_recording(said)),)
 
 
 def _recording_stop(said: Told) -> tuple[Fact, ...]:
-    return (RecordingStopped(**said.fact(), **_relayed_recording(said), reason="normal"),)
-
-
-def _relayed_recording(said: Told) -> dict[str, Any]:
-    recording, rec_id = _recording_of(said), said.of("rec_id", "recording_id")
-    run = said.of("session_id") or said.sid
-    place = said.place(None, run, said.of("client_id"), anchor=recording, rec_id=rec_id)
-    return {"place": place, "recording": recording, "status": said.name}
+    told = _recording(said)
+    return (RecordingStopped(**said.fact(), **told, reason="normal"),)
 
 
 def _supervisor_join_session(said: Told) -> tuple[Fact, ...]:
@@ -280,12 +271,13 @@ def _supervisor_join_session(said: Told) -> tuple[Fact, ...]:
         raise FieldMissing("session_id is missing")
     agent = said.of("client_id_to_monitor", "agent_client_id")
     run = said.of("session_id_to_monitor", "agent_session_id") or _other_session(said, activity)
-    if run is None and agent is None:
-        raise FieldMissing("session_id_to_monitor is missing")
+    is_placed = run is not None or agent is not None
+    # Without either, its end will say whose session it was: the moment is kept in the timeline of all.
+    anomalies: Anomalies = () if is_placed else (("unreadable", "session_id_to_monitor is missing"),)
     return (
         SupervisorSessionStarted(
-            **said.fact(),
-            place=said.place(None, run, agent, supervisor_session_id=activity),
+            **said.fact(anomalies=anomalies),
+            place=said.place(None, run, agent, supervisor_session_id=activity) if is_placed else None,
             activity=activity,
             identity=said.of("client_id"),
             supervisor_client=said.of("client_id"),
