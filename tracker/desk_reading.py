@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from multidict import MultiDict
 
 from tracker import joining
 from tracker.access import SCOPES, Access, Reader
@@ -60,7 +59,7 @@ async def only_session(views: ViewsReader, any_id: str) -> SessionRow:
 
 
 async def _ask(door: Door, route: Route, path: dict[str, str], query: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    asked = Asked(door, READER, path, read_query(MultiDict(query), route.parameters))
+    asked = Asked(door, READER, path, read_query(query, route.parameters))
     return msgspec.json.decode(msgspec.json.encode(await route.find(asked)))
 
 

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import msgspec
 import structlog
@@ -181,9 +181,23 @@ async def serve(config: Config, *, port: int | None = None, ready: Ready | None 
             f"server.host: {config.server.host} is open to others, but no key guards the reading: "
             "add [access] keys, or listen on 127.0.0.1"
         )
-    with joining.hold_log(config):
+    stop = asyncio.Event()
+    # Until the log is closed: an impatient second signal must not cut off what the first one began.
+    with joining.hold_log(config), _signals(stop.set):
         async with _station(config) as station:
-            await _run(station, ready)
+            await _run(station, stop, ready)
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 @contextlib.asynccontextmanager
@@ -197,11 +211,7 @@ async def _station(config: Config) -> AsyncIterator[Station]:
         yield Station(config, log, views, metrics)
 
 
-async def _run(station: Station, ready: Ready | None) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+async def _run(station: Station, stop: asyncio.Event, ready: Ready | None) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(station.follow()), group.create_task(station.keep_views())]
@@ -217,9 +227,6 @@ async def _run(station: Station, ready: Ready | None) -> None:
                     task.cancel()
     except* TrackerError as group_error:
         raise group_error.exceptions[0] from None
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,10 @@ from tracker.sources.contract import SourceSettings
 from tracker.views.memory import MemoryViews
 
 
+WITHOUT_SUBJECT = {"livekit:34"}
+"""`{"event": "room_started"}` and nothing else: kept, and shown raw."""
+
+
 def name_of(sample: Sample) -> str:
     return f"{sample.vendor}-{sample.key}-{abs(hash(sample.secret))}"
 
@@ -57,7 +61,7 @@ async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str) 
         record = await log.record(position)
         assert record is not None
         assert record.body == sample.body
-        kinds = expected.get(record.event.lower(), {"unknown"})
+        kinds = {"unknown"} if sample.name in WITHOUT_SUBJECT else expected.get(record.event.lower(), {"unknown"})
         assert told.get(position, set()) <= kinds, (sample.name, record.event, told.get(position), kinds)
         assert told.get(position), (sample.name, record.event, "left no entry")
     await log.close()
