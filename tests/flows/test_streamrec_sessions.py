@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tracker.deliveries import Delivery
 from tracker.log.memory import MemoryLog
@@ -19,8 +25,6 @@ Message = tuple[float, dict[str, Any], dict[str, str]]
 
 
 def iso(seconds: float) -> str:
-    from datetime import UTC, datetime  # noqa: PLC0415
-
     return datetime.fromtimestamp(START / 1e6 + seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -56,7 +60,13 @@ def uploaded(seconds: float, rec_id: str, began: float, ended: float, query: dic
 
 
 def finished(seconds: float, began: float, **query: str) -> Message:
-    body = {"status": "session_finished", "client_id": "agent", "rec_id": "", "started_at": iso(began), "stopped_at": iso(seconds)}
+    body = {
+        "status": "session_finished",
+        "client_id": "agent",
+        "rec_id": "",
+        "started_at": iso(began),
+        "stopped_at": iso(seconds),
+    }
     return seconds, body, query
 
 
@@ -81,7 +91,11 @@ async def test_relayed_recordings_without_a_name_are_those_that_were_uploaded() 
     for order in orders(told):
         (session,) = await sessions_of(order)
         first, second, third = session.recordings
-        assert (first.vendor_id, first.started_at, first.stopped_at) == ("first", START + 10_200_000, START + 40_400_000)
+        assert (first.vendor_id, first.started_at, first.stopped_at) == (
+            "first",
+            START + 10_200_000,
+            START + 40_400_000,
+        )
         assert (second.vendor_id, second.start_provenance, second.stop_provenance) == ("second", "reported", "reported")
         assert (third.started_at, third.stop_provenance) == (START + 100_000_000, "inferred")
         assert {step["status"] for step in first.history} == {"started", "stopped", "uploaded"}
@@ -102,7 +116,11 @@ async def test_a_recording_known_by_a_hint_of_ours_and_an_id_of_theirs_is_one() 
     for order in orders(told):
         (session,) = await sessions_of(order)
         (recording,) = session.recordings
-        assert (recording.vendor_id, recording.start_provenance, recording.upload_status) == ("theirs", "reported", "uploaded")
+        assert (recording.vendor_id, recording.start_provenance, recording.upload_status) == (
+            "theirs",
+            "reported",
+            "uploaded",
+        )
         assert session.session.completeness == "complete"
         assert session.session.anomalies == []
 
@@ -141,11 +159,75 @@ async def test_a_session_is_open_from_its_relayed_start_and_told_by_its_end_alon
 
 
 async def test_a_supervisor_whose_end_was_lost_ends_with_the_session_and_is_named() -> None:
-    watch = {"type": "supervisor_join_session", "client_id": "sup", "session_id": "W", "data": {"session_id_to_monitor": "S"}}
+    watch = {
+        "type": "supervisor_join_session",
+        "client_id": "sup",
+        "session_id": "W",
+        "data": {"session_id_to_monitor": "S"},
+    }
     told = [relayed(1, "session_start"), (20.0, watch, {"sid": "S"}), finished(150, 1.2, sid="S")]
     for order in orders(told):
         (session,) = await sessions_of(order)
         (row,) = session.supervisor_sessions
-        assert (row.id, row.supervisor_client, row.ended_at, row.provenance) == ("W", "sup", START + 150_000_000, "inferred")
+        assert (row.id, row.supervisor_client, row.ended_at, row.provenance) == (
+            "W",
+            "sup",
+            START + 150_000_000,
+            "inferred",
+        )
         assert [anomaly.kind for anomaly in session.session.anomalies] == ["missing_end"]
         assert session.session.completeness == "repaired"
+
+
+def two_sessions() -> list[Message]:
+    """Two sessions of one client, the first relayed, hints only here and there, recordings named late or never."""
+    second = {"type": "session_start", "client_id": "agent", "session_id": "T", "data": {}}
+    watched = {
+        "status": "supervisor_session_finished", "supervisor_session_id": "W", "supervisor_client_id": "sup",
+        "agent_session_id": "S", "agent_client_id": "agent", "started_at": iso(20), "stopped_at": iso(80),
+    }  # fmt: skip
+    return [
+        relayed(1, "session_start"),
+        relayed(10, "recording_start"),
+        relayed(40, "recording_stop"),
+        relayed(41, "recording_start", {"rid": "mine"}),
+        (85.0, watched, {}),
+        uploaded(60, "a", 10.3, 40.2, {"x": "y"}),
+        uploaded(130, "b", 41.2, 99, {"rid": "mine"}),
+        finished(150, 1.2),
+        (1000.5, second, {}),
+        uploaded(1200, "c", 1010, 1100, {"x": "y"}),
+        (1300, {"status": "upload_failed", "rec_id": "a", "client_id": "agent", "upload_status_code": 500}, {}),
+        finished(1400, 1000.1),
+        finished(2500, 2000),
+    ]
+
+
+def plain(sessions: list[Any]) -> bytes:
+    """The rows without what only the order of arrival decides."""
+    rows = msgspec.to_builtins(sessions)
+    for row in rows:
+        del row["state"], row["gaps"]
+    text = msgspec.json.encode(rows, order="deterministic")
+    return re.sub(rb'"(?:first_|last_)?position":\d+', b"", text)
+
+
+async def test_two_sessions_of_a_client_are_told_apart() -> None:
+    first, second, third = await sessions_of(two_sessions())
+    assert [s.session.id for s in (first, second, third)] == [
+        "rec:S",
+        "rec:T",
+        f"rec:agent_{START // 1000 + 2_000_000}",
+    ]
+    assert [[r.vendor_id for r in s.recordings] for s in (first, second, third)] == [["a", "b"], ["c"], []]
+    assert [r.upload_http_status for r in first.recordings] == [500, None]
+    assert [s.session.state for s in (first, second, third)] == ["ended"] * 3
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+async def test_any_order_with_repeats_gives_the_same_sessions(data: st.DataObject) -> None:
+    told = two_sessions()
+    order = data.draw(st.permutations(range(len(told))))
+    repeats = data.draw(st.lists(st.sampled_from(range(len(told))), max_size=4))
+    assert plain(await sessions_of([told[n] for n in [*order, *repeats]])) == plain(await sessions_of(told))

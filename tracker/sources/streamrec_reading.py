@@ -191,7 +191,8 @@ def _span(said: Told, start: str, stop: str) -> tuple[Micros | None, Micros | No
 
 def _upload_ready(said: Told) -> tuple[Fact, ...]:
     began, ended, anomalies = _span(said, "recording_started_at", "recording_stopped_at")
-    told = _recording(said, began or ended) | {
+    told: dict[str, Any] = _recording(said, began or ended)
+    told |= {
         "started_at": began,
         "stopped_at": ended,
         "duration_ms": count(said.body.get("recording_file_duration_ms")),

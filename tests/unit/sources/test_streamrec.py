@@ -127,7 +127,16 @@ def test_without_a_token_there_is_no_proof(token: str | None) -> None:
 
 @pytest.mark.parametrize(
     "token",
-    [TOKENS[0][:-1], TOKENS[0] + "x", TOKENS[0].upper(), f" {TOKENS[0]}", "é", "zweites-Geheimnis-e\u0301", "\udce9", "\ud83d"]
+    [
+        TOKENS[0][:-1],
+        TOKENS[0] + "x",
+        TOKENS[0].upper(),
+        f" {TOKENS[0]}",
+        "é",
+        "zweites-Geheimnis-e\u0301",
+        "\udce9",
+        "\ud83d",
+    ]
     + ["０" * 20, TOKENS[0] + "\x00", "*" * 5000],
 )
 def test_a_wrong_token_does_not_fit_and_no_token_is_told(token: str) -> None:
@@ -210,7 +219,7 @@ def test_every_sample_is_read_or_shown_and_never_with_a_secret(sample: dict[str,
     marks = {kind for fact in facts for kind, _ in fact.anomalies}
     assert marks == (set() if known else {"unknown_event"} if name else {"unreadable"})
     shown = msgspec.json.encode(facts).decode()
-    for secret in ("webhook_url", "sdp\"", "guest_token", "MY_PRIVATE", "epYFN", "X-Amz", "https:", "yourserver"):
+    for secret in ("webhook_url", 'sdp"', "guest_token", "MY_PRIVATE", "epYFN", "X-Amz", "https:", "yourserver"):
         assert secret not in shown
 
 
