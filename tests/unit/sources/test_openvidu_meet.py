@@ -594,6 +594,17 @@ def reading_is_sound(body: bytes) -> None:
     record.event.encode()
 
 
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=20), ANY_TEXT | st.just(str(SENT)), ANY_TEXT | st.just("0" * 64))
+def test_any_headers_are_refused_and_nothing_else_happens(body: bytes, stamp: str, signature: str) -> None:
+    headers = {"x-timestamp": stamp, "x-signature": signature}
+    with pytest.raises((SignatureMissing, SignatureMismatch)):
+        SOURCE.verify(Delivery(source="meet", body=body, received_at=RECEIVED, headers=headers))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_without_raising(body: bytes) -> None:

@@ -457,6 +457,17 @@ def reading_is_sound(body: bytes, **query: str) -> None:
     record.event.encode()
 
 
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ANY_TEXT, ANY_TEXT)
+def test_any_other_token_is_refused_and_any_hint_is_taken(token: str, hint: str) -> None:
+    with pytest.raises((SignatureMissing, SignatureMismatch)):
+        SOURCE.verify(arrived(token=token))
+    reading_is_sound(b'{"type":"session_start"}', sid=hint, rid=hint)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200), st.text(max_size=5))
 def test_any_bytes_are_read_without_raising(body: bytes, hint: str) -> None:
