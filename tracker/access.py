@@ -156,7 +156,7 @@ class Access:
                 with warnings.catch_warnings():
                     # How long a secret has to be is for whoever configures it; here it only has to fit.
                     warnings.simplefilter("ignore")
-                    return cast("Claims", jwt.decode(token, verifying, algorithms=[key.algorithm], options=_NO_CLOCK))
+                    return jwt.decode(token, verifying, algorithms=[key.algorithm], options=_NO_CLOCK)
             except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
                 continue
         raise TokenInvalid("the token's signature does not fit a key of this server, or it is no JWT of claims")

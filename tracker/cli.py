@@ -131,6 +131,6 @@ def _position(text: str) -> int:
 
 def _limit(text: str) -> int:
     number = int(text)
-    if not 1 <= number <= 1000:  # noqa: PLR2004 - the bound of the API
+    if not 1 <= number <= 1000:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 1000")
     return number

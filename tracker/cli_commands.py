@@ -1,6 +1,6 @@
 """What each command of the command line does: call `service` or `desk`, show what came out, give the exit code.
 
-    0 done · 1 found a problem (raised errors become 1 or 2 in `cli`)
+0 done · 1 found a problem (raised errors become 1 or 2 in `cli`)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from tracker import cli_printing as printing
 from tracker import desk, desk_reading, joining, reporting, service
 from tracker.access import SCOPES, mint
+from tracker.cli_tables import sessions_table, timeline_table
 from tracker.config import Config, load, micros
 from tracker.deliveries import Record
 from tracker.desk import Verification
@@ -96,8 +97,7 @@ def sessions(arguments: argparse.Namespace) -> int:
     if arguments.json:
         printing.say_json(found)
         return 0
-    columns = ("session", "state", "started", "lasted", "people", "recordings", "end", "completeness", "anomalies")
-    printing.table("Sessions", columns, [_session_row(each) for each in found["items"]])
+    printing.out().print(sessions_table(found["items"]))
     if found["next"] is not None:
         printing.complain(f"there are more than {arguments.limit}: raise --limit or narrow with --from and --to")
     return 0
@@ -109,8 +109,7 @@ def timeline(arguments: argparse.Namespace) -> int:
     if arguments.json:
         printing.say_json({"items": entries, "next": None})
         return 0
-    columns = ("at", "what", "about", "who", "how we know", "record")
-    printing.table(f"Timeline of {arguments.id}", columns, [_entry_row(entry) for entry in entries])
+    printing.out().print(timeline_table(arguments.id, entries))
     return 0
 
 
@@ -231,30 +230,9 @@ def _session_query(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def _report_row(report: FileReport) -> Sequence[Any]:
-    numbers = ", ".join(map(str, report.unreadable[:20])) + (" …" if len(report.unreadable) > 20 else "")  # noqa: PLR2004
+    numbers = ", ".join(map(str, report.unreadable[:20])) + (" …" if len(report.unreadable) > 20 else "")
     problem = report.error or (f"line {report.partial} is still being written" if report.partial else None)
     return (report.file, report.lines, report.new, report.known, len(report.unreadable), report.skipped, numbers, problem)
-
-
-def _session_row(each: dict[str, Any]) -> Sequence[Any]:
-    lasted = each["duration_ms"]
-    return (
-        each["id"],
-        "stuck" if each["stuck"] else each["state"],
-        _seconds(each["started_at"] or each["created_at"]),
-        None if lasted is None else f"{lasted / 1000:.1f} s",
-        each["participants"],
-        each["recordings"],
-        (each["end"] or {}).get("provenance"),
-        each["completeness"],
-        ", ".join(sorted({anomaly["kind"] for anomaly in each["anomalies"]})),
-    )
-
-
-def _entry_row(entry: dict[str, Any]) -> Sequence[Any]:
-    subject = entry["subject"] or {}
-    about = f"{subject.get('type') or ''} {subject.get('id') or ''}".strip()
-    return (_millis(entry["at"]), entry["kind"], about, entry["actor"], entry["provenance"], entry["position"])
 
 
 def _record_row(record: Record) -> Sequence[Any]:
@@ -271,11 +249,3 @@ def _show_verification(found: Verification) -> None:
         printing.say("there may be more: the rest of the log was not read")
     if not found.faults:
         printing.say("no gap, every key follows from its body, and every proof that can be checked again holds")
-
-
-def _seconds(at: str | None) -> str | None:
-    return None if at is None else f"{at[:10]} {at[11:19]}"
-
-
-def _millis(at: str | None) -> str | None:
-    return None if at is None else f"{at[:10]} {at[11:23]}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -52,7 +52,12 @@ def json_line(value: object) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on standard output; None is shown as nothing, numbers stand to the right."""
+    """A table on standard output."""
+    out().print(table_of(title, columns, rows))
+
+
+def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """Rows as a table: None is shown as nothing, numbers stand to the right."""
     shown = Table(title=title, title_justify="left")
     numeric = [all(isinstance(row[n], int | None) for row in rows) and bool(rows) for n in range(len(columns))]
     for column, to_the_right in zip(columns, numeric, strict=True):
@@ -60,7 +65,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     for row in rows:
         # Text, not markup: what vendors and people call things is shown as it is.
         shown.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    out().print(shown)
+    return shown
 
 
 def printable(text: str) -> str:
@@ -69,7 +74,7 @@ def printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress(title: str, unit: str) -> Generator[Callable[[int, int], None]]:
     """Call what is given with (done, all): a bar on a terminal, a line each tenth of the way elsewhere."""
     if not sys.stderr.isatty():
         yield _Lines(title, unit)

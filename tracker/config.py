@@ -314,10 +314,10 @@ def _expect_known(raw: object, table: type[msgspec.Struct], path: str) -> None:
     if not isinstance(raw, Mapping):
         return
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(table)}
-    for key, value in raw.items():
-        where = f"{path}.{key}" if path else str(key)
+    for key, value in cast("Mapping[str, object]", raw).items():
+        where = f"{path}.{key}" if path else key
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
+            close = difflib.get_close_matches(key, fields, n=1)
             advice = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(sorted(fields))}"
             raise ConfigInvalid(f"{where}: unknown key; {advice}")
         inner = _table_in(fields[key])

@@ -28,6 +28,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from tracker.cli_printing import out as standard_output
+from tracker.cli_tables import sessions_table, timeline_table
 from tracker.demo_calls import CALL_SECONDS, ISSUERS, VENDORS, Sent, sign, whole_call
 from tracker.demo_house import House, HouseFailed, open_house
 from tracker.errors import TrackerError
@@ -75,7 +77,7 @@ def run(*, speed: float = 20.0, keep: bool | None = None, port: int = 0, console
     `speed`: how many seconds of a call pass in one second. `keep`: serve on until Ctrl-C after the show (None: when
     standard output is a terminal). `port` 0 takes a free one.
     """
-    out = console or Console()
+    out = console or standard_output()
     stays = sys.stdout.isatty() if keep is None else keep
     with tempfile.TemporaryDirectory(prefix="tracker-demo-") as folder:
         try:
@@ -240,36 +242,13 @@ async def _sessions_shown(out: Console, web: aiohttp.ClientSession, house: House
             return body
 
     sessions: Sequence[dict[str, Any]] = (await read("/v1/sessions", at_least=str(head), limit="100"))["items"]
-    table = Table(title="Sessions", title_justify="left")
-    for column in ("session", "state", "started", "lasted", "people", "recordings", "end", "completeness", "anomalies"):
-        table.add_column(column, overflow="fold")
-    for each in sessions:
-        lasted = each["duration_ms"]
-        table.add_row(
-            each["id"], each["state"], _clock(each["started_at"] or each["created_at"]),
-            "" if lasted is None else f"{lasted / 1000:.1f} s", str(each["participants"]), str(each["recordings"]),
-            (each["end"] or {}).get("provenance") or "", each["completeness"],
-            ", ".join(sorted({anomaly["kind"] for anomaly in each["anomalies"]})),
-        )  # fmt: skip
-    out.print(table)
+    out.print(sessions_table(sessions))
     of_shown = [each for each in sessions if each["source"] == SHOWN]
     if of_shown:
         shown = min(of_shown, key=lambda each: each["first_position"])["id"]
         entries = (await read(f"/v1/sessions/{shown}/timeline", limit="1000"))["items"]
-        out.print(_timeline(shown, entries))
+        out.print(timeline_table(shown, entries))
     return len(sessions)
-
-
-def _timeline(session: str, entries: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title=f"Timeline of {session}", title_justify="left")
-    for column in ("at", "what", "about", "who", "how we know", "record"):
-        table.add_column(column)
-    for entry in entries:
-        subject = entry["subject"] or {}
-        about = f"{subject.get('type', '')} {subject.get('id', '')}".strip()
-        row = (entry["kind"], about, entry["actor"] or "", entry["provenance"] or "", str(entry["position"]))
-        table.add_row(_clock(entry["at"]), *row)
-    return table
 
 
 def config_text(folder: Path, keys: dict[str, str], read_key: str, port: int) -> str:
@@ -303,10 +282,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _clock(at: str | None) -> str:
-    return at[11:23] if at else ""
 
 
 def _now() -> int:

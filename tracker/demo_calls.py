@@ -312,7 +312,7 @@ def _livekit(story: Story) -> None:
 
 
 def _plugnmeet(story: Story) -> None:
-    """plugNmeet 2.4: snake_case; events relayed from LiveKit carry `EV_` ids, its own carry UUIDs."""
+    """PlugNmeet 2.4: snake_case; events relayed from LiveKit carry `EV_` ids, its own carry UUIDs."""
     brief: Json = {"sid": story.uuid(), "room_id": story.numbered("algebra-101")}
     metadata = '{"room_title":"Algebra 101","parent_room_id":"","is_breakout_room":false,"extra_data":{"course":"42"}}'
     alice, bob = f"PA_{story.name(12)}", f"PA_{story.name(12)}"

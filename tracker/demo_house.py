@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import IO, final
 
@@ -62,7 +62,7 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def open_house(config: Path, port: int) -> AsyncIterator[House]:
+async def open_house(config: Path, port: int) -> AsyncGenerator[House]:
     """A tracker with a new log, serving on loopback at `port` as `config` says; stopped on leaving.
 
     What it prints goes to `server.txt` beside the configuration. Raises `HouseFailed`.

@@ -15,7 +15,7 @@ import base64
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,9 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Verification(msgspec.Struct, kw_only=True):
-    """What going over the log found. `proofs` counts records by what became of their proof:
+    """What going over the log found.
 
+    `proofs` counts records by what became of their proof:
     `checked` (verified again with the configured secret), `key unknown` (its key is no longer configured),
     `source unknown` (the source is no longer configured), `only the key is kept`, `import` (the operator's word).
     """
@@ -207,7 +208,7 @@ async def _records_behind(config: Config, any_id: str, after: int) -> AsyncItera
     async with joining.reading_views(config) as views, joining.reading_log(config) as log:
         session = await desk_reading.only_session(views, any_id)
         while positions := await views.session_positions(session.id, limit=PAGE, after=after):
-            for after in positions:  # noqa: B020, PLR1704 - the next page begins after the last position given
+            for after in positions:  # noqa: PLR1704 - the next page begins after the last position given
                 record = await log.record(after)
                 if record is not None:
                     yield record
@@ -219,7 +220,7 @@ async def _build(log: Log, path: Path, progress: Progress | None, *, until: int 
 
 
 @contextlib.contextmanager
-def _beside(config: Config, suffix: str) -> Iterator[Path]:
+def _beside(config: Config, suffix: str) -> Generator[Path]:
     """A path for views on the same file system, ours alone while we work; whatever an interrupted run left is removed."""
     path = config.views_path.with_name(config.views_path.name + suffix)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,7 +64,7 @@ async def _ask(door: Door, route: Route, path: dict[str, str], query: Sequence[t
 
 
 @asynccontextmanager
-async def _door(config: Config) -> AsyncIterator[Door]:
+async def _door(config: Config) -> AsyncGenerator[Door]:
     async with joining.reading_log(config) as log, joining.reading_views(config) as views:
         yield Door(
             log=log,

@@ -153,7 +153,7 @@ class _Reading:
                 text = line.removeprefix(BOM) if number == 1 else line
                 yield number, None if is_long else text.strip(b" \t\r\n"), is_whole
 
-    def _body_of(self, number: int, line: bytes | None, is_whole: bool) -> bytes | None:  # noqa: FBT001
+    def _body_of(self, number: int, line: bytes | None, is_whole: bool) -> bytes | None:
         """The bytes to record, or None; then the report says why."""
         if line == b"":
             return None

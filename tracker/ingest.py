@@ -106,7 +106,7 @@ class Ingest:
             return self._refused(name, error, request.remote)
         except LogError as error:
             return self._unavailable(name, error)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours is answered in the same form as everything else
+        except Exception as error:
             return self._failed(name, error)
         outcome = "duplicate" if appended.duplicate else "recorded"
         self._metrics.delivered(name, outcome)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def expect_apart(config: Config) -> None:
 
 
 @asynccontextmanager
-async def reading_log(config: Config) -> AsyncIterator[SqliteLog]:
+async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
     """The log, closed on leaving; a server may be running on it."""
     log = await open_log(config)
     try:
@@ -96,7 +96,7 @@ async def reading_log(config: Config) -> AsyncIterator[SqliteLog]:
 
 
 @asynccontextmanager
-async def reading_views(config: Config) -> AsyncIterator[SqliteViews]:
+async def reading_views(config: Config) -> AsyncGenerator[SqliteViews]:
     """The views for reading, closed on leaving. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
     views = await SqliteViews.open(config.views_path, writable=False)
     try:
@@ -106,7 +106,7 @@ async def reading_views(config: Config) -> AsyncIterator[SqliteViews]:
 
 
 @asynccontextmanager
-async def views_at(path: Path, *, writable: bool) -> AsyncIterator[SqliteViews]:
+async def views_at(path: Path, *, writable: bool) -> AsyncGenerator[SqliteViews]:
     """The views file at a path of its own, closed on leaving."""
     views = await SqliteViews.open(path, writable=writable)
     try:
@@ -116,7 +116,7 @@ async def views_at(path: Path, *, writable: bool) -> AsyncIterator[SqliteViews]:
 
 
 @asynccontextmanager
-async def new_views(path: Path) -> AsyncIterator[SqliteViews]:
+async def new_views(path: Path) -> AsyncGenerator[SqliteViews]:
     """Empty views at a path of their own, for a rebuild to fill."""
     await SqliteViews.create(path)
     async with views_at(path, writable=True) as views:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
 import msgspec
 import structlog
@@ -165,7 +165,7 @@ class Station:
                     await joining.create_views(self.config)
                     _log.warning("views vanished and are made anew from the log")
                 except TrackerError as error:
-                    _log.error("views vanished and cannot be made anew", reason=str(error))  # noqa: TRY400
+                    _log.error("views vanished and cannot be made anew", reason=str(error))
 
 
 async def serve(config: Config, *, port: int | None = None, ready: Ready | None = None) -> None:
@@ -189,7 +189,7 @@ async def serve(config: Config, *, port: int | None = None, ready: Ready | None 
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def _signals(stop: Callable[[], None]) -> Generator[None]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -201,7 +201,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _station(config: Config) -> AsyncIterator[Station]:
+async def _station(config: Config) -> AsyncGenerator[Station]:
     metrics = Metrics(joining.now)
     async with contextlib.AsyncExitStack() as stack:
         log = await joining.open_log(config, metrics)
@@ -230,7 +230,7 @@ async def _run(station: Station, stop: asyncio.Event, ready: Ready | None) -> No
 
 
 @contextlib.asynccontextmanager
-async def _listening(station: Station) -> AsyncIterator[str]:
+async def _listening(station: Station) -> AsyncGenerator[str]:
     """Accept connections; on leaving accept no more, and let those accepted have their answers."""
     server = station.config.server
     runner = web.AppRunner(

@@ -62,7 +62,7 @@ def _answering(door: Door, route: Route) -> Callable[[web.Request], Awaitable[we
             if isinstance(error, LogError | ViewsError) and not isinstance(error, ViewsBehind):
                 _log.error("no answer", route=route.path, error=type(error).__name__, reason=str(error))
             response = problem_of(error)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours is answered in the same form as everything else
+        except Exception as error:
             # Where, not what: the message may hold what somebody said in a call.
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{frame.filename}:{frame.lineno} in {frame.name}"

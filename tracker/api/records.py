@@ -26,7 +26,8 @@ LISTED_BODY = 64 * 1024
 async def find_session_records(asked: Asked) -> Page[RawRecord]:
     """`GET /v1/sessions/{id}/records`: the records behind a session, by position."""
     session = await the_session(asked)
-    limit, after = asked.query["limit"], _after(asked)
+    limit: int = asked.query["limit"]
+    after = _after(asked)
     positions = await asked.door.views.session_positions(session.id, limit=limit + 1, after=after)
     items: list[RawRecord] = []
     for position in positions[:limit]:
@@ -38,7 +39,8 @@ async def find_session_records(asked: Asked) -> Page[RawRecord]:
 
 async def find_records(asked: Asked) -> Page[RawRecord]:
     """`GET /v1/records`: the log, by position."""
-    limit, after, scanned = asked.query["limit"], _after(asked), 0
+    limit: int = asked.query["limit"]
+    after, scanned = _after(asked), 0
     narrowed = asked.sources
     found: list[Record] = []
     head = await asked.door.log.head()

@@ -40,7 +40,7 @@ class Log(Protocol):
         """Records with positions greater than `after`, in order, in lists of bounded size, up to the present head."""
         ...
 
-    async def wait(self, after: int, timeout: float) -> int:  # noqa: ASYNC109 - the bound is part of the contract
+    async def wait(self, after: int, timeout: float) -> int:
         """Return the head as soon as it is greater than `after`, or after `timeout` seconds, whatever it is then."""
         ...
 

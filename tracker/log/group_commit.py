@@ -122,7 +122,7 @@ class GroupCommit:
         began = time.perf_counter()
         try:
             answers = await self._commit(records)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever and nobody gets a 200
+        except Exception as error:
             refusal = (
                 error if isinstance(error, LogError) else LogUnavailable(f"the log failed: {type(error).__name__}")
             )
@@ -154,7 +154,7 @@ def _refuse(group: _Group, refusal: LogError) -> None:
 
 
 def storable(verified: Verified) -> Verified:
-    """The same with texts every store can hold: lone surrogates (legal in JSON's escapes) become `\\udXXX`, spelled out.
+    r"""The same with texts every store can hold: lone surrogates (legal in JSON's escapes) become `\udXXX`, spelled out.
 
     One such text would otherwise fail the whole transaction it shares. The body keeps the bytes as they came.
     """

@@ -74,7 +74,7 @@ class MemoryLog:
             yield self._records[start:stop]
             start = stop
 
-    async def wait(self, after: int, timeout: float) -> int:  # noqa: ASYNC109 - the bound is part of the contract
+    async def wait(self, after: int, timeout: float) -> int:
         """See `Log.wait`."""
         deadline = asyncio.get_running_loop().time() + timeout
         while True:

@@ -184,7 +184,7 @@ class SqliteLog:
             yield chunk
             after = end
 
-    async def wait(self, after: int, timeout: float) -> int:  # noqa: ASYNC109 - the bound is part of the contract
+    async def wait(self, after: int, timeout: float) -> int:
         """See `Log.wait`. Our own appends wake it at once, another process's within 200 ms."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout

@@ -193,7 +193,7 @@ def readable_name(client_data: object) -> str | None:
 
 
 def dimensions(value: object) -> object:
-    """videoDimensions as {"width", "height"}: it is a *string of JSON*, against the documentation; else as it came."""
+    """VideoDimensions as {"width", "height"}: it is a *string of JSON*, against the documentation; else as it came."""
     if not isinstance(value, str):
         return value
     try:

@@ -74,7 +74,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
         return _read(event, record)
     except FieldMissing as missing:
         return (_unreadable(event, record, str(missing)),)
-    except Exception as error:  # noqa: BLE001 - one unforeseen body must not stop the reading of all others
+    except Exception as error:
         return (_unreadable(Event(), record, f"unforeseen {type(error).__name__}"),)
 
 

@@ -1,8 +1,8 @@
 """The vendors Tracker understands: one row each, and nothing else here knows their names.
 
-    build(settings)      → a `Source` for one `[[sources]]` table
-    interpret(record)    → what a kept record means, by its vendor
-    rules(vendor)        → how that vendor's runs are told apart
+build(settings)      → a `Source` for one `[[sources]]` table
+interpret(record)    → what a kept record means, by its vendor
+rules(vendor)        → how that vendor's runs are told apart
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
         return (_raw(record, "unknown_event", f"no vendor {record.vendor} in this version"),)
     try:
         return vendor.interpret(record)
-    except Exception as error:  # noqa: BLE001 - the last guard: one record must not stop the reading of all others
+    except Exception as error:
         return (_raw(record, "unreadable", type(error).__name__),)
 
 

@@ -133,8 +133,10 @@ class ViewsWriter(Protocol):
         ...
 
     async def refresh(self) -> bool:
-        """True when other views were swapped in since the last call: forget what was read and start again at
-        `checkpoint()`. Ask before each batch; what is saved after a swap and before this call goes with the old views."""
+        """Whether other views were swapped in since the last call.
+
+        Then forget what was read and start again at `checkpoint()`. Ask before each batch; what is saved after a swap and before this call goes with the old views.
+        """
         ...
 
     async def close(self) -> None:

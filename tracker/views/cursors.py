@@ -18,7 +18,7 @@ def encode_cursor(name: str, key: tuple[int | str, ...]) -> str:
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-def decode_cursor(name: str, cursor: str, *shape: type[int] | type[str]) -> tuple[Any, ...]:
+def decode_cursor(name: str, cursor: str, *shape: type[int | str]) -> tuple[Any, ...]:
     """The key in `cursor`, with the types of `shape`. Raises `ParameterInvalid("cursor", …)` for any other text."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -90,8 +90,10 @@ class SqliteViews(SqliteReading):
 
     @staticmethod
     async def create(path: Path | str) -> None:
-        """Make an empty views file at checkpoint 0, with its parent directories. Views already there are swapped out;
-        another kind of file there raises `ViewsUnavailable` and is left alone. `open` it next."""
+        """Make an empty views file at checkpoint 0, with its parent directories.
+
+        Views already there are swapped out; another kind of file there raises `ViewsUnavailable` and is left alone. `open` it next.
+        """
         await asyncio.to_thread(create_file, Path(path))
 
     @classmethod
@@ -224,6 +226,6 @@ class SqliteViews(SqliteReading):
         return self._writer
 
     @contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _named_errors(self) -> Generator[None]:
         with named_errors(self._path):
             yield

@@ -45,7 +45,7 @@ _supervisor_session = msgspec.msgpack.Decoder(SupervisorSessionRow)
 _OUTDATED_ID = re.compile(r"(?P<room>.+)_(?P<ms>[0-9]{1,15})")
 
 
-def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None) -> Statement:  # noqa: A002
+def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None) -> Statement:
     """The statement for one page of sessions. Raises `ParameterInvalid` for a bad state, has or cursor."""
     text, bound = sql.SELECT_SESSIONS, list[Any]()
 
@@ -106,7 +106,7 @@ class SqliteReading(ABC):
         """See `ViewsReader`."""
         return [source_of(row) for row in await self.rows(SELECT_SOURCES)]
 
-    async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:  # noqa: A002
+    async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         """See `ViewsReader`."""
         found = await self.rows(*sessions_statement(filter, limit=limit, cursor=cursor))
         after = encode_cursor("sessions", found[limit - 1][1:]) if len(found) > limit else None
@@ -251,8 +251,11 @@ class SqliteReading(ABC):
         return found[:limit], encode_cursor("rooms", found[limit - 1][:2])
 
     async def stats(self, *, from_at: Micros, to_at: Micros, sources: tuple[str, ...] | None) -> dict[str, Any]:
-        """See `ViewsReader`. `open` counts now; days, sessions and peak are those of `from_at <= begins_at < to_at`
-        (the peak also counts runs that began before and were still going on). Days are UTC; `at` is µs."""
+        """See `ViewsReader`.
+
+        `open` counts now; days, sessions and peak are those of `from_at <= begins_at < to_at`
+        (the peak also counts runs that began before and were still going on). Days are UTC; `at` is µs.
+        """
         narrowed = None if sources is None else as_list(sources)
         bound = (narrowed, from_at, to_at)
         open_rows, day_rows, peak, source_rows = await self.rows_of_one_moment(

@@ -19,7 +19,7 @@ import fcntl
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -40,7 +40,7 @@ Inode = tuple[int, int]
 
 
 @contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Generator[None]:
     """Let no sqlite3 or OS exception out: they become `ViewsUnavailable`."""
     try:
         yield
@@ -61,7 +61,7 @@ def inode_of(path: Path) -> Inode | None:
 
 
 @contextmanager
-def _locked(path: Path, operation: int) -> Iterator[None]:
+def _locked(path: Path, operation: int) -> Generator[None]:
     """Hold the swap lock of `path` (`fcntl.LOCK_SH` or `LOCK_EX`). A read-only directory is opened without it."""
     try:
         descriptor = os.open(_beside(path, "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
