@@ -98,7 +98,9 @@ async def test_relayed_recordings_without_a_name_are_those_that_were_uploaded() 
         )
         assert (second.vendor_id, second.start_provenance, second.stop_provenance) == ("second", "reported", "reported")
         assert (third.started_at, third.stop_provenance) == (START + 100_000_000, "inferred")
-        assert {step["status"] for step in first.history} == {"started", "stopped", "uploaded"}
+        assert [(step["status"], step["at"]) for step in first.history] == [
+            ("started", START + 10_000_000), ("stopped", START + 40_400_000), ("uploaded", START + 300_000_000),
+        ]  # fmt: skip
         assert [(gap.kind, gap.subject_id) for gap in session.gaps if "stopped" in gap.kind] == [
             ("recording.stopped", third.vendor_id)
         ]

@@ -39,7 +39,7 @@ class Interval(msgspec.Struct, array_like=True):
     closed: bool = False
     values: dict[str, Value] = {}
     marks: dict[str, Claim] = {}
-    """Statuses of a recording: the earliest claim of each."""
+    """Statuses of a recording: of each the earliest claim by the sender's clock, else by ours."""
 
     def claim_start(self, claim: Claim) -> None:
         """Take a start claim in."""
@@ -60,11 +60,9 @@ class Interval(msgspec.Struct, array_like=True):
 
     def mark(self, name: str, claim: Claim) -> None:
         """Take a status in."""
-        held = self.marks.get(name)
-        if held is None or (held.at, held.key, held.n) > (claim.at, claim.key, claim.n):
-            self.marks[name] = claim
+        self.marks[name] = better_start(self.marks.get(name), claim)
 
-    def value(self, name: str) -> Any:  # noqa: ANN401 - JSON of the vendor
+    def value(self, name: str) -> Any:
         """The property, or None."""
         held = self.values.get(name)
         return None if held is None else held.value
