@@ -11,4 +11,8 @@ demo: $(VENV)/ready
 	$(PY) -m tracker demo
 
 test: $(VENV)/ready
+	$(VENV)/bin/ruff check tracker
+	$(VENV)/bin/ruff format --check tracker tests bench
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/basedpyright
 	$(PY) -m pytest

@@ -105,7 +105,9 @@ def main() -> None:
             )
             _, seen, seconds, peak = done.stdout.split()
             speeds[what] = int(seen) / float(seconds)
-            print(f"{what:8} {int(seen):>9} events {float(seconds):8.1f} s {speeds[what]:>9.0f} events/s  peak {peak} MB")
+            print(
+                f"{what:8} {int(seen):>9} events {float(seconds):8.1f} s {speeds[what]:>9.0f} events/s  peak {peak} MB"
+            )
         print(f"rebuild / scan: {speeds['rebuild'] / speeds['scan']:.3f}")
         print(f"views: {path.with_name('views.db').stat().st_size / 1e6:.0f} MB")
 

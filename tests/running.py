@@ -86,7 +86,9 @@ class Running:
         await self.process.wait()
         self.process = None
 
-    async def post(self, web: aiohttp.ClientSession, vendor: str, sent: Sent, *, at: int | None = None) -> tuple[int, Any]:
+    async def post(
+        self, web: aiohttp.ClientSession, vendor: str, sent: Sent, *, at: int | None = None
+    ) -> tuple[int, Any]:
         """Sign and send one delivery; status and answer."""
         headers, suffix, _ = sign(vendor, sent.body, SECRETS[vendor], at or now())
         async with web.post(

@@ -38,7 +38,9 @@ def samples() -> Iterator[Sample]:
             said = json.loads(line)
             headers = {k: v for k, v in said["headers"].items() if k not in {"Host", "Content-Length"}}
             body = said["body_text"].encode()
-            yield Sample(vendor, f"{vendor}:{n}", body, headers, "", said["now"] * 1_000_000, said["key"], said["secret"])
+            yield Sample(
+                vendor, f"{vendor}:{n}", body, headers, "", said["now"] * 1_000_000, said["key"], said["secret"]
+            )
     for n, line in enumerate(_lines("openvidu-meet-signed.jsonl"), 1):
         said = json.loads(line)
         headers = {k: v for k, v in said["headers"].items() if k.startswith("x-")}

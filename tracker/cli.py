@@ -65,9 +65,16 @@ def parser() -> argparse.ArgumentParser:
     init.set_defaults(needs_config=False)
     serve = add("serve", commands.serve, "Take deliveries, keep the views up to date, answer questions.")
     serve.add_argument("--port", type=int, help="instead of server.port")
-    take = add("import", commands.import_files, "Read OpenVidu CDR files or JSON Lines of any vendor into the log.", as_json=True)
+    take = add(
+        "import",
+        commands.import_files,
+        "Read OpenVidu CDR files or JSON Lines of any vendor into the log.",
+        as_json=True,
+    )
     take.add_argument("source", metavar="SOURCE", help="the name of the source in config.toml")
-    take.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a file, or a folder of .log and .jsonl files")
+    take.add_argument(
+        "files", metavar="FILE", nargs="+", type=Path, help="a file, or a folder of .log and .jsonl files"
+    )
     again = add("rebuild", commands.rebuild, "Make the views anew from the log and swap them in.", as_json=True)
     again.add_argument("--check", action="store_true", help="only compare; exit 1 and the first rows that differ")
     _add_sessions(add("sessions", commands.sessions, "List sessions, newest first.", as_json=True))
@@ -81,7 +88,12 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--source", help="only those of this source")
     export.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
     export.add_argument("--out", type=Path, metavar="FILE", help="a new file instead of standard output")
-    add("verify", commands.verify, "Go over the whole log: positions, keys, and every proof that can be checked again.", as_json=True)
+    add(
+        "verify",
+        commands.verify,
+        "Go over the whole log: positions, keys, and every proof that can be checked again.",
+        as_json=True,
+    )
     _add_token(add("token", commands.token, "Mint a token for reading and print it alone."))
     _add_demo(add("demo", commands.demo, "Play signed calls of all five vendors into a tracker on a temporary log."))
     return top
@@ -102,11 +114,19 @@ def _add_records(one: argparse.ArgumentParser) -> None:
     one.add_argument("id", metavar="ID", nargs="?", help="only those of this session")
     one.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
     one.add_argument("--limit", type=_limit, default=50, help="at most 1000; default 50")
-    one.add_argument("--body", type=_position, metavar="POSITION", help="print the exact bytes of this record's body, nothing else")
+    one.add_argument(
+        "--body", type=_position, metavar="POSITION", help="print the exact bytes of this record's body, nothing else"
+    )
 
 
 def _add_token(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--scope", action="append", default=[], required=True, help="read:sessions, read:records or admin; may be repeated")
+    one.add_argument(
+        "--scope",
+        action="append",
+        default=[],
+        required=True,
+        help="read:sessions, read:records or admin; may be repeated",
+    )
     one.add_argument("--source", action="append", default=[], metavar="NAME", help="only this source; may be repeated")
     one.add_argument("--expires", default="1d", help="like 90s, 12h or 30d; default 1d")
     one.add_argument("--subject", default="tracker", help="who the token is for (claim `sub`)")
@@ -118,7 +138,9 @@ def _add_demo(one: argparse.ArgumentParser) -> None:
     one.add_argument("--speed", type=float, default=20.0, help="seconds of a call played in one second; default 20")
     one.add_argument("--port", type=int, default=0, help="default: a free one")
     stays = one.add_mutually_exclusive_group()
-    stays.add_argument("--keep", action="store_true", default=None, help="serve on after the show until Ctrl-C (default on a terminal)")
+    stays.add_argument(
+        "--keep", action="store_true", default=None, help="serve on after the show until Ctrl-C (default on a terminal)"
+    )
     stays.add_argument("--no-keep", dest="keep", action="store_false", help="end after the show")
 
 

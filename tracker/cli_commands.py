@@ -56,7 +56,9 @@ def import_files(arguments: argparse.Namespace) -> int:
     """Read files into the log; 1 when something could not be read."""
     with printing.progress(f"import into {arguments.source}", "bytes") as bar:
         reports = asyncio.run(
-            desk.import_files(arguments.config, arguments.source, arguments.files, lambda _file, done, of: bar(done, of))
+            desk.import_files(
+                arguments.config, arguments.source, arguments.files, lambda _file, done, of: bar(done, of)
+            )
         )
     if arguments.json:
         printing.say_json(reports)
@@ -105,7 +107,9 @@ def sessions(arguments: argparse.Namespace) -> int:
 
 def timeline(arguments: argparse.Namespace) -> int:
     """The entries of one session, all of them."""
-    entries = asyncio.run(desk_reading.timeline(arguments.config, arguments.id, kinds=arguments.kind, subject=arguments.subject))
+    entries = asyncio.run(
+        desk_reading.timeline(arguments.config, arguments.id, kinds=arguments.kind, subject=arguments.subject)
+    )
     if arguments.json:
         printing.say_json({"items": entries, "next": None})
         return 0
@@ -214,7 +218,9 @@ def _write_new(path: Path, text: bytes) -> None:
         with path.open("xb") as file:
             file.write(text)
     except OSError as error:
-        raise ConfigInvalid(f"{path} cannot be written ({error.strerror}): choose another place with --config") from None
+        raise ConfigInvalid(
+            f"{path} cannot be written ({error.strerror}): choose another place with --config"
+        ) from None
 
 
 def _session_query(arguments: argparse.Namespace) -> list[tuple[str, str]]:
@@ -232,7 +238,16 @@ def _session_query(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 def _report_row(report: FileReport) -> Sequence[Any]:
     numbers = ", ".join(map(str, report.unreadable[:20])) + (" …" if len(report.unreadable) > 20 else "")
     problem = report.error or (f"line {report.partial} is still being written" if report.partial else None)
-    return (report.file, report.lines, report.new, report.known, len(report.unreadable), report.skipped, numbers, problem)
+    return (
+        report.file,
+        report.lines,
+        report.new,
+        report.known,
+        len(report.unreadable),
+        report.skipped,
+        numbers,
+        problem,
+    )
 
 
 def _record_row(record: Record) -> Sequence[Any]:

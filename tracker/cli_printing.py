@@ -79,7 +79,13 @@ def progress(title: str, unit: str) -> Generator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield _Lines(title, unit)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, all_of_it: bar.update(task, completed=done, total=all_of_it)

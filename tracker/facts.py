@@ -164,7 +164,7 @@ class StreamFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StreamPublished(StreamFact, frozen=True, kw_only=True, tag="stream.published"):
-    """Media began to flow. `media` audio|video|audio+video|data; `label` camera|microphone|screen|…"""
+    """Media began to flow: `media` audio|video|audio+video|data, `label` camera|microphone|screen and others."""
 
 
 class StreamUnpublished(StreamFact, frozen=True, kw_only=True, tag="stream.unpublished"):

@@ -97,7 +97,9 @@ class Batch:
         """Take in what the batch says of its sources. Returns those with newly known restarts, by name."""
         if self._memory.sources is None:
             rows = await self._views.sources()
-            self._memory.sources = {row.source: (row, msgspec.msgpack.decode(row.state, type=SourceState)) for row in rows}
+            self._memory.sources = {
+                row.source: (row, msgspec.msgpack.decode(row.state, type=SourceState)) for row in rows
+            }
         known = self._memory.sources
         for record in records:
             row, state = known.get(record.source) or (
@@ -105,7 +107,10 @@ class Batch:
                 SourceState(),
             )
             row = msgspec.structs.replace(
-                row, vendor=record.vendor, records=row.records + 1, last_received_at=max(row.last_received_at, record.received_at)
+                row,
+                vendor=record.vendor,
+                records=row.records + 1,
+                last_received_at=max(row.last_received_at, record.received_at),
             )
             known[record.source] = (row, state)
             if record.source not in self._rules:
@@ -130,7 +135,11 @@ class Batch:
     # rooms
 
     async def _load_rooms(self, evidence: Sequence[Evidence]) -> dict[RoomKey, RoomState]:
-        keys = {(item.source, item.fact.place.room) for item in evidence if item.fact.place is not None and item.fact.place.room}
+        keys = {
+            (item.source, item.fact.place.room)
+            for item in evidence
+            if item.fact.place is not None and item.fact.place.room
+        }
         missing = [key for key in keys if key not in self._memory.rooms]
         for key, state in (await self._views.rooms(missing)).items():  # pyright: ignore[reportArgumentType]
             self._memory.rooms[key] = decode_room(state)
@@ -247,7 +256,9 @@ class Batch:
             self._memory.states.pop(name, None)
             self._emptied.add(name)
         evidence = [_evidence(saved) for group in moving.values() for saved in group]
-        rooms = {(i.source, i.fact.place.room) for i in evidence if i.fact.place and i.fact.place.room} - set(self._runs)
+        rooms = {(i.source, i.fact.place.room) for i in evidence if i.fact.place and i.fact.place.room} - set(
+            self._runs
+        )
         if rooms:
             loaded = await self._views.rooms(sorted(rooms))  # pyright: ignore[reportArgumentType]
             for key in rooms:
@@ -339,5 +350,6 @@ def _evidence(saved: SavedEntry) -> Evidence:
         source=row.source,
         vendor=saved.vendor,
         key=row.dedupe_key,
-        received_at=row.received_at,
+        # Only entries no event told have none, and those are never saved to be placed again.
+        received_at=row.received_at or 0,
     )

@@ -56,7 +56,15 @@ Progress = Callable[[int, int], None]
 class Projector:
     """Follows one log into one set of views."""
 
-    def __init__(self, log: Log, views: LiveViews, *, now: Callable[[], Micros], watcher: Watcher | None = None, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        log: Log,
+        views: LiveViews,
+        *,
+        now: Callable[[], Micros],
+        watcher: Watcher | None = None,
+        batch: int = BATCH,
+    ) -> None:
         self._log = log
         self._views = views
         self._now = now

@@ -39,7 +39,15 @@ def mistakes(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
         return [] if [] in tried else tried[0]
     if "enum" in schema:
         return [] if value in schema["enum"] else [f"{at}: {value!r}"]
-    kinds = {"null": type(None), "string": str, "integer": int, "number": float, "boolean": bool, "array": list, "object": dict}
+    kinds = {
+        "null": type(None),
+        "string": str,
+        "integer": int,
+        "number": float,
+        "boolean": bool,
+        "array": list,
+        "object": dict,
+    }
     if "type" in schema:
         if type(value) is not kinds[schema["type"]]:
             return [f"{at}: {value!r} is no {schema['type']}"]
@@ -49,7 +57,12 @@ def mistakes(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
         known = schema["properties"]
         found = [f"{at}.{name} is not described" for name in value.keys() - known.keys()]
         found += [f"{at}.{name} is missing" for name in set(schema.get("required", [])) - value.keys()]
-        return found + [one for name, inner in value.items() if name in known for one in mistakes(inner, known[name], f"{at}.{name}")]
+        return found + [
+            one
+            for name, inner in value.items()
+            if name in known
+            for one in mistakes(inner, known[name], f"{at}.{name}")
+        ]
     if schema.get("format") == "date-time" and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value):
         return [f"{at}: {value!r}"]
     return []
@@ -58,7 +71,19 @@ def mistakes(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
 def test_every_registered_route_is_described_and_no_other() -> None:
     app = web.Application()
     views: Any = None
-    add_routes(app, Door(log=views, views=views, access=Access([KEY], now=lambda: NOW), now=lambda: NOW, stuck_after={}, vendors={}, unready=views, metrics=views))
+    add_routes(
+        app,
+        Door(
+            log=views,
+            views=views,
+            access=Access([KEY], now=lambda: NOW),
+            now=lambda: NOW,
+            stuck_after={},
+            vendors={},
+            unready=views,
+            metrics=views,
+        ),
+    )
     registered = {resource.canonical for resource in app.router.resources()}
     described = {path for path in registered if not UNDESCRIBED.fullmatch(path)}
     assert described == set(DOCUMENT["paths"])
@@ -67,7 +92,9 @@ def test_every_registered_route_is_described_and_no_other() -> None:
 def test_every_reference_leads_somewhere() -> None:
     def references(value: Any) -> list[str]:
         if isinstance(value, dict):
-            return [value["$ref"]] if "$ref" in value else [one for inner in value.values() for one in references(inner)]
+            return (
+                [value["$ref"]] if "$ref" in value else [one for inner in value.values() for one in references(inner)]
+            )
         return [one for inner in value for one in references(inner)] if isinstance(value, list) else []
 
     found = references(DOCUMENT)
@@ -85,7 +112,9 @@ def test_every_route_describes_its_parameters_and_errors() -> None:
         operation = DOCUMENT["paths"][route.path]["get"]
         names.append(operation["operationId"])
         told = {(each["in"], each["name"]) for each in operation["parameters"]}
-        assert {name for place, name in told if place == "query"} == {each.name for each in route.parameters} | {"at_least"}
+        assert {name for place, name in told if place == "query"} == {each.name for each in route.parameters} | {
+            "at_least"
+        }
         assert {name for place, name in told if place == "path"} == set(re.findall(r"\{(\w+)\}", route.path))
         assert {"200", "400", "401", "403", "405", "500", "503", "504"} <= set(operation["responses"])
         assert operation["security"][0]["bearer"] == [route.scope]
@@ -100,17 +129,39 @@ def test_the_design_s_routes_are_there() -> None:
     paths = {route.path for route in ROUTES}
     within = ("timeline", "participants", "connections", "streams", "recordings", "records")
     assert {"/v1/sessions", "/v1/sessions/{id}", *(f"/v1/sessions/{{id}}/{name}" for name in within)} <= paths
-    assert {"/v1/records/{position}", "/v1/records/{position}/body", "/v1/rooms", "/v1/participants", "/v1/recordings"} <= paths
+    assert {
+        "/v1/records/{position}",
+        "/v1/records/{position}/body",
+        "/v1/rooms",
+        "/v1/participants",
+        "/v1/recordings",
+    } <= paths
     assert {"/v1/supervisor-sessions", "/v1/supervisor-sessions/{id}", "/v1/stats"} <= paths
     filters = {each.name for route in ROUTES if route.name == "findSessions" for each in route.parameters}
-    assert filters == {"source", "room", "identity", "state", "from", "to", "has", "min_duration_ms", "q", "limit", "cursor"}
+    assert filters == {
+        "source",
+        "room",
+        "identity",
+        "state",
+        "from",
+        "to",
+        "has",
+        "min_duration_ms",
+        "q",
+        "limit",
+        "cursor",
+    }
 
 
 @pytest.mark.parametrize("vendor", ["openvidu", "livekit", "streamrec", "openvidu_meet"])
 async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -> None:
     log = MemoryLog()
     keyed = vendor in {"livekit", "plugnmeet"}
-    source = registry.build(SourceSettings(name="s", vendor=vendor, secrets=() if keyed else ("x" * 32,), keys={"k": "x" * 32} if keyed else {}))
+    source = registry.build(
+        SourceSettings(
+            name="s", vendor=vendor, secrets=() if keyed else ("x" * 32,), keys={"k": "x" * 32} if keyed else {}
+        )
+    )
     for n, sent in enumerate(whole_call(vendor, NOW - 10**9)):
         if n % 5 != 4:
             await log.append(source.admit(sent.body, received_at=sent.at, proof={"file": "x"}))
@@ -122,7 +173,19 @@ async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -
         return []
 
     app = web.Application()
-    add_routes(app, Door(log=log, views=views, access=Access([KEY], now=lambda: NOW), now=lambda: NOW, stuck_after={}, vendors={"s": vendor}, unready=unready, metrics=lambda: (b"", "text/plain")))
+    add_routes(
+        app,
+        Door(
+            log=log,
+            views=views,
+            access=Access([KEY], now=lambda: NOW),
+            now=lambda: NOW,
+            stuck_after={},
+            vendors={"s": vendor},
+            unready=unready,
+            metrics=lambda: (b"", "text/plain"),
+        ),
+    )
     headers = {"Authorization": "Bearer " + mint(KEY, scopes=SCOPES, sources=None, expires_s=60, now=NOW)}
     async with TestClient(TestServer(app)) as client:
         async with client.get("/v1/sessions", headers=headers) as response:

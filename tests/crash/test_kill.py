@@ -88,5 +88,3 @@ async def test_twenty_kills_under_load_lose_nothing_that_was_answered(tmp_path: 
     code, out, complaint = await running.run("verify", "--json")
     assert code == 0, out + complaint
     assert msgspec.json.decode(out)["records"] == len(kept)
-
-

@@ -44,8 +44,12 @@ def verified(source: str, start: int, seed: int = 0) -> list[Verified]:
         found.append(
             built.verify(
                 Delivery(
-                    source=source, body=sent.body, received_at=sent.at, query=sent.query,
-                    headers={name.lower(): value for name, value in headers.items()}, token=token.removeprefix("/") or None,
+                    source=source,
+                    body=sent.body,
+                    received_at=sent.at,
+                    query=sent.query,
+                    headers={name.lower(): value for name, value in headers.items()},
+                    token=token.removeprefix("/") or None,
                 )  # fmt: skip
             )
         )
@@ -120,7 +124,13 @@ async def served(house: House) -> AsyncIterator[House]:
 @pytest.fixture
 async def full(house: House) -> House:
     """Two calls of one LiveKit room, one of OpenVidu, StreamRec and Meet each."""
-    for source, start in (("lk", START), ("ov", START + HOUR), ("lk", START + 2 * HOUR), ("rec", START + 3 * HOUR), ("meet", START + 4 * HOUR)):
+    for source, start in (
+        ("lk", START),
+        ("ov", START + HOUR),
+        ("lk", START + 2 * HOUR),
+        ("rec", START + 3 * HOUR),
+        ("meet", START + 4 * HOUR),
+    ):
         await house.take(verified(source, start))
     return house
 
@@ -160,9 +170,14 @@ async def test_everything_in_a_session_is_answered(full: House) -> None:
     assert {tuple(person) for person in people} == {
         ("id", "identity", "name", "kind", "connections", "first_joined_at", "last_left_at", "presence_ms")
     }
-    assert {person["identity"]: person["presence_ms"] for person in people} == {"user-alice": 148_000, "user-bob": 100_000}
+    assert {person["identity"]: person["presence_ms"] for person in people} == {
+        "user-alice": 148_000,
+        "user-bob": 100_000,
+    }
     joins = (await full.get(f"{path}/connections"))["items"]
-    assert {"participant", "joined_at", "left_at", "duration_ms", "leave", "platform", "location", "ip"} <= set(joins[0])
+    assert {"participant", "joined_at", "left_at", "duration_ms", "leave", "platform", "location", "ip"} <= set(
+        joins[0]
+    )
     assert joins[0]["leave"]["provenance"] == "reported"
     streams = (await full.get(f"{path}/streams"))["items"]
     assert {stream["media"] for stream in streams} == {"video", "audio"}
@@ -261,8 +276,14 @@ async def test_ids_with_slashes_colons_and_strange_bytes_are_one_part_of_the_pat
     deliveries = verified("lk", START)
     changed = [
         Verified(
-            source=each.source, vendor=each.vendor, event=each.event, dedupe_key=f"{n}", received_at=each.received_at,
-            origin=each.origin, proof=each.proof, body=each.body.replace(b"daily-standup", b"team/daily 100% \xc3\xa9"),
+            source=each.source,
+            vendor=each.vendor,
+            event=each.event,
+            dedupe_key=f"{n}",
+            received_at=each.received_at,
+            origin=each.origin,
+            proof=each.proof,
+            body=each.body.replace(b"daily-standup", b"team/daily 100% \xc3\xa9"),
         )  # fmt: skip
         for n, each in enumerate(deliveries)
     ]
@@ -306,7 +327,20 @@ async def test_raw_records_are_exact_and_need_their_own_scope(full: House) -> No
 
 async def test_a_body_that_is_no_text_is_only_bytes(house: House) -> None:
     one = verified("lk", START)[0]
-    await house.take([Verified(source="lk", vendor="livekit", event="", dedupe_key="k", received_at=one.received_at, origin="import", proof=b"{}", body=b"\xff\xfe\x00")])
+    await house.take(
+        [
+            Verified(
+                source="lk",
+                vendor="livekit",
+                event="",
+                dedupe_key="k",
+                received_at=one.received_at,
+                origin="import",
+                proof=b"{}",
+                body=b"\xff\xfe\x00",
+            )
+        ]
+    )
     record = await house.get("/v1/records/1")
     assert (record["body"], record["size_bytes"], record["origin"], record["proof"]) == (None, 3, "import", {})
 
@@ -335,7 +369,16 @@ async def test_across_sessions_everything_is_newest_first(full: House) -> None:
     assert (await full.get(f"/v1/recordings?status={recordings[0]['status']}"))["items"]
     watched = (await full.get("/v1/supervisor-sessions"))["items"]
     assert len(watched) == 1
-    assert list(watched[0]) == ["id", "supervisor", "agent", "session_id", "started_at", "ended_at", "duration_ms", "provenance"]
+    assert list(watched[0]) == [
+        "id",
+        "supervisor",
+        "agent",
+        "session_id",
+        "started_at",
+        "ended_at",
+        "duration_ms",
+        "provenance",
+    ]
     assert watched[0]["supervisor"] == {"client_id": "supervisor-7"}
     assert watched[0]["agent"]["client_id"] == "agent-0042"
     assert (await full.get("/v1/supervisor-sessions?client=supervisor-7"))["items"] == watched
@@ -349,7 +392,13 @@ async def test_numbers_are_of_the_views(full: House) -> None:
     assert sum(day["sessions"] for day in stats["days"]) == 5
     assert stats["peak"]["sessions"] == 1
     assert stats["peak"]["at"].endswith("Z")
-    assert {row["source"]: row["sessions"] for row in stats["sources"]} == {"ov": 1, "lk": 2, "rec": 1, "meet": 1, "silent": 0}
+    assert {row["source"]: row["sessions"] for row in stats["sources"]} == {
+        "ov": 1,
+        "lk": 2,
+        "rec": 1,
+        "meet": 1,
+        "silent": 0,
+    }
     assert (await full.get("/v1/stats?from=2030-01-01"))["sessions"] == 0
     assert [row["source"] for row in (await full.get("/v1/stats", sources=["ov"]))["sources"]] == ["ov"]
 

@@ -142,7 +142,9 @@ def test_verify_finds_a_body_that_was_changed_behind_our_back(filled: Run, tmp_p
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as log:
         for (name,) in log.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             log.execute(f'DROP TRIGGER "{name}"')
-        log.execute("UPDATE records SET body = CAST(replace(CAST(body AS TEXT), 'sessionId', 'sessionid') AS BLOB) WHERE position = 20")
+        log.execute(
+            "UPDATE records SET body = CAST(replace(CAST(body AS TEXT), 'sessionId', 'sessionid') AS BLOB) WHERE position = 20"
+        )
     code, out, complaint = filled("verify")
     assert code == 1, out + complaint
     assert "position 20" in out
@@ -172,7 +174,9 @@ def test_views_of_another_version_are_not_read_but_rebuilt(filled: Run, tmp_path
 
 
 def test_a_token_is_printed_alone(filled: Run) -> None:
-    code, out, _ = filled("token", "--scope", "read:sessions", "--scope", "read:records", "--source", "lk", "--expires", "2h")
+    code, out, _ = filled(
+        "token", "--scope", "read:sessions", "--scope", "read:records", "--source", "lk", "--expires", "2h"
+    )
     assert code == 0
     assert out.count("\n") == 1
     assert out.count(".") == 2
@@ -180,7 +184,9 @@ def test_a_token_is_printed_alone(filled: Run) -> None:
 
 def test_a_restart_told_by_a_cdr_file_ends_what_was_open(run: Run, tmp_path: Path) -> None:
     run("init")
-    created = b'{"sessionCreated":{"sessionId":"lost","uniqueSessionId":"lost_1700000000000","timestamp":1700000000000}}\n'
+    created = (
+        b'{"sessionCreated":{"sessionId":"lost","uniqueSessionId":"lost_1700000000000","timestamp":1700000000000}}\n'
+    )
     joined = (
         b'{"participantJoined":{"sessionId":"lost","uniqueSessionId":"lost_1700000000000","timestamp":1700000001000,'
         b'"connectionId":"con_1","location":"unknown","ip":"10.0.0.1","platform":"x","clientData":"a","serverData":""}}\n'

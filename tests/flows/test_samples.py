@@ -47,7 +47,9 @@ async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str) 
     async with TestClient(TestServer(app)) as client:
         for sample in mine:
             frozen["now"] = sample.now
-            answer = await client.post(f"/hooks/{name_of(sample)}{sample.suffix}", data=sample.body, headers=sample.headers)
+            answer = await client.post(
+                f"/hooks/{name_of(sample)}{sample.suffix}", data=sample.body, headers=sample.headers
+            )
             said = await answer.json()
             assert answer.status == 200, (sample.name, said)
             positions.setdefault(said["position"], sample)

@@ -142,7 +142,9 @@ async def test_serve_refuses_a_missing_log_and_makes_none(tmp_path: Path) -> Non
 
 async def test_without_read_keys_only_loopback_is_served(tmp_path: Path) -> None:
     text = config_text(tmp_path, SECRETS, "x" * 32, 0)
-    open_to_all = "\n".join(line for line in text.splitlines() if line != "[access]" and not line.startswith("keys = [{"))
+    open_to_all = "\n".join(
+        line for line in text.splitlines() if line != "[access]" and not line.startswith("keys = [{")
+    )
     running = Running(tmp_path, config=open_to_all.replace('host = "127.0.0.1"', 'host = "0.0.0.0"'))
     assert (await running.run("init"))[0] == 0
     code, _, complaint = await running.run("serve")

@@ -65,7 +65,9 @@ def content(views: MemoryViews) -> bytes:
         entry = msgspec.to_builtins(saved.row)
         del entry["id"]
         entries.append(plain(entry))
-    entries.sort(key=lambda entry: (entry["session_id"] or "", entry["at"], entry["kind"], entry["dedupe_key"], entry["n"]))
+    entries.sort(
+        key=lambda entry: (entry["session_id"] or "", entry["at"], entry["kind"], entry["dedupe_key"], entry["n"])
+    )
     return msgspec.json.encode([rows, entries], order="deterministic")
 
 
@@ -80,9 +82,13 @@ async def test_order_and_repeats_do_not_change_the_views(vendor: str) -> None:
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-async def test_any_permutation_with_repeats_in_any_batches_gives_the_same_views(vendor: str, data: st.DataObject) -> None:
+async def test_any_permutation_with_repeats_in_any_batches_gives_the_same_views(
+    vendor: str, data: st.DataObject
+) -> None:
     call = whole_call(vendor, START) + whole_call(vendor, START + 3_600_000_000, seed=1)
     order = data.draw(st.permutations(range(len(call))))
     repeats = data.draw(st.lists(st.sampled_from(range(len(call))), max_size=5))

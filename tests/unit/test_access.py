@@ -52,7 +52,9 @@ def forged(header: dict[str, Any], claims: dict[str, Any], secret: str = SECRET)
 
 
 def claims(**more: Any) -> dict[str, Any]:
-    return {name: value for name, value in ({"exp": S + 60, "scope": "read:sessions"} | more).items() if value is not ...}
+    return {
+        name: value for name, value in ({"exp": S + 60, "scope": "read:sessions"} | more).items() if value is not ...
+    }
 
 
 def token(key: str = SECRET, header: dict[str, Any] | None = None, **more: Any) -> str:
@@ -71,7 +73,9 @@ def refused(door: Access, sent: str | None, cookie: str | None = None) -> str:
 
 @pytest.mark.parametrize("key", [HS, RS, ED], ids=lambda key: key.algorithm)
 def test_a_minted_token_opens_what_it_says(key: AccessKey) -> None:
-    minted = mint(key, scopes=["read:sessions", "read:records"], sources=["ov", "lk"], expires_s=60, now=NOW, subject="ann")
+    minted = mint(
+        key, scopes=["read:sessions", "read:records"], sources=["ov", "lk"], expires_s=60, now=NOW, subject="ann"
+    )
     reader = access(HS, RS, ED).authorize(f"Bearer {minted}")
     assert reader.subject == "ann"
     assert reader.scopes == {"read:sessions", "read:records"}
@@ -139,7 +143,9 @@ def test_claims_that_do_not_hold_are_refused(changed: dict[str, Any]) -> None:
     refused(access(), f"Bearer {token(**changed)}")
 
 
-@pytest.mark.parametrize("changed", [{"exp": S - 59}, {"exp": S + 0.5}, {"nbf": S + 60}, {"iat": S + 60}, {"iat": S - 10**8}])
+@pytest.mark.parametrize(
+    "changed", [{"exp": S - 59}, {"exp": S + 0.5}, {"nbf": S + 60}, {"iat": S + 60}, {"iat": S - 10**8}]
+)
 def test_clocks_may_be_a_minute_apart(changed: dict[str, Any]) -> None:
     assert access().authorize(f"Bearer {token(**changed)}")
 
@@ -203,7 +209,12 @@ def test_a_link_opens_once_and_only_where_no_key_is_configured() -> None:
 
 
 def test_a_key_that_cannot_sign_says_which() -> None:
-    for key in (AccessKey("k", "HS256"), AccessKey("k", "RS256", None, RSA_PUBLIC), AccessKey("k", "EdDSA", SECRET), AccessKey("k", "RS256", None, None, "no pem")):
+    for key in (
+        AccessKey("k", "HS256"),
+        AccessKey("k", "RS256", None, RSA_PUBLIC),
+        AccessKey("k", "EdDSA", SECRET),
+        AccessKey("k", "RS256", None, None, "no pem"),
+    ):
         with pytest.raises(ConfigInvalid, match="'k'"):
             mint(key, scopes=["admin"], sources=None, expires_s=60, now=NOW)
     for scopes in ([], ["read:everything"]):
@@ -212,7 +223,12 @@ def test_a_key_that_cannot_sign_says_which() -> None:
 
 
 def test_a_key_that_cannot_verify_is_found_at_the_start() -> None:
-    for key in (AccessKey("k", "HS256"), AccessKey("k", "RS256"), AccessKey("k", "RS256", None, "no pem"), AccessKey("k", "EdDSA", None, None, "no pem")):
+    for key in (
+        AccessKey("k", "HS256"),
+        AccessKey("k", "RS256"),
+        AccessKey("k", "RS256", None, "no pem"),
+        AccessKey("k", "EdDSA", None, None, "no pem"),
+    ):
         with pytest.raises(ConfigInvalid, match="'k'"):
             access(key)
     with pytest.raises(ConfigInvalid, match="twice"):

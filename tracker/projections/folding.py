@@ -48,7 +48,12 @@ def fold(state: SessionState, evidence: Evidence) -> None:
 
 
 def _claim(
-    evidence: Evidence, at: f.Micros, provenance: f.Provenance, *, reason: f.EndReason | None = None, vendor_reason: str | None = None
+    evidence: Evidence,
+    at: f.Micros,
+    provenance: f.Provenance,
+    *,
+    reason: f.EndReason | None = None,
+    vendor_reason: str | None = None,
 ) -> Claim:
     # What an event states about another moment (its start) is the sender's clock even when its own time is ours.
     clock = evidence.fact.clock if at == evidence.fact.at else "server"
@@ -108,7 +113,10 @@ def _sign_of_life(state: SessionState, fact: f.Fact, evidence: Evidence) -> None
 def _connection(state: SessionState, fact: f.ConnectionFact, evidence: Evidence) -> None:
     key = f"{fact.connection}@{fact.joined_at or ''}" if fact.keyed_by_join else fact.connection
     interval = state.interval("connection", key)
-    say = lambda name, value: interval.say(name, value, fact.at, evidence.key)  # noqa: E731
+
+    def say(name: str, value: object) -> None:
+        interval.say(name, value, fact.at, evidence.key)
+
     say("id", fact.connection)
     say("identity", fact.identity)
     say("name", fact.name)
@@ -125,7 +133,7 @@ def _connection(state: SessionState, fact: f.ConnectionFact, evidence: Evidence)
             _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
         )
         if isinstance(fact, f.ParticipantConnectionAborted):
-            interval.say("aborted", True, fact.at, evidence.key)  # noqa: FBT003 - a value, not a switch
+            interval.say("aborted", True, fact.at, evidence.key)
     _sign_of_life(state, fact, evidence)
 
 
@@ -185,11 +193,15 @@ def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -
         interval.claim_start(_claim(evidence, fact.started_at, "derived"))
     if mark == "stopped":
         interval.claim_end(
-            _claim(evidence, fact.stopped_at or fact.at, "reported", reason=fact.reason, vendor_reason=fact.vendor_reason)
+            _claim(
+                evidence, fact.stopped_at or fact.at, "reported", reason=fact.reason, vendor_reason=fact.vendor_reason
+            )
         )
     elif fact.stopped_at is not None or mark in {"ready", "failed", "aborted", "limit_reached", "uploaded"}:
         interval.claim_end(
-            _claim(evidence, fact.stopped_at or fact.at, "derived", reason=fact.reason, vendor_reason=fact.vendor_reason)
+            _claim(
+                evidence, fact.stopped_at or fact.at, "derived", reason=fact.reason, vendor_reason=fact.vendor_reason
+            )
         )
 
 
@@ -214,7 +226,9 @@ def _activity(state: SessionState, fact: f.ActivityFact, evidence: Evidence) -> 
 
 def _note(state: SessionState, fact: f.NoteFact, evidence: Evidence) -> None:
     if isinstance(fact, f.NodeCrashed):
-        state.room.claim_end(_claim(evidence, fact.at, "inferred", reason="server_failure", vendor_reason="nodeCrashed"))
+        state.room.claim_end(
+            _claim(evidence, fact.at, "inferred", reason="server_failure", vendor_reason="nodeCrashed")
+        )
     elif isinstance(fact, f.AnalyticsReady):
         # Analytics are made when a run is over: no later than this, if nothing better is known.
         state.room.claim_end(_claim(evidence, fact.at, "inferred", reason="inferred"))

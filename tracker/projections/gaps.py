@@ -65,10 +65,26 @@ def _of_connections(rows: list[ConnectionRow]) -> Iterator[_Gap]:
         detail = {"connection": row.id}
         if row.joined_at is not None and row.join_provenance not in {None, "reported"}:
             provenance = row.join_provenance or "inferred"
-            yield row.joined_at, "participant.joined", "participant", row.participant, row.participant, provenance, detail
+            yield (
+                row.joined_at,
+                "participant.joined",
+                "participant",
+                row.participant,
+                row.participant,
+                provenance,
+                detail,
+            )
         if row.left_at is not None and row.leave is not None and row.leave.provenance != "reported":
             why = {**detail, "reason": row.leave.reason}
-            yield row.left_at, "participant.left", "participant", row.participant, row.participant, row.leave.provenance, why
+            yield (
+                row.left_at,
+                "participant.left",
+                "participant",
+                row.participant,
+                row.participant,
+                row.leave.provenance,
+                why,
+            )
 
 
 def _of_streams(rows: list[StreamRow]) -> Iterator[_Gap]:
@@ -81,7 +97,15 @@ def _of_streams(rows: list[StreamRow]) -> Iterator[_Gap]:
         if row.started_at is not None and row.start_provenance not in {None, "reported"}:
             yield row.started_at, began, subject, row.stream, row.participant, row.start_provenance or "inferred", {}
         if row.ended_at is not None and row.end is not None and row.end.provenance != "reported":
-            yield row.ended_at, ended, subject, row.stream, row.participant, row.end.provenance, {"reason": row.end.reason}
+            yield (
+                row.ended_at,
+                ended,
+                subject,
+                row.stream,
+                row.participant,
+                row.end.provenance,
+                {"reason": row.end.reason},
+            )
 
 
 def _of_recordings(recordings: list[RenderedRecording]) -> Iterator[_Gap]:
@@ -93,7 +117,15 @@ def _of_recordings(recordings: list[RenderedRecording]) -> Iterator[_Gap]:
             for step in row.history:
                 yield step["at"], f"recording.{step['status']}", "recording", subject, None, "reported", {}
         if row.started_at is not None and row.start_provenance not in {None, "reported"}:
-            yield row.started_at, "recording.started", "recording", subject, None, row.start_provenance or "inferred", {}
+            yield (
+                row.started_at,
+                "recording.started",
+                "recording",
+                subject,
+                None,
+                row.start_provenance or "inferred",
+                {},
+            )
         if row.stopped_at is not None and row.stop_provenance not in {None, "reported"}:
             yield row.stopped_at, "recording.stopped", "recording", subject, None, row.stop_provenance or "inferred", {}
 
@@ -102,6 +134,22 @@ def _of_supervisors(rows: list[SupervisorSessionRow]) -> Iterator[_Gap]:
     for row in rows:
         if row.started_at is not None and row.start_provenance not in {None, "reported"}:
             provenance = row.start_provenance or "inferred"
-            yield row.started_at, "supervisor_session.started", "supervisor_session", row.id, row.supervisor_client, provenance, {}
+            yield (
+                row.started_at,
+                "supervisor_session.started",
+                "supervisor_session",
+                row.id,
+                row.supervisor_client,
+                provenance,
+                {},
+            )
         if row.ended_at is not None and row.provenance == "inferred":
-            yield row.ended_at, "supervisor_session.ended", "supervisor_session", row.id, row.supervisor_client, "inferred", {}
+            yield (
+                row.ended_at,
+                "supervisor_session.ended",
+                "supervisor_session",
+                row.id,
+                row.supervisor_client,
+                "inferred",
+                {},
+            )

@@ -21,7 +21,9 @@ def named(intervals: Intervals, tolerance: Micros) -> Intervals:
     found = {key: interval for key, interval in intervals.items() if not interval.value("nameless")}
     if len(found) < len(intervals) or any(interval.value("alias") for interval in found.values()):
         _join_aliases(found)
-        spans = _spans({key: interval for key, interval in intervals.items() if key not in found and interval.value("nameless")})
+        spans = _spans(
+            {key: interval for key, interval in intervals.items() if key not in found and interval.value("nameless")}
+        )
         for span, key in _matches(spans, found, tolerance):
             found[key] = joined(found[key], spans.pop(span))
         found |= spans
@@ -60,7 +62,9 @@ def _spans(pieces: Intervals) -> Intervals:
     """Starts and stops paired: a stop belongs to the latest start before it."""
     starts = sorted((piece.start.at, key) for key, piece in pieces.items() if piece.start is not None)
     spans = {key: pieces[key] for _, key in starts}
-    for _, key, piece in sorted((piece.end.at, key, piece) for key, piece in pieces.items() if piece.start is None and piece.end):
+    for _, key, piece in sorted(
+        (piece.end.at, key, piece) for key, piece in pieces.items() if piece.start is None and piece.end
+    ):
         before = [other for at, other in starts if piece.end is not None and at <= piece.end.at]
         if before and spans[before[-1]].end is None:
             spans[before[-1]] = joined(spans[before[-1]], piece)

@@ -54,7 +54,13 @@ def connections_of(
 ) -> list[RenderedConnection]:
     """Every connection of a session, ordered by join."""
     found = [
-        _Open(str(i.value("id")), i, i.start.at if i.start else None, str(i.value("identity") or i.value("id")), known=True)
+        _Open(
+            str(i.value("id")),
+            i,
+            i.start.at if i.start else None,
+            str(i.value("identity") or i.value("id")),
+            known=True,
+        )
         for _, i in sorted(state.intervals.get("connection", {}).items())
     ]
     found += _witnessed(state, {item.base for item in found}, anomalies)
@@ -115,9 +121,19 @@ def _witnessed(state: SessionState, known: set[str], anomalies: list[Anomaly]) -
         if all(end is not None for end in ends):
             last = max((end for end in ends if end is not None), key=lambda claim: (claim.at, claim.key, claim.n))
             stand_in.end = msgspec.structs.replace(last, provenance="inferred", reason="inferred", vendor_reason=None)
-        anomalies.append(Anomaly(kind="missing_start", position=first.position, detail=f"participant {base}: its join was not received"))
+        anomalies.append(
+            Anomaly(
+                kind="missing_start", position=first.position, detail=f"participant {base}: its join was not received"
+            )
+        )
         if stand_in.end is not None:
-            anomalies.append(Anomaly(kind="missing_end", position=first.position, detail=f"participant {base}: its leave was not received"))
+            anomalies.append(
+                Anomaly(
+                    kind="missing_end",
+                    position=first.position,
+                    detail=f"participant {base}: its leave was not received",
+                )
+            )
         found.append(_Open(base, stand_in, first.at, identities[0] if identities else base, known=False))
     return found
 
@@ -145,7 +161,11 @@ def _rendered(
     if item.known and not interval.began and not aborted:
         where = start or end
         anomalies.append(
-            Anomaly(kind="missing_start", position=where.position if where else None, detail=f"participant {item.base}: its join was not received")
+            Anomaly(
+                kind="missing_start",
+                position=where.position if where else None,
+                detail=f"participant {item.base}: its join was not received",
+            )
         )
     if start is not None and end is not None and end.at < start.at:
         anomalies.append(Anomaly(kind="end_before_start", position=end.position, detail=f"participant {item.base}"))
@@ -164,7 +184,11 @@ def _rendered(
         ip=interval.value("ip"),
     )
     return RenderedConnection(
-        base=item.base, person=interval.value("person") or "standard", name=interval.value("name"), identity=interval.value("identity"), row=row
+        base=item.base,
+        person=interval.value("person") or "standard",
+        name=interval.value("name"),
+        identity=interval.value("identity"),
+        row=row,
     )
 
 
@@ -178,7 +202,9 @@ def _leave(
     if not bounds:
         return None, None
     position = item.interval.start.position if item.interval.start else None
-    anomalies.append(Anomaly(kind="missing_end", position=position, detail=f"participant {item.base}: its leave was not received"))
+    anomalies.append(
+        Anomaly(kind="missing_end", position=position, detail=f"participant {item.base}: its leave was not received")
+    )
     reason = "replaced" if again is not None and again == min(bounds) else "inferred"
     return max(min(bounds), item.joined_at or 0), End(reason=reason, vendor_reason=None, provenance="inferred")
 

@@ -29,7 +29,8 @@ def recordings_of(
     ordered = sorted(intervals.items(), key=lambda item: (_when(item[1]), item[0]))
     return [
         RenderedRecording(
-            _row(session_id, state, key, interval, ended_at, anomalies, ends_only=rules.ends_only), interval.value("current") is None
+            _row(session_id, state, key, interval, ended_at, anomalies, ends_only=rules.ends_only),
+            interval.value("current") is None,
         )
         for key, interval in ordered
     ]
@@ -70,7 +71,14 @@ def _together(first: Interval, second: Interval) -> Interval:
 
 
 def _row(
-    session_id: str, state: SessionState, key: str, interval: Interval, ended_at: Micros | None, anomalies: list[Anomaly], *, ends_only: bool
+    session_id: str,
+    state: SessionState,
+    key: str,
+    interval: Interval,
+    ended_at: Micros | None,
+    anomalies: list[Anomaly],
+    *,
+    ends_only: bool,
 ) -> RecordingRow:
     vendor_id = str(interval.value("id"))
     start, stop = interval.start, interval.end
@@ -78,11 +86,19 @@ def _row(
     stop_provenance = None if stop is None else "reported" if interval.closed else stop.provenance
     if stop is None and ended_at is not None and start is not None:
         stopped_at, stop_provenance = max(ended_at, start.at), "inferred"
-        anomalies.append(Anomaly(kind="missing_end", position=start.position, detail=f"recording {vendor_id}: its end was not received"))
+        anomalies.append(
+            Anomaly(
+                kind="missing_end", position=start.position, detail=f"recording {vendor_id}: its end was not received"
+            )
+        )
     if not interval.began and not (ends_only and start is not None):
         where = start or stop or next(iter(interval.marks.values()), None)
         anomalies.append(
-            Anomaly(kind="missing_start", position=where.position if where else None, detail=f"recording {vendor_id}: its start was not received")
+            Anomaly(
+                kind="missing_start",
+                position=where.position if where else None,
+                detail=f"recording {vendor_id}: its start was not received",
+            )
         )
     if start is not None and stop is not None and stop.at < start.at:
         anomalies.append(Anomaly(kind="end_before_start", position=stop.position, detail=f"recording {vendor_id}"))
@@ -109,7 +125,9 @@ def _row(
         stop_provenance=stop_provenance,
         history=[
             {"status": name, "at": claim.at, "position": claim.position}
-            for name, claim in sorted(interval.marks.items(), key=lambda item: (item[1].at, ORDER.index(item[0]) if item[0] in ORDER else -1))
+            for name, claim in sorted(
+                interval.marks.items(), key=lambda item: (item[1].at, ORDER.index(item[0]) if item[0] in ORDER else -1)
+            )
         ],
     )
 

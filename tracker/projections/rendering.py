@@ -11,6 +11,8 @@ Inferred ends live only here: they are not in the state, so a better claim that 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from tracker.facts import EndReason, Micros, Provenance, RunRules
@@ -76,12 +78,13 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
     _session_anomalies(state, start, end, around, anomalies)
     connections = connections_of(identity, state, ended_at, anomalies)
     told = [connection.row for connection in connections]
-    why = None if end is None else End(reason=end.reason or "inferred", vendor_reason=end.vendor_reason, provenance=end.provenance)
-    room = state.room.value("room")
-    if around.rules.room_is_person and isinstance(room, str) and not connections:
-        provenance = _start_provenance(state, start)
-        joined = (start.at, provenance) if start is not None and provenance is not None else None
-        connections = [owner_of_room(identity, room, joined, (end.at, why) if end is not None and why is not None else None)]
+    why = (
+        None
+        if end is None
+        else End(reason=end.reason or "inferred", vendor_reason=end.vendor_reason, provenance=end.provenance)
+    )
+    if around.rules.room_is_person and not connections:
+        connections = _owner(identity, state, start, (end.at, why) if end is not None and why is not None else None)
     streams = _streams(identity, state, connections, ended_at, anomalies)
     found = recordings_of(identity, state, ended_at, anomalies, around.rules)
     recordings = [recording.row for recording in found]
@@ -125,6 +128,18 @@ def render(state: SessionState, around: Surroundings) -> Rendered:
         supervisor_sessions=tuple(supervisors),
         gaps=gap_entries(session, told, streams, found, supervisors),
     )
+
+
+def _owner(
+    identity: str, state: SessionState, start: Claim | None, left: tuple[Micros, End] | None
+) -> list[RenderedConnection]:
+    """The one person whose room it is, there for as long as the run lasts."""
+    room = state.room.value("room")
+    if not isinstance(room, str):
+        return []
+    provenance = _start_provenance(state, start)
+    joined = (start.at, provenance) if start is not None and provenance is not None else None
+    return [owner_of_room(identity, room, joined, left)]
 
 
 def _duration(start: Micros | None, end: Micros | None) -> int | None:
@@ -195,20 +210,40 @@ def _close(
 ) -> tuple[Micros | None, End | None]:
     """The end of a child: its own claim, else the bound of what it lives in."""
     if interval.start is not None and not interval.began:
-        anomalies.append(Anomaly(kind="missing_start", position=interval.start.position or None, detail=f"{what}: its start was not received"))
+        anomalies.append(
+            Anomaly(
+                kind="missing_start",
+                position=interval.start.position or None,
+                detail=f"{what}: its start was not received",
+            )
+        )
     if interval.start is None and interval.end is not None:
-        anomalies.append(Anomaly(kind="missing_start", position=interval.end.position or None, detail=f"{what}: its start was not received"))
+        anomalies.append(
+            Anomaly(
+                kind="missing_start",
+                position=interval.end.position or None,
+                detail=f"{what}: its start was not received",
+            )
+        )
     claim = interval.end
     if claim is not None:
         if interval.start is not None and claim.at < interval.start.at:
             anomalies.append(Anomaly(kind="end_before_start", position=claim.position or None, detail=what))
-        return claim.at, End(reason=claim.reason or "unknown", vendor_reason=claim.vendor_reason, provenance=claim.provenance)
+        return claim.at, End(
+            reason=claim.reason or "unknown", vendor_reason=claim.vendor_reason, provenance=claim.provenance
+        )
     limit = bound if fallback is None else min(fallback, bound) if bound is not None else fallback
     if limit is None:
         return None, None
     if interval.start is not None:
         limit = max(limit, interval.start.at)
-    anomalies.append(Anomaly(kind="missing_end", position=interval.start.position if interval.start else None, detail=f"{what}: its end was not received"))
+    anomalies.append(
+        Anomaly(
+            kind="missing_end",
+            position=interval.start.position if interval.start else None,
+            detail=f"{what}: its end was not received",
+        )
+    )
     return limit, End(reason="inferred", vendor_reason=None, provenance="inferred")
 
 
@@ -217,7 +252,11 @@ def _provenance(interval: Interval) -> Provenance | None:
 
 
 def _streams(
-    identity: str, state: SessionState, connections: list[RenderedConnection], ended_at: Micros | None, anomalies: list[Anomaly]
+    identity: str,
+    state: SessionState,
+    connections: list[RenderedConnection],
+    ended_at: Micros | None,
+    anomalies: list[Anomaly],
 ) -> list[StreamRow]:
     person_of = {c.base: c.row.participant for c in connections}
     left_at: dict[str, Micros | None] = {}
@@ -225,7 +264,8 @@ def _streams(
         left_at[connection.base] = connection.row.left_at
     rows: list[StreamRow] = []
     used: dict[str, int] = {}
-    for kind, direction in (("stream", "published"), ("subscription", "received")):
+    directions: dict[str, Literal["published", "received"]] = {"stream": "published", "subscription": "received"}
+    for kind, direction in directions.items():
         intervals = sorted(state.intervals.get(kind, {}).items(), key=lambda item: (_when(item[1]), item[0]))
         for key, interval in intervals:
             stream = str(interval.value("stream"))
@@ -272,7 +312,11 @@ def _supervisors(
         if provenance == "inferred":
             ended = max(ended or 0, started or 0)
             position = interval.start.position if interval.start else None
-            anomalies.append(Anomaly(kind="missing_end", position=position, detail=f"supervisor session {key}: its end was not received"))
+            anomalies.append(
+                Anomaly(
+                    kind="missing_end", position=position, detail=f"supervisor session {key}: its end was not received"
+                )
+            )
         rows.append(
             SupervisorSessionRow(
                 id=key,

@@ -48,7 +48,11 @@ class RoomState(msgspec.Struct, array_like=True):
             if place.starts_at is not None and place.starts_at not in self.starts:
                 insort(self.starts, place.starts_at)
                 changed = True
-            if place.starts_at is not None and place.ends_at is not None and (place.starts_at, place.ends_at) not in self.spans:
+            if (
+                place.starts_at is not None
+                and place.ends_at is not None
+                and (place.starts_at, place.ends_at) not in self.spans
+            ):
                 insort(self.spans, (place.starts_at, place.ends_at))
                 changed = True
         if place.ends_at is not None and place.ends_at not in self.ends:
@@ -136,8 +140,7 @@ class Runs:
             inside = sorted(
                 (extent, key)
                 for key, extent in state.loose.items()
-                if low - self._rules.tolerance <= extent[0]
-                and extent[1] <= high + self._rules.tolerance
+                if low - self._rules.tolerance <= extent[0] and extent[1] <= high + self._rules.tolerance
             )
             if inside:
                 return inside[0][1]
@@ -157,7 +160,11 @@ class Runs:
         at = place.at if place.anchor is None else self.anchors.get(place.anchor, place.at)
         index = bisect_right(self._moments, at) - 1
         following = index + 1
-        if following < len(self.runs) and place.ends_at is None and self._moments[following] - at <= self._rules.tolerance:
+        if (
+            following < len(self.runs)
+            and place.ends_at is None
+            and self._moments[following] - at <= self._rules.tolerance
+        ):
             held_until = self._end_between(self._moments[index], self._moments[following]) if index >= 0 else None
             if held_until is None or held_until < at:
                 return self.runs[following].key

@@ -134,7 +134,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
         return (_raw(said, ("unknown_event", said.event)),)
     except FieldMissing as missing:
         return (_unreadable(said, str(missing)),)
-    except Exception as error:  # noqa: BLE001 - one unforeseen body must not stop the reading of all others
+    except Exception as error:
         return (_unreadable(said, f"unforeseen {type(error).__name__}"),)
 
 
@@ -296,7 +296,7 @@ def _milliseconds(seconds: object) -> int | None:
 def _in_recording_id(recording: str | None, part: int) -> str | None:
     """A part of `{roomId}--{egressId}--{uid}` (recording.helper.ts); from the right, as a room may hold `--` itself."""
     parts = (recording or "").rsplit("--", 2)
-    return parts[part] or None if len(parts) == 3 else None  # noqa: PLR2004 - the three named above
+    return parts[part] or None if len(parts) == 3 else None
 
 
 def _test(said: Told) -> tuple[Fact, ...]:

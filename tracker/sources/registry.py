@@ -41,9 +41,7 @@ VENDORS: Mapping[str, Vendor] = {
         rules=openvidu_meet.RULES,
         needs="secrets",
     ),
-    "livekit": Vendor(
-        build=livekit.LivekitSource, interpret=livekit.interpret, rules=livekit.RULES, needs="keys"
-    ),
+    "livekit": Vendor(build=livekit.LivekitSource, interpret=livekit.interpret, rules=livekit.RULES, needs="keys"),
     "plugnmeet": Vendor(
         build=plugnmeet.PlugnmeetSource, interpret=plugnmeet.interpret, rules=plugnmeet.RULES, needs="keys"
     ),

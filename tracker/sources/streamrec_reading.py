@@ -123,7 +123,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
         return reader(said) if reader is not None else (_raw(said, ("unknown_event", said.name)),)
     except FieldMissing as missing:
         return (_raw(said, ("unreadable", str(missing))),)
-    except Exception as error:  # noqa: BLE001 - one unforeseen body must not stop the reading of all others
+    except Exception as error:
         return (_raw(said, ("unreadable", f"unforeseen {type(error).__name__}")),)
 
 

@@ -112,7 +112,9 @@ class ViewsWriter(Protocol):
         """All sources seen."""
         ...
 
-    async def room_entries(self, source: str, room: str, from_at: Micros | None, to_at: Micros | None) -> list[SavedEntry]:
+    async def room_entries(
+        self, source: str, room: str, from_at: Micros | None, to_at: Micros | None
+    ) -> list[SavedEntry]:
         """Entries that named this room with `from_at <= placed_at < to_at` (None: unbounded), in position order."""
         ...
 
@@ -198,7 +200,13 @@ class ViewsReader(Protocol):
         ...
 
     async def participants(
-        self, *, session_id: str | None, identity: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+        self,
+        *,
+        session_id: str | None,
+        identity: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
     ) -> Page: ...
 
     async def connections(self, session_id: str, *, limit: int, cursor: str | None) -> Page: ...
@@ -206,16 +214,30 @@ class ViewsReader(Protocol):
     async def streams(self, session_id: str, *, limit: int, cursor: str | None) -> Page: ...
 
     async def recordings(
-        self, *, session_id: str | None, status: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+        self,
+        *,
+        session_id: str | None,
+        status: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
     ) -> Page: ...
 
     async def supervisor_sessions(
-        self, *, session_id: str | None, client: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+        self,
+        *,
+        session_id: str | None,
+        client: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
     ) -> Page: ...
 
     async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]: ...
 
-    async def find_rooms(self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None) -> Page:
+    async def find_rooms(
+        self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page:
         """`(source, room_id, room_name, sessions, open, first_begins_at, last_begins_at)` by source, room_id."""
         ...
 

@@ -40,7 +40,11 @@ def meet_room() -> list[f.Fact]:
             f.ParticipantLeft(at=base + 50 * S, place=at(base + 5 * S), reason="left", **later),
             f.RecordingStarted(at=base + 6 * S, recording=f"rec{base}", place=recording),
             f.RecordingStopped(
-                at=base + 60 * S, recording=f"rec{base}", started_at=base + 6 * S, stopped_at=base + 60 * S, place=recording
+                at=base + 60 * S,
+                recording=f"rec{base}",
+                started_at=base + 6 * S,
+                stopped_at=base + 60 * S,
+                place=recording,
             ),
             f.ParticipantLeft(at=base + 70 * S, place=at(base - 2 * S), reason="left", **early),
             f.SessionEnded(at=base + 92 * S, reason="normal", place=at(base + 92 * S, ends_at=base + 92 * S)),
@@ -57,14 +61,24 @@ def openvidu_room() -> list[f.Fact]:
         told += [
             f.SessionCreated(at=base, started_at=base, place=at(base, run=run, starts_at=base)),
             f.ParticipantJoined(at=base + 5 * S, place=at(base + 5 * S), **who),
-            f.StreamPublished(at=base + 6 * S, stream="st", connection="b", keyed_by_start=True, place=at(base + 6 * S)),
+            f.StreamPublished(
+                at=base + 6 * S, stream="st", connection="b", keyed_by_start=True, place=at(base + 6 * S)
+            ),
             f.StreamUnpublished(
-                at=base + 49 * S, stream="st", connection="b", keyed_by_start=True, started_at=base + 6 * S, place=at(base + 6 * S)
+                at=base + 49 * S,
+                stream="st",
+                connection="b",
+                keyed_by_start=True,
+                started_at=base + 6 * S,
+                place=at(base + 6 * S),
             ),
             f.ParticipantLeft(at=base + 50 * S, place=at(base + 5 * S), reason="left", **who),
             f.NodeCrashed(at=base + 55 * S, place=at(base + 55 * S)),
         ]
-    return [*told, f.SessionEnded(at=T + 60 * S, started_at=T, place=at(T, run=f"r_{T // 1000}", starts_at=T, ends_at=T + 60 * S))]
+    return [
+        *told,
+        f.SessionEnded(at=T + 60 * S, started_at=T, place=at(T, run=f"r_{T // 1000}", starts_at=T, ends_at=T + 60 * S)),
+    ]
 
 
 def streamrec_client() -> list[f.Fact]:
@@ -74,17 +88,31 @@ def streamrec_client() -> list[f.Fact]:
         recording = at(base + 6 * S, anchor=f"rec{base}")
         told += [
             f.SupervisorSessionEnded(
-                activity=f"sup{n}", at=base + 50 * S, started_at=base + 20 * S, supervisor_client="x", agent_session=f"s{n}",
+                activity=f"sup{n}",
+                at=base + 50 * S,
+                started_at=base + 20 * S,
+                supervisor_client="x",
+                agent_session=f"s{n}",
                 place=at(base + 20 * S, run=f"s{n}"),
             ),  # fmt: skip
             f.RecordingStopped(
-                at=base + 60 * S, recording=f"rec{base}", started_at=base + 6 * S, stopped_at=base + 60 * S, place=recording
+                at=base + 60 * S,
+                recording=f"rec{base}",
+                started_at=base + 6 * S,
+                stopped_at=base + 60 * S,
+                place=recording,
             ),
             f.RecordingUploadFailed(
-                at=T + 5000 * S + n, clock="receiver", recording=f"rec{base}", place=at(T + 5000 * S + n, anchor=f"rec{base}")
+                at=T + 5000 * S + n,
+                clock="receiver",
+                recording=f"rec{base}",
+                place=at(T + 5000 * S + n, anchor=f"rec{base}"),
             ),
             f.SessionEnded(
-                at=base + 100 * S, started_at=base, reason="normal", place=at(base, starts_at=base, ends_at=base + 100 * S)
+                at=base + 100 * S,
+                started_at=base,
+                reason="normal",
+                place=at(base, starts_at=base, ends_at=base + 100 * S),
             ),
         ]
     relayed = f.SessionStarted(at=T + S, clock="receiver", place=at(T + S, run="s0", starts_at=T + S))
@@ -133,7 +161,8 @@ def content(views: MemoryViews) -> dict[str, Any]:
             del gap["id"]
         rows[name] = without_order(plain)
     rows["entries"] = sorted(
-        (saved.row.session_id or "", saved.row.at, saved.row.kind, saved.row.dedupe_key) for saved in views.entries.values()
+        (saved.row.session_id or "", saved.row.at, saved.row.kind, saved.row.dedupe_key)
+        for saved in views.entries.values()
     )
     return rows
 
