@@ -1,0 +1,52 @@
+"""The door for people: every page, the files the browser needs, signing in and out."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+
+from aiohttp import web
+
+from tracker.api.asking import Door
+from tracker.api.health import READING
+from tracker.api.problems import only
+from tracker.dashboard.asking import PageRoute, answering
+from tracker.dashboard.rendering import HEADERS
+
+__all__ = ["PAGES", "add_routes"]
+
+PAGES: tuple[PageRoute, ...] = ()
+
+KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
+
+
+def add_routes(app: web.Application, door: Door) -> None:
+    """Answer every page and file of this door."""
+    for route in PAGES:
+        app.router.add_route("*", route.path, answering(door, route))
+    app.router.add_route("*", "/static/{name}", Files().answer)
+
+
+class Files:
+    """What the browser needs, read once; nothing but these names is ever opened."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[bytes, str, str]] = {}
+        for file in (resources.files("tracker.dashboard") / "static").iterdir():
+            kind = KINDS.get(file.name[file.name.rfind(".") :])
+            if kind is not None:
+                body = file.read_bytes()
+                self._files[file.name] = (body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """One file; 304 where the browser has it already."""
+        if request.method not in READING:
+            return only("GET, HEAD")
+        found = self._files.get(request.match_info["name"])
+        if found is None:
+            return web.Response(status=404, text="there is no such file", headers=HEADERS)
+        body, kind, tag = found
+        headers = dict(HEADERS) | {"Cache-Control": "no-cache", "ETag": tag}
+        if request.headers.get("If-None-Match") == tag:
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)

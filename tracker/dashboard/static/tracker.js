@@ -1,0 +1,43 @@
+// What every page gets: times in the reader's zone with UTC on hover, and durations that tick while something is open.
+"use strict";
+(() => {
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
+  const day = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "2-digit", day: "2-digit" });
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+
+  const localised = (root) => {
+    for (const each of root.querySelectorAll("time[datetime]:not([title])")) {
+      const at = new Date(each.dateTime);
+      if (Number.isNaN(at.getTime())) continue;
+      const utc = each.textContent.trim();
+      const today = at.toDateString() === new Date().toDateString();
+      each.title = /UTC$/.test(utc) ? utc : each.dateTime.replace("T", " ").replace("Z", " UTC");
+      each.textContent = today && !each.dataset.full ? clock.format(at) : `${day.format(at)} ${clock.format(at)}`;
+      if (each.dataset.ms !== undefined) each.textContent += `.${String(at.getMilliseconds()).padStart(3, "0")}`;
+    }
+  };
+
+  const spoken = (ms) => {
+    const s = Math.max(0, Math.floor(ms / 1000));
+    const [h, m] = [Math.floor(s / 3600), Math.floor((s % 3600) / 60)];
+    if (h >= 48) return `${Math.floor(h / 24)} d ${h % 24} h`;
+    if (h) return `${h} h ${String(m).padStart(2, "0")} min`;
+    return m ? `${m} min ${String(s % 60).padStart(2, "0")} s` : `${s} s`;
+  };
+
+  // The server's clock, not this machine's: the page says when it was made.
+  const made = Date.parse(document.querySelector("[data-made]")?.dataset.made ?? "") || Date.now();
+  const skew = made - Date.now();
+  const tick = () => {
+    for (const each of document.querySelectorAll("[data-since]")) {
+      const since = Date.parse(each.dataset.since);
+      if (!Number.isNaN(since)) each.textContent = spoken(Date.now() + skew - since) + (each.dataset.after ?? "");
+    }
+  };
+
+  for (const each of document.querySelectorAll("[data-zone]")) each.textContent = `${zone} (UTC on hover)`;
+  localised(document);
+  tick();
+  setInterval(tick, 1000);
+  window.tracker = { localised, spoken, tick };
+})();
