@@ -199,7 +199,8 @@ async def test_pages_meet_without_gap_or_overlap(views: SqliteViews) -> None:
     found = await all_pages(lambda c: views.find_sessions(SessionFilter(), limit=2, cursor=c))
     assert [row.id for row in found] == [f"ov:{i:02}" for i in reversed(range(11))]
     found = await all_pages(lambda c: views.timeline("ov:a", kinds=(), subject=None, limit=2, cursor=c))
-    assert [row.position for row in found] == list(range(1, 10))
+    assert sorted(row.position for row in found) == list(range(1, 10))
+    assert [row.at for row in found] == sorted(row.at for row in found)
     found = await all_pages(
         lambda c: views.participants(session_id=None, identity=None, sources=("ov",), limit=3, cursor=c)
     )
@@ -215,6 +216,25 @@ async def test_a_cursor_that_is_not_ours_is_refused(views: SqliteViews, cursor: 
     with pytest.raises(ParameterInvalid) as refused:
         await views.find_sessions(SessionFilter(), limit=2, cursor=cursor)
     assert refused.value.parameter == "cursor"
+
+
+async def test_within_one_second_a_timeline_is_in_causal_order_and_never_as_it_came(views: SqliteViews) -> None:
+    kinds = ["session.created", "participant.joined", "stream.published", "signal.sent", "signal.sent",
+             "stream.unpublished", "participant.left", "session.ended", "recording.ready"]  # fmt: skip
+    keys = [f"key-{number}" for number in range(9)]
+    shown: dict[str, list[str]] = {}
+    for name, arrival in (("a", range(9)), ("b", reversed(range(9))), ("c", (4, 8, 0, 2, 6, 1, 3, 5, 7))):
+        lines = [
+            entry(position, session_id=f"ov:{name}", kind=kinds[place], dedupe_key=keys[place])
+            for position, place in enumerate(arrival, 9 * len(shown) + 1)
+        ]
+        await views.save(Changes(position=9 * len(shown) + 9, sessions=[session_rows(name)], entries=lines))
+        found = await all_pages(
+            lambda c, name=name: views.timeline(f"ov:{name}", kinds=(), subject=None, limit=2, cursor=c)
+        )
+        assert [row.kind for row in found] == kinds
+        shown[name] = [row.dedupe_key for row in found]
+    assert shown["a"] == shown["b"] == shown["c"]
 
 
 async def test_a_timeline_shows_gaps_and_hides_twins_and_the_live_order_has_neither(views: SqliteViews) -> None:

@@ -184,7 +184,7 @@ class ViewsReader(Protocol):
     async def timeline(
         self, session_id: str | None, *, kinds: Sequence[str], subject: str | None, limit: int, cursor: str | None
     ) -> Page:
-        """Entries by (`at`, position, n); hidden ones left out. `session_id` None: entries of no session."""
+        """Entries by `at`, within a moment in causal order (`projections.ranking`), never as they came; hidden ones left out. `session_id` None: entries of no session."""
         ...
 
     async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:

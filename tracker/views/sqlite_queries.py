@@ -42,14 +42,14 @@ SELECT DISTINCT session_id FROM entries
 WHERE source = ? AND room = ? AND placed_at >= ? AND placed_at < ? AND session_id IS NOT NULL LIMIT ?"""
 
 SELECT_TIMELINE = """
-SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM (
-    SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM entries
-    UNION ALL SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM gaps
+SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, rank, tie FROM (
+    SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, rank, tie FROM entries
+    UNION ALL SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, rank, tie FROM gaps
 ) WHERE session_id IS ? AND NOT hidden"""
 AND_ENTRY_KINDS = " AND kind IN (SELECT value FROM json_each(?))"
 AND_ENTRY_SUBJECT = " AND subject_id = ?"
-AND_ENTRY_AFTER = " AND (at, position, n) > (?, ?, ?)"
-ENTRIES_IN_TIME = " ORDER BY at, position, n LIMIT ?"
+AND_ENTRY_AFTER = " AND (at, rank, tie, n, position) > (?, ?, ?, ?, ?)"
+ENTRIES_IN_TIME = " ORDER BY at, rank, tie, n, position LIMIT ?"
 
 SELECT_ENTRIES_AFTER = """
 SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM entries

@@ -15,6 +15,7 @@ import msgspec
 
 from tracker.errors import ParameterInvalid
 from tracker.facts import Micros
+from tracker.projections.ranking import rank_of, tie_of
 from tracker.projections.rows import (
     ConnectionRow,
     EntryRow,
@@ -149,12 +150,13 @@ class SqliteReading(ABC):
             bound.append(subject)
         if cursor is not None:
             text += sql.AND_ENTRY_AFTER
-            bound.extend(decode_cursor("timeline", cursor, int, int, int))
+            bound.extend(decode_cursor("timeline", cursor, int, int, int, int, int))
         found = [entry_of(row) for row in await self.rows(text + sql.ENTRIES_IN_TIME, [*bound, limit + 1])]
         if len(found) <= limit:
             return found, None
         last = found[limit - 1]
-        return found[:limit], encode_cursor("timeline", (last.at, last.position, last.n))
+        key = (last.at, rank_of(last.kind), tie_of(last.dedupe_key), last.n, last.position)
+        return found[:limit], encode_cursor("timeline", key)
 
     async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:
         """See `ViewsReader`. Hidden ones are left out here too."""

@@ -76,14 +76,14 @@ CREATE_ENTRIES = """
 CREATE TABLE entries (
     position INTEGER NOT NULL, n INTEGER NOT NULL, session_id TEXT, at INTEGER NOT NULL, kind TEXT NOT NULL,
     subject_id TEXT, source TEXT NOT NULL, vendor TEXT NOT NULL, room TEXT, placed_at INTEGER NOT NULL, hidden INTEGER NOT NULL,
-    rest BLOB NOT NULL, fact BLOB NOT NULL, PRIMARY KEY (position, n)
+    rank INTEGER NOT NULL, tie INTEGER NOT NULL, rest BLOB NOT NULL, fact BLOB NOT NULL, PRIMARY KEY (position, n)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_GAPS = """
 CREATE TABLE gaps (
     session_id TEXT NOT NULL, at INTEGER NOT NULL, position INTEGER NOT NULL, n INTEGER NOT NULL, kind TEXT NOT NULL,
-    subject_id TEXT, source TEXT NOT NULL, hidden INTEGER NOT NULL, rest BLOB NOT NULL,
-    PRIMARY KEY (session_id, at, position, n)
+    subject_id TEXT, source TEXT NOT NULL, hidden INTEGER NOT NULL, rank INTEGER NOT NULL, tie INTEGER NOT NULL,
+    rest BLOB NOT NULL, PRIMARY KEY (session_id, at, rank, tie, n, position)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_ROOMS = """
@@ -118,7 +118,7 @@ INDICES = (
     "CREATE INDEX supervisor_sessions_by_vendor_id ON supervisor_sessions (vendor_id)",
     "CREATE INDEX supervisor_sessions_of_client ON supervisor_sessions (supervisor_client)",
     "CREATE INDEX supervisor_sessions_of_agent ON supervisor_sessions (agent_client)",
-    "CREATE INDEX entries_of_session ON entries (session_id, at, position, n)",
+    "CREATE INDEX entries_of_session ON entries (session_id, at, rank, tie, n, position)",
     "CREATE INDEX entries_of_session_in_log ON entries (session_id, position, n)",
     "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
 )

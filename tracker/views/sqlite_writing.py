@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from tracker.facts import Clock, Micros, Provenance
+from tracker.projections.ranking import rank_of, tie_of
 from tracker.projections.rows import EntryRow
 from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow
 
@@ -68,10 +69,11 @@ INSERT INTO supervisor_sessions (session_id, begins_at, id, source, vendor_id, s
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_ENTRIES = """
 INSERT OR REPLACE INTO entries
-    (position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at, fact, vendor)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    (position, n, session_id, at, kind, subject_id, source, hidden, rank, tie, rest, room, placed_at, fact, vendor)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_GAPS = """
-INSERT INTO gaps (position, n, session_id, at, kind, subject_id, source, hidden, rest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+INSERT INTO gaps (position, n, session_id, at, kind, subject_id, source, hidden, rank, tie, rest)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_ROOMS = "INSERT OR REPLACE INTO rooms (source, room, state) VALUES (?, ?, ?)"
 SAVE_SOURCES = (
     "INSERT OR REPLACE INTO sources (source, vendor, last_received_at, records, state) VALUES (?, ?, ?, ?, ?)"
@@ -212,7 +214,8 @@ def _line(row: EntryRow) -> tuple[Any, ...]:
         row.received_at, row.subject_type, row.actor, row.detail, row.provenance, row.clock, row.dedupe_key
     )
     return (
-        row.position, row.n, row.session_id, row.at, row.kind, row.subject_id, row.source, row.hidden, _pack(rest),
+        row.position, row.n, row.session_id, row.at, row.kind, row.subject_id, row.source, row.hidden,
+        rank_of(row.kind), tie_of(row.dedupe_key), _pack(rest),
     )  # fmt: skip
 
 
