@@ -8,9 +8,30 @@ returns the first position and burns none · readers see no position before all 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tracker.deliveries import Appended, Record, Verified
+
+
+class TreeHead(NamedTuple):
+    """The Merkle tree over the first `size` records; `root` is 32 bytes."""
+
+    size: int
+    root: bytes
+
+
+class KeptLeaf(NamedTuple):
+    """The leaf of a record as it was made when the record was appended (`evidence/leaf.py`).
+
+    `hash` is the leaf's, `kept` the digest of proof and body as they stand in the log; `commitment` and `salt` belong to
+    sealed records: None in clear, and `salt` is None once the record is erased.
+    """
+
+    position: int
+    hash: bytes
+    kept: bytes
+    commitment: bytes | None
+    salt: bytes | None
 
 
 class Log(Protocol):
@@ -46,4 +67,28 @@ class Log(Protocol):
 
     async def close(self) -> None:
         """Commit what was accepted, then let go of the store. Idempotent."""
+        ...
+
+    async def tree_head(self) -> TreeHead:
+        """The tree over everything that is recorded now. No whole-log work."""
+        ...
+
+    async def tile(self, level: int, n: int) -> list[bytes]:
+        """The hashes of a tile of the tree (`evidence/tree.py`): at most 256, [] where there is none."""
+        ...
+
+    async def leaf(self, position: int) -> KeptLeaf | None:
+        """The leaf of the record at a position, or None."""
+        ...
+
+    async def keep_checkpoint(self, size: int, note: str) -> bool:
+        """Keep a signed note about the tree of `size`, for ever; False when there is one of that size already."""
+        ...
+
+    async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
+        """(size, note) of the checkpoints kept, by size, of trees larger than `after`."""
+        ...
+
+    async def last_checkpoint(self) -> tuple[int, str] | None:
+        """(size, note) of the largest tree with a checkpoint."""
         ...

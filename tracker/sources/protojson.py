@@ -9,6 +9,7 @@ LiveKit's objects: livekit/protocol `protobufs/livekit_models.proto`.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -140,6 +141,7 @@ def read(body: bytes) -> Message | None:
     return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else None
 
 
+@functools.cache
 def camel(name: str) -> str:
     """The camelCase spelling of a snake_case field (`joined_at_ms` → `joinedAtMs`)."""
     head, *rest = name.split("_")
