@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
@@ -21,6 +22,7 @@ from aiohttp import web
 
 from tracker import joining
 from tracker.api.app import Door, add_routes
+from tracker.api.live import Live
 from tracker.config import Config
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest import Ingest
@@ -35,6 +37,7 @@ LAG_SECONDS = 10.0
 PROBE_SECONDS = 2.0
 KEEPALIVE_SECONDS = 75.0
 WATCH_SECONDS = 1.0
+CONNECTIONS = 65_536
 BACK_OFF = (0.2, 1.0, 5.0, 15.0)
 
 _log = structlog.get_logger("service")
@@ -98,6 +101,7 @@ class Station:
             metrics=metrics,
         )
         self.access = joining.access(config)
+        self.live = Live(views)
         self.under_way = UnderWay()
 
     def app(self) -> web.Application:
@@ -115,6 +119,7 @@ class Station:
                 vendors={each.name: each.vendor for each in self.config.sources},
                 unready=self.unready,
                 metrics=self.metrics.render,
+                live=self.live,
             ),
         )
         return app
@@ -181,11 +186,21 @@ async def serve(config: Config, *, port: int | None = None, ready: Ready | None 
             f"server.host: {config.server.host} is open to others, but no key guards the reading: "
             "add [access] keys, or listen on 127.0.0.1"
         )
+    _allow_many_connections()
     stop = asyncio.Event()
     # Until the log is closed: an impatient second signal must not cut off what the first one began.
     with joining.hold_log(config), _signals(stop.set):
         async with _station(config) as station:
             await _run(station, stop, ready)
+
+
+def _allow_many_connections() -> None:
+    """Each live stream is an open file; most systems begin with 1,024 and allow many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 @contextlib.contextmanager
@@ -214,7 +229,8 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
 async def _run(station: Station, stop: asyncio.Event, ready: Ready | None) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(station.follow()), group.create_task(station.keep_views())]
+            lasting = (station.follow(), station.keep_views(), station.live.run())
+            tasks = [group.create_task(each) for each in lasting]
             try:
                 async with _listening(station) as address:
                     _log.info("ready", address=address, sources=[each.name for each in station.config.sources])
@@ -254,6 +270,7 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         for site in tuple(runner.sites):
             await site.stop()
+        station.live.stop()
         await station.under_way.end(server.shutdown_grace)
     finally:
         await runner.cleanup()

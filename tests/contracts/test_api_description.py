@@ -191,6 +191,8 @@ async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -
         async with client.get("/v1/sessions", headers=headers) as response:
             session = (await response.json())["items"][0]["id"]
         for route in ROUTES:
+            if route.streams:
+                continue
             for any_id in (session, "none"):
                 path = route.path.replace("{id}", any_id).replace("{position}", "1" if any_id == session else "none")
                 async with client.get(path, headers=headers) as response:

@@ -21,8 +21,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from tracker.api import across, openapi, records, sessions
-from tracker.api.asking import Asked, Bytes, Door, Route, SeveralFound
+from tracker.api import across, live, openapi, records, sessions
+from tracker.api.asking import Asked, Bytes, Door, Route, SeveralFound, Streamed
 from tracker.api.health import COOKIE, READING, Health
 from tracker.api.parameters import AT_LEAST, read_query
 from tracker.api.problems import encoded, failed, no_such_route, only, problem_of
@@ -30,7 +30,7 @@ from tracker.errors import LogError, ScopeMissing, TrackerError, ViewsBehind, Vi
 
 __all__ = ["ROUTES", "Door", "add_routes"]
 
-ROUTES: tuple[Route, ...] = (*sessions.ROUTES, *records.ROUTES, *across.ROUTES)
+ROUTES: tuple[Route, ...] = (*sessions.ROUTES, *records.ROUTES, *across.ROUTES, *live.ROUTES)
 
 WAIT_S = 5.0
 """How long `?at_least=` waits for the views."""
@@ -49,8 +49,8 @@ def add_routes(app: web.Application, door: Door) -> None:
     Health(door, openapi.document(ROUTES)).add_routes(app)
 
 
-def _answering(door: Door, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def answered(request: web.Request) -> web.Response:
+def _answering(door: Door, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answered(request: web.Request) -> web.StreamResponse:
         if request.method not in READING:
             return only("GET, HEAD")
         told: dict[str, str] = {}
@@ -68,13 +68,14 @@ def _answering(door: Door, route: Route) -> Callable[[web.Request], Awaitable[we
             where = f"{frame.filename}:{frame.lineno} in {frame.name}"
             _log.error("answer failed", route=route.path, error=type(error).__name__, where=where)
             response = failed()
-        response.headers.update(told)
+        if not response.prepared:
+            response.headers.update(told)
         return response
 
     return answered
 
 
-async def _answer(door: Door, route: Route, request: web.Request, told: dict[str, str]) -> web.Response:
+async def _answer(door: Door, route: Route, request: web.Request, told: dict[str, str]) -> web.StreamResponse:
     """The answer, or a `TrackerError`. `told` gets the headers that go on either."""
     reader = door.access.authorize(request.headers.get("Authorization"), request.cookies.get(COOKIE))
     if not reader.may(route.scope):
@@ -87,6 +88,8 @@ async def _answer(door: Door, route: Route, request: web.Request, told: dict[str
     if query["at_least"] is not None and query["at_least"] > projected:
         told["X-Log-Position"] = str(await _reach(door, query["at_least"]))
     found = await route.find(Asked(door=door, reader=reader, path=dict(request.match_info), query=query))
+    if isinstance(found, Streamed):
+        return await found.stream(request, told)
     if isinstance(found, Bytes):
         response = web.Response(body=found.body, content_type="application/octet-stream")
         response.headers["Content-Disposition"] = f'attachment; filename="{found.file_name}"'

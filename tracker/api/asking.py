@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
 from tracker.access import Access, Reader
 from tracker.api.parameters import Parameter
@@ -25,6 +26,7 @@ class Door(msgspec.Struct, frozen=True):
     """What the read door needs. `now` in µs; `stuck_after` source → µs; `vendors` configured source → vendor.
 
     `unready` gives the reasons why this server should get no traffic; `metrics` a body and its content type.
+    `live` is the hub of the live stream (`tracker.api.live.Live`); None where nothing follows the views.
     """
 
     log: Log
@@ -35,6 +37,7 @@ class Door(msgspec.Struct, frozen=True):
     vendors: Mapping[str, str]
     unready: Callable[[], Awaitable[list[str]]]
     metrics: Callable[[], tuple[bytes, str]]
+    live: Any = None
 
     def stuck_before(self, source: str) -> Micros:
         """The latest last event (µs) with which an open session of `source` counts as stuck now."""
@@ -70,6 +73,12 @@ class Bytes(msgspec.Struct, frozen=True):
     file_name: str
 
 
+class Streamed(msgspec.Struct, frozen=True):
+    """An answer that goes on: `stream` prepares it with the headers given, and returns when it has ended."""
+
+    stream: Callable[[web.Request, Mapping[str, str]], Awaitable[web.StreamResponse]]
+
+
 class SeveralFound(Ambiguous):
     """Several have that id; `page` is the list to choose from."""
 
@@ -79,7 +88,10 @@ class SeveralFound(Ambiguous):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One way of asking. `answer` is the struct (or `Bytes`) it gives; `several` the list it gives with 300."""
+    """One way of asking. `answer` is the struct (or `Bytes`) it gives; `several` the list it gives with 300.
+
+    `streams`: it gives many of them, as server-sent events.
+    """
 
     path: str
     name: str
@@ -91,3 +103,4 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     several: Any = None
     missing: bool = False
     """Whether it may answer 404."""
+    streams: bool = False

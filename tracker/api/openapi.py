@@ -76,7 +76,7 @@ def _operation(route: Route, references: dict[Any, Json]) -> Json:
         {"name": name, "in": "path", "required": True, "description": PARTS[name][0], "schema": PARTS[name][1]}
         for name in re.findall(r"\{(\w+)\}", route.path)
     ]
-    responses: Json = {"200": _answer(route.answer, references, "The answer.")}
+    responses: Json = {"200": _answer(route.answer, references, "The answer.", streams=route.streams)}
     if route.several is not None:
         responses["300"] = _answer(route.several, references, "Several have that id: ask for one of these by its own.")
     expected = [status for status in PROBLEMS if status != "404" or route.missing]
@@ -101,9 +101,11 @@ def _parameter(parameter: Parameter) -> Json:
     return told | ({"style": "form", "explode": True} if parameter.many else {})
 
 
-def _answer(kind: Any, references: dict[Any, Json], about: str) -> Json:
-    if kind is Bytes:
-        content: Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+def _answer(kind: Any, references: dict[Any, Json], about: str, *, streams: bool = False) -> Json:
+    if streams:
+        content: Json = {"text/event-stream": {"schema": references[kind]}}
+    elif kind is Bytes:
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     else:
         content = {"application/json": {"schema": references[kind]}}
     return {"description": about, "headers": {"X-Log-Position": POSITION}, "content": content}
