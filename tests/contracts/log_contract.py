@@ -8,7 +8,13 @@ import pytest
 
 from tracker.deliveries import Appended, Verified
 from tracker.errors import LogUnavailable
+from tracker.evidence.hashing import EMPTY_ROOT
+from tracker.evidence.leaf import record_leaf
+from tracker.evidence.tree import Frontier, consistency_proof, consistent, inclusion_proof, inclusion_root
 from tracker.log.contract import Log
+
+
+FIELDS = ("source", "vendor", "event", "dedupe_key", "received_at", "origin", "proof", "body")
 
 
 def delivery(key: str, *, source: str = "lk", body: bytes = b"{}", event: str = "room_started") -> Verified:
@@ -157,3 +163,51 @@ class LogContract:
             await log.append(delivery("a"))
         with pytest.raises(LogUnavailable):
             await log.head()
+
+    async def test_every_record_is_a_leaf_of_the_tree(self, log: Log) -> None:
+        assert await log.tree_head() == (0, EMPTY_ROOT)
+        await log.append_all([delivery(f"k{n}") for n in range(300)])
+        await log.append(delivery("k0"))
+        leaves: list[bytes] = []
+        async for chunk in log.read(0):
+            leaves += [record_leaf(each.position, *(getattr(each, name) for name in FIELDS)) for each in chunk]
+        frontier = Frontier()
+        for leaf in leaves:
+            frontier.append(leaf)
+        assert await log.tree_head() == (300, frontier.root())
+        assert await log.tile(0, 0) == leaves[:256]
+        assert await log.tile(0, 1) == leaves[256:]
+        assert len(await log.tile(1, 0)) == 1
+        assert await log.tile(2, 0) == []
+        kept = await log.leaf(299)
+        assert kept is not None
+        assert (kept.hash, kept.commitment) == (leaves[298], None)
+        assert await log.leaf(301) is None
+
+    async def test_what_stands_in_the_log_is_read_with_its_leaf(self, log: Log) -> None:
+        await log.append_all([delivery(f"k{n}") for n in range(1200)])
+        kept = [each async for chunk in log.read_kept(100) for each in chunk]
+        assert [each.position for each in kept] == list(range(101, 1201))
+        assert all(record_leaf(*each[:9], each.commitment) == each.leaf for each in kept)
+
+    async def test_a_proof_of_any_record_leads_to_the_root(self, log: Log) -> None:
+        await log.append_all([delivery(f"k{n}") for n in range(700)])
+        older = await log.tree_head()
+        await log.append_all([delivery(f"l{n}") for n in range(70)])
+        size, root = await log.tree_head()
+        for position in (1, 256, 257, 512, 700, 770):
+            kept = await log.leaf(position)
+            assert kept is not None
+            proof = await inclusion_proof(position - 1, size, log.tile)
+            assert inclusion_root(position - 1, size, kept.hash, proof) == root
+        assert consistent(*older, size, root, await consistency_proof(older.size, size, log.tile))
+
+    async def test_checkpoints_are_kept_for_ever_one_a_size(self, log: Log) -> None:
+        assert await log.last_checkpoint() is None
+        assert await log.keep_checkpoint(5, "five")
+        assert await log.keep_checkpoint(12, "twelve")
+        assert not await log.keep_checkpoint(5, "another five")
+        assert await log.last_checkpoint() == (12, "twelve")
+        assert await log.checkpoints() == [(5, "five"), (12, "twelve")]
+        assert await log.checkpoints(after=5) == [(12, "twelve")]
+        assert await log.checkpoints(limit=1) == [(5, "five")]

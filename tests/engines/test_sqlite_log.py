@@ -108,10 +108,39 @@ async def test_the_file_itself_refuses_every_change(log: SqliteLog, path: Path, 
     assert [chunk async for chunk in log.read(0)] == before
 
 
-async def test_the_file_takes_the_next_position_from_anybody(log: SqliteLog, path: Path) -> None:
+async def test_two_processes_append_in_turn_and_grow_one_tree(log: SqliteLog, path: Path) -> None:
+    other = await SqliteLog.open(path)
+    for n in range(6):
+        assert await (log, other)[n % 2].append(delivery(f"k{n}")) == Appended(n + 1, duplicate=False)
+    assert await log.tree_head() == await other.tree_head()
+    assert (await log.tree_head()).size == 6
+    await other.close()
+
+
+async def test_after_a_record_put_in_around_us_nothing_is_appended(log: SqliteLog, path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as plain:
         plain.execute("INSERT INTO records VALUES (1, 's', 'v', 'e', 'k', 1, 'import', x'', x'')")
-    assert await log.append(delivery("a")) == Appended(2, duplicate=False)
+    with pytest.raises(LogCorrupt, match="position 1 has no leaf"):
+        await log.append(delivery("a"))
+    with closing(sqlite3.connect(path)) as plain:
+        assert plain.execute("SELECT count(*) FROM records").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("table", ["leaves", "tiles", "checkpoints"])
+async def test_nothing_of_the_tree_can_be_changed(log: SqliteLog, path: Path, table: str) -> None:
+    await log.append_all([delivery(f"k{n}") for n in range(257)])
+    await log.keep_checkpoint(257, "note")
+    with closing(sqlite3.connect(path, isolation_level=None)) as plain:
+        names = ", ".join(row[1] for row in plain.execute(f"PRAGMA table_info({table})"))
+        for statement in (
+            f"DELETE FROM {table}",
+            f"UPDATE {table} SET rowid = 7"
+            if table == "leaves"
+            else f"UPDATE {table} SET {names.split(', ')[-1]} = {names.split(', ')[-1]}",
+            f"INSERT OR REPLACE INTO {table} SELECT {names} FROM {table} LIMIT 1",
+        ):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                plain.execute(statement)
 
 
 async def test_a_missing_log_is_refused_and_not_made(path: Path) -> None:

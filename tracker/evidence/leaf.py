@@ -1,6 +1,6 @@
-"""The leaf of a record: every field an auditor relies on, framed so that no two records have the same bytes.
+r"""The leaf of a record: every field an auditor relies on, framed so that no two records have the same bytes.
 
-    leaf = "tracker/leaf/v1\\n" then, each behind its length (4 bytes, big-endian):
+    leaf = "tracker/leaf/v1\n" then, each behind its length (4 bytes, big-endian):
            position (8 bytes, big-endian) · source · vendor · event · dedupe_key (UTF-8) ·
            received_at (8 bytes, big-endian, µs since 1970, signed) · origin (UTF-8) ·
            kept (32 bytes) · commitment (32 bytes, or empty where the record is kept in clear)

@@ -34,6 +34,22 @@ class KeptLeaf(NamedTuple):
     salt: bytes | None
 
 
+class KeptRecord(NamedTuple):
+    """A record as it stands in the log: `proof` and `body` sealed, or in clear (`commitment` None); `leaf` its leaf's hash."""
+
+    position: int
+    source: str
+    vendor: str
+    event: str
+    dedupe_key: str
+    received_at: int
+    origin: str
+    proof: bytes
+    body: bytes
+    leaf: bytes | None
+    commitment: bytes | None
+
+
 class Log(Protocol):
     """One log. All methods raise `LogUnavailable` when the store cannot answer; nothing was recorded then."""
 
@@ -79,6 +95,10 @@ class Log(Protocol):
 
     async def leaf(self, position: int) -> KeptLeaf | None:
         """The leaf of the record at a position, or None."""
+        ...
+
+    def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
+        """Records as they stand in the log after a position, by position; gaps are not looked for (`verify` does)."""
         ...
 
     async def keep_checkpoint(self, size: int, note: str) -> bool:

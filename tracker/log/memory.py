@@ -12,6 +12,9 @@ import msgspec
 
 from tracker.deliveries import Appended, Record, Verified
 from tracker.errors import LogUnavailable
+from tracker.evidence.leaf import kept_digest, record_leaf
+from tracker.evidence.tree import WIDTH, Frontier
+from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
 from tracker.log.group_commit import storable
 
 CHUNK_RECORDS = 1000
@@ -23,6 +26,9 @@ class MemoryLog:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._positions: dict[tuple[str, str], int] = {}
+        self._frontier = Frontier()
+        self._tiles: dict[int, list[bytes]] = {0: []}
+        self._checkpoints: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -51,6 +57,10 @@ class MemoryLog:
             return Appended(known, duplicate=True)
         position = len(self._records) + 1
         self._records.append(Record(position=position, **msgspec.structs.asdict(verified)))
+        leaf = record_leaf(position, *msgspec.structs.astuple(verified))
+        self._tiles[0].append(leaf)
+        for level, _, found in self._frontier.append(leaf):
+            self._tiles.setdefault(level, []).append(found)
         self._positions[key] = position
         return Appended(position, duplicate=False)
 
@@ -88,6 +98,49 @@ class MemoryLog:
                     await changed.wait()
             except TimeoutError:
                 continue
+
+    async def tree_head(self) -> TreeHead:
+        """See `Log.tree_head`."""
+        self._refuse_when_closed()
+        return TreeHead(self._frontier.size, self._frontier.root())
+
+    async def tile(self, level: int, n: int) -> list[bytes]:
+        """See `Log.tile`."""
+        self._refuse_when_closed()
+        return self._tiles.get(level, [])[n * WIDTH : (n + 1) * WIDTH] if n >= 0 else []
+
+    async def leaf(self, position: int) -> KeptLeaf | None:
+        """See `Log.leaf`."""
+        record = await self.record(position)
+        if record is None:
+            return None
+        return KeptLeaf(position, self._tiles[0][position - 1], kept_digest(record.proof, record.body), None, None)
+
+    async def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
+        """See `Log.read_kept`."""
+        async for chunk in self.read(after):
+            yield [
+                KeptRecord(
+                    each.position, each.source, each.vendor, each.event, each.dedupe_key, each.received_at, each.origin,
+                    each.proof, each.body, self._tiles[0][each.position - 1], None,
+                )
+                for each in chunk
+            ]  # fmt: skip
+
+    async def keep_checkpoint(self, size: int, note: str) -> bool:
+        """See `Log.keep_checkpoint`."""
+        self._refuse_when_closed()
+        return self._checkpoints.setdefault(size, note) is note
+
+    async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
+        """See `Log.checkpoints`."""
+        self._refuse_when_closed()
+        return sorted(kept for kept in self._checkpoints.items() if kept[0] > after)[:limit]
+
+    async def last_checkpoint(self) -> tuple[int, str] | None:
+        """See `Log.last_checkpoint`."""
+        self._refuse_when_closed()
+        return max(self._checkpoints.items(), default=None)
 
     async def close(self) -> None:
         """See `Log.close`."""

@@ -9,16 +9,21 @@ each step once: the version is read again under the write lock.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib import resources
 
 import aiosqlite
 import msgspec
 
 from tracker.errors import LogCorrupt
+from tracker.log.sqlite_tree import hash_what_is_there
 
 APPLICATION_ID = 1414679378
 """`PRAGMA application_id` of every log of ours ("TRKR"), written by the first step."""
+
+
+AFTER: Mapping[str, Callable[[aiosqlite.Connection], Awaitable[None]]] = {"0002_tree.sql": hash_what_is_there}
+"""What SQL alone cannot do, in the step's own transaction."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -61,6 +66,8 @@ async def _run(connection: aiosqlite.Connection, step: Step) -> int:
         if await _version(connection) < step.version:
             for statement in statements(step.sql):
                 await connection.execute(statement)
+            if step.name in AFTER:
+                await AFTER[step.name](connection)
         version = await _version(connection)
         if version < step.version:
             raise LogCorrupt(f"{step.name} does not set user_version = {step.version}")

@@ -20,11 +20,28 @@ import aiosqlite
 
 from tracker.deliveries import Appended, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
+from tracker.evidence.leaf import kept_digest
+from tracker.evidence.tree import Frontier, root_at
+from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
 from tracker.log.group_commit import BATCH_RECORDS, GroupCommit, LogObserver
 from tracker.log.sqlite_file import Whereabouts, make, reader, writer
+from tracker.log.sqlite_tree import (
+    INSERT_CHECKPOINT,
+    INSERT_LEAF,
+    INSERT_TILE,
+    SELECT_CHECKPOINT,
+    SELECT_CHECKPOINTS,
+    SELECT_LAST_CHECKPOINT,
+    SELECT_LEAF,
+    SELECT_TREE_SIZE,
+    frontier_of,
+    grown,
+    tile_question,
+)
 
 CHUNK_RECORDS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024
+KEPT_RECORDS = 500
 POLL_SECONDS = 0.2
 """How soon `wait` notices what another process appended."""
 
@@ -44,6 +61,10 @@ SELECT NULL, NULL, coalesce(max(position), 0) FROM records
 UNION ALL
 SELECT source, dedupe_key, position FROM records WHERE source = ? AND dedupe_key = ?
 """
+SELECT_KEPT = f"""
+SELECT {", ".join(f"records.{name}" for name in COLUMNS.split(", "))}, leaves.hash, leaves.commitment
+FROM records LEFT JOIN leaves USING (position) WHERE records.position > ? ORDER BY records.position LIMIT ?
+"""  # noqa: S608 - only column names are put in
 INSERT_RECORD = f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 SELECT_HEAD = "SELECT coalesce(max(position), 0) FROM records"
 SELECT_RECORD = f"SELECT {COLUMNS} FROM records WHERE position = ?"  # noqa: S608
@@ -76,6 +97,7 @@ class SqliteLog:
         self._whereabouts = Whereabouts(path)
         self._changed = asyncio.Event()
         self._closed = False
+        self._frontier: Frontier | None = None
         self._group_commit = GroupCommit(self._commit, queue_bound=queue_bound, observe=observe)
 
     @classmethod
@@ -125,20 +147,39 @@ class SqliteLog:
         try:
             await connection.execute("BEGIN IMMEDIATE")
             answers, rows = await _place(connection, batch)
-            if rows:
-                await connection.executemany(INSERT_RECORD, rows)
+            frontier = await self._insert(connection, rows) if rows else self._frontier
             await connection.execute("COMMIT")
         except BaseException as error:
             await self._back_out(connection)
             if isinstance(error, sqlite3.Error):
                 raise LogUnavailable(f"the log cannot take records now: {error}") from error
             raise
+        self._frontier = frontier
         # Also after the commit: it may have gone to a file that nobody will ever open again.
         self._whereabouts.check()
         if rows:
             self._changed.set()
             self._changed = asyncio.Event()
         return answers
+
+    async def _insert(self, connection: aiosqlite.Connection, rows: list[tuple[Any, ...]]) -> Frontier:
+        """Put the records, their leaves and the tiles they fill in; the tree's right edge after them."""
+        held = self._frontier
+        # Another process may have appended since; its records are under us now.
+        if held is None or held.size != rows[0][0] - 1:
+            held = await frontier_of(connection)
+        if held.size != rows[0][0] - 1:
+            raise LogCorrupt(
+                f"{self.path}: the record at position {held.size + 1} has no leaf, it was put in around Tracker: "
+                "find it with `tracker verify`"
+            )
+        frontier = held.copy()
+        leaves, full = grown(frontier, rows, [None] * len(rows))
+        await connection.executemany(INSERT_RECORD, rows)
+        await connection.executemany(INSERT_LEAF, leaves)
+        if full:
+            await connection.executemany(INSERT_TILE, full)
+        return frontier
 
     async def _writing(self) -> aiosqlite.Connection:
         if self._writer is None:
@@ -197,6 +238,60 @@ class SqliteLog:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, POLL_SECONDS)):
                     await changed.wait()
+
+    async def tree_head(self) -> TreeHead:
+        """See `Log.tree_head`."""
+        ((size,),) = await self._fetch(SELECT_TREE_SIZE)
+        # Full tiles never change and only the first `size` leaves are looked at: appends meanwhile do not disturb it.
+        return TreeHead(size, await root_at(size, self.tile))
+
+    async def tile(self, level: int, n: int) -> list[bytes]:
+        """See `Log.tile`."""
+        return [row[0] for row in await self._fetch(*tile_question(level, n))]
+
+    async def leaf(self, position: int) -> KeptLeaf | None:
+        """See `Log.leaf`."""
+        rows = await self._fetch(SELECT_LEAF, (position,))
+        if not rows:
+            return None
+        ((leaf, commitment, proof, body),) = rows
+        return KeptLeaf(position, leaf, kept_digest(proof, body), commitment, None)
+
+    async def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
+        """See `Log.read_kept`."""
+        after, until = max(after, 0), await self.head()
+        while after < until:
+            rows = await self._fetch(SELECT_KEPT, (after, KEPT_RECORDS))
+            if not rows:
+                return
+            yield [KeptRecord(*row) for row in rows]
+            after = rows[-1][0]
+
+    async def keep_checkpoint(self, size: int, note: str) -> bool:
+        """See `Log.keep_checkpoint`. On a connection of its own: the writing one may be in a transaction."""
+        try:
+            connection = await writer(self.path, busy_timeout=self._busy_timeout)
+            try:
+                await connection.execute("BEGIN IMMEDIATE")
+                if await connection.execute_fetchall(SELECT_CHECKPOINT, (size,)):
+                    return False
+                await connection.execute(INSERT_CHECKPOINT, (size, note))
+                await connection.execute("COMMIT")
+                return True
+            finally:
+                await connection.close()
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"the checkpoint cannot be kept: {error}") from error
+
+    async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
+        """See `Log.checkpoints`."""
+        rows = await self._fetch(SELECT_CHECKPOINTS, (after, -1 if limit is None else limit))
+        return [(size, note) for size, note in rows]
+
+    async def last_checkpoint(self) -> tuple[int, str] | None:
+        """See `Log.last_checkpoint`."""
+        rows = await self._fetch(SELECT_LAST_CHECKPOINT)
+        return (rows[0][0], rows[0][1]) if rows else None
 
     async def close(self) -> None:
         """See `Log.close`."""

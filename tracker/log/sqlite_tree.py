@@ -1,0 +1,82 @@
+"""The tree's rows in a SQLite log: leaves and tiles in with the records, tiles and checkpoints out.
+
+What the writer needs between two appends is the tree's right edge (`Frontier`). It is kept while nobody else appends;
+after another process did, and at the start, it is read again: at most 256 hashes a level, whatever the log's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import aiosqlite
+
+from tracker.evidence.leaf import record_leaf
+from tracker.evidence.tree import WIDTH, Frontier, Full, Tile, frontier_at
+
+INSERT_LEAF = "INSERT INTO leaves (position, hash, commitment) VALUES (?, ?, ?)"
+INSERT_TILE = "INSERT INTO tiles (level, n, hash) VALUES (?, ?, ?)"
+SELECT_LEAVES = "SELECT hash FROM leaves WHERE position > ? AND position <= ? ORDER BY position"
+SELECT_TILE = "SELECT hash FROM tiles WHERE level = ? AND n >= ? AND n < ? ORDER BY n"
+SELECT_TREE_SIZE = "SELECT coalesce(max(position), 0) FROM leaves"
+SELECT_LEAF = """
+SELECT leaves.hash, leaves.commitment, records.proof, records.body
+FROM leaves JOIN records USING (position) WHERE position = ?
+"""
+INSERT_CHECKPOINT = "INSERT INTO checkpoints (size, note) VALUES (?, ?)"
+SELECT_CHECKPOINT = "SELECT 1 FROM checkpoints WHERE size = ?"
+SELECT_CHECKPOINTS = "SELECT size, note FROM checkpoints WHERE size > ? ORDER BY size LIMIT ?"
+SELECT_LAST_CHECKPOINT = "SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1"
+SELECT_UNHASHED = """
+SELECT position, source, vendor, event, dedupe_key, received_at, origin, proof, body
+FROM records WHERE position > ? ORDER BY position LIMIT ?
+"""
+CHUNK = 2_000
+
+Row = tuple[Any, ...]
+Fetch = Callable[[str, Sequence[Any]], Any]
+
+
+def tile_question(level: int, n: int) -> tuple[str, tuple[int, ...]]:
+    """The statement that gives the hashes of one tile, and what to bind."""
+    if level == 0:
+        return SELECT_LEAVES, (n * WIDTH, (n + 1) * WIDTH)
+    return SELECT_TILE, (level, n * WIDTH, (n + 1) * WIDTH)
+
+
+def tiles_of(connection: aiosqlite.Connection) -> Tile:
+    """The tiles as this connection sees them."""
+
+    async def tile(level: int, n: int) -> list[bytes]:
+        return [row[0] for row in await connection.execute_fetchall(*tile_question(level, n))]
+
+    return tile
+
+
+def grown(frontier: Frontier, rows: Iterable[Row], commitments: Sequence[bytes | None]) -> tuple[list[Row], list[Full]]:
+    """The leaves and filled tiles of new record rows, in order; the frontier moves on past them."""
+    leaves: list[Row] = []
+    full: list[Full] = []
+    for row, commitment in zip(rows, commitments, strict=True):
+        leaf = record_leaf(*row[:9], commitment=commitment)
+        leaves.append((row[0], leaf, commitment))
+        full += frontier.append(leaf)
+    return leaves, full
+
+
+async def frontier_of(connection: aiosqlite.Connection) -> Frontier:
+    """The tree's right edge as it is stored."""
+    ((size,),) = await connection.execute_fetchall(SELECT_TREE_SIZE)
+    return await frontier_at(size, tiles_of(connection))
+
+
+async def hash_what_is_there(connection: aiosqlite.Connection) -> None:
+    """Make the leaves of records that were appended before there was a tree. Part of the migration's transaction.
+
+    Never at another time: a record without a leaf was put in around Tracker, and must not get one.
+    """
+    frontier = await frontier_of(connection)
+    while rows := [tuple(row) for row in await connection.execute_fetchall(SELECT_UNHASHED, (frontier.size, CHUNK))]:
+        leaves, full = grown(frontier, rows, [None] * len(rows))
+        await connection.executemany(INSERT_LEAF, leaves)
+        await connection.executemany(INSERT_TILE, full)
