@@ -24,6 +24,11 @@
     │   ├── Ambiguous             several sessions have that id              → 300
     │   ├── TokenInvalid          no token, or one that does not verify      → 401
     │   └── ScopeMissing          a good token without the needed scope      → 403
+    ├── EvidenceError         whoever relies on the log acts
+    │   ├── NoteMalformed         this is no signed note, no checkpoint or no key
+    │   ├── NoteUnverified        no known key signed it, or its signature is wrong
+    │   ├── HistoryChanged        the log does not continue what was signed: nothing is signed
+    │   └── CheckpointUnwritten   the file of checkpoints cannot be read or written
     └── ConfigInvalid         the operator acts, before start → exit 2
 
 Leaves are facts without a suffix; branches say who acts. A message says what to do next and never holds a secret.
@@ -134,6 +139,26 @@ class TokenInvalid(QueryError):
 
 class ScopeMissing(QueryError):
     """A good token that lacks the scope this route needs."""
+
+
+class EvidenceError(TrackerError):
+    """Whoever relies on the log has to look: something that is signed, or should be, is not in order."""
+
+
+class NoteMalformed(EvidenceError):
+    """This text is no signed note, no checkpoint, or no key."""
+
+
+class NoteUnverified(EvidenceError):
+    """No key that is known signed the note, or a signature does not fit."""
+
+
+class HistoryChanged(EvidenceError):
+    """The log is not a continuation of a checkpoint that was signed; nothing new is signed."""
+
+
+class CheckpointUnwritten(EvidenceError):
+    """The file of checkpoints cannot be read or written."""
 
 
 class ConfigInvalid(TrackerError):

@@ -34,7 +34,7 @@ HOOKS, READS = (told(part) for part in re.split(r"^## Reading.*$", ERRORS, flags
 def test_every_error_that_reaches_http_is_on_the_page() -> None:
     for leaf in leaves(errors.TrackerError):
         name = leaf.__name__
-        if name in {"ConfigInvalid", "Ambiguous"}:
+        if name in {"ConfigInvalid", "Ambiguous"} or issubclass(leaf, errors.EvidenceError):
             assert f"`{name}`" in ERRORS
         else:
             assert problems.kind_of(leaf("x", "y") if name == "ParameterInvalid" else leaf()) in HOOKS | READS, name

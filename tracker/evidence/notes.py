@@ -1,0 +1,227 @@
+r"""Signed notes: text that one or more keys vouch for, as https://c2sp.org/signed-note has it, with Ed25519.
+
+    <text, ends in a newline>                            key id = SHA-256(name ‖ "\n" ‖ 0x01 ‖ public key)[:4]
+                                                         verifier key = name+hex(key id)+base64(0x01 ‖ public key)
+    — <key name> base64(key id ‖ signature)              signer key = PRIVATE+KEY+name+hex(key id)+base64(0x01 ‖ seed)
+
+The signer key's text is that of golang.org/x/mod/sumdb/note, so that the tools of that world read it. Base64 is the
+standard one and has one spelling: bits that say nothing must be 0.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from tracker.errors import NoteMalformed, NoteUnverified
+
+ED25519 = b"\x01"
+KEY_BYTES = 32
+ID_BYTES = 4
+PRIVATE = "PRIVATE+KEY+"
+DASH = "— "
+MOST_SIGNATURES = 100
+"""The standard asks for 16 at least; more than this is somebody who wants us to work."""
+
+
+class Verifier(NamedTuple):
+    """A public key that notes are checked with."""
+
+    name: str
+    public: bytes
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From a verifier key (vkey). Raises `NoteMalformed`."""
+        name, given, public = _parts(text.strip(), "verifier key")
+        found = cls(name, public)
+        if found.id != given:
+            raise NoteMalformed(f"the verifier key of {name} does not have the id it names: copy it again, all of it")
+        return found
+
+    @property
+    def id(self) -> bytes:
+        """The 4 bytes that name the key in a signature."""
+        return hashlib.sha256(self.name.encode() + b"\n" + ED25519 + self.public).digest()[:ID_BYTES]
+
+    @property
+    def label(self) -> str:
+        """How people name the key: name+hex(id)."""
+        return f"{self.name}+{self.id.hex()}"
+
+    def __str__(self) -> str:
+        return f"{self.label}+{_encoded(ED25519 + self.public)}"
+
+    def fits(self, text: str, signature: bytes) -> bool:
+        """Whether this key made that signature (64 bytes) over the text."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, text.encode())
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+class Signer:
+    """A private key. Its text, `str(…)`, is a secret; `repr` does not show it."""
+
+    def __init__(self, name: str, seed: bytes) -> None:
+        if not is_name(name):
+            raise NoteMalformed(f"{name!r} cannot name a key: no blanks, no plus, not empty")
+        self._seed = seed
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.verifier = Verifier(name, self._key.public_key().public_bytes_raw())
+
+    @classmethod
+    def made(cls, name: str) -> Self:
+        """A new key."""
+        return cls(name, Ed25519PrivateKey.generate().private_bytes_raw())
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From its text. Raises `NoteMalformed`, which never holds it."""
+        stripped = text.strip()
+        if not stripped.startswith(PRIVATE):
+            raise NoteMalformed(f"no signer key: it begins with {PRIVATE}")
+        name, given, seed = _parts(stripped.removeprefix(PRIVATE), "signer key")
+        found = cls(name, seed)
+        if found.verifier.id != given:
+            raise NoteMalformed(f"the signer key of {name} does not have the id it names: copy it again, all of it")
+        return found
+
+    def __str__(self) -> str:
+        return f"{PRIVATE}{self.verifier.label}+{_encoded(ED25519 + self._seed)}"
+
+    def __repr__(self) -> str:
+        return f"Signer({self.verifier.label!r}, …)"
+
+    @property
+    def name(self) -> str:
+        """The name in front of its signatures."""
+        return self.verifier.name
+
+    def sign(self, text: str) -> bytes:
+        """The 64 bytes over the text."""
+        return self._key.sign(text.encode())
+
+
+class Signature(NamedTuple):
+    """One signature line."""
+
+    name: str
+    id: bytes
+    bytes: bytes
+
+
+class Note(NamedTuple):
+    """A note taken apart; `text` is believed only after `open_note`."""
+
+    text: str
+    signatures: tuple[Signature, ...]
+
+
+class Opened(NamedTuple):
+    """A note that `signers`, one or more, vouch for."""
+
+    text: str
+    signers: tuple[Verifier, ...]
+
+
+def is_name(name: str) -> bool:
+    """Whether it can name a key: not empty, no blanks of any alphabet, no plus, nothing unprintable."""
+    return bool(name) and "+" not in name and not any(each.isspace() or each < " " for each in name) and _is_utf8(name)
+
+
+def sign_note(text: str, signers: Iterable[Signer]) -> str:
+    """The note. Raises `NoteMalformed` when the text cannot be one (it has to end in a newline)."""
+    _expect_text(text)
+    if not text.endswith("\n"):
+        raise NoteMalformed("the text of a note ends in a newline")
+    lines = (f"{DASH}{each.name} {_encoded(each.verifier.id + each.sign(text))}\n" for each in signers)
+    return f"{text}\n{''.join(lines)}"
+
+
+def read_note(note: str) -> Note:
+    """Text and signatures, none of them checked. Raises `NoteMalformed`."""
+    _expect_text(note)
+    text, gap, lines = note.rpartition("\n\n")
+    if not gap or not text or not lines.endswith("\n"):
+        raise NoteMalformed("no note: it is text, an empty line, and lines of signatures")
+    signatures = tuple(_signature(line) for line in lines.removesuffix("\n").split("\n"))
+    if len(signatures) > MOST_SIGNATURES:
+        raise NoteMalformed(f"more than {MOST_SIGNATURES} signatures")
+    return Note(text + "\n", signatures)
+
+
+def open_note(note: str, verifiers: Sequence[Verifier]) -> Opened:
+    """The text and who vouches for it. Signatures of unknown keys are passed over.
+
+    Raises `NoteMalformed`; `NoteUnverified` when none of these keys signed it, or one signature of theirs is wrong.
+    """
+    read = read_note(note)
+    known = {(each.name, each.id): each for each in verifiers}
+    signed: dict[tuple[str, bytes], Verifier] = {}
+    for name, key_id, signature in read.signatures:
+        verifier = known.get((name, key_id))
+        if verifier is None:
+            continue
+        if not verifier.fits(read.text, signature):
+            raise NoteUnverified(f"the signature of {verifier.label} does not fit the text")
+        signed[name, key_id] = verifier
+    if not signed:
+        by = ", ".join(f"{name}+{key_id.hex()}" for name, key_id, _ in read.signatures)
+        wanted = ", ".join(each.label for each in verifiers) or "none"
+        raise NoteUnverified(f"it is signed by {by}; known keys: {wanted}")
+    return Opened(read.text, tuple(signed.values()))
+
+
+def decoded(text: str) -> bytes | None:
+    """Standard base64 in its one spelling; None when it is not."""
+    try:
+        found = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return found if _encoded(found) == text else None
+
+
+def _signature(line: str) -> Signature:
+    name, gap, encoded = line.removeprefix(DASH).partition(" ")
+    found = decoded(encoded)
+    if not line.startswith(DASH) or not gap or not is_name(name) or found is None or len(found) <= ID_BYTES:
+        raise NoteMalformed(f"no line of a signature: {line[:80]!r}")
+    return Signature(name, found[:ID_BYTES], found[ID_BYTES:])
+
+
+def _parts(text: str, what: str) -> tuple[str, bytes, bytes]:
+    """Name, id and 32 bytes of a key's text."""
+    name, _, rest = text.partition("+")
+    key_id, _, encoded = rest.partition("+")
+    key = decoded(encoded)
+    if not is_name(name) or not re.fullmatch("[0-9a-f]{8}", key_id) or key is None:
+        raise NoteMalformed(f"no {what}: it is a name, 8 hex digits and base64 with + between")
+    if key[:1] != ED25519 or len(key) != 1 + KEY_BYTES:
+        raise NoteMalformed(f"the {what} of {name} is not an Ed25519 key")
+    return name, bytes.fromhex(key_id), key[1:]
+
+
+def _expect_text(text: str) -> None:
+    if not _is_utf8(text) or any(each < " " and each != "\n" for each in text):
+        raise NoteMalformed("a note is UTF-8 without control characters")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
