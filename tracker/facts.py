@@ -17,7 +17,7 @@ A fact never decides which session it belongs to: it says what it knows (`Place`
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -375,3 +375,6 @@ AnyFact = (
     | NodeCrashed | NodeRecovered | NodeStatus | Test | Unknown
 )  # fmt: skip
 """Every leaf: what a decoder of stored facts accepts."""
+
+KINDS: tuple[str, ...] = tuple(str(leaf.__struct_config__.tag) for leaf in get_args(AnyFact))
+"""Every timeline kind."""

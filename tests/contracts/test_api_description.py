@@ -26,7 +26,7 @@ NOW = 1_790_000_000_000_000
 KEY = AccessKey("main", "HS256", "a-read-secret-of-at-least-thirty-two-bytes")
 DOCUMENT: dict[str, Any] = json.loads(openapi.document(ROUTES))
 
-UNDESCRIBED = re.compile(r"/docs/.+|/v1|/v1/\{rest.*")
+UNDESCRIBED = re.compile(r"/docs/.+|/v1|/v1/\{rest.*|/\{rest.*")
 """Files of the viewer, and what only says that there is nothing."""
 
 

@@ -382,6 +382,15 @@ async def test_across_sessions_everything_is_newest_first(full: House) -> None:
     assert watched[0]["supervisor"] == {"client_id": "supervisor-7"}
     assert watched[0]["agent"]["client_id"] == "agent-0042"
     assert (await full.get("/v1/supervisor-sessions?client=supervisor-7"))["items"] == watched
+    for agent in (watched[0]["agent"]["session_id"], watched[0]["session_id"]):
+        found = await full.get(f"/v1/supervisor-sessions?session={quote(agent, safe='')}")
+        assert found["items"] == watched
+    await full.get("/v1/supervisor-sessions?session=none", status=404)
+    found = await full.get(
+        f"/v1/sessions/{quote(watched[0]['session_id'], safe='')}/timeline?kind=participant.join", status=400
+    )
+    assert found["parameter"] == "kind"
+    assert (await full.get("/nothing/here", status=404))["title"] == "No such route"
     assert await full.get(f"/v1/supervisor-sessions/{quote(watched[0]['id'], safe='')}") == watched[0]
     await full.get("/v1/supervisor-sessions/none", status=404)
 
@@ -532,7 +541,7 @@ async def test_a_one_time_link_opens_once(tmp_path: Path) -> None:
         async with house.client.head(link) as response:
             assert response.status == 200
         async with house.client.get(link, allow_redirects=False) as response:
-            assert (response.status, response.headers["Location"]) == (303, "/docs")
+            assert (response.status, response.headers["Location"]) == (303, "/")
             cookie = response.headers["Set-Cookie"]
             assert cookie.startswith("tracker_session=")
             assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}

@@ -13,6 +13,7 @@ from tracker.api.answers import (
     Recording,
     Room,
     RoomSummary,
+    Session,
     SourceStats,
     Stats,
     Supervisor,
@@ -21,7 +22,7 @@ from tracker.api.answers import (
 )  # fmt: skip
 from tracker.api.asking import Asked, Route, SeveralFound
 from tracker.api.parameters import LARGEST, PAGED, SOURCE, moment, text
-from tracker.api.sessions import participant_of, recording_of
+from tracker.api.sessions import participant_of, recording_of, session_called
 from tracker.errors import NotFound
 from tracker.projections.rows import SupervisorSessionRow
 
@@ -62,8 +63,12 @@ async def find_recordings(asked: Asked) -> Page[Recording]:
 
 async def find_supervisor_sessions(asked: Asked) -> Page[SupervisorSession]:
     """`GET /v1/supervisor-sessions`: newest first."""
+    session = None if asked.query["session"] is None else await session_called(asked, asked.query["session"])
     rows, after = await asked.door.views.supervisor_sessions(
-        session_id=None, client=asked.query["client"], sources=asked.sources, **asked.paging
+        session_id=None if session is None else session.id,
+        client=asked.query["client"],
+        sources=asked.sources,
+        **asked.paging,
     )
     return Page([_supervisor_session_of(row) for row in rows], after)
 
@@ -124,6 +129,7 @@ def _supervisor_session_of(row: SupervisorSessionRow) -> SupervisorSession:
 _IDENTITY = text("identity", "Only people with this identity or name.")
 _STATUS = text("status", "Only recordings with this status.")
 _CLIENT = text("client", "Only those of this supervisor or agent, by client id.")
+_SESSION = text("session", "Only those of this session of an agent, by our id or any id its vendor has for it.")
 _TIMES = (
     moment("from", "Count sessions that began at this moment or later; without it all."),
     moment("to", "Count sessions that began before this moment; without it all."),
@@ -139,7 +145,8 @@ ROUTES = (
           scope="read:sessions", parameters=(_STATUS, SOURCE, *PAGED), answer=Page[Recording], find=find_recordings),
     Route(path="/v1/supervisor-sessions", name="findSupervisorSessions",
           about="Supervisors listening to agents, newest first.", scope="read:sessions",
-          parameters=(_CLIENT, SOURCE, *PAGED), answer=Page[SupervisorSession], find=find_supervisor_sessions),
+          parameters=(_CLIENT, _SESSION, SOURCE, *PAGED), answer=Page[SupervisorSession],
+          find=find_supervisor_sessions, several=Page[Session], missing=True),
     Route(path="/v1/supervisor-sessions/{id}", name="findSupervisorSession",
           about="One of them, by our id or the vendor's.", scope="read:sessions", parameters=(),
           answer=SupervisorSession, find=find_supervisor_session, several=Page[SupervisorSession], missing=True),

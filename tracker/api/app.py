@@ -46,6 +46,8 @@ def add_routes(app: web.Application, door: Door) -> None:
         app.router.add_route("*", route.path, _answering(door, route))
     app.router.add_route("*", "/v1", _unknown)
     app.router.add_route("*", "/v1/{rest:.*}", _unknown)
+    # Every other path that is none. Not `.*`: "/" is the dashboard's.
+    app.router.add_route("*", "/{rest:.+}", _unknown)
     Health(door, openapi.document(ROUTES)).add_routes(app)
 
 

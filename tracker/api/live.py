@@ -26,8 +26,8 @@ from aiohttp_sse import EventSourceResponse
 from tracker.access import Reader
 from tracker.api.answers import Entry, Page, Session
 from tracker.api.asking import Asked, Route, Streamed
-from tracker.api.parameters import SOURCE, text, words
-from tracker.api.sessions import entry_of, the_session
+from tracker.api.parameters import SOURCE, text
+from tracker.api.sessions import KIND, entry_of, the_session
 from tracker.errors import ParameterInvalid, ViewsError, ViewsUnavailable
 from tracker.projections.rows import EntryRow
 from tracker.views.contract import ViewsReader
@@ -377,7 +377,7 @@ def _bound_socket(request: web.Request) -> None:
 _PARAMETERS = (
     text("session", "Only entries of this session, by our id or any id its vendor has for it."),
     SOURCE,
-    words("kind", "Only these kinds, such as participant.joined."),
+    KIND,
     text("last_event_id", "Begin after this event, as the header Last-Event-ID does (which wins). Without: now."),
 )
 _ABOUT = (

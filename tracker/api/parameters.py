@@ -77,12 +77,6 @@ def choices(name: str, about: str, options: Sequence[str]) -> Parameter:
     return Parameter(name, about, schema, _one_of(options), many=True, default=())
 
 
-def words(name: str, about: str) -> Parameter:
-    """Any words: repeated, or separated by commas."""
-    schema = {"type": "array", "items": {"type": "string", "minLength": 1}}
-    return Parameter(name, about, schema, str, many=True, default=())
-
-
 AT_LEAST = whole("at_least", "Wait (up to 5 s, then 504) until the views have reached this position of the log.")
 LIMIT = whole("limit", "How many items one page has at most.", least=1, most=MOST, default=DEFAULT_LIMIT)
 CURSOR = text("cursor", "`next` of the page before, as it was given.")

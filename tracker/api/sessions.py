@@ -17,8 +17,9 @@ from tracker.api.answers import (
     time_of,
 )  # fmt: skip
 from tracker.api.asking import Asked, Door, Route, SeveralFound
-from tracker.api.parameters import PAGED, SOURCE, choice, choices, moment, text, whole, words
+from tracker.api.parameters import PAGED, SOURCE, choice, choices, moment, text, whole
 from tracker.errors import NotFound
+from tracker.facts import KINDS
 from tracker.projections.rows import (
     ConnectionRow,
     EntryRow,
@@ -29,6 +30,7 @@ from tracker.projections.rows import (
 )  # fmt: skip
 from tracker.views.contract import SessionFilter
 
+KIND = choices("kind", "Only these timeline kinds.", KINDS)
 FILTERS = (
     SOURCE,
     text("room", "Only sessions of this room, by its id or name."),
@@ -112,7 +114,11 @@ async def find_recordings(asked: Asked) -> Page[Recording]:
 
 async def the_session(asked: Asked) -> SessionRow:
     """The one session the path means. Raises `NotFound`, or `SeveralFound` with the list."""
-    any_id = asked.path["id"]
+    return await session_called(asked, asked.path["id"])
+
+
+async def session_called(asked: Asked, any_id: str) -> SessionRow:
+    """The one session with this id, ours or its vendor's. Raises `NotFound`, or `SeveralFound` with the list."""
     found = await asked.door.views.lookup(any_id, asked.reader.sources)
     if len(found) == 1:
         return found[0]
@@ -245,7 +251,7 @@ def recording_of(row: RecordingRow) -> Recording:
 
 _ONE = "{id} is our id of the session, or any id its vendor has for it or its parts."
 _TIMELINE = (
-    words("kind", "Only these kinds, such as participant.joined."),
+    KIND,
     text("subject", "Only what is about the one with this vendor id."),
     *PAGED,
 )

@@ -52,12 +52,12 @@ def test_a_time_no_calendar_holds_is_null() -> None:
 
 
 def test_a_list_is_repeated_or_comma_separated_and_has_no_repeats() -> None:
-    found = p.read_query([("kind", "a,b"), ("kind", "c"), ("kind", "a")], [p.words("kind", "")])
+    found = p.read_query([("kind", "a,b"), ("kind", "c"), ("kind", "a")], [p.choices("kind", "", ("a", "b", "c"))])
     assert found == {"kind": ("a", "b", "c")}
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    asked = [p.LIMIT, p.CURSOR, p.AT_LEAST, p.words("kind", "")]
+    asked = [p.LIMIT, p.CURSOR, p.AT_LEAST, p.choices("kind", "", ("a", "b", "c"))]
     assert p.read_query([], asked) == {"limit": 50, "cursor": None, "at_least": None, "kind": ()}
 
 
