@@ -19,7 +19,8 @@ from tracker import cli_printing as printing
 from tracker import desk, desk_reading, joining, reporting, service
 from tracker.access import SCOPES, mint
 from tracker.cli_tables import sessions_table, timeline_table
-from tracker.config import Config, load, micros
+from tracker.config import Config, load
+from tracker.config_values import micros
 from tracker.deliveries import Record
 from tracker.desk import Verification
 from tracker.errors import ConfigInvalid, ParameterInvalid

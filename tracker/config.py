@@ -20,7 +20,9 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
 
+from tracker.config_evidence import EvidenceConfig, EvidenceTable, read_evidence
 from tracker.config_secrets import Lookup
+from tracker.config_values import expect_apart, micros, path_of
 from tracker.errors import ConfigInvalid
 
 VENDORS: Mapping[str, Literal["secrets", "keys"]] = {
@@ -38,8 +40,6 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
-DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
-UNIT_MICROS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +119,7 @@ class FileTables(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerTable = ServerTable()
     log: LogTable = LogTable()
     views: ViewsTable = ViewsTable()
+    evidence: EvidenceTable = EvidenceTable()
     access: AccessTable = AccessTable()
     sources: tuple[SourceTable, ...] = ()
 
@@ -185,6 +186,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerConfig
     log: LogConfig
     views_path: Path
+    evidence: EvidenceConfig
     access: AccessConfig
     sources: tuple[SourceConfig, ...]
 
@@ -223,11 +225,17 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
     tables = _converted(raw)
     lookup = Lookup(environ, path.parent)
     log_path, views_path = _paths(tables, path.parent)
+    evidence = read_evidence(tables.evidence, path.parent)
+    expect_apart({
+        "log.path": log_path, "views.path": views_path,
+        "evidence.key_file": evidence.key_file, "evidence.file": evidence.file,
+    })  # fmt: skip
     return Config(
         path=path,
         server=_server(tables.server),
         log=LogConfig(engine=tables.log.engine, path=log_path, queue_bound=tables.log.queue_bound),
         views_path=views_path,
+        evidence=evidence,
         access=AccessConfig(
             keys=_access_keys(tables.access.keys, lookup),
             audience=_unless_empty(tables.access.audience, "access.audience"),
@@ -235,16 +243,6 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
         ),
         sources=_sources(tables.sources, lookup),
     )
-
-
-def micros(text: str, key: str) -> int:
-    """A duration like "90s", "12h" or "400d" in µs. Raises `ConfigInvalid` naming `key`."""
-    match = DURATION.fullmatch(text.strip())
-    if match is None or int(match[1]) == 0:
-        raise ConfigInvalid(
-            f'{key}: {text[:20]!r} is no duration: write a whole number and ms, s, m, h or d, like "12h"'
-        )
-    return int(match[1]) * UNIT_MICROS[match[2]]
 
 
 def _converted(raw: Mapping[str, Any]) -> FileTables:
@@ -287,20 +285,14 @@ def _server(table: ServerTable) -> ServerConfig:
 
 def _paths(tables: FileTables, folder: Path) -> tuple[Path, Path]:
     """Of the log and the views. Raises `ConfigInvalid`, also when both are one file: a rebuild would replace the log."""
-    found: list[Path] = []
-    for key, text in (("log.path", tables.log.path), ("views.path", tables.views.path)):
-        if not text.strip() or "\0" in text:
-            raise ConfigInvalid(f'{key}: this is no path of a file: write one like "data/log.db"')
-        try:
-            found.append(folder / Path(text).expanduser())
-        except RuntimeError:
-            raise ConfigInvalid(f"{key}: the home of '~' is not known: write the whole path") from None
-    if os.path.realpath(found[0]) == os.path.realpath(found[1]):
+    log = path_of(tables.log.path, folder, "log.path", "data/log.db")
+    views = path_of(tables.views.path, folder, "views.path", "data/views.db")
+    if os.path.realpath(log) == os.path.realpath(views):
         raise ConfigInvalid(
             "views.path: this is the same file as log.path: views are thrown away and made again, the log is evidence; "
             'give the views a file of their own, like "data/views.db"'
         )
-    return found[0], found[1]
+    return log, views
 
 
 def _unless_empty(text: str | None, key: str) -> str | None:

@@ -18,6 +18,7 @@ TABLES = {
     "[server]": config.ServerTable,
     "[log]": config.LogTable,
     "[views]": config.ViewsTable,
+    "[evidence]": config.EvidenceTable,
     "[access]": config.AccessTable,
     "[access] keys": config.KeyTable,
     "[[sources]]": config.SourceTable,
