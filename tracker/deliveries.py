@@ -65,6 +65,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin
     proof: bytes
     body: bytes
+    erased_by: int | None = None
+    """The position of the record that says this one was erased; its bytes are gone (`body` and `proof` are empty)."""
 
 
 class Appended(msgspec.Struct, frozen=True):

@@ -7,6 +7,8 @@ CREATE TABLE leaves (
     commitment BLOB CHECK (commitment IS NULL OR length(commitment) = 32) -- NULL: the record is kept in clear
 ) STRICT;
 
+CREATE INDEX sealed_leaves ON leaves (position) WHERE commitment IS NOT NULL;
+
 -- The roots of full tiles: hash n of level 1 is that over leaves 256·n + 1 … 256·n + 256, and so on upwards.
 CREATE TABLE tiles (
     level INTEGER NOT NULL CHECK (level >= 1),
@@ -19,6 +21,28 @@ CREATE TABLE checkpoints (
     size INTEGER PRIMARY KEY CHECK (size >= 1),
     note TEXT NOT NULL
 ) STRICT;
+
+-- Which record of ours says that the record at `position` was erased, and what is left of it.
+CREATE TABLE erasures (
+    position  INTEGER PRIMARY KEY CHECK (position >= 1),
+    erased_by INTEGER NOT NULL CHECK (erased_by > position)
+) STRICT;
+
+CREATE TRIGGER erasures_are_never_updated BEFORE UPDATE ON erasures
+BEGIN
+    SELECT RAISE(ABORT, 'the log is append-only: erasures are never updated');
+END;
+
+CREATE TRIGGER erasures_are_never_deleted BEFORE DELETE ON erasures
+BEGIN
+    SELECT RAISE(ABORT, 'the log is append-only: erasures are never deleted');
+END;
+
+CREATE TRIGGER erasures_are_never_replaced BEFORE INSERT ON erasures
+WHEN EXISTS (SELECT 1 FROM erasures WHERE position = NEW.position)
+BEGIN
+    SELECT RAISE(ABORT, 'the log is append-only: this record is erased already');
+END;
 
 CREATE TRIGGER leaves_are_never_updated BEFORE UPDATE ON leaves
 BEGIN

@@ -85,6 +85,17 @@ class Log(Protocol):
         """Commit what was accepted, then let go of the store. Idempotent."""
         ...
 
+    async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
+        """Append a record that says these earlier records are erased, in clear; from now on they are read as erased.
+
+        Their keys are destroyed next, by whoever owns the key store (`destroy_keys`).
+        """
+        ...
+
+    async def destroy_keys(self, positions: Sequence[int]) -> None:
+        """Destroy the data keys of erased records. Durable on return. Raises `LogUnavailable` where none are sealed."""
+        ...
+
     async def tree_head(self) -> TreeHead:
         """The tree over everything that is recorded now. No whole-log work."""
         ...

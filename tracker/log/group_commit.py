@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ BATCH_RECORDS = 500
 BATCH_BYTES = 16 * 1024 * 1024
 QUEUE_BYTES = 256 * 1024 * 1024
 
+Done = TypeVar("Done")
 Commit = Callable[[Sequence[Verified]], Awaitable[list[Appended]]]
 
 
@@ -63,6 +64,7 @@ class GroupCommit:
         self._bound = queue_bound
         self._observe = observe
         self._queue: deque[_Group] = deque()
+        self._solos: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._records = 0
         self._bytes = 0
         self._arrived = asyncio.Event()
@@ -76,6 +78,26 @@ class GroupCommit:
         group = _Group(records, asyncio.get_running_loop().create_future())
         self._admit(group)
         return await group.answer
+
+    async def alone(self, work: Callable[[], Awaitable[Done]]) -> Done:
+        """Run something between two commits, while nothing else is written; its result or its error."""
+        if self._closing:
+            raise LogUnavailable("the log is closed: the server is stopping")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._solos.append((work, answer))
+        self._arrived.set()
+        return await answer
+
+    async def _run_alone(self) -> None:
+        work, answer = self._solos.popleft()
+        try:
+            found = await work()
+        except Exception as error:
+            if not answer.done():
+                answer.set_exception(error)
+        else:
+            if not answer.done():
+                answer.set_result(found)
 
     def _admit(self, group: _Group) -> None:
         # An empty queue takes a batch of any size: otherwise one larger than the bound could never be appended.
@@ -100,8 +122,11 @@ class GroupCommit:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._queue:
-                await self._commit_some(self._take())
+            while self._queue or self._solos:
+                if self._solos:
+                    await self._run_alone()
+                if self._queue:
+                    await self._commit_some(self._take())
             if self._closing:
                 return
 

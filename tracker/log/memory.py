@@ -99,6 +99,19 @@ class MemoryLog:
             except TimeoutError:
                 continue
 
+    async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
+        """See `Log.append_erasure`. Nothing is sealed here, so what is erased goes at once."""
+        appended = await self.append(verified)
+        for position in positions:
+            self._records[position - 1] = msgspec.structs.replace(
+                self._records[position - 1], proof=b"{}", body=b"", erased_by=appended.position
+            )
+        return appended
+
+    async def destroy_keys(self, positions: Sequence[int]) -> None:
+        """See `Log.destroy_keys`. There are none."""
+        self._refuse_when_closed()
+
     async def tree_head(self) -> TreeHead:
         """See `Log.tree_head`."""
         self._refuse_when_closed()

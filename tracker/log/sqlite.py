@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,19 +25,23 @@ from tracker.evidence.tree import Frontier, root_at
 from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
 from tracker.log.group_commit import BATCH_RECORDS, GroupCommit, LogObserver
 from tracker.log.sqlite_file import Whereabouts, make, reader, writer
+from tracker.log.sqlite_sealing import Sealing
 from tracker.log.sqlite_tree import (
     INSERT_CHECKPOINT,
+    INSERT_ERASURE,
     INSERT_LEAF,
     INSERT_TILE,
     SELECT_CHECKPOINT,
     SELECT_CHECKPOINTS,
     SELECT_LAST_CHECKPOINT,
     SELECT_LEAF,
+    SELECT_SIZE_AND_FIRST_SEALED,
     SELECT_TREE_SIZE,
     frontier_of,
     grown,
     tile_question,
 )
+from tracker.log.vault import Vault
 
 CHUNK_RECORDS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -89,6 +93,7 @@ class SqliteLog:
         queue_bound: int,
         observe: LogObserver | None,
         busy_timeout: float,
+        vault: Vault | None = None,
     ) -> None:
         self.path = path
         self._writer: aiosqlite.Connection | None = connections[0]
@@ -98,6 +103,7 @@ class SqliteLog:
         self._changed = asyncio.Event()
         self._closed = False
         self._frontier: Frontier | None = None
+        self._sealing = Sealing(vault)
         self._group_commit = GroupCommit(self._commit, queue_bound=queue_bound, observe=observe)
 
     @classmethod
@@ -113,20 +119,30 @@ class SqliteLog:
         queue_bound: int = 10_000,
         observe: LogObserver | None = None,
         busy_timeout: float = 3.0,
+        vault: Vault | None = None,
     ) -> Self:
         """Open an existing log and bring its schema up to date.
 
+        `vault`: seals new records and opens sealed ones; it is closed with the log, or when this raises.
         `queue_bound` in records; `busy_timeout` in seconds, how long to wait for another process that is writing.
         Raises `LogMissing`, `LogCorrupt` (not a log of ours, or a newer Tracker's) or `LogUnavailable`.
         """
         real = Path(path).resolve()
-        writing = await writer(real, busy_timeout=busy_timeout)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            if vault is not None:
+                undo.push_async_callback(vault.close)
+            writing = await writer(real, busy_timeout=busy_timeout)
+            undo.push_async_callback(writing.close)
             reading = await reader(real, busy_timeout=busy_timeout)
-        except BaseException:
-            await writing.close()
-            raise
-        return cls(real, (writing, reading), queue_bound=queue_bound, observe=observe, busy_timeout=busy_timeout)
+            undo.push_async_callback(reading.close)
+            log = cls(
+                real, (writing, reading),
+                queue_bound=queue_bound, observe=observe, busy_timeout=busy_timeout, vault=vault,
+            )  # fmt: skip
+            ((size, first_sealed),) = await log._fetch(SELECT_SIZE_AND_FIRST_SEALED)  # noqa: SLF001 - our own
+            log._sealing.begun(size, first_sealed)  # noqa: SLF001
+            undo.pop_all()
+        return log
 
     async def append(self, verified: Verified) -> Appended:
         """See `Log.append`."""
@@ -140,14 +156,19 @@ class SqliteLog:
         """Whether records could be taken now: an empty transaction that waits its turn. Raises as `append` does."""
         await self._group_commit.append([])
 
-    async def _commit(self, batch: Sequence[Verified]) -> list[Appended]:
-        """All of the batch in one transaction. Called by one task only, so the connection needs no lock."""
+    async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
+        """All of the batch in one transaction. Called by one task only, so the connection needs no lock.
+
+        `erasing`: the positions that the one record of the batch says are erased.
+        """
         self._whereabouts.check()
         connection = await self._writing()
         try:
             await connection.execute("BEGIN IMMEDIATE")
-            answers, rows = await _place(connection, batch)
+            answers, rows = await _place(connection, batch, self._sealing.names_of)
             frontier = await self._insert(connection, rows) if rows else self._frontier
+            if erasing and rows:
+                await connection.executemany(INSERT_ERASURE, [(position, rows[0][0]) for position in erasing])
             await connection.execute("COMMIT")
         except BaseException as error:
             await self._back_out(connection)
@@ -174,7 +195,11 @@ class SqliteLog:
                 "find it with `tracker verify`"
             )
         frontier = held.copy()
-        leaves, full = grown(frontier, rows, [None] * len(rows))
+        rows, commitments, keys = self._sealing.sealed(rows)
+        leaves, full = grown(frontier, rows, commitments)
+        if keys and self._sealing.vault is not None:
+            # Before the record is durable: a key too many is replaced, a record without its key is lost.
+            await self._sealing.vault.keep(keys)
         await connection.executemany(INSERT_RECORD, rows)
         await connection.executemany(INSERT_LEAF, leaves)
         if full:
@@ -203,7 +228,7 @@ class SqliteLog:
     async def record(self, position: int) -> Record | None:
         """See `Log.record`."""
         rows = await self._fetch(SELECT_RECORD, (position,))
-        return _record(rows[0]) if rows else None
+        return (await self._sealing.records(rows, self._fetch))[0] if rows else None
 
     async def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
         """See `Log.read`. Lists of at most 1000 records and, unless one alone is larger, 8 MiB.
@@ -219,10 +244,10 @@ class SqliteLog:
             bounds = {"after": after, "until": until, "records": CHUNK_RECORDS, "bytes": CHUNK_BYTES}
             ((found,),) = await self._fetch(SELECT_CHUNK_END, bounds)
             end: int = after if found is None else found
-            chunk = [_record(row) for row in await self._fetch(SELECT_CHUNK, (after, end))]
-            if not chunk or [record.position for record in chunk] != list(range(after + 1, end + 1)):
+            rows = await self._fetch(SELECT_CHUNK, (after, end))
+            if not rows or [row[0] for row in rows] != list(range(after + 1, end + 1)):
                 raise LogCorrupt(f"{self.path}: positions are missing after {after}: restore the log from a copy")
-            yield chunk
+            yield await self._sealing.records(rows, self._fetch)
             after = end
 
     async def wait(self, after: int, timeout: float) -> int:
@@ -238,6 +263,19 @@ class SqliteLog:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, POLL_SECONDS)):
                     await changed.wait()
+
+    async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
+        """See `Log.append_erasure`. The record and what it erases are in one transaction, on a connection of its own."""
+        return await self._group_commit.alone(lambda: self._erase(verified, positions))
+
+    async def _erase(self, verified: Verified, positions: Sequence[int]) -> Appended:
+        return (await self._commit([verified], erasing=positions))[0]
+
+    async def destroy_keys(self, positions: Sequence[int]) -> None:
+        """See `Log.destroy_keys`."""
+        if self._sealing.vault is None:
+            raise LogUnavailable("records are kept in clear: without [sealing] keys nothing can be erased")
+        await self._sealing.vault.destroy(positions)
 
     async def tree_head(self) -> TreeHead:
         """See `Log.tree_head`."""
@@ -255,7 +293,10 @@ class SqliteLog:
         if not rows:
             return None
         ((leaf, commitment, proof, body),) = rows
-        return KeptLeaf(position, leaf, kept_digest(proof, body), commitment, None)
+        vault = self._sealing.vault
+        keys = await vault.keys(position - 1, position) if vault is not None else {}
+        salt = keys[position].salt if position in keys else None
+        return KeptLeaf(position, leaf, kept_digest(proof, body), commitment, salt)
 
     async def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
         """See `Log.read_kept`."""
@@ -305,6 +346,8 @@ class SqliteLog:
             if connection is not None:
                 with contextlib.suppress(sqlite3.Error):
                     await connection.close()
+        if self._sealing.vault is not None:
+            await self._sealing.vault.close()
 
     async def _fetch(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         if self._closed:
@@ -321,29 +364,31 @@ class SqliteLog:
 
 
 async def _place(
-    connection: aiosqlite.Connection, batch: Sequence[Verified]
+    connection: aiosqlite.Connection, batch: Sequence[Verified], names_of: Callable[[Verified], tuple[str, ...]]
 ) -> tuple[list[Appended], list[tuple[Any, ...]]]:
     """The answer to each of the batch, and the rows to insert. The write lock must be held."""
     positions: dict[tuple[str, str], int] = {}
     head = 0
-    for start in range(0, len(batch), BATCH_RECORDS):
-        keys = [(verified.source, verified.dedupe_key) for verified in batch[start : start + BATCH_RECORDS]]
+    named = [(verified, names_of(verified)) for verified in batch]
+    wanted = [(verified.source, name) for verified, names in named for name in names]
+    for start in range(0, len(wanted), BATCH_RECORDS):
+        keys = wanted[start : start + BATCH_RECORDS]
         found = await _head_and_repeats(connection, keys)
         head = found.pop((None, None))
         positions.update(found)
     answers: list[Appended] = []
     rows: list[tuple[Any, ...]] = []
-    for verified in batch:
-        key = (verified.source, verified.dedupe_key)
-        known = positions.get(key)
+    for verified, names in named:
+        known = next((positions[verified.source, name] for name in names if (verified.source, name) in positions), None)
+        key = (verified.source, names[0])
         if known is None:
             head += 1
             positions[key] = head
             rows.append((
-                head, verified.source, verified.vendor, verified.event, verified.dedupe_key,
+                head, verified.source, verified.vendor, verified.event, names[0],
                 verified.received_at, verified.origin, verified.proof, verified.body,
             ))  # fmt: skip
-        answers.append(Appended(positions[key], duplicate=known is not None))
+        answers.append(Appended(positions[key] if known is None else known, duplicate=known is not None))
     return answers, rows
 
 
@@ -355,11 +400,3 @@ async def _head_and_repeats(connection: aiosqlite.Connection, keys: list[tuple[s
         parameters += [None] * (2 * (BATCH_RECORDS - len(keys)))
         rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEATS, parameters)
     return {(source, key): position for source, key, position in rows}
-
-
-def _record(row: tuple[Any, ...]) -> Record:
-    position, source, vendor, event, dedupe_key, received_at, origin, proof, body = row
-    return Record(
-        position=position, source=source, vendor=vendor, event=event, dedupe_key=dedupe_key,
-        received_at=received_at, origin=origin, proof=proof, body=body,
-    )  # fmt: skip

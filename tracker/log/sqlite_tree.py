@@ -23,6 +23,16 @@ SELECT_LEAF = """
 SELECT leaves.hash, leaves.commitment, records.proof, records.body
 FROM leaves JOIN records USING (position) WHERE position = ?
 """
+INSERT_ERASURE = "INSERT INTO erasures (position, erased_by) VALUES (?, ?)"
+SELECT_ERASURES = "SELECT position, erased_by FROM erasures WHERE position > ? AND position <= ?"
+SELECT_SEALED = (
+    "SELECT position, commitment FROM leaves WHERE commitment IS NOT NULL AND position > ? AND position <= ?"
+)
+SELECT_ANY_SEALED = "SELECT 1 FROM leaves WHERE commitment IS NOT NULL LIMIT 1"
+SELECT_SIZE_AND_FIRST_SEALED = """
+SELECT (SELECT coalesce(max(position), 0) FROM leaves),
+       (SELECT min(position) FROM leaves WHERE commitment IS NOT NULL)
+"""
 INSERT_CHECKPOINT = "INSERT INTO checkpoints (size, note) VALUES (?, ?)"
 SELECT_CHECKPOINT = "SELECT 1 FROM checkpoints WHERE size = ?"
 SELECT_CHECKPOINTS = "SELECT size, note FROM checkpoints WHERE size > ? ORDER BY size LIMIT ?"

@@ -1,0 +1,104 @@
+"""Between the rows of a SQLite log and what they say: sealed on the way in, opened or known to be erased on the way out.
+
+kept in clear   proof and body as they came
+sealed          proof empty, body sealed; the leaf has a commitment; the key is in the vault
+erased          as sealed, and an erasure says so; the key is gone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from tracker.deliveries import Record, Verified
+from tracker.errors import LogUnavailable
+from tracker.log.sqlite_tree import SELECT_ANY_SEALED, SELECT_ERASURES, SELECT_SEALED
+from tracker.log.vault import KeyRow, Vault
+
+Row = tuple[Any, ...]
+Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
+
+OURS = "tracker"
+"""The source of records Tracker itself appends; they are kept in clear, and hold nothing personal."""
+
+LOST = 0
+"""`erased_by` of a sealed record whose key is gone and of which no record says that it was erased."""
+
+
+class Sealing:
+    """What one log does with bodies. `vault` None: kept in clear, and refused where others were sealed before."""
+
+    def __init__(self, vault: Vault | None) -> None:
+        self.vault = vault
+        self._has_clear = True
+
+    def begun(self, size: int, first_sealed: int | None) -> None:
+        """Told when a log is opened: `size` records, the first sealed one of them at `first_sealed`.
+
+        Raises `LogUnavailable` where sealed records are there and no master key is configured.
+        """
+        if self.vault is None and first_sealed is not None:
+            raise LogUnavailable(
+                f"records from position {first_sealed} on are sealed, but no master key is configured: "
+                "name it under [sealing] keys"
+            )
+        # Sealed once, sealed for ever: what is in clear stands before the first sealed record.
+        self._has_clear = size > 0 and first_sealed != 1
+
+    def names_of(self, verified: Verified) -> tuple[str, ...]:
+        """The dedupe key to keep, and those under which the same delivery may have been kept before."""
+        if self.vault is None or verified.source == OURS:
+            return (verified.dedupe_key,)
+        sealed = self.vault.name_of(verified.source, verified.dedupe_key)
+        return (sealed, verified.dedupe_key) if self._has_clear else (sealed,)
+
+    def sealed(self, rows: list[Row]) -> tuple[list[Row], list[bytes | None], list[KeyRow]]:
+        """The rows as they go into the log, their commitments, and the keys to keep first."""
+        if self.vault is None:
+            return rows, [None] * len(rows), []
+        found: list[Row] = []
+        commitments: list[bytes | None] = []
+        keys: list[KeyRow] = []
+        for row in rows:
+            if row[1] == OURS:
+                found.append(row)
+                commitments.append(None)
+                continue
+            one = self.vault.seal(row[0], row[7], row[8])
+            found.append((*row[:7], b"", one.body))
+            commitments.append(one.commitment)
+            keys.append(one.row)
+        return found, commitments, keys
+
+    async def records(self, rows: Sequence[Row], fetch: Fetch) -> list[Record]:
+        """What rows of the log say, by position without gaps. Raises `LogUnavailable`, `LogCorrupt`."""
+        if not rows or (self.vault is None and not await fetch(SELECT_ANY_SEALED, ())):
+            return [record_of(row) for row in rows]
+        bounds = (rows[0][0] - 1, rows[-1][0])
+        sealed = {position for position, _ in await fetch(SELECT_SEALED, bounds)}
+        if not sealed:
+            return [record_of(row) for row in rows]
+        if self.vault is None:
+            raise LogUnavailable("records are sealed, but no master key is configured: name it under [sealing] keys")
+        erased: dict[int, int] = {position: by for position, by in await fetch(SELECT_ERASURES, bounds)}
+        keys = await self.vault.keys(*bounds)
+        found: list[Record] = []
+        for row in rows:
+            position = row[0]
+            if position not in sealed:
+                found.append(record_of(row))
+            elif position in erased or position not in keys:
+                found.append(record_of((*row[:7], b"{}", b""), erased.get(position, LOST)))
+            else:
+                proof, body = self.vault.unseal(position, row[8], keys[position])
+                found.append(record_of((*row[:7], proof, body)))
+        return found
+
+
+def record_of(row: Row, erased_by: int | None = None) -> Record:
+    """A row as a record."""
+    position, source, vendor, event, dedupe_key, received_at, origin, proof, body = row
+    return Record(
+        position=position, source=source, vendor=vendor, event=event, dedupe_key=dedupe_key,
+        received_at=received_at, origin=origin, proof=proof, body=body, erased_by=erased_by,
+    )  # fmt: skip

@@ -1,0 +1,274 @@
+"""The key store: one data key a record, wrapped by a master key, apart from the log, so that it can be destroyed.
+
+    sealed body   AES-256-GCM(data key, framed proof and body; the position is authenticated with it)
+    wrapped       AES-256-GCM(master key, data key ‖ salt; the position is authenticated with it)
+
+Each data key seals one record only, so its nonce is fixed; wrapping draws a random one. The salt makes the leaf's
+commitment unguessable. Destroying a row destroys both; SQLite overwrites it (`secure_delete`), and the WAL is truncated.
+
+Keys are durable before the record is: if we die between the two there is a key too many, which the next record of that
+position replaces. The other way round there would be a record nobody can read.
+
+LIMIT: copies of this file (backups, snapshots of a file system or a disk) keep destroyed keys until they are gone too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import sqlite3
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import aiosqlite
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
+from tracker.evidence.leaf import commitment_of, framed
+
+APPLICATION_ID = 1414679371
+"""`PRAGMA application_id` of every key store of ours ("TRKK")."""
+
+SCHEMA = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    """CREATE TABLE keys (
+        position INTEGER PRIMARY KEY, master TEXT NOT NULL, wrapped BLOB NOT NULL
+    ) STRICT""",
+    "CREATE TABLE names (master TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT",
+)
+INSERT_KEY = "INSERT OR REPLACE INTO keys (position, master, wrapped) VALUES (?, ?, ?)"
+SELECT_KEYS = "SELECT position, master, wrapped FROM keys WHERE position > ? AND position <= ?"
+SELECT_OTHERS = (
+    "SELECT position, master, wrapped FROM keys WHERE master <> ? AND position > ? ORDER BY position LIMIT ?"
+)
+COUNT_OTHERS = "SELECT count(*) FROM keys WHERE master <> ?"
+UPDATE_KEY = "UPDATE keys SET master = ?, wrapped = ? WHERE position = ?"
+DELETE_KEY = "DELETE FROM keys WHERE position = ?"
+SELECT_NAMES = "SELECT master, wrapped FROM names"
+INSERT_NAMES = "INSERT OR REPLACE INTO names (master, wrapped) VALUES (?, ?)"
+DELETE_NAMES = "DELETE FROM names WHERE master <> ?"
+
+KEY_BYTES = 32
+NAMES_AAD = b"names"
+_NONCE = bytes(12)
+_POSITION = struct.Struct(">Q")
+_FRAME = struct.Struct(">Q")
+REWRAP = 2_000
+CHECKPOINT_TRIES = 50
+
+KeyRow = tuple[int, str, bytes]
+
+
+class Master(NamedTuple):
+    """A master key: `id` names it in the store, `key` are 32 bytes."""
+
+    id: str
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"Master({self.id!r}, …)"
+
+
+class Sealed(NamedTuple):
+    """A record sealed: what goes into the log, and the row that opens it again."""
+
+    body: bytes
+    commitment: bytes
+    row: KeyRow
+
+
+class DataKey(NamedTuple):
+    """What opens one record, and the salt of its commitment."""
+
+    key: bytes
+    salt: bytes
+
+    def __repr__(self) -> str:
+        return "DataKey(…)"
+
+
+class Vault:
+    """One key store. Made by `create`, opened by `open`; `masters[0]` wraps, the others only open."""
+
+    def __init__(self, path: Path, connection: aiosqlite.Connection, masters: Sequence[Master], names: bytes) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = asyncio.Lock()
+        self._current = masters[0].id
+        self._masters: Mapping[str, AESGCM] = {master.id: AESGCM(master.key) for master in masters}
+        self._names = names
+
+    @staticmethod
+    async def create(path: Path, masters: Sequence[Master]) -> None:
+        """Make an empty key store. Raises `LogUnavailable` when there is something at `path` already."""
+        if path.exists():
+            raise LogUnavailable(f"{path} exists already: it is left as it is")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        connection = await _connect(path)
+        try:
+            for statement in SCHEMA:
+                await connection.execute(statement)
+            wrapped = _wrap(AESGCM(masters[0].key), os.urandom(KEY_BYTES), NAMES_AAD)
+            await connection.execute(INSERT_NAMES, (masters[0].id, wrapped))
+        finally:
+            await connection.close()
+
+    @classmethod
+    async def open(cls, path: Path, masters: Sequence[Master]) -> Self:
+        """Open a key store. Raises `LogMissing`, `LogCorrupt` (none of ours), `LogUnavailable` (no master key fits)."""
+        if not path.exists():
+            raise LogMissing(f"there is no key store at {path}: bring it back, or make one with `tracker init`")
+        connection = await _connect(path)
+        try:
+            ((found,),) = await connection.execute_fetchall("PRAGMA application_id")
+            if found != APPLICATION_ID:
+                raise LogCorrupt(f"{path} is not a key store of Tracker: check sealing.path")
+            rows = [
+                (str(master), bytes(wrapped)) for master, wrapped in await connection.execute_fetchall(SELECT_NAMES)
+            ]
+            known = {master.id: AESGCM(master.key) for master in masters}
+            for master, wrapped in rows:
+                if master in known:
+                    return cls(path, connection, masters, _unwrap(known[master], wrapped, NAMES_AAD, path))
+            named = ", ".join(master for master, _ in rows)
+            raise LogUnavailable(
+                f"{path} is wrapped by the master key {named}, which is not configured under [sealing]"
+            )
+        except sqlite3.Error as error:
+            await connection.close()
+            raise LogCorrupt(f"{path} cannot be read: {error}") from error
+        except BaseException:
+            await connection.close()
+            raise
+
+    def name_of(self, source: str, dedupe_key: str) -> str:
+        """What a sealed log knows a delivery by: keyed, so that nobody can guess a body from it."""
+        return "hmac:" + hmac.digest(self._names, f"{source}\0{dedupe_key}".encode(), "sha256").hex()
+
+    def seal(self, position: int, proof: bytes, body: bytes) -> Sealed:
+        """Seal the record of a position with a key of its own; `keep` the row before the record is durable."""
+        secret = os.urandom(2 * KEY_BYTES)
+        at = _POSITION.pack(position)
+        key, salt = secret[:KEY_BYTES], secret[KEY_BYTES:]
+        sealed = AESGCM(key).encrypt(_NONCE, framed(proof, body), at)
+        row = (position, self._current, _wrap(self._masters[self._current], secret, at))
+        return Sealed(sealed, commitment_of(salt, proof, body), row)
+
+    def unseal(self, position: int, sealed: bytes, key: DataKey) -> tuple[bytes, bytes]:
+        """(proof, body) of a sealed record. Raises `LogCorrupt` when the key does not fit the bytes."""
+        try:
+            plain = AESGCM(key.key).decrypt(_NONCE, sealed, _POSITION.pack(position))
+        except InvalidTag:
+            raise LogCorrupt(f"the record at position {position} does not open with its key: one was changed") from None
+        (length,) = _FRAME.unpack_from(plain)
+        return plain[_FRAME.size : _FRAME.size + length], plain[_FRAME.size + length :]
+
+    async def keep(self, rows: Iterable[KeyRow]) -> None:
+        """Durable on return."""
+        async with self._lock:
+            await self._in_transaction(INSERT_KEY, list(rows))
+
+    async def keys(self, after: int, until: int) -> dict[int, DataKey]:
+        """The data keys of positions `after` < p <= `until` that are still there."""
+        async with self._lock:
+            rows = await self._fetch(SELECT_KEYS, (after, until))
+        return {position: self._opened(position, master, wrapped) for position, master, wrapped in rows}
+
+    async def destroy(self, positions: Sequence[int]) -> None:
+        """Destroy the keys of these positions, and what SQLite would leave behind of them. Durable on return.
+
+        Raises `LogUnavailable` when somebody else holds the file; running it again goes on.
+        """
+        async with self._lock:
+            await self._in_transaction(DELETE_KEY, [(position,) for position in positions])
+            for _ in range(CHECKPOINT_TRIES):
+                ((busy, _, _),) = await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
+                if not busy:
+                    return
+                await asyncio.sleep(0.1)
+        raise LogUnavailable(f"{self.path}: the keys are destroyed, but its -wal still holds them: run it again")
+
+    async def others(self) -> int:
+        """How many data keys are not wrapped by the current master key."""
+        async with self._lock:
+            ((count,),) = await self._fetch(COUNT_OTHERS, (self._current,))
+        return count
+
+    async def rewrap(self, after: int = 0) -> int | None:
+        """Wrap the next 2,000 data keys of older master keys anew; the last position done, None when none was left.
+
+        With the last of them the older masters' names go too: after that the old master key is of no use.
+        """
+        async with self._lock:
+            found = await self._fetch(SELECT_OTHERS, (self._current, after, REWRAP))
+            current = self._masters[self._current]
+            rows = [
+                (self._current, _wrap(current, secret.key + secret.salt, _POSITION.pack(position)), position)
+                for position, master, wrapped in found
+                for secret in (self._opened(position, master, wrapped),)
+            ]
+            await self._in_transaction(UPDATE_KEY, rows)
+            if rows:
+                return rows[-1][2]
+            await self._in_transaction(INSERT_NAMES, [(self._current, _wrap(current, self._names, NAMES_AAD))])
+            await self._in_transaction(DELETE_NAMES, [(self._current,)])
+            await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
+            return None
+
+    async def close(self) -> None:
+        """Let go of the store. Idempotent."""
+        async with self._lock:
+            await self._connection.close()
+
+    def _opened(self, position: int, master: str, wrapped: bytes) -> DataKey:
+        cipher = self._masters.get(master)
+        if cipher is None:
+            raise LogUnavailable(
+                f"the record at position {position} needs the master key {master!r}: name it under [sealing] keys"
+            )
+        secret = _unwrap(cipher, wrapped, _POSITION.pack(position), self.path)
+        return DataKey(secret[:KEY_BYTES], secret[KEY_BYTES:])
+
+    async def _in_transaction(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        try:
+            await self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                await self._connection.executemany(statement, rows)
+                await self._connection.execute("COMMIT")
+            except BaseException:
+                await self._connection.rollback()
+                raise
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"the key store {self.path} cannot take keys now: {error}") from error
+
+    async def _fetch(self, statement: str, bound: Sequence[Any]) -> list[tuple[Any, ...]]:
+        try:
+            return [tuple(row) for row in await self._connection.execute_fetchall(statement, bound)]
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"the key store {self.path} cannot be read now: {error}") from error
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    connection = await aiosqlite.connect(path, isolation_level=None, timeout=3.0)
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+        await connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _wrap(master: AESGCM, secret: bytes, about: bytes) -> bytes:
+    nonce = os.urandom(len(_NONCE))
+    return nonce + master.encrypt(nonce, secret, about)
+
+
+def _unwrap(master: AESGCM, wrapped: bytes, about: bytes, path: Path) -> bytes:
+    try:
+        return master.decrypt(wrapped[: len(_NONCE)], wrapped[len(_NONCE) :], about)
+    except (InvalidTag, ValueError):
+        raise LogUnavailable(
+            f"{path}: the master key under [sealing] is another one than keys were wrapped with"
+        ) from None
