@@ -2,7 +2,8 @@
 
     Authorization: Bearer <jwt>   the header's `kid` names the key; without it the only key, or each of that algorithm
                                   a key's algorithm is fixed: what the token calls itself is compared, never obeyed
-    Cookie: tracker_session       only where no key is configured: the one-time link was opened on this machine
+    Cookie: tracker_session       the same jwt, put there by signing in; where no key is configured, what opening the
+                                  one-time link gave. The header goes first: a cookie never widens a token
 
 The clock is passed in: PyJWT's own time checks are switched off and `exp`, `nbf`, `iat` are compared with `now()`.
 Messages say what is wrong with a token and never hold a part of it.
@@ -112,6 +113,8 @@ class Access:
         Raises `TokenInvalid` saying what is wrong with the token.
         """
         if authorization is None:
+            if self._keys and cookie:
+                return self._read(cookie)
             if not self._keys and cookie is not None and _digest(cookie) in self._opened:
                 return _LOCAL
             if not self._keys:
@@ -120,10 +123,18 @@ class Access:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise TokenInvalid("the Authorization header is not of the form `Bearer <token>`")
-        claims = self._claims(token.strip())
+        return self._read(token.strip())
+
+    def _read(self, token: str) -> Reader:
+        claims = self._claims(token)
         self._check_times(claims)
         self._check_names(claims)
         return _reader(claims)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether tokens open this door; without keys only the one-time link does."""
+        return bool(self._keys)
 
     def one_time_link(self) -> str | None:
         """A path that opens once and is good for everything; None where keys are configured."""
@@ -144,6 +155,10 @@ class Access:
         opened = secrets.token_urlsafe(32)
         self._opened.add(_digest(opened))
         return opened
+
+    def close(self, cookie: str) -> None:
+        """What a link gave is good no more. A token stays good until it expires: only its bearer forgets it."""
+        self._opened.discard(_digest(cookie))
 
     def _claims(self, token: str) -> Claims:
         """The claims of a token whose signature fits one of our keys."""

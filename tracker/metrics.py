@@ -5,12 +5,15 @@ Labels are only names from config.toml and our own words, never what a sender ch
 
 from __future__ import annotations
 
+from collections import Counter as Counted
+from collections import deque
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+RECENT = 20_000
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
@@ -23,6 +26,11 @@ class Metrics:
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self._last_seen: dict[str, int] = {}
+        self.since = now()
+        """When this server began to count, µs."""
+        self.outcomes: dict[tuple[str, str], int] = {}
+        """(source, outcome) → deliveries since then, and (source, "unreadable" | "unknown_event") of those recorded."""
+        self._recent: deque[tuple[int, str]] = deque(maxlen=RECENT)
         self._registry = registry = CollectorRegistry()
         self._deliveries = Counter(
             "tracker_deliveries", "Deliveries answered, by outcome.", ["source", "outcome"], registry=registry
@@ -52,6 +60,16 @@ class Metrics:
     def delivered(self, source: str, outcome: str) -> None:
         """One delivery was answered: "recorded", "duplicate", or why not ("signature_mismatch", "log_busy" …)."""
         self._deliveries.labels(source, outcome).inc()
+        self._count(source, outcome)
+        self._recent.append((self._now(), source))
+
+    def last_minute(self) -> dict[str, int]:
+        """How many deliveries were answered by source in the last 60 s; never more than `RECENT` together."""
+        begin = self._now() - 60_000_000
+        return dict(Counted(source for at, source in self._recent if at > begin))
+
+    def _count(self, source: str, outcome: str) -> None:
+        self.outcomes[source, outcome] = self.outcomes.get((source, outcome), 0) + 1
 
     def seen(self, source: str, at: int) -> None:
         """A source's last authentic delivery came at `at` (µs)."""
@@ -77,6 +95,7 @@ class Metrics:
         """See the projector's watcher: a record could not be parsed ("unreadable"), or is an "unknown_event"."""
         counter = self._unknown_events if kind == "unknown_event" else self._unreadable
         counter.labels(source).inc()
+        self._count(source, kind)
 
     def render(self) -> tuple[bytes, str]:
         """The exposition text and its content type (a whole header value, with parameters)."""

@@ -24,6 +24,8 @@ from tracker import joining
 from tracker.api.app import Door, add_routes
 from tracker.api.live import Live
 from tracker.config import Config
+from tracker.dashboard import app as dashboard
+from tracker.dashboard.arrivals import Arrivals
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest import Ingest
 from tracker.log.sqlite import SqliteLog
@@ -108,20 +110,26 @@ class Station:
         """All routes of all doors."""
         app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=[self.under_way.count])
         self.ingest.add_routes(app)
-        add_routes(
-            app,
-            Door(
-                log=self.log,
-                views=self.views,
-                access=self.access,
-                now=joining.now,
-                stuck_after={each.name: each.stuck_after for each in self.config.sources},
-                vendors={each.name: each.vendor for each in self.config.sources},
-                unready=self.unready,
-                metrics=self.metrics.render,
-                live=self.live,
-            ),
+        door = Door(
+            log=self.log,
+            views=self.views,
+            access=self.access,
+            now=joining.now,
+            stuck_after={each.name: each.stuck_after for each in self.config.sources},
+            vendors={each.name: each.vendor for each in self.config.sources},
+            unready=self.unready,
+            metrics=self.metrics.render,
+            live=self.live,
         )
+        add_routes(app, door)
+        arrivals = Arrivals(
+            since=self.metrics.since,
+            last_seen=self.ingest.last_seen,
+            last_refused=self.ingest.last_refused,
+            outcomes=self.metrics.outcomes,
+            last_minute=self.metrics.last_minute,
+        )
+        dashboard.add_routes(app, door, arrivals)
         return app
 
     async def unready(self) -> list[str]:

@@ -86,7 +86,7 @@ class Health:
             opened = self._door.access.open(request.query.get("code", ""))
         except TokenInvalid as error:
             return problem_of(error)
-        response = web.Response(status=303, headers={"Location": "/docs", "Cache-Control": "no-store"})
+        response = web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
         response.set_cookie(COOKIE, opened, httponly=True, samesite="Strict", path="/")
         response.headers["Referrer-Policy"] = "no-referrer"
         return response

@@ -10,18 +10,25 @@ from aiohttp import web
 from tracker.api.asking import Door
 from tracker.api.health import READING
 from tracker.api.problems import only
+from tracker.dashboard import sessions_page
+from tracker.dashboard.arrivals import ARRIVALS, NOTHING, Arrivals
 from tracker.dashboard.asking import PageRoute, answering
+from tracker.dashboard.now import HEADS, Heads
 from tracker.dashboard.rendering import HEADERS
+from tracker.dashboard.signing_in import SigningIn
 
 __all__ = ["PAGES", "add_routes"]
 
-PAGES: tuple[PageRoute, ...] = ()
+PAGES: tuple[PageRoute, ...] = (*sessions_page.PAGES,)
 
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
 
 
-def add_routes(app: web.Application, door: Door) -> None:
-    """Answer every page and file of this door."""
+def add_routes(app: web.Application, door: Door, arrivals: Arrivals = NOTHING) -> None:
+    """Answer every page and file of this door. `arrivals`: what the hooks counted, for the pages that show it."""
+    app[ARRIVALS] = arrivals
+    app[HEADS] = Heads()
+    SigningIn(door).add_routes(app)
     for route in PAGES:
         app.router.add_route("*", route.path, answering(door, route))
     app.router.add_route("*", "/static/{name}", Files().answer)

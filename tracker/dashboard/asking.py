@@ -22,12 +22,16 @@ import structlog
 from aiohttp import web
 
 from tracker.access import Reader
-from tracker.api.asking import Asked, Door, SeveralFound
+from tracker.api.app import ROUTES
+from tracker.api.asking import Asked, Door, Route, SeveralFound
 from tracker.api.health import COOKIE, READING
 from tracker.api.parameters import Parameter, read_query
 from tracker.api.problems import OPERATORS, STATUSES, only
 from tracker.dashboard.rendering import READER, page
 from tracker.errors import LogError, ScopeMissing, TokenInvalid, TrackerError, ViewsBehind, ViewsError
+
+API: Mapping[str, Route] = {route.name: route for route in ROUTES}
+"""The read API's routes by their names: what pages are made of."""
 
 _log = structlog.get_logger("dashboard")
 
@@ -81,9 +85,21 @@ def asked(door: Door, reader: Reader, path: Mapping[str, str], query: Mapping[st
     return Asked(door=door, reader=reader, path=dict(path), query={"limit": 50, "cursor": None} | dict(query))
 
 
-def again(question: Asked, **query: Any) -> Asked:
-    """Another question of the same reader: the same path, other parameters."""
-    return asked(question.door, question.reader, question.path, query)
+async def ask(question: Asked, route: str, **given: str | tuple[str, ...] | None) -> Any:
+    """What the read API answers the same reader on the route of that name (`findSessions`), as the struct it encodes.
+
+    `given` is read as if it stood in an address; None and empty values are left out. The path is the question's.
+    """
+    asked_of = API[route]
+    query = [
+        (name, value)
+        for name, values in given.items()
+        for value in ((values,) if isinstance(values, str) else values or ())
+        if value
+    ]
+    return await asked_of.find(
+        asked(question.door, question.reader, question.path, read_query(query, asked_of.parameters))
+    )
 
 
 def problem_page(request: web.Request, error: TrackerError) -> web.Response:

@@ -51,7 +51,7 @@ def page(request: web.Request, template: str, /, *, status: int = 200, **values:
     Templates also get `reader` (None on pages without sign-in), `current` (the path), `pages` (the navigation).
     """
     text = environment().get_template(template).render(
-        reader=request.get(READER), current=request.path, pages=PAGES, **values
+        reader=request.get(READER), current=request.path, pages=PAGES, request_query=request.query, **values
     )  # fmt: skip
     return web.Response(status=status, text=text, content_type="text/html", charset="utf-8", headers=HEADERS)
 

@@ -1,0 +1,108 @@
+// The list of calls, live: each entry of the live stream makes the figures and the rows be asked for again, at most once
+// a second, and only rows that changed are put in place of the old ones.
+"use strict";
+(() => {
+  const status = document.getElementById("live-status");
+  let live = document.getElementById("live");
+  if (!live || !window.EventSource) return;
+
+  const REST = 1000;
+  const IDLE = 30000;
+  let last = `${live.dataset.position}-999999`;
+  let asking = false;
+  let again = false;
+  let due = 0;
+
+  const say = (text) => {
+    if (status.textContent !== text) status.textContent = text;
+    status.hidden = false;
+  };
+
+  // What the server said of a row, without what ticks by itself.
+  const known = new Map();
+  const told = (row) => row.innerHTML.replace(/(data-since="[^"]*">)[^<]*/g, "$1");
+
+  const place = (fresh) => {
+    const old = live.querySelector("tbody");
+    const rows = new Map([...old.rows].map((row) => [row.dataset.id, row]));
+    const focused = document.activeElement?.closest?.("tr")?.dataset.id;
+    const link = document.activeElement?.getAttribute?.("href");
+    const body = fresh.querySelector("tbody");
+    for (const row of [...body.rows]) {
+      const before = rows.get(row.dataset.id);
+      if (!before) row.classList.add("arrived");
+      const text = told(row);
+      if (before && known.get(row.dataset.id) === text) row.replaceWith(before);
+      known.set(row.dataset.id, text);
+    }
+    window.tracker.localised(fresh);
+    live.replaceWith(fresh);
+    live = fresh;
+    window.tracker.tick();
+    if (focused !== undefined) {
+      const row = [...live.querySelectorAll("tbody tr")].find((each) => each.dataset.id === focused);
+      [...(row?.querySelectorAll("a") ?? [])].find((each) => each.getAttribute("href") === link)?.focus();
+    }
+  };
+
+  const refresh = async () => {
+    if (asking) { again = true; return; }
+    asking = true;
+    try {
+      const address = new URL(location.href);
+      address.searchParams.set("part", "live");
+      const answer = await fetch(address, { credentials: "same-origin", redirect: "manual" });
+      if (answer.type === "opaqueredirect" || answer.status === 401) { say("Signed out: reload this page to sign in again."); return; }
+      if (answer.ok) {
+        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("live");
+        if (fresh) place(document.adoptNode(fresh));
+      }
+    } catch { /* The server is away; the stream says when it is back. */ } finally {
+      asking = false;
+      if (again) { again = false; soon(); }
+    }
+  };
+
+  const soon = () => {
+    if (due) return;
+    due = setTimeout(() => { due = 0; if (!document.hidden) refresh(); else again = true; }, REST);
+  };
+
+  const first = () => {
+    if (due) return;
+    // The first of many at once, the others a second later together.
+    due = setTimeout(() => { due = 0; refresh(); }, 60);
+  };
+
+  let calm = 0;
+  const heard = (event) => {
+    if (event.lastEventId) last = event.lastEventId;
+    if (Date.now() - calm > REST) { calm = Date.now(); first(); } else soon();
+  };
+
+  const follow = () => {
+    const address = new URL("/v1/live", location.origin);
+    address.searchParams.set("last_event_id", last);
+    const stream = new EventSource(address);
+    stream.addEventListener("entry", heard);
+    stream.onopen = () => { say("Live"); soon(); };
+    stream.onerror = () => {
+      say("Reconnecting…");
+      // Closed for good by an answer that is no stream: try again from where we were.
+      if (stream.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
+    };
+    addEventListener("pagehide", () => stream.close(), { once: true });
+  };
+
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  setInterval(() => { if (!document.hidden) refresh(); }, IDLE);
+  follow();
+
+  // Empty fields make the address longer and say nothing.
+  document.querySelector("form.filters")?.addEventListener("submit", (event) => {
+    for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true;
+  });
+  addEventListener("pageshow", () => {
+    for (const field of document.querySelectorAll("form.filters [disabled]")) field.disabled = false;
+  });
+})();
