@@ -108,7 +108,7 @@ class MemoryLog:
             )
         return appended
 
-    async def destroy_keys(self, positions: Sequence[int]) -> None:
+    async def destroy_keys(self, positions: Sequence[int]) -> None:  # noqa: ARG002 - the contract's
         """See `Log.destroy_keys`. There are none."""
         self._refuse_when_closed()
 

@@ -20,36 +20,26 @@ import aiosqlite
 
 from tracker.deliveries import Appended, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
-from tracker.evidence.leaf import kept_digest
-from tracker.evidence.tree import Frontier, root_at
-from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
+from tracker.evidence.tree import Frontier
 from tracker.log.group_commit import BATCH_RECORDS, GroupCommit, LogObserver
 from tracker.log.sqlite_file import Whereabouts, make, reader, writer
+from tracker.log.sqlite_proving import COLUMNS, SqliteProving
 from tracker.log.sqlite_sealing import Sealing
 from tracker.log.sqlite_tree import (
-    INSERT_CHECKPOINT,
     INSERT_ERASURE,
     INSERT_LEAF,
     INSERT_TILE,
-    SELECT_CHECKPOINT,
-    SELECT_CHECKPOINTS,
-    SELECT_LAST_CHECKPOINT,
-    SELECT_LEAF,
     SELECT_SIZE_AND_FIRST_SEALED,
-    SELECT_TREE_SIZE,
     frontier_of,
     grown,
-    tile_question,
 )
 from tracker.log.vault import Vault
 
 CHUNK_RECORDS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024
-KEPT_RECORDS = 500
 POLL_SECONDS = 0.2
 """How soon `wait` notices what another process appended."""
 
-COLUMNS = "position, source, vendor, event, dedupe_key, received_at, origin, proof, body"
 
 # The first row is the head; each other row is a repeat. Unused pairs are NULL and match nothing. CROSS JOIN keeps the
 # wanted keys on the left: each is one search of the index (with IN (VALUES …) SQLite scans all of it).
@@ -65,10 +55,6 @@ SELECT NULL, NULL, coalesce(max(position), 0) FROM records
 UNION ALL
 SELECT source, dedupe_key, position FROM records WHERE source = ? AND dedupe_key = ?
 """
-SELECT_KEPT = f"""
-SELECT {", ".join(f"records.{name}" for name in COLUMNS.split(", "))}, leaves.hash, leaves.commitment
-FROM records LEFT JOIN leaves USING (position) WHERE records.position > ? ORDER BY records.position LIMIT ?
-"""  # noqa: S608 - only column names are put in
 INSERT_RECORD = f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 SELECT_HEAD = "SELECT coalesce(max(position), 0) FROM records"
 SELECT_RECORD = f"SELECT {COLUMNS} FROM records WHERE position = ?"  # noqa: S608
@@ -82,7 +68,7 @@ SELECT max(position) FROM (
 SELECT_CHUNK = f"SELECT {COLUMNS} FROM records WHERE position > ? AND position <= ? ORDER BY position"  # noqa: S608
 
 
-class SqliteLog:
+class SqliteLog(SqliteProving):
     """The contract of `Log` in one file. Made by `create` and opened by `open`, never by its constructor."""
 
     def __init__(
@@ -139,8 +125,8 @@ class SqliteLog:
                 real, (writing, reading),
                 queue_bound=queue_bound, observe=observe, busy_timeout=busy_timeout, vault=vault,
             )  # fmt: skip
-            ((size, first_sealed),) = await log._fetch(SELECT_SIZE_AND_FIRST_SEALED)  # noqa: SLF001 - our own
-            log._sealing.begun(size, first_sealed)  # noqa: SLF001
+            ((size, first_sealed),) = await log._fetch(SELECT_SIZE_AND_FIRST_SEALED)
+            log._sealing.begun(size, first_sealed)
             undo.pop_all()
         return log
 
@@ -271,68 +257,15 @@ class SqliteLog:
     async def _erase(self, verified: Verified, positions: Sequence[int]) -> Appended:
         return (await self._commit([verified], erasing=positions))[0]
 
+    @property
+    def _vault(self) -> Vault | None:
+        return self._sealing.vault
+
     async def destroy_keys(self, positions: Sequence[int]) -> None:
         """See `Log.destroy_keys`."""
         if self._sealing.vault is None:
             raise LogUnavailable("records are kept in clear: without [sealing] keys nothing can be erased")
         await self._sealing.vault.destroy(positions)
-
-    async def tree_head(self) -> TreeHead:
-        """See `Log.tree_head`."""
-        ((size,),) = await self._fetch(SELECT_TREE_SIZE)
-        # Full tiles never change and only the first `size` leaves are looked at: appends meanwhile do not disturb it.
-        return TreeHead(size, await root_at(size, self.tile))
-
-    async def tile(self, level: int, n: int) -> list[bytes]:
-        """See `Log.tile`."""
-        return [row[0] for row in await self._fetch(*tile_question(level, n))]
-
-    async def leaf(self, position: int) -> KeptLeaf | None:
-        """See `Log.leaf`."""
-        rows = await self._fetch(SELECT_LEAF, (position,))
-        if not rows:
-            return None
-        ((leaf, commitment, proof, body),) = rows
-        vault = self._sealing.vault
-        keys = await vault.keys(position - 1, position) if vault is not None else {}
-        salt = keys[position].salt if position in keys else None
-        return KeptLeaf(position, leaf, kept_digest(proof, body), commitment, salt)
-
-    async def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
-        """See `Log.read_kept`."""
-        after, until = max(after, 0), await self.head()
-        while after < until:
-            rows = await self._fetch(SELECT_KEPT, (after, KEPT_RECORDS))
-            if not rows:
-                return
-            yield [KeptRecord(*row) for row in rows]
-            after = rows[-1][0]
-
-    async def keep_checkpoint(self, size: int, note: str) -> bool:
-        """See `Log.keep_checkpoint`. On a connection of its own: the writing one may be in a transaction."""
-        try:
-            connection = await writer(self.path, busy_timeout=self._busy_timeout)
-            try:
-                await connection.execute("BEGIN IMMEDIATE")
-                if await connection.execute_fetchall(SELECT_CHECKPOINT, (size,)):
-                    return False
-                await connection.execute(INSERT_CHECKPOINT, (size, note))
-                await connection.execute("COMMIT")
-                return True
-            finally:
-                await connection.close()
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"the checkpoint cannot be kept: {error}") from error
-
-    async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
-        """See `Log.checkpoints`."""
-        rows = await self._fetch(SELECT_CHECKPOINTS, (after, -1 if limit is None else limit))
-        return [(size, note) for size, note in rows]
-
-    async def last_checkpoint(self) -> tuple[int, str] | None:
-        """See `Log.last_checkpoint`."""
-        rows = await self._fetch(SELECT_LAST_CHECKPOINT)
-        return (rows[0][0], rows[0][1]) if rows else None
 
     async def close(self) -> None:
         """See `Log.close`."""

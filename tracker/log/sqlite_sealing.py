@@ -80,7 +80,7 @@ class Sealing:
             return [record_of(row) for row in rows]
         if self.vault is None:
             raise LogUnavailable("records are sealed, but no master key is configured: name it under [sealing] keys")
-        erased: dict[int, int] = {position: by for position, by in await fetch(SELECT_ERASURES, bounds)}
+        erased: dict[int, int] = dict(await fetch(SELECT_ERASURES, bounds))  # pyright: ignore[reportArgumentType]
         keys = await self.vault.keys(*bounds)
         found: list[Record] = []
         for row in rows:

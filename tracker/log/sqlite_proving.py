@@ -1,0 +1,107 @@
+"""What of a SQLite log proves it: tree, leaves, records as they stand, checkpoints. Reads, but for the checkpoints."""
+
+from __future__ import annotations
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tracker.errors import LogUnavailable
+from tracker.evidence.leaf import kept_digest
+from tracker.evidence.tree import root_at
+from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
+from tracker.log.sqlite_file import writer
+from tracker.log.sqlite_tree import (
+    INSERT_CHECKPOINT,
+    SELECT_CHECKPOINT,
+    SELECT_CHECKPOINTS,
+    SELECT_LAST_CHECKPOINT,
+    SELECT_LEAF,
+    SELECT_TREE_SIZE,
+    tile_question,
+)
+from tracker.log.vault import Vault
+
+COLUMNS = "position, source, vendor, event, dedupe_key, received_at, origin, proof, body"
+KEPT_RECORDS = 500
+SELECT_KEPT = f"""
+SELECT {", ".join(f"records.{name}" for name in COLUMNS.split(", "))}, leaves.hash, leaves.commitment
+FROM records LEFT JOIN leaves USING (position) WHERE records.position > ? ORDER BY records.position LIMIT ?
+"""  # noqa: S608 - only column names are put in
+
+
+class SqliteProving(ABC):
+    """The proving half of `Log`, over the reads of an engine."""
+
+    path: Path
+    _busy_timeout: float
+
+    @abstractmethod
+    async def _fetch(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]: ...
+
+    @abstractmethod
+    async def head(self) -> int:
+        """See `Log.head`."""
+
+    @property
+    @abstractmethod
+    def _vault(self) -> Vault | None: ...
+
+    async def tree_head(self) -> TreeHead:
+        """See `Log.tree_head`."""
+        ((size,),) = await self._fetch(SELECT_TREE_SIZE)
+        # Full tiles never change and only the first `size` leaves are looked at: appends meanwhile do not disturb it.
+        return TreeHead(size, await root_at(size, self.tile))
+
+    async def tile(self, level: int, n: int) -> list[bytes]:
+        """See `Log.tile`."""
+        return [row[0] for row in await self._fetch(*tile_question(level, n))]
+
+    async def leaf(self, position: int) -> KeptLeaf | None:
+        """See `Log.leaf`."""
+        rows = await self._fetch(SELECT_LEAF, (position,))
+        if not rows:
+            return None
+        ((leaf, commitment, proof, body),) = rows
+        vault = self._vault
+        keys = await vault.keys(position - 1, position) if vault is not None else {}
+        salt = keys[position].salt if position in keys else None
+        return KeptLeaf(position, leaf, kept_digest(proof, body), commitment, salt)
+
+    async def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
+        """See `Log.read_kept`."""
+        after, until = max(after, 0), await self.head()
+        while after < until:
+            rows = await self._fetch(SELECT_KEPT, (after, KEPT_RECORDS))
+            if not rows:
+                return
+            yield [KeptRecord(*row) for row in rows]
+            after = rows[-1][0]
+
+    async def keep_checkpoint(self, size: int, note: str) -> bool:
+        """See `Log.keep_checkpoint`. On a connection of its own: the writing one may be in a transaction."""
+        try:
+            connection = await writer(self.path, busy_timeout=self._busy_timeout)
+            try:
+                await connection.execute("BEGIN IMMEDIATE")
+                if await connection.execute_fetchall(SELECT_CHECKPOINT, (size,)):
+                    return False
+                await connection.execute(INSERT_CHECKPOINT, (size, note))
+                await connection.execute("COMMIT")
+                return True
+            finally:
+                await connection.close()
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"the checkpoint cannot be kept: {error}") from error
+
+    async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
+        """See `Log.checkpoints`."""
+        rows = await self._fetch(SELECT_CHECKPOINTS, (after, -1 if limit is None else limit))
+        return [(size, note) for size, note in rows]
+
+    async def last_checkpoint(self) -> tuple[int, str] | None:
+        """See `Log.last_checkpoint`."""
+        rows = await self._fetch(SELECT_LAST_CHECKPOINT)
+        return (rows[0][0], rows[0][1]) if rows else None
