@@ -6,6 +6,7 @@ Two steps, because evidence and opinion differ: `read_object` refuses what canno
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 from tracker.deliveries import Record
 from tracker.facts import Micros
+from tracker.sources import plain_json
 
 
 LAST: Micros = 253_402_300_800_000_000
@@ -25,6 +27,7 @@ _LONGEST_NUMBER = 100
 """Digits; Python may refuse to print a longer one."""
 
 _LONGEST_NAME = 200
+_LONGEST_CACHED = 64
 
 _SECRET_KEY = re.compile(
     r"passw|secret|token|authorization|credential|url$|uri$|^access$|(?:api|stream|private|encryption|e2ee)_?key|^sdp$",
@@ -44,6 +47,9 @@ class BodyUnreadable(ValueError):
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object a body holds. Raises `BodyUnreadable`."""
+    value = plain_json.certain_value(body, deepest=_DEEPEST)
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
     try:
         value = json.loads(
             body.decode("utf-8-sig"),
@@ -63,7 +69,7 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 def whole_text(text: str) -> str:
     """The text with lone surrogates (legal in JSON escapes, not in UTF-8) replaced by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def text(value: object) -> str | None:
@@ -89,15 +95,27 @@ def count(value: object) -> int | None:
 def kept(value: Any) -> Any:
     """The value without secrets, links' paths, lone surrogates and numbers no encoder takes; nesting as it came."""
     if isinstance(value, str):
-        return _SECRET_PARAMETER.sub(r"\1=…", _LINK.sub(r"\1://\2/…", whole_text(value)))
+        # Looking for what every match has is much cheaper than looking for a match.
+        linked = _LINK.sub(r"\1://\2/…", whole_text(value)) if ":" in value else whole_text(value)
+        return _SECRET_PARAMETER.sub(r"\1=…", linked) if "=" in linked else linked
     if isinstance(value, dict):
         inner = cast("dict[str, Any]", value)
-        return {whole_text(name): kept(field) for name, field in inner.items() if not _SECRET_KEY.search(name)}
+        return {whole_text(name): kept(field) for name, field in inner.items() if not _secret_name(name)}
     if isinstance(value, list):
         return [kept(item) for item in cast("list[Any]", value)]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return str(value)
     return value
+
+
+def _secret_name(name: str) -> bool:
+    return _searched(name) if len(name) <= _LONGEST_CACHED else _SECRET_KEY.search(name) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _searched(name: str) -> bool:
+    # Senders use the same few names for ever.
+    return _SECRET_KEY.search(name) is not None
 
 
 def picked(said: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -107,6 +125,9 @@ def picked(said: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def proof_of(record: Record) -> dict[str, Any]:
     """The proof kept with a record, as an object; empty where it is none."""
+    value = plain_json.sound_value(record.proof, deepest=_DEEPEST)
+    if value is not None:
+        return fields(value)
     try:
         return fields(json.loads(record.proof))
     except (ValueError, RecursionError):

@@ -121,7 +121,7 @@ def _detail(egress: Egress) -> dict[str, Any]:
 
 def _outputs(info: Message) -> tuple[bool, bool]:
     """Whether files are written, and whether something is sent out: by the request (any version's) or by the results."""
-    requests = [info.message(mode) for mode in _MODES]
+    requests = [request for mode in _MODES if (request := info.message(mode))]
     requests += [output for request in requests for output in request.messages("outputs")]
     writes = any(info.value(name) for name in _FILE_RESULTS)
     writes = writes or any(request.value(name) for request in requests for name in _TO_FILES)

@@ -5,6 +5,7 @@ Everything an event says about itself comes through `Told`; a reader in `openvid
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Any, cast
@@ -119,11 +120,11 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 def told(event: Event, record: Record, *anomalies: tuple[str, str]) -> Told:
     """What `event` says, with `anomalies` seen so far. Never raises."""
-    inner: dict[str, Any] = {whole_text(key): _kept(key, value) for key, value in event.inner.items() if _shown(key)}
+    inner = _kept_fields(event.inner)
     own = micros(inner.get("timestamp"))
     own = micros(inner.get("endTime")) if own is None else own  # ≤ 2.4 states the end twice
     seen = list(anomalies)
-    if event.lossy and event.canonical is not None:
+    if event.lossy and event.is_json:
         seen.append(("lossy_encoding", "the body is not UTF-8 and was read as ISO-8859-1"))
     if own is None and not any(kind == "unreadable" for kind, _ in anomalies):
         seen.append(_why_no_time("timestamp", inner))
@@ -203,8 +204,20 @@ def dimensions(value: object) -> object:
     return _kept("videoDimensions", parsed) if isinstance(parsed, dict) else value
 
 
-def _shown(key: str) -> bool:
-    return not _SECRET_KEY.search(key)
+def _kept_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in fields.items():
+        hidden, address = _told_by(key) if len(key) <= _LONGEST_NAME else _told_by.__wrapped__(key)
+        if not hidden:
+            plain = type(value) is str and not address and value.isascii()
+            kept[whole_text(key)] = value if plain else _kept(key, value)
+    return kept
+
+
+@functools.lru_cache(maxsize=1024)
+def _told_by(key: str) -> tuple[bool, bool]:
+    """(may hold a secret, holds an address), by its name; OpenVidu uses the same few for ever."""
+    return _SECRET_KEY.search(key) is not None, key.lower().endswith(("uri", "url"))
 
 
 def _kept(key: str, value: Any) -> Any:
@@ -212,8 +225,7 @@ def _kept(key: str, value: Any) -> Any:
     if isinstance(value, str):
         return _without_credentials(whole_text(value)) if key.lower().endswith(("uri", "url")) else whole_text(value)
     if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
-        return {whole_text(name): _kept(name, field) for name, field in fields.items() if _shown(name)}
+        return _kept_fields(cast("dict[str, Any]", value))
     if isinstance(value, list):
         return [_kept(key, item) for item in cast("list[Any]", value)]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -233,6 +245,9 @@ def _why_no_time(key: str, inner: dict[str, Any]) -> tuple[str, str]:
 
 def _server_run(proof: bytes) -> str | None:
     """The run of the server an imported CDR line was written in (its file's suffix), which the importer noted."""
+    if b'"run"' not in proof and b"\\" not in proof and proof.isascii():
+        # Written plainly, and nothing in it is called so.
+        return None
     try:
         noted = json.loads(proof)
     except (ValueError, RecursionError):

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import msgspec
 
+from tracker.sources import plain_json
 
 _DEEPEST = 64
 """Bodies nested deeper are unreadable: a fixed bound, so that the answer never depends on the caller's stack."""
@@ -30,19 +31,28 @@ _LONGEST_NAME = 200
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What a body says: the event's `name` ("" when it has none) and its fields (`inner`), equal in both shapes.
 
-    `unreadable` says why there is nothing to read. `canonical` is what the dedupe key is made of when the body is
-    JSON at all. `lossy`: the bytes were not UTF-8 and were read as ISO-8859-1 (OpenVidu ≤ 2.17 sends that).
+    `unreadable` says why there is nothing to read. `is_json`: the body is JSON at all, its value without the name is
+    `value`. `lossy`: the bytes were not UTF-8 and were read as ISO-8859-1 (OpenVidu ≤ 2.17 sends that).
     """
 
     name: str = ""
     inner: dict[str, Any] = {}
     unreadable: str | None = None
-    canonical: bytes | None = None
+    is_json: bool = False
+    value: Any = None
     lossy: bool = False
+
+    @property
+    def canonical(self) -> bytes | None:
+        """What the dedupe key is made of when the body is JSON at all; only ingest asks, a rebuild never does."""
+        return _canonical(self.name, self.value) if self.is_json else None
 
 
 def read_event(body: bytes) -> Event:
     """The event a webhook body or a CDR line carries. Never raises."""
+    value = plain_json.certain_value(body, deepest=_DEEPEST, decode=_decode)
+    if isinstance(value, dict):
+        return _named(cast("dict[str, Any]", value), lossy=False)
     try:
         text, lossy = body.decode("utf-8-sig"), False
     except UnicodeDecodeError:
@@ -53,10 +63,14 @@ def read_event(body: bytes) -> Event:
     except ValueError as why:
         return Event(unreadable=str(why), lossy=lossy)
     if not isinstance(value, dict):
-        return Event(unreadable="not a JSON object", canonical=_canonical("", value), lossy=lossy)
-    name, inner = _split(cast("dict[str, Any]", value))
+        return Event(unreadable="not a JSON object", is_json=True, value=value, lossy=lossy)
+    return _named(cast("dict[str, Any]", value), lossy=lossy)
+
+
+def _named(value: dict[str, Any], *, lossy: bool) -> Event:
+    name, inner = _split(value)
     why = None if name else "no event name"
-    return Event(name=name, inner=inner, unreadable=why, canonical=_canonical(name, inner), lossy=lossy)
+    return Event(name=name, inner=inner, unreadable=why, is_json=True, value=inner, lossy=lossy)
 
 
 def dedupe_key(body: bytes, event: Event) -> str:
@@ -75,7 +89,7 @@ def shown_name(event: Event) -> str:
 
 def whole_text(text: str) -> str:
     """The text with lone surrogates (legal in JSON escapes, not in UTF-8) replaced by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def parse_json(text: str) -> Any:
@@ -84,6 +98,10 @@ def parse_json(text: str) -> Any:
     Integral floats become ints, so that `0.0` and `0` are one value. Raises ValueError saying what is wrong; the
     message never quotes the text.
     """
+    if text[:1] == "{" and isinstance(
+        value := plain_json.certain_value(text.encode("utf-8", "replace"), deepest=_DEEPEST, decode=_decode), dict
+    ):
+        return cast("dict[str, Any]", value)
     try:
         value = json.loads(
             text, parse_int=_whole, parse_float=_real, parse_constant=_no_number, object_pairs_hook=_unique
@@ -132,6 +150,9 @@ def _real(token: str) -> int | float:
     if not math.isfinite(number):
         raise ValueError("a number is too large")
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+_decode = msgspec.json.Decoder(float_hook=_real).decode
 
 
 def _no_number(token: str) -> Any:

@@ -87,7 +87,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     reader = _READERS.get(said.event)
     if reader is None:
         return said.unknown()
-    if said.place() is None:
+    if said.run is None and said.room is None:
         return said.unread(f"{said.event} without room")
     return reader(said)
 

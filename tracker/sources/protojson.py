@@ -17,12 +17,15 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from tracker.facts import EndReason, Micros, Precision
+from tracker.sources import plain_json
 
 
 Unit = Literal["s", "ms", "us", "ns"]
 
 _DEEPEST = 50
 _LONGEST_TEXT = 8192
+_LONGEST_CACHED = 64
+_OPENING = ("{", "[")
 _LAST = 253_402_300_800_000_000
 """The year 10000, in µs: no store or answer can hold a later time."""
 
@@ -72,8 +75,11 @@ class Message:
 
     def value(self, name: str) -> Any:
         """The raw value; None when absent (or null, which means the same)."""
-        found = self.fields.get(name)
-        return self.fields.get(camel(name)) if found is None else found
+        fields = self.fields
+        if not fields:
+            return None
+        found = fields.get(name)
+        return fields.get(camel(name)) if found is None else found
 
     def text(self, name: str) -> str | None:
         """A string, or None where it is absent, empty or no string."""
@@ -120,7 +126,7 @@ class Message:
     def message(self, name: str) -> Message:
         """An object; an empty one where it is absent."""
         value = self.value(name)
-        return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else Message({})
+        return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else _NOTHING
 
     def messages(self, name: str) -> list[Message]:
         """The objects of a list; what is no object is left out."""
@@ -132,12 +138,17 @@ class Message:
         return bool(self.fields)
 
 
+_NOTHING = Message({})
+
+
 def read(body: bytes) -> Message | None:
     """The body as a message; None when it is no JSON object that can be read."""
-    try:
-        value = _sound(json.loads(body.decode("utf-8-sig", "replace")), 0)
-    except (ValueError, RecursionError):
-        return None
+    value = plain_json.sound_value(body, deepest=_DEEPEST)
+    if value is None:
+        try:
+            value = _sound(json.loads(body.decode("utf-8-sig", "replace")), 0)
+        except (ValueError, RecursionError):
+            return None
     return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else None
 
 
@@ -162,6 +173,12 @@ def kept(value: Any) -> Any:
 
 def secret_name(name: str) -> bool:
     """Whether a field of this name may hold a secret."""
+    return _searched(name) if len(name) <= _LONGEST_CACHED else _SECRET_NAME.search(name) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _searched(name: str) -> bool:
+    # Senders use the same few names for ever.
     return _SECRET_NAME.search(name) is not None
 
 
@@ -172,7 +189,8 @@ def metadata(text: str | None, nested: int = 3) -> str | None:
     """
     if text is None:
         return None
-    inner = parsed(text) if nested else None
+    # Only an object or a list can name a secret.
+    inner = parsed(text) if nested and text.lstrip()[:1] in _OPENING else None
     if isinstance(inner, dict | list) and (cleaned := shown(inner, nested - 1)) != inner:
         text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"))
     return masked(text)
@@ -190,15 +208,26 @@ def shown(value: Any, nested: int = 3) -> Any:
 
 def parsed(text: str | None) -> Any:
     """The value of a text that holds JSON; None when it holds none."""
+    if not text:
+        return None
+    value = plain_json.sound_value(text, deepest=_DEEPEST)
+    if value is not None:
+        return value
     try:
-        return _sound(json.loads(text or ""), 0)
+        return _sound(json.loads(text), 0)
     except (ValueError, RecursionError):
         return None
 
 
 def masked(text: str | None) -> str | None:
     """A text with every address in it cut to its host (the rest may be a stream key or a signature) and no token."""
-    return None if text is None else _TOKEN.sub("…", _ADDRESS.sub(r"\1://\2/…", kept(text)))
+    if text is None:
+        return None
+    shortened: str = kept(text)
+    # Looking for what every match has is much cheaper than looking for a match.
+    if ":" in shortened:
+        shortened = _ADDRESS.sub(r"\1://\2/…", shortened)
+    return _TOKEN.sub("…", shortened) if "eyJ" in shortened else shortened
 
 
 def masked_query(address: str | None) -> str | None:
@@ -217,12 +246,18 @@ def extras(message: Message, *known: str) -> dict[str, Any]:
 
 def others(message: Message, *known: str) -> dict[str, Any]:
     """Fields of any kind that no reading knows yet (`known` in snake_case), as `shown` shows them."""
-    spellings = {spelling for name in known for spelling in (name, camel(name))}
+    spellings = _spellings(known)
     return {
         name: shown(value)
         for name, value in message.fields.items()
         if name not in spellings and value is not None and not secret_name(name)
     }
+
+
+@functools.cache
+def _spellings(known: tuple[str, ...]) -> frozenset[str]:
+    # Asked only with the constants of a reading.
+    return frozenset(spelling for name in known for spelling in (name, camel(name)))
 
 
 def present(**fields: Any) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""What is read at once is what the close readers read; whatever leaves a doubt is left to them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tracker.sources.plain_json import certain_value, sound_value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"event":"a","n":1790000000000,"data":{"x":[1,2.5,null,true,"\xc3\xa9"]}}',
+        b'{"n":-9223372036854775808,"m":9223372036854775807}',
+        b'{"text":"\\"quoted\\"\\n"}',
+    ],
+)
+def test_a_plain_body_is_read_as_json_reads_it(body: bytes) -> None:
+    assert certain_value(body, deepest=10) == json.loads(body) == sound_value(body, deepest=10)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"null", b"{", b'{"a":NaN}', b'{"a":1e400}', b'{"a":"\\ud800"}', b'{"a":"\xff"}', b"\xef\xbb\xbf{}",
+        b'{"a":9223372036854775808}', b'{"a":-9223372036854775809}', b'{"a":' + b"9" * 300 + b"}", b"[" * 11 + b"]" * 11,
+    ],
+)  # fmt: skip
+def test_what_leaves_a_doubt_is_not_read(body: bytes) -> None:
+    assert sound_value(body, deepest=10) is None
+    assert certain_value(body, deepest=10) is None
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a":1,"a":1}', b'{"a":{"b":1,"b":2}}', b'{"a" :1}', b'{"a":-0}', b'{"a":"\\u0041"}']
+)
+def test_what_can_be_read_in_two_ways_is_not_certain(body: bytes) -> None:
+    assert sound_value(body, deepest=10) is not None
+    assert certain_value(body, deepest=10) is None
+
+
+def test_a_text_that_nests_deeper_than_python_recurses_is_not_read() -> None:
+    assert sound_value(b"[" * 200_000 + b"]" * 200_000, deepest=10**6) is None
