@@ -43,10 +43,17 @@ BOM = b"\xef\xbb\xbf"
 CDR_NAME = re.compile(r"^CDR\.(?P<date>\d{4}-\d{2}-\d{2})_(?P<run>\d{2}-\d{2}-\d{2})\.log(\.gz)?$")
 LOG_LINE = re.compile(rb"^\S+\s+\| |\[(TRACE|DEBUG|INFO|WARN|ERROR|FATAL) *\]|^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 CDR_LOGGER = re.compile(rb"CDRLogger|CallDetailRecord")
+HINTS = ("sid", "rid", "run")
+"""What an envelope's proof may say about where its body belongs: StreamRec's hints, and the run of a CDR file."""
+
 READ_IN_FOLDERS = (".log", ".jsonl", ".log.gz", ".jsonl.gz")
 
 Progress = Callable[[str, int, int], None]
 """(file name, bytes of the file read so far, bytes of the file): called after each batch and at the end of a file."""
+
+
+Found = tuple[bytes, dict[str, str]]
+"""The exact bytes to record, and the hints that go into their proof."""
 
 
 class FileReport(msgspec.Struct, kw_only=True):
@@ -121,10 +128,11 @@ class _Reading:
         try:
             for number, line, is_whole in self._lines:
                 seen += 1
-                body = self._body_of(number, line, is_whole)
-                if body is not None:
+                found = self._found_in(number, line, is_whole)
+                if found is not None:
+                    body, hints = found
                     proof: dict[str, str | int] = {"scheme": "import", "file": self._path.name, "line": number}
-                    proof |= self._run
+                    proof |= self._run | hints
                     batch.append(self._source.admit(body, received_at=self._now(), proof=proof))
                     size += len(body)
                 if len(batch) >= BATCH_LINES or size >= BATCH_BYTES or seen >= 20 * BATCH_LINES:
@@ -153,14 +161,14 @@ class _Reading:
                 text = line.removeprefix(BOM) if number == 1 else line
                 yield number, None if is_long else text.strip(b" \t\r\n"), is_whole
 
-    def _body_of(self, number: int, line: bytes | None, is_whole: bool) -> bytes | None:
-        """The bytes to record, or None; then the report says why."""
+    def _found_in(self, number: int, line: bytes | None, is_whole: bool) -> Found | None:
+        """The bytes to record and their hints, or None; then the report says why."""
         if line == b"":
             return None
         self._report.lines += 1
-        body = None if line is None else read_line(line)
-        if body is not None:
-            return body
+        found = None if line is None else _read(line)
+        if found is not None:
+            return found
         self._is_log = self._is_log or (line is not None and LOG_LINE.search(line) is not None)
         if not is_whole and line is not None:
             self._report.partial = number
@@ -177,6 +185,12 @@ def read_line(line: bytes) -> bytes | None:
     A line that does not start with `{` is read from its first `{`, or from the first one after ` - `, whichever
     begins a JSON object that reaches to the end; behind a log prefix that object has to look like a CDR event.
     """
+    found = _read(line)
+    return None if found is None else found[0]
+
+
+def _read(line: bytes) -> Found | None:
+    """What `read_line` gives, and the hints of an envelope."""
     starts = [line.find(b"{")]
     if starts[0] != 0 and b" - " in line:
         starts.append(line.find(b"{", line.index(b" - ")))
@@ -185,7 +199,8 @@ def read_line(line: bytes) -> bytes | None:
         if parsed is not None:
             if start > 0 and LOG_LINE.search(line[:start]) and not _is_event(parsed):
                 return None
-            return _inner_body(parsed, line[start:])
+            body = _inner_body(parsed, line[start:])
+            return None if body is None else (body, _hints_of(parsed) if body != line[start:] else {})
     return None
 
 
@@ -232,6 +247,13 @@ def _inner_body(parsed: dict[str, Any], text: bytes) -> bytes | None:
     if is_envelope and isinstance(plain, str):
         return plain.encode("utf-8", "surrogatepass")
     return text
+
+
+def _hints_of(envelope: dict[str, Any]) -> dict[str, str]:
+    """What the proof of an exported record says about where it belongs."""
+    proof = envelope.get("proof")
+    said = cast("dict[str, Any]", proof) if isinstance(proof, dict) else {}
+    return {name: said[name] for name in HINTS if isinstance(said.get(name), str)}
 
 
 def _opened_up(files: Sequence[Path]) -> Iterator[Path]:

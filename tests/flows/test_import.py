@@ -57,6 +57,26 @@ async def test_a_record_says_which_file_line_and_run_it_came_from(log: MemoryLog
     assert (record.origin, record.received_at, record.body) == ("import", NOW, created(1).encode())
 
 
+async def test_an_exported_record_keeps_the_hints_of_its_address_and_its_run(log: MemoryLog, tmp_path: Path) -> None:
+    file = tmp_path / "export.jsonl"
+    proofs = (
+        {"scheme": "url_token", "key": 0, "sid": "s-1", "rid": "r-1"},
+        {"run": "21-00-57", "jwt": "x"},
+        {"sid": 5},
+        [],
+    )
+    lines = [json.dumps({"source": "ov", "proof": proof, "body_text": created(n)}) for n, proof in enumerate(proofs)]
+    file.write_text("\n".join(lines) + "\n")
+    await imported(log, file)
+    kept = [json.loads(record.proof) for record in await records(log)]
+    assert [list(proof.items())[3:] for proof in kept] == [
+        [("sid", "s-1"), ("rid", "r-1")],
+        [("run", "21-00-57")],
+        [],
+        [],
+    ]
+
+
 async def test_every_line_is_accounted_for(log: MemoryLog, tmp_path: Path) -> None:
     file = tmp_path / "docker.log"
     lines = [
