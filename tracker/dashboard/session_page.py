@@ -1,0 +1,188 @@
+"""The page of one session, what its script draws from, and what can be taken away from it.
+
+    /sessions/{id}                 the page: complete without scripts (a still picture, a paged list)
+    /sessions/{id}/lanes.json      every bar, as columns
+    /sessions/{id}/events.json     the events, in large pages, or those after a position of the log
+    /sessions/{id}/timeline.csv    /timeline.jsonl   /attendance.csv
+
+`{id}` is whatever the read API takes for a session: ours or a vendor's; several → 300, none → 404.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from tracker.api.answers import time_of
+from tracker.api.asking import Asked
+from tracker.api.parameters import CURSOR, choice, whole
+from tracker.api.problems import encoded
+from tracker.api.sessions import connection_of, participant_of, recording_of, session_of, the_session
+from tracker.dashboard.asking import PageRoute
+from tracker.dashboard.lanes import lanes_of
+from tracker.dashboard.lanes_compact import compact as compact_lanes
+from tracker.dashboard.lanes_svg import drawn
+from tracker.dashboard.rendering import HEADERS, page
+from tracker.dashboard.session_events import (
+    TIMELINE_COLUMNS,
+    attendance_csv,
+    compact as compact_event,
+    csv_of,
+    every_entry,
+    json_lines,
+    lines_of,
+    names_of,
+    timeline_csv,
+)  # fmt: skip
+from tracker.dashboard.session_reading import STILL, WHOLE, parts_of, proved_by
+from tracker.projections.rows import ConnectionRow, SessionRow
+
+LISTED = 100
+"""Events on one page of the list."""
+PAGED_EVENTS = 2_000
+"""Events in one answer to the script."""
+ATTENDED = 200
+"""People in the table of the page; the CSV has them all."""
+EVIDENCE = "/v1/sessions/{id}/evidence"
+
+
+async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
+    """`GET /sessions/{id}`. `?part=summary` leaves out picture and list, for a script that has both."""
+    row = await the_session(asked)
+    is_whole = asked.query["part"] is None
+    parts = await parts_of(asked, row, STILL)
+    session = session_of(asked.door, row)
+    names = names_of(parts.participants, parts.connections)
+    still, lines, after = None, [], None
+    if is_whole:
+        lanes = lanes_of(parts, now=asked.door.now(), is_stuck=session.stuck)
+        still = drawn(lanes, row.room_name or row.room_id or row.id)
+        rows, after = await asked.door.views.timeline(
+            row.id, kinds=(), subject=None, limit=LISTED, cursor=asked.query["cursor"]
+        )
+        lines = lines_of(rows, names)
+    joins: dict[str, list[ConnectionRow]] = {}
+    for connection in parts.connections:
+        joins.setdefault(connection.participant, []).append(connection)
+    return page(
+        request,
+        "session.html",
+        session=session,
+        start_provenance=row.start_provenance,
+        is_whole=is_whole,
+        now=time_of(asked.door.now()),
+        projected=await asked.door.views.checkpoint(),
+        people=[
+            (participant_of(person), [connection_of(each) for each in joins.get(person.id, [])])
+            for person in parts.participants[:ATTENDED]
+        ],
+        people_left_out=max(0, max(session.participants, len(parts.participants)) - ATTENDED),
+        recordings=[recording_of(each) for each in parts.recordings],
+        supervisors=[
+            (each, time_of(each.started_at), time_of(each.ended_at)) for each in parts.supervisors
+        ],
+        names=names,
+        proved=await proved_by(asked, row),
+        still=still,
+        lines=lines,
+        after=after,
+        is_first=asked.query["cursor"] is None,
+        may_read_records=asked.reader.may("read:records"),
+        has_evidence=any(resource.canonical == EVIDENCE for resource in request.app.router.resources()),
+    )  # fmt: skip
+
+
+async def show_lanes(_request: web.Request, asked: Asked) -> web.StreamResponse:
+    """`GET /sessions/{id}/lanes.json`: see `lanes_compact`."""
+    row = await the_session(asked)
+    position, now = await asked.door.views.checkpoint(), asked.door.now()
+    stuck = session_of(asked.door, row).stuck
+    lanes = lanes_of(await parts_of(asked, row, WHOLE), now=now, is_stuck=stuck)
+    known = {"id": row.id, "position": position, "now": now, "state": row.state, "last_position": row.last_position}
+    return _compressed(encoded(200, known | compact_lanes(lanes), headers=HEADERS))
+
+
+async def show_events(_request: web.Request, asked: Asked) -> web.StreamResponse:
+    """`GET /sessions/{id}/events.json`: by time; with `?after=` those of records behind a position, in log order."""
+    row = await the_session(asked)
+    after, views = asked.query["after"], asked.door.views
+    if after is None:
+        rows, following = await views.timeline(
+            row.id, kinds=(), subject=None, limit=PAGED_EVENTS, cursor=asked.query["cursor"]
+        )
+    else:
+        found = await views.entries_after(after, 2**31, limit=PAGED_EVENTS)
+        rows, following = [entry for entry in found if entry.session_id == row.id], None
+        after = found[-1].position if found else after
+    answer = {"items": [compact_event(entry) for entry in rows], "next": following, "after": after}
+    return _compressed(encoded(200, answer, headers=HEADERS))
+
+
+async def export_timeline_csv(request: web.Request, asked: Asked) -> web.StreamResponse:
+    """`GET /sessions/{id}/timeline.csv`."""
+    row = await the_session(asked)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield csv_of([TIMELINE_COLUMNS])
+        async for rows in every_entry(asked, row):
+            yield timeline_csv(rows)
+
+    return await _sent(request, row, "timeline.csv", "text/csv", chunks())
+
+
+async def export_timeline_json_lines(request: web.Request, asked: Asked) -> web.StreamResponse:
+    """`GET /sessions/{id}/timeline.jsonl`: the entries exactly as `/v1/sessions/{id}/timeline` answers them."""
+    row = await the_session(asked)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        async for rows in every_entry(asked, row):
+            yield json_lines(rows)
+
+    return await _sent(request, row, "timeline.jsonl", "application/jsonl", chunks())
+
+
+async def export_attendance(request: web.Request, asked: Asked) -> web.StreamResponse:
+    """`GET /sessions/{id}/attendance.csv`: one line a connection."""
+    row = await the_session(asked)
+    parts = await parts_of(asked, row, WHOLE)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield attendance_csv(row.id, parts.participants, parts.connections)
+
+    return await _sent(request, row, "attendance.csv", "text/csv", chunks())
+
+
+async def _sent(
+    request: web.Request, row: SessionRow, name: str, kind: str, chunks: AsyncIterator[bytes]
+) -> web.StreamResponse:
+    """A file to save, sent as it is made."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", row.id)[:100]
+    response = web.StreamResponse(headers=HEADERS)
+    response.headers["Content-Type"] = f"{kind}; charset=utf-8"
+    response.headers["Content-Disposition"] = f'attachment; filename="{safe}-{name}"'
+    await response.prepare(request)
+    if request.method != "HEAD":
+        async for chunk in chunks:
+            await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+def _compressed(response: web.Response) -> web.Response:
+    response.enable_compression()
+    return response
+
+
+_AFTER = whole("after", "Only what records behind this position of the log told, in log order.")
+_PART = choice("part", "Leave out the picture and the list.", ("summary",))
+
+PAGES = (
+    PageRoute(path="/sessions/{id}", parameters=(CURSOR, _PART), show=show),
+    PageRoute(path="/sessions/{id}/lanes.json", parameters=(), show=show_lanes),
+    PageRoute(path="/sessions/{id}/events.json", parameters=(CURSOR, _AFTER), show=show_events),
+    PageRoute(path="/sessions/{id}/timeline.csv", parameters=(), show=export_timeline_csv),
+    PageRoute(path="/sessions/{id}/timeline.jsonl", parameters=(), show=export_timeline_json_lines),
+    PageRoute(path="/sessions/{id}/attendance.csv", parameters=(), show=export_attendance),
+)
