@@ -14,11 +14,15 @@ from pathlib import Path
 import structlog
 
 from tracker.access import Access, AccessKey
+from tracker.checkpoints import Checkpoints, CheckpointWatcher
 from tracker.config import AccessKeyConfig, Config, SourceConfig
 from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
+from tracker.evidence.notes import Signer, Verifier
+from tracker.log.contract import Log
 from tracker.log.group_commit import LogObserver
 from tracker.log.holding import Held, hold
 from tracker.log.sqlite import SqliteLog
+from tracker.signing_key import make_key, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.views.sqlite import SqliteViews
@@ -132,6 +136,29 @@ async def swap_views(new: Path, config: Config) -> None:
 async def copy_views(config: Config, to: Path) -> None:
     """Copy the views in use, as they are at one moment."""
     await asyncio.to_thread(copy, config.views_path, to)
+
+
+def create_signer(config: Config) -> Verifier | None:
+    """Make the key that signs checkpoints; None when there is one: it stays. Raises `ConfigInvalid`."""
+    return make_key(config.evidence.key_file, config.evidence.origin)
+
+
+def signer(config: Config) -> Signer | None:
+    """The key that signs checkpoints, None where there is no file. Raises `ConfigInvalid`."""
+    return read_key(config.evidence.key_file, config.evidence.origin)
+
+
+def verifiers(config: Config) -> list[Verifier]:
+    """Every public key that checkpoints of this log may be signed with. Raises `ConfigInvalid`."""
+    present = signer(config)
+    former = read_verifiers(config.evidence.former_keys)
+    return former if present is None else [present.verifier, *former]
+
+
+def checkpoints(config: Config, log: Log, signing: Signer, watcher: CheckpointWatcher | None = None) -> Checkpoints:
+    """What signs the log."""
+    former = read_verifiers(config.evidence.former_keys)
+    return Checkpoints(log, signing, file=config.evidence.file, former=former, watcher=watcher)
 
 
 def access(config: Config) -> Access:

@@ -26,6 +26,7 @@ class Metrics:
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self._last_seen: dict[str, int] = {}
+        self._signed_at = 0
         self.since = now()
         """When this server began to count, µs."""
         self.outcomes: dict[tuple[str, str], int] = {}
@@ -56,6 +57,16 @@ class Metrics:
             "tracker_source_last_delivery_seconds", "Seconds since a source's last authentic delivery.", ["source"],
             registry=registry,
         )  # fmt: skip
+
+        self._checkpoint_size = Gauge(
+            "tracker_checkpoint_size", "Records the newest checkpoint signs.", registry=registry
+        )
+        self._checkpoint_age = Gauge(
+            "tracker_checkpoint_age_seconds", "Seconds since the log was last found or made signed.", registry=registry
+        )
+        self._checkpoint_failures = Counter(
+            "tracker_checkpoint_failures", "Times the log was not signed when it should be.", registry=registry
+        )
 
     def delivered(self, source: str, outcome: str) -> None:
         """One delivery was answered: "recorded", "duplicate", or why not ("signature_mismatch", "log_busy" …)."""
@@ -96,6 +107,20 @@ class Metrics:
         counter = self._unknown_events if kind == "unknown_event" else self._unreadable
         counter.labels(source).inc()
         self._count(source, kind)
+
+    def checkpoints_begin(self) -> None:
+        """From now on the log is to be signed: the age of the newest checkpoint counts."""
+        self._signed_at = self._now()
+        self._checkpoint_age.set_function(lambda: (self._now() - self._signed_at) / 1_000_000)
+
+    def checkpointed(self, size: int) -> None:
+        """See `CheckpointWatcher.checkpointed`."""
+        self._signed_at = self._now()
+        self._checkpoint_size.set(size)
+
+    def checkpoint_failed(self) -> None:
+        """See `CheckpointWatcher.checkpoint_failed`."""
+        self._checkpoint_failures.inc()
 
     def render(self) -> tuple[bytes, str]:
         """The exposition text and its content type (a whole header value, with parameters)."""

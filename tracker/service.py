@@ -104,6 +104,7 @@ class Station:
         )
         self.access = joining.access(config)
         self.live = Live(views)
+        self.signer = joining.signer(config)
         self.under_way = UnderWay()
 
     def app(self) -> web.Application:
@@ -120,6 +121,7 @@ class Station:
             unready=self.unready,
             metrics=self.metrics.render,
             live=self.live,
+            log_key=None if self.signer is None else str(self.signer.verifier),
         )
         add_routes(app, door)
         arrivals = Arrivals(
@@ -168,6 +170,19 @@ class Station:
                 failures = 0 if self.projector.position > before else failures + 1
                 _log.exception("projector failed, starting it again", position=self.projector.position)
             await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
+
+    async def sign(self) -> None:
+        """Make checkpoints on the schedule; return at once where nothing is to be signed, and say so."""
+        evidence = self.config.evidence
+        if self.signer is None:
+            _log.warning(
+                "no checkpoints: nobody can prove later that the log was not changed. `tracker init` makes the key",
+                key_file=str(evidence.key_file),
+            )
+        elif evidence.every is not None:
+            self.metrics.checkpoints_begin()
+            made = joining.checkpoints(self.config, self.log, self.signer, self.metrics)
+            await made.run(evidence.every / 1_000_000)
 
     async def keep_views(self) -> None:
         """Views may be deleted at any time: make an empty file when there is none, and the projector fills it again."""
@@ -237,7 +252,7 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
 async def _run(station: Station, stop: asyncio.Event, ready: Ready | None) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            lasting = (station.follow(), station.keep_views(), station.live.run())
+            lasting = (station.follow(), station.keep_views(), station.live.run(), station.sign())
             tasks = [group.create_task(each) for each in lasting]
             try:
                 async with _listening(station) as address:

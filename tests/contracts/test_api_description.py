@@ -195,13 +195,14 @@ async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -
                 continue
             for any_id in (session, "none"):
                 path = route.path.replace("{id}", any_id).replace("{position}", "1" if any_id == session else "none")
-                async with client.get(path, headers=headers) as response:
+                needed = {each.name: "1" for each in route.parameters if each.needed}
+                async with client.get(path, headers=headers, params=needed) as response:
                     told = DOCUMENT["paths"][route.path]["get"]["responses"][str(response.status)]
                     if "$ref" in told:
                         told = DOCUMENT["components"]["responses"][told["$ref"].rpartition("/")[2]]
                     schema = told["content"][response.content_type]["schema"]
                     assert response.status in {200, 404}
-                    if response.content_type != "application/octet-stream":
+                    if response.content_type not in {"application/octet-stream", "text/plain"}:
                         assert mistakes(msgspec.json.decode(await response.read()), schema) == [], path
     await views.close()
     await log.close()

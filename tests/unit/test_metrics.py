@@ -43,6 +43,22 @@ def test_the_silence_of_a_source_is_measured_when_asked() -> None:
     assert 'tracker_source_last_delivery_seconds{source="lk"} 15.0' in lines(metrics)
 
 
+def test_the_age_of_the_newest_checkpoint_counts_once_there_are_to_be_some() -> None:
+    clock = [10_000_000]
+    metrics = Metrics(lambda: clock[0])
+    assert "tracker_checkpoint_age_seconds 0.0" in lines(metrics)
+    metrics.checkpoints_begin()
+    clock[0] = 14_000_000
+    assert "tracker_checkpoint_age_seconds 4.0" in lines(metrics)
+    metrics.checkpointed(7)
+    metrics.checkpoint_failed()
+    clock[0] = 15_000_000
+    text = lines(metrics)
+    assert "tracker_checkpoint_age_seconds 1.0" in text
+    assert "tracker_checkpoint_size 7.0" in text
+    assert "tracker_checkpoint_failures_total 1.0" in text
+
+
 def test_two_servers_in_one_process_do_not_share_numbers() -> None:
     one, two = Metrics(lambda: 0), Metrics(lambda: 0)
     one.depth(5)

@@ -21,8 +21,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from tracker.api import across, live, openapi, records, sessions
-from tracker.api.asking import Asked, Bytes, Door, Route, SeveralFound, Streamed
+from tracker.api import across, evidence, live, openapi, records, sessions
+from tracker.api.asking import Asked, Bytes, Door, Plain, Route, SeveralFound, Streamed
 from tracker.api.health import COOKIE, READING, Health
 from tracker.api.parameters import AT_LEAST, read_query
 from tracker.api.problems import encoded, failed, no_such_route, only, problem_of
@@ -30,7 +30,7 @@ from tracker.errors import LogError, ScopeMissing, TrackerError, ViewsBehind, Vi
 
 __all__ = ["ROUTES", "Door", "add_routes"]
 
-ROUTES: tuple[Route, ...] = (*sessions.ROUTES, *records.ROUTES, *across.ROUTES, *live.ROUTES)
+ROUTES: tuple[Route, ...] = (*sessions.ROUTES, *records.ROUTES, *across.ROUTES, *live.ROUTES, *evidence.ROUTES)
 
 WAIT_S = 5.0
 """How long `?at_least=` waits for the views."""
@@ -92,6 +92,9 @@ async def _answer(door: Door, route: Route, request: web.Request, told: dict[str
     found = await route.find(Asked(door=door, reader=reader, path=dict(request.match_info), query=query))
     if isinstance(found, Streamed):
         return await found.stream(request, told)
+    if isinstance(found, Plain):
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+        return web.Response(text=found.text, headers=headers)
     if isinstance(found, Bytes):
         response = web.Response(body=found.body, content_type="application/octet-stream")
         response.headers["Content-Disposition"] = f'attachment; filename="{found.file_name}"'

@@ -27,6 +27,7 @@ class Door(msgspec.Struct, frozen=True):
 
     `unready` gives the reasons why this server should get no traffic; `metrics` a body and its content type.
     `live` is the hub of the live stream (`tracker.api.live.Live`); None where nothing follows the views.
+    `log_key` is the verifier key of checkpoints, None where there is no signing key.
     """
 
     log: Log
@@ -38,6 +39,7 @@ class Door(msgspec.Struct, frozen=True):
     unready: Callable[[], Awaitable[list[str]]]
     metrics: Callable[[], tuple[bytes, str]]
     live: Any = None
+    log_key: str | None = None
 
     def stuck_before(self, source: str) -> Micros:
         """The latest last event (µs) with which an open session of `source` counts as stuck now."""
@@ -71,6 +73,12 @@ class Bytes(msgspec.Struct, frozen=True):
 
     body: bytes
     file_name: str
+
+
+class Plain(msgspec.Struct, frozen=True):
+    """An answer that is plain text, UTF-8."""
+
+    text: str
 
 
 class Streamed(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tracker.api.answers import Alive, Readiness
-from tracker.api.asking import Bytes, Route
+from tracker.api.asking import Bytes, Plain, Route
 from tracker.api.parameters import AT_LEAST, Parameter
 from tracker.api.problems import Problem
 
@@ -47,7 +47,7 @@ def document(routes: Iterable[Route]) -> bytes:
     """The whole document as JSON."""
     served = tuple(routes)
     found: set[Any] = {Alive, Readiness, Problem}
-    found |= {kind for route in served for kind in (route.answer, route.several) if kind not in {None, Bytes}}
+    found |= {kind for route in served for kind in (route.answer, route.several) if kind not in {None, Bytes, Plain}}
     kinds = sorted(found, key=str)
     schemas, components = msgspec.json.schema_components(kinds, ref_template=TEMPLATE)
     references = dict(zip(kinds, schemas, strict=True))
@@ -94,7 +94,7 @@ def _operation(route: Route, references: dict[Any, Json]) -> Json:
 
 def _parameter(parameter: Parameter) -> Json:
     told: Json = {
-        "name": parameter.name, "in": "query", "required": False, "description": parameter.about,
+        "name": parameter.name, "in": "query", "required": parameter.needed, "description": parameter.about,
         "schema": parameter.schema,
     }  # fmt: skip
     # Repeated is the form OpenAPI can say; commas are read too.
@@ -104,6 +104,8 @@ def _parameter(parameter: Parameter) -> Json:
 def _answer(kind: Any, references: dict[Any, Json], about: str, *, streams: bool = False) -> Json:
     if streams:
         content: Json = {"text/event-stream": {"schema": references[kind]}}
+    elif kind is Plain:
+        content = {"text/plain": {"schema": {"type": "string"}}}
     elif kind is Bytes:
         content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     else:

@@ -32,7 +32,7 @@ _MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))
 class Parameter(msgspec.Struct, frozen=True):
     """One query parameter. `read` turns its text into a value or raises ValueError saying what is wanted.
 
-    `many`: it may be repeated and its values separated by commas; its value is then a tuple.
+    `many`: it may be repeated and its values separated by commas; its value is then a tuple. `needed`: it has to be there.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Parameter(msgspec.Struct, frozen=True):
     read: Callable[[str], Any]
     many: bool = False
     default: Any = None
+    needed: bool = False
 
 
 def text(name: str, about: str) -> Parameter:
@@ -125,6 +126,8 @@ def _one_of(options: Sequence[str]) -> Callable[[str], str]:
 
 def _value(parameter: Parameter, given: list[str]) -> Any:
     if not given:
+        if parameter.needed:
+            raise ParameterInvalid(parameter.name, "is missing; it has to be there")
         return parameter.default
     if len(given) > 1 and not parameter.many:
         raise ParameterInvalid(parameter.name, "is there more than once; give it once")

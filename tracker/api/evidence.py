@@ -1,0 +1,177 @@
+"""What proves the log: signed checkpoints, the key they are signed with, and proofs against them.
+
+Nothing is signed here: reading never makes a checkpoint. Hashes are base64 of 32 bytes; how a proof is checked, in any
+language, is in docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+import msgspec
+
+from tracker.api.asking import Asked, Plain, Route
+from tracker.api.parameters import whole
+from tracker.errors import LogCorrupt, NotFound, ParameterInvalid
+from tracker.evidence.tree import consistency_proof, inclusion_proof, root_at
+from tracker.log.contract import Log
+
+
+class InclusionProof(msgspec.Struct, frozen=True, kw_only=True):
+    """That the record at `position` is the leaf `leaf_index` (from 0) of the tree of the first `size` records."""
+
+    position: int
+    leaf_index: int
+    leaf_hash: str
+    size: int
+    root: str
+    hashes: list[str]
+
+
+class ConsistencyProof(msgspec.Struct, frozen=True, kw_only=True):
+    """That the tree of the first `first` records is the beginning of that of `second`."""
+
+    first: int
+    second: int
+    first_root: str
+    second_root: str
+    hashes: list[str]
+
+
+async def prove_inclusion(log: Log, position: int, size: int | None) -> InclusionProof:
+    """The proof of one record in the tree of `size`, or in that of the newest checkpoint.
+
+    Raises `NotFound` (no such record, no such tree), `ParameterInvalid` (the record came after that tree), `LogError`.
+    """
+    head = await log.head()
+    if not 1 <= position <= head:
+        raise NotFound(f"the log has no record at position {position}: it ends at {head}")
+    size = await _size_or_newest(log, size, head)
+    if position > size:
+        raise ParameterInvalid(
+            "size", f"the tree of {size} records ends before position {position}: name a larger one, up to {head}"
+        )
+    leaves = await log.tile(0, (position - 1) // 256)
+    try:
+        return InclusionProof(
+            position=position,
+            leaf_index=position - 1,
+            leaf_hash=_encoded(leaves[(position - 1) % 256]),
+            size=size,
+            root=_encoded(await root_at(size, log.tile)),
+            hashes=_all_encoded(await inclusion_proof(position - 1, size, log.tile)),
+        )
+    except IndexError:
+        raise _damaged() from None
+
+
+async def prove_consistency(log: Log, first: int, second: int | None) -> ConsistencyProof:
+    """The proof between two trees; the second is that of the newest checkpoint where it is not named.
+
+    Raises `NotFound`, `ParameterInvalid` (the first is the larger), `LogError`.
+    """
+    head = await log.head()
+    second = await _size_or_newest(log, second, head)
+    if first > second:
+        raise ParameterInvalid("first", f"is larger than {second}, the second: name the smaller tree first")
+    try:
+        return ConsistencyProof(
+            first=first,
+            second=second,
+            first_root=_encoded(await root_at(first, log.tile)),
+            second_root=_encoded(await root_at(second, log.tile)),
+            hashes=_all_encoded(await consistency_proof(first, second, log.tile)),
+        )
+    except IndexError:
+        raise _damaged() from None
+
+
+async def find_checkpoint(asked: Asked) -> Plain:
+    """`GET /v1/log/checkpoint`: the newest, or the one of `?size=`."""
+    log, size = asked.door.log, asked.query["size"]
+    if size is None:
+        newest = await log.last_checkpoint()
+        if newest is None:
+            raise NotFound(_why_there_is_none(asked.door.log_key))
+        return Plain(newest[1])
+    for found, note in await log.checkpoints(after=size - 1, limit=1):
+        if found == size:
+            return Plain(note)
+    raise NotFound(f"no checkpoint was made of {size} records: leave `size` out for the newest")
+
+
+async def find_key(asked: Asked) -> Plain:
+    """`GET /v1/log/key`."""
+    if asked.door.log_key is None:
+        raise NotFound(_NO_KEY)
+    return Plain(asked.door.log_key + "\n")
+
+
+async def find_inclusion(asked: Asked) -> InclusionProof:
+    """`GET /v1/log/proof/inclusion`."""
+    position: int = asked.query["position"]
+    if asked.reader.sources is not None:
+        record = await asked.door.log.record(position)
+        if record is None or not asked.reader.sees(record.source):
+            raise NotFound(f"the log has no record at position {position}")
+    return await prove_inclusion(asked.door.log, position, asked.query["size"])
+
+
+async def find_consistency(asked: Asked) -> ConsistencyProof:
+    """`GET /v1/log/proof/consistency`."""
+    return await prove_consistency(asked.door.log, asked.query["first"], asked.query["second"])
+
+
+async def _size_or_newest(log: Log, size: int | None, head: int) -> int:
+    if size is not None:
+        if size > head:
+            raise NotFound(f"the log has no tree of {size} records yet: it has {head}")
+        return size
+    newest = await log.last_checkpoint()
+    if newest is None:
+        raise NotFound(f"there is no checkpoint yet to prove against: name a size, up to {head}")
+    return newest[0]
+
+
+def _why_there_is_none(log_key: str | None) -> str:
+    if log_key is None:
+        return _NO_KEY
+    return "no checkpoint was made yet: `tracker checkpoint` makes one now, and the server by its schedule"
+
+
+def _damaged() -> LogCorrupt:
+    return LogCorrupt("the tree of the log lacks hashes: run `tracker verify`")
+
+
+def _encoded(found: bytes) -> str:
+    return base64.b64encode(found).decode()
+
+
+def _all_encoded(found: Sequence[bytes]) -> list[str]:
+    return [_encoded(each) for each in found]
+
+
+_NO_KEY = (
+    "this log is not signed: there is no key at `evidence.key_file`. The operator makes one with `tracker init` and "
+    "starts the server again"
+)
+_SIZE = whole("size", "The tree of this many records; else that of the newest checkpoint.", least=1)
+_POSITION = msgspec.structs.replace(whole("position", "The position of the record.", least=1), needed=True)
+_FIRST = msgspec.structs.replace(whole("first", "The smaller tree, in records.", least=1), needed=True)
+_SECOND = whole("second", "The larger tree, in records; else that of the newest checkpoint.", least=1)
+
+ROUTES = (
+    Route(path="/v1/log/checkpoint", name="findCheckpoint",
+          about="A signed checkpoint of the log, as c2sp.org/tlog-checkpoint has it: the newest, or that of `size`.",
+          scope="read:sessions", parameters=(_SIZE,), answer=Plain, find=find_checkpoint, missing=True),
+    Route(path="/v1/log/key", name="findLogKey", about="The public key of checkpoints, as a verifier key of c2sp.org/signed-note.",
+          scope="read:sessions", parameters=(), answer=Plain, find=find_key, missing=True),
+    Route(path="/v1/log/proof/inclusion", name="findInclusionProof",
+          about="The proof that a record is in the log, against a checkpoint (RFC 9162, 2.1.3).",
+          scope="read:sessions", parameters=(_POSITION, _SIZE), answer=InclusionProof, find=find_inclusion, missing=True),
+    Route(path="/v1/log/proof/consistency", name="findConsistencyProof",
+          about="The proof that the log at one size is the beginning of the log at another (RFC 9162, 2.1.4).",
+          scope="read:sessions", parameters=(_FIRST, _SECOND), answer=ConsistencyProof, find=find_consistency,
+          missing=True),
+)  # fmt: skip
