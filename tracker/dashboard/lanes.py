@@ -47,6 +47,18 @@ def lanes_of(parts: SessionParts, *, now: Micros, is_stuck: bool) -> Lanes:
     )
 
 
+def presence_ms(lanes: Lanes) -> int:
+    """How long all people together were present up to the end of the axis, those still there included."""
+    ends = [*(at for at, _ in lanes.steps[1:]), max(lanes.until, lanes.steps[-1][0])] if lanes.steps else []
+    return sum((end - at) * count for (at, count), end in zip(lanes.steps, ends, strict=True)) // 1_000
+
+
+def unsure_ends(lanes: Lanes) -> tuple[int, int]:
+    """How many ends were derived or inferred, and how many there are."""
+    ends = [by for lane in lanes.lanes for bar in lane.bars for by in (bar.start_by, bar.end_by) if by is not None]
+    return sum(by != "reported" for by in ends), len(ends)
+
+
 def _session_lane(row: SessionRow) -> Lane:
     start = row.started_at if row.started_at is not None else row.created_at
     bar = Bar(

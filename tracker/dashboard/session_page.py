@@ -21,7 +21,7 @@ from tracker.api.parameters import CURSOR, choice, whole
 from tracker.api.problems import encoded
 from tracker.api.sessions import connection_of, participant_of, recording_of, session_of, the_session
 from tracker.dashboard.asking import PageRoute
-from tracker.dashboard.lanes import lanes_of
+from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
 from tracker.dashboard.lanes_compact import compact as compact_lanes
 from tracker.dashboard.lanes_svg import drawn
 from tracker.dashboard.rendering import HEADERS, page
@@ -55,9 +55,10 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
     parts = await parts_of(asked, row, STILL)
     session = session_of(asked.door, row)
     names = names_of(parts.participants, parts.connections)
+    lanes = lanes_of(parts, now=asked.door.now(), is_stuck=session.stuck)
+    unsure, ends = unsure_ends(lanes)
     still, lines, after = None, [], None
     if is_whole:
-        lanes = lanes_of(parts, now=asked.door.now(), is_stuck=session.stuck)
         still = drawn(lanes, row.room_name or row.room_id or row.id)
         rows, after = await asked.door.views.timeline(
             row.id, kinds=(), subject=None, limit=LISTED, cursor=asked.query["cursor"]
@@ -71,7 +72,9 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         "session.html",
         session=session,
         start_provenance=row.start_provenance,
-        is_whole=is_whole,
+        presence_ms=presence_ms(lanes) if lanes.goes_on else session.participant_ms,
+        unsure=unsure,
+        ends=ends,
         now=time_of(asked.door.now()),
         projected=await asked.door.views.checkpoint(),
         people=[

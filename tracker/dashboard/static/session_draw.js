@@ -213,7 +213,7 @@ const drawLabel = (g, scene, { lane, height: tall, folded }, top, width) => {
 };
 
 const fitted = (g, text, room) => {
-  if (text.length * 4 < room || g.measureText(text).width <= room) return text;
+  if (text.length * 8 < room || g.measureText(text).width <= room) return text;
   let low = 0;
   for (let high = Math.min(text.length, 80); low < high; ) {
     const middle = (low + high + 1) >> 1;
