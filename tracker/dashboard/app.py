@@ -10,7 +10,7 @@ from aiohttp import web
 from tracker.api.asking import Door
 from tracker.api.health import READING
 from tracker.api.problems import only
-from tracker.dashboard import session_page, sessions_page
+from tracker.dashboard import across_pages, log_page, session_page, sessions_page, sources_page, statistics_page
 from tracker.dashboard.arrivals import ARRIVALS, NOTHING, Arrivals
 from tracker.dashboard.asking import PageRoute, answering
 from tracker.dashboard.now import HEADS, Heads
@@ -19,7 +19,14 @@ from tracker.dashboard.signing_in import SigningIn
 
 __all__ = ["PAGES", "add_routes"]
 
-PAGES: tuple[PageRoute, ...] = (*sessions_page.PAGES, *session_page.PAGES)
+PAGES: tuple[PageRoute, ...] = (
+    *sessions_page.PAGES,
+    *session_page.PAGES,
+    *across_pages.PAGES,
+    *statistics_page.PAGES,
+    *sources_page.PAGES,
+    *log_page.PAGES,
+)
 
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
 

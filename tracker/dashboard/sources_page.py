@@ -1,0 +1,98 @@
+"""The page for "the webhook does not arrive": each source's last delivery, its refusals by reason, and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from tracker.api.answers import time_of
+from tracker.api.asking import Asked
+from tracker.dashboard.arrivals import ARRIVALS, READ, TAKEN, Arrivals
+from tracker.dashboard.asking import PageRoute, ask
+from tracker.dashboard.remedies import FIRST_STEPS, REMEDIES
+from tracker.dashboard.rendering import page
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """Deliveries of one outcome."""
+
+    outcome: str
+    count: int
+    meaning: str
+    remedy: str
+    is_refused: bool
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """One source as the page shows it; `steps` is None once something came."""
+
+    name: str
+    vendor: str
+    path: str
+    sessions: int
+    open: int
+    a_minute: int
+    last_seen_at: str | None
+    last_refused_at: str | None
+    last_refusal: Line | None
+    lines: list[Line]
+    is_configured: bool
+    steps: str | None
+
+
+async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
+    """`GET /sources`."""
+    arrivals = request.app[ARRIVALS]
+    stats: Any = await ask(asked, "findStats")
+    nameless = lines_of(arrivals, "?") if asked.reader.sources is None else []
+    return page(
+        request,
+        "sources.html",
+        now=time_of(asked.door.now()),
+        since=time_of(arrivals.since),
+        shown=[_shown(asked, arrivals, each) for each in stats.sources],
+        nameless=nameless,
+    )
+
+
+def lines_of(arrivals: Arrivals, source: str) -> list[Line]:
+    """What became of a source's deliveries since this server began: recorded first, then the most frequent."""
+    found = [(outcome, count) for (name, outcome), count in arrivals.outcomes.items() if name == source]
+    found.sort(key=lambda each: (each[0] not in TAKEN, -each[1], each[0]))
+    return [_line(outcome, count) for outcome, count in found]
+
+
+def _line(outcome: str, count: int) -> Line:
+    told = {
+        "recorded": ("Recorded", ""),
+        "duplicate": ("Sent again: recorded before, and counted once", ""),
+    } | REMEDIES
+    meaning, remedy = told.get(outcome, (outcome.replace("_", " "), "This server's output says more."))
+    is_refused = outcome not in TAKEN and outcome not in READ
+    return Line(outcome=outcome, count=count, meaning=meaning, remedy=remedy, is_refused=is_refused)
+
+
+def _shown(asked: Asked, arrivals: Arrivals, stats: Any) -> Shown:
+    seen = arrivals.last_seen.get(stats.source)
+    refused = arrivals.last_refused.get(stats.source)
+    # The hooks know of repeats too, the views of the time before this server began.
+    last_seen_at = max(filter(None, (stats.last_received_at, time_of(seen))), default=None)
+    return Shown(
+        name=stats.source,
+        vendor=stats.vendor,
+        path=f"/hooks/{stats.source}",
+        sessions=stats.sessions,
+        open=stats.open,
+        a_minute=arrivals.last_minute().get(stats.source, 0),
+        last_seen_at=last_seen_at,
+        last_refused_at=None if refused is None else time_of(refused[0]),
+        last_refusal=None if refused is None else _line(refused[1], 1),
+        lines=lines_of(arrivals, stats.source),
+        is_configured=stats.source in asked.door.vendors,
+        steps=FIRST_STEPS.get(stats.vendor) if last_seen_at is None else None,
+    )
+
+
+PAGES = (PageRoute(path="/sources", parameters=(), show=show),)
