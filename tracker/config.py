@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 import msgspec
 
 from tracker.config_evidence import EvidenceConfig, EvidenceTable, read_evidence
+from tracker.config_sealing import SealingConfig, SealingTable, read_sealing
 from tracker.config_secrets import Lookup
 from tracker.config_values import expect_apart, micros, path_of
 from tracker.errors import ConfigInvalid
@@ -37,6 +38,7 @@ VENDORS: Mapping[str, Literal["secrets", "keys"]] = {
 Engine = Literal["sqlite"]
 Algorithm = Literal["HS256", "RS256", "EdDSA"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+OURS = "tracker"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
@@ -111,6 +113,8 @@ class SourceTable(Guarded, frozen=True, kw_only=True):
     keys_env: str | None = None
     keys_file: str | None = None
     stuck_after: str = "12h"
+    retention: str | None = None
+    redact: tuple[str, ...] = ()
 
 
 class FileTables(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +124,7 @@ class FileTables(msgspec.Struct, frozen=True, kw_only=True):
     log: LogTable = LogTable()
     views: ViewsTable = ViewsTable()
     evidence: EvidenceTable = EvidenceTable()
+    sealing: SealingTable = SealingTable()
     access: AccessTable = AccessTable()
     sources: tuple[SourceTable, ...] = ()
 
@@ -169,7 +174,10 @@ class AccessConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceConfig(Guarded, frozen=True, kw_only=True):
-    """One sender, secrets fetched. `stuck_after` in µs."""
+    """One sender, secrets fetched. `stuck_after` and `retention` in µs (None: kept for ever).
+
+    `redact`: names of fields that views and API do not show, besides those that every source leaves out.
+    """
 
     name: str
     vendor: str
@@ -177,6 +185,8 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
     keys: dict[str, str] = {}
     stuck_after: int
+    retention: int | None = None
+    redact: tuple[str, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +197,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: LogConfig
     views_path: Path
     evidence: EvidenceConfig
+    sealing: SealingConfig
     access: AccessConfig
     sources: tuple[SourceConfig, ...]
 
@@ -226,8 +237,15 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
     lookup = Lookup(environ, path.parent)
     log_path, views_path = _paths(tables, path.parent)
     evidence = read_evidence(tables.evidence, path.parent)
+    sealing = read_sealing(tables.sealing, path.parent, lookup)
+    sources = _sources(tables.sources, lookup)
+    for n, source in enumerate(sources):
+        if source.retention is not None and not sealing.masters:
+            raise ConfigInvalid(
+                f"sources[{n}].retention: what is kept in clear cannot be erased: name a master key under [sealing] keys"
+            )
     expect_apart({
-        "log.path": log_path, "views.path": views_path,
+        "log.path": log_path, "views.path": views_path, "sealing.path": sealing.path,
         "evidence.key_file": evidence.key_file, "evidence.file": evidence.file,
     })  # fmt: skip
     return Config(
@@ -236,12 +254,13 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
         log=LogConfig(engine=tables.log.engine, path=log_path, queue_bound=tables.log.queue_bound),
         views_path=views_path,
         evidence=evidence,
+        sealing=sealing,
         access=AccessConfig(
             keys=_access_keys(tables.access.keys, lookup),
             audience=_unless_empty(tables.access.audience, "access.audience"),
             issuer=_unless_empty(tables.access.issuer, "access.issuer"),
         ),
-        sources=_sources(tables.sources, lookup),
+        sources=sources,
     )
 
 
@@ -336,6 +355,8 @@ def _sources(tables: tuple[SourceTable, ...], lookup: Lookup) -> tuple[SourceCon
             raise ConfigInvalid(
                 f"{where}.name: {table.name!r} is part of an address: use letters, digits, '_', '.' and '-', at most 64"
             )
+        if table.name == OURS:
+            raise ConfigInvalid(f"{where}.name: {OURS!r} is what Tracker calls its own records: choose another name")
         if table.name in found:
             raise ConfigInvalid(
                 f"{where}.name: {table.name!r} is already the name of sources[{found[table.name]}]: "
@@ -364,6 +385,8 @@ def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
         secrets=lookup.secrets(table, where) if needs == "secrets" else (),
         keys=lookup.keys(table, where) if needs == "keys" else {},
         stuck_after=micros(table.stuck_after, f"{where}.stuck_after"),
+        retention=None if table.retention is None else micros(table.retention, f"{where}.retention"),
+        redact=table.redact,
     )
 
 

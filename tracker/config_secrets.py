@@ -29,17 +29,22 @@ class SourceTexts(Protocol):
     def vendor(self) -> str: ...
 
 
-class KeyTexts(Protocol):
-    """The secret keys of one of `[access] keys`."""
+class OneText(Protocol):
+    """The keys of a single secret."""
 
-    @property
-    def algorithm(self) -> str: ...
     @property
     def secret(self) -> str | None: ...
     @property
     def secret_env(self) -> str | None: ...
     @property
     def secret_file(self) -> str | None: ...
+
+
+class KeyTexts(OneText, Protocol):
+    """The secret keys of one of `[access] keys`."""
+
+    @property
+    def algorithm(self) -> str: ...
     @property
     def public_key_file(self) -> str | None: ...
     @property
@@ -96,6 +101,15 @@ class Lookup:
             raise ConfigInvalid(f"{at}: an issuer is empty: write the API key that signs (`iss`) before its secret")
         return dict(value)
 
+    def one(self, table: OneText, where: str, needs: str) -> str:
+        """A single secret, from the one place it is in. Raises `ConfigInvalid`."""
+        key = _one_of(table, ("secret", "secret_env", "secret_file"), where, needs)
+        at = f"{where}.{key}"
+        text: str = getattr(table, key)
+        if key != "secret":
+            text = self._variable(text, at) if key == "secret_env" else self._file(text, at)
+        return _filled((text,), at)[0]
+
     def access_key(self, table: KeyTexts, where: str) -> tuple[str | None, str | None, str | None]:
         """(secret, public key, private key) of a read key: a text for HS256, PEM for the others. Raises `ConfigInvalid`."""
         secret_keys, pem_keys = ("secret", "secret_env", "secret_file"), ("public_key_file", "private_key_file")
@@ -103,12 +117,7 @@ class Lookup:
             wrong = _given(table, pem_keys)
             if wrong:
                 raise ConfigInvalid(f"{where}.{wrong[0]}: HS256 has one secret: use secret_env, or algorithm RS256")
-            key = _one_of(table, secret_keys, where, "HS256 needs secret, secret_env or secret_file")
-            at = f"{where}.{key}"
-            text: str = getattr(table, key)
-            if key != "secret":
-                text = self._variable(text, at) if key == "secret_env" else self._file(text, at)
-            return _filled((text,), at)[0], None, None
+            return self.one(table, where, "HS256 needs secret, secret_env or secret_file"), None, None
         wrong = _given(table, secret_keys)
         if wrong:
             raise ConfigInvalid(f"{where}.{wrong[0]}: {table.algorithm} has key files: use public_key_file")

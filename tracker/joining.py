@@ -22,6 +22,7 @@ from tracker.log.contract import Log
 from tracker.log.group_commit import LogObserver
 from tracker.log.holding import Held, hold
 from tracker.log.sqlite import SqliteLog
+from tracker.log.vault import Master, Vault
 from tracker.signing_key import make_key, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
@@ -63,8 +64,32 @@ def hold_log(config: Config) -> Held:
 
 
 async def open_log(config: Config, observe: LogObserver | None = None) -> SqliteLog:
-    """The existing log. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
-    return await SqliteLog.open(config.log.path, queue_bound=config.log.queue_bound, observe=observe)
+    """The existing log, with its key store where master keys are configured.
+
+    Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`.
+    """
+    vault = await open_vault(config) if config.sealing.masters else None
+    return await SqliteLog.open(config.log.path, queue_bound=config.log.queue_bound, observe=observe, vault=vault)
+
+
+async def expect_unsealed(config: Config) -> None:
+    """Raise `LogUnavailable` when the log holds sealed records already: their keys cannot be made again."""
+    await (await SqliteLog.open(config.log.path)).close()
+
+
+def masters(config: Config) -> list[Master]:
+    """The configured master keys, the current one first."""
+    return [Master(each.id, each.key) for each in config.sealing.masters]
+
+
+async def open_vault(config: Config) -> Vault:
+    """The key store. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
+    return await Vault.open(config.sealing.path, masters(config))
+
+
+async def create_vault(config: Config) -> None:
+    """Make the empty key store. Raises `LogUnavailable` when there is one."""
+    await Vault.create(config.sealing.path, masters(config))
 
 
 async def open_live_views(config: Config) -> SqliteViews:

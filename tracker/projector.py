@@ -9,20 +9,24 @@ start reads on from their checkpoint. Nobody calls the projector; it watches the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 import structlog
 
 from tracker.deliveries import Micros, Record
+from tracker.erasures import Skeletons
 from tracker.errors import TrackerError
+from tracker.facts import Fact
 from tracker.log.contract import Log
 from tracker.projections.evidence import Evidence
+from tracker.projections.redacting import redacted
 from tracker.projection_batch import Batch, Memory
 from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
 BATCH = 2_000
+NOTHING: frozenset[str] = frozenset()
 WAIT = 1.0
 BACK_OFF = (0.2, 1.0, 5.0)
 
@@ -64,12 +68,15 @@ class Projector:
         now: Callable[[], Micros],
         watcher: Watcher | None = None,
         batch: int = BATCH,
+        hidden: Mapping[str, frozenset[str]] = {},
     ) -> None:
         self._log = log
         self._views = views
         self._now = now
         self._watcher = watcher
         self._batch = batch
+        self._hidden = hidden
+        self._skeletons = Skeletons(log)
         self._memory = Memory()
         self.position = 0
 
@@ -114,7 +121,10 @@ class Projector:
             self.position = checkpoint
 
     async def _project(self, records: list[Record], head: int) -> None:
-        evidence = [item for record in records for item in evidence_of(record)]
+        erased = await self._skeletons.of(records)
+        evidence = [
+            item for record in records for item in evidence_of(record, erased, self._hidden.get(record.source, NOTHING))
+        ]
         try:
             batch = Batch(self._views, self._memory)
             changes = await batch.changes(records, evidence)
@@ -136,11 +146,17 @@ class Projector:
                     watcher.unreadable(item.source, kind)
 
 
-def evidence_of(record: Record) -> list[Evidence]:
-    """The facts of a record, each with the record's identity."""
+def evidence_of(
+    record: Record, erased: Mapping[int, tuple[Fact, ...]] = {}, hidden: frozenset[str] = frozenset()
+) -> list[Evidence]:
+    """The facts of a record, each with the record's identity.
+
+    `erased`: what is left of erased records, by position. `hidden`: fields of details that are not shown.
+    """
+    facts = erased[record.position] if record.position in erased else registry.interpret(record)
     return [
         Evidence(
-            fact=fact,
+            fact=redacted(fact, hidden),
             position=record.position,
             n=n,
             source=record.source,
@@ -148,7 +164,7 @@ def evidence_of(record: Record) -> list[Evidence]:
             key=record.dedupe_key,
             received_at=record.received_at,
         )
-        for n, fact in enumerate(registry.interpret(record))
+        for n, fact in enumerate(facts)
     ]
 
 

@@ -73,6 +73,10 @@ class Log(Protocol):
         """The record at a position, or None."""
         ...
 
+    async def last_of(self, source: str) -> int:
+        """The last position of a source, 0 when there is none. For sources with few records: it looks at all of them."""
+        ...
+
     def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
         """Records with positions greater than `after`, in order, in lists of bounded size, up to the present head."""
         ...

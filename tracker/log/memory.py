@@ -74,6 +74,10 @@ class MemoryLog:
         self._refuse_when_closed()
         return self._records[position - 1] if 1 <= position <= len(self._records) else None
 
+    async def last_of(self, source: str) -> int:
+        """See `Log.last_of`."""
+        return max((position for (name, _), position in self._positions.items() if name == source), default=0)
+
     async def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
         """See `Log.read`. Lists of at most 1000 records."""
         self._refuse_when_closed()

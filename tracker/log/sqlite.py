@@ -57,6 +57,7 @@ SELECT source, dedupe_key, position FROM records WHERE source = ? AND dedupe_key
 """
 INSERT_RECORD = f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 SELECT_HEAD = "SELECT coalesce(max(position), 0) FROM records"
+SELECT_LAST_OF = "SELECT coalesce(max(position), 0) FROM records WHERE source = ?"
 SELECT_RECORD = f"SELECT {COLUMNS} FROM records WHERE position = ?"  # noqa: S608
 # length() of a BLOB reads no content, so measuring a chunk before fetching it costs next to nothing.
 SELECT_CHUNK_END = """
@@ -215,6 +216,11 @@ class SqliteLog(SqliteProving):
         """See `Log.record`."""
         rows = await self._fetch(SELECT_RECORD, (position,))
         return (await self._sealing.records(rows, self._fetch))[0] if rows else None
+
+    async def last_of(self, source: str) -> int:
+        """See `Log.last_of`."""
+        ((position,),) = await self._fetch(SELECT_LAST_OF, (source,))
+        return position
 
     async def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
         """See `Log.read`. Lists of at most 1000 records and, unless one alone is larger, 8 MiB.

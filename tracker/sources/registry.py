@@ -51,6 +51,9 @@ VENDORS: Mapping[str, Vendor] = {
 }
 """By the name `vendor` has in config.toml and in the log."""
 
+OURS = "tracker"
+"""The vendor of records Tracker itself appends (erasures): they tell of the log, not of calls."""
+
 _NO_RULES = RunRules()
 
 
@@ -74,6 +77,8 @@ def interpret(record: Record) -> tuple[Fact, ...]:
 
     A log may hold a vendor this version does not know (it was written by a newer one): shown raw, not refused.
     """
+    if record.vendor == OURS:
+        return ()
     vendor = VENDORS.get(record.vendor)
     if vendor is None:
         return (_raw(record, "unknown_event", f"no vendor {record.vendor} in this version"),)

@@ -1,0 +1,90 @@
+"""Erasing from the command line: find what identifies a person, plan, carry out, and make views without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracker import desk, desk_reading, joining
+from tracker.config import Config
+from tracker.erasing import SHORTEST, Eraser, Plan, Progress, Selection, finish
+from tracker.errors import ConfigInvalid
+from tracker.views.contract import ViewsReader
+
+PAGE = 1000
+
+
+async def selection_of_person(config: Config, identity: str) -> Selection:
+    """Everything that mentions a person: what was asked for, and the ids that views know them by."""
+    async with joining.reading_views(config) as views:
+        return Selection(why="identity", needles=await _needles(views, identity))
+
+
+async def selection_of_session(config: Config, any_id: str) -> Selection:
+    """Everything behind one session. Raises `NotFound`, `Ambiguous`."""
+    positions: list[int] = []
+    async with joining.reading_views(config) as views:
+        session = await desk_reading.only_session(views, any_id)
+        while page := await views.session_positions(session.id, limit=PAGE, after=positions[-1] if positions else 0):
+            positions += page
+    return Selection(why="session", positions=tuple(positions))
+
+
+def selections_of_retention(config: Config) -> list[Selection]:
+    """What is older than its source's `retention`."""
+    return [
+        Selection(why="retention", before=joining.now() - source.retention, sources=(source.name,))
+        for source in config.sources
+        if source.retention is not None
+    ]
+
+
+async def plan(config: Config, selection: Selection, progress: Progress | None = None) -> Plan:
+    """What an erasure would touch. Changes nothing. Raises `LogError`."""
+    async with joining.reading_log(config) as log:
+        return await Eraser(log, selection, now=joining.now).plan(progress)
+
+
+async def erase(config: Config, selections: Sequence[Selection], progress: Progress | None = None) -> list[Plan]:
+    """Plan and carry out; then make the views anew. A server may run meanwhile, and goes over to the new views.
+
+    Raises `ConfigInvalid` where nothing is sealed, `LogError`: then running it again does the rest.
+    """
+    if not config.sealing.masters:
+        raise ConfigInvalid("sealing.keys: records are kept in clear: without a master key nothing can be erased")
+    done: list[Plan] = []
+    async with joining.reading_log(config) as log:
+        await finish(log)
+        for selection in selections:
+            eraser = Eraser(log, selection, now=joining.now)
+            found = await eraser.plan(progress)
+            await eraser.erase(found, progress)
+            done.append(found)
+    if any(found.positions for found in done):
+        await desk.rebuild(config, progress)
+    return done
+
+
+async def _needles(views: ViewsReader, identity: str) -> tuple[str, ...]:
+    found: set[str] = {identity}
+    cursor: str | None = None
+    while True:
+        people, cursor = await views.participants(
+            session_id=None, identity=identity, sources=None, limit=PAGE, cursor=cursor
+        )
+        for person in people:
+            if person.identity:
+                found.add(person.identity)
+            found |= await _connections(views, person.session_id, person.id)
+        if cursor is None:
+            return (identity, *sorted(text for text in found - {identity} if len(text) >= SHORTEST))
+
+
+async def _connections(views: ViewsReader, session_id: str, participant: str) -> set[str]:
+    found: set[str] = set()
+    cursor: str | None = None
+    while True:
+        rows, cursor = await views.connections(session_id, limit=PAGE, cursor=cursor)
+        # A repeated id has a suffix in the views (`~2`) that no record knows.
+        found |= {row.id.partition("~")[0].partition("@")[0] for row in rows if row.participant == participant}
+        if cursor is None:
+            return found

@@ -1,0 +1,96 @@
+"""Records of ours that say other records were erased, and carry what is left of them.
+
+    {"event": "erasure", "why": …, "at": …, "erased": [{"position": p, "facts": […]}, …]}     at most 500 a record
+
+Such a record is kept in clear: it holds pseudonyms, times and kinds, and nothing of the person. What reads the log asks
+here for the facts of erased records; before and after every rebuild they are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from tracker.deliveries import Micros, Record, Verified
+from tracker.errors import LogCorrupt
+from tracker.facts import Fact, Unknown
+from tracker.log.contract import Log
+from tracker.projections.redacting import kept_facts
+
+OURS = "tracker"
+EVENT = "erasure"
+MOST = 500
+REMEMBERED = 64
+LOST = 0
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """What is left of one record."""
+
+    position: int
+    facts: list[dict[str, Any]]
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of an erasure record. `at` in µs; `why` names a rule, never a person."""
+
+    event: str = EVENT
+    why: str
+    at: Micros
+    erased: list[Erased]
+
+
+def erasure_record(erasure: Erasure) -> Verified:
+    """The record to append for one erasure."""
+    body = msgspec.json.encode(erasure)
+    return Verified(
+        source=OURS,
+        vendor=OURS,
+        event=EVENT,
+        dedupe_key=hashlib.sha256(body).hexdigest(),
+        received_at=erasure.at,
+        origin="import",
+        proof=json.dumps({"scheme": "operator"}, separators=(",", ":")).encode(),
+        body=body,
+    )
+
+
+class Skeletons:
+    """The facts of erased records, read from the records that say so; the last few erasures are remembered."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._known: dict[int, Mapping[int, tuple[Fact, ...]]] = {}
+
+    async def of(self, records: Sequence[Record]) -> dict[int, tuple[Fact, ...]]:
+        """Position → facts, of those records that were erased. Raises `LogError`."""
+        found: dict[int, tuple[Fact, ...]] = {}
+        for record in records:
+            if record.erased_by == LOST:
+                why = (("unreadable", "the key of this record is gone, and no record says that it was erased"),)
+                found[record.position] = (
+                    Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=why),
+                )
+            elif record.erased_by is not None:
+                found[record.position] = (await self._told_by(record.erased_by)).get(record.position, ())
+        return found
+
+    async def _told_by(self, position: int) -> Mapping[int, tuple[Fact, ...]]:
+        known = self._known.get(position)
+        if known is None:
+            record = await self._log.record(position)
+            if record is None:
+                raise LogCorrupt(f"the erasure at position {position} is not in the log: restore the log from a copy")
+            try:
+                erasure = msgspec.json.decode(record.body, type=Erasure)
+                known = {each.position: kept_facts(each.facts) for each in erasure.erased}
+            except msgspec.DecodeError as error:
+                raise LogCorrupt(f"the erasure at position {position} cannot be read: {error}") from error
+            if len(self._known) >= REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._known[position] = known
+        return known
