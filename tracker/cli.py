@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tracker import cli_commands as commands
+from tracker import cli_evidence
 from tracker.cli_printing import complain
 from tracker.config import load
 from tracker.errors import ConfigInvalid, LogMissing, QueryError, TrackerError
@@ -77,6 +78,15 @@ def parser() -> argparse.ArgumentParser:
     )
     again = add("rebuild", commands.rebuild, "Make the views anew from the log and swap them in.", as_json=True)
     again.add_argument("--check", action="store_true", help="only compare; exit 1 and the first rows that differ")
+    add("rekey", commands.rekey, "Wrap every record's key with the current master key, after it was changed.")
+    _add_erase(
+        add(
+            "erase",
+            commands.erase,
+            "Erase a person, a session, or what is old; without --yes only list it.",
+            as_json=True,
+        )
+    )
     _add_sessions(add("sessions", commands.sessions, "List sessions, newest first.", as_json=True))
     timeline = add("timeline", commands.timeline, "What happened in one session, in order.", as_json=True)
     timeline.add_argument("id", metavar="ID", help="a session's id, or any id its vendor gave it")
@@ -88,12 +98,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--source", help="only those of this source")
     export.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
     export.add_argument("--out", type=Path, metavar="FILE", help="a new file instead of standard output")
-    add(
-        "verify",
-        commands.verify,
-        "Go over the whole log: positions, keys, and every proof that can be checked again.",
-        as_json=True,
-    )
+    cli_evidence.add_to(add, _position)
     _add_token(add("token", commands.token, "Mint a token for reading and print it alone."))
     _add_demo(add("demo", commands.demo, "Play signed calls of all five vendors into a tracker on a temporary log."))
     return top
@@ -108,6 +113,16 @@ def _add_sessions(one: argparse.ArgumentParser) -> None:
     one.add_argument("--to", metavar="TIME")
     one.add_argument("--min-duration-ms", type=_position, metavar="MS")
     one.add_argument("--limit", type=_limit, default=50, help="at most 1000; default 50")
+
+
+def _add_erase(one: argparse.ArgumentParser) -> None:
+    what = one.add_mutually_exclusive_group(required=True)
+    what.add_argument("--identity", metavar="X", help="every record that mentions this person, by identity or name")
+    what.add_argument("--session", metavar="ID", help="every record behind this session")
+    what.add_argument("--before", metavar="TIME", help="every record received before, like 2026-01-01")
+    what.add_argument("--retention", action="store_true", help="what is older than `retention` of its source")
+    one.add_argument("--source", action="append", default=[], metavar="NAME", help="with --before: only this source")
+    one.add_argument("--yes", action="store_true", help="do it; it cannot be undone")
 
 
 def _add_records(one: argparse.ArgumentParser) -> None:

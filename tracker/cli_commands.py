@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from tracker import cli_printing as printing
-from tracker import desk, desk_reading, joining, reporting, service
+from tracker import desk, desk_erasing, desk_reading, joining, reporting, service
 from tracker.access import SCOPES, mint
+from tracker.api.parameters import micros_of
 from tracker.cli_tables import sessions_table, timeline_table
 from tracker.config import Config, load
 from tracker.config_values import micros
 from tracker.deliveries import Record
-from tracker.desk import Verification
+from tracker.erasing import Plan, Selection
 from tracker.errors import ConfigInvalid, ParameterInvalid
 from tracker.importer import FileReport
 
@@ -34,8 +35,10 @@ def init(arguments: argparse.Namespace) -> int:
         _write_new(path, (resources.files("tracker") / "config_example.toml").read_bytes())
         printing.say(f"wrote {path}: add your sources to it")
     config = load(path, os.environ)
-    asyncio.run(desk.begin(config))
-    printing.say(f"made the log {config.log.path}; start with `tracker serve --config {path}`")
+    made = asyncio.run(desk.begin(config))
+    printing.say(f"made {' and '.join(map(str, made))}; start with `tracker serve --config {path}`")
+    if not config.sealing.masters:
+        printing.say("bodies are kept in clear: name a master key under [sealing] to seal them, before the first call")
     return 0
 
 
@@ -94,6 +97,31 @@ def rebuild(arguments: argparse.Namespace) -> int:
     return 1 if checked.differences else 0
 
 
+def rekey(arguments: argparse.Namespace) -> int:
+    """Wrap every data key with the current master key."""
+    with printing.progress("rekey", "keys") as bar:
+        count = asyncio.run(desk.rekey(arguments.config, bar))
+    current = arguments.config.sealing.masters[0].id
+    printing.say(f"{count} data keys are wrapped anew; the key {current!r} opens all of them")
+    return 0
+
+
+def erase(arguments: argparse.Namespace) -> int:
+    """List what an erasure would touch, or with `--yes` carry it out; 1 when something of it is kept in clear."""
+    config: Config = arguments.config
+    selections = asyncio.run(_selections(arguments))
+    with printing.progress("erase", "records") as bar:
+        if arguments.yes:
+            plans = asyncio.run(desk_erasing.erase(config, selections, bar))
+        else:
+            plans = [asyncio.run(desk_erasing.plan(config, selection, bar)) for selection in selections]
+    if arguments.json:
+        printing.say_json({"done": arguments.yes, "items": plans})
+    else:
+        _show_plans(plans, done=arguments.yes)
+    return 1 if any(plan.in_clear for plan in plans) else 0
+
+
 def sessions(arguments: argparse.Namespace) -> int:
     """A table of sessions."""
     found = asyncio.run(desk_reading.find_sessions(arguments.config, _session_query(arguments)))
@@ -143,17 +171,6 @@ def export(arguments: argparse.Namespace) -> int:
     return asyncio.run(_export(arguments))
 
 
-def verify(arguments: argparse.Namespace) -> int:
-    """Go over the log; 1 and the first bad positions when something is wrong."""
-    with printing.progress("verify", "records") as bar:
-        found = asyncio.run(desk.verify(arguments.config, bar))
-    if arguments.json:
-        printing.say_json(found)
-    else:
-        _show_verification(found)
-    return 1 if found.faults else 0
-
-
 def token(arguments: argparse.Namespace) -> int:
     """Mint a read token and print it alone."""
     config: Config = arguments.config
@@ -189,6 +206,44 @@ def demo(arguments: argparse.Namespace) -> int:
     from tracker import demo as show  # noqa: PLC0415 - only this command needs an HTTP client
 
     return show.run(speed=arguments.speed, keep=arguments.keep, port=arguments.port)
+
+
+async def _selections(arguments: argparse.Namespace) -> list[Selection]:
+    config: Config = arguments.config
+    if arguments.source and not arguments.before:
+        raise ParameterInvalid("--source", "goes with --before only")
+    if arguments.identity is not None:
+        return [await desk_erasing.selection_of_person(config, arguments.identity)]
+    if arguments.session is not None:
+        return [await desk_erasing.selection_of_session(config, arguments.session)]
+    if arguments.retention:
+        return desk_erasing.selections_of_retention(config)
+    try:
+        before = micros_of(arguments.before)
+    except ValueError as error:
+        raise ParameterInvalid("--before", str(error)) from None
+    names = tuple(config.source(name).name for name in arguments.source)
+    return [Selection(why="before", before=before, sources=names or None)]
+
+
+def _show_plans(plans: Sequence[Plan], *, done: bool) -> None:
+    for plan in plans:
+        of = ", ".join(f"{count} of {source}" for source, count in sorted(plan.sources.items())) or "none"
+        what = "erased" if done else "would be erased"
+        printing.say(
+            f"{len(plan.positions)} records {what} ({of}), {plan.bytes} bytes, {plan.people} people ({plan.why})"
+        )
+        if plan.already_erased:
+            printing.say(f"{plan.already_erased} more were erased before")
+        if plan.in_clear:
+            first = ", ".join(map(str, plan.in_clear[:10]))
+            printing.say(f"{len(plan.in_clear)} are kept in clear and cannot be erased: positions {first} …")
+    if not done:
+        printing.say("nothing was changed: add --yes to erase; it cannot be undone")
+    elif any(plan.positions for plan in plans):
+        printing.say(
+            "the views are made anew without them; copies of log, key store and exports elsewhere are not reached"
+        )
 
 
 async def _export(arguments: argparse.Namespace) -> int:
@@ -254,14 +309,3 @@ def _report_row(report: FileReport) -> Sequence[Any]:
 def _record_row(record: Record) -> Sequence[Any]:
     received = f"{datetime.fromtimestamp(record.received_at / 1_000_000).astimezone():%Y-%m-%d %H:%M:%S}"
     return (record.position, received, record.source, record.event, record.origin, len(record.body), record.dedupe_key)
-
-
-def _show_verification(found: Verification) -> None:
-    proofs = ", ".join(f"{count} {what}" for what, count in found.proofs.items()) or "none"
-    printing.say(f"{found.records} records; proofs: {proofs}")
-    for fault in found.faults:
-        printing.say(printing.printable(f"position {fault.position}: {fault.what}"))
-    if found.is_cut_short:
-        printing.say("there may be more: the rest of the log was not read")
-    if not found.faults:
-        printing.say("no gap, every key follows from its body, and every proof that can be checked again holds")

@@ -2,7 +2,7 @@
 
     begin         make the log                       import_files   files → log
     rebuild       log → new views, swapped in        check          log → fresh views, compared with those held
-    verify        the log, record by record          records, export_lines   the evidence, as it is
+    records       the evidence, as it is             envelope       one of them as JSON
 
 A server may run on the same stores meanwhile. If we die here nothing is half done: views get their name when they are
 whole, imports are whole batches.
@@ -10,12 +10,10 @@ whole, imports are whole batches.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,15 +23,12 @@ import msgspec
 from tracker import desk_reading, importer, joining
 from tracker.config import Config
 from tracker.deliveries import Record
-from tracker.errors import DeliveryRejected, KeyUnknown, LogUnavailable, ViewsMissing, ViewsUnavailable
+from tracker.errors import ConfigInvalid, LogUnavailable, ViewsMissing, ViewsUnavailable
 from tracker.importer import FileReport
 from tracker.log.contract import Log
 from tracker.projector import Progress, Projector, differences
-from tracker.sources import registry
-from tracker.sources.contract import Source, SourceSettings
-from tracker.sources.reverifying import delivery_again
 
-MOST_FAULTS = 20
+MOST_DIFFERENCES = 20
 PAGE = 1000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -52,30 +47,46 @@ class Checked(msgspec.Struct, frozen=True):
     differences: list[str]
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """Something in the log that cannot be right."""
+async def begin(config: Config) -> list[Path]:
+    """Make the empty log, its signing key, and the key store where master keys are configured; the files that were made.
 
-    position: int
-    what: str
-
-
-class Verification(msgspec.Struct, kw_only=True):
-    """What going over the log found.
-
-    `proofs` counts records by what became of their proof:
-    `checked` (verified again with the configured secret), `key unknown` (its key is no longer configured),
-    `source unknown` (the source is no longer configured), `only the key is kept`, `import` (the operator's word).
+    A log that is there already gets the signing key or the key store it lacks, when that was configured later. Raises `LogUnavailable`
+    when everything is there already.
     """
+    made: list[Path] = []
+    # First the keys: a log without them is no use, keys without a log are harmless.
+    if config.sealing.masters and not config.sealing.path.exists():
+        if config.log.path.exists():
+            await joining.expect_unsealed(config)
+        await joining.create_vault(config)
+        made.append(config.sealing.path)
+    if joining.create_signer(config) is not None:
+        made.append(config.evidence.key_file)
+    if not (made and config.log.path.exists()):
+        await joining.create_log(config)
+        made.append(config.log.path)
+    return made
 
-    records: int = 0
-    proofs: dict[str, int] = {}
-    faults: list[Fault] = []
-    is_cut_short: bool = False
 
+async def rekey(config: Config, progress: Progress | None = None) -> int:
+    """Wrap every data key with the current master key; how many were wrapped anew. A server may run meanwhile.
 
-async def begin(config: Config) -> None:
-    """Make the empty log. Raises `LogUnavailable` when there is something at its path already."""
-    await joining.create_log(config)
+    Raises `ConfigInvalid` without master keys, `LogError`.
+    """
+    if not config.sealing.masters:
+        raise ConfigInvalid("sealing.keys: there is no master key: name one to seal bodies")
+    vault = await joining.open_vault(config)
+    try:
+        count, done = await vault.others(), 0
+        after: int | None = 0
+        while after is not None:
+            if progress is not None:
+                progress(done, count)
+            left = await vault.others()
+            after, done = await vault.rewrap(after), count - left
+        return count
+    finally:
+        await vault.close()
 
 
 async def import_files(
@@ -99,7 +110,7 @@ async def rebuild(config: Config, progress: Progress | None = None) -> Rebuilt:
     return Rebuilt(position)
 
 
-async def check(config: Config, progress: Progress | None = None, *, limit: int = MOST_FAULTS) -> Checked:
+async def check(config: Config, progress: Progress | None = None, *, limit: int = MOST_DIFFERENCES) -> Checked:
     """Compare the views with a fresh reading of the log up to the position they are at. Changes nothing.
 
     Raises `LogError`, `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`.
@@ -115,37 +126,6 @@ async def check(config: Config, progress: Progress | None = None, *, limit: int 
             await _build(log, path, progress, until=position)
             async with joining.views_at(path, writable=False) as fresh:
                 return Checked(position, head - position, await differences(held, fresh, limit=limit))
-
-
-async def verify(config: Config, progress: Progress | None = None, *, limit: int = MOST_FAULTS) -> Verification:
-    """Go over the whole log: positions, what each body is called and keyed by, and every proof that can be checked again."""
-    found = Verification()
-    proofs: Counter[str] = Counter()
-    configured = joining.sources(config)
-    readers: dict[tuple[str, str], Source] = {}
-    async with joining.reading_log(config) as log:
-        head = await log.head()
-        expected = 1
-        async for records in log.read(0):
-            for record in records:
-                if record.position != expected:
-                    found.faults.append(Fault(record.position, f"expected position {expected} here"))
-                expected = record.position + 1
-                found.records += 1
-                found.faults += [Fault(record.position, what) for what in _naming_faults(record, readers)]
-                outcome, fault = _proof_again(record, configured)
-                proofs[outcome] += 1
-                if fault is not None:
-                    found.faults.append(Fault(record.position, fault))
-            if progress is not None:
-                progress(expected - 1, max(head, expected - 1))
-            if len(found.faults) >= limit:
-                found.is_cut_short = True
-                break
-            await asyncio.sleep(0)
-    found.proofs = dict(sorted(proofs.items()))
-    found.faults = found.faults[:limit]
-    return found
 
 
 async def records(
@@ -240,39 +220,3 @@ def _beside(config: Config, suffix: str) -> Generator[Path]:
 def _remove(path: Path) -> None:
     for ending in ("", "-wal", "-shm", "-journal", "-lock"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
-
-
-def _naming_faults(record: Record, readers: dict[tuple[str, str], Source]) -> list[str]:
-    """What of a record does not follow from its body. `readers` are kept from record to record."""
-    if record.vendor not in registry.VENDORS:
-        return []
-    of = record.source, record.vendor
-    reader = readers.get(of)
-    if reader is None:
-        reader = readers[of] = registry.build(SourceSettings(name=record.source, vendor=record.vendor))
-    named = reader.admit(record.body, received_at=record.received_at, proof={})
-    faults: list[str] = []
-    if named.event != record.event:
-        faults.append(f"its body is a {named.event!r}, the record says {record.event!r}")
-    if named.dedupe_key != record.dedupe_key:
-        faults.append("its dedupe key does not follow from its body: one of them was changed")
-    return faults
-
-
-def _proof_again(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:
-    """What became of a record's proof, and what is wrong with it."""
-    if record.origin == "import":
-        return "import", None
-    source = configured.get(record.source)
-    if source is None or source.vendor != record.vendor:
-        return "source unknown", None
-    delivery = delivery_again(record)
-    if delivery is None:
-        return "only the key is kept", None
-    try:
-        source.verify(delivery)
-    except KeyUnknown:
-        return "key unknown", None
-    except DeliveryRejected as error:
-        return "wrong", f"its proof does not fit any more: {error}"
-    return "checked", None

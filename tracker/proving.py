@@ -1,0 +1,89 @@
+"""What the vendors said, checked again: is every record called and keyed as its body says, does its proof hold.
+
+`proofs` counts records by what became of their proof: `checked` (verified again with the configured secret), `key unknown`
+(its key is no longer configured), `source unknown` (the source is no longer configured), `only the key is kept`, `import`
+(the operator's word), `wrong`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+from tracker.deliveries import Record
+from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt
+from tracker.log.contract import Log
+from tracker.sources import registry
+from tracker.sources.contract import Source, SourceSettings
+from tracker.sources.reverifying import delivery_again
+from tracker.verifying import MOST_FAULTS, Fault, Progress, Verification
+
+
+async def check_proofs(
+    log: Log,
+    configured: Mapping[str, Source],
+    found: Verification,
+    *,
+    progress: Progress | None = None,
+    limit: int = MOST_FAULTS,
+) -> None:
+    """Go over the bodies of the whole log; what is wrong and how proofs fared is added to `found`."""
+    proofs: Counter[str] = Counter()
+    readers: dict[tuple[str, str], Source] = {}
+    head, last = await log.head(), 0
+    try:
+        async for records in log.read(0):
+            for record in records:
+                found.faults += [Fault(record.position, what) for what in _naming_faults(record, readers)]
+                outcome, fault = _proof_again(record, configured)
+                proofs[outcome] += 1
+                if fault is not None:
+                    found.faults.append(Fault(record.position, fault))
+            last = records[-1].position
+            if progress is not None:
+                progress(last, max(head, last))
+            if len(found.faults) >= limit:
+                found.is_cut_short = True
+                break
+            await asyncio.sleep(0)
+    except LogCorrupt as error:
+        found.faults.append(Fault(last + 1, str(error)))
+        found.is_cut_short = True
+    found.proofs = dict(sorted(proofs.items()))
+
+
+def _naming_faults(record: Record, readers: dict[tuple[str, str], Source]) -> list[str]:
+    """What of a record does not follow from its body. `readers` are kept from record to record."""
+    if record.vendor not in registry.VENDORS:
+        return []
+    of = record.source, record.vendor
+    reader = readers.get(of)
+    if reader is None:
+        reader = readers[of] = registry.build(SourceSettings(name=record.source, vendor=record.vendor))
+    named = reader.admit(record.body, received_at=record.received_at, proof={})
+    faults: list[str] = []
+    if named.event != record.event:
+        faults.append(f"its body is a {named.event!r}, the record says {record.event!r}")
+    if named.dedupe_key != record.dedupe_key:
+        faults.append("its dedupe key does not follow from its body: one of them was changed")
+    return faults
+
+
+def _proof_again(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:
+    """What became of a record's proof, and what is wrong with it."""
+    if record.origin == "import":
+        return "import", None
+    source = configured.get(record.source)
+    if source is None or source.vendor != record.vendor:
+        return "source unknown", None
+    delivery = delivery_again(record)
+    if delivery is None:
+        return "only the key is kept", None
+    try:
+        source.verify(delivery)
+    except KeyUnknown:
+        return "key unknown", None
+    except DeliveryRejected as error:
+        return "wrong", f"its proof does not fit any more: {error}"
+    return "checked", None
