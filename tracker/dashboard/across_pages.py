@@ -20,6 +20,9 @@ from tracker.errors import NotFound
 MOST_COUNTED = 20_000
 """Sessions of one person that are added up at most."""
 
+MOST_HERE = 200
+"""So many calls somebody is in now are looked at for how long."""
+
 STATUSES = ("started", "stopped", "processing", "ready", "failed", "aborted", "limit_reached")
 """Offered to choose from; a vendor's own may be typed."""
 
@@ -33,6 +36,15 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     last_left_at: str | None
     names: list[str]
     is_capped: bool
+
+
+class Appeared(msgspec.Struct, frozen=True, kw_only=True):
+    """One person in one call. `since` is set while they are in it, with the milliseconds they have been so far."""
+
+    person: Appearance
+    room: Room | None
+    since: str | None
+    present_ms: int
 
 
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +92,8 @@ async def show_people(request: web.Request, asked: Asked) -> web.StreamResponse:
         "people.html",
         identity=identity,
         presence=None if identity is None else await presence_of(asked, identity),
-        people=found.items,
-        rooms=await rooms_of(asked, [each.session_id for each in found.items]),
+        appeared=await _appeared(asked, found.items),
+        now=time_of(asked.door.now()),
         next=found.next,
         given=given_of(asked),
         sources=await sources_of(asked),
@@ -145,14 +157,29 @@ async def presence_of(asked: Asked, identity: str) -> Presence:
         cursor = found.next
         if cursor is None:
             break
+    here = [each for each in people if each.last_left_at is None][:MOST_HERE]
+    so_far = sum(each.present_ms - each.person.presence_ms for each in await _appeared(asked, here))
     return Presence(
         calls=len({each.session_id for each in people}),
-        presence_ms=sum(each.presence_ms for each in people),
+        presence_ms=sum(each.presence_ms for each in people) + so_far,
         first_joined_at=min((each.first_joined_at for each in people if each.first_joined_at), default=None),
         last_left_at=max((each.last_left_at for each in people if each.last_left_at), default=None),
         names=sorted({name for each in people for name in (each.name, each.identity) if name})[:10],
         is_capped=cursor is not None,
     )
+
+
+async def _appeared(asked: Asked, people: Sequence[Appearance]) -> list[Appeared]:
+    found: list[Appeared] = []
+    for each in people:
+        row = await asked.door.views.session(each.session_id)
+        room = None if row is None else Room(row.room_id, row.room_name)
+        is_here = row is not None and row.state == "open" and row.last_event_at > asked.door.stuck_before(row.source)
+        # Of several joins only the API's sum is sure; of one that goes on, its beginning says it all.
+        since = each.first_joined_at if is_here and each.last_left_at is None and each.connections == 1 else None
+        so_far = 0 if since is None else max(0, (asked.door.now() - micros_of(since)) // 1_000)
+        found.append(Appeared(person=each, room=room, since=since, present_ms=max(each.presence_ms, so_far)))
+    return found
 
 
 async def _ledger(asked: Asked, sessions: Sequence[SupervisorSession], rooms: dict[str, Room]) -> list[Listening]:

@@ -2,7 +2,8 @@
 "use strict";
 (() => {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
-  const day = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "2-digit", day: "2-digit" });
+  const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+  const dated = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
   const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 
   const localised = (root) => {
@@ -12,7 +13,7 @@
       const utc = each.textContent.trim();
       const today = at.toDateString() === new Date().toDateString();
       each.title = /UTC$/.test(utc) ? utc : each.dateTime.replace("T", " ").replace("Z", " UTC");
-      each.textContent = today && !each.dataset.full ? clock.format(at) : `${day.format(at)} ${clock.format(at)}`;
+      each.textContent = today && !each.dataset.full ? clock.format(at) : `${(at.getFullYear() === new Date().getFullYear() ? day : dated).format(at)} ${clock.format(at)}`;
       if (each.dataset.ms !== undefined) each.textContent += `.${String(at.getMilliseconds()).padStart(3, "0")}`;
     }
   };
