@@ -15,7 +15,7 @@ import msgspec
 from tracker.api.answers import Entry, time_of
 from tracker.api.asking import Asked
 from tracker.api.sessions import entry_of
-from tracker.dashboard.lanes_parts import base_of, keys_of
+from tracker.dashboard.lanes_parts import SessionParts, base_of, keys_of
 from tracker.facts import Micros
 from tracker.projections.rows import EntryRow, SessionRow
 
@@ -64,11 +64,16 @@ def lines_of(rows: Iterable[EntryRow], names: Mapping[str, str]) -> list[Line]:
     return lines
 
 
-def names_of(participants: Iterable[Any], connections: Iterable[Any]) -> dict[str, str]:
-    """What people are called, by participant id, identity and connection id."""
-    names = {row.id: row.name or row.identity or row.id for row in participants}
-    for row in connections:
+def names_of(parts: SessionParts) -> dict[str, str]:
+    """What people, supervisor sessions and an only recording are called, by their ids and those of connections."""
+    names = {row.id: row.name or row.identity or row.id for row in parts.participants}
+    for row in parts.connections:
         names.setdefault(base_of(row.id), names.get(row.participant, row.participant))
+    for supervisor in parts.supervisors:
+        if supervisor.supervisor_client:
+            names.setdefault(base_of(supervisor.id), f"Supervisor {supervisor.supervisor_client}")
+    if len(parts.recordings) == 1:
+        names.setdefault(parts.recordings[0].vendor_id, "Recording")
     return names
 
 

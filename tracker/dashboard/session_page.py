@@ -54,7 +54,7 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
     is_whole = asked.query["part"] is None
     parts = await parts_of(asked, row, STILL)
     session = session_of(asked.door, row)
-    names = names_of(parts.participants, parts.connections)
+    names = names_of(parts)
     lanes = lanes_of(parts, now=asked.door.now(), is_stuck=session.stuck)
     unsure, ends = unsure_ends(lanes)
     still, lines, after = None, [], None

@@ -151,6 +151,19 @@ addEventListener("keydown", (e) => {
   act();
 });
 
+// Paper has no hover: there, times are in UTC, and nothing is folded away.
+addEventListener("beforeprint", () => {
+  for (const each of document.querySelectorAll("#session time[title]")) {
+    each.dataset.screen = each.textContent;
+    each.textContent = /^\d\d:\d\d:\d\d\.\d{3}$/.test(each.textContent) ? each.title.slice(11, 23) : each.title;
+  }
+  for (const each of document.querySelectorAll("details.notices")) each.open = true;
+  for (const each of document.querySelectorAll("[data-zone]")) each.textContent = "UTC";
+});
+addEventListener("afterprint", () => {
+  for (const each of document.querySelectorAll("#session time[data-screen]")) each.textContent = each.dataset.screen;
+});
+
 const begin = async () => {
   await takeLanes();
   for (const name of ["lanes-live", "lanes-tools", "events-live", "events-tools"]) document.getElementById(name).hidden = false;

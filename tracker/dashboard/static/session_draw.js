@@ -115,7 +115,7 @@ const drawHead = (g, scene, width) => {
       level = steps[n][1];
       g.lineTo(x, y(level));
     }
-    const end = scene.x(Math.min(to, scene.until));
+    const end = Math.min(scene.x(scene.until), width + 2);
     g.lineTo(end, y(level));
     g.lineTo(end, floor);
     g.closePath();

@@ -81,25 +81,39 @@ export class EventsView {
     this.waits = requestAnimationFrame(() => { this.waits = 0; this.place(); });
   }
 
+  /** Puts the visible rows, and some around them, into the document; rows that stay are not touched. */
   place() {
     const height = this.row;
-    const first = Math.max(0, Math.floor(this.scroll.scrollTop / height) - MORE);
-    const last = Math.min(this.shown.length, Math.ceil((this.scroll.scrollTop + this.scroll.clientHeight) / height) + MORE);
-    if (this.drawn && this.drawn[0] === first && this.drawn[1] === last && this.drawn[2] === this.shown) return this.mark();
+    const top = Math.floor(this.scroll.scrollTop / height);
+    const bottom = Math.ceil((this.scroll.scrollTop + this.scroll.clientHeight) / height);
+    const first = Math.max(0, Math.floor((top - MORE) / MORE) * MORE);
+    const last = Math.min(this.shown.length, Math.ceil((bottom + MORE) / MORE) * MORE);
+    const [was, till, of] = this.drawn ?? [0, 0, null];
     this.drawn = [first, last, this.shown];
-    const rows = [];
-    if (first > 0) rows.push(this.space(first * height));
-    for (let n = first; n < last; n += 1) rows.push(this.rowOf(n));
-    if (last < this.shown.length) rows.push(this.space((this.shown.length - last) * height));
-    if (!this.shown.length) rows.push(element("tr", {}, element("td", { colspan: "8", class: "empty", text: "No event fits." })));
-    this.body.replaceChildren(...rows);
-    return this.mark();
+    if (of === this.shown && first < till && last > was) {
+      for (let n = was; n < Math.min(first, till); n += 1) this.above.nextSibling.remove();
+      for (let n = till; n > Math.max(last, was); n -= 1) this.below.previousSibling.remove();
+      this.above.after(...this.rowsOf(first, Math.min(was, last)));
+      this.below.before(...this.rowsOf(Math.max(till, first), last));
+    } else {
+      this.above ??= this.space();
+      this.below ??= this.space();
+      const none = element("tr", {}, element("td", { colspan: "8", class: "empty", text: "No event fits." }));
+      this.body.replaceChildren(...(this.shown.length ? [this.above, ...this.rowsOf(first, last), this.below] : [none]));
+    }
+    this.above.firstChild.style.height = `${first * height}px`;
+    this.below.firstChild.style.height = `${(this.shown.length - last) * height}px`;
+    this.mark();
   }
 
-  space(height) {
-    const cell = element("td", { colspan: "8" });
-    cell.style.height = `${height}px`;
-    return element("tr", { class: "space", "aria-hidden": "true" }, cell);
+  space() {
+    return element("tr", { class: "space", "aria-hidden": "true" }, element("td", { colspan: "8" }));
+  }
+
+  rowsOf(first, last) {
+    const rows = [];
+    for (let n = first; n < last; n += 1) rows.push(this.rowOf(n));
+    return rows;
   }
 
   rowOf(n) {
@@ -185,7 +199,7 @@ export class EventsView {
     if (each.provenance === "reported" && this.mayRead) {
       const raw = element("button", { type: "button", text: "Raw record" });
       raw.addEventListener("click", () => this.raw(each));
-      parts.push(element("p", { class: "pager" }, raw, element("a", { href: `/v1/records/${each.position}/body`, text: "Exact bytes" })));
+      parts.splice(2, 0, element("p", { class: "pager" }, raw, element("a", { href: `/v1/records/${each.position}/body`, text: "Exact bytes" })));
     }
     this.inspector.replaceChildren(...parts);
   }

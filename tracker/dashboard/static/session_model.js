@@ -93,5 +93,7 @@ export const about = (model, told) => {
     const what = lane && lane.parent >= 0 ? lane.label : told.subject;
     return owner ? `${owner} · ${what}` : what;
   }
+  if (lane?.kind === "supervisor") return lane.label;
+  if (lane?.kind === "recording" && model.lanes.filter((each) => each.kind === "recording").length === 1) return lane.label;
   return [told.subject, owner].filter(Boolean).join(" · ") || told.type.replaceAll("_", " ");
 };
