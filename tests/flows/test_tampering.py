@@ -1,0 +1,329 @@
+"""The tampering table: whatever is changed in a log behind our back, `tracker verify` catches it and names the place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tracker import config, desk, desk_evidence, joining
+from tracker.deliveries import Verified
+from tracker.evidence.hashing import complete_root, leaf_hash
+from tracker.evidence.leaf import record_leaf
+from tracker.evidence.notes import Signer
+from tracker.verifying import Progress, Verification
+
+SIZE, FIRST, AFTER = 700, 300, 3
+"""Records, the first checkpoint, and records that no checkpoint has seen yet."""
+
+
+def delivery(n: int, *, other: bool = False) -> Verified:
+    body = {"event": "room_started", "n": n} | ({"forged": True} if other else {})
+    return Verified(
+        source="lk", vendor="livekit", event="room_started", dedupe_key=f"key-{n}", received_at=1_700_000_000_000_000 + n,
+        origin="webhook", proof=b'{"iss":"k"}', body=json.dumps(body).encode(),
+    )  # fmt: skip
+
+
+def config_at(folder: Path) -> config.Config:
+    tables = {"log": {"path": "log.db"}, "views": {"path": "views.db"},
+              "evidence": {"key_file": "key", "file": "checkpoints.txt", "origin": "tracker.test/log"}}  # fmt: skip
+    return config.read(tables, folder / "config.toml", {})
+
+
+async def grow(at: config.Config, first: int, last: int, *, forged: Sequence[int] = (), sign: bool = True) -> None:
+    async with joining.reading_log(at) as log:
+        await log.append_all([delivery(n, other=n in forged) for n in range(first, last + 1)])
+    if sign:
+        assert await desk_evidence.checkpoint(at) is not None
+
+
+async def make(folder: Path, *, forged: Sequence[int] = (), key: bytes | None = None) -> config.Config:
+    """A log with two checkpoints; `key`: the text of the signing key, else a new one."""
+    folder.mkdir()
+    at = config_at(folder)
+    if key is not None:
+        at.evidence.key_file.write_bytes(key)
+    await desk.begin(at)
+    await grow(at, 1, FIRST, forged=forged)
+    await grow(at, FIRST + 1, SIZE, forged=forged)
+    await grow(at, SIZE + 1, SIZE + AFTER, sign=False)
+    return at
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import asyncio  # noqa: PLC0415 - only here is there no loop yet
+
+    folder = tmp_path_factory.mktemp("tampering") / "log"
+    asyncio.run(make(folder))
+    shutil.copy(folder / "checkpoints.txt", folder.parent / "shipped.txt")
+    return folder
+
+
+@pytest.fixture
+def at(pristine: Path, tmp_path: Path) -> config.Config:
+    """A copy of the log to tamper with."""
+    shutil.copytree(pristine, tmp_path / "log")
+    return config_at(tmp_path / "log")
+
+
+@contextlib.contextmanager
+def no_bar(_title: str, _unit: str) -> Generator[Progress]:
+    yield lambda _done, _of: None
+
+
+async def verified(at: config.Config, **options: object) -> Verification:
+    return await desk_evidence.verify(at, no_bar, **options)  # type: ignore[arg-type]
+
+
+def told(found: Verification) -> list[str]:
+    return [f"{fault.position}: {fault.what}" for fault in found.faults]
+
+
+class Tampered:
+    """The file with its guards taken off."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            self.run(f'DROP TRIGGER "{name}"')
+
+    def run(self, sql: str, *bound: object) -> None:
+        self._connection.execute(sql, bound)
+
+    def all(self, sql: str, *bound: object) -> list[tuple[object, ...]]:
+        return self._connection.execute(sql, bound).fetchall()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def leaf_again(log: Tampered, position: int) -> None:
+    """Give a record the leaf it has now."""
+    ((*fields,),) = log.all("SELECT * FROM records WHERE position = ?", position)
+    log.run("UPDATE leaves SET hash = ? WHERE position = ?", record_leaf(*fields), position)
+
+
+def tree_again(log: Tampered) -> None:
+    """Make all full tiles anew from the leaves."""
+    leaves = [row[0] for row in log.all("SELECT hash FROM leaves ORDER BY position")]
+    for n in range(len(leaves) // 256):
+        log.run(
+            "UPDATE tiles SET hash = ? WHERE level = 1 AND n = ?", complete_root(leaves[n * 256 : (n + 1) * 256]), n
+        )
+
+
+def change_consistently(log: Tampered) -> None:
+    log.run("UPDATE records SET event = 'room_finished' WHERE position = 100")
+    leaf_again(log, 100)
+    tree_again(log)
+
+
+def change_leaf(log: Tampered) -> None:
+    log.run("UPDATE leaves SET hash = ? WHERE position = 100", leaf_hash(b"another"))
+
+
+def change_record_and_leaf(log: Tampered) -> None:
+    log.run("UPDATE records SET received_at = received_at - 1 WHERE position = 100")
+    leaf_again(log, 100)
+
+
+def swap(log: Tampered) -> None:
+    for sql in ("-1 WHERE position = 100", "100 WHERE position = 101", "101 WHERE position = -1"):
+        log.run("PRAGMA ignore_check_constraints = 1")
+        log.run(f"UPDATE records SET position = {sql}")
+
+
+def put_in(log: Tampered) -> None:
+    """One more in the middle, and everything after it moved on."""
+    log.run(
+        "UPDATE records SET position = -position - 1 WHERE position >= 100".replace("-position", "1000000 + position")
+    )
+    log.run("UPDATE records SET position = position - 1000000 + 2 WHERE position > 1000000")
+    log.run(
+        "INSERT INTO records SELECT 100, source, vendor, event, 'forged', received_at, origin, proof, body "
+        "FROM records WHERE position = 99"
+    )
+
+
+def append_around(log: Tampered) -> None:
+    log.run(
+        "INSERT INTO records SELECT ?, source, vendor, event, 'forged', received_at, origin, proof, body "
+        "FROM records WHERE position = 99",
+        SIZE + AFTER + 1,
+    )
+
+
+def replace(log: Tampered) -> None:
+    log.run("PRAGMA recursive_triggers = ON")
+    log.run(
+        "INSERT OR REPLACE INTO records SELECT position, source, vendor, event, dedupe_key, received_at, origin, proof, "
+        "x'7b7d' FROM records WHERE position = 100"
+    )
+
+
+def cut(*tables: str, since: int) -> Callable[[Tampered], None]:
+    def run(log: Tampered) -> None:
+        for table in tables:
+            log.run(f"DELETE FROM {table} WHERE position >= ?", since)
+
+    return run
+
+
+def sql(*statements: str) -> Callable[[Tampered], None]:
+    def run(log: Tampered) -> None:
+        log.run("PRAGMA ignore_check_constraints = 1")
+        for each in statements:
+            log.run(each)
+
+    return run
+
+
+NOT_THE_ONE = "the record is not the one its leaf was made of"
+TABLE: dict[str, tuple[Callable[[Tampered], None], int | None, str]] = {
+    "one byte of a body": (
+        sql("UPDATE records SET body = CAST(replace(CAST(body AS TEXT), 'room', 'roon') AS BLOB) WHERE position = 100"),
+        100,
+        NOT_THE_ONE,
+    ),
+    "one byte of a proof": (sql("UPDATE records SET proof = x'7b7d' WHERE position = 100"), 100, NOT_THE_ONE),
+    **{
+        f"the field {field}": (
+            sql(f"UPDATE records SET {field} = {value} WHERE position = 100"),
+            100,
+            NOT_THE_ONE,
+        )
+        for field, value in {
+            "source": "'pnm'", "vendor": "'plugnmeet'", "event": "'room_finished'", "dedupe_key": "'another'",
+            "received_at": "received_at + 1", "origin": "'import'",
+        }.items()
+    },
+    "a byte from proof to body": (
+        sql("UPDATE records SET proof = CAST(proof || substr(body, 1, 1) AS BLOB), body = substr(body, 2) WHERE position = 100"), 100, NOT_THE_ONE
+    ),
+    "a position": (sql("UPDATE records SET position = 5000 WHERE position = 100"), 100, "no record is there"),
+    "the last position": (
+        sql(f"UPDATE records SET position = 5000 WHERE position = {SIZE + AFTER}"), SIZE + AFTER, "no record is there"
+    ),
+    "a stored leaf": (change_leaf, 100, NOT_THE_ONE),
+    "a record with its leaf": (change_record_and_leaf, 1, "hash 0 of level 1"),
+    "a record with its leaf after the last full tile": (
+        lambda log: (log.run("UPDATE records SET event = '' WHERE position = 650"), leaf_again(log, 650))[0],
+        SIZE,
+        f"the checkpoint of {SIZE} records that is kept in the log does not hold",
+    ),
+    "a record with its leaf and tree": (change_consistently, FIRST, "does not hold"),
+    "a tile": (sql("UPDATE tiles SET hash = zeroblob(32) WHERE n = 1"), 257, "hash 1 of level 1"),
+    "a tile removed": (sql("DELETE FROM tiles WHERE n = 1"), 257, "is missing"),
+    "the last record": (cut("records", since=SIZE + AFTER), SIZE + AFTER, "the records after this place were removed"),
+    "the last signed record with its leaf": (
+        cut("records", "leaves", since=SIZE), SIZE, f"signs more than the {SIZE - 1} records there are"
+    ),
+    "a middle record": (sql("DELETE FROM records WHERE position = 100"), 100, "position 100 of the log"),
+    "some middle records with their leaves": (
+        sql("DELETE FROM records WHERE position IN (100, 101)", "DELETE FROM leaves WHERE position IN (100, 101)"),
+        100,
+        "positions 100 to 101",
+    ),
+    "two swapped": (swap, 100, NOT_THE_ONE),
+    "one put in": (put_in, 100, NOT_THE_ONE),
+    "one appended around us": (append_around, SIZE + AFTER + 1, "it has no leaf"),
+    "one replaced": (replace, 100, NOT_THE_ONE),
+    "a checkpoint changed": (
+        sql(f"UPDATE checkpoints SET note = replace(note, '{FIRST}', '{FIRST + 1}') WHERE size = {FIRST}"),
+        None,
+        "cannot be believed",
+    ),
+    "a checkpoint moved": (
+        sql(f"UPDATE checkpoints SET size = {FIRST + 1} WHERE size = {FIRST}"), FIRST + 1, "it was moved"
+    ),
+    "a checkpoint removed": (
+        sql(f"DELETE FROM checkpoints WHERE size = {FIRST}"), FIRST, "is not kept in the log"
+    ),
+    "all checkpoints removed": (sql("DELETE FROM checkpoints"), FIRST, "is not kept in the log"),
+}  # fmt: skip
+
+
+async def test_an_untouched_log_has_no_fault(at: config.Config) -> None:
+    found = await verified(at, files=[at.path.parent.parent / "nothing"][1:])
+    assert told(found) == []
+    assert (found.records, found.checkpoints, found.shipped) == (SIZE + AFTER, 2, 2)
+
+
+@pytest.mark.parametrize("what", TABLE)
+async def test_what_was_tampered_with_is_caught_and_named(at: config.Config, what: str) -> None:
+    tamper, position, words = TABLE[what]
+    with closing(Tampered(at.log.path)) as log:
+        tamper(log)
+    found = await verified(at)
+    assert found.faults, what
+    assert any(fault.position == position and words in fault.what for fault in found.faults), told(found)
+    if position is not None and not words.startswith("is not kept") and "moved" not in words:
+        assert min(fault.position for fault in found.faults if fault.position is not None) == position
+
+
+async def test_yesterdays_copy_is_caught_by_the_file_that_was_shipped(at: config.Config, pristine: Path) -> None:
+    old = at.path.parent.parent / "old"
+    old_at = config_at(old)
+    old.mkdir()
+    shutil.copy(pristine / "key", old / "key")
+    await desk.begin(old_at)
+    await grow(old_at, 1, FIRST)
+    assert told(await verified(old_at)) == []
+    (line,) = [
+        each for each in told(await verified(old_at, files=[pristine.parent / "shipped.txt"])) if "signs more" in each
+    ]
+    assert line.startswith(
+        f"{FIRST + 1}: the checkpoint of {SIZE} records in line 7 of shipped.txt signs more than the {FIRST}"
+    )
+    assert "rolled back to an older copy" in line
+
+
+async def test_a_log_replaced_with_another_key_is_caught_by_the_file_and_by_the_key(
+    at: config.Config, pristine: Path
+) -> None:
+    forged = await make(at.path.parent.parent / "forged", forged=[100])
+    assert told(await verified(forged)) == []
+    by_file = told(await verified(forged, files=[pristine.parent / "shipped.txt"]))
+    assert any("shipped.txt cannot be believed: it is signed by tracker.test/log+" in each for each in by_file)
+    key = Signer.read((pristine / "key").read_text()).verifier
+    by_key = told(await verified(forged, keys=[str(key)]))
+    assert any("kept in the log cannot be believed" in each for each in by_key)
+
+
+async def test_a_log_replaced_by_who_has_the_key_is_caught_by_the_file_alone(at: config.Config, pristine: Path) -> None:
+    forged = await make(at.path.parent.parent / "forged", forged=[100], key=(pristine / "key").read_bytes())
+    assert told(await verified(forged)) == []
+    found = told(await verified(forged, files=[pristine.parent / "shipped.txt"]))
+    assert found[0].startswith(f"{FIRST}: the checkpoint of {FIRST} records in line 1 of shipped.txt does not hold")
+
+
+async def test_an_edited_file_of_checkpoints_is_told_by_line(at: config.Config) -> None:
+    with at.evidence.file.open("a") as file:
+        file.write("nothing of ours\n\n")
+    assert told(await verified(at)) == [
+        "None: line 13 of checkpoints.txt is no checkpoint: the file was edited or damaged"
+    ]
+
+
+async def test_checkpoints_without_a_key_are_not_taken_on_trust(at: config.Config) -> None:
+    at.evidence.key_file.unlink()
+    assert any("no key to check them with" in each for each in told(await verified(at)))
+
+
+async def test_a_tampered_log_is_not_signed(at: config.Config) -> None:
+    from tracker.errors import HistoryChanged  # noqa: PLC0415
+
+    with closing(Tampered(at.log.path)) as log:
+        change_consistently(log)
+    before = at.evidence.file.read_bytes()
+    with pytest.raises(HistoryChanged, match=f"of {SIZE} records"):
+        await desk_evidence.checkpoint(at)
+    assert at.evidence.file.read_bytes() == before
