@@ -105,7 +105,7 @@ async def rebuild(config: Config, progress: Progress | None = None) -> Rebuilt:
     """
     with _beside(config, "-rebuild") as path:
         async with joining.reading_log(config) as log:
-            position = await _build(log, path, progress)
+            position = await _build(config, log, path, progress)
         await joining.swap_views(path, config)
     return Rebuilt(position)
 
@@ -123,7 +123,7 @@ async def check(config: Config, progress: Progress | None = None, *, limit: int 
             position, head = await held.checkpoint(), await log.head()
             if position > head:
                 return Checked(position, 0, [f"the views are at position {position}, but the log ends at {head}"])
-            await _build(log, path, progress, until=position)
+            await _build(config, log, path, progress, until=position)
             async with joining.views_at(path, writable=False) as fresh:
                 return Checked(position, head - position, await differences(held, fresh, limit=limit))
 
@@ -194,9 +194,11 @@ async def _records_behind(config: Config, any_id: str, after: int) -> AsyncItera
                     yield record
 
 
-async def _build(log: Log, path: Path, progress: Progress | None, *, until: int | None = None) -> int:
+async def _build(config: Config, log: Log, path: Path, progress: Progress | None, *, until: int | None = None) -> int:
     async with joining.new_views(path) as fresh:
-        return await Projector(log, fresh, now=joining.now).catch_up(progress, until=until)
+        return await Projector(log, fresh, now=joining.now, hidden=joining.hidden(config)).catch_up(
+            progress, until=until
+        )
 
 
 @contextlib.contextmanager

@@ -51,6 +51,11 @@ def sources(config: Config) -> Mapping[str, Source]:
     return {each.name: source(each) for each in config.sources}
 
 
+def hidden(config: Config) -> Mapping[str, frozenset[str]]:
+    """Fields that views do not show, by source."""
+    return {each.name: frozenset(each.redact) for each in config.sources if each.redact}
+
+
 async def create_log(config: Config) -> None:
     """Make the empty log. Raises `LogUnavailable` when there is one."""
     await SqliteLog.create(config.log.path)

@@ -53,6 +53,10 @@ class Metrics:
         self._unknown_events = Counter(
             "tracker_unknown_events", "Recorded deliveries whose event we do not know.", ["source"], registry=registry
         )
+        self._erased = Counter(
+            "tracker_erased_records", "Records erased because they were older than their source's retention.", ["source"],
+            registry=registry,
+        )  # fmt: skip
         self._last_delivery = Gauge(
             "tracker_source_last_delivery_seconds", "Seconds since a source's last authentic delivery.", ["source"],
             registry=registry,
@@ -121,6 +125,10 @@ class Metrics:
     def checkpoint_failed(self) -> None:
         """See `CheckpointWatcher.checkpoint_failed`."""
         self._checkpoint_failures.inc()
+
+    def erased(self, source: str, records: int) -> None:
+        """See `retention.Watcher`: so many records of a source were erased because they were old."""
+        self._erased.labels(source).inc(records)
 
     def render(self) -> tuple[bytes, str]:
         """The exposition text and its content type (a whole header value, with parameters)."""

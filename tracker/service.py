@@ -20,12 +20,13 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from tracker import joining
+from tracker import joining, retention
 from tracker.api.app import Door, add_routes
 from tracker.api.live import Live
 from tracker.config import Config
 from tracker.dashboard import app as dashboard
 from tracker.dashboard.arrivals import Arrivals
+from tracker.erasing import finish
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest import Ingest
 from tracker.log.sqlite import SqliteLog
@@ -94,7 +95,7 @@ class Station:
         self.log = log
         self.views = views
         self.metrics = metrics
-        self.projector = Projector(log, views, now=joining.now, watcher=metrics)
+        self.projector = Projector(log, views, now=joining.now, watcher=metrics, hidden=joining.hidden(config))
         self.ingest = Ingest(
             joining.sources(config),
             log,
@@ -244,6 +245,10 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
     async with contextlib.AsyncExitStack() as stack:
         log = await joining.open_log(config, metrics)
         stack.push_async_callback(log.close)
+        if config.sealing.masters:
+            await finish(log)
+        else:
+            _log.info("bodies are kept in clear: without a master key under [sealing] nothing can be erased")
         views = await joining.open_live_views(config)
         stack.push_async_callback(views.close)
         yield Station(config, log, views, metrics)
@@ -252,7 +257,9 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
 async def _run(station: Station, stop: asyncio.Event, ready: Ready | None) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            lasting = (station.follow(), station.keep_views(), station.live.run(), station.sign())
+            lasting = [station.follow(), station.keep_views(), station.live.run(), station.sign()]
+            if any(source.retention is not None for source in station.config.sources):
+                lasting.append(retention.keep(station.config.path, station.metrics))
             tasks = [group.create_task(each) for each in lasting]
             try:
                 async with _listening(station) as address:

@@ -23,6 +23,9 @@ PERSON_FIELDS = frozenset({
 """Fields that say who; a stream's id may be made from its publisher's."""
 
 DROPPED = frozenset({"detail", "ip", "location", "platform", "url"})
+OPTIONAL = frozenset({"ip", "location", "platform", "url", "name", "label"})
+"""Fields of facts that an operator may hide; all of them may be missing anyway."""
+
 ERASED = {"erased": True}
 
 
@@ -55,11 +58,13 @@ def somebody(fact: Fact, pseudonyms: Mapping[str, str]) -> Fact:
 
 
 def redacted(fact: Fact, hidden: frozenset[str]) -> Fact:
-    """A fact without the fields of these names, at any depth of its detail."""
-    if not fact.detail or not hidden:
+    """A fact without the fields of these names: its own where they may be missing, and at any depth of its detail."""
+    if not hidden:
         return fact
-    kept = _without(fact.detail, hidden)
-    return fact if kept == fact.detail else msgspec.structs.replace(fact, detail=kept)
+    changed: dict[str, Any] = {name: None for name in hidden & OPTIONAL if getattr(fact, name, None) is not None}
+    if fact.detail and (kept := _without(fact.detail, hidden)) != fact.detail:
+        changed["detail"] = kept
+    return msgspec.structs.replace(fact, **changed) if changed else fact
 
 
 def kept_facts(told: list[Any]) -> tuple[Fact, ...]:
