@@ -24,6 +24,9 @@ from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow, 
 REMEMBERED = 20_000
 """Sessions and rooms kept decoded between batches."""
 
+AHEAD = 86_400_000_000
+"""How far (µs) a sender may be ahead of the moment we received it and still tell what time it is there: a day."""
+
 RoomKey = tuple[str, str]
 
 
@@ -118,7 +121,7 @@ class Batch:
         changed: dict[str, bool] = {}
         for item in evidence:
             state = known[item.source][1]
-            if item.fact.clock == "server" and item.fact.at > state.latest:
+            if item.fact.clock == "server" and state.latest < item.fact.at <= item.received_at + AHEAD:
                 state.latest = item.fact.at
                 changed.setdefault(item.source, False)
             run = item.fact.server_run
