@@ -89,9 +89,12 @@ class Checkpoints:
         while True:
             delay = every
             try:
-                if await self.make() is None:
+                made = await self.make()
+                if made is None:
                     await self._log.wait(0, every)
                     delay = 0.0
+                else:
+                    log_line.info("the log is signed", size=made.size)
             except EvidenceError as error:
                 delay = min(every, RETRY_SECONDS)
                 log_line.critical("the log is not signed", error=type(error).__name__, reason=str(error))
@@ -119,7 +122,6 @@ class Checkpoints:
                 # Somebody with another file signed the same tree in this moment; theirs is the one that is kept.
                 ((_, note),) = await self._log.checkpoints(after=head.size - 1, limit=1)
             made = Made(head.size, note)
-            log_line.info("checkpoint", size=head.size)
         missing = await self._log.checkpoints(after=tail.size)
         held.append(tail, [note for _, note in missing])
         return made
