@@ -1,0 +1,87 @@
+"""The still picture: shapes and classes for everything the lanes say, and nothing a vendor said unescaped."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from tracker.dashboard.lanes_parts import Bar, Lane, Lanes, Mark
+from tracker.dashboard.lanes_svg import MOST, drawn, shown_of, ticks
+
+S = 1_000_000
+
+
+def bar(start: int | None, end: int | None, start_by: str | None = "reported", end_by: str | None = "reported") -> Bar:
+    return Bar(key="c:1", phase="connection", start=start, end=end, start_by=start_by, end_by=end_by)
+
+
+def picture(*lanes: Lane, marks: list[Mark] | None = None) -> ElementTree.Element:
+    given = Lanes(
+        begin=0, until=1000 * S, latest=1000 * S, goes_on=True, lanes=list(lanes), marks=marks or [],
+        steps=[(0, 1), (500 * S, 2), (900 * S, 0)],
+    )  # fmt: skip
+    return ElementTree.fromstring(str(drawn(given, "<script>alert(1)</script>").svg))
+
+
+def person(*bars: Bar, name: str = "Alice") -> Lane:
+    return Lane(kind="participant", key="p:1", label=name, bars=list(bars))
+
+
+def groups(root: ElementTree.Element) -> list[ElementTree.Element]:
+    return [each for each in root.iter("g") if "bar" in each.get("class", "").split()]
+
+
+def parts_of(group: ElementTree.Element) -> list[str]:
+    return [(each.get("class") or "").split()[0] for each in group if each.get("class")]
+
+
+def test_solid_is_reported_and_hatched_is_derived_or_inferred() -> None:
+    found = groups(picture(person(bar(0, 900 * S), bar(0, 900 * S, "derived", "inferred"))))
+    assert found[0].get("class") == "bar connection start-reported end-reported"
+    assert parts_of(found[0]) == ["body", "edge"]
+    assert found[1].get("class") == "bar connection start-derived end-inferred"
+    fills = [each.get("fill") for each in found[1] if "hatch" in (each.get("class") or "")]
+    assert fills == ["url(#hatch-derived)", "url(#hatch-inferred)"]
+
+
+def test_what_still_runs_ends_in_an_arrow_and_an_unknown_start_is_hatched() -> None:
+    running, unknown = groups(picture(person(bar(0, None, end_by=None), bar(None, 500 * S, None))))
+    assert running.get("class", "").endswith("end-open")
+    assert "tip" in parts_of(running)
+    assert unknown.get("class", "").startswith("bar connection start-unknown")
+    assert "hatch" in parts_of(unknown)
+
+
+def test_every_bar_is_told_in_words() -> None:
+    said = groups(picture(person(bar(0, 60 * S, end_by="inferred"))))[0].findtext("title")
+    assert said == "Alice, connection: from 01 Jan 00:00:00 UTC (reported) to 01 Jan 00:01:00 UTC (inferred)"
+
+
+def test_names_are_text_and_there_is_no_inline_style() -> None:
+    marks = [Mark(at=5, kind='x" onload="alert(1)', detail="<b>", position=1)]
+    given = Lanes(
+        begin=0, until=S, latest=S, goes_on=False, lanes=[person(bar(0, S), name='<script>"&')], marks=marks, steps=[]
+    )
+    text = str(drawn(given, "<script>alert(1)</script>").svg)
+    assert "<script" not in text
+    assert "style=" not in text
+    names = {name for each in ElementTree.fromstring(text).iter() for name in each.attrib}
+    assert not [name for name in names if name.startswith("on") or name == "style"]
+
+
+def test_a_picture_leaves_out_what_is_received_first_and_says_how_much() -> None:
+    lanes = [
+        Lane(kind=kind, key=f"{kind}{n}", label="x", bars=[])
+        for n in range(MOST // 2)
+        for kind in ("participant", "stream", "subscription")
+    ]
+    assert {lane.kind for lane in shown_of(lanes, MOST)} == {"participant", "stream"}
+    assert {lane.kind for lane in shown_of(lanes, MOST - 2)} == {"participant"}
+    assert len(shown_of(lanes, 10)) == 10
+
+
+def test_clock_times_stand_at_round_moments() -> None:
+    step, moments = ticks(7 * S, 607 * S)
+    assert step == 120
+    assert all(at % (step * S) == 0 for at in moments)
+    assert len(ticks(0, 0)[1]) == 1
+    assert len(ticks(0, 10**15)[1]) < 12
