@@ -196,7 +196,10 @@ def test_steps_count_persons_once_and_nobody_who_never_connected() -> None:
 
 def test_who_leaves_and_who_joins_in_one_moment_makes_no_step() -> None:
     people = [participant("alice"), participant("bob")]
-    assert steps_of(people, [connection("1", "alice", 0, 10), connection("2", "bob", 10, 20)]) == [(T, 1), (T + 20 * S, 0)]
+    assert steps_of(people, [connection("1", "alice", 0, 10), connection("2", "bob", 10, 20)]) == [
+        (T, 1),
+        (T + 20 * S, 0),
+    ]
 
 
 def test_an_anomaly_is_marked_where_its_record_was() -> None:
