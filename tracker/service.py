@@ -293,8 +293,8 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigInvalid(
-                f"server.port: cannot listen on {server.host}:{server.port} ({reason}): "
-                "stop what listens there, or choose another port"
+                f"server.host, server.port: cannot listen on {server.host}:{server.port} ({reason}): "
+                "name an address of this machine, and a port nobody listens on"
             ) from None
         port = runner.addresses[0][1]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
