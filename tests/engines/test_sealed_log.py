@@ -98,14 +98,15 @@ async def test_an_erased_record_is_gone_and_its_leaf_stays(log: SqliteLog, tmp_p
     assert [each.erased_by for each in others] == [None, None, 6, None, None, None]
     await log.close()
     with closing(sqlite3.connect(tmp_path / "keys.db")) as keys:
-        assert keys.execute("SELECT position FROM keys").fetchall() == [(1,), (2,), (4,), (5,)]
+        assert keys.execute("SELECT position FROM keys WHERE position <= 5").fetchall() == [(1,), (2,), (4,), (5,)]
         assert keys.execute("PRAGMA freelist_count").fetchone() == (0,)
 
 
 async def test_what_a_destroyed_key_was_stands_nowhere_on_the_disk(log: SqliteLog, tmp_path: Path) -> None:
     await log.append_all([delivery(f"k{n}") for n in range(500)])
     with closing(sqlite3.connect(tmp_path / "keys.db")) as keys:
-        wrapped = [row[0] for row in keys.execute("SELECT wrapped FROM keys ORDER BY position")]
+        wrapped = [row[0] for row in keys.execute("SELECT wrapped FROM keys WHERE position <= 500 ORDER BY position")]
+    assert len(wrapped) == 500
     await log.append_erasure(delivery("e", source="tracker"), range(1, 501))
     await log.destroy_keys(range(1, 501))
     found = everything_on_disk(tmp_path)
@@ -116,7 +117,7 @@ async def test_after_rotation_the_old_master_key_is_not_needed(log: SqliteLog, t
     await log.append_all([delivery(f"k{n}", body=SECRET_TEXT) for n in range(4500)])
     await log.close()
     vault = await Vault.open(tmp_path / "keys.db", [SECOND, FIRST])
-    assert await vault.others() == 4500
+    assert await vault.others() >= 4500
     done: int | None = 0
     while done is not None:
         done = await vault.rewrap(done)
@@ -128,6 +129,16 @@ async def test_after_rotation_the_old_master_key_is_not_needed(log: SqliteLog, t
     await again.close()
     with pytest.raises(LogUnavailable, match="second"):
         await Vault.open(tmp_path / "keys.db", [FIRST])
+
+
+async def test_two_processes_seal_in_turn_and_each_reads_all(log: SqliteLog, tmp_path: Path) -> None:
+    other = await opened(tmp_path)
+    for n in range(40):
+        await (log, other)[n % 2].append_all([delivery(f"k{n}-{m}", body=b"%d" % n) for m in range(1 + 100 * (n % 3))])
+    for reading in (log, other):
+        bodies = [each.body async for chunk in reading.read(0) for each in chunk]
+        assert bodies == [b"%d" % n for n in range(40) for _ in range(1 + 100 * (n % 3))]
+    await other.close()
 
 
 async def test_another_master_key_of_the_same_name_is_refused(log: SqliteLog, keys: Path) -> None:

@@ -28,7 +28,7 @@ def entries(first: int, last: int) -> list[SavedEntry]:
                 subject_type="node", subject_id=None, actor=None, detail={"text": "x" * 100}, source="ov", provenance="reported",
                 clock="server", dedupe_key=f"{position:064}", hidden=False,
             ),
-            vendor="openvidu", room="Room", placed_at=position, fact=b"f" * 200,
+            room="Room", placed_at=position, place=b"p" * 20,
         )
         for position in range(first, last + 1)
     ]  # fmt: skip

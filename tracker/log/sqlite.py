@@ -182,11 +182,8 @@ class SqliteLog(SqliteProving):
                 "find it with `tracker verify`"
             )
         frontier = held.copy()
-        rows, commitments, keys = self._sealing.sealed(rows)
+        rows, commitments = await self._sealing.sealed(rows)
         leaves, full = grown(frontier, rows, commitments)
-        if keys and self._sealing.vault is not None:
-            # Before the record is durable: a key too many is replaced, a record without its key is lost.
-            await self._sealing.vault.keep(keys)
         await connection.executemany(INSERT_RECORD, rows)
         await connection.executemany(INSERT_LEAF, leaves)
         if full:

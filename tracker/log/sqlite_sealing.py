@@ -13,7 +13,7 @@ from typing import Any
 from tracker.deliveries import Record, Verified
 from tracker.errors import LogUnavailable
 from tracker.log.sqlite_tree import SELECT_ANY_SEALED, SELECT_ERASURES, SELECT_SEALED
-from tracker.log.vault import KeyRow, Vault
+from tracker.log.vault import Vault
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
@@ -52,23 +52,25 @@ class Sealing:
         sealed = self.vault.name_of(verified.source, verified.dedupe_key)
         return (sealed, verified.dedupe_key) if self._has_clear else (sealed,)
 
-    def sealed(self, rows: list[Row]) -> tuple[list[Row], list[bytes | None], list[KeyRow]]:
-        """The rows as they go into the log, their commitments, and the keys to keep first."""
+    async def sealed(self, rows: list[Row]) -> tuple[list[Row], list[bytes | None]]:
+        """The rows as they go into the log, and their commitments; the keys that open them are durable on return.
+
+        Before the records are durable: a key too many does no harm, a record without its key is lost.
+        """
         if self.vault is None:
-            return rows, [None] * len(rows), []
+            return rows, [None] * len(rows)
         found: list[Row] = []
         commitments: list[bytes | None] = []
-        keys: list[KeyRow] = []
+        keys = await self.vault.keys_for(rows[0][0], rows[-1][0])
         for row in rows:
             if row[1] == OURS:
                 found.append(row)
                 commitments.append(None)
                 continue
-            one = self.vault.seal(row[0], row[7], row[8])
+            one = self.vault.seal(row[0], row[7], row[8], keys[row[0]])
             found.append((*row[:7], b"", one.body))
             commitments.append(one.commitment)
-            keys.append(one.row)
-        return found, commitments, keys
+        return found, commitments
 
     async def records(self, rows: Sequence[Row], fetch: Fetch) -> list[Record]:
         """What rows of the log say, by position without gaps. Raises `LogUnavailable`, `LogCorrupt`."""

@@ -3,11 +3,12 @@
     sealed body   AES-256-GCM(data key, framed proof and body; the position is authenticated with it)
     wrapped       AES-256-GCM(master key, data key ‖ salt; the position is authenticated with it)
 
-Each data key seals one record only, so its nonce is fixed; wrapping draws a random one. The salt makes the leaf's
-commitment unguessable. Destroying a row destroys both; SQLite overwrites it (`secure_delete`), and the WAL is truncated.
+Nonces are random. The salt makes the leaf's commitment unguessable. Destroying a row destroys both; SQLite overwrites it
+(`secure_delete`), and the WAL is truncated.
 
-Keys are durable before the record is: if we die between the two there is a key too many, which the next record of that
-position replaces. The other way round there would be a record nobody can read.
+Keys are durable before the record is, and made ahead, 1,024 positions at a time: one flush of this file for so many
+records. If we die there are keys nobody used; the next records of those positions use them. The other way round there
+would be a record nobody can read.
 
 LIMIT: copies of this file (backups, snapshots of a file system or a disk) keep destroyed keys until they are gone too.
 """
@@ -19,7 +20,7 @@ import hmac
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,7 +29,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
-from tracker.evidence.leaf import commitment_of, framed
+from tracker.evidence.leaf import framed
 
 APPLICATION_ID = 1414679371
 """`PRAGMA application_id` of every key store of ours ("TRKK")."""
@@ -40,7 +41,7 @@ SCHEMA = (
     ) STRICT""",
     "CREATE TABLE names (master TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT",
 )
-INSERT_KEY = "INSERT OR REPLACE INTO keys (position, master, wrapped) VALUES (?, ?, ?)"
+INSERT_KEY = "INSERT INTO keys (position, master, wrapped) VALUES (?, ?, ?)"
 SELECT_KEYS = "SELECT position, master, wrapped FROM keys WHERE position > ? AND position <= ?"
 SELECT_OTHERS = (
     "SELECT position, master, wrapped FROM keys WHERE master <> ? AND position > ? ORDER BY position LIMIT ?"
@@ -54,13 +55,12 @@ DELETE_NAMES = "DELETE FROM names WHERE master <> ?"
 
 KEY_BYTES = 32
 NAMES_AAD = b"names"
-_NONCE = bytes(12)
+NONCE_BYTES = 12
+AHEAD = 1_024
 _POSITION = struct.Struct(">Q")
 _FRAME = struct.Struct(">Q")
 REWRAP = 2_000
 CHECKPOINT_TRIES = 50
-
-KeyRow = tuple[int, str, bytes]
 
 
 class Master(NamedTuple):
@@ -74,11 +74,10 @@ class Master(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """A record sealed: what goes into the log, and the row that opens it again."""
+    """A record sealed, as it goes into the log, and what its leaf says about the plain bytes."""
 
     body: bytes
     commitment: bytes
-    row: KeyRow
 
 
 class DataKey(NamedTuple):
@@ -101,6 +100,7 @@ class Vault:
         self._current = masters[0].id
         self._masters: Mapping[str, AESGCM] = {master.id: AESGCM(master.key) for master in masters}
         self._names = names
+        self._ahead: dict[int, DataKey] = {}
 
     @staticmethod
     async def create(path: Path, masters: Sequence[Master]) -> None:
@@ -150,28 +150,52 @@ class Vault:
         """What a sealed log knows a delivery by: keyed, so that nobody can guess a body from it."""
         return "hmac:" + hmac.digest(self._names, f"{source}\0{dedupe_key}".encode(), "sha256").hex()
 
-    def seal(self, position: int, proof: bytes, body: bytes) -> Sealed:
-        """Seal the record of a position with a key of its own; `keep` the row before the record is durable."""
-        secret = os.urandom(2 * KEY_BYTES)
-        at = _POSITION.pack(position)
-        key, salt = secret[:KEY_BYTES], secret[KEY_BYTES:]
-        sealed = AESGCM(key).encrypt(_NONCE, framed(proof, body), at)
-        row = (position, self._current, _wrap(self._masters[self._current], secret, at))
-        return Sealed(sealed, commitment_of(salt, proof, body), row)
+    async def keys_for(self, first: int, last: int) -> dict[int, DataKey]:
+        """Data keys of the positions about to be sealed, durable on return. Hold the log's write lock meanwhile.
+
+        Raises `LogUnavailable`; then nothing may be sealed.
+        """
+        if first not in self._ahead or last not in self._ahead:
+            async with self._lock:
+                # Another process may have made keys ahead: a position has one key only.
+                held = {
+                    position: self._opened(position, master, wrapped)
+                    for position, master, wrapped in await self._fetch(SELECT_KEYS, (first - 1, last + AHEAD))
+                }
+                made, rows = self._made([n for n in range(first, last + AHEAD + 1) if n not in held])
+                await self._in_transaction(INSERT_KEY, rows)
+                self._ahead = held | made
+        return {position: self._ahead.pop(position) for position in range(first, last + 1)}
+
+    def _made(self, positions: Sequence[int]) -> tuple[dict[int, DataKey], list[tuple[int, str, bytes]]]:
+        """New data keys, and their rows. Random bytes are asked for once: each call goes to the kernel."""
+        master, name = self._masters[self._current], self._current
+        secrets, nonces = os.urandom(2 * KEY_BYTES * len(positions)), os.urandom(NONCE_BYTES * len(positions))
+        made: dict[int, DataKey] = {}
+        rows: list[tuple[int, str, bytes]] = []
+        for n, position in enumerate(positions):
+            secret = secrets[2 * KEY_BYTES * n : 2 * KEY_BYTES * (n + 1)]
+            nonce = nonces[NONCE_BYTES * n : NONCE_BYTES * (n + 1)]
+            made[position] = DataKey(secret[:KEY_BYTES], secret[KEY_BYTES:])
+            rows.append((position, name, nonce + master.encrypt(nonce, secret, _POSITION.pack(position))))
+        return made, rows
+
+    def seal(self, position: int, proof: bytes, body: bytes, key: DataKey) -> Sealed:
+        """Seal the record of a position with a key of its own (`keys_for`)."""
+        nonce = os.urandom(NONCE_BYTES)
+        plain = framed(proof, body)
+        sealed = nonce + AESGCM(key.key).encrypt(nonce, plain, _POSITION.pack(position))
+        return Sealed(sealed, hmac.digest(key.salt, plain, "sha256"))
 
     def unseal(self, position: int, sealed: bytes, key: DataKey) -> tuple[bytes, bytes]:
         """(proof, body) of a sealed record. Raises `LogCorrupt` when the key does not fit the bytes."""
         try:
-            plain = AESGCM(key.key).decrypt(_NONCE, sealed, _POSITION.pack(position))
-        except InvalidTag:
+            nonce, cipher = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+            plain = AESGCM(key.key).decrypt(nonce, cipher, _POSITION.pack(position))
+        except (InvalidTag, ValueError):
             raise LogCorrupt(f"the record at position {position} does not open with its key: one was changed") from None
         (length,) = _FRAME.unpack_from(plain)
         return plain[_FRAME.size : _FRAME.size + length], plain[_FRAME.size + length :]
-
-    async def keep(self, rows: Iterable[KeyRow]) -> None:
-        """Durable on return."""
-        async with self._lock:
-            await self._in_transaction(INSERT_KEY, list(rows))
 
     async def keys(self, after: int, until: int) -> dict[int, DataKey]:
         """The data keys of positions `after` < p <= `until` that are still there."""
@@ -261,13 +285,13 @@ async def _connect(path: Path) -> aiosqlite.Connection:
 
 
 def _wrap(master: AESGCM, secret: bytes, about: bytes) -> bytes:
-    nonce = os.urandom(len(_NONCE))
+    nonce = os.urandom(NONCE_BYTES)
     return nonce + master.encrypt(nonce, secret, about)
 
 
 def _unwrap(master: AESGCM, wrapped: bytes, about: bytes, path: Path) -> bytes:
     try:
-        return master.decrypt(wrapped[: len(_NONCE)], wrapped[len(_NONCE) :], about)
+        return master.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], about)
     except (InvalidTag, ValueError):
         raise LogUnavailable(
             f"{path}: the master key under [sealing] is another one than keys were wrapped with"
