@@ -25,11 +25,12 @@ S = 1_000_000
 EVIL = "<script>alert('x')</script>\"&"
 FORMULA = "=HYPERLINK(1)"
 AGO = 3_600 * S
-ROOM = {"sid": "RM_evil", "name": EVIL}
+BEGIN = now() // S * S - AGO
+ROOM = {"sid": "RM_evil", "name": EVIL, "creationTime": str(BEGIN // S)}
 
 
 def livekit(event: str, at: int, **fields: Any) -> Sent:
-    body = {"event": event, "room": ROOM | {"creationTime": str((now() - AGO) // S)}} | fields
+    body = {"event": event, "room": ROOM} | fields
     return Sent(event, json.dumps(body | {"id": f"EV_{event}_{at}", "createdAt": str(at // S)}).encode(), at)
 
 
@@ -95,7 +96,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
     running = await Running(folder).start(init=True)
     try:
         async with aiohttp.ClientSession() as web:
-            calls = [("livekit", told(now() - AGO)), ("openvidu", whole_call("openvidu", now() - 2 * AGO, seed=1))]
+            calls = [("livekit", told(BEGIN)), ("openvidu", whole_call("openvidu", now() - 2 * AGO, seed=1))]
             calls += [("streamrec", whole_call("streamrec", now() - 2 * AGO, seed=2))]
             calls += [("openvidu_meet", whole_call("openvidu_meet", now() - AGO * n, seed=3)) for n in (2, 3)]
             for vendor, call in calls:

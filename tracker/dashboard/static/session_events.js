@@ -24,7 +24,7 @@ export class EventsView {
     const heads = HEADS.map(([text, name]) => element("th", { scope: "col", class: name, text }));
     this.caption = element("caption", { class: "hidden-text", text: "Events, by the time they happened" });
     this.table = element("table", { class: "events" }, this.caption, element("thead", {}, element("tr", {}, ...heads)), this.body);
-    this.scroll = element("div", { class: "events-scroll", tabindex: "0", role: "region", "aria-label": "Events" }, this.table);
+    this.scroll = element("div", { class: "events-scroll", tabindex: "0", role: "region", "aria-label": "List of events" }, this.table);
     this.inspector = element("aside", { class: "inspector", "aria-label": "The chosen event", hidden: true });
     this.pane = element("div", { class: "events-pane" }, this.scroll, this.inspector);
     host.append(this.pane);

@@ -72,6 +72,10 @@ export class LanesView {
       this.subscriptionBox.checked = this.shows.subscription;
     }
     this.picked = this.tied = null;
+    const bars = model.lanes.flatMap((lane) => lane.bars);
+    const running = bars.filter((bar) => bar.end === null).length;
+    Object.assign(this.view.dataset, { bars: bars.length, running });
+    this.view.setAttribute("aria-label", `Timeline of the call: ${model.lanes.length} lanes, ${bars.length} bars, ${running} still running`);
     this.lay();
     if (this.fits) this.fit(false);
   }
