@@ -24,7 +24,7 @@ import msgspec
 from tracker.checkpoint_file import ShippedNote
 from tracker.errors import LogError, NoteMalformed, NoteUnverified
 from tracker.evidence.checkpoint_text import Checkpoint, open_checkpoint
-from tracker.evidence.leaf import record_leaf
+from tracker.evidence.leaves import leaves_of
 from tracker.evidence.notes import Verifier
 from tracker.evidence.tree import WIDTH, Frontier
 from tracker.log.contract import KeptRecord, Log
@@ -176,9 +176,19 @@ class _Pass:
 
     async def _go_over(self, head: int, progress: Progress | None) -> None:
         async for chunk in self._log.read_kept(0):
-            for record in chunk:
-                if self._gap is None:
-                    self._take(record)
+            leaves = leaves_of(chunk)
+            first, last = self._frontier.size + 1, self._frontier.size + len(chunk)
+            # Positions ascend, so the ends tell whether they are dense.
+            is_whole = chunk[0].position == first and chunk[-1].position == last
+            if not is_whole or leaves != [record.leaf for record in chunk]:
+                self._take_doubtful(chunk, leaves)
+            elif any(size in self._wanted for size in range(first, last + 1)):
+                for leaf in leaves:
+                    self._grow(leaf)
+            else:
+                for leaf in leaves:
+                    for level, _, found in self._frontier.append(leaf):
+                        self._tiles[level].append(found)
             if progress is not None:
                 progress(self._frontier.size, max(head, self._frontier.size))
             if self._gap is not None or len(self.found.faults) >= self._limit:
@@ -186,28 +196,28 @@ class _Pass:
                 return
             await asyncio.sleep(0)
 
-    def _take(self, record: KeptRecord) -> None:
-        """One record into the tree. Runs for every record of the log: no call more than needed."""
-        frontier = self._frontier
-        position, stored = record[0], record[9]
-        if position != frontier.size + 1:
-            self._tell_gap(position)
-            return
-        leaf = record_leaf(*record[:9], commitment=record[10])
-        if leaf != stored:
-            if stored is None:
-                self._fault(position, "it has no leaf: the record was put in around Tracker")
-            else:
+    def _take_doubtful(self, chunk: Sequence[KeptRecord], leaves: Sequence[bytes]) -> None:
+        """Records of which one at least is not as it should be."""
+        for record, leaf in zip(chunk, leaves, strict=True):
+            if record.position != self._frontier.size + 1:
+                self._tell_gap(record.position)
+                return
+            if record.leaf is None:
+                self._fault(record.position, "it has no leaf: the record was put in around Tracker")
+            elif record.leaf != leaf:
                 self._fault(
-                    position,
+                    record.position,
                     "the record is not the one its leaf was made of: a field, its bytes or the leaf was changed",
                 )
-                leaf = stored
-        for level, _, found in frontier.append(leaf):
+            self._grow(record.leaf or leaf)
+
+    def _grow(self, leaf: bytes) -> None:
+        """One leaf into the tree, and a look at what is signed about it."""
+        for level, _, found in self._frontier.append(leaf):
             self._tiles[level].append(found)
-        wanted = self._wanted.pop(position, None)
+        wanted = self._wanted.pop(self._frontier.size, None)
         if wanted is not None:
-            self._compare(position, wanted)
+            self._compare(self._frontier.size, wanted)
 
     def _tell_gap(self, position: int) -> None:
         """A record is not where it should be; after the first such place there is no tree to compare with."""
