@@ -16,13 +16,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
-from tracker.config_evidence import EvidenceConfig, EvidenceTable, read_evidence
-from tracker.config_sealing import SealingConfig, SealingTable, read_sealing
+from tracker.config_evidence import EvidenceConfig, read_evidence
+from tracker.config_sealing import SealingConfig, read_sealing
 from tracker.config_secrets import Lookup
+from tracker.config_tables import Algorithm, Engine, FileTables, Guarded, KeyTable, ServerTable, SourceTable
 from tracker.config_values import expect_apart, micros, path_of
 from tracker.errors import ConfigInvalid
 
@@ -35,98 +36,10 @@ VENDORS: Mapping[str, Literal["secrets", "keys"]] = {
 }
 """What each vendor proves with. A copy of what the vendors' files say (config imports no room); a test compares."""
 
-Engine = Literal["sqlite"]
-Algorithm = Literal["HS256", "RS256", "EdDSA"]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
 OURS = "tracker"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
-
-
-class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """Holds secrets: whoever prints it, `rich` included, sees its name only."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({getattr(self, 'name', None) or getattr(self, 'id', None)!r}, …)"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("name", getattr(self, "name", None) or getattr(self, "id", None))]
-
-
-class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`[server]` as it stands in the file."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
-    max_body_bytes: Positive = 4 * 1024 * 1024
-    shutdown_grace: str = "10s"
-
-
-class LogTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`[log]`: `queue_bound` in records."""
-
-    engine: Engine = "sqlite"
-    path: str = "data/log.db"
-    queue_bound: Positive = 10_000
-
-
-class ViewsTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`[views]`."""
-
-    path: str = "data/views.db"
-
-
-class KeyTable(Guarded, frozen=True, kw_only=True):
-    """One of `[access] keys`."""
-
-    id: str
-    algorithm: Algorithm = "HS256"
-    secret: str | None = None
-    secret_env: str | None = None
-    secret_file: str | None = None
-    public_key_file: str | None = None
-    private_key_file: str | None = None
-
-
-class AccessTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`[access]`: who may read."""
-
-    keys: tuple[KeyTable, ...] = ()
-    audience: str | None = None
-    issuer: str | None = None
-
-
-class SourceTable(Guarded, frozen=True, kw_only=True):
-    """One `[[sources]]` as it stands in the file."""
-
-    name: str
-    vendor: str
-    header: str | None = None
-    secret: str | None = None
-    secret_env: str | None = None
-    secret_file: str | None = None
-    secrets: tuple[str, ...] | None = None
-    secrets_env: str | None = None
-    secrets_file: str | None = None
-    keys: dict[str, str] | None = None
-    keys_env: str | None = None
-    keys_file: str | None = None
-    stuck_after: str = "12h"
-    retention: str | None = None
-    redact: tuple[str, ...] = ()
-
-
-class FileTables(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file."""
-
-    server: ServerTable = ServerTable()
-    log: LogTable = LogTable()
-    views: ViewsTable = ViewsTable()
-    evidence: EvidenceTable = EvidenceTable()
-    sealing: SealingTable = SealingTable()
-    access: AccessTable = AccessTable()
-    sources: tuple[SourceTable, ...] = ()
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,7 +96,7 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
     vendor: str
     header: str
     secrets: tuple[str, ...] = ()
-    keys: dict[str, str] = {}
+    keys: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     stuck_after: int
     retention: int | None = None
     redact: tuple[str, ...] = ()

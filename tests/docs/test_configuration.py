@@ -9,22 +9,25 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tracker import config
+from tracker import config, config_evidence, config_sealing, config_tables
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
 EXAMPLE = ROOT / "config.toml"
 TABLES = {
-    "[server]": config.ServerTable,
-    "[log]": config.LogTable,
-    "[views]": config.ViewsTable,
-    "[evidence]": config.EvidenceTable,
-    "[access]": config.AccessTable,
-    "[access] keys": config.KeyTable,
-    "[[sources]]": config.SourceTable,
+    "[server]": config_tables.ServerTable,
+    "[log]": config_tables.LogTable,
+    "[views]": config_tables.ViewsTable,
+    "[evidence]": config_evidence.EvidenceTable,
+    "[sealing]": config_sealing.SealingTable,
+    "[sealing] keys": config_sealing.MasterTable,
+    "[access]": config_tables.AccessTable,
+    "[access] keys": config_tables.KeyTable,
+    "[[sources]]": config_tables.SourceTable,
 }
 SECRETS = {
     "OPENVIDU_HOOK_SECRET": "s", "MEET_API_KEYS": "s,t", "STREAMREC_HOOK_TOKEN": "s", "TRACKER_READ_KEY": "s",
+    "TRACKER_MASTER_KEY": "ab" * 32,
 }  # fmt: skip
 
 
@@ -43,7 +46,7 @@ def documented(section: str) -> set[str]:
 
 def test_the_page_has_a_section_for_every_table_and_no_other() -> None:
     assert set(sections()) == set(TABLES)
-    assert {field.name for field in msgspec.structs.fields(config.FileTables)} == {
+    assert {field.name for field in msgspec.structs.fields(config_tables.FileTables)} == {
         name.strip("[]").split("]")[0] for name in TABLES
     }
 
@@ -64,7 +67,7 @@ def test_the_page_gives_the_defaults_there_are(name: str) -> None:
 
 def test_every_toml_block_of_the_page_holds_known_keys_only() -> None:
     for block in re.findall(r"^```toml\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-        config._expect_known(tomllib.loads(block), config.FileTables, "")  # noqa: SLF001
+        config._expect_known(tomllib.loads(block), config_tables.FileTables, "")  # noqa: SLF001
 
 
 def test_the_example_starts_on_a_fresh_machine() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
-from tracker import config
+from tracker import config, config_tables
 from tracker.errors import ConfigInvalid
 from tracker.sources import registry
 
@@ -98,7 +98,7 @@ def test_no_secret_is_printed() -> None:
     found = read(EXAMPLE)
     for text in (repr(found), str(found), f"{found}", repr(found.sources), repr(found.access), pretty_repr(found)):
         assert "SECRET" not in text
-    tables = config.msgspec.convert(tomllib.loads(EXAMPLE), config.FileTables)
+    tables = config.msgspec.convert(tomllib.loads(EXAMPLE), config_tables.FileTables)
     assert "SECRET" not in repr(tables)
 
 
@@ -336,11 +336,11 @@ _FILES = st.one_of(
     st.fixed_dictionaries(
         {},
         optional={
-            "server": _table(config.ServerTable),
-            "log": _table(config.LogTable),
-            "views": _table(config.ViewsTable),
-            "access": st.fixed_dictionaries({"keys": st.lists(_table(config.KeyTable), max_size=2)}),
-            "sources": st.lists(_table(config.SourceTable), max_size=2),
+            "server": _table(config_tables.ServerTable),
+            "log": _table(config_tables.LogTable),
+            "views": _table(config_tables.ViewsTable),
+            "access": st.fixed_dictionaries({"keys": st.lists(_table(config_tables.KeyTable), max_size=2)}),
+            "sources": st.lists(_table(config_tables.SourceTable), max_size=2),
         },
     ),
 )
