@@ -6,14 +6,14 @@ Everything kept between batches is a cache (`Memory`): dropping it at any moment
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
 from tracker.deliveries import Micros, Record
 from tracker.facts import RunRules
 from tracker.projections import entries
-from tracker.projections.evidence import Evidence, decode_fact, encode_fact
+from tracker.projections.evidence import Evidence, decode_place, encode_place
 from tracker.projections.folding import fold
 from tracker.projections.rendering import Surroundings, render, session_id, start_claim
 from tracker.projections.runs import RoomState, Runs, decode_room, encode_room
@@ -28,6 +28,9 @@ AHEAD = 86_400_000_000
 """How far (µs) a sender may be ahead of the moment we received it and still tell what time it is there: a day."""
 
 RoomKey = tuple[str, str]
+
+Recall = Callable[[Sequence[int]], Awaitable[Sequence[Evidence]]]
+"""The facts of the records at these positions, in their order: from the log, where they stand for good."""
 
 
 class SourceState(msgspec.Struct):
@@ -59,8 +62,9 @@ class Memory:
 class Batch:
     """One batch. Use once."""
 
-    def __init__(self, views: ViewsWriter, memory: Memory) -> None:
+    def __init__(self, views: ViewsWriter, memory: Memory, recall: Recall) -> None:
         self._views = views
+        self._recall = recall
         self._memory = memory
         self._runs: dict[RoomKey, Runs] = {}
         self._rules: dict[str, RunRules] = {}
@@ -166,8 +170,8 @@ class Batch:
                     learned.add(key)
         return learned
 
-    async def _moving(self, learned: set[RoomKey], before: dict[RoomKey, Runs]) -> dict[str, list[SavedEntry]]:
-        """Sessions whose facts must be dealt out anew, with all their entries: those next to a new or vanished start."""
+    async def _moving(self, learned: set[RoomKey], before: dict[RoomKey, Runs]) -> dict[str, list[Evidence]]:
+        """Sessions whose facts must be dealt out anew, with all their facts: those next to a new or vanished start."""
         recut: set[str] = set()
         for key in sorted(learned):
             source, room = key
@@ -175,15 +179,19 @@ class Batch:
             if window is None:
                 continue
             for saved in await self._views.room_entries(source, room, *window):
-                place = decode_fact(saved.fact).place
-                if place is None or place.run is not None:
-                    continue
+                place = decode_place(room, saved.placed_at, saved.place)
                 home = session_id(source, self._runs[key].find(place))
                 if home != saved.row.session_id:
                     recut.add(home)
                     if saved.row.session_id is not None:
                         recut.add(saved.row.session_id)
-        return {session: await self._views.session_entries(session) for session in sorted(recut)}
+        return {session: await self._told_in(session) for session in sorted(recut)}
+
+    async def _told_in(self, session: str) -> list[Evidence]:
+        """Every fact placed in a session so far."""
+        placed = {(saved.row.position, saved.row.n) for saved in await self._views.session_entries(session)}
+        told = await self._recall(sorted({position for position, _ in placed}))
+        return [item for item in told if (item.position, item.n) in placed]
 
     def _window(self, before: Runs, after: Runs, rules: RunRules) -> tuple[Micros | None, Micros | None] | None:
         """Between which moments facts may have to move; None: nowhere."""
@@ -252,13 +260,13 @@ class Batch:
                 self._memory.states.move_to_end(name)
                 self._touched[name] = held
 
-    async def _refold(self, moving: dict[str, list[SavedEntry]]) -> None:
+    async def _refold(self, moving: dict[str, list[Evidence]]) -> None:
         """Fold sessions whose facts were dealt out anew from nothing."""
         for name in moving:
             self._touched.pop(name, None)
             self._memory.states.pop(name, None)
             self._emptied.add(name)
-        evidence = [_evidence(saved) for group in moving.values() for saved in group]
+        evidence = [item for group in moving.values() for item in group]
         rooms = {(i.source, i.fact.place.room) for i in evidence if i.fact.place and i.fact.place.room} - set(
             self._runs
         )
@@ -279,12 +287,12 @@ class Batch:
             place = item.fact.place
             if home is not None:
                 fold(self._state(home, item), item)
+            movable = place if place is not None and place.run is None else None
             self._saved[(item.position, item.n)] = SavedEntry(
                 row=entries.entry(item, home),
-                vendor=item.vendor,
-                room=place.room if place is not None and place.run is None else None,
+                room=movable.room if movable else None,
                 placed_at=place.at if place is not None else item.fact.at,
-                fact=encode_fact(item.fact),
+                place=encode_place(movable) if movable else b"",
             )
 
     def _state(self, home: str, item: Evidence) -> SessionState:
@@ -342,17 +350,3 @@ class Batch:
                 )
             )
         return rendered
-
-
-def _evidence(saved: SavedEntry) -> Evidence:
-    row = saved.row
-    return Evidence(
-        fact=decode_fact(saved.fact),
-        position=row.position,
-        n=row.n,
-        source=row.source,
-        vendor=saved.vendor,
-        key=row.dedupe_key,
-        # Only entries no event told have none, and those are never saved to be placed again.
-        received_at=row.received_at or 0,
-    )

@@ -9,14 +9,14 @@ start reads on from their checkpoint. Nobody calls the projector; it watches the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence, Mapping
 from typing import Protocol
 
 import structlog
 
 from tracker.deliveries import Micros, Record
 from tracker.erasures import Skeletons
-from tracker.errors import TrackerError
+from tracker.errors import LogCorrupt, TrackerError
 from tracker.facts import Fact
 from tracker.log.contract import Log
 from tracker.projections.evidence import Evidence
@@ -126,7 +126,7 @@ class Projector:
             item for record in records for item in evidence_of(record, erased, self._hidden.get(record.source, NOTHING))
         ]
         try:
-            batch = Batch(self._views, self._memory)
+            batch = Batch(self._views, self._memory, self._recall)
             changes = await batch.changes(records, evidence)
             await self._views.save(changes)
         except BaseException:
@@ -136,6 +136,18 @@ class Projector:
         self.position = records[-1].position
         if self._watcher is not None:
             self._tell(records, evidence, self._watcher, head)
+
+    async def _recall(self, positions: Sequence[int]) -> list[Evidence]:
+        """The facts of records projected before. Raises `LogCorrupt` where one is missing."""
+        told: list[Evidence] = []
+        for position in positions:
+            record = await self._log.record(position)
+            if record is None:
+                raise LogCorrupt(
+                    f"position {position} was projected and is not in the log: restore the log from a copy"
+                )
+            told += evidence_of(record)
+        return told
 
     def _tell(self, records: list[Record], evidence: list[Evidence], watcher: Watcher, head: int) -> None:
         lag = max(0, self._now() - records[0].received_at) / 1_000_000

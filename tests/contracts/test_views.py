@@ -88,7 +88,7 @@ def entry(
         "source": "ov", "provenance": "reported", "clock": "server", "dedupe_key": f"key-{position}", "hidden": False,
     }  # fmt: skip
     fields.update(more)
-    return SavedEntry(row=EntryRow(**fields), vendor="openvidu", room="Room", placed_at=placed_at, fact=b"fact")
+    return SavedEntry(row=EntryRow(**fields), room="Room", placed_at=placed_at, place=b"place")
 
 
 @pytest.fixture

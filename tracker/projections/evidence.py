@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tracker.facts import AnyFact, Fact, Micros
+from tracker.facts import Fact, Micros, Place
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,8 +22,20 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     received_at: Micros
 
 
-encode_fact = msgspec.msgpack.Encoder().encode
-"""A fact as it is kept beside its timeline entry."""
+def encode_place(place: Place) -> bytes:
+    """What a place says of its run beside room and moment; empty where that is nothing, as nearly always."""
+    told = (place.starts_at, place.ends_at, place.anchor)
+    return b"" if told == _NOTHING else _pack(told)
 
-decode_fact = msgspec.msgpack.Decoder(AnyFact).decode
-"""The fact of a kept entry."""
+
+def decode_place(room: str, at: Micros, told: bytes) -> Place:
+    """The place again, as far as finding its run needs it."""
+    starts_at, ends_at, anchor = _unpack(told) if told else _NOTHING
+    return Place(at=at, room=room, starts_at=starts_at, ends_at=ends_at, anchor=anchor)
+
+
+_Told = tuple[Micros | None, Micros | None, str | None]
+
+_NOTHING: _Told = (None, None, None)
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(_Told).decode

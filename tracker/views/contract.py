@@ -39,14 +39,14 @@ class SessionRows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SavedEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry row with what the projector needs to place it again: the fact itself and the room it named."""
+    """An entry row with what the projector needs to see where else it may belong; the fact itself stays in the log."""
 
     row: EntryRow
-    vendor: str
     room: str | None
-    """Only for facts without a run key: those a new start may move."""
+    """Only for facts without a run key: those a new start may move. Without it the rest is not kept."""
     placed_at: Micros
-    fact: bytes
+    place: bytes = b""
+    """What else the fact says of its run, opaque to the views."""
 
 
 class SourceRow(msgspec.Struct, frozen=True, kw_only=True):

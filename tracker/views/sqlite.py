@@ -24,6 +24,7 @@ from tracker.facts import Micros
 from tracker.views import sqlite_writing as sql
 from tracker.views.contract import Changes, SavedEntry
 from tracker.views.sqlite_dumping import dump_rows
+from tracker.views.sqlite_packing import unpack_state
 from tracker.views.sqlite_reading import Row, SqliteReading
 from tracker.views.sqlite_swapping import Inode, connect, create_file, inode_of, named_errors, swap_in
 
@@ -167,7 +168,8 @@ class SqliteViews(SqliteReading):
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         """See `ViewsWriter`."""
-        return dict(await self._written(sql.SELECT_STATES, [sql.as_list(session_ids)]))
+        found = await self._written(sql.SELECT_STATES, [sql.as_list(session_ids)])
+        return {name: unpack_state(packed) for name, packed in found}
 
     async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
         """See `ViewsWriter`."""
@@ -204,7 +206,8 @@ class SqliteViews(SqliteReading):
                     await connection.rollback()
                 try:
                     await connection.execute_fetchall("BEGIN IMMEDIATE")
-                    for statement, parameters in sql.batches(changes):
+                    numbers, fresh = await _numbered(connection, sql.names_in(changes))
+                    for statement, parameters in sql.batches(changes, numbers, fresh):
                         await connection.executemany(statement, parameters)
                     await connection.commit()
                 except BaseException:
@@ -229,3 +232,17 @@ class SqliteViews(SqliteReading):
     def _named_errors(self) -> Generator[None]:
         with named_errors(self._path):
             yield
+
+
+async def _numbered(connection: aiosqlite.Connection, names: set[str]) -> tuple[dict[str, int], set[str]]:
+    """The number of each of these names, and which of them had none before. In the transaction of the save."""
+    wanted = [sql.as_list(sorted(names))]
+    known: dict[str, int] = dict(
+        cast("list[tuple[str, int]]", await connection.execute_fetchall(sql.SELECT_NAMES, wanted))
+    )
+    fresh = names - known.keys()
+    if fresh:
+        added = [sql.as_list(sorted(fresh))]
+        await connection.execute_fetchall(sql.SAVE_NAMES, added)
+        known.update(cast("list[tuple[str, int]]", await connection.execute_fetchall(sql.SELECT_NAMES, added)))
+    return known, fresh

@@ -4,6 +4,7 @@ Keys ascend (table, then the row's own key, parts joined by a tab, numbers padde
 lists. Opaque states and facts are left out: they are how the projector goes on, not what is answered.
 """
 
+# ruff: noqa: S608 - only constants of ours are put together
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
@@ -13,25 +14,24 @@ from typing import Any
 import aiosqlite
 import msgspec
 
-from tracker.views.sqlite_writing import entry_of
+from tracker.views import sqlite_packing as packing
+from tracker.views.sqlite_packing import entry_of
+from tracker.views.sqlite_queries import ENTRY, SESSION
 
-DUMP_CONNECTIONS = "SELECT session_id, id, doc FROM connections ORDER BY session_id, id"
-DUMP_ENTRIES = """
-SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at FROM entries
-ORDER BY position, n"""
-DUMP_ENTRIES_IN_TIME = """
-SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at FROM entries
-ORDER BY ifnull(session_id, ''), at, kind"""
-DUMP_GAPS = """
-SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, NULL, at FROM gaps
-ORDER BY session_id, at, kind"""
-DUMP_LOOKUPS = "SELECT lookup, session_id FROM session_lookups ORDER BY lookup, session_id"
-DUMP_PARTICIPANTS = "SELECT session_id, id, doc FROM participants ORDER BY session_id, id"
-DUMP_RECORDINGS = "SELECT session_id, id, doc FROM recordings ORDER BY session_id, id"
-DUMP_SESSIONS = "SELECT id, '', doc FROM sessions ORDER BY id"
+DUMP_CONNECTIONS = """
+SELECT doc, begins_at, name, id FROM names CROSS JOIN connections ON connections.session = names.number ORDER BY name, id"""
+DUMP_ENTRIES = f"SELECT {ENTRY}, room, placed_at FROM entries ORDER BY position, n"
+DUMP_ENTRIES_IN_TIME = f"SELECT {ENTRY}, room, placed_at FROM entries ORDER BY ifnull(session_id, ''), at"
+DUMP_GAPS = f"SELECT {ENTRY}, NULL, at FROM gaps ORDER BY session_id, at"
+DUMP_LOOKUPS = "SELECT lookup, name FROM session_lookups JOIN names ON number = session ORDER BY lookup, name"
+DUMP_PARTICIPANTS = "SELECT doc, begins_at, session_id, id, identity, name FROM participants ORDER BY session_id, id"
+DUMP_RECORDINGS = "SELECT doc, begins_at, session_id, id, status FROM recordings ORDER BY session_id, id"
+DUMP_SESSIONS = f"SELECT {SESSION} FROM sessions AS s ORDER BY s.id"
 DUMP_SOURCES = "SELECT source, vendor, last_received_at, records FROM sources ORDER BY source"
-DUMP_STREAMS = "SELECT session_id, id, doc FROM streams ORDER BY session_id, id"
-DUMP_SUPERVISOR_SESSIONS = "SELECT session_id, id, doc FROM supervisor_sessions ORDER BY session_id, id"
+DUMP_STREAMS = """
+SELECT doc, begins_at, name, id FROM names CROSS JOIN streams ON streams.session = names.number ORDER BY name, id"""
+DUMP_SUPERVISOR_SESSIONS = """
+SELECT doc, begins_at, session_id, id, supervisor_client, agent_client FROM supervisor_sessions ORDER BY session_id, id"""
 
 ARRIVAL = frozenset({"position", "n", "received_at", "first_position", "last_position", "last_received_at"})
 """The fields that tell when or in which order something came in."""
@@ -39,12 +39,11 @@ ARRIVAL = frozenset({"position", "n", "received_at", "first_position", "last_pos
 Dumped = tuple[str, bytes]
 
 _json = msgspec.json.Encoder(order="sorted").encode
-_unpack = msgspec.msgpack.Decoder().decode
 
 
 async def dump_rows(connection: aiosqlite.Connection, *, positions: bool) -> AsyncIterator[Dumped]:
     """The dump of what `connection` sees; the caller holds a read transaction, so that it is of one moment."""
-    async for row in _docs(connection, "connections", DUMP_CONNECTIONS, positions):
+    async for row in _docs(connection, "connections", DUMP_CONNECTIONS, packing.connections, positions):
         yield row
     async for row in (
         _entries(connection) if positions else _in_time(connection, "entries", DUMP_ENTRIES_IN_TIME, positions)
@@ -55,25 +54,37 @@ async def dump_rows(connection: aiosqlite.Connection, *, positions: bool) -> Asy
     async with connection.execute(DUMP_LOOKUPS) as lookups:
         async for lookup, session_id in lookups:
             yield f"lookups\t{lookup}\t{session_id}", b"{}"
-    for table, statement in (
-        ("participants", DUMP_PARTICIPANTS), ("recordings", DUMP_RECORDINGS), ("sessions", DUMP_SESSIONS),
-    ):  # fmt: skip
-        async for row in _docs(connection, table, statement, positions):
-            yield row
+    async for row in _docs(connection, "participants", DUMP_PARTICIPANTS, packing.participants, positions):
+        yield row
+    async for row in _docs(connection, "recordings", DUMP_RECORDINGS, packing.recordings, positions):
+        yield row
+    async for row in _sessions(connection, positions):
+        yield row
     async with connection.execute(DUMP_SOURCES) as sources:
         async for source, vendor, last_received_at, records in sources:
             told = {"vendor": vendor, "last_received_at": last_received_at, "records": records}
             yield f"sources\t{source}", _json(told if positions else _without_arrival(told))
-    for table, statement in (("streams", DUMP_STREAMS), ("supervisor_sessions", DUMP_SUPERVISOR_SESSIONS)):
-        async for row in _docs(connection, table, statement, positions):
-            yield row
+    async for row in _docs(connection, "streams", DUMP_STREAMS, packing.streams, positions):
+        yield row
+    supervising = packing.supervisor_sessions
+    async for row in _docs(connection, "supervisor_sessions", DUMP_SUPERVISOR_SESSIONS, supervising, positions):
+        yield row
 
 
-async def _docs(connection: aiosqlite.Connection, table: str, statement: str, positions: bool) -> AsyncIterator[Dumped]:
+async def _docs(
+    connection: aiosqlite.Connection, table: str, statement: str, doc: packing.Doc[Any], positions: bool
+) -> AsyncIterator[Dumped]:
     async with connection.execute(statement) as cursor:
-        async for owner, row_id, doc in cursor:
-            told = _unpack(doc)
-            yield f"{table}\t{owner}\t{row_id}", _json(told if positions else _without_arrival(told))
+        async for packed, _, *columns in cursor:
+            told = msgspec.to_builtins(doc.row(packed, columns))
+            yield f"{table}\t{columns[0]}\t{columns[1]}", _json(told if positions else _without_arrival(told))
+
+
+async def _sessions(connection: aiosqlite.Connection, positions: bool) -> AsyncIterator[Dumped]:
+    async with connection.execute(DUMP_SESSIONS) as cursor:
+        async for packed, *columns in cursor:
+            told = msgspec.to_builtins(packing.sessions.row(packed, columns))
+            yield f"sessions\t{told['id']}\t", _json(told if positions else _without_arrival(told))
 
 
 async def _entries(connection: aiosqlite.Connection) -> AsyncIterator[Dumped]:
@@ -85,11 +96,11 @@ async def _entries(connection: aiosqlite.Connection) -> AsyncIterator[Dumped]:
 async def _in_time(
     connection: aiosqlite.Connection, table: str, statement: str, positions: bool
 ) -> AsyncIterator[Dumped]:
-    """Entries by (session, at, kind) from SQLite; those that agree in all three are sorted here by what they say."""
+    """Entries by (session, at) from SQLite; those that agree in both are sorted here by what they say."""
     alike: list[Any] = []
     async with connection.execute(statement) as cursor:
         async for row in cursor:
-            if alike and alike[0][2:5] != row[2:5]:
+            if alike and alike[0][2:4] != row[2:4]:
                 for dumped in _sorted_alike(table, alike, positions):
                     yield dumped
                 alike = []
@@ -104,9 +115,9 @@ def _sorted_alike(table: str, rows: Iterable[Any], positions: bool) -> list[Dump
         told = [_without_arrival(entry) for entry in told]
         for entry in told:
             del entry["id"]
-    keyed = sorted((entry["dedupe_key"], _json(entry), index) for index, entry in enumerate(told))
+    keyed = sorted(((entry["kind"], entry["dedupe_key"]), _json(entry), index) for index, entry in enumerate(told))
     found: list[Dumped] = []
-    for key, same in groupby(keyed, key=lambda each: each[0]):
+    for (_, key), same in groupby(keyed, key=lambda each: each[0]):
         for nth, (_, packed, index) in enumerate(same):
             entry = told[index]
             place = f"{entry['session_id'] or ''}\t{entry['at']:020d}\t{entry['kind']}\t{key}\t{nth:06d}"

@@ -1,21 +1,28 @@
 """What is asked of the SQLite views: one constant a statement, and the fixed fragments filters are put together from.
 
 A list is `SELECT_… + AND_… fragments + its order`; every value is bound, never glued in. A list of values is one bound
-JSON text (`json_each`). `+source` keeps a token's narrowing off the indices, so that the order still comes from one.
+JSON text (`json_each`). `NUMBERED` is the number of the name bound next; an unknown name has -1, a NULL one (the entries of
+no session) NULL. `+source` keeps a token's narrowing off the indices, so that the order still comes from one.
 """
 
+# ruff: noqa: S608 - only constants of ours are put together
 from __future__ import annotations
 
-SELECT_SESSION = "SELECT doc FROM sessions WHERE id = ?"
-SELECT_SESSIONS_BY_ID = """
-SELECT doc, begins_at, id FROM sessions
-WHERE id IN (SELECT value FROM json_each(?)) ORDER BY begins_at DESC, id DESC LIMIT ?"""
+NUMBERED = "(SELECT CASE WHEN wanted IS NULL THEN NULL ELSE ifnull((SELECT number FROM names WHERE name = wanted), -1) END FROM (SELECT ? AS wanted))"
+SESSION = """s.doc, s.begins_at, s.id, s.source, s.vendor, s.room_id, s.room_name, s.state, s.duration_ms, s.last_event_at, s.participants,
+s.participant_ms, s.recordings, s.supervisors"""
+"""What `sqlite_packing.sessions` makes a row of."""
 
-SELECT_SESSIONS = "SELECT s.doc, s.begins_at, s.id FROM sessions AS s WHERE true"
+SELECT_SESSION = f"SELECT {SESSION} FROM sessions AS s WHERE s.number = {NUMBERED}"
+SELECT_SESSIONS_BY_ID = f"""
+SELECT {SESSION} FROM sessions AS s
+WHERE s.number IN (SELECT number FROM json_each(?) JOIN names ON names.name = value) ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"""
+
+SELECT_SESSIONS = f"SELECT {SESSION} FROM sessions AS s WHERE true"
 AND_SESSION_SOURCE = " AND s.source = ?"
 AND_SESSION_SOURCES = " AND +s.source IN (SELECT value FROM json_each(?))"
 AND_SESSION_ROOM = " AND (s.room_id = ? OR s.room_name = ?)"
-AND_SESSION_IDENTITY = " AND s.id IN (SELECT p.session_id FROM participants AS p WHERE p.identity = ? OR p.name = ?)"
+AND_SESSION_IDENTITY = " AND s.number IN (SELECT p.session FROM participants AS p WHERE p.identity = ? OR p.name = ?)"
 AND_SESSION_STATE = " AND s.state = ?"
 AND_SESSION_STUCK = """ AND s.state = 'open'
 AND EXISTS (SELECT 1 FROM json_each(?) AS bound WHERE bound.key = s.source AND s.last_event_at <= bound.value)"""
@@ -28,53 +35,60 @@ AND_SESSION_HAS = {
 }
 AND_SESSION_DURATION = " AND s.duration_ms >= ?"
 AND_SESSION_LIKE = """ AND (s.id LIKE ?1 ESCAPE '\\' OR s.room_id LIKE ?1 ESCAPE '\\' OR s.room_name LIKE ?1 ESCAPE '\\'
-OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session_id = s.id AND l.lookup LIKE ?1 ESCAPE '\\')
-OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session_id = s.id
+OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session = s.number AND l.lookup LIKE ?1 ESCAPE '\\')
+OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session = s.number
            AND (p.identity LIKE ?1 ESCAPE '\\' OR p.name LIKE ?1 ESCAPE '\\')))"""
 AND_SESSION_BEFORE = " AND (s.begins_at, s.id) < (?, ?)"
 SESSIONS_NEWEST = " ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"
 
 SELECT_LOOKUP = """
-SELECT session_id, source FROM session_lookups JOIN sessions ON sessions.id = session_lookups.session_id
-WHERE lookup = ? ORDER BY begins_at DESC, session_id DESC LIMIT ?"""
-SELECT_PLACED = """
-SELECT DISTINCT session_id FROM entries
-WHERE source = ? AND room = ? AND placed_at >= ? AND placed_at < ? AND session_id IS NOT NULL LIMIT ?"""
+SELECT id, source FROM session_lookups JOIN sessions ON sessions.number = session_lookups.session
+WHERE lookup = ? ORDER BY begins_at DESC, id DESC LIMIT ?"""
+SELECT_PLACED = f"""
+SELECT DISTINCT (SELECT name FROM names WHERE number = session) FROM entries
+WHERE source = {NUMBERED} AND room = ? AND placed_at >= ? AND placed_at < ? AND session IS NOT NULL LIMIT ?"""
 
-SELECT_TIMELINE = """
-SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, rank, tie FROM (
-    SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, rank, tie FROM entries
-    UNION ALL SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, rank, tie FROM gaps
-) WHERE session_id IS ? AND NOT hidden"""
+ENTRY = """position, n, (SELECT name FROM names WHERE number = session) AS session_id, at, kind, subject_id,
+(SELECT name FROM names WHERE number = source), hidden, rest"""
+"""What `sqlite_packing.entry_of` makes a row of."""
+
+SELECT_TIMELINE = f"""
+SELECT {ENTRY}, rank, tie FROM (
+    SELECT position, n, session, at, kind, subject_id, source, hidden, rest, rank, tie FROM entries
+    UNION ALL SELECT position, n, session, at, kind, subject_id, source, hidden, rest, rank, tie FROM gaps
+) WHERE session IS {NUMBERED} AND NOT hidden"""
 AND_ENTRY_KINDS = " AND kind IN (SELECT value FROM json_each(?))"
 AND_ENTRY_SUBJECT = " AND subject_id = ?"
 AND_ENTRY_AFTER = " AND (at, rank, tie, n, position) > (?, ?, ?, ?, ?)"
 ENTRIES_IN_TIME = " ORDER BY at, rank, tie, n, position LIMIT ?"
 
-SELECT_ENTRIES_AFTER = """
-SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest FROM entries
+SELECT_ENTRIES_AFTER = f"""
+SELECT {ENTRY} FROM entries
 WHERE (position, n) > (?, ?) AND NOT hidden ORDER BY position, n LIMIT ?"""
-SELECT_SESSION_POSITIONS = """
-SELECT DISTINCT position FROM entries WHERE session_id = ? AND position > ? ORDER BY position LIMIT ?"""
+SELECT_SESSION_POSITIONS = f"""
+SELECT DISTINCT position FROM entries WHERE session = {NUMBERED} AND position > ? ORDER BY position LIMIT ?"""
 SELECT_RECORD_SESSIONS = """
-SELECT DISTINCT session_id FROM entries WHERE position = ? AND session_id IS NOT NULL ORDER BY session_id"""
+SELECT DISTINCT name FROM entries JOIN names ON names.number = entries.session WHERE position = ? ORDER BY name"""
 
-SELECT_PARTICIPANTS = "SELECT doc, begins_at, session_id, id FROM participants WHERE true"
-SELECT_CONNECTIONS = "SELECT doc, begins_at, session_id, id FROM connections WHERE true"
-SELECT_STREAMS = "SELECT doc, begins_at, session_id, id FROM streams WHERE true"
-SELECT_RECORDINGS = "SELECT doc, begins_at, session_id, id FROM recordings WHERE true"
-SELECT_SUPERVISOR_SESSIONS = "SELECT doc, begins_at, session_id, id FROM supervisor_sessions WHERE true"
-AND_OF_SESSION = " AND session_id = ?"
+# Each begins with (doc, begins_at, session_id, id): the last three are the cursor, all but begins_at make the row.
+SELECT_PARTICIPANTS = "SELECT doc, begins_at, session_id, id, identity, name FROM participants WHERE true"
+SELECT_CONNECTIONS = """
+SELECT doc, begins_at, (SELECT name FROM names WHERE number = session), id FROM connections WHERE true"""
+SELECT_STREAMS = "SELECT doc, begins_at, (SELECT name FROM names WHERE number = session), id FROM streams WHERE true"
+SELECT_RECORDINGS = "SELECT doc, begins_at, session_id, id, status FROM recordings WHERE true"
+SELECT_SUPERVISOR_SESSIONS = """
+SELECT doc, begins_at, session_id, id, supervisor_client, agent_client FROM supervisor_sessions WHERE true"""
+AND_OF_SESSION = f" AND session = {NUMBERED}"
 AND_SOURCES = " AND +source IN (SELECT value FROM json_each(?))"
 AND_IDENTITY = " AND (identity = ? OR name = ?)"
 AND_STATUS = " AND status = ?"
 AND_CLIENT = " AND (supervisor_client = ? OR agent_client = ?)"
-AND_AFTER = " AND (begins_at, session_id, id) > (?, ?, ?)"
+AND_AFTER = " AND (begins_at, id) > (?, ?)"
 AND_BEFORE = " AND (begins_at, session_id, id) < (?, ?, ?)"
-OLDEST_FIRST = " ORDER BY begins_at, session_id, id LIMIT ?"
+OLDEST_FIRST = " ORDER BY begins_at, id LIMIT ?"
 NEWEST_FIRST = " ORDER BY begins_at DESC, session_id DESC, id DESC LIMIT ?"
 SELECT_SUPERVISOR_SESSION = """
-SELECT doc FROM supervisor_sessions WHERE id = ?1 OR vendor_id = ?1 ORDER BY begins_at DESC, session_id DESC, id DESC"""
+SELECT doc, begins_at, session_id, id, supervisor_client, agent_client FROM supervisor_sessions WHERE id = ?1 OR vendor_id = ?1 ORDER BY begins_at DESC, session_id DESC, id DESC"""
 
 SELECT_SUMMARIES = """
 SELECT source, room_id,

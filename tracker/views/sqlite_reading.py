@@ -11,37 +11,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from tracker.errors import ParameterInvalid
 from tracker.facts import Micros
 from tracker.projections.ranking import rank_of, tie_of
-from tracker.projections.rows import (
-    ConnectionRow,
-    EntryRow,
-    ParticipantRow,
-    RecordingRow,
-    SessionRow,
-    StreamRow,
-    SupervisorSessionRow,
-)  # fmt: skip
+from tracker.projections.rows import EntryRow, SessionRow, SupervisorSessionRow
+from tracker.views import sqlite_packing as packing
 from tracker.views import sqlite_queries as sql
 from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
 from tracker.views.cursors import decode_cursor, encode_cursor
-from tracker.views.sqlite_writing import SELECT_CHECKPOINT, SELECT_SOURCES, as_list, entry_of, source_of
+from tracker.views.sqlite_packing import Doc, entry_of
+from tracker.views.sqlite_writing import SELECT_CHECKPOINT, SELECT_SOURCES, as_list, source_of
 
 Row = tuple[Any, ...]
 Statement = tuple[str, list[Any]]
 
 MOST_MATCHES = 100
 """`lookup` gives no more sessions than this."""
-
-_session = msgspec.msgpack.Decoder(SessionRow).decode
-_participant = msgspec.msgpack.Decoder(ParticipantRow)
-_connection = msgspec.msgpack.Decoder(ConnectionRow)
-_stream = msgspec.msgpack.Decoder(StreamRow)
-_recording = msgspec.msgpack.Decoder(RecordingRow)
-_supervisor_session = msgspec.msgpack.Decoder(SupervisorSessionRow)
 
 _OUTDATED_ID = re.compile(r"(?P<room>.+)_(?P<ms>[0-9]{1,15})")
 
@@ -110,13 +95,13 @@ class SqliteReading(ABC):
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         """See `ViewsReader`."""
         found = await self.rows(*sessions_statement(filter, limit=limit, cursor=cursor))
-        after = encode_cursor("sessions", found[limit - 1][1:]) if len(found) > limit else None
-        return [_session(row[0]) for row in found[:limit]], after
+        after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
+        return [_session(row) for row in found[:limit]], after
 
     async def session(self, session_id: str) -> SessionRow | None:
         """See `ViewsReader`."""
         found = await self.rows(sql.SELECT_SESSION, [session_id])
-        return _session(found[0][0]) if found else None
+        return _session(found[0]) if found else None
 
     async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:
         """See `ViewsReader`. Our own present id means its session alone, whatever else is called so."""
@@ -134,7 +119,7 @@ class SqliteReading(ABC):
                 ids |= {row[0] for row in await self.rows(sql.SELECT_PLACED, placed)}
         if not ids:
             return []
-        found = [_session(row[0]) for row in await self.rows(sql.SELECT_SESSIONS_BY_ID, [as_list(ids), MOST_MATCHES])]
+        found = [_session(row) for row in await self.rows(sql.SELECT_SESSIONS_BY_ID, [as_list(ids), MOST_MATCHES])]
         return [row for row in found if sources is None or row.source in sources]
 
     async def timeline(
@@ -144,7 +129,7 @@ class SqliteReading(ABC):
         text, bound = sql.SELECT_TIMELINE, list[Any]([session_id])
         if kinds:
             text += sql.AND_ENTRY_KINDS
-            bound.append(as_list(kinds))
+            bound.append(as_list(packing.number_of_kind(kind) for kind in kinds))
         if subject is not None:
             text += sql.AND_ENTRY_SUBJECT
             bound.append(subject)
@@ -184,17 +169,17 @@ class SqliteReading(ABC):
         if identity is not None:
             text += sql.AND_IDENTITY
             bound += [identity, identity]
-        return await self._page("participants", _participant, text, bound, session_id, limit, cursor)
+        return await self._page("participants", packing.participants, text, bound, session_id, limit, cursor)
 
     async def connections(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
         """In the order of joining."""
         text, bound = _across(sql.SELECT_CONNECTIONS, session_id, None)
-        return await self._page("connections", _connection, text, bound, session_id, limit, cursor)
+        return await self._page("connections", packing.connections, text, bound, session_id, limit, cursor)
 
     async def streams(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
         """In the order of starting."""
         text, bound = _across(sql.SELECT_STREAMS, session_id, None)
-        return await self._page("streams", _stream, text, bound, session_id, limit, cursor)
+        return await self._page("streams", packing.streams, text, bound, session_id, limit, cursor)
 
     async def recordings(
         self,
@@ -210,7 +195,7 @@ class SqliteReading(ABC):
         if status is not None:
             text += sql.AND_STATUS
             bound.append(status)
-        return await self._page("recordings", _recording, text, bound, session_id, limit, cursor)
+        return await self._page("recordings", packing.recordings, text, bound, session_id, limit, cursor)
 
     async def supervisor_sessions(
         self,
@@ -226,12 +211,14 @@ class SqliteReading(ABC):
         if client is not None:
             text += sql.AND_CLIENT
             bound += [client, client]
-        return await self._page("supervisor_sessions", _supervisor_session, text, bound, session_id, limit, cursor)
+        return await self._page(
+            "supervisor_sessions", packing.supervisor_sessions, text, bound, session_id, limit, cursor
+        )
 
     async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]:
         """By our id or the vendor's, newest first."""
         found = await self.rows(sql.SELECT_SUPERVISOR_SESSION, [any_id])
-        return [_supervisor_session.decode(row[0]) for row in found]
+        return [packing.supervisor_sessions.row(row[0], row[2:]) for row in found]
 
     async def find_rooms(
         self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
@@ -292,17 +279,22 @@ class SqliteReading(ABC):
         }
 
     async def _page(
-        self, name: str, decoder: msgspec.msgpack.Decoder[Any], text: str, bound: list[Any], session_id: str | None,
+        self, name: str, doc: Doc[Any], text: str, bound: list[Any], session_id: str | None,
         limit: int, cursor: str | None,
     ) -> Page:  # fmt: skip
         """One page of child rows: in order of beginning inside a session, newest first across sessions."""
         if cursor is not None:
+            begins_at, of, row_id = decode_cursor(name, cursor, int, str, str)
             text += sql.AND_BEFORE if session_id is None else sql.AND_AFTER
-            bound.extend(decode_cursor(name, cursor, int, str, str))
+            bound += [begins_at, of, row_id] if session_id is None else [begins_at, row_id]
         text += sql.NEWEST_FIRST if session_id is None else sql.OLDEST_FIRST
         found = await self.rows(text, [*bound, limit + 1])
-        after = encode_cursor(name, found[limit - 1][1:]) if len(found) > limit else None
-        return [decoder.decode(row[0]) for row in found[:limit]], after
+        after = encode_cursor(name, found[limit - 1][1:4]) if len(found) > limit else None
+        return [doc.row(row[0], row[2:]) for row in found[:limit]], after
+
+
+def _session(row: Row) -> SessionRow:
+    return packing.sessions.row(row[0], row[1:])
 
 
 def _across(text: str, session_id: str | None, sources: tuple[str, ...] | None) -> Statement:

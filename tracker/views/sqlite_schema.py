@@ -1,7 +1,9 @@
 """The tables of a views file: one constant a statement, and the stamp that tells our file from an older one.
 
-`doc` is the msgpack of the row as it is answered; the columns beside it are only what is searched or ordered by.
-Child rows are clustered by (session_id, begins_at, id), so a session's list is read in its order without sorting.
+Columns are what is searched or ordered by; `doc` and `rest` hold what is left of a row (`sqlite_packing`). Session ids and
+source names are long and repeated by every row, so `names` gives each a number; `session_id` stands as text only where
+lists across sessions are ordered by it. Child rows are clustered by (session, begins_at, id), so a session's list is
+read in its order without sorting.
 There are no migrations: a file with another stamp is rebuilt.
 """
 
@@ -21,69 +23,73 @@ from tracker.projections.rows import (
     SupervisorSessionRow,
 )  # fmt: skip
 from tracker.views.contract import READING
+from tracker.views.sqlite_packing import DOCS, KINDS, MANNERS
 
 APPLICATION_ID = 0x54524B56
 """Written into the header, so that a swap never overwrites a file that is not ours ("TRKV")."""
 
 CREATE_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID"
 
+CREATE_NAMES = "CREATE TABLE names (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT"
+
 CREATE_SESSIONS = """
 CREATE TABLE sessions (
-    id TEXT PRIMARY KEY, source TEXT NOT NULL, vendor TEXT NOT NULL, room_id TEXT, room_name TEXT, state TEXT NOT NULL,
-    begins_at INTEGER NOT NULL, over_at INTEGER, duration_ms INTEGER, last_event_at INTEGER NOT NULL,
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, source TEXT NOT NULL, vendor TEXT NOT NULL, room_id TEXT, room_name TEXT,
+    state TEXT NOT NULL, begins_at INTEGER NOT NULL, over_at INTEGER, duration_ms INTEGER, last_event_at INTEGER NOT NULL,
     participants INTEGER NOT NULL, participant_ms INTEGER NOT NULL, recordings INTEGER NOT NULL,
     supervisors INTEGER NOT NULL, anomalies INTEGER NOT NULL, end_provenance TEXT, joined INTEGER NOT NULL, doc BLOB NOT NULL
 ) STRICT"""
 
-CREATE_SESSION_STATES = "CREATE TABLE session_states (session_id TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT"
+CREATE_SESSION_STATES = "CREATE TABLE session_states (session INTEGER PRIMARY KEY, state BLOB NOT NULL) STRICT"
 
 CREATE_SESSION_LOOKUPS = """
 CREATE TABLE session_lookups (
-    lookup TEXT NOT NULL, session_id TEXT NOT NULL, PRIMARY KEY (lookup, session_id)
+    lookup TEXT NOT NULL, session INTEGER NOT NULL, PRIMARY KEY (lookup, session)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_PARTICIPANTS = """
 CREATE TABLE participants (
-    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL,
-    identity TEXT, name TEXT, doc BLOB NOT NULL, PRIMARY KEY (session_id, begins_at, id)
+    session INTEGER NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, session_id TEXT NOT NULL, source TEXT NOT NULL,
+    identity TEXT, name TEXT, doc BLOB NOT NULL, PRIMARY KEY (session, begins_at, id)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_CONNECTIONS = """
 CREATE TABLE connections (
-    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, doc BLOB NOT NULL,
-    PRIMARY KEY (session_id, begins_at, id)
+    session INTEGER NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, doc BLOB NOT NULL,
+    PRIMARY KEY (session, begins_at, id)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_STREAMS = """
 CREATE TABLE streams (
-    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, doc BLOB NOT NULL,
-    PRIMARY KEY (session_id, begins_at, id)
+    session INTEGER NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, doc BLOB NOT NULL,
+    PRIMARY KEY (session, begins_at, id)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_RECORDINGS = """
 CREATE TABLE recordings (
-    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL,
-    status TEXT NOT NULL, doc BLOB NOT NULL, PRIMARY KEY (session_id, begins_at, id)
+    session INTEGER NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, session_id TEXT NOT NULL, source TEXT NOT NULL,
+    status TEXT NOT NULL, doc BLOB NOT NULL, PRIMARY KEY (session, begins_at, id)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_SUPERVISOR_SESSIONS = """
 CREATE TABLE supervisor_sessions (
-    session_id TEXT NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL, vendor_id TEXT NOT NULL,
-    supervisor_client TEXT, agent_client TEXT, doc BLOB NOT NULL, PRIMARY KEY (session_id, begins_at, id)
+    session INTEGER NOT NULL, begins_at INTEGER NOT NULL, id TEXT NOT NULL, session_id TEXT NOT NULL, source TEXT NOT NULL,
+    vendor_id TEXT NOT NULL, supervisor_client TEXT, agent_client TEXT, doc BLOB NOT NULL,
+    PRIMARY KEY (session, begins_at, id)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_ENTRIES = """
 CREATE TABLE entries (
-    position INTEGER NOT NULL, n INTEGER NOT NULL, session_id TEXT, at INTEGER NOT NULL, kind TEXT NOT NULL,
-    subject_id TEXT, source TEXT NOT NULL, vendor TEXT NOT NULL, room TEXT, placed_at INTEGER NOT NULL, hidden INTEGER NOT NULL,
-    rank INTEGER NOT NULL, tie INTEGER NOT NULL, rest BLOB NOT NULL, fact BLOB NOT NULL, PRIMARY KEY (position, n)
+    position INTEGER NOT NULL, n INTEGER NOT NULL, session INTEGER, at INTEGER NOT NULL, kind ANY NOT NULL,
+    subject_id TEXT, source INTEGER NOT NULL, hidden INTEGER NOT NULL, rank INTEGER NOT NULL, tie INTEGER NOT NULL,
+    room TEXT, placed_at INTEGER, place BLOB, rest BLOB NOT NULL, PRIMARY KEY (position, n)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_GAPS = """
 CREATE TABLE gaps (
-    session_id TEXT NOT NULL, at INTEGER NOT NULL, position INTEGER NOT NULL, n INTEGER NOT NULL, kind TEXT NOT NULL,
-    subject_id TEXT, source TEXT NOT NULL, hidden INTEGER NOT NULL, rank INTEGER NOT NULL, tie INTEGER NOT NULL,
-    rest BLOB NOT NULL, PRIMARY KEY (session_id, at, rank, tie, n, position)
+    session INTEGER NOT NULL, at INTEGER NOT NULL, position INTEGER NOT NULL, n INTEGER NOT NULL, kind ANY NOT NULL,
+    subject_id TEXT, source INTEGER NOT NULL, hidden INTEGER NOT NULL, rank INTEGER NOT NULL, tie INTEGER NOT NULL,
+    rest BLOB NOT NULL, PRIMARY KEY (session, at, rank, tie, n, position)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_ROOMS = """
@@ -107,7 +113,7 @@ INDICES = (
     "CREATE INDEX sessions_by_room ON sessions (source, room_id, begins_at, id, room_name, state)",
     "CREATE INDEX sessions_by_end ON sessions (source, end_provenance, begins_at, joined)",
     "CREATE INDEX sessions_over ON sessions (over_at, begins_at, source)",
-    "CREATE INDEX lookups_of_session ON session_lookups (session_id)",
+    "CREATE INDEX lookups_of_session ON session_lookups (session)",
     "CREATE INDEX participants_newest ON participants (begins_at, session_id, id)",
     "CREATE INDEX participants_of_identity ON participants (identity, begins_at)",
     "CREATE INDEX participants_of_name ON participants (name, begins_at)",
@@ -118,13 +124,13 @@ INDICES = (
     "CREATE INDEX supervisor_sessions_by_vendor_id ON supervisor_sessions (vendor_id)",
     "CREATE INDEX supervisor_sessions_of_client ON supervisor_sessions (supervisor_client)",
     "CREATE INDEX supervisor_sessions_of_agent ON supervisor_sessions (agent_client)",
-    "CREATE INDEX entries_of_session ON entries (session_id, at, rank, tie, n, position)",
-    "CREATE INDEX entries_of_session_in_log ON entries (session_id, position, n)",
+    "CREATE INDEX entries_of_session ON entries (session, at, rank, tie, n, position)",
+    "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
     "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
 )
 
 SCHEMA = (
-    CREATE_META, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
+    CREATE_META, CREATE_NAMES, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
     CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS,
     CREATE_SOURCES, *INDICES,
 )  # fmt: skip
@@ -142,7 +148,8 @@ def _stamp() -> str:
             SessionRow, ParticipantRow, ConnectionRow, StreamRow, RecordingRow, SupervisorSessionRow, EntryRow,
         )
     ]  # fmt: skip
-    shape = hashlib.sha256("\n".join([*SCHEMA, *shapes]).encode()).hexdigest()[:16]
+    packed = [f"{KINDS} {MANNERS}", *(f"{doc.columns}" for doc in DOCS)]
+    shape = hashlib.sha256("\n".join([*SCHEMA, *shapes, *packed]).encode()).hexdigest()[:16]
     return f"{READING}-{shape}"
 
 

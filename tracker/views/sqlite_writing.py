@@ -1,78 +1,84 @@
 """The writing half of the SQLite views: what the projector reads back, and one save a batch.
 
 `SAVE_*` statements are run in one `BEGIN IMMEDIATE` transaction; what a session had is deleted, then written again.
-Parameters are made by generators, which SQLite pulls in the connection's thread, not in the event loop.
+Before it, `SELECT_NAMES` and `SAVE_NAMES` give every session id and source name its number. Parameters are made by generators, which SQLite pulls in the connection's thread, not in the event loop.
 """
 
+# ruff: noqa: S608 - only constants of ours are put together
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
-import msgspec
-
-from tracker.facts import Clock, Micros, Provenance
+from tracker.facts import Micros
 from tracker.projections.ranking import rank_of, tie_of
 from tracker.projections.rows import EntryRow
+from tracker.views import sqlite_packing as packing
 from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow
+from tracker.views.sqlite_packing import entry_of
+from tracker.views.sqlite_queries import ENTRY, NUMBERED
 
 SELECT_CHECKPOINT = "SELECT value FROM meta WHERE key = 'checkpoint'"
-SELECT_STATES = "SELECT session_id, state FROM session_states WHERE session_id IN (SELECT value FROM json_each(?))"
+SELECT_STATES = """
+SELECT name, state FROM json_each(?) CROSS JOIN names ON name = value JOIN session_states ON session = number"""
 SELECT_ROOMS = """
 SELECT source, room, state FROM json_each(?) AS asked
 CROSS JOIN rooms ON rooms.source = asked.value ->> 0 AND rooms.room = asked.value ->> 1"""
 SELECT_SOURCES = "SELECT source, vendor, last_received_at, records, state FROM sources ORDER BY source"
-SELECT_ROOM_ENTRIES = """
-SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at, fact, vendor FROM entries
-WHERE source = ? AND room = ? AND placed_at >= ? AND placed_at < ? ORDER BY position, n"""
-SELECT_SESSION_ENTRIES = """
-SELECT position, n, session_id, at, kind, subject_id, source, hidden, rest, room, placed_at, fact, vendor FROM entries
-WHERE session_id = ? ORDER BY position, n"""
+SELECT_ROOM_ENTRIES = f"""
+SELECT {ENTRY}, room, placed_at, place FROM entries
+WHERE source = {NUMBERED} AND room = ? AND placed_at >= ? AND placed_at < ? ORDER BY position, n"""
+SELECT_SESSION_ENTRIES = f"""
+SELECT {ENTRY}, room, placed_at, place FROM entries WHERE session = {NUMBERED} ORDER BY position, n"""
 SELECT_UNREPORTED_SESSIONS = """
 SELECT id FROM sessions WHERE source = ?1 AND end_provenance IS NULL AND begins_at < ?2
 UNION ALL SELECT id FROM sessions WHERE source = ?1 AND end_provenance = 'inferred' AND begins_at < ?2 ORDER BY id"""
 SELECT_NEVER_JOINED_SESSIONS = """
 SELECT id FROM sessions WHERE source = ? AND end_provenance IS NULL AND begins_at < ? AND joined = 0 ORDER BY id"""
 
-DELETE_SESSIONS = "DELETE FROM sessions WHERE id = ?"
+SELECT_NAMES = "SELECT name, number FROM json_each(?) CROSS JOIN names ON name = value"
+SAVE_NAMES = "INSERT INTO names (name) SELECT value FROM json_each(?)"
+
+DELETE_SESSIONS = "DELETE FROM sessions WHERE number = ?"
 DELETE_OF_SESSION = (
-    "DELETE FROM session_lookups WHERE session_id = ?",
-    "DELETE FROM participants WHERE session_id = ?",
-    "DELETE FROM connections WHERE session_id = ?",
-    "DELETE FROM streams WHERE session_id = ?",
-    "DELETE FROM recordings WHERE session_id = ?",
-    "DELETE FROM supervisor_sessions WHERE session_id = ?",
-    "DELETE FROM gaps WHERE session_id = ?",
+    "DELETE FROM session_lookups WHERE session = ?",
+    "DELETE FROM participants WHERE session = ?",
+    "DELETE FROM connections WHERE session = ?",
+    "DELETE FROM streams WHERE session = ?",
+    "DELETE FROM recordings WHERE session = ?",
+    "DELETE FROM supervisor_sessions WHERE session = ?",
+    "DELETE FROM gaps WHERE session = ?",
 )
-DELETE_STATES = "DELETE FROM session_states WHERE session_id = ?"
+DELETE_STATES = "DELETE FROM session_states WHERE session = ?"
 SAVE_SESSIONS = """
-INSERT INTO sessions (id, source, vendor, room_id, room_name, state, begins_at, over_at, duration_ms, last_event_at,
+INSERT INTO sessions (number, id, source, vendor, room_id, room_name, state, begins_at, over_at, duration_ms, last_event_at,
     participants, participant_ms, recordings, supervisors, anomalies, end_provenance, joined, doc)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET source = excluded.source, vendor = excluded.vendor, room_id = excluded.room_id,
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (number) DO UPDATE SET source = excluded.source, vendor = excluded.vendor, room_id = excluded.room_id,
     room_name = excluded.room_name, state = excluded.state, begins_at = excluded.begins_at, over_at = excluded.over_at,
     duration_ms = excluded.duration_ms, last_event_at = excluded.last_event_at, participants = excluded.participants,
     participant_ms = excluded.participant_ms, recordings = excluded.recordings, supervisors = excluded.supervisors,
     anomalies = excluded.anomalies, end_provenance = excluded.end_provenance, joined = excluded.joined,
     doc = excluded.doc"""
-SAVE_STATES = """
-INSERT INTO session_states (session_id, state) VALUES (?, ?) ON CONFLICT (session_id) DO UPDATE SET state = excluded.state"""
-SAVE_LOOKUPS = "INSERT OR IGNORE INTO session_lookups (lookup, session_id) VALUES (?, ?)"
+SAVE_STATES = "INSERT OR REPLACE INTO session_states (session, state) VALUES (?, ?)"
+SAVE_LOOKUPS = "INSERT OR IGNORE INTO session_lookups (lookup, session) VALUES (?, ?)"
 SAVE_PARTICIPANTS = """
-INSERT INTO participants (session_id, begins_at, id, source, identity, name, doc) VALUES (?, ?, ?, ?, ?, ?, ?)"""
-SAVE_CONNECTIONS = "INSERT INTO connections (session_id, begins_at, id, doc) VALUES (?, ?, ?, ?)"
-SAVE_STREAMS = "INSERT INTO streams (session_id, begins_at, id, doc) VALUES (?, ?, ?, ?)"
-SAVE_RECORDINGS = "INSERT INTO recordings (session_id, begins_at, id, source, status, doc) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT INTO participants (session, begins_at, id, session_id, source, identity, name, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+SAVE_CONNECTIONS = "INSERT INTO connections (session, begins_at, id, doc) VALUES (?, ?, ?, ?)"
+SAVE_STREAMS = "INSERT INTO streams (session, begins_at, id, doc) VALUES (?, ?, ?, ?)"
+SAVE_RECORDINGS = """
+INSERT INTO recordings (session, begins_at, id, session_id, source, status, doc) VALUES (?, ?, ?, ?, ?, ?, ?)"""
 SAVE_SUPERVISOR_SESSIONS = """
-INSERT INTO supervisor_sessions (session_id, begins_at, id, source, vendor_id, supervisor_client, agent_client, doc)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+INSERT INTO supervisor_sessions (session, begins_at, id, session_id, source, vendor_id, supervisor_client, agent_client, doc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_ENTRIES = """
 INSERT OR REPLACE INTO entries
-    (position, n, session_id, at, kind, subject_id, source, hidden, rank, tie, rest, room, placed_at, fact, vendor)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest, room, placed_at, place)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_GAPS = """
-INSERT INTO gaps (position, n, session_id, at, kind, subject_id, source, hidden, rank, tie, rest)
+INSERT INTO gaps (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_ROOMS = "INSERT OR REPLACE INTO rooms (source, room, state) VALUES (?, ?, ?)"
 SAVE_SOURCES = (
@@ -86,38 +92,14 @@ LATEST = 2**63 - 1
 Batch = tuple[str, Iterable[Sequence[Any]]]
 """One statement and the parameters of each of its runs."""
 
-_pack = msgspec.msgpack.Encoder().encode
-
-
-class EntryRest(msgspec.Struct, frozen=True, array_like=True):
-    """What of an entry is in no column of its own."""
-
-    received_at: Micros | None
-    subject_type: str
-    actor: str | None
-    detail: dict[str, Any]
-    provenance: Provenance
-    clock: Clock
-    dedupe_key: str
-
-
-_rest = msgspec.msgpack.Decoder(EntryRest).decode
-
-
-def entry_of(row: Sequence[Any]) -> EntryRow:
-    """The entry in columns (position, n, session_id, at, kind, subject_id, source, hidden, rest, …)."""
-    position, n, session_id, at, kind, subject_id, source, hidden, packed = row[:9]
-    rest = _rest(packed)
-    return EntryRow(
-        id=f"{position}-{n}", session_id=session_id, position=position, n=n, at=at, received_at=rest.received_at, kind=kind,
-        subject_type=rest.subject_type, subject_id=subject_id, actor=rest.actor, detail=rest.detail, source=source,
-        provenance=rest.provenance, clock=rest.clock, dedupe_key=rest.dedupe_key, hidden=bool(hidden),
-    )  # fmt: skip
+Numbers = Mapping[str, int]
+"""Session ids and source names → their numbers in `names`."""
 
 
 def saved_entry_of(row: Sequence[Any]) -> SavedEntry:
-    """The entry with the columns (room, placed_at, fact, vendor) after those of `entry_of`."""
-    return SavedEntry(row=entry_of(row), room=row[9], placed_at=row[10], fact=row[11], vendor=row[12])
+    """The entry with the columns (room, placed_at, place) after those of `entry_of`."""
+    entry = entry_of(row)
+    return SavedEntry(row=entry, room=row[9], placed_at=entry.at if row[10] is None else row[10], place=row[11] or b"")
 
 
 def source_of(row: Sequence[Any]) -> SourceRow:
@@ -130,32 +112,37 @@ def as_list(values: Iterable[Any]) -> str:
     return json.dumps(list(values), ensure_ascii=False)
 
 
-def batches(changes: Changes) -> Iterator[Batch]:
-    """The statements of one save in their order. Nothing is encoded before SQLite pulls it."""
+def names_in(changes: Changes) -> set[str]:
+    """Every name these changes need the number of."""
+    names = set(changes.gone)
+    for rows in changes.sessions:
+        names.add(rows.session.id)
+        names.add(rows.session.source)
+    for saved in changes.entries:
+        names.add(saved.row.source)
+        if saved.row.session_id is not None:
+            names.add(saved.row.session_id)
+    return names
+
+
+def batches(changes: Changes, numbers: Numbers, fresh: AbstractSet[str]) -> Iterator[Batch]:
+    """The statements of one save in their order; `fresh` are names nothing was saved under before.
+
+    Nothing is encoded before SQLite pulls it.
+    """
     sessions = changes.sessions
-    stale = [(session_id,) for session_id in (*changes.gone, *(rows.session.id for rows in sessions))]
+    stale = [(numbers[name],) for name in (*changes.gone, *(rows.session.id for rows in sessions)) if name not in fresh]
     if stale:
         for statement in DELETE_OF_SESSION:
             yield statement, stale
     if changes.gone:
-        gone = [(session_id,) for session_id in changes.gone]
+        gone = [(numbers[session_id],) for session_id in changes.gone]
         yield DELETE_SESSIONS, gone
         yield DELETE_STATES, gone
     if sessions:
-        yield SAVE_SESSIONS, (_session(rows) for rows in sessions)
-        yield SAVE_STATES, ((rows.session.id, rows.state) for rows in sessions)
-        yield SAVE_LOOKUPS, ((lookup, rows.session.id) for rows in sessions for lookup in rows.lookups)
-        yield SAVE_PARTICIPANTS, (values for rows in sessions for values in _participants(rows))
-        yield SAVE_CONNECTIONS, (values for rows in sessions for values in _connections(rows))
-        yield SAVE_STREAMS, (values for rows in sessions for values in _streams(rows))
-        yield SAVE_RECORDINGS, (values for rows in sessions for values in _recordings(rows))
-        yield SAVE_SUPERVISOR_SESSIONS, (values for rows in sessions for values in _supervisor_sessions(rows))
-        yield SAVE_GAPS, (_line(gap) for rows in sessions for gap in rows.gaps)
+        yield from _of_sessions(sessions, numbers)
     if changes.entries:
-        yield (
-            SAVE_ENTRIES,
-            ((*_line(saved.row), saved.room, saved.placed_at, saved.fact, saved.vendor) for saved in changes.entries),
-        )
+        yield SAVE_ENTRIES, (_saved(saved, numbers) for saved in changes.entries)
     if changes.rooms:
         yield SAVE_ROOMS, changes.rooms
     if changes.sources:
@@ -166,56 +153,77 @@ def batches(changes: Changes) -> Iterator[Batch]:
     yield SAVE_CHECKPOINT, [(changes.position,)]
 
 
-def _session(rows: SessionRows) -> Sequence[Any]:
+def _of_sessions(sessions: Sequence[SessionRows], numbers: Numbers) -> Iterator[Batch]:
+    placed = [(numbers[rows.session.id], rows) for rows in sessions]
+    yield SAVE_SESSIONS, (_session(number, rows) for number, rows in placed)
+    yield SAVE_STATES, ((number, packing.pack_state(rows.state)) for number, rows in placed)
+    yield SAVE_LOOKUPS, ((lookup, number) for number, rows in placed for lookup in rows.lookups)
+    yield SAVE_PARTICIPANTS, (values for number, rows in placed for values in _participants(number, rows))
+    yield SAVE_CONNECTIONS, (values for number, rows in placed for values in _connections(number, rows))
+    yield SAVE_STREAMS, (values for number, rows in placed for values in _streams(number, rows))
+    yield SAVE_RECORDINGS, (values for number, rows in placed for values in _recordings(number, rows))
+    yield SAVE_SUPERVISOR_SESSIONS, (values for number, rows in placed for values in _supervisor_sessions(number, rows))
+    yield SAVE_GAPS, (_line(gap, numbers) for _, rows in placed for gap in rows.gaps)
+
+
+def _session(number: int, rows: SessionRows) -> Sequence[Any]:
     row = rows.session
     over_at = row.ended_at if row.ended_at is not None else row.last_event_at
     return (
-        row.id, row.source, row.vendor, row.room_id, row.room_name, row.state, row.begins_at,
+        number, row.id, row.source, row.vendor, row.room_id, row.room_name, row.state, row.begins_at,
         None if row.state == "open" else over_at, row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
         row.recordings, row.supervisors, len(row.anomalies),
-        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), _pack(row),
+        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), packing.sessions.pack(row),
     )  # fmt: skip
 
 
-def _participants(rows: SessionRows) -> Iterator[Sequence[Any]]:
-    source, fallback = rows.session.source, rows.session.begins_at
+def _participants(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
+    source, fallback, pack = rows.session.source, rows.session.begins_at, packing.participants.pack
     for row in rows.participants:
         begins_at = _first(row.first_joined_at, row.last_left_at, fallback)
-        yield row.session_id, begins_at, row.id, source, row.identity, row.name, _pack(row)
+        yield number, begins_at, row.id, row.session_id, source, row.identity, row.name, pack(row)
 
 
-def _connections(rows: SessionRows) -> Iterator[Sequence[Any]]:
+def _connections(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     for row in rows.connections:
-        yield row.session_id, _first(row.joined_at, row.left_at, rows.session.begins_at), row.id, _pack(row)
+        begins_at = _first(row.joined_at, row.left_at, rows.session.begins_at)
+        yield number, begins_at, row.id, packing.connections.pack(row)
 
 
-def _streams(rows: SessionRows) -> Iterator[Sequence[Any]]:
+def _streams(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     for row in rows.streams:
-        yield row.session_id, _first(row.started_at, row.ended_at, rows.session.begins_at), row.id, _pack(row)
+        begins_at = _first(row.started_at, row.ended_at, rows.session.begins_at)
+        yield number, begins_at, row.id, packing.streams.pack(row)
 
 
-def _recordings(rows: SessionRows) -> Iterator[Sequence[Any]]:
+def _recordings(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
+    source, pack = rows.session.source, packing.recordings.pack
     for row in rows.recordings:
         begins_at = _first(row.started_at, row.stopped_at, rows.session.begins_at)
-        yield row.session_id, begins_at, row.id, rows.session.source, row.status, _pack(row)
+        yield number, begins_at, row.id, row.session_id, source, row.status, pack(row)
 
 
-def _supervisor_sessions(rows: SessionRows) -> Iterator[Sequence[Any]]:
+def _supervisor_sessions(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     source = rows.session.source
     for row in rows.supervisor_sessions:
         yield (
-            row.session_id, _first(row.started_at, row.ended_at, rows.session.begins_at), row.id, source,
-            row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, _pack(row),
+            number, _first(row.started_at, row.ended_at, rows.session.begins_at), row.id, row.session_id, source,
+            row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, packing.supervisor_sessions.pack(row),
         )  # fmt: skip
 
 
-def _line(row: EntryRow) -> tuple[Any, ...]:
-    rest = EntryRest(
-        row.received_at, row.subject_type, row.actor, row.detail, row.provenance, row.clock, row.dedupe_key
-    )
+def _saved(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
+    line = _line(saved.row, numbers)
     return (
-        row.position, row.n, row.session_id, row.at, row.kind, row.subject_id, row.source, row.hidden,
-        rank_of(row.kind), tie_of(row.dedupe_key), _pack(rest),
+        (*line, None, None, None) if saved.room is None else (*line, saved.room, saved.placed_at, saved.place or None)
+    )
+
+
+def _line(row: EntryRow, numbers: Numbers) -> tuple[Any, ...]:
+    return (
+        row.position, row.n, None if row.session_id is None else numbers[row.session_id], row.at,
+        packing.number_of_kind(row.kind), row.subject_id, numbers[row.source], row.hidden, rank_of(row.kind),
+        tie_of(row.dedupe_key), packing.pack_entry(row),
     )  # fmt: skip
 
 

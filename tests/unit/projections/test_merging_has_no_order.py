@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -134,13 +135,18 @@ async def views_of(vendor: str, told: list[f.Fact], order: list[int], sizes: lis
         )
         for position, n in enumerate(order, start=1)
     ]  # fmt: skip
+
+    async def recall(positions: Sequence[int]) -> list[Evidence]:
+        return [seen[position - 1][1] for position in positions]
+
     first, turn = 0, 0
     while first < len(seen):
         size = sizes[turn % len(sizes)]
         chunk = seen[first : first + size]
         if turn % 3 == 2:  # noqa: PLR2004 - forget the cache now and then
             memory = Memory()
-        changes = await Batch(views, memory).changes([record for record, _ in chunk], [item for _, item in chunk])
+        batch = Batch(views, memory, recall)
+        changes = await batch.changes([record for record, _ in chunk], [item for _, item in chunk])
         await views.save(changes)
         first, turn = first + size, turn + 1
     return views
