@@ -21,6 +21,7 @@
     ├── QueryError            the reader acts
     │   ├── ParameterInvalid      a parameter is unknown or its value is bad → 400
     │   ├── NotFound              nothing has that id                        → 404
+    │   ├── Erased                its bytes were erased; what is left is shown  → 410
     │   ├── Ambiguous             several sessions have that id              → 300
     │   ├── TokenInvalid          no token, or one that does not verify      → 401
     │   └── ScopeMissing          a good token without the needed scope      → 403
@@ -28,7 +29,8 @@
     │   ├── NoteMalformed         this is no signed note, no checkpoint or no key
     │   ├── NoteUnverified        no known key signed it, or its signature is wrong
     │   ├── HistoryChanged        the log does not continue what was signed: nothing is signed
-    │   └── CheckpointUnwritten   the file of checkpoints cannot be read or written
+    │   ├── CheckpointUnwritten   the file of checkpoints cannot be read or written
+    │   └── BundleUnreadable      this file is no evidence bundle, or one that was damaged
     └── ConfigInvalid         the operator acts, before start → exit 2
 
 Leaves are facts without a suffix; branches say who acts. A message says what to do next and never holds a secret.
@@ -125,6 +127,10 @@ class NotFound(QueryError):
     """Nothing has that id."""
 
 
+class Erased(QueryError):
+    """The bytes asked for were erased; the record's place, name and leaf are still there."""
+
+
 class Ambiguous(QueryError):
     """Several sessions have that id."""
 
@@ -159,6 +165,10 @@ class HistoryChanged(EvidenceError):
 
 class CheckpointUnwritten(EvidenceError):
     """The file of checkpoints cannot be read or written."""
+
+
+class BundleUnreadable(EvidenceError):
+    """This file is no evidence bundle, or was damaged or made to do harm."""
 
 
 class ConfigInvalid(TrackerError):

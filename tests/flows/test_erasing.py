@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.running import READ_KEY, SECRETS, Running, now
+from tests.running import READ, READ_KEY, SECRETS, Running, now
 from tracker import joining
 from tracker.cli import main
 from tracker.config import load
@@ -185,6 +185,9 @@ async def test_a_repeat_of_an_erased_delivery_is_known_and_brings_nothing_back(t
             assert len(people["items"]) == 2
             record = await running.get(web, "/v1/records/2")
             assert "user-alice" not in json.dumps(record)
+            assert (record["body"], record["proof"], record["erased_by"] > 2) == (None, {}, True)
+            async with web.get(f"{running.url}/v1/records/2/body", headers=READ) as answer:
+                assert (answer.status, (await answer.json())["type"]) == (410, "urn:tracker:problem:erased")
         assert b"user-alice" not in on_disk(tmp_path)
     finally:
         await running.stop()

@@ -243,6 +243,7 @@ class RawRecord(msgspec.Struct, frozen=True, kw_only=True):
     sessions: list[str]
     body_url: str
     body: str | None
+    erased_by: int | None
 
 
 class DayStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from tracker.errors import (
+    Erased,
     LogBusy,
     LogCorrupt,
     LogError,
@@ -44,6 +45,7 @@ STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
         {"WWW-Authenticate": 'Bearer realm="tracker", error="insufficient_scope"'},
     ),
     NotFound: (404, "Nothing has that id", {}),
+    Erased: (410, "These bytes were erased", {}),
     ViewsBehind: (504, "The views have not got there yet", RETRY),
     ViewsMissing: (503, "There are no views yet", RETRY),
     ViewsOutdated: (503, "The views are of another version", RETRY),

@@ -15,7 +15,7 @@ from tracker.api.asking import Asked, Bytes, Route
 from tracker.api.parameters import LARGEST, PAGED, SOURCE, whole
 from tracker.api.sessions import the_session
 from tracker.deliveries import Record
-from tracker.errors import NotFound, ParameterInvalid
+from tracker.errors import Erased, NotFound, ParameterInvalid
 
 SCANNED = 20_000
 CHUNK = 500
@@ -67,6 +67,8 @@ async def find_record(asked: Asked) -> RawRecord:
 async def find_body(asked: Asked) -> Bytes:
     """`GET /v1/records/{position}/body`."""
     record = await _the_record(asked)
+    if record.erased_by is not None:
+        raise Erased(f"the body of record {record.position} was erased; record {record.erased_by} says so")
     return Bytes(record.body, f"record-{record.position}.bin")
 
 
@@ -92,8 +94,13 @@ async def _record_of(asked: Asked, record: Record, *, longest: int | None) -> Ra
         size_bytes=len(record.body),
         sessions=await asked.door.views.record_sessions(record.position),
         body_url=f"/v1/records/{record.position}/body",
-        body=_text_of(record.body) if longest is None or len(record.body) <= longest else None,
+        body=_text_of(record.body) if _is_shown(record, longest) else None,
+        erased_by=record.erased_by,
     )
+
+
+def _is_shown(record: Record, longest: int | None) -> bool:
+    return record.erased_by is None and (longest is None or len(record.body) <= longest)
 
 
 def _proof_of(record: Record) -> object:
