@@ -303,7 +303,7 @@ async def test_raw_records_are_exact_and_need_their_own_scope(full: House) -> No
     assert kept is not None
     assert list(record) == [
         "position", "source", "vendor", "event", "dedupe_key", "received_at", "origin", "proof", "size_bytes", "sessions",
-        "body_url", "body",
+        "body_url", "body", "erased_by",
     ]  # fmt: skip
     assert record["body"] == kept.body.decode()
     assert record["proof"] == json.loads(kept.proof)
