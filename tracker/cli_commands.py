@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,7 @@ from tracker.cli_tables import sessions_table, timeline_table
 from tracker.config import Config, load
 from tracker.config_values import micros
 from tracker.deliveries import Record
+from tracker.envelopes import envelope
 from tracker.erasing import Plan, Selection
 from tracker.errors import ConfigInvalid, ParameterInvalid
 from tracker.importer import FileReport
@@ -159,7 +161,7 @@ def records(arguments: argparse.Namespace) -> int:
     chosen = desk.records(config, session=arguments.id, after=arguments.after, limit=arguments.limit)
     found = asyncio.run(_collected(chosen))
     if arguments.json:
-        printing.say_json({"items": [desk.envelope(record) for record in found], "next": None})
+        printing.say_json({"items": [envelope(record) for record in found], "next": None})
         return 0
     columns = ("position", "received", "source", "event", "origin", "bytes", "dedupe key")
     printing.table("Records", columns, [_record_row(record) for record in found])
@@ -253,19 +255,22 @@ async def _export(arguments: argparse.Namespace) -> int:
     chosen = desk.records(config, session=arguments.id, after=arguments.after, source=arguments.source)
     count = 0
     if arguments.out is None:
-        async for record in chosen:
-            printing.say_json_line(desk.envelope(record))
+        async with contextlib.aclosing(chosen):
+            async for record in chosen:
+                printing.say_json_line(envelope(record))
         return 0
-    with arguments.out.open("x", encoding="utf-8") as file:
-        async for record in chosen:
-            file.write(printing.json_line(desk.envelope(record)))
-            count += 1
+    async with contextlib.aclosing(chosen):
+        with arguments.out.open("x", encoding="utf-8") as file:
+            async for record in chosen:
+                file.write(printing.json_line(envelope(record)))
+                count += 1
     printing.say(f"wrote {count} records to {arguments.out}")
     return 0
 
 
-async def _collected(found: AsyncIterator[Record]) -> list[Record]:
-    return [record async for record in found]
+async def _collected(found: AsyncGenerator[Record]) -> list[Record]:
+    async with contextlib.aclosing(found):
+        return [record async for record in found]
 
 
 def _write_new(path: Path, text: bytes) -> None:

@@ -2,7 +2,7 @@
 
     begin         make the log                       import_files   files → log
     rebuild       log → new views, swapped in        check          log → fresh views, compared with those held
-    records       the evidence, as it is             envelope       one of them as JSON
+    records       the evidence, as it is
 
 A server may run on the same stores meanwhile. If we die here nothing is half done: views get their name when they are
 whole, imports are whole batches.
@@ -10,13 +10,9 @@ whole, imports are whole batches.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
-from collections.abc import AsyncIterator, Generator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncGenerator, Generator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -30,7 +26,6 @@ from tracker.projector import Progress, Projector, differences
 
 MOST_DIFFERENCES = 20
 PAGE = 1000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -130,23 +125,25 @@ async def check(config: Config, progress: Progress | None = None, *, limit: int 
 
 async def records(
     config: Config, *, session: str | None = None, source: str | None = None, after: int = 0, limit: int | None = None
-) -> AsyncIterator[Record]:
+) -> AsyncGenerator[Record]:
     """Records after a position, in order, at most `limit`; only those behind a session, only those of a source.
 
-    Raises `LogError`, `ViewsError`, `NotFound`, `Ambiguous`.
+    Whoever stops before the end closes it (`contextlib.aclosing`): it holds the stores open. Raises `LogError`, `ViewsError`, `NotFound`, `Ambiguous`.
     """
     found = _all_records(config, after) if session is None else _records_behind(config, session, after)
     given = 0
-    async for record in found:
-        if source is not None and record.source != source:
-            continue
-        if limit is not None and given >= limit:
-            return
-        given += 1
-        yield record
+    # Closed here, and not when it is collected: the threads of open stores would keep the process alive.
+    async with contextlib.aclosing(found):
+        async for record in found:
+            if source is not None and record.source != source:
+                continue
+            if limit is not None and given >= limit:
+                return
+            given += 1
+            yield record
 
 
-async def records_at(config: Config, positions: Sequence[int]) -> AsyncIterator[Record]:
+async def records_at(config: Config, positions: Sequence[int]) -> AsyncGenerator[Record]:
     """The records at these positions, as given; a position that is not in the log is left out."""
     async with joining.reading_log(config) as log:
         for position in positions:
@@ -155,36 +152,14 @@ async def records_at(config: Config, positions: Sequence[int]) -> AsyncIterator[
                 yield record
 
 
-def envelope(record: Record) -> dict[str, Any]:
-    """A record as one JSON object that the importer reads back: the body as text where it is UTF-8, else in base64.
-
-    `received_at` is RFC 3339 with microseconds: nothing of the record is lost.
-    """
-    told: dict[str, Any] = {
-        "position": record.position,
-        "source": record.source,
-        "vendor": record.vendor,
-        "event": record.event,
-        "dedupe_key": record.dedupe_key,
-        "received_at": f"{EPOCH + timedelta(microseconds=record.received_at):%Y-%m-%dT%H:%M:%S.%fZ}",
-        "origin": record.origin,
-        "proof": json.loads(record.proof),
-    }
-    try:
-        told["body_text"] = record.body.decode("utf-8")
-    except UnicodeDecodeError:
-        told["body_b64"] = base64.b64encode(record.body).decode()
-    return told
-
-
-async def _all_records(config: Config, after: int) -> AsyncIterator[Record]:
+async def _all_records(config: Config, after: int) -> AsyncGenerator[Record]:
     async with joining.reading_log(config) as log:
         async for chunk in log.read(after):
             for record in chunk:
                 yield record
 
 
-async def _records_behind(config: Config, any_id: str, after: int) -> AsyncIterator[Record]:
+async def _records_behind(config: Config, any_id: str, after: int) -> AsyncGenerator[Record]:
     async with joining.reading_views(config) as views, joining.reading_log(config) as log:
         session = await desk_reading.only_session(views, any_id)
         while positions := await views.session_positions(session.id, limit=PAGE, after=after):

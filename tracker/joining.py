@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from tracker.access import Access, AccessKey
+from tracker.bundle.making import Bundling
 from tracker.checkpoints import Checkpoints, CheckpointWatcher
 from tracker.config import AccessKeyConfig, Config, SourceConfig
 from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
@@ -28,6 +29,9 @@ from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_swapping import copy, swap_in
+
+BUNDLES = 2
+"""Evidence bundles made at once: each holds a temporary file, and a core for as long as it compresses."""
 
 _log = structlog.get_logger("joining")
 
@@ -189,6 +193,17 @@ def checkpoints(config: Config, log: Log, signing: Signer, watcher: CheckpointWa
     """What signs the log."""
     former = read_verifiers(config.evidence.former_keys)
     return Checkpoints(log, signing, file=config.evidence.file, former=former, watcher=watcher)
+
+
+def bundling(config: Config, log: Log, watcher: CheckpointWatcher | None = None) -> Bundling:
+    """What evidence bundles need of the operator. Raises `ConfigInvalid`."""
+    signing = signer(config)
+    return Bundling(
+        sign=None if signing is None else checkpoints(config, log, signing, watcher).make,
+        keys=verifiers(config),
+        hidden=hidden(config),
+        gate=asyncio.Semaphore(BUNDLES),
+    )
 
 
 def access(config: Config) -> Access:

@@ -123,6 +123,7 @@ class Station:
             metrics=self.metrics.render,
             live=self.live,
             log_key=None if self.signer is None else str(self.signer.verifier),
+            bundling=joining.bundling(self.config, self.log, self.metrics),
         )
         add_routes(app, door)
         arrivals = Arrivals(

@@ -70,7 +70,7 @@ async def find_supervisor_sessions(asked: Asked) -> Page[SupervisorSession]:
         sources=asked.sources,
         **asked.paging,
     )
-    return Page([_supervisor_session_of(row) for row in rows], after)
+    return Page([supervisor_session_of(row) for row in rows], after)
 
 
 async def find_supervisor_session(asked: Asked) -> SupervisorSession:
@@ -78,7 +78,7 @@ async def find_supervisor_session(asked: Asked) -> SupervisorSession:
     any_id = asked.path["id"]
     rows = await asked.door.views.supervisor_session(any_id)
     # A session's id begins with its source, and a source's name holds no colon.
-    found = [_supervisor_session_of(row) for row in rows if asked.reader.sees(row.session_id.partition(":")[0])]
+    found = [supervisor_session_of(row) for row in rows if asked.reader.sees(row.session_id.partition(":")[0])]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -113,7 +113,8 @@ async def find_stats(asked: Asked) -> Stats:
     )
 
 
-def _supervisor_session_of(row: SupervisorSessionRow) -> SupervisorSession:
+def supervisor_session_of(row: SupervisorSessionRow) -> SupervisorSession:
+    """A supervisor session as it is answered."""
     return SupervisorSession(
         id=row.id,
         supervisor=Supervisor(row.supervisor_client),

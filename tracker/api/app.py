@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from tracker.api import across, evidence, live, openapi, records, sessions
+from tracker.api import across, bundles, evidence, live, openapi, records, sessions
 from tracker.api.asking import Asked, Bytes, Door, Plain, Route, SeveralFound, Streamed
 from tracker.api.health import COOKIE, READING, Health
 from tracker.api.parameters import AT_LEAST, read_query
@@ -30,7 +30,14 @@ from tracker.errors import LogError, ScopeMissing, TrackerError, ViewsBehind, Vi
 
 __all__ = ["ROUTES", "Door", "add_routes"]
 
-ROUTES: tuple[Route, ...] = (*sessions.ROUTES, *records.ROUTES, *across.ROUTES, *live.ROUTES, *evidence.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *sessions.ROUTES,
+    *records.ROUTES,
+    *across.ROUTES,
+    *live.ROUTES,
+    *evidence.ROUTES,
+    *bundles.ROUTES,
+)
 
 WAIT_S = 5.0
 """How long `?at_least=` waits for the views."""

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from tracker.access import Access, Reader
 from tracker.api.parameters import Parameter
+from tracker.bundle.making import Bundling
 from tracker.errors import Ambiguous
 from tracker.facts import Micros
 from tracker.log.contract import Log
@@ -27,7 +28,7 @@ class Door(msgspec.Struct, frozen=True):
 
     `unready` gives the reasons why this server should get no traffic; `metrics` a body and its content type.
     `live` is the hub of the live stream (`tracker.api.live.Live`); None where nothing follows the views.
-    `log_key` is the verifier key of checkpoints, None where there is no signing key.
+    `log_key` is the verifier key of checkpoints, None where there is no signing key. `bundling`: what evidence bundles need.
     """
 
     log: Log
@@ -40,6 +41,7 @@ class Door(msgspec.Struct, frozen=True):
     metrics: Callable[[], tuple[bytes, str]]
     live: Any = None
     log_key: str | None = None
+    bundling: Bundling | None = None
 
     def stuck_before(self, source: str) -> Micros:
         """The latest last event (µs) with which an open session of `source` counts as stuck now."""
@@ -73,6 +75,10 @@ class Bytes(msgspec.Struct, frozen=True):
 
     body: bytes
     file_name: str
+
+
+class Zip(msgspec.Struct, frozen=True):
+    """An answer that is a zip; it is streamed."""
 
 
 class Plain(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tracker.api.answers import Alive, Readiness
-from tracker.api.asking import Bytes, Plain, Route
+from tracker.api.asking import Bytes, Plain, Route, Zip
 from tracker.api.parameters import AT_LEAST, Parameter
 from tracker.api.problems import Problem
 
@@ -47,7 +47,9 @@ def document(routes: Iterable[Route]) -> bytes:
     """The whole document as JSON."""
     served = tuple(routes)
     found: set[Any] = {Alive, Readiness, Problem}
-    found |= {kind for route in served for kind in (route.answer, route.several) if kind not in {None, Bytes, Plain}}
+    found |= {
+        kind for route in served for kind in (route.answer, route.several) if kind not in {None, Bytes, Plain, Zip}
+    }
     kinds = sorted(found, key=str)
     schemas, components = msgspec.json.schema_components(kinds, ref_template=TEMPLATE)
     references = dict(zip(kinds, schemas, strict=True))
@@ -106,6 +108,8 @@ def _answer(kind: Any, references: dict[Any, Json], about: str, *, streams: bool
         content: Json = {"text/event-stream": {"schema": references[kind]}}
     elif kind is Plain:
         content = {"text/plain": {"schema": {"type": "string"}}}
+    elif kind is Zip:
+        content = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
     elif kind is Bytes:
         content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     else:
