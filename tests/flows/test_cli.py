@@ -137,6 +137,22 @@ def test_a_body_comes_out_as_it_went_in(filled: Run, tmp_path: Path) -> None:
     assert printed == whole_call("livekit", START)[0].body
 
 
+@pytest.mark.parametrize(
+    "arguments", [("records", "--limit", "2"), ("records", "daily-standup", "--limit", "2", "--json"), ("export",)]
+)
+def test_whoever_reads_only_the_beginning_is_not_kept_waiting(
+    filled: Run, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-m", "tracker", *arguments, "--config", str(tmp_path / "config.toml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(20) == 0
+        assert process.stderr.read() == b""
+
+
 def test_verify_finds_a_body_that_was_changed_behind_our_back(filled: Run, tmp_path: Path) -> None:
     assert filled("verify")[0] == 0
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as log:
