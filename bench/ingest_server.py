@@ -1,0 +1,145 @@
+"""One server of the ingest benchmark: `python bench/ingest_server.py MODE VENDOR FOLDER`. Prints its port, then serves.
+
+    bare           aiohttp reads the body and answers 200
+    verify         … after the vendor's proof was checked
+    no-tree        the whole of ingest, its log without leaves
+    tracker        the whole of ingest, as it ships
+    sealed         … with bodies sealed
+    eventsourcing  the proof checked, then the eventsourcing library's SQLite recorder, behind the same endpoint
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import web
+
+from tracker.deliveries import Delivery
+from tracker.demo_calls import ISSUERS
+from tracker.ingest import Ingest
+from tracker.log import sqlite as engine
+from tracker.log.sqlite import SqliteLog
+from tracker.log.vault import Master, Vault
+from tracker.metrics import Metrics
+from tracker.sources import registry
+from tracker.sources.contract import Source, SourceSettings
+
+SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
+NOW = 1_790_000_000_000_000
+"""Deliveries are signed for this moment (µs), and the server believes it is now."""
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+def source_of(vendor: str) -> Source:
+    """The source every mode verifies with."""
+    keys = {ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {}
+    secrets = () if keys else (SECRET,)
+    return registry.build(SourceSettings(name="s", vendor=vendor, secrets=secrets, keys=keys))
+
+
+def delivery_of(request: web.Request, body: bytes) -> Delivery:
+    """A request as ingest makes it."""
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return Delivery(
+        source="s", body=body, received_at=NOW, headers=headers, query=dict(request.query),
+        token=request.match_info.get("token"),
+    )  # fmt: skip
+
+
+async def bare(request: web.Request) -> web.Response:
+    """Read and answer."""
+    await request.read()
+    return web.json_response({"position": 1, "duplicate": False})
+
+
+def verifying(source: Source) -> Handler:
+    """Read, verify, answer."""
+
+    async def answer(request: web.Request) -> web.Response:
+        source.verify(delivery_of(request, await request.read()))
+        return web.json_response({"position": 1, "duplicate": False})
+
+    return answer
+
+
+def eventsourced(source: Source, folder: Path) -> Handler:
+    """Read, verify, append to the eventsourcing library's SQLite recorder in a thread, answer."""
+    from eventsourcing.persistence import StoredEvent  # noqa: PLC0415 - a library of this mode only
+    from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore  # noqa: PLC0415
+
+    recorder = SQLiteApplicationRecorder(SQLiteDatastore(str(folder / "events.db")))
+    recorder.create_table()
+
+    async def answer(request: web.Request) -> web.Response:
+        verified = source.verify(delivery_of(request, await request.read()))
+        stored = StoredEvent(uuid4(), 1, verified.event, verified.body)
+        positions = await asyncio.to_thread(recorder.insert_events, [stored])
+        return web.json_response({"position": (positions or [0])[0], "duplicate": False})
+
+    return answer
+
+
+async def tracked(app: web.Application, source: Source, folder: Path, mode: str) -> SqliteLog:
+    """The whole of ingest."""
+    await SqliteLog.create(folder / "log.db")
+    vault = None
+    if mode == "sealed":
+        master = Master("bench", os.urandom(32))
+        await Vault.create(folder / "keys.db", [master])
+        vault = await Vault.open(folder / "keys.db", [master])
+    if mode == "no-tree":
+        engine.grown = _no_leaves  # type: ignore[assignment]
+    metrics = Metrics(lambda: NOW)
+    log = await SqliteLog.open(folder / "log.db", vault=vault, observe=metrics)
+    Ingest({"s": source}, log, max_body_bytes=1 << 22, now=lambda: NOW, metrics=metrics).add_routes(app)
+    return log
+
+
+def _no_leaves(frontier: Any, rows: list[Any], _commitments: Any) -> tuple[list[Any], list[Any]]:
+    frontier.size += len(rows)
+    return [], []
+
+
+async def main() -> None:
+    """Serve until SIGTERM; then print the CPU seconds used."""
+    mode, vendor, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    app = web.Application(client_max_size=1 << 22)
+    source = source_of(vendor)
+    log: SqliteLog | None = None
+    if mode in {"no-tree", "tracker", "sealed"}:
+        log = await tracked(app, source, folder, mode)
+    else:
+        answer = {"bare": lambda: bare, "verify": lambda: verifying(source)}.get(
+            mode, lambda: eventsourced(source, folder)
+        )()
+        app.router.add_post("/hooks/s", answer)
+        app.router.add_post("/hooks/s/{token}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print(runner.addresses[0][1], flush=True)
+    await stop.wait()
+    await runner.cleanup()
+    if log is not None:
+        await log.close()
+    used = os.times()
+    print(used.user + used.system, flush=True)
+
+
+if __name__ == "__main__":
+    if "--uvloop" in sys.argv:
+        import uvloop
+
+        uvloop.run(main())
+    else:
+        asyncio.run(main())
