@@ -53,7 +53,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A verified delivery kept at a `position` of the log; positions are 1, 2, 3 … without gaps."""
 
     position: int

@@ -12,6 +12,8 @@ The tag of a fact **is** its timeline kind ("participant.joined") and never chan
     ├── ActivityFact       Broadcast… Ingress… Transcription… AgentJob… SupervisorSession…
     └── NoteFact           ArtifactCreated AnalyticsReady SignalSent FilterEvent Node… Test Unknown
 
+None of them can be part of a cycle, so the garbage collector is told to leave them alone (`gc=False`): a rebuild makes millions.
+
 A fact never decides which session it belongs to: it says what it knows (`Place`), and `projections` finds the run.
 """
 
@@ -52,7 +54,7 @@ class RunRules(msgspec.Struct, frozen=True):
     room_is_person: bool = False
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a fact knows about the session it belongs to.
 
     `run`        the vendor's own run key (room sid, uniqueSessionId, session_id): with it, nothing else decides.
@@ -75,7 +77,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     anchor: str | None = None
 
 
-class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """What every fact says: when, by whose clock, where, who acted, and what else the vendor told.
 
     `place` is None for facts about the deployment (node crashed, test). `detail` is JSON-able and free of secrets

@@ -68,6 +68,8 @@ class Batch:
         self._memory = memory
         self._runs: dict[RoomKey, Runs] = {}
         self._rules: dict[str, RunRules] = {}
+        self._new_rooms: set[RoomKey] = set()
+        """Rooms that nothing was told of before: no fact of an earlier batch can have to move in them."""
         self._touched: dict[str, SessionState] = {}
         self._emptied: set[str] = set()
         self._saved: dict[tuple[int, int], SavedEntry] = {}
@@ -150,6 +152,7 @@ class Batch:
         missing = [key for key in keys if key not in self._memory.rooms]
         for key, state in (await self._views.rooms(missing)).items():  # pyright: ignore[reportArgumentType]
             self._memory.rooms[key] = decode_room(state)
+        self._new_rooms.update(key for key in missing if key not in self._memory.rooms)  # pyright: ignore[reportArgumentType]
         rooms: dict[RoomKey, RoomState] = {}
         for key in sorted(keys):  # pyright: ignore[reportArgumentType]
             rooms[key] = self._memory.rooms.setdefault(key, RoomState())  # pyright: ignore[reportArgumentType]
@@ -173,7 +176,7 @@ class Batch:
     async def _moving(self, learned: set[RoomKey], before: dict[RoomKey, Runs]) -> dict[str, list[Evidence]]:
         """Sessions whose facts must be dealt out anew, with all their facts: those next to a new or vanished start."""
         recut: set[str] = set()
-        for key in sorted(learned):
+        for key in sorted(learned - self._new_rooms):
             source, room = key
             window = self._window(before[key], self._runs[key], self._rules[source])
             if window is None:

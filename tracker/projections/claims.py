@@ -14,7 +14,7 @@ from tracker.facts import Clock, EndReason, Micros, Provenance
 STRENGTH: dict[Provenance, int] = {"reported": 2, "derived": 1, "inferred": 0}
 
 
-class Claim(msgspec.Struct, frozen=True, array_like=True):
+class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One statement of when an interval began or ended."""
 
     at: Micros
@@ -32,13 +32,21 @@ def _strength(claim: Claim) -> tuple[int, int]:
     return (trusted, STRENGTH[claim.provenance])
 
 
+def _weaker(held: Claim, new: Claim) -> bool | None:
+    """Whether the new claim is weaker; None where they are as strong as each other."""
+    if held.provenance == new.provenance and held.clock == new.clock:
+        return None
+    a, b = _strength(held), _strength(new)
+    return None if a == b else a > b
+
+
 def better_start(held: Claim | None, new: Claim) -> Claim:
     """The start claim that holds."""
     if held is None:
         return new
-    a, b = _strength(held), _strength(new)
-    if a != b:
-        return held if a > b else new
+    weaker = _weaker(held, new)
+    if weaker is not None:
+        return held if weaker else new
     return held if (held.at, held.key, held.n) <= (new.at, new.key, new.n) else new
 
 
@@ -46,7 +54,7 @@ def better_end(held: Claim | None, new: Claim) -> Claim:
     """The end claim that holds."""
     if held is None:
         return new
-    a, b = _strength(held), _strength(new)
-    if a != b:
-        return held if a > b else new
+    weaker = _weaker(held, new)
+    if weaker is not None:
+        return held if weaker else new
     return held if (-held.at, held.key, held.n) <= (-new.at, new.key, new.n) else new

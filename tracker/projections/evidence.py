@@ -10,7 +10,7 @@ import msgspec
 from tracker.facts import Fact, Micros, Place
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The `n`-th fact of the record at `position`."""
 
     fact: Fact

@@ -5,6 +5,7 @@ Each function only takes claims in; nothing here looks at what was there before,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from tracker import facts as f
@@ -41,10 +42,9 @@ def fold(state: SessionState, evidence: Evidence) -> None:
     """Take one fact into the state of the session it was placed in."""
     fact = evidence.fact
     _fold_header(state, evidence)
-    for family, into in FAMILIES:
-        if isinstance(fact, family):
-            into(state, fact, evidence)
-            return
+    into = _into(type(fact))
+    if into is not None:
+        into(state, fact, evidence)
 
 
 def _claim(
@@ -62,22 +62,28 @@ def _claim(
 
 def _fold_header(state: SessionState, evidence: Evidence) -> None:
     fact, place = evidence.fact, evidence.fact.place
-    state.first_position = min(state.first_position or evidence.position, evidence.position)
-    state.last_position = max(state.last_position, evidence.position)
+    position, at = evidence.position, fact.at
+    if not state.first_position or position < state.first_position:
+        state.first_position = position
+    state.last_position = max(state.last_position, position)
     if fact.clock != "client":
-        state.first_at = min(state.first_at or fact.at, fact.at)
-        state.last_at = max(state.last_at, fact.at)
+        if not state.first_at or at < state.first_at:
+            state.first_at = at
+        state.last_at = max(state.last_at, at)
     for kind, detail in fact.anomalies:
         state.notice(kind, detail, evidence.key, evidence.position)
     if place is None:
         return
-    state.room.say("room", place.room, fact.at, evidence.key)
-    state.room.say("room_name", place.room_name, fact.at, evidence.key)
+    state.room.say("room", place.room, at, evidence.key)
+    state.room.say("room_name", place.room_name, at, evidence.key)
     for name, value in place.ids:
-        held = state.ids.setdefault(name, set())
-        held.add(value)
-        if len(held) > IDS_KEPT:
-            held.remove(max(held))
+        held = state.ids.get(name)
+        if held is None:
+            state.ids[name] = {value}
+        elif value not in held:
+            held.add(value)
+            if len(held) > IDS_KEPT:
+                held.remove(max(held))
     if place.starts_at is not None:
         state.room.claim_start(_claim(evidence, place.starts_at, "derived"))
 
@@ -104,10 +110,10 @@ def _session(state: SessionState, fact: f.SessionFact, evidence: Evidence) -> No
 def _sign_of_life(state: SessionState, fact: f.Fact, evidence: Evidence) -> None:
     if isinstance(fact, f.SessionFact) or fact.clock != "server":
         return
-    claim = _claim(evidence, fact.at, "reported")
     held = state.last_people
-    if held is None or (claim.at, held.key) > (held.at, claim.key):
-        state.last_people = claim
+    # The latest one; of one moment that with the smaller key.
+    if held is None or fact.at > held.at or (fact.at == held.at and evidence.key < held.key):
+        state.last_people = _claim(evidence, fact.at, "reported")
 
 
 def _connection(state: SessionState, fact: f.ConnectionFact, evidence: Evidence) -> None:
@@ -144,7 +150,8 @@ def _stream(state: SessionState, fact: f.StreamFact, evidence: Evidence) -> None
         ("stream", fact.stream), ("connection", fact.connection), ("identity", fact.identity), ("media", fact.media),
         ("label", fact.label), ("detail", fact.detail or None),
     ):  # fmt: skip
-        interval.say(name, value, fact.at, evidence.key)
+        if value is not None:
+            interval.say(name, value, fact.at, evidence.key)
     if isinstance(fact, f.StreamPublished):
         interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
     else:
@@ -181,7 +188,8 @@ def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -
         ("first_peerframe_at", fact.first_peerframe_at), ("http_status", fact.http_status),
         ("duration_ms", fact.duration_ms), ("size_bytes", fact.size_bytes), ("vendor_reason", fact.vendor_reason),
     ):  # fmt: skip
-        interval.say(name, value, fact.at, evidence.key)
+        if value is not None:
+            interval.say(name, value, fact.at, evidence.key)
     interval.say("current", None if fact.legacy else True, fact.at, evidence.key)
     interval.say("alias", fact.alias, fact.at, evidence.key)
     interval.say("nameless", fact.nameless or None, fact.at, evidence.key)
@@ -243,3 +251,8 @@ FAMILIES: tuple[tuple[type[f.Fact], Callable[[SessionState, f.Fact, Evidence], N
     (f.SessionFact, _session),
     (f.NoteFact, _note),
 )  # pyright: ignore[reportAssignmentType] - each function is only called with its family
+
+
+@functools.cache
+def _into(of: type[f.Fact]) -> Callable[[SessionState, f.Fact, Evidence], None] | None:
+    return next((into for family, into in FAMILIES if issubclass(of, family)), None)

@@ -14,7 +14,7 @@ from tracker.facts import Clock, EndReason, Micros, Provenance
 Completeness = Literal["complete", "repaired", "open"]
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True):
+class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Why and how surely something ended."""
 
     reason: EndReason
@@ -22,7 +22,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     provenance: Provenance
 
 
-class Anomaly(msgspec.Struct, frozen=True, kw_only=True, order=True):
+class Anomaly(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
     """Something odd or missing: `kind` is one of design §6, `position` the record it was seen at (None: no record)."""
 
     kind: str
@@ -30,7 +30,7 @@ class Anomaly(msgspec.Struct, frozen=True, kw_only=True, order=True):
     detail: str
 
 
-class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
+class SessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One run of one room."""
 
     id: str
@@ -60,7 +60,7 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     """The moment lists are ordered by: started_at, else created_at, else the earliest fact."""
 
 
-class ParticipantRow(msgspec.Struct, frozen=True, kw_only=True):
+class ParticipantRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A person in one session; `id` is unique within the session. `presence_ms`: union of the connections."""
 
     session_id: str
@@ -74,7 +74,7 @@ class ParticipantRow(msgspec.Struct, frozen=True, kw_only=True):
     presence_ms: int
 
 
-class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One join of one participant. `aborted`: it never became active."""
 
     session_id: str
@@ -91,7 +91,7 @@ class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True):
     ip: str | None
 
 
-class StreamRow(msgspec.Struct, frozen=True, kw_only=True):
+class StreamRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Published media (`direction` "published"), or one participant receiving it ("received")."""
 
     session_id: str
@@ -111,7 +111,7 @@ class StreamRow(msgspec.Struct, frozen=True, kw_only=True):
     detail: dict[str, Any]
 
 
-class RecordingRow(msgspec.Struct, frozen=True, kw_only=True):
+class RecordingRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One recording. `id` is unique across sessions; `vendor_id` is the vendor's."""
 
     id: str
@@ -135,7 +135,7 @@ class RecordingRow(msgspec.Struct, frozen=True, kw_only=True):
     """`{status, at (µs), position}` in order; bounded by the number of distinct statuses."""
 
 
-class SupervisorSessionRow(msgspec.Struct, frozen=True, kw_only=True):
+class SupervisorSessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A supervisor listening to an agent's session."""
 
     id: str
@@ -151,7 +151,7 @@ class SupervisorSessionRow(msgspec.Struct, frozen=True, kw_only=True):
     """Of the end; of the start while it runs."""
 
 
-class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
+class EntryRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line of a timeline. `id` is "{position}-{n}"; `session_id` is None for facts about the deployment."""
 
     id: str

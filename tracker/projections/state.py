@@ -22,7 +22,7 @@ ANOMALIES_KEPT = 100
 IDS_KEPT = 200
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True):
+class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A statement about a property, ordered by when it was said."""
 
     at: Micros
@@ -55,7 +55,8 @@ class Interval(msgspec.Struct, array_like=True):
         """Take a property in; None says nothing."""
         if value is not None:
             held = self.values.get(name)
-            if held is None or (-held.at, held.key) > (-at, key):
+            # The latest statement; of one moment that with the smaller key.
+            if held is None or at > held.at or (at == held.at and key < held.key):
                 self.values[name] = Value(at, key, value)
 
     def mark(self, name: str, claim: Claim) -> None:
@@ -90,7 +91,13 @@ class SessionState(msgspec.Struct, array_like=True):
 
     def interval(self, kind: str, key: str) -> Interval:
         """The interval of that type and key, made when new."""
-        return self.intervals.setdefault(kind, {}).setdefault(key, Interval())
+        of_kind = self.intervals.get(kind)
+        if of_kind is None:
+            of_kind = self.intervals[kind] = {}
+        found = of_kind.get(key)
+        if found is None:
+            found = of_kind[key] = Interval()
+        return found
 
     def notice(self, kind: str, detail: str, key: str, position: int) -> None:
         """Keep an anomaly: the smallest `ANOMALIES_KEPT` survive, whatever the order of arrival."""
