@@ -95,6 +95,7 @@ class _Pass:
         self._frontier = Frontier()
         self._tiles: dict[int, list[bytes]] = defaultdict(list)
         self._wanted: dict[int, list[_Signed]] = defaultdict(list)
+        self._due: list[int] = []
         self._opened: dict[str, Checkpoint] = {}
         self._broken = [0, 0]
         self._gap: int | None = None
@@ -108,6 +109,8 @@ class _Pass:
             self._read_kept(kept)
             for each in shipped:
                 self._read_shipped(each, kept)
+            self._due = sorted(self._wanted, reverse=True)
+            self._look()
             size, root = await self._stored()
             await self._go_over(await self._log.head(), progress)
             if not found.is_cut_short:
@@ -182,7 +185,7 @@ class _Pass:
             is_whole = chunk[0].position == first and chunk[-1].position == last
             if not is_whole or leaves != [record.leaf for record in chunk]:
                 self._take_doubtful(chunk, leaves)
-            elif any(size in self._wanted for size in range(first, last + 1)):
+            elif self._due and self._due[-1] <= last:
                 for leaf in leaves:
                     self._grow(leaf)
             else:
@@ -212,12 +215,15 @@ class _Pass:
             self._grow(record.leaf or leaf)
 
     def _grow(self, leaf: bytes) -> None:
-        """One leaf into the tree, and a look at what is signed about it."""
+        """One leaf into the tree, and a look at it."""
         for level, _, found in self._frontier.append(leaf):
             self._tiles[level].append(found)
-        wanted = self._wanted.pop(self._frontier.size, None)
-        if wanted is not None:
-            self._compare(self._frontier.size, wanted)
+        self._look()
+
+    def _look(self) -> None:
+        """Compare with what is signed about a tree of just this size."""
+        if self._due and self._due[-1] == self._frontier.size:
+            self._compare(self._frontier.size, self._wanted.pop(self._due.pop()))
 
     def _tell_gap(self, position: int) -> None:
         """A record is not where it should be; after the first such place there is no tree to compare with."""
