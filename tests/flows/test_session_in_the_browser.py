@@ -122,10 +122,10 @@ async def test_keys_walk_through_events_and_bring_up_the_raw_record(watched: Wat
     await page.wait_for_selector(".enhanced .events-scroll tr.event")
     for _ in range(2):
         await page.keyboard.press("j")
-    assert await page.locator("tr.picked .kind").inner_text() == "participant joined"
+    await until(page.locator("tr.picked .kind").inner_text, "participant joined")
     assert EVIL in await page.locator("#lanes-said").inner_text()
     await page.keyboard.press("k")
-    assert await page.locator("tr.picked .kind").inner_text() == "session started"
+    await until(page.locator("tr.picked .kind").inner_text, "session started")
     for key in ("+", "ArrowRight", "ArrowLeft", "-", "0"):
         await page.keyboard.press(key)
     await page.locator(".events-scroll").focus()
@@ -133,7 +133,7 @@ async def test_keys_walk_through_events_and_bring_up_the_raw_record(watched: Wat
     await page.wait_for_selector(".raw pre")
     assert '"room_started"' in await page.locator(".raw pre").inner_text()
     await page.keyboard.press("Escape")
-    assert await page.locator("tr.picked").count() == 0
+    await until(page.locator("tr.picked").count, 0)
     await page.context.close()
 
 
@@ -145,13 +145,14 @@ async def test_pointing_at_the_list_ties_it_to_the_lanes_and_a_click_on_a_bar_ch
     box = await page.locator(".lanes-view").bounding_box()
     for y in range(80, int(box["height"]) - 8, 6):
         await page.mouse.move(box["x"] + 400, box["y"] + y)
+        await page.wait_for_timeout(40)  # a browser tells of moves once a frame
         if (
             await page.locator(".lanes-tip strong", has_text=EVIL).count()
             and await page.locator(".lanes-view canvas.over").count()
         ):
             break
     await page.mouse.click(box["x"] + 400, box["y"] + y)
-    assert await page.locator("tr.picked").count() == 1
+    await until(page.locator("tr.picked").count, 1)
     assert EVIL in await page.locator("tr.picked .who").inner_text()
     await page.context.close()
 

@@ -10,14 +10,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 
+import msgspec
 from aiohttp import web
 
 from tracker.api.answers import time_of
 from tracker.api.asking import Asked
-from tracker.api.parameters import CURSOR, choice, whole
+from tracker.api.parameters import CURSOR, choice, micros_of, whole
 from tracker.api.problems import encoded
 from tracker.api.sessions import connection_of, participant_of, recording_of, session_of, the_session
 from tracker.dashboard.asking import PageRoute
@@ -55,11 +57,13 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
     parts = await parts_of(asked, row, STILL)
     session = session_of(asked.door, row)
     names = names_of(parts)
-    lanes = lanes_of(parts, now=asked.door.now(), is_stuck=session.stuck)
+    now = asked.door.now()
+    # In a thread: a session of thousands of people must not keep a delivery waiting.
+    lanes = await asyncio.to_thread(lanes_of, parts, now=now, is_stuck=session.stuck)
     unsure, ends = unsure_ends(lanes)
     still, lines, after = None, [], None
     if is_whole:
-        still = drawn(lanes, row.room_name or row.room_id or row.id)
+        still = await asyncio.to_thread(drawn, lanes, row.room_name or row.room_id or row.id)
         rows, after = await asked.door.views.timeline(
             row.id, kinds=(), subject=None, limit=LISTED, cursor=asked.query["cursor"]
         )
@@ -67,7 +71,11 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
     joins: dict[str, list[ConnectionRow]] = {}
     for connection in parts.connections:
         joins.setdefault(connection.participant, []).append(connection)
-    return page(
+
+    def so_far(since: str | None) -> int | None:
+        return None if since is None else (now - micros_of(since)) // 1_000
+
+    shown = page(
         request,
         "session.html",
         session=session,
@@ -75,7 +83,8 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         presence_ms=presence_ms(lanes) if lanes.goes_on else session.participant_ms,
         unsure=unsure,
         ends=ends,
-        now=time_of(asked.door.now()),
+        now=time_of(now),
+        so_far=so_far,
         projected=await asked.door.views.checkpoint(),
         people=[
             (participant_of(person), [connection_of(each) for each in joins.get(person.id, [])])
@@ -89,12 +98,14 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         names=names,
         proved=await proved_by(asked, row),
         still=still,
+        cut=parts.left_out,
         lines=lines,
         after=after,
         is_first=asked.query["cursor"] is None,
         may_read_records=asked.reader.may("read:records"),
         has_evidence=any(resource.canonical == EVIDENCE for resource in request.app.router.resources()),
     )  # fmt: skip
+    return _compressed(shown)
 
 
 async def show_lanes(_request: web.Request, asked: Asked) -> web.StreamResponse:
@@ -102,9 +113,13 @@ async def show_lanes(_request: web.Request, asked: Asked) -> web.StreamResponse:
     row = await the_session(asked)
     position, now = await asked.door.views.checkpoint(), asked.door.now()
     stuck = session_of(asked.door, row).stuck
-    lanes = lanes_of(await parts_of(asked, row, WHOLE), now=now, is_stuck=stuck)
+    parts = await parts_of(asked, row, WHOLE)
     known = {"id": row.id, "position": position, "now": now, "state": row.state, "last_position": row.last_position}
-    return _compressed(encoded(200, known | compact_lanes(lanes), headers=HEADERS))
+
+    def encode() -> bytes:
+        return msgspec.json.encode(known | compact_lanes(lanes_of(parts, now=now, is_stuck=stuck)))
+
+    return _compressed(encoded(200, msgspec.Raw(await asyncio.to_thread(encode)), headers=HEADERS))
 
 
 async def show_events(_request: web.Request, asked: Asked) -> web.StreamResponse:

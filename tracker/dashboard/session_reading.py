@@ -21,7 +21,7 @@ ACTIVITIES = (
 )  # fmt: skip
 NOTICED = 100
 """Anomalies whose record is looked up."""
-PROVED = 100
+PROVED = 200
 """Records whose proof is looked at."""
 COUNTED = 200_000
 

@@ -199,7 +199,7 @@ export class EventsView {
     if (each.provenance === "reported" && this.mayRead) {
       const raw = element("button", { type: "button", text: "Raw record" });
       raw.addEventListener("click", () => this.raw(each));
-      parts.splice(2, 0, element("p", { class: "pager" }, raw, element("a", { href: `/v1/records/${each.position}/body`, text: "Exact bytes" })));
+      parts.splice(2, 0, element("p", { class: "pager" }, raw, element("a", { href: `/v1/records/${each.position}/body`, text: "Exact bytes" }), element("a", { href: `/log/${each.position}`, text: "In the log" })));
     }
     this.inspector.replaceChildren(...parts);
   }

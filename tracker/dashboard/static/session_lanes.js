@@ -30,7 +30,8 @@ export class LanesView {
     for (const [key, what] of [["j", ""], ["k", "next and previous event"], ["←", ""], ["→", "move"], ["+", ""], ["−", "zoom"], ["0", "fit"], ["Enter", "raw record"]]) {
       this.keys.append(element("kbd", { text: key }), what ? ` ${what}  ` : " ");
     }
-    host.append(this.view, this.keys);
+    this.note = element("p", { class: "lanes-note", hidden: true });
+    host.append(this.view, this.keys, this.note);
     this.makeTools(tools);
     this.colours = palette(this.view);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.colours = palette(this.view); this.redraw(); });
@@ -76,6 +77,9 @@ export class LanesView {
     const running = bars.filter((bar) => bar.end === null).length;
     Object.assign(this.view.dataset, { bars: bars.length, running });
     this.view.setAttribute("aria-label", `Timeline of the call: ${model.lanes.length} lanes, ${bars.length} bars, ${running} still running`);
+    const cut = Object.entries(model.left_out).map(([what, count]) => `${count.toLocaleString()} ${what}`);
+    this.note.hidden = !cut.length;
+    this.note.textContent = `Only the first ${cut.join(", ")} are drawn; the files have everything.`;
     this.lay();
     if (this.fits) this.fit(false);
   }
