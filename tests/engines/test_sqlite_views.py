@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -45,6 +47,18 @@ async def opened(path: Path, position: int = 0) -> SqliteViews:
 def sound(path: Path) -> bool:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_file_that_cannot_be_opened_leaves_no_thread_behind(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    asyncio.run(SqliteViews.create(path))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE meta SET value = 'older' WHERE key = 'stamp'")
+    before = threading.active_count()
+    for _ in range(30):
+        with pytest.raises(ViewsOutdated):
+            asyncio.run(SqliteViews.open(path, writable=False))
+        assert threading.active_count() == before
 
 
 async def test_missing_and_foreign_files_are_told_apart(tmp_path: Path) -> None:

@@ -50,15 +50,23 @@ class _Door:
         if self._closed:
             raise ViewsUnavailable(f"the views at {self._path} are closed")
         if self._connection is None:
-            found: list[Inode] = []
+            found: list[Inode | Exception] = []
 
             def connector() -> sqlite3.Connection:
-                connection, inode = connect(self._path, writable=self._writable)
+                # A connector that raises leaves aiosqlite's thread to end by itself, maybe after the event loop did.
+                try:
+                    connection, inode = connect(self._path, writable=self._writable)
+                except Exception as error:
+                    found.append(error)
+                    return sqlite3.connect(":memory:")
                 found.append(inode)
                 return connection
 
-            self._connection = await aiosqlite.Connection(connector, CHUNK)
-            self._inode = found[0]
+            connection = await aiosqlite.Connection(connector, CHUNK)
+            if isinstance(found[0], Exception):
+                await connection.close()
+                raise found[0]
+            self._connection, self._inode = connection, found[0]
         return self._connection
 
     async def refresh(self) -> bool:
