@@ -44,7 +44,9 @@ def requests_of(vendor: str, count: int) -> list[bytes]:
             for sent in whole_call(vendor, 1_700_000_000_000_000 + seed * 3_600_000_000, seed=seed):
                 headers, suffix, _ = sign(vendor, sent.body, SECRET, NOW)
                 lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-                head = f"POST /hooks/s{suffix} HTTP/1.1\r\nHost: bench\r\n{lines}Content-Length: {len(sent.body)}\r\n\r\n"
+                head = (
+                    f"POST /hooks/s{suffix} HTTP/1.1\r\nHost: bench\r\n{lines}Content-Length: {len(sent.body)}\r\n\r\n"
+                )
                 found.append(head.encode() + sent.body)
             seed += 1
     return found[:count]
