@@ -1,11 +1,11 @@
 """One server of the ingest benchmark: `python bench/ingest_server.py MODE VENDOR FOLDER`. Prints its port, then serves.
 
-    bare           aiohttp reads the body and answers 200
-    verify         … after the vendor's proof was checked
-    no-tree        the whole of ingest, its log without leaves
-    tracker        the whole of ingest, as it ships
-    sealed         … with bodies sealed
-    eventsourcing  the proof checked, then the eventsourcing library's SQLite recorder, behind the same endpoint
+bare           aiohttp reads the body and answers 200
+verify         … after the vendor's proof was checked
+no-tree        the whole of ingest, its log without leaves
+tracker        the whole of ingest, as it ships
+sealed         … with bodies sealed
+eventsourcing  the proof checked, then the eventsourcing library's SQLite recorder, behind the same endpoint
 """
 
 from __future__ import annotations
