@@ -42,7 +42,9 @@ def bodies(people: int, events: int, seed: int = 1) -> list[tuple[int, bytes]]:
         joined = chance.uniform(1, LASTS * 0.7)
         left = chance.uniform(joined + 60, LASTS - 1)
         who = {"sid": f"PA_{n:06}", "identity": f"user-{n:04}", "name": f"Person {n:04}", "joinedAt": at(joined)}
-        told.append((joined, {"event": "participant_joined", "room": room(0), "participant": who | {"state": "ACTIVE"}}))
+        told.append(
+            (joined, {"event": "participant_joined", "room": room(0), "participant": who | {"state": "ACTIVE"}})
+        )
         told.append(
             (left, {"event": "participant_left", "room": room(0),
                     "participant": who | {"state": "DISCONNECTED", "disconnectReason": "CLIENT_INITIATED"}})
@@ -77,13 +79,18 @@ def room(seconds: float) -> dict:
 async def fill(house: Running, people: int, events: int) -> float:
     """Log and views of the session; how long the views took, s."""
     source = registry.build(
-        SourceSettings(name="lk", vendor="livekit", secrets=(), keys={ISSUERS["livekit"]: "a-secret-of-at-least-32-bytes-for-it"})
+        SourceSettings(
+            name="lk", vendor="livekit", secrets=(), keys={ISSUERS["livekit"]: "a-secret-of-at-least-32-bytes-for-it"}
+        )
     )
     log = await SqliteLog.open(house.log_path)
     given = bodies(people, events)
     for k in range(0, len(given), 5_000):
         await log.append_all(
-            [source.admit(body, received_at=moment, proof={"scheme": "import"}) for moment, body in given[k : k + 5_000]]
+            [
+                source.admit(body, received_at=moment, proof={"scheme": "import"})
+                for moment, body in given[k : k + 5_000]
+            ]
         )
     views_path = house.folder / "views.db"
     await SqliteViews.create(views_path)
@@ -127,7 +134,15 @@ async def main() -> None:
         await house.start()
         base = f"{house.url}/sessions/{quote(SESSION, safe='')}"
         async with aiohttp.ClientSession(auto_decompress=False) as web:
-            for path in ("", "?part=summary", "/lanes.json", "/events.json", "/timeline.jsonl", "/timeline.csv", "/attendance.csv"):
+            for path in (
+                "",
+                "?part=summary",
+                "/lanes.json",
+                "/events.json",
+                "/timeline.jsonl",
+                "/timeline.csv",
+                "/attendance.csv",
+            ):
                 milliseconds, size = await measured(web, base + path)
                 print(f"  {path or 'the page':16} {milliseconds:8.0f} ms {size / 1000:9.0f} kB")
         await house.stop()
