@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 from aiohttp import web
@@ -39,6 +39,8 @@ from tracker.dashboard.session_events import (
     timeline_csv,
 )  # fmt: skip
 from tracker.dashboard.session_reading import STILL, WHOLE, parts_of, proved_by
+from tracker.facts import Micros
+from tracker.projections.people import union
 from tracker.projections.rows import ConnectionRow, SessionRow
 
 LISTED = 100
@@ -87,7 +89,11 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         so_far=so_far,
         projected=await asked.door.views.checkpoint(),
         people=[
-            (participant_of(person), [connection_of(each) for each in joins.get(person.id, [])])
+            (
+                participant_of(person),
+                [connection_of(each) for each in joins.get(person.id, [])],
+                time_of(present_since(joins.get(person.id, []), now)) if lanes.goes_on else None,
+            )
             for person in parts.participants[:ATTENDED]
         ],
         people_left_out=max(0, max(session.participants, len(parts.participants)) - ATTENDED),
@@ -106,6 +112,16 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         has_evidence=any(resource.canonical == EVIDENCE for resource in request.app.router.resources()),
     )  # fmt: skip
     return _compressed(shown)
+
+
+def present_since(connections: Sequence[ConnectionRow], now: Micros) -> Micros | None:
+    """For somebody who is still there: since when they would be, had they never been away (µs); else None."""
+    spans = union(
+        [(row.joined_at, row.left_at) for row in connections if row.joined_at is not None and not row.aborted]
+    )
+    if not spans or spans[-1][1] is not None:
+        return None
+    return now - sum((now if end is None else end) - start for start, end in spans)
 
 
 async def show_lanes(_request: web.Request, asked: Asked) -> web.StreamResponse:

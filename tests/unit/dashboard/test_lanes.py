@@ -10,6 +10,7 @@ from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
 from tracker.dashboard.lanes_compact import compact
 from tracker.dashboard.lanes_parts import Bar, Lane, SessionParts, keys_of, stacked
 from tracker.dashboard.lanes_people import steps_of
+from tracker.dashboard.session_page import present_since
 from tracker.projections.rows import (
     Anomaly,
     ConnectionRow,
@@ -160,6 +161,13 @@ def test_what_is_open_has_no_end_and_the_axis_goes_to_now() -> None:
     assert lane(found, "p:alice").bars[0].is_open
     assert lane(found, "session").bars[0].is_open
     assert presence_ms(found) == 200_000, "who is still there counts so far"
+
+
+def test_who_came_back_ticks_on_without_the_time_they_were_away() -> None:
+    joins = [connection("1", "bob", 0, 10), connection("2", "bob", 5, 20), connection("3", "bob", 50, None)]
+    assert present_since(joins, T + 60 * S) == T + 30 * S
+    assert present_since(joins[:2], T + 60 * S) is None
+    assert present_since([], T) is None
 
 
 def test_a_stuck_session_ends_where_it_was_last_heard_of() -> None:
