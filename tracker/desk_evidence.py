@@ -34,19 +34,19 @@ async def checkpoint(config: Config) -> Made | None:
         raise ConfigInvalid(
             f"evidence.key_file: there is no key at {config.evidence.key_file}: `tracker init` makes it"
         )
-    async with joining.reading_log(config) as log:
+    async with joining.proving_log(config) as log:
         return await joining.checkpoints(config, log, signer).make()
 
 
 async def prove_inclusion(config: Config, position: int, size: int | None) -> InclusionProof:
     """See `api.evidence.prove_inclusion`."""
-    async with joining.reading_log(config) as log:
+    async with joining.proving_log(config) as log:
         return await evidence.prove_inclusion(log, position, size)
 
 
 async def prove_consistency(config: Config, first: int, second: int | None) -> ConsistencyProof:
     """See `api.evidence.prove_consistency`."""
-    async with joining.reading_log(config) as log:
+    async with joining.proving_log(config) as log:
         return await evidence.prove_consistency(log, first, second)
 
 
@@ -66,9 +66,9 @@ async def verify(
     beside those on this machine. Raises `ConfigInvalid`, `ParameterInvalid`, `LogMissing`, `CheckpointUnwritten` (a file
     that cannot be read).
     """
-    known = [_key(text) for text in keys] or joining.verifiers(config)
+    known = [read_verifier(text) for text in keys] or joining.verifiers(config)
     shipped = _shipped(config, files)
-    async with joining.reading_log(config) as log:
+    async with joining.proving_log(config) as log:
         with bars("verify", "records") as bar:
             found = await verify_log(log, known, shipped=shipped, progress=bar, limit=limit)
         if proofs:
@@ -102,8 +102,8 @@ def _shipped(config: Config, files: Sequence[Path]) -> list[Shipped]:
         raise ParameterInvalid("--checkpoints", str(error)) from None
 
 
-def _key(text: str) -> Verifier:
-    """A verifier key, or the file that holds it."""
+def read_verifier(text: str) -> Verifier:
+    """A verifier key, or the file that holds it. Raises `ParameterInvalid`."""
     try:
         path = Path(text)
         return Verifier.read(path.read_text("utf-8") if "+" not in text or path.exists() else text)

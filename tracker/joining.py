@@ -134,6 +134,16 @@ async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
 
 
 @asynccontextmanager
+async def proving_log(config: Config) -> AsyncGenerator[SqliteLog]:
+    """The same for whoever proves it and reads no body: without master keys, sealed records stay sealed."""
+    log = await open_log(config) if config.sealing.masters else await SqliteLog.open(config.log.path, sealed_stay=True)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
 async def reading_views(config: Config) -> AsyncGenerator[SqliteViews]:
     """The views for reading, closed on leaving. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
     views = await SqliteViews.open(config.views_path, writable=False)

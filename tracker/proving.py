@@ -8,10 +8,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
+import msgspec
+
 from tracker.deliveries import Record
+from tracker.erasures import EVENT, LOST, OURS, Erasure
 from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt
 from tracker.log.contract import Log
 from tracker.sources import registry
@@ -34,12 +37,14 @@ async def check_proofs(
     """Go over the bodies of the whole log; what is wrong and how proofs fared is added to `found`."""
     proofs: Counter[str] = Counter()
     readers: dict[tuple[str, str], Source] = {}
+    erasures = _Erasures(found)
     head, last = await log.head(), 0
     try:
         async for records in log.read(0):
             for record in records:
-                found.faults += [Fault(record.position, what) for what in _naming_faults(record, readers)]
-                outcome, fault = _proof_again(record, configured)
+                found.faults += [Fault(record.position, what) for what in naming_faults(record, readers)]
+                erasures.take(record)
+                outcome, fault = proof_again(record, configured)
                 proofs[outcome] += 1
                 if fault is not None:
                     found.faults.append(Fault(record.position, fault))
@@ -53,10 +58,53 @@ async def check_proofs(
     except LogCorrupt as error:
         found.faults.append(Fault(last + 1, str(error)))
         found.is_cut_short = True
+    if not found.is_cut_short:
+        erasures.end()
     found.proofs = dict(sorted(proofs.items()))
 
 
-def _naming_faults(record: Record, readers: dict[tuple[str, str], Source]) -> list[str]:
+class _Erasures:
+    """Whether every record that is read as erased was erased by the record that is named for it."""
+
+    def __init__(self, found: Verification) -> None:
+        self._found = found
+        self._named: dict[int, list[int]] = defaultdict(list)
+
+    def take(self, record: Record) -> None:
+        """One record; those that erase come after those they erase."""
+        if record.erased_by == LOST:
+            self._fault(record.position, "its key is gone, and no record says that it was erased")
+        elif record.erased_by is not None:
+            self._named[record.erased_by].append(record.position)
+        erased = self._named.pop(record.position, None)
+        if erased is not None:
+            told = _told_by(record)
+            for position in erased:
+                if position not in told:
+                    self._fault(
+                        position, f"it is read as erased by the record at {record.position}, which does not say so"
+                    )
+
+    def end(self) -> None:
+        """What was to come did not."""
+        for by, erased in self._named.items():
+            self._fault(erased[0], f"it is read as erased by the record at {by}, which is not in the log")
+
+    def _fault(self, position: int, what: str) -> None:
+        self._found.faults.append(Fault(position, what))
+
+
+def _told_by(record: Record) -> set[int]:
+    """The positions that an erasure record names; none when it is no such record."""
+    if (record.source, record.event) != (OURS, EVENT):
+        return set()
+    try:
+        return {each.position for each in msgspec.json.decode(record.body, type=Erasure).erased}
+    except msgspec.DecodeError:
+        return set()
+
+
+def naming_faults(record: Record, readers: dict[tuple[str, str], Source]) -> list[str]:
     """What of a record does not follow from its body. `readers` are kept from record to record."""
     if record.vendor not in registry.VENDORS or record.erased_by is not None:
         return []
@@ -74,7 +122,7 @@ def _naming_faults(record: Record, readers: dict[tuple[str, str], Source]) -> li
     return faults
 
 
-def _proof_again(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:
+def proof_again(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:
     """What became of a record's proof, and what is wrong with it."""
     if record.erased_by is not None:
         return "erased", None

@@ -107,10 +107,12 @@ class SqliteLog(SqliteProving):
         observe: LogObserver | None = None,
         busy_timeout: float = 3.0,
         vault: Vault | None = None,
+        sealed_stay: bool = False,
     ) -> Self:
         """Open an existing log and bring its schema up to date.
 
         `vault`: seals new records and opens sealed ones; it is closed with the log, or when this raises.
+        `sealed_stay`: without a vault, sealed records can be proved (`read_kept`), not read. For whoever has no master key.
         `queue_bound` in records; `busy_timeout` in seconds, how long to wait for another process that is writing.
         Raises `LogMissing`, `LogCorrupt` (not a log of ours, or a newer Tracker's) or `LogUnavailable`.
         """
@@ -127,7 +129,8 @@ class SqliteLog(SqliteProving):
                 queue_bound=queue_bound, observe=observe, busy_timeout=busy_timeout, vault=vault,
             )  # fmt: skip
             ((size, first_sealed),) = await log._fetch(SELECT_SIZE_AND_FIRST_SEALED)
-            log._sealing.begun(size, first_sealed)
+            if not sealed_stay or vault is not None:
+                log._sealing.begun(size, first_sealed)
             undo.pop_all()
         return log
 

@@ -1,6 +1,7 @@
 // Prints roots and proofs of golang.org/x/mod/sumdb/tlog, and notes of sumdb/note, as JSON lines.
 // Leaf n is the hash of the 4 bytes of n, big-endian. What it printed once is go-tlog-vectors.jsonl; to print it again:
-//   GO111MODULE=off GOPATH=/usr/share/gocode go run go_tlog_vectors.go   (Debian: golang-go golang-golang-x-mod-dev)
+//
+//	GO111MODULE=off GOPATH=/usr/share/gocode go run go_tlog_vectors.go   (Debian: golang-go golang-golang-x-mod-dev)
 package main
 
 import (
