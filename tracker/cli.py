@@ -19,6 +19,7 @@ from tracker.errors import ConfigInvalid, LogMissing, QueryError, TrackerError
 
 DONE, PROBLEM, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
+CONFIG = "config.toml"
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -28,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     command: Command = arguments.command
     try:
-        if arguments.needs_config:
-            arguments.config = load(arguments.config, os.environ)
+        # A bundle is verified without config.toml, unless one is named.
+        if arguments.needs_config and not (arguments.config is None and getattr(arguments, "bundle", None)):
+            arguments.config = load(arguments.config or CONFIG, os.environ)
         return command(arguments)
     except (ConfigInvalid, LogMissing, QueryError) as error:
         complain(str(error))
@@ -56,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Command, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser:
         one = found.add_parser(name, help=summary, description=summary)
-        one.add_argument("--config", default="config.toml", metavar="FILE", help="default: ./config.toml")
+        one.add_argument("--config", default=CONFIG, metavar="FILE", help="default: ./config.toml")
         if as_json:
             one.add_argument("--json", action="store_true", help="JSON instead of a table")
         one.set_defaults(command=command)
@@ -97,6 +99,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("id", metavar="ID", nargs="?", help="only those of this session")
     export.add_argument("--source", help="only those of this source")
     export.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
+    export.add_argument(
+        "--evidence",
+        metavar="SESSION",
+        help="the evidence bundle of this session instead: a zip anybody can verify offline",
+    )
     export.add_argument("--out", type=Path, metavar="FILE", help="a new file instead of standard output")
     cli_evidence.add_to(add, _position)
     _add_token(add("token", commands.token, "Mint a token for reading and print it alone."))

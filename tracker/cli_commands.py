@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tracker import cli_printing as printing
-from tracker import desk, desk_erasing, desk_reading, joining, reporting, service
+from tracker import cli_bundle, desk, desk_erasing, desk_reading, joining, reporting, service
 from tracker.access import SCOPES, mint
 from tracker.api.parameters import micros_of
 from tracker.cli_tables import sessions_table, timeline_table
@@ -169,7 +169,9 @@ def records(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """JSON Lines of records."""
+    """JSON Lines of records, or the evidence bundle of a session."""
+    if arguments.evidence is not None:
+        return cli_bundle.make(arguments)
     return asyncio.run(_export(arguments))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tracker import cli_printing as printing
-from tracker import desk_evidence
+from tracker import cli_bundle, desk_evidence
 from tracker.verifying import Verification
 
 Command = Callable[[argparse.Namespace], int]
@@ -36,7 +36,12 @@ def add_to(add: Add, position: Callable[[str], int]) -> None:
         # Also after the kind; what was said before it stays when it is not said again.
         each.add_argument("--config", default=argparse.SUPPRESS, metavar="FILE")
         each.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
-    check = add("verify", verify, "Verify the whole log: records, tree, every checkpoint.", as_json=True)
+    check = add(
+        "verify", verify, "Verify the whole log: records, tree, every checkpoint; or an evidence bundle.", as_json=True
+    )
+    check.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE",
+                       help="an evidence bundle: it is verified offline; --config (optional then) names senders' secrets")  # fmt: skip
+    check.set_defaults(config=None)
     check.add_argument("--checkpoints", action="append", default=[], type=Path, metavar="FILE",
                        help="a file of checkpoints that was shipped elsewhere; may be repeated")  # fmt: skip
     check.add_argument("--key", action="append", default=[], metavar="KEY",
@@ -73,6 +78,8 @@ def consistency(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Verify the log; 1 and the first bad positions when something is wrong."""
+    if arguments.bundle is not None:
+        return cli_bundle.verify(arguments)
     found = asyncio.run(
         desk_evidence.verify(
             arguments.config,

@@ -25,7 +25,7 @@ BY_PATH = {route.path: route for route in ROUTES}
 
 async def find_sessions(config: Config, query: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The answer of `GET /v1/sessions?…`. Raises `ParameterInvalid`, `LogError`, `ViewsError`."""
-    async with _door(config) as door:
+    async with door_of(config) as door:
         return await _ask(door, BY_PATH["/v1/sessions"], {}, query)
 
 
@@ -36,7 +36,7 @@ async def timeline(config: Config, any_id: str, *, kinds: Sequence[str], subject
     if subject is not None:
         query.append(("subject", subject))
     entries: list[dict[str, Any]] = []
-    async with _door(config) as door:
+    async with door_of(config) as door:
         session = await only_session(door.views, any_id)
         cursor: str | None = None
         while True:
@@ -64,7 +64,8 @@ async def _ask(door: Door, route: Route, path: dict[str, str], query: Sequence[t
 
 
 @asynccontextmanager
-async def _door(config: Config) -> AsyncGenerator[Door]:
+async def door_of(config: Config) -> AsyncGenerator[Door]:
+    """The read door on the files. Raises `LogError`, `ViewsError`."""
     async with joining.reading_log(config) as log, joining.reading_views(config) as views:
         yield Door(
             log=log,
