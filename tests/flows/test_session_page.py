@@ -120,7 +120,7 @@ async def id_of(house: House, source: str) -> str:
 
 async def test_the_page_says_who_was_there_and_how_sure_it_is(house: House) -> None:
     found = await house.page(EVIL_PAGE)
-    for words in ("open", EVIL, FORMULA, "signed by the sender", "participant joined", "Attendance"):
+    for words in ("open", EVIL, FORMULA, "signed by the sender", "participant joined", "Attendance", "checkpoint"):
         assert words in found.words
     assert "derived" in " ".join(found.of_class("known"))
 
@@ -155,6 +155,7 @@ async def test_the_list_has_since_delay_and_the_raw_record(house: House) -> None
     assert text.count('<tr class="event ') == len(entries)
     assert f'<a href="/v1/records/{entries[0]["position"]}">' in text
     assert "+5 s" in text
+    assert 'href="/v1/sessions/lk%3ARM_evil/evidence"' in text
 
 
 async def test_without_read_records_there_is_no_way_to_raw_records(house: House) -> None:
@@ -164,6 +165,7 @@ async def test_without_read_records_there_is_no_way_to_raw_records(house: House)
     assert status == 200
     assert "/v1/records/" not in text
     assert 'data-records="no"' in text
+    assert "/evidence" not in text
 
 
 async def test_json_lines_are_the_entries_of_the_api(house: House) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from tracker.api.asking import Asked
 from tracker.dashboard.lanes_parts import SessionParts
+from tracker.deliveries import Record
 from tracker.projections.rows import EntryRow, SessionRow
 
 PAGE = 1_000
@@ -31,6 +32,7 @@ SCHEMES = {
     "header": "came with the sender's secret header; the body itself is not signed",
     "url_token": "came to the secret address; the body itself is not signed",
     "import": "read from a file by the operator; nothing proves who sent it",
+    "erased": "erased since: what was in it is gone, its place in the log is still proved",
 }
 """What a record's proof proves, by its scheme."""
 
@@ -52,7 +54,10 @@ WHOLE = Bounds(people=20_000, connections=60_000, streams=60_000)
 
 
 class Proved(msgspec.Struct, frozen=True, kw_only=True):
-    """What is proved of a session: its records, how many were looked at, and what each kind of proof says of how many."""
+    """What is proved of a session: its records, how many were looked at, and what each kind of proof says of how many.
+
+    `checkpoint`: how many records of the log the newest signed checkpoint holds, None without one.
+    """
 
     records: int
     is_counted: bool
@@ -60,6 +65,8 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True):
     last: int
     looked_at: int
     schemes: list[tuple[str, int]]
+    has_erased: bool
+    checkpoint: int | None
 
 
 async def parts_of(asked: Asked, session: SessionRow, bounds: Bounds) -> SessionParts:
@@ -108,8 +115,9 @@ async def proved_by(asked: Asked, session: SessionRow) -> Proved:
     for position in looked_at:
         record = await asked.door.log.record(position)
         if record is not None:
-            scheme = "import" if record.origin == "import" else _scheme_of(record.proof)
+            scheme = _scheme_of(record)
             found[scheme] = found.get(scheme, 0) + 1
+    newest = await asked.door.log.last_checkpoint()
     return Proved(
         records=len(positions),
         is_counted=len(positions) < COUNTED,
@@ -117,6 +125,8 @@ async def proved_by(asked: Asked, session: SessionRow) -> Proved:
         last=session.last_position,
         looked_at=len(looked_at),
         schemes=[(SCHEMES.get(scheme, f"proved by {scheme}"), count) for scheme, count in sorted(found.items())],
+        has_erased="erased" in found,
+        checkpoint=None if newest is None else newest[0],
     )
 
 
@@ -130,10 +140,16 @@ async def _noticed(asked: Asked, session: SessionRow) -> list[EntryRow]:
     return found
 
 
-def _scheme_of(proof: bytes) -> str:
+def _scheme_of(record: Record) -> str:
+    if record.erased_by is not None:
+        return "erased"
+    if record.origin == "import":
+        return "import"
     try:
-        found = msgspec.json.decode(proof)
+        return msgspec.json.decode(record.proof, type=_Proof).scheme
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return "unknown"
-    scheme = found.get("scheme") if isinstance(found, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return scheme if isinstance(scheme, str) else "unknown"
+        return "an unknown scheme"
+
+
+class _Proof(msgspec.Struct):
+    scheme: str
