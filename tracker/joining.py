@@ -165,10 +165,13 @@ async def views_at(path: Path, *, writable: bool) -> AsyncGenerator[SqliteViews]
 
 @asynccontextmanager
 async def new_views(path: Path) -> AsyncGenerator[SqliteViews]:
-    """Empty views at a path of their own, for a rebuild to fill."""
-    await SqliteViews.create(path)
-    async with views_at(path, writable=True) as views:
+    """Empty views at a path of their own, for a rebuild to fill; whole on leaving, worthless after an error."""
+    views = await SqliteViews.build(path)
+    try:
         yield views
+        await views.finish()
+    finally:
+        await views.close()
 
 
 async def swap_views(new: Path, config: Config) -> None:

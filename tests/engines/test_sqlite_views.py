@@ -232,3 +232,31 @@ async def test_five_thousand_entries_are_saved_in_well_under_half_a_second(tmp_p
     # Twice the bound: the machine may be busy with other tests.
     assert taken < 1.0
     print(f"{taken * 1000:.0f} ms")
+
+
+async def test_views_that_are_being_built_are_nobody_elses_until_they_are_finished(tmp_path: Path) -> None:
+    path = tmp_path / "views.db"
+    views = await SqliteViews.build(path)
+    await views.save(Changes(position=3, entries=entries(1, 3)))
+    assert [saved.row.position for saved in await views.room_entries("ov", "Room", None, None)] == [1, 2, 3]
+    with pytest.raises(ViewsOutdated):
+        await SqliteViews.open(path, writable=False)
+    await views.finish()
+    finished = await SqliteViews.open(path, writable=True)
+    assert await finished.checkpoint() == 3
+    await finished.save(Changes(position=4, entries=entries(4, 4)))
+    await finished.close()
+    await SqliteViews.create(tmp_path / "made.db")
+    shapes: list[list[Any]] = []
+    for each in (path, tmp_path / "made.db"):
+        with closing(sqlite3.connect(each)) as connection:
+            shapes.append(connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall())
+    assert shapes[0] == shapes[1]
+
+
+async def test_an_unfinished_file_never_takes_the_place_of_views(tmp_path: Path) -> None:
+    await (await opened(tmp_path / "views.db", 2)).close()
+    await (await SqliteViews.build(tmp_path / "fresh.db")).close()
+    with pytest.raises(ViewsOutdated):
+        swap_in(tmp_path / "fresh.db", tmp_path / "views.db")
+    assert sound(tmp_path / "views.db")

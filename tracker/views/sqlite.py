@@ -26,7 +26,9 @@ from tracker.views.contract import Changes, SavedEntry
 from tracker.views.sqlite_dumping import dump_rows
 from tracker.views.sqlite_packing import unpack_state
 from tracker.views.sqlite_reading import Row, SqliteReading
-from tracker.views.sqlite_swapping import Inode, connect, create_file, inode_of, named_errors, swap_in
+from tracker.views.sqlite_swapping import (
+    Inode, connect, create_file, finish_building, inode_of, named_errors, start_building, swap_in,
+)  # fmt: skip
 
 __all__ = ["SqliteViews", "swap_in"]
 
@@ -37,10 +39,11 @@ CHUNK = 500
 class _Door:
     """One connection to whatever file has the name; `lock` is held around every use, reopening included."""
 
-    def __init__(self, path: Path, *, writable: bool) -> None:
+    def __init__(self, path: Path, *, writable: bool, building: bool = False) -> None:
         self.lock = asyncio.Lock()
         self._path = path
         self._writable = writable
+        self._building = building
         self._connection: aiosqlite.Connection | None = None
         self._inode: Inode | None = None
         self._closed = False
@@ -55,7 +58,7 @@ class _Door:
             def connector() -> sqlite3.Connection:
                 # A connector that raises leaves aiosqlite's thread to end by itself, maybe after the event loop did.
                 try:
-                    connection, inode = connect(self._path, writable=self._writable)
+                    connection, inode = connect(self._path, writable=self._writable, building=self._building)
                 except Exception as error:
                     found.append(error)
                     return sqlite3.connect(":memory:")
@@ -92,10 +95,10 @@ class _Door:
 class SqliteViews(SqliteReading):
     """`ViewsWriter` (when opened writable) and `ViewsReader` over one file."""
 
-    def __init__(self, path: Path, *, writable: bool) -> None:
+    def __init__(self, path: Path, *, writable: bool, building: bool = False) -> None:
         self._path = path
-        self._reader = _Door(path, writable=False)
-        self._writer = _Door(path, writable=True) if writable else None
+        self._reader = _Door(path, writable=False, building=building)
+        self._writer = _Door(path, writable=True, building=building) if writable else None
 
     @staticmethod
     async def create(path: Path | str) -> None:
@@ -109,14 +112,33 @@ class SqliteViews(SqliteReading):
     async def open(cls, path: Path | str, *, writable: bool) -> SqliteViews:
         """Open the views file. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`; nothing is made then."""
         views = cls(Path(path), writable=writable)
+        await views._open()
+        return views
+
+    @classmethod
+    async def build(cls, path: Path | str) -> SqliteViews:
+        """New, empty views at a path where there is nothing, to be filled in one go by a rebuild.
+
+        Fast and not safe: nothing else can open them before `finish`, and after a crash they are worth nothing.
+        """
+        await asyncio.to_thread(start_building, Path(path))
+        views = cls(Path(path), writable=True, building=True)
+        await views._open()
+        return views
+
+    async def finish(self) -> None:
+        """Close views of `build` and make them whole: from then on they are opened like any others."""
+        await self.close()
+        await asyncio.to_thread(finish_building, self._path)
+
+    async def _open(self) -> None:
         try:
-            for door in views._doors:
+            for door in self._doors:
                 async with door.lock:
                     await door.open()
         except BaseException:
-            await views.close()
+            await self.close()
             raise
-        return views
 
     @property
     def _doors(self) -> list[_Door]:

@@ -104,6 +104,14 @@ CREATE TABLE sources (
 ) STRICT, WITHOUT ROWID"""
 
 INDICES = (
+    "CREATE INDEX sessions_by_end ON sessions (source, end_provenance, begins_at, joined)",
+    "CREATE INDEX lookups_of_session ON session_lookups (session)",
+    "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
+    "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
+)
+"""What the projector itself looks things up by."""
+
+LATE_INDICES = (
     "CREATE INDEX sessions_newest ON sessions (begins_at, id)",
     "CREATE INDEX sessions_of_source ON sessions (source, begins_at, id)",
     "CREATE INDEX sessions_of_source_in_state ON sessions (source, state, begins_at, id)",
@@ -111,9 +119,7 @@ INDICES = (
     "CREATE INDEX sessions_of_room ON sessions (room_id, begins_at, id)",
     "CREATE INDEX sessions_of_room_name ON sessions (room_name, begins_at, id)",
     "CREATE INDEX sessions_by_room ON sessions (source, room_id, begins_at, id, room_name, state)",
-    "CREATE INDEX sessions_by_end ON sessions (source, end_provenance, begins_at, joined)",
     "CREATE INDEX sessions_over ON sessions (over_at, begins_at, source)",
-    "CREATE INDEX lookups_of_session ON session_lookups (session)",
     "CREATE INDEX participants_newest ON participants (begins_at, session_id, id)",
     "CREATE INDEX participants_of_identity ON participants (identity, begins_at)",
     "CREATE INDEX participants_of_name ON participants (name, begins_at)",
@@ -125,15 +131,15 @@ INDICES = (
     "CREATE INDEX supervisor_sessions_of_client ON supervisor_sessions (supervisor_client)",
     "CREATE INDEX supervisor_sessions_of_agent ON supervisor_sessions (agent_client)",
     "CREATE INDEX entries_of_session ON entries (session, at, rank, tie, n, position)",
-    "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
-    "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
 )
+"""What only readers ask by: a rebuild makes them last, sorted and packed full."""
 
 SCHEMA = (
     CREATE_META, CREATE_NAMES, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
     CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS,
     CREATE_SOURCES, *INDICES,
 )  # fmt: skip
+"""What a rebuild begins with; `LATE_INDICES` make it whole."""
 
 SET_APPLICATION_ID = f"PRAGMA application_id = {APPLICATION_ID}"
 INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?)"
@@ -149,8 +155,12 @@ def _stamp() -> str:
         )
     ]  # fmt: skip
     packed = [f"{KINDS} {MANNERS}", *(f"{doc.columns}" for doc in DOCS)]
-    shape = hashlib.sha256("\n".join([*SCHEMA, *shapes, *packed]).encode()).hexdigest()[:16]
+    shape = hashlib.sha256("\n".join([*SCHEMA, *LATE_INDICES, *shapes, *packed]).encode()).hexdigest()[:16]
     return f"{READING}-{shape}"
 
 
 STAMP = _stamp()
+UNFINISHED = f"{STAMP}-unfinished"
+"""The stamp of a file that is still being built: nobody else opens it, and it is never swapped in."""
+
+SAVE_STAMP = "UPDATE meta SET value = ? WHERE key = 'stamp'"

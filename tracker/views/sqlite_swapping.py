@@ -27,13 +27,17 @@ from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.views.sqlite_schema import (
     APPLICATION_ID,
     INSERT_META,
+    LATE_INDICES,
+    SAVE_STAMP,
     SCHEMA,
     SELECT_STAMP,
     SET_APPLICATION_ID,
     STAMP,
+    UNFINISHED,
 )  # fmt: skip
 
 BUSY_SECONDS = 5.0
+BUILDING_CACHE_KIB = 16 * 1024
 
 Inode = tuple[int, int]
 """(st_dev, st_ino): which file it is, whatever it is called."""
@@ -77,9 +81,10 @@ def _locked(path: Path, operation: int) -> Generator[None]:
         os.close(descriptor)
 
 
-def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, Inode]:
+def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqlite3.Connection, Inode]:
     """A checked connection and the file it is on. Blocks: call it in the connection's own thread.
 
+    `building`: the file is one of `start_building`, not finished yet.
     Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`; nothing stays open then.
     """
     with named_errors(path), _locked(path, fcntl.LOCK_SH):
@@ -91,8 +96,13 @@ def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, Inode]:
             f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
         )
         try:
-            _expect_stamp(connection, path)
-            if writable:
+            _expect_stamp(connection, path, UNFINISHED if building else STAMP)
+            if building:
+                # Whatever happens to it, an unfinished file is thrown away: there is nothing to keep safe before `finish`.
+                connection.execute("PRAGMA journal_mode = MEMORY").fetchone()
+                connection.execute("PRAGMA synchronous = OFF")
+                connection.execute(f"PRAGMA cache_size = -{BUILDING_CACHE_KIB}")
+            elif writable:
                 connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 # A lost tail is lost with its checkpoint, and projected again from the log: NORMAL is enough here.
                 connection.execute("PRAGMA synchronous = NORMAL")
@@ -112,18 +122,37 @@ def create_file(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = _beside(path, f"-{uuid.uuid4().hex[:12]}")
         try:
-            with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
-                # Nothing is lost if we die here: the file has its name only after the swap, which makes it durable.
-                connection.execute("PRAGMA synchronous = OFF")
-                connection.execute("BEGIN")
-                connection.execute(SET_APPLICATION_ID)
-                for statement in SCHEMA:
-                    connection.execute(statement)
-                connection.executemany(INSERT_META, [("stamp", STAMP), ("checkpoint", 0)])
-                connection.execute("COMMIT")
+            start_building(fresh)
+            finish_building(fresh)
             swap_in(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
+
+
+def start_building(path: Path) -> None:
+    """Make an empty, unfinished views file at `path`, where there is none: ours alone until `finish_building`."""
+    with named_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            # Nothing is lost if we die here: the file has its name only after the swap, which makes it durable.
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("BEGIN")
+            connection.execute(SET_APPLICATION_ID)
+            for statement in SCHEMA:
+                connection.execute(statement)
+            connection.executemany(INSERT_META, [("stamp", UNFINISHED), ("checkpoint", 0)])
+            connection.execute("COMMIT")
+
+
+def finish_building(path: Path) -> None:
+    """Make an unfinished views file whole: the indices readers need, then the stamp. Nobody else has it open."""
+    with named_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = MEMORY").fetchone()
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA cache_size = -{BUILDING_CACHE_KIB}")
+        for statement in LATE_INDICES:
+            connection.execute(statement)
+        connection.execute(SAVE_STAMP, [STAMP])
 
 
 def swap_in(new_path: Path, path: Path) -> None:
@@ -185,15 +214,15 @@ def _expect_ours(path: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
-def _expect_stamp(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise `ViewsOutdated` unless this version of Tracker wrote the file."""
+def _expect_stamp(connection: sqlite3.Connection, path: Path, stamp: str = STAMP) -> None:
+    """Raise `ViewsOutdated` unless this version of Tracker wrote the file, to its end."""
     try:
         found = connection.execute(SELECT_STAMP).fetchone()
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
             raise
         found = None
-    if found is None or found[0] != STAMP:
+    if found is None or found[0] != stamp:
         raise ViewsOutdated(f"the views at {path} were not written by this version of Tracker: run `tracker rebuild`")
 
 
