@@ -14,6 +14,7 @@ import pytest
 
 from tracker import config, desk, desk_evidence, joining
 from tracker.deliveries import Verified
+from tracker.errors import HistoryChanged
 from tracker.evidence.hashing import complete_root, leaf_hash
 from tracker.evidence.leaf import record_leaf
 from tracker.evidence.notes import Signer
@@ -31,9 +32,10 @@ def delivery(n: int, *, other: bool = False) -> Verified:
     )  # fmt: skip
 
 
-def config_at(folder: Path) -> config.Config:
-    tables = {"log": {"path": "log.db"}, "views": {"path": "views.db"},
+def config_at(folder: Path, **evidence: object) -> config.Config:
+    tables: dict[str, dict[str, object]] = {"log": {"path": "log.db"}, "views": {"path": "views.db"},
               "evidence": {"key_file": "key", "file": "checkpoints.txt", "origin": "tracker.test/log"}}  # fmt: skip
+    tables["evidence"] |= evidence
     return config.read(tables, folder / "config.toml", {})
 
 
@@ -319,11 +321,36 @@ async def test_checkpoints_without_a_key_are_not_taken_on_trust(at: config.Confi
 
 
 async def test_a_tampered_log_is_not_signed(at: config.Config) -> None:
-    from tracker.errors import HistoryChanged  # noqa: PLC0415
-
     with closing(Tampered(at.log.path)) as log:
         change_consistently(log)
     before = at.evidence.file.read_bytes()
     with pytest.raises(HistoryChanged, match=f"of {SIZE} records"):
         await desk_evidence.checkpoint(at)
     assert at.evidence.file.read_bytes() == before
+
+
+async def test_after_a_restored_copy_a_new_series_begins_as_operations_md_says(
+    at: config.Config, pristine: Path, tmp_path: Path
+) -> None:
+    restored = tmp_path / "restored"
+    restored.mkdir()
+    here = config_at(restored)
+    shutil.copy(pristine / "key", restored / "key")
+    await desk.begin(here)
+    await grow(here, 1, FIRST)
+    shutil.copy(pristine / "checkpoints.txt", restored / "checkpoints.txt")
+    await grow(here, FIRST + 1, FIRST + 10, sign=False)
+    with pytest.raises(HistoryChanged, match=f"signs {SIZE} records, the log has {FIRST + 10}"):
+        await desk_evidence.checkpoint(here)
+    for name in ("key", "checkpoints.txt"):
+        (restored / name).rename(restored / f"{name}.before")
+    former = str(Signer.read((restored / "key.before").read_text()).verifier)
+    here = config_at(restored, origin="tracker.test/second", former_keys=[former])
+    assert await desk.begin(here) == [restored / "key"]
+    made = await desk_evidence.checkpoint(here)
+    assert made is not None
+    assert made.note.startswith(f"tracker.test/second\n{FIRST + 10}\n")
+    found = await verified(here)
+    assert (told(found), found.checkpoints, found.shipped) == ([], 2, 2)
+    lost = told(await verified(here, files=[restored / "checkpoints.txt.before"]))
+    assert any(f"signs more than the {FIRST + 10} records there are" in each for each in lost)
