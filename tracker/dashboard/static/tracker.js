@@ -4,13 +4,18 @@
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
   const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
   const dated = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
-  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
   const localised = (root) => {
-    for (const each of root.querySelectorAll("time[datetime]:not([title])")) {
+    for (const each of root.querySelectorAll("time[datetime]:not(#events-still time)")) {
       const at = new Date(each.dateTime);
-      if (Number.isNaN(at.getTime())) continue;
       const utc = each.textContent.trim();
+      if (Number.isNaN(at.getTime()) || (each.title && !/^\d\d:\d\d:\d\d\.\d{3}$/.test(utc))) continue;
+      if (each.title) {
+        // A time of day whose date and zone are in the title already.
+        each.textContent = `${clock.format(at)}.${String(at.getMilliseconds()).padStart(3, "0")}`;
+        continue;
+      }
       const today = at.toDateString() === new Date().toDateString();
       each.title = /UTC$/.test(utc) ? utc : each.dateTime.replace("T", " ").replace("Z", " UTC");
       each.textContent = today && !each.dataset.full ? clock.format(at) : `${(at.getFullYear() === new Date().getFullYear() ? day : dated).format(at)} ${clock.format(at)}`;
