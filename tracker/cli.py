@@ -95,16 +95,7 @@ def parser() -> argparse.ArgumentParser:
     timeline.add_argument("--kind", action="append", default=[], help="only this kind (may be repeated)")
     timeline.add_argument("--subject", help="only what is about this id")
     _add_records(add("records", commands.records, "The raw records, of a session or of the log.", as_json=True))
-    export = add("export", commands.export, "Raw records as JSON Lines, which `tracker import` reads back.")
-    export.add_argument("id", metavar="ID", nargs="?", help="only those of this session")
-    export.add_argument("--source", help="only those of this source")
-    export.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
-    export.add_argument(
-        "--evidence",
-        metavar="SESSION",
-        help="the evidence bundle of this session instead: a zip anybody can verify offline",
-    )
-    export.add_argument("--out", type=Path, metavar="FILE", help="a new file instead of standard output")
+    _add_export(add("export", commands.export, "Raw records as JSON Lines, which `tracker import` reads back."))
     cli_evidence.add_to(add, _position)
     _add_token(add("token", commands.token, "Mint a token for reading and print it alone."))
     _add_demo(add("demo", commands.demo, "Play signed calls of all five vendors into a tracker on a temporary log."))
@@ -139,6 +130,18 @@ def _add_records(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--body", type=_position, metavar="POSITION", help="print the exact bytes of this record's body, nothing else"
     )
+
+
+def _add_export(one: argparse.ArgumentParser) -> None:
+    one.add_argument("id", metavar="ID", nargs="?", help="only those of this session")
+    one.add_argument("--source", help="only those of this source")
+    one.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
+    one.add_argument(
+        "--evidence",
+        metavar="SESSION",
+        help="the evidence bundle of this session instead: a zip anybody can verify offline",
+    )
+    one.add_argument("--out", type=Path, metavar="FILE", help="a new file instead of standard output")
 
 
 def _add_token(one: argparse.ArgumentParser) -> None:
