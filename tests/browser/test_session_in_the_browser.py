@@ -1,0 +1,134 @@
+"""The session page in a real Chromium: it grows while one watches, is read by keyboard, and breaks no policy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.browsing import Watching, until, watching
+from tests.flows.test_session_page import BEGIN, EVIL, FORMULA, S, livekit, person, told
+from tests.running import now
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watching]:
+    async with watching(tmp_path_factory.mktemp("session_browser"), filled=False) as found:
+        await found.post("livekit", *told(BEGIN))
+        yield found
+
+
+PAGE = "/sessions/lk%3ARM_evil"
+
+
+def counted(page: Any, name: str) -> Any:
+    async def asked() -> int:
+        return int(await page.locator(".lanes-view").get_attribute(f"data-{name}") or 0)
+
+    return asked
+
+
+async def test_a_bar_grows_and_closes_while_one_watches(house: Watching) -> None:
+    async with house.page(PAGE) as page:
+        await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        bars, running = await counted(page, "bars")(), await counted(page, "running")()
+        rows = await page.locator(".events-scroll tr.event").count()
+        carol = person("PA_3", "Carol", now())
+        await house.post("livekit", livekit("participant_joined", now(), participant=carol))
+        await until(counted(page, "bars"), bars + 1)
+        assert await counted(page, "running")() == running + 1
+        await until(page.locator(".events-scroll tr.event").count, rows + 1)
+        await until(page.locator("#people th", has_text="Carol").count, 1)
+        left = carol | {"state": "DISCONNECTED", "disconnectReason": "CLIENT_INITIATED"}
+        await house.post("livekit", livekit("participant_left", now() + 2 * S, participant=left))
+        await until(counted(page, "running"), running)
+
+
+async def test_a_restart_of_the_server_loses_no_entry(house: Watching) -> None:
+    async with house.page(PAGE, forgiving=("ERR_",)) as page:
+        await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        rows = await page.locator(".events-scroll tr.event").count()
+        before = house.running.url
+        await house.running.stop()
+        config = house.running.config
+        config.write_text(config.read_text("utf-8").replace("port = 0", f"port = {before.rpartition(':')[2]}"), "utf-8")
+        await house.running.start()
+        assert house.running.url == before
+        await house.post("livekit", livekit("participant_joined", now(), participant=person("PA_4", "Dan", now())))
+        await until(page.locator(".events-scroll tr.event").count, rows + 1, 20)
+
+
+async def test_keys_walk_through_events_and_bring_up_the_raw_record(house: Watching) -> None:
+    async with house.page(PAGE) as page:
+        await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        for _ in range(2):
+            await page.keyboard.press("j")
+        await until(page.locator("tr.picked .kind").inner_text, "participant joined")
+        assert EVIL in await page.locator("#lanes-said").inner_text()
+        await page.keyboard.press("k")
+        await until(page.locator("tr.picked .kind").inner_text, "session started")
+        for key in ("+", "ArrowRight", "ArrowLeft", "-", "0"):
+            await page.keyboard.press(key)
+        await page.locator(".events-scroll").focus()
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector(".raw pre")
+        assert '"room_started"' in await page.locator(".raw pre").inner_text()
+        await page.keyboard.press("Escape")
+        await until(page.locator("tr.picked").count, 0)
+
+
+async def test_pointing_at_the_list_ties_it_to_the_lanes_and_a_click_on_a_bar_chooses_its_event(
+    house: Watching,
+) -> None:
+    async with house.page(PAGE) as page:
+        await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        box = await page.locator(".lanes-view").bounding_box()
+        for y in range(80, int(box["height"]) - 8, 6):
+            await page.mouse.move(box["x"] + 400, box["y"] + y)
+            await page.wait_for_timeout(40)  # a browser tells of moves once a frame
+            if (
+                await page.locator(".lanes-tip strong", has_text=EVIL).count()
+                and await page.locator(".lanes-view canvas.over").count()
+            ):
+                break
+        await page.mouse.click(box["x"] + 400, box["y"] + y)
+        await until(page.locator("tr.picked").count, 1)
+        assert EVIL in await page.locator("tr.picked .who").inner_text()
+
+
+async def test_the_list_is_filtered_as_one_types(house: Watching) -> None:
+    async with house.page(PAGE) as page:
+        await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        await page.fill("#events-tools input", "published")
+        await until(page.locator(".events-scroll tr.event").count, 1)
+
+
+async def test_without_scripts_picture_list_and_attendance_are_there(house: Watching) -> None:
+    async with house.page(PAGE, java_script_enabled=False) as page:
+        assert await page.locator("svg.lanes-svg .bar").count() >= 4
+        assert await page.locator("#events-still tr.event").count() >= 4
+        assert await page.locator("#people th", has_text=FORMULA).count() == 1
+        assert not await page.locator("#lanes-live").is_visible()
+
+
+async def test_on_paper_there_is_the_still_picture_and_every_event(house: Watching) -> None:
+    async with house.page(PAGE, color_scheme="dark") as page:
+        await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        rows = await page.locator(".events-scroll tr.event").count()
+        await page.emulate_media(media="print")
+        await page.pdf()
+        assert await page.locator("#lanes-still svg").is_visible()
+        assert not await page.locator("#lanes-live").is_visible()
+        assert await page.locator("#events-still tr.event").count() == rows
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_nothing_is_wider_than_the_window(house: Watching, width: int) -> None:
+    async with house.page(PAGE) as page:
+        await page.set_viewport_size({"width": width, "height": 844})
+        await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
