@@ -58,7 +58,11 @@ def test_a_file_that_cannot_be_opened_leaves_no_thread_behind(tmp_path: Path) ->
     for _ in range(30):
         with pytest.raises(ViewsOutdated):
             asyncio.run(SqliteViews.open(path, writable=False))
-        assert threading.active_count() == before
+    # The thread of a closed connection is on its way out; one that failed would have been reported as a warning.
+    until = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
 
 
 async def test_missing_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
