@@ -189,9 +189,8 @@ class _Pass:
                 for leaf in leaves:
                     self._grow(leaf)
             else:
-                for leaf in leaves:
-                    for level, _, found in self._frontier.append(leaf):
-                        self._tiles[level].append(found)
+                for level, _, found in self._frontier.extend(leaves):
+                    self._tiles[level].append(found)
             if progress is not None:
                 progress(self._frontier.size, max(head, self._frontier.size))
             if self._gap is not None or len(self.found.faults) >= self._limit:

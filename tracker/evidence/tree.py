@@ -53,6 +53,19 @@ class Frontier:
             level += 1
             full.append((level, (self.size >> (HEIGHT * level)) - 1, found))
 
+    def extend(self, leaves: Sequence[bytes]) -> list[Full]:
+        """Take many leaf hashes in, in order; the tiles they filled."""
+        full: list[Full] = []
+        at = 0
+        while at < len(leaves):
+            full += self.append(leaves[at])
+            # What does not fill the tile needs no look at each.
+            rest = leaves[at + 1 : at + WIDTH - len(self.levels[0])]
+            self.levels[0] += rest
+            self.size += len(rest)
+            at += 1 + len(rest)
+        return full
+
     def root(self) -> bytes:
         """The root of the tree."""
         return fold([peak for level in reversed(self.levels) for peak in peaks(level)])

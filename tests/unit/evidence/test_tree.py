@@ -140,6 +140,16 @@ def test_no_changed_proof_leads_to_the_root(count: int, data: st.DataObject) -> 
     assert not consistent(first, mth(leaves[:first]), count, root, between[:-1])
 
 
+@given(st.lists(st.integers(0, 700), max_size=6))
+def test_leaves_taken_in_at_once_make_the_same_tree(counts: list[int]) -> None:
+    one, many, n = Frontier(), Frontier(), 0
+    for count in counts:
+        leaves = [leaf_hash(each.to_bytes(4, "big")) for each in range(n, n + count)]
+        assert many.extend(leaves) == [full for leaf in leaves for full in one.append(leaf)]
+        assert (many.size, many.levels) == (one.size, one.levels)
+        n += count
+
+
 @pytest.mark.parametrize("size", [255, 256, 257, 65_535, 65_536, 65_537])
 def test_a_frontier_read_from_the_tiles_grows_on_as_the_first_one_did(size: int) -> None:
     frontier, _, tile = grown(size)
