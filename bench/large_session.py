@@ -2,6 +2,8 @@
 
 Fills a log and views with it, serves them in a process of its own, and prints what the page and the script's data take
 the server (median of five, first byte to last), how many bytes they are on the wire, and what a warm rebuild took.
+With a Chromium here (`apt install chromium`) it also opens the page in one: when the first picture is painted, when the
+lanes can be zoomed, when all events are there, and how long frames take while it is scrolled and zoomed.
 With `--keep FOLDER` the files stay, and `tracker serve --config FOLDER/config.toml` shows the session.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -116,6 +119,56 @@ async def measured(web: aiohttp.ClientSession, url: str) -> tuple[float, int]:
     return statistics.median(took), size
 
 
+FRAMES = """(act) => new Promise((done) => {
+    const [lanes, list] = [".lanes-scroll", ".events-scroll"].map((name) => document.querySelector(name));
+    const frames = [];
+    let [last, n] = [performance.now(), 0];
+    const step = () => {
+        const now = performance.now();
+        frames.push(now - last);
+        last = now;
+        n += 1;
+        if (act === "scroll the lanes") lanes.scrollTop += 60;
+        if (act === "scroll the list") list.scrollTop += 300;
+        if (act === "zoom") document.body.dispatchEvent(new KeyboardEvent("keydown", { key: n % 40 < 20 ? "+" : "-", bubbles: true }));
+        if (n < 120) requestAnimationFrame(step);
+        else done(frames.slice(3).sort((a, b) => a - b));
+    };
+    requestAnimationFrame(step);
+})"""
+
+
+async def browse(url: str) -> None:
+    """Open the page in a browser and print what somebody looking at it waits for."""
+    path = shutil.which("chromium")
+    if path is None:
+        print("  no Chromium here: what a browser takes was not measured")
+        return
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = await browser.new_page(extra_http_headers=READ, viewport={"width": 1280, "height": 900})
+        started = time.perf_counter()
+        await page.goto(url, wait_until="commit")
+        await page.wait_for_selector(".enhanced .lanes-view canvas")
+        zoomable = time.perf_counter() - started
+        while "more" in (await page.locator("#events-tools [role=status]").inner_text() or "more"):
+            await asyncio.sleep(0.02)
+        whole = time.perf_counter() - started
+        painted = await page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        print(
+            f"  in a browser: first picture {painted:.0f} ms, lanes to zoom {zoomable * 1000:.0f} ms, all events {whole * 1000:.0f} ms"
+        )
+        for act in ("scroll the lanes", "scroll the list", "zoom"):
+            frames = await page.evaluate(FRAMES, act)
+            late = sum(each > 34 for each in frames)
+            print(
+                f"  {act:16} frames: median {statistics.median(frames):.1f} ms, longest {frames[-1]:.0f} ms, {late} of {len(frames)} late"
+            )
+        await browser.close()
+
+
 async def main() -> None:
     """Fill, serve, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -145,6 +198,7 @@ async def main() -> None:
             ):
                 milliseconds, size = await measured(web, base + path)
                 print(f"  {path or 'the page':16} {milliseconds:8.0f} ms {size / 1000:9.0f} kB")
+        await browse(base)
         await house.stop()
 
 
