@@ -2,7 +2,8 @@
 
     act 1   five calls as they happen, in order
     act 2   five more calls after the fact: shuffled, repeated, every third event lost, forged deliveries in between
-    then    what each source sent and got, the sessions that came out, one timeline, the addresses to look at
+    then    what each source sent and got, the sessions that came out, one timeline, the addresses to look at;
+            where somebody stays to look, calls go on to begin, run and end until Ctrl-C
 
 Nothing is shortened: the same service, the same hooks, the same proofs and the same log as in production.
 """
@@ -10,6 +11,8 @@ Nothing is shortened: the same service, the same hooks, the same proofs and the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import random
 import secrets
@@ -36,6 +39,9 @@ from tracker.errors import TrackerError
 
 
 SOURCES: dict[str, str] = dict(zip(VENDORS, ("ov", "meet", "lk", "pnm", "rec"), strict=True))
+ENCORE_PACE = 0.5
+ENCORE_SECONDS = 12.0
+"""After the show a call begins every so often, twice as fast as in life."""
 SHOWN = "lk"
 """The source whose first session is shown as a timeline."""
 
@@ -97,19 +103,25 @@ async def _show(folder: Path, out: Console, *, speed: float, stays: bool, port: 
     config.write_text(config_text(folder, keys, read_key, port), "utf-8")
     async with open_house(config, port) as house, aiohttp.ClientSession() as web:
         out.print(f"[bold]Tracker[/] serves on {house.url} from a temporary log in {folder}\n")
+        token = read_token(read_key)
+        if stays:
+            out.print(f"[bold]Watch it[/]: open {house.url}/ and sign in with this read token:\n")
+            out.print(f"{token}\n", soft_wrap=True, highlight=False)
         stage = Stage(out, web, house, keys)
         await stage.play_live(1 / speed)
         await stage.play_hostile(1 / speed)
-        token = read_token(read_key)
         is_right = stage.print_tallies()
         sessions = await _sessions_shown(out, web, house, token, stage.head)
-        out.print(f"\n[bold]Look at it[/]  (read token: {token})" if stays else "\n[bold]Addresses[/]")
+        out.print("\n[bold]Look at it[/]" if stays else "\n[bold]Addresses[/]")
         for path in ("/", "/docs", "/openapi.json", "/v1/sessions", "/metrics"):
             out.print(f"  {house.url}{path}", highlight=False)
         if stays:
             out.print(f'\n  curl -H "Authorization: Bearer {token}" {house.url}/v1/sessions\n', soft_wrap=True)
-            out.print("Ctrl-C ends it and deletes the temporary log.")
-            await house.ended()
+            out.print("Calls go on, one every few seconds. Ctrl-C ends it and deletes the temporary log.")
+            async with asyncio.TaskGroup() as group:
+                playing = group.create_task(stage.play_on())
+                await house.ended()
+                playing.cancel()
         return 0 if is_right and sessions >= 2 * len(VENDORS) else 1
 
 
@@ -156,6 +168,20 @@ class Stage:
             for at in range(0, len(shots), 8):
                 await asyncio.gather(*(self._fire(shot) for shot in shots[at : at + 8]))
                 step(len(shots[at : at + 8]))
+
+    async def play_on(self) -> None:
+        """Calls of all vendors one after the other, several at a time, for as long as the tracker answers."""
+
+        async def play(vendor: str, seed: int) -> None:
+            with contextlib.suppress(aiohttp.ClientError):
+                for sent in whole_call(vendor, _now(), seed=seed, pace=ENCORE_PACE):
+                    await asyncio.sleep(max(0.0, (sent.at - _now()) / 1_000_000))
+                    await self._fire(self._signed(vendor, sent))
+
+        async with asyncio.TaskGroup() as group:
+            for seed in itertools.count(2):
+                group.create_task(play(VENDORS[seed % len(VENDORS)], seed))
+                await asyncio.sleep(ENCORE_SECONDS)
 
     def print_tallies(self) -> bool:
         """The table of deliveries; True when every delivery was answered as it must be."""

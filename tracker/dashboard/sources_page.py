@@ -14,6 +14,8 @@ from tracker.dashboard.asking import PageRoute, ask
 from tracker.dashboard.remedies import FIRST_STEPS, REMEDIES
 from tracker.dashboard.rendering import page
 
+RECENT_DAYS = 7
+
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """Deliveries of one outcome."""
@@ -45,13 +47,16 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
     """`GET /sources`."""
     arrivals = request.app[ARRIVALS]
-    stats: Any = await ask(asked, "findStats")
+    # Bounded: counting every call there ever was takes seconds once there are a million.
+    recent = time_of(asked.door.now() - RECENT_DAYS * 86_400_000_000)
+    stats: Any = await ask(asked, "findStats", **{"from": recent})
     nameless = lines_of(arrivals, "?") if asked.reader.sources is None else []
     return page(
         request,
         "sources.html",
         now=time_of(asked.door.now()),
         since=time_of(arrivals.since),
+        recent_days=RECENT_DAYS,
         shown=[_shown(asked, arrivals, each) for each in stats.sources],
         nameless=nameless,
     )
