@@ -169,7 +169,8 @@ class Live:
             raise ViewsUnavailable("the server is stopping")
         if request.method == "HEAD":
             return web.Response(headers={**headers, "Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        response = EventSourceResponse(headers=headers, ping_interval=self._heartbeat_s, send_timeout=self._slow_s)
+        # The library's own bound (the kernel's too) comes second: ours is the one that says what happened.
+        response = EventSourceResponse(headers=headers, ping_interval=self._heartbeat_s, send_timeout=2 * self._slow_s)
         response.headers["X-Content-Type-Options"] = "nosniff"
         _bound_socket(request)
         client = _Client(request, response, self._slow_s)
