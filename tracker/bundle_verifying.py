@@ -275,7 +275,7 @@ class _Verifying:
         if made == given:
             self._add("page", [], f"{README} says what manifest and timeline say")
         elif f'content="{seal_of(manifest)}"'.encode() not in given[:HEAD_BYTES]:
-            self.fail("page", f"{README} is not the page of this manifest")
+            self.fail("page", f"{README} is not the page of this {MANIFEST}: one of the two was changed")
         elif manifest.tracker.version != version("tracker"):
             why = f"{README} was written by Tracker {manifest.tracker.version[:40]}: do not rely on it, read {TIMELINE}"
             self._skip("page", why)

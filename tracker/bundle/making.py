@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -79,7 +80,12 @@ class Wanted(NamedTuple):
 
 async def write_bundle(file: IO[bytes], log: Log, bundling: Bundling, wanted: Wanted) -> Manifest:
     """Write one bundle into `file`. Raises `LogError`, `ViewsError`, `EvidenceError` (the log cannot be signed)."""
-    return await _Making(file, log, bundling, wanted).run()
+    making = _Making(file, log, bundling, wanted)
+    try:
+        return await making.run()
+    except BaseException:
+        making.abandon()
+        raise
 
 
 async def timeline_pieces(told: Told, seen: Callable[[Sequence[msgspec.Struct]], None]) -> AsyncIterator[bytes]:
@@ -125,6 +131,11 @@ class _Making:
         await asyncio.to_thread(self._writer.close)
         return manifest
 
+    def abandon(self) -> None:
+        """Let go of the file; what is in it is no bundle."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
     async def _write_records(self) -> int:
         erasures: set[int] = set()
         with self._writer.member(RECORDS) as into:
@@ -143,7 +154,7 @@ class _Making:
                 if not await self._may_be_seen(line.record):
                     self._withheld.append(position)
                     blank = msgspec.structs.replace(line.record, proof=b"{}", body=b"")
-                    line = Line(blank, line.leaf, is_withheld=True)
+                    line = Line(blank, line.leaf._replace(salt=None), is_withheld=True)
                 self._positions.append(position)
                 await pieces.write(write_line(line))
             await pieces.end()

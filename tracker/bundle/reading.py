@@ -29,6 +29,8 @@ RATIO = 200
 LONGEST_LINE = 64 * 1024 * 1024
 PIECE = 256 * 1024
 LOCAL = struct.Struct("<4s5H3L2H")
+END = struct.Struct("<4s4H2LH")
+WHOLE = 0xFFFFFFFF
 ENCRYPTED = 0x1
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
@@ -139,11 +141,11 @@ def _expect_harmless(archive: zipfile.ZipFile, file: IO[bytes], size: int) -> No
         raise BundleUnreadable("it would grow to far more than any bundle does: it was made to fill a disk")
     if archive.comment:
         raise BundleUnreadable("something was written behind its end")
-    _expect_contiguous(archive, file)
+    _expect_contiguous(archive, file, size)
 
 
-def _expect_contiguous(archive: zipfile.ZipFile, file: IO[bytes]) -> None:
-    """Raise `BundleUnreadable` unless the files follow each other from the first byte to the table of contents."""
+def _expect_contiguous(archive: zipfile.ZipFile, file: IO[bytes], size: int) -> None:
+    """Raise `BundleUnreadable` unless the files follow each other from the first byte to the table of contents, the last."""
     at = 0
     for info in sorted(archive.infolist(), key=lambda each: each.header_offset):
         if info.header_offset != at:
@@ -154,8 +156,12 @@ def _expect_contiguous(archive: zipfile.ZipFile, file: IO[bytes]) -> None:
         if header[0] != b"PK\x03\x04" or file.read(name_length) != info.filename.encode():
             raise BundleUnreadable("its files are not those its table of contents names")
         at += LOCAL.size + name_length + extra_length + info.compress_size
-    if at != archive.start_dir:
-        raise BundleUnreadable("something lies hidden between its files")
+    file.seek(-END.size, 2)
+    *_, table_bytes, table_at, _ = END.unpack(file.read(END.size))
+    # Both are all ones where the real ones stand in front of it: a bundle of more than 4 GiB.
+    ends = WHOLE in {table_bytes, table_at} or table_at + table_bytes + END.size == size
+    if at != archive.start_dir or not ends:
+        raise BundleUnreadable("something lies hidden between or behind its files")
 
 
 @contextlib.contextmanager
@@ -163,6 +169,6 @@ def _understood(what: str) -> Generator[None]:
     try:
         yield
     except (
-        zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError,
+        zipfile.BadZipFile, zlib.error, OSError, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError,
     ) as error:  # fmt: skip
         raise BundleUnreadable(f"{what} cannot be unpacked: {str(error)[:200] or type(error).__name__}") from None
