@@ -30,6 +30,8 @@ from tracker.evidence.tree import WIDTH, Frontier
 from tracker.log.contract import KeptRecord, Log
 
 MOST_FAULTS = 20
+NEARBY = 1_000
+"""No list of records that is read at once is longer."""
 
 Progress = Callable[[int, int], None]
 """(records seen, all of them)"""
@@ -116,13 +118,23 @@ class _Pass:
             if not found.is_cut_short:
                 await self._compare_tree(size, root)
         except LogError as error:
-            self._fault(self._frontier.size + 1, f"the log cannot be read here: {error}")
+            self._fault(await self._first_unreadable(), f"the log cannot be read here: {error}")
             found.is_cut_short = True
         if not found.is_cut_short:
             self._tell_unreached()
         found.records = self._frontier.size
         found.root = base64.b64encode(self._frontier.root()).decode()
         return found
+
+    async def _first_unreadable(self) -> int:
+        """Where, in the list of records that could not be read; its beginning where each alone can be."""
+        after = self._frontier.size
+        for position in range(after + 1, after + 1 + NEARBY):
+            try:
+                await self._log.leaf(position)
+            except LogError:
+                return position
+        return after + 1
 
     async def _stored(self) -> tuple[int, bytes]:
         """Size and root of the tree as it is stored; no root where tiles are missing, which the comparison will tell."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -61,8 +62,6 @@ async def make(folder: Path, *, forged: Sequence[int] = (), key: bytes | None = 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import asyncio  # noqa: PLC0415 - only here is there no loop yet
-
     folder = tmp_path_factory.mktemp("tampering") / "log"
     asyncio.run(make(folder))
     shutil.copy(folder / "checkpoints.txt", folder.parent / "shipped.txt")
@@ -354,3 +353,39 @@ async def test_after_a_restored_copy_a_new_series_begins_as_operations_md_says(
     assert (told(found), found.checkpoints, found.shipped) == ([], 2, 2)
     lost = told(await verified(here, files=[restored / "checkpoints.txt.before"]))
     assert any(f"signs more than the {FIRST + 10} records there are" in each for each in lost)
+
+
+async def test_one_byte_of_the_file_itself_is_caught(at: config.Config) -> None:
+    whole = at.log.path.read_bytes()
+    assert whole.count(b'"n": 100}') == 1
+    at.log.path.write_bytes(whole.replace(b'"n": 100}', b'"n": 109}'))
+    assert told(await verified(at))[0].startswith(f"100: {NOT_THE_ONE}")
+
+
+async def test_a_page_that_cannot_be_read_is_a_fault_and_not_the_end_of_the_command(at: config.Config) -> None:
+    whole = bytearray(at.log.path.read_bytes())
+    page = whole.index(b'"n": 400}') // 4096 * 4096
+    whole[page : page + 100] = b"\xff" * 100
+    at.log.path.write_bytes(whole)
+    found = await verified(at)
+    assert found.is_cut_short
+    assert "cannot be read here" in found.faults[0].what
+    assert 350 < (found.faults[0].position or 0) <= 400
+
+
+async def test_a_log_that_grows_and_is_signed_meanwhile_has_no_fault(at: config.Config) -> None:
+    async def writing() -> None:
+        n = SIZE + AFTER
+        while True:
+            await grow(at, n + 1, n + 40)
+            n += 40
+
+    running = asyncio.ensure_future(writing())
+    try:
+        for _ in range(12):
+            assert told(await verified(at)) == []
+            assert not running.done()
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
