@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import expect
 
-from tests.browsing import Watching, until, watching
+from tests.browsing import Watching, page_of, until, watching
 from tests.flows.test_session_page import BEGIN, EVIL, FORMULA, S, livekit, person, told
 from tests.running import now
+from tracker.demo import SOURCES
+from tracker.demo_calls import VENDORS, whole_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -132,3 +135,23 @@ async def test_nothing_is_wider_than_the_window(house: Watching, width: int) -> 
         await page.set_viewport_size({"width": width, "height": 844})
         await page.wait_for_selector(".enhanced .events-scroll tr.event")
         assert await page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+async def test_a_call_of_every_vendor_grows_and_closes_its_bars(house: Watching, vendor: str) -> None:
+    call = whole_call(vendor, now() - 160 * S, seed=3)
+    half = next(n for n, sent in enumerate(call) if sent.at > call[0].at + 25 * S)
+    await house.get("/v1/sessions", at_least=str(await house.post(vendor, *call[:half])))
+    async with house.page(await house.newest(vendor)) as page:
+        await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        await page.evaluate("window.kept = true")
+        bars, running = await counted(page, "bars")(), await counted(page, "running")()
+        assert running >= 2, "the call and somebody in it"
+        await expect(page.locator("#title .badge.open")).to_have_count(1)
+        await house.post(vendor, *call[half:])
+        await expect(page.locator("#title .badge.ended")).to_have_count(1)
+        await until(counted(page, "running"), 0)
+        assert await counted(page, "bars")() > bars
+        session = (await house.get("/v1/sessions", source=SOURCES[vendor]))["items"][0]
+        assert page.url.endswith(page_of(session["id"]))
+        assert await page.evaluate("window.kept"), "the page was never loaded again"

@@ -29,6 +29,7 @@ PAGES: tuple[PageRoute, ...] = (
 )
 
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
+ICON = "tracker.svg"
 
 
 def add_routes(app: web.Application, door: Door, arrivals: Arrivals = NOTHING) -> None:
@@ -38,7 +39,10 @@ def add_routes(app: web.Application, door: Door, arrivals: Arrivals = NOTHING) -
     SigningIn(door).add_routes(app)
     for route in PAGES:
         app.router.add_route("*", route.path, answering(door, route))
-    app.router.add_route("*", "/static/{name}", Files().answer)
+    files = Files()
+    app.router.add_route("*", "/static/{name}", files.answer)
+    # What browsers ask for by themselves where an answer is no page of ours.
+    app.router.add_route("*", "/favicon.ico", files.icon)
 
 
 class Files:
@@ -56,7 +60,14 @@ class Files:
         """One file; 304 where the browser has it already."""
         if request.method not in READING:
             return only("GET, HEAD")
-        found = self._files.get(request.match_info["name"])
+        return self._answer(request, request.match_info["name"])
+
+    async def icon(self, request: web.Request) -> web.Response:
+        """The picture in a browser's tab."""
+        return self._answer(request, ICON) if request.method in READING else only("GET, HEAD")
+
+    def _answer(self, request: web.Request, name: str) -> web.Response:
+        found = self._files.get(name)
         if found is None:
             return web.Response(status=404, text="there is no such file", headers=HEADERS)
         body, kind, tag = found

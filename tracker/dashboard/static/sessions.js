@@ -102,7 +102,9 @@
   document.querySelector("form.filters")?.addEventListener("submit", (event) => {
     for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true;
   });
-  addEventListener("pageshow", () => {
+  addEventListener("pageshow", (event) => {
     for (const field of document.querySelectorAll("form.filters [disabled]")) field.disabled = false;
+    // Back from where a filter led: the form says what the list shows, not what was chosen last.
+    if (event.persisted) document.querySelector("form.filters")?.reset();
   });
 })();

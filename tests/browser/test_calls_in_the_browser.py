@@ -1,0 +1,206 @@
+"""The list of calls in a real Chromium: it follows what arrives, filters into the address, pages, and works without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Page, expect
+
+from tests.browsing import EVIL, Watching, watching
+from tests.running import now
+from tracker.demo import SOURCES
+from tracker.demo_calls import VENDORS, whole_call
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+S = 1_000_000
+FIELDS = {
+    "q": "consult",
+    "state": "ended",
+    "source": "ov",
+    "room": "daily-standup",
+    "identity": EVIL,
+    "from": "2020-02-29",
+    "to": "2030-01-01",
+    "min_duration_ms": "60000",
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watching]:
+    async with watching(tmp_path_factory.mktemp("calls")) as found:
+        yield found
+
+
+async def ids(page: Page) -> list[str]:
+    """The calls in the list, in order."""
+    return await page.locator("tbody tr[data-id]").evaluate_all("(all) => all.map((each) => each.dataset.id)")
+
+
+def asked_of(page: Page) -> list[tuple[str, str]]:
+    """The filters in the address."""
+    return [pair for pair in parse_qsl(urlsplit(page.url).query, keep_blank_values=True) if pair[1]]
+
+
+async def found(house: Watching, **query: str) -> list[str]:
+    """The same list, as the API has it."""
+    return [each["id"] for each in (await house.get("/v1/sessions", limit="1000", **query))["items"]]
+
+
+async def given(page: Page, name: str) -> Any:
+    field = page.locator(f"form.filters [name={name}]")
+    if name == "has":
+        return await field.evaluate_all("(all) => all.filter((each) => each.checked).map((each) => each.value)")
+    return await field.input_value()
+
+
+async def choose(page: Page, name: str, value: str) -> None:
+    field = page.locator(f"form.filters [name={name}]")
+    if await field.evaluate("(each) => each.tagName") == "SELECT":
+        await field.select_option(value)
+    else:
+        await field.fill(value)
+
+
+@pytest.mark.parametrize("has_script", [True, False], ids=["with scripts", "without"])
+async def test_every_filter_goes_from_the_form_to_the_address_and_back(house: Watching, has_script: bool) -> None:
+    async with house.page("/", java_script_enabled=has_script) as page:
+        names = await page.locator("form.filters [name]:not([type=hidden])").evaluate_all(
+            "(all) => all.map((e) => e.name)"
+        )
+        assert set(names) == {*FIELDS, "has"}, "every filter of the form is tried here"
+        everything = await ids(page)
+        for name, value in FIELDS.items():
+            await page.goto(house.running.url + "/")
+            await choose(page, name, value)
+            await page.locator("form.filters button").click()
+            await page.wait_for_url("**/?*")
+            assert asked_of(page) == [(name, value)]
+            if has_script:
+                assert page.url.count("=") == 1, "empty fields are left out"
+            assert await given(page, name) == value
+            wanted = await found(house, **{name: value})
+            assert await ids(page) == wanted
+            assert set(wanted) <= set(everything)
+        await page.goto(house.running.url + "/?" + "has=recording")
+        await page.get_by_label("supervisor", exact=True).check()
+        await page.locator("form.filters button").click()
+        await page.wait_for_url("**has=supervisor*")
+        assert sorted(asked_of(page)) == [("has", "recording"), ("has", "supervisor")]
+        assert await given(page, "has") == ["recording", "supervisor"]
+        assert {each.partition(":")[0] for each in await ids(page)} == {"rec"}
+        await page.go_back()
+        await expect(page.get_by_label("recording", exact=True)).to_be_checked()
+        await expect(page.get_by_label("supervisor", exact=True)).not_to_be_checked()
+        await page.get_by_role("link", name="Clear").click()
+        await page.wait_for_url(house.running.url + "/")
+        assert await ids(page) == everything
+
+
+async def test_search_finds_a_call_by_any_id_of_its_vendor(house: Watching) -> None:
+    async with house.page("/") as page:
+        for vendor in VENDORS:
+            session = (await house.get("/v1/sessions", source=SOURCES[vendor]))["items"][-1]
+            vendor_ids = [value for values in session["vendor_ids"].values() for value in values]
+            assert vendor_ids
+            for value in vendor_ids[:2]:
+                await page.fill("#q", value)
+                async with page.expect_navigation():
+                    await page.keyboard.press("Enter")
+                assert asked_of(page) == [("q", value)]
+                assert session["id"] in await ids(page)
+
+
+@pytest.mark.parametrize("has_script", [True, False], ids=["with scripts", "without"])
+async def test_pages_lead_through_the_whole_list_without_gap_or_repeat(house: Watching, has_script: bool) -> None:
+    wanted = await found(house, state="ended")
+    async with house.page("/?limit=3&state=ended", java_script_enabled=has_script) as page:
+        seen = await ids(page)
+        while await page.get_by_role("link", name="Older").count():
+            before = page.url
+            await page.get_by_role("link", name="Older").click()
+            await page.wait_for_url(lambda url: url != before)
+            seen += await ids(page)
+        assert seen == wanted
+        assert len(seen) >= 10
+        await page.get_by_role("link", name="First page").click()
+        await page.wait_for_url("**/?*limit=3*")
+        assert await ids(page) == wanted[:3]
+
+
+async def test_the_keyboard_reaches_everything_in_the_order_it_stands_there_and_shows_where_it_is(
+    house: Watching,
+) -> None:
+    for path in ("/", await house.newest("livekit")):
+        async with house.page(path, reduced_motion="reduce") as page:
+            if path != "/":
+                await page.wait_for_selector(".enhanced .events-scroll tr.event")
+            await page.evaluate("window.before = document.body")
+            stops = []
+            for n in range(40):
+                await page.keyboard.press("Tab")
+                stop = await page.evaluate(
+                    """() => {
+                        const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
+                        // The parts of a date are stops of one field.
+                        const follows = at === window.before || Boolean(window.before.compareDocumentPosition(at) & (4 | 16));
+                        window.before = at;
+                        return { name: at.ariaLabel || at.textContent.trim().slice(0, 40) || at.name || at.tagName, follows,
+                            tag: at.tagName, isShown: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+                            isThere: box.width > 0 && box.height > 0 && box.right > 0 && box.bottom > 0 };
+                    }"""
+                )
+                if stop["tag"] == "BODY":
+                    break
+                assert stop["follows"], (path, n, stop)
+                assert stop["isShown"], (path, n, stop)
+                assert stop["isThere"], (path, n, stop)
+                stops.append(stop["name"])
+            assert stops[0] == "Skip to the content"
+            assert len(stops) > 20
+            await page.goto(house.running.url + path)
+            await page.keyboard.press("Tab")
+            await page.keyboard.press("Enter")
+            assert await page.evaluate("document.activeElement.id") == "main"
+
+
+async def test_without_scripts_the_list_says_everything_there_is(house: Watching) -> None:
+    async with house.page("/", java_script_enabled=False) as page:
+        assert await ids(page) == await found(house)
+        assert not await page.locator("#live-status").is_visible()
+        assert "UTC" in await page.locator("tbody tr .began").first.inner_text()
+        await page.locator("tbody tr th a").first.click()
+        await page.wait_for_url("**/sessions/*")
+        assert await page.locator("#lanes-still svg .bar").count() > 2
+
+
+async def test_the_list_on_paper_is_the_list_alone(house: Watching) -> None:
+    async with house.page("/", color_scheme="dark") as page:
+        await page.emulate_media(media="print", color_scheme="dark")
+        for gone in (".top nav", "form.filters", ".out"):
+            assert not await page.locator(gone).first.is_visible(), gone
+        assert await page.locator("table.calls").is_visible()
+        assert await page.pdf(format="A4")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+async def test_a_call_appears_and_ends_while_one_watches(house: Watching, vendor: str) -> None:
+    call = whole_call(vendor, now() - 160 * S, seed=5)
+    known = set(await found(house, source=SOURCES[vendor]))
+    async with house.page(f"/?source={SOURCES[vendor]}") as page:
+        await expect(page.locator("#live-status")).to_have_text("Live")
+        await page.evaluate("window.kept = true")
+        await house.post(vendor, *call[:4])
+        fresh = page.locator("tbody tr[data-id]:first-child")
+        await expect(fresh.locator(".badge.open")).to_have_count(1)
+        assert not known.intersection([await fresh.get_attribute("data-id")])
+        await expect(fresh.locator(".ticking")).to_have_count(1)
+        await house.post(vendor, *call[4:])
+        await expect(fresh.locator(".badge.open")).to_have_count(0)
+        await expect(fresh.locator(".state .badge.ended")).not_to_have_count(0)
+        assert await page.evaluate("window.kept"), "the page was never loaded again"
+        assert await ids(page) == await found(house, source=SOURCES[vendor])

@@ -1,0 +1,81 @@
+"""Signing in and out with a browser: a token, a link that opens once, and nothing a script or another site could take."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import expect
+
+from tests.browsing import COOKIE, Watching, watching
+from tests.running import READ_KEY, SECRETS, TOKEN
+from tracker.demo import config_text
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+REFUSED = ("the server responded with a status of 401",)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watching]:
+    async with watching(tmp_path_factory.mktemp("getting_in"), filled=False) as found:
+        yield found
+
+
+async def test_a_token_signs_in_leads_on_and_signing_out_leads_back(house: Watching) -> None:
+    async with house.page("/sources?", signed_in=False, forgiving=REFUSED) as page:
+        assert "/sign-in" in page.url
+        assert await page.evaluate("document.activeElement.id") == "token"
+        await page.keyboard.type("guessed")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("alert")).to_be_visible()
+        await page.fill("#token", TOKEN)
+        await page.get_by_role("button", name="Sign in").click()
+        await page.wait_for_url("**/sources*")
+        cookies = {each["name"]: each for each in await page.context.cookies()}
+        assert cookies[COOKIE]["httpOnly"]
+        assert cookies[COOKIE]["sameSite"] == "Strict"
+        assert await page.evaluate("document.cookie") == ""
+        await page.get_by_role("link", name="Rooms").click()
+        await page.wait_for_url("**/rooms")
+        await page.get_by_role("button", name="Sign out").click()
+        await page.wait_for_url("**/sign-in")
+        assert COOKIE not in {each["name"] for each in await page.context.cookies()}
+        await page.goto(house.running.url + "/rooms")
+        assert "/sign-in" in page.url
+        await page.go_back()
+        assert await page.locator("nav[aria-label=Pages]").count() == 0, "nothing of before is kept by the browser"
+
+
+async def test_signing_in_works_without_scripts(house: Watching) -> None:
+    async with house.page("/log", signed_in=False, java_script_enabled=False) as page:
+        await page.fill("#token", TOKEN)
+        await page.get_by_role("button", name="Sign in").click()
+        await page.wait_for_url("**/log")
+
+
+async def test_a_list_that_is_open_says_so_when_somebody_signed_out_elsewhere(house: Watching) -> None:
+    async with house.page("/", forgiving=("status of 401",)) as page:
+        await expect(page.locator("#live-status")).to_have_text("Live")
+        await page.context.clear_cookies()
+        await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        await expect(page.locator("#live-status")).to_contain_text("Signed out")
+
+
+async def test_a_link_opens_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("keyless")
+    lines = config_text(folder, SECRETS, READ_KEY, 0).splitlines()
+    keyless = "\n".join(each for each in lines if each != "[access]" and not each.startswith("keys = [{"))
+    async with watching(folder, config=keyless, filled=False) as house:
+        link = next(word for word in house.running.printed.read_text().split() if "/open?code=" in word)
+        path = link.removeprefix(house.running.url)
+        async with house.page("/", signed_in=False) as page:
+            assert "open the link" in await page.locator("main").inner_text()
+        async with house.page(path, signed_in=False) as page:
+            await page.wait_for_url(house.running.url + "/")
+            await expect(page.locator("#live-status")).to_have_text("Live")
+            await page.get_by_role("button", name="Sign out").click()
+            await page.wait_for_url("**/sign-in")
+        async with house.page(path, signed_in=False, forgiving=REFUSED) as page:
+            assert "opened before" in await page.locator("body").inner_text()
