@@ -20,6 +20,9 @@ WHERE s.number IN (SELECT number FROM json_each(?) JOIN names ON names.name = va
 
 SELECT_SESSIONS = f"SELECT {SESSION} FROM sessions AS s WHERE true"
 AND_SESSION_SOURCE = " AND s.source = ?"
+# For filters with an index of their own that finds fewer: the source, and having ended, are looked at afterwards.
+AND_SESSION_ALSO_OF_SOURCE = " AND +s.source = ?"
+AND_SESSION_ALSO_IN_STATE = " AND +s.state = ?"
 AND_SESSION_SOURCES = " AND +s.source IN (SELECT value FROM json_each(?))"
 AND_SESSION_ROOM = " AND (s.room_id = ? OR s.room_name = ?)"
 AND_SESSION_IDENTITY = " AND s.number IN (SELECT p.session FROM participants AS p WHERE p.identity = ? OR p.name = ?)"

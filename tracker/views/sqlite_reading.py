@@ -43,8 +43,9 @@ def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None)
     if filter.q is not None:
         # First, because its fragment names its only value (?1) and uses it five times.
         narrow(sql.AND_SESSION_LIKE, "%" + re.sub(r"([\\%_])", r"\\\1", filter.q) + "%")
+    is_rare = bool(filter.has) or filter.min_duration_ms is not None
     if filter.source is not None:
-        narrow(sql.AND_SESSION_SOURCE, filter.source)
+        narrow(sql.AND_SESSION_ALSO_OF_SOURCE if is_rare else sql.AND_SESSION_SOURCE, filter.source)
     if filter.sources is not None:
         narrow(sql.AND_SESSION_SOURCES, as_list(filter.sources))
     if filter.room is not None:
@@ -54,7 +55,8 @@ def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None)
     if filter.state == "stuck":
         narrow(sql.AND_SESSION_STUCK, json.dumps(filter.stuck_before))
     elif filter.state in {"open", "ended"}:
-        narrow(sql.AND_SESSION_STATE, filter.state)
+        is_also = is_rare and filter.state == "ended"
+        narrow(sql.AND_SESSION_ALSO_IN_STATE if is_also else sql.AND_SESSION_STATE, filter.state)
     elif filter.state is not None:
         raise ParameterInvalid("state", "is one of open, ended, stuck")
     if filter.from_at is not None:

@@ -112,7 +112,11 @@ INDICES = (
 """What the projector itself looks things up by."""
 
 LATE_INDICES = (
-    "CREATE INDEX sessions_newest ON sessions (begins_at, id)",
+    # With the duration in it: `min_duration_ms` passes over a million sessions without looking at one that is too short.
+    "CREATE INDEX sessions_newest ON sessions (begins_at, id, duration_ms)",
+    "CREATE INDEX sessions_recorded ON sessions (begins_at, id) WHERE recordings > 0",
+    "CREATE INDEX sessions_supervised ON sessions (begins_at, id) WHERE supervisors > 0",
+    "CREATE INDEX sessions_odd ON sessions (begins_at, id) WHERE anomalies > 0",
     "CREATE INDEX sessions_of_source ON sessions (source, begins_at, id)",
     "CREATE INDEX sessions_of_source_in_state ON sessions (source, state, begins_at, id)",
     "CREATE INDEX sessions_in_state ON sessions (state, begins_at, id)",
