@@ -106,6 +106,7 @@ class Station:
         self.access = joining.access(config)
         self.live = Live(views)
         self.signer = joining.signer(config)
+        self.checkpoints = self.signer and joining.checkpoints(config, log, self.signer, metrics)
         self.under_way = UnderWay()
 
     def app(self) -> web.Application:
@@ -176,15 +177,14 @@ class Station:
     async def sign(self) -> None:
         """Make checkpoints on the schedule; return at once where nothing is to be signed, and say so."""
         evidence = self.config.evidence
-        if self.signer is None:
+        if self.checkpoints is None:
             _log.warning(
                 "no checkpoints: nobody can prove later that the log was not changed. `tracker init` makes the key",
                 key_file=str(evidence.key_file),
             )
         elif evidence.every is not None:
             self.metrics.checkpoints_begin()
-            made = joining.checkpoints(self.config, self.log, self.signer, self.metrics)
-            await made.run(evidence.every / 1_000_000)
+            await self.checkpoints.run(evidence.every / 1_000_000)
 
     async def keep_views(self) -> None:
         """Views may be deleted at any time: make an empty file when there is none, and the projector fills it again."""
@@ -198,14 +198,19 @@ class Station:
                     _log.error("views vanished and cannot be made anew", reason=str(error))
 
 
-async def serve(config: Config, *, port: int | None = None, ready: Ready | None = None) -> None:
+async def serve(
+    config: Config, *, port: int | None = None, link: bool = False, ready: Ready | None = None
+) -> None:
     """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable. `port`: instead of the config's.
+    `link`: `ready` gets a one-time link beside the keys, too.
 
     Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
     (no log, or served by somebody else) before anything is accepted.
     """
     if port is not None:
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=port))
+    if link and not config.server.is_loopback:
+        raise ConfigInvalid(f"server.host: {config.server.host} is open to others: --link is for this machine alone")
     if not config.access.keys and not config.server.is_loopback:
         raise ConfigInvalid(
             f"server.host: {config.server.host} is open to others, but no key guards the reading: "
@@ -216,7 +221,7 @@ async def serve(config: Config, *, port: int | None = None, ready: Ready | None 
     # Until the log is closed: an impatient second signal must not cut off what the first one began.
     with joining.hold_log(config), _signals(stop.set):
         async with _station(config) as station:
-            await _run(station, stop, ready)
+            await _run(station, stop, ready, link=link)
 
 
 def _allow_many_connections() -> None:
@@ -255,7 +260,7 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
         yield Station(config, log, views, metrics)
 
 
-async def _run(station: Station, stop: asyncio.Event, ready: Ready | None) -> None:
+async def _run(station: Station, stop: asyncio.Event, ready: Ready | None, *, link: bool) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             lasting = [station.follow(), station.keep_views(), station.live.run(), station.sign()]
@@ -266,7 +271,7 @@ async def _run(station: Station, stop: asyncio.Event, ready: Ready | None) -> No
                 async with _listening(station) as address:
                     _log.info("ready", address=address, sources=[each.name for each in station.config.sources])
                     if ready is not None:
-                        ready(address, station.access.one_time_link())
+                        ready(address, station.access.one_time_link(beside_keys=link))
                     await stop.wait()
                     _log.info("stopping", grace_seconds=station.config.server.shutdown_grace)
             finally:

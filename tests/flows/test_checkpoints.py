@@ -320,6 +320,17 @@ async def test_without_a_key_everything_else_works_and_the_answer_says_what_to_d
         assert await asyncio.to_thread(main, [command, "--config", str(running.config)]) == code
 
 
+@pytest.mark.parametrize(
+    ("line", "words"), [("former_keys = ['x']", "former_keys[0]"), ("origin = 'b/log'", "evidence.origin")]
+)
+async def test_a_key_that_does_not_fit_is_told_before_anything_starts(tmp_path: Path, line: str, words: str) -> None:
+    running = Running(tmp_path)
+    assert (await running.run("init"))[0] == 0
+    running.config.write_text(f"{running.config.read_text()}\n[evidence]\n{line}\n")
+    code, _, complaint = await running.run("serve")
+    assert (code, words in complaint) == (2, True), complaint
+
+
 async def test_a_schedule_that_is_off_signs_on_demand_only(tmp_path: Path) -> None:
     text_of = config_text(tmp_path, SECRETS, READ_KEY, 0) + '\n[evidence]\nevery = "off"\n'
     running = await Running(tmp_path, config=text_of).start(init=True)
