@@ -22,7 +22,8 @@ from tracker.deliveries import Record
 from tracker.errors import ConfigInvalid, LogUnavailable, ViewsMissing, ViewsUnavailable
 from tracker.importer import FileReport
 from tracker.log.contract import Log
-from tracker.projector import Progress, Projector, differences
+from tracker.interpreting import Interpreter, rare_collections
+from tracker.projector import REBUILD_BATCH, Progress, Projector, differences
 
 MOST_DIFFERENCES = 20
 PAGE = 1000
@@ -170,10 +171,11 @@ async def _records_behind(config: Config, any_id: str, after: int) -> AsyncGener
 
 
 async def _build(config: Config, log: Log, path: Path, progress: Progress | None, *, until: int | None = None) -> int:
+    hidden = joining.hidden(config)
     async with joining.new_views(path) as fresh:
-        return await Projector(log, fresh, now=joining.now, hidden=joining.hidden(config)).catch_up(
-            progress, until=until
-        )
+        with rare_collections(), Interpreter(hidden) as ahead:
+            projector = Projector(log, fresh, now=joining.now, hidden=hidden, batch=REBUILD_BATCH, ahead=ahead)
+            return await projector.catch_up(progress, until=until)
 
 
 @contextlib.contextmanager

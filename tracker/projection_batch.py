@@ -21,7 +21,7 @@ from tracker.projections.state import SessionState, decode_state, encode_state
 from tracker.sources import registry
 from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow, ViewsWriter
 
-REMEMBERED = 20_000
+REMEMBERED = 2_000
 """Sessions and rooms kept decoded between batches."""
 
 AHEAD = 86_400_000_000

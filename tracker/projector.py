@@ -9,7 +9,9 @@ start reads on from their checkpoint. Nobody calls the projector; it watches the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 import structlog
@@ -26,6 +28,13 @@ from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
 BATCH = 2_000
+REBUILD_BATCH = 3_000
+"""Each session touched by a batch is rendered and saved once: nobody waits for the views of a rebuild, so it takes larger ones."""
+READ_AHEAD = 2
+"""Batches that may be interpreted before they are merged."""
+WORTH_AHEAD = 20_000
+"""Records: for fewer, starting a process takes longer than it saves."""
+
 NOTHING: frozenset[str] = frozenset()
 WAIT = 1.0
 BACK_OFF = (0.2, 1.0, 5.0)
@@ -53,6 +62,18 @@ class LiveViews(ViewsWriter, Protocol):
         ...
 
 
+class Ahead(Protocol):
+    """Somebody who interprets the next records while we are busy with these."""
+
+    def begin(self, records: Sequence[Record]) -> asyncio.Future[bytes] | None:
+        """Begin to; None where that is not possible."""
+        ...
+
+    async def end(self, records: Sequence[Record], begun: asyncio.Future[bytes]) -> list[Evidence] | None:
+        """What `evidence_of` says of them; None where it could not be found out."""
+        ...
+
+
 Progress = Callable[[int, int], None]
 """(position, head) after each batch."""
 
@@ -69,6 +90,7 @@ class Projector:
         watcher: Watcher | None = None,
         batch: int = BATCH,
         hidden: Mapping[str, frozenset[str]] = {},
+        ahead: Ahead | None = None,
     ) -> None:
         self._log = log
         self._views = views
@@ -76,6 +98,7 @@ class Projector:
         self._watcher = watcher
         self._batch = batch
         self._hidden = hidden
+        self._ahead = ahead
         self._skeletons = Skeletons(log)
         self._memory = Memory()
         self.position = 0
@@ -101,16 +124,50 @@ class Projector:
         if self._watcher is not None and head <= self.position:
             self._watcher.projected(self.position, head, 0.0)
         limit = None if until is None else max(0, until - self.position)
-        async for records in self._log.read(self.position, limit=limit):
-            for first in range(0, len(records), self._batch):
-                await self._project(records[first : first + self._batch], head)
+        ahead = self._ahead if head - self.position >= WORTH_AHEAD else None
+        async with aclosing(self._told(limit, ahead)) as told:
+            async for records, evidence in told:
+                await self._project(records, evidence, head)
                 if progress is not None:
                     progress(self.position, max(head, self.position))
-            if await self._views.refresh():
-                # An offline rebuild swapped its file in: go on from its checkpoint, with nothing remembered.
-                self._memory = Memory()
-                return await self.catch_up(progress, until=until)
-        return self.position
+                if await self._views.refresh():
+                    # An offline rebuild swapped its file in: go on from its checkpoint, with nothing remembered.
+                    self._memory = Memory()
+                    break
+            else:
+                return self.position
+        return await self.catch_up(progress, until=until)
+
+    async def _told(
+        self, limit: int | None, ahead: Ahead | None
+    ) -> AsyncGenerator[tuple[list[Record], list[Evidence]]]:
+        """Batches of records after our position with their facts, some of them begun before they are asked for."""
+        begun: deque[tuple[list[Record], asyncio.Future[bytes] | None]] = deque()
+        async for records in self._gathered(limit):
+            # What is left of erased records stands in the log, which only we have.
+            erased = any(record.erased_by is not None for record in records)
+            begun.append((records, None if ahead is None or erased else ahead.begin(records)))
+            if ahead is None or len(begun) > READ_AHEAD:
+                yield await self._ended(*begun.popleft())
+        while begun:
+            yield await self._ended(*begun.popleft())
+
+    async def _ended(
+        self, records: list[Record], begun: asyncio.Future[bytes] | None
+    ) -> tuple[list[Record], list[Evidence]]:
+        evidence = None if begun is None or self._ahead is None else await self._ahead.end(records, begun)
+        return records, await self._evidence(records) if evidence is None else evidence
+
+    async def _gathered(self, limit: int | None) -> AsyncGenerator[list[Record]]:
+        """The records after our position, in batches as large as they may be."""
+        waiting: list[Record] = []
+        async for records in self._log.read(self.position, limit=limit):
+            waiting += records
+            while len(waiting) >= self._batch:
+                yield waiting[: self._batch]
+                waiting = waiting[self._batch :]
+        if waiting:
+            yield waiting
 
     async def _settle(self) -> None:
         if await self._views.refresh() or self.position == 0:
@@ -120,11 +177,7 @@ class Projector:
             self._memory = Memory()
             self.position = checkpoint
 
-    async def _project(self, records: list[Record], head: int) -> None:
-        erased = await self._skeletons.of(records)
-        evidence = [
-            item for record in records for item in evidence_of(record, erased, self._hidden.get(record.source, NOTHING))
-        ]
+    async def _project(self, records: list[Record], evidence: list[Evidence], head: int) -> None:
         try:
             batch = Batch(self._views, self._memory, self._recall)
             changes = await batch.changes(records, evidence)
@@ -139,15 +192,22 @@ class Projector:
 
     async def _recall(self, positions: Sequence[int]) -> list[Evidence]:
         """The facts of records projected before. Raises `LogCorrupt` where one is missing."""
-        told: list[Evidence] = []
+        records: list[Record] = []
         for position in positions:
             record = await self._log.record(position)
             if record is None:
                 raise LogCorrupt(
                     f"position {position} was projected and is not in the log: restore the log from a copy"
                 )
-            told += evidence_of(record)
-        return told
+            records.append(record)
+        return await self._evidence(records)
+
+    async def _evidence(self, records: Sequence[Record]) -> list[Evidence]:
+        """What these records say, or what is left of them, without what is not shown."""
+        erased = await self._skeletons.of(records)
+        return [
+            item for record in records for item in evidence_of(record, erased, self._hidden.get(record.source, NOTHING))
+        ]
 
     def _tell(self, records: list[Record], evidence: list[Evidence], watcher: Watcher, head: int) -> None:
         lag = max(0, self._now() - records[0].received_at) / 1_000_000
@@ -166,9 +226,14 @@ def evidence_of(
     `erased`: what is left of erased records, by position. `hidden`: fields of details that are not shown.
     """
     facts = erased[record.position] if record.position in erased else registry.interpret(record)
+    return identified(record, [redacted(fact, hidden) for fact in facts])
+
+
+def identified(record: Record, facts: Iterable[Fact]) -> list[Evidence]:
+    """The facts of a record, in their order, each with the record's identity."""
     return [
         Evidence(
-            fact=redacted(fact, hidden),
+            fact=fact,
             position=record.position,
             n=n,
             source=record.source,
