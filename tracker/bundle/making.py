@@ -42,6 +42,7 @@ from tracker.views.contract import READING
 
 TILES = 512
 WRITTEN_AT_ONCE = 256 * 1024
+READ_AT_ONCE = 16
 UNSIGNED = "The log this comes from has no signing key (the operator makes one with `tracker init`)"
 
 Sees = Callable[[str], bool]
@@ -141,12 +142,13 @@ class _Making:
         with self._writer.member(RECORDS) as into:
             pieces = _Pieces(into)
             async for positions in self._wanted.positions:
-                for position in positions:
-                    line = await self._line(position)
-                    if line.record.erased_by not in {None, LOST}:
-                        erasures.add(line.record.erased_by or LOST)
-                    self._positions.append(position)
-                    await pieces.write(write_line(line))
+                for start in range(0, len(positions), READ_AT_ONCE):
+                    some = positions[start : start + READ_AT_ONCE]
+                    for line in await asyncio.gather(*map(self._line, some)):
+                        if line.record.erased_by not in {None, LOST}:
+                            erasures.add(line.record.erased_by or LOST)
+                        await pieces.write(write_line(line))
+                    self._positions += some
             records = len(self._positions)
             self._erasures = sorted(erasures)
             for position in self._erasures:
