@@ -2,8 +2,8 @@
 
     Authorization: Bearer <jwt>   the header's `kid` names the key; without it the only key, or each of that algorithm
                                   a key's algorithm is fixed: what the token calls itself is compared, never obeyed
-    Cookie: tracker_session       the same jwt, put there by signing in; where no key is configured, what opening the
-                                  one-time link gave. The header goes first: a cookie never widens a token
+    Cookie: tracker_session       the same jwt, put there by signing in; or what opening the one-time link gave. The
+                                  header goes first: a cookie never widens a token
 
 The clock is passed in: PyJWT's own time checks are switched off and `exp`, `nbf`, `iat` are compared with `now()`.
 Messages say what is wrong with a token and never hold a part of it.
@@ -113,10 +113,10 @@ class Access:
         Raises `TokenInvalid` saying what is wrong with the token.
         """
         if authorization is None:
+            if cookie is not None and _digest(cookie) in self._opened:
+                return _LOCAL
             if self._keys and cookie:
                 return self._read(cookie)
-            if not self._keys and cookie is not None and _digest(cookie) in self._opened:
-                return _LOCAL
             if not self._keys:
                 raise TokenInvalid("open the one-time link the server printed at its start, or configure [access] keys")
             raise TokenInvalid("send `Authorization: Bearer <token>`; `tracker token` mints one")
@@ -136,9 +136,9 @@ class Access:
         """Whether tokens open this door; without keys only the one-time link does."""
         return bool(self._keys)
 
-    def one_time_link(self) -> str | None:
-        """A path that opens once and is good for everything; None where keys are configured."""
-        if self._keys:
+    def one_time_link(self, *, beside_keys: bool = False) -> str | None:
+        """A path that opens once and is good for everything; None where keys are configured, unless `beside_keys`."""
+        if self._keys and not beside_keys:
             return None
         code = secrets.token_urlsafe(32)
         self._codes.add(_digest(code))

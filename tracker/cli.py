@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     init.set_defaults(needs_config=False)
     serve = add("serve", commands.serve, "Take deliveries, keep the views up to date, answer questions.")
     serve.add_argument("--port", type=int, help="instead of server.port")
+    serve.add_argument("--link", action="store_true", help="print a link that opens once, though there are read keys")
     take = add(
         "import",
         commands.import_files,

@@ -52,9 +52,10 @@ def serve(arguments: argparse.Namespace) -> int:
         # The link is a secret: it goes to the terminal, never into the structured log.
         printing.say(f"tracker serves on {address}")
         if link is not None:
-            printing.say(f"no [access] keys: open this link once to read: {address}{link}")
+            why = "" if arguments.link else "no [access] keys: "
+            printing.say(f"{why}open this link once to read: {address}{link}")
 
-    asyncio.run(service.serve(arguments.config, port=arguments.port, ready=ready))
+    asyncio.run(service.serve(arguments.config, port=arguments.port, link=arguments.link, ready=ready))
     return 0
 
 

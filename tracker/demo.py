@@ -105,19 +105,24 @@ async def _show(folder: Path, out: Console, *, speed: float, stays: bool, port: 
         out.print(f"[bold]Tracker[/] serves on {house.url} from a temporary log in {folder}\n")
         token = read_token(read_key)
         if stays:
-            out.print(f"[bold]Watch it[/]: open {house.url}/ and sign in with this read token:\n")
-            out.print(f"{token}\n", soft_wrap=True, highlight=False)
+            out.print("[bold]Watch it[/]: this link opens once, and signs you in\n")
+            out.print(f"  {house.link}\n", soft_wrap=True, highlight=False)
         stage = Stage(out, web, house, keys)
         await stage.play_live(1 / speed)
         await stage.play_hostile(1 / speed)
         is_right = stage.print_tallies()
         sessions = await _sessions_shown(out, web, house, token, stage.head)
         out.print("\n[bold]Look at it[/]" if stays else "\n[bold]Addresses[/]")
-        for path in ("/", "/docs", "/openapi.json", "/v1/sessions", "/metrics"):
+        for path in ("/", "/statistics", "/sources", "/docs", "/openapi.json", "/metrics"):
             out.print(f"  {house.url}{path}", highlight=False)
         if stays:
-            out.print(f'\n  curl -H "Authorization: Bearer {token}" {house.url}/v1/sessions\n', soft_wrap=True)
-            out.print("Calls go on, one every few seconds. Ctrl-C ends it and deletes the temporary log.")
+            out.print(
+                f"\nIn another browser sign in with this read token:\n\n{token}\n", soft_wrap=True, highlight=False
+            )
+            out.print(f'  curl -H "Authorization: Bearer {token}" {house.url}/v1/sessions\n', soft_wrap=True)
+            out.print(
+                "Calls go on, one every few seconds: watch them come and go. Ctrl-C ends it and deletes the temporary log."
+            )
             async with asyncio.TaskGroup() as group:
                 playing = group.create_task(stage.play_on())
                 await house.ended()

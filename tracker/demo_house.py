@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -17,6 +18,7 @@ from tracker.errors import TrackerError
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+LINK = re.compile(r"http://\S+/open\?code=\S+")
 
 
 class HouseFailed(TrackerError):
@@ -29,17 +31,20 @@ class House:
 
     def __init__(self, url: str, server: asyncio.subprocess.Process, printed: Path) -> None:
         self.url = url
+        self.link = url
+        """Opens once, and signs in; known once the house is ready."""
         self._server = server
         self._printed = printed
 
     async def ready(self) -> None:
-        """Return once `/readyz` answers 200. Raises `HouseFailed` when it does not within 30 s."""
+        """Return once `/readyz` answers 200 and the link is printed. Raises `HouseFailed` when it does not within 30 s."""
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         async with aiohttp.ClientSession() as web:
             while self._server.returncode is None and asyncio.get_running_loop().time() < deadline:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     async with web.get(f"{self.url}/readyz", timeout=aiohttp.ClientTimeout(total=2)) as answer:
-                        if answer.status == 200:
+                        if answer.status == 200 and (found := LINK.search(self._printed.read_text("utf-8"))):
+                            self.link = found[0]
                             return
                 await asyncio.sleep(0.05)
         raise HouseFailed(f"the demo's tracker did not start:\n{_end_of(self._printed)}")
@@ -72,7 +77,7 @@ async def open_house(config: Path, port: int) -> AsyncGenerator[House]:
         created = await _started("init", config, output)
         if await created.wait() != 0:
             raise HouseFailed(f"tracker init failed:\n{_end_of(printed)}")
-        house = House(f"http://127.0.0.1:{port}", await _started("serve", config, output), printed)
+        house = House(f"http://127.0.0.1:{port}", await _started("serve", config, output, "--link"), printed)
         try:
             await house.ready()
             yield house
@@ -80,12 +85,12 @@ async def open_house(config: Path, port: int) -> AsyncGenerator[House]:
             await house.stop()
 
 
-async def _started(command: str, config: Path, output: IO[bytes]) -> asyncio.subprocess.Process:
+async def _started(command: str, config: Path, output: IO[bytes], *more: str) -> asyncio.subprocess.Process:
     # Our own package, also when the demo runs from a source tree that is not installed.
     paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tracker", command, "--config", str(config),
+        sys.executable, "-m", "tracker", command, "--config", str(config), *more,
         stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.STDOUT,
         env=environment, cwd=config.parent,
     )  # fmt: skip

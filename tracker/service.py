@@ -198,9 +198,7 @@ class Station:
                     _log.error("views vanished and cannot be made anew", reason=str(error))
 
 
-async def serve(
-    config: Config, *, port: int | None = None, link: bool = False, ready: Ready | None = None
-) -> None:
+async def serve(config: Config, *, port: int | None = None, link: bool = False, ready: Ready | None = None) -> None:
     """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable. `port`: instead of the config's.
     `link`: `ready` gets a one-time link beside the keys, too.
 

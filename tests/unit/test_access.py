@@ -208,6 +208,20 @@ def test_a_link_opens_once_and_only_where_no_key_is_configured() -> None:
     refused(Access([], now=lambda: NOW), None, cookie)
 
 
+def test_a_link_beside_keys_is_made_on_purpose_and_takes_nothing_from_tokens() -> None:
+    door = access()
+    link = door.one_time_link(beside_keys=True)
+    assert link is not None
+    refused(door, None, "guessed")
+    cookie = door.open(link.partition("=")[2])
+    assert door.authorize(None, cookie).may("admin")
+    assert not door.authorize(f"Bearer {token()}", cookie).may("admin"), "the header goes first"
+    with pytest.raises(TokenInvalid):
+        door.open(link.partition("=")[2])
+    door.close(cookie)
+    refused(door, None, cookie)
+
+
 def test_a_key_that_cannot_sign_says_which() -> None:
     for key in (
         AccessKey("k", "HS256"),

@@ -85,11 +85,21 @@ class Health:
         try:
             opened = self._door.access.open(request.query.get("code", ""))
         except TokenInvalid as error:
+            if self._is_in(request):
+                return web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
             return problem_of(error)
         response = web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
         response.set_cookie(COOKIE, opened, httponly=True, samesite="Strict", path="/")
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
+
+    def _is_in(self, request: web.Request) -> bool:
+        """Whether this browser has been let in: a link clicked twice leads on, it only opens nothing."""
+        try:
+            self._door.access.authorize(None, request.cookies.get(COOKIE))
+        except TokenInvalid:
+            return False
+        return True
 
 
 def _read_only(
