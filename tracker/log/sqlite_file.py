@@ -34,7 +34,7 @@ async def make(path: Path) -> None:
             await migrate(connection)
         finally:
             await connection.close()
-        _publish(draft, path)
+        publish(draft, path)
     except FileExistsError as error:
         raise LogUnavailable(f"{path} was made by somebody else at the same moment") from error
     except (OSError, sqlite3.Error) as error:
@@ -44,7 +44,8 @@ async def make(path: Path) -> None:
             draft.unlink(missing_ok=True)
 
 
-def _publish(draft: Path, path: Path) -> None:
+def publish(draft: Path, path: Path) -> None:
+    """Give a whole file its name, durably, where nothing has it. Raises `FileExistsError`, `OSError`; the draft may stay."""
     try:
         os.link(draft, path)  # unlike a rename it never replaces what is there
     except FileExistsError:

@@ -16,6 +16,7 @@ LIMIT: copies of this file (backups, snapshots of a file system or a disk) keep 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import os
 import sqlite3
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.evidence.leaf import framed
+from tracker.log.sqlite_file import publish
 
 APPLICATION_ID = 1414679371
 """`PRAGMA application_id` of every key store of ours ("TRKK")."""
@@ -104,19 +106,25 @@ class Vault:
 
     @staticmethod
     async def create(path: Path, masters: Sequence[Master]) -> None:
-        """Make an empty key store. Raises `LogUnavailable` when there is something at `path` already."""
+        """Make an empty key store. Raises `LogUnavailable` when there is something at `path` already.
+
+        It appears under its name only when it is complete, as a log does: half a key store would look like one whose
+        master key is lost.
+        """
         if path.exists():
             raise LogUnavailable(f"{path} exists already: it is left as it is")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        connection = await _connect(path)
+        draft = path.with_name(f"{path.name}.{os.getpid()}.new")
         try:
-            for statement in SCHEMA:
-                await connection.execute(statement)
-            wrapped = _wrap(AESGCM(masters[0].key), os.urandom(KEY_BYTES), NAMES_AAD)
-            await connection.execute(INSERT_NAMES, (masters[0].id, wrapped))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            await _fill(draft, masters[0])
+            publish(draft, path)
+        except (OSError, sqlite3.Error) as error:
+            raise LogUnavailable(f"{path} cannot be made: {error}") from error
         finally:
-            await connection.close()
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
 
     @classmethod
     async def open(cls, path: Path, masters: Sequence[Master]) -> Self:
@@ -275,6 +283,17 @@ class Vault:
             return [tuple(row) for row in await self._connection.execute_fetchall(statement, bound)]
         except sqlite3.Error as error:
             raise LogUnavailable(f"the key store {self.path} cannot be read now: {error}") from error
+
+
+async def _fill(draft: Path, master: Master) -> None:
+    connection = await _connect(draft)
+    try:
+        for statement in SCHEMA:
+            await connection.execute(statement)
+        wrapped = _wrap(AESGCM(master.key), os.urandom(KEY_BYTES), NAMES_AAD)
+        await connection.execute(INSERT_NAMES, (master.id, wrapped))
+    finally:
+        await connection.close()
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
