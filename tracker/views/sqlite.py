@@ -98,6 +98,8 @@ class SqliteViews(SqliteReading):
     def __init__(self, path: Path, *, writable: bool, building: bool = False) -> None:
         self._path = path
         self._reader = _Door(path, writable=False, building=building)
+        # What may take seconds has a connection of its own: nobody else waits for a search or for statistics.
+        self._searcher = _Door(path, writable=False, building=building)
         self._writer = _Door(path, writable=True, building=building) if writable else None
 
     @staticmethod
@@ -143,7 +145,7 @@ class SqliteViews(SqliteReading):
     @property
     def _doors(self) -> list[_Door]:
         # The writer first: it is the one that puts a swapped-in file into WAL mode.
-        return [self._reader] if self._writer is None else [self._writer, self._reader]
+        return [*([] if self._writer is None else [self._writer]), self._reader, self._searcher]
 
     async def refresh(self) -> bool:
         """See `ViewsWriter`. Raises `ViewsMissing` when the file vanished and nothing took its place."""
@@ -163,18 +165,25 @@ class SqliteViews(SqliteReading):
 
     async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
         """See `SqliteReading`."""
-        async with self._reader.lock:
+        return await self._rows(self._reader, statement, bound)
+
+    async def rows_searched(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+        """See `SqliteReading`."""
+        return await self._rows(self._searcher, statement, bound)
+
+    async def _rows(self, door: _Door, statement: str, bound: Sequence[Any]) -> list[Row]:
+        async with door.lock:
             with self._named_errors():
-                await self._reader.refresh()
-                connection = await self._reader.open()
+                await door.refresh()
+                connection = await door.open()
                 return cast("list[Row]", await connection.execute_fetchall(statement, bound))
 
     async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
         """See `SqliteReading`."""
-        async with self._reader.lock:
+        async with self._searcher.lock:
             with self._named_errors():
-                await self._reader.refresh()
-                connection = await self._reader.open()
+                await self._searcher.refresh()
+                connection = await self._searcher.open()
                 try:
                     await connection.execute_fetchall("BEGIN")
                     return [

@@ -76,11 +76,15 @@ def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None)
 
 
 class SqliteReading(ABC):
-    """`ViewsReader` over two ways to ask: one statement, or several of one moment."""
+    """`ViewsReader` over three ways to ask: one statement, one that may take long, or several of one moment."""
 
     @abstractmethod
     async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
         """The rows of one statement. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
+
+    @abstractmethod
+    async def rows_searched(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+        """The rows of a statement that may take seconds, without making others wait."""
 
     @abstractmethod
     async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
@@ -96,7 +100,9 @@ class SqliteReading(ABC):
 
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         """See `ViewsReader`."""
-        found = await self.rows(*sessions_statement(filter, limit=limit, cursor=cursor))
+        # A text may be anywhere: where nothing has it, every session is looked at.
+        ask = self.rows if filter.q is None else self.rows_searched
+        found = await ask(*sessions_statement(filter, limit=limit, cursor=cursor))
         after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
         return [_session(row) for row in found[:limit]], after
 
