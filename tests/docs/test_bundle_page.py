@@ -1,0 +1,69 @@
+"""docs/evidence.md, "The bundle": its program, which has nothing of ours in it, believes true bundles and no others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import bundled
+from tests.bundled import configured, filled, session_of, unpacked
+from tracker import desk_erasing, joining
+from tracker.bundle import contents
+from tracker.bundle_verifying import NAMES
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "evidence.md").read_text("utf-8")
+SECTION = PAGE.partition("\n## The bundle\n")[2].partition("\n## ")[0]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (code,) = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+    assert "tracker." not in code
+    path = tmp_path_factory.mktemp("program") / "check.py"
+    path.write_text(code, "utf-8")
+    return path
+
+
+def run(program: Path, bundle: Path, key: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-I", str(program), str(bundle), key], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("kind", ["sealed", "in clear", "erased"])
+def test_the_program_believes_a_true_bundle_and_no_other(kind: str, program: Path, tmp_path: Path) -> None:
+    config = configured(tmp_path / "log", sealed=kind != "in clear")
+    asyncio.run(filled(config, ["livekit"]))
+    if kind == "erased":
+        selection = asyncio.run(desk_erasing.selection_of_person(config, "user-alice"))
+        asyncio.run(desk_erasing.erase(config, [selection]))
+    session = asyncio.run(session_of(config, "livekit"))
+    path = asyncio.run(bundled.bundle(config, session, tmp_path / "it.zip"))
+    key = str(joining.verifiers(config)[0])
+    good = run(program, path, key)
+    assert good.returncode == 0, good.stderr
+    assert "records are in tracker.test/log" in good.stdout
+
+    files = unpacked(path)
+    for name, old, new in [
+        ("records.jsonl", b"daily-standup", b"daily-stand-up"),
+        ("records.jsonl", b'"origin":"webhook"', b'"origin":"import"'),
+        ("proofs.json", b'"hashes":["', b'"hashes":["AAAA'),
+        ("checkpoint.txt", b"tracker.test/log\n", b"tracker.test/lag\n"),
+    ]:
+        edited = files | {name: files[name].replace(old, new, 1)}
+        assert edited[name] != files[name]
+        assert run(program, bundled.packed(edited, tmp_path / "bad.zip"), key).returncode != 0
+        assert run(program, bundled.packed(bundled.covered_up(edited), tmp_path / "bad.zip"), key).returncode != 0
+
+
+def test_every_file_and_every_check_is_on_the_page() -> None:
+    for name in (*contents.BOUNDS, *NAMES):
+        assert f"`{name}`" in SECTION, name
+    assert json.dumps(contents.PARTS)
+    for part in contents.PARTS:
+        assert f"`{part}`" in SECTION, part
