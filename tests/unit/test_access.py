@@ -257,3 +257,25 @@ def test_keys_are_never_printed() -> None:
             assert key.id in shown
             assert SECRET not in shown
             assert "PRIVATE" not in shown
+
+
+def test_a_cookie_holds_a_token_and_never_widens_one() -> None:
+    door = access()
+    good = mint(HS, scopes=["read:sessions"], sources=["ov"], expires_s=60, now=NOW)
+    everything = mint(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW)
+    assert door.authorize(None, good) == door.authorize(f"Bearer {good}")
+    assert door.authorize(f"Bearer {good}", everything).sources == ("ov",)
+    refused(door, "Bearer wrong", everything)
+    for cookie in ("", "wrong", f"Bearer {good}", mint(HS, scopes=["admin"], sources=None, expires_s=-120, now=NOW)):
+        refused(door, None, cookie)
+
+
+def test_a_closed_session_of_a_link_is_closed() -> None:
+    alone = Access([], now=lambda: NOW)
+    link = alone.one_time_link()
+    assert link is not None
+    cookie = alone.open(link.partition("=")[2])
+    assert alone.authorize(None, cookie)
+    alone.close(cookie)
+    alone.close("never opened")
+    refused(alone, None, cookie)
