@@ -83,9 +83,10 @@ class Batch:
         for key in rooms:
             self._runs[key] = self._resolve(key, rooms[key]) if key in learned else before[key]
         moving = await self._moving(learned, before)
-        await self._load_states(self._wanted(evidence, moving, learned, before), rechecked)
+        homes = [self._home(item) for item in evidence]
+        await self._load_states(self._wanted(homes, moving, learned, before), rechecked)
         await self._refold(moving)
-        self._place(evidence)
+        self._place(evidence, homes)
         await self._load_neighbours()
         sessions = self._render()
         self._memory.trim()
@@ -110,18 +111,28 @@ class Batch:
                 row.source: (row, msgspec.msgpack.decode(row.state, type=SourceState)) for row in rows
             }
         known = self._memory.sources
+        latest: dict[str, Record] = {}
+        counts: dict[str, int] = {}
+        received: dict[str, Micros] = {}
         for record in records:
-            row, state = known.get(record.source) or (
-                SourceRow(source=record.source, vendor=record.vendor, last_received_at=0, records=0, state=b""),
+            source = record.source
+            latest[source] = record
+            counts[source] = counts.get(source, 0) + 1
+            if record.received_at > received.get(source, 0):
+                received[source] = record.received_at
+        for source, record in latest.items():
+            row, state = known.get(source) or (
+                SourceRow(source=source, vendor=record.vendor, last_received_at=0, records=0, state=b""),
                 SourceState(),
             )
             row = msgspec.structs.replace(
                 row,
                 vendor=record.vendor,
-                records=row.records + 1,
-                last_received_at=max(row.last_received_at, record.received_at),
+                records=row.records + counts[source],
+                last_received_at=max(row.last_received_at, received.get(source, 0)),
             )
-            known[record.source] = (row, state)
+            known[source] = (row, state)
+        for record in records:
             if record.source not in self._rules:
                 self._rules[record.source] = registry.rules(record.vendor)
         changed: dict[str, bool] = {}
@@ -229,9 +240,9 @@ class Batch:
         return None
 
     def _wanted(
-        self, evidence: Sequence[Evidence], moving: Iterable[str], learned: set[RoomKey], before: dict[RoomKey, Runs]
+        self, homes: Iterable[str | None], moving: Iterable[str], learned: set[RoomKey], before: dict[RoomKey, Runs]
     ) -> set[str]:
-        wanted = {home for item in evidence if (home := self._home(item)) is not None}
+        wanted = {home for home in homes if home is not None}
         wanted.update(moving)
         for key in learned:
             runs = set(before[key].runs) ^ set(self._runs[key].runs)
@@ -282,11 +293,10 @@ class Batch:
         for source, vendor in vendors.items():
             self._rules.setdefault(source, registry.rules(vendor))
         # A fact may move into a session that is not among those refolded only if that session is new: see `_moving`.
-        self._place(evidence)
+        self._place(evidence, [self._home(item) for item in evidence])
 
-    def _place(self, evidence: Sequence[Evidence]) -> None:
-        for item in evidence:
-            home = self._home(item)
+    def _place(self, evidence: Sequence[Evidence], homes: Sequence[str | None]) -> None:
+        for item, home in zip(evidence, homes, strict=True):
             place = item.fact.place
             if home is not None:
                 fold(self._state(home, item), item)
