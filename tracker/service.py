@@ -199,9 +199,9 @@ class Station:
 
 
 async def serve(config: Config, *, port: int | None = None, link: bool = False, ready: Ready | None = None) -> None:
-    """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable. `port`: instead of the config's.
-    `link`: `ready` gets a one-time link beside the keys, too.
+    """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
 
+    `port`: instead of the config's. `link`: `ready` gets a one-time link beside the keys, too.
     Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
     (no log, or served by somebody else) before anything is accepted.
     """

@@ -344,3 +344,31 @@ async def test_a_bundle_is_never_written_over_a_file(config: Config, tmp_path: P
     (tmp_path / "there.zip").touch()
     with pytest.raises(ParameterInvalid):
         await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "there.zip")
+
+
+async def test_an_end_known_from_elsewhere_is_compared_and_named(tmp_path: Path) -> None:
+    """A server that was started again ended a session: the bundle holds no record of that."""
+    config = configured(tmp_path / "log", sealed=False)
+    await desk.begin(config)
+    first, second = tmp_path / "CDR.2023-11-14_22-13-00.log", tmp_path / "CDR.2023-11-15_22-14-00.log"
+    first.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START)[:6]) + b"\n")
+    second.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START + 86_400_000_000, seed=9)) + b"\n")
+    await desk.import_files(config, "ov", [first, second])
+    await desk.rebuild(config)
+    (session,) = [name for name in await bundled.sessions(config) if str(START // 1000) in name]
+    path = await bundled.bundle(config, session, tmp_path / "it.zip")
+    end = json.loads(unpacked(path)["manifest.json"])["reading"]["inferred_end"]
+    assert end["reason"] == "server_shutdown"
+    found = await verified(path)
+    assert not failed(found)
+    (timeline,) = (check for check in found.checks if check.name == "timeline")
+    assert "not proved by it: the end of the session" in timeline.about
+    readme = unpacked(path)["README.html"].decode()
+    assert "Here also the end of the session (server_shutdown)" in readme
+
+    def later(content: bytes) -> bytes:
+        return content.replace(end["at"].encode(), b"2030-01-01T00:00:00.000000Z")
+
+    assert "timeline" in failed(
+        await verified(bundled.changed(path, tmp_path / "bad.zip", {"manifest.json": later}, covered=True))
+    )

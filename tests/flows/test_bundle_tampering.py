@@ -59,7 +59,10 @@ async def test_a_changed_byte_is_caught_and_its_file_named(name: str, pristine: 
         problems = failed(await verified(path))
         told = [problem for check in problems.values() for problem in check]
         # Some words of the manifest only the page or the timeline can contradict.
-        assert any(name in problem for problem in told) or ("timeline" in problems and name == "manifest.json"), (at, told)
+        assert any(name in problem for problem in told) or ("timeline" in problems and name == "manifest.json"), (
+            at,
+            told,
+        )
         assert "manifest" in problems or name == "manifest.json"
 
 
@@ -306,7 +309,9 @@ def zipped(to: Path, *members: tuple[str, bytes], **more: Any) -> Path:
     return to
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "C:\\x", "records.jsonl/", "README.HTML", "a\x00b", "x" * 60_000, "é"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "C:\\x", "records.jsonl/", "README.HTML", "a\x00b", "x" * 60_000, "é"]
+)
 async def test_names_that_no_bundle_has_are_refused(name: str, tmp_path: Path) -> None:
     (problem,) = failed(await verified(zipped(tmp_path / "bad.zip", (name, b"x"))))["file"]
     assert "which no bundle has" in problem

@@ -45,5 +45,9 @@
   localised(document);
   tick();
   setInterval(tick, 1000);
+  // On narrow screens the navigation scrolls sideways: show where we are.
+  const here = document.querySelector(".top nav [aria-current]");
+  const row = here?.closest("ul");
+  if (row && row.scrollWidth > row.clientWidth) row.scrollLeft = here.offsetLeft + here.offsetWidth - row.offsetLeft - row.clientWidth + 40;
   window.tracker = { localised, spoken, tick };
 })();
