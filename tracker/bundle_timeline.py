@@ -23,6 +23,7 @@ from tracker.api.asking import Door
 from tracker.api.bundles import told_of
 from tracker.bundle.contents import PARTS, Manifest, OutsideEnd
 from tracker.bundle.making import timeline_pieces
+from tracker.bundle.reading import is_plausible
 from tracker.bundle.unpacked import UnpackedLog
 from tracker.deliveries import Micros
 from tracker.envelopes import exact_micros, exact_time
@@ -220,7 +221,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def _json(text: bytes) -> Any:
     try:
-        return msgspec.json.decode(text)
+        return msgspec.json.decode(text) if is_plausible(text) else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

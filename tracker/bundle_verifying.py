@@ -269,7 +269,7 @@ class _Verifying:
         except BundleUnreadable as error:
             self.fail("page", str(error))
             return
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             self.fail("page", f"no page can be made of {TIMELINE} ({type(error).__name__})")
             return
         if made == given:

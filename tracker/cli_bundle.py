@@ -30,7 +30,7 @@ def make(arguments: argparse.Namespace) -> int:
     printing.say(f"wrote {path}: {found.records} records; check it anywhere with `tracker verify {path}`")
     for check in found.checks:
         if check.outcome == "not checked" and check.name in {"checkpoint", "timeline"}:
-            printing.complain(check.about)
+            printing.complain(printing.printable(check.about))
     return 0
 
 
@@ -56,7 +56,8 @@ async def _verified(
 
 def _show(found: BundleVerification) -> None:
     rows = [(check.name, MARKS[check.outcome], _told(check)) for check in found.checks]
-    printing.table(f"{found.bundle}: {found.session or 'no session'}", ("check", "result", "what"), rows)
+    printing.say(printing.printable(f"{found.bundle}: {found.session or 'no session can be read'}"))
+    printing.table("Checks", ("check", "result", "what"), rows)
     if found.has_failed:
         printing.say("do not rely on this bundle: something in it was changed, or it was damaged on its way")
     else:

@@ -380,6 +380,23 @@ async def test_json_that_is_broken_is_a_finding_and_no_crash(
     assert len(found.checks) == 10
 
 
+@pytest.mark.parametrize("detail", ["[" * 900 + "]" * 900, "1" * 5000, '{"a":1e999}', '"x"', '{"a":"\\ud800"}', "null", "[[]]"])
+async def test_a_detail_of_any_shape_is_a_finding_and_no_crash(detail: str, pristine: Path, tmp_path: Path) -> None:
+    files = unpacked(pristine)
+    told = json.loads(files["timeline.json"])
+    told["timeline"][0]["detail"] = "HERE"
+    files["timeline.json"] = json.dumps(told).replace('"HERE"', detail).encode()
+    found = failed(await verified(packed(files, tmp_path / "bad.zip")))
+    assert {"manifest", "timeline"} <= set(found)
+
+
+async def test_json_made_to_fill_the_memory_is_not_read(pristine: Path, tmp_path: Path) -> None:
+    filling = b'{"timeline":[' + b"{}," * 3_000_000 + b"{}]}"
+    files = unpacked(pristine) | {"timeline.json": filling, "README.html": random.Random(2).randbytes(300_000)}
+    found = failed(await verified(packed(files, tmp_path / "bad.zip")))
+    assert "fill the memory" in found["page"][0]
+
+
 async def test_an_endless_line_is_not_kept_in_memory(
     pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

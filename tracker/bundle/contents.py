@@ -22,7 +22,7 @@ MANIFEST, RECORDS, PROOFS, TIMELINE = "manifest.json", "records.jsonl", "proofs.
 CHECKPOINT, KEY, README = "checkpoint.txt", "key.txt", "README.html"
 
 SMALL = 64 * 1024
-IN_MEMORY = 256 * 1024 * 1024
+IN_MEMORY = 128 * 1024 * 1024
 BOUNDS = {
     MANIFEST: 1024 * 1024,
     RECORDS: 8 * 1024**3,

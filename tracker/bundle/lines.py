@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,6 +23,7 @@ from tracker.evidence.notes import decoded
 from tracker.log.contract import KeptLeaf
 
 LARGEST = 2**63
+LONGEST_PROOF = 1024 * 1024
 
 
 class Line(NamedTuple):
@@ -53,7 +54,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dedupe_key: str
     received_at: str
     origin: Origin
-    proof: Any
+    proof: msgspec.Raw
     body_text: str | None = None
     body_b64: str | None = None
     proof_text: str
@@ -88,8 +89,8 @@ def read_line(written: bytes) -> Line:
         told = _read(written)
         body = told.body_text.encode() if told.body_text is not None else base64.b64decode(told.body_b64 or "")
         proof, leaf = told.proof_text.encode(), told.leaf
-        if not 0 < told.position < LARGEST:
-            raise ValueError("no position")
+        if not 0 < told.position < LARGEST or len(proof) > LONGEST_PROOF:
+            raise ValueError("its position or its proof is nothing a log holds")
         record = Record(
             position=told.position,
             source=told.source,

@@ -28,6 +28,8 @@ RATIO = 200
 """A zip may grow to so many times its size, and `ALLOWANCE`; what calls say never compresses so well."""
 LONGEST_LINE = 64 * 1024 * 1024
 PIECE = 256 * 1024
+SMALL_JSON, THING, PART = 1024 * 1024, 16, 6
+"""Larger JSON has at least so many bytes for each list or object, and for each comma; else it grows too much when it is read."""
 LOCAL = struct.Struct("<4s5H3L2H")
 END = struct.Struct("<4s4H2LH")
 WHOLE = 0xFFFFFFFF
@@ -85,8 +87,11 @@ class OpenBundle:
 
     def decoded(self, name: str, kind: type[Read]) -> Read:
         """The JSON of a file as what it has to be. Raises `BundleUnreadable`."""
+        content = self.content(name)
+        if not is_plausible(content):
+            raise BundleUnreadable(f"{name} holds next to nothing in very many pieces: it was made to fill the memory")
         try:
-            return msgspec.json.decode(self.content(name), type=kind)
+            return msgspec.json.decode(content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
             raise BundleUnreadable(f"{name} is not what it has to be: {str(error)[:300]}") from None
 
@@ -106,6 +111,12 @@ class OpenBundle:
         if encode_manifest(manifest) != content:
             raise BundleUnreadable(f"{MANIFEST} is not written as Tracker writes it: it was edited")
         return manifest
+
+
+def is_plausible(content: bytes) -> bool:
+    """Whether JSON says enough for its size to be read: millions of empty lists fill the memory and say nothing."""
+    things, parts = content.count(b"{") + content.count(b"["), content.count(b",")
+    return len(content) <= SMALL_JSON or (things * THING <= len(content) and parts * PART <= len(content))
 
 
 @contextlib.contextmanager
