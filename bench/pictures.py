@@ -1,0 +1,183 @@
+"""The pictures in docs/pictures: pages of a tracker that was told the demo's calls, as Chromium shows them.
+
+    .venv/bin/python bench/pictures.py                 # docs/pictures/{session,session-dark,sessions}.png
+    .venv/bin/python bench/pictures.py --look FOLDER   # every page, 1280 and 390 wide, light and dark, to be looked at
+
+Needs Debian's Chromium (`apt install chromium`) and the development dependencies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from playwright.async_api import Browser, Page, async_playwright
+
+from tracker.demo import SOURCES, config_text, read_token
+from tracker.demo_calls import VENDORS, Sent, sign, whole_call
+from tracker.demo_house import House, open_house
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+MOST_BYTES = 200_000
+S = 1_000_000
+HOUR = 3_600 * S
+SHOWN = "openvidu"
+
+
+class Told:
+    """A running tracker and what it was told."""
+
+    def __init__(self, house: House, web: aiohttp.ClientSession, keys: dict[str, str], token: str) -> None:
+        self.house, self.web, self.keys, self.token = house, web, keys, token
+
+    async def post(self, vendor: str, sent: Sent) -> int:
+        """One delivery; its position."""
+        headers, suffix, _ = sign(vendor, sent.body, self.keys[vendor], now())
+        address = f"{self.house.url}/hooks/{SOURCES[vendor]}{suffix}"
+        async with self.web.post(address, data=sent.body, headers=headers, params=sent.query) as answer:
+            said = await answer.json()
+            assert answer.status == 200, said
+            return said["position"]
+
+    async def get(self, path: str, **query: str) -> Any:
+        """What the API says."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        async with self.web.get(self.house.url + path, params=query, headers=headers) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    async def newest(self, vendor: str) -> str:
+        """The path of this vendor's newest session."""
+        session = (await self.get("/v1/sessions", source=SOURCES[vendor]))["items"][0]
+        return f"/sessions/{quote(session['id'], safe='')}"
+
+
+def now() -> int:
+    """µs since the epoch."""
+    return time.time_ns() // 1000
+
+
+def lost(vendor: str, sent: Sent, call: list[Sent]) -> bool:
+    """What the shown call does without: Bob's join, so that one bar's beginning is derived."""
+    joins = [each for each in call if each.event == "participantJoined"]
+    return vendor == SHOWN and sent is joins[1]
+
+
+@contextlib.asynccontextmanager
+async def told() -> AsyncIterator[Told]:
+    """Calls of all vendors: two a vendor that are over, one of them with losses, and one a vendor that goes on."""
+    with tempfile.TemporaryDirectory(prefix="tracker-pictures-") as folder:
+        keys = {vendor: secrets.token_urlsafe(32) for vendor in VENDORS}
+        read_key = secrets.token_urlsafe(32)
+        config = Path(folder) / "config.toml"
+        port = 8137
+        config.write_text(config_text(Path(folder), keys, read_key, port), "utf-8")
+        async with open_house(config, port) as house, aiohttp.ClientSession() as web:
+            found = Told(house, web, keys, read_token(read_key))
+            position = 0
+            for n, vendor in enumerate(VENDORS):
+                for seed, ago, losses in ((0, 26 * HOUR, False), (1, 3 * HOUR + n * 700 * S, True)):
+                    for m, sent in enumerate(whole_call(vendor, now() - ago, seed=seed)):
+                        if not (losses and m % 5 == 3):
+                            position = await found.post(vendor, sent)
+            for n, vendor in enumerate(VENDORS):
+                call = whole_call(vendor, now() - (131 + 4 * n) * S, seed=0)
+                for sent in call:
+                    if sent.at <= now() and not lost(vendor, sent, call):
+                        position = await found.post(vendor, sent)
+            async with web.post(f"{house.url}/hooks/ov", data=b"{}", headers={"Authorization": "wrong"}) as answer:
+                assert answer.status == 401
+            await found.get("/v1/sessions", at_least=str(position))
+            yield found
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    browser: Browser, told: Told, path: str, *, width: int, height: int = 844, dark: bool = False
+) -> AsyncIterator[Page]:
+    """A page, signed in, when it has settled."""
+    context = await browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",
+        timezone_id="Europe/Berlin",
+        locale="en-GB",
+    )
+    try:
+        await context.add_cookies([{"name": "tracker_session", "value": told.token, "url": told.house.url}])
+        page = await context.new_page()
+        await page.goto(told.house.url + path)
+        if path.startswith("/sessions/"):
+            await page.wait_for_selector(".enhanced .events-scroll tr.event")
+        await page.wait_for_timeout(400)
+        yield page
+    finally:
+        await context.close()
+
+
+async def take(browser: Browser, told: Told) -> None:
+    """The pictures of the documentation."""
+    PICTURES.mkdir(exist_ok=True)
+    session = await told.newest(SHOWN)
+    for name, path, height, dark in (
+        ("session", session, 960, False),
+        ("session-dark", session, 960, True),
+        ("sessions", "/", 860, False),
+    ):
+        async with opened(browser, told, path, width=1280, height=height, dark=dark) as page:
+            await save(page, PICTURES / f"{name}.png")
+
+
+async def save(page: Page, file: Path, *, whole: bool = False) -> None:
+    """Raises AssertionError for a picture too heavy for a README."""
+    file.write_bytes(await page.screenshot(full_page=whole))
+    print(f"{file} {file.stat().st_size // 1000} kB")
+    assert whole or file.stat().st_size < MOST_BYTES, file
+
+
+async def look(browser: Browser, told: Told, folder: Path) -> None:
+    """Every page at both widths, whole, and the dark ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    room = (await told.get("/v1/sessions", source=SOURCES["livekit"]))["items"][0]["room"]["id"]
+    pages = {
+        "calls": "/", "rooms": "/rooms", "room": f"/rooms/lk/{quote(room, safe='')}", "people": "/people",
+        "person": "/people?identity=Alice", "recordings": "/recordings", "supervisors": "/supervisors",
+        "statistics": "/statistics", "sources": "/sources", "log": "/log", "record": "/log/3", "sign-in": "/sign-in",
+        "nothing": "/?room=nowhere", "unknown": "/sessions/nobody",
+    }  # fmt: skip
+    pages |= {f"session-{vendor}": await told.newest(vendor) for vendor in VENDORS}
+    for name, path in pages.items():
+        for width in (1280, 390):
+            for dark in (False, True):
+                if dark and name not in {"calls", "statistics", f"session-{SHOWN}"}:
+                    continue
+                if name == "unknown":
+                    continue
+                async with opened(browser, told, path, width=width, dark=dark) as page:
+                    await save(page, folder / f"{name}-{width}{'-dark' if dark else ''}.png", whole=True)
+
+
+async def main(folder: Path | None) -> None:
+    """Pictures of the documentation, or of everything into `folder`."""
+    async with told() as found, async_playwright() as driver:
+        path = shutil.which("chromium")
+        assert path, "apt install chromium"
+        browser = await driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        await (take(browser, found) if folder is None else look(browser, found, folder))
+        await browser.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--look", type=Path, metavar="FOLDER")
+    asyncio.run(main(parser.parse_args().look))
