@@ -20,6 +20,7 @@ STYLE = """\
 body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}table{border-collapse:collapse;width:100%;font-size:.85rem}
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid #d0d7de;overflow-wrap:anywhere}
+th,td:first-child{white-space:nowrap}th:nth-child(2),th:nth-child(3){min-width:7.5rem}
 code,pre{font:.85rem ui-monospace,monospace;background:#f3f4f6;padding:.1rem .3rem;overflow-wrap:anywhere}
 pre{padding:.6rem;white-space:pre-wrap}.warn{border-left:4px solid #b35900;padding:.2rem 1rem;background:#fff6e5}"""
 
@@ -52,7 +53,7 @@ video servers are checked again too. How to check it with other software, byte b
 <li>Each message is, byte for byte, the one that stands at its position of the log: its body, what came to prove it, and
 when it was received. One changed letter would be noticed.</li>
 <li>Each message was in the log when <code>checkpoint.txt</code> was signed: {tree}</li>
-<li>The table below follows from these messages and from nothing else, by the rules of reading {reading}.</li>
+<li>The table below follows from these messages, by the rules of reading {reading} of Tracker.{but}</li>
 </ul>
 <h2>What is not proved</h2>
 <ul>
@@ -109,6 +110,7 @@ def top_of(manifest: Manifest) -> bytes:
         warnings=_warnings(manifest),
         tree=tree,
         outside=outside,
+        but="" if end is None else " (One end does not: see below.)",
         files=files,
     )
     return _encoded(head + body)
@@ -122,7 +124,8 @@ def row_of(entry: Mapping[str, Any]) -> bytes:
     if len(detail) > LONGEST:
         detail = detail[:LONGEST] + "…"
     kind = str(entry["kind"]).replace(".", " ").replace("_", " ")
-    cells = (entry["at"] or "", kind, about, entry["actor"] or "", entry["provenance"], entry["position"], detail)
+    at = str(entry["at"] or "").replace("T", " ").removesuffix("Z")
+    cells = (at, kind, about, entry["actor"] or "", entry["provenance"], entry["position"], detail)
     return _encoded("<tr>" + "".join(f"<td>{_shown(str(cell))}</td>" for cell in cells) + "</tr>\n")
 
 
