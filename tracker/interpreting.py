@@ -77,7 +77,7 @@ class Interpreter:
         hidden = {source: sorted(names) for source, names in self._hidden.items()}
         try:
             return asyncio.get_running_loop().run_in_executor(self._pool, interpret_packed, _pack(records), hidden)
-        except BrokenExecutor:
+        except (BrokenExecutor, OSError):  # OSError: no process more may be started
             self._pool = None
             return None
 
