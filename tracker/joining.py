@@ -28,6 +28,7 @@ from tracker.signing_key import make_key, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.views.sqlite import SqliteViews
+from tracker.views.sqlite_frozen import frozen
 from tracker.views.sqlite_swapping import copy, swap_in
 
 BUNDLES = 2
@@ -215,6 +216,7 @@ def bundling(config: Config, log: Log, watcher: CheckpointWatcher | None = None)
         sign=None if signing is None else checkpoints(config, log, signing, watcher).make,
         keys=verifiers(config),
         hidden=hidden(config),
+        frozen=lambda: frozen(config.views_path),
         gate=asyncio.Semaphore(BUNDLES),
     )
 

@@ -1,7 +1,7 @@
 """The evidence bundle of a session: one zip that can be checked offline, by anybody (`tracker/bundle/`).
 
-It is made whole before the first byte is sent, in a file without a name: what fails is a problem, not half a download. A
-session that changes while its evidence is gathered is gathered again.
+It is made whole before the first byte is sent, in a file without a name: what fails is a problem, not half a download. The
+views are held at one moment meanwhile, so that a session that goes on is not torn.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from tracker.api.sessions import (
     connection_of, entry_of, participant_of, recording_of, session_of, stream_of, the_session,
 )  # fmt: skip
 from tracker.bundle.making import Told, Wanted, write_bundle
-from tracker.errors import EvidenceError, LogUnavailable, NotFound, ViewsUnavailable
+from tracker.errors import EvidenceError, LogUnavailable, NotFound
 from tracker.projections.rows import SessionRow
 from tracker.views.contract import ViewsReader
 
 PAGE = 1000
-TRIES = 5
 SENT_AT_ONCE = 256 * 1024
 
 _Ask = Callable[[int, str | None], Awaitable[tuple[list[Any], str | None]]]
@@ -59,29 +58,24 @@ def told_of(door: Door, row: SessionRow) -> Told:
 async def make(door: Door, reader: Reader, session_id: str, file: IO[bytes]) -> None:
     """Write the bundle of a session into an empty file.
 
-    Raises `NotFound`, `ViewsUnavailable` (it changes all the time), `LogError`, `EvidenceError`.
+    Raises `NotFound`, `ViewsError`, `LogError`, `EvidenceError`.
     """
     bundling = door.bundling
     if bundling is None:
         raise NotFound("this server makes no evidence bundles")
-    async with bundling.gate:
-        for _ in range(TRIES):
-            row = await _row(door.views, session_id)
-            made_at = door.now()
-            wanted = Wanted(
-                # Whether it is stuck is decided at the moment the manifest names, so that it can be decided again.
-                told=told_of(msgspec.structs.replace(door, now=lambda moment=made_at: moment), row),
-                positions=_positions(door.views, session_id),
-                sees=reader.sees,
-                made_at=made_at,
-                stuck_after=door.stuck_after.get(row.source, STUCK_AFTER),
-            )
-            await write_bundle(file, door.log, bundling, wanted)
-            if await _row(door.views, session_id) == row:
-                return
-            file.seek(0)
-            file.truncate()
-    raise ViewsUnavailable("this session changes faster than its evidence can be gathered: ask again later")
+    made_at = door.now()
+    async with bundling.gate, bundling.frozen() as views:
+        # Everything is of one moment: also whether it is stuck, which can be decided again for the moment the manifest names.
+        still = msgspec.structs.replace(door, views=views, now=lambda: made_at)
+        row = await _row(views, session_id)
+        wanted = Wanted(
+            told=told_of(still, row),
+            positions=_positions(views, session_id),
+            sees=reader.sees,
+            made_at=made_at,
+            stuck_after=door.stuck_after.get(row.source, STUCK_AFTER),
+        )
+        await write_bundle(file, door.log, bundling, wanted)
 
 
 async def find_bundle(asked: Asked) -> Streamed:

@@ -16,6 +16,7 @@ import base64
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, NamedTuple
@@ -38,7 +39,7 @@ from tracker.evidence.notes import Verifier
 from tracker.evidence.tree import Tile, inclusion_proof, root_at
 from tracker.log.contract import Log
 from tracker.projections.rows import SessionRow
-from tracker.views.contract import READING
+from tracker.views.contract import READING, ViewsReader
 
 TILES = 512
 WRITTEN_AT_ONCE = 256 * 1024
@@ -52,12 +53,14 @@ Sees = Callable[[str], bool]
 class Bundling(NamedTuple):
     """What bundles need of the operator. `sign` makes a checkpoint of the log as it is; None: there is no key.
 
-    `keys`: every public key of checkpoints. `hidden`: fields nobody sees, by source. `gate`: how many are made at once.
+    `keys`: every public key of checkpoints. `hidden`: fields nobody sees, by source. `frozen`: the views of one moment.
+    `gate`: how many are made at once.
     """
 
     sign: Callable[[], Awaitable[object]] | None
     keys: Sequence[Verifier]
     hidden: Mapping[str, frozenset[str]]
+    frozen: Callable[[], AbstractAsyncContextManager[ViewsReader]]
     gate: asyncio.Semaphore
 
 

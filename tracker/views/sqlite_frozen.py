@@ -1,0 +1,81 @@
+"""The SQLite views as they are at one moment, for as long as somebody reads: one connection in one transaction.
+
+What is saved meanwhile, or swapped in, is not seen. LIMIT: while it is open SQLite cannot shorten the WAL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import aiosqlite
+
+from tracker.views.sqlite_dumping import dump_rows
+from tracker.views.sqlite_reading import Row, SqliteReading
+from tracker.views.sqlite_swapping import connect, named_errors
+
+CHUNK = 500
+
+
+class FrozenViews(SqliteReading):
+    """`ViewsReader` of one moment; `frozen` opens it."""
+
+    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._lock = asyncio.Lock()
+
+    async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+        """See `SqliteReading`."""
+        async with self._lock:
+            with named_errors(self._path):
+                return cast("list[Row]", await self._connection.execute_fetchall(statement, bound))
+
+    async def rows_searched(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+        """See `SqliteReading`."""
+        return await self.rows(statement, bound)
+
+    async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
+        """See `SqliteReading`. They all are."""
+        return [await self.rows(statement, bound) for statement, bound in statements]
+
+    async def dump(self, *, positions: bool) -> AsyncIterator[tuple[str, bytes]]:
+        """See `ViewsReader`."""
+        async with self._lock:
+            with named_errors(self._path):
+                async for dumped in dump_rows(self._connection, positions=positions):
+                    yield dumped
+
+    async def close(self) -> None:
+        """See `ViewsReader`."""
+        await self._connection.close()
+
+
+@asynccontextmanager
+async def frozen(path: Path) -> AsyncGenerator[FrozenViews]:
+    """The views at a path, as they are now. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
+    failures: list[Exception] = []
+
+    def connector() -> sqlite3.Connection:
+        # A connector that raises leaves aiosqlite's thread to end by itself, maybe after the event loop did.
+        try:
+            return connect(path, writable=False)[0]
+        except Exception as error:
+            failures.append(error)
+            return sqlite3.connect(":memory:")
+
+    connection = await aiosqlite.Connection(connector, CHUNK)
+    try:
+        if failures:
+            raise failures[0]
+        views = FrozenViews(path, connection)
+        await views.rows("BEGIN")
+        # The first look is what fixes the moment.
+        await views.checkpoint()
+        yield views
+    finally:
+        await connection.close()
