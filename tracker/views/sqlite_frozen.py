@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import aiosqlite
 
+from tracker.errors import ViewsUnavailable
 from tracker.views.sqlite_dumping import dump_rows
 from tracker.views.sqlite_reading import Row, SqliteReading
 from tracker.views.sqlite_swapping import connect, named_errors
@@ -63,7 +64,7 @@ async def frozen(path: Path) -> AsyncGenerator[FrozenViews]:
     def connector() -> sqlite3.Connection:
         # A connector that raises leaves aiosqlite's thread to end by itself, maybe after the event loop did.
         try:
-            return connect(path, writable=False)[0]
+            return _connected(path)
         except Exception as error:
             failures.append(error)
             return sqlite3.connect(":memory:")
@@ -79,3 +80,17 @@ async def frozen(path: Path) -> AsyncGenerator[FrozenViews]:
         yield views
     finally:
         await connection.close()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """A connection that reads. Views that nobody wrote to since a rebuild are put into WAL mode first.
+
+    Otherwise we would keep the projector from doing that, and from writing, for as long as we read.
+    """
+    try:
+        connection, _ = connect(path, writable=True)
+    except ViewsUnavailable:
+        # On a disk that cannot be written to there is no projector either.
+        connection, _ = connect(path, writable=False)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
