@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
 from tests.browsing import COOKIE, Watching, watching
-from tests.running import READ_KEY, SECRETS, TOKEN
+from tests.running import READ_KEY, SECRETS, TOKEN, Running
 from tracker.demo import config_text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -63,19 +64,24 @@ async def test_a_list_that_is_open_says_so_when_somebody_signed_out_elsewhere(ho
         await expect(page.locator("#live-status")).to_contain_text("Signed out")
 
 
-async def test_a_link_opens_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("keyless")
-    lines = config_text(folder, SECRETS, READ_KEY, 0).splitlines()
+async def test_a_link_opens_once(house: Watching, tmp_path: Path) -> None:
+    lines = config_text(tmp_path, SECRETS, READ_KEY, 0).splitlines()
     keyless = "\n".join(each for each in lines if each != "[access]" and not each.startswith("keys = [{"))
-    async with watching(folder, config=keyless, filled=False) as house:
-        link = next(word for word in house.running.printed.read_text().split() if "/open?code=" in word)
-        path = link.removeprefix(house.running.url)
-        async with house.page("/", signed_in=False) as page:
+    running = await Running(tmp_path, config=keyless).start(init=True)
+    alone = Watching(running, house.web, house.browser)
+    try:
+        link = next(word for word in running.printed.read_text().split() if "/open?code=" in word)
+        path = link.removeprefix(running.url)
+        async with alone.page("/", signed_in=False) as page:
             assert "open the link" in await page.locator("main").inner_text()
-        async with house.page(path, signed_in=False) as page:
-            await page.wait_for_url(house.running.url + "/")
+        async with alone.page(path, signed_in=False) as page:
+            await page.wait_for_url(running.url + "/")
             await expect(page.locator("#live-status")).to_have_text("Live")
+            await page.goto(link)
+            await page.wait_for_url(running.url + "/")
             await page.get_by_role("button", name="Sign out").click()
             await page.wait_for_url("**/sign-in")
-        async with house.page(path, signed_in=False, forgiving=REFUSED) as page:
+        async with alone.page(path, signed_in=False, forgiving=REFUSED) as page:
             assert "opened before" in await page.locator("body").inner_text()
+    finally:
+        await running.stop()
