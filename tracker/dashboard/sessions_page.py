@@ -40,7 +40,7 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
     # Read first, so that what arrives while the page is made comes through the live stream rather than never.
     position = await asked.door.views.checkpoint()
     found: Any = await API["findSessions"].find(asked)
-    template = "sessions.html" if asked.query["part"] is None else "sessions_live.html"
+    template = "sessions.html" if asked.query["part"] is None else "sessions_part.html"
     return page(
         request,
         template,

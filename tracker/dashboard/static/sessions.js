@@ -22,6 +22,15 @@
   const known = new Map();
   const told = (row) => row.innerHTML.replace(/(data-since="[^"]*">)[^<]*/g, "$1");
 
+  // The figures hold links only: the one that had the focus keeps it.
+  const figures = (fresh) => {
+    const old = document.getElementById("now");
+    const link = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    window.tracker.localised(fresh);
+    old.replaceWith(fresh);
+    if (link !== null) [...fresh.querySelectorAll("a")].find((each) => each.getAttribute("href") === link)?.focus();
+  };
+
   const place = (fresh) => {
     const old = live.querySelector("tbody");
     const rows = new Map([...old.rows].map((row) => [row.dataset.id, row]));
@@ -54,8 +63,9 @@
       const answer = await fetch(address, { credentials: "same-origin", redirect: "manual" });
       if (answer.type === "opaqueredirect" || answer.status === 401) { say("Signed out: reload this page to sign in again."); return; }
       if (answer.ok) {
-        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("live");
-        if (fresh) place(document.adoptNode(fresh));
+        const made = new DOMParser().parseFromString(await answer.text(), "text/html");
+        const [now, fresh] = [made.getElementById("now"), made.getElementById("live")];
+        if (now && fresh) { figures(document.adoptNode(now)); place(document.adoptNode(fresh)); }
       }
     } catch { /* The server is away; the stream says when it is back. */ } finally {
       asking = false;
