@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -66,9 +67,8 @@ async def choose(page: Page, name: str, value: str) -> None:
         await field.fill(value)
 
 
-@pytest.mark.parametrize("has_script", [True, False], ids=["with scripts", "without"])
-async def test_every_filter_goes_from_the_form_to_the_address_and_back(house: Watching, has_script: bool) -> None:
-    async with house.page("/", java_script_enabled=has_script) as page:
+async def test_every_filter_goes_from_the_form_to_the_address_and_back(house: Watching) -> None:
+    async with house.page("/") as page:
         names = await page.locator("form.filters [name]:not([type=hidden])").evaluate_all(
             "(all) => all.map((e) => e.name)"
         )
@@ -80,8 +80,7 @@ async def test_every_filter_goes_from_the_form_to_the_address_and_back(house: Wa
             await page.locator("form.filters button").click()
             await page.wait_for_url("**/?*")
             assert asked_of(page) == [(name, value)]
-            if has_script:
-                assert page.url.count("=") == 1, "empty fields are left out"
+            assert page.url.count("=") == 1, "empty fields are left out"
             assert await given(page, name) == value
             wanted = await found(house, **{name: value})
             assert await ids(page) == wanted
@@ -99,6 +98,17 @@ async def test_every_filter_goes_from_the_form_to_the_address_and_back(house: Wa
         await page.get_by_role("link", name="Clear").click()
         await page.wait_for_url(house.running.url + "/")
         assert await ids(page) == everything
+
+
+async def test_without_scripts_all_filters_at_once_go_there_and_back_too(house: Watching) -> None:
+    async with house.page("/", java_script_enabled=False) as page:
+        for name, value in FIELDS.items():
+            await choose(page, name, value)
+        await page.locator("form.filters button").click()
+        await page.wait_for_url("**/?*")
+        assert dict(asked_of(page)) == FIELDS
+        assert {name: await given(page, name) for name in FIELDS} == FIELDS
+        assert await ids(page) == await found(house, **FIELDS)
 
 
 async def test_search_finds_a_call_by_any_id_of_its_vendor(house: Watching) -> None:
@@ -187,23 +197,32 @@ async def test_the_list_on_paper_is_the_list_alone(house: Watching) -> None:
         assert await page.pdf(format="A4")
 
 
-@pytest.mark.parametrize("vendor", VENDORS)
-async def test_a_call_appears_and_ends_while_one_watches(house: Watching, vendor: str) -> None:
-    call = whole_call(vendor, now() - 160 * S, seed=5)
-    known = set(await found(house, source=SOURCES[vendor]))
-    async with house.page(f"/?source={SOURCES[vendor]}") as page:
-        await expect(page.locator("#live-status")).to_have_text("Live")
-        await page.evaluate("window.kept = true")
+async def test_calls_of_all_vendors_appear_and_end_while_one_watches(house: Watching) -> None:
+    calls = {vendor: whole_call(vendor, now() - 160 * S, seed=5) for vendor in VENDORS}
+    known = set(await found(house))
+    async with house.page("/") as page, contextlib.AsyncExitStack() as stack:
+        only = [await stack.enter_async_context(house.page(f"/?source={SOURCES[vendor]}")) for vendor in VENDORS]
+        for each in (page, *only):
+            await expect(each.locator("#live-status")).to_have_text("Live")
+            await each.evaluate("window.kept = true")
         open_now = page.locator("#now a[href='/?state=open']")
         before = int(await open_now.inner_text())
-        await house.post(vendor, *call[:4])
-        fresh = page.locator("tbody tr[data-id]:first-child")
-        await expect(fresh.locator(".badge.open")).to_have_count(1)
-        assert not known.intersection([await fresh.get_attribute("data-id")])
-        await expect(fresh.locator(".ticking")).to_have_count(1)
-        await expect(open_now).to_have_text(str(before + 1))
-        await house.post(vendor, *call[4:])
-        await expect(fresh.locator(".badge.open")).to_have_count(0)
-        await expect(fresh.locator(".state .badge.ended")).not_to_have_count(0)
-        assert await page.evaluate("window.kept"), "the page was never loaded again"
-        assert await ids(page) == await found(house, source=SOURCES[vendor])
+        for vendor, call in calls.items():
+            await house.post(vendor, *call[:4])
+        for each in only:
+            fresh = each.locator("tbody tr[data-id]:first-child")
+            await expect(fresh.locator(".badge.open")).to_have_count(1)
+            await expect(fresh.locator(".ticking")).to_have_count(1)
+            assert await fresh.get_attribute("data-id") not in known
+        await expect(open_now).to_have_text(str(before + len(VENDORS)))
+        assert set(await ids(page)) - known == {(await ids(each))[0] for each in only}
+        for vendor, call in calls.items():
+            await house.post(vendor, *call[4:])
+        for each, vendor in zip(only, VENDORS, strict=True):
+            fresh = each.locator("tbody tr[data-id]:first-child")
+            await expect(fresh.locator(".badge.open")).to_have_count(0)
+            await expect(fresh.locator(".state .badge.ended")).not_to_have_count(0)
+            assert await ids(each) == await found(house, source=SOURCES[vendor])
+        await expect(open_now).to_have_text(str(before))
+        for each in (page, *only):
+            assert await each.evaluate("window.kept"), "no page was loaded again"
