@@ -26,9 +26,11 @@ from tracker.views.contract import Changes, SavedEntry
 from tracker.views.sqlite_dumping import dump_rows
 from tracker.views.sqlite_packing import unpack_state
 from tracker.views.sqlite_reading import Row, SqliteReading
+from tracker.views.sqlite_schema import SEARCHABLE
 from tracker.views.sqlite_swapping import (
     Inode, connect, create_file, finish_building, inode_of, named_errors, start_building, swap_in,
 )  # fmt: skip
+from tracker.views.sqlite_texts import save_texts
 
 __all__ = ["SqliteViews", "swap_in"]
 
@@ -97,6 +99,7 @@ class SqliteViews(SqliteReading):
 
     def __init__(self, path: Path, *, writable: bool, building: bool = False) -> None:
         self._path = path
+        self._building = building
         self._reader = _Door(path, writable=False, building=building)
         # What may take seconds has a connection of its own: nobody else waits for a search or for statistics.
         self._searcher = _Door(path, writable=False, building=building)
@@ -248,6 +251,8 @@ class SqliteViews(SqliteReading):
                     numbers, fresh = await _numbered(connection, sql.names_in(changes))
                     for statement, parameters in sql.batches(changes, numbers, fresh):
                         await connection.executemany(statement, parameters)
+                    if SEARCHABLE and not self._building:
+                        await save_texts(connection, changes, numbers, fresh)
                     await connection.commit()
                 except BaseException:
                     # Also when cancelled: the next save must not find this one's transaction open.

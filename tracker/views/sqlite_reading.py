@@ -5,13 +5,11 @@ Lists across sessions are newest first; lists inside one session are in the orde
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from tracker.errors import ParameterInvalid
 from tracker.facts import Micros
 from tracker.projections.ranking import rank_of, tie_of
 from tracker.projections.rows import EntryRow, SessionRow, SupervisorSessionRow
@@ -20,59 +18,19 @@ from tracker.views import sqlite_queries as sql
 from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
 from tracker.views.cursors import decode_cursor, encode_cursor
 from tracker.views.sqlite_packing import Doc, entry_of
+from tracker.views.sqlite_schema import SEARCHABLE
+from tracker.views.sqlite_sessions import (
+    COUNT_HITS, MANY, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, Statement, any_of, is_narrow, phrase, pieces_statement,
+    search_statement, sessions_statement,
+)  # fmt: skip
 from tracker.views.sqlite_writing import SELECT_CHECKPOINT, SELECT_SOURCES, as_list, source_of
 
 Row = tuple[Any, ...]
-Statement = tuple[str, list[Any]]
 
 MOST_MATCHES = 100
 """`lookup` gives no more sessions than this."""
 
 _OUTDATED_ID = re.compile(r"(?P<room>.+)_(?P<ms>[0-9]{1,15})")
-
-
-def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None) -> Statement:
-    """The statement for one page of sessions. Raises `ParameterInvalid` for a bad state, has or cursor."""
-    text, bound = sql.SELECT_SESSIONS, list[Any]()
-
-    def narrow(fragment: str, *values: Any) -> None:
-        nonlocal text
-        text += fragment
-        bound.extend(values)
-
-    if filter.q is not None:
-        # First, because its fragment names its only value (?1) and uses it five times.
-        narrow(sql.AND_SESSION_LIKE, "%" + re.sub(r"([\\%_])", r"\\\1", filter.q) + "%")
-    is_rare = bool(filter.has) or filter.min_duration_ms is not None
-    if filter.source is not None:
-        narrow(sql.AND_SESSION_ALSO_OF_SOURCE if is_rare else sql.AND_SESSION_SOURCE, filter.source)
-    if filter.sources is not None:
-        narrow(sql.AND_SESSION_SOURCES, as_list(filter.sources))
-    if filter.room is not None:
-        narrow(sql.AND_SESSION_ROOM, filter.room, filter.room)
-    if filter.identity is not None:
-        narrow(sql.AND_SESSION_IDENTITY, filter.identity, filter.identity)
-    if filter.state == "stuck":
-        narrow(sql.AND_SESSION_STUCK, json.dumps(filter.stuck_before))
-    elif filter.state in {"open", "ended"}:
-        is_also = is_rare and filter.state == "ended"
-        narrow(sql.AND_SESSION_ALSO_IN_STATE if is_also else sql.AND_SESSION_STATE, filter.state)
-    elif filter.state is not None:
-        raise ParameterInvalid("state", "is one of open, ended, stuck")
-    if filter.from_at is not None:
-        narrow(sql.AND_SESSION_FROM, filter.from_at)
-    if filter.to_at is not None:
-        narrow(sql.AND_SESSION_TO, filter.to_at)
-    for what in filter.has:
-        if what not in sql.AND_SESSION_HAS:
-            raise ParameterInvalid("has", "is one of recording, supervisor, anomaly")
-        narrow(sql.AND_SESSION_HAS[what])
-    if filter.min_duration_ms is not None:
-        narrow(sql.AND_SESSION_DURATION, filter.min_duration_ms)
-    if cursor is not None:
-        narrow(sql.AND_SESSION_BEFORE, *decode_cursor("sessions", cursor, int, str))
-    narrow(sql.SESSIONS_NEWEST, limit + 1)
-    return text, bound
 
 
 class SqliteReading(ABC):
@@ -100,11 +58,42 @@ class SqliteReading(ABC):
 
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         """See `ViewsReader`."""
-        # A text may be anywhere: where nothing has it, every session is looked at.
-        ask = self.rows if filter.q is None else self.rows_searched
-        found = await ask(*sessions_statement(filter, limit=limit, cursor=cursor))
+        if filter.q is None:
+            found = await self.rows(*sessions_statement(filter, limit=limit, cursor=cursor))
+        else:
+            found = await self._sessions_searched(filter, filter.q, limit, cursor)
         after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
         return [_session(row) for row in found[:limit]], after
+
+    async def _sessions_searched(self, filter: SessionFilter, q: str, limit: int, cursor: str | None) -> list[Row]:
+        """The rows of `find_sessions` for a text: from the index, or where that cannot help by looking at each session."""
+        each = sessions_statement(filter, limit=limit, cursor=cursor)
+        if not q or not SEARCHABLE:
+            return await self.rows_searched(*each)
+        expression = phrase(q)
+        if expression is not None and len(q) < PIECE:
+            pieces = [row[0] for row in await self.rows_searched(*pieces_statement(q))]
+            if len(pieces) > MOST_PIECES:
+                return await self.rows_searched(*each)
+            expression = any_of(pieces) or None
+        if expression is None:
+            return []
+        # The index finds other cases of every letter, looking at each only those of a to z.
+        if is_narrow(filter) and q.isascii():
+            hits = (await self.rows_searched(COUNT_HITS, [expression]))[0][0]
+            if hits >= MANY:
+                return await self.rows_searched(*each)
+        if filter.source is not None:
+            sources = [filter.source]
+        else:
+            sources = [row[0] for row in await self.rows_searched(SELECT_TEXT_SOURCES)]
+        statements = [
+            search_statement(filter, expression, source, limit=limit, cursor=cursor)
+            for source in sources
+            if filter.sources is None or source in filter.sources
+        ]
+        found = [row for rows in await self.rows_of_one_moment(statements) for row in rows]
+        return sorted(found, key=lambda row: row[1:3], reverse=True)[: limit + 1]
 
     async def session(self, session_id: str) -> SessionRow | None:
         """See `ViewsReader`."""

@@ -7,9 +7,12 @@ read in its order without sorting.
 There are no migrations: a file with another stamp is rebuilt.
 """
 
+# ruff: noqa: S608 - only constants of ours are put together
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+from contextlib import closing
 
 import msgspec
 
@@ -138,10 +141,66 @@ LATE_INDICES = (
 )
 """What only readers ask by: a rebuild makes them last, sorted and packed full."""
 
+MINUTE = 60_000_000
+PLACE_BITS = 24
+SEPARATOR = "\x1f"
+"""Between the words of a text."""
+
+CREATE_TEXT_SOURCES = "CREATE TABLE text_sources (number INTEGER PRIMARY KEY, source TEXT NOT NULL UNIQUE) STRICT"
+CREATE_SESSION_TEXTS = """
+CREATE TABLE session_texts (place INTEGER PRIMARY KEY, session INTEGER NOT NULL, text TEXT NOT NULL) STRICT"""
+CREATE_SESSION_PIECES = """
+CREATE VIRTUAL TABLE session_pieces
+USING fts5 (text, content = 'session_texts', content_rowid = 'place', columnsize = 0, tokenize = 'trigram')"""
+CREATE_PIECES_FOUND = "CREATE VIRTUAL TABLE pieces_found USING fts5vocab ('session_pieces', 'instance')"
+
+
+def _is_searchable() -> bool:
+    """Whether this SQLite has FTS5 with its trigram tokenizer (3.34)."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute(CREATE_SESSION_PIECES)
+            connection.execute(CREATE_PIECES_FOUND)
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+SEARCHABLE = _is_searchable()
+"""Where it is not, `q` looks at every session."""
+
+TEXTS = (CREATE_TEXT_SOURCES, CREATE_SESSION_TEXTS, CREATE_SESSION_PIECES, CREATE_PIECES_FOUND) if SEARCHABLE else ()
+"""What `q` is answered from (`sqlite_texts`)."""
+
+FILL_TEXTS = (
+    "INSERT INTO text_sources (source) SELECT DISTINCT source FROM sessions ORDER BY source",
+    f"""
+INSERT INTO session_texts (place, session, text)
+SELECT ((((SELECT number FROM text_sources AS t WHERE t.source = s.source) % 8192) << 26) + minute << {PLACE_BITS})
+        + row_number() OVER (PARTITION BY s.source, minute ORDER BY begins_at, id) - 1, number,
+    id
+    || ifnull(char(31) || (
+        SELECT group_concat(word, char(31)) FROM (
+            SELECT s.room_id AS word UNION SELECT s.room_name
+            UNION SELECT lookup FROM session_lookups WHERE session = s.number
+            UNION SELECT identity FROM participants WHERE session = s.number
+            UNION SELECT name FROM participants WHERE session = s.number
+        ) WHERE word <> '' AND instr(s.id, word) = 0), '')
+    || char(31, 31)
+FROM (SELECT *, min(max(begins_at / {MINUTE}, 0), {2**26 - 1}) AS minute FROM sessions) AS s""",
+    "CREATE INDEX texts_of_session ON session_texts (session)",
+    # In few large pieces: what it collects before it writes is 1 MB otherwise.
+    "INSERT INTO session_pieces (session_pieces, rank) VALUES ('hashsize', 16777216)",
+    "INSERT INTO session_pieces (session_pieces) VALUES ('rebuild')",
+    "INSERT INTO session_pieces (session_pieces) VALUES ('optimize')",
+    "INSERT INTO session_pieces (session_pieces, rank) VALUES ('hashsize', 1048576)",
+) if SEARCHABLE else ()  # fmt: skip
+"""How a rebuild fills them, after `LATE_INDICES`: as `sqlite_texts` would have, session by session."""
+
 SCHEMA = (
     CREATE_META, CREATE_NAMES, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
     CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS,
-    CREATE_SOURCES, *INDICES,
+    CREATE_SOURCES, *INDICES, *TEXTS,
 )  # fmt: skip
 """What a rebuild begins with; `LATE_INDICES` make it whole."""
 
@@ -159,7 +218,7 @@ def _stamp() -> str:
         )
     ]  # fmt: skip
     packed = [f"{KINDS} {MANNERS}", *(f"{doc.columns}" for doc in DOCS)]
-    shape = hashlib.sha256("\n".join([*SCHEMA, *LATE_INDICES, *shapes, *packed]).encode()).hexdigest()[:16]
+    shape = hashlib.sha256("\n".join([*SCHEMA, *LATE_INDICES, *FILL_TEXTS, *shapes, *packed]).encode()).hexdigest()[:16]
     return f"{READING}-{shape}"
 
 

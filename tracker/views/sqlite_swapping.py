@@ -26,6 +26,7 @@ from pathlib import Path
 from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.views.sqlite_schema import (
     APPLICATION_ID,
+    FILL_TEXTS,
     INSERT_META,
     LATE_INDICES,
     SAVE_STAMP,
@@ -145,12 +146,12 @@ def start_building(path: Path) -> None:
 
 
 def finish_building(path: Path) -> None:
-    """Make an unfinished views file whole: the indices readers need, then the stamp. Nobody else has it open."""
+    """Make an unfinished views file whole: the indices readers need, what `q` searches, then the stamp. Nobody else has it open."""
     with named_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = MEMORY").fetchone()
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA cache_size = -{BUILDING_CACHE_KIB}")
-        for statement in LATE_INDICES:
+        for statement in (*LATE_INDICES, *FILL_TEXTS):
             connection.execute(statement)
         connection.execute(SAVE_STAMP, [STAMP])
 
