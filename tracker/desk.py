@@ -196,6 +196,12 @@ def _beside(config: Config, suffix: str) -> Generator[Path]:
             held.path.unlink(missing_ok=True)
 
 
+def remove_left_over(config: Config, suffix: str) -> None:
+    """Remove what a check that died left beside the views; one that runs keeps it."""
+    with contextlib.suppress(ViewsUnavailable), _beside(config, suffix):
+        pass
+
+
 def _remove(path: Path) -> None:
     for ending in ("", "-wal", "-shm", "-journal", "-lock"):
         path.with_name(path.name + ending).unlink(missing_ok=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Sequence
+from pathlib import Path
 
 from tracker import desk, desk_reading, joining
 from tracker.config import Config
-from tracker.erasing import SHORTEST, Eraser, Plan, Progress, Selection, finish
+from tracker.erasing import SECRET_BYTES, SHORTEST, Eraser, Plan, Progress, Selection, finish
 from tracker.errors import ConfigInvalid
 from tracker.views.contract import ViewsReader
 
 PAGE = 1000
+UNFINISHED = "-erasing"
+"""Beside the views while they may show what is erased already: if we die, the next erasure makes them anew all the same."""
 
 
 async def selection_of_person(config: Config, identity: str) -> Selection:
@@ -52,16 +57,42 @@ async def erase(config: Config, selections: Sequence[Selection], progress: Progr
     if not config.sealing.masters:
         raise ConfigInvalid("sealing.keys: records are kept in clear: without a master key nothing can be erased")
     done: list[Plan] = []
+    unfinished = config.views_path.with_name(config.views_path.name + UNFINISHED)
     async with joining.reading_log(config) as log:
         await finish(log)
+        died = _secret_of(unfinished)
         for selection in selections:
-            eraser = Eraser(log, selection, now=joining.now)
+            eraser = Eraser(log, selection, now=joining.now, secret=died)
             found = await eraser.plan(progress)
+            if found.positions or found.erasures:
+                _keep_secret(unfinished, eraser.secret)
             await eraser.erase(found, progress)
             done.append(found)
-    if any(found.positions for found in done):
+    if died is not None or any(found.positions or found.erasures for found in done):
+        for ending in ("-check", "-held"):
+            desk.remove_left_over(config, ending)
         await desk.rebuild(config, progress)
+        unfinished.unlink(missing_ok=True)
     return done
+
+
+def _secret_of(path: Path) -> bytes | None:
+    """What an erasure that died made its pseudonyms with, so that the rest of a person gets the same one."""
+    try:
+        found = bytes.fromhex(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found = b""
+    return found if len(found) == SECRET_BYTES else secrets.token_bytes(SECRET_BYTES)
+
+
+def _keep_secret(path: Path, secret: bytes) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(secret.hex())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 async def _needles(views: ViewsReader, identity: str) -> tuple[str, ...]:

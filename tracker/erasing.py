@@ -1,7 +1,8 @@
 """Erase: destroy the keys of what tells of a person, and keep in the log that it was done and what is left.
 
     plan       which records, and how many people, sessions, bytes: nothing is changed
-    append     erasure records, 500 erased ones each, with the skeletons: from here on they are read as erased
+    append     erasure records, 500 erased ones each, with the skeletons: from here on they are read as erased.
+               An earlier erasure whose skeletons tell of them too is erased with the rest, and told again without them
     destroy    their data keys; after that their bytes are noise
     rebuild    views without them (`desk_erasing`)
 
@@ -17,27 +18,30 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 
 from tracker.deliveries import Micros, Record
-from tracker.erasures import EVENT, MOST, OURS, Erased, Erasure, erasure_record
+from tracker.erasures import EVENT, LOST, MOST, OURS, Erased, Erasure, erasure_record
 from tracker.errors import ParameterInvalid
 from tracker.facts import ConnectionFact, Fact
 from tracker.log.contract import Log
-from tracker.projections.redacting import everybody, somebody
+from tracker.projections.redacting import everybody, is_pseudonym, kept_facts, somebody
 from tracker.sources import registry
 
 Progress = Callable[[int, int], None]
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/]))")
+SECRET_BYTES = 32
 SHORTEST = 3
 """A shorter identity would be found inside everything."""
 
 
 class Plan(msgspec.Struct, kw_only=True):
-    """What an erasure would touch. `in_clear`: records among them that cannot be erased."""
+    """What an erasure would touch. `in_clear`: records among them that cannot be erased.
+
+    `erasures`: earlier ones that still tell of them, in skeletons of records about somebody else too.
+    """
 
     why: str
     positions: list[int] = []
@@ -46,6 +50,7 @@ class Plan(msgspec.Struct, kw_only=True):
     bytes: int = 0
     already_erased: int = 0
     in_clear: list[int] = []
+    erasures: list[int] = []
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,15 +67,18 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Eraser:
-    """Plans and carries out one selection on one log."""
+    """Plans and carries out one selection on one log. `secret`: what pseudonyms are made with; its own without one."""
 
-    def __init__(self, log: Log, selection: Selection, *, now: Callable[[], Micros]) -> None:
+    def __init__(
+        self, log: Log, selection: Selection, *, now: Callable[[], Micros], secret: bytes | None = None
+    ) -> None:
         if any(len(needle) < SHORTEST for needle in selection.needles):
             raise ParameterInvalid("identity", f"has to have at least {SHORTEST} characters")
         self._log = log
         self._selection = selection
         self._now = now
-        self._secret = secrets.token_bytes(32)
+        self.secret = secret or secrets.token_bytes(SECRET_BYTES)
+        self._touched_before: dict[int, set[int]] = {}
         # Longest first: an identity may be a part of a connection's id. Each its own: two joins have to stay two.
         needles = sorted(selection.needles, key=len, reverse=True)
         self._pseudonyms = {needle: self._pseudonym(needle) for needle in needles}
@@ -91,38 +99,66 @@ class Eraser:
             plan.sources[record.source] = plan.sources.get(record.source, 0) + 1
             plan.bytes += len(record.body)
             people |= {fact.identity for fact in facts if isinstance(fact, ConnectionFact) and fact.identity}
+        await self._plan_erasures(plan)
         plan.people = min(1, len(plan.positions)) if self._selection.needles else len(people)
         return plan
 
     async def erase(self, plan: Plan, progress: Progress | None = None) -> int:
-        """Carry a plan out; how many records were erased. Raises `LogError`: then running it again does the rest."""
+        """Carry a plan of ours out; how many records were erased. Raises `LogError`: then running it again does the rest."""
         done = 0
         for start in range(0, len(plan.positions), MOST):
             positions = plan.positions[start : start + MOST]
-            erased = [await self._skeleton(position) for position in positions]
-            erasure = Erasure(why=plan.why, at=self._now(), erased=[each for each in erased if each is not None])
-            gone = [each.position for each in erasure.erased]
-            if gone:
-                await self._log.append_erasure(erasure_record(erasure), gone)
-                await self._log.destroy_keys(gone)
-            done += len(gone)
+            erased = [each for position in positions if (each := await self._skeleton(position)) is not None]
+            await self._carry_out(plan.why, erased, [each.position for each in erased])
+            done += len(erased)
             if progress is not None:
                 progress(start + len(positions), len(plan.positions))
+        # Each on its own, or erasures of erasures would grow and grow.
+        for position in plan.erasures:
+            told = await self._told_again(position)
+            if told is not None:
+                await self._carry_out(plan.why, [Erased(position, []), *told], [position])
         return done
+
+    async def _carry_out(self, why: str, erased: list[Erased], gone: Sequence[int]) -> None:
+        if gone:
+            await self._log.append_erasure(erasure_record(Erasure(why=why, at=self._now(), erased=erased)), gone)
+            await self._log.destroy_keys(gone)
+
+    async def _plan_erasures(self, plan: Plan) -> None:
+        for position in sorted(self._touched_before):
+            if position == LOST or await self._told_again(position) is None:
+                continue
+            kept = await self._log.leaf(position)
+            sealed = kept is not None and kept.commitment is not None
+            (plan.erasures if sealed else plan.in_clear).append(position)
+
+    async def _told_again(self, position: int) -> list[Erased] | None:
+        """What an earlier erasure tells, without whom this one is about; None when it does not tell of them."""
+        record = await self._log.record(position)
+        if record is None or record.erased_by is not None or record.event != EVENT:
+            return None
+        is_changed, told = False, msgspec.json.decode(record.body, type=Erasure).erased
+        for n, each in enumerate(told):
+            if self._selection.needles or each.position in self._touched_before.get(position, ()):
+                about = await self._log.record(each.position)
+                before = kept_facts(each.facts)
+                after = tuple(self._left(fact, about.vendor if about else "") for fact in before)
+                if after != before:
+                    is_changed, told[n] = True, Erased(each.position, [msgspec.to_builtins(fact) for fact in after])
+        return told if is_changed else None
 
     async def _skeleton(self, position: int) -> Erased | None:
         record = await self._log.record(position)
         if record is None or record.erased_by is not None:
             return None
-        rules = registry.rules(record.vendor)
-        facts: list[dict[str, Any]] = []
-        for fact in registry.interpret(record):
-            if self._selection.needles:
-                left = somebody(fact, self._pseudonyms)
-            else:
-                left = everybody(fact, self._pseudonym, room_is_person=rules.room_is_person)
-            facts.append(msgspec.to_builtins(left))
+        facts = [msgspec.to_builtins(self._left(fact, record.vendor)) for fact in registry.interpret(record)]
         return Erased(position, facts)
+
+    def _left(self, fact: Fact, vendor: str) -> Fact:
+        if self._selection.needles:
+            return somebody(fact, self._pseudonyms)
+        return everybody(fact, self._pseudonym, room_is_person=registry.rules(vendor).room_is_person)
 
     async def _touched(self, progress: Progress | None) -> AsyncIterator[tuple[Record, tuple[Fact, ...]]]:
         head = await self._log.head()
@@ -130,10 +166,12 @@ class Eraser:
             if progress is not None and record.position % MOST == 0:
                 progress(record.position, head)
             if record.vendor == OURS:
-                continue
-            facts = () if record.erased_by is not None else registry.interpret(record)
-            if self._matches(record):
-                yield record, facts
+                if self._selection.needles and record.erased_by is None:
+                    self._touched_before[record.position] = set()
+            elif self._matches(record):
+                if record.erased_by is not None:
+                    self._touched_before.setdefault(record.erased_by, set()).add(record.position)
+                yield record, () if record.erased_by is not None else registry.interpret(record)
 
     async def _candidates(self) -> AsyncIterator[Record]:
         if self._selection.positions is not None:
@@ -156,7 +194,9 @@ class Eraser:
 
     def _pseudonym(self, text: str) -> str:
         """The same for the same text within one erasure, and for nobody to guess: its secret is not kept."""
-        return "erased-" + hmac.digest(self._secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()[:12]
+        if is_pseudonym(text):
+            return text
+        return "erased-" + hmac.digest(self.secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()[:12]
 
 
 def mentions(record: Record, needles: Iterable[str]) -> bool:

@@ -2,8 +2,9 @@
 
     {"event": "erasure", "why": …, "at": …, "erased": [{"position": p, "facts": […]}, …]}     at most 500 a record
 
-Such a record is kept in clear: it holds pseudonyms, times and kinds, and nothing of the person. What reads the log asks
-here for the facts of erased records; before and after every rebuild they are the same.
+It holds pseudonyms, times and kinds, and nothing of the person; but of others who met them. So it is sealed like any other,
+and erased like any other when one of those is: the later one then tells what is left of all that the earlier one told.
+What reads the log asks here for the facts of erased records; before and after every rebuild they are the same.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ class Skeletons:
             record = await self._log.record(position)
             if record is None:
                 raise LogCorrupt(f"the erasure at position {position} is not in the log: restore the log from a copy")
+            if record.erased_by == LOST:
+                return {}
             try:
                 erasure = msgspec.json.decode(record.body, type=Erasure)
                 known = {each.position: kept_facts(each.facts) for each in erasure.erased}

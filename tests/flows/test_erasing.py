@@ -117,6 +117,56 @@ def test_an_erased_person_is_found_nowhere_and_the_timeline_keeps_its_shape(fill
     assert plan["positions"] == []
 
 
+def people_of(run: Run, source: str) -> list[str]:
+    """Who has connections in the first session of a source, as OpenVidu and Meet name them: by connection."""
+    entries = json.loads(run("timeline", str(sessions_of(run, source)[0]["id"]), "--json")[1])["items"]
+    return sorted({str(entry["actor"]) for entry in entries if entry["kind"] == "participant.joined"})
+
+
+def test_two_who_met_are_both_erased_one_after_the_other(filled: Run, tmp_path: Path) -> None:
+    (session,) = sessions_of(filled, "ov")
+    name = str(session["id"])
+    shape_before = shape(filled, name)
+    both = people_of(filled, "ov")
+    assert len(both) == 2
+    for person in both:
+        assert filled("erase", "--identity", person, "--yes")[0] == 0
+        assert person.encode() not in on_disk(tmp_path)
+    assert shape(filled, name) == shape_before
+    (after,) = sessions_of(filled, "ov")
+    assert (after["participants"], after["participant_ms"]) == (session["participants"], session["participant_ms"])
+    assert filled("verify", "--proofs", "--views")[0] == 0
+    bundle = tmp_path / "bundle.zip"
+    assert filled("export", "--evidence", name, "--out", str(bundle))[0] == 0
+    assert main(["verify", str(bundle)]) == 0
+
+
+def test_what_an_earlier_erasure_left_of_others_goes_with_their_session(filled: Run, tmp_path: Path) -> None:
+    (session,) = sessions_of(filled, "ov")
+    name = str(session["id"])
+    first, second = people_of(filled, "ov")
+    assert filled("erase", "--identity", first, "--yes")[0] == 0
+    assert second.encode() in on_disk(tmp_path)
+    assert filled("erase", "--session", name, "--yes")[0] == 0
+    assert second.encode() not in on_disk(tmp_path)
+    (plan,) = json.loads(filled("erase", "--session", name, "--json")[1])["items"]
+    assert (plan["positions"], plan["erasures"]) == ([], [])
+
+
+def test_an_erasure_that_died_before_its_rebuild_is_finished_by_the_next_one(filled: Run, tmp_path: Path) -> None:
+    config = load(tmp_path / "config.toml", {})
+
+    # Another rebuild is at work, so it ends after the keys are destroyed and before views are made anew.
+    with joining.hold(config.views_path.with_name(f"{config.views_path.name}-rebuild")):
+        assert filled("erase", "--identity", "user-alice", "--yes")[0] != 0
+    left = tmp_path / f"{config.views_path.name}-held"
+    left.write_bytes(b"a check died: user-alice")
+    assert b"user-alice" in config.views_path.read_bytes()
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
+    assert b"user-alice" not in on_disk(tmp_path)
+    assert not config.views_path.with_name(config.views_path.name + "-erasing").exists()
+
+
 @pytest.mark.parametrize("source", ["ov", "meet", "lk", "pnm", "rec"])
 def test_an_erased_session_keeps_its_shape_without_its_people(filled: Run, tmp_path: Path, source: str) -> None:
     session = sessions_of(filled, source)[0]

@@ -32,7 +32,7 @@ from tracker.bundle.lines import Line, write_line
 from tracker.bundle.writing import BundleWriter, Piecewise
 from tracker.deliveries import Micros, Record
 from tracker.envelopes import exact_time
-from tracker.erasures import LOST, Erasure
+from tracker.erasures import LOST, OURS, Erasure
 from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable
 from tracker.evidence.checkpoint_text import read_checkpoint
 from tracker.evidence.notes import Verifier
@@ -181,7 +181,7 @@ class _Making:
         """Whether an erasure tells only of sources whoever asks may see."""
         for each in msgspec.json.decode(erasure.body, type=Erasure).erased:
             record = await self._log.record(each.position)
-            if record is None or not self._wanted.sees(record.source):
+            if record is None or not (record.vendor == OURS or self._wanted.sees(record.source)):
                 return False
         return True
 

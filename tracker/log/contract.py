@@ -90,7 +90,9 @@ class Log(Protocol):
         ...
 
     async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
-        """Append a record that says these earlier records are erased, in clear; from now on they are read as erased.
+        """Append a record that says these earlier records are erased; from now on they are read as erased by it.
+
+        Where one of them is an erasure itself, so are those that were read as erased by that one.
 
         Their keys are destroyed next, by whoever owns the key store (`destroy_keys`).
         """

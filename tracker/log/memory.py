@@ -106,10 +106,9 @@ class MemoryLog:
     async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
         """See `Log.append_erasure`. Nothing is sealed here, so what is erased goes at once."""
         appended = await self.append(verified)
-        for position in positions:
-            self._records[position - 1] = msgspec.structs.replace(
-                self._records[position - 1], proof=b"{}", body=b"", erased_by=appended.position
-            )
+        for n, record in enumerate(self._records):
+            if record.position in positions or record.erased_by in positions:
+                self._records[n] = msgspec.structs.replace(record, proof=b"{}", body=b"", erased_by=appended.position)
         return appended
 
     async def destroy_keys(self, positions: Sequence[int]) -> None:  # noqa: ARG002 - the contract's

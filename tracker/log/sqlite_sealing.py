@@ -18,9 +18,6 @@ from tracker.log.vault import Vault
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
 
-OURS = "tracker"
-"""The source of records Tracker itself appends; they are kept in clear, and hold nothing personal."""
-
 LOST = 0
 """`erased_by` of a sealed record whose key is gone and of which no record says that it was erased."""
 
@@ -47,7 +44,7 @@ class Sealing:
 
     def names_of(self, verified: Verified) -> tuple[str, ...]:
         """The dedupe key to keep, and those under which the same delivery may have been kept before."""
-        if self.vault is None or verified.source == OURS:
+        if self.vault is None:
             return (verified.dedupe_key,)
         sealed = self.vault.name_of(verified.source, verified.dedupe_key)
         return (sealed, verified.dedupe_key) if self._has_clear else (sealed,)
@@ -63,10 +60,6 @@ class Sealing:
         commitments: list[bytes | None] = []
         keys = await self.vault.keys_for(rows[0][0], rows[-1][0])
         for row in rows:
-            if row[1] == OURS:
-                found.append(row)
-                commitments.append(None)
-                continue
             one = self.vault.seal(row[0], row[7], row[8], keys[row[0]])
             found.append((*row[:7], b"", one.body))
             commitments.append(one.commitment)

@@ -24,7 +24,15 @@ SELECT leaves.hash, leaves.commitment, records.proof, records.body
 FROM leaves JOIN records USING (position) WHERE position = ?
 """
 INSERT_ERASURE = "INSERT INTO erasures (position, erased_by) VALUES (?, ?)"
-SELECT_ERASURES = "SELECT position, erased_by FROM erasures WHERE position > ? AND position <= ?"
+SELECT_ERASURES = """
+    SELECT e.position, (
+        WITH RECURSIVE later(n) AS (
+            SELECT e.erased_by UNION ALL SELECT x.erased_by FROM later JOIN erasures AS x ON x.position = later.n
+        )
+        SELECT max(n) FROM later
+    )
+    FROM erasures AS e WHERE e.position > ? AND e.position <= ?"""
+"""An erasure may be erased in its turn (it told of another person); the last one says what is left."""
 SELECT_SEALED = (
     "SELECT position, commitment FROM leaves WHERE commitment IS NOT NULL AND position > ? AND position <= ?"
 )

@@ -8,6 +8,7 @@ An erasure keeps the skeletons of what it erased (`erasures.py`), so that a time
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ OPTIONAL = frozenset({"ip", "location", "platform", "url", "name", "label"})
 """Fields of facts that an operator may hide; all of them may be missing anyway."""
 
 ERASED = {"erased": True}
+PSEUDONYM = re.compile(r"erased-[0-9a-f]{12}")
 
 
 def everybody(fact: Fact, rename: Rename, *, room_is_person: bool) -> Fact:
@@ -65,6 +67,11 @@ def redacted(fact: Fact, hidden: frozenset[str]) -> Fact:
     if fact.detail and (kept := _without(fact.detail, hidden)) != fact.detail:
         changed["detail"] = kept
     return msgspec.structs.replace(fact, **changed) if changed else fact
+
+
+def is_pseudonym(text: str) -> bool:
+    """Whether a name is one that an erasure put in a person's place."""
+    return PSEUDONYM.fullmatch(text) is not None
 
 
 def kept_facts(told: list[Any]) -> tuple[Fact, ...]:
