@@ -20,6 +20,7 @@ LABELS = 8
 
 BAR = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {}</title></rect>')
 LINE = Markup('<path class="axis" d="M{} {:.1f}H{}"/><text x="{}" y="{:.1f}" text-anchor="end">{}</text>')
+TICK = Markup('<text class="{}" x="{:.1f}" y="{}" text-anchor="middle">{}</text>')
 FRAME = Markup('<svg class="chart" viewBox="0 0 {} {}" aria-hidden="true" focusable="false">{}</svg>')
 
 
@@ -51,10 +52,9 @@ def bars(shown: Sequence[Bar]) -> Markup:
         x, y = LEFT + n * width, HEIGHT - BOTTOM - height
         parts.append(BAR.format(x + width * 0.1, y, width * 0.8, height, bar.label, bar.told))
         if n % every == 0:
-            where = x + width / 2
-            parts.append(
-                Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(where, HEIGHT - 5, bar.label)
-            )
+            # Narrow screens have room for every other label, in larger letters.
+            name = "tick" if n % (2 * every) == 0 else "tick wide"
+            parts.append(TICK.format(name, x + width / 2, HEIGHT - 5, bar.label))
     return _framed(parts)
 
 
@@ -76,7 +76,7 @@ def steps(shown: Sequence[Step]) -> Markup:
     drawn = Markup('<path class="step" d="{}"/>').format("".join(points))
     ends = [("start", LEFT, first), ("end", WIDTH, last)]
     labels = [
-        Markup('<text x="{}" y="{}" text-anchor="{}">{} UTC</text>').format(
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{} UTC</text>').format(
             x, HEIGHT - 5, anchor, (time_of(at) or "")[:16].replace("T", " ")
         )
         for anchor, x, at in ends

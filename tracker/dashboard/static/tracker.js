@@ -41,7 +41,11 @@
     }
   };
 
-  for (const each of document.querySelectorAll("[data-zone]")) each.textContent = `${zone} (UTC on hover)`;
+  for (const each of document.querySelectorAll("[data-zone]")) {
+    each.textContent = zone;
+    // Paper has no hover.
+    each.append(Object.assign(document.createElement("span"), { className: "screen-only", textContent: " (UTC on hover)" }));
+  }
   localised(document);
   tick();
   setInterval(tick, 1000);
