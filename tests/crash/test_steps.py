@@ -16,7 +16,7 @@ from tests.sampled import ROOT
 )
 def test_a_kill_at_a_write_step_loses_nothing_and_tears_nothing(works: str, every: int) -> None:
     command = [sys.executable, "-m", "bench.faults.steps", "--works", works, "--every", str(every)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kills" in done.stdout
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -177,3 +179,15 @@ async def test_a_sealed_body_moved_to_another_position_does_not_open(log: Sqlite
         plain.execute("UPDATE records SET body = (SELECT body FROM records WHERE position = 2) WHERE position = 1")
     with pytest.raises(LogCorrupt, match="position 1"):
         await log.record(1)
+
+
+async def test_a_damaged_key_store_is_named_and_leaves_no_thread_behind(tmp_path: Path) -> None:
+    (tmp_path / "keys.db").write_bytes(b"no database at all" * 100)
+    before = threading.active_count()
+    with pytest.raises(LogCorrupt, match="keys.db"):
+        await Vault.open(tmp_path / "keys.db", [FIRST])
+    for _ in range(100):
+        if threading.active_count() <= before:
+            break
+        await asyncio.sleep(0.02)
+    assert threading.active_count() <= before

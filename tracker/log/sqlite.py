@@ -128,6 +128,7 @@ class SqliteLog(SqliteProving):
                 real, (writing, reading),
                 queue_bound=queue_bound, observe=observe, busy_timeout=busy_timeout, vault=vault,
             )  # fmt: skip
+            undo.push_async_callback(log._group_commit.close)
             ((size, first_sealed),) = await log._fetch(SELECT_SIZE_AND_FIRST_SEALED)
             if not sealed_stay or vault is not None:
                 log._sealing.begun(size, first_sealed)

@@ -297,9 +297,21 @@ async def _fill(draft: Path, master: Master) -> None:
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
-    connection = await aiosqlite.connect(path, isolation_level=None, timeout=3.0)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-        await connection.execute(f"PRAGMA {pragma}")
+    try:
+        connection = await aiosqlite.connect(path, isolation_level=None, timeout=3.0)
+    except sqlite3.Error as error:
+        raise LogUnavailable(f"{path} cannot be opened: {error}") from error
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+            await connection.execute(f"PRAGMA {pragma}")
+    except BaseException as error:
+        # Its thread would keep the process alive.
+        await connection.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise LogUnavailable(f"{path} cannot be opened: {error}") from error
+        if isinstance(error, sqlite3.Error):
+            raise LogCorrupt(f"{path} cannot be read: {error}") from error
+        raise
     return connection
 
 

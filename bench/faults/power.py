@@ -1,0 +1,342 @@
+"""Power cuts below SQLite: `python -m bench.faults.power [--appends 400] [--cuts 400] [--sealed] [--seed 1]`.
+
+The log's own code runs on a SQLite whose file system layer (apsw's VFS) writes down every write, truncation, sync and
+deletion. Then the power is cut after any of them: what was synced is there; of what was not, nothing, everything, or any
+part of it, torn at sectors. The ordinary log is opened on what is left: everything acknowledged before the cut is there,
+at its position, without a gap, and `verify` finds nothing. The same with synchronous=NORMAL and OFF is the control: there
+acknowledged records have to be lost, or the cut is no cut. Exit code 1 when anything is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import apsw
+
+from tracker.deliveries import Verified
+from tracker.log.sqlite import SqliteLog
+from tracker.log.vault import Master, Vault
+from tracker.verifying import verify_log
+
+SECTOR = 512
+MASTERS = [Master("m", bytes(range(32)))]
+MODELS = ("nothing", "everything", "parts")
+
+
+class Step(NamedTuple):
+    """What was done to a file: `write` (at, data), `truncate` (at), `sync`, `delete` (at: 1 when made durable)."""
+
+    what: str
+    name: str
+    at: int = 0
+    data: bytes = b""
+
+
+class Tracing(apsw.VFS):
+    """A file system that notes down what it is told, and does it."""
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.steps = steps
+        super().__init__("tracing", "")
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        """Open a file that notes."""
+        return TracedFile(self.steps, name, flags)
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+        """Remove one."""
+        super().xDelete(filename, syncdir)
+        self.steps.append(Step("delete", Path(filename).name, int(syncdir)))
+
+
+class TracedFile(apsw.VFSFile):
+    """One file of it."""
+
+    def __init__(self, steps: list[Step], name: Any, flags: list[int]) -> None:
+        self._steps = steps
+        self._name = Path(name.filename() if isinstance(name, apsw.URIFilename) else name or "").name
+        super().__init__("", name, flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        """Write."""
+        super().xWrite(data, offset)
+        self._steps.append(Step("write", self._name, offset, bytes(data)))
+
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+        """Cut."""
+        super().xTruncate(newsize)
+        self._steps.append(Step("truncate", self._name, newsize))
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        """Make durable. Not really: the machine's disk has nothing to do with it."""
+        self._steps.append(Step("sync", self._name))
+
+
+class Connection:
+    """What the log asks of aiosqlite, on apsw. `synchronous`: put in the place of FULL."""
+
+    def __init__(self, path: Path, mode: str, synchronous: str) -> None:
+        flags = apsw.SQLITE_OPEN_READWRITE if mode != "rwc" else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        if mode == "ro":
+            flags = apsw.SQLITE_OPEN_READONLY
+        self._on = apsw.Connection(str(path), flags=flags, vfs="tracing")
+        self._synchronous = synchronous
+
+    async def execute(self, sql: str, bound: Sequence[Any] = ()) -> None:
+        """One statement."""
+        await self.execute_fetchall(sql, bound)
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """One statement, many times."""
+        self._on.executemany(sql, rows)
+
+    async def execute_fetchall(self, sql: str, bound: Any = ()) -> list[Any]:
+        """One statement and its rows."""
+        try:
+            return list(
+                self._on.execute(sql.replace("synchronous = FULL", f"synchronous = {self._synchronous}"), bound)
+            )
+        except apsw.Error as error:
+            raise sqlite3.OperationalError(str(error)) from error
+
+    async def rollback(self) -> None:
+        """Back, if there is anything."""
+        if not self._on.get_autocommit():
+            self._on.execute("ROLLBACK")
+
+    async def close(self) -> None:
+        """Let go."""
+        self._on.close()
+
+
+def delivery(n: int, drawn: random.Random) -> Verified:
+    """The n-th."""
+    body = b"%d:" % n + drawn.randbytes(drawn.choice([50, 900, 900, 5_000, 20_000]))
+    return Verified(
+        source="lk", vendor="livekit", event="e", dedupe_key=f"k{n}", received_at=n, origin="webhook", proof=b"p",
+        body=body,
+    )  # fmt: skip
+
+
+class Run(NamedTuple):
+    """A log that was written: what was there first, every step since, and what was acknowledged when."""
+
+    first: dict[str, bytes]
+    steps: list[Step]
+    acknowledged: list[tuple[int, int, bytes]]
+
+
+async def written(folder: Path, appends: int, synchronous: str, *, sealed: bool, seed: int) -> Run:
+    """Write a log on the file system that notes."""
+    steps: list[Step] = []
+    acknowledged: list[tuple[int, int, bytes]] = []
+    drawn = random.Random(seed)
+    await SqliteLog.create(folder / "log.db")
+    if sealed:
+        await Vault.create(folder / "keys.db", MASTERS)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    vfs = Tracing(steps)
+
+    async def log_connection(path: Path, mode: str, _busy: float) -> Connection:
+        return Connection(path, mode, synchronous)
+
+    async def vault_connection(path: Path) -> Connection:
+        made = Connection(path, "rwc", synchronous)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+            await made.execute(f"PRAGMA {pragma}")
+        return made
+
+    with (
+        mock.patch("tracker.log.sqlite_file._connect", log_connection),
+        mock.patch("tracker.log.vault._connect", vault_connection),
+    ):
+        for _ in range(2):  # closed and opened again once
+            vault = await Vault.open(folder / "keys.db", MASTERS) if sealed else None
+            log = await SqliteLog.open(folder / "log.db", vault=vault)
+
+            async def one(verified: Verified, log: SqliteLog = log) -> None:
+                at = (await log.append(verified)).position
+                acknowledged.append((len(steps), at, verified.body))
+
+            end = len(acknowledged) + appends // 2
+            while len(acknowledged) < end:
+                size = len(acknowledged)
+                await asyncio.gather(*(one(delivery(size + n, drawn)) for n in range(drawn.choice([1, 1, 2, 5]))))
+            await log.close()
+    vfs.unregister()
+    return Run(first, steps, acknowledged)
+
+
+class Disk:
+    """What a disk holds of every name."""
+
+    def __init__(self, first: dict[str, bytes]) -> None:
+        self.files = {name: File(content) for name, content in first.items()}
+
+    def take(self, step: Step) -> None:
+        """One more step. The first sync of a new file and a durable removal sync the directory, as SQLite does on Unix."""
+        file = self.files.setdefault(step.name, File(None))
+        if (step.what == "sync" and file.is_new()) or (step.what == "delete" and step.at):
+            for other in self.files.values():
+                other.settle()
+        file.take(step)
+
+
+class File:
+    """What a disk holds of one name: what is durable (None: no such file), and what was done since."""
+
+    def __init__(self, durable: bytes | None) -> None:
+        self.durable = durable
+        self.pending: list[Step] = []
+
+    def is_new(self) -> bool:
+        """Whether the directory does not know it durably yet."""
+        return self.durable is None or any(step.what == "delete" for step in self.pending)
+
+    def settle(self) -> None:
+        """The directory is synced: what was removed stays removed."""
+        removed = [n for n, step in enumerate(self.pending) if step.what == "delete"]
+        if removed:
+            self.durable = None
+            self.pending = self.pending[removed[-1] + 1 :]
+
+    def take(self, step: Step) -> None:
+        """One more step."""
+        if step.what == "sync" or (step.what == "delete" and step.at):
+            self.pending.append(step)
+            self.durable = applied(self.durable, self.pending)
+            self.pending = []
+        else:
+            self.pending.append(step)
+
+    def left(self, model: str, drawn: random.Random) -> bytes | None:
+        """What a cut leaves of it."""
+        if model == "nothing":
+            return self.durable
+        if model == "everything":
+            return applied(self.durable, self.pending)
+        lives = [0] + [n + 1 for n, step in enumerate(self.pending) if step.what == "delete"]
+        begin = drawn.choice(lives)
+        end = next((n for n in lives if n > begin), len(self.pending) + 1) - 1
+        parts = [part for step in self.pending[begin:end] for part in torn(step, drawn)]
+        return applied(self.durable if begin == 0 else None, parts)
+
+
+def torn(step: Step, drawn: random.Random) -> Iterator[Step]:
+    """Any sectors of a write; all or nothing of anything else."""
+    if step.what != "write":
+        yield from [step] * drawn.randrange(2)
+    elif (whole := drawn.random()) < 0.5:
+        yield from [step] * (whole < 0.25)
+    else:
+        for start in range(0, len(step.data), SECTOR):
+            if drawn.random() < 0.5:
+                yield Step("write", step.name, step.at + start, step.data[start : start + SECTOR])
+
+
+def applied(content: bytes | None, steps: Sequence[Step]) -> bytes | None:
+    """A file after these steps."""
+    held = None if content is None else bytearray(content)
+    for step in steps:
+        if step.what == "delete":
+            held = None
+            continue
+        held = bytearray() if held is None else held
+        if step.what == "truncate":
+            del held[step.at :]
+        elif step.what == "write":
+            held.extend(bytes(max(0, step.at - len(held))))
+            held[step.at : step.at + len(step.data)] = step.data
+    return None if held is None else bytes(held)
+
+
+async def found_wrong(folder: Path, acknowledged: dict[int, bytes], *, sealed: bool) -> tuple[int, list[str]]:
+    """(acknowledged records that are lost, everything else that is wrong) after a cut."""
+    try:
+        vault = await Vault.open(folder / "keys.db", MASTERS) if sealed else None
+        log = await SqliteLog.open(folder / "log.db", vault=vault)
+    except Exception as error:
+        return len(acknowledged), [f"it does not open: {error}"]
+    try:
+        kept = {record.position: record.body async for chunk in log.read(0) for record in chunk}
+        faults = [str(fault) for fault in (await verify_log(log, [])).faults]
+    except Exception as error:
+        return len(acknowledged), [f"it cannot be read: {error}"]
+    finally:
+        await log.close()
+    lost = sum(kept.get(position) != body for position, body in acknowledged.items())
+    if list(kept) != list(range(1, len(kept) + 1)):
+        faults.append("a gap")
+    return lost, faults
+
+
+async def cut(run: Run, space: Path, cuts: int, *, sealed: bool, seed: int) -> tuple[int, int, int, list[str]]:
+    """(cuts, cuts that lost something, acknowledged records lost, faults)."""
+    drawn = random.Random(seed)
+    moments = sorted(drawn.sample(range(1, len(run.steps) + 1), min(cuts, len(run.steps))))
+    disk = Disk(run.first)
+    done = losing = all_lost = at = 0
+    faults: list[str] = []
+    for moment in moments:
+        for step in run.steps[at:moment]:
+            disk.take(step)
+        at = moment
+        acknowledged = {position: body for when, position, body in run.acknowledged if when <= moment}
+        for model in MODELS:
+            with tempfile.TemporaryDirectory(dir=space) as folder:
+                for name, file in disk.files.items():
+                    left = file.left(model, drawn)
+                    if left is not None:
+                        (Path(folder) / name).write_bytes(left)
+                lost, wrong = await found_wrong(Path(folder), acknowledged, sealed=sealed)
+            done += 1
+            losing += lost > 0
+            all_lost += lost
+            faults += [f"step {moment} ({run.steps[moment - 1].what}), {model}: {each}" for each in wrong]
+    return done, losing, all_lost, faults
+
+
+async def main() -> int:
+    """The table."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--appends", type=int, default=400)
+    asked.add_argument("--cuts", type=int, default=400)
+    asked.add_argument("--seed", type=int, default=1)
+    asked.add_argument("--sealed", action="store_true")
+    given = asked.parse_args()
+    print(f"{'synchronous':12}{'steps':>7}{'syncs':>7}{'cuts':>6}{'losing':>8}{'lost':>8}{'damaged':>9}{'seconds':>9}")
+    bad = False
+    for synchronous in ("FULL", "NORMAL", "OFF"):
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as space:
+            folder = Path(space) / "log"
+            folder.mkdir()
+            run = await written(folder, given.appends, synchronous, sealed=given.sealed, seed=given.seed)
+            done, losing, lost, faults = await cut(run, Path(space), given.cuts, sealed=given.sealed, seed=given.seed)
+        syncs = sum(step.what == "sync" for step in run.steps)
+        seconds = time.perf_counter() - began
+        print(
+            f"{synchronous:12}{len(run.steps):7}{syncs:7}{done:6}{losing:8}{lost:8}{len(faults):9}{seconds:9.1f}",
+            flush=True,
+        )
+        if synchronous == "FULL":
+            bad |= bool(losing or faults)
+            for fault in faults[:20]:
+                print("   ", fault)
+        else:
+            bad |= not losing
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
