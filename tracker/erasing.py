@@ -32,6 +32,7 @@ from tracker.sources import registry
 
 Progress = Callable[[int, int], None]
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/]))")
+DEEPEST = 5
 SECRET_BYTES = 32
 SHORTEST = 3
 """A shorter identity would be found inside everything."""
@@ -209,13 +210,14 @@ def mentions(record: Record, needles: Iterable[str]) -> bool:
 def _spelled(held: bytes) -> str:
     r"""The bytes as text with JSON's escapes undone (`\u0061` for a): an identity may be written either way.
 
-    Twice: metadata is often JSON inside a JSON string.
+    Once, twice and so on, each for itself: metadata is often JSON inside a JSON string.
     """
     text = held.decode("utf-8", "replace")
-    for _ in range(2):
-        if "\\" in text:
-            text = ESCAPE.sub(_unescaped, text)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    found = [text]
+    while "\\" in text and len(found) < DEEPEST:
+        text = ESCAPE.sub(_unescaped, text)
+        found.append(text)
+    return "\n".join(found).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _unescaped(found: re.Match[str]) -> str:

@@ -303,3 +303,16 @@ def test_a_field_that_is_hidden_is_shown_nowhere_but_in_the_raw_record(run: Run,
     assert not [entry for entry in entries if {"platform", "ip"} & entry["detail"].keys()]
     assert '\\"platform\\"' in run("export")[1]
     assert run("rebuild", "--check")[0] == 0
+
+
+def test_a_name_is_found_however_deep_in_json_it_stands(run: Run, tmp_path: Path) -> None:
+    person = 'Zoë "Zo" O\\Neil'
+    deep = json.dumps({"metadata": json.dumps({"metadata": json.dumps({"guest": person})})})
+    body = json.dumps({"event": "room_started", "id": "EV_1", "room": {"sid": "RM_1", "name": "r", "metadata": deep}})
+    file = tmp_path / "lk.jsonl"
+    file.write_text(body, "utf-8")
+    assert run("init")[0] == 0
+    assert run("import", "lk", str(file))[0] == 0
+    assert run("rebuild")[0] == 0
+    (plan,) = json.loads(run("erase", "--identity", person, "--json")[1])["items"]
+    assert plan["positions"] == [1]
