@@ -34,6 +34,8 @@ PAGES = (
     "several",
 )
 REFUSED = ("/sessions/nobody", "/?state=asleep")
+PAPER = 690
+"""A4 between its margins, CSS px."""
 NARROW_TOO = {"/", "newest streamrec"}
 """Pages that are arranged otherwise on a telephone."""
 
@@ -102,7 +104,10 @@ async def wrong_with(house: Watching, name: str) -> list[str]:
             wrong += [f"{wide} px wide in a window of {width}"] if wide > width else []
         if name in NARROW_TOO:
             wrong += await faults(page)
-        return wrong
+        await page.emulate_media(media="print")
+        await page.set_viewport_size({"width": PAPER, "height": 970})
+        wide = await page.evaluate("document.documentElement.scrollWidth")
+        return [*wrong, f"{wide} px on paper of {PAPER}"] if wide > PAPER else wrong
 
 
 async def test_the_description_of_the_api_asks_nobody_else_either(house: Watching) -> None:
