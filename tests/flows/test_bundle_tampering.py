@@ -380,7 +380,9 @@ async def test_json_that_is_broken_is_a_finding_and_no_crash(
     assert len(found.checks) == 10
 
 
-@pytest.mark.parametrize("detail", ["[" * 900 + "]" * 900, "1" * 5000, '{"a":1e999}', '"x"', '{"a":"\\ud800"}', "null", "[[]]"])
+@pytest.mark.parametrize(
+    "detail", ["[" * 900 + "]" * 900, "1" * 5000, '{"a":1e999}', '"x"', '{"a":"\\ud800"}', "null", "[[]]"]
+)
 async def test_a_detail_of_any_shape_is_a_finding_and_no_crash(detail: str, pristine: Path, tmp_path: Path) -> None:
     files = unpacked(pristine)
     told = json.loads(files["timeline.json"])
