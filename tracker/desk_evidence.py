@@ -17,7 +17,7 @@ from tracker.checkpoints import Made
 from tracker.config import Config
 from tracker.errors import CheckpointUnwritten, ConfigInvalid, NoteMalformed, ParameterInvalid, ViewsError
 from tracker.evidence.notes import Verifier
-from tracker.proving import check_proofs
+from tracker.proving import check_erasures, check_proofs
 from tracker.verifying import MOST_FAULTS, Fault, Progress, Shipped, Verification, verify_log
 
 Bars = Callable[[str, str], AbstractContextManager[Progress]]
@@ -71,6 +71,8 @@ async def verify(
     async with joining.proving_log(config) as log:
         with bars("verify", "records") as bar:
             found = await verify_log(log, known, shipped=shipped, progress=bar, limit=limit)
+        if not found.is_cut_short:
+            await check_erasures(log, found)
         if proofs:
             with bars("proofs", "records") as bar:
                 await check_proofs(log, joining.sources(config), found, progress=bar, limit=limit)

@@ -8,22 +8,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
 
 from tracker.deliveries import Record
 from tracker.erasures import EVENT, LOST, OURS, Erasure
-from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt
+from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt, LogUnavailable
 from tracker.log.contract import Log
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.sources.reverifying import delivery_again
 from tracker.verifying import MOST_FAULTS, Fault, Progress, Verification
 
-
 SEALED_KEY = "hmac:"
+ERASED_AT_ONCE = 10_000
 
 
 async def check_proofs(
@@ -37,13 +38,13 @@ async def check_proofs(
     """Go over the bodies of the whole log; what is wrong and how proofs fared is added to `found`."""
     proofs: Counter[str] = Counter()
     readers: dict[tuple[str, str], Source] = {}
-    erasures = _Erasures(found)
     head, last = await log.head(), 0
     try:
         async for records in log.read(0):
             for record in records:
                 found.faults += [Fault(record.position, what) for what in naming_faults(record, readers)]
-                erasures.take(record)
+                if record.erased_by == LOST:
+                    _add(found, record.position, "its key is gone, and no record says that it was erased")
                 outcome, fault = proof_again(record, configured)
                 proofs[outcome] += 1
                 if fault is not None:
@@ -58,40 +59,45 @@ async def check_proofs(
     except LogCorrupt as error:
         found.faults.append(Fault(last + 1, str(error)))
         found.is_cut_short = True
-    if not found.is_cut_short:
-        erasures.end()
     found.proofs = dict(sorted(proofs.items()))
 
 
-class _Erasures:
-    """Whether every record that is read as erased was erased by the record that is named for it."""
+async def check_erasures(log: Log, found: Verification) -> None:
+    """Compare what is read as erased with what the erasures say, both ways; what differs is added to `found`.
 
-    def __init__(self, found: Verification) -> None:
-        self._found = found
-        self._named: dict[int, list[int]] = defaultdict(list)
+    Without the master keys erasures cannot be read where they are sealed, and nothing is compared.
+    """
+    head = await log.head()
+    says = array("q", bytes(8 * (head + 1)))
+    try:
+        for by in await log.positions_of(OURS):
+            record = await log.record(by)
+            # Ascending: of an erasure that was erased in its turn, the later one says the same.
+            for position in () if record is None else _told_by(record):
+                if 0 < position < by:
+                    says[position] = by
+        after, rows = 0, await log.erased(0, ERASED_AT_ONCE)
+        while rows:
+            for position, by in rows:
+                if by > head and by <= await log.head():
+                    says[min(position, head)] = 0  # erased while we look
+                elif by > head:
+                    _add(found, position, f"it is read as erased by the record at {by}, which is not in the log")
+                elif says[position] != by:
+                    _add(found, position, f"it is read as erased by the record at {by}, which does not say so")
+                else:
+                    says[position] = 0
+            after = rows[-1][0]
+            rows = await log.erased(after, ERASED_AT_ONCE)
+    except LogUnavailable:
+        return
+    for position in (n for n in range(1, head + 1) if says[n]):
+        _add(found, position, f"the record at {says[position]} says that it was erased, but it is not read so")
 
-    def take(self, record: Record) -> None:
-        """One record; those that erase come after those they erase."""
-        if record.erased_by == LOST:
-            self._fault(record.position, "its key is gone, and no record says that it was erased")
-        elif record.erased_by is not None:
-            self._named[record.erased_by].append(record.position)
-        erased = self._named.pop(record.position, None)
-        if erased is not None:
-            told = _told_by(record)
-            for position in erased:
-                if position not in told:
-                    self._fault(
-                        position, f"it is read as erased by the record at {record.position}, which does not say so"
-                    )
 
-    def end(self) -> None:
-        """What was to come did not."""
-        for by, erased in self._named.items():
-            self._fault(erased[0], f"it is read as erased by the record at {by}, which is not in the log")
-
-    def _fault(self, position: int, what: str) -> None:
-        self._found.faults.append(Fault(position, what))
+def _add(found: Verification, position: int, what: str) -> None:
+    if len(found.faults) < MOST_FAULTS:
+        found.faults.append(Fault(position, what))
 
 
 def _told_by(record: Record) -> set[int]:

@@ -276,6 +276,12 @@ class _Pass:
                 if len(stored) < len(hashes[n : n + WIDTH]):
                     self._fault(*_tile_fault(level, n + len(stored), "is missing"))
                     return
+        beyond = await self._log.tile_beyond()
+        if beyond is not None:
+            level, n = beyond
+            self._fault(
+                size, f"hash {n} of level {level} of the stored tree is about records that are not there: it was put in"
+            )
         if size == self._frontier.size and root != self._frontier.root():
             self._fault(size, "the stored tree has another root than its records")
 

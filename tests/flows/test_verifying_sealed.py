@@ -97,10 +97,26 @@ def test_an_erasure_that_no_record_tells_is_named(run: Run, tmp_path: Path) -> N
         "INSERT INTO erasures (position, erased_by) VALUES (4, 9)",
         "INSERT INTO erasures (position, erased_by) VALUES (5, 900)",
     )
-    code, out, _ = run("verify", "--proofs")
+    code, out, _ = run("verify")
     assert code == 1
     assert "position 4: it is read as erased by the record at 9, which does not say so" in out
     assert "position 5: it is read as erased by the record at 900, which is not in the log" in out
+
+
+def test_an_erasure_that_is_hidden_is_named(run: Run, tmp_path: Path) -> None:
+    session = json.loads(run("sessions", "--json")[1])["items"][0]["id"]
+    assert run("erase", "--session", session, "--yes")[0] == 0
+    change(tmp_path / "log.db", "DELETE FROM erasures WHERE position = (SELECT min(position) FROM erasures)")
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "says that it was erased, but it is not read so" in out
+
+
+def test_a_hash_that_waits_for_records_to_come_is_named(run: Run, tmp_path: Path) -> None:
+    change(tmp_path / "log.db", "INSERT INTO tiles (level, n, hash) VALUES (1, 7, zeroblob(32))")
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "hash 7 of level 1 of the stored tree is about records that are not there" in out
 
 
 def test_a_key_that_was_destroyed_without_a_word_is_named(run: Run, tmp_path: Path) -> None:

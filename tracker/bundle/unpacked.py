@@ -88,6 +88,18 @@ class UnpackedLog:
         """Refused."""
         _refuse()
 
+    async def positions_of(self, source: str) -> list[int]:  # noqa: ARG002 - the contract's
+        """Refused."""
+        _refuse()
+
+    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:  # noqa: ARG002 - the contract's
+        """Refused."""
+        _refuse()
+
+    async def tile_beyond(self) -> tuple[int, int] | None:
+        """Refused."""
+        _refuse()
+
     async def destroy_keys(self, positions: Sequence[int]) -> None:  # noqa: ARG002 - the contract's
         """Refused."""
         _refuse()

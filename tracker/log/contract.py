@@ -98,6 +98,18 @@ class Log(Protocol):
         """
         ...
 
+    async def positions_of(self, source: str) -> list[int]:
+        """All positions of a source, ascending. For sources with few records."""
+        ...
+
+    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """(position, position of the record that says it was erased) of erased records after a position, at most `limit`."""
+        ...
+
+    async def tile_beyond(self) -> tuple[int, int] | None:
+        """(level, n) of a stored hash of the tree that there are not leaves enough for, or None, as it should be."""
+        ...
+
     async def destroy_keys(self, positions: Sequence[int]) -> None:
         """Destroy the data keys of erased records. Durable on return. Raises `LogUnavailable` where none are sealed."""
         ...

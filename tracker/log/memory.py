@@ -111,6 +111,21 @@ class MemoryLog:
                 self._records[n] = msgspec.structs.replace(record, proof=b"{}", body=b"", erased_by=appended.position)
         return appended
 
+    async def positions_of(self, source: str) -> list[int]:
+        """See `Log.positions_of`."""
+        return [record.position for record in self._records if record.source == source]
+
+    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """See `Log.erased`."""
+        gone = [
+            (each.position, each.erased_by) for each in self._records[max(after, 0) :] if each.erased_by is not None
+        ]
+        return gone[:limit]
+
+    async def tile_beyond(self) -> tuple[int, int] | None:
+        """See `Log.tile_beyond`. Nobody else can put one in."""
+        return None
+
     async def destroy_keys(self, positions: Sequence[int]) -> None:  # noqa: ARG002 - the contract's
         """See `Log.destroy_keys`. There are none."""
         self._refuse_when_closed()

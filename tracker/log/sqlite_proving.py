@@ -18,7 +18,10 @@ from tracker.log.sqlite_tree import (
     SELECT_CHECKPOINT,
     SELECT_CHECKPOINTS,
     SELECT_LAST_CHECKPOINT,
+    SELECT_ERASED,
     SELECT_LEAF,
+    SELECT_POSITIONS_OF,
+    SELECT_TILE_BEYOND,
     SELECT_TREE_SIZE,
     tile_question,
 )
@@ -79,6 +82,19 @@ class SqliteProving(ABC):
                 return
             yield [KeptRecord(*row) for row in rows]
             after = rows[-1][0]
+
+    async def positions_of(self, source: str) -> list[int]:
+        """See `Log.positions_of`."""
+        return [position for (position,) in await self._fetch(SELECT_POSITIONS_OF, (source,))]
+
+    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """See `Log.erased`."""
+        return [(position, by) for position, by in await self._fetch(SELECT_ERASED, (after, limit))]
+
+    async def tile_beyond(self) -> tuple[int, int] | None:
+        """See `Log.tile_beyond`."""
+        rows = await self._fetch(SELECT_TILE_BEYOND)
+        return (rows[0][0], rows[0][1]) if rows else None
 
     async def keep_checkpoint(self, size: int, note: str) -> bool:
         """See `Log.keep_checkpoint`. On a connection of its own: the writing one may be in a transaction."""

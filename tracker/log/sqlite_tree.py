@@ -33,6 +33,12 @@ SELECT_ERASURES = """
     )
     FROM erasures AS e WHERE e.position > ? AND e.position <= ?"""
 """An erasure may be erased in its turn (it told of another person); the last one says what is left."""
+SELECT_POSITIONS_OF = "SELECT position FROM records WHERE source = ? ORDER BY position"
+SELECT_ERASED = SELECT_ERASURES.replace("e.position <= ?", "true ORDER BY e.position LIMIT ?")
+SELECT_TILE_BEYOND = f"""
+SELECT level, n FROM tiles
+WHERE level > 7 OR (n + 1) * (1 << (8 * level)) > ({SELECT_TREE_SIZE}) ORDER BY level, n LIMIT 1
+"""  # noqa: S608 - a statement of ours
 SELECT_SEALED = (
     "SELECT position, commitment FROM leaves WHERE commitment IS NOT NULL AND position > ? AND position <= ?"
 )
