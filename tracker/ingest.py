@@ -32,6 +32,7 @@ from tracker.errors import (
     KeyUnknown,
     LogBusy,
     LogError,
+    LogUnavailable,
     SignatureMismatch,
     SignatureMissing,
     SignatureStale,
@@ -86,6 +87,7 @@ class Ingest:
         self._metrics = metrics
         self.last_seen: dict[str, int] = {}
         self.last_refused: dict[str, tuple[int, str]] = {}
+        self._not_recorded = 0
 
     def add_routes(self, app: web.Application) -> None:
         """Answer every hook path, with or without a trailing slash: senders do not follow redirects."""
@@ -106,6 +108,8 @@ class Ingest:
             return self._refused(name, error, request.remote)
         except LogError as error:
             return self._unavailable(name, error)
+        except MemoryError:
+            return self._unavailable(name, LogUnavailable("out of memory"))
         except Exception as error:
             return self._failed(name, error)
         outcome = "duplicate" if appended.duplicate else "recorded"
@@ -122,6 +126,9 @@ class Ingest:
         body = await self._body(request)
         verified = self._verify(source, request, body)
         appended = await self._log.append(verified)
+        if self._not_recorded:
+            _log.warning("deliveries are recorded again", not_recorded=self._not_recorded)
+            self._not_recorded = 0
         self.last_seen[source.name] = verified.received_at
         self._metrics.seen(source.name, verified.received_at)
         return appended
@@ -173,6 +180,7 @@ class Ingest:
 
     def _unavailable(self, name: str, error: LogError) -> web.Response:
         reason = _reason(error)
+        self._not_recorded += 1
         self._metrics.delivered(name, reason)
         _log.error("delivery not recorded", source=name, reason=reason, detail=str(error))
         # The log's own words name files and disks: they are for the operator, not for whoever sends.

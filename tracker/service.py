@@ -14,7 +14,7 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 
 import msgspec
 import structlog
@@ -32,59 +32,21 @@ from tracker.ingest import Ingest
 from tracker.log.sqlite import SqliteLog
 from tracker.metrics import Metrics
 from tracker.projector import Projector
+from tracker.under_way import KEEPALIVE_SECONDS, UnderWay
 from tracker.views.sqlite import SqliteViews
 
 FREE_BYTES = 16 * 1024 * 1024
 """With less free space under the log the server says it is not ready, while it can still take records."""
 LAG_SECONDS = 10.0
 PROBE_SECONDS = 2.0
-KEEPALIVE_SECONDS = 75.0
 WATCH_SECONDS = 1.0
 CONNECTIONS = 65_536
 BACK_OFF = (0.2, 1.0, 5.0, 15.0)
 
 _log = structlog.get_logger("service")
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 Ready = Callable[[str, str | None], None]
 """Called once with the address when deliveries are taken, and with the one-time link where no key guards the reading."""
-
-
-class UnderWay:
-    """The requests that are being answered, so that a stop can wait for them.
-
-    aiohttp waits for handlers too, but throws away what still arrives of their bodies: a sender in the middle of a
-    delivery would not be answered.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._stopping = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @web.middleware
-    async def count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Count one request; once we are stopping, its connection is closed with its answer."""
-        self._count += 1
-        self._idle.clear()
-        try:
-            response = await handler(request)
-            if self._stopping:
-                response.force_close()
-            return response
-        finally:
-            self._count -= 1
-            if not self._count:
-                self._idle.set()
-
-    async def end(self, grace: float) -> None:
-        """Return when nothing is under way, or after `grace` seconds."""
-        self._stopping = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
 
 
 class Station:
@@ -261,7 +223,13 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
 async def _run(station: Station, stop: asyncio.Event, ready: Ready | None, *, link: bool) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            lasting = [station.follow(), station.keep_views(), station.live.run(), station.sign()]
+            lasting = [
+                station.follow(),
+                station.keep_views(),
+                station.live.run(),
+                station.sign(),
+                station.under_way.let_go(),
+            ]
             if any(source.retention is not None for source in station.config.sources):
                 lasting.append(retention.keep(station.config.path, station.metrics))
             tasks = [group.create_task(each) for each in lasting]
@@ -290,6 +258,7 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
         shutdown_timeout=1.0,
     )
     await runner.setup()
+    station.under_way.server = runner.server
     try:
         host = server.host.strip("[]")
         try:

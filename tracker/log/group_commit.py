@@ -1,7 +1,7 @@
-"""Group commit: concurrent appends wait in one bounded queue and share transactions.
+"""Group commit: concurrent appends wait in bounded lines (`lines.py`) and share transactions.
 
     append ─┐                     ┌─ each waiter gets its answer
-    append ─┼─ queue ─ one commit ┤  only after the commit returned
+    append ─┼─ lines ─ one commit ┤  only after the commit returned
     append ─┘  (bounded)          └─ or all of them get the same LogError
 
 While one commit is on its way to the disk the next batch gathers, so the batch size follows the load by itself.
@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from tracker.deliveries import Appended, Verified
-from tracker.errors import LogBusy, LogError, LogUnavailable
+from tracker.errors import LogError, LogUnavailable
+from tracker.log.lines import Lines
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 16 * 1024 * 1024
@@ -61,12 +62,9 @@ class GroupCommit:
 
     def __init__(self, commit: Commit, *, queue_bound: int, observe: LogObserver | None) -> None:
         self._commit = commit
-        self._bound = queue_bound
         self._observe = observe
-        self._queue: deque[_Group] = deque()
+        self._lines: Lines[_Group] = Lines(queue_bound, QUEUE_BYTES)
         self._solos: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
-        self._records = 0
-        self._bytes = 0
         self._arrived = asyncio.Event()
         self._closing = False
         self._task = asyncio.create_task(self._run(), name="log-commit")
@@ -76,7 +74,9 @@ class GroupCommit:
         if self._closing:
             raise LogUnavailable("the log is closed: the server is stopping")
         group = _Group(records, asyncio.get_running_loop().create_future())
-        self._admit(group)
+        self._lines.join(group)
+        self._depth()
+        self._arrived.set()
         return await group.answer
 
     async def alone(self, work: Callable[[], Awaitable[Done]]) -> Done:
@@ -99,47 +99,25 @@ class GroupCommit:
             if not answer.done():
                 answer.set_result(found)
 
-    def _admit(self, group: _Group) -> None:
-        # An empty queue takes a batch of any size: otherwise one larger than the bound could never be appended.
-        if self._queue or self._bound < 1:
-            if self._records + len(group.records) > self._bound:
-                raise LogBusy(
-                    f"{self._records} records are waiting to be written, the bound is {self._bound}: try again"
-                )
-            if self._bytes + group.size > QUEUE_BYTES:
-                raise LogBusy(f"{self._bytes} bytes are waiting to be written: try again")
-        self._queue.append(group)
-        self._count(len(group.records), group.size)
-        self._arrived.set()
-
-    def _count(self, records: int, size: int) -> None:
-        self._records += records
-        self._bytes += size
+    def _depth(self) -> None:
         if self._observe is not None:
-            self._observe.depth(self._records)
+            self._observe.depth(self._lines.records)
 
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._queue or self._solos:
+            while self._lines or self._solos:
                 if self._solos:
                     await self._run_alone()
-                if self._queue:
+                if self._lines:
                     await self._commit_some(self._take())
             if self._closing:
                 return
 
     def _take(self) -> list[_Group]:
-        groups = [self._queue.popleft()]
-        records, size = len(groups[0].records), groups[0].size
-        while self._queue:
-            following = self._queue[0]
-            if records + len(following.records) > BATCH_RECORDS or size + following.size > BATCH_BYTES:
-                break
-            groups.append(self._queue.popleft())
-            records, size = records + len(following.records), size + following.size
-        self._count(-records, -size)
+        groups = self._lines.take(BATCH_RECORDS, BATCH_BYTES)
+        self._depth()
         return groups
 
     async def _commit_some(self, groups: list[_Group]) -> None:

@@ -37,6 +37,7 @@ from tracker.log.vault import Vault
 
 CHUNK_RECORDS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024
+FAILURE_SECONDS = 30.0
 POLL_SECONDS = 0.2
 """How soon `wait` notices what another process appended."""
 
@@ -90,6 +91,7 @@ class SqliteLog(SqliteProving):
         self._changed = asyncio.Event()
         self._closed = False
         self._frontier: Frontier | None = None
+        self._failed: tuple[float, str] | None = None
         self._sealing = Sealing(vault)
         self._group_commit = GroupCommit(self._commit, queue_bound=queue_bound, observe=observe)
 
@@ -144,8 +146,17 @@ class SqliteLog(SqliteProving):
         return await self._group_commit.append(batch) if batch else []
 
     async def probe(self) -> None:
-        """Whether records could be taken now: an empty transaction that waits its turn. Raises as `append` does."""
+        """Whether records could be taken now: an empty transaction that waits its turn. Raises as `append` does.
+
+        An empty transaction writes nothing, so a write that failed is remembered: until one succeeds, or 30 s.
+        """
         await self._group_commit.append([])
+        if self._failed is not None:
+            at, reason = self._failed
+            ago = asyncio.get_running_loop().time() - at
+            # Not for ever: whoever sends nothing to a server that is not ready would never see it ready again.
+            if ago < FAILURE_SECONDS:
+                raise LogUnavailable(f"the last append failed {ago:.0f} s ago, none has succeeded since: {reason}")
 
     async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
         """All of the batch in one transaction. Called by one task only, so the connection needs no lock.
@@ -154,8 +165,10 @@ class SqliteLog(SqliteProving):
         """
         self._whereabouts.check()
         connection = await self._writing()
+        begun = False
         try:
             await connection.execute("BEGIN IMMEDIATE")
+            begun = True
             answers, rows = await _place(connection, batch, self._sealing.names_of)
             frontier = await self._insert(connection, rows) if rows else self._frontier
             if erasing and rows:
@@ -163,6 +176,8 @@ class SqliteLog(SqliteProving):
             await connection.execute("COMMIT")
         except BaseException as error:
             await self._back_out(connection)
+            if begun and batch:
+                self._failed = (asyncio.get_running_loop().time(), str(error))
             if isinstance(error, sqlite3.Error):
                 raise LogUnavailable(f"the log cannot take records now: {error}") from error
             raise
@@ -170,6 +185,7 @@ class SqliteLog(SqliteProving):
         # Also after the commit: it may have gone to a file that nobody will ever open again.
         self._whereabouts.check()
         if rows:
+            self._failed = None
             self._changed.set()
             self._changed = asyncio.Event()
         return answers
