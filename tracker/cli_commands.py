@@ -238,6 +238,12 @@ def _show_plans(plans: Sequence[Plan], *, done: bool) -> None:
         printing.say(
             f"{len(plan.positions)} records {what} ({of}), {plan.bytes} bytes, {plan.people} people ({plan.why})"
         )
+        if plan.positions:
+            printing.say(f"positions {printing.ranges(plan.positions)}")
+        if plan.erasures:
+            printing.say(
+                f"earlier erasures {'told' if done else 'tell'} of them: {printing.ranges(plan.erasures)}, told again without"
+            )
         if plan.already_erased:
             printing.say(f"{plan.already_erased} more were erased before")
         if plan.in_clear:
@@ -245,7 +251,7 @@ def _show_plans(plans: Sequence[Plan], *, done: bool) -> None:
             printing.say(f"{len(plan.in_clear)} are kept in clear and cannot be erased: positions {first} …")
     if not done:
         printing.say("nothing was changed: add --yes to erase; it cannot be undone")
-    elif any(plan.positions for plan in plans):
+    elif any(plan.positions or plan.erasures for plan in plans):
         printing.say(
             "the views are made anew without them; copies of log, key store and exports elsewhere are not reached"
         )

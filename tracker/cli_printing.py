@@ -103,3 +103,16 @@ class _Lines:
             self._tenths = tenths
             sys.stderr.write(f"{self._title}: {done} of {all_of_it} {self._unit}\n")
             sys.stderr.flush()
+
+
+def ranges(numbers: Sequence[int], most: int = 50) -> str:
+    """Ascending numbers as few words: `1-4, 7, 9-12`; after `most` of them, how many more there are."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    told = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:most]]
+    more = sum(last - first + 1 for first, last in spans[most:])
+    return ", ".join(told) + (f" and {more} more" if more else "")

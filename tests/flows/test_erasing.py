@@ -81,6 +81,7 @@ def test_a_dry_run_lists_and_changes_nothing(filled: Run, tmp_path: Path) -> Non
     code, out, _ = filled("erase", "--identity", "user-alice")
     assert code == 0
     assert "would be erased" in out
+    assert "positions " in out
     assert "nothing was changed" in out
     assert (tmp_path / "keys.db").read_bytes() == before
     (plan,) = json.loads(filled("erase", "--identity", "user-alice", "--json")[1])["items"]
