@@ -100,6 +100,15 @@ def filters(sessions: int) -> dict[str, SessionFilter]:
         "q (people)": SessionFilter(q="Name 777"),
         "q (one)": SessionFilter(q="RM_0000077x"),
         "q (none)": SessionFilter(q="zzzzzzz"),
+        "q (like all, but none)": SessionFilter(q="user-999999"),
+        "q (one letter)": SessionFilter(q="7"),
+        "q (two, none)": SessionFilter(q="zz"),
+        "q, source": SessionFilter(q="Name 777", source="lk"),
+        "q, source (none)": SessionFilter(q="ov:RM", source="lk"),
+        "q, state=open (none)": SessionFilter(q="Name 777", state="open"),
+        "q, to (oldest)": SessionFilter(q="Name 777", to_at=START + 1000 * MINUTE),
+        "q, from (none)": SessionFilter(q="RM_00", from_at=middle),
+        "q, has=recording": SessionFilter(q="Room 7", has=("recording",)),
     }
 
 

@@ -74,7 +74,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """The filters of `GET /v1/sessions`. `q` matches ids, rooms, identities and names by substring.
+    """The filters of `GET /v1/sessions`. `q` matches ids, rooms, identities and names by substring, in any case.
 
     `stuck_before` maps source → the latest `last_event_at` (µs) at which an open session counts as stuck now.
     """

@@ -5,7 +5,7 @@ reader goes over to the new file by itself, and the writer when the projector ca
 projector remembers belongs to the old one. What is saved between a swap and `refresh` goes into the old file, which
 nobody reads any more; the projector then starts again from the new checkpoint and nothing is lost.
 
-LIMIT: all reads share one connection and wait for each other; a slow `q` search holds up the rest.
+LIMIT: reads share two connections, one for what may take long, and wait for each other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
+import structlog
 
 from tracker.errors import ViewsUnavailable
 from tracker.facts import Micros
@@ -33,6 +34,8 @@ from tracker.views.sqlite_swapping import (
 from tracker.views.sqlite_texts import save_texts
 
 __all__ = ["SqliteViews", "swap_in"]
+
+_log = structlog.get_logger("views")
 
 CHUNK = 500
 """Rows a dump fetches at a time."""
@@ -137,6 +140,8 @@ class SqliteViews(SqliteReading):
         await asyncio.to_thread(finish_building, self._path)
 
     async def _open(self) -> None:
+        if self._writer is not None and not SEARCHABLE:
+            _log.warning("this SQLite has no FTS5 with trigrams (3.34): `q` looks at every session and takes seconds")
         try:
             for door in self._doors:
                 async with door.lock:

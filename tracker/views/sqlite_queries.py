@@ -37,6 +37,7 @@ AND_SESSION_HAS = {
     "anomaly": " AND s.anomalies > 0",
 }
 AND_SESSION_DURATION = " AND s.duration_ms >= ?"
+# For one letter that is everywhere, for filters that find few, and where SQLite has no trigrams (`sqlite_sessions`).
 AND_SESSION_LIKE = """ AND (s.id LIKE ?1 ESCAPE '\\' OR s.room_id LIKE ?1 ESCAPE '\\' OR s.room_name LIKE ?1 ESCAPE '\\'
 OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session = s.number AND l.lookup LIKE ?1 ESCAPE '\\')
 OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session = s.number

@@ -81,6 +81,8 @@ class SqliteReading(ABC):
         # The index finds other cases of every letter, looking at each only those of a to z.
         if is_narrow(filter) and q.isascii():
             hits = (await self.rows_searched(COUNT_HITS, [expression]))[0][0]
+            if not hits:
+                return []
             if hits >= MANY:
                 return await self.rows_searched(*each)
         if filter.source is not None:
