@@ -13,9 +13,10 @@ import pytest
 
 from tests.contracts.test_views import T0, session_rows
 from tracker.views.contract import Changes, SessionFilter, SessionRows
+from tracker.views.cursors import encode_cursor
 from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_schema import SEARCHABLE
-from tracker.views.sqlite_sessions import search_statement, sessions_statement
+from tracker.views.sqlite_sessions import PIECE, phrase, search_statement, sessions_statement
 
 pytestmark = pytest.mark.skipif(not SEARCHABLE, reason="this SQLite has no trigrams")
 
@@ -61,11 +62,30 @@ async def looked_at(views: SqliteViews, **filters: Any) -> list[str]:
 
 async def expect_all(views: SqliteViews) -> None:
     for q in ASKED:
+        await expect_streamed(views, q)
         for filters in (
             {}, {"source": "ov"}, {"source": "none"}, {"sources": ("lk",)}, {"sources": ()}, {"state": "open"}, {"state": "ended"},
             {"from_at": T0 + 1, "to_at": T0 + 60_000_000}, {"room": "room-1"}, {"has": ("recording",)},
         ):  # fmt: skip
             assert await found(views, 7, q=q, **filters) == await looked_at(views, q=q, **filters), (q, filters)
+
+
+async def expect_streamed(views: SqliteViews, q: str) -> None:
+    """Taken newest first, source by source and page by page, as where hits are many."""
+    expression = phrase(q)
+    if len(q) < PIECE or expression is None:
+        return
+    for source in ("lk", "ov"):
+        ids: list[str] = []
+        cursor = None
+        while True:
+            statement = search_statement(SessionFilter(), expression, source, limit=5, cursor=cursor)
+            rows = await views.rows(*statement)
+            ids += [row[2] for row in rows[:5]]
+            if len(rows) <= 5:
+                break
+            cursor = encode_cursor("sessions", rows[4][1:3])
+        assert ids == await looked_at(views, q=q, source=source), q
 
 
 async def expect_sound(path: Path) -> list[tuple[int, str]]:

@@ -20,7 +20,7 @@ from tracker.views.cursors import decode_cursor, encode_cursor
 from tracker.views.sqlite_packing import Doc, entry_of
 from tracker.views.sqlite_schema import SEARCHABLE
 from tracker.views.sqlite_sessions import (
-    COUNT_HITS, MANY, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, Statement, any_of, is_narrow, phrase, pieces_statement,
+    COUNT_HITS, MANY, MANY_BESIDE, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, Statement, any_of, few_statement, is_narrow, phrase, pieces_statement,
     search_statement, sessions_statement,
 )  # fmt: skip
 from tracker.views.sqlite_writing import SELECT_CHECKPOINT, SELECT_SOURCES, as_list, source_of
@@ -78,13 +78,12 @@ class SqliteReading(ABC):
             expression = any_of(pieces) or None
         if expression is None:
             return []
+        many = MANY_BESIDE if is_narrow(filter) else MANY
+        if (await self.rows_searched(COUNT_HITS, [expression, many]))[0][0] < many:
+            return await self.rows_searched(*few_statement(filter, expression, limit=limit, cursor=cursor))
         # The index finds other cases of every letter, looking at each only those of a to z.
         if is_narrow(filter) and q.isascii():
-            hits = (await self.rows_searched(COUNT_HITS, [expression]))[0][0]
-            if not hits:
-                return []
-            if hits >= MANY:
-                return await self.rows_searched(*each)
+            return await self.rows_searched(*each)
         if filter.source is not None:
             sources = [filter.source]
         else:

@@ -27,8 +27,10 @@ Statement = tuple[str, list[Any]]
 PIECE = 3
 """Letters the index keeps together."""
 
-MANY = 5_000
-"""Hits from which a filter with an index of its own is followed instead."""
+MANY = 2_000
+"""Fewer hits are all taken; more are taken newest first."""
+MANY_BESIDE = 12_000
+"""The same beside a filter with an index of its own, which is followed instead."""
 MOST_PIECES = 500
 """A short text that begins more pieces than this is nearly everywhere."""
 
@@ -42,7 +44,7 @@ WITH RECURSIVE found (piece) AS (
 )
 SELECT piece FROM found WHERE piece IS NOT NULL LIMIT {MOST_PIECES + 1}"""
 """From piece to piece, over whatever each is in: a piece has three letters, so nothing lies between it and it with one more."""
-COUNT_HITS = f"SELECT count(*) FROM (SELECT 1 FROM session_pieces WHERE session_pieces MATCH ? LIMIT {MANY})"
+COUNT_HITS = "SELECT count(*) FROM (SELECT 1 FROM session_pieces WHERE session_pieces MATCH ? LIMIT ?)"
 
 HITS = """ FROM session_pieces AS f CROSS JOIN session_texts AS t ON t.place = f.rowid CROSS JOIN sessions AS s ON s.number = t.session
 WHERE f.session_pieces MATCH ?"""
@@ -82,6 +84,17 @@ SELECT {sql.SESSION} FROM (
 ) AS hit CROSS JOIN sessions AS s ON s.number = hit.number{sql.SESSIONS_NEWEST}"""
     inner = [expression, source, first, source, last + 1, *values, limit + 1]
     return text, [expression, source, *inner, source, last + 1, *values, limit + 1]
+
+
+def few_statement(filter: SessionFilter, expression: str, *, limit: int, cursor: str | None) -> Statement:
+    """The statement for one page of the sessions of all sources that `expression` finds, where those are few; errors as above."""
+    narrowing, values = _narrowed(filter, cursor)
+    text = f"""
+SELECT {sql.SESSION} FROM (
+    SELECT DISTINCT t.session AS number FROM session_pieces AS f CROSS JOIN session_texts AS t ON t.place = f.rowid
+    WHERE f.session_pieces MATCH ?
+) AS hit CROSS JOIN sessions AS s ON s.number = hit.number WHERE true{narrowing}{sql.SESSIONS_NEWEST}"""
+    return text, [expression, *values, limit + 1]
 
 
 def phrase(q: str) -> str | None:
