@@ -137,6 +137,7 @@ def _add_export(one: argparse.ArgumentParser) -> None:
     one.add_argument("id", metavar="ID", nargs="?", help="only those of this session")
     one.add_argument("--source", help="only those of this source")
     one.add_argument("--after", type=_position, default=0, metavar="POSITION", help="only those after this position")
+    one.add_argument("--leaves", action="store_true", help="with each record's leaf in the tree, and its salt")
     one.add_argument(
         "--evidence",
         metavar="SESSION",

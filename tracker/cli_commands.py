@@ -262,19 +262,25 @@ async def _export(arguments: argparse.Namespace) -> int:
     if arguments.out is not None and arguments.out.exists():
         raise ParameterInvalid("--out", f"{arguments.out} exists and is not overwritten: name a new file")
     chosen = desk.records(config, session=arguments.id, after=arguments.after, source=arguments.source)
+    lines = desk.lines_with_leaves(config, chosen) if arguments.leaves else _lines(chosen)
     count = 0
-    if arguments.out is None:
-        async with contextlib.aclosing(chosen):
-            async for record in chosen:
-                printing.say_json_line(envelope(record))
-        return 0
-    async with contextlib.aclosing(chosen):
-        with arguments.out.open("x", encoding="utf-8") as file:
-            async for record in chosen:
-                file.write(printing.json_line(envelope(record)))
+    async with contextlib.aclosing(lines):
+        if arguments.out is None:
+            async for line in lines:
+                sys.stdout.write(line.decode())
+            return 0
+        with arguments.out.open("xb") as file:
+            async for line in lines:
+                file.write(line)
                 count += 1
     printing.say(f"wrote {count} records to {arguments.out}")
     return 0
+
+
+async def _lines(found: AsyncGenerator[Record]) -> AsyncGenerator[bytes]:
+    async with contextlib.aclosing(found):
+        async for record in found:
+            yield printing.json_line(envelope(record)).encode()
 
 
 async def _collected(found: AsyncGenerator[Record]) -> list[Record]:

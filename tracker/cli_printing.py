@@ -41,11 +41,6 @@ def say_json(value: object) -> None:
     say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def say_json_line(value: object) -> None:
-    """One JSON document on one line of standard output."""
-    sys.stdout.write(json_line(value))
-
-
 def json_line(value: object) -> str:
     """One JSON document with its newline."""
     return msgspec.json.encode(value).decode() + "\n"

@@ -17,9 +17,10 @@ from pathlib import Path
 import msgspec
 
 from tracker import desk_reading, importer, joining
+from tracker.bundle.lines import Line, write_line
 from tracker.config import Config
 from tracker.deliveries import Record
-from tracker.errors import ConfigInvalid, LogUnavailable, ViewsMissing, ViewsUnavailable
+from tracker.errors import ConfigInvalid, LogCorrupt, LogUnavailable, ViewsMissing, ViewsUnavailable
 from tracker.importer import FileReport
 from tracker.log.contract import Log
 from tracker.interpreting import Interpreter, rare_collections
@@ -142,6 +143,16 @@ async def records(
                 return
             given += 1
             yield record
+
+
+async def lines_with_leaves(config: Config, found: AsyncGenerator[Record]) -> AsyncGenerator[bytes]:
+    """These records as lines of JSON with their leaves, as bundles have them. Raises what `found` raises."""
+    async with joining.reading_log(config) as log, contextlib.aclosing(found):
+        async for record in found:
+            leaf = await log.leaf(record.position)
+            if leaf is None:
+                raise LogCorrupt(f"the record at position {record.position} has no leaf: run `tracker verify`")
+            yield write_line(Line(record, leaf._replace(salt=None) if record.erased_by is not None else leaf))
 
 
 async def records_at(config: Config, positions: Sequence[int]) -> AsyncGenerator[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sqlite3
 from collections.abc import Callable
@@ -14,12 +15,14 @@ import pytest
 
 from tests.running import READ, READ_KEY, SECRETS, Running, now
 from tracker import joining
+from tracker.bundle.lines import faults_of, read_line
 from tracker.cli import main
 from tracker.config import load
 from tracker.demo import config_text
 from tracker.demo_calls import VENDORS, whole_call
 from tracker.erasing import Eraser, Selection
 from tracker.erasures import Erased, Erasure, erasure_record
+from tracker.evidence.tree import Frontier
 from tracker.metrics import Metrics
 from tracker.retention import erase_once
 
@@ -317,3 +320,17 @@ def test_a_name_is_found_however_deep_in_json_it_stands(run: Run, tmp_path: Path
     assert run("rebuild")[0] == 0
     (plan,) = json.loads(run("erase", "--identity", person, "--json")[1])["items"]
     assert plan["positions"] == [1]
+
+
+def test_every_leaf_of_a_sealed_log_follows_from_its_export(filled: Run, tmp_path: Path) -> None:
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
+    out = filled("export", "--leaves")[1]
+    lines = [read_line(line.encode() + b"\n") for line in out.split("\n") if line]
+    assert len(lines) > 60
+    assert [fault for line in lines for fault in faults_of(line)] == []
+    frontier = Frontier()
+    for line in lines:
+        frontier.append(line.leaf.hash)
+    assert base64.b64encode(frontier.root()).decode() in filled("verify")[1]
+    assert filled("export", "--leaves", "--out", str(tmp_path / "all.jsonl"))[0] == 0
+    assert (tmp_path / "all.jsonl").read_text("utf-8") == out
