@@ -2,6 +2,10 @@
 
 Fills a views file and prints what each filter of `GET /v1/sessions` takes at the views, first and again, in milliseconds.
 With `--keep FOLDER` the file stays, and is used again when it is there.
+
+On two shared cores, the second time: `q` 1 to 50 ms whatever it is, alone or with source, state, from and to; it was 120 ms
+for many hits and 2 to 3 s for few or none. Beside `has` and `min_duration_ms`, where both find very many and hardly one
+together, 30 to 160 ms. A session's texts and their index take 0.5 kB of the 2 kB it takes here; with whole calls 80 bytes an event.
 """
 
 from __future__ import annotations
