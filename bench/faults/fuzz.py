@@ -1,0 +1,258 @@
+"""Fuzzed deliveries: `python -m bench.faults.fuzz [--inputs 1000000] [--vendors openvidu,livekit …] [--mutations]`.
+
+Coverage-guided with atheris (`pip install -e '.[faults]'`) where it is there, else, and with `--mutations`, by mutating
+the samples. Each input is a body, and headers around it, for `verify` of a vendor; then, whatever `verify` said, the same
+body as a record for `interpret`. Only `DeliveryRejected` may come out of `verify`, nothing out of `interpret`, and neither
+may take longer than two seconds. What was found is written to `--keep` and belongs into tests/samples/fuzzed.jsonl.
+Prints a table; exit code 1 when anything was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec")
+SLOW_SECONDS = 2.0
+
+
+class Target:
+    """One vendor's `verify` and `interpret`, given bytes."""
+
+    def __init__(self, vendor: str) -> None:
+        from tests.sampled import LATER, SECRET
+        from tracker.demo_calls import ISSUERS, sign
+        from tracker.deliveries import Delivery, Record
+        from tracker.errors import DeliveryRejected
+        from tracker.sources import registry
+        from tracker.sources.contract import SourceSettings
+
+        settings = SourceSettings(
+            name="s", vendor=vendor, secrets=(SECRET,), keys={ISSUERS.get(vendor, "k"): SECRET}, header="Authorization"
+        )
+        self.source = registry.build(settings)
+        # The vendor's own: the registry would show whatever it raises as unreadable.
+        self._interpret = registry.VENDORS[vendor].interpret
+        self._vendor, self._secret, self._later = vendor, SECRET, LATER
+        self._sign, self._delivery, self._record, self._rejected = sign, Delivery, Record, DeliveryRejected
+        self.verified = self.rejected = self.facts = 0
+        self.slowest = 0.0
+
+    def one(self, data: bytes) -> None:
+        """Raises whatever must not come out. The first byte says how much of the proof is right."""
+        began = time.perf_counter()
+        how, body = (data[0], data[1:]) if data else (0, b"")
+        headers, suffix, _ = self._sign(self._vendor, body, self._secret, self._later)
+        headers = {name.lower(): value for name, value in headers.items()}
+        if how % 4 == 1:  # the proof itself is fuzzed
+            text = body[:2000].decode("latin1").replace("\n", " ").replace("\r", " ")
+            headers = {
+                name: text if n == how // 4 % max(1, len(headers)) else v for n, (name, v) in enumerate(headers.items())
+            }
+        elif how % 4 == 2:
+            headers = {name: value[: how // 4] + value[how // 4 + 1 :] for name, value in headers.items()}
+        token = suffix.strip("/") or None
+        if how % 4 == 3 and token:
+            token = body[:64].decode("latin1")
+        query = {"sid": body[:40].decode("latin1"), "rid": "r"} if how & 4 and self._vendor == "streamrec" else {}
+        delivery = self._delivery(
+            source="s", body=body, received_at=self._later, headers=headers, query=query, token=token
+        )
+        event, key, proof = "", "k", b"{}"
+        try:
+            verified = self.source.verify(delivery)
+            event, key, proof = verified.event, verified.dedupe_key, verified.proof
+            self.verified += 1
+        except self._rejected:
+            self.rejected += 1
+        record = self._record(
+            position=1, source="s", vendor=self._vendor, event=event, dedupe_key=key, received_at=self._later,
+            origin="webhook", proof=proof, body=body,
+        )  # fmt: skip
+        self.facts += len(list(self._interpret(record)))
+        self.slowest = max(self.slowest, time.perf_counter() - began)
+        if self.slowest > SLOW_SECONDS:
+            raise TimeoutError(f"{self.slowest:.1f} s")
+
+
+def seeds(vendor: str) -> list[bytes]:
+    """Bodies of the samples, and what was found before."""
+    from tests.sampled import samples
+
+    found = [b"\0" + sample.body for sample in samples() if sample.vendor == vendor]
+    return found + [base64.b64decode(each["input"]) for each in kept() if each["vendor"] == vendor]
+
+
+def kept() -> Iterator[dict[str, str]]:
+    """What fuzzing found before."""
+    path = ROOT / "tests" / "samples" / "fuzzed.jsonl"
+    yield from (json.loads(line) for line in path.read_text("utf-8").splitlines()) if path.exists() else ()
+
+
+VALUES = (
+    b"null", b"true", b"-1", b"0", b"1e999", b"9" * 400, b"NaN", b"-9223372036854775809", b'""', b"[]", b"{}", b"[[[[1]]]]",
+    b'"\\ud800"', b'"\xff"', b'"9999-99-99T99:99:99Z"', b'"0001-01-01T00:00:00Z"', b"253402300800000", b"1.5", b'{"":{}}',
+    b'"' + b"x" * 300 + b'"', b"18446744073709551616", b'"1e5"', b'["a",1,null]', b"-62135596800001", b'"-5"',
+)  # fmt: skip
+
+
+def mutated(corpus: Sequence[bytes], drawn: random.Random) -> bytes:
+    """A sample with values changed, pieces removed, doubled or of another sample, and bits flipped."""
+    data = bytearray(drawn.choice(corpus))
+    if drawn.random() < 0.3 and data:
+        data[0] = drawn.randrange(256)
+    for _ in range(drawn.choice((1, 1, 2, 3, 6))):
+        what = drawn.randrange(6)
+        colons = [n for n, byte in enumerate(data) if byte == 58] if what < 3 else []
+        if colons:
+            start = drawn.choice(colons) + 1
+            end = min((n for n in (data.find(b",", start), data.find(b"}", start)) if n > 0), default=len(data))
+            if what == 2:
+                other = drawn.choice(corpus)
+                at = drawn.randrange(len(other))
+                data[start:end] = other[at : at + end - start]
+            else:
+                data[start:end] = drawn.choice(VALUES)
+        elif data and what == 3:
+            data[drawn.randrange(len(data))] = drawn.randrange(256)
+        elif data and what == 4:
+            at = drawn.randrange(len(data))
+            del data[at : at + drawn.choice((1, 2, 8, 40))]
+        elif data:
+            at = drawn.randrange(len(data))
+            data[at:at] = data[at : at + drawn.choice((1, 8, 80))]
+    return bytes(data)
+
+
+class Found(NamedTuple):
+    """An input and what came out."""
+
+    vendor: str
+    data: bytes
+    error: str
+
+
+def mutate(vendor: str, inputs: int, seed: int) -> tuple[Target, list[Found]]:
+    """Without coverage."""
+    target, corpus, drawn = Target(vendor), seeds(vendor), random.Random(seed)
+    found: dict[str, Found] = {}
+    for n in range(inputs):
+        data = corpus[n] if n < len(corpus) else mutated(corpus, drawn)
+        try:
+            target.one(data)
+        except Exception as error:
+            found.setdefault(f"{type(error).__name__}: {error}"[:80], Found(vendor, data, repr(error)[:200]))
+    return target, list(found.values())
+
+
+def guided(vendor: str, inputs: int, folder: Path) -> None:
+    """In a process of its own: atheris never returns."""
+    import atheris
+
+    with atheris.instrument_imports(include=["tracker.sources", "tracker.envelopes", "tracker.facts"]):
+        target = Target(vendor)
+    from tracker.demo_calls import VENDORS as _  # noqa: F401
+
+    (folder / "corpus").mkdir()
+    for n, data in enumerate(seeds(vendor)):
+        (folder / "corpus" / str(n)).write_bytes(data)
+    warnings.simplefilter("ignore")
+    atheris.Setup(
+        ["fuzz", str(folder / "corpus"), f"-runs={inputs}", f"-artifact_prefix={folder}/", "-max_len=20000", "-timeout=5",
+         "-print_final_stats=1", "-rss_limit_mb=1500", "-verbosity=0"],
+        target.one,
+    )  # fmt: skip
+    atheris.Fuzz()
+
+
+def run_guided(vendor: str, inputs: int) -> tuple[str, list[Found]]:
+    """(what it said about itself, what it found)."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "bench.faults.fuzz",
+            "--guided",
+            folder,
+            "--vendors",
+            vendor,
+            "--inputs",
+            str(inputs),
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
+        found = [
+            Found(vendor, path.read_bytes(), done.stderr[-1500:])
+            for path in Path(folder).iterdir() if path.name.startswith(("crash", "timeout", "oom", "slow"))
+        ]  # fmt: skip
+        said = dict(line[6:].split(":", 1) for line in done.stderr.splitlines() if line.startswith("stat::"))
+        if done.returncode and not found:
+            found.append(Found(vendor, b"", done.stderr[-1500:]))
+        return " ".join(
+            f"{k}={v.strip()}"
+            for k, v in said.items()
+            if k in {"number_of_executed_units", "peak_rss_mb", "new_units_added"}
+        ), found
+
+
+def main() -> int:
+    """The table."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--inputs", type=int, default=1_000_000, help="for all vendors together")
+    asked.add_argument("--vendors", default=",".join(VENDORS))
+    asked.add_argument("--mutations", action="store_true")
+    asked.add_argument("--seed", type=int, default=1)
+    asked.add_argument("--keep", type=Path)
+    asked.add_argument("--guided", type=Path, help=argparse.SUPPRESS)
+    given = asked.parse_args()
+    warnings.simplefilter("ignore")
+    vendors = given.vendors.split(",")
+    if given.guided:
+        guided(vendors[0], given.inputs, given.guided)
+        return 0
+    try:
+        import atheris as _  # noqa: F401
+
+        has_atheris = not given.mutations
+    except ImportError:
+        has_atheris = False
+    each, every = given.inputs // len(vendors), []
+    print(
+        f"{'vendor':15}{'inputs':>9}{'verified':>10}{'rejected':>10}{'facts':>10}{'slowest ms':>12}{'MiB':>6}{'seconds':>9}{'found':>7}"
+    )
+    for vendor in vendors:
+        began = time.perf_counter()
+        if has_atheris:
+            said, found = run_guided(vendor, each)
+            print(f"{vendor:15}{each:9}  {said:56}{time.perf_counter() - began:9.0f}{len(found):7}", flush=True)
+        else:
+            target, found = mutate(vendor, each, given.seed)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            print(
+                f"{vendor:15}{each:9}{target.verified:10}{target.rejected:10}{target.facts:10}{target.slowest * 1000:12.0f}{peak:6}"
+                f"{time.perf_counter() - began:9.0f}{len(found):7}", flush=True,
+            )  # fmt: skip
+        every += found
+    for one in every:
+        print(one.vendor, one.error)
+    if given.keep and every:
+        with given.keep.open("a", encoding="utf-8") as file:
+            for one in every:
+                file.write(json.dumps({"vendor": one.vendor, "input": base64.b64encode(one.data).decode()}) + "\n")
+    return 1 if every else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
