@@ -67,11 +67,20 @@ async def check_erasures(log: Log, found: Verification) -> None:
 
     Without the master keys erasures cannot be read where they are sealed, and nothing is compared.
     """
+    ours = await log.positions_of(OURS)
     head = await log.head()
+    if not ours and not await log.erased(0, 1):
+        return
     says = array("q", bytes(8 * (head + 1)))
+    damaged: set[int] = set()
     try:
-        for by in await log.positions_of(OURS):
-            record = await log.record(by)
+        for by in ours:
+            try:
+                record = await log.record(by)
+            except LogCorrupt as error:
+                _add(found, by, str(error))
+                damaged.add(by)
+                continue
             # Ascending: of an erasure that was erased in its turn, the later one says the same.
             for position in () if record is None else _told_by(record):
                 if 0 < position < by:
@@ -80,10 +89,13 @@ async def check_erasures(log: Log, found: Verification) -> None:
         while rows:
             for position, by in rows:
                 if by > head and by <= await log.head():
-                    says[min(position, head)] = 0  # erased while we look
+                    if 0 < position <= head:
+                        says[position] = 0  # erased while we look
                 elif by > head:
                     _add(found, position, f"it is read as erased by the record at {by}, which is not in the log")
-                elif says[position] != by:
+                elif by in damaged and 0 < position <= head:
+                    says[position] = 0
+                elif not 0 < position <= head or says[position] != by:
                     _add(found, position, f"it is read as erased by the record at {by}, which does not say so")
                 else:
                     says[position] = 0

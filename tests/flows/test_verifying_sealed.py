@@ -112,6 +112,17 @@ def test_an_erasure_that_is_hidden_is_named(run: Run, tmp_path: Path) -> None:
     assert "says that it was erased, but it is not read so" in out
 
 
+def test_an_erasure_that_was_changed_is_named_once(run: Run, tmp_path: Path) -> None:
+    session = json.loads(run("sessions", "--json")[1])["items"][0]["id"]
+    assert run("erase", "--session", session, "--yes")[0] == 0
+    change(tmp_path / "log.db", "UPDATE records SET body = zeroblob(80) WHERE source = 'tracker'")
+    code, out, complaint = run("verify")
+    assert code == 1, complaint
+    assert "does not open with its key" in out
+    assert "the record is not the one its leaf was made of" in out
+    assert "does not say so" not in out
+
+
 def test_a_hash_that_waits_for_records_to_come_is_named(run: Run, tmp_path: Path) -> None:
     change(tmp_path / "log.db", "INSERT INTO tiles (level, n, hash) VALUES (1, 7, zeroblob(32))")
     code, out, _ = run("verify")
