@@ -84,7 +84,15 @@ async def open_log(config: Config, observe: LogObserver | None = None) -> Sqlite
 
 async def expect_unsealed(config: Config) -> None:
     """Raise `LogUnavailable` when the log holds sealed records already: their keys cannot be made again."""
-    await (await SqliteLog.open(config.log.path)).close()
+    try:
+        await (await SqliteLog.open(config.log.path)).close()
+    except LogUnavailable as error:
+        if "sealed" not in str(error):
+            raise
+        raise LogUnavailable(
+            f"{config.log.path} has sealed records, but their key store is not at {config.sealing.path}: "
+            "bring it back, its keys cannot be made again"
+        ) from None
 
 
 def masters(config: Config) -> list[Master]:
