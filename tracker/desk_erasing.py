@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tracker import desk, desk_reading, joining
 from tracker.config import Config
-from tracker.erasing import SECRET_BYTES, SHORTEST, Eraser, Plan, Progress, Selection, finish
+from tracker.erasing import SECRET_BYTES, Eraser, Plan, Progress, Selection, finish, is_too_short
 from tracker.errors import ConfigInvalid
 from tracker.views.contract import ViewsReader
 
@@ -107,7 +107,7 @@ async def _needles(views: ViewsReader, identity: str) -> tuple[str, ...]:
                 found.add(person.identity)
             found |= await _connections(views, person.session_id, person.id)
         if cursor is None:
-            return (identity, *sorted(text for text in found - {identity} if len(text) >= SHORTEST))
+            return (identity, *sorted(text for text in found - {identity} if not is_too_short(text)))
 
 
 async def _connections(views: ViewsReader, session_id: str, participant: str) -> set[str]:

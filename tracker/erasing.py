@@ -73,8 +73,8 @@ class Eraser:
     def __init__(
         self, log: Log, selection: Selection, *, now: Callable[[], Micros], secret: bytes | None = None
     ) -> None:
-        if any(len(needle) < SHORTEST for needle in selection.needles):
-            raise ParameterInvalid("identity", f"has to have at least {SHORTEST} characters")
+        if any(is_too_short(needle) for needle in selection.needles):
+            raise ParameterInvalid("identity", f"has to have at least {SHORTEST} bytes: shorter ones are in everything")
         self._log = log
         self._selection = selection
         self._now = now
@@ -198,6 +198,11 @@ class Eraser:
         if is_pseudonym(text):
             return text
         return "erased-" + hmac.digest(self.secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()[:12]
+
+
+def is_too_short(needle: str) -> bool:
+    """Whether a text would be found all over; in UTF-8, where two Chinese characters are a whole name."""
+    return len(needle.encode("utf-8", "surrogatepass")) < SHORTEST
 
 
 def mentions(record: Record, needles: Iterable[str]) -> bool:

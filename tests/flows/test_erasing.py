@@ -320,6 +320,8 @@ def test_a_name_is_found_however_deep_in_json_it_stands(run: Run, tmp_path: Path
     assert run("rebuild")[0] == 0
     (plan,) = json.loads(run("erase", "--identity", person, "--json")[1])["items"]
     assert plan["positions"] == [1]
+    code, _, complaint = run("erase", "--identity", "Bo")
+    assert (code, "at least 3 bytes" in complaint) == (2, True)
 
 
 def test_every_leaf_of_a_sealed_log_follows_from_its_export(filled: Run, tmp_path: Path) -> None:
@@ -334,3 +336,22 @@ def test_every_leaf_of_a_sealed_log_follows_from_its_export(filled: Run, tmp_pat
     assert base64.b64encode(frontier.root()).decode() in filled("verify")[1]
     assert filled("export", "--leaves", "--out", str(tmp_path / "all.jsonl"))[0] == 0
     assert (tmp_path / "all.jsonl").read_text("utf-8") == out
+
+
+@pytest.mark.parametrize("person", ["participant", "stream", "unknown", "server", "room_sid"])
+def test_somebody_may_be_called_as_one_of_our_words(run: Run, tmp_path: Path, person: str) -> None:
+    file = tmp_path / "lk.jsonl"
+    call = b"\n".join(sent.body for sent in whole_call("livekit", START)).replace(b"user-alice", person.encode())
+    file.write_bytes(call)
+    assert run("init")[0] == 0
+    assert run("import", "lk", str(file))[0] == 0
+    assert run("rebuild")[0] == 0
+    (session,) = sessions_of(run, "lk")
+    shape_before = shape(run, str(session["id"]))
+    assert run("erase", "--identity", person, "--yes")[0] == 0
+    (after,) = sessions_of(run, "lk")
+    assert shape(run, str(after["id"])) == shape_before
+    assert after["vendor_ids"] == session["vendor_ids"]
+    people = {entry["actor"] for entry in json.loads(run("timeline", str(after["id"]), "--json")[1])["items"]}
+    assert person not in people
+    assert "user-bob" in people

@@ -27,6 +27,11 @@ DROPPED = frozenset({"detail", "ip", "location", "platform", "url"})
 OPTIONAL = frozenset({"ip", "location", "platform", "url", "name", "label"})
 """Fields of facts that an operator may hide; all of them may be missing anyway."""
 
+VOCABULARY = frozenset({
+    "kind", "clock", "precision", "reason", "subject_type", "person", "status", "mode", "media", "anomalies", "detail",
+})  # fmt: skip
+"""Fields that hold our words only: somebody may be called `participant`, and a fact has to stay one."""
+
 ERASED = {"erased": True}
 PSEUDONYM = re.compile(r"erased-[0-9a-f]{12}")
 
@@ -56,7 +61,9 @@ def somebody(fact: Fact, pseudonyms: Mapping[str, str]) -> Fact:
     is_theirs = any(told.get(name) in pseudonyms for name in ("identity", "connection"))
     if is_theirs and told.get("name"):
         told["name"] = pseudonyms.get(told.get("identity") or "", "erased")
-    return _fact(_replaced(told, pseudonyms))
+    for name in told.keys() - VOCABULARY:
+        told[name] = _replaced(told[name], pseudonyms)
+    return _fact(told)
 
 
 def redacted(fact: Fact, hidden: frozenset[str]) -> Fact:
@@ -103,7 +110,10 @@ def _replaced(value: Any, pseudonyms: Mapping[str, str]) -> Any:
                 value = value.replace(text, pseudonym)
         return value
     if isinstance(value, dict):
-        return {name: _replaced(each, pseudonyms) for name, each in cast("dict[str, Any]", value).items()}
+        fields = {name: _replaced(each, pseudonyms) for name, each in cast("dict[str, Any]", value).items()}
+        if "ids" in fields:  # pairs of our word for an id, and the id
+            fields["ids"] = [[word, _replaced(each, pseudonyms)] for word, each in cast("Any", value)["ids"]]
+        return fields
     if isinstance(value, list | tuple):
         return [_replaced(each, pseudonyms) for each in cast("list[Any]", value)]
     return value
