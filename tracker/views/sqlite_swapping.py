@@ -93,8 +93,11 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
         if inode is None:
             raise ViewsMissing(f"there are no views at {path}: run `tracker rebuild`")
         # A URI with mode=rw: a plain path would make an empty file where there is none.
+        # Closed, and on a read-only file system: nobody can change it, and SQLite could make no WAL to read by.
+        still = bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not _beside(path, "-wal").exists()
+        how = "mode=ro&immutable=1" if still else "mode=rw"
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+            f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
         )
         try:
             _expect_stamp(connection, path, UNFINISHED if building else STAMP)

@@ -1,0 +1,74 @@
+"""Every route of the OpenAPI description, asked with everything it allows and much it does not: `python -m bench.faults.openapi`.
+
+`[--examples 100] [--minutes 10]`; needs `pip install -e '.[faults]'` (schemathesis). A real server filled with whole calls
+of all vendors; no answer may be a 5xx (but 503 and 504, which are promised), none may take longer than ten seconds, every
+answer has to be as it is described, and the server's memory may not grow. Prints schemathesis's own report and the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import aiohttp
+
+from bench.faults.senders import memory
+from tests.running import TOKEN, Running, now
+from tracker.demo_calls import VENDORS, whole_call
+
+HOUR = 3_600_000_000
+
+
+async def asked(url: str, examples: int, seed: int, checks: str) -> tuple[int, str]:
+    """One run of schemathesis; its exit code and report."""
+    program = Path(sysconfig.get_path("scripts")) / "schemathesis"
+    command = [
+        str(program if program.exists() else shutil.which("schemathesis") or "schemathesis"), "run", f"{url}/openapi.json",
+        "--url", url, "-H", f"Authorization: Bearer {TOKEN}", "--max-examples", str(examples), "--seed", str(seed),
+        "--checks", checks, "--request-timeout", "10", "--continue-on-failure", "--phases", "examples,coverage,fuzzing",
+        "--exclude-path", "/v1/live", "--suppress-health-check", "all", "--no-color", "--max-failures", "20",
+    ]  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode(errors="replace")
+
+
+async def main() -> int:
+    """The report."""
+    parsed = argparse.ArgumentParser(description=__doc__)
+    parsed.add_argument("--examples", type=int, default=100)
+    parsed.add_argument("--seed", type=int, default=1)
+    parsed.add_argument("--rounds", type=int, default=2, help="memory is compared between them")
+    parsed.add_argument("--checks", default="not_a_server_error,status_code_conformance,response_schema_conformance")
+    given = parsed.parse_args()
+    worst = 0
+    with tempfile.TemporaryDirectory() as folder:
+        running = await Running(Path(folder)).start(init=True)
+        try:
+            async with aiohttp.ClientSession() as web:
+                for vendor in VENDORS:
+                    for n in range(3):
+                        for sent in whole_call(vendor, now() - (n + 1) * HOUR, seed=n):
+                            await running.post(web, vendor, sent)
+            print(f"memory before: {memory(running):.0f} MiB", flush=True)
+            for number in range(given.rounds):
+                code, report = await asked(running.url, given.examples, given.seed + number, given.checks)
+                worst = max(worst, code)
+                print(report)
+                print(f"memory after round {number + 1}: {memory(running):.0f} MiB", flush=True)
+            told = running.printed.read_text("utf-8", "replace")
+            print("mistakes in the server's log:", told.count("Traceback"))
+        finally:
+            await running.stop()
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
