@@ -24,14 +24,14 @@ from tracker.demo_calls import VENDORS, whole_call
 HOUR = 3_600_000_000
 
 
-async def asked(url: str, examples: int, seed: int, checks: str) -> tuple[int, str]:
+async def asked(url: str, examples: int, seed: int, checks: str, minutes: float) -> tuple[int, str]:
     """One run of schemathesis; its exit code and report."""
     program = Path(sysconfig.get_path("scripts")) / "schemathesis"
     command = [
         str(program if program.exists() else shutil.which("schemathesis") or "schemathesis"), "run", f"{url}/openapi.json",
         "--url", url, "-H", f"Authorization: Bearer {TOKEN}", "--max-examples", str(examples), "--seed", str(seed),
         "--checks", checks, "--request-timeout", "10", "--continue-on-failure", "--phases", "examples,coverage,fuzzing",
-        "--exclude-path", "/v1/live", "--suppress-health-check", "all", "--no-color", "--max-failures", "20",
+        "--exclude-path", "/v1/live", "--suppress-health-check", "all", "--no-color", "--workers", "8", "--max-failures", "20", "--max-time", str(int(minutes * 60)),
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -45,6 +45,7 @@ async def main() -> int:
     parsed = argparse.ArgumentParser(description=__doc__)
     parsed.add_argument("--examples", type=int, default=100)
     parsed.add_argument("--seed", type=int, default=1)
+    parsed.add_argument("--minutes", type=float, default=10, help="a round is ended after so long")
     parsed.add_argument("--rounds", type=int, default=2, help="memory is compared between them")
     parsed.add_argument("--checks", default="not_a_server_error,status_code_conformance,response_schema_conformance")
     given = parsed.parse_args()
@@ -59,7 +60,9 @@ async def main() -> int:
                             await running.post(web, vendor, sent)
             print(f"memory before: {memory(running):.0f} MiB", flush=True)
             for number in range(given.rounds):
-                code, report = await asked(running.url, given.examples, given.seed + number, given.checks)
+                code, report = await asked(
+                    running.url, given.examples, given.seed + number, given.checks, given.minutes
+                )
                 worst = max(worst, code)
                 print(report)
                 print(f"memory after round {number + 1}: {memory(running):.0f} MiB", flush=True)
