@@ -40,6 +40,17 @@ def configure() -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.getLogger("aiohttp.server").addFilter(_without_what_was_sent)
+
+
+def _without_what_was_sent(record: logging.LogRecord) -> bool:
+    """What could not be read as HTTP is quoted in aiohttp's error: a header with a secret, an address with a token."""
+    kind = record.exc_info[0] if record.exc_info else None
+    if kind is not None and kind.__module__ == "aiohttp.http_exceptions":
+        record.msg, record.args, record.exc_info = f"a request could not be read: {kind.__name__}", (), None
+        record.exc_text = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
 
 
 def _named(logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
