@@ -9,7 +9,6 @@ whoever reads one request can send others. Use TLS and a network allow-list besi
 
 from __future__ import annotations
 
-import hmac
 import json
 
 from tracker.deliveries import Delivery, Origin, Verified
@@ -18,6 +17,7 @@ from tracker.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.openvidu_reading import interpret
 from tracker.sources.openvidu_wire import dedupe_key, read_event, shown_name
+from tracker.sources.proofs import which_secret
 
 
 __all__ = ["RULES", "OpenviduSource", "interpret"]
@@ -39,7 +39,7 @@ class OpenviduSource:
         self.name = settings.name
         self.vendor = settings.vendor
         self._header = settings.header
-        self._secrets = tuple(secret.encode("utf-8", "surrogatepass") for secret in settings.secrets if secret)
+        self._secrets = tuple(secret for secret in settings.secrets if secret)
 
     def __repr__(self) -> str:
         return f"OpenviduSource({self.name!r})"
@@ -52,16 +52,13 @@ class OpenviduSource:
                 f"the header {self._header} is missing; set OPENVIDU_WEBHOOK_HEADERS to"
                 f' ["{self._header}: <the secret of source {self.name}>"]'
             )
-        # Servers hand bytes that are not UTF-8 over as lone surrogates: they must compare, not raise.
-        offered = given.strip(" \t").encode("utf-8", "surrogatepass")
-        # Every secret is compared, so that the time taken does not tell which one matched.
-        matches = [hmac.compare_digest(offered, secret) for secret in self._secrets]
-        if not any(matches):
+        key = which_secret(given.strip(" \t"), self._secrets)
+        if key is None:
             raise SignatureMismatch(
                 f"the header {self._header} does not hold a secret of source {self.name};"
                 " compare OPENVIDU_WEBHOOK_HEADERS with config.toml"
             )
-        proof: dict[str, str | int] = {"scheme": "header", "header": self._header, "key": matches.index(True)}
+        proof: dict[str, str | int] = {"scheme": "header", "header": self._header, "key": key}
         return self._named(delivery.body, delivery.received_at, "webhook", proof)
 
     def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
