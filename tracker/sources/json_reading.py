@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 from tracker.deliveries import Record
@@ -20,7 +21,7 @@ from tracker.sources import plain_json
 LAST: Micros = 253_402_300_800_000_000
 """The year 10000 in µs: no store or answer can hold a later time."""
 
-_DEEPEST = 64
+DEEPEST = 64
 """Bodies nested deeper are unreadable: a fixed bound, so that the answer never depends on the caller's stack."""
 
 _LONGEST_NUMBER = 100
@@ -47,24 +48,35 @@ class BodyUnreadable(ValueError):
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object a body holds. Raises `BodyUnreadable`."""
-    value = plain_json.certain_value(body, deepest=_DEEPEST)
+    value = plain_json.certain_value(body, deepest=DEEPEST)
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     try:
-        value = json.loads(
-            body.decode("utf-8-sig"),
-            parse_int=_whole, parse_float=_real, parse_constant=_no_number, object_pairs_hook=_unique,
-        )  # fmt: skip
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BodyUnreadable("not UTF-8") from None
+    value = strict_value(text)
+    if not isinstance(value, dict):
+        raise BodyUnreadable("not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def strict_value(text: str, *, parse_float: Callable[[str], Any] | None = None) -> Any:
+    """The JSON value of a text whose numbers are finite, whose keys are unique and whose nesting is bounded.
+
+    `parse_float`: a reader's own way with numbers that are not whole. Raises `BodyUnreadable`.
+    """
+    try:
+        value = json.loads(
+            text,
+            parse_int=_whole, parse_float=parse_float or _real, parse_constant=_no_number, object_pairs_hook=_unique,
+        )  # fmt: skip
     except json.JSONDecodeError as error:
         raise BodyUnreadable(f"not JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
         raise BodyUnreadable("nested too deeply") from None
-    _refuse_depth(value, _DEEPEST)
-    if not isinstance(value, dict):
-        raise BodyUnreadable("not a JSON object")
-    return cast("dict[str, Any]", value)
+    _refuse_depth(value, DEEPEST)
+    return value
 
 
 def whole_text(text: str) -> str:
@@ -125,7 +137,7 @@ def picked(said: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def proof_of(record: Record) -> dict[str, Any]:
     """The proof kept with a record, as an object; empty where it is none."""
-    value = plain_json.sound_value(record.proof, deepest=_DEEPEST)
+    value = plain_json.sound_value(record.proof, deepest=DEEPEST)
     if value is not None:
         return fields(value)
     try:

@@ -14,7 +14,8 @@ import msgspec
 
 from tracker.deliveries import Record
 from tracker.facts import EndReason, Micros, Place
-from tracker.sources.openvidu_wire import Event, parse_json, whole_text
+from tracker.sources.json_reading import whole_text
+from tracker.sources.openvidu_wire import Event, parse_json
 
 
 _LAST_MS = 253_402_300_800_000

@@ -18,12 +18,7 @@ from typing import Any, cast
 import msgspec
 
 from tracker.sources import plain_json
-
-_DEEPEST = 64
-"""Bodies nested deeper are unreadable: a fixed bound, so that the answer never depends on the caller's stack."""
-
-_LONGEST_NUMBER = 100
-"""Digits; a longer number is nothing OpenVidu writes, and Python may refuse to print it."""
+from tracker.sources.json_reading import DEEPEST, strict_value, whole_text
 
 _LONGEST_NAME = 200
 
@@ -50,7 +45,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_event(body: bytes) -> Event:
     """The event a webhook body or a CDR line carries. Never raises."""
-    value = plain_json.certain_value(body, deepest=_DEEPEST, decode=_decode)
+    value = plain_json.certain_value(body, deepest=DEEPEST, decode=_decode)
     if isinstance(value, dict):
         return _named(cast("dict[str, Any]", value), lossy=False)
     try:
@@ -87,11 +82,6 @@ def shown_name(event: Event) -> str:
     return whole_text(event.name)[:_LONGEST_NAME]
 
 
-def whole_text(text: str) -> str:
-    """The text with lone surrogates (legal in JSON escapes, not in UTF-8) replaced by U+FFFD."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def parse_json(text: str) -> Any:
     """The JSON value of a text whose numbers are finite, whose keys are unique and whose nesting is bounded.
 
@@ -99,19 +89,10 @@ def parse_json(text: str) -> Any:
     message never quotes the text.
     """
     if text[:1] == "{" and isinstance(
-        value := plain_json.certain_value(text.encode("utf-8", "replace"), deepest=_DEEPEST, decode=_decode), dict
+        value := plain_json.certain_value(text.encode("utf-8", "replace"), deepest=DEEPEST, decode=_decode), dict
     ):
         return cast("dict[str, Any]", value)
-    try:
-        value = json.loads(
-            text, parse_int=_whole, parse_float=_real, parse_constant=_no_number, object_pairs_hook=_unique
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    _refuse_depth(value, _DEEPEST)
-    return value
+    return strict_value(text, parse_float=_real)
 
 
 def _split(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -139,12 +120,6 @@ def _recording_identity(inner: dict[str, Any]) -> dict[str, Any]:
     return inner if None in identity.values() else identity
 
 
-def _whole(token: str) -> int:
-    if len(token) > _LONGEST_NUMBER:
-        raise ValueError("a number is too long")
-    return int(token)
-
-
 def _real(token: str) -> int | float:
     number = float(token)
     if not math.isfinite(number):
@@ -153,25 +128,3 @@ def _real(token: str) -> int | float:
 
 
 _decode = msgspec.json.Decoder(float_hook=_real).decode
-
-
-def _no_number(token: str) -> Any:
-    raise ValueError(f"{token} is no JSON number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a key appears twice in one object")
-    return fields
-
-
-def _refuse_depth(value: Any, left: int) -> None:
-    if left < 0:
-        raise ValueError("nested too deeply")
-    if isinstance(value, dict):
-        for field in cast("dict[str, Any]", value).values():
-            _refuse_depth(field, left - 1)
-    elif isinstance(value, list):
-        for item in cast("list[Any]", value):
-            _refuse_depth(item, left - 1)

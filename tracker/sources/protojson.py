@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 from tracker.facts import EndReason, Micros, Precision
 from tracker.sources import plain_json
+from tracker.sources.json_reading import whole_text
 
 
 Unit = Literal["s", "ms", "us", "ns"]
@@ -318,17 +319,13 @@ def _sound(value: Any, depth: int) -> Any:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {_whole_text(name): _sound(field, depth + 1) for name, field in fields.items()}
+        return {whole_text(name): _sound(field, depth + 1) for name, field in fields.items()}
     if isinstance(value, list):
         return [_sound(item, depth + 1) for item in cast("list[Any]", value)]
     if isinstance(value, str):
-        return _whole_text(value)
+        return whole_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if type(value) is int and not -(2**63) <= value < 2**63:
         return str(value)
     return value
-
-
-def _whole_text(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
