@@ -15,7 +15,8 @@ from tracker.bundle.contents import PROOFS, RECORDS, Manifest, Proofs
 from tracker.bundle.lines import Line, faults_of, read_line
 from tracker.bundle.reading import OpenBundle
 from tracker.bundle.unpacked import UnpackedLog
-from tracker.erasures import EVENT, LOST, OURS, Erasure
+from tracker.deliveries import LOST, OURS
+from tracker.erasures import EVENT, Erasure
 from tracker.errors import BundleUnreadable
 from tracker.evidence.notes import decoded
 from tracker.evidence.tree import inclusion_root

@@ -19,6 +19,12 @@ from tracker.facts import Micros
 
 Origin = Literal["webhook", "import"]
 
+OURS = "tracker"
+"""Source and vendor of records Tracker itself appends (erasures): they tell of the log, not of calls."""
+
+LOST = 0
+"""`Record.erased_by` of a sealed record whose key is gone and of which no record says that it was erased."""
+
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One arrival, exactly as it came.

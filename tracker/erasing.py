@@ -22,8 +22,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 
-from tracker.deliveries import Micros, Record
-from tracker.erasures import EVENT, LOST, MOST, OURS, Erased, Erasure, erasure_record
+from tracker.deliveries import LOST, OURS, Micros, Record
+from tracker.erasures import EVENT, MOST, Erased, Erasure, erasure_record
 from tracker.errors import ParameterInvalid
 from tracker.facts import ConnectionFact, Fact
 from tracker.log.contract import Log

@@ -16,17 +16,15 @@ from typing import Any
 
 import msgspec
 
-from tracker.deliveries import Micros, Record, Verified
+from tracker.deliveries import LOST, OURS, Micros, Record, Verified
 from tracker.errors import LogCorrupt
 from tracker.facts import Fact, Unknown
 from tracker.log.contract import Log
 from tracker.projections.redacting import kept_facts
 
-OURS = "tracker"
 EVENT = "erasure"
 MOST = 500
 REMEMBERED = 64
-LOST = 0
 
 
 class Erased(msgspec.Struct, frozen=True):

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from tracker.deliveries import Record
-from tracker.erasures import EVENT, LOST, OURS, Erasure
+from tracker.deliveries import LOST, OURS, Record
+from tracker.erasures import EVENT, Erasure
 from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt, LogUnavailable
 from tracker.log.contract import Log
 from tracker.sources import registry

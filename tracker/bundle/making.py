@@ -30,9 +30,9 @@ from tracker.bundle.contents import (
 )  # fmt: skip
 from tracker.bundle.lines import Line, write_line
 from tracker.bundle.writing import BundleWriter, Piecewise
-from tracker.deliveries import Micros, Record
+from tracker.deliveries import LOST, OURS, Micros, Record
 from tracker.envelopes import exact_time
-from tracker.erasures import LOST, OURS, Erasure
+from tracker.erasures import Erasure
 from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable
 from tracker.evidence.checkpoint_text import read_checkpoint
 from tracker.evidence.notes import Verifier

@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from tracker.deliveries import Record, Verified
+from tracker.deliveries import LOST, Record, Verified
 from tracker.errors import LogUnavailable
 from tracker.log.sqlite_tree import SELECT_ANY_SEALED, SELECT_ERASURES, SELECT_SEALED
 from tracker.log.vault import Vault
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
-
-LOST = 0
-"""`erased_by` of a sealed record whose key is gone and of which no record says that it was erased."""
 
 
 class Sealing:

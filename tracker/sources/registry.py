@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from tracker.deliveries import Record
+from tracker.deliveries import OURS, Record
 from tracker.errors import ConfigInvalid
 from tracker.facts import Fact, RunRules, Unknown
 from tracker.sources import livekit, openvidu, openvidu_meet, plugnmeet, streamrec
@@ -50,9 +50,6 @@ VENDORS: Mapping[str, Vendor] = {
     ),
 }
 """By the name `vendor` has in config.toml and in the log."""
-
-OURS = "tracker"
-"""The vendor of records Tracker itself appends (erasures): they tell of the log, not of calls."""
 
 _NO_RULES = RunRules()
 
