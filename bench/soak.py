@@ -1,0 +1,491 @@
+"""Half an hour under half of what it can take: `python -m bench.soak [--minutes 30] [--seed 1]`.
+
+The first minute finds the most deliveries a second that 64 connections get answered; from then on half of that is sent: calls
+of all vendors side by side, 3 % of the deliveries again, 5 % out of order, while others read. Every one to three minutes
+the server is killed (`kill -9`) or stopped and started again. At the end: every 200 is in the log at its position exactly
+once, no gap; `verify --views` and `rebuild --check` find nothing; the server's memory is flat: no life's grows by more than
+`GROWTH` MiB a million deliveries once warm, and of lives equally old none needs `BETWEEN` times what the first did.
+Prints a table; exit code 1 when anything is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import random
+import re
+import sys
+import tempfile
+import time
+from array import array
+from collections import Counter, deque
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import msgspec
+
+from tests.running import READ, SECRETS, SOURCES, Running, now
+from tracker.demo_calls import VENDORS, sign, whole_call
+from tracker.log.sqlite import SqliteLog
+
+START = 1_700_000_000_000_000
+CONNECTIONS = 64
+OPEN_CALLS = 200
+GROWTH = 40.0
+BETWEEN = 1.3
+READS = ("/v1/sessions?limit=50", "/v1/sessions?state=open&limit=20", "/v1/stats", "/readyz", "/v1/recordings?limit=20")
+
+
+class Sending(NamedTuple):
+    """One delivery: which vendor's, its exact body, and the query of its hook address."""
+
+    vendor: str
+    body: bytes
+    query: str
+
+
+def mark(source: str, body: bytes) -> int:
+    """64 bits of a delivery."""
+    return int.from_bytes(hashlib.blake2b(source.encode() + b"\0" + body, digest_size=8).digest())
+
+
+class Traffic:
+    """Deliveries of many calls side by side, without an end: some come twice, some before the one that was before them."""
+
+    def __init__(self, seed: int) -> None:
+        self._drawn = random.Random(seed)
+        self._calls: list[deque[Sending]] = []
+        self._again: deque[Sending] = deque()
+        self._told = 0
+
+    def next(self) -> Sending:
+        """The next one to be sent."""
+        if self._again and self._drawn.random() < 0.03:
+            return self._again.popleft()
+        while len(self._calls) < OPEN_CALLS:
+            self._calls.append(self._new())
+        at = self._drawn.randrange(OPEN_CALLS)
+        call = self._calls[at]
+        if len(call) > 1 and self._drawn.random() < 0.05:
+            call[0], call[1] = call[1], call[0]
+        sending = call.popleft()
+        if not call:
+            self._calls[at] = self._new()
+        if self._drawn.random() < 0.04 and len(self._again) < 5_000:
+            self._again.append(sending)
+        return sending
+
+    def back(self, sending: Sending) -> None:
+        """It got no answer: its sender tries again soon."""
+        self._calls[self._drawn.randrange(len(self._calls))].appendleft(sending)
+
+    def _new(self) -> deque[Sending]:
+        vendor = VENDORS[self._told % len(VENDORS)]
+        sent = whole_call(vendor, START + self._told * 20_000_000, seed=self._told)
+        self._told += 1
+        return deque(Sending(vendor, one.body, "&".join(f"{n}={v}" for n, v in one.query.items())) for one in sent)
+
+
+class Ledger:
+    """What was answered: a mark of each delivery by its position, and every status."""
+
+    def __init__(self) -> None:
+        self.marks = array("Q", [0])
+        self.statuses: Counter[int] = Counter()
+        self.repeats = 0
+        self.wrong: list[str] = []
+
+    def answered(self, sending: Sending, status: int, body: bytes) -> None:
+        """Note one answer."""
+        self.statuses[status] += 1
+        if status != 200:
+            if status != 503:
+                self.wrong.append(f"{sending.vendor}: {status} {body[:200]!r}")
+            return
+        said = msgspec.json.decode(body)
+        position, found = said["position"], mark(SOURCES[sending.vendor], sending.body)
+        self.repeats += said["duplicate"]
+        if position >= len(self.marks):
+            self.marks.extend([0] * (position + 10_000 - len(self.marks)))
+        if self.marks[position] not in (0, found):
+            self.wrong.append(f"position {position} was given to two deliveries")
+        self.marks[position] = found
+
+
+class Sender(asyncio.Protocol):
+    """One connection: idle, or waiting for one answer."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+        self._held = b""
+        self._began = 0.0
+        self._under_way: Sending | None = None
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ready."""
+        self._transport = transport  # type: ignore[assignment]
+        self._crowd.idle.append(self)
+
+    def send(self, sending: Sending) -> None:
+        """One request."""
+        headers, suffix, _ = sign(sending.vendor, sending.body, SECRETS[sending.vendor], now())
+        path = f"/hooks/{SOURCES[sending.vendor]}{suffix}" + (f"?{sending.query}" if sending.query else "")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"POST {path} HTTP/1.1\r\nHost: soak\r\n{lines}Content-Length: {len(sending.body)}\r\n\r\n"
+        self._under_way, self._began = sending, time.perf_counter()
+        self._transport.write(head.encode() + sending.body)
+
+    def data_received(self, data: bytes) -> None:
+        """An answer has a length; it is told when it is whole."""
+        self._held += data
+        end = self._held.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        found = re.search(rb"(?i)content-length: *(\d+)", self._held[:end])
+        length = int(found[1]) if found else 0
+        if len(self._held) < end + 4 + length or self._under_way is None:
+            return
+        status, body = int(self._held[9:12]), self._held[end + 4 :]
+        sending, self._under_way, self._held = self._under_way, None, b""
+        self._crowd.answered(self, sending, status, body, time.perf_counter() - self._began)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server is gone: what was under way is sent again, and so is the connection."""
+        self._crowd.lost(self, self._under_way)
+
+
+class Crowd:
+    """All senders. `rate` in deliveries a second; infinite for as many as get answered."""
+
+    def __init__(self, running: Running, seed: int) -> None:
+        self.running = running
+        self.traffic = Traffic(seed)
+        self.ledger = Ledger()
+        self.idle: list[Sender] = []
+        self.rate = float("inf")
+        self.closing = False
+        self.latencies: list[float] = []
+        self.longest_silence = 0.0
+        self._allowed = 0.0
+        self._last = time.perf_counter()
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Send for ever, a few milliseconds' worth at a time. What could not be sent in a second is left out."""
+        for _ in range(CONNECTIONS):
+            self._connect()
+        before = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.004)
+            at = time.perf_counter()
+            self._allowed = min(self._allowed + self.rate * (at - before), self.rate)
+            before = at
+            self._pump()
+
+    def _pump(self) -> None:
+        while self._allowed >= 1 and self.idle and not self.closing:
+            self._allowed -= 1
+            self.idle.pop().send(self.traffic.next())
+
+    def answered(self, sender: Sender, sending: Sending, status: int, body: bytes, seconds: float) -> None:
+        """One answer."""
+        at = time.perf_counter()
+        self.longest_silence, self._last = max(self.longest_silence, at - self._last), at
+        if status == 200:
+            self.latencies.append(seconds)
+        else:
+            self.traffic.back(sending)
+        self.ledger.answered(sending, status, body)
+        self.idle.append(sender)
+        self._pump()
+
+    def lost(self, sender: Sender, sending: Sending | None) -> None:
+        """One connection is gone."""
+        if sending is not None:
+            self.traffic.back(sending)
+        if sender in self.idle:
+            self.idle.remove(sender)
+        if not self.closing:
+            self._connect()
+
+    def _connect(self) -> None:
+        task = asyncio.create_task(self._connected())
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connected(self) -> None:
+        while not self.closing:
+            try:
+                port = int(self.running.url.rsplit(":", 1)[1])
+                await asyncio.get_running_loop().create_connection(lambda: Sender(self), "127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+class Look(NamedTuple):
+    """The server at one moment. Memory in MiB; `lag` in records, -1 when it was not told."""
+
+    life: int
+    seconds: float
+    answered: int
+    anonymous: float
+    resident: float
+    files: int
+    lag: int
+
+
+class Watch:
+    """Looks at the server every second, and reads as users do."""
+
+    def __init__(self, running: Running, crowd: Crowd) -> None:
+        self.running, self.crowd = running, crowd
+        self.looks: list[Look] = []
+        self.endings: list[str] = []
+        self.reads: list[float] = []
+        self.read_statuses: Counter[int] = Counter()
+        self.life = 0
+        self.began = time.perf_counter()
+
+    async def run(self) -> None:
+        """For ever."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as web:
+            number = 0
+            while True:
+                await asyncio.sleep(1)
+                life = self.life
+                lag = await self._lag(web)
+                try:
+                    self._look(life, lag)
+                except (OSError, AttributeError):
+                    continue
+                for path in (READS[number % len(READS)], READS[(number + 1) % len(READS)]):
+                    await self._read(web, path)
+                number += 1
+
+    def _look(self, life: int, lag: int) -> None:
+        assert self.running.process is not None
+        process = Path(f"/proc/{self.running.process.pid}")
+        told = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        look = Look(
+            life, time.perf_counter() - self.began, sum(self.crowd.ledger.statuses.values()),
+            int(told["RssAnon"].split()[0]) / 1024, int(told["VmRSS"].split()[0]) / 1024,
+            len(list((process / "fd").iterdir())), lag,
+        )  # fmt: skip
+        if life == self.life:
+            self.looks.append(look)
+
+    async def _lag(self, web: aiohttp.ClientSession) -> int:
+        try:
+            async with web.get(f"{self.running.url}/metrics") as answer:
+                found = re.search(r"^tracker_projector_lag (\S+)", await answer.text(), re.MULTILINE)
+                return int(float(found[1])) if found else -1
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return -1
+
+    async def _read(self, web: aiohttp.ClientSession, path: str) -> None:
+        began = time.perf_counter()
+        try:
+            async with web.get(self.running.url + path, headers=READ) as answer:
+                page = await answer.read()
+                self.read_statuses[answer.status] += 1
+            if path.startswith("/v1/sessions") and answer.status == 200:
+                for one in msgspec.json.decode(page)["items"][:1]:
+                    async with web.get(f"{self.running.url}/v1/sessions/{one['id']}/timeline", headers=READ) as answer:
+                        await answer.read()
+                        self.read_statuses[answer.status] += 1
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            self.read_statuses[0] += 1
+        self.reads.append(time.perf_counter() - began)
+
+
+async def ended_and_begun(running: Running, watch: Watch, *, kill: bool) -> None:
+    """The end of one life and the beginning of the next."""
+    if kill:
+        await running.kill()
+    elif (code := await running.stop()) != 0:
+        watch.crowd.ledger.wrong.append(f"a stop ended with {code}")
+    watch.endings.append("killed" if kill else "stopped")
+    watch.life += 1
+    await running.start()
+
+
+async def soak(running: Running, crowd: Crowd, watch: Watch, minutes: float, drawn: random.Random) -> float:
+    """All of it but the checks; the most deliveries a second that were answered."""
+    await running.start(init=True)
+    tasks = [asyncio.create_task(crowd.run()), asyncio.create_task(watch.run())]
+    most = min(60.0, minutes * 12)
+    await asyncio.sleep(most / 3)
+    before, began = crowd.ledger.statuses[200], time.perf_counter()
+    await asyncio.sleep(most * 2 / 3)
+    maximum = (crowd.ledger.statuses[200] - before) / (time.perf_counter() - began)
+    crowd.rate = maximum / 2
+    crowd.latencies.clear()
+    print(f"at most {maximum:.0f} a second; from now on {crowd.rate:.0f}", file=sys.stderr, flush=True)
+    end = time.perf_counter() + minutes * 60 - most
+    scale = min(1.0, minutes / 10)
+    while True:
+        until = min(end, time.perf_counter() + drawn.uniform(60, 180) * scale)
+        await asyncio.sleep(max(0, until - time.perf_counter()))
+        if time.perf_counter() >= end:
+            break
+        await ended_and_begun(running, watch, kill=drawn.random() < 0.6)
+        print(f"  life {watch.life}: {crowd.ledger.statuses[200]} answered", file=sys.stderr, flush=True)
+    crowd.closing = True
+    await asyncio.sleep(2)
+    for task in tasks:
+        task.cancel()
+    watch.endings.append("stopped")
+    return maximum
+
+
+async def kept(running: Running, ledger: Ledger) -> tuple[int, list[str]]:
+    """Records of the log, and what of the answers is not as it was said."""
+    log = await SqliteLog.open(running.log_path)
+    position, lost, found = 0, 0, array("Q")
+    gaps = 0
+    async for chunk in log.read(0):
+        for record in chunk:
+            position += 1
+            gaps += record.position != position
+            here = mark(record.source, record.body)
+            said = ledger.marks[position] if position < len(ledger.marks) else 0
+            lost += said not in (0, here)
+            found.append(here)
+    await log.close()
+    lost += sum(1 for said in ledger.marks[position + 1 :] if said)
+    unknown = sum(1 for said in ledger.marks[1 : position + 1] if not said)
+    twice = len(found) - len(set(found))
+    print(f"{'answered 200':34}{ledger.statuses[200]:12,} ({ledger.repeats:,} of them repeats)")
+    print(f"{'records in the log':34}{position:12,} ({unknown:,} whose answer a kill cut off)")
+    print(f"{'lost, gaps, twice':34}{lost:12,}{gaps:8,}{twice:8,}")
+    return position, [f"{n} {what}" for what, n in (("lost", lost), ("gaps", gaps), ("twice", twice)) if n]
+
+
+def slope(looks: list[Look]) -> float:
+    """MiB of anonymous memory a million answers, by least squares."""
+    xs = [look.answered / 1e6 for look in looks]
+    ys = [look.anonymous for look in looks]
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    across = sum((a - x) ** 2 for a in xs)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / across if across else 0.0
+
+
+def lives(watch: Watch, warm: float) -> list[str]:
+    """The table of the server's lives; what of it is not flat. `warm`: seconds after which a life is."""
+    print(
+        f"{'life':>5}{'seconds':>9}{'answered':>10}{'MiB warm':>10}{'at end':>8}{'most':>7}{'resident':>10}"
+        f"{'MiB/million':>13}{'files':>7}{'lag p50':>9}{'most':>8}  ended"
+    )
+    faults: list[str] = []
+    first = 0.0
+    for life, ending in enumerate(watch.endings):
+        looks = [look for look in watch.looks if look.life == life]
+        if not looks:
+            continue
+        # The first minute of the first life is the search for the most.
+        begin = looks[0].seconds + (warm if life else max(warm, 60.0 if warm > 10 else 0.0))
+        settled = [look for look in looks if look.seconds >= begin]
+        lags = sorted(look.lag for look in looks if look.lag >= 0) or [-1]
+        if len(settled) < 20:
+            settled = looks
+            grown = None
+        else:
+            grown = slope(settled)
+            first = first or settled[0].anonymous
+            if grown > GROWTH and settled[-1].anonymous > settled[0].anonymous * 1.1:
+                faults.append(f"life {life} grows by {grown:.0f} MiB a million")
+            if settled[0].anonymous > first * BETWEEN:
+                faults.append(f"life {life} needs {settled[0].anonymous:.0f} MiB, the first {first:.0f}")
+        print(
+            f"{life:5}{looks[-1].seconds - looks[0].seconds:9.0f}{looks[-1].answered - looks[0].answered:10,}"
+            f"{settled[0].anonymous:10.0f}{looks[-1].anonymous:8.0f}{max(look.anonymous for look in looks):7.0f}"
+            f"{max(look.resident for look in looks):10.0f}{'-' if grown is None else f'{grown:.1f}':>13}"
+            f"{max(look.files for look in looks):7}{lags[len(lags) // 2]:9,}{lags[-1]:8,}  {ending}"
+        )
+    return faults
+
+
+def percentiles(name: str, seconds: list[float]) -> None:
+    """A row."""
+    found = sorted(seconds) or [0.0]
+    p50, p99 = found[len(found) // 2] * 1000, found[int(len(found) * 0.99)] * 1000
+    print(f"{name:34}{p50:9.1f} ms p50{p99:9.1f} ms p99{found[-1] * 1000:9.0f} ms most")
+
+
+async def checked(running: Running) -> list[str]:
+    """Both commands that compare, whole."""
+    faults: list[str] = []
+    for command in (("verify", "--views"), ("rebuild", "--check")):
+        began = time.perf_counter()
+        code, out, complaint = await running.run(*command)
+        print(f"{'tracker ' + ' '.join(command):34}{'exit ' + str(code):>12} in {time.perf_counter() - began:.0f} s")
+        faults += [] if code == 0 else [f"{command}: {out[-400:]}{complaint[-400:]}"]
+    return faults
+
+
+async def until_projected(running: Running) -> float:
+    """Wait until the views are at the log's end; how long that took."""
+    began = time.perf_counter()
+    async with aiohttp.ClientSession() as web:
+        while time.perf_counter() - began < 300:
+            async with web.get(f"{running.url}/metrics") as answer:
+                found = re.search(r"^tracker_projector_lag (\S+)", await answer.text(), re.MULTILINE)
+            if found and float(found[1]) == 0:
+                break
+            await asyncio.sleep(0.2)
+    return time.perf_counter() - began
+
+
+async def whole(folder: Path, minutes: float, seed: int) -> list[str]:
+    """The soak, the checks and the tables; what was found."""
+    running, drawn = Running(folder), random.Random(seed)
+    crowd = Crowd(running, seed)
+    watch = Watch(running, crowd)
+    try:
+        maximum = await soak(running, crowd, watch, minutes, drawn)
+        behind = await until_projected(running)
+        faults = list(crowd.ledger.wrong[:5])
+        if (code := await running.stop()) != 0:
+            faults.append(f"the last stop ended with {code}")
+    finally:
+        if running.process is not None:
+            await running.kill()
+    faults += lives(watch, 20.0 if minutes > 5 else 2.0)
+    killed = watch.endings.count("killed")
+    print(f"{'most a second; then':34}{maximum:12,.0f}{maximum / 2:8,.0f}")
+    print(f"{'minutes, lives, kills':34}{minutes:12.1f}{len(watch.endings):8}{killed:8}")
+    print(f"{'statuses of deliveries':34}{dict(sorted(crowd.ledger.statuses.items()))}")
+    percentiles("deliveries, restarts included", crowd.latencies)
+    print(f"{'longest time without any answer':34}{crowd.longest_silence:9.1f} s")
+    percentiles("reads", watch.reads)
+    print(f"{'statuses of reads (0: no server)':34}{dict(sorted(watch.read_statuses.items()))}")
+    print(f"{'views at the end of the log after':34}{behind:9.1f} s")
+    wrong_reads = [status for status in watch.read_statuses if status not in (0, 200, 503)]
+    faults += [f"reads got {wrong_reads}"] if wrong_reads else []
+    told = running.printed.read_text("utf-8", "replace")
+    faults += ["a traceback in the server's log"] if "Traceback" in told else []
+    count, missing = await kept(running, crowd.ledger)
+    files = {path.name: path.stat().st_size for path in folder.glob("*.db")}
+    print(f"{'bytes a record, by file':34}{ {name: size // max(1, count) for name, size in sorted(files.items())} }")
+    return faults + missing + await checked(running)
+
+
+def main() -> int:
+    """The tables."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--minutes", type=float, default=30)
+    asked.add_argument("--seed", type=int, default=1)
+    given = asked.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        faults = asyncio.run(whole(Path(folder), given.minutes, given.seed))
+    print("faults:", faults or "none")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
