@@ -1,0 +1,180 @@
+"""The cluster, with and without Tracker: `python -m bench.jetstream [--events 50000] [--only bare]`.
+
+Three servers that sync always, on this machine; every publisher and reader is a process of its own. Events are about 600
+bytes as they are kept. `bare`: nats-py alone publishes frames, one in flight as a node does, and reads them again.
+Prints events per second of all processes of a row together, and the processor time of one of them per event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import nats
+import zstandard
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
+from nats.js.errors import ServiceUnavailableError
+
+from tests.clustered import Cluster
+from tracker.deliveries import Verified
+
+STARTED = 1_700_000_000_000_000
+PROOF = b'{"iss":"APIx1","sha256":"ok","nbf":1700000000,"exp":1700000300}'
+
+
+class Said(NamedTuple):
+    """What one process measured."""
+
+    events: int
+    seconds: float
+    cpu_seconds: float
+    bytes: int = 0
+
+
+def event(node: str, n: int, drawn: random.Random) -> Verified:
+    """A participant joined: 600 bytes with its proof and names, a sixth of it identifiers that do not compress."""
+    body = {
+        "event": "participant_joined", "createdAt": str(1_700_000_000 + n // 50), "id": f"EV_{drawn.getrandbits(96):024x}",
+        "room": {"sid": f"RM_{drawn.getrandbits(64):016x}", "name": f"{node}-room-{n // 40}", "emptyTimeout": 300,
+                 "creationTime": str(1_700_000_000 + n // 2000), "turnPassword": "", "enabledCodecs": []},
+        "participant": {"sid": f"PA_{drawn.getrandbits(64):016x}", "identity": f"user-{drawn.randrange(100_000)}",
+                        "state": "ACTIVE", "joinedAt": str(1_700_000_000 + n // 50), "name": f"Participant {n % 40}",
+                        "version": 3, "permission": {"canSubscribe": True, "canPublish": True, "canPublishData": True}},
+    }  # fmt: skip
+    return Verified(
+        source="lk", vendor="livekit", event="participant_joined", dedupe_key=f"{node}:{body['id']}",
+        received_at=STARTED + n, origin="webhook", proof=PROOF, body=json.dumps(body, separators=(",", ":")).encode(),
+    )  # fmt: skip
+
+
+def events(node: str, count: int) -> list[Verified]:
+    drawn = random.Random(node)
+    return [event(node, n, drawn) for n in range(count)]
+
+
+def frames(records: Sequence[Verified], size: int, *, packed: bool) -> list[tuple[bytes, bytes]]:
+    """(frame id, bytes) of frames of so many events, as they are or as zstd packs them (to a twelfth)."""
+    pack = zstandard.ZstdCompressor(level=1).compress if packed else bytes
+    return [
+        (os.urandom(16), pack(msgspec.msgpack.encode([msgspec.structs.astuple(each) for each in records[n : n + size]])))
+        for n in range(0, len(records), size)
+    ]  # fmt: skip
+
+
+async def bare_publish(urls: list[str], stream: str, node: str, count: int, size: int, *, packed: bool) -> Said:
+    """One frame in flight, acknowledged before the next."""
+    prepared = frames(events(node, count), size, packed=packed)
+    client = await nats.connect(servers=urls)
+    js = client.jetstream(timeout=15)
+    await _together()
+    began, cpu = time.perf_counter(), time.process_time()
+    for name, frame in prepared:
+        await js.publish(f"{stream}.frames", frame, headers={"Nats-Msg-Id": name.hex()})
+    said = Said(count, time.perf_counter() - began, time.process_time() - cpu, sum(len(frame) for _, frame in prepared))
+    await client.close()
+    return said
+
+
+async def bare_read(urls: list[str], stream: str, node: str, count: int, size: int, *, packed: bool) -> Said:
+    """From the beginning to the end: pulled in batches, decoded, not kept."""
+    client = await nats.connect(servers=urls)
+    js = client.jetstream(timeout=15)
+    await _together()
+    began, cpu = time.perf_counter(), time.process_time()
+    config = ConsumerConfig(ack_policy=AckPolicy.NONE, num_replicas=1, mem_storage=True)
+    pull = await js.pull_subscribe(f"{stream}.frames", stream=stream, config=config)
+    unpack = zstandard.ZstdDecompressor().decompress if packed else bytes
+    seen = weight = 0
+    while seen < count:
+        try:
+            messages = await pull.fetch(64, timeout=10)
+        except ServiceUnavailableError:  # just made, and not there yet
+            continue
+        for message in messages:
+            weight += len(message.data)
+            seen += len(msgspec.msgpack.decode(unpack(message.data)))
+    said = Said(seen, time.perf_counter() - began, time.process_time() - cpu, weight)
+    await client.close()
+    return said
+
+
+WORK = {"bare publish": bare_publish, "bare read": bare_read}
+
+
+async def _together() -> None:
+    """All processes of a row begin at once: each says that it is prepared, and goes when it is told."""
+    print("prepared", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+
+
+async def row(
+    what: str, cluster: Cluster, stream: str, nodes: Sequence[str], count: int, size: int, **more: Any
+) -> list[Said]:
+    """The same work in one process a node."""
+    workers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench.jetstream", "--work",
+            json.dumps({"what": what, "urls": cluster.urls, "stream": stream, "node": node, "count": count, "size": size} | more),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )
+        for node in nodes
+    ]  # fmt: skip
+    for worker in workers:
+        assert worker.stdout is not None
+        assert await worker.stdout.readline() == b"prepared\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(b"go\n")
+    said = [Said(*json.loads((await worker.communicate())[0])) for worker in workers]
+    print(
+        f"{what + (', zstd' if more.get('packed') else ''):22} {len(nodes):5} {size or '':>6} {sum(each.events / each.seconds for each in said):10,.0f} "
+        f"{sum(each.cpu_seconds for each in said) / sum(each.events for each in said) * 1e6:8.1f}", flush=True,
+    )  # fmt: skip
+    return said
+
+
+async def make_stream(cluster: Cluster, name: str) -> None:
+    client = await nats.connect(servers=cluster.urls)
+    config = StreamConfig(name=name, subjects=[f"{name}.frames"], num_replicas=3, deny_delete=True, deny_purge=True)
+    await client.jetstream(timeout=10).add_stream(config)
+    await client.close()
+
+
+async def table(count: int) -> None:
+    """Everything in one run, on one cluster."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with Cluster(Path(folder)) as cluster:
+            print(f"{'':22} {'nodes':>5} {'frame':>6} {'events/s':>10} {'cpu us':>8}")
+            for packed in (False, True):
+                for size in (100, 500):
+                    for nodes in (("a",), ("a", "b")):
+                        stream = f"bare-{size}-{len(nodes)}-{packed}"
+                        await make_stream(cluster, stream)
+                        await row("bare publish", cluster, stream, nodes, count, size, packed=packed)
+                    await row("bare read", cluster, f"bare-{size}-1-{packed}", ("r",), count, size, packed=packed)
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--events", type=int, default=50_000, help="of each process")
+    asked.add_argument("--work", help=argparse.SUPPRESS)
+    given = asked.parse_args()
+    if given.work:
+        what = json.loads(given.work)
+        print(json.dumps(asyncio.run(WORK[what.pop("what")](**what))))
+    else:
+        asyncio.run(table(given.events))
+
+
+if __name__ == "__main__":
+    main()
