@@ -12,7 +12,6 @@ what keeps a replay out.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 
 from tracker.deliveries import Delivery, Origin, Record, Verified
@@ -21,7 +20,7 @@ from tracker.sources import livekit_egress, protojson
 from tracker.sources import livekit_reading as reading
 from tracker.sources.contract import SourceSettings
 from tracker.sources.livekit_reading import Told
-from tracker.sources.proofs import verify_jwt
+from tracker.sources.proofs import verify_jwt, written
 from tracker.sources.protojson import Message
 
 
@@ -61,7 +60,7 @@ class LivekitSource:
             dedupe_key=f"{event}:{event_id}" if event and event_id else f"sha256:{hashlib.sha256(body).hexdigest()}",
             received_at=received_at,
             origin=origin,
-            proof=json.dumps(proof, separators=(",", ":")).encode(),
+            proof=written(proof),
             body=body,
         )
 

@@ -9,7 +9,6 @@ whoever reads one request can send others. Use TLS and a network allow-list besi
 
 from __future__ import annotations
 
-import json
 
 from tracker.deliveries import Delivery, Origin, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing
@@ -17,7 +16,7 @@ from tracker.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.openvidu_reading import interpret
 from tracker.sources.openvidu_wire import dedupe_key, read_event, shown_name
-from tracker.sources.proofs import which_secret
+from tracker.sources.proofs import which_secret, written
 
 
 __all__ = ["RULES", "OpenviduSource", "interpret"]
@@ -74,6 +73,6 @@ class OpenviduSource:
             dedupe_key=dedupe_key(body, event),
             received_at=received_at,
             origin=origin,
-            proof=json.dumps(proof, separators=(",", ":")).encode(),
+            proof=written(proof),
             body=body,
         )

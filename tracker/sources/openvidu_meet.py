@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import re
 
 from tracker.deliveries import Delivery, Origin, Verified
@@ -20,6 +19,7 @@ from tracker.facts import Micros, RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.json_reading import BodyUnreadable, event_name, read_object
 from tracker.sources.openvidu_meet_reading import SCHEME, interpret
+from tracker.sources.proofs import written
 
 
 __all__ = ["RULES", "OpenviduMeetSource", "interpret"]
@@ -103,7 +103,7 @@ class OpenviduMeetSource:
             dedupe_key=hashlib.sha256(body).hexdigest(),
             received_at=received_at,
             origin=origin,
-            proof=json.dumps(proof, separators=(",", ":")).encode(),
+            proof=written(proof),
             body=body,
         )
 

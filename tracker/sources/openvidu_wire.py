@@ -22,6 +22,12 @@ from tracker.sources.json_reading import DEEPEST, strict_value, whole_text
 
 _LONGEST_NAME = 200
 
+_FRACTION = b"\xcb"
+"""How MessagePack marks one. Found inside a text or a number it is a false alarm, which costs only time."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_write_sorted = msgspec.json.Encoder(order="sorted").encode
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What a body says: the event's `name` ("" when it has none) and its fields (`inner`), equal in both shapes.
@@ -74,7 +80,8 @@ def dedupe_key(body: bytes, event: Event) -> str:
     The canonical JSON of [name, fields], so that a webhook and its CDR line are one; the raw bytes where the body is
     no JSON. No two of these texts can be equal, so the ways cannot collide.
     """
-    return hashlib.sha256(body if event.canonical is None else event.canonical).hexdigest()
+    canonical = event.canonical
+    return hashlib.sha256(body if canonical is None else canonical).hexdigest()
 
 
 def shown_name(event: Event) -> str:
@@ -109,7 +116,14 @@ def _split(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def _canonical(name: str, fields: Any) -> bytes:
     if name == "recordingStatusChanged" and isinstance(fields, dict):
         fields = _recording_identity(cast("dict[str, Any]", fields))
-    text = json.dumps([name, fields], sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    named = [name, fields]
+    try:
+        # Both write the same bytes, except for numbers with a fraction.
+        if _FRACTION not in _pack(named):
+            return _write_sorted(named)
+    except (ValueError, OverflowError, RecursionError):  # lone surrogates, wide numbers
+        pass
+    text = json.dumps(named, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "surrogatepass")
 
 

@@ -12,7 +12,6 @@ what keeps a replay out.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 
 from tracker.deliveries import Delivery, Origin, Record, Verified
@@ -22,7 +21,7 @@ from tracker.sources import plugnmeet_recording as recording
 from tracker.sources import protojson
 from tracker.sources.contract import SourceSettings
 from tracker.sources.plugnmeet_reading import Told
-from tracker.sources.proofs import unverified_header, verify_jwt
+from tracker.sources.proofs import unverified_header, verify_jwt, written
 from tracker.sources.protojson import Message
 
 
@@ -64,7 +63,7 @@ class PlugnmeetSource:
             dedupe_key=f"{event}:{event_id}" if event and event_id else f"sha256:{hashlib.sha256(body).hexdigest()}",
             received_at=received_at,
             origin=origin,
-            proof=json.dumps(proof, separators=(",", ":")).encode(),
+            proof=written(proof),
             body=body,
         )
 

@@ -22,6 +22,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import msgspec
+
 from tracker.errors import KeyUnknown, SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.facts import Micros
 
@@ -34,6 +36,8 @@ _NEW_RULES = ("crit", "b64")
 """What in a token's header would change how it is to be read (RFC 7515 4.1.11, RFC 7797)."""
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _LONGEST_CACHED = 100
+
+_write = msgspec.json.Encoder().encode
 
 
 def verify_jwt(token: str, *, keys: Mapping[str, str], body: bytes, received_at: Micros) -> str:
@@ -155,3 +159,12 @@ def _names_body(claim: object, body: bytes) -> bool:
     """Whether the `sha256` claim is the padded standard base64 of the body's digest."""
     named = base64.b64encode(hashlib.sha256(body).digest())
     return isinstance(claim, str) and hmac.compare_digest(named, claim.encode("utf-8", "surrogatepass"))
+
+
+def written(proof: Mapping[str, str | int]) -> bytes:
+    """A proof as it is kept: compact JSON in ASCII, whatever its texts hold."""
+    try:
+        plain = _write(proof)
+    except (ValueError, OverflowError):  # lone surrogates, wide numbers
+        plain = b"\xff"
+    return plain if plain.isascii() else json.dumps(proof, separators=(",", ":")).encode()

@@ -10,14 +10,13 @@ use https, and a token of its own for each source.
 from __future__ import annotations
 
 import hashlib
-import json
 
 from tracker.deliveries import Delivery, Origin, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing
 from tracker.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.json_reading import BodyUnreadable, read_object, text
-from tracker.sources.proofs import which_secret
+from tracker.sources.proofs import which_secret, written
 from tracker.sources.streamrec_reading import interpret, name_of
 
 
@@ -77,7 +76,7 @@ class StreamrecSource:
             dedupe_key=hashlib.sha256(body).hexdigest(),
             received_at=received_at,
             origin=origin,
-            proof=json.dumps(proof, separators=(",", ":")).encode(),
+            proof=written(proof),
             body=body,
         )
 
