@@ -15,12 +15,14 @@ import os
 import resource
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator
+from typing import cast
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from tracker import joining, retention
+from tracker.accepting import Accepting
 from tracker.api.app import Door, add_routes
 from tracker.api.live import Live
 from tracker.config import Config
@@ -70,6 +72,7 @@ class Station:
         self.signer = joining.signer(config)
         self.checkpoints = self.signer and joining.checkpoints(config, log, self.signer, metrics)
         self.under_way = UnderWay()
+        self.accepting: Accepting | None = None
 
     def app(self) -> web.Application:
         """All routes of all doors."""
@@ -101,7 +104,8 @@ class Station:
 
     async def unready(self) -> list[str]:
         """Why this server should get no traffic now; empty when it should."""
-        reasons: list[str] = []
+        short = None if self.accepting is None else self.accepting.why_short()
+        reasons = [] if short is None else [short]
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.log.probe()
@@ -258,21 +262,24 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
         shutdown_timeout=1.0,
     )
     await runner.setup()
-    station.under_way.server = runner.server
+    answering = cast("web.Server", runner.server)  # it is there after the setup
+    station.under_way.server = answering
+    station.accepting = Accepting(answering)
     try:
         host = server.host.strip("[]")
         try:
-            await web.TCPSite(runner, host, server.port, backlog=1024).start()
+            listening = await asyncio.get_running_loop().create_server(
+                station.accepting, host, server.port, backlog=1024
+            )
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigInvalid(
                 f"server.host, server.port: cannot listen on {server.host}:{server.port} ({reason}): "
                 "name an address of this machine, and a port nobody listens on"
             ) from None
-        port = runner.addresses[0][1]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        for site in tuple(runner.sites):
-            await site.stop()
+        with contextlib.closing(listening):
+            port = listening.sockets[0].getsockname()[1]
+            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         station.live.stop()
         await station.under_way.end(server.shutdown_grace)
     finally:
