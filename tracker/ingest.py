@@ -17,13 +17,13 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from tracker.deliveries import Appended, Delivery, Verified
 from tracker.errors import (
@@ -134,18 +134,12 @@ class Ingest:
         return appended
 
     def _verify(self, source: Source, request: web.Request, body: bytes) -> Verified:
-        headers: dict[str, str] = {}
-        for name, value in request.headers.items():
-            headers.setdefault(name.lower(), value)
-        query: dict[str, str] = {}
-        for name, value in request.query.items():
-            query.setdefault(name, value)
         delivery = Delivery(
             source=source.name,
             body=body,
             received_at=self._now(),
-            headers=headers,
-            query=query,
+            headers=_firsts((name.lower(), value) for name, value in request.headers.items()),
+            query=_firsts(request.query.items()) if request.query_string else {},
             token=request.match_info.get("token"),
         )
         return source.verify(delivery)
@@ -155,18 +149,18 @@ class Ingest:
         bound = self._max_body_bytes
         if request.content_length is not None and request.content_length > bound:
             raise BodyTooLarge(f"the body has {request.content_length} bytes, server.max_body_bytes is {bound}")
-        body = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > bound:
-                        raise BodyTooLarge(f"the body has more than server.max_body_bytes = {bound} bytes")
+            if request.content.is_eof():  # it came together with its head, as nearly all do
+                body = request.content.read_nowait()
+            else:
+                body = await _arriving(request.content, bound)
         except TimeoutError as error:
             raise _BodyBroken(f"the body did not arrive within {BODY_SECONDS:.0f} s: nothing was recorded") from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise _BodyBroken("the body stopped half-way or cannot be decoded: nothing was recorded") from error
-        return bytes(body)
+        if len(body) > bound:
+            raise BodyTooLarge(f"the body has more than server.max_body_bytes = {bound} bytes")
+        return body
 
     def _refused(self, name: str, error: DeliveryRejected | _BodyBroken, remote: str | None) -> web.Response:
         reason = _reason(error)
@@ -196,6 +190,25 @@ class Ingest:
         _log.error("delivery failed", source=name, error=type(error).__name__, where=where)
         detail = "nothing was recorded because of a mistake in Tracker; its log says where: please report it"
         return _problem(500, "failed", "Tracker made a mistake", detail)
+
+
+async def _arriving(content: StreamReader, bound: int) -> bytes:
+    """What comes until the end of the body, or until it is more than `bound` bytes. Raises `TimeoutError`."""
+    body = bytearray()
+    async with asyncio.timeout(BODY_SECONDS):
+        async for chunk in content.iter_any():
+            body += chunk
+            if len(body) > bound:
+                break
+    return bytes(body)
+
+
+def _firsts(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each name with the value it came with first."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        found.setdefault(name, value)
+    return found
 
 
 def _reason(error: Exception) -> str:
