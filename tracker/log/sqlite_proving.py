@@ -13,6 +13,7 @@ from tracker.evidence.leaf import kept_digest
 from tracker.evidence.tree import root_at
 from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
 from tracker.log.sqlite_file import writer
+from tracker.log.sqlite_packing import Packing
 from tracker.log.sqlite_tree import (
     INSERT_CHECKPOINT,
     SELECT_CHECKPOINT,
@@ -40,6 +41,7 @@ class SqliteProving(ABC):
 
     path: Path
     _busy_timeout: float
+    _packing: Packing
 
     @abstractmethod
     async def _fetch(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]: ...
@@ -67,7 +69,8 @@ class SqliteProving(ABC):
         rows = await self._fetch(SELECT_LEAF, (position,))
         if not rows:
             return None
-        ((leaf, commitment, proof, body),) = rows
+        ((*row, leaf, commitment),) = rows
+        ((*_, proof, body),) = await self._packing.as_they_came([tuple(row)], () if commitment is None else (position,))
         vault = self._vault
         keys = await vault.keys(position - 1, position) if vault is not None else {}
         salt = keys[position].salt if position in keys else None
@@ -80,7 +83,8 @@ class SqliteProving(ABC):
             rows = await self._fetch(SELECT_KEPT, (after, KEPT_RECORDS))
             if not rows:
                 return
-            yield [KeptRecord(*row) for row in rows]
+            plain = await self._packing.as_they_came(rows, {row[0] for row in rows if row[10] is not None})
+            yield [KeptRecord(*row, *stored[9:]) for row, stored in zip(plain, rows, strict=True)]
             after = rows[-1][0]
 
     async def positions_of(self, source: str) -> list[int]:

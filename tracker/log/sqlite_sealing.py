@@ -1,19 +1,23 @@
 """Between the rows of a SQLite log and what they say: sealed on the way in, opened or known to be erased on the way out.
 
-kept in clear   proof and body as they came
+kept in clear   proof and body as they came, or packed (`packing.py`)
 sealed          proof empty, body sealed; the leaf has a commitment; the key is in the vault
 erased          as sealed, and an erasure says so; the key is gone
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tracker.deliveries import LOST, Record, Verified
 from tracker.errors import LogUnavailable
+from tracker.log.packing import Pair
+from tracker.log.sqlite_packing import Packing
 from tracker.log.sqlite_tree import SELECT_ANY_SEALED, SELECT_ERASURES, SELECT_SEALED
 from tracker.log.vault import Vault
+
+OPENED_BYTES = 8 * 1024 * 1024
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
@@ -62,35 +66,54 @@ class Sealing:
             commitments.append(one.commitment)
         return found, commitments
 
-    async def records(self, rows: Sequence[Row], fetch: Fetch) -> list[Record]:
-        """What rows of the log say, by position without gaps. Raises `LogUnavailable`, `LogCorrupt`."""
-        if not rows or (self.vault is None and not await fetch(SELECT_ANY_SEALED, ())):
-            return [record_of(row) for row in rows]
+    async def records(self, rows: Sequence[Row], fetch: Fetch, packing: Packing) -> Iterator[list[Record]]:
+        """What rows of the log say, by position without gaps, in lists of at most 8 MiB (or one record).
+
+        Raises `LogUnavailable`, `LogCorrupt`, also while the lists are taken.
+        """
+        await packing.load(rows)
+        sealed: set[int] = set()
         bounds = (rows[0][0] - 1, rows[-1][0])
-        sealed = {position for position, _ in await fetch(SELECT_SEALED, bounds)}
+        if self.vault is not None or await fetch(SELECT_ANY_SEALED, ()):
+            sealed = {position for position, _ in await fetch(SELECT_SEALED, bounds)}
         if not sealed:
-            return [record_of(row) for row in rows]
+            return _bounded(record_of(row, packing.plain(row)) for row in rows)
         if self.vault is None:
             raise LogUnavailable("records are sealed, but no master key is configured: name it under [sealing] keys")
         erased: dict[int, int] = dict(await fetch(SELECT_ERASURES, bounds))  # pyright: ignore[reportArgumentType]
         keys = await self.vault.keys(*bounds)
-        found: list[Record] = []
-        for row in rows:
+        vault = self.vault
+
+        def opened(row: Row) -> Record:
             position = row[0]
             if position not in sealed:
-                found.append(record_of(row))
-            elif position in erased or position not in keys:
-                found.append(record_of((*row[:7], b"{}", b""), erased.get(position, LOST)))
-            else:
-                proof, body = self.vault.unseal(position, row[8], keys[position])
-                found.append(record_of((*row[:7], proof, body)))
-        return found
+                return record_of(row, packing.plain(row))
+            if position in erased or position not in keys:
+                return record_of(row, (b"{}", b""), erased.get(position, LOST))
+            return record_of(row, vault.unseal(position, row[8], keys[position]))
+
+        return _bounded(map(opened, rows))
 
 
-def record_of(row: Row, erased_by: int | None = None) -> Record:
-    """A row as a record."""
-    position, source, vendor, event, dedupe_key, received_at, origin, proof, body = row
+def _bounded(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Unpacked and opened one after the other: a small row may hold much."""
+    part: list[Record] = []
+    size = 0
+    for record in records:
+        more = len(record.proof) + len(record.body)
+        size += more
+        if part and size > OPENED_BYTES:
+            yield part
+            part, size = [], more
+        part.append(record)
+    if part:
+        yield part
+
+
+def record_of(row: Row, kept: Pair, erased_by: int | None = None) -> Record:
+    """A row as a record, with proof and body as they came."""
+    position, source, vendor, event, dedupe_key, received_at, origin, _, _ = row
     return Record(
         position=position, source=source, vendor=vendor, event=event, dedupe_key=dedupe_key,
-        received_at=received_at, origin=origin, proof=proof, body=body, erased_by=erased_by,
+        received_at=received_at, origin=origin, proof=kept[0], body=kept[1], erased_by=erased_by,
     )  # fmt: skip

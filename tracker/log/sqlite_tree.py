@@ -20,7 +20,7 @@ SELECT_LEAVES = "SELECT hash FROM leaves WHERE position > ? AND position <= ? OR
 SELECT_TILE = "SELECT hash FROM tiles WHERE level = ? AND n >= ? AND n < ? ORDER BY n"
 SELECT_TREE_SIZE = "SELECT coalesce(max(position), 0) FROM leaves"
 SELECT_LEAF = """
-SELECT leaves.hash, leaves.commitment, records.proof, records.body
+SELECT position, source, vendor, event, dedupe_key, received_at, origin, proof, body, hash, commitment
 FROM leaves JOIN records USING (position) WHERE position = ?
 """
 INSERT_ERASURE = "INSERT INTO erasures (position, erased_by) VALUES (?, ?)"
