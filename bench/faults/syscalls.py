@@ -1,0 +1,117 @@
+"""`kill -9` at every system call that writes: `python -m bench.faults.syscalls [--every N] [--works append,rebuild,erase …]`.
+
+As `bench/faults/steps.py`, one level below: strace kills the process as it enters its n-th call of `CALLS`, for every n, so
+between any two of them (SQLite's own pages, frames and syncs, its checkpoints, the drafts of a rebuild, the key store).
+Counted for each thread, and for each file alone, so that no thread's calls hide another's. Then the same checks.
+Needs strace and the right to trace. Prints a table; exit code 1 when anything was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from bench.faults.steps import WORKS, Work, checked, in_child, renewed
+
+CALLS = "pwrite64,write,writev,pwritev,fdatasync,fsync,ftruncate,fallocate,unlink,unlinkat,rename,renameat,renameat2,link,linkat"
+FILES = ("", "log.db", "log.db-wal", "keys.db", "keys.db-wal", "views.db", "views.db-wal")
+"""All together, and each alone."""
+ATTACH_SECONDS = 5.0
+
+
+def traced(work: Work, folder: Path, die_at: int, file: str) -> tuple[bool, dict[str, int], Counter[str]]:
+    """Run under strace, and die at that call (0: never). Whether it died, what it acknowledged, the calls of each thread."""
+    told, calls = folder.with_name("acknowledged"), folder.with_name("calls")
+    told.write_bytes(b"")
+    child = os.fork()
+    if not child:
+        _run(work, folder, told)
+    command = ["strace", "-f", "-qq", "-o", str(calls), "-e", f"trace={CALLS}", "-e", "signal=none", "-p", str(child)]
+    if die_at:
+        command += ["-e", f"inject={CALLS}:signal=KILL:when={die_at}"]
+    if file:
+        command += ["-P", str(folder / file)]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
+    status = os.waitpid(child, 0)[1]
+    complaint = tracer.communicate(timeout=20)[1].decode()
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise SystemExit(f"{work.name} failed: {complaint}")
+    found = Counter(re.findall(r"^(\d+) +\w+\(", calls.read_text("utf-8", "replace"), re.MULTILINE))
+    pairs = [line.split() for line in told.read_text().splitlines()]
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return killed, {key: int(at) for key, at in pairs}, found
+
+
+def _run(work: Work, folder: Path, told: Path) -> None:
+    """In the child: wait to be traced, work, end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        out = os.open(told, os.O_WRONLY | os.O_APPEND)
+        deadline = time.monotonic() + ATTACH_SECONDS
+        while "TracerPid:\t0" in Path("/proc/self/status").read_text():
+            if time.monotonic() > deadline:
+                os._exit(4)
+            time.sleep(0.002)
+        asyncio.run(work.run(folder, lambda key, at: os.write(out, f"{key} {at}\n".encode()) and None))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(3)
+    os._exit(0)
+
+
+def every_call(work: Work, space: Path, every: int) -> tuple[int, int, list[str]]:
+    """(calls, kills, faults) of one work."""
+    template, folder = space / f"{work.name}-template", space / "folder"
+    folder.mkdir(exist_ok=True)
+    if in_child(lambda: asyncio.run(work.prepare(folder))):
+        raise SystemExit(f"{work.name} cannot be prepared")
+    folder.rename(template)
+    calls = kills = 0
+    faults: list[str] = []
+    for file in FILES:
+        renewed(template, folder)
+        _, acknowledged, found = traced(work, folder, 0, file)
+        faults += checked(work, folder, acknowledged)
+        calls += 0 if file else sum(found.values())
+        for n in range(1, max(found.values(), default=0) + 1, every):
+            renewed(template, folder)
+            died, acknowledged, _ = traced(work, folder, n, file)
+            kills += died
+            faults += [f"call {n} on {file or 'any'}: {each}" for each in checked(work, folder, acknowledged)]
+    shutil.rmtree(template)
+    shutil.rmtree(folder)
+    return calls, kills, faults
+
+
+def main() -> int:
+    """The table."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--every", type=int, default=1, help="only every n-th call")
+    asked.add_argument("--works", default="append,sealed,rebuild,erase")
+    given = asked.parse_args()
+    print(f"{'work':10}{'calls':>7}{'kills':>7}{'faults':>8}{'seconds':>9}")
+    bad = 0
+    with tempfile.TemporaryDirectory() as space:
+        for name in given.works.split(","):
+            began = time.perf_counter()
+            calls, kills, faults = every_call(WORKS[name], Path(space), given.every)
+            print(f"{name:10}{calls:7}{kills:7}{len(faults):8}{time.perf_counter() - began:9.1f}", flush=True)
+            for fault in faults[:20]:
+                print("   ", fault)
+            bad += len(faults)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
