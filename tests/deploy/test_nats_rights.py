@@ -24,6 +24,11 @@ STREAM = StreamConfig(
     retention=RetentionPolicy.LIMITS, deny_delete=True, deny_purge=True, allow_direct=True,
 )  # fmt: skip
 
+KEYS = StreamConfig(
+    name="KV_tracker-keys", subjects=["$KV.tracker-keys.>"], storage=StorageType.FILE, num_replicas=3,
+    max_msgs_per_subject=5, allow_rollup_hdrs=True, deny_delete=False, deny_purge=False, allow_direct=True,
+)  # fmt: skip
+
 
 @asynccontextmanager
 async def connected(cluster: DeployedCluster, user: str, refused: list[str]) -> AsyncGenerator[Client]:
@@ -51,12 +56,14 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
         async with connected(cluster, "maker", refused) as maker:
             made = await maker.jetstream(timeout=10).add_stream(STREAM)
             assert made.config.num_replicas == 3
+            await maker.jetstream(timeout=10).add_stream(KEYS)
             assert not refused
             await forbidden(maker, refused, "tracker.frames")
 
         refused.clear()
         async with connected(cluster, "tracker", refused) as node, connected(cluster, "tracker", refused) as other:
             await whole_round(node, other)
+            await keys(node, other)
             assert not refused
             for subject in (
                 "$JS.API.STREAM.DELETE.tracker",
@@ -66,6 +73,8 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
                 "$JS.API.STREAM.RESTORE.tracker",
                 "$JS.API.STREAM.SNAPSHOT.tracker",
                 "$JS.API.STREAM.LEADER.STEPDOWN.tracker",
+                "$JS.API.STREAM.DELETE.KV_tracker-keys",
+                "$JS.API.STREAM.PURGE.KV_tracker-keys",
                 "$JS.API.STREAM.CREATE.another",
                 "$JS.API.STREAM.LIST",
                 "$SYS.REQ.SERVER.PING",
@@ -107,6 +116,19 @@ async def whole_round(node: Client, other: Client) -> None:
                 break
             except NoRespondersError:
                 await asyncio.sleep(0.01)
+
+
+async def keys(node: Client, other: Client) -> None:
+    """What sealing and erasing ask: put, follow, put anew, delete the older revision."""
+    stream = node.jetstream(timeout=5)
+    bucket = await stream.key_value("tracker-keys")
+    first = await bucket.put("frame", b"with the key")
+    following = await (await other.jetstream(timeout=5).key_value("tracker-keys")).watchall()
+    assert (await following.updates(5)).value == b"with the key"
+    await bucket.put("frame", b"without")
+    assert await stream.delete_msg("KV_tracker-keys", first)
+    assert (await bucket.get("frame")).value == b"without"
+    await following.stop()
 
 
 async def forbidden(client: Client, refused: list[str], subject: str) -> None:
