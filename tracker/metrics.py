@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections import Counter as Counted
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 RECENT = 20_000
+_READ = ("unreadable", "unknown_event")
+"""Outcomes of reading what was recorded, not of answering."""
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
-class Metrics:
+class Metrics(Collector):
     """All metrics of one server: the log's `LogObserver` and the projector's `Watcher`.
 
     `now` gives µs since the epoch; it is asked at scrape.
@@ -33,16 +37,16 @@ class Metrics:
         """(source, outcome) → deliveries since then, and (source, "unreadable" | "unknown_event") of those recorded."""
         self._recent: deque[tuple[int, str]] = deque(maxlen=RECENT)
         self._registry = registry = CollectorRegistry()
-        self._deliveries = Counter(
-            "tracker_deliveries", "Deliveries answered, by outcome.", ["source", "outcome"], registry=registry
-        )
+        registry.register(self)
         self._append_seconds = Histogram(
             "tracker_append_seconds", "Seconds a transaction of the log took.", buckets=_SECONDS, registry=registry
         )
         self._batch_size = Histogram(
             "tracker_batch_size", "Records in one transaction of the log.", buckets=_RECORDS, registry=registry
         )
-        self._queue_depth = Gauge("tracker_queue_depth", "Records waiting to be written.", registry=registry)
+        self._depth = 0
+        queue_depth = Gauge("tracker_queue_depth", "Records waiting to be written.", registry=registry)
+        queue_depth.set_function(lambda: self._depth)
         self._lag = Gauge("tracker_projector_lag", "Records the views are behind the log.", registry=registry)
         self._lag_seconds = Gauge(
             "tracker_projector_lag_seconds", "Age of the oldest record not yet in the views.", registry=registry
@@ -74,9 +78,18 @@ class Metrics:
 
     def delivered(self, source: str, outcome: str) -> None:
         """One delivery was answered: "recorded", "duplicate", or why not ("signature_mismatch", "log_busy" …)."""
-        self._deliveries.labels(source, outcome).inc()
         self._count(source, outcome)
         self._recent.append((self._now(), source))
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry asks for at scrape: deliveries are counted once, in `outcomes`."""
+        answered = CounterMetricFamily(
+            "tracker_deliveries", "Deliveries answered, by outcome.", labels=["source", "outcome"]
+        )
+        for (source, outcome), count in self.outcomes.items():
+            if outcome not in _READ:
+                answered.add_metric((source, outcome), count)
+        yield answered
 
     def last_minute(self) -> dict[str, int]:
         """How many deliveries were answered by source in the last 60 s; never more than `RECENT` together."""
@@ -99,7 +112,7 @@ class Metrics:
 
     def depth(self, n: int) -> None:
         """See `LogObserver.depth`."""
-        self._queue_depth.set(n)
+        self._depth = n
 
     def projected(self, position: int, head: int, lag_seconds: float) -> None:
         """See the projector's watcher: the views are at `position` of `head`, `lag_seconds` behind."""

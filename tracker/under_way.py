@@ -42,14 +42,12 @@ class UnderWay:
         self._due: dict[object, float] = {}
         self._stopping = False
         self._idle = asyncio.Event()
-        self._idle.set()
 
     @web.middleware
     async def count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count one request; once we are stopping, its connection is closed with its answer."""
         connection = request.protocol
         self._busy.add(connection)
-        self._idle.clear()
         try:
             response = await handler(request)
             if self._stopping:
@@ -57,14 +55,15 @@ class UnderWay:
             return response
         finally:
             self._busy.discard(connection)
-            if connection in self._due:
-                self._due[connection] = asyncio.get_running_loop().time() + KEEPALIVE_SECONDS + HEAD_SECONDS
-            if not self._busy:
+            self._due[connection] = asyncio.get_running_loop().time() + KEEPALIVE_SECONDS + HEAD_SECONDS
+            if self._stopping and not self._busy:
                 self._idle.set()
 
     async def end(self, grace: float) -> None:
         """Return when nothing is under way, or after `grace` seconds."""
         self._stopping = True
+        if not self._busy:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._idle.wait()

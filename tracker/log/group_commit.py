@@ -169,6 +169,8 @@ def storable(verified: Verified) -> Verified:
 
 
 def _encodes(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
