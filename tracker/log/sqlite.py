@@ -21,8 +21,9 @@ import aiosqlite
 from tracker.deliveries import Appended, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.evidence.tree import Frontier
-from tracker.log.group_commit import BATCH_RECORDS, GroupCommit, LogObserver
+from tracker.log.group_commit import GroupCommit, LogObserver
 from tracker.log.sqlite_file import Whereabouts, make, reader, writer
+from tracker.log.sqlite_placing import placed
 from tracker.log.sqlite_packing import Packing
 from tracker.log.sqlite_proving import COLUMNS, SqliteProving
 from tracker.log.sqlite_sealing import Sealing
@@ -44,21 +45,6 @@ POLL_SECONDS = 0.2
 
 Written = TypeVar("Written")
 
-
-# The first row is the head; each other row is a repeat. Unused pairs are NULL and match nothing. CROSS JOIN keeps the
-# wanted keys on the left: each is one search of the index (with IN (VALUES …) SQLite scans all of it).
-SELECT_HEAD_AND_REPEATS = f"""
-WITH wanted (source, dedupe_key) AS (VALUES {", ".join(["(?, ?)"] * BATCH_RECORDS)})
-SELECT NULL, NULL, coalesce(max(position), 0) FROM records
-UNION ALL
-SELECT records.source, records.dedupe_key, records.position
-FROM wanted CROSS JOIN records ON records.source = wanted.source AND records.dedupe_key = wanted.dedupe_key
-"""  # noqa: S608 - only placeholders are put in
-SELECT_HEAD_AND_REPEAT = """
-SELECT NULL, NULL, coalesce(max(position), 0) FROM records
-UNION ALL
-SELECT source, dedupe_key, position FROM records WHERE source = ? AND dedupe_key = ?
-"""
 INSERT_RECORD = f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 SELECT_FOLLOWED = "SELECT name FROM stream"
 SELECT_HEAD = "SELECT coalesce(max(position), 0) FROM records"
@@ -180,7 +166,7 @@ class SqliteLog(SqliteProving):
             )
 
         async def write(connection: aiosqlite.Connection) -> tuple[list[Appended], Frontier | None]:
-            answers, rows = await _place(connection, batch, self._sealing.names_of)
+            answers, rows = await placed(connection, batch, self._sealing.names_of)
             if not rows:
                 return answers, None
             frontier = await self._insert(connection, *await self._sealing.sealed(rows))
@@ -360,42 +346,3 @@ class SqliteLog(SqliteProving):
             raise LogCorrupt(f"{self.path} is damaged: {error}") from error
         except OverflowError as error:
             raise LogUnavailable("positions are at most 2^63 - 1") from error
-
-
-async def _place(
-    connection: aiosqlite.Connection, batch: Sequence[Verified], names_of: Callable[[Verified], tuple[str, ...]]
-) -> tuple[list[Appended], list[tuple[Any, ...]]]:
-    """The answer to each of the batch, and the rows to insert. The write lock must be held."""
-    positions: dict[tuple[str, str], int] = {}
-    head = 0
-    named = [(verified, names_of(verified)) for verified in batch]
-    wanted = [(verified.source, name) for verified, names in named for name in names]
-    for start in range(0, len(wanted), BATCH_RECORDS):
-        keys = wanted[start : start + BATCH_RECORDS]
-        found = await _head_and_repeats(connection, keys)
-        head = found.pop((None, None))
-        positions.update(found)
-    answers: list[Appended] = []
-    rows: list[tuple[Any, ...]] = []
-    for verified, names in named:
-        known = next((positions[verified.source, name] for name in names if (verified.source, name) in positions), None)
-        key = (verified.source, names[0])
-        if known is None:
-            head += 1
-            positions[key] = head
-            rows.append((
-                head, verified.source, verified.vendor, verified.event, names[0],
-                verified.received_at, verified.origin, verified.proof, verified.body,
-            ))  # fmt: skip
-        answers.append(Appended(positions[key] if known is None else known, duplicate=known is not None))
-    return answers, rows
-
-
-async def _head_and_repeats(connection: aiosqlite.Connection, keys: list[tuple[str, str]]) -> dict[Any, int]:
-    parameters: list[str | None] = [text for key in keys for text in key]
-    if len(keys) == 1:
-        rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEAT, parameters)
-    else:
-        parameters += [None] * (2 * (BATCH_RECORDS - len(keys)))
-        rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEATS, parameters)
-    return {(source, key): position for source, key, position in rows}

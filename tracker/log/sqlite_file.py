@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiosqlite
@@ -17,9 +18,10 @@ from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.migrating import APPLICATION_ID, migrate
 
 
-async def make(path: Path) -> None:
+async def make(path: Path, finish: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None) -> None:
     """Make a new, empty log at `path`, and its directory. Raises `LogUnavailable` when something is there already.
 
+    `finish`: what else a whole log of this kind has.
     It appears under its name only when it is complete: if we die half-way, nothing but a stray `.new` file is left.
     """
     if path.exists() or path.is_symlink():
@@ -32,6 +34,8 @@ async def make(path: Path) -> None:
         try:
             await connection.execute("PRAGMA synchronous = FULL")
             await migrate(connection)
+            if finish is not None:
+                await finish(connection)
         finally:
             await connection.close()
         publish(draft, path)
