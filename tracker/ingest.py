@@ -14,7 +14,6 @@ reason; bodies, tokens and proofs never are.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +22,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from aiohttp import StreamReader, web
+from aiohttp import web
 
+from tracker.arriving import BODY_SECONDS, Arriving
 from tracker.deliveries import Appended, Delivery, Verified
 from tracker.errors import (
     BodyTooLarge,
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from tracker.sources.contract import Source
 
 PATHS = ("/hooks/{source}", "/hooks/{source}/", "/hooks/{source}/{token}", "/hooks/{source}/{token}/")
-BODY_SECONDS = 60.0
-"""A body that takes longer is given up: its connection is worth more."""
 
 REFUSALS: dict[type[Exception], tuple[int, str, str]] = {
     SignatureMissing: (401, "No proof came with the delivery", "Configure the sender to sign its webhooks."),
@@ -88,6 +86,7 @@ class Ingest:
         self.last_seen: dict[str, int] = {}
         self.last_refused: dict[str, tuple[int, str]] = {}
         self._not_recorded = 0
+        self.arriving = Arriving()
 
     def add_routes(self, app: web.Application) -> None:
         """Answer every hook path, with or without a trailing slash: senders do not follow redirects."""
@@ -153,7 +152,7 @@ class Ingest:
             if request.content.is_eof():  # it came together with its head, as nearly all do
                 body = request.content.read_nowait()
             else:
-                body = await _arriving(request.content, bound)
+                body = await self.arriving.body(request.content, bound)
         except TimeoutError as error:
             raise _BodyBroken(f"the body did not arrive within {BODY_SECONDS:.0f} s: nothing was recorded") from error
         except (web.RequestPayloadError, ConnectionError) as error:
@@ -190,17 +189,6 @@ class Ingest:
         _log.error("delivery failed", source=name, error=type(error).__name__, where=where)
         detail = "nothing was recorded because of a mistake in Tracker; its log says where: please report it"
         return _problem(500, "failed", "Tracker made a mistake", detail)
-
-
-async def _arriving(content: StreamReader, bound: int) -> bytes:
-    """What comes until the end of the body, or until it is more than `bound` bytes. Raises `TimeoutError`."""
-    body = bytearray()
-    async with asyncio.timeout(BODY_SECONDS):
-        async for chunk in content.iter_any():
-            body += chunk
-            if len(body) > bound:
-                break
-    return bytes(body)
 
 
 def _firsts(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -105,7 +105,7 @@ class Station:
     async def unready(self) -> list[str]:
         """Why this server should get no traffic now; empty when it should."""
         short = None if self.accepting is None else self.accepting.why_short()
-        reasons = [] if short is None else [short]
+        reasons = [each for each in (short, self.ingest.arriving.why_full()) if each is not None]
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.log.probe()
