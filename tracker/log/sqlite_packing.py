@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import aiosqlite
@@ -44,6 +44,7 @@ SAMPLED_BYTES = 16 * 1024
 LOOKED_AT = 20_000
 """How many records before us count as seen, when a log is opened."""
 AGAIN = 100_000
+UNPACKED_BYTES = 8 * 1024 * 1024
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
@@ -140,23 +141,33 @@ class Packing:
             why = str(error)
         raise LogCorrupt(f"the record at position {row[0]} does not unpack, it was changed: {why}")
 
-    async def as_they_came(self, rows: Sequence[Row], sealed: Container[int]) -> list[Row]:
-        """The first nine fields of these rows, unpacked; the sealed ones, and what does not unpack, as they stand."""
-        await self.load(rows)
-        found: list[Row] = []
-        for row in rows:
-            plain = (row[7], row[8])
-            if row[0] not in sealed:
-                with contextlib.suppress(LogCorrupt):
-                    plain = self.plain(row)
-            found.append((*row[:7], *plain))
-        return found
+    def as_they_came(self, row: Row, *, is_sealed: bool) -> Row:
+        """A row unpacked; as it stands where it is sealed or does not unpack. `load` it first."""
+        if not is_sealed:
+            with contextlib.suppress(LogCorrupt):
+                return (*row[:7], *self.plain(row), *row[9:])
+        return row
 
     async def close(self) -> None:
         """Let go of a training under way; whoever appends to the log next begins it again."""
         if self._training is not None:
             self._training.cancel()
             await asyncio.wait([self._training])
+
+
+def bounded(rows: Iterable[Any], size: Callable[[Any], int]) -> Iterator[list[Any]]:
+    """The same in lists of at most 8 MiB by `size` (or one), taken one after the other: what is packed may be much."""
+    part: list[Any] = []
+    held = 0
+    for row in rows:
+        more = size(row)
+        held += more
+        if part and held > UNPACKED_BYTES:
+            yield part
+            part, held = [], more
+        part.append(row)
+    if part:
+        yield part
 
 
 async def _keep(connection: aiosqlite.Connection, said: Said, held: int | None, made: bytes) -> None:

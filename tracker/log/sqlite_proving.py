@@ -13,7 +13,7 @@ from tracker.evidence.leaf import kept_digest
 from tracker.evidence.tree import root_at
 from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
 from tracker.log.sqlite_file import writer
-from tracker.log.sqlite_packing import Packing
+from tracker.log.sqlite_packing import Packing, bounded
 from tracker.log.sqlite_tree import (
     INSERT_CHECKPOINT,
     SELECT_CHECKPOINT,
@@ -69,8 +69,10 @@ class SqliteProving(ABC):
         rows = await self._fetch(SELECT_LEAF, (position,))
         if not rows:
             return None
-        ((*row, leaf, commitment),) = rows
-        ((*_, proof, body),) = await self._packing.as_they_came([tuple(row)], () if commitment is None else (position,))
+        (row,) = rows
+        leaf, commitment = row[9:]
+        await self._packing.load(rows)
+        proof, body = self._packing.as_they_came(row, is_sealed=commitment is not None)[7:9]
         vault = self._vault
         keys = await vault.keys(position - 1, position) if vault is not None else {}
         salt = keys[position].salt if position in keys else None
@@ -83,8 +85,10 @@ class SqliteProving(ABC):
             rows = await self._fetch(SELECT_KEPT, (after, KEPT_RECORDS))
             if not rows:
                 return
-            plain = await self._packing.as_they_came(rows, {row[0] for row in rows if row[10] is not None})
-            yield [KeptRecord(*row, *stored[9:]) for row, stored in zip(plain, rows, strict=True)]
+            await self._packing.load(rows)
+            plain = (self._packing.as_they_came(row, is_sealed=row[10] is not None) for row in rows)
+            for part in bounded(plain, lambda row: len(row[7]) + len(row[8])):
+                yield [KeptRecord(*row) for row in part]
             after = rows[-1][0]
 
     async def positions_of(self, source: str) -> list[int]:

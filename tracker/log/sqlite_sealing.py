@@ -13,11 +13,9 @@ from typing import Any
 from tracker.deliveries import LOST, Record, Verified
 from tracker.errors import LogUnavailable
 from tracker.log.packing import Pair
-from tracker.log.sqlite_packing import Packing
+from tracker.log.sqlite_packing import Packing, bounded
 from tracker.log.sqlite_tree import SELECT_ANY_SEALED, SELECT_ERASURES, SELECT_SEALED
 from tracker.log.vault import Vault
-
-OPENED_BYTES = 8 * 1024 * 1024
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
@@ -77,7 +75,7 @@ class Sealing:
         if self.vault is not None or await fetch(SELECT_ANY_SEALED, ()):
             sealed = {position for position, _ in await fetch(SELECT_SEALED, bounds)}
         if not sealed:
-            return _bounded(record_of(row, packing.plain(row)) for row in rows)
+            return _lists(record_of(row, packing.plain(row)) for row in rows)
         if self.vault is None:
             raise LogUnavailable("records are sealed, but no master key is configured: name it under [sealing] keys")
         erased: dict[int, int] = dict(await fetch(SELECT_ERASURES, bounds))  # pyright: ignore[reportArgumentType]
@@ -92,22 +90,11 @@ class Sealing:
                 return record_of(row, (b"{}", b""), erased.get(position, LOST))
             return record_of(row, vault.unseal(position, row[8], keys[position]))
 
-        return _bounded(map(opened, rows))
+        return _lists(map(opened, rows))
 
 
-def _bounded(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Unpacked and opened one after the other: a small row may hold much."""
-    part: list[Record] = []
-    size = 0
-    for record in records:
-        more = len(record.proof) + len(record.body)
-        size += more
-        if part and size > OPENED_BYTES:
-            yield part
-            part, size = [], more
-        part.append(record)
-    if part:
-        yield part
+def _lists(records: Iterable[Record]) -> Iterator[list[Record]]:
+    return bounded(records, lambda record: len(record.proof) + len(record.body))
 
 
 def record_of(row: Row, kept: Pair, erased_by: int | None = None) -> Record:
