@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -240,3 +241,21 @@ def _leaders(told: dict[str, Any], stream: str) -> set[str]:
 async def _json(web: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     async with web.get(url) as answer:
         return await answer.json(content_type=None)
+
+
+def node_config(
+    single: str,
+    node: str,
+    *,
+    servers: Sequence[str],
+    monitoring: Sequence[str],
+    stream: str = "tracker",
+    signs: bool = False,
+    more: str = "",
+) -> str:
+    """A single node's config.toml made one of a cluster's; `more` are further lines of `[jetstream]`."""
+    assert 'engine = "sqlite"' in single
+    return single.replace('engine = "sqlite"', 'engine = "jetstream"') + "\n".join(
+        ["[jetstream]", f"servers = {json.dumps(list(servers))}", f"monitoring = {json.dumps(list(monitoring))}",
+         f'stream = "{stream}"', f'node = "{node}"', f"signs = {str(signs).lower()}", more, ""]
+    )  # fmt: skip

@@ -51,6 +51,10 @@ class Disk:
             )
         return self
 
+    def sync(self) -> None:
+        """Everything written so far outlives a cut."""
+        _run("sync", "-f", str(self.path))
+
     def cut_power(self) -> None:
         """Nobody may have files open: kill them first. Mounted again on return, after the journal was replayed."""
         root = os.open(self.path, os.O_RDONLY)
