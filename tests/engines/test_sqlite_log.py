@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.contracts.log_contract import LogContract, delivery
-from tracker.deliveries import Appended
+from tracker.deliveries import OURS, Appended
 from tracker.errors import LogBusy, LogCorrupt, LogMissing, LogUnavailable
+from tracker.log import sqlite, sqlite_placing, sqlite_tree
 from tracker.log.holding import hold
 from tracker.log.memory import MemoryLog
 from tracker.log.sqlite import SqliteLog
@@ -331,3 +332,27 @@ def test_a_second_server_is_told_who_serves_the_log(tmp_path: Path) -> None:
     with hold(path), pytest.raises(LogUnavailable, match=f"process {os.getpid()} on "):
         hold(path)
     hold(path).close()
+
+
+@pytest.mark.parametrize("statement", [sqlite_placing.SELECT_HEAD_AND_REPEATS, sqlite_placing.SELECT_HEAD_AND_REPEAT])
+async def test_repeats_are_found_by_the_index_of_ends_of_keys(log: SqliteLog, path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as plain:
+        plan = plain.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * max(2, statement.count("(?, ?)") * 2)).fetchall()
+    told = [row[3] for row in plan if "records" in row[3]]
+    assert any("USING INDEX records_by_end_of_key (<expr>=?)" in line for line in told), told
+    assert not any(line == "SCAN records" for line in told), told
+
+
+@pytest.mark.parametrize("statement", [sqlite.SELECT_LAST_OF, sqlite_tree.SELECT_POSITIONS_OF])
+async def test_our_own_records_are_found_by_their_index(log: SqliteLog, path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as plain:
+        plan = plain.execute(f"EXPLAIN QUERY PLAN {statement}", [OURS]).fetchall()
+    assert any("USING INDEX records_of_ours" in row[3] for row in plan), plan
+
+
+async def test_keys_that_end_alike_are_told_apart(log: SqliteLog) -> None:
+    keys = [f"{start}:the same long end of a key" for start in "abc"] + ["key", "a key", ""]
+    sent = [delivery(key, source=source) for source in ("lk", "other") for key in keys]
+    assert [answer.position for answer in await log.append_all(sent)] == list(range(1, 13))
+    assert [answer.duplicate for answer in await log.append_all(sent)] == [True] * 12
+    assert [(await log.append(each)).position for each in sent] == list(range(1, 13))

@@ -11,18 +11,21 @@ from tracker.deliveries import Appended, Verified
 from tracker.log.group_commit import BATCH_RECORDS
 
 # The first row is the head; each other row is a repeat. Unused pairs are NULL and match nothing. CROSS JOIN keeps the
-# wanted keys on the left: each is one search of the index (with IN (VALUES …) SQLite scans all of it).
+# wanted keys on the left: each is one search of the index (with IN (VALUES …) SQLite scans all of it). The index is of
+# the ends of keys; without the + SQLite puts the wanted key into substr() too, and does not see that it fits.
 SELECT_HEAD_AND_REPEATS = f"""
 WITH wanted (source, dedupe_key) AS (VALUES {", ".join(["(?, ?)"] * BATCH_RECORDS)})
 SELECT NULL, NULL, coalesce(max(position), 0) FROM records
 UNION ALL
 SELECT records.source, records.dedupe_key, records.position
-FROM wanted CROSS JOIN records ON records.source = wanted.source AND records.dedupe_key = wanted.dedupe_key
+FROM wanted CROSS JOIN records ON substr(records.dedupe_key, -12) = substr(wanted.dedupe_key, -12)
+    AND records.source = wanted.source AND +records.dedupe_key = wanted.dedupe_key
 """  # noqa: S608 - only placeholders are put in
 SELECT_HEAD_AND_REPEAT = """
 SELECT NULL, NULL, coalesce(max(position), 0) FROM records
 UNION ALL
-SELECT source, dedupe_key, position FROM records WHERE source = ? AND dedupe_key = ?
+SELECT source, dedupe_key, position FROM records
+WHERE substr(dedupe_key, -12) = substr(?2, -12) AND source = ?1 AND +dedupe_key = ?2
 """
 
 
