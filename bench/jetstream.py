@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 import nats
-import zstandard
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from nats.js.errors import ServiceUnavailableError
 
 from tests.clustered import Cluster
 from tracker.deliveries import Verified
+from tracker.log.frames import CLEAR, MAGIC, VERSION, Frame, decode, encode, row_of
 
 STARTED = 1_700_000_000_000_000
 PROOF = b'{"iss":"APIx1","sha256":"ok","nbf":1700000000,"exp":1700000300}'
@@ -62,18 +62,20 @@ def events(node: str, count: int) -> list[Verified]:
     return [event(node, n, drawn) for n in range(count)]
 
 
-def frames(records: Sequence[Verified], size: int, *, packed: bool) -> list[tuple[bytes, bytes]]:
-    """(frame id, bytes) of frames of so many events, as they are or as zstd packs them (to a twelfth)."""
-    pack = zstandard.ZstdCompressor(level=1).compress if packed else bytes
-    return [
-        (os.urandom(16), pack(msgspec.msgpack.encode([msgspec.structs.astuple(each) for each in records[n : n + size]])))
-        for n in range(0, len(records), size)
-    ]  # fmt: skip
+def frames(node: str, records: Sequence[Verified], size: int, *, packed: bool) -> list[tuple[bytes, bytes]]:
+    """(frame id, bytes) of Tracker's frames of so many events, packed as it packs them (to a tenth) or not."""
+    found: list[tuple[bytes, bytes]] = []
+    for n in range(0, len(records), size):
+        frame = Frame(os.urandom(16), node, [row_of(each) for each in records[n : n + size]])
+        found.append(
+            (frame.id, encode(frame) if packed else MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode(frame))
+        )
+    return found
 
 
 async def bare_publish(urls: list[str], stream: str, node: str, count: int, size: int, *, packed: bool) -> Said:
     """One frame in flight, acknowledged before the next."""
-    prepared = frames(events(node, count), size, packed=packed)
+    prepared = frames(node, events(node, count), size, packed=packed)
     client = await nats.connect(servers=urls)
     js = client.jetstream(timeout=15)
     await _together()
@@ -93,7 +95,6 @@ async def bare_read(urls: list[str], stream: str, node: str, count: int, size: i
     began, cpu = time.perf_counter(), time.process_time()
     config = ConsumerConfig(ack_policy=AckPolicy.NONE, num_replicas=1, mem_storage=True)
     pull = await js.pull_subscribe(f"{stream}.frames", stream=stream, config=config)
-    unpack = zstandard.ZstdDecompressor().decompress if packed else bytes
     seen = weight = 0
     while seen < count:
         try:
@@ -102,7 +103,8 @@ async def bare_read(urls: list[str], stream: str, node: str, count: int, size: i
             continue
         for message in messages:
             weight += len(message.data)
-            seen += len(msgspec.msgpack.decode(unpack(message.data)))
+            frame = decode(message.data)
+            seen += len(frame.records) if frame else 0
     said = Said(seen, time.perf_counter() - began, time.process_time() - cpu, weight)
     await client.close()
     return said
