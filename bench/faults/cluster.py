@@ -266,10 +266,11 @@ async def control(disk: Disk, sync: str | None, seconds: float) -> tuple[int, in
         disk.cut_power()
         for number in range(3):
             cluster.start_server(number)
-        kept, deadline = 0, time.monotonic() + 20
-        while not kept and time.monotonic() < deadline:  # that the stream does not come back is a loss too
+        kept, deadline = 0, time.monotonic() + 30  # that the stream does not come back is a loss too
+        while not kept and time.monotonic() < deadline:
             with contextlib.suppress(nats.errors.Error, TimeoutError):
                 kept = (await js.stream_info(STREAM)).state.messages
+                deadline = min(deadline, time.monotonic() + 3)
             await asyncio.sleep(0.1)
         await client.close()
         return acknowledged, kept
