@@ -118,21 +118,20 @@ def test_every_nats_configuration_syncs_always_and_takes_our_frames() -> None:
     assert "\n    max_payload: << 8MB >>\n" in values
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", ["tracker.service", "nats/nats-server.service"])
+def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
     tool = checker("systemd-analyze", "apt-get install systemd")
-    text = (DEPLOY / "tracker.service").read_text("utf-8")
-    start = "ExecStart=/opt/tracker/bin/tracker serve --config /etc/tracker/config.toml"
-    assert start in text
-    unit = tmp_path / "tracker.service"
-    unit.write_text(text.replace(start, "ExecStart=/bin/true"), "utf-8")  # a program that is here
-    assert not passes(tool, "verify", "--man=no", "--generators=no", unit)
+    text, replaced = re.subn(r"^ExecStart=/\S+", "ExecStart=/bin/true", (DEPLOY / unit).read_text("utf-8"), flags=re.M)
+    assert replaced == 1
+    copy = tmp_path / Path(unit).name  # starts a program that is here
+    copy.write_text(text, "utf-8")
+    assert not passes(tool, "verify", "--man=no", "--generators=no", copy)
 
 
-def test_the_unit_is_confined() -> None:
+@pytest.mark.parametrize("unit", ["tracker.service", "nats/nats-server.service"])
+def test_the_unit_is_confined(unit: str) -> None:
     tool = checker("systemd-analyze", "apt-get install systemd")
-    passes(
-        tool, "security", "--offline=true", f"--threshold={EXPOSED_AT_MOST}", "--no-pager", DEPLOY / "tracker.service"
-    )
+    passes(tool, "security", "--offline=true", f"--threshold={EXPOSED_AT_MOST}", "--no-pager", DEPLOY / unit)
 
 
 def certificate(folder: Path) -> None:
