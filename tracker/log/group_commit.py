@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+import structlog
 
 from tracker.deliveries import Appended, Verified
 from tracker.errors import LogError, LogUnavailable
@@ -25,9 +26,14 @@ from tracker.log.lines import Lines
 BATCH_RECORDS = 500
 BATCH_BYTES = 16 * 1024 * 1024
 QUEUE_BYTES = 256 * 1024 * 1024
+SLOW_SECONDS = 1.0
+"""A transaction that takes longer is told."""
+
+_log = structlog.get_logger("log")
 
 Done = TypeVar("Done")
 Commit = Callable[[Sequence[Verified]], Awaitable[list[Appended]]]
+Weigh = Callable[[Sequence[Verified]], int]
 
 
 class LogObserver(Protocol):
@@ -47,10 +53,15 @@ class _Group:
 
     __slots__ = ("answer", "records", "size")
 
-    def __init__(self, records: Sequence[Verified], answer: asyncio.Future[list[Appended]]) -> None:
+    def __init__(self, records: Sequence[Verified], answer: asyncio.Future[list[Appended]], weigh: Weigh) -> None:
         self.records = [storable(verified) for verified in records]
         self.answer = answer
-        self.size = sum(len(verified.body) + len(verified.proof) for verified in records)
+        self.size = weigh(self.records)
+
+
+def content(records: Sequence[Verified]) -> int:
+    """Bytes of bodies and proofs."""
+    return sum(len(verified.body) + len(verified.proof) for verified in records)
 
 
 class GroupCommit:
@@ -60,8 +71,19 @@ class GroupCommit:
     service, or deliveries already accepted would be neither recorded nor refused. It is never cancelled.
     """
 
-    def __init__(self, commit: Commit, *, queue_bound: int, observe: LogObserver | None) -> None:
+    def __init__(
+        self,
+        commit: Commit,
+        *,
+        queue_bound: int,
+        observe: LogObserver | None,
+        batch_bytes: int = BATCH_BYTES,
+        weigh: Weigh = content,
+    ) -> None:
+        """`batch_bytes`: what one commit holds at most, as `weigh` weighs it, unless one append alone is larger."""
         self._commit = commit
+        self._batch_bytes = batch_bytes
+        self._weigh = weigh
         self._observe = observe
         self._lines: Lines[_Group] = Lines(queue_bound, QUEUE_BYTES)
         self._solos: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
@@ -73,7 +95,7 @@ class GroupCommit:
         """Wait until these are durable, all in one transaction. Raises `LogBusy` at once, or the commit's `LogError`."""
         if self._closing:
             raise LogUnavailable("the log is closed: the server is stopping")
-        group = _Group(records, asyncio.get_running_loop().create_future())
+        group = _Group(records, asyncio.get_running_loop().create_future(), self._weigh)
         self._lines.join(group)
         self._depth()
         self._arrived.set()
@@ -116,7 +138,7 @@ class GroupCommit:
                 return
 
     def _take(self) -> list[_Group]:
-        groups = self._lines.take(BATCH_RECORDS, BATCH_BYTES)
+        groups = self._lines.take(BATCH_RECORDS, self._batch_bytes)
         self._depth()
         return groups
 
@@ -132,8 +154,11 @@ class GroupCommit:
             for group in groups:
                 _refuse(group, refusal)
             return
+        seconds = time.perf_counter() - began
+        if seconds > SLOW_SECONDS:
+            _log.warning("the log is slow: look at its disk", seconds=round(seconds, 1), records=len(records))
         if self._observe is not None and records:
-            self._observe.committed(len(records), time.perf_counter() - began)
+            self._observe.committed(len(records), seconds)
         start = 0
         for group in groups:
             end = start + len(group.records)

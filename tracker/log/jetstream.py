@@ -1,0 +1,242 @@
+"""The log of many nodes: NATS JetStream decides order and durability, every node applies it to a SQLite file of its own.
+
+    append ── group commit ── frame ── publish, acknowledged by a majority ──► STREAM ── replicator ──► replica
+                                └────────── answered when it is applied here ◄─────────────────────────────┘
+    everything that reads ── replica (`jetstream_replica.py`)
+
+One frame of a node is in flight at a time. One that is not acknowledged is sent again, the same bytes under the same id, for
+15 s: the servers keep it once, and its answers are those of its first application. After that nothing is promised: it may
+still appear, and the sender's repeat is then found to be one. What the replica knows already is answered from it.
+
+If we die between acknowledgement and answer, the record is in the stream, and the sender's repeat is a duplicate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from tracker.deliveries import Appended, Verified
+from tracker.errors import LogError, LogUnavailable
+from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, row_of, weight
+from tracker.log.group_commit import GroupCommit, LogObserver
+from tracker.log.jetstream_checking import expect_fit
+from tracker.log.jetstream_reading import Replicator
+from tracker.log.jetstream_replica import ReplicaReading
+from tracker.log.jetstream_stream import Stream, StreamSettings, StreamState
+from tracker.log.sqlite_following import Replica
+
+RETRY_SECONDS = 15.0
+ATTEMPT_SECONDS = 2.0
+BACK_OFF = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+FAILURE_SECONDS = 30.0
+LOOK_SECONDS = 1.0
+LOOK_SOON_SECONDS = 0.1
+SILENT_SECONDS = 5.0
+
+
+class Behind(NamedTuple):
+    """How far the replica is behind the stream; `seconds` infinite before it was level for the first time."""
+
+    messages: int
+    seconds: float
+
+
+class JetstreamLog(ReplicaReading):
+    """The contract of `Log` on a stream and a replica. Opened by `open`, never by its constructor."""
+
+    def __init__(
+        self, stream: Stream, replica: Replica, state: StreamState, sequence: int, *, queue_bound: int,
+        observe: LogObserver | None,
+    ) -> None:  # fmt: skip
+        super().__init__(replica)
+        self.state = state
+        self._stream = stream
+        self._waiting: dict[bytes, asyncio.Future[list[Appended]]] = {}
+        self._replicator = Replicator(stream, replica, sequence, self._applied)
+        self._level = asyncio.Event()
+        self._level_at = 0.0
+        self._looked_at = asyncio.get_running_loop().time()
+        self._failed: tuple[float, float, str] | None = None
+        self._closed = False
+        self.most_bytes = stream.max_message_bytes - FRAME_BYTES
+        self._group_commit = GroupCommit(
+            self._commit, queue_bound=queue_bound, observe=observe, batch_bytes=self.most_bytes, weigh=weight
+        )
+        self._saw(state)
+        # Owned here and not by the service: what was accepted is still answered while the service ends.
+        self._tasks = [asyncio.create_task(each, name="log-stream") for each in (self._replicator.run(), self._look())]
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        settings: StreamSettings,
+        *,
+        queue_bound: int = 10_000,
+        observe: LogObserver | None = None,
+        busy_timeout: float = 3.0,
+        body_bytes: int = 0,
+    ) -> Self:
+        """Open this node's replica and go on applying the stream to it. It may be behind (`caught_up`).
+
+        `body_bytes`: the largest body that has to fit into a message. Raises `LogMissing` (no replica, no stream),
+        `LogCorrupt`, `LogUnavailable` (NATS cannot be reached, or the stream is not the one that this replica follows).
+        """
+        async with contextlib.AsyncExitStack() as undo:
+            replica = await Replica.open(path, queue_bound=queue_bound, busy_timeout=busy_timeout)
+            undo.push_async_callback(replica.close)
+            cursor = await replica.cursor()
+            stream = await Stream.open(settings)
+            undo.push_async_callback(stream.close)
+            state = await expect_fit(stream, cursor, body_bytes=body_bytes)
+            log = cls(stream, replica, state, cursor.sequence, queue_bound=queue_bound, observe=observe)
+            undo.pop_all()
+        return log
+
+    async def append(self, verified: Verified) -> Appended:
+        """See `Log.append`. After `LogUnavailable` it may still appear."""
+        return (await self._group_commit.append([verified]))[0]
+
+    async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
+        """See `Log.append_all`: one frame. Raises `LogUnavailable` where it does not fit into a message."""
+        return await self._group_commit.append(batch) if batch else []
+
+    async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
+        """See `Log.append_erasure`. The record and what it erases travel in one frame."""
+
+        async def erase() -> Appended:
+            return (await self._commit([verified], erasing=positions))[0]
+
+        return await self._group_commit.alone(erase)
+
+    async def caught_up(self, timeout: float | None = None) -> bool:
+        """Return True as soon as everything that was in the stream is applied; False after `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._level.wait()
+        return self._level.is_set()
+
+    def behind(self) -> Behind:
+        """How far the replica is behind what is known of the stream now."""
+        messages = max(0, self.state.last - self._replicator.sequence)
+        if not self._level.is_set():
+            return Behind(messages, float("inf"))
+        since_level = asyncio.get_running_loop().time() - self._level_at
+        return Behind(messages, max(0.0, min(since_level, time.time() - self._replicator.applied_at)))
+
+    async def probe(self) -> None:
+        """Whether records could be taken now. Raises as `append` does."""
+        now = asyncio.get_running_loop().time()
+        if not self._stream.is_connected:
+            raise LogUnavailable("there is no connection to NATS: records are refused until one of its servers answers")
+        if self._replicator.trouble is not None:
+            raise LogUnavailable(f"the stream is not applied: {self._replicator.trouble}")
+        self._expect_level()
+        if now - self._looked_at > SILENT_SECONDS:
+            raise LogUnavailable(f"the stream has said nothing for {now - self._looked_at:.0f} s: has it a leader?")
+        if self._failed is not None and now - self._failed[1] < FAILURE_SECONDS:
+            raise LogUnavailable(f"the last append failed, none has succeeded since: {self._failed[2]}")
+        await self.replica.probe()
+
+    def _expect_level(self) -> None:
+        if not self._level.is_set():
+            raise LogUnavailable(f"this node is catching up: it is {self.behind().messages} messages behind the stream")
+
+    async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
+        self._expect_level()
+        known = await self.replica.positions_of_keys([(each.source, each.dedupe_key) for each in batch])
+        rows = [row_of(each) for each in batch if (each.source, each.dedupe_key) not in known]
+        given = iter(await self._sent(rows, erasing) if rows else ())
+        answers: list[Appended] = []
+        for each in batch:
+            first = known.get((each.source, each.dedupe_key))
+            answers.append(next(given) if first is None else Appended(first, duplicate=True))
+        return answers
+
+    async def _sent(self, rows: list[FrameRow], erasing: Sequence[int]) -> list[Appended]:
+        """The answers to the records of one frame, once it is acknowledged and applied here."""
+        frame = Frame(secrets.token_bytes(16), self._stream.settings.node, rows, list(erasing))
+        data = encode(frame)
+        if len(data) > self._stream.max_message_bytes:
+            raise LogUnavailable(
+                f"{len(rows)} records in one do not fit into a message of NATS ({len(data)} of "
+                f"{self._stream.max_message_bytes} bytes): raise max_payload in nats-server.conf"
+            )
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        # A queue that waits behind a failure does not wait for another 15 s each.
+        deadline = (
+            now + RETRY_SECONDS if self._failed is None else max(now + ATTEMPT_SECONDS, self._failed[0] + RETRY_SECONDS)
+        )
+        answer = self._waiting[frame.id] = loop.create_future()
+        try:
+            sequence = await self._acknowledged(data, frame.id.hex(), deadline)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._replicator.reached(sequence)
+            except TimeoutError:
+                raise LogUnavailable(
+                    "the stream has it, but this node does not get to applying it: send it again"
+                ) from None
+        except LogError as error:
+            self._failed = (now if self._failed is None else self._failed[0], loop.time(), str(error))
+            raise
+        finally:
+            del self._waiting[frame.id]
+        self._failed = None
+        return answer.result() if answer.done() else await self.replica.answers_to(rows)
+
+    async def _acknowledged(self, data: bytes, message_id: str, deadline: float) -> int:
+        """The sequence of a frame that a majority has. The same bytes again and again until the deadline."""
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        while True:
+            left = deadline - loop.time()
+            try:
+                return await self._stream.publish(data, message_id, min(ATTEMPT_SECONDS, max(left, 0.1)))
+            except LogUnavailable as error:
+                pause = BACK_OFF[min(attempt, len(BACK_OFF) - 1)]
+                if loop.time() + pause >= deadline:
+                    raise LogUnavailable(f"{error}: it may appear later, send it again") from error
+                attempt += 1
+                await asyncio.sleep(pause)
+
+    def _applied(self, frame: Frame, answers: list[Appended] | None) -> None:
+        waiting = self._waiting.get(frame.id)
+        # Only the first application counts: a frame that is there twice is answered by its first.
+        if waiting is not None and answers is not None and not waiting.done():
+            waiting.set_result(answers)
+
+    async def _look(self) -> None:
+        """Ask the stream's leader how far the stream is, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS if self._level.is_set() else LOOK_SOON_SECONDS)
+            # Not answered: there is no connection or no leader now; `probe` says for how long.
+            with contextlib.suppress(LogError):
+                asked_at = asyncio.get_running_loop().time()
+                self._saw(await self._stream.state(timeout=ATTEMPT_SECONDS), asked_at)
+
+    def _saw(self, state: StreamState, asked_at: float | None = None) -> None:
+        self.state = state
+        self._looked_at = asyncio.get_running_loop().time()
+        if self._replicator.sequence >= state.last:
+            self._level_at = self._looked_at if asked_at is None else asked_at
+            self._level.set()
+
+    async def close(self) -> None:
+        """See `Log.close`."""
+        await self._group_commit.close()
+        if self._closed:
+            return
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stream.close()
+        await self.replica.close()

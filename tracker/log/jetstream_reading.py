@@ -1,0 +1,195 @@
+"""The replicator: reads the stream from the replica's cursor on and applies it, in order, for as long as the log is open.
+
+    a reader of its own on the servers ── pull ── decode ── queue ── several frames a transaction ── replica
+
+On any doubt (a reader that fell silent, a message that is not the next one, a connection that broke) it begins again from
+the cursor with a new reader. Messages that the stream itself does not have any more cannot be made up for: then it stops
+applying, says so, and looks again from time to time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+from nats.aio.msg import Msg
+
+from tracker.deliveries import Appended
+from tracker.errors import LogCorrupt, LogError
+from tracker.log.frames import Frame, decode
+from tracker.log.jetstream_stream import Inbox, Stream
+from tracker.log.sqlite_following import Entry, Replica
+
+BATCH_MESSAGES = 256
+BATCH_BYTES = 32 * 1024 * 1024
+EXPIRES_SECONDS = 20
+HEARTBEAT_MS = 500
+SILENCE_SECONDS = 2.0
+IDLE_SECONDS = 30
+APPLY_RECORDS = 4_000
+APPLY_BYTES = 8 * 1024 * 1024
+QUEUE_MESSAGES = 64
+BACK_OFF = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+_log = structlog.get_logger("replicator")
+
+
+class Arrived(NamedTuple):
+    """A message read and decoded. `at`: when the stream took it, seconds since the epoch; `frame` None: no frame."""
+
+    entry: Entry
+    frame: Frame | None
+    at: float
+    size: int
+
+
+class _Lost(Exception):
+    """Begin again from the cursor."""
+
+
+Applied = Callable[[Frame, list[Appended] | None], None]
+"""A frame was applied: its answers, None where another process of this node had applied it."""
+
+
+class Replicator:
+    """Follows one stream into one replica. `sequence`: the last message applied. `trouble`: why it does not get on."""
+
+    def __init__(self, stream: Stream, replica: Replica, sequence: int, applied: Applied) -> None:
+        self._stream = stream
+        self._replica = replica
+        self._applied = applied
+        self._moved = asyncio.Event()
+        self.sequence = sequence
+        self.trouble: str | None = None
+        self.applied_at = 0.0
+        """When the stream took what was applied last, seconds since the epoch."""
+
+    async def reached(self, sequence: int) -> None:
+        """Return when everything up to a message is applied."""
+        while self.sequence < sequence:
+            await self._moved.wait()
+
+    async def run(self) -> None:
+        """For ever."""
+        failures = 0
+        while True:
+            before = self.sequence
+            try:
+                await self._follow()
+            except* _Lost as lost:
+                _log.info("reading the stream anew", after=self.sequence, reason=str(lost.exceptions[0]))
+            except* LogError as errors:
+                self.trouble = str(errors.exceptions[0])
+                _log.warning("the stream is not applied", after=self.sequence, reason=self.trouble)
+            except* Exception as errors:
+                first = errors.exceptions[0]
+                self.trouble = f"the replicator failed: {type(first).__name__}"
+                _log.error("the replicator failed", error=type(first).__name__, reason=str(first))
+            failures = 0 if self.sequence > before else failures + 1
+            await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
+
+    async def _follow(self) -> None:
+        queue: asyncio.Queue[Arrived] = asyncio.Queue(QUEUE_MESSAGES)
+        cursor = await self._replica.cursor()
+        self._move(cursor.sequence)  # another process may have been quicker
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read(cursor.sequence, queue))
+            group.create_task(self._apply(queue))
+
+    async def _read(self, after: int, queue: asyncio.Queue[Arrived]) -> None:
+        reader = f"tracker-{secrets.token_hex(8)}"
+        inbox = await self._stream.inbox()
+        try:
+            await self._stream.consumer(reader, after, idle_seconds=IDLE_SECONDS)
+            await self._read_from(reader, inbox, after, queue)
+        finally:
+            await inbox.close()
+            await self._stream.drop_consumer(reader)
+
+    async def _read_from(self, reader: str, inbox: Inbox, after: int, queue: asyncio.Queue[Arrived]) -> None:
+        asked = {
+            "batch": BATCH_MESSAGES, "max_bytes": max(BATCH_BYTES, 2 * self._stream.max_message_bytes),
+            "expires": EXPIRES_SECONDS * 10**9, "idle_heartbeat": HEARTBEAT_MS * 10**6,
+        }  # fmt: skip
+        left = asks = 0
+        while True:
+            # Half of what was asked for is still to come: the servers never wait for us.
+            if left <= BATCH_MESSAGES // 2:
+                await self._stream.pull(reader, f"{inbox.address}.{asks}", asked)
+                asks, left = asks + 1, left + BATCH_MESSAGES
+            message = await _next(inbox)
+            if (status := (message.headers or {}).get("Status")) is not None:
+                left -= _unserved(message, status)
+                continue
+            left -= 1
+            arrived = _arrived(message, self._stream.name)
+            if arrived.entry.sequence != after + 1:
+                await self._expect_there(after + 1)
+                raise _Lost(f"message {arrived.entry.sequence} came after {after}")
+            after += 1
+            await queue.put(arrived)
+
+    async def _expect_there(self, sequence: int) -> None:
+        """Raise `LogCorrupt` where the stream does not have a message any more."""
+        if await self._stream.message(sequence) is None:
+            raise LogCorrupt(
+                f"the stream {self._stream.name} has lost message {sequence}: it can never be applied here; "
+                "copy the replica of a node that has applied it"
+            )
+
+    async def _apply(self, queue: asyncio.Queue[Arrived]) -> None:
+        while True:
+            batch = [await queue.get()]
+            records, size = len(batch[0].entry.rows), batch[0].size
+            while not queue.empty() and records < APPLY_RECORDS and size < APPLY_BYTES:
+                batch.append(queue.get_nowait())
+                records, size = records + len(batch[-1].entry.rows), size + batch[-1].size
+            answers = await self._replica.apply([each.entry for each in batch])
+            self.trouble = None
+            self.applied_at = batch[-1].at
+            for each, given in zip(batch, answers, strict=True):
+                if each.frame is not None:
+                    self._applied(each.frame, given)
+            self._move(batch[-1].entry.sequence)
+
+    def _move(self, sequence: int) -> None:
+        self.sequence = max(self.sequence, sequence)
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+async def _next(inbox: Inbox) -> Msg:
+    if not inbox.arrived.empty():
+        return inbox.arrived.get_nowait()
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            return await inbox.arrived.get()
+    except TimeoutError:
+        raise _Lost(f"the reader said nothing for {SILENCE_SECONDS:.0f} s") from None
+
+
+def _unserved(message: Msg, status: str) -> int:
+    """How much of what was asked for will not come: a status ends its request, or is a heartbeat. Raises `_Lost`."""
+    headers = message.headers or {}
+    if status == "100":
+        return 0
+    if status in {"404", "408"} or "MaxBytes" in headers.get("Description", ""):
+        return int(headers.get("Nats-Pending-Messages", "0"))
+    raise _Lost(f"the reader ended: {status} {headers.get('Description', '')}")
+
+
+def _arrived(message: Msg, stream: str) -> Arrived:
+    """The message of a stream. What was sent elsewhere than to its frames has no rows."""
+    # $JS.ACK.<stream>.<reader>.<times>.<sequence>.<…>.<ns since 1970>.<left>, or with domain and account behind ACK
+    words = message.reply.split(".")
+    sequence, nanoseconds = (words[5], words[7]) if len(words) == 9 else (words[7], words[9])
+    frame = decode(message.data) if message.subject == f"{stream}.frames" else None
+    if frame is None and message.subject == f"{stream}.frames":
+        _log.error("a message of the stream is no frame and is passed over", sequence=int(sequence))
+    digest = hashlib.sha256(message.data).digest()
+    rows, erases = (frame.records, frame.erases) if frame is not None else ((), ())
+    return Arrived(Entry(int(sequence), digest, rows, erases), frame, int(nanoseconds) / 1e9, len(message.data))

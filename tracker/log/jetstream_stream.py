@@ -1,0 +1,338 @@
+"""The stream: connecting to it, making it, refusing a wrong one, publishing with an acknowledgement. No other file talks to NATS.
+
+    <stream>.frames        group commits of all nodes (`frames.py`)
+    <stream>.checkpoints   what nodes say about the tree; in the same stream, so that every node reads them at the same place
+
+Kept for ever: file storage, replicated, no age or size at which old messages go, deletion and purge denied. Its metadata
+say which log it is. What the driver raises becomes `LogUnavailable` here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import ssl
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from tracker.errors import LogMissing, LogUnavailable
+
+FORMAT = "1"
+ASK_SECONDS = 5.0
+CONNECT_SECONDS = 10.0
+RECONNECT_SECONDS: Any = 0.25  # the driver says whole seconds, and sleeps for what it is given
+DUPLICATE_WINDOW_SECONDS = 120
+HEADER_BYTES = 256
+"""What the headers of a message take at most."""
+PENDING_BYTES = 256 * 1024 * 1024
+NO_STREAM, NO_MESSAGE = 10059, 10037
+
+_log = structlog.get_logger("stream")
+
+
+class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach the stream, and what it has to be. `node`: the name of this one. Secrets are never printed."""
+
+    servers: tuple[str, ...]
+    stream: str
+    node: str
+    replicas: int
+    credentials_file: Path | None = None
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    nkey_seed_file: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"StreamSettings({self.stream!r}, …)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too."""
+        return [("stream", self.stream)]
+
+
+class StreamState(NamedTuple):
+    """What the stream's leader says: its settings, the first and last message, the names of its servers."""
+
+    config: dict[str, Any]
+    first: int
+    last: int
+    servers: tuple[str, ...]
+
+    @property
+    def log_id(self) -> str:
+        """Which log it holds; "" where it is not one of ours."""
+        metadata: dict[str, str] = self.config.get("metadata") or {}
+        return metadata.get("tracker_log_id", "")
+
+
+class _Peer(msgspec.Struct):
+    name: str
+
+
+class _Cluster(msgspec.Struct):
+    leader: str = ""
+    replicas: tuple[_Peer, ...] | None = None
+
+
+class _Sequences(msgspec.Struct):
+    first_seq: int
+    last_seq: int
+
+
+class _Told(msgspec.Struct):
+    """An answer of STREAM.INFO, as far as it is needed."""
+
+    config: dict[str, Any]
+    state: _Sequences
+    cluster: _Cluster | None = None
+
+
+class Refused(LogUnavailable):
+    """The server answered with an error; `code` is JetStream's."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message, code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Inbox(NamedTuple):
+    """What is sent to `<address>.<anything>` arrives in the queue, as much as was asked for."""
+
+    address: str
+    arrived: asyncio.Queue[Msg]
+    subscription: Subscription
+
+    async def close(self) -> None:
+        """Nothing arrives any more."""
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self.subscription.unsubscribe()
+
+
+@contextlib.contextmanager
+def ours(what: str) -> Generator[None]:
+    """Whatever the driver raises in here is a `LogUnavailable`."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise LogUnavailable(f"{what}: no answer in time") from error
+    except (nats.errors.Error, OSError, ValueError) as error:
+        raise LogUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
+
+
+class Stream:
+    """A connection to one stream, kept up for ever in the background. Made by `open`."""
+
+    def __init__(self, client: Client, settings: StreamSettings) -> None:
+        self._client = client
+        self.settings = settings
+        self.name = settings.stream
+
+    @classmethod
+    async def open(cls, settings: StreamSettings) -> Stream:
+        """Connect. Raises `LogUnavailable` where none of the servers can be reached or they do not let us in."""
+        client = Client()
+        said = [""]
+
+        async def noted(error: Exception) -> None:
+            reason = str(error) or type(error).__name__
+            if reason != said[0]:
+                said[0] = reason
+                _log.warning("NATS", reason=reason)
+
+        async def reconnected() -> None:
+            said[0] = ""
+            _log.info("connected again", server=client.connected_url.netloc if client.connected_url else "")
+
+        with ours(f"NATS at {', '.join(map(_without_secret, settings.servers))} cannot be reached"):
+            options = _options(settings)
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await client.connect(
+                        list(settings.servers), name=f"tracker {settings.node}", error_cb=noted,
+                        reconnected_cb=reconnected, max_reconnect_attempts=-1, reconnect_time_wait=RECONNECT_SECONDS,
+                        connect_timeout=2, ping_interval=2, max_outstanding_pings=2, pending_size=PENDING_BYTES,
+                        **options,
+                    )  # fmt: skip
+            except TimeoutError:
+                await client.close()
+                raise OSError(said[0] or "nobody answers") from None
+        return cls(client, settings)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._client.is_connected
+
+    @property
+    def max_message_bytes(self) -> int:
+        """How long the body of a message may be."""
+        return self._client.max_payload - HEADER_BYTES
+
+    async def state(self, *, timeout: float = ASK_SECONDS) -> StreamState:
+        """What the stream's leader says now. Raises `LogMissing` where there is no such stream, `LogUnavailable`."""
+        try:
+            found = await self._ask(f"STREAM.INFO.{self.name}", {}, timeout)
+        except Refused as error:
+            if error.code == NO_STREAM:
+                raise LogMissing(
+                    f"there is no stream {self.name!r}: check jetstream.stream, or make it with `tracker init`"
+                ) from None
+            raise
+        told = msgspec.convert(found, _Told)
+        cluster = told.cluster or _Cluster()
+        servers = (cluster.leader, *(each.name for each in cluster.replicas or ()))
+        return StreamState(told.config, told.state.first_seq, told.state.last_seq, tuple(filter(None, servers)))
+
+    async def make(self, log_id: str) -> StreamState:
+        """Make the stream. Raises `LogUnavailable` where it cannot be, also when there is one of that name."""
+        await self._ask(f"STREAM.CREATE.{self.name}", wanted(self.settings, log_id), 2 * ASK_SECONDS)
+        return await self.state()
+
+    async def message(self, sequence: int) -> bytes | None:
+        """The message at a sequence, as the leader has it; None where there is none."""
+        try:
+            found = await self._ask(f"STREAM.MSG.GET.{self.name}", {"seq": sequence}, ASK_SECONDS)
+        except Refused as error:
+            if error.code == NO_MESSAGE:
+                return None
+            raise
+        return base64.b64decode(found["message"].get("data", ""))
+
+    async def publish(self, data: bytes, message_id: str, timeout: float) -> int:
+        """Add a frame: its sequence, once the servers have agreed on it. Raises `LogUnavailable`; it may be there then."""
+        if not self._client.is_connected:
+            raise LogUnavailable("there is no connection to NATS")
+        with ours("the stream did not acknowledge"):
+            headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": self.name}
+            answer = await self._client.request(f"{self.name}.frames", data, timeout=timeout, headers=headers)
+        return _answered(answer, "the stream did not take the frame")["seq"]
+
+    async def consumer(self, name: str, after: int, *, idle_seconds: int) -> None:
+        """Make a reader of everything after a sequence; it goes by itself when nobody has asked it for so long."""
+        config = {
+            "name": name, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1, "ack_policy": "none",
+            "replay_policy": "instant", "mem_storage": True, "num_replicas": 1, "inactive_threshold": idle_seconds * 10**9,
+            "max_waiting": 16,
+        }  # fmt: skip
+        asked = {"stream_name": self.name, "config": config, "action": "create"}
+        await self._ask(f"CONSUMER.CREATE.{self.name}.{name}", asked, ASK_SECONDS)
+
+    async def drop_consumer(self, name: str) -> None:
+        """Let a reader go. It would go by itself; whatever is in the way is passed over."""
+        with contextlib.suppress(LogUnavailable):
+            await self._ask(f"CONSUMER.DELETE.{self.name}.{name}", {}, 1.0)
+
+    async def inbox(self) -> Inbox:
+        """An address of our own."""
+        with ours("NATS"):
+            address = self._client.new_inbox()
+            arrived: asyncio.Queue[Msg] = asyncio.Queue()
+            subscription = await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType] - a Future of anything
+                f"{address}.*", cb=arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        return Inbox(address, arrived, subscription)
+
+    async def pull(self, consumer: str, reply: str, asked: dict[str, Any]) -> None:
+        """Ask a reader for messages."""
+        with ours("NATS"):
+            subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{consumer}"
+            await self._client.publish(subject, msgspec.json.encode(asked), reply=reply)
+
+    async def close(self) -> None:
+        """Let go of the connection. Idempotent."""
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self._client.close()
+
+    async def _ask(self, what: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if not self._client.is_connected:
+            raise LogUnavailable("there is no connection to NATS")
+        with ours("JetStream"):
+            answer = await self._client.request(f"$JS.API.{what}", msgspec.json.encode(asked), timeout=timeout)
+        return _answered(answer, "JetStream")
+
+
+def wanted(settings: StreamSettings, log_id: str) -> dict[str, Any]:
+    """The settings of a stream that keeps a log."""
+    return {
+        "name": settings.stream, "subjects": [f"{settings.stream}.frames", f"{settings.stream}.checkpoints"],
+        "storage": "file", "num_replicas": settings.replicas, "retention": "limits", "discard": "new",
+        "max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": -1, "max_msg_size": -1,
+        "max_consumers": -1, "deny_delete": True, "deny_purge": True, "sealed": False, "allow_rollup_hdrs": False,
+        "allow_direct": True, "duplicate_window": DUPLICATE_WINDOW_SECONDS * 10**9,
+        "metadata": {"tracker_log_id": log_id, "tracker_format": FORMAT},
+    }  # fmt: skip
+
+
+OTHERWISE = {
+    "no_ack": False, "allow_msg_ttl": False, "allow_msg_counter": False, "subject_delete_marker_ttl": 0,
+    "mirror": None, "sources": None, "subject_transform": None, "persist_mode": None,
+}  # fmt: skip
+"""What a server leaves out where it is so; anything else in its place would lose or change messages."""
+
+
+def differences(state: StreamState, settings: StreamSettings) -> list[str]:
+    """What of a stream's settings is not as a log needs it: "max_age is 3600000000000, not 0"."""
+    needed: dict[str, Any] = OTHERWISE | wanted(settings, state.log_id)
+    for free in ("name", "metadata", "max_consumers", "allow_direct"):
+        del needed[free]
+    found: list[str] = []
+    for key, value in needed.items():
+        has = state.config.get(key)
+        if _plain(has) != _plain(value):
+            found.append(f"{key} is {msgspec.json.encode(has).decode()}, not {msgspec.json.encode(value).decode()}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A setting to compare: what is left out, empty or the default says the same."""
+    if isinstance(value, list):
+        return sorted(map(str, cast("list[object]", value))) or None
+    return None if value in {False, "", "default"} else value
+
+
+def _options(settings: StreamSettings) -> dict[str, Any]:
+    """How the driver is told who we are."""
+    options: dict[str, Any] = {
+        "user_credentials": settings.credentials_file and str(settings.credentials_file),
+        "nkeys_seed": settings.nkey_seed_file and str(settings.nkey_seed_file),
+        "user": settings.user,
+        "password": settings.password,
+        "token": settings.token,
+    }
+    if settings.tls_ca or settings.tls_cert or any(each.startswith("tls://") for each in settings.servers):
+        context = ssl.create_default_context(cafile=settings.tls_ca)
+        if settings.tls_cert is not None:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        options["tls"] = context
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _without_secret(server: str) -> str:
+    return server.rpartition("@")[2]
+
+
+def _answered(answer: Msg, what: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.json.decode(answer.data)
+    except msgspec.DecodeError as error:
+        raise LogUnavailable(f"{what}: the answer cannot be read") from error
+    if "error" in found:
+        error = found["error"]
+        raise Refused(f"{what}: {error.get('description', 'refused')}", error.get("err_code", 0))
+    return found
