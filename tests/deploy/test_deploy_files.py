@@ -105,7 +105,7 @@ def test_nats_server_accepts_its_configuration(name: str, tmp_path: Path) -> Non
         certificate(tmp_path)
         config.write_text(config.read_text("utf-8").replace("/etc/nats/", f"{tmp_path}/"), "utf-8")
     servers = {f"NATS_{n}": f"nats://nats-{n}.example:6222" for n in (1, 2, 3)}
-    passes(tool, "-t", "--config", config, NATS_NAME="nats-1", **servers)
+    passes(tool, "-t", "--config", config, NATS_NAME="nats-1.example", **servers)
 
 
 def test_every_nats_configuration_syncs_always_and_takes_our_frames() -> None:
