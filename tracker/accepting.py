@@ -4,8 +4,8 @@
                                        └─ in it: the spare server: 503 with Retry-After, then closed
 
 A system gives out the lowest free number, so the number says how many are open, whoever opened them. The event loop must not
-run out: it would leave new connections waiting without an answer, /readyz among them. What the reserve is for besides: files
-that are opened while we run (views that are made anew, bundles).
+run out: it would leave new connections waiting, or (uvloop) close them, without an answer, /readyz among them. What the
+reserve is for besides: files that are opened while we run (views that are made anew, bundles).
 """
 
 from __future__ import annotations

@@ -29,6 +29,11 @@ from tracker.erasing import Plan, Selection
 from tracker.errors import ConfigInvalid, ParameterInvalid
 from tracker.importer import FileReport
 
+try:
+    from uvloop import new_event_loop
+except ImportError:  # not for Windows; asyncio's own loop does the same, slower
+    new_event_loop = None
+
 
 def init(arguments: argparse.Namespace) -> int:
     """Make config.toml where there is none, then the log."""
@@ -55,7 +60,8 @@ def serve(arguments: argparse.Namespace) -> int:
             why = "" if arguments.link else "no [access] keys: "
             printing.say(f"{why}open this link once to read: {address}{link}")
 
-    asyncio.run(service.serve(arguments.config, port=arguments.port, link=arguments.link, ready=ready))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(service.serve(arguments.config, port=arguments.port, link=arguments.link, ready=ready))
     return 0
 
 
