@@ -20,8 +20,11 @@ from aiohttp import web
 from tracker.api.answers import Alive, Readiness
 from tracker.api.problems import encoded, problem
 
-RESERVE = 128
-"""Descriptors kept back; where few are allowed, a quarter of them."""
+RESERVE = 1280
+"""Descriptors kept back, more than the backlog lets in at one time; where few are allowed, a quarter of them.
+
+LIMIT: whoever comes in a burst larger than the reserve is not answered: uvloop closes his connection.
+"""
 RETRY = {"Retry-After": "2"}
 SILENT_SECONDS = 1.0
 """How long a connection may hold a descriptor of the reserve without having been answered."""

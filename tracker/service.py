@@ -21,7 +21,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from tracker import joining, retention
+from tracker import clock_jumps, joining, retention
 from tracker.accepting import Accepting
 from tracker.api.app import Door, add_routes
 from tracker.api.live import Live
@@ -233,6 +233,7 @@ async def _run(station: Station, stop: asyncio.Event, ready: Ready | None, *, li
                 station.live.run(),
                 station.sign(),
                 station.under_way.let_go(),
+                clock_jumps.watch(joining.now),
             ]
             if any(source.retention is not None for source in station.config.sources):
                 lasting.append(retention.keep(station.config.path, station.metrics))

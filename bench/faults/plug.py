@@ -3,7 +3,7 @@
 A real server on an ext4 of its own, under load from 16 senders; then everything that was not synced is gone at one instant
 (`tests/powered.py`), and a server is started on what is left. Every 200 has to be in the log at its position, without a
 gap; the views come up by themselves and `rebuild --check` finds them equal; `verify` finds nothing. First of all the
-plug is pulled right after `tracker init`. The control is the same with synchronous=OFF: it has to lose something, or the
+plug is pulled right after `tracker init`; of three later ones, one right after a `tracker rebuild`, one in the middle of it. The control is the same with synchronous=OFF: it has to lose something, or the
 cut is no cut. Needs root and loop devices. Prints a table; exit code 1 when anything is not so.
 """
 
@@ -14,6 +14,7 @@ import asyncio
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,6 +71,19 @@ class Calls:
                 self.queue[:0] = [(vendor, sent) for sent in told]
             self._told += 1
         return self.queue
+
+
+def pull(disk: Disk) -> None:
+    """Cut, and mount again. Whoever else holds the old mount (a namespace made meanwhile) keeps it dead: try until it is gone."""
+    disk.cut_power()
+    for _ in range(40):
+        try:
+            os.listdir(disk.path)
+            return
+        except OSError:
+            subprocess.run(["umount", str(disk.path)], check=True)
+            time.sleep(0.5)
+            disk.mount()
 
 
 def on(disk: Disk, name: str, kind: type[Running] = Running) -> Running:
@@ -131,13 +145,15 @@ async def pulled(disk: Disk, cuts: int, drawn: random.Random) -> list[str]:
     """One log through all the cuts."""
     running, calls, answered = on(disk, "full"), Calls(), Answered()
     code, _, complaint = await running.run("init")
-    disk.cut_power()
+    pull(disk)
     faults = [complaint] if code else []
     anew = lost = gaps = count = 0
     for number in range(cuts):
         await running.start()
         await under_load(running, calls, answered, drawn.uniform(0.2, 2.0))
-        disk.cut_power()
+        if number % 3:
+            await rebuilt(running, drawn.uniform(0.5, 2.0) if number % 3 == 1 else None)
+        pull(disk)
         count, gone, holes = await lost_of(running.log_path, answered)
         lost, gaps = lost + gone, gaps + holes
         before = running.printed.stat().st_size
@@ -148,6 +164,19 @@ async def pulled(disk: Disk, cuts: int, drawn: random.Random) -> list[str]:
     return faults + ([f"{lost} lost, {gaps} gaps"] if lost or gaps else [])
 
 
+async def rebuilt(running: Running, seconds: float | None) -> None:
+    """`tracker rebuild`, killed after so many seconds, or to its end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tracker", "rebuild", "--config", str(running.config),
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        await asyncio.wait_for(process.wait(), seconds)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
 async def control(disk: Disk, cuts: int, drawn: random.Random) -> list[str]:
     """A new log each time, without a sync."""
     calls, total, lost, count = Calls(), 0, 0, 0
@@ -156,7 +185,7 @@ async def control(disk: Disk, cuts: int, drawn: random.Random) -> list[str]:
         await running.start(init=True)
         os.sync()
         await under_load(running, calls, answered, drawn.uniform(0.2, 2.0))
-        disk.cut_power()
+        pull(disk)
         here, gone, _ = await lost_of(running.log_path, answered)
         total, lost, count = total + len(answered), lost + gone, count + here
         shutil.rmtree(running.folder, ignore_errors=True)
