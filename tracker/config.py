@@ -21,6 +21,7 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from tracker.config_evidence import EvidenceConfig, read_evidence
+from tracker.config_jetstream import JetstreamConfig, read_jetstream
 from tracker.config_sealing import SealingConfig, read_sealing
 from tracker.config_secrets import Lookup
 from tracker.config_tables import Algorithm, Engine, FileTables, Guarded, KeyTable, ServerTable, SourceTable
@@ -108,6 +109,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     server: ServerConfig
     log: LogConfig
+    jetstream: JetstreamConfig
     views_path: Path
     evidence: EvidenceConfig
     sealing: SealingConfig
@@ -151,6 +153,8 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
     log_path, views_path = _paths(tables, path.parent)
     evidence = read_evidence(tables.evidence, path.parent)
     sealing = read_sealing(tables.sealing, path.parent, lookup)
+    if sealing.masters and tables.log.engine == "jetstream":
+        raise ConfigInvalid('sealing.keys: with log.engine = "jetstream" bodies are kept in clear: remove [sealing]')
     sources = _sources(tables.sources, lookup)
     for n, source in enumerate(sources):
         if source.retention is not None and not sealing.masters:
@@ -165,6 +169,7 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
         path=path,
         server=_server(tables.server),
         log=LogConfig(engine=tables.log.engine, path=log_path, queue_bound=tables.log.queue_bound),
+        jetstream=read_jetstream(tables.jetstream, path.parent, lookup),
         views_path=views_path,
         evidence=evidence,
         sealing=sealing,

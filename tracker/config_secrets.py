@@ -110,6 +110,16 @@ class Lookup:
             text = self._variable(text, at) if key == "secret_env" else self._file(text, at)
         return _filled((text,), at)[0]
 
+    def text(self, variable: str | None, file: str | None, where: str, name: str) -> str | None:
+        """The secret that `<name>_env` or `<name>_file` leads to; None where neither is given. Raises `ConfigInvalid`."""
+        if variable is not None and file is not None:
+            raise ConfigInvalid(f"{where}.{name}_file: given beside {name}_env: keep one of the two")
+        if variable is not None:
+            return _filled((self._variable(variable, f"{where}.{name}_env"),), f"{where}.{name}_env")[0]
+        if file is not None:
+            return _filled((self._file(file, f"{where}.{name}_file"),), f"{where}.{name}_file")[0]
+        return None
+
     def access_key(self, table: KeyTexts, where: str) -> tuple[str | None, str | None, str | None]:
         """(secret, public key, private key) of a read key: a text for HS256, PEM for the others. Raises `ConfigInvalid`."""
         secret_keys, pem_keys = ("secret", "secret_env", "secret_file"), ("public_key_file", "private_key_file")

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from tracker.config_evidence import EvidenceTable
+from tracker.config_jetstream import JetstreamTable
 from tracker.config_sealing import SealingTable
 
-Engine = Literal["sqlite"]
+Engine = Literal["sqlite", "jetstream"]
 Algorithm = Literal["HS256", "RS256", "EdDSA"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -92,6 +93,7 @@ class FileTables(msgspec.Struct, frozen=True, kw_only=True):
 
     server: ServerTable = ServerTable()
     log: LogTable = LogTable()
+    jetstream: JetstreamTable = JetstreamTable()
     views: ViewsTable = ViewsTable()
     evidence: EvidenceTable = EvidenceTable()
     sealing: SealingTable = SealingTable()

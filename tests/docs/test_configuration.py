@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tracker import config, config_evidence, config_sealing, config_tables
+from tracker import config, config_evidence, config_jetstream, config_sealing, config_tables
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
@@ -17,6 +17,7 @@ EXAMPLE = ROOT / "config.toml"
 TABLES = {
     "[server]": config_tables.ServerTable,
     "[log]": config_tables.LogTable,
+    "[jetstream]": config_jetstream.JetstreamTable,
     "[views]": config_tables.ViewsTable,
     "[evidence]": config_evidence.EvidenceTable,
     "[sealing]": config_sealing.SealingTable,
@@ -61,7 +62,7 @@ def test_the_page_gives_the_defaults_there_are(name: str) -> None:
     for field in msgspec.structs.fields(TABLES[name]):
         if isinstance(field.default, str | int):
             row = next(line for line in sections()[name].splitlines() if line.startswith(f"| `{field.name}`"))
-            shown = f'"{field.default}"' if isinstance(field.default, str) else str(field.default)
+            shown = f'"{field.default}"' if isinstance(field.default, str) else str(field.default).lower()
             assert f"`{shown}`" in row
 
 
