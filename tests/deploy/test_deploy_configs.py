@@ -1,0 +1,80 @@
+"""Every config.toml under deploy/ is one that Tracker reads, and what has to be the same in several files is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tracker.config import Config, load
+
+from tests.deployed import DEPLOY
+
+FILES = sorted(str(each.relative_to(DEPLOY)) for each in DEPLOY.rglob("*.toml"))
+CLUSTERED = [each for each in FILES if each != "config.toml"]
+SECRETS = {
+    "read_key": "a-read-key-of-at-least-thirty-two-bytes",
+    "livekit_keys": 'APIxxxxxxxx = "its secret"',
+    "nats_tracker_password": "a password",
+    "nats_maker_password": "a password",
+    "ca.pem": "",
+}
+
+
+def loaded(name: str, folder: Path) -> Config:
+    """The file with its secrets beside it, as on the machine it is for."""
+    (folder / "secrets").mkdir(exist_ok=True)
+    for secret, value in SECRETS.items():
+        (folder / "secrets" / secret).write_text(value, "utf-8")
+    copy = folder / "config.toml"
+    copy.write_text((DEPLOY / name).read_text("utf-8").replace("/run/secrets/", "secrets/"), "utf-8")
+    return load(copy, {})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_tracker_reads_the_file(name: str, tmp_path: Path) -> None:
+    config = loaded(name, tmp_path)
+    assert config.log.engine == ("sqlite" if name == "config.toml" else "jetstream")
+    assert config.access.keys
+    assert [source.name for source in config.sources] == ["lk"]
+    if not name.endswith("init.toml"):
+        kept = (config.log.path, config.views_path, config.evidence.key_file, config.evidence.file)
+        assert {path.parent for path in kept} == {Path("/var/lib/tracker")}
+
+
+@pytest.mark.parametrize("name", CLUSTERED)
+def test_three_servers_are_asked_as_the_least_user_that_will_do(name: str, tmp_path: Path) -> None:
+    jetstream = loaded(name, tmp_path).jetstream
+    assert len(jetstream.servers) == len(jetstream.monitoring) == 3
+    assert jetstream.replicas == 3
+    assert jetstream.stream == "tracker"
+    assert jetstream.user == ("maker" if name.endswith("init.toml") else "tracker")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("compose/tracker-a.toml", "compose/tracker-b.toml"), ("kubernetes/tracker-0.toml", "kubernetes/tracker-1.toml")],
+)
+def test_nodes_differ_in_their_name_and_in_who_signs_alone(one: str, other: str, tmp_path: Path) -> None:
+    texts = [re.sub(r" *#.*", "", (DEPLOY / name).read_text("utf-8")) for name in (one, other)]
+    assert [("signs = true" in text, "signs = false" in text) for text in texts] == [(True, False), (False, True)]
+    plain = [re.sub(r'^(node = "|signs = ).*', r"\1", text, flags=re.MULTILINE) for text in texts]
+    assert plain[0] == plain[1]
+    nodes = [loaded(name, tmp_path).jetstream.node for name in (one, other)]
+    assert nodes[0] != nodes[1]
+
+
+def test_a_file_of_the_cluster_of_pods_is_named_like_its_pod(tmp_path: Path) -> None:
+    for n in (0, 1):
+        assert loaded(f"kubernetes/tracker-{n}.toml", tmp_path).jetstream.node == f"tracker-{n}"
+        assert f"- tracker-{n}.toml\n" in (DEPLOY / "kubernetes" / "kustomization.yaml").read_text("utf-8")
+
+
+def test_every_secret_a_file_names_is_handed_to_it() -> None:
+    compose = (DEPLOY / "compose.yaml").read_text("utf-8")
+    kubernetes = (DEPLOY / "kubernetes" / "secret.example.yaml").read_text("utf-8")
+    for name, handed in (("compose/tracker-a.toml", compose), ("kubernetes/tracker-0.toml", kubernetes)):
+        named = set(re.findall(r"/run/secrets/(\w+)", (DEPLOY / name).read_text("utf-8")))
+        assert named == {"nats_tracker_password", "read_key", "livekit_keys"}
+        assert all(re.search(rf"^ +{secret}: ", handed, re.MULTILINE) for secret in named)
