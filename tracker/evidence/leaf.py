@@ -15,6 +15,7 @@ guessed from it. The leaf's hash is SHA-256 of 0x00 and the leaf. docs/evidence.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import struct
@@ -55,14 +56,22 @@ def leaf_of(
     commitment: bytes = b"",
 ) -> bytes:
     """The bytes of a leaf."""
-    parts = [PREFIX, _POSITION.pack(8, position)]
-    for text in (source, vendor, event, dedupe_key):
-        encoded = text.encode()
-        parts += (_LENGTH.pack(len(encoded)), encoded)
-    parts.append(_MOMENT.pack(8, received_at))
-    for piece in (origin.encode(), kept, commitment):
-        parts += (_LENGTH.pack(len(piece)), piece)
-    return b"".join(parts)
+    return b"".join((
+        PREFIX, _POSITION.pack(8, position),
+        _text(source), _text(vendor), _piece(event.encode()), _piece(dedupe_key.encode()),
+        _MOMENT.pack(8, received_at),
+        _text(origin), _piece(kept), _piece(commitment),
+    ))  # fmt: skip
+
+
+def _piece(piece: bytes) -> bytes:
+    return _LENGTH.pack(len(piece)) + piece
+
+
+@functools.lru_cache(maxsize=1024)
+def _text(text: str) -> bytes:
+    # Names from config.toml and our own words: never what a sender chose.
+    return _piece(text.encode())
 
 
 def record_leaf(
