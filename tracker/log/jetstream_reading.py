@@ -177,7 +177,9 @@ def _unserved(message: Msg, status: str) -> int:
     headers = message.headers or {}
     if status == "100":
         return 0
-    if status in {"404", "408"} or "MaxBytes" in headers.get("Description", ""):
+    if status in {"404", "408"} or any(
+        each in headers.get("Description", "") for each in ("MaxBytes", "Batch Completed")
+    ):
         return int(headers.get("Nats-Pending-Messages", "0"))
     raise _Lost(f"the reader ended: {status} {headers.get('Description', '')}")
 
