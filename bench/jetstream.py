@@ -1,7 +1,9 @@
-"""The cluster, with and without Tracker: `python -m bench.jetstream [--events 50000] [--only bare]`.
+"""The cluster, with and without Tracker: `python -m bench.jetstream [--events 50000] [--only bare|tracker]`.
 
 Three servers that sync always, on this machine; every publisher and reader is a process of its own. Events are about 600
-bytes as they are kept. `bare`: nats-py alone publishes frames, one in flight as a node does, and reads them again.
+bytes as they are kept. `bare`: nats-py alone publishes Tracker's frames, one in flight as a node does, and reads them again,
+as they are and packed with zstd as Tracker packs them. `tracker ingest`: answered, that is acknowledged and applied, tree and
+all, on the node itself. `tracker catch-up`: a node that starts empty on what two nodes wrote.
 Prints events per second of all processes of a row together, and the processor time of one of them per event.
 """
 
@@ -21,12 +23,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 import nats
+import structlog
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from nats.js.errors import ServiceUnavailableError
 
 from tests.clustered import Cluster
 from tracker.deliveries import Verified
 from tracker.log.frames import CLEAR, MAGIC, VERSION, Frame, decode, encode, row_of
+from tracker.log.jetstream import JetstreamLog
+from tracker.log.jetstream_checking import join
+from tracker.log.jetstream_stream import StreamSettings
+from tracker.log.sqlite_following import Replica
 
 STARTED = 1_700_000_000_000_000
 PROOF = b'{"iss":"APIx1","sha256":"ok","nbf":1700000000,"exp":1700000300}'
@@ -110,7 +117,46 @@ async def bare_read(urls: list[str], stream: str, node: str, count: int, size: i
     return said
 
 
-WORK = {"bare publish": bare_publish, "bare read": bare_read}
+async def tracker_ingest(urls: list[str], stream: str, node: str, count: int, size: int, *, folder: str) -> Said:
+    """Callers that append one event after the other, twice as many as a frame holds: while one is under way, the next fills."""
+    records = iter(events(node, count))
+    log = await _opened(urls, stream, node, folder)
+    await log.caught_up()
+
+    async def call() -> None:
+        for each in records:
+            await log.append(each)
+
+    await _together()
+    began, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(call() for _ in range(2 * size)))
+    said = Said(count, time.perf_counter() - began, time.process_time() - cpu)
+    await log.close()
+    return said
+
+
+async def tracker_catch_up(urls: list[str], stream: str, node: str, count: int, size: int, *, folder: str) -> Said:
+    """An empty node until it is level: rows, leaves and tree of everything in its file."""
+    await _together()
+    began, cpu = time.perf_counter(), time.process_time()
+    log = await _opened(urls, stream, node, folder)
+    await log.caught_up()
+    said = Said(await log.head(), time.perf_counter() - began, time.process_time() - cpu)
+    await log.close()
+    return said
+
+
+async def _opened(urls: list[str], stream: str, node: str, folder: str) -> JetstreamLog:
+    settings = StreamSettings(servers=tuple(urls), stream=stream, node=node, replicas=3)
+    path = Path(folder) / f"{stream}-{node}" / "log.db"
+    await Replica.begin(path, log_id=await join(settings, stream), stream=stream)
+    return await JetstreamLog.open(path, settings)
+
+
+WORK = {
+    "bare publish": bare_publish, "bare read": bare_read,
+    "tracker ingest": tracker_ingest, "tracker catch-up": tracker_catch_up,
+}  # fmt: skip
 
 
 async def _together() -> None:
@@ -152,30 +198,45 @@ async def make_stream(cluster: Cluster, name: str) -> None:
     await client.close()
 
 
-async def table(count: int) -> None:
+async def table(count: int, only: str | None) -> None:
     """Everything in one run, on one cluster."""
     with tempfile.TemporaryDirectory() as folder:
-        async with Cluster(Path(folder)) as cluster:
+        async with Cluster(Path(folder) / "servers") as cluster:
             print(f"{'':22} {'nodes':>5} {'frame':>6} {'events/s':>10} {'cpu us':>8}")
-            for packed in (False, True):
-                for size in (100, 500):
-                    for nodes in (("a",), ("a", "b")):
-                        stream = f"bare-{size}-{len(nodes)}-{packed}"
-                        await make_stream(cluster, stream)
-                        await row("bare publish", cluster, stream, nodes, count, size, packed=packed)
-                    await row("bare read", cluster, f"bare-{size}-1-{packed}", ("r",), count, size, packed=packed)
+            for size in (100, 500):
+                if only != "tracker":
+                    await bare_rows(cluster, count, size)
+                if only != "bare":
+                    await tracker_rows(cluster, count, size, folder)
+
+
+async def bare_rows(cluster: Cluster, count: int, size: int) -> None:
+    for packed in (False, True):
+        for nodes in (("a",), ("a", "b")):
+            stream = f"bare-{size}-{len(nodes)}-{packed}"
+            await make_stream(cluster, stream)
+            await row("bare publish", cluster, stream, nodes, count, size, packed=packed)
+        await row("bare read", cluster, f"bare-{size}-2-{packed}", ("r",), 2 * count, size, packed=packed)
+
+
+async def tracker_rows(cluster: Cluster, count: int, size: int, folder: str) -> None:
+    for nodes in (("a",), ("a", "b")):
+        await row("tracker ingest", cluster, f"log-{size}-{len(nodes)}", nodes, count, size, folder=folder)
+    await row("tracker catch-up", cluster, f"log-{size}-2", ("c",), 2 * count, size, folder=folder)
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--events", type=int, default=50_000, help="of each process")
+    asked.add_argument("--only", choices=("bare", "tracker"))
     asked.add_argument("--work", help=argparse.SUPPRESS)
     given = asked.parse_args()
     if given.work:
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         what = json.loads(given.work)
         print(json.dumps(asyncio.run(WORK[what.pop("what")](**what))))
     else:
-        asyncio.run(table(given.events))
+        asyncio.run(table(given.events, given.only))
 
 
 if __name__ == "__main__":
