@@ -1,19 +1,29 @@
-"""Varied deliveries to measure with: whole calls of the demo, told about other people, rooms, places and devices.
+"""Varied deliveries to measure with, of two kinds.
 
-No two calls have the same names, addresses, ids or times; each body is signed as its vendor signs and verified as ingest
-does, so that dedupe keys and proofs are the real ones.
+calls     whole calls of the demo, told about other people, rooms, places and devices
+samples   the bodies of tests/samples, whose fields are as full as the vendors send them, over and over with every id,
+          number, address and time changed
+
+No two deliveries have the same ids or times; each body is signed as its vendor signs and verified as ingest does, so that
+dedupe keys and proofs are the real ones.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import string
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from tracker.deliveries import Delivery, Verified
 from tracker.demo_calls import ISSUERS, sign, whole_call
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.sampled import samples  # noqa: E402 - read from the checkout
 
 START = 1_700_000_000_000_000
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
@@ -47,6 +57,54 @@ def told_of_others(body: bytes, chance: random.Random, people: tuple[str, str], 
     return text.encode()
 
 
+# Ids (letters and digits mixed), hexadecimal pieces of UUIDs, and numbers of four digits and more.
+CHANGING = re.compile(r"[0-9]{4,}|(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{8,}|(?<=-)[0-9a-f]{4}(?=-)")
+
+
+def changed(text: str, chance: random.Random, known: dict[str, str]) -> str:
+    """A body with everything in it changed that tells one call from another; the same id always to the same (`known`)."""
+
+    def another(found: re.Match[str]) -> str:
+        old = found.group()
+        if old not in known:
+            if old.isdigit():  # keeps its first digits: times are of one age
+                kept = min(len(old) // 3, 4)
+                known[old] = old[:kept] + "".join(chance.choices(string.digits, k=len(old) - kept))
+            elif set(old) <= set(string.hexdigits.lower()):
+                known[old] = "".join(chance.choices("0123456789abcdef", k=len(old)))
+            else:
+                kept = re.match(r"(TR_|PA_|EV_|RM_|EG_|str_|con_)?", old).end()  # type: ignore[union-attr]
+                letters = string.ascii_letters + string.digits
+                known[old] = old[:kept] + "".join(chance.choices(letters, k=len(old) - kept))
+        return known[old]
+
+    return CHANGING.sub(another, text)
+
+
+def sampled(vendor: str, seed: int = 0) -> Iterator[Verified]:
+    """Without end: the samples of a vendor round by round, each time others, verified."""
+    source = source_of(vendor)
+    chance = random.Random(f"samples:{vendor}:{seed}")
+    bodies = sorted({sample.body.decode("latin1") for sample in samples() if sample.vendor == vendor})
+    now = START
+    while True:
+        known: dict[str, str] = {}
+        for text in bodies:
+            now += chance.randrange(MINUTE)
+            body = changed(text, chance, known).encode("latin1")
+            headers, suffix, query = sign(vendor, body, SECRET, now)
+            yield source.verify(_delivery(vendor, body, now, headers, suffix, query))
+
+
+def _delivery(
+    vendor: str, body: bytes, now: int, headers: dict[str, str], suffix: str, query: dict[str, str]
+) -> Delivery:
+    return Delivery(
+        source=vendor, body=body, received_at=now, headers={name.lower(): value for name, value in headers.items()},
+        query=query, token=suffix.removeprefix("/") or None,
+    )  # fmt: skip
+
+
 def _name(chance: random.Random, least: int, most: int) -> str:
     return "".join(chance.choices(SYLLABLES, k=chance.randint(least, most)))
 
@@ -64,10 +122,8 @@ def deliveries(vendor: str, seed: int = 0) -> Iterator[Verified]:
         for sent in whole_call(vendor, now, seed=chance.getrandbits(30), pace=chance.uniform(0.2, 20)):
             body = told_of_others(sent.body, random.Random(place), people, room)
             headers, suffix, query = sign(vendor, body, SECRET, sent.at)
-            yield source.verify(
-                Delivery(
-                    source=vendor, body=body, received_at=sent.at + chance.randrange(500_000),
-                    headers={name.lower(): value for name, value in headers.items()}, query=query | sent.query,
-                    token=suffix.removeprefix("/") or None,
-                )
-            )  # fmt: skip
+            arrived = sent.at + chance.randrange(500_000)
+            yield source.verify(_delivery(vendor, body, arrived, headers, suffix, query | sent.query))
+
+
+KINDS = {"calls": deliveries, "samples": sampled}

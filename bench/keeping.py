@@ -1,0 +1,139 @@
+"""What keeping costs: `python bench/keeping.py [--events 50000] [--kinds calls,samples] [--vendors livekit,…]`.
+
+For each vendor and kind of traffic (`traffic.py`) a log is filled, packed and as it came, and its views are built. Prints
+bytes an event: the raw bodies and their proofs, the log by its parts, the ratio of the whole log to the raw bodies, the
+views; then what packing costs and saves: processor µs a record of appending (without verifying), reading and rebuilding,
+of both logs by turns in one run, the best of three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import itertools
+import sqlite3
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from traffic import KINDS
+
+from tracker.demo_calls import VENDORS
+from tracker.deliveries import Verified
+from tracker.log import sqlite_packing
+from tracker.log.sqlite import SqliteLog
+from tracker.projector import REBUILD_BATCH, Projector
+from tracker.views.sqlite import SqliteViews
+
+BATCH = 100
+PARTS = {
+    "records": ("records",), "index": ("records_by_end_of_key", "records_of_ours"),
+    "tree": ("leaves", "sealed_leaves", "tiles"),
+}  # fmt: skip
+ALL_PARTS = "SELECT name, sum(pgsize) FROM dbstat GROUP BY name"
+
+
+async def fill(path: Path, events: Sequence[Verified], *, packs: bool) -> float:
+    """Append them a hundred at a time; processor seconds, those of training included."""
+    sqlite_packing.SAMPLE = 1_000 if packs else sys.maxsize
+    await SqliteLog.create(path)
+    log = await SqliteLog.open(path)
+    started = time.process_time()
+    for start in range(0, len(events), BATCH):
+        await log.append_all(events[start : start + BATCH])
+    used = time.process_time() - started
+    await log.close()
+    return used
+
+
+async def read(path: Path) -> float:
+    """Read it once; processor seconds."""
+    log = await SqliteLog.open(path)
+    started = time.process_time()
+    async for _ in log.read(0):
+        pass
+    used = time.process_time() - started
+    await log.close()
+    return used
+
+
+async def rebuild(path: Path, views_path: Path) -> float:
+    """Make views of it; processor seconds."""
+    views_path.unlink(missing_ok=True)
+    log = await SqliteLog.open(path)
+    views = await SqliteViews.build(views_path)
+    started = time.process_time()
+    await Projector(log, views, now=lambda: 0, batch=REBUILD_BATCH).catch_up()
+    await views.finish()
+    used = time.process_time() - started
+    await log.close()
+    return used
+
+
+def parts_of(path: Path) -> dict[str, int]:
+    """Bytes of the file by its parts."""
+    connection = sqlite3.connect(path)
+    sizes = dict(connection.execute(ALL_PARTS))
+    connection.close()
+    found = {part: sum(sizes.pop(name, 0) for name in names) for part, names in PARTS.items()}
+    return found | {"other": sum(sizes.values())}
+
+
+def measure(vendor: str, kind: str, count: int, folder: Path) -> dict[str, Any]:
+    """Fill, read and rebuild both logs by turns."""
+    events = list(itertools.islice(KINDS[kind](vendor), count))
+    best: dict[str, float] = {}
+    gc.freeze()
+    for turn in range(3):
+        for how in ("plain", "packed"):
+            path, views = folder / f"{vendor}-{kind}-{how}-{turn}.db", folder / "views.db"
+            taken = {"append": asyncio.run(fill(path, events, packs=how == "packed"))}
+            taken["read"] = asyncio.run(read(path))
+            taken["rebuild"] = asyncio.run(rebuild(path, views))
+            for what, seconds in taken.items():
+                key = f"{what} {how}"
+                best[key] = min(best.get(key, seconds), seconds)
+            if turn < 2:
+                path.unlink()
+    found: dict[str, Any] = {what: seconds / count * 1e6 for what, seconds in best.items()}
+    for how in ("plain", "packed"):
+        sizes = parts_of(folder / f"{vendor}-{kind}-{how}-2.db")
+        found |= {f"{part} {how}": size / count for part, size in sizes.items()}
+        found[f"log {how}"] = sum(sizes.values()) / count
+    found["body"] = sum(len(event.body) for event in events) / count
+    found["proof"] = sum(len(event.proof) for event in events) / count
+    found["views"] = (folder / "views.db").stat().st_size / count
+    return found
+
+
+def main() -> None:
+    """The tables."""
+    warnings.simplefilter("ignore")
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--events", type=int, default=50_000)
+    asked.add_argument("--kinds", default=",".join(KINDS))
+    asked.add_argument("--vendors", default=",".join(VENDORS))
+    given = asked.parse_args()
+    sizes = ("body", "proof", "log plain", "log packed", "records packed", "index packed", "tree packed", "other packed")
+    costs = ("append", "read", "rebuild")
+    print(f"bytes an event, {given.events} events each")
+    print(f"{'':22}" + "".join(f"{name.removesuffix(' packed'):>10}" for name in sizes) + f"{'log/body':>10}{'views':>8}"
+          + "".join(f"{name + ' µs':>22}" for name in costs))  # fmt: skip
+    for kind, vendor in itertools.product(given.kinds.split(","), given.vendors.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(vendor, kind, given.events, Path(folder))
+        line = f"{kind:8} {vendor:13}" + "".join(f"{found[name]:10.0f}" for name in sizes)
+        line += f"{found['log packed'] / found['body']:10.2f}{found['views']:8.0f}"
+        for cost in costs:
+            before, after = found[f"{cost} plain"], found[f"{cost} packed"]
+            line += f"{before:8.1f} →{after:6.1f} ({after / before:4.2f})"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
