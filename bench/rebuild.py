@@ -21,7 +21,7 @@ import msgspec
 from tracker.demo_calls import ISSUERS, VENDORS, whole_call
 from tracker.interpreting import Interpreter, rare_collections
 from tracker.log.sqlite import SqliteLog
-from tracker.projector import REBUILD_BATCH, Projector
+from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 from tracker.views.sqlite import SqliteViews
@@ -78,7 +78,8 @@ async def rebuild(path: Path) -> int:
     views_path.unlink(missing_ok=True)
     views = await SqliteViews.build(views_path)
     with rare_collections(), Interpreter() if "alone" not in sys.argv else contextlib.nullcontext() as ahead:
-        position = await Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, ahead=ahead).catch_up()
+        projector = Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD, ahead=ahead)
+        position = await projector.catch_up()
     await views.finish()
     await log.close()
     return position

@@ -24,7 +24,7 @@ from tracker.errors import ConfigInvalid, LogCorrupt, LogUnavailable, ViewsMissi
 from tracker.importer import FileReport
 from tracker.log.contract import Log
 from tracker.interpreting import Interpreter, rare_collections
-from tracker.projector import REBUILD_BATCH, Progress, Projector, differences
+from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Progress, Projector, differences
 
 MOST_DIFFERENCES = 20
 PAGE = 1000
@@ -91,7 +91,7 @@ async def import_files(
 ) -> list[FileReport]:
     """See `importer.import_files`. Raises `ConfigInvalid` for an unknown source, `LogError`."""
     source = joining.source(config.source(source_name))
-    async with joining.reading_log(config) as log:
+    async with joining.appending_log(config) as log:
         return await importer.import_files(source, log, files, now=joining.now, progress=progress)
 
 
@@ -185,7 +185,9 @@ async def _build(config: Config, log: Log, path: Path, progress: Progress | None
     hidden = joining.hidden(config)
     async with joining.new_views(path) as fresh:
         with rare_collections(), Interpreter(hidden) as ahead:
-            projector = Projector(log, fresh, now=joining.now, hidden=hidden, batch=REBUILD_BATCH, ahead=ahead)
+            projector = Projector(
+                log, fresh, now=joining.now, hidden=hidden, batch=REBUILD_BATCH, hold=REBUILD_HOLD, ahead=ahead
+            )
             return await projector.catch_up(progress, until=until)
 
 

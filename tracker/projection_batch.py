@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -51,9 +52,11 @@ class Memory:
         self.states: OrderedDict[str, SessionState] = OrderedDict()
         self.rooms: OrderedDict[RoomKey, RoomState] = OrderedDict()
         self.sources: dict[str, tuple[SourceRow, SourceState]] | None = None
+        self.held: OrderedDict[str, None] = OrderedDict()
+        """Sessions that changed since their rows were saved, the least recently changed first: no cache, but what is to be done."""
 
     def trim(self) -> None:
-        """Forget the least recently used."""
+        """Forget the least recently used; never a session that is held, as those were used last."""
         for kept in (self.states, self.rooms):
             while len(kept) > REMEMBERED:
                 kept.popitem(last=False)
@@ -74,32 +77,41 @@ class Batch:
         self._emptied: set[str] = set()
         self._saved: dict[tuple[int, int], SavedEntry] = {}
 
-    async def changes(self, records: Sequence[Record], evidence: Sequence[Evidence]) -> Changes:
-        """Everything these records change in the views."""
+    async def changes(self, records: Sequence[Record], evidence: Sequence[Evidence], *, hold: int = 0) -> Changes:
+        """Everything these records change in the views, except the rows of the `hold` sessions that changed last.
+
+        Those are held in memory, to be rendered once they have not changed for a while, or by `rest`.
+        """
+        assert hold <= REMEMBERED  # noqa: S101 - a constant of the projector's
         rechecked = await self._learn_sources(records, evidence)
-        rooms = await self._load_rooms(evidence)
+        named = [_room_of(item) for item in evidence]
+        rooms = await self._load_rooms({key for key in named if key is not None})
         before = {key: self._resolve(key, rooms[key]) for key in rooms}
-        learned = self._learn_rooms(rooms, evidence)
+        learned = self._learn_rooms(rooms, evidence, named)
         for key in rooms:
             self._runs[key] = self._resolve(key, rooms[key]) if key in learned else before[key]
         moving = await self._moving(learned, before)
-        homes = [self._home(item) for item in evidence]
+        homes = [self._home(item, key) for item, key in zip(evidence, named, strict=True)]
         await self._load_states(self._wanted(homes, moving, learned, before), rechecked)
         await self._refold(moving)
         self._place(evidence, homes)
-        await self._load_neighbours()
-        sessions = self._render()
+        gone = self._emptied - self._touched.keys()
+        sessions = await self._rendered(self._due(gone, hold))
         self._memory.trim()
         assert self._memory.sources is not None  # noqa: S101 - loaded above
         touched_sources = {record.source for record in records}
         return Changes(
             position=records[-1].position,
             sessions=sessions,
-            gone=sorted(self._emptied - {rows.session.id for rows in sessions}),
+            gone=sorted(gone),
             entries=[self._saved[key] for key in sorted(self._saved)],
             rooms=[(*key, encode_room(rooms[key])) for key in sorted(learned)],
             sources=[self._source_row(name) for name in sorted(touched_sources)],
         )
+
+    async def rest(self, position: int) -> Changes:
+        """The rows of every session that is still held; `position`: of the last record projected."""
+        return Changes(position=position, sessions=await self._rendered(self._due((), 0)))
 
     # sources
 
@@ -120,6 +132,8 @@ class Batch:
             counts[source] = counts.get(source, 0) + 1
             if record.received_at > received.get(source, 0):
                 received[source] = record.received_at
+            if source not in self._rules:
+                self._rules[source] = registry.rules(record.vendor)
         for source, record in latest.items():
             row, state = known.get(source) or (
                 SourceRow(source=source, vendor=record.vendor, last_received_at=0, records=0, state=b""),
@@ -132,18 +146,16 @@ class Batch:
                 last_received_at=max(row.last_received_at, received.get(source, 0)),
             )
             known[source] = (row, state)
-        for record in records:
-            if record.source not in self._rules:
-                self._rules[record.source] = registry.rules(record.vendor)
         changed: dict[str, bool] = {}
         for item in evidence:
-            state = known[item.source][1]
-            if item.fact.clock == "server" and state.latest < item.fact.at <= item.received_at + AHEAD:
-                state.latest = item.fact.at
+            fact, state = item.fact, known[item.source][1]
+            at = fact.at
+            if at > state.latest and fact.clock == "server" and at <= item.received_at + AHEAD:
+                state.latest = at
                 changed.setdefault(item.source, False)
-            run = item.fact.server_run
-            if run is not None and item.fact.at < state.runs.get(run, item.fact.at + 1):
-                state.runs[run] = item.fact.at
+            run = fact.server_run
+            if run is not None and at < state.runs.get(run, at + 1):
+                state.runs[run] = at
                 changed[item.source] = True
         return changed
 
@@ -154,34 +166,29 @@ class Batch:
 
     # rooms
 
-    async def _load_rooms(self, evidence: Sequence[Evidence]) -> dict[RoomKey, RoomState]:
-        keys = {
-            (item.source, item.fact.place.room)
-            for item in evidence
-            if item.fact.place is not None and item.fact.place.room
-        }
+    async def _load_rooms(self, keys: AbstractSet[RoomKey]) -> dict[RoomKey, RoomState]:
         missing = [key for key in keys if key not in self._memory.rooms]
-        for key, state in (await self._views.rooms(missing)).items():  # pyright: ignore[reportArgumentType]
-            self._memory.rooms[key] = decode_room(state)
-        self._new_rooms.update(key for key in missing if key not in self._memory.rooms)  # pyright: ignore[reportArgumentType]
+        if missing:
+            for key, state in (await self._views.rooms(missing)).items():
+                self._memory.rooms[key] = decode_room(state)
+            self._new_rooms.update(key for key in missing if key not in self._memory.rooms)
         rooms: dict[RoomKey, RoomState] = {}
-        for key in sorted(keys):  # pyright: ignore[reportArgumentType]
-            rooms[key] = self._memory.rooms.setdefault(key, RoomState())  # pyright: ignore[reportArgumentType]
-            self._memory.rooms.move_to_end(key)  # pyright: ignore[reportArgumentType]
+        for key in sorted(keys):
+            rooms[key] = self._memory.rooms.setdefault(key, RoomState())
+            self._memory.rooms.move_to_end(key)
         return rooms
 
     def _resolve(self, key: RoomKey, state: RoomState) -> Runs:
         return Runs(key[1], state, self._rules[key[0]])
 
-    def _learn_rooms(self, rooms: dict[RoomKey, RoomState], evidence: Sequence[Evidence]) -> set[RoomKey]:
+    def _learn_rooms(
+        self, rooms: dict[RoomKey, RoomState], evidence: Sequence[Evidence], named: Sequence[RoomKey | None]
+    ) -> set[RoomKey]:
         learned: set[RoomKey] = set()
-        for item in evidence:
+        for item, key in zip(evidence, named, strict=True):
             place = item.fact.place
-            if place is not None and place.room:
-                key = (item.source, place.room)
-                timed = item.fact.clock == "server"
-                if rooms[key].learn(place, timed=timed):
-                    learned.add(key)
+            if key is not None and place is not None and rooms[key].learn(place, timed=item.fact.clock == "server"):
+                learned.add(key)
         return learned
 
     async def _moving(self, learned: set[RoomKey], before: dict[RoomKey, Runs]) -> dict[str, list[Evidence]]:
@@ -229,15 +236,13 @@ class Batch:
 
     # sessions
 
-    def _home(self, item: Evidence) -> str | None:
+    def _home(self, item: Evidence, room: RoomKey | None) -> str | None:
         place = item.fact.place
         if place is None:
             return None
         if place.run is not None:
             return session_id(item.source, place.run)
-        if place.room:
-            return session_id(item.source, self._runs[(item.source, place.room)].find(place))
-        return None
+        return None if room is None else session_id(item.source, self._runs[room].find(place))
 
     def _wanted(
         self, homes: Iterable[str | None], moving: Iterable[str], learned: set[RoomKey], before: dict[RoomKey, Runs]
@@ -281,32 +286,30 @@ class Batch:
             self._memory.states.pop(name, None)
             self._emptied.add(name)
         evidence = [item for group in moving.values() for item in group]
-        rooms = {(i.source, i.fact.place.room) for i in evidence if i.fact.place and i.fact.place.room} - set(
-            self._runs
-        )
+        named = [_room_of(item) for item in evidence]
+        rooms = {key for key in named if key is not None} - self._runs.keys()
         if rooms:
-            loaded = await self._views.rooms(sorted(rooms))  # pyright: ignore[reportArgumentType]
+            loaded = await self._views.rooms(sorted(rooms))
             for key in rooms:
-                state = decode_room(loaded[key]) if key in loaded else RoomState()  # pyright: ignore[reportArgumentType]
-                self._runs[key] = self._resolve(key, state)  # pyright: ignore[reportArgumentType]
+                state = decode_room(loaded[key]) if key in loaded else RoomState()
+                self._runs[key] = self._resolve(key, state)
         vendors = {i.source: i.vendor for i in evidence}
         for source, vendor in vendors.items():
             self._rules.setdefault(source, registry.rules(vendor))
         # A fact may move into a session that is not among those refolded only if that session is new: see `_moving`.
-        self._place(evidence, [self._home(item) for item in evidence])
+        self._place(evidence, [self._home(item, key) for item, key in zip(evidence, named, strict=True)])
 
     def _place(self, evidence: Sequence[Evidence], homes: Sequence[str | None]) -> None:
+        saved = self._saved
         for item, home in zip(evidence, homes, strict=True):
             place = item.fact.place
             if home is not None:
                 fold(self._state(home, item), item)
-            movable = place if place is not None and place.run is None else None
-            self._saved[(item.position, item.n)] = SavedEntry(
-                row=entries.entry(item, home),
-                room=movable.room if movable else None,
-                placed_at=place.at if place is not None else item.fact.at,
-                place=encode_place(movable) if movable else b"",
-            )
+            row = entries.entry(item, home)
+            if place is None or place.run is not None:
+                saved[item.position, item.n] = SavedEntry(row, None, row.at if place is None else place.at)
+            else:
+                saved[item.position, item.n] = SavedEntry(row, place.room, place.at, encode_place(place))
 
     def _state(self, home: str, item: Evidence) -> SessionState:
         state = self._touched.get(home)
@@ -318,10 +321,27 @@ class Batch:
         self._touched[home] = state
         return state
 
-    async def _load_neighbours(self) -> None:
-        """Load the rooms of touched sessions that this batch did not name, so that their ends can be inferred."""
+    # rows
+
+    def _due(self, gone: Iterable[str], hold: int) -> list[SessionState]:
+        """The sessions to render now: all that changed but the last `hold` of them."""
+        held = self._memory.held
+        for name in self._touched:
+            held[name] = None
+            held.move_to_end(name)
+        for name in gone:
+            held.pop(name, None)
+        due = [held.popitem(last=False)[0] for _ in range(len(held) - hold)]
+        return [self._memory.states[name] for name in sorted(due)]
+
+    async def _rendered(self, due: Sequence[SessionState]) -> list[SessionRows]:
+        await self._load_neighbours(due)
+        return [self._render(state) for state in due]
+
+    async def _load_neighbours(self, due: Sequence[SessionState]) -> None:
+        """Load the rooms of these sessions that this batch did not name, so that their ends can be inferred."""
         wanted: set[RoomKey] = set()
-        for state in self._touched.values():
+        for state in due:
             room = state.room.value("room")
             if isinstance(room, str) and (state.source, room) not in self._runs:
                 wanted.add((state.source, room))
@@ -332,34 +352,34 @@ class Batch:
         for key in wanted:
             self._runs[key] = self._resolve(key, self._memory.rooms.get(key) or RoomState())
 
-    def _render(self) -> list[SessionRows]:
+    def _render(self, state: SessionState) -> SessionRows:
         assert self._memory.sources is not None  # noqa: S101 - loaded before
-        rendered: list[SessionRows] = []
-        for name in sorted(self._touched):
-            state = self._touched[name]
-            source = self._memory.sources[state.source][1]
-            runs = self._runs.get((state.source, state.room.value("room") or ""))
-            start = start_claim(state)
-            rows = render(
-                state,
-                Surroundings(
-                    rules=self._rules[state.source],
-                    next_start=runs.next_start(state.run, start.at if start else state.first_at) if runs else None,
-                    restarts=source.restarts(),
-                    latest=source.latest,
-                ),
-            )
-            rendered.append(
-                SessionRows(
-                    session=rows.session,
-                    lookups=rows.lookups,
-                    participants=rows.participants,
-                    connections=rows.connections,
-                    streams=rows.streams,
-                    recordings=rows.recordings,
-                    supervisor_sessions=rows.supervisor_sessions,
-                    gaps=rows.gaps,
-                    state=encode_state(state),
-                )
-            )
-        return rendered
+        source = self._memory.sources[state.source][1]
+        runs = self._runs.get((state.source, state.room.value("room") or ""))
+        start = start_claim(state)
+        rows = render(
+            state,
+            Surroundings(
+                rules=self._rules[state.source],
+                next_start=runs.next_start(state.run, start.at if start else state.first_at) if runs else None,
+                restarts=source.restarts(),
+                latest=source.latest,
+            ),
+        )
+        return SessionRows(
+            session=rows.session,
+            lookups=rows.lookups,
+            participants=rows.participants,
+            connections=rows.connections,
+            streams=rows.streams,
+            recordings=rows.recordings,
+            supervisor_sessions=rows.supervisor_sessions,
+            gaps=rows.gaps,
+            state=encode_state(state),
+        )
+
+
+def _room_of(item: Evidence) -> RoomKey | None:
+    """The room a fact names."""
+    place = item.fact.place
+    return (item.source, place.room) if place is not None and place.room else None

@@ -28,9 +28,11 @@ from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
 BATCH = 2_000
-REBUILD_BATCH = 3_000
-"""Each session touched by a batch is rendered and saved once: nobody waits for the views of a rebuild, so it takes larger ones."""
-READ_AHEAD = 2
+REBUILD_BATCH = 1_000
+"""As many as the log gives at once: what is interpreted is folded while it is near."""
+REBUILD_HOLD = 1_500
+"""Nobody waits for the views of a rebuild: a session is rendered and saved when this many others have changed after it."""
+READ_AHEAD = 4
 """Batches that may be interpreted before they are merged."""
 WORTH_AHEAD = 20_000
 """Records: for fewer, starting a process takes longer than it saves."""
@@ -91,7 +93,9 @@ class Projector:
         batch: int = BATCH,
         hidden: Mapping[str, frozenset[str]] = {},
         ahead: Ahead | None = None,
+        hold: int = 0,
     ) -> None:
+        """`hold`: how many changed sessions need not be in the views until `catch_up` returns: only where nobody reads them."""
         self._log = log
         self._views = views
         self._now = now
@@ -99,6 +103,7 @@ class Projector:
         self._batch = batch
         self._hidden = hidden
         self._ahead = ahead
+        self._hold = hold
         self._skeletons = Skeletons(log)
         self._memory = Memory()
         self.position = 0
@@ -135,6 +140,7 @@ class Projector:
                     self._memory = Memory()
                     break
             else:
+                await self._save_held()
                 return self.position
         return await self.catch_up(progress, until=until)
 
@@ -180,7 +186,7 @@ class Projector:
     async def _project(self, records: list[Record], evidence: list[Evidence], head: int) -> None:
         try:
             batch = Batch(self._views, self._memory, self._recall)
-            changes = await batch.changes(records, evidence)
+            changes = await batch.changes(records, evidence, hold=self._hold)
             await self._views.save(changes)
         except BaseException:
             # What was folded in memory may not have been saved.
@@ -189,6 +195,10 @@ class Projector:
         self.position = records[-1].position
         if self._watcher is not None:
             self._tell(records, evidence, self._watcher, head)
+
+    async def _save_held(self) -> None:
+        if self._memory.held:
+            await self._views.save(await Batch(self._views, self._memory, self._recall).rest(self.position))
 
     async def _recall(self, positions: Sequence[int]) -> list[Evidence]:
         """The facts of records projected before. Raises `LogCorrupt` where one is missing."""
@@ -226,21 +236,13 @@ def evidence_of(
     `erased`: what is left of erased records, by position. `hidden`: fields of details that are not shown.
     """
     facts = erased[record.position] if record.position in erased else registry.interpret(record)
-    return identified(record, [redacted(fact, hidden) for fact in facts])
+    return identified(record, [redacted(fact, hidden) for fact in facts] if hidden else facts)
 
 
 def identified(record: Record, facts: Iterable[Fact]) -> list[Evidence]:
     """The facts of a record, in their order, each with the record's identity."""
     return [
-        Evidence(
-            fact=fact,
-            position=record.position,
-            n=n,
-            source=record.source,
-            vendor=record.vendor,
-            key=record.dedupe_key,
-            received_at=record.received_at,
-        )
+        Evidence(fact, record.position, n, record.source, record.vendor, record.dedupe_key, record.received_at)
         for n, fact in enumerate(facts)
     ]
 

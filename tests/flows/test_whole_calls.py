@@ -38,11 +38,11 @@ def delivery_of(vendor: str, sent: Sent) -> Delivery:
     )  # fmt: skip
 
 
-async def views_of(vendor: str, sent: list[Sent], *, batch: int = 2_000) -> MemoryViews:
+async def views_of(vendor: str, sent: list[Sent], *, batch: int = 2_000, hold: int = 0) -> MemoryViews:
     source, log, views = source_of(vendor), MemoryLog(), MemoryViews()
     for one in sent:
         await log.append(source.verify(delivery_of(vendor, one)))
-    await Projector(log, views, now=lambda: START, batch=batch).catch_up()
+    await Projector(log, views, now=lambda: START, batch=batch, hold=hold).catch_up()
     await log.close()
     return views
 
@@ -92,9 +92,9 @@ async def test_any_permutation_with_repeats_in_any_batches_gives_the_same_views(
     call = whole_call(vendor, START) + whole_call(vendor, START + 3_600_000_000, seed=1)
     order = data.draw(st.permutations(range(len(call))))
     repeats = data.draw(st.lists(st.sampled_from(range(len(call))), max_size=5))
-    batch = data.draw(st.integers(1, 9))
+    batch, hold = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 2))
     changed = [call[n] for n in [*order, *repeats]]
-    assert content(await views_of(vendor, changed, batch=batch)) == content(await views_of(vendor, call))
+    assert content(await views_of(vendor, changed, batch=batch, hold=hold)) == content(await views_of(vendor, call))
 
 
 @pytest.mark.parametrize("vendor", VENDORS)

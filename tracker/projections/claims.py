@@ -27,6 +27,11 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     vendor_reason: str | None = None
 
 
+def is_sure(claim: Claim) -> bool:
+    """Whether only another claim like it, reported by the sender's clock, can hold instead."""
+    return claim.provenance == "reported" and claim.clock != "receiver"
+
+
 def _strength(claim: Claim) -> tuple[int, int]:
     trusted = 0 if claim.clock == "receiver" or claim.provenance == "inferred" else 1
     return (trusted, STRENGTH[claim.provenance])

@@ -10,7 +10,7 @@ import msgspec
 from tracker.facts import Fact, Micros, Place
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Evidence(msgspec.Struct, frozen=True, gc=False):
     """The `n`-th fact of the record at `position`."""
 
     fact: Fact
@@ -24,8 +24,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def encode_place(place: Place) -> bytes:
     """What a place says of its run beside room and moment; empty where that is nothing, as nearly always."""
-    told = (place.starts_at, place.ends_at, place.anchor)
-    return b"" if told == _NOTHING else _pack(told)
+    if place.starts_at is None and place.ends_at is None and place.anchor is None:
+        return b""
+    return _pack((place.starts_at, place.ends_at, place.anchor))
 
 
 def decode_place(room: str, at: Micros, told: bytes) -> Place:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 
 from tracker import facts as f
-from tracker.projections.claims import Claim
+from tracker.projections.claims import Claim, is_sure
 from tracker.projections.evidence import Evidence
 from tracker.projections.state import IDS_KEPT, SessionState
 
@@ -61,21 +61,22 @@ def _claim(
 
 
 def _fold_header(state: SessionState, evidence: Evidence) -> None:
-    fact, place = evidence.fact, evidence.fact.place
-    position, at = evidence.position, fact.at
+    fact = evidence.fact
+    place, position, at = fact.place, evidence.position, fact.at
+    if position > state.last_position:
+        state.last_position = position
     if not state.first_position or position < state.first_position:
         state.first_position = position
-    state.last_position = max(state.last_position, position)
     if fact.clock != "client":
+        if at > state.last_at:
+            state.last_at = at
         if not state.first_at or at < state.first_at:
             state.first_at = at
-        state.last_at = max(state.last_at, at)
     for kind, detail in fact.anomalies:
-        state.notice(kind, detail, evidence.key, evidence.position)
+        state.notice(kind, detail, evidence.key, position)
     if place is None:
         return
-    state.room.say("room", place.room, at, evidence.key)
-    state.room.say("room_name", place.room_name, at, evidence.key)
+    state.room.tell(at, evidence.key, room=place.room, room_name=place.room_name)
     for name, value in place.ids:
         held = state.ids.get(name)
         if held is None:
@@ -84,7 +85,7 @@ def _fold_header(state: SessionState, evidence: Evidence) -> None:
             held.add(value)
             if len(held) > IDS_KEPT:
                 held.remove(max(held))
-    if place.starts_at is not None:
+    if place.starts_at is not None and not (state.room.start is not None and is_sure(state.room.start)):
         state.room.claim_start(_claim(evidence, place.starts_at, "derived"))
 
 
@@ -120,16 +121,17 @@ def _connection(state: SessionState, fact: f.ConnectionFact, evidence: Evidence)
     key = f"{fact.connection}@{fact.joined_at or ''}" if fact.keyed_by_join else fact.connection
     interval = state.interval("connection", key)
 
-    def say(name: str, value: object) -> None:
-        interval.say(name, value, fact.at, evidence.key)
-
-    say("id", fact.connection)
-    say("identity", fact.identity)
-    say("name", fact.name)
-    say("person", fact.person if fact.person != "standard" or isinstance(fact, f.ParticipantJoined) else None)
-    say("platform", fact.platform)
-    say("location", fact.location)
-    say("ip", fact.ip)
+    interval.tell(
+        fact.at,
+        evidence.key,
+        id=fact.connection,
+        identity=fact.identity,
+        name=fact.name,
+        person=fact.person if fact.person != "standard" or isinstance(fact, f.ParticipantJoined) else None,
+        platform=fact.platform,
+        location=fact.location,
+        ip=fact.ip,
+    )
     if isinstance(fact, f.ParticipantJoined):
         interval.claim_start(_claim(evidence, fact.joined_at or fact.at, "reported"))
     else:
@@ -146,12 +148,10 @@ def _connection(state: SessionState, fact: f.ConnectionFact, evidence: Evidence)
 def _stream(state: SessionState, fact: f.StreamFact, evidence: Evidence) -> None:
     started = fact.started_at or (fact.at if isinstance(fact, f.StreamPublished) else None)
     interval = state.interval("stream", f"{fact.stream}@{started or ''}" if fact.keyed_by_start else fact.stream)
-    for name, value in (
-        ("stream", fact.stream), ("connection", fact.connection), ("identity", fact.identity), ("media", fact.media),
-        ("label", fact.label), ("detail", fact.detail or None),
-    ):  # fmt: skip
-        if value is not None:
-            interval.say(name, value, fact.at, evidence.key)
+    interval.tell(
+        fact.at, evidence.key, stream=fact.stream, connection=fact.connection, identity=fact.identity, media=fact.media,
+        label=fact.label, detail=fact.detail or None,
+    )  # fmt: skip
     if isinstance(fact, f.StreamPublished):
         interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
     else:
@@ -167,8 +167,7 @@ def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: Evide
     begins = isinstance(fact, f.SubscriptionStarted)
     started = fact.started_at or (fact.at if begins else None)
     interval = state.interval("subscription", f"{fact.connection}<{fact.stream}@{started or ''}")
-    for name, value in (("stream", fact.stream), ("connection", fact.connection), ("publisher", fact.publisher)):
-        interval.say(name, value, fact.at, evidence.key)
+    interval.tell(fact.at, evidence.key, stream=fact.stream, connection=fact.connection, publisher=fact.publisher)
     if begins:
         interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
     else:
@@ -183,16 +182,12 @@ def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: Evide
 def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -> None:
     key = f"{fact.recording}@{fact.started_at}" if fact.keyed_by_start and fact.started_at else fact.recording
     interval = state.interval("recording", key)
-    for name, value in (
-        ("id", fact.recording), ("mode", fact.mode), ("first_frame_at", fact.first_frame_at), ("url", fact.url),
-        ("first_peerframe_at", fact.first_peerframe_at), ("http_status", fact.http_status),
-        ("duration_ms", fact.duration_ms), ("size_bytes", fact.size_bytes), ("vendor_reason", fact.vendor_reason),
-    ):  # fmt: skip
-        if value is not None:
-            interval.say(name, value, fact.at, evidence.key)
-    interval.say("current", None if fact.legacy else True, fact.at, evidence.key)
-    interval.say("alias", fact.alias, fact.at, evidence.key)
-    interval.say("nameless", fact.nameless or None, fact.at, evidence.key)
+    interval.tell(
+        fact.at, evidence.key, id=fact.recording, mode=fact.mode, url=fact.url, http_status=fact.http_status,
+        first_frame_at=fact.first_frame_at, first_peerframe_at=fact.first_peerframe_at, duration_ms=fact.duration_ms,
+        size_bytes=fact.size_bytes, vendor_reason=fact.vendor_reason, current=None if fact.legacy else True,
+        alias=fact.alias, nameless=fact.nameless or None,
+    )  # fmt: skip
     mark = RECORDING_MARKS[type(fact)]
     interval.mark(mark, _claim(evidence, fact.at, "reported"))
     if mark == "started":
@@ -216,12 +211,12 @@ def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -
 def _activity(state: SessionState, fact: f.ActivityFact, evidence: Evidence) -> None:
     kind, begins = ACTIVITIES[type(fact)]
     interval = state.interval(kind, fact.activity)
-    interval.say("id", fact.activity, fact.at, evidence.key)
-    interval.say("identity", fact.identity, fact.at, evidence.key)
+    interval.tell(fact.at, evidence.key, id=fact.activity, identity=fact.identity)
     if isinstance(fact, f.SupervisorFact):
-        interval.say("supervisor_client", fact.supervisor_client, fact.at, evidence.key)
-        interval.say("agent_client", fact.agent_client, fact.at, evidence.key)
-        interval.say("agent_session", fact.agent_session, fact.at, evidence.key)
+        interval.tell(
+            fact.at, evidence.key, supervisor_client=fact.supervisor_client, agent_client=fact.agent_client,
+            agent_session=fact.agent_session,
+        )  # fmt: skip
     if begins:
         interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
         return

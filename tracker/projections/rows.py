@@ -151,7 +151,7 @@ class SupervisorSessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Of the end; of the start while it runs."""
 
 
-class EntryRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class EntryRow(msgspec.Struct, frozen=True, gc=False):
     """One line of a timeline. `id` is "{position}-{n}"; `session_id` is None for facts about the deployment."""
 
     id: str

@@ -44,12 +44,14 @@ class Interval(msgspec.Struct, array_like=True):
     def claim_start(self, claim: Claim) -> None:
         """Take a start claim in."""
         self.start = better_start(self.start, claim)
-        self.began = self.began or claim.provenance == "reported"
+        if claim.provenance == "reported":
+            self.began = True
 
     def claim_end(self, claim: Claim) -> None:
         """Take an end claim in."""
         self.end = better_end(self.end, claim)
-        self.closed = self.closed or claim.provenance == "reported"
+        if claim.provenance == "reported":
+            self.closed = True
 
     def say(self, name: str, value: object, at: Micros, key: str) -> None:
         """Take a property in; None says nothing."""
@@ -58,6 +60,15 @@ class Interval(msgspec.Struct, array_like=True):
             # The latest statement; of one moment that with the smaller key.
             if held is None or at > held.at or (at == held.at and key < held.key):
                 self.values[name] = Value(at, key, value)
+
+    def tell(self, at: Micros, key: str, **said: object) -> None:
+        """Take several properties in; those that are None say nothing."""
+        values = self.values
+        for name, value in said.items():
+            if value is not None:
+                held = values.get(name)
+                if held is None or at > held.at or (at == held.at and key < held.key):
+                    values[name] = Value(at, key, value)
 
     def mark(self, name: str, claim: Claim) -> None:
         """Take a status in."""

@@ -38,7 +38,7 @@ class SessionRows(msgspec.Struct, frozen=True, kw_only=True):
     """The folded state, opaque to the views."""
 
 
-class SavedEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class SavedEntry(msgspec.Struct, frozen=True, gc=False):
     """An entry row with what the projector needs to see where else it may belong; the fact itself stays in the log."""
 
     row: EntryRow
