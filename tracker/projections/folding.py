@@ -63,13 +63,11 @@ def _claim(
 def _fold_header(state: SessionState, evidence: Evidence) -> None:
     fact = evidence.fact
     place, position, at = fact.place, evidence.position, fact.at
-    if position > state.last_position:
-        state.last_position = position
+    state.last_position = max(state.last_position, position)
     if not state.first_position or position < state.first_position:
         state.first_position = position
     if fact.clock != "client":
-        if at > state.last_at:
-            state.last_at = at
+        state.last_at = max(state.last_at, at)
         if not state.first_at or at < state.first_at:
             state.first_at = at
     for kind, detail in fact.anomalies:
