@@ -202,7 +202,6 @@ PLANNED += [
     (sql.SELECT_PARTICIPANTS + sql.AND_IDENTITY + sql.NEWEST_FIRST, ["a", "a", 5]),
     (sql.SELECT_RECORDINGS + sql.NEWEST_FIRST, [5]),
     (sql.SELECT_SUPERVISOR_SESSION, ["a"]),
-    (sql.SELECT_DAYS, [None, 1, 2]),
     (sql.SELECT_OPEN, [None]),
     (sql.SELECT_PEAK, [None, 1, 2]),
 ]

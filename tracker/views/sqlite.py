@@ -24,6 +24,7 @@ from tracker.errors import ViewsUnavailable
 from tracker.facts import Micros
 from tracker.views import sqlite_writing as sql
 from tracker.views.contract import Changes, SavedEntry
+from tracker.views.sqlite_counting import counted, save_counts
 from tracker.views.sqlite_dumping import dump_rows
 from tracker.views.sqlite_packing import unpack_state
 from tracker.views.sqlite_reading import Row, SqliteReading
@@ -254,8 +255,11 @@ class SqliteViews(SqliteReading):
                 try:
                     await connection.execute_fetchall("BEGIN IMMEDIATE")
                     numbers, fresh = await _numbered(connection, sql.names_in(changes))
+                    before = [] if self._building else await counted(connection, changes, numbers)
                     for statement, parameters in sql.batches(changes, numbers, fresh):
                         await connection.executemany(statement, parameters)
+                    if not self._building:
+                        await save_counts(connection, before, changes, numbers)
                     if SEARCHABLE and not self._building:
                         await save_texts(connection, changes, numbers, fresh)
                     await connection.commit()

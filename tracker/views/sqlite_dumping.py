@@ -20,6 +20,10 @@ from tracker.views.sqlite_queries import ENTRY, SESSION
 
 DUMP_CONNECTIONS = """
 SELECT doc, begins_at, name, id FROM names CROSS JOIN connections ON connections.session = names.number ORDER BY name, id"""
+DUMP_COUNTS = (
+    "SELECT source, span, at, sessions, participants, participant_ms, recordings FROM counts ORDER BY source, span, at"
+)
+DUMP_LEVELS = "SELECT source, span, at, net, peak FROM levels ORDER BY source, span, at"
 DUMP_ENTRIES = f"SELECT {ENTRY}, room, placed_at FROM entries ORDER BY position, n"
 DUMP_ENTRIES_IN_TIME = f"SELECT {ENTRY}, room, placed_at FROM entries ORDER BY ifnull(session_id, ''), at"
 DUMP_GAPS = f"SELECT {ENTRY}, NULL, at FROM gaps ORDER BY session_id, at"
@@ -45,11 +49,15 @@ async def dump_rows(connection: aiosqlite.Connection, *, positions: bool) -> Asy
     """The dump of what `connection` sees; the caller holds a read transaction, so that it is of one moment."""
     async for row in _docs(connection, "connections", DUMP_CONNECTIONS, packing.connections, positions):
         yield row
+    async for row in _numbers(connection, "counts", DUMP_COUNTS):
+        yield row
     async for row in (
         _entries(connection) if positions else _in_time(connection, "entries", DUMP_ENTRIES_IN_TIME, positions)
     ):
         yield row
     async for row in _in_time(connection, "gaps", DUMP_GAPS, positions):
+        yield row
+    async for row in _numbers(connection, "levels", DUMP_LEVELS):
         yield row
     async with connection.execute(DUMP_LOOKUPS) as lookups:
         async for lookup, session_id in lookups:
@@ -85,6 +93,13 @@ async def _sessions(connection: aiosqlite.Connection, positions: bool) -> AsyncI
         async for packed, *columns in cursor:
             told = msgspec.to_builtins(packing.sessions.row(packed, columns))
             yield f"sessions\t{told['id']}\t", _json(told if positions else _without_arrival(told))
+
+
+async def _numbers(connection: aiosqlite.Connection, table: str, statement: str) -> AsyncIterator[Dumped]:
+    """Rows of which the first three are the key: whose, of which span, from when."""
+    async with connection.execute(statement) as cursor:
+        async for source, span, at, *numbers in cursor:
+            yield f"{table}\t{source}\t{span:012d}\t{at + 2**62:020d}", _json(numbers)
 
 
 async def _entries(connection: aiosqlite.Connection) -> AsyncIterator[Dumped]:

@@ -23,6 +23,7 @@ from tracker.views.sqlite_sessions import (
     COUNT_HITS, MANY, MANY_BESIDE, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, Statement, any_of, few_statement, is_narrow, phrase, pieces_statement,
     search_statement, sessions_statement,
 )  # fmt: skip
+from tracker.views.sqlite_statistics import answer, question, statements
 from tracker.views.sqlite_writing import SELECT_CHECKPOINT, SELECT_SOURCES, as_list, source_of
 
 Row = tuple[Any, ...]
@@ -243,38 +244,8 @@ class SqliteReading(ABC):
         `open` counts now; days, sessions and peak are those of `from_at <= begins_at < to_at`
         (the peak also counts runs that began before and were still going on). Days are UTC; `at` is µs.
         """
-        narrowed = None if sources is None else as_list(sources)
-        bound = (narrowed, from_at, to_at)
-        open_rows, day_rows, peak, source_rows = await self.rows_of_one_moment(
-            [(sql.SELECT_OPEN, bound[:1]), (sql.SELECT_DAYS, bound), (sql.SELECT_PEAK, bound), (SELECT_SOURCES, ())]
-        )
-        open_now: dict[str, int] = dict(open_rows)
-        days: dict[str, dict[str, Any]] = {}
-        began: dict[str, int] = {}
-        for name, source, *counts in day_rows:
-            day = days.setdefault(
-                name, {"day": name, "sessions": 0, "participants": 0, "participant_ms": 0, "recordings": 0}
-            )
-            for field, count in zip(("sessions", "participants", "participant_ms", "recordings"), counts, strict=True):
-                day[field] += count
-            began[source] = began.get(source, 0) + counts[0]
-        return {
-            "open": sum(open_now.values()),
-            "sessions": sum(began.values()),
-            "days": list(days.values()),
-            "peak": {"sessions": peak[0][0] if peak else 0, "at": peak[0][1] if peak else None},
-            "sources": [
-                {
-                    "source": row.source,
-                    "vendor": row.vendor,
-                    "sessions": began.get(row.source, 0),
-                    "open": open_now.get(row.source, 0),
-                    "last_received_at": row.last_received_at,
-                }
-                for row in map(source_of, source_rows)
-                if sources is None or row.source in sources
-            ],
-        }
+        asked = question(sources, from_at, to_at)
+        return answer(asked, await self.rows_of_one_moment(statements(asked)), sources, from_at)
 
     async def _page(
         self, name: str, doc: Doc[Any], text: str, bound: list[Any], session_id: str | None,

@@ -26,6 +26,7 @@ from tracker.projections.rows import (
     SupervisorSessionRow,
 )  # fmt: skip
 from tracker.views.contract import READING
+from tracker.views.sqlite_counts import CREATE_COUNTS, CREATE_LEVELS, FILL_COUNTS
 from tracker.views.sqlite_packing import DOCS, KINDS, MANNERS
 
 APPLICATION_ID = 0x54524B56
@@ -200,7 +201,7 @@ FROM (SELECT *, min(max(begins_at / {MINUTE}, 0), {2**26 - 1}) AS minute FROM se
 SCHEMA = (
     CREATE_META, CREATE_NAMES, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
     CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS,
-    CREATE_SOURCES, *INDICES, *TEXTS,
+    CREATE_SOURCES, CREATE_COUNTS, CREATE_LEVELS, *INDICES, *TEXTS,
 )  # fmt: skip
 """What a rebuild begins with; `LATE_INDICES` make it whole."""
 
@@ -218,7 +219,9 @@ def _stamp() -> str:
         )
     ]  # fmt: skip
     packed = [f"{KINDS} {MANNERS}", *(f"{doc.columns}" for doc in DOCS)]
-    shape = hashlib.sha256("\n".join([*SCHEMA, *LATE_INDICES, *FILL_TEXTS, *shapes, *packed]).encode()).hexdigest()[:16]
+    shape = hashlib.sha256(
+        "\n".join([*SCHEMA, *LATE_INDICES, *FILL_TEXTS, *FILL_COUNTS, *shapes, *packed]).encode()
+    ).hexdigest()[:16]
     return f"{READING}-{shape}"
 
 

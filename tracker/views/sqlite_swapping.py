@@ -26,6 +26,7 @@ from pathlib import Path
 from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.views.sqlite_schema import (
     APPLICATION_ID,
+    FILL_COUNTS,
     FILL_TEXTS,
     INSERT_META,
     LATE_INDICES,
@@ -154,7 +155,7 @@ def finish_building(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = MEMORY").fetchone()
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA cache_size = -{BUILDING_CACHE_KIB}")
-        for statement in (*LATE_INDICES, *FILL_TEXTS):
+        for statement in (*LATE_INDICES, *FILL_TEXTS, *FILL_COUNTS):
             connection.execute(statement)
         connection.execute(SAVE_STAMP, [STAMP])
 

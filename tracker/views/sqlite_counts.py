@@ -1,0 +1,127 @@
+"""The tables statistics are answered from, and the statements that fill them: sums of time, small enough to add up at once.
+
+    counts   per source: how many sessions began in a day (or ten minutes) and what they add up to
+    levels   per source, and "" for all together: by how much the number of running sessions changed in a day, in ten
+             minutes, in ten seconds (`net`), and how far above its beginning it rose there (`peak`)
+
+A `peak` holds the height and the moment in one number, so that the greatest is the highest and, of equal ones, the first:
+`height * 2**40 - offset`, the offset in µs from where its row begins. A row is worked out from the three spans' next
+smaller rows, ten seconds from the sessions themselves: whatever order they came in, the tables are a function of them.
+A moment at which nothing begins or ends has no row.
+"""
+
+# ruff: noqa: S608 - only constants of ours are put together
+from __future__ import annotations
+
+LEAF = 10_000_000
+BRANCH = 600_000_000
+DAY = 86_400_000_000
+"""The spans, µs. Each is a whole number of the one before."""
+
+HEIGHT = 2**40
+"""One session more in a `peak`; more than any offset in µs within a day."""
+
+CREATE_COUNTS = """
+CREATE TABLE counts (
+    span INTEGER NOT NULL, at INTEGER NOT NULL, source TEXT NOT NULL, sessions INTEGER NOT NULL, participants INTEGER NOT NULL,
+    participant_ms INTEGER NOT NULL, recordings INTEGER NOT NULL, PRIMARY KEY (span, at, source)
+) STRICT, WITHOUT ROWID"""
+
+CREATE_LEVELS = """
+CREATE TABLE levels (
+    source TEXT NOT NULL, span INTEGER NOT NULL, at INTEGER NOT NULL, net INTEGER NOT NULL, peak INTEGER NOT NULL,
+    PRIMARY KEY (source, span, at)
+) STRICT, WITHOUT ROWID"""
+
+
+def floored(column: str, span: int) -> str:
+    """SQL for the beginning of the span a time lies in, also before 1970."""
+    return f"({column} - (({column} % {span}) + {span}) % {span})"
+
+
+# Ends come before starts of the same moment: a run that begins as another ends does not overlap it. One that is over
+# as it begins was never running.
+_LEAVES = f"""
+SELECT source, {LEAF}, leaf, sum(step), max(height * {HEIGHT} - (at - leaf)) FROM (
+    SELECT source, leaf, at, step,
+        sum(step) OVER (PARTITION BY source, leaf ORDER BY at, step ROWS UNBOUNDED PRECEDING) AS height FROM edges
+) GROUP BY source, leaf"""
+_RAN = "(over_at IS NULL OR over_at > begins_at)"
+
+
+def _summed(rows: str, span: int) -> str:
+    """SQL for the rows of a span from those of the next smaller one: `rows` has source, parent, at, net, peak."""
+    return f"""
+SELECT source, {span}, parent, sum(net), max(before * {HEIGHT} + peak - (at - parent)) FROM (
+    SELECT source, parent, at, net, peak,
+        sum(net) OVER (PARTITION BY source, parent ORDER BY at ROWS UNBOUNDED PRECEDING) - net AS before FROM ({rows})
+) GROUP BY source, parent"""
+
+
+_ALL = "SELECT source, {at} AS parent, at, net, peak FROM levels WHERE span = {below}"
+_SUMS = "count(*), sum(participants), sum(participant_ms), sum(recordings)"
+_EDGES = f"""
+SELECT source, {floored("begins_at", LEAF)} AS leaf, begins_at AS at, 1 AS step FROM sessions WHERE {_RAN}
+UNION ALL SELECT source, {floored("over_at", LEAF)}, over_at, -1 FROM sessions WHERE over_at > begins_at"""
+
+FILL_COUNTS = (
+    f"INSERT INTO levels WITH edges AS ({_EDGES}) {_LEAVES}",
+    f"INSERT INTO levels WITH edges AS (SELECT '' AS source, leaf, at, step FROM ({_EDGES})) {_LEAVES}",
+    f"INSERT INTO levels {_summed(_ALL.format(at=floored('at', BRANCH), below=LEAF), BRANCH)}",
+    f"INSERT INTO levels {_summed(_ALL.format(at=floored('at', DAY), below=BRANCH), DAY)}",
+    f"INSERT INTO counts SELECT {BRANCH}, {floored('begins_at', BRANCH)} AS at, source, {_SUMS} FROM sessions GROUP BY at, source",
+    f"""
+INSERT INTO counts SELECT {DAY}, {floored("at", DAY)} AS day, source,
+    sum(sessions), sum(participants), sum(participant_ms), sum(recordings) FROM counts WHERE span = {BRANCH} GROUP BY day, source""",
+)  # fmt: skip
+"""How a rebuild fills them, when all sessions are there."""
+
+ADD_COUNTS = """
+INSERT INTO counts (span, at, source, sessions, participants, participant_ms, recordings) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (span, at, source) DO UPDATE SET sessions = sessions + excluded.sessions, participants = participants + excluded.participants,
+    participant_ms = participant_ms + excluded.participant_ms, recordings = recordings + excluded.recordings"""
+DELETE_EMPTY_COUNTS = "DELETE FROM counts WHERE span = ? AND at = ? AND source = ? AND sessions = 0"
+
+# `asked` is a JSON list of [source, at]: which rows of one span are worked out again.
+_ASKED = "asked (source, at) AS (SELECT value ->> 0, value ->> 1 FROM json_each(?))"
+DELETE_LEVELS = "DELETE FROM levels WHERE source = ? AND span = ? AND at = ?"
+SAVE_LEAVES = f"""
+INSERT INTO levels WITH {_ASKED}, edges (source, leaf, at, step) AS (
+    SELECT asked.source, asked.at, s.begins_at, 1 FROM asked
+    CROSS JOIN sessions AS s INDEXED BY sessions_newest ON s.begins_at >= asked.at AND s.begins_at < asked.at + {LEAF}
+    WHERE asked.source IN ('', s.source) AND (s.over_at IS NULL OR s.over_at > s.begins_at)
+    UNION ALL
+    SELECT asked.source, asked.at, s.over_at, -1 FROM asked
+    CROSS JOIN sessions AS s INDEXED BY sessions_over ON s.over_at >= asked.at AND s.over_at < asked.at + {LEAF}
+    WHERE asked.source IN ('', s.source) AND s.over_at > s.begins_at
+) {_LEAVES}"""
+
+
+def _again(span: int, below: int) -> str:
+    rows = f"""
+SELECT l.source, asked.at AS parent, l.at, l.net, l.peak FROM asked
+CROSS JOIN levels AS l ON l.source = asked.source AND l.span = {below} AND l.at >= asked.at AND l.at < asked.at + {span}"""
+    return f"INSERT INTO levels WITH {_ASKED} {_summed(rows, span)}"
+
+
+SAVE_BRANCHES = _again(BRANCH, LEAF)
+SAVE_DAYS = _again(DAY, BRANCH)
+
+SELECT_COUNTED = """
+SELECT source, begins_at, over_at, participants, participant_ms, recordings
+FROM json_each(?) AS asked CROSS JOIN sessions ON sessions.number = asked.value"""
+
+# What `stats` asks: ?1 = the sources as JSON or NULL, or one key of `levels`; ?2 = from, ?3 = to, ?4 = the span.
+SELECT_COUNTS = """
+SELECT at, source, sessions, participants, participant_ms, recordings FROM counts
+WHERE span = ?4 AND at >= ?2 AND at < ?3 AND (?1 IS NULL OR source IN (SELECT value FROM json_each(?1)))"""
+SELECT_BEGUN = """
+SELECT begins_at, source, 1, participants, participant_ms, recordings FROM sessions
+WHERE begins_at >= ?2 AND begins_at < ?3 AND (?1 IS NULL OR +source IN (SELECT value FROM json_each(?1)))"""
+SELECT_LEVELS = "SELECT at, net, peak FROM levels WHERE source = ?1 AND span = ?4 AND at >= ?2 AND at < ?3 ORDER BY at"
+SELECT_EDGES = """
+SELECT begins_at AS at, 1 AS step, NULL FROM sessions INDEXED BY sessions_newest
+WHERE begins_at >= ?2 AND begins_at < ?3 AND (over_at IS NULL OR over_at > begins_at) AND ?1 IN ('', source)
+UNION ALL SELECT over_at, -1, NULL FROM sessions INDEXED BY sessions_over
+WHERE over_at >= ?2 AND over_at < ?3 AND over_at > begins_at AND ?1 IN ('', source) ORDER BY at, step"""
+SELECT_OVER = "SELECT count(*) FROM sessions WHERE over_at = ?2 AND begins_at < ?2 AND ?1 IN ('', source)"
