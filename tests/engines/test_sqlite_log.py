@@ -334,10 +334,15 @@ def test_a_second_server_is_told_who_serves_the_log(tmp_path: Path) -> None:
     hold(path).close()
 
 
-@pytest.mark.parametrize("statement", [sqlite_placing.SELECT_HEAD_AND_REPEATS, sqlite_placing.SELECT_HEAD_AND_REPEAT])
+@pytest.mark.parametrize(
+    "statement",
+    [sqlite_placing.SELECT_HEAD_AND_REPEATS.format(places) for places in ("(?, ?)", ", ".join(["(?, ?)"] * 64))],
+)
 async def test_repeats_are_found_by_the_index_of_ends_of_keys(log: SqliteLog, path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as plain:
-        plan = plain.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * max(2, statement.count("(?, ?)") * 2)).fetchall()
+        plan = plain.execute(
+            f"EXPLAIN QUERY PLAN {statement}", ["x"] * max(2, statement.count("(?, ?)") * 2)
+        ).fetchall()
     told = [row[3] for row in plan if "records" in row[3]]
     assert any("USING INDEX records_by_end_of_key (<expr>=?)" in line for line in told), told
     assert not any(line == "SCAN records" for line in told), told

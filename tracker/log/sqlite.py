@@ -26,11 +26,12 @@ from tracker.log.sqlite_file import Whereabouts, make, reader, writer
 from tracker.log.sqlite_placing import placed
 from tracker.log.sqlite_packing import Packing
 from tracker.log.sqlite_proving import COLUMNS, SqliteProving
+from tracker.log.sqlite_rows import insert
 from tracker.log.sqlite_sealing import Sealing
 from tracker.log.sqlite_tree import (
     INSERT_ERASURE,
-    INSERT_LEAF,
     INSERT_TILE,
+    LEAVES,
     SELECT_SIZE_AND_FIRST_SEALED,
     frontier_of,
     grown,
@@ -45,7 +46,7 @@ POLL_SECONDS = 0.2
 
 Written = TypeVar("Written")
 
-INSERT_RECORD = f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+RECORDS = f"records ({COLUMNS})"
 SELECT_FOLLOWED = "SELECT name FROM stream"
 SELECT_HEAD = "SELECT coalesce(max(position), 0) FROM records"
 SELECT_LAST_OF = "SELECT coalesce(max(position), 0) FROM records WHERE source = ?"
@@ -223,8 +224,8 @@ class SqliteLog(SqliteProving):
         frontier = held.copy()
         leaves, full = grown(frontier, rows, commitments)
         # The leaves are over the plain bytes, so the tree is the same however they are kept.
-        await connection.executemany(INSERT_RECORD, await self._packing.packed(rows, commitments))
-        await connection.executemany(INSERT_LEAF, leaves)
+        await insert(connection, RECORDS, await self._packing.packed(rows, commitments))
+        await insert(connection, LEAVES, leaves)
         if full:
             await connection.executemany(INSERT_TILE, full)
         return frontier

@@ -8,25 +8,20 @@ from typing import Any
 import aiosqlite
 
 from tracker.deliveries import Appended, Verified
-from tracker.log.group_commit import BATCH_RECORDS
+from tracker.log.sqlite_rows import bound
 
 # The first row is the head; each other row is a repeat. Unused pairs are NULL and match nothing. CROSS JOIN keeps the
 # wanted keys on the left: each is one search of the index (with IN (VALUES …) SQLite scans all of it). The index is of
 # the ends of keys; without the + SQLite puts the wanted key into substr() too, and does not see that it fits.
-SELECT_HEAD_AND_REPEATS = f"""
-WITH wanted (source, dedupe_key) AS (VALUES {", ".join(["(?, ?)"] * BATCH_RECORDS)})
+SELECT_HEAD_AND_REPEATS = """
+WITH wanted (source, dedupe_key) AS (VALUES {})
 SELECT NULL, NULL, coalesce(max(position), 0) FROM records
 UNION ALL
 SELECT records.source, records.dedupe_key, records.position
 FROM wanted CROSS JOIN records ON substr(records.dedupe_key, -12) = substr(wanted.dedupe_key, -12)
     AND records.source = wanted.source AND +records.dedupe_key = wanted.dedupe_key
-"""  # noqa: S608 - only placeholders are put in
-SELECT_HEAD_AND_REPEAT = """
-SELECT NULL, NULL, coalesce(max(position), 0) FROM records
-UNION ALL
-SELECT source, dedupe_key, position FROM records
-WHERE substr(dedupe_key, -12) = substr(?2, -12) AND source = ?1 AND +dedupe_key = ?2
 """
+"""With its `(?, ?)` put in, as many as there are keys or a few more."""
 
 
 async def placed(
@@ -58,21 +53,11 @@ async def known(
     """The last position, and where those of the wanted (source, dedupe key) are that are kept. 0 where none is wanted."""
     positions: dict[tuple[str, str], int] = {}
     head = 0
-    for start in range(0, len(wanted), BATCH_RECORDS):
-        found = await _head_and_repeats(connection, wanted[start : start + BATCH_RECORDS])
-        head = found.pop((None, None))
-        positions.update(found)
+    for places, values in bound(wanted):
+        rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEATS.format(places), values)
+        positions.update({(source, key): position for source, key, position in rows})
+        head = positions.pop((None, None))  # pyright: ignore[reportArgumentType] - the first row
     return head, positions
-
-
-async def _head_and_repeats(connection: aiosqlite.Connection, keys: Sequence[tuple[str, str]]) -> dict[Any, int]:
-    parameters: list[str | None] = [text for key in keys for text in key]
-    if len(keys) == 1:
-        rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEAT, parameters)
-    else:
-        parameters += [None] * (2 * (BATCH_RECORDS - len(keys)))
-        rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEATS, parameters)
-    return {(source, key): position for source, key, position in rows}
 
 
 def placed_at(

@@ -13,8 +13,9 @@ import aiosqlite
 
 from tracker.evidence.leaf import record_leaf
 from tracker.evidence.tree import WIDTH, Frontier, Full, Tile, frontier_at
+from tracker.log.sqlite_rows import insert
 
-INSERT_LEAF = "INSERT INTO leaves (position, hash, commitment) VALUES (?, ?, ?)"
+LEAVES = "leaves (position, hash, commitment)"
 INSERT_TILE = "INSERT INTO tiles (level, n, hash) VALUES (?, ?, ?)"
 SELECT_LEAVES = "SELECT hash FROM leaves WHERE position > ? AND position <= ? ORDER BY position"
 SELECT_TILE = "SELECT hash FROM tiles WHERE level = ? AND n >= ? AND n < ? ORDER BY n"
@@ -102,5 +103,5 @@ async def hash_what_is_there(connection: aiosqlite.Connection) -> None:
     frontier = await frontier_of(connection)
     while rows := [tuple(row) for row in await connection.execute_fetchall(SELECT_UNHASHED, (frontier.size, CHUNK))]:
         leaves, full = grown(frontier, rows, [None] * len(rows))
-        await connection.executemany(INSERT_LEAF, leaves)
+        await insert(connection, LEAVES, leaves)
         await connection.executemany(INSERT_TILE, full)

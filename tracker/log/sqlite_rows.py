@@ -1,0 +1,46 @@
+"""Many rows in one statement, so that the thread of SQLite asks for the interpreter once for all of them.
+
+SQLite runs without the interpreter and asks for it back after each step; while the event loop is busy that takes milliseconds.
+`executemany` takes a step for each row: sixty-four waiting deliveries asked sixty-four times.
+
+Statements are made for powers of two; places left over are bound to NULL, and rows that begin with it are none.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import aiosqlite
+
+MOST_ROWS = 512
+"""Of nine columns: SQLite takes up to 32,766 values in a statement."""
+
+Row = tuple[Any, ...]
+
+
+@functools.cache
+def _places(columns: int, rows: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return ", ".join([row] * rows)
+
+
+def bound(rows: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
+    """For at most `MOST_ROWS` at once: the list of `(?, …)` and what is bound to it; NULL where there is no row."""
+    for start in range(0, len(rows), MOST_ROWS):
+        some = rows[start : start + MOST_ROWS]
+        columns, size = len(some[0]), 1 << (len(some) - 1).bit_length()
+        values = [value for row in some for value in row]
+        yield _places(columns, size), values + [None] * (columns * (size - len(some)))
+
+
+async def insert(connection: aiosqlite.Connection, into: str, rows: Sequence[Row]) -> None:
+    """Put rows `into` a table with its columns, `records (position, …)`; none of the first column is NULL."""
+    for places, values in bound(rows):
+        await connection.execute(_inserting(into, places), values)
+
+
+@functools.cache
+def _inserting(into: str, places: str) -> str:
+    return f"INSERT INTO {into} SELECT * FROM (VALUES {places}) WHERE column1 IS NOT NULL"  # noqa: S608 - only placeholders
