@@ -10,11 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from tracker import cli_commands as commands
 from tracker import cli_evidence
 from tracker.cli_printing import complain
 from tracker.config import load
+from tracker.config_tables import Engine
 from tracker.errors import ConfigInvalid, LogMissing, QueryError, TrackerError
 
 DONE, PROBLEM, WRONG_USE = 0, 1, 2
@@ -65,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     init = add("init", commands.init, "Make the log, once; and a config.toml where there is none.")
+    init.add_argument("--engine", choices=get_args(Engine), help="what keeps the log; config.toml says it too")
     init.set_defaults(needs_config=False)
     serve = add("serve", commands.serve, "Take deliveries, keep the views up to date, answer questions.")
     serve.add_argument("--port", type=int, help="instead of server.port")

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -39,14 +39,30 @@ def init(arguments: argparse.Namespace) -> int:
     """Make config.toml where there is none, then the log."""
     path = Path(arguments.config)
     if not path.exists():
-        _write_new(path, (resources.files("tracker") / "config_example.toml").read_bytes())
+        _write_new(path, _example(arguments.engine))
         printing.say(f"wrote {path}: add your sources to it")
     config = load(path, os.environ)
+    if arguments.engine not in {None, config.log.engine}:
+        raise ConfigInvalid(
+            f'log.engine: {path} says "{config.log.engine}": write engine = "{arguments.engine}" under [log]'
+        )
     made = asyncio.run(desk.begin(config))
     printing.say(f"made {' and '.join(map(str, made))}; start with `tracker serve --config {path}`")
     if not config.sealing.masters:
         printing.say("bodies are kept in clear: name a master key under [sealing] to seal them, before the first call")
     return 0
+
+
+def _example(engine: str | None) -> bytes:
+    """The example to begin with; of a cluster with its table."""
+    text = (resources.files("tracker") / "config_example.toml").read_bytes()
+    if engine != "jetstream":
+        return text
+    before, after = text.replace(b'engine = "sqlite"   ', b'engine = "jetstream"').split(b"# [jetstream]\n")
+    table, rest = after.split(b"\n\n", 1)
+    # The name stays a comment: each node has its own, and all may have one file.
+    lines = [line if line.startswith(b"# node") else line.removeprefix(b"# ") for line in table.split(b"\n")]
+    return before + b"\n".join([b"[jetstream]", *lines, b"", rest])
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -60,8 +76,13 @@ def serve(arguments: argparse.Namespace) -> int:
             why = "" if arguments.link else "no [access] keys: "
             printing.say(f"{why}open this link once to read: {address}{link}")
 
+    def showing() -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
+        return printing.progress("catch up with the stream", "messages")
+
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(service.serve(arguments.config, port=arguments.port, link=arguments.link, ready=ready))
+        runner.run(
+            service.serve(arguments.config, port=arguments.port, link=arguments.link, ready=ready, showing=showing)
+        )
     return 0
 
 

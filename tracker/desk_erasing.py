@@ -58,7 +58,7 @@ async def erase(config: Config, selections: Sequence[Selection], progress: Progr
         raise ConfigInvalid("sealing.keys: records are kept in clear: without a master key nothing can be erased")
     done: list[Plan] = []
     unfinished = config.views_path.with_name(config.views_path.name + UNFINISHED)
-    async with joining.reading_log(config) as log:
+    async with joining.appending_log(config) as log:
         await finish(log)
         died = _secret_of(unfinished)
         for selection in selections:

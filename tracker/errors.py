@@ -12,6 +12,7 @@
     │   ├── LogMissing            there is no log at that path (`tracker init`)
     │   ├── LogUnavailable        the store cannot take it now (disk full, locked, gone)
     │   ├── LogBusy               the queue is over its bound
+    │   ├── NodeBehind            this node is too far behind the others of its cluster
     │   └── LogCorrupt            what was read cannot be a log of ours
     ├── ViewsError            rebuild
     │   ├── ViewsMissing          there are no views yet
@@ -85,6 +86,10 @@ class LogUnavailable(LogError):
 
 class LogBusy(LogError):
     """The append queue is over its bound; try again shortly."""
+
+
+class NodeBehind(LogError):
+    """This node is too far behind the others of its cluster to take deliveries or to answer readers."""
 
 
 class LogCorrupt(LogError):

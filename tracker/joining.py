@@ -13,13 +13,14 @@ from pathlib import Path
 
 import structlog
 
+from tracker import clustering
 from tracker.access import Access, AccessKey
 from tracker.bundle.making import Bundling
 from tracker.checkpoints import Checkpoints, CheckpointWatcher
 from tracker.config import AccessKeyConfig, Config, SourceConfig
 from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
 from tracker.evidence.notes import Signer, Verifier
-from tracker.log.contract import Log
+from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.group_commit import LogObserver
 from tracker.log.holding import Held, hold
 from tracker.log.sqlite import SqliteLog
@@ -62,8 +63,11 @@ def hidden(config: Config) -> Mapping[str, frozenset[str]]:
 
 
 async def create_log(config: Config) -> None:
-    """Make the empty log. Raises `LogUnavailable` when there is one."""
-    await SqliteLog.create(config.log.path)
+    """Make the empty log; in a cluster the stream, where there is none, and this node's replica. Raises `LogUnavailable`."""
+    if config.log.engine == "jetstream":
+        await clustering.create(config)
+    else:
+        await SqliteLog.create(config.log.path)
 
 
 def hold_log(config: Config) -> Held:
@@ -73,11 +77,17 @@ def hold_log(config: Config) -> Held:
     return hold(config.log.path)
 
 
-async def open_log(config: Config, observe: LogObserver | None = None) -> SqliteLog:
-    """The existing log, with its key store where master keys are configured.
+async def open_log(config: Config, observe: LogObserver | None = None) -> ServedLog:
+    """The existing log, to append to, with its key store where master keys are configured.
 
-    Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`.
+    In a cluster a `ClusteredLog`, which may be behind. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`.
     """
+    if config.log.engine == "jetstream":
+        return await clustering.open_log(config, observe)
+    return await _open_file(config, observe)
+
+
+async def _open_file(config: Config, observe: LogObserver | None = None) -> SqliteLog:
     vault = await open_vault(config) if config.sealing.masters else None
     return await SqliteLog.open(config.log.path, queue_bound=config.log.queue_bound, observe=observe, vault=vault)
 
@@ -133,9 +143,21 @@ def expect_apart(config: Config) -> None:
 
 
 @asynccontextmanager
-async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
-    """The log, closed on leaving; a server may be running on it."""
+async def appending_log(config: Config) -> AsyncGenerator[Log]:
+    """The log to append to, closed on leaving; a server may be running on it. A node of a cluster catches up first."""
     log = await open_log(config)
+    try:
+        if isinstance(log, ClusteredLog):
+            await log.caught_up()
+        yield log
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
+async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
+    """The log, in a cluster this node's replica of it, closed on leaving; a server may be running on it."""
+    log = await _open_file(config)
     try:
         yield log
     finally:
@@ -145,7 +167,9 @@ async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
 @asynccontextmanager
 async def proving_log(config: Config) -> AsyncGenerator[SqliteLog]:
     """The same for whoever proves it and reads no body: without master keys, sealed records stay sealed."""
-    log = await open_log(config) if config.sealing.masters else await SqliteLog.open(config.log.path, sealed_stay=True)
+    log = (
+        await _open_file(config) if config.sealing.masters else await SqliteLog.open(config.log.path, sealed_stay=True)
+    )
     try:
         yield log
     finally:

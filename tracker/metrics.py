@@ -66,6 +66,17 @@ class Metrics(Collector):
             registry=registry,
         )  # fmt: skip
 
+        self._stream_messages = Gauge(
+            "tracker_stream_behind_messages", "Messages of the stream this node has not applied.", registry=registry
+        )
+        self._stream_seconds = Gauge(
+            "tracker_stream_behind_seconds", "Seconds this node is behind the stream.", registry=registry
+        )
+        self._servers_unread = Gauge(
+            "tracker_stream_servers_unread", "Servers of which it is not known whether they sync always.",
+            registry=registry,
+        )  # fmt: skip
+
         self._checkpoint_size = Gauge(
             "tracker_checkpoint_size", "Records the newest checkpoint signs.", registry=registry
         )
@@ -124,6 +135,12 @@ class Metrics(Collector):
         counter = self._unknown_events if kind == "unknown_event" else self._unreadable
         counter.labels(source).inc()
         self._count(source, kind)
+
+    def follows(self, behind: Callable[[], tuple[int, float]], servers_unread: int) -> None:
+        """This is a node of a cluster: `behind` gives messages and seconds, asked at scrape."""
+        self._stream_messages.set_function(lambda: behind()[0])
+        self._stream_seconds.set_function(lambda: behind()[1])
+        self._servers_unread.set(servers_unread)
 
     def checkpoints_begin(self) -> None:
         """From now on the log is to be signed: the age of the newest checkpoint counts."""

@@ -20,8 +20,9 @@ from typing import cast
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
-from tracker import clock_jumps, joining, retention
+from tracker import catching_up, clock_jumps, joining, retention
 from tracker.accepting import Accepting
 from tracker.api.app import Door, add_routes
 from tracker.api.live import Live
@@ -31,7 +32,7 @@ from tracker.dashboard.arrivals import Arrivals
 from tracker.erasing import finish
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest import Ingest
-from tracker.log.sqlite import SqliteLog
+from tracker.log.contract import ClusteredLog, ServedLog
 from tracker.metrics import Metrics
 from tracker.projector import Projector
 from tracker.under_way import KEEPALIVE_SECONDS, UnderWay
@@ -54,7 +55,7 @@ Ready = Callable[[str, str | None], None]
 class Station:
     """The rooms of one running Tracker."""
 
-    def __init__(self, config: Config, log: SqliteLog, views: SqliteViews, metrics: Metrics) -> None:
+    def __init__(self, config: Config, log: ServedLog, views: SqliteViews, metrics: Metrics) -> None:
         self.config = config
         self.log = log
         self.views = views
@@ -72,11 +73,15 @@ class Station:
         self.signer = joining.signer(config)
         self.checkpoints = self.signer and joining.checkpoints(config, log, self.signer, metrics)
         self.under_way = UnderWay()
+        self.cluster = log if isinstance(log, ClusteredLog) else None
         self.accepting: Accepting | None = None
 
     def app(self) -> web.Application:
         """All routes of all doors."""
-        app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=[self.under_way.count])
+        doors: list[Middleware] = [self.under_way.count]
+        if self.cluster is not None:
+            doors.append(catching_up.gate(self.cluster, self.config.jetstream.behind_at_most))
+        app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=doors)
         self.ingest.add_routes(app)
         door = Door(
             log=self.log,
@@ -112,6 +117,8 @@ class Station:
                 reasons += await self._lag()
         except TimeoutError:
             reasons.append(f"the log did not answer within {PROBE_SECONDS:.0f} s")
+            if self.cluster is not None:
+                reasons += catching_up.reasons(self.cluster, self.config.jetstream.behind_at_most)
         except TrackerError as error:
             reasons.append(str(error))
         with contextlib.suppress(OSError):
@@ -143,6 +150,11 @@ class Station:
     async def sign(self) -> None:
         """Make checkpoints on the schedule; return at once where nothing is to be signed, and say so."""
         evidence = self.config.evidence
+        if self.cluster is not None:
+            if not self.config.jetstream.signs:
+                return
+            # A tree that is behind would be taken for one that was rolled back.
+            await self.cluster.caught_up()
         if self.checkpoints is None:
             _log.warning(
                 "no checkpoints: nobody can prove later that the log was not changed. `tracker init` makes the key",
@@ -164,10 +176,18 @@ class Station:
                     _log.error("views vanished and cannot be made anew", reason=str(error))
 
 
-async def serve(config: Config, *, port: int | None = None, link: bool = False, ready: Ready | None = None) -> None:
+async def serve(
+    config: Config,
+    *,
+    port: int | None = None,
+    link: bool = False,
+    ready: Ready | None = None,
+    showing: catching_up.Showing | None = None,
+) -> None:
     """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
 
-    `port`: instead of the config's. `link`: `ready` gets a one-time link beside the keys, too.
+    `port`: instead of the config's. `link`: `ready` gets a one-time link beside the keys, too. `showing`: how a node of a
+    cluster shows that it catches up.
     Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
     (no log, or served by somebody else) before anything is accepted.
     """
@@ -185,7 +205,7 @@ async def serve(config: Config, *, port: int | None = None, link: bool = False, 
     # Until the log is closed: an impatient second signal must not cut off what the first one began.
     with joining.hold_log(config), _signals(stop.set):
         async with _station(config) as station:
-            await _run(station, stop, ready, link=link)
+            await _run(station, stop, ready, showing, link=link)
 
 
 def _allow_many_connections() -> None:
@@ -215,6 +235,8 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
     async with contextlib.AsyncExitStack() as stack:
         log = await joining.open_log(config, metrics)
         stack.push_async_callback(log.close)
+        if isinstance(log, ClusteredLog):
+            metrics.follows(log.behind, await catching_up.unread_servers(log, config.jetstream.monitoring))
         if config.sealing.masters:
             await finish(log)
         else:
@@ -224,7 +246,9 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
         yield Station(config, log, views, metrics)
 
 
-async def _run(station: Station, stop: asyncio.Event, ready: Ready | None, *, link: bool) -> None:
+async def _run(
+    station: Station, stop: asyncio.Event, ready: Ready | None, showing: catching_up.Showing | None, *, link: bool
+) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             lasting = [
@@ -235,6 +259,8 @@ async def _run(station: Station, stop: asyncio.Event, ready: Ready | None, *, li
                 station.under_way.let_go(),
                 clock_jumps.watch(joining.now),
             ]
+            if station.cluster is not None:
+                lasting.append(catching_up.show(station.cluster, showing))
             if any(source.retention is not None for source in station.config.sources):
                 lasting.append(retention.keep(station.config.path, station.metrics))
             tasks = [group.create_task(each) for each in lasting]

@@ -25,6 +25,7 @@ CLOCKS_AND_IO = {
 }  # fmt: skip
 TASKS_OF_THEIR_OWN = {
     "log/group_commit.py": "close() has to outlive whatever ended the service: what was accepted is recorded or refused",
+    "log/jetstream.py": "the same: what was accepted while the service ends is still published, applied and answered",
 }
 """Files that may start a task outside of a TaskGroup, each with its reason."""
 GROUPS = {"group", "tasks"}

@@ -22,6 +22,7 @@ from tracker.errors import (
     LogError,
     LogMissing,
     LogUnavailable,
+    NodeBehind,
     NotFound,
     ParameterInvalid,
     ScopeMissing,
@@ -54,6 +55,7 @@ STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
     LogUnavailable: (503, "The log cannot answer now", RETRY),
     LogBusy: (503, "The log is busy", RETRY),
     LogCorrupt: (503, "The log cannot be read", RETRY),
+    NodeBehind: (503, "This node is catching up", RETRY),
 }
 """This door's status table: status, title, headers."""
 
@@ -75,7 +77,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def problem_of(error: TrackerError) -> web.Response:
     """The problem a reader is told; what names files and disks stays in our own log."""
     status, title, headers = STATUSES.get(type(error), (503, "No answer now", RETRY))
-    silent = isinstance(error, LogError | ViewsError) and not isinstance(error, ViewsBehind)
+    silent = isinstance(error, LogError | ViewsError) and not isinstance(error, ViewsBehind | NodeBehind)
     detail = OPERATORS if silent else str(error)
     parameter = error.parameter if isinstance(error, ParameterInvalid) else None
     return problem(status, kind_of(error), title, detail, headers=headers, parameter=parameter)

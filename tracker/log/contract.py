@@ -8,7 +8,7 @@ returns the first position and burns none · readers see no position before all 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from tracker.deliveries import Appended, Record, Verified
 
@@ -140,4 +140,43 @@ class Log(Protocol):
 
     async def last_checkpoint(self) -> tuple[int, str] | None:
         """(size, note) of the largest tree with a checkpoint."""
+        ...
+
+
+class ServedLog(Log, Protocol):
+    """A log that a server runs on."""
+
+    async def probe(self) -> None:
+        """Whether records could be taken now. Raises as `append` does."""
+        ...
+
+
+class Behind(NamedTuple):
+    """How far a node is behind the others: messages of the stream that it has not applied, and for how many seconds.
+
+    `seconds` is infinite before it was level for the first time since its start.
+    """
+
+    messages: int
+    seconds: float
+
+
+@runtime_checkable
+class ClusteredLog(ServedLog, Protocol):
+    """A log that many nodes share; this node's replica may be behind."""
+
+    def behind(self) -> Behind:
+        """How far this node is behind, as far as it knows."""
+        ...
+
+    def progress(self) -> tuple[int, int]:
+        """(messages applied, messages in the stream)."""
+        ...
+
+    def servers(self) -> tuple[str, ...]:
+        """The names of the servers that hold the stream."""
+        ...
+
+    async def caught_up(self, timeout: float | None = None) -> bool:
+        """Return True as soon as everything that was there at the start is applied; False after `timeout` seconds."""
         ...

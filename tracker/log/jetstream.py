@@ -19,10 +19,11 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from tracker.deliveries import Appended, Verified
-from tracker.errors import LogError, LogUnavailable
+from tracker.errors import LogError, LogUnavailable, NodeBehind
+from tracker.log.contract import Behind
 from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, row_of, weight
 from tracker.log.group_commit import GroupCommit, LogObserver
 from tracker.log.jetstream_checking import expect_fit
@@ -38,13 +39,6 @@ FAILURE_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 LOOK_SOON_SECONDS = 0.1
 SILENT_SECONDS = 5.0
-
-
-class Behind(NamedTuple):
-    """How far the replica is behind the stream; `seconds` infinite before it was level for the first time."""
-
-    messages: int
-    seconds: float
 
 
 class JetstreamLog(ReplicaReading):
@@ -116,19 +110,27 @@ class JetstreamLog(ReplicaReading):
         return await self._group_commit.alone(erase)
 
     async def caught_up(self, timeout: float | None = None) -> bool:
-        """Return True as soon as everything that was in the stream is applied; False after `timeout` seconds."""
+        """See `ClusteredLog.caught_up`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._level.wait()
         return self._level.is_set()
 
     def behind(self) -> Behind:
-        """How far the replica is behind what is known of the stream now."""
+        """See `ClusteredLog.behind`."""
         messages = max(0, self.state.last - self._replicator.sequence)
         if not self._level.is_set():
             return Behind(messages, float("inf"))
         since_level = asyncio.get_running_loop().time() - self._level_at
         return Behind(messages, max(0.0, min(since_level, time.time() - self._replicator.applied_at)))
+
+    def progress(self) -> tuple[int, int]:
+        """See `ClusteredLog.progress`."""
+        return self._replicator.sequence, max(self.state.last, self._replicator.sequence)
+
+    def servers(self) -> tuple[str, ...]:
+        """See `ClusteredLog.servers`."""
+        return self.state.servers
 
     async def probe(self) -> None:
         """Whether records could be taken now. Raises as `append` does."""
@@ -146,7 +148,7 @@ class JetstreamLog(ReplicaReading):
 
     def _expect_level(self) -> None:
         if not self._level.is_set():
-            raise LogUnavailable(f"this node is catching up: it is {self.behind().messages} messages behind the stream")
+            raise NodeBehind(f"this node is catching up: it is {self.behind().messages} messages behind the stream")
 
     async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
         self._expect_level()

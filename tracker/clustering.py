@@ -1,0 +1,67 @@
+"""Where configuration becomes a log of many nodes. Only here is the driver of NATS asked for: one machine needs none."""
+
+from __future__ import annotations
+
+import secrets
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from tracker.config import Config
+from tracker.errors import ConfigInvalid, LogUnavailable
+from tracker.log.contract import ClusteredLog
+from tracker.log.group_commit import LogObserver
+from tracker.log.sqlite_following import Replica
+
+if TYPE_CHECKING:
+    from tracker.log.jetstream_stream import StreamSettings
+
+ID_BYTES = 16
+
+
+async def create(config: Config) -> None:
+    """Make the stream, or find the one that another node has made; then this node's empty replica of it.
+
+    Raises `LogUnavailable` where there is a replica, or the stream cannot be made or would not keep a log.
+    """
+    _engine()
+    from tracker.log.jetstream_checking import join  # noqa: PLC0415 - see the top
+
+    if config.log.path.exists():
+        raise LogUnavailable(f"{config.log.path} exists already: it is left as it is")
+    log_id = await join(_settings(config), secrets.token_hex(ID_BYTES))
+    await Replica.begin(config.log.path, log_id=log_id, stream=config.jetstream.stream)
+
+
+async def open_log(config: Config, observe: LogObserver | None) -> ClusteredLog:
+    """This node's log; it may be behind the stream. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
+    _engine()
+    from tracker.log.jetstream import JetstreamLog  # noqa: PLC0415 - see the top
+
+    return await JetstreamLog.open(
+        config.log.path,
+        _settings(config),
+        queue_bound=config.log.queue_bound,
+        observe=observe,
+        body_bytes=config.server.max_body_bytes,
+    )
+
+
+def _engine() -> ModuleType:
+    try:
+        import nats  # noqa: PLC0415 - see the top
+    except ImportError:
+        raise ConfigInvalid(
+            "log.engine: \"jetstream\" needs the driver of NATS: pip install 'tracker[cluster]'"
+        ) from None
+    return nats
+
+
+def _settings(config: Config) -> StreamSettings:
+    from tracker.log.jetstream_stream import StreamSettings  # noqa: PLC0415 - see the top
+
+    told = config.jetstream
+    return StreamSettings(
+        servers=told.servers, stream=told.stream, node=told.node, replicas=told.replicas, user=told.user,
+        password=told.password, token=told.token, credentials_file=told.credentials_file,
+        nkey_seed_file=told.nkey_seed_file, tls_ca=told.tls_ca, tls_cert=told.tls_cert, tls_key=told.tls_key,
+    )  # fmt: skip
