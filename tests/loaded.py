@@ -19,7 +19,7 @@ from tests.running import READ, SOURCES, Running
 from tracker.demo_calls import VENDORS, Sent, whole_call
 
 START = 1_700_000_000_000_000
-SENDERS = 12
+SENDERS = 32
 ANSWER_SECONDS = 25
 
 

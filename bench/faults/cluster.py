@@ -183,7 +183,7 @@ SCENARIOS: dict[str, tuple[Scenario, int, int]] = {  # (what, how often, how oft
 async def head_of(web: aiohttp.ClientSession, node: Running) -> int:
     """The last position a node shows; -1 while it shows none."""
     with contextlib.suppress(aiohttp.ClientError, OSError, ValueError, TimeoutError):
-        async with web.get(f"{node.url}/v1/sources", headers=READ) as answer:
+        async with web.get(f"{node.url}/v1/records?limit=1", headers=READ) as answer:
             return int(answer.headers["X-Log-Position"]) if answer.status == 200 else -1
     return -1
 
