@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import shutil
@@ -78,7 +79,9 @@ def pull(disk: Disk) -> None:
     disk.cut_power()
     for _ in range(40):
         try:
-            os.listdir(disk.path)
+            with (disk.path / "alive").open("wb") as file:
+                file.write(b"alive")
+                os.fsync(file.fileno())
             return
         except OSError:
             subprocess.run(["umount", str(disk.path)], check=True)
@@ -173,7 +176,8 @@ async def rebuilt(running: Running, seconds: float | None) -> None:
     try:
         await asyncio.wait_for(process.wait(), seconds)
     except TimeoutError:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
 
 

@@ -20,6 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,11 +28,14 @@ from typing import Any
 
 import aiohttp
 
+from tests.crash.test_memory import half_sent
 from tests.running import SECRETS, SOURCES, Running, now
 from tracker.demo_calls import sign
 from tracker.log.sqlite import SqliteLog
 
 faults: list[str] = []
+ENOUGH = 400
+"""MiB above what a server has when nothing is asked of it: so much it needs at most."""
 JUMPING = "import sys, pathlib, time; from tracker import joining, cli\nclock = pathlib.Path(sys.argv.pop(1))\njoining.now = lambda: time.time_ns() // 1000 + int(clock.read_text() or 0)\nsys.exit(cli.main())"
 
 
@@ -200,7 +204,57 @@ async def limits(space: Path) -> None:
 
 
 async def memory(space: Path) -> None:
-    """Hardly any more memory. Python may die of it anywhere: then nothing may be lost, and a new start goes on."""
+    """`ENOUGH` more memory than it has, and a crowd of large bodies; then less than it has."""
+    await little_memory(space, ENOUGH)
+    await no_memory(space)
+
+
+async def little_memory(space: Path, mib: int) -> None:
+    """So many MiB more than it has mapped, and three times as many in bodies: it lives, and answers 200 or 503."""
+    folder = space / f"more-{mib}"
+    folder.mkdir()
+    async with serving(folder) as running, aiohttp.ClientSession() as web:
+        pid, port = pid_of(running), int(running.url.rsplit(":", 1)[1])
+        answers = [await send(running, web, n) for n in range(3)]
+        mapped = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * 4096
+        endless = resource.prlimit(pid, resource.RLIMIT_AS)
+        printed = running.printed.stat().st_size
+        resource.prlimit(pid, resource.RLIMIT_AS, (mapped + mib * 2**20, endless[1]))
+        found = Counter(await asyncio.gather(*(large(port) for _ in range(3 * mib // 4))))
+        small = [await send(running, web, n) for n in range(3)]
+        ready, healthz = await status(running, "/readyz"), await status(running, "/healthz")
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_AS, endless)
+        after, ready_after = await send(running, web, 99), await status(running, "/readyz")
+        lost = await missing(running, [*answers, *small, after])
+    told = running.printed.read_bytes()[printed:].count(b"delivery not recorded")
+    good = set(found) <= {"200", "503", "none"} and {each[0] for each in small} <= {200, 503}
+    good = good and (after[0], ready_after, healthz) == (200, 200, 200) and told == found["503"]
+    if not good or lost:
+        faults.append(f"memory, {mib} MiB more")
+    counts = " ".join(f"{code}:{count}" for code, count in sorted(found.items()))
+    print(
+        f"{f'memory: {mib} MiB more':26}{counts:22}{ready:8}{healthz:9}{after[0]:8}{ready_after:8}{lost:6}{told:7}"
+        f"{'' if good else '  !'}",
+        flush=True,
+    )
+
+
+async def large(port: int) -> str:
+    """A delivery of 4 MB on a connection of its own, its last bytes when all the others are half-way there."""
+    try:
+        reader, writer = await half_sent(port)
+        await asyncio.sleep(1)
+        writer.write(b"y" * 988 + b'"}')
+        said = await asyncio.wait_for(reader.readline(), 40)
+        writer.close()
+        return said[9:12].decode() or "none"
+    except (OSError, TimeoutError):
+        return "none"
+
+
+async def no_memory(space: Path) -> None:
+    """Less memory than it has. Python may die of it anywhere: then nothing may be lost, and a new start goes on."""
     async with serving(space) as running:
         pid = pid_of(running)
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * 4096
@@ -210,20 +264,19 @@ async def memory(space: Path) -> None:
             answers = [await send(running, web, n) for n in range(3)]
             resource.prlimit(pid, resource.RLIMIT_AS, wanted)
             answers += await asyncio.gather(*(send(running, web, n, 3_500_000) for n in range(12)))
-            ended = False
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(pid, resource.RLIMIT_AS, before)
-            except ProcessLookupError:
-                ended = True
+            await asyncio.sleep(0.5)
+            assert running.process is not None
+            ended = running.process.returncode is not None
             if ended:
-                await running.kill()
                 await running.start()
             after = await send(running, web, 100)
         lost = await missing(running, [*answers, after])
         found = {answer[0] for answer in answers}
         counts = " ".join(f"{code or 'none'}:{sum(a[0] == code for a in answers)}" for code in sorted(found))
         print(
-            f"{'memory limit':26}{counts:22}{'':17}{after[0]:8}{'':8}{lost:6}{'  the process ended' if ended else ''}",
+            f"{'memory: less than it has':26}{counts:22}{'':17}{after[0]:8}{'':8}{lost:6}{'  the process ended' if ended else ''}",
             flush=True,
         )
         if lost or after[0] != 200 or found - {0, 200, 503}:
