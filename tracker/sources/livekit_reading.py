@@ -59,7 +59,8 @@ _JOB_ENDED: Mapping[str, EndReason] = {"JS_SUCCESS": "normal", "JS_FAILED": "ser
 _NO_TIME = (None, 0, "0")
 """Absent: servers before 2021-12 did not send `createdAt`."""
 _ENVELOPE = ("event", "id", "created_at", "num_dropped", "room_end_reason")
-_OBJECTS = ("room", "participant", "track", "egress_info", "ingress_info", "job")
+_KNOWN = protojson.spellings(*_ENVELOPE, "room", "participant", "track", "egress_info", "ingress_info", "job")
+_SAID = protojson.spellings("event", "id", "created_at")
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             "at": self.at if at is None else at,
             "clock": "receiver" if ours else "server",
             "precision": "us" if ours else precision,
-            "detail": protojson.others(self.message, *_ENVELOPE, *_OBJECTS) | protojson.present(**detail),
+            "detail": protojson.others(self.message, _KNOWN) | protojson.present(**detail),
             "anomalies": self.anomalies,
         }
 
@@ -123,7 +124,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
         shown = {"event": self.event} if self.event else {}
         about: dict[str, Any] = {
-            "detail": shown | protojson.others(self.message, "event", "id", "created_at"),
+            "detail": shown | protojson.others(self.message, _SAID),
             "anomalies": (*self.anomalies, (anomaly, why)),
         }
         return (Unknown(**(self.fact() | about), place=self.place()),)
@@ -131,11 +132,17 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 def told(message: Message, received_at: Micros) -> Told:
     """What an event says of itself and of where it belongs."""
-    room, job_room = message.message("room"), message.message("job").message("room")
-    # Servers up to 1.13.5 send egress and ingress events without `room`; later ones send ingress with the name only.
-    egress, ingress = message.message("egress_info"), message.message("ingress_info")
-    runs = (room.text("sid"), egress.text("room_id"), ingress.message("state").text("room_id"), job_room.text("sid"))
-    rooms = (room.text("name"), egress.text("room_name"), ingress.text("room_name"), job_room.text("name"))
+    room = message.message("room")
+    run, name, created = room.text("sid"), room.text("name"), _creation(room)
+    if run is None or name is None:
+        # Servers up to 1.13.5 send egress and ingress events without `room`; later ones send ingress with the name only.
+        egress, ingress = message.message("egress_info"), message.message("ingress_info")
+        run = run or egress.text("room_id") or ingress.message("state").text("room_id")
+        name = name or egress.text("room_name") or ingress.text("room_name")
+    job = message.message("job")
+    if job:
+        job_room = job.message("room")
+        run, name, created = run or job_room.text("sid"), name or job_room.text("name"), created or _creation(job_room)
     own = message.moment("created_at", "s")
     # Only servers up to 1.8.4 tell what they lost; later ones lose in silence.
     dropped = message.whole("num_dropped") or 0
@@ -144,9 +151,9 @@ def told(message: Message, received_at: Micros) -> Told:
         message=message,
         at=received_at if own is None else own,
         own=own,
-        created=_creation(room) or _creation(job_room),
-        run=next((run for run in runs if run), None),
-        room=next((name for name in rooms if name), None),
+        created=created,
+        run=run,
+        room=name,
         anomalies=tuple(_noticed(dropped, unusable=own is None and message.value("created_at") not in _NO_TIME)),
     )
 

@@ -18,6 +18,9 @@ from tracker.sources.json_reading import whole_text
 from tracker.sources.openvidu_wire import Event, parse_json
 
 
+_JSON_BEGINS = frozenset(' \t\n\r{["-0123456789tfnNI')
+"""What nearly no name begins with: others are not even tried."""
+
 _LAST_MS = 253_402_300_800_000
 """The year 10000, in ms: no store or answer can hold a later time."""
 
@@ -77,7 +80,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     def fact(self, *mapped: str) -> dict[str, Any]:
         """The arguments every fact takes; `mapped` are the fields the fact holds by itself, kept out of detail."""
-        left_out = {"sessionId", "uniqueSessionId", "timestamp", "startTime", "endTime", *mapped}
+        left_out = _left_out(mapped)
         return {
             "at": self.at,
             "clock": "receiver" if self.own is None else "server",
@@ -117,6 +120,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     def moment(self, key: str) -> Micros | None:
         """A field in epoch milliseconds as µs; None when it is missing or no time anyone can mean."""
         return micros(self.inner.get(key))
+
+
+@functools.cache
+def _left_out(mapped: tuple[str, ...]) -> frozenset[str]:
+    # Asked only with the constants of a reading.
+    return frozenset({"sessionId", "uniqueSessionId", "timestamp", "startTime", "endTime", *mapped})
 
 
 def told(event: Event, record: Record, *anomalies: tuple[str, str]) -> Told:
@@ -161,7 +170,7 @@ def micros(value: object) -> Micros | None:
 def start_in_key(run: str | None) -> Micros | None:
     """The start (µs) a uniqueSessionId ends with; None where what follows the last `_` is no full timestamp."""
     digits = run.rpartition("_")[2] if run else ""
-    return micros(int(digits)) if re.fullmatch(r"[0-9]{12,15}", digits) else None
+    return micros(int(digits)) if 12 <= len(digits) <= 15 and digits.isascii() and digits.isdigit() else None
 
 
 def text(value: object) -> str | None:
@@ -182,7 +191,7 @@ def readable_name(client_data: object) -> str | None:
     if not isinstance(client_data, str):
         return None
     try:
-        value = parse_json(client_data)
+        value = parse_json(client_data) if client_data[:1] in _JSON_BEGINS else client_data
     except ValueError:
         value = client_data
     if isinstance(value, dict):
@@ -208,17 +217,17 @@ def dimensions(value: object) -> object:
 def _kept_fields(fields: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key, value in fields.items():
-        hidden, address = _told_by(key) if len(key) <= _LONGEST_NAME else _told_by.__wrapped__(key)
+        name, hidden, address = _told_by(key) if len(key) <= _LONGEST_NAME else _told_by.__wrapped__(key)
         if not hidden:
-            plain = type(value) is str and not address and value.isascii()
-            kept[whole_text(key)] = value if plain else _kept(key, value)
+            plain = value.isascii() and not address if type(value) is str else value is None or type(value) is bool
+            kept[name] = value if plain else _kept(key, value)
     return kept
 
 
 @functools.lru_cache(maxsize=1024)
-def _told_by(key: str) -> tuple[bool, bool]:
-    """(may hold a secret, holds an address), by its name; OpenVidu uses the same few for ever."""
-    return _SECRET_KEY.search(key) is not None, key.lower().endswith(("uri", "url"))
+def _told_by(key: str) -> tuple[str, bool, bool]:
+    """(its name, may hold a secret, holds an address), by its name; OpenVidu uses the same few for ever."""
+    return whole_text(key), _SECRET_KEY.search(key) is not None, key.lower().endswith(("uri", "url"))
 
 
 def _kept(key: str, value: Any) -> Any:

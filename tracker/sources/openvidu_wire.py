@@ -51,9 +51,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_event(body: bytes) -> Event:
     """The event a webhook body or a CDR line carries. Never raises."""
-    value = plain_json.certain_value(body, deepest=DEEPEST, decode=_decode)
-    if isinstance(value, dict):
-        return _named(cast("dict[str, Any]", value), lossy=False)
+    value = _certain_object(body)
+    if value is not None:
+        return _named(value, lossy=False)
     try:
         text, lossy = body.decode("utf-8-sig"), False
     except UnicodeDecodeError:
@@ -95,11 +95,16 @@ def parse_json(text: str) -> Any:
     Integral floats become ints, so that `0.0` and `0` are one value. Raises ValueError saying what is wrong; the
     message never quotes the text.
     """
-    if text[:1] == "{" and isinstance(
-        value := plain_json.certain_value(text.encode("utf-8", "replace"), deepest=DEEPEST, decode=_decode), dict
-    ):
-        return cast("dict[str, Any]", value)
-    return strict_value(text, parse_float=_real)
+    value = _certain_object(text.encode("utf-8", "replace")) if text[:1] == "{" else None
+    return strict_value(text, parse_float=_real) if value is None else value
+
+
+def _certain_object(body: bytes) -> dict[str, Any] | None:
+    value = plain_json.certain_value(body, deepest=DEEPEST)
+    if not isinstance(value, dict):
+        return None
+    # Read twice where there may be a fraction: only as it came can it be written again.
+    return _decode(body) if b"." in body else cast("dict[str, Any]", value)
 
 
 def _split(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:

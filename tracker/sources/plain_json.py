@@ -20,6 +20,7 @@ import msgspec
 _write = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 
+_UNSIGNED = b"\xcf"
 _WIDE = re.compile(rb"\xcf[\x80-\xff]", re.DOTALL)
 """An unsigned 64-bit integer that is no signed one. Found inside a text or a number it is a false alarm, which costs only time."""
 
@@ -42,7 +43,8 @@ def sound_value(text: bytes | str, *, deepest: int, decode: Decode = decode) -> 
         return None
     try:
         value = decode(text)
-        return None if _WIDE.search(_pack(value)) else value
+        packed = _pack(value)
+        return None if _UNSIGNED in packed and _WIDE.search(packed) else value
     except _DOUBTS:
         return None
 

@@ -50,7 +50,10 @@ _PREFIXES = {"ingres_": "ingress", "pnm_agent-": "agent", "pnm_tts_agent-": "age
 _CALLER = "sip_"
 
 _ENVELOPE = ("event", "id", "created_at", "num_dropped", "room")
-_OBJECTS = ("participant", "recording_info", "speech_service", "track", "analytics", "room_artifact")
+_SAID = protojson.spellings(*_ENVELOPE)
+_KNOWN = protojson.spellings(
+    *_ENVELOPE, "participant", "recording_info", "speech_service", "track", "analytics", "room_artifact"
+)
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +81,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             "at": self.at if at is None else at,
             "clock": "receiver" if ours else "server",
             "precision": "us" if ours else precision,
-            "detail": protojson.others(self.message, *_ENVELOPE, *_OBJECTS) | protojson.present(**detail),
+            "detail": protojson.others(self.message, _KNOWN) | protojson.present(**detail),
             "anomalies": self.anomalies,
         }
 
@@ -117,7 +120,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
         fact = self.fact(event=self.event)
-        fact["detail"] |= protojson.others(self.message, *_ENVELOPE)
+        fact["detail"] |= protojson.others(self.message, _SAID)
         fact["anomalies"] = (*self.anomalies, (anomaly, why))
         return (Unknown(**fact, place=self.place()),)
 

@@ -80,16 +80,24 @@ class Message:
         if not fields:
             return None
         found = fields.get(name)
-        return fields.get(camel(name)) if found is None else found
+        return fields.get(_CAMEL[name]) if found is None else found
+
+    # A reading asks each body some thirty times: these two look by themselves.
 
     def text(self, name: str) -> str | None:
         """A string, or None where it is absent, empty or no string."""
-        value = self.value(name)
+        value = self.fields.get(name)
+        if value is None:
+            value = self.fields.get(_CAMEL[name])
         return value if isinstance(value, str) and value else None
 
     def whole(self, name: str) -> int | None:
         """A 64-bit integer, written as a number or as a string of digits."""
-        value = self.value(name)
+        value = self.fields.get(name)
+        if value is None:
+            value = self.fields.get(_CAMEL[name])
+            if value is None:
+                return None
         if isinstance(value, str):
             value = int(value) if _DIGITS.fullmatch(value) else None
         elif isinstance(value, float) and value.is_integer():
@@ -153,11 +161,20 @@ def read(body: bytes) -> Message | None:
     return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else None
 
 
-@functools.cache
 def camel(name: str) -> str:
     """The camelCase spelling of a snake_case field (`joined_at_ms` → `joinedAtMs`)."""
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
+    return _CAMEL[name]
+
+
+class _Spellings(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        # Asked only with the constants of a reading.
+        head, *rest = name.split("_")
+        spelling = self[name] = head + "".join(part.capitalize() for part in rest)
+        return spelling
+
+
+_CAMEL = _Spellings()
 
 
 def kept(value: Any) -> Any:
@@ -240,30 +257,25 @@ def masked_query(address: str | None) -> str | None:
     )
 
 
-def extras(message: Message, *known: str) -> dict[str, Any]:
-    """Scalars of a message that no reading knows yet (`known` in snake_case), without what may be a secret."""
-    return {name: value for name, value in others(message, *known).items() if isinstance(value, str | int | float)}
+def spellings(*names: str) -> frozenset[str]:
+    """Fields given in snake_case, in either spelling."""
+    return frozenset(spelling for name in names for spelling in (name, camel(name)))
 
 
-def others(message: Message, *known: str) -> dict[str, Any]:
-    """Fields of any kind that no reading knows yet (`known` in snake_case), as `shown` shows them."""
-    spellings = _spellings(known)
+def others(message: Message, known: frozenset[str]) -> dict[str, Any]:
+    """Fields of any kind that no reading knows yet (`known`: the `spellings` it knows), as `shown` shows them."""
+    if known.issuperset(message.fields):
+        return {}
     return {
         name: shown(value)
         for name, value in message.fields.items()
-        if name not in spellings and value is not None and not secret_name(name)
+        if name not in known and value is not None and not secret_name(name)
     }
-
-
-@functools.cache
-def _spellings(known: tuple[str, ...]) -> frozenset[str]:
-    # Asked only with the constants of a reading.
-    return frozenset(spelling for name in known for spelling in (name, camel(name)))
 
 
 def present(**fields: Any) -> dict[str, Any]:
     """The given fields without those that are None or empty."""
-    return {name: value for name, value in fields.items() if value not in (None, "", {}, [])}
+    return {name: value for name, value in fields.items() if value or value not in (None, "", {}, [])}
 
 
 def joined_at(participant: Message) -> tuple[Micros, Precision] | None:
