@@ -18,6 +18,7 @@ from tracker.log.contract import ClusteredLog
 from tracker.stream_servers import expect_synced
 
 SHOW_SECONDS = 0.25
+MOMENT_SECONDS = 2.0
 ANSWERED = ("/hooks/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/open")
 """What does not read the log."""
 
@@ -52,6 +53,16 @@ def gate(log: ClusteredLog, behind_at_most: float) -> Middleware:
     return gated
 
 
+async def begin(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
+    """Before anything is taken: of how many servers it is not known whether they sync always.
+
+    A node that was away for a moment is level on return. Raises `LogUnavailable` where a server does not sync always.
+    """
+    unread = await _unread(log, monitoring)
+    await log.caught_up(MOMENT_SECONDS)
+    return unread
+
+
 async def show(log: ClusteredLog, showing: Showing | None) -> None:
     """Return when the node is level for the first time; say how it gets on meanwhile."""
     if await log.caught_up(SHOW_SECONDS):
@@ -66,8 +77,7 @@ async def show(log: ClusteredLog, showing: Showing | None) -> None:
     _log.info("level with the stream", messages=log.progress()[1])
 
 
-async def unread_servers(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
-    """Of how many servers it is not known whether they sync always. Raises `LogUnavailable` where one does not."""
+async def _unread(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
     addresses, servers = await expect_synced(monitoring, log.servers())
     unread = max(len(addresses), len(servers), 0 if monitoring else 1)
     if unread:

@@ -236,7 +236,7 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
         log = await joining.open_log(config, metrics)
         stack.push_async_callback(log.close)
         if isinstance(log, ClusteredLog):
-            metrics.follows(log.behind, await catching_up.unread_servers(log, config.jetstream.monitoring))
+            metrics.follows(log.behind, await catching_up.begin(log, config.jetstream.monitoring))
         if config.sealing.masters:
             await finish(log)
         else:

@@ -34,10 +34,10 @@ from tracker.log.sqlite_following import Replica
 
 RETRY_SECONDS = 15.0
 ATTEMPT_SECONDS = 2.0
+QUEUED_SECONDS = 1.0
 BACK_OFF = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 FAILURE_SECONDS = 30.0
 LOOK_SECONDS = 1.0
-LOOK_SOON_SECONDS = 0.1
 SILENT_SECONDS = 5.0
 
 
@@ -56,7 +56,7 @@ class JetstreamLog(ReplicaReading):
         self._level = asyncio.Event()
         self._level_at = 0.0
         self._looked_at = asyncio.get_running_loop().time()
-        self._failed: tuple[float, float, str] | None = None
+        self._failed: tuple[float, str] | None = None
         self._closed = False
         self.most_bytes = stream.max_message_bytes - FRAME_BYTES
         self._group_commit = GroupCommit(
@@ -142,8 +142,8 @@ class JetstreamLog(ReplicaReading):
         self._expect_level()
         if now - self._looked_at > SILENT_SECONDS:
             raise LogUnavailable(f"the stream has said nothing for {now - self._looked_at:.0f} s: has it a leader?")
-        if self._failed is not None and now - self._failed[1] < FAILURE_SECONDS:
-            raise LogUnavailable(f"the last append failed, none has succeeded since: {self._failed[2]}")
+        if self._failed is not None and now - self._failed[0] < FAILURE_SECONDS:
+            raise LogUnavailable(f"the last append failed, none has succeeded since: {self._failed[1]}")
         await self.replica.probe()
 
     def _expect_level(self) -> None:
@@ -172,10 +172,9 @@ class JetstreamLog(ReplicaReading):
             )
         loop = asyncio.get_running_loop()
         now = loop.time()
-        # A queue that waits behind a failure does not wait for another 15 s each.
-        deadline = (
-            now + RETRY_SECONDS if self._failed is None else max(now + ATTEMPT_SECONDS, self._failed[0] + RETRY_SECONDS)
-        )
+        # What waited behind a failure has waited long enough: it does not wait for another 15 s each.
+        is_behind_failure = self._failed is not None and now - self._failed[0] < QUEUED_SECONDS
+        deadline = now + (ATTEMPT_SECONDS if is_behind_failure else RETRY_SECONDS)
         answer = self._waiting[frame.id] = loop.create_future()
         try:
             sequence = await self._acknowledged(data, frame.id.hex(), deadline)
@@ -187,7 +186,7 @@ class JetstreamLog(ReplicaReading):
                     "the stream has it, but this node does not get to applying it: send it again"
                 ) from None
         except LogError as error:
-            self._failed = (now if self._failed is None else self._failed[0], loop.time(), str(error))
+            self._failed = (loop.time(), str(error))
             raise
         finally:
             del self._waiting[frame.id]
@@ -218,7 +217,12 @@ class JetstreamLog(ReplicaReading):
     async def _look(self) -> None:
         """Ask the stream's leader how far the stream is, for ever."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS if self._level.is_set() else LOOK_SOON_SECONDS)
+            if self._level.is_set():
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._replicator.reached(self.state.last)
             # Not answered: there is no connection or no leader now; `probe` says for how long.
             with contextlib.suppress(LogError):
                 asked_at = asyncio.get_running_loop().time()

@@ -83,8 +83,10 @@ class Replicator:
             except* _Lost as lost:
                 _log.info("reading the stream anew", after=self.sequence, reason=str(lost.exceptions[0]))
             except* LogError as errors:
-                self.trouble = str(errors.exceptions[0])
-                _log.warning("the stream is not applied", after=self.sequence, reason=self.trouble)
+                reason = str(errors.exceptions[0])
+                if reason != self.trouble:
+                    _log.warning("the stream is not applied", after=self.sequence, reason=reason)
+                self.trouble = reason
             except* Exception as errors:
                 first = errors.exceptions[0]
                 self.trouble = f"the replicator failed: {type(first).__name__}"

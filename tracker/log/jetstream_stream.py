@@ -28,6 +28,7 @@ from tracker.errors import LogMissing, LogUnavailable
 
 FORMAT = "1"
 ASK_SECONDS = 5.0
+CONSUMER_SECONDS = 2.0
 CONNECT_SECONDS = 10.0
 RECONNECT_SECONDS: Any = 0.25  # the driver says whole seconds, and sleeps for what it is given
 DUPLICATE_WINDOW_SECONDS = 120
@@ -231,7 +232,7 @@ class Stream:
             "max_waiting": 16,
         }  # fmt: skip
         asked = {"stream_name": self.name, "config": config, "action": "create"}
-        await self._ask(f"CONSUMER.CREATE.{self.name}.{name}", asked, ASK_SECONDS)
+        await self._ask(f"CONSUMER.CREATE.{self.name}.{name}", asked, CONSUMER_SECONDS)
 
     async def drop_consumer(self, name: str) -> None:
         """Let a reader go. It would go by itself; whatever is in the way is passed over."""
