@@ -28,6 +28,7 @@ from typing import Any
 
 import aiohttp
 
+from bench.faults.plug import apart
 from tests.crash.test_memory import half_sent
 from tests.running import SECRETS, SOURCES, Running, now
 from tracker.demo_calls import sign
@@ -453,4 +454,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
+    apart("bench.faults.resources")
     sys.exit(asyncio.run(main()))
