@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import sqlite3
 import threading
@@ -18,7 +19,9 @@ from tracker.projections.rows import EntryRow
 from tracker.views import sqlite_queries as sql
 from tracker.views.contract import Changes, SavedEntry, SessionFilter
 from tracker.views.sqlite import SqliteViews, swap_in
-from tracker.views.sqlite_reading import sessions_statement
+from tracker.views.cursors import encode_cursor
+from tracker.views.sqlite_narrowing import count_statement, narrowed_to_one, ways
+from tracker.views.sqlite_sessions import sessions_statement
 
 
 def entries(first: int, last: int) -> list[SavedEntry]:
@@ -185,43 +188,107 @@ async def test_vanished_views_are_missing_until_they_are_made_again(tmp_path: Pa
     await views.close()
 
 
-PLANNED: list[tuple[str, list[Any]]] = [
-    sessions_statement(SessionFilter(**filters), limit=5, cursor=None)
-    for filters in (
-        {}, {"source": "a"}, {"sources": ("a",)}, {"room": "a"}, {"identity": "a"}, {"state": "open"}, {"state": "stuck"},
-        {"from_at": 1, "to_at": 2},
-    )
+EVERY = {
+    "source": "a", "sources": ("a", "b"), "room": "a", "identity": "a", "state": "open", "from_at": 1, "to_at": 2,
+    "has": ("recording",), "min_duration_ms": 5, "q": "abc",
+}  # fmt: skip
+"""A value of each filter of the list of sessions."""
+
+COMBINED = [
+    *({} if alone is None else {alone: EVERY[alone]} for alone in (None, *EVERY)),
+    *({one: EVERY[one], other: EVERY[other]} for one, other in itertools.combinations(EVERY, 2)),
+    *({one: EVERY[one] for one in EVERY if one != without} for without in EVERY),
+    *({"state": state} | more for state in ("ended", "stuck") for more in ({}, {"source": "a"}, {"has": ("anomaly",)}, {"min_duration_ms": 1})),
+    {"has": ("supervisor", "anomaly", "recording")}, EVERY,
 ]  # fmt: skip
+
+
+def statements_of(filters: dict[str, Any], cursor: str | None = None) -> list[tuple[str, list[Any]]]:
+    """Every statement a page of sessions may be asked by: passing over many, by each filter that finds few, and how that is found out."""
+    wanted = narrowed_to_one(SessionFilter(**filters))
+    found = ways(wanted)
+    asked = [sessions_statement(wanted, limit=5, cursor=cursor, way=way) for way in (None, *found)]
+    return [*asked, count_statement(found)] if found else asked
+
+
+PLANNED: list[tuple[str, list[Any]]] = [
+    statement for filters in COMBINED for cursor in (None, encode_cursor("sessions", (5, "a"))) for statement in statements_of(filters, cursor)
+]  # fmt: skip
+CHILDREN = [
+    statement + after + sql.NEWEST_FIRST
+    for statement in (
+        sql.SELECT_PARTICIPANTS,
+        sql.SELECT_RECORDINGS,
+        sql.SELECT_SUPERVISOR_SESSIONS,
+        *(sql.SELECT_PARTICIPANTS + condition for condition in sql.IDENTITY_OR_NAME),
+        *(sql.SELECT_SUPERVISOR_SESSIONS + condition for condition in sql.SUPERVISOR_OR_AGENT),
+        sql.SELECT_RECORDINGS + sql.AND_STATUS,
+    )
+    for after in ("", sql.AND_SOURCES, sql.AND_BEFORE)
+]
+OF_ONE = [
+    statement + sql.AND_OF_SESSION + after + sql.OLDEST_FIRST
+    for statement in (
+        sql.SELECT_PARTICIPANTS,
+        sql.SELECT_CONNECTIONS,
+        sql.SELECT_STREAMS,
+        sql.SELECT_RECORDINGS,
+        sql.SELECT_SUPERVISOR_SESSIONS,
+    )
+    for after in ("", sql.AND_AFTER)
+]
 PLANNED += [
+    (statement, ["[]" if "json_each" in statement else "a"] * statement.count("?")) for statement in [*CHILDREN, *OF_ONE]
+]
+PLANNED += [
+    (sql.SELECT_SESSION, ["a"]),
+    (sql.SELECT_SESSIONS_BY_ID, ["[]", 5]),
     (sql.SELECT_TIMELINE + sql.ENTRIES_IN_TIME, ["a", 5]),
+    (sql.SELECT_TIMELINE + sql.AND_ENTRY_KINDS + sql.AND_ENTRY_SUBJECT + sql.AND_ENTRY_AFTER + sql.ENTRIES_IN_TIME, ["a", "[]", "a", 1, 1, 1, 1, 1, 5]),
     (sql.SELECT_ENTRIES_AFTER, [1, 2, 5]),
     (sql.SELECT_SESSION_POSITIONS, ["a", 1, 5]),
     (sql.SELECT_RECORD_SESSIONS, [1]),
     (sql.SELECT_LOOKUP, ["a", 5]),
     (sql.SELECT_PLACED, ["a", "b", 1, 2, 5]),
-    (sql.SELECT_PARTICIPANTS + sql.AND_IDENTITY + sql.NEWEST_FIRST, ["a", "a", 5]),
-    (sql.SELECT_RECORDINGS + sql.NEWEST_FIRST, [5]),
     (sql.SELECT_SUPERVISOR_SESSION, ["a"]),
+    (sql.SELECT_SUMMARIES + sql.SUMMARIES_BY_ROOM, [5]),
+    (sql.SELECT_SUMMARIES + sql.AND_SUMMARY_SOURCE + sql.AND_SUMMARY_AFTER + sql.SUMMARIES_BY_ROOM, ["a", "a", "a", 5]),
     (sql.SELECT_OPEN, [None]),
     (sql.SELECT_PEAK, [None, 1, 2]),
-]
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("statement", "bound"), PLANNED)
-async def test_no_question_reads_a_whole_table(tmp_path: Path, statement: str, bound: list[Any]) -> None:
+def plan_of(connection: sqlite3.Connection, statement: str, bound: list[Any]) -> list[str]:
+    return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
+
+
+async def test_no_question_reads_a_whole_table(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
+    tables = {"s", "p", "l", "sessions", "entries", "gaps", "participants", "recordings", "supervisor_sessions", "names"}
     with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
-    tables = ("s", "p", "l", "sessions", "entries", "gaps", "participants", "recordings", "supervisor_sessions")
-    scans = [step for step in plan if step.split()[0] == "SCAN" and step.split()[1] in tables and "USING" not in step]
-    assert scans == [], plan
+        for statement, bound in PLANNED:
+            plan = plan_of(connection, statement, bound)
+            scans = [step.split() for step in plan if step.startswith("SCAN")]
+            assert not [scan for scan in scans if scan[1] in tables and "USING" not in scan], (statement, plan)
 
 
-async def test_the_newest_sessions_and_a_timeline_come_without_sorting(tmp_path: Path) -> None:
+async def test_every_statement_is_asked_by_these_tests() -> None:
+    asked = "\n".join(statement for statement, _ in PLANNED)
+    known = {name: value for name, value in vars(sql).items() if name.startswith("SELECT_") and isinstance(value, str)}
+    assert [name for name, value in known.items() if value not in asked] == []
+
+
+async def test_lists_come_in_the_order_of_an_index(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
+    many = [sessions_statement(narrowed_to_one(SessionFilter(**filters)), limit=5, cursor=None) for filters in COMBINED]
+    lists = [*many, *((statement, bound) for statement, bound in PLANNED if statement in {*CHILDREN, *OF_ONE})]
     with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
-        for statement, bound in (PLANNED[0], PLANNED[1], PLANNED[2], PLANNED[5], PLANNED[8]):
-            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
+        for statement, bound in [*lists, (sql.SELECT_TIMELINE + sql.ENTRIES_IN_TIME, ["a", 5])]:
+            plan = plan_of(connection, statement, bound)
+            assert not [step for step in plan if "TEMP B-TREE" in step], (statement, plan)
+        for conditions, head in ((sql.IDENTITY_OR_NAME, sql.SELECT_PARTICIPANTS), (sql.SUPERVISOR_OR_AGENT, sql.SELECT_SUPERVISOR_SESSIONS)):
+            arms = " UNION ALL ".join(head + condition for condition in conditions)
+            plan = plan_of(connection, arms + sql.NEWEST_FIRST, ["a", "a", "a", 5])
             assert not [step for step in plan if "TEMP B-TREE" in step], plan
 
 

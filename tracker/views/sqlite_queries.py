@@ -18,25 +18,28 @@ SELECT_SESSIONS_BY_ID = f"""
 SELECT {SESSION} FROM sessions AS s
 WHERE s.number IN (SELECT number FROM json_each(?) JOIN names ON names.name = value) ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"""
 
-SELECT_SESSIONS = f"SELECT {SESSION} FROM sessions AS s WHERE true"
+# Which index a list of sessions is read by is said where these are put together (`sqlite_narrowing`).
 AND_SESSION_SOURCE = " AND s.source = ?"
-# For filters with an index of their own that finds fewer: the source, and having ended, are looked at afterwards.
-AND_SESSION_ALSO_OF_SOURCE = " AND +s.source = ?"
-AND_SESSION_ALSO_IN_STATE = " AND +s.state = ?"
-AND_SESSION_SOURCES = " AND +s.source IN (SELECT value FROM json_each(?))"
+AND_SESSION_SOURCES = " AND s.source IN (SELECT value FROM json_each(?))"
 AND_SESSION_ROOM = " AND (s.room_id = ? OR s.room_name = ?)"
-AND_SESSION_IDENTITY = " AND s.number IN (SELECT p.session FROM participants AS p WHERE p.identity = ? OR p.name = ?)"
+AND_SESSION_ROOM_ID = " AND s.room_id = ?"
+AND_SESSION_ROOM_NAME = " AND s.room_name = ? AND s.room_id IS NOT ?"
+AND_SESSION_IDENTITY = """
+AND EXISTS (SELECT 1 FROM participants AS p WHERE p.session = s.number AND (+p.identity = ? OR +p.name = ?))"""
 AND_SESSION_STATE = " AND s.state = ?"
 AND_SESSION_STUCK = """ AND s.state = 'open'
 AND EXISTS (SELECT 1 FROM json_each(?) AS bound WHERE bound.key = s.source AND s.last_event_at <= bound.value)"""
 AND_SESSION_FROM = " AND s.begins_at >= ?"
 AND_SESSION_TO = " AND s.begins_at < ?"
-AND_SESSION_HAS = {
-    "recording": " AND s.recordings > 0",
-    "supervisor": " AND s.supervisors > 0",
-    "anomaly": " AND s.anomalies > 0",
-}
+HAS = {"recording": "s.recordings > 0", "supervisor": "s.supervisors > 0", "anomaly": "s.anomalies > 0"}
 AND_SESSION_DURATION = " AND s.duration_ms >= ?"
+OF_IDENTITY = """
+SELECT session AS number FROM participants INDEXED BY participants_of_identity WHERE identity = ?
+UNION ALL SELECT session FROM participants INDEXED BY participants_of_name WHERE name = ?"""
+OF_ROOM = """
+SELECT number FROM sessions INDEXED BY sessions_of_room WHERE room_id = ?
+UNION ALL SELECT number FROM sessions INDEXED BY sessions_of_room_name WHERE room_name = ? AND room_id IS NOT ?"""
+OF_DURATION = "SELECT number FROM sessions INDEXED BY sessions_by_duration WHERE duration_ms >= ?"
 # For one letter that is everywhere, for filters that find few, and where SQLite has no trigrams (`sqlite_sessions`).
 AND_SESSION_LIKE = """ AND (s.id LIKE ?1 ESCAPE '\\' OR s.room_id LIKE ?1 ESCAPE '\\' OR s.room_name LIKE ?1 ESCAPE '\\'
 OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session = s.number AND l.lookup LIKE ?1 ESCAPE '\\')
@@ -84,9 +87,9 @@ SELECT_SUPERVISOR_SESSIONS = """
 SELECT doc, begins_at, session_id, id, supervisor_client, agent_client FROM supervisor_sessions WHERE true"""
 AND_OF_SESSION = f" AND session = {NUMBERED}"
 AND_SOURCES = " AND +source IN (SELECT value FROM json_each(?))"
-AND_IDENTITY = " AND (identity = ? OR name = ?)"
+IDENTITY_OR_NAME = " AND identity = ?", " AND name = ? AND +identity IS NOT ?"
 AND_STATUS = " AND status = ?"
-AND_CLIENT = " AND (supervisor_client = ? OR agent_client = ?)"
+SUPERVISOR_OR_AGENT = " AND supervisor_client = ?", " AND agent_client = ? AND +supervisor_client IS NOT ?"
 AND_AFTER = " AND (begins_at, id) > (?, ?)"
 AND_BEFORE = " AND (begins_at, session_id, id) < (?, ?, ?)"
 OLDEST_FIRST = " ORDER BY begins_at, id LIMIT ?"

@@ -17,10 +17,11 @@ from tracker.views import sqlite_packing as packing
 from tracker.views import sqlite_queries as sql
 from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
 from tracker.views.cursors import decode_cursor, encode_cursor
+from tracker.views.sqlite_narrowing import FEW, Way, count_statement, expect_known, narrowed_to_one, ways
 from tracker.views.sqlite_packing import Doc, entry_of
 from tracker.views.sqlite_schema import SEARCHABLE
 from tracker.views.sqlite_sessions import (
-    COUNT_HITS, MANY, MANY_BESIDE, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, Statement, any_of, few_statement, is_narrow, phrase, pieces_statement,
+    COUNT_HITS, MANY, MANY_BESIDE, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, any_of, few_statement, is_narrow, phrase, pieces_statement,
     search_statement, sessions_statement,
 )  # fmt: skip
 from tracker.views.sqlite_statistics import answer, question, statements
@@ -30,6 +31,9 @@ Row = tuple[Any, ...]
 
 MOST_MATCHES = 100
 """`lookup` gives no more sessions than this."""
+
+NEITHER: tuple[tuple[str, list[Any]]] = (("", []),)
+"""Rows are narrowed by nothing that may be said in two columns."""
 
 _OUTDATED_ID = re.compile(r"(?P<room>.+)_(?P<ms>[0-9]{1,15})")
 
@@ -59,16 +63,20 @@ class SqliteReading(ABC):
 
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         """See `ViewsReader`."""
-        if filter.q is None:
-            found = await self.rows(*sessions_statement(filter, limit=limit, cursor=cursor))
+        expect_known(filter)
+        asked = narrowed_to_one(filter)
+        if asked.q is None:
+            way = await self._way(asked)
+            found = await self.rows(*sessions_statement(asked, limit=limit, cursor=cursor, way=way))
         else:
-            found = await self._sessions_searched(filter, filter.q, limit, cursor)
+            found = await self._sessions_searched(asked, asked.q, limit, cursor)
         after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
         return [_session(row) for row in found[:limit]], after
 
     async def _sessions_searched(self, filter: SessionFilter, q: str, limit: int, cursor: str | None) -> list[Row]:
         """The rows of `find_sessions` for a text: from the index, or where that cannot help by looking at each session."""
-        each = sessions_statement(filter, limit=limit, cursor=cursor)
+        way = await self._way(filter)
+        each = sessions_statement(filter, limit=limit, cursor=cursor, way=way)
         if not q or not SEARCHABLE:
             return await self.rows_searched(*each)
         expression = phrase(q)
@@ -79,11 +87,12 @@ class SqliteReading(ABC):
             expression = any_of(pieces) or None
         if expression is None:
             return []
-        many = MANY_BESIDE if is_narrow(filter) else MANY
+        # The index finds other cases of every letter, looking at each only those of a to z.
+        is_each = is_narrow(filter) and q.isascii()
+        many = MANY_BESIDE if is_each and way is None else MANY
         if (await self.rows_searched(COUNT_HITS, [expression, many]))[0][0] < many:
             return await self.rows_searched(*few_statement(filter, expression, limit=limit, cursor=cursor))
-        # The index finds other cases of every letter, looking at each only those of a to z.
-        if is_narrow(filter) and q.isascii():
+        if is_each:
             return await self.rows_searched(*each)
         if filter.source is not None:
             sources = [filter.source]
@@ -96,6 +105,15 @@ class SqliteReading(ABC):
         ]
         found = [row for rows in await self.rows_of_one_moment(statements) for row in rows]
         return sorted(found, key=lambda row: row[1:3], reverse=True)[: limit + 1]
+
+    async def _way(self, filter: SessionFilter) -> Way | None:
+        """The filter that finds fewest, where that is few."""
+        found = ways(filter)
+        if not found:
+            return None
+        counts = (await self.rows(*count_statement(found)))[0]
+        fewest = min(range(len(found)), key=counts.__getitem__)
+        return found[fewest] if counts[fewest] < FEW else None
 
     async def session(self, session_id: str) -> SessionRow | None:
         """See `ViewsReader`."""
@@ -165,10 +183,8 @@ class SqliteReading(ABC):
     ) -> Page:
         """See `ViewsReader`. `identity` equals the identity or the name."""
         text, bound = _across(sql.SELECT_PARTICIPANTS, session_id, sources)
-        if identity is not None:
-            text += sql.AND_IDENTITY
-            bound += [identity, identity]
-        return await self._page("participants", packing.participants, text, bound, session_id, limit, cursor)
+        either = _either(sql.IDENTITY_OR_NAME, identity)
+        return await self._page("participants", packing.participants, text, bound, session_id, limit, cursor, either)
 
     async def connections(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
         """In the order of joining."""
@@ -207,11 +223,9 @@ class SqliteReading(ABC):
     ) -> Page:
         """Of one session, or across sessions; `client` equals the supervisor's or the agent's."""
         text, bound = _across(sql.SELECT_SUPERVISOR_SESSIONS, session_id, sources)
-        if client is not None:
-            text += sql.AND_CLIENT
-            bound += [client, client]
+        either = _either(sql.SUPERVISOR_OR_AGENT, client)
         return await self._page(
-            "supervisor_sessions", packing.supervisor_sessions, text, bound, session_id, limit, cursor
+            "supervisor_sessions", packing.supervisor_sessions, text, bound, session_id, limit, cursor, either
         )
 
     async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]:
@@ -224,6 +238,8 @@ class SqliteReading(ABC):
     ) -> Page:
         """See `ViewsReader`: `RoomSummary` rows; the name is that of the newest session."""
         text, bound = sql.SELECT_SUMMARIES, list[Any]()
+        if source is None and sources is not None and len(sources) == 1:
+            source, sources = sources[0], None
         if source is not None:
             text += sql.AND_SUMMARY_SOURCE
             bound.append(source)
@@ -249,24 +265,37 @@ class SqliteReading(ABC):
 
     async def _page(
         self, name: str, doc: Doc[Any], text: str, bound: list[Any], session_id: str | None,
-        limit: int, cursor: str | None,
+        limit: int, cursor: str | None, either: Sequence[tuple[str, list[Any]]] = NEITHER,
     ) -> Page:  # fmt: skip
-        """One page of child rows: in order of beginning inside a session, newest first across sessions."""
+        """One page of child rows: in order of beginning inside a session, newest first across sessions.
+
+        `either`: conditions of which each has its own index in that order, and no two hold for one row.
+        """
+        after, key = "", list[Any]()
         if cursor is not None:
             begins_at, of, row_id = decode_cursor(name, cursor, int, str, str)
-            text += sql.AND_BEFORE if session_id is None else sql.AND_AFTER
-            bound += [begins_at, of, row_id] if session_id is None else [begins_at, row_id]
-        text += sql.NEWEST_FIRST if session_id is None else sql.OLDEST_FIRST
-        found = await self.rows(text, [*bound, limit + 1])
-        after = encode_cursor(name, found[limit - 1][1:4]) if len(found) > limit else None
-        return [doc.row(row[0], row[2:]) for row in found[:limit]], after
+            after = sql.AND_BEFORE if session_id is None else sql.AND_AFTER
+            key = [begins_at, of, row_id] if session_id is None else [begins_at, row_id]
+        statement = " UNION ALL ".join(text + condition + after for condition, _ in either)
+        statement += sql.NEWEST_FIRST if session_id is None else sql.OLDEST_FIRST
+        values = [value for _, own in either for value in (*bound, *own, *key)]
+        found = await self.rows(statement, [*values, limit + 1])
+        following = encode_cursor(name, found[limit - 1][1:4]) if len(found) > limit else None
+        return [doc.row(row[0], row[2:]) for row in found[:limit]], following
 
 
 def _session(row: Row) -> SessionRow:
     return packing.sessions.row(row[0], row[1:])
 
 
-def _across(text: str, session_id: str | None, sources: tuple[str, ...] | None) -> Statement:
+def _either(conditions: tuple[str, str], value: str | None) -> Sequence[tuple[str, list[Any]]]:
+    """The first condition, and the second where the first does not hold."""
+    if value is None:
+        return NEITHER
+    return (conditions[0], [value]), (conditions[1], [value, value])
+
+
+def _across(text: str, session_id: str | None, sources: tuple[str, ...] | None) -> tuple[str, list[Any]]:
     bound: list[Any] = []
     if session_id is not None:
         text += sql.AND_OF_SESSION

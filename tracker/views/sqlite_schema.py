@@ -116,12 +116,16 @@ INDICES = (
 """What the projector itself looks things up by."""
 
 LATE_INDICES = (
-    # With the duration in it: `min_duration_ms` passes over a million sessions without looking at one that is too short.
-    "CREATE INDEX sessions_newest ON sessions (begins_at, id, duration_ms)",
-    "CREATE INDEX sessions_recorded ON sessions (begins_at, id) WHERE recordings > 0",
-    "CREATE INDEX sessions_supervised ON sessions (begins_at, id) WHERE supervisors > 0",
-    "CREATE INDEX sessions_odd ON sessions (begins_at, id) WHERE anomalies > 0",
-    "CREATE INDEX sessions_of_source ON sessions (source, begins_at, id)",
+    # What lists are often narrowed by besides is in an index too: a session that is passed over is not looked at.
+    "CREATE INDEX sessions_newest ON sessions (begins_at, id, duration_ms, source)",
+    "CREATE INDEX sessions_by_duration ON sessions (duration_ms)",
+    "CREATE INDEX sessions_recorded ON sessions (begins_at, id, duration_ms, state, source) WHERE recordings > 0",
+    "CREATE INDEX sessions_supervised ON sessions (begins_at, id, duration_ms, state, source, recordings) WHERE supervisors > 0",
+    "CREATE INDEX sessions_odd ON sessions (begins_at, id, duration_ms, state, source, recordings, supervisors) WHERE anomalies > 0",
+    "CREATE INDEX sessions_recorded_of_source ON sessions (source, begins_at, id, duration_ms, state) WHERE recordings > 0",
+    "CREATE INDEX sessions_supervised_of_source ON sessions (source, begins_at, id, duration_ms, state, recordings) WHERE supervisors > 0",
+    "CREATE INDEX sessions_odd_of_source ON sessions (source, begins_at, id, duration_ms, state, recordings, supervisors) WHERE anomalies > 0",
+    "CREATE INDEX sessions_of_source ON sessions (source, begins_at, id, duration_ms)",
     "CREATE INDEX sessions_of_source_in_state ON sessions (source, state, begins_at, id)",
     "CREATE INDEX sessions_in_state ON sessions (state, begins_at, id)",
     "CREATE INDEX sessions_of_room ON sessions (room_id, begins_at, id)",
@@ -129,15 +133,15 @@ LATE_INDICES = (
     "CREATE INDEX sessions_by_room ON sessions (source, room_id, begins_at, id, room_name, state)",
     "CREATE INDEX sessions_over ON sessions (over_at, begins_at, source)",
     "CREATE INDEX participants_newest ON participants (begins_at, session_id, id)",
-    "CREATE INDEX participants_of_identity ON participants (identity, begins_at)",
-    "CREATE INDEX participants_of_name ON participants (name, begins_at)",
+    "CREATE INDEX participants_of_identity ON participants (identity, begins_at, session_id, id)",
+    "CREATE INDEX participants_of_name ON participants (name, begins_at, session_id, id)",
     "CREATE INDEX recordings_newest ON recordings (begins_at, session_id, id)",
     "CREATE INDEX recordings_in_status ON recordings (status, begins_at, session_id, id)",
     "CREATE INDEX supervisor_sessions_newest ON supervisor_sessions (begins_at, session_id, id)",
     "CREATE INDEX supervisor_sessions_by_id ON supervisor_sessions (id)",
     "CREATE INDEX supervisor_sessions_by_vendor_id ON supervisor_sessions (vendor_id)",
-    "CREATE INDEX supervisor_sessions_of_client ON supervisor_sessions (supervisor_client)",
-    "CREATE INDEX supervisor_sessions_of_agent ON supervisor_sessions (agent_client)",
+    "CREATE INDEX supervisor_sessions_of_client ON supervisor_sessions (supervisor_client, begins_at, session_id, id)",
+    "CREATE INDEX supervisor_sessions_of_agent ON supervisor_sessions (agent_client, begins_at, session_id, id)",
     "CREATE INDEX entries_of_session ON entries (session, at, rank, tie, n, position)",
 )
 """What only readers ask by: a rebuild makes them last, sorted and packed full."""

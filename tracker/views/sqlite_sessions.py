@@ -8,21 +8,17 @@ of a page are all looked at, because places do not order inside a minute.
 # ruff: noqa: S608 - only constants of ours are put together
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from tracker.errors import ParameterInvalid
 from tracker.facts import Micros
 from tracker.views import sqlite_queries as sql
 from tracker.views.contract import SessionFilter
 from tracker.views.cursors import decode_cursor
+from tracker.views.sqlite_narrowing import Statement, Way, from_few, from_many, narrowed
 from tracker.views.sqlite_schema import PLACE_BITS, SEPARATOR
 from tracker.views.sqlite_texts import LAST_MINUTE, minute_of
-from tracker.views.sqlite_writing import as_list
-
-Statement = tuple[str, list[Any]]
 
 PIECE = 3
 """Letters the index keeps together."""
@@ -51,23 +47,50 @@ WHERE f.session_pieces MATCH ?"""
 FIRST_PLACE = "((SELECT number % 8192 FROM text_sources WHERE source = ?) << 26) + ?"
 
 
-def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None) -> Statement:
-    """The statement for one page of sessions. Raises `ParameterInvalid` for a bad state, has or cursor."""
-    text, bound = sql.SELECT_SESSIONS, list[Any]()
+def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None, way: Way | None = None) -> Statement:
+    """The statement for one page of sessions, beginning with the few of `way` or passing over many.
+
+    Raises `ParameterInvalid` for a bad cursor.
+    """
+    like, pattern = "", list[Any]()
     if filter.q is not None:
         # First, because its fragment names its only value (?1) and uses it five times.
-        text += sql.AND_SESSION_LIKE
-        bound.append("%" + re.sub(r"([\\%_])", r"\\\1", filter.q) + "%")
-    narrowing, values = _narrowed(filter, cursor)
-    return text + narrowing + sql.SESSIONS_NEWEST, [*bound, *values, limit + 1]
+        like, pattern = sql.AND_SESSION_LIKE, ["%" + re.sub(r"([\\%_])", r"\\\1", filter.q) + "%"]
+    if way is None and filter.room is not None and not filter.has and filter.state is None:
+        return _of_room(filter, like, pattern, limit, cursor)
+    narrowing, values = narrowed(filter, cursor)
+    if way is None:
+        return (
+            f"SELECT {sql.SESSION} FROM {from_many(filter)} WHERE true{like}{narrowing}{sql.SESSIONS_NEWEST}",
+            [*pattern, *values, limit + 1],
+        )
+    few, bound = from_few(way)
+    # What q binds is ?1: a SELECT that names it comes before everything else.
+    text = f"""
+WITH pattern (q) AS (SELECT ?1) SELECT {sql.SESSION} FROM {few} WHERE true{like}{narrowing}{sql.SESSIONS_NEWEST}"""
+    return text, [*(pattern or [None]), *bound, *values, limit + 1]
+
+
+def _of_room(filter: SessionFilter, like: str, pattern: list[Any], limit: int, cursor: str | None) -> Statement:
+    """A room with very many runs: those with its id and those with its name, each newest first."""
+    arms: list[str] = []
+    bound = list[Any](pattern)
+    for index, room in (
+        ("sessions_of_room", sql.AND_SESSION_ROOM_ID),
+        ("sessions_of_room_name", sql.AND_SESSION_ROOM_NAME),
+    ):
+        narrowing, values = narrowed(filter, cursor, room=room)
+        arms.append(f"SELECT {sql.SESSION} FROM sessions AS s INDEXED BY {index} WHERE true{like}{narrowing}")
+        bound += values
+    return f"{' UNION ALL '.join(arms)} ORDER BY begins_at DESC, id DESC LIMIT ?", [*bound, limit + 1]
 
 
 def search_statement(
     filter: SessionFilter, expression: str, source: str, *, limit: int, cursor: str | None
 ) -> Statement:
     """The statement for one page of the sessions of one source that `expression` finds; errors as above."""
-    narrowing, values = _narrowed(filter, cursor)
-    narrowing += " AND +s.source = ?"
+    narrowing, values = narrowed(filter, cursor)
+    narrowing += " AND s.source = ?"
     values.append(source)
     first, last = _minutes(filter, cursor)
     # The minute of the last of this page, looked for in the order of places; without hits a minute after all.
@@ -88,7 +111,7 @@ SELECT {sql.SESSION} FROM (
 
 def few_statement(filter: SessionFilter, expression: str, *, limit: int, cursor: str | None) -> Statement:
     """The statement for one page of the sessions of all sources that `expression` finds, where those are few; errors as above."""
-    narrowing, values = _narrowed(filter, cursor)
+    narrowing, values = narrowed(filter, cursor)
     text = f"""
 SELECT {sql.SESSION} FROM (
     SELECT DISTINCT t.session AS number FROM session_pieces AS f CROSS JOIN session_texts AS t ON t.place = f.rowid
@@ -134,43 +157,3 @@ def _minutes(filter: SessionFilter, cursor: str | None) -> tuple[int, int]:
         before: Micros = decode_cursor("sessions", cursor, int, str)[0]
         last = min(last, minute_of(before))
     return first, last
-
-
-def _narrowed(filter: SessionFilter, cursor: str | None) -> Statement:
-    """The fragments of every filter but `q`, and what they bind."""
-    text, bound = "", list[Any]()
-
-    def narrow(fragment: str, *values: Any) -> None:
-        nonlocal text
-        text += fragment
-        bound.extend(values)
-
-    is_rare = bool(filter.has) or filter.min_duration_ms is not None
-    if filter.source is not None:
-        narrow(sql.AND_SESSION_ALSO_OF_SOURCE if is_rare else sql.AND_SESSION_SOURCE, filter.source)
-    if filter.sources is not None:
-        narrow(sql.AND_SESSION_SOURCES, as_list(filter.sources))
-    if filter.room is not None:
-        narrow(sql.AND_SESSION_ROOM, filter.room, filter.room)
-    if filter.identity is not None:
-        narrow(sql.AND_SESSION_IDENTITY, filter.identity, filter.identity)
-    if filter.state == "stuck":
-        narrow(sql.AND_SESSION_STUCK, json.dumps(filter.stuck_before))
-    elif filter.state in {"open", "ended"}:
-        is_also = is_rare and filter.state == "ended"
-        narrow(sql.AND_SESSION_ALSO_IN_STATE if is_also else sql.AND_SESSION_STATE, filter.state)
-    elif filter.state is not None:
-        raise ParameterInvalid("state", "is one of open, ended, stuck")
-    if filter.from_at is not None:
-        narrow(sql.AND_SESSION_FROM, filter.from_at)
-    if filter.to_at is not None:
-        narrow(sql.AND_SESSION_TO, filter.to_at)
-    for what in filter.has:
-        if what not in sql.AND_SESSION_HAS:
-            raise ParameterInvalid("has", "is one of recording, supervisor, anomaly")
-        narrow(sql.AND_SESSION_HAS[what])
-    if filter.min_duration_ms is not None:
-        narrow(sql.AND_SESSION_DURATION, filter.min_duration_ms)
-    if cursor is not None:
-        narrow(sql.AND_SESSION_BEFORE, *decode_cursor("sessions", cursor, int, str))
-    return text, bound
