@@ -1,4 +1,4 @@
-"""One server of the ingest benchmark: `python bench/ingest_server.py MODE VENDOR FOLDER`. Prints its port, then serves.
+"""One server of the ingest benchmark: `python bench/ingest_server.py MODE VENDOR FOLDER LOOP`. Prints its port, then serves.
 
 bare           aiohttp reads the body and answers 200
 verify         … after the vendor's proof was checked
@@ -30,6 +30,7 @@ from tracker.log.vault import Master, Vault
 from tracker.metrics import Metrics
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
+from tracker.under_way import UnderWay
 
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
 NOW = 1_790_000_000_000_000
@@ -109,12 +110,13 @@ def _no_leaves(frontier: Any, rows: list[Any], _commitments: Any) -> tuple[list[
 
 
 async def main() -> None:
-    """Serve until SIGTERM; then print the CPU seconds used."""
+    """Serve until SIGTERM."""
     mode, vendor, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    app = web.Application(client_max_size=1 << 22)
+    ours = mode in {"no-tree", "tracker", "sealed"}
+    app = web.Application(client_max_size=1 << 22, middlewares=[UnderWay().count] if ours else [])
     source = source_of(vendor)
     log: SqliteLog | None = None
-    if mode in {"no-tree", "tracker", "sealed"}:
+    if ours:
         log = await tracked(app, source, folder, mode)
     else:
         answer = {"bare": lambda: bare, "verify": lambda: verifying(source)}.get(
@@ -132,12 +134,10 @@ async def main() -> None:
     await runner.cleanup()
     if log is not None:
         await log.close()
-    used = os.times()
-    print(used.user + used.system, flush=True)
 
 
 if __name__ == "__main__":
-    if "--uvloop" in sys.argv:
+    if sys.argv[4] == "uvloop":
         import uvloop
 
         uvloop.run(main())
