@@ -1,8 +1,14 @@
-"""Rebuild large logs, beside a plain scan-and-decode of the same files: `python bench/rebuild.py [events ...]`.
+"""Rebuild large logs, beside what reading them costs at the least: `python bench/rebuild.py [events ...]`.
 
-Prints events per second, the ratio to the scan, CPU time and peak memory of each (each runs in a process of its own), and
-the size of the views. "alone" is a rebuild in one process, on one core; "rebuild" is what `tracker rebuild` does. CPU time is
-the steadier figure on a machine that others use too; the peak is that of the process itself, its helper needs some 60 MB more.
+    scan            the log read and its JSON decoded by msgspec, nothing made of it
+    rebuild, alone  a rebuild in one process, on one core
+    rebuild         what `tracker rebuild` does: a second process interprets what comes next
+    eventsourcing   the same bodies as events of the eventsourcing library, read from its SQLite recorder, made events
+                    again and decoded: nothing folded, nothing saved
+
+Each runs in a process of its own; a hundred calls of the five vendors are always under way. Prints events per second and
+CPU time an event with their ratios to the scan, and the peak memory of all its processes together. CPU time is the
+steadier figure on a machine that others use too. Without arguments: 100,000 and 1,000,000 events.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from uuid import UUID, uuid5
 
 import msgspec
 
@@ -29,10 +36,14 @@ from tracker.views.sqlite import SqliteViews
 START = 1_700_000_000_000_000
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
 HOUR = 3_600_000_000
+AT_ONCE = 20
+"""Calls of each vendor under way at the same time."""
+SECTION = 1_000
+ROOMS = UUID("5e6f0f5e-3f0e-4b0f-9d55-6a1f7a2f3f10")
 
 
 async def fill(path: Path, events: int) -> None:
-    """Write a log of whole calls of the five vendors, five at a time, until it has `events` records."""
+    """Write a log of `events` records: whole calls of the five vendors, a hundred at a time, mixed as they come."""
     sources = {
         vendor: registry.build(
             SourceSettings(
@@ -45,16 +56,19 @@ async def fill(path: Path, events: int) -> None:
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
     written = 0
-    call = 0
+    hour = 0
     while written < events:
-        batch = []
-        for _ in range(20):
-            for vendor in VENDORS:
-                for sent in whole_call(vendor, START + call * HOUR, seed=call):
-                    batch.append(sources[vendor].admit(sent.body, received_at=sent.at, proof={"scheme": "import"}))
-            call += 1
-        await log.append_all(batch[: events - written])
-        written += len(batch[: events - written])
+        sent = [
+            (one.at, vendor, one.body)
+            for call in range(hour * AT_ONCE, (hour + 1) * AT_ONCE)
+            for vendor in VENDORS
+            for one in whole_call(vendor, START + hour * HOUR + call % AT_ONCE * 1_000_000, seed=call)
+        ]
+        sent = sorted(sent)[: events - written]
+        proof: dict[str, str | int] = {"scheme": "import"}
+        await log.append_all([sources[vendor].admit(body, received_at=at, proof=proof) for at, vendor, body in sent])
+        written += len(sent)
+        hour += 1
     await log.close()
 
 
@@ -71,13 +85,13 @@ async def scan(path: Path) -> int:
     return seen
 
 
-async def rebuild(path: Path) -> int:
+async def rebuild(path: Path, *, alone: bool) -> int:
     """Make new views from the log, as `tracker rebuild` does: with a second process where there is a second core."""
     log = await SqliteLog.open(path)
     views_path = path.with_name("views.db")
     views_path.unlink(missing_ok=True)
     views = await SqliteViews.build(views_path)
-    with rare_collections(), Interpreter() if "alone" not in sys.argv else contextlib.nullcontext() as ahead:
+    with rare_collections(), contextlib.nullcontext() if alone else Interpreter() as ahead:
         projector = Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD, ahead=ahead)
         position = await projector.catch_up()
     await views.finish()
@@ -85,46 +99,102 @@ async def rebuild(path: Path) -> int:
     return position
 
 
-def measured(what: str, path: Path) -> None:
-    """Run one of them here and print what it took."""
+def eventsourced(path: Path) -> tuple[type, object]:
+    """An event type of the eventsourcing library that holds a body, and an application on its SQLite recorder."""
+    from eventsourcing.application import Application  # noqa: PLC0415 - only this mode needs it
+    from eventsourcing.domain import Aggregate  # noqa: PLC0415
+
+    class Received(Aggregate.Event):
+        """A delivery."""
+
+        body: str
+
+    globals()["Received"] = Received
+    Received.__qualname__ = "Received"
+    return Received, Application({"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": f"{path}.events"})
+
+
+async def copy_events(path: Path) -> int:
+    """Append the bodies of the log to the library's recorder, one aggregate a source."""
+    received, application = eventsourced(path)
+    log = await SqliteLog.open(path)
+    versions: dict[str, int] = {}
+    async for records in log.read(0):
+        stored = []
+        for record in records:
+            version = versions[record.source] = versions.get(record.source, 0) + 1
+            event = received(
+                originator_id=uuid5(ROOMS, record.source), originator_version=version,
+                timestamp=received.create_timestamp(), body=record.body.decode(),
+            )  # fmt: skip
+            stored.append(application.mapper.to_stored_event(event))
+        application.recorder.insert_events(stored)
+    await log.close()
+    return sum(versions.values())
+
+
+def replay(path: Path) -> int:
+    """Read every event back through the library, and decode its body."""
+    _, application = eventsourced(path)
+    seen = 0
+    while section := application.recorder.select_notifications(seen + 1, SECTION):
+        for notification in section:
+            msgspec.json.decode(application.mapper.to_domain_event(notification).body)
+        seen += len(section)
+    return seen
+
+
+MODES = {
+    "scan": lambda path: asyncio.run(scan(path)),
+    "rebuild, alone": lambda path: asyncio.run(rebuild(path, alone=True)),
+    "rebuild": lambda path: asyncio.run(rebuild(path, alone=False)),
+    "eventsourcing": replay,
+}
+
+
+def measure(mode: str, path: Path) -> None:
+    """Run one of them here and print what it took: events, seconds, CPU seconds of us and of the helper, peak MB of both."""
     started, cpu = time.perf_counter(), time.process_time()
-    seen = asyncio.run(scan(path) if what == "scan" else rebuild(path))
-    seconds = time.perf_counter() - started
-    cpu = time.process_time() - cpu
+    seen = MODES[mode](path)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     usage, helped = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{seen} {seconds:.2f} {cpu:.2f} {helped.ru_utime + helped.ru_stime:.2f} {usage.ru_maxrss / 1024:.0f}")
+    peak = (usage.ru_maxrss + helped.ru_maxrss) / 1024
+    print(f"{seen} {seconds:.2f} {cpu:.2f} {helped.ru_utime + helped.ru_stime:.2f} {peak:.0f}")
 
 
 def compare(events: int, folder: Path) -> None:
     """Fill a log, measure each way in a process of its own, and print a table."""
     path = folder / f"{events}.db"
     asyncio.run(fill(path, events))
+    asyncio.run(copy_events(path))
     log_bytes = path.stat().st_size
     print(f"\n{events} events · log {log_bytes / 1e6:.0f} MB, {log_bytes / events:.0f} bytes an event")
     print(
-        f"{'':16}{'seconds':>9}{'events/s':>10}{'of the scan':>13}{'CPU µs/event':>14}{'helper µs':>11}{'peak MB':>9}"
+        f"{'':16}{'seconds':>9}{'events/s':>10}{'of the scan':>13}{'CPU µs/event':>14}{'of the scan':>13}{'helper µs':>11}{'peak MB':>9}"
     )
-    scanned = 0.0
-    for name, arguments in (("scan", ["scan"]), ("rebuild, alone", ["alone"]), ("rebuild", ["rebuild"])):
+    speeds: dict[str, float] = {}
+    costs: dict[str, float] = {}
+    for mode in MODES:
         done = subprocess.run(  # noqa: S603 - ourselves
-            [sys.executable, __file__, *arguments, str(path)], capture_output=True, text=True, check=True
+            [sys.executable, __file__, mode, str(path)], capture_output=True, text=True, check=True
         )
         seen, seconds, cpu, helped, peak = done.stdout.split()
-        speed = int(seen) / float(seconds)
-        scanned = scanned or speed
+        speeds[mode] = int(seen) / float(seconds)
+        costs[mode] = float(cpu) / events * 1e6
         print(
-            f"{name:16}{float(seconds):9.1f}{speed:10.0f}{speed / scanned:13.3f}{float(cpu) / events * 1e6:14.1f}"
-            f"{float(helped) / events * 1e6:11.1f}{peak:>9}"
+            f"{mode:16}{float(seconds):9.1f}{speeds[mode]:10.0f}{speeds[mode] / speeds['scan']:13.3f}{costs[mode]:14.1f}"
+            f"{costs['scan'] / (costs[mode] + float(helped) / events * 1e6):13.3f}{float(helped) / events * 1e6:11.1f}{peak:>9}",
+            flush=True,
         )
     views = path.with_name("views.db").stat().st_size
+    print(f"both cores: {speeds['rebuild'] / speeds['rebuild, alone']:.2f} × one")
     print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes an event, {views / log_bytes:.2f} of the log")
-    path.unlink()
 
 
 def main() -> None:
     """Measure logs of the sizes given, or of 100,000 and 1,000,000 events."""
-    if len(sys.argv) == 3 and sys.argv[1] in {"scan", "alone", "rebuild"}:  # noqa: PLR2004 - called by itself
-        measured(sys.argv[1], Path(sys.argv[2]))
+    if len(sys.argv) == 3 and sys.argv[1] in MODES:  # noqa: PLR2004 - called by itself
+        measure(sys.argv[1], Path(sys.argv[2]))
         return
     for events in [int(argument) for argument in sys.argv[1:]] or [100_000, 1_000_000]:
         with tempfile.TemporaryDirectory() as folder:
