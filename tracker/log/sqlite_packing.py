@@ -15,17 +15,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
+from tracker.deliveries import Record
 from tracker.errors import LogCorrupt, LogError
+from tracker.log.contract import KeptRecord
 from tracker.log.packing import MAGIC, Packer, Pair, better, dictionary_of, is_packed, numbered
 
 SELECT_CURRENT = "SELECT source, vendor, max(id) FROM dictionaries GROUP BY source, vendor"
 SELECT_CURRENT_OF = "SELECT max(id) FROM dictionaries WHERE source = ? AND vendor = ?"
 SELECT_LAST_ID = "SELECT coalesce(max(id), 0) FROM dictionaries"
-SELECT_BYTES = "SELECT bytes FROM dictionaries WHERE id = ?"
+SELECT_DICTIONARIES = "SELECT id, bytes FROM dictionaries WHERE id > ? ORDER BY id"
 INSERT_DICTIONARY = """
 INSERT INTO dictionaries (id, source, vendor, made_at_position, bytes)
 SELECT ?, ?, ?, (SELECT coalesce(max(position), 0) FROM records), ?
@@ -48,6 +50,7 @@ UNPACKED_BYTES = 8 * 1024 * 1024
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
+Plain = TypeVar("Plain", Record, KeptRecord)
 Said = tuple[str, str]
 """(source, vendor)"""
 Alone = Callable[[Callable[[aiosqlite.Connection], Awaitable[None]]], Awaitable[None]]
@@ -61,6 +64,7 @@ class Packing:
         self._fetch = fetch
         self._alone = alone
         self._packers: dict[int, Packer] = {0: Packer()}
+        self._last = 0
         self._current: dict[Said, int] | None = None
         self._seen: dict[Said, int] = {}
         self._training: asyncio.Task[None] | None = None
@@ -106,26 +110,22 @@ class Packing:
 
     async def _look_for_dictionaries(self) -> None:
         """Also another process's. Only what can be used is current."""
+        await self._load()
         found = {(source, vendor): number for source, vendor, number in await self._fetch(SELECT_CURRENT, ())}
-        await self._load_all(found.values())
         self._current = {said: number for said, number in found.items() if number in self._packers}
 
     async def load(self, rows: Iterable[Row]) -> None:
         """Have the dictionaries that these rows of the log need, as far as there are any."""
-        frames = {row[8][:16] for row in rows if row[8][:4] == MAGIC and not row[7]}
-        numbers: set[int] = set()
-        for frame in frames:
-            with contextlib.suppress(ValueError):
-                numbers.add(dictionary_of(frame))
-        await self._load_all(numbers)
+        if any(is_packed(row[7], row[8]) for row in rows):
+            await self._load()
 
-    async def _load_all(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            if number not in self._packers:
-                # A dictionary that is missing or damaged is told at each record that needs it.
-                for (held,) in await self._fetch(SELECT_BYTES, (number,)):
-                    with contextlib.suppress(ValueError):
-                        self._packers[number] = Packer(held)
+    async def _load(self) -> None:
+        """Those that are new: they are few, and only ever added to."""
+        for number, held in await self._fetch(SELECT_DICTIONARIES, (self._last,)):
+            self._last = number
+            # A dictionary that is missing or damaged is told at each record that needs it.
+            with contextlib.suppress(ValueError):
+                self._packers[number] = Packer(held)
 
     def plain(self, row: Row) -> Pair:
         """(proof, body) of a row in clear, as they came; `load` it first. Raises `LogCorrupt` where it does not unpack."""
@@ -141,12 +141,12 @@ class Packing:
             why = str(error)
         raise LogCorrupt(f"the record at position {row[0]} does not unpack, it was changed: {why}")
 
-    def as_they_came(self, row: Row, *, is_sealed: bool) -> Row:
-        """A row unpacked; as it stands where it is sealed or does not unpack. `load` it first."""
-        if not is_sealed:
-            with contextlib.suppress(LogCorrupt):
-                return (*row[:7], *self.plain(row), *row[9:])
-        return row
+    def as_it_came(self, row: Row) -> Pair:
+        """The same, but as it stands where it does not unpack: its leaf will not fit."""
+        try:
+            return self.plain(row)
+        except LogCorrupt:
+            return row[7], row[8]
 
     async def close(self) -> None:
         """Let go of a training under way; whoever appends to the log next begins it again."""
@@ -155,17 +155,17 @@ class Packing:
             await asyncio.wait([self._training])
 
 
-def bounded(rows: Iterable[Any], size: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """The same in lists of at most 8 MiB by `size` (or one), taken one after the other: what is packed may be much."""
-    part: list[Any] = []
+def bounded(records: Iterable[Plain]) -> Iterator[list[Plain]]:
+    """The same in lists of at most 8 MiB (or one record), taken one after the other: what is packed may be much."""
+    part: list[Plain] = []
     held = 0
-    for row in rows:
-        more = size(row)
+    for record in records:
+        more = len(record.proof) + len(record.body)
         held += more
-        if part and held > UNPACKED_BYTES:
+        if held > UNPACKED_BYTES and part:
             yield part
             part, held = [], more
-        part.append(row)
+        part.append(record)
     if part:
         yield part
 

@@ -72,7 +72,7 @@ class SqliteProving(ABC):
         (row,) = rows
         leaf, commitment = row[9:]
         await self._packing.load(rows)
-        proof, body = self._packing.as_they_came(row, is_sealed=commitment is not None)[7:9]
+        proof, body = self._packing.as_it_came(row) if commitment is None else row[7:9]
         vault = self._vault
         keys = await vault.keys(position - 1, position) if vault is not None else {}
         salt = keys[position].salt if position in keys else None
@@ -86,10 +86,16 @@ class SqliteProving(ABC):
             if not rows:
                 return
             await self._packing.load(rows)
-            plain = (self._packing.as_they_came(row, is_sealed=row[10] is not None) for row in rows)
-            for part in bounded(plain, lambda row: len(row[7]) + len(row[8])):
-                yield [KeptRecord(*row) for row in part]
+            for part in bounded(map(self._kept, rows)):
+                yield part
             after = rows[-1][0]
+
+    def _kept(self, row: tuple[Any, ...]) -> KeptRecord:
+        if row[7] or row[10] is not None:
+            return KeptRecord(*row)
+        position, source, vendor, event, key, received_at, origin, _, _, leaf, _ = row
+        proof, body = self._packing.as_it_came(row)
+        return KeptRecord(position, source, vendor, event, key, received_at, origin, proof, body, leaf, None)
 
     async def positions_of(self, source: str) -> list[int]:
         """See `Log.positions_of`."""

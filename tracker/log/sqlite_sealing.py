@@ -7,7 +7,7 @@ erased          as sealed, and an erasure says so; the key is gone
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from tracker.deliveries import LOST, Record, Verified
@@ -75,7 +75,7 @@ class Sealing:
         if self.vault is not None or await fetch(SELECT_ANY_SEALED, ()):
             sealed = {position for position, _ in await fetch(SELECT_SEALED, bounds)}
         if not sealed:
-            return _lists(record_of(row, packing.plain(row)) for row in rows)
+            return bounded(record_of(row, packing.plain(row)) for row in rows)
         if self.vault is None:
             raise LogUnavailable("records are sealed, but no master key is configured: name it under [sealing] keys")
         erased: dict[int, int] = dict(await fetch(SELECT_ERASURES, bounds))  # pyright: ignore[reportArgumentType]
@@ -90,11 +90,7 @@ class Sealing:
                 return record_of(row, (b"{}", b""), erased.get(position, LOST))
             return record_of(row, vault.unseal(position, row[8], keys[position]))
 
-        return _lists(map(opened, rows))
-
-
-def _lists(records: Iterable[Record]) -> Iterator[list[Record]]:
-    return bounded(records, lambda record: len(record.proof) + len(record.body))
+        return bounded(map(opened, rows))
 
 
 def record_of(row: Row, kept: Pair, erased_by: int | None = None) -> Record:
