@@ -56,6 +56,13 @@ def test_every_refusal_is_listed_as_an_outcome() -> None:
         ("log/sqlite_file.py", " is no SQLite database"),
         ("service.py", " is open to others, but no key guards the reading"),
         ("service.py", "cannot listen on "),
+        ("log/jetstream_stream.py", " cannot be reached"),
+        ("log/jetstream_stream.py", "there is no stream "),
+        ("log/jetstream_checking.py", " would not keep a log: "),
+        ("stream_servers.py", "NATS acknowledges before it syncs"),
+        ("log/jetstream_checking.py", "NATS takes messages of "),
+        ("log/jetstream_checking.py", " ends at message "),
+        ("log/jetstream_checking.py", " holds the log "),
     ],
 )
 def test_refusals_to_start_are_quoted_as_they_are(file: str, words: str) -> None:
