@@ -58,7 +58,6 @@ class JetstreamLog(ReplicaReading):
         self._looked_at = asyncio.get_running_loop().time()
         self._failed: tuple[float, str] | None = None
         self._closed = False
-        self.most_bytes = stream.max_message_bytes - FRAME_BYTES
         self._group_commit = GroupCommit(
             self._commit, queue_bound=queue_bound, observe=observe, batch_bytes=self.most_bytes, weigh=weight
         )
@@ -92,6 +91,11 @@ class JetstreamLog(ReplicaReading):
             log = cls(stream, replica, state, cursor.sequence, queue_bound=queue_bound, observe=observe)
             undo.pop_all()
         return log
+
+    @property
+    def most_bytes(self) -> int:
+        """See `Log.most_bytes`: so much fits into a frame whether it packs well or not."""
+        return self._stream.max_message_bytes - FRAME_BYTES
 
     async def append(self, verified: Verified) -> Appended:
         """See `Log.append`. After `LogUnavailable` it may still appear."""
@@ -152,6 +156,8 @@ class JetstreamLog(ReplicaReading):
 
     async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
         self._expect_level()
+        if self._replicator.is_corrupt:
+            raise LogUnavailable(f"nothing is added to the stream: {self._replicator.trouble}")
         known = await self.replica.positions_of_keys([(each.source, each.dedupe_key) for each in batch])
         rows = [row_of(each) for each in batch if (each.source, each.dedupe_key) not in known]
         given = iter(await self._sent(rows, erasing) if rows else ())
@@ -191,7 +197,12 @@ class JetstreamLog(ReplicaReading):
         finally:
             del self._waiting[frame.id]
         self._failed = None
-        return answer.result() if answer.done() else await self.replica.answers_to(rows)
+        if answer.done():
+            return answer.result()
+        try:
+            return await self.replica.answers_to(rows)
+        except KeyError:  # it has a place that something else had before
+            raise LogUnavailable("the stream has lost what this node has applied: nothing is added to it") from None
 
     async def _acknowledged(self, data: bytes, message_id: str, deadline: float) -> int:
         """The sequence of a frame that a majority has. The same bytes again and again until the deadline."""

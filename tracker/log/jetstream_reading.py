@@ -21,8 +21,9 @@ from nats.aio.msg import Msg
 from tracker.deliveries import Appended
 from tracker.errors import LogCorrupt, LogError
 from tracker.log.frames import Frame, decode
+from tracker.log.jetstream_checking import expect_fit
 from tracker.log.jetstream_stream import Inbox, Stream
-from tracker.log.sqlite_following import Entry, Replica
+from tracker.log.sqlite_following import Cursor, Entry, Replica
 
 BATCH_MESSAGES = 256
 BATCH_BYTES = 32 * 1024 * 1024
@@ -65,6 +66,8 @@ class Replicator:
         self._moved = asyncio.Event()
         self.sequence = sequence
         self.trouble: str | None = None
+        self.is_corrupt = False
+        """Whether the trouble is that the stream is not what this replica has applied."""
         self.applied_at = 0.0
         """When the stream took what was applied last, seconds since the epoch."""
 
@@ -86,7 +89,7 @@ class Replicator:
                 reason = str(errors.exceptions[0])
                 if reason != self.trouble:
                     _log.warning("the stream is not applied", after=self.sequence, reason=reason)
-                self.trouble = reason
+                self.trouble, self.is_corrupt = reason, isinstance(errors.exceptions[0], LogCorrupt)
             except* Exception as errors:
                 first = errors.exceptions[0]
                 self.trouble = f"the replicator failed: {type(first).__name__}"
@@ -99,15 +102,21 @@ class Replicator:
         cursor = await self._replica.cursor()
         self._move(cursor.sequence)  # another process may have been quicker
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._read(cursor.sequence, queue))
+            group.create_task(self._read(cursor, queue))
+            group.create_task(self._watch())
             group.create_task(self._apply(queue))
 
-    async def _read(self, after: int, queue: asyncio.Queue[Arrived]) -> None:
+    async def _watch(self) -> None:
+        await self._stream.broken()
+        raise _Lost("the connection broke")
+
+    async def _read(self, cursor: Cursor, queue: asyncio.Queue[Arrived]) -> None:
+        await expect_fit(self._stream, cursor, body_bytes=0)  # it may have lost its end meanwhile
         reader = f"tracker-{secrets.token_hex(8)}"
         inbox = await self._stream.inbox()
         try:
-            await self._stream.consumer(reader, after, idle_seconds=IDLE_SECONDS)
-            await self._read_from(reader, inbox, after, queue)
+            await self._stream.consumer(reader, cursor.sequence, idle_seconds=IDLE_SECONDS)
+            await self._read_from(reader, inbox, cursor.sequence, queue)
         finally:
             await inbox.close()
             await self._stream.drop_consumer(reader)
@@ -125,7 +134,9 @@ class Replicator:
                 asks, left = asks + 1, left + BATCH_MESSAGES
             message = await _next(inbox)
             if (status := (message.headers or {}).get("Status")) is not None:
-                left -= _unserved(message, status)
+                left -= _unserved(message, status, after)
+                if self.sequence >= after:
+                    self._is_well()  # there is nothing to apply, and somebody says so
                 continue
             left -= 1
             arrived = _arrived(message, self._stream.name)
@@ -151,12 +162,15 @@ class Replicator:
                 batch.append(queue.get_nowait())
                 records, size = records + len(batch[-1].entry.rows), size + batch[-1].size
             answers = await self._replica.apply([each.entry for each in batch])
-            self.trouble = None
+            self._is_well()
             self.applied_at = batch[-1].at
             for each, given in zip(batch, answers, strict=True):
                 if each.frame is not None:
                     self._applied(each.frame, given)
             self._move(batch[-1].entry.sequence)
+
+    def _is_well(self) -> None:
+        self.trouble, self.is_corrupt = None, False
 
     def _move(self, sequence: int) -> None:
         self.sequence = max(self.sequence, sequence)
@@ -174,10 +188,13 @@ async def _next(inbox: Inbox) -> Msg:
         raise _Lost(f"the reader said nothing for {SILENCE_SECONDS:.0f} s") from None
 
 
-def _unserved(message: Msg, status: str) -> int:
+def _unserved(message: Msg, status: str, after: int) -> int:
     """How much of what was asked for will not come: a status ends its request, or is a heartbeat. Raises `_Lost`."""
     headers = message.headers or {}
     if status == "100":
+        # Sent to where we were before the connection broke, perhaps: nothing else would tell before the next message.
+        if int(headers.get("Nats-Last-Stream", "0")) > after:
+            raise _Lost(f"message {after + 1} was sent and has not arrived")
         return 0
     if status in {"404", "408"} or any(
         each in headers.get("Description", "") for each in ("MaxBytes", "Batch Completed")

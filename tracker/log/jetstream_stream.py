@@ -141,6 +141,7 @@ class Stream:
 
     def __init__(self, client: Client, settings: StreamSettings) -> None:
         self._client = client
+        self._broken = asyncio.Event()
         self.settings = settings
         self.name = settings.stream
 
@@ -148,6 +149,7 @@ class Stream:
     async def open(cls, settings: StreamSettings) -> Stream:
         """Connect. Raises `LogUnavailable` where none of the servers can be reached or they do not let us in."""
         client = Client()
+        stream = cls(client, settings)
         said = [""]
 
         async def noted(error: Exception) -> None:
@@ -155,6 +157,10 @@ class Stream:
             if reason != said[0]:
                 said[0] = reason
                 _log.warning("NATS", reason=reason)
+
+        async def disconnected() -> None:
+            stream._broken.set()
+            stream._broken = asyncio.Event()
 
         async def reconnected() -> None:
             said[0] = ""
@@ -166,14 +172,14 @@ class Stream:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await client.connect(
                         list(settings.servers), name=f"tracker {settings.node}", error_cb=noted,
-                        reconnected_cb=reconnected, max_reconnect_attempts=-1, reconnect_time_wait=RECONNECT_SECONDS,
+                        disconnected_cb=disconnected, reconnected_cb=reconnected, max_reconnect_attempts=-1, reconnect_time_wait=RECONNECT_SECONDS,
                         connect_timeout=2, ping_interval=2, max_outstanding_pings=2, pending_size=PENDING_BYTES,
                         **options,
                     )  # fmt: skip
             except TimeoutError:
                 await client.close()
                 raise OSError(said[0] or "nobody answers") from None
-        return cls(client, settings)
+        return stream
 
     @property
     def is_connected(self) -> bool:
@@ -184,6 +190,10 @@ class Stream:
     def max_message_bytes(self) -> int:
         """How long the body of a message may be."""
         return self._client.max_payload - HEADER_BYTES
+
+    async def broken(self) -> None:
+        """Return when the connection breaks. What was on its way here is lost then, and nobody sends it again."""
+        await self._broken.wait()
 
     async def state(self, *, timeout: float = ASK_SECONDS) -> StreamState:
         """What the stream's leader says now. Raises `LogMissing` where there is no such stream, `LogUnavailable`."""
@@ -217,11 +227,9 @@ class Stream:
 
     async def publish(self, data: bytes, message_id: str, timeout: float) -> int:
         """Add a frame: its sequence, once the servers have agreed on it. Raises `LogUnavailable`; it may be there then."""
-        if not self._client.is_connected:
-            raise LogUnavailable("there is no connection to NATS")
         with ours("the stream did not acknowledge"):
             headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": self.name}
-            answer = await self._client.request(f"{self.name}.frames", data, timeout=timeout, headers=headers)
+            answer = await self._request(f"{self.name}.frames", data, timeout, headers)
         return _answered(answer, "the stream did not take the frame")["seq"]
 
     async def consumer(self, name: str, after: int, *, idle_seconds: int) -> None:
@@ -261,11 +269,24 @@ class Stream:
             await self._client.close()
 
     async def _ask(self, what: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
+        with ours("JetStream"):
+            answer = await self._request(f"$JS.API.{what}", msgspec.json.encode(asked), timeout)
+        return _answered(answer, "JetStream")
+
+    async def _request(self, subject: str, data: bytes, timeout: float, headers: dict[str, str] | None = None) -> Msg:
+        """The answer. Where the connection breaks it can not come any more, and is not waited for."""
         if not self._client.is_connected:
             raise LogUnavailable("there is no connection to NATS")
-        with ours("JetStream"):
-            answer = await self._client.request(f"$JS.API.{what}", msgspec.json.encode(asked), timeout=timeout)
-        return _answered(answer, "JetStream")
+        asked = asyncio.ensure_future(self._client.request(subject, data, timeout=timeout, headers=headers))
+        broken = asyncio.ensure_future(self._broken.wait())
+        try:
+            await asyncio.wait((asked, broken), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise LogUnavailable("the connection to NATS broke")
+            return asked.result()
+        finally:
+            broken.cancel()
+            asked.cancel()
 
 
 def wanted(settings: StreamSettings, log_id: str) -> dict[str, Any]:
