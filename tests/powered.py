@@ -56,13 +56,19 @@ class Disk:
         _run("sync", "-f", str(self.path))
 
     def cut_power(self) -> None:
-        """Nobody may have files open: kill them first. Mounted again on return, after the journal was replayed."""
+        """Nobody may have files open: kill them first. Mounted again on return, after the journal was replayed.
+
+        What is mounted is a copy of the device: another mount namespace may still hold on to the one that was shut down.
+        """
         root = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.ioctl(root, SHUTDOWN, WITHOUT_FLUSH)
         finally:
             os.close(root)
         _run("umount", str(self.path))
+        copy = self._image.with_suffix(".copy")
+        _run("cp", "--sparse=always", "--reflink=auto", str(self._image), str(copy))
+        copy.replace(self._image)
         self.mount()
 
     def unmount(self) -> None:
