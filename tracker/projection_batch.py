@@ -270,9 +270,9 @@ class Batch:
             if limit is not None:
                 wanted.update(await self._views.never_joined_sessions(source, begins_before=state.latest - limit))
         missing = [name for name in sorted(wanted) if name not in self._memory.states]
-        loaded = await self._views.states(missing)
-        for name, state in loaded.items():
-            self._memory.states[name] = decode_state(state)
+        if missing:
+            for name, state in (await self._views.states(missing)).items():
+                self._memory.states[name] = decode_state(state)
         for name in wanted:
             held = self._memory.states.get(name)
             if held is not None:
@@ -347,8 +347,9 @@ class Batch:
                 wanted.add((state.source, room))
             self._rules.setdefault(state.source, registry.rules(state.vendor))
         missing = [key for key in sorted(wanted) if key not in self._memory.rooms]
-        for key, room_state in (await self._views.rooms(missing)).items():
-            self._memory.rooms[key] = decode_room(room_state)
+        if missing:
+            for key, room_state in (await self._views.rooms(missing)).items():
+                self._memory.rooms[key] = decode_room(room_state)
         for key in wanted:
             self._runs[key] = self._resolve(key, self._memory.rooms.get(key) or RoomState())
 

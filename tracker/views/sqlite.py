@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import aiosqlite
 import structlog
@@ -37,6 +37,9 @@ from tracker.views.sqlite_texts import save_texts
 __all__ = ["SqliteViews", "swap_in"]
 
 _log = structlog.get_logger("views")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CHUNK = 500
 """Rows a dump fetches at a time."""
@@ -253,11 +256,9 @@ class SqliteViews(SqliteReading):
                     # A save cancelled twice: its rollback may not have been sent.
                     await connection.rollback()
                 try:
-                    await connection.execute_fetchall("BEGIN IMMEDIATE")
-                    numbers, fresh = await _numbered(connection, sql.names_in(changes))
+                    numbers, fresh = await _in_its_thread(connection, sql.begin, sql.names_in(changes))
                     before = [] if self._building else await counted(connection, changes, numbers)
-                    for statement, parameters in sql.batches(changes, numbers, fresh):
-                        await connection.executemany(statement, parameters)
+                    await _in_its_thread(connection, sql.write, changes, numbers, fresh)
                     if not self._building:
                         await save_counts(connection, before, changes, numbers)
                     if SEARCHABLE and not self._building:
@@ -287,15 +288,13 @@ class SqliteViews(SqliteReading):
             yield
 
 
-async def _numbered(connection: aiosqlite.Connection, names: set[str]) -> tuple[dict[str, int], set[str]]:
-    """The number of each of these names, and which of them had none before. In the transaction of the save."""
-    wanted = [sql.as_list(sorted(names))]
-    known: dict[str, int] = dict(
-        cast("list[tuple[str, int]]", await connection.execute_fetchall(sql.SELECT_NAMES, wanted))
-    )
-    fresh = names - known.keys()
-    if fresh:
-        added = [sql.as_list(sorted(fresh))]
-        await connection.execute_fetchall(sql.SAVE_NAMES, added)
-        known.update(cast("list[tuple[str, int]]", await connection.execute_fetchall(sql.SELECT_NAMES, added)))
-    return known, fresh
+async def _in_its_thread(
+    connection: aiosqlite.Connection,
+    what: Callable[Concatenate[sqlite3.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run a function of several statements at once: each way into that thread and back costs as much as twenty rows."""
+    held = connection._conn  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    run = connection._execute  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType]
+    return await run(what, held, *args, **kwargs)

@@ -8,6 +8,7 @@ Before it, `SELECT_NAMES` and `SAVE_NAMES` give every session id and source name
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -123,6 +124,25 @@ def names_in(changes: Changes) -> set[str]:
         if saved.row.session_id is not None:
             names.add(saved.row.session_id)
     return names
+
+
+def begin(connection: sqlite3.Connection, names: AbstractSet[str]) -> tuple[dict[str, int], set[str]]:
+    """Begin a save: the number of each of these names, and which of them had none before."""
+    connection.execute("BEGIN IMMEDIATE")
+    wanted = [as_list(sorted(names))]
+    known: dict[str, int] = dict(connection.execute(SELECT_NAMES, wanted))
+    fresh = names - known.keys()
+    if fresh:
+        added = [as_list(sorted(fresh))]
+        connection.execute(SAVE_NAMES, added)
+        known.update(connection.execute(SELECT_NAMES, added))
+    return known, set(fresh)
+
+
+def write(connection: sqlite3.Connection, changes: Changes, numbers: Numbers, fresh: AbstractSet[str]) -> None:
+    """Run the statements of a save that was begun."""
+    for statement, parameters in batches(changes, numbers, fresh):
+        connection.executemany(statement, parameters)
 
 
 def batches(changes: Changes, numbers: Numbers, fresh: AbstractSet[str]) -> Iterator[Batch]:
