@@ -59,7 +59,7 @@ class Sealing:
         commitments: list[bytes | None] = []
         keys = await self.vault.keys_for(rows[0][0], rows[-1][0])
         for row in rows:
-            one = self.vault.seal(row[0], row[7], row[8], keys[row[0]])
+            one = self.vault.seal(row[0], row[2], row[7], row[8], keys[row[0]])
             found.append((*row[:7], b"", one.body))
             commitments.append(one.commitment)
         return found, commitments

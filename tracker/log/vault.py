@@ -1,6 +1,6 @@
 """The key store: one data key a record, wrapped by a master key, apart from the log, so that it can be destroyed.
 
-    sealed body   AES-256-GCM(data key, framed proof and body; the position is authenticated with it)
+    sealed body   AES-256-GCM(data key, framed proof and body, mostly packed; the position is authenticated with it)
     wrapped       AES-256-GCM(master key, data key ‖ salt; the position is authenticated with it)
 
 Nonces are random. The salt makes the leaf's commitment unguessable. Destroying a row destroys both; SQLite overwrites it
@@ -31,6 +31,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.evidence.leaf import framed
+from tracker.log.packing import MAGIC
+from tracker.log.shipped import Shipped
 from tracker.log.sqlite_file import publish
 
 APPLICATION_ID = 1414679371
@@ -103,6 +105,7 @@ class Vault:
         self._masters: Mapping[str, AESGCM] = {master.id: AESGCM(master.key) for master in masters}
         self._names = names
         self._ahead: dict[int, DataKey] = {}
+        self._shipped = Shipped()
 
     @staticmethod
     async def create(path: Path, masters: Sequence[Master]) -> None:
@@ -188,11 +191,12 @@ class Vault:
             rows.append((position, name, nonce + master.encrypt(nonce, secret, _POSITION.pack(position))))
         return made, rows
 
-    def seal(self, position: int, proof: bytes, body: bytes, key: DataKey) -> Sealed:
-        """Seal the record of a position with a key of its own (`keys_for`)."""
+    def seal(self, position: int, vendor: str, proof: bytes, body: bytes, key: DataKey) -> Sealed:
+        """Seal the record of a position, packed where that is smaller, with a key of its own (`keys_for`)."""
         nonce = os.urandom(NONCE_BYTES)
         plain = framed(proof, body)
-        sealed = nonce + AESGCM(key.key).encrypt(nonce, plain, _POSITION.pack(position))
+        inside = self._shipped.pack(vendor, proof, body) or plain
+        sealed = nonce + AESGCM(key.key).encrypt(nonce, inside, _POSITION.pack(position))
         return Sealed(sealed, hmac.digest(key.salt, plain, "sha256"))
 
     def unseal(self, position: int, sealed: bytes, key: DataKey) -> tuple[bytes, bytes]:
@@ -202,6 +206,12 @@ class Vault:
             plain = AESGCM(key.key).decrypt(nonce, cipher, _POSITION.pack(position))
         except (InvalidTag, ValueError):
             raise LogCorrupt(f"the record at position {position} does not open with its key: one was changed") from None
+        # A frame of zstd does not begin as a length does.
+        if plain[:4] == MAGIC:
+            try:
+                return self._shipped.unpack(plain)
+            except ValueError as error:
+                raise LogCorrupt(f"the record at position {position} does not unpack: {error}") from None
         (length,) = _FRAME.unpack_from(plain)
         return plain[_FRAME.size : _FRAME.size + length], plain[_FRAME.size + length :]
 
