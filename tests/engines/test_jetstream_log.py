@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.clustered import Cluster
-from tests.contracts.log_contract import LogContract
+from tests.contracts.log_contract import LogContract, delivery
+from tracker.deliveries import Appended
+from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
+from tracker.log import jetstream_stream
+from tracker.log.frames import row_of
 from tracker.log.jetstream import JetstreamLog
-from tracker.log.jetstream_checking import join
-from tracker.log.jetstream_stream import StreamSettings
-from tracker.log.sqlite_following import Replica
+from tracker.log.jetstream_checking import expect_fit, join
+from tracker.log.jetstream_stream import Stream, StreamSettings
+from tracker.log.sqlite import SqliteLog
+from tracker.log.sqlite_following import Entry, Replica
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +54,202 @@ class TestJetstreamLog(LogContract):
         log = await opened(tmp_path / "log.db", settings_of(cluster))
         yield log
         await log.close()
+
+
+async def read_all(log: JetstreamLog) -> list[tuple[int, str]]:
+    return [(record.position, record.dedupe_key) async for chunk in log.read(0) for record in chunk]
+
+
+async def level(*logs: JetstreamLog) -> None:
+    """Every node has what any of them has."""
+    async with asyncio.timeout(20):
+        while len({await log.head() for log in logs}) > 1:
+            await asyncio.sleep(0.02)
+
+
+async def test_both_nodes_given_the_same_deliveries_record_them_once_at_the_same_positions(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = settings_of(cluster)
+    first = await opened(tmp_path / "a.db", settings)
+    second = await opened(tmp_path / "b.db", settings_of(cluster, node="b", stream=settings.stream))
+    given = [delivery(f"k{n}") for n in range(60)]
+    answers = await asyncio.gather(*[log.append(each) for each in given for log in (first, second)])
+    pairs = list(zip(answers[::2], answers[1::2], strict=True))
+    assert all(one.position == other.position for one, other in pairs)
+    assert all(one.duplicate != other.duplicate for one, other in pairs), "one of the two was the first"
+    await level(first, second)
+    assert await first.head() == len(given)
+    assert await first.tree_head() == await second.tree_head()
+    assert await read_all(first) == await read_all(second)
+    await asyncio.gather(first.close(), second.close())
+
+
+async def test_an_empty_node_catches_up_with_what_was_erased_and_all(cluster: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(cluster)
+    first = await opened(tmp_path / "a.db", settings)
+    for start in range(0, 2000, 250):
+        await first.append_all([delivery(f"k{n}") for n in range(start, start + 250)])
+    await first.append_erasure(delivery("erasing", source="tracker"), [5, 6])
+    await first.append_erasure(delivery("erasing again", source="tracker"), [6, 7, 99_999, -1])
+    late = await opened(tmp_path / "b.db", settings_of(cluster, node="b", stream=settings.stream))
+    assert await late.tree_head() == await first.tree_head()
+    assert await late.erased(0, 10) == await first.erased(0, 10) == [(5, 2001), (6, 2001), (7, 2002)]
+    assert late.behind().messages == 0
+    await asyncio.gather(first.close(), late.close())
+
+
+async def test_two_processes_of_a_node_follow_into_one_file_and_both_get_right_answers(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = settings_of(cluster)
+    server = await opened(tmp_path / "a.db", settings)
+    importing = await opened(tmp_path / "a.db", settings)
+
+    async def append(log: JetstreamLog, name: str) -> list[Appended]:
+        return [await log.append(delivery(f"{name}{n}")) for n in range(40)]
+
+    one, other = await asyncio.gather(append(server, "a"), append(importing, "b"))
+    assert sorted(answer.position for answer in one + other) == list(range(1, 81))
+    assert not any(answer.duplicate for answer in one + other)
+    assert await server.append(delivery("b0")) == Appended(other[0].position, duplicate=True)
+    assert await server.tree_head() == await importing.tree_head()
+    await asyncio.gather(server.close(), importing.close())
+
+
+async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    publish = log._stream.publish
+
+    async def lost_twice(data: bytes, message_id: str, timeout: float) -> int:
+        # Under other ids, as if the servers had forgotten the first; the acknowledgements are lost.
+        await publish(data, "one" + message_id, timeout)
+        await publish(data, "two" + message_id, timeout)
+        log._stream.publish = publish  # type: ignore[method-assign]
+        raise LogUnavailable("no answer in time")
+
+    log._stream.publish = lost_twice  # type: ignore[method-assign]
+    assert await log.append_all([delivery("a"), delivery("b"), delivery("a")]) == [
+        Appended(1, duplicate=False), Appended(2, duplicate=False), Appended(1, duplicate=True),
+    ]  # fmt: skip
+    assert await log.append(delivery("c")) == Appended(3, duplicate=False)
+    await log.close()
+
+
+async def test_a_reader_that_was_taken_away_is_made_anew(cluster: Cluster, tmp_path: Path) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    await log.append(delivery("a"))
+    readers = (await log._stream._ask(f"CONSUMER.NAMES.{log._stream.name}", {}, 5))["consumers"]
+    assert len(readers) == 1
+    await log._stream.drop_consumer(readers[0])
+    assert await asyncio.wait_for(log.append(delivery("b")), 10) == Appended(2, duplicate=False)
+    await log.close()
+
+
+async def test_what_is_no_frame_is_passed_over_and_a_newer_frame_stops_the_node(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    await log._stream.publish(b"hello", "h", 5)
+    assert await log.append(delivery("a")) == Appended(1, duplicate=False)
+    await log._stream.publish(b"TKF\x02c...", "n", 5)
+    async with asyncio.timeout(10):
+        while log._replicator.trouble is None:
+            await asyncio.sleep(0.02)
+    with pytest.raises(LogUnavailable, match="start the newer Tracker"):
+        await log.probe()
+    await log.close()
+
+
+async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
+    async with Cluster(tmp_path / "nats", max_payload=64 * 1024) as small:
+        log = await opened(tmp_path / "a.db", settings_of(small))
+        noise = [delivery(f"k{n}", body=secrets.token_bytes(10_000)) for n in range(20)]
+        with pytest.raises(LogUnavailable, match="raise max_payload"):
+            await log.append_all(noise)
+        assert await log.head() == 0
+        # Waiting together they are several frames; what packs well may be larger than a frame.
+        assert sorted(answer.position for answer in await asyncio.gather(*map(log.append, noise))) == list(range(1, 21))
+        assert (await log.append(delivery("zeros", body=bytes(200_000)))).position == 21
+        assert log.most_bytes < 64 * 1024
+        await log.close()
+        with pytest.raises(LogUnavailable, match="max_payload: 5MB"):
+            await JetstreamLog.open(tmp_path / "a.db", log._stream.settings, body_bytes=4 * 2**20)
+
+
+async def edit(cluster: Cluster, settings: StreamSettings, **config: object) -> None:
+    """Give a stream other settings, as an operator might."""
+    stream = await Stream.open(settings)
+    state = await stream.state()
+    await stream._ask(f"STREAM.UPDATE.{settings.stream}", state.config | config, 10)
+    await stream.close()
+
+
+async def test_a_stream_that_would_not_keep_a_log_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(cluster)
+    await (await opened(tmp_path / "a.db", settings)).close()
+    await edit(cluster, settings, max_age=3_600 * 10**9, num_replicas=1)
+    with pytest.raises(LogUnavailable, match=r"num_replicas is 1, not 3.*max_age is 3600000000000, not 0"):
+        await JetstreamLog.open(tmp_path / "a.db", settings)
+
+
+async def test_a_missing_stream_and_one_of_another_log_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    settings, other = settings_of(cluster), settings_of(cluster)
+    await Replica.begin(tmp_path / "a.db", log_id="mine", stream=settings.stream)
+    with pytest.raises(LogMissing, match="there is no stream"):
+        await JetstreamLog.open(tmp_path / "a.db", settings)
+    await join(other, "another")
+    with pytest.raises(LogCorrupt, match="holds the log another, this replica follows the log mine"):
+        await JetstreamLog.open(tmp_path / "a.db", other)
+    await SqliteLog.create(tmp_path / "own.db")
+    with pytest.raises(LogCorrupt, match="no replica of a stream"):
+        await JetstreamLog.open(tmp_path / "own.db", other)
+
+
+async def test_a_stream_behind_its_replica_or_with_another_history_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    settings = log._stream.settings
+    for key in "ab":
+        await log.append(delivery(key))
+    await log.close()
+    replica = await Replica.open(tmp_path / "a.db")
+    cursor = await replica.cursor()
+    await replica.close()
+    stream = await Stream.open(settings)
+    with pytest.raises(LogCorrupt, match="ends at message 2, this replica has applied 3"):
+        await expect_fit(stream, cursor._replace(sequence=3), body_bytes=0)
+    with pytest.raises(LogCorrupt, match="its history is another one"):
+        await expect_fit(stream, cursor._replace(digest=b"x" * 32), body_bytes=0)
+    await expect_fit(stream, cursor, body_bytes=0)
+    await stream.close()
+
+
+async def test_a_replica_takes_nothing_that_the_stream_did_not_bring(tmp_path: Path) -> None:
+    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    log = await SqliteLog.open(tmp_path / "a.db")
+    with pytest.raises(LogUnavailable, match="replica of the stream s"):
+        await log.append(delivery("a"))
+    assert await log.head() == 0
+    await log.close()
+
+
+async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> None:
+    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    replica = await Replica.open(tmp_path / "a.db")
+    one, three = Entry(1, b"1" * 32, [row_of(delivery("a"))]), Entry(3, b"3" * 32, [row_of(delivery("c"))])
+    assert await replica.apply([one]) == [[Appended(1, duplicate=False)]]
+    with pytest.raises(LogCorrupt, match="missing after 1"):
+        await replica.apply([three])
+    assert await replica.apply([one]) == [None]
+    assert (await replica.cursor())[2:] == (1, b"1" * 32)
+    await replica.close()
+
+
+async def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jetstream_stream, "CONNECT_SECONDS", 0.6)
+    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3)
+    with pytest.raises(LogUnavailable, match="cannot be reached"):
+        await JetstreamLog.open(tmp_path / "a.db", settings)
