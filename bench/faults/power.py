@@ -16,7 +16,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -89,7 +89,7 @@ class Connection:
         flags = apsw.SQLITE_OPEN_READWRITE if mode != "rwc" else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         if mode == "ro":
             flags = apsw.SQLITE_OPEN_READONLY
-        self._on = apsw.Connection(str(path), flags=flags, vfs="tracing")
+        self._on = self._conn = apsw.Connection(str(path), flags=flags, vfs="tracing")
         self._synchronous = synchronous
 
     async def execute(self, sql: str, bound: Sequence[Any] = ()) -> None:
@@ -106,6 +106,13 @@ class Connection:
             return list(
                 self._on.execute(sql.replace("synchronous = FULL", f"synchronous = {self._synchronous}"), bound)
             )
+        except apsw.Error as error:
+            raise sqlite3.OperationalError(str(error)) from error
+
+    async def _execute(self, run: Callable[[apsw.Connection], None], on: apsw.Connection) -> None:
+        """Several statements in one go."""
+        try:
+            run(on)
         except apsw.Error as error:
             raise sqlite3.OperationalError(str(error)) from error
 

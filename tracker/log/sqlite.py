@@ -14,19 +14,19 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import aiosqlite
 
 from tracker.deliveries import Appended, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.evidence.tree import Frontier
-from tracker.log.group_commit import GroupCommit, LogObserver
+from tracker.log.group_commit import QUEUE_BYTES, GroupCommit, LogObserver
 from tracker.log.sqlite_file import Whereabouts, make, reader, writer
 from tracker.log.sqlite_placing import placed
 from tracker.log.sqlite_packing import Packing
 from tracker.log.sqlite_proving import COLUMNS, SqliteProving
-from tracker.log.sqlite_rows import insert
+from tracker.log.sqlite_rows import Statement, at_once, inserting
 from tracker.log.sqlite_sealing import Sealing
 from tracker.log.sqlite_tree import (
     INSERT_ERASURE,
@@ -59,6 +59,14 @@ SELECT max(position) FROM (
 ) WHERE bytes <= :bytes OR position = :after + 1
 """
 SELECT_CHUNK = f"SELECT {COLUMNS} FROM records WHERE position > ? AND position <= ? ORDER BY position"  # noqa: S608
+
+
+class Change(NamedTuple, Generic[Written]):
+    """What a transaction answers, the tree's right edge after it (None: it did not grow), and what is still to be run."""
+
+    answer: Written
+    frontier: Frontier | None = None
+    statements: Sequence[Statement] = ()
 
 
 class SqliteLog(SqliteProving):
@@ -134,6 +142,11 @@ class SqliteLog(SqliteProving):
             undo.pop_all()
         return log
 
+    @property
+    def most_bytes(self) -> int:
+        """See `Log.most_bytes`."""
+        return QUEUE_BYTES
+
     async def append(self, verified: Verified) -> Appended:
         """See `Log.append`."""
         return (await self._group_commit.append([verified]))[0]
@@ -166,21 +179,20 @@ class SqliteLog(SqliteProving):
                 'write log.engine = "jetstream"'
             )
 
-        async def write(connection: aiosqlite.Connection) -> tuple[list[Appended], Frontier | None]:
+        async def write(connection: aiosqlite.Connection) -> Change[list[Appended]]:
             answers, rows = await placed(connection, batch, self._sealing.names_of)
             if not rows:
-                return answers, None
-            frontier = await self._insert(connection, *await self._sealing.sealed(rows))
-            if erasing:
-                await connection.executemany(INSERT_ERASURE, [(position, rows[0][0]) for position in erasing])
-            return answers, frontier
+                return Change(answers)
+            frontier, statements = await self._grown(connection, *await self._sealing.sealed(rows))
+            statements += [(INSERT_ERASURE, (position, rows[0][0])) for position in erasing]
+            return Change(answers, frontier, statements)
 
         return await self._in_transaction(write, remember=bool(batch))
 
     async def _in_transaction(
-        self, write: Callable[[aiosqlite.Connection], Awaitable[tuple[Written, Frontier | None]]], *, remember: bool
+        self, write: Callable[[aiosqlite.Connection], Awaitable[Change[Written]]], *, remember: bool
     ) -> Written:
-        """What `write` answers, once what it wrote is durable; it also gives the tree's new edge, None if it did not grow.
+        """What `write` answers, once what it wrote and the statements it left are durable.
 
         `remember`: a failure is one of records, not of a probe. Called by one task only.
         """
@@ -190,8 +202,8 @@ class SqliteLog(SqliteProving):
         try:
             await connection.execute("BEGIN IMMEDIATE")
             begun = True
-            answer, frontier = await write(connection)
-            await connection.execute("COMMIT")
+            change = await write(connection)
+            await at_once(connection, [*change.statements, ("COMMIT", ())])
         except BaseException as error:
             await self._back_out(connection)
             if begun and remember:
@@ -201,17 +213,17 @@ class SqliteLog(SqliteProving):
             raise
         # Also after the commit: it may have gone to a file that nobody will ever open again.
         self._whereabouts.check()
-        if frontier is not None:
-            self._frontier = frontier
+        if change.frontier is not None:
+            self._frontier = change.frontier
             self._failed = None
             self._changed.set()
             self._changed = asyncio.Event()
-        return answer
+        return change.answer
 
-    async def _insert(
+    async def _grown(
         self, connection: aiosqlite.Connection, rows: list[tuple[Any, ...]], commitments: Sequence[bytes | None]
-    ) -> Frontier:
-        """Put the records (as they are kept), their leaves and the tiles they fill in; the tree's right edge after them."""
+    ) -> tuple[Frontier, list[Statement]]:
+        """The tree's right edge after these records, and what puts them, their leaves and the tiles they fill in."""
         held = self._frontier
         # Another process may have appended since; its records are under us now.
         if held is None or held.size != rows[0][0] - 1:
@@ -224,17 +236,14 @@ class SqliteLog(SqliteProving):
         frontier = held.copy()
         leaves, full = grown(frontier, rows, commitments)
         # The leaves are over the plain bytes, so the tree is the same however they are kept.
-        await insert(connection, RECORDS, await self._packing.packed(rows, commitments))
-        await insert(connection, LEAVES, leaves)
-        if full:
-            await connection.executemany(INSERT_TILE, full)
-        return frontier
+        records = inserting(RECORDS, await self._packing.packed(rows, commitments))
+        return frontier, [*records, *inserting(LEAVES, leaves), *((INSERT_TILE, tile) for tile in full)]
 
     async def _write_alone(self, work: Callable[[aiosqlite.Connection], Awaitable[None]]) -> None:
         """Run something that adds no record in a transaction between two commits. Raises `LogUnavailable`."""
 
-        async def write(connection: aiosqlite.Connection) -> tuple[None, None]:
-            return await work(connection), None
+        async def write(connection: aiosqlite.Connection) -> Change[None]:
+            return Change(await work(connection))
 
         await self._group_commit.alone(lambda: self._in_transaction(write, remember=False))
 

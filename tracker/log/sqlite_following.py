@@ -19,9 +19,8 @@ import aiosqlite
 from tracker.deliveries import Appended
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.evidence.leaf import record_leaf
-from tracker.evidence.tree import Frontier
 from tracker.log.frames import FrameRow
-from tracker.log.sqlite import SqliteLog
+from tracker.log.sqlite import Change, SqliteLog
 from tracker.log.sqlite_file import make
 from tracker.log.sqlite_placing import known, placed_at
 
@@ -84,22 +83,23 @@ class Replica(SqliteLog):
         these, `LogUnavailable` when the file cannot take them now; nothing was applied then.
         """
 
-        async def write(connection: aiosqlite.Connection) -> tuple[list[list[Appended] | None], Frontier | None]:
+        async def write(connection: aiosqlite.Connection) -> Change[list[list[Appended] | None]]:
             ((sequence,),) = await connection.execute_fetchall("SELECT sequence FROM stream")
             fresh = [entry for entry in entries if entry.sequence > sequence]
             if not fresh:
-                return [None] * len(entries), None
+                return Change([None] * len(entries))
             if [entry.sequence for entry in fresh] != list(range(sequence + 1, sequence + 1 + len(fresh))):
                 raise LogCorrupt(f"{self.path}: messages of the stream are missing after {sequence}")
-            answers, frontier = await self._apply(connection, fresh)
-            await connection.execute(UPDATE_CURSOR, (fresh[-1].sequence, fresh[-1].digest))
-            return [None] * (len(entries) - len(fresh)) + answers, frontier
+            change = await self._apply(connection, fresh)
+            here = (UPDATE_CURSOR, (fresh[-1].sequence, fresh[-1].digest))
+            answers = [None] * (len(entries) - len(fresh)) + change.answer
+            return Change(answers, change.frontier, [*change.statements, here])
 
         return await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
 
     async def _apply(
         self, connection: aiosqlite.Connection, fresh: Sequence[Entry]
-    ) -> tuple[list[list[Appended] | None], Frontier | None]:
+    ) -> Change[list[list[Appended] | None]]:
         head, positions = await known(connection, [(row[0], row[3]) for entry in fresh for row in entry.rows])
         rows: list[tuple[Any, ...]] = []
         commitments: list[bytes | None] = []
@@ -113,10 +113,10 @@ class Replica(SqliteLog):
                 erasures += [(position, kept[0][0]) for position in entry.erases]
                 rows += kept
                 commitments += [row[8] for row, one in zip(entry.rows, given, strict=True) if not one.duplicate]
-        frontier = await self._insert(connection, rows, commitments) if rows else None
-        if erasures:
-            await connection.executemany(INSERT_ERASURE_ONCE, erasures)
-        return answers, frontier
+        if not rows:
+            return Change(answers)
+        frontier, statements = await self._grown(connection, rows, commitments)
+        return Change(answers, frontier, [*statements, *((INSERT_ERASURE_ONCE, each) for each in erasures)])
 
     async def positions_of_keys(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Where those of the (source, dedupe key) are that this replica has applied."""

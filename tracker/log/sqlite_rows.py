@@ -1,4 +1,4 @@
-"""Many rows in one statement, so that the thread of SQLite asks for the interpreter once for all of them.
+"""Many rows in one statement and many statements in one go: each time SQLite's thread and ours wait for each other costs.
 
 SQLite runs without the interpreter and asks for it back after each step; while the event loop is busy that takes milliseconds.
 `executemany` takes a step for each row: sixty-four waiting deliveries asked sixty-four times.
@@ -9,6 +9,7 @@ Statements are made for powers of two; places left over are bound to NULL, and r
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ MOST_ROWS = 512
 """Of nine columns: SQLite takes up to 32,766 values in a statement."""
 
 Row = tuple[Any, ...]
+Statement = tuple[str, Sequence[Any]]
+"""SQL, and what is bound to it."""
 
 
 @functools.cache
@@ -35,10 +38,20 @@ def bound(rows: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
         yield _places(columns, size), values + [None] * (columns * (size - len(some)))
 
 
-async def insert(connection: aiosqlite.Connection, into: str, rows: Sequence[Row]) -> None:
-    """Put rows `into` a table with its columns, `records (position, …)`; none of the first column is NULL."""
-    for places, values in bound(rows):
-        await connection.execute(_inserting(into, places), values)
+def inserting(into: str, rows: Sequence[Row]) -> list[Statement]:
+    """What puts rows `into` a table with its columns, `records (position, …)`; none of the first column is NULL."""
+    return [(_inserting(into, places), values) for places, values in bound(rows)]
+
+
+async def at_once(connection: aiosqlite.Connection, statements: Sequence[Statement]) -> None:
+    """Run one after the other, without coming back to the event loop between them; what fails is the last that ran."""
+
+    def run(plain: sqlite3.Connection) -> None:
+        for sql, values in statements:
+            plain.execute(sql, values)
+
+    # aiosqlite gives every call of its own to its thread in this way; it has no public name for several.
+    await connection._execute(run, connection._conn)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
 
 
 @functools.cache

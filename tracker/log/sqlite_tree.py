@@ -11,9 +11,9 @@ from typing import Any
 
 import aiosqlite
 
-from tracker.evidence.leaf import record_leaf
+from tracker.evidence.leaves import leaves_of
 from tracker.evidence.tree import WIDTH, Frontier, Full, Tile, frontier_at
-from tracker.log.sqlite_rows import insert
+from tracker.log.sqlite_rows import at_once, inserting
 
 LEAVES = "leaves (position, hash, commitment)"
 INSERT_TILE = "INSERT INTO tiles (level, n, hash) VALUES (?, ?, ?)"
@@ -80,13 +80,9 @@ def tiles_of(connection: aiosqlite.Connection) -> Tile:
 
 def grown(frontier: Frontier, rows: Iterable[Row], commitments: Sequence[bytes | None]) -> tuple[list[Row], list[Full]]:
     """The leaves and filled tiles of new record rows, in order; the frontier moves on past them."""
-    leaves: list[Row] = []
-    full: list[Full] = []
-    for row, commitment in zip(rows, commitments, strict=True):
-        leaf = record_leaf(*row[:9], commitment=commitment)
-        leaves.append((row[0], leaf, commitment))
-        full += frontier.append(leaf)
-    return leaves, full
+    kept = [(*row[:9], None, commitment) for row, commitment in zip(rows, commitments, strict=True)]
+    hashes = leaves_of(kept)
+    return [(row[0], leaf, row[10]) for row, leaf in zip(kept, hashes, strict=True)], frontier.extend(hashes)
 
 
 async def frontier_of(connection: aiosqlite.Connection) -> Frontier:
@@ -103,5 +99,5 @@ async def hash_what_is_there(connection: aiosqlite.Connection) -> None:
     frontier = await frontier_of(connection)
     while rows := [tuple(row) for row in await connection.execute_fetchall(SELECT_UNHASHED, (frontier.size, CHUNK))]:
         leaves, full = grown(frontier, rows, [None] * len(rows))
-        await insert(connection, LEAVES, leaves)
+        await at_once(connection, inserting(LEAVES, leaves))
         await connection.executemany(INSERT_TILE, full)
