@@ -115,6 +115,8 @@ class Lookup:
         if variable is not None and file is not None:
             raise ConfigInvalid(f"{where}.{name}_file: given beside {name}_env: keep one of the two")
         if variable is not None:
+            if VARIABLE.fullmatch(variable) is None and variable not in self._environ:
+                raise ConfigInvalid(f"{where}.{name}_env: this is no name of a variable: write one, or use {name}_file")
             return _filled((self._variable(variable, f"{where}.{name}_env"),), f"{where}.{name}_env")[0]
         if file is not None:
             return _filled((self._file(file, f"{where}.{name}_file"),), f"{where}.{name}_file")[0]
