@@ -11,7 +11,9 @@ reserve is for besides: files that are opened while we run (views that are made 
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import socket
 from typing import cast
 
 import structlog
@@ -25,6 +27,10 @@ RESERVE = 1280
 
 LIMIT: whoever comes in a burst larger than the reserve is not answered: uvloop closes his connection.
 """
+RECEIVE_BYTES = 64 * 1024
+"""What the system may hold of a connection's bytes before we read them: all connections' are read at once, before any is answered."""
+READ_BYTES = 16 * 1024
+"""Of a body that nobody takes yet aiohttp reads twice as many, and what came with the last of them."""
 RETRY = {"Retry-After": "2"}
 SILENT_SECONDS = 1.0
 """How long a connection may hold a descriptor of the reserve without having been answered."""
@@ -32,6 +38,12 @@ OVER_SECONDS = 5.0
 """Nobody was refused for so long: it is over."""
 
 _log = structlog.get_logger("service")
+
+
+def bound_receiving(listening: int) -> None:
+    """The connections that this descriptor accepts receive at most `RECEIVE_BYTES` ahead of us, each."""
+    with socket.socket(fileno=os.dup(listening)) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
 
 
 class Accepting:

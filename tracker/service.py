@@ -23,28 +23,23 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from tracker import catching_up, clock_jumps, joining, retention
-from tracker.accepting import Accepting
-from tracker.api.app import Door, add_routes
-from tracker.api.live import Live
+from tracker.accepting import READ_BYTES, Accepting, bound_receiving
+from tracker.api.health import Health
 from tracker.config import Config
-from tracker.dashboard import app as dashboard
 from tracker.dashboard.arrivals import Arrivals
 from tracker.erasing import finish
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest import Ingest
 from tracker.log.contract import ClusteredLog, ServedLog
 from tracker.metrics import Metrics
-from tracker.projector import Projector
+from tracker.reading_side import ReadingSide
+from tracker.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
 from tracker.under_way import KEEPALIVE_SECONDS, UnderWay
-from tracker.views.sqlite import SqliteViews
 
 FREE_BYTES = 16 * 1024 * 1024
 """With less free space under the log the server says it is not ready, while it can still take records."""
-LAG_SECONDS = 10.0
 PROBE_SECONDS = 2.0
-WATCH_SECONDS = 1.0
 CONNECTIONS = 65_536
-BACK_OFF = (0.2, 1.0, 5.0, 15.0)
 
 _log = structlog.get_logger("service")
 
@@ -53,14 +48,16 @@ Ready = Callable[[str, str | None], None]
 
 
 class Station:
-    """The rooms of one running Tracker."""
+    """The rooms of one running Tracker. `reading` is None on a node that only takes deliveries."""
 
-    def __init__(self, config: Config, log: ServedLog, views: SqliteViews, metrics: Metrics) -> None:
+    def __init__(
+        self, config: Config, log: ServedLog, reading: ReadingSide | None, metrics: Metrics, *, role: Role = "all"
+    ) -> None:
         self.config = config
         self.log = log
-        self.views = views
+        self.reading = reading
         self.metrics = metrics
-        self.projector = Projector(log, views, now=joining.now, watcher=metrics, hidden=joining.hidden(config))
+        self.role: Role = role
         self.ingest = Ingest(
             joining.sources(config),
             log,
@@ -68,8 +65,6 @@ class Station:
             now=joining.now,
             metrics=metrics,
         )
-        self.access = joining.access(config)
-        self.live = Live(views)
         self.signer = joining.signer(config)
         self.checkpoints = self.signer and joining.checkpoints(config, log, self.signer, metrics)
         self.under_way = UnderWay()
@@ -82,21 +77,14 @@ class Station:
         if self.cluster is not None:
             doors.append(catching_up.gate(self.cluster, self.config.jetstream.behind_at_most))
         app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=doors)
-        self.ingest.add_routes(app)
-        door = Door(
-            log=self.log,
-            views=self.views,
-            access=self.access,
-            now=joining.now,
-            stuck_after={each.name: each.stuck_after for each in self.config.sources},
-            vendors={each.name: each.vendor for each in self.config.sources},
-            unready=self.unready,
-            metrics=self.metrics.render,
-            live=self.live,
-            log_key=None if self.signer is None else str(self.signer.verifier),
-            bundling=joining.bundling(self.config, self.log, self.metrics),
-        )
-        add_routes(app, door)
+        if self.role == "read":
+            add_refusing_hooks(app)
+        else:
+            self.ingest.add_routes(app)
+        if self.reading is None:
+            Health(self.unready, self.metrics.render).add_routes(app)
+            add_refusing_reads(app)
+            return app
         arrivals = Arrivals(
             since=self.metrics.since,
             last_seen=self.ingest.last_seen,
@@ -104,7 +92,8 @@ class Station:
             outcomes=self.metrics.outcomes,
             last_minute=self.metrics.last_minute,
         )
-        dashboard.add_routes(app, door, arrivals)
+        log_key = None if self.signer is None else str(self.signer.verifier)
+        self.reading.add_routes(app, arrivals, unready=self.unready, log_key=log_key)
         return app
 
     async def unready(self) -> list[str]:
@@ -114,7 +103,7 @@ class Station:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.log.probe()
-                reasons += await self._lag()
+                reasons += [] if self.reading is None else await self.reading.lag()
         except TimeoutError:
             reasons.append(f"the log did not answer within {PROBE_SECONDS:.0f} s")
             if self.cluster is not None:
@@ -127,25 +116,6 @@ class Station:
             if free < FREE_BYTES:
                 reasons.append(f"{free // 1024} KiB are free under the log: make room")
         return reasons
-
-    async def _lag(self) -> list[str]:
-        waiting = await self.log.record(self.projector.position + 1)
-        seconds = 0.0 if waiting is None else (joining.now() - waiting.received_at) / 1_000_000
-        if seconds <= LAG_SECONDS:
-            return []
-        return [f"the views are {seconds:.0f} s behind the log (position {self.projector.position})"]
-
-    async def follow(self) -> None:
-        """Run the projector for ever. Whatever it stumbles over is said and tried again: ingest must not notice."""
-        failures = 0
-        while True:
-            before = self.projector.position
-            try:
-                await self.projector.run()
-            except Exception:
-                failures = 0 if self.projector.position > before else failures + 1
-                _log.exception("projector failed, starting it again", position=self.projector.position)
-            await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
 
     async def sign(self) -> None:
         """Make checkpoints on the schedule; return at once where nothing is to be signed, and say so."""
@@ -164,30 +134,20 @@ class Station:
             self.metrics.checkpoints_begin()
             await self.checkpoints.run(evidence.every / 1_000_000)
 
-    async def keep_views(self) -> None:
-        """Views may be deleted at any time: make an empty file when there is none, and the projector fills it again."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            if not self.config.views_path.exists():
-                try:
-                    await joining.create_views(self.config)
-                    _log.warning("views vanished and are made anew from the log")
-                except TrackerError as error:
-                    _log.error("views vanished and cannot be made anew", reason=str(error))
-
 
 async def serve(
     config: Config,
     *,
     port: int | None = None,
     link: bool = False,
+    role: Role = "all",
     ready: Ready | None = None,
     showing: catching_up.Showing | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
 
     `port`: instead of the config's. `link`: `ready` gets a one-time link beside the keys, too. `showing`: how a node of a
-    cluster shows that it catches up.
+    cluster shows that it catches up. `role`: what this node is for (`roles.py`).
     Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
     (no log, or served by somebody else) before anything is accepted.
     """
@@ -200,11 +160,12 @@ async def serve(
             f"server.host: {config.server.host} is open to others, but no key guards the reading: "
             "add [access] keys, or listen on 127.0.0.1"
         )
+    expect_role(config, role)
     _allow_many_connections()
     stop = asyncio.Event()
     # Until the log is closed: an impatient second signal must not cut off what the first one began.
     with joining.hold_log(config), _signals(stop.set):
-        async with _station(config) as station:
+        async with _station(config, role) as station:
             await _run(station, stop, ready, showing, link=link)
 
 
@@ -230,7 +191,7 @@ def _signals(stop: Callable[[], None]) -> Generator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _station(config: Config) -> AsyncGenerator[Station]:
+async def _station(config: Config, role: Role) -> AsyncGenerator[Station]:
     metrics = Metrics(joining.now)
     async with contextlib.AsyncExitStack() as stack:
         log = await joining.open_log(config, metrics)
@@ -241,9 +202,12 @@ async def _station(config: Config) -> AsyncGenerator[Station]:
             await finish(log)
         else:
             _log.info("bodies are kept in clear: without a master key under [sealing] nothing can be erased")
-        views = await joining.open_live_views(config)
-        stack.push_async_callback(views.close)
-        yield Station(config, log, views, metrics)
+        reading = None
+        if role != "ingest":
+            views = await joining.open_live_views(config)
+            stack.push_async_callback(views.close)
+            reading = ReadingSide(config, log, views, metrics)
+        yield Station(config, log, reading, metrics, role=role)
 
 
 async def _run(
@@ -252,9 +216,7 @@ async def _run(
     try:
         async with asyncio.TaskGroup() as group:
             lasting = [
-                station.follow(),
-                station.keep_views(),
-                station.live.run(),
+                *([] if station.reading is None else station.reading.lasting()),
                 station.sign(),
                 station.under_way.let_go(),
                 clock_jumps.watch(joining.now),
@@ -268,7 +230,8 @@ async def _run(
                 async with _listening(station) as address:
                     _log.info("ready", address=address, sources=[each.name for each in station.config.sources])
                     if ready is not None:
-                        ready(address, station.access.one_time_link(beside_keys=link))
+                        reading = station.reading
+                        ready(address, None if reading is None else reading.access.one_time_link(beside_keys=link))
                     await stop.wait()
                     _log.info("stopping", grace_seconds=station.config.server.shutdown_grace)
             finally:
@@ -287,6 +250,7 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=1.0,
+        read_bufsize=READ_BYTES,
     )
     await runner.setup()
     answering = cast("web.Server", runner.server)  # it is there after the setup
@@ -305,9 +269,11 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
                 "name an address of this machine, and a port nobody listens on"
             ) from None
         with contextlib.closing(listening):
+            bound_receiving(listening.sockets[0].fileno())
             port = listening.sockets[0].getsockname()[1]
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        station.live.stop()
+        if station.reading is not None:
+            station.reading.live.stop()
         await station.under_way.end(server.shutdown_grace)
     finally:
         await runner.cleanup()

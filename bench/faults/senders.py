@@ -15,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import aiohttp
@@ -172,6 +173,46 @@ async def idle(running: Running, web: aiohttp.ClientSession, count: int) -> None
     await asyncio.sleep(0.5)
 
 
+async def large(running: Running, count: int) -> None:
+    """So many connections that send 4 MB each, all at once and on their own; what the server holds meanwhile."""
+    headers, suffix, _ = sign("openvidu", b"", SECRETS["openvidu"], now())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    size, piece, statuses, most = 4_000_000, b"x" * 50_000, Counter[str](), 0.0
+    head = f"POST /hooks/{SOURCES['openvidu']}{suffix} HTTP/1.1\r\nHost: x\r\n{lines}Content-Length: {size}\r\n\r\n".encode()
+
+    async def one_large(n: int) -> None:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(running))
+            answer = asyncio.create_task(reader.readline())
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+            opening = b'{"event":"large","n":%6d,"text":"' % n
+            writer.write(head + opening)
+            left = size - len(opening) - 2
+            while left and not answer.done():
+                writer.write(piece[:left])
+                left -= min(left, len(piece))
+                await writer.drain()
+            writer.write(b'"}')
+            statuses[(await asyncio.wait_for(answer, 120))[9:12].decode() or "none"] += 1
+            writer.close()
+        except (OSError, TimeoutError):
+            statuses["none"] += 1
+
+    async def look() -> None:
+        nonlocal most
+        while True:
+            most = max(most, memory(running))
+            await asyncio.sleep(0.1)
+
+    looking = asyncio.create_task(look())
+    await asyncio.gather(*(one_large(n) for n in range(count)))
+    looking.cancel()
+    row(f"4 MB on each of {count} connections", dict(sorted(statuses.items())))
+    row("memory meanwhile, at most", f"{most:.0f} MiB")
+    if not set(statuses) <= {"200", "503", "none"} or not statuses["200"]:
+        faults.append("large bodies")
+
+
 async def mad(running: Running, connections: int, seconds: float) -> None:
     """One source sends as fast as it can on many connections; another a few times a second."""
     end = time.monotonic() + seconds
@@ -244,6 +285,7 @@ async def main() -> int:
                 await bodies(running, web)
                 await slow(running, web, 20 if given.quick else 400, wait=not given.quick)
                 await idle(running, web, 200 if given.quick else given.idle)
+                await large(running, 40 if given.quick else given.idle)
                 await mad(running, 20 if given.quick else given.mad, 1 if given.quick else given.seconds)
                 row("memory at the end", f"{memory(running):.0f} MiB")
             row("stops in peace", await running.stop(), 0)
