@@ -31,6 +31,7 @@ import msgspec
 
 from tracker.deliveries import Verified
 from tracker.log.contract import Log
+from tracker.log.frames import weight
 from tracker.sources.contract import Source
 
 
@@ -92,7 +93,7 @@ async def import_files(
     for path in _in_order(_opened_up(files)):
         report = FileReport(file=str(path))
         reports.append(report)
-        reading = _Reading(path, report, source, now)
+        reading = _Reading(path, report, source, now, log.most_bytes)
         while (batch := await asyncio.to_thread(reading.next_batch)) is not None:
             for appended in await log.append_all(batch) if batch else []:
                 if appended.duplicate:
@@ -108,7 +109,9 @@ async def import_files(
 class _Reading:
     """One file being read: hands out batches, fills the report. Used by one thread at a time."""
 
-    def __init__(self, path: Path, report: FileReport, source: Source, now: Callable[[], int]) -> None:
+    def __init__(self, path: Path, report: FileReport, source: Source, now: Callable[[], int], most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._next: Verified | None = None
         self._path = path
         self._report = report
         self._source = source
@@ -123,8 +126,9 @@ class _Reading:
 
     def next_batch(self) -> list[Verified] | None:
         """Up to 500 admitted lines (none, if all of them were skipped at the end); None when the file is done."""
-        batch: list[Verified] = []
-        size = seen = 0
+        batch = [] if self._next is None else [self._next]
+        size, seen = weight(batch), len(batch)
+        self._next = None
         try:
             for number, line, is_whole in self._lines:
                 seen += 1
@@ -133,9 +137,17 @@ class _Reading:
                     body, hints = found
                     proof: dict[str, str | int] = {"scheme": "import", "file": self._path.name, "line": number}
                     proof |= self._run | hints
-                    batch.append(self._source.admit(body, received_at=self._now(), proof=proof))
-                    size += len(body)
-                if len(batch) >= BATCH_LINES or size >= BATCH_BYTES or seen >= 20 * BATCH_LINES:
+                    admitted = self._source.admit(body, received_at=self._now(), proof=proof)
+                    more = weight([admitted])
+                    if more > self._most_bytes:
+                        self._report.unreadable.append(number)
+                        continue
+                    if batch and size + more > min(BATCH_BYTES, self._most_bytes):
+                        self._next = admitted
+                        return batch
+                    batch.append(admitted)
+                    size += more
+                if len(batch) >= BATCH_LINES or seen >= 20 * BATCH_LINES:
                     return batch
         except IsADirectoryError:
             self._report.error = "a folder without .log or .jsonl files in it"

@@ -53,6 +53,11 @@ class KeptRecord(NamedTuple):
 class Log(Protocol):
     """One log. All methods raise `LogUnavailable` when the store cannot answer; nothing was recorded then."""
 
+    @property
+    def most_bytes(self) -> int:
+        """What `append_all` may be given at once, weighed by `frames.weight`; more may be refused with `LogUnavailable`."""
+        ...
+
     async def append(self, verified: Verified) -> Appended:
         """Durable on return: the record's position, or the first position of a repeat.
 

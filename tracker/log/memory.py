@@ -15,7 +15,7 @@ from tracker.errors import LogUnavailable
 from tracker.evidence.leaf import kept_digest, record_leaf
 from tracker.evidence.tree import WIDTH, Frontier
 from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
-from tracker.log.group_commit import storable
+from tracker.log.group_commit import QUEUE_BYTES, storable
 
 CHUNK_RECORDS = 1000
 
@@ -31,6 +31,11 @@ class MemoryLog:
         self._checkpoints: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._closed = False
+
+    @property
+    def most_bytes(self) -> int:
+        """See `Log.most_bytes`."""
+        return QUEUE_BYTES
 
     async def append(self, verified: Verified) -> Appended:
         """See `Log.append`. Never raises `LogBusy`: there is no queue."""
