@@ -47,14 +47,14 @@ class Running:
         out, complaint = await process.communicate()
         return process.returncode or 0, out.decode(), complaint.decode()
 
-    async def start(self, *, init: bool = False) -> Running:
+    async def start(self, *options: str, init: bool = False) -> Running:
         if init:
             code, _, complaint = await self.run("init")
             assert code == 0, complaint
         with self.printed.open("ab") as printed:
             before = self.printed.stat().st_size
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tracker", "serve", "--config", str(self.config),
+                sys.executable, "-m", "tracker", "serve", "--config", str(self.config), *options,
                 stdout=printed, stderr=asyncio.subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         deadline = time.monotonic() + 20

@@ -18,6 +18,7 @@ from tracker.cli_printing import complain
 from tracker.config import load
 from tracker.config_tables import Engine
 from tracker.errors import ConfigInvalid, LogMissing, QueryError, TrackerError
+from tracker.roles import Role
 
 DONE, PROBLEM, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
@@ -72,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     serve = add("serve", commands.serve, "Take deliveries, keep the views up to date, answer questions.")
     serve.add_argument("--port", type=int, help="instead of server.port")
     serve.add_argument("--link", action="store_true", help="print a link that opens once, though there are read keys")
+    serve.add_argument(
+        "--role", choices=get_args(Role), default="all", help="of a node of a cluster: ingest takes, read answers"
+    )
     take = add(
         "import",
         commands.import_files,

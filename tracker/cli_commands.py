@@ -81,7 +81,14 @@ def serve(arguments: argparse.Namespace) -> int:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(
-            service.serve(arguments.config, port=arguments.port, link=arguments.link, ready=ready, showing=showing)
+            service.serve(
+                arguments.config,
+                port=arguments.port,
+                link=arguments.link,
+                role=arguments.role,
+                ready=ready,
+                showing=showing,
+            )
         )
     return 0
 

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from tracker.api import across, bundles, evidence, live, openapi, records, sessions
 from tracker.api.asking import Asked, Bytes, Door, Plain, Route, SeveralFound, Streamed
-from tracker.api.health import COOKIE, READING, Health
+from tracker.api.health import COOKIE, READING, Description, Health
 from tracker.api.parameters import AT_LEAST, read_query
 from tracker.api.problems import encoded, failed, no_such_route, only, problem_of
 from tracker.errors import LogError, ScopeMissing, TrackerError, ViewsBehind, ViewsError
@@ -55,7 +55,8 @@ def add_routes(app: web.Application, door: Door) -> None:
     app.router.add_route("*", "/v1/{rest:.*}", _unknown)
     # Every other path that is none. Not `.*`: "/" is the dashboard's.
     app.router.add_route("*", "/{rest:.+}", _unknown)
-    Health(door, openapi.document(ROUTES)).add_routes(app)
+    Health(door.unready, door.metrics).add_routes(app)
+    Description(door.access, openapi.document(ROUTES)).add_routes(app)
 
 
 def _answering(door: Door, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -1,4 +1,4 @@
-"""What is open without a token: alive, ready, metrics, the description of this door, and the link that opens once."""
+"""What is open without a token: alive, ready, metrics; where there is a door for reading, its description and the one-time link."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from tracker.api.problems import encoded, only, problem_of
 from tracker.errors import TokenInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from tracker.api.asking import Door
+    from tracker.access import Access
+
+    Answer = Callable[[web.Request], Awaitable[web.Response]]
 
 COOKIE = "tracker_session"
 READING = ("GET", "HEAD")
@@ -35,34 +37,38 @@ SHOWN = {
 
 
 class Health:
-    """The rooms behind the open paths. `document` is openapi.json, encoded."""
+    """The rooms that every server has. `unready` gives the reasons why it should get no traffic; `metrics` a body and its type."""
 
-    def __init__(self, door: Door, document: bytes) -> None:
-        self._door = door
-        self._document = document
+    def __init__(self, unready: Callable[[], Awaitable[list[str]]], metrics: Callable[[], tuple[bytes, str]]) -> None:
+        self._unready = unready
+        self._rendered = metrics
 
     def add_routes(self, app: web.Application) -> None:
-        """Answer every open path; other methods than GET and HEAD are told so."""
-        answers = {
-            "/healthz": self._alive,
-            "/readyz": self._ready,
-            "/metrics": self._metrics,
-            "/openapi.json": self._openapi,
-            "/open": self._open,
-        } | dict.fromkeys(SHOWN, self._static)
-        for path, answer in answers.items():
-            app.router.add_route("*", path, _read_only(answer))
+        """Answer its paths; other methods than GET and HEAD are told so."""
+        _answer_all(app, {"/healthz": self._alive, "/readyz": self._ready, "/metrics": self._metrics})
 
     async def _alive(self, _request: web.Request) -> web.Response:
         return encoded(200, Alive(alive=True))
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        reasons = await self._door.unready()
+        reasons = await self._unready()
         return encoded(503 if reasons else 200, Readiness(ready=not reasons, reasons=reasons))
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        body, content_type = self._door.metrics()
+        body, content_type = self._rendered()
         return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
+
+class Description:
+    """What tells of the door for reading, and lets in who has the one-time link. `document` is openapi.json, encoded."""
+
+    def __init__(self, access: Access, document: bytes) -> None:
+        self._access = access
+        self._document = document
+
+    def add_routes(self, app: web.Application) -> None:
+        """Answer its paths; other methods than GET and HEAD are told so."""
+        _answer_all(app, {"/openapi.json": self._openapi, "/open": self._open} | dict.fromkeys(SHOWN, self._static))
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._document, content_type="application/json", headers={"Cache-Control": "no-cache"})
@@ -83,7 +89,7 @@ class Health:
             # A preview must not use the link up.
             return web.Response(headers={"Cache-Control": "no-store"})
         try:
-            opened = self._door.access.open(request.query.get("code", ""))
+            opened = self._access.open(request.query.get("code", ""))
         except TokenInvalid as error:
             if self._is_in(request):
                 return web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
@@ -96,15 +102,18 @@ class Health:
     def _is_in(self, request: web.Request) -> bool:
         """Whether this browser has been let in: a link clicked twice leads on, it only opens nothing."""
         try:
-            self._door.access.authorize(None, request.cookies.get(COOKIE))
+            self._access.authorize(None, request.cookies.get(COOKIE))
         except TokenInvalid:
             return False
         return True
 
 
-def _read_only(
-    answer: Callable[[web.Request], Awaitable[web.Response]],
-) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _answer_all(app: web.Application, answers: Mapping[str, Answer]) -> None:
+    for path, answer in answers.items():
+        app.router.add_route("*", path, _read_only(answer))
+
+
+def _read_only(answer: Answer) -> Answer:
     async def answered(request: web.Request) -> web.Response:
         return await answer(request) if request.method in READING else only("GET, HEAD")
 

@@ -1,0 +1,106 @@
+"""The read side of one running Tracker: the views, who fills them, and the doors to them. A node that only takes has none.
+
+log ── projector ──► views ──► api · live stream · dashboard
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from tracker import joining
+from tracker.api.app import Door, add_routes
+from tracker.api.live import Live
+from tracker.config import Config
+from tracker.dashboard import app as dashboard
+from tracker.dashboard.arrivals import Arrivals
+from tracker.errors import TrackerError
+from tracker.log.contract import Log
+from tracker.metrics import Metrics
+from tracker.projector import Projector
+from tracker.views.sqlite import SqliteViews
+
+LAG_SECONDS = 10.0
+WATCH_SECONDS = 1.0
+BACK_OFF = (0.2, 1.0, 5.0, 15.0)
+
+_log = structlog.get_logger("service")
+
+
+class ReadingSide:
+    """The rooms right of the log; `views` are closed by whoever opened them."""
+
+    def __init__(self, config: Config, log: Log, views: SqliteViews, metrics: Metrics) -> None:
+        self._config = config
+        self._log = log
+        self._views = views
+        self._metrics = metrics
+        self._projector = Projector(log, views, now=joining.now, watcher=metrics, hidden=joining.hidden(config))
+        self.access = joining.access(config)
+        self.live = Live(views)
+
+    def add_routes(
+        self,
+        app: web.Application,
+        arrivals: Arrivals,
+        *,
+        unready: Callable[[], Awaitable[list[str]]],
+        log_key: str | None,
+    ) -> None:
+        """Answer every route of the doors for reading, and the health routes."""
+        config = self._config
+        door = Door(
+            log=self._log,
+            views=self._views,
+            access=self.access,
+            now=joining.now,
+            stuck_after={each.name: each.stuck_after for each in config.sources},
+            vendors={each.name: each.vendor for each in config.sources},
+            unready=unready,
+            metrics=self._metrics.render,
+            live=self.live,
+            log_key=log_key,
+            bundling=joining.bundling(config, self._log, self._metrics),
+        )
+        add_routes(app, door)
+        dashboard.add_routes(app, door, arrivals)
+
+    def lasting(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs for as long as the server does."""
+        return [self._follow(), self._keep_views(), self.live.run()]
+
+    async def lag(self) -> list[str]:
+        """Why the views are no answer now, empty where they are."""
+        position = self._projector.position
+        waiting = await self._log.record(position + 1)
+        seconds = 0.0 if waiting is None else (joining.now() - waiting.received_at) / 1_000_000
+        if seconds <= LAG_SECONDS:
+            return []
+        return [f"the views are {seconds:.0f} s behind the log (position {position})"]
+
+    async def _follow(self) -> None:
+        """Run the projector for ever. Whatever it stumbles over is said and tried again: ingest must not notice."""
+        failures = 0
+        while True:
+            before = self._projector.position
+            try:
+                await self._projector.run()
+            except Exception:
+                failures = 0 if self._projector.position > before else failures + 1
+                _log.exception("projector failed, starting it again", position=self._projector.position)
+            await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
+
+    async def _keep_views(self) -> None:
+        """Views may be deleted at any time: make an empty file when there is none, and the projector fills it again."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if not self._config.views_path.exists():
+                try:
+                    await joining.create_views(self._config)
+                    _log.warning("views vanished and are made anew from the log")
+                except TrackerError as error:
+                    _log.error("views vanished and cannot be made anew", reason=str(error))
