@@ -257,10 +257,10 @@ class SqliteViews(SqliteReading):
                     await connection.rollback()
                 try:
                     numbers, fresh = await _in_its_thread(connection, sql.begin, sql.names_in(changes))
-                    before = [] if self._building else await counted(connection, changes, numbers)
+                    before = [] if self._building else await _in_its_thread(connection, counted, changes, numbers)
                     await _in_its_thread(connection, sql.write, changes, numbers, fresh)
                     if not self._building:
-                        await save_counts(connection, before, changes, numbers)
+                        await _in_its_thread(connection, save_counts, before, changes, numbers)
                     if SEARCHABLE and not self._building:
                         await save_texts(connection, changes, numbers, fresh)
                     await connection.commit()
