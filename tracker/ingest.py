@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -137,8 +137,9 @@ class Ingest:
             source=source.name,
             body=body,
             received_at=self._now(),
-            headers=_firsts((name.lower(), value) for name, value in request.headers.items()),
-            query=_firsts(request.query.items()) if request.query_string else {},
+            # Backwards, so that each name keeps the value it came with first.
+            headers={name.lower(): value for name, value in reversed([*request.headers.items()])},
+            query=dict(reversed([*request.query.items()])) if request.query_string else {},
             token=request.match_info.get("token"),
         )
         return source.verify(delivery)
@@ -189,14 +190,6 @@ class Ingest:
         _log.error("delivery failed", source=name, error=type(error).__name__, where=where)
         detail = "nothing was recorded because of a mistake in Tracker; its log says where: please report it"
         return _problem(500, "failed", "Tracker made a mistake", detail)
-
-
-def _firsts(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Each name with the value it came with first."""
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        found.setdefault(name, value)
-    return found
 
 
 def _reason(error: Exception) -> str:
