@@ -36,7 +36,8 @@ def test_every_metric_named_anywhere_exists() -> None:
     "reason", ["the log did not answer within", "KiB are free under the log: make room", " s behind the log (position "]
 )
 def test_every_reason_of_readyz_is_explained(reason: str) -> None:
-    assert reason in (ROOT / "tracker" / "service.py").read_text("utf-8")
+    said = "".join((ROOT / "tracker" / name).read_text("utf-8") for name in ("service.py", "reading_side.py"))
+    assert reason in said
     assert reason in SECTION["Monitoring"]
 
 
