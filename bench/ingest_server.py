@@ -48,7 +48,7 @@ def source_of(vendor: str) -> Source:
 
 def delivery_of(request: web.Request, body: bytes) -> Delivery:
     """A request as ingest makes it."""
-    headers = {name.lower(): value for name, value in reversed([*request.headers.items()])}
+    headers = {name.lower(): value for name, value in request.headers.items()}
     query = dict(request.query) if request.query_string else {}
     return Delivery(
         source="s", body=body, received_at=NOW, headers=headers, query=query,

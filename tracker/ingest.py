@@ -133,13 +133,19 @@ class Ingest:
         return appended
 
     def _verify(self, source: Source, request: web.Request, body: bytes) -> Verified:
+        headers: dict[str, str] = {}
+        for name, value in request.headers.items():
+            headers.setdefault(name.lower(), value)
+        query: dict[str, str] = {}
+        if request.query_string:  # nearly none has one, and reading it is not cheap
+            for name, value in request.query.items():
+                query.setdefault(name, value)
         delivery = Delivery(
             source=source.name,
             body=body,
             received_at=self._now(),
-            # Backwards, so that each name keeps the value it came with first.
-            headers={name.lower(): value for name, value in reversed([*request.headers.items()])},
-            query=dict(reversed([*request.query.items()])) if request.query_string else {},
+            headers=headers,
+            query=query,
             token=request.match_info.get("token"),
         )
         return source.verify(delivery)
