@@ -107,10 +107,12 @@ class SqliteViews(SqliteReading):
     def __init__(self, path: Path, *, writable: bool, building: bool = False) -> None:
         self._path = path
         self._building = building
-        self._reader = _Door(path, writable=False, building=building)
-        # What may take seconds has a connection of its own: nobody else waits for a search or for statistics.
-        self._searcher = _Door(path, writable=False, building=building)
         self._writer = _Door(path, writable=True, building=building) if writable else None
+        # Views being built are one long transaction, which only its own connection can look into.
+        whole = self._writer if building else None
+        self._reader = whole or _Door(path, writable=False)
+        # What may take seconds has a connection of its own: nobody else waits for a search or for statistics.
+        self._searcher = whole or _Door(path, writable=False)
 
     @staticmethod
     async def create(path: Path | str) -> None:
@@ -140,6 +142,10 @@ class SqliteViews(SqliteReading):
 
     async def finish(self) -> None:
         """Close views of `build` and make them whole: from then on they are opened like any others."""
+        door = self._writing_door()
+        async with door.lock:
+            with self._named_errors():
+                await (await door.open()).commit()
         await self.close()
         await asyncio.to_thread(finish_building, self._path)
 
@@ -252,16 +258,18 @@ class SqliteViews(SqliteReading):
         async with door.lock:
             with self._named_errors():
                 connection = await door.open()
-                if connection.in_transaction:
+                if connection.in_transaction and not self._building:
                     # A save cancelled twice: its rollback may not have been sent.
                     await connection.rollback()
                 try:
                     numbers, fresh = await _in_its_thread(connection, sql.begin, sql.names_in(changes))
                     before = [] if self._building else await _in_its_thread(connection, counted, changes, numbers)
                     await _in_its_thread(connection, sql.write, changes, numbers, fresh)
-                    if not self._building:
-                        await _in_its_thread(connection, save_counts, before, changes, numbers)
-                    if SEARCHABLE and not self._building:
+                    if self._building:
+                        # One transaction for all: what a save writes is written again by the next ones, and once to the file.
+                        return
+                    await _in_its_thread(connection, save_counts, before, changes, numbers)
+                    if SEARCHABLE:
                         await save_texts(connection, changes, numbers, fresh)
                     await connection.commit()
                 except BaseException:

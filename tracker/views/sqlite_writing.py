@@ -127,8 +127,9 @@ def names_in(changes: Changes) -> set[str]:
 
 
 def begin(connection: sqlite3.Connection, names: AbstractSet[str]) -> tuple[dict[str, int], set[str]]:
-    """Begin a save: the number of each of these names, and which of them had none before."""
-    connection.execute("BEGIN IMMEDIATE")
+    """Begin a save, in the transaction that is open if one is: each name's number, and the names that had none before."""
+    if not connection.in_transaction:
+        connection.execute("BEGIN IMMEDIATE")
     wanted = [as_list(sorted(names))]
     known: dict[str, int] = dict(connection.execute(SELECT_NAMES, wanted))
     fresh = names - known.keys()
