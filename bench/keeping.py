@@ -1,9 +1,9 @@
 """What keeping costs: `python bench/keeping.py [--events 50000] [--kinds calls,samples] [--vendors livekit,…]`.
 
 For each vendor and kind of traffic (`traffic.py`) a log is filled, packed and as it came, and its views are built. Prints
-bytes an event: the raw bodies and their proofs, the log by its parts, the ratio of the whole log to the raw bodies, the
-views; then what packing costs and saves: processor µs a record of appending (without verifying), reading and rebuilding,
-of both logs by turns in one run, the best of three.
+bytes an event: the raw bodies and their proofs, the log by its parts, the ratio of the whole log to the raw bodies; the
+same once all new records are packed ("settled": the first thousand or two of a source are not); the views; then what packing costs and saves: processor µs a record of appending (without verifying), reading and rebuilding,
+of both logs by turns in one run, the best of each.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ PARTS = {
     "records": ("records",), "index": ("records_by_end_of_key", "records_of_ours"),
     "tree": ("leaves", "sealed_leaves", "tiles"),
 }  # fmt: skip
+SIZE = "length(proof) + length(body)"
+MEANS = f"SELECT avg({SIZE}), avg({SIZE}) FILTER (WHERE length(proof) = 0) FROM records"
 ALL_PARTS = "SELECT name, sum(pgsize) FROM dbstat GROUP BY name"
 
 
@@ -84,12 +86,20 @@ def parts_of(path: Path) -> dict[str, int]:
     return found | {"other": sum(sizes.values())}
 
 
-def measure(vendor: str, kind: str, count: int, folder: Path) -> dict[str, Any]:
+def not_packed_yet(path: Path) -> float:
+    """How many bytes an event less it were if all records had packed as well as those that did."""
+    connection = sqlite3.connect(path)
+    ((mean, packed),) = connection.execute(MEANS)
+    connection.close()
+    return mean - packed
+
+
+def measure(vendor: str, kind: str, count: int, turns: int, folder: Path) -> dict[str, Any]:
     """Fill, read and rebuild both logs by turns."""
     events = list(itertools.islice(KINDS[kind](vendor), count))
     best: dict[str, float] = {}
     gc.freeze()
-    for turn in range(3):
+    for turn in range(turns):
         for how in ("plain", "packed"):
             path, views = folder / f"{vendor}-{kind}-{how}-{turn}.db", folder / "views.db"
             taken = {"append": asyncio.run(fill(path, events, packs=how == "packed"))}
@@ -98,13 +108,14 @@ def measure(vendor: str, kind: str, count: int, folder: Path) -> dict[str, Any]:
             for what, seconds in taken.items():
                 key = f"{what} {how}"
                 best[key] = min(best.get(key, seconds), seconds)
-            if turn < 2:
+            if turn < turns - 1:
                 path.unlink()
     found: dict[str, Any] = {what: seconds / count * 1e6 for what, seconds in best.items()}
     for how in ("plain", "packed"):
-        sizes = parts_of(folder / f"{vendor}-{kind}-{how}-2.db")
+        sizes = parts_of(folder / f"{vendor}-{kind}-{how}-{turns - 1}.db")
         found |= {f"{part} {how}": size / count for part, size in sizes.items()}
         found[f"log {how}"] = sum(sizes.values()) / count
+    found["settled"] = found["log packed"] - not_packed_yet(folder / f"{vendor}-{kind}-packed-{turns - 1}.db")
     found["body"] = sum(len(event.body) for event in events) / count
     found["proof"] = sum(len(event.proof) for event in events) / count
     found["views"] = (folder / "views.db").stat().st_size / count
@@ -116,19 +127,21 @@ def main() -> None:
     warnings.simplefilter("ignore")
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--events", type=int, default=50_000)
+    asked.add_argument("--turns", type=int, default=3)
     asked.add_argument("--kinds", default=",".join(KINDS))
     asked.add_argument("--vendors", default=",".join(VENDORS))
     given = asked.parse_args()
     sizes = ("body", "proof", "log plain", "log packed", "records packed", "index packed", "tree packed", "other packed")
     costs = ("append", "read", "rebuild")
     print(f"bytes an event, {given.events} events each")
-    print(f"{'':22}" + "".join(f"{name.removesuffix(' packed'):>10}" for name in sizes) + f"{'log/body':>10}{'views':>8}"
+    print(f"{'':22}" + "".join(f"{name.removesuffix(' packed'):>10}" for name in sizes) + f"{'/ body':>8}{'settled':>9}{'/ body':>8}{'views':>8}"
           + "".join(f"{name + ' µs':>22}" for name in costs))  # fmt: skip
     for kind, vendor in itertools.product(given.kinds.split(","), given.vendors.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(vendor, kind, given.events, Path(folder))
+            found = measure(vendor, kind, given.events, given.turns, Path(folder))
         line = f"{kind:8} {vendor:13}" + "".join(f"{found[name]:10.0f}" for name in sizes)
-        line += f"{found['log packed'] / found['body']:10.2f}{found['views']:8.0f}"
+        line += f"{found['log packed'] / found['body']:8.2f}{found['settled']:9.0f}"
+        line += f"{found['settled'] / found['body']:8.2f}{found['views']:8.0f}"
         for cost in costs:
             before, after = found[f"{cost} plain"], found[f"{cost} packed"]
             line += f"{before:8.1f} →{after:6.1f} ({after / before:4.2f})"
