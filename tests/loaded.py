@@ -146,3 +146,41 @@ class Tail:
                     self.seen = item["position"]
                 if not found:
                     await asyncio.sleep(0.05)
+
+
+class Live:
+    """A listener of one node's live stream from its beginning, who comes back with the last id it saw."""
+
+    def __init__(self, node: Running) -> None:
+        self.ids: list[tuple[int, int]] = []
+        self._node = node
+        self._task = asyncio.create_task(self._follow())
+
+    async def matches(self, other: Live, seconds: float = 60) -> list[str]:
+        """Waits until both saw the same entries, and stops both; what was found."""
+        deadline = time.monotonic() + seconds
+        while (not self.ids or self.ids != other.ids) and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        await self.stop()
+        await other.stop()
+        faults = (
+            [] if self.ids == other.ids else [f"live streams of {len(self.ids)} and {len(other.ids)} entries differ"]
+        )
+        return faults + [f"{b} came live after {a}" for a, b in itertools.pairwise(self.ids) if b <= a]
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _follow(self) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as web:
+            while True:
+                last = "-".join(map(str, self.ids[-1])) if self.ids else "0-0"
+                with contextlib.suppress(aiohttp.ClientError, OSError, ValueError, TimeoutError):
+                    async with web.get(f"{self._node.url}/v1/live", headers=READ | {"Last-Event-ID": last}) as answer:
+                        async for line in answer.content:
+                            if line.startswith(b"id: "):
+                                position, _, n = line[4:].strip().partition(b"-")
+                                self.ids.append((int(position), int(n)))
+                await asyncio.sleep(0.05)

@@ -10,7 +10,7 @@ of all vendors, c is tailed. Node a reaches the servers through proxies. What ge
     stall       the same, but nothing is closed: it only stops
 
 At the end: every delivery answered 200 is there exactly once, on every node, at the position that was answered; no gap; roots
-are equal; `verify` finds nothing; the tail of c saw every position once, in order. Exit code 1 when anything was found.
+are equal; `verify` finds nothing; the tail of c saw every position once, in order, and so did a listener of its live stream. Exit code 1 when anything was found.
 `--control` cuts the power of servers with the default sync interval: there acknowledged messages must be lost.
 """
 
@@ -33,7 +33,7 @@ import nats.errors
 from nats.js.api import StreamConfig
 
 from tests.clustered import Cluster, node_config
-from tests.loaded import Load, Tail
+from tests.loaded import Live, Load, Tail
 from tests.powered import Disk, why_not
 from tests.proxied import ACKNOWLEDGEMENT, Proxy
 from tests.running import READ, READ_KEY, SECRETS, Running
@@ -56,6 +56,7 @@ class House:
         self.nodes: list[Running] = []
         self.load: Load
         self.tail: Tail
+        self.live: Live
 
     async def start(self) -> House:
         await self.cluster.start()
@@ -69,13 +70,14 @@ class House:
                 single, name, servers=servers, monitoring=self.cluster.monitoring, stream=STREAM, signs=name == "a"
             )
             self.nodes.append(await Running(home, config=config).start(init=True))
-        self.load, self.tail = Load(self.nodes[:2]), Tail(self.nodes[C])
+        self.load, self.tail, self.live = Load(self.nodes[:2]), Tail(self.nodes[C]), Live(self.nodes[C])
         return self
 
     async def stop(self) -> None:
         if hasattr(self, "load"):
             await self.load.stop()
             await self.tail.stop()
+            await self.live.stop()
         for node in self.nodes:
             if node.process is not None:
                 await node.kill()
@@ -83,8 +85,9 @@ class House:
             await proxy.stop()
         await self.cluster.stop()
 
-    def row(self, what: str, again: float) -> None:
-        print(f"{what:40}{again:10.2f}{len(self.load.answered):10}", flush=True)
+    def row(self, what: str, again: float, agreed: float | None = None) -> None:
+        leads = "" if agreed is None else f"{agreed:.2f}"
+        print(f"{what:40}{leads:>14}{again:10.2f}{len(self.load.answered):10}", flush=True)
 
 
 async def leader(house: House, times: int) -> None:
@@ -93,7 +96,9 @@ async def leader(house: House, times: int) -> None:
         number = await house.cluster.leader_of(STREAM)
         killed = time.monotonic()
         house.cluster.kill(number)
-        house.row(f"leader killed, {n + 1}", await house.load.is_answered(killed))
+        await house.cluster.leader_of(STREAM)
+        agreed = time.monotonic() - killed
+        house.row(f"leader killed, {n + 1}", await house.load.is_answered(killed), agreed)
         house.cluster.start_server(number)
         await house.cluster.ready()
 
@@ -201,7 +206,7 @@ async def checked(house: House) -> list[str]:
                 return [f"the nodes stay at {heads}"]
             await asyncio.sleep(0.1)
     await house.tail.reaches(heads[0])
-    faults = house.load.faults + house.tail.faults
+    faults = house.load.faults + house.tail.faults + await house.live.matches(Live(house.nodes[A]))
     kept: list[list[Record]] = []
     roots: list[TreeHead] = []
     for node in house.nodes:
@@ -223,7 +228,7 @@ async def checked(house: House) -> list[str]:
     twice = len(kept[A]) - len({(record.source, record.dedupe_key) for record in kept[A]}) + len(kept[A]) - len(places)
     print(
         f"answered {len(house.load.answered)}, in the log {len(kept[A])}, lost {lost}, gaps {gaps}, twice {twice}, "
-        f"not answered at first {dict(house.load.refused)}, tail {house.tail.seen} (asked again {house.tail.interrupted})"
+        f"not answered at first {dict(house.load.refused)}, tail {house.tail.seen}, live entries {len(house.live.ids)}"
     )
     return faults + [f"{n} {what}" for what, n in (("lost", lost), ("gaps", gaps), ("twice", twice)) if n]
 
@@ -234,7 +239,7 @@ async def broken(folder: Path, disk: Disk | None, only: list[str], *, quick: boo
     try:
         await house.start()
         house.load.start()
-        print(f"{'':40}{'again s':>10}{'answered':>10}")
+        print(f"{'':40}{'new leader s':>14}{'again s':>10}{'answered':>10}")
         for name in only:
             scenario, times, short = SCENARIOS[name]
             await scenario(house, short if quick else times)
