@@ -26,6 +26,7 @@ CLOCKS_AND_IO = {
 TASKS_OF_THEIR_OWN = {
     "log/group_commit.py": "close() has to outlive whatever ended the service: what was accepted is recorded or refused",
     "log/jetstream.py": "the same: what was accepted while the service ends is still published, applied and answered",
+    "log/jetstream_stream.py": "a request is given up when the connection breaks; both its tasks are over when it returns",
     "log/sqlite_packing.py": "a training is the log's own and ends with it; appending must not wait for it",
 }
 """Files that may start a task outside of a TaskGroup, each with its reason."""

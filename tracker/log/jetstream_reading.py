@@ -33,7 +33,9 @@ SILENCE_SECONDS = 2.0
 IDLE_SECONDS = 30
 APPLY_RECORDS = 4_000
 APPLY_BYTES = 8 * 1024 * 1024
-QUEUE_MESSAGES = 64
+QUEUE_MESSAGES = 1_024
+QUEUE_BYTES = 8 * 1024 * 1024
+"""Of messages as they travel, decoded and waiting to be applied; one more is always taken."""
 BACK_OFF = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 _log = structlog.get_logger("replicator")
@@ -64,6 +66,8 @@ class Replicator:
         self._replica = replica
         self._applied = applied
         self._moved = asyncio.Event()
+        self._room = asyncio.Event()
+        self._held = 0
         self.sequence = sequence
         self.trouble: str | None = None
         self.is_corrupt = False
@@ -100,6 +104,7 @@ class Replicator:
     async def _follow(self) -> None:
         queue: asyncio.Queue[Arrived] = asyncio.Queue(QUEUE_MESSAGES)
         cursor = await self._replica.cursor()
+        self._held = 0
         self._move(cursor.sequence)  # another process may have been quicker
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read(cursor, queue))
@@ -144,7 +149,14 @@ class Replicator:
                 await self._expect_there(after + 1)
                 raise _Lost(f"message {arrived.entry.sequence} came after {after}")
             after += 1
+            await self._wait_for_room()
+            self._held += arrived.size
             await queue.put(arrived)
+
+    async def _wait_for_room(self) -> None:
+        while self._held > QUEUE_BYTES:
+            self._room.clear()
+            await self._room.wait()
 
     async def _expect_there(self, sequence: int) -> None:
         """Raise `LogCorrupt` where the stream does not have a message any more."""
@@ -161,6 +173,8 @@ class Replicator:
             while not queue.empty() and records < APPLY_RECORDS and size < APPLY_BYTES:
                 batch.append(queue.get_nowait())
                 records, size = records + len(batch[-1].entry.rows), size + batch[-1].size
+            self._held -= size
+            self._room.set()
             answers = await self._replica.apply([each.entry for each in batch])
             self._is_well()
             self.applied_at = batch[-1].at

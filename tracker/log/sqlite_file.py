@@ -76,6 +76,8 @@ async def writer(path: Path, *, busy_timeout: float, synchronous: str = "FULL") 
         if not _lies_still(path):
             await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute(f"PRAGMA synchronous = {synchronous}")
+        # Dedupe keys go to random places of their index: with SQLite's 2 MiB a fifth more processor time at 100,000 records.
+        await connection.execute("PRAGMA cache_size = -32768")
         await connection.execute("PRAGMA recursive_triggers = ON")
         await migrate(connection)
     except sqlite3.Error as error:
