@@ -6,16 +6,16 @@ import hashlib
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.frames import FRAME_BYTES
-from tracker.log.jetstream_stream import HEADER_BYTES, Stream, StreamSettings, StreamState, differences
+from tracker.log.jetstream_stream import ASK_SECONDS, HEADER_BYTES, Stream, StreamSettings, StreamState, differences
 from tracker.log.sqlite_following import Cursor
 
 PROOF_BYTES = 64 * 1024
 """Room for what stands beside a body in a frame."""
 
 
-async def expect_fit(stream: Stream, cursor: Cursor, *, body_bytes: int) -> StreamState:
+async def expect_fit(stream: Stream, cursor: Cursor, *, body_bytes: int, timeout: float = ASK_SECONDS) -> StreamState:
     """The stream's state. Raises `LogMissing`, or `LogUnavailable` and `LogCorrupt` that say what is not as it has to be."""
-    state = await stream.state()
+    state = await stream.state(timeout=timeout)
     expect_ours(state, stream.settings)
     name = stream.name
     if state.log_id != cursor.log_id:
@@ -34,7 +34,7 @@ async def expect_fit(stream: Stream, cursor: Cursor, *, body_bytes: int) -> Stre
             "replica of a node that has applied it"
         )
     if cursor.sequence >= state.first and cursor.sequence > 0:
-        there = await stream.message(cursor.sequence)
+        there = await stream.message(cursor.sequence, timeout=timeout)
         if there is None or hashlib.sha256(there).digest() != cursor.digest:
             raise LogCorrupt(
                 f"message {cursor.sequence} of the stream {name} is not the one that this replica has applied: its "

@@ -36,7 +36,9 @@ APPLY_BYTES = 8 * 1024 * 1024
 QUEUE_MESSAGES = 1_024
 QUEUE_BYTES = 8 * 1024 * 1024
 """Of messages as they travel, decoded and waiting to be applied; one more is always taken."""
-BACK_OFF = (0.05, 0.2, 0.5, 1.0, 2.0)
+BACK_OFF = (0.05, 0.2, 0.5)
+ASK_SECONDS = 1.0
+"""A question while there is no leader is never answered: a new one is sooner."""
 
 _log = structlog.get_logger("replicator")
 
@@ -116,7 +118,7 @@ class Replicator:
         raise _Lost("the connection broke")
 
     async def _read(self, cursor: Cursor, queue: asyncio.Queue[Arrived]) -> None:
-        await expect_fit(self._stream, cursor, body_bytes=0)  # it may have lost its end meanwhile
+        await expect_fit(self._stream, cursor, body_bytes=0, timeout=ASK_SECONDS)  # it may have lost its end meanwhile
         reader = f"tracker-{secrets.token_hex(8)}"
         inbox = await self._stream.inbox()
         try:

@@ -35,7 +35,7 @@ DUPLICATE_WINDOW_SECONDS = 120
 HEADER_BYTES = 256
 """What the headers of a message take at most."""
 PENDING_BYTES = 256 * 1024 * 1024
-NO_STREAM, NO_MESSAGE = 10059, 10037
+NO_STREAM, NO_MESSAGE, WRONG_LAST = 10059, 10037, 10071
 
 _log = structlog.get_logger("stream")
 
@@ -215,20 +215,25 @@ class Stream:
         await self._ask(f"STREAM.CREATE.{self.name}", wanted(self.settings, log_id), 2 * ASK_SECONDS)
         return await self.state()
 
-    async def message(self, sequence: int) -> bytes | None:
+    async def message(self, sequence: int, *, timeout: float = ASK_SECONDS) -> bytes | None:
         """The message at a sequence, as the leader has it; None where there is none."""
         try:
-            found = await self._ask(f"STREAM.MSG.GET.{self.name}", {"seq": sequence}, ASK_SECONDS)
+            found = await self._ask(f"STREAM.MSG.GET.{self.name}", {"seq": sequence}, timeout)
         except Refused as error:
             if error.code == NO_MESSAGE:
                 return None
             raise
         return base64.b64decode(found["message"].get("data", ""))
 
-    async def publish(self, data: bytes, message_id: str, timeout: float) -> int:
-        """Add a frame: its sequence, once the servers have agreed on it. Raises `LogUnavailable`; it may be there then."""
+    async def publish(self, data: bytes, message_id: str, timeout: float, after: int | None = None) -> int:
+        """Add a frame: its sequence, once the servers have agreed on it. Raises `LogUnavailable`; it may be there then.
+
+        `after`: only right behind that message; `Refused` with `WRONG_LAST` where another one is the last.
+        """
         with ours("the stream did not acknowledge"):
             headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": self.name}
+            if after is not None:
+                headers["Nats-Expected-Last-Sequence"] = str(after)
             answer = await self._request(f"{self.name}.frames", data, timeout, headers)
         return _answered(answer, "the stream did not take the frame")["seq"]
 
