@@ -157,6 +157,7 @@ async def test_a_packed_body_is_read_with_nothing_but_zstd(packed: Path) -> None
     [
         "UPDATE records SET body = substr(body, 1, 30) WHERE position = 1500",
         "UPDATE records SET body = CAST(substr(body, 1, 40) || x'ffff' || substr(body, 43) AS BLOB) WHERE position = 1500",
+        "UPDATE records SET body = CAST(body || x'00' AS BLOB) WHERE position = 1500",
         "UPDATE records SET body = x'28b52ffd' WHERE position = 1500",
         "UPDATE records SET body = x'28b52ffd0300000000' WHERE position = 1500",
         "UPDATE records SET body = CAST(substr(body, 1, 5) || x'07' || substr(body, 7) AS BLOB) WHERE position = 1500",

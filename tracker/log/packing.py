@@ -4,9 +4,8 @@
               the frame names its dictionary and its content's size; it has no checksum, a record's leaf is over the plain bytes
 
 No record of ours has an empty proof, so the two can be told apart; one that came so and looks packed is packed as well.
-What unpacks is bounded before it is unpacked: a frame that claims more than `MOST_BYTES` is damage, not a record of ours.
-
-LIMIT: bytes put behind a frame are not read, so they change nothing and nobody notices them.
+What unpacks is bounded before it is unpacked: a frame that claims more than `MOST_BYTES` is damage, not a record of ours,
+and so is one with bytes behind it.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Packer:
     def unpack(self, frame: bytes) -> Pair:
         """(proof, body) of a frame that `dictionary_of` let through. Raises `ValueError` where it is none of ours."""
         try:
-            plain = self._decompressor.decompress(frame)
+            plain = self._decompressor.decompress(frame, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from None
         end = 8 + int.from_bytes(plain[:8], "big")
