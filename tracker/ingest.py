@@ -185,7 +185,8 @@ class Ingest:
         _log.error("delivery not recorded", source=name, reason=reason, detail=str(error))
         # The log's own words name files and disks: they are for the operator, not for whoever sends.
         what = "too many deliveries are waiting" if isinstance(error, LogBusy) else "the log cannot take records now"
-        detail = f"{what}; nothing was recorded: send it again. The operator finds the reason in the server's log."
+        # Not "nothing was recorded": a cluster that did not acknowledge in time may still have it.
+        detail = f"{what}: send it again, a repeat is recorded once. The operator finds the reason in the server's log."
         return _problem(503, reason, "Not recorded", detail, {"Retry-After": "1"})
 
     def _failed(self, name: str, error: Exception) -> web.Response:
