@@ -104,3 +104,26 @@ async def test_a_node_whose_stream_has_lost_what_it_applied_takes_nothing_more_a
     finally:
         await cluster.stop()
         disk.unmount()
+
+
+async def test_a_node_that_has_nothing_to_apply_is_ready_again_when_the_servers_are_back(tmp_path: Path) -> None:
+    async with Cluster(tmp_path / "servers") as cluster, aiohttp.ClientSession() as web:
+        running = await node(tmp_path, "a", cluster).start(init=True)
+        assert await becomes(web, running, 200)
+        cluster.kill()
+        assert await becomes(web, running, 503)
+        for number in range(3):
+            cluster.start_server(number)
+        assert await becomes(web, running, 200)
+        assert await running.stop() == 0
+
+
+async def becomes(web: aiohttp.ClientSession, running: Running, status: int) -> bool:
+    """Whether `/readyz` answers so within a minute."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        async with web.get(f"{running.url}/readyz") as answer:
+            if answer.status == status:
+                return True
+        await asyncio.sleep(0.1)
+    return False
