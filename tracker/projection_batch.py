@@ -51,15 +51,18 @@ class Memory:
     def __init__(self) -> None:
         self.states: OrderedDict[str, SessionState] = OrderedDict()
         self.rooms: OrderedDict[RoomKey, RoomState] = OrderedDict()
+        self.runs: dict[RoomKey, Runs] = {}
+        """Of some of these rooms: their runs, as long as nothing else is learned of them."""
         self.sources: dict[str, tuple[SourceRow, SourceState]] | None = None
         self.held: OrderedDict[str, None] = OrderedDict()
         """Sessions that changed since their rows were saved, the least recently changed first: no cache, but what is to be done."""
 
     def trim(self) -> None:
         """Forget the least recently used; never a session that is held, as those were used last."""
-        for kept in (self.states, self.rooms):
-            while len(kept) > REMEMBERED:
-                kept.popitem(last=False)
+        while len(self.states) > REMEMBERED:
+            self.states.popitem(last=False)
+        while len(self.rooms) > REMEMBERED:
+            self.runs.pop(self.rooms.popitem(last=False)[0], None)
 
 
 class Batch:
@@ -86,10 +89,11 @@ class Batch:
         rechecked = await self._learn_sources(records, evidence)
         named = [_room_of(item) for item in evidence]
         rooms = await self._load_rooms({key for key in named if key is not None})
-        before = {key: self._resolve(key, rooms[key]) for key in rooms}
+        before = {key: self._known_runs(key, state) for key, state in rooms.items()}
         learned = self._learn_rooms(rooms, evidence, named)
-        for key in rooms:
-            self._runs[key] = self._resolve(key, rooms[key]) if key in learned else before[key]
+        for key in learned:
+            self._memory.runs[key] = self._resolve(key, rooms[key])
+        self._runs.update((key, self._memory.runs[key]) for key in rooms)
         moving = await self._moving(learned, before)
         homes = [self._home(item, key) for item, key in zip(evidence, named, strict=True)]
         await self._load_states(self._wanted(homes, moving, learned, before), rechecked)
@@ -177,6 +181,13 @@ class Batch:
             rooms[key] = self._memory.rooms.setdefault(key, RoomState())
             self._memory.rooms.move_to_end(key)
         return rooms
+
+    def _known_runs(self, key: RoomKey, state: RoomState) -> Runs:
+        """The runs of a room in memory: resolved again only after something was learned."""
+        runs = self._memory.runs.get(key)
+        if runs is None:
+            runs = self._memory.runs[key] = self._resolve(key, state)
+        return runs
 
     def _resolve(self, key: RoomKey, state: RoomState) -> Runs:
         return Runs(key[1], state, self._rules[key[0]])
@@ -351,7 +362,8 @@ class Batch:
             for key, room_state in (await self._views.rooms(missing)).items():
                 self._memory.rooms[key] = decode_room(room_state)
         for key in wanted:
-            self._runs[key] = self._resolve(key, self._memory.rooms.get(key) or RoomState())
+            state = self._memory.rooms.get(key)
+            self._runs[key] = self._resolve(key, RoomState()) if state is None else self._known_runs(key, state)
 
     def _render(self, state: SessionState) -> SessionRows:
         assert self._memory.sources is not None  # noqa: S101 - loaded before

@@ -28,11 +28,11 @@ from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
 BATCH = 2_000
-REBUILD_BATCH = 1_000
-"""As many as the log gives at once: what is interpreted is folded while it is near."""
+REBUILD_BATCH = 3_000
+"""A batch asks the views and saves its rooms once; of a larger one more is out of the processor's cache when it is folded."""
 REBUILD_HOLD = 1_500
 """Nobody waits for the views of a rebuild: a session is rendered and saved when this many others have changed after it."""
-READ_AHEAD = 4
+READ_AHEAD = 2
 """Batches that may be interpreted before they are merged."""
 WORTH_AHEAD = 20_000
 """Records: for fewer, starting a process takes longer than it saves."""
