@@ -70,12 +70,7 @@ def parser() -> argparse.ArgumentParser:
     init = add("init", commands.init, "Make the log, once; and a config.toml where there is none.")
     init.add_argument("--engine", choices=get_args(Engine), help="what keeps the log; config.toml says it too")
     init.set_defaults(needs_config=False)
-    serve = add("serve", commands.serve, "Take deliveries, keep the views up to date, answer questions.")
-    serve.add_argument("--port", type=int, help="instead of server.port")
-    serve.add_argument("--link", action="store_true", help="print a link that opens once, though there are read keys")
-    serve.add_argument(
-        "--role", choices=get_args(Role), default="all", help="of a node of a cluster: ingest takes, read answers"
-    )
+    _add_serve(add("serve", commands.serve, "Take deliveries, keep the views up to date, answer questions."))
     take = add(
         "import",
         commands.import_files,
@@ -97,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
             as_json=True,
         )
     )
+    _add_copy(add("copy", commands.copy, "Copy the log into that of another config.toml.", as_json=True))
     _add_sessions(add("sessions", commands.sessions, "List sessions, newest first.", as_json=True))
     timeline = add("timeline", commands.timeline, "What happened in one session, in order.", as_json=True)
     timeline.add_argument("id", metavar="ID", help="a session's id, or any id its vendor gave it")
@@ -108,6 +104,23 @@ def parser() -> argparse.ArgumentParser:
     _add_token(add("token", commands.token, "Mint a token for reading and print it alone."))
     _add_demo(add("demo", commands.demo, "Play signed calls of all five vendors into a tracker on a temporary log."))
     return top
+
+
+def _add_serve(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--port", type=int, help="instead of server.port")
+    one.add_argument("--link", action="store_true", help="print a link that opens once, though there are read keys")
+    one.add_argument(
+        "--role", choices=get_args(Role), default="all", help="of a node of a cluster: ingest takes, read answers"
+    )
+
+
+def _add_copy(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--to",
+        metavar="FILE",
+        required=True,
+        help="the config.toml of the log to copy into: of a node of a cluster, or of one machine",
+    )
 
 
 def _add_sessions(one: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tracker import cli_printing as printing
-from tracker import cli_bundle, desk, desk_erasing, desk_reading, joining, reporting, service
+from tracker import cli_bundle, desk, desk_copying, desk_erasing, desk_reading, joining, reporting, service
 from tracker.access import SCOPES, mint
 from tracker.api.parameters import micros_of
 from tracker.cli_tables import sessions_table, timeline_table
@@ -157,6 +157,21 @@ def erase(arguments: argparse.Namespace) -> int:
     else:
         _show_plans(plans, done=arguments.yes)
     return 1 if any(plan.in_clear for plan in plans) else 0
+
+
+def copy(arguments: argparse.Namespace) -> int:
+    """Copy the log into that of another config.toml; both have the same root then."""
+    to = load(arguments.to, os.environ)
+    with printing.progress("copy", "records") as bar:
+        copied = asyncio.run(desk_copying.copy(arguments.config, to, bar))
+    if arguments.json:
+        printing.say_json(copied)
+    else:
+        printing.say(
+            f"{copied.records} records are in both ({copied.new} of them new), with {copied.checkpoints} checkpoints; "
+            f"root {copied.root}"
+        )
+    return 0
 
 
 def sessions(arguments: argparse.Namespace) -> int:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from tracker.config import Config
 from tracker.errors import ConfigInvalid, LogUnavailable
-from tracker.log.contract import ClusteredLog
 from tracker.log.group_commit import LogObserver
 from tracker.log.sqlite_following import Replica
 
 if TYPE_CHECKING:
+    from tracker.log.jetstream import JetstreamLog
     from tracker.log.jetstream_stream import StreamSettings
 
 ID_BYTES = 16
@@ -32,7 +32,7 @@ async def create(config: Config) -> None:
     await Replica.begin(config.log.path, log_id=log_id, stream=config.jetstream.stream)
 
 
-async def open_log(config: Config, observe: LogObserver | None) -> ClusteredLog:
+async def open_log(config: Config, observe: LogObserver | None = None) -> JetstreamLog:
     """This node's log; it may be behind the stream. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
     _engine()
     from tracker.log.jetstream import JetstreamLog  # noqa: PLC0415 - see the top

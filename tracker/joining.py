@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,12 +19,14 @@ from tracker.access import Access, AccessKey
 from tracker.bundle.making import Bundling
 from tracker.checkpoints import Checkpoints, CheckpointWatcher
 from tracker.config import AccessKeyConfig, Config, SourceConfig
+from tracker.copying import Source as CopySource
 from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
 from tracker.evidence.notes import Signer, Verifier
 from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.group_commit import LogObserver
 from tracker.log.holding import Held, hold
 from tracker.log.sqlite import SqliteLog
+from tracker.log.sqlite_taking import TakingLog
 from tracker.log.vault import Master, Vault
 from tracker.signing_key import make_key, read_key, read_verifiers
 from tracker.sources import registry
@@ -31,6 +34,9 @@ from tracker.sources.contract import Source, SourceSettings
 from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_frozen import frozen
 from tracker.views.sqlite_swapping import copy, swap_in
+
+if TYPE_CHECKING:
+    from tracker.log.jetstream import JetstreamLog
 
 BUNDLES = 2
 """Evidence bundles made at once: each holds a temporary file, and a core for as long as it compresses."""
@@ -170,6 +176,31 @@ async def proving_log(config: Config) -> AsyncGenerator[SqliteLog]:
     log = (
         await _open_file(config) if config.sealing.masters else await SqliteLog.open(config.log.path, sealed_stay=True)
     )
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
+async def copied_log(config: Config) -> AsyncGenerator[CopySource]:
+    """The log to copy from, closed on leaving. A node of a cluster catches up first."""
+    if config.log.engine == "jetstream":
+        async with taking_log(config) as node:
+            yield node
+    else:
+        async with proving_log(config) as log:
+            yield log
+
+
+@asynccontextmanager
+async def taking_log(config: Config) -> AsyncGenerator[JetstreamLog | TakingLog]:
+    """The log to copy into, closed on leaving. A node of a cluster catches up first."""
+    if config.log.engine == "jetstream":
+        log = await clustering.open_log(config)
+        await log.caught_up()
+    else:
+        log = await TakingLog.open(config.log.path, sealed_stay=True)
     try:
         yield log
     finally:

@@ -123,7 +123,7 @@ async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     publish = log._stream.publish
 
-    async def lost_twice(data: bytes, message_id: str, timeout: float) -> int:
+    async def lost_twice(data: bytes, message_id: str, timeout: float, after: int | None) -> int:
         # Under other ids, as if the servers had forgotten the first; the acknowledgements are lost.
         await publish(data, "one" + message_id, timeout)
         await publish(data, "two" + message_id, timeout)

@@ -17,6 +17,7 @@ import zstandard
 
 from tracker.deliveries import Origin, Verified
 from tracker.errors import LogCorrupt
+from tracker.log.contract import KeptRecord
 
 MAGIC = b"TKF"
 VERSION = 1
@@ -57,7 +58,7 @@ def row_of(verified: Verified) -> FrameRow:
     )  # fmt: skip
 
 
-def weight(records: Sequence[Verified]) -> int:
+def weight(records: Sequence[Verified | KeptRecord]) -> int:
     """At most so many bytes these take in a frame, `FRAME_BYTES` besides."""
     return sum(
         RECORD_BYTES + len(each.body) + len(each.proof) + sum(map(_bytes_in, (each.source, each.vendor, each.event)))

@@ -29,7 +29,7 @@ from tracker.log.group_commit import GroupCommit, LogObserver
 from tracker.log.jetstream_checking import expect_fit
 from tracker.log.jetstream_reading import Replicator
 from tracker.log.jetstream_replica import ReplicaReading
-from tracker.log.jetstream_stream import Stream, StreamSettings, StreamState
+from tracker.log.jetstream_stream import WRONG_LAST, Refused, Stream, StreamSettings, StreamState
 from tracker.log.sqlite_following import Replica
 
 RETRY_SECONDS = 15.0
@@ -113,6 +113,18 @@ class JetstreamLog(ReplicaReading):
 
         return await self._group_commit.alone(erase)
 
+    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int]) -> list[int]:
+        """Append records as another log keeps them, in one frame; their positions. `erases`: what the only one erases.
+
+        Raises `LogUnavailable`, also where anybody else has appended to the stream since this node applied it.
+        """
+
+        async def taken() -> list[Appended]:
+            self._expect_level()
+            return await self._sent(list(rows), erases, after=self._replicator.sequence)
+
+        return [answer.position for answer in await self._group_commit.alone(taken)]
+
     async def caught_up(self, timeout: float | None = None) -> bool:
         """See `ClusteredLog.caught_up`."""
         with contextlib.suppress(TimeoutError):
@@ -167,8 +179,11 @@ class JetstreamLog(ReplicaReading):
             answers.append(next(given) if first is None else Appended(first, duplicate=True))
         return answers
 
-    async def _sent(self, rows: list[FrameRow], erasing: Sequence[int]) -> list[Appended]:
-        """The answers to the records of one frame, once it is acknowledged and applied here."""
+    async def _sent(self, rows: list[FrameRow], erasing: Sequence[int], *, after: int | None = None) -> list[Appended]:
+        """The answers to the records of one frame, once it is acknowledged and applied here.
+
+        `after`: only as the next message after that one.
+        """
         frame = Frame(secrets.token_bytes(16), self._stream.settings.node, rows, list(erasing))
         data = encode(frame)
         if len(data) > self._stream.max_message_bytes:
@@ -183,7 +198,7 @@ class JetstreamLog(ReplicaReading):
         deadline = now + (ATTEMPT_SECONDS if is_behind_failure else RETRY_SECONDS)
         answer = self._waiting[frame.id] = loop.create_future()
         try:
-            sequence = await self._acknowledged(data, frame.id.hex(), deadline)
+            sequence = await self._acknowledged(data, frame.id.hex(), deadline, after)
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._replicator.reached(sequence)
@@ -204,15 +219,18 @@ class JetstreamLog(ReplicaReading):
         except KeyError:  # it has a place that something else had before
             raise LogUnavailable("the stream has lost what this node has applied: nothing is added to it") from None
 
-    async def _acknowledged(self, data: bytes, message_id: str, deadline: float) -> int:
+    async def _acknowledged(self, data: bytes, message_id: str, deadline: float, after: int | None) -> int:
         """The sequence of a frame that a majority has. The same bytes again and again until the deadline."""
         loop = asyncio.get_running_loop()
         attempt = 0
         while True:
             left = deadline - loop.time()
             try:
-                return await self._stream.publish(data, message_id, min(ATTEMPT_SECONDS, max(left, 0.1)))
+                return await self._stream.publish(data, message_id, min(ATTEMPT_SECONDS, max(left, 0.1)), after)
             except LogUnavailable as error:
+                # The servers know a message that they have by its id before they look at its place.
+                if isinstance(error, Refused) and error.code == WRONG_LAST:
+                    raise LogUnavailable("somebody else writes into the stream meanwhile: stop it first") from None
                 pause = BACK_OFF[min(attempt, len(BACK_OFF) - 1)]
                 if loop.time() + pause >= deadline:
                     raise LogUnavailable(f"{error}: it may appear later, send it again") from error

@@ -36,6 +36,10 @@ class ReplicaReading:
     async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
         return await self.replica.erased(after, limit)
 
+    async def erasures_told(self, after: int, until: int) -> dict[int, list[int]]:
+        """See `SqliteProving.erasures_told`."""
+        return await self.replica.erasures_told(after, until)
+
     async def tile_beyond(self) -> tuple[int, int] | None:
         return await self.replica.tile_beyond()
 

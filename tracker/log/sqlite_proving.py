@@ -20,6 +20,7 @@ from tracker.log.sqlite_tree import (
     SELECT_CHECKPOINTS,
     SELECT_LAST_CHECKPOINT,
     SELECT_ERASED,
+    SELECT_ERASURES_TOLD,
     SELECT_LEAF,
     SELECT_POSITIONS_OF,
     SELECT_TILE_BEYOND,
@@ -104,6 +105,13 @@ class SqliteProving(ABC):
     async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
         """See `Log.erased`."""
         return [(position, by) for position, by in await self._fetch(SELECT_ERASED, (after, limit))]
+
+    async def erasures_told(self, after: int, until: int) -> dict[int, list[int]]:
+        """What each of the records after a position and up to another one says is erased."""
+        found: dict[int, list[int]] = {}
+        for position, by in await self._fetch(SELECT_ERASURES_TOLD, (after, until)):
+            found.setdefault(by, []).append(position)
+        return found
 
     async def tile_beyond(self) -> tuple[int, int] | None:
         """See `Log.tile_beyond`."""

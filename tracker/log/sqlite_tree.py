@@ -36,6 +36,9 @@ SELECT_ERASURES = """
 """An erasure may be erased in its turn (it told of another person); the last one says what is left."""
 SELECT_POSITIONS_OF = "SELECT position FROM records WHERE source = ? ORDER BY position"
 SELECT_ERASED = SELECT_ERASURES.replace("e.position <= ?", "true ORDER BY e.position LIMIT ?")
+SELECT_ERASURES_TOLD = (
+    "SELECT position, erased_by FROM erasures WHERE erased_by > ? AND erased_by <= ? ORDER BY position"
+)
 SELECT_TILE_BEYOND = f"""
 SELECT level, n FROM tiles
 WHERE level > 7 OR (n + 1) * (1 << (8 * level)) > ({SELECT_TREE_SIZE}) ORDER BY level, n LIMIT 1

@@ -1,0 +1,144 @@
+"""`tracker copy`: out of one machine into a cluster and back, with every byte, time, checkpoint and erasure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clustered import Cluster, node_config
+from tests.contracts.log_contract import delivery
+from tests.running import READ_KEY, SECRETS, Running
+from tracker.demo import config_text
+from tracker.erasures import Erased, Erasure, erasure_record
+from tracker.log.sqlite import SqliteLog
+
+SAME = {
+    "records": "SELECT position, source, vendor, event, dedupe_key, received_at, origin FROM records ORDER BY position",
+    "leaves": "SELECT * FROM leaves ORDER BY position",
+    "tiles": "SELECT * FROM tiles ORDER BY level, n",
+    "erasures": "SELECT * FROM erasures ORDER BY position",
+    "checkpoints": "SELECT * FROM checkpoints ORDER BY size",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
+    yield running
+    asyncio.run(running.stop())
+
+
+def single(folder: Path) -> Running:
+    folder.mkdir()
+    return Running(folder)
+
+
+def node(folder: Path, cluster: Cluster, stream: str, name: str = "a") -> Running:
+    folder.mkdir()
+    text = node_config(
+        config_text(folder, SECRETS, READ_KEY, 0), name, servers=cluster.urls, monitoring=cluster.monitoring,
+        stream=stream, signs=True,
+    )  # fmt: skip
+    return Running(folder, config=text)
+
+
+async def filled(running: Running, records: int = 3_000) -> None:
+    """A log with records, two erasures, and checkpoints before and after."""
+    assert (await running.run("init"))[0] == 0
+    log = await SqliteLog.open(running.log_path)
+    for start in range(0, records, 500):
+        await log.append_all([
+            delivery(f"k{n}", source="ab"[n % 2], body=b'{"n": %d, "%s": "%s"}' % (n, b"same" * 20, b"x" * (n % 50)))
+            for n in range(start, start + 500)
+        ])  # fmt: skip
+        if start in {500, 1000}:
+            erased = [start - 100, start - 99]
+            record = erasure_record(Erasure(why="identity", at=start, erased=[Erased(each, []) for each in erased]))
+            await log.append_erasure(record, erased)
+            await log.keep_checkpoint(await log.head(), f"a note of {start}\n")
+    await log.close()
+
+
+def rows(path: Path, what: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(SAME[what]).fetchall()
+    finally:
+        connection.close()
+
+
+async def bodies(running: Running) -> str:
+    code, out, complaint = await running.run("export")
+    assert code == 0, complaint
+    return out
+
+
+async def copied(source: Running, to: Running) -> dict[str, object]:
+    code, out, complaint = await source.run("copy", "--to", str(to.config), "--json")
+    assert code == 0, complaint
+    return json.loads(out)
+
+
+async def test_a_log_goes_into_a_cluster_and_back_and_stays_the_same(cluster: Cluster, tmp_path: Path) -> None:
+    before, there, back = single(tmp_path / "single"), node(tmp_path / "a", cluster, "copy"), single(tmp_path / "back")
+    await filled(before)
+    there_told = await copied(before, there)
+    assert (there_told["records"], there_told["new"], there_told["checkpoints"]) == (3_002, 3_002, 2)
+    back_told = await copied(there, back)
+    assert back_told == there_told
+    for what in SAME:
+        assert rows(before.log_path, what) == rows(there.log_path, what) == rows(back.log_path, what), what
+    assert await bodies(before) == await bodies(there) == await bodies(back)
+    # Nothing is left to do, and only what is new the next time.
+    assert (await copied(before, there))["new"] == 0
+    log = await SqliteLog.open(before.log_path)
+    await log.append(delivery("one more"))
+    await log.close()
+    assert (await copied(before, there))["new"] == 1
+    root = f"root {(await copied(there, back))['root']}"
+    for running in (before, there, back):
+        assert root in (await running.run("verify"))[1]
+
+
+async def test_a_copy_that_was_killed_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
+    before, there, back = single(tmp_path / "single"), node(tmp_path / "a", cluster, "kill"), single(tmp_path / "back")
+    await filled(before, 6_000)
+    for source, to in ((before, there), (there, back)):
+        process = await asyncio.create_subprocess_exec(
+            *[os.sys.executable, "-m", "tracker", "copy", "--config", str(source.config), "--to", str(to.config)],
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stderr is not None
+        while b"of 6002 records" not in await process.stderr.readline():
+            assert process.returncode is None
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        told = await copied(source, to)
+        assert told["records"] == 6_002
+        assert 0 <= int(str(told["new"])) < 6_002
+        for what in SAME:
+            assert rows(source.log_path, what) == rows(to.log_path, what), what
+
+
+async def test_another_log_is_refused_and_left_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
+    first, second = single(tmp_path / "one"), single(tmp_path / "two")
+    for running in (first, second):
+        assert (await running.run("init"))[0] == 0
+        log = await SqliteLog.open(running.log_path)
+        await log.append(delivery(secrets.token_hex(8)))
+        await log.append(delivery("same"))
+        await log.close()
+    there = node(tmp_path / "a", cluster, "other")
+    await copied(first, there)
+    for source, to in ((second, there), (first, second)):
+        code, _, complaint = await source.run("copy", "--to", str(to.config))
+        assert (code, "are not the first ones of the log to copy" in complaint) == (1, True), complaint
+    assert (await first.run("copy", "--to", str(first.config)))[0] == 2
