@@ -37,6 +37,7 @@ ATTEMPT_SECONDS = 2.0
 QUEUED_SECONDS = 1.0
 BACK_OFF = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 FAILURE_SECONDS = 30.0
+CANCEL_SECONDS = 0.5
 LOOK_SECONDS = 1.0
 SILENT_SECONDS = 5.0
 
@@ -270,8 +271,10 @@ class JetstreamLog(ReplicaReading):
         if self._closed:
             return
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Again and again: a TaskGroup one of whose tasks fails in the moment it is cancelled forgets that it was.
+        while not all(task.done() for task in self._tasks):
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
         await self._stream.close()
         await self.replica.close()

@@ -150,12 +150,12 @@ class Stream:
         """Connect. Raises `LogUnavailable` where none of the servers can be reached or they do not let us in."""
         client = Client()
         stream = cls(client, settings)
-        said = [""]
+        said: list[str] = []  # each reason once, until there is a connection again
 
         async def noted(error: Exception) -> None:
             reason = str(error) or type(error).__name__
-            if reason != said[0]:
-                said[0] = reason
+            if reason not in said:
+                said.append(reason)
                 _log.warning("NATS", reason=reason)
 
         async def disconnected() -> None:
@@ -163,7 +163,7 @@ class Stream:
             stream._broken = asyncio.Event()
 
         async def reconnected() -> None:
-            said[0] = ""
+            said.clear()
             _log.info("connected again", server=client.connected_url.netloc if client.connected_url else "")
 
         with ours(f"NATS at {', '.join(map(_without_secret, settings.servers))} cannot be reached"):
@@ -178,7 +178,7 @@ class Stream:
                     )  # fmt: skip
             except TimeoutError:
                 await client.close()
-                raise OSError(said[0] or "nobody answers") from None
+                raise OSError(said[-1] if said else "nobody answers") from None
         return stream
 
     @property
