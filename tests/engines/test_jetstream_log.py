@@ -141,7 +141,7 @@ async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
 async def test_a_reader_that_was_taken_away_is_made_anew(cluster: Cluster, tmp_path: Path) -> None:
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     await log.append(delivery("a"))
-    readers = (await log._stream._ask(f"CONSUMER.NAMES.{log._stream.name}", {}, 5))["consumers"]
+    readers = (await log._stream.ask(f"CONSUMER.NAMES.{log._stream.name}", {}, 5))["consumers"]
     assert len(readers) == 1
     await log._stream.drop_consumer(readers[0])
     assert await asyncio.wait_for(log.append(delivery("b")), 10) == Appended(2, duplicate=False)
@@ -183,7 +183,7 @@ async def edit(cluster: Cluster, settings: StreamSettings, **config: object) -> 
     """Give a stream other settings, as an operator might."""
     stream = await Stream.open(settings)
     state = await stream.state()
-    await stream._ask(f"STREAM.UPDATE.{settings.stream}", state.config | config, 10)
+    await stream.ask(f"STREAM.UPDATE.{settings.stream}", state.config | config, 10)
     await stream.close()
 
 

@@ -198,7 +198,7 @@ class Stream:
     async def state(self, *, timeout: float = ASK_SECONDS) -> StreamState:
         """What the stream's leader says now. Raises `LogMissing` where there is no such stream, `LogUnavailable`."""
         try:
-            found = await self._ask(f"STREAM.INFO.{self.name}", {}, timeout)
+            found = await self.ask(f"STREAM.INFO.{self.name}", {}, timeout)
         except Refused as error:
             if error.code == NO_STREAM:
                 raise LogMissing(
@@ -212,13 +212,13 @@ class Stream:
 
     async def make(self, log_id: str) -> StreamState:
         """Make the stream. Raises `LogUnavailable` where it cannot be, also when there is one of that name."""
-        await self._ask(f"STREAM.CREATE.{self.name}", wanted(self.settings, log_id), 2 * ASK_SECONDS)
+        await self.ask(f"STREAM.CREATE.{self.name}", wanted(self.settings, log_id), 2 * ASK_SECONDS)
         return await self.state()
 
     async def message(self, sequence: int, *, timeout: float = ASK_SECONDS) -> bytes | None:
         """The message at a sequence, as the leader has it; None where there is none."""
         try:
-            found = await self._ask(f"STREAM.MSG.GET.{self.name}", {"seq": sequence}, timeout)
+            found = await self.ask(f"STREAM.MSG.GET.{self.name}", {"seq": sequence}, timeout)
         except Refused as error:
             if error.code == NO_MESSAGE:
                 return None
@@ -234,8 +234,8 @@ class Stream:
             headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": self.name}
             if after is not None:
                 headers["Nats-Expected-Last-Sequence"] = str(after)
-            answer = await self._request(f"{self.name}.frames", data, timeout, headers)
-        return _answered(answer, "the stream did not take the frame")["seq"]
+            answer = await self.request(f"{self.name}.frames", data, timeout, headers)
+        return answered(answer, "the stream did not take the frame")["seq"]
 
     async def consumer(self, name: str, after: int, *, idle_seconds: int) -> None:
         """Make a reader of everything after a sequence; it goes by itself when nobody has asked it for so long."""
@@ -245,12 +245,12 @@ class Stream:
             "max_waiting": 16,
         }  # fmt: skip
         asked = {"stream_name": self.name, "config": config, "action": "create"}
-        await self._ask(f"CONSUMER.CREATE.{self.name}.{name}", asked, CONSUMER_SECONDS)
+        await self.ask(f"CONSUMER.CREATE.{self.name}.{name}", asked, CONSUMER_SECONDS)
 
     async def drop_consumer(self, name: str) -> None:
         """Let a reader go. It would go by itself; whatever is in the way is passed over."""
         with contextlib.suppress(LogUnavailable):
-            await self._ask(f"CONSUMER.DELETE.{self.name}.{name}", {}, 1.0)
+            await self.ask(f"CONSUMER.DELETE.{self.name}.{name}", {}, 1.0)
 
     async def inbox(self) -> Inbox:
         """An address of our own."""
@@ -273,12 +273,13 @@ class Stream:
         with contextlib.suppress(nats.errors.Error, OSError):
             await self._client.close()
 
-    async def _ask(self, what: str, asked: dict[str, Any], timeout: float) -> dict[str, Any]:
+    async def ask(self, what: str, asked: dict[str, Any], timeout: float = ASK_SECONDS) -> dict[str, Any]:
+        """Ask JetStream's API. Raises `Refused` with its error, `LogUnavailable` where nobody answers."""
         with ours("JetStream"):
-            answer = await self._request(f"$JS.API.{what}", msgspec.json.encode(asked), timeout)
-        return _answered(answer, "JetStream")
+            answer = await self.request(f"$JS.API.{what}", msgspec.json.encode(asked), timeout)
+        return answered(answer, "JetStream")
 
-    async def _request(self, subject: str, data: bytes, timeout: float, headers: dict[str, str] | None = None) -> Msg:
+    async def request(self, subject: str, data: bytes, timeout: float, headers: dict[str, str] | None = None) -> Msg:
         """The answer. Where the connection breaks it can not come any more, and is not waited for."""
         if not self._client.is_connected:
             raise LogUnavailable("there is no connection to NATS")
@@ -354,7 +355,8 @@ def _without_secret(server: str) -> str:
     return server.rpartition("@")[2]
 
 
-def _answered(answer: Msg, what: str) -> dict[str, Any]:
+def answered(answer: Msg, what: str) -> dict[str, Any]:
+    """What JetStream says. Raises `Refused` where that is an error."""
     try:
         found: dict[str, Any] = msgspec.json.decode(answer.data)
     except msgspec.DecodeError as error:
