@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from tracker.facts import Micros
 from tracker.projections.ranking import rank_of, tie_of
 from tracker.projections.rows import EntryRow, SessionRow, SupervisorSessionRow
@@ -21,7 +23,7 @@ from tracker.views.sqlite_narrowing import FEW, Way, count_statement, expect_kno
 from tracker.views.sqlite_packing import Doc, entry_of
 from tracker.views.sqlite_schema import SEARCHABLE
 from tracker.views.sqlite_sessions import (
-    COUNT_HITS, MANY, MANY_BESIDE, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, any_of, few_statement, is_narrow, phrase, pieces_statement,
+    MANY, MANY_BESIDE, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, any_of, few_statement, hits_statement, is_narrow, phrase, pieces_statement,
     search_statement, sessions_statement,
 )  # fmt: skip
 from tracker.views.sqlite_statistics import answer, question, statements
@@ -90,20 +92,25 @@ class SqliteReading(ABC):
         # The index finds other cases of every letter, looking at each only those of a to z.
         is_each = is_narrow(filter) and q.isascii()
         many = MANY_BESIDE if is_each and way is None else MANY
-        if (await self.rows_searched(COUNT_HITS, [expression, many]))[0][0] < many:
+        hits = hits_statement(filter, expression, most=many, cursor=cursor)
+        if (await self.rows_searched(*hits))[0][0] < many:
             return await self.rows_searched(*few_statement(filter, expression, limit=limit, cursor=cursor))
-        if is_each:
+        if is_each and (way is not None or filter.source is not None):
             return await self.rows_searched(*each)
         if filter.source is not None:
             sources = [filter.source]
         else:
-            sources = [row[0] for row in await self.rows_searched(SELECT_TEXT_SOURCES)]
-        statements = [
-            search_statement(filter, expression, source, limit=limit, cursor=cursor)
-            for source in sources
-            if filter.sources is None or source in filter.sources
-        ]
-        found = [row for rows in await self.rows_of_one_moment(statements) for row in rows]
+            known = [row[0] for row in await self.rows_searched(SELECT_TEXT_SOURCES)]
+            sources = [source for source in known if filter.sources is None or source in filter.sources]
+        if is_each:
+            # What is many in all of them may be few in each.
+            alone = [msgspec.structs.replace(filter, source=source, sources=None) for source in sources]
+            found = [row for one in alone for row in await self._sessions_searched(one, q, limit, cursor)]
+        else:
+            statements = [
+                search_statement(filter, expression, source, limit=limit, cursor=cursor) for source in sources
+            ]
+            found = [row for rows in await self.rows_of_one_moment(statements) for row in rows]
         return sorted(found, key=lambda row: row[1:3], reverse=True)[: limit + 1]
 
     async def _way(self, filter: SessionFilter) -> Way | None:

@@ -40,7 +40,6 @@ WITH RECURSIVE found (piece) AS (
 )
 SELECT piece FROM found WHERE piece IS NOT NULL LIMIT {MOST_PIECES + 1}"""
 """From piece to piece, over whatever each is in: a piece has three letters, so nothing lies between it and it with one more."""
-COUNT_HITS = "SELECT count(*) FROM (SELECT 1 FROM session_pieces WHERE session_pieces MATCH ? LIMIT ?)"
 
 HITS = """ FROM session_pieces AS f CROSS JOIN session_texts AS t ON t.place = f.rowid CROSS JOIN sessions AS s ON s.number = t.session
 WHERE f.session_pieces MATCH ?"""
@@ -109,15 +108,23 @@ SELECT {sql.SESSION} FROM (
     return text, [expression, source, *inner, source, last + 1, *values, limit + 1]
 
 
+def hits_statement(filter: SessionFilter, expression: str, *, most: int, cursor: str | None) -> Statement:
+    """The statement for how many texts `expression` finds, up to `most`: of the source and the time that are asked for."""
+    within, values = _within(filter, cursor)
+    text = f"SELECT count(*) FROM (SELECT 1 FROM session_pieces AS f WHERE f.session_pieces MATCH ?{within} LIMIT ?)"
+    return text, [expression, *values, most]
+
+
 def few_statement(filter: SessionFilter, expression: str, *, limit: int, cursor: str | None) -> Statement:
     """The statement for one page of the sessions of all sources that `expression` finds, where those are few; errors as above."""
+    within, places = _within(filter, cursor)
     narrowing, values = narrowed(filter, cursor)
     text = f"""
 SELECT {sql.SESSION} FROM (
     SELECT DISTINCT t.session AS number FROM session_pieces AS f CROSS JOIN session_texts AS t ON t.place = f.rowid
-    WHERE f.session_pieces MATCH ?
+    WHERE f.session_pieces MATCH ?{within}
 ) AS hit CROSS JOIN sessions AS s ON s.number = hit.number WHERE true{narrowing}{sql.SESSIONS_NEWEST}"""
-    return text, [expression, *values, limit + 1]
+    return text, [expression, *places, *values, limit + 1]
 
 
 def phrase(q: str) -> str | None:
@@ -147,6 +154,15 @@ def is_narrow(filter: SessionFilter) -> bool:
         or filter.room is not None
         or filter.identity is not None
     )
+
+
+def _within(filter: SessionFilter, cursor: str | None) -> Statement:
+    """Narrows hits to the places of the one source that is asked for."""
+    if filter.source is None:
+        return "", []
+    first, last = _minutes(filter, cursor)
+    text = f" AND f.rowid >= ({FIRST_PLACE}) << {PLACE_BITS} AND f.rowid < ({FIRST_PLACE}) << {PLACE_BITS}"
+    return text, [filter.source, first, filter.source, last + 1]
 
 
 def _minutes(filter: SessionFilter, cursor: str | None) -> tuple[int, int]:
