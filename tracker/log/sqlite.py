@@ -37,6 +37,7 @@ from tracker.log.sqlite_tree import (
     grown,
 )
 from tracker.log.vault import Vault
+from tracker.log.vault_frames import DataKey
 
 CHUNK_RECORDS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -138,7 +139,7 @@ class SqliteLog(SqliteProving):
             log._follows = next((name for (name,) in await log._fetch(SELECT_FOLLOWED)), None)
             ((size, first_sealed),) = await log._fetch(SELECT_SIZE_AND_FIRST_SEALED)
             if not sealed_stay or vault is not None:
-                log._sealing.begun(size, first_sealed)
+                log._sealing.begun(size, first_sealed, is_replica=log._follows is not None)
             undo.pop_all()
         return log
 
@@ -318,9 +319,8 @@ class SqliteLog(SqliteProving):
     async def _erase(self, verified: Verified, positions: Sequence[int]) -> Appended:
         return (await self._commit([verified], erasing=positions))[0]
 
-    @property
-    def _vault(self) -> Vault | None:
-        return self._sealing.vault
+    async def _keys(self, after: int, until: int) -> dict[int, DataKey]:
+        return await self._sealing.keys(after, until, self._fetch)
 
     async def destroy_keys(self, positions: Sequence[int]) -> None:
         """See `Log.destroy_keys`."""

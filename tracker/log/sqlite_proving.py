@@ -27,7 +27,7 @@ from tracker.log.sqlite_tree import (
     SELECT_TREE_SIZE,
     tile_question,
 )
-from tracker.log.vault import Vault
+from tracker.log.vault_frames import DataKey
 
 COLUMNS = "position, source, vendor, event, dedupe_key, received_at, origin, proof, body"
 KEPT_RECORDS = 500
@@ -51,9 +51,8 @@ class SqliteProving(ABC):
     async def head(self) -> int:
         """See `Log.head`."""
 
-    @property
     @abstractmethod
-    def _vault(self) -> Vault | None: ...
+    async def _keys(self, after: int, until: int) -> dict[int, DataKey]: ...
 
     async def tree_head(self) -> TreeHead:
         """See `Log.tree_head`."""
@@ -74,8 +73,7 @@ class SqliteProving(ABC):
         leaf, commitment = row[9:]
         await self._packing.load(rows)
         proof, body = self._packing.as_it_came(row) if commitment is None else row[7:9]
-        vault = self._vault
-        keys = await vault.keys(position - 1, position) if vault is not None else {}
+        keys = await self._keys(position - 1, position)
         salt = keys[position].salt if position in keys else None
         return KeptLeaf(position, leaf, kept_digest(proof, body), commitment, salt)
 

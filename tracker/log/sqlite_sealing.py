@@ -12,10 +12,12 @@ from typing import Any
 
 from tracker.deliveries import LOST, Record, Verified
 from tracker.errors import LogUnavailable
+from tracker.log.frame_keys import Copy, about_record
 from tracker.log.packing import Pair
 from tracker.log.sqlite_packing import Packing, bounded
-from tracker.log.sqlite_tree import SELECT_ANY_SEALED, SELECT_ERASURES, SELECT_SEALED
+from tracker.log.sqlite_tree import SELECT_ANY_SEALED, SELECT_COPIES, SELECT_ERASURES, SELECT_SEALED
 from tracker.log.vault import Vault
+from tracker.log.vault_frames import DataKey
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
@@ -27,12 +29,16 @@ class Sealing:
     def __init__(self, vault: Vault | None) -> None:
         self.vault = vault
         self._has_clear = True
+        self._is_replica = False
 
-    def begun(self, size: int, first_sealed: int | None) -> None:
+    def begun(self, size: int, first_sealed: int | None, *, is_replica: bool) -> None:
         """Told when a log is opened: `size` records, the first sealed one of them at `first_sealed`.
+
+        `is_replica`: the keys of its records are those of the stream's frames.
 
         Raises `LogUnavailable` where sealed records are there and no master key is configured.
         """
+        self._is_replica = is_replica
         if self.vault is None and first_sealed is not None:
             raise LogUnavailable(
                 f"records from position {first_sealed} on are sealed, but no master key is configured: "
@@ -64,6 +70,18 @@ class Sealing:
             commitments.append(one.commitment)
         return found, commitments
 
+    async def keys(self, after: int, until: int, fetch: Fetch) -> dict[int, DataKey]:
+        """The data keys of positions `after` < p <= `until` that are still there; none without a vault."""
+        if self.vault is None:
+            return {}
+        if not self._is_replica:
+            return await self.vault.keys(after, until)
+        first: dict[int, Copy] = {}
+        for position, frame, n in await fetch(SELECT_COPIES, (after, until)):
+            first.setdefault(position, Copy(frame, n))
+        keys = await self.vault.keys_of_copies(first.values())
+        return {position: keys[copy] for position, copy in first.items() if copy in keys}
+
     async def records(self, rows: Sequence[Row], fetch: Fetch, packing: Packing) -> Iterator[list[Record]]:
         """What rows of the log say, by position without gaps, in lists of at most 8 MiB (or one record).
 
@@ -79,7 +97,7 @@ class Sealing:
         if self.vault is None:
             raise LogUnavailable("records are sealed, but no master key is configured: name it under [sealing] keys")
         erased: dict[int, int] = dict(await fetch(SELECT_ERASURES, bounds))  # pyright: ignore[reportArgumentType]
-        keys = await self.vault.keys(*bounds)
+        keys = await self.keys(*bounds, fetch)
         vault = self.vault
 
         def opened(row: Row) -> Record:
@@ -88,7 +106,8 @@ class Sealing:
                 return record_of(row, packing.plain(row))
             if position in erased or position not in keys:
                 return record_of(row, (b"{}", b""), erased.get(position, LOST))
-            return record_of(row, vault.unseal(position, row[8], keys[position]))
+            about = about_record(row[1], row[4])
+            return record_of(row, vault.unseal(position, row[8], keys[position], about=about))
 
         return bounded(map(opened, rows))
 

@@ -46,6 +46,10 @@ WHERE level > 7 OR (n + 1) * (1 << (8 * level)) > ({SELECT_TREE_SIZE}) ORDER BY 
 SELECT_SEALED = (
     "SELECT position, commitment FROM leaves WHERE commitment IS NOT NULL AND position > ? AND position <= ?"
 )
+SELECT_COPIES = """
+SELECT position, id, n FROM copies JOIN frames USING (sequence) WHERE position > ? AND position <= ?
+ORDER BY position, sequence, n
+"""
 SELECT_ANY_SEALED = "SELECT 1 FROM leaves WHERE commitment IS NOT NULL LIMIT 1"
 SELECT_SIZE_AND_FIRST_SEALED = """
 SELECT (SELECT coalesce(max(position), 0) FROM leaves),

@@ -1,6 +1,7 @@
 """The key store: one data key a record, wrapped by a master key, apart from the log, so that it can be destroyed.
 
-    sealed body   AES-256-GCM(data key, framed proof and body, mostly packed; the position is authenticated with it)
+    sealed body   AES-256-GCM(data key, framed proof and body, mostly packed; the position is authenticated with it,
+                  or what the log knows the record by, where it was sealed for a stream: `frame_keys.py`)
     wrapped       AES-256-GCM(master key, data key ‖ salt; the position is authenticated with it)
 
 Nonces are random. The salt makes the leaf's commitment unguessable. Destroying a row destroys both; SQLite overwrites it
@@ -34,6 +35,7 @@ from tracker.evidence.leaf import framed
 from tracker.log.packing import MAGIC
 from tracker.log.shipped import Shipped
 from tracker.log.sqlite_file import publish
+from tracker.log.vault_frames import CREATE_FRAMES, KEY_BYTES, NONCE_BYTES, DataKey, FrameStore, unwrap, wrap
 
 APPLICATION_ID = 1414679371
 """`PRAGMA application_id` of every key store of ours ("TRKK")."""
@@ -57,14 +59,11 @@ SELECT_NAMES = "SELECT master, wrapped FROM names"
 INSERT_NAMES = "INSERT OR REPLACE INTO names (master, wrapped) VALUES (?, ?)"
 DELETE_NAMES = "DELETE FROM names WHERE master <> ?"
 
-KEY_BYTES = 32
 NAMES_AAD = b"names"
-NONCE_BYTES = 12
 AHEAD = 1_024
 _POSITION = struct.Struct(">Q")
 _FRAME = struct.Struct(">Q")
 REWRAP = 2_000
-CHECKPOINT_TRIES = 50
 
 
 class Master(NamedTuple):
@@ -84,17 +83,7 @@ class Sealed(NamedTuple):
     commitment: bytes
 
 
-class DataKey(NamedTuple):
-    """What opens one record, and the salt of its commitment."""
-
-    key: bytes
-    salt: bytes
-
-    def __repr__(self) -> str:
-        return "DataKey(…)"
-
-
-class Vault:
+class Vault(FrameStore):
     """One key store. Made by `create`, opened by `open`; `masters[0]` wraps, the others only open."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection, masters: Sequence[Master], names: bytes) -> None:
@@ -108,9 +97,10 @@ class Vault:
         self._shipped = Shipped()
 
     @staticmethod
-    async def create(path: Path, masters: Sequence[Master]) -> None:
+    async def create(path: Path, masters: Sequence[Master], names: bytes | None = None) -> None:
         """Make an empty key store. Raises `LogUnavailable` when there is something at `path` already.
 
+        `names`: what dedupe keys are hashed with where it is not a new one, 32 bytes.
         It appears under its name only when it is complete, as a log does: half a key store would look like one whose
         master key is lost.
         """
@@ -121,7 +111,7 @@ class Vault:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft.unlink(missing_ok=True)
             os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            await _fill(draft, masters[0])
+            await _fill(draft, masters[0], names or os.urandom(KEY_BYTES))
             publish(draft, path)
         except (OSError, sqlite3.Error) as error:
             raise LogUnavailable(f"{path} cannot be made: {error}") from error
@@ -139,13 +129,14 @@ class Vault:
             ((found,),) = await connection.execute_fetchall("PRAGMA application_id")
             if found != APPLICATION_ID:
                 raise LogCorrupt(f"{path} is not a key store of Tracker: check sealing.path")
+            await connection.execute(CREATE_FRAMES)
             rows = [
                 (str(master), bytes(wrapped)) for master, wrapped in await connection.execute_fetchall(SELECT_NAMES)
             ]
             known = {master.id: AESGCM(master.key) for master in masters}
             for master, wrapped in rows:
                 if master in known:
-                    return cls(path, connection, masters, _unwrap(known[master], wrapped, NAMES_AAD, path))
+                    return cls(path, connection, masters, unwrap(known[master], wrapped, NAMES_AAD, path))
             named = ", ".join(master for master, _ in rows)
             raise LogUnavailable(
                 f"{path} is wrapped by the master key {named}, which is not configured under [sealing]"
@@ -191,21 +182,34 @@ class Vault:
             rows.append((position, name, nonce + master.encrypt(nonce, secret, _POSITION.pack(position))))
         return made, rows
 
-    def seal(self, position: int, vendor: str, proof: bytes, body: bytes, key: DataKey) -> Sealed:
-        """Seal the record of a position, packed where that is smaller, with a key of its own (`keys_for`)."""
+    @property
+    def names(self) -> bytes:
+        """What dedupe keys are hashed with: one for all nodes of a cluster."""
+        return self._names
+
+    def seal(
+        self, position: int, vendor: str, proof: bytes, body: bytes, key: DataKey, *, about: bytes | None = None
+    ) -> Sealed:
+        """Seal the record of a position, packed where that is smaller, with a key of its own (`keys_for`).
+
+        `about`: what is authenticated with it instead of the position (`about_record`).
+        """
         nonce = os.urandom(NONCE_BYTES)
         plain = framed(proof, body)
         inside = self._shipped.pack(vendor, proof, body) or plain
-        sealed = nonce + AESGCM(key.key).encrypt(nonce, inside, _POSITION.pack(position))
+        sealed = nonce + AESGCM(key.key).encrypt(nonce, inside, _POSITION.pack(position) if about is None else about)
         return Sealed(sealed, hmac.digest(key.salt, plain, "sha256"))
 
-    def unseal(self, position: int, sealed: bytes, key: DataKey) -> tuple[bytes, bytes]:
-        """(proof, body) of a sealed record. Raises `LogCorrupt` when the key does not fit the bytes."""
-        try:
-            nonce, cipher = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
-            plain = AESGCM(key.key).decrypt(nonce, cipher, _POSITION.pack(position))
-        except (InvalidTag, ValueError):
-            raise LogCorrupt(f"the record at position {position} does not open with its key: one was changed") from None
+    def unseal(self, position: int, sealed: bytes, key: DataKey, *, about: bytes | None = None) -> tuple[bytes, bytes]:
+        """(proof, body) of a sealed record; `about`: what else may have been authenticated with it than the position.
+
+        Raises `LogCorrupt` when the key does not fit the bytes.
+        """
+        plain = _opened(sealed, key, _POSITION.pack(position))
+        if plain is None and about is not None:
+            plain = _opened(sealed, key, about)
+        if plain is None:
+            raise LogCorrupt(f"the record at position {position} does not open with its key: one was changed")
         # A frame of zstd does not begin as a length does.
         if plain[:4] == MAGIC:
             try:
@@ -228,12 +232,7 @@ class Vault:
         """
         async with self._lock:
             await self._in_transaction(DELETE_KEY, [(position,) for position in positions])
-            for _ in range(CHECKPOINT_TRIES):
-                ((busy, _, _),) = await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
-                if not busy:
-                    return
-                await asyncio.sleep(0.1)
-        raise LogUnavailable(f"{self.path}: the keys are destroyed, but its -wal still holds them: run it again")
+            await self._forget()
 
     async def others(self) -> int:
         """How many data keys are not wrapped by the current master key."""
@@ -250,14 +249,14 @@ class Vault:
             found = await self._fetch(SELECT_OTHERS, (self._current, after, REWRAP))
             current = self._masters[self._current]
             rows = [
-                (self._current, _wrap(current, secret.key + secret.salt, _POSITION.pack(position)), position)
+                (self._current, wrap(current, secret.key + secret.salt, _POSITION.pack(position)), position)
                 for position, master, wrapped in found
                 for secret in (self._opened(position, master, wrapped),)
             ]
             await self._in_transaction(UPDATE_KEY, rows)
             if rows:
                 return rows[-1][2]
-            await self._in_transaction(INSERT_NAMES, [(self._current, _wrap(current, self._names, NAMES_AAD))])
+            await self._in_transaction(INSERT_NAMES, [(self._current, wrap(current, self._names, NAMES_AAD))])
             await self._in_transaction(DELETE_NAMES, [(self._current,)])
             await self._fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
             return None
@@ -273,7 +272,7 @@ class Vault:
             raise LogUnavailable(
                 f"the record at position {position} needs the master key {master!r}: name it under [sealing] keys"
             )
-        secret = _unwrap(cipher, wrapped, _POSITION.pack(position), self.path)
+        secret = unwrap(cipher, wrapped, _POSITION.pack(position), self.path)
         return DataKey(secret[:KEY_BYTES], secret[KEY_BYTES:])
 
     async def _in_transaction(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -295,12 +294,12 @@ class Vault:
             raise LogUnavailable(f"the key store {self.path} cannot be read now: {error}") from error
 
 
-async def _fill(draft: Path, master: Master) -> None:
+async def _fill(draft: Path, master: Master, names: bytes) -> None:
     connection = await _connect(draft)
     try:
-        for statement in SCHEMA:
+        for statement in (*SCHEMA, CREATE_FRAMES):
             await connection.execute(statement)
-        wrapped = _wrap(AESGCM(master.key), os.urandom(KEY_BYTES), NAMES_AAD)
+        wrapped = wrap(AESGCM(master.key), names, NAMES_AAD)
         await connection.execute(INSERT_NAMES, (master.id, wrapped))
     finally:
         await connection.close()
@@ -325,15 +324,8 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-def _wrap(master: AESGCM, secret: bytes, about: bytes) -> bytes:
-    nonce = os.urandom(NONCE_BYTES)
-    return nonce + master.encrypt(nonce, secret, about)
-
-
-def _unwrap(master: AESGCM, wrapped: bytes, about: bytes, path: Path) -> bytes:
+def _opened(sealed: bytes, key: DataKey, about: bytes) -> bytes | None:
     try:
-        return master.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], about)
+        return AESGCM(key.key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], about)
     except (InvalidTag, ValueError):
-        raise LogUnavailable(
-            f"{path}: the master key under [sealing] is another one than keys were wrapped with"
-        ) from None
+        return None
