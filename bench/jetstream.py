@@ -136,12 +136,13 @@ async def tracker_ingest(urls: list[str], stream: str, node: str, count: int, si
 
 
 async def tracker_catch_up(urls: list[str], stream: str, node: str, count: int, size: int, *, folder: str) -> Said:
-    """An empty node until it is level: rows, leaves and tree of everything in its file."""
+    """An empty node until it has everything: rows, leaves and tree in its file. Connecting counts too."""
     await _together()
     began, cpu = time.perf_counter(), time.process_time()
     log = await _opened(urls, stream, node, folder)
-    await log.caught_up()
-    said = Said(await log.head(), time.perf_counter() - began, time.process_time() - cpu)
+    while (head := await log.wait(count - 1, 1)) < count:
+        pass
+    said = Said(head, time.perf_counter() - began, time.process_time() - cpu)
     await log.close()
     return said
 
