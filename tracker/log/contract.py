@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from tracker.deliveries import Appended, Record, Verified
+from tracker.log.vouchers import Complaint, Voucher
 
 
 class TreeHead(NamedTuple):
@@ -143,6 +144,10 @@ class Log(Protocol):
         """(size, note) of the checkpoints kept, by size, of trees larger than `after`."""
         ...
 
+    async def cosignatures(self, size: int) -> list[str]:
+        """The lines, with their newlines, by which other nodes vouch for the checkpoint of that size."""
+        ...
+
     async def last_checkpoint(self) -> tuple[int, str] | None:
         """(size, note) of the largest tree with a checkpoint."""
         ...
@@ -184,4 +189,28 @@ class ClusteredLog(ServedLog, Protocol):
 
     async def caught_up(self, timeout: float | None = None) -> bool:
         """Return True as soon as everything that was there at the start is applied; False after `timeout` seconds."""
+        ...
+
+    async def vouch(self, voucher: Voucher) -> None:
+        """Say something about the tree; every node keeps it, this one on return. Raises `LogUnavailable`."""
+        ...
+
+    async def complaints(self) -> list[Complaint]:
+        """What nodes said that hold another tree, and have not been made anew since."""
+        ...
+
+    async def signer_of(self, size: int) -> str | None:
+        """The node that signed the checkpoint of that size."""
+        ...
+
+    async def holders_of(self, size: int) -> list[str]:
+        """The other nodes that signed or cosigned the checkpoint of that size, the signing one first."""
+        ...
+
+    async def hashes_of(self, node: str, level: int, n: int) -> Sequence[bytes]:
+        """A tile of another node's tree, as that node has it now. Raises `LogUnavailable` where it does not answer."""
+        ...
+
+    async def answer_neighbours(self) -> None:
+        """From now on answer other nodes that ask for our tiles. Raises `LogUnavailable`."""
         ...

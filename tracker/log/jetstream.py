@@ -28,8 +28,8 @@ from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, row_of, wei
 from tracker.log.group_commit import GroupCommit, LogObserver
 from tracker.log.jetstream_checking import expect_fit
 from tracker.log.jetstream_reading import Replicator
-from tracker.log.jetstream_replica import ReplicaReading
 from tracker.log.jetstream_stream import WRONG_LAST, Refused, Stream, StreamSettings, StreamState
+from tracker.log.jetstream_vouching import VouchingReplica
 from tracker.log.sqlite_following import Replica
 
 RETRY_SECONDS = 15.0
@@ -42,7 +42,7 @@ LOOK_SECONDS = 1.0
 SILENT_SECONDS = 5.0
 
 
-class JetstreamLog(ReplicaReading):
+class JetstreamLog(VouchingReplica):
     """The contract of `Log` on a stream and a replica. Opened by `open`, never by its constructor."""
 
     def __init__(

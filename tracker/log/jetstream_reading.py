@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 
 from tracker.deliveries import Appended
 from tracker.errors import LogCorrupt, LogError
+from tracker.log import vouchers
 from tracker.log.frames import Frame, decode
 from tracker.log.jetstream_checking import expect_fit
 from tracker.log.jetstream_stream import Inbox, Stream
@@ -227,6 +228,7 @@ def _arrived(message: Msg, stream: str) -> Arrived:
     frame = decode(message.data) if message.subject == f"{stream}.frames" else None
     if frame is None and message.subject == f"{stream}.frames":
         _log.error("a message of the stream is no frame and is passed over", sequence=int(sequence))
+    said = vouchers.decode(message.data) if message.subject == f"{stream}.checkpoints" else None
     digest = hashlib.sha256(message.data).digest()
     rows, erases = (frame.records, frame.erases) if frame is not None else ((), ())
-    return Arrived(Entry(int(sequence), digest, rows, erases), frame, int(nanoseconds) / 1e9, len(message.data))
+    return Arrived(Entry(int(sequence), digest, rows, erases, said=said), frame, int(nanoseconds) / 1e9, len(message.data))

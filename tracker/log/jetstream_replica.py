@@ -58,11 +58,11 @@ class ReplicaReading:
     def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
         return self.replica.read_kept(after)
 
-    async def keep_checkpoint(self, size: int, note: str) -> bool:
-        return await self.replica.keep_checkpoint(size, note)
-
     async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
         return await self.replica.checkpoints(after=after, limit=limit)
+
+    async def cosignatures(self, size: int) -> list[str]:
+        return await self.replica.cosignatures(size)
 
     async def last_checkpoint(self) -> tuple[int, str] | None:
         return await self.replica.last_checkpoint()

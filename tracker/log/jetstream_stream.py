@@ -13,7 +13,7 @@ import asyncio
 import base64
 import contextlib
 import ssl
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -225,8 +225,10 @@ class Stream:
             raise
         return base64.b64decode(found["message"].get("data", ""))
 
-    async def publish(self, data: bytes, message_id: str, timeout: float, after: int | None = None) -> int:
-        """Add a frame: its sequence, once the servers have agreed on it. Raises `LogUnavailable`; it may be there then.
+    async def publish(
+        self, data: bytes, message_id: str, timeout: float, after: int | None = None, *, subject: str = "frames"
+    ) -> int:
+        """Add a message: its sequence, once the servers have agreed on it. Raises `LogUnavailable`; it may be there then.
 
         `after`: only right behind that message; `Refused` with `WRONG_LAST` where another one is the last.
         """
@@ -234,8 +236,8 @@ class Stream:
             headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": self.name}
             if after is not None:
                 headers["Nats-Expected-Last-Sequence"] = str(after)
-            answer = await self.request(f"{self.name}.frames", data, timeout, headers)
-        return answered(answer, "the stream did not take the frame")["seq"]
+            answer = await self.request(f"{self.name}.{subject}", data, timeout, headers)
+        return answered(answer, "the stream did not take it")["seq"]
 
     async def consumer(self, name: str, after: int, *, idle_seconds: int) -> None:
         """Make a reader of everything after a sequence; it goes by itself when nobody has asked it for so long."""
@@ -267,6 +269,23 @@ class Stream:
         with ours("NATS"):
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{consumer}"
             await self._client.publish(subject, msgspec.json.encode(asked), reply=reply)
+
+    async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> None:
+        """Have `heard` called with what nodes say outside the stream under `<stream>.<subject>`, until it is closed."""
+        with ours("NATS"):
+            await self._client.subscribe(f"{self.name}.{subject}", cb=heard)  # pyright: ignore[reportUnknownMemberType]
+
+    async def ask_node(self, subject: str, data: bytes, timeout: float) -> bytes:
+        """What a node answers that listens to `<stream>.<subject>`. Raises `LogUnavailable`."""
+        with ours(f"{self.name}.{subject}"):
+            return (await self.request(f"{self.name}.{subject}", data, timeout)).data
+
+    async def tell(self, subject: str, data: bytes) -> None:
+        """Say something to whoever listens now; nothing keeps it. Raises `LogUnavailable`."""
+        with ours("NATS"):
+            if not self._client.is_connected:
+                raise LogUnavailable("there is no connection to NATS")
+            await self._client.publish(subject, data)
 
     async def close(self) -> None:
         """Let go of the connection. Idempotent."""

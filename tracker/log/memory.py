@@ -173,6 +173,11 @@ class MemoryLog:
         self._refuse_when_closed()
         return sorted(kept for kept in self._checkpoints.items() if kept[0] > after)[:limit]
 
+    async def cosignatures(self, size: int) -> list[str]:  # noqa: ARG002 - the contract's
+        """See `Log.cosignatures`. There is nobody else."""
+        self._refuse_when_closed()
+        return []
+
     async def last_checkpoint(self) -> tuple[int, str] | None:
         """See `Log.last_checkpoint`."""
         self._refuse_when_closed()

@@ -23,6 +23,8 @@ from tracker.log.frames import FrameRow
 from tracker.log.sqlite import Change, SqliteLog
 from tracker.log.sqlite_file import make
 from tracker.log.sqlite_placing import known, placed_at
+from tracker.log.sqlite_vouching import keeping
+from tracker.log.vouchers import Voucher
 
 INSERT_CURSOR = "INSERT INTO stream (one, log_id, name, sequence, digest) VALUES (1, ?, ?, 0, x'')"
 SELECT_CURSOR = "SELECT log_id, name, sequence, digest FROM stream"
@@ -51,6 +53,7 @@ class Entry(NamedTuple):
     digest: bytes
     rows: Sequence[FrameRow] = ()
     erases: Sequence[int] = ()
+    said: Voucher | None = None
 
 
 class Replica(SqliteLog):
@@ -93,7 +96,8 @@ class Replica(SqliteLog):
             change = await self._apply(connection, fresh)
             here = (UPDATE_CURSOR, (fresh[-1].sequence, fresh[-1].digest))
             answers = [None] * (len(entries) - len(fresh)) + change.answer
-            return Change(answers, change.frontier, [*change.statements, here])
+            said = [each for entry in fresh if entry.said is not None for each in keeping(entry.said)]
+            return Change(answers, change.frontier, [*change.statements, *said, here])
 
         return await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
 

@@ -27,7 +27,15 @@ from tracker.log.sqlite_tree import (
     SELECT_TREE_SIZE,
     tile_question,
 )
+from tracker.log.sqlite_vouching import (
+    SELECT_COMPLAINTS,
+    SELECT_COSIGNATURES,
+    SELECT_HOLDERS,
+    SELECT_SIGNING,
+    complaints_of,
+)
 from tracker.log.vault_frames import DataKey
+from tracker.log.vouchers import Complaint
 
 COLUMNS = "position, source, vendor, event, dedupe_key, received_at, origin, proof, body"
 KEPT_RECORDS = 500
@@ -136,6 +144,22 @@ class SqliteProving(ABC):
         """See `Log.checkpoints`."""
         rows = await self._fetch(SELECT_CHECKPOINTS, (after, -1 if limit is None else limit))
         return [(size, note) for size, note in rows]
+
+    async def cosignatures(self, size: int) -> list[str]:
+        """See `Log.cosignatures`."""
+        return [line for _, line in await self._fetch(SELECT_COSIGNATURES, (size,))]
+
+    async def signer_of(self, size: int) -> str | None:
+        """The node that signed the checkpoint of that size, in a cluster."""
+        return next((node for (node,) in await self._fetch(SELECT_SIGNING, (size,))), None)
+
+    async def holders_of(self, size: int) -> list[str]:
+        """The nodes that signed or cosigned the checkpoint of that size, the signing one first."""
+        return [node for (node,) in await self._fetch(SELECT_HOLDERS, (size,))]
+
+    async def complaints(self) -> list[Complaint]:
+        """What nodes said that hold another tree, and have not been made anew since."""
+        return complaints_of(await self._fetch(SELECT_COMPLAINTS))
 
     async def last_checkpoint(self) -> tuple[int, str] | None:
         """See `Log.last_checkpoint`."""
