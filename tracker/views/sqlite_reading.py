@@ -75,7 +75,9 @@ class SqliteReading(ABC):
         after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
         return [_session(row) for row in found[:limit]], after
 
-    async def _sessions_searched(self, filter: SessionFilter, q: str, limit: int, cursor: str | None) -> list[Row]:
+    async def _sessions_searched(
+        self, filter: SessionFilter, q: str, limit: int, cursor: str | None, beside: int = MANY_BESIDE
+    ) -> list[Row]:
         """The rows of `find_sessions` for a text: from the index, or where that cannot help by looking at each session."""
         way = await self._way(filter)
         each = sessions_statement(filter, limit=limit, cursor=cursor, way=way)
@@ -91,7 +93,7 @@ class SqliteReading(ABC):
             return []
         # The index finds other cases of every letter, looking at each only those of a to z.
         is_each = is_narrow(filter) and q.isascii()
-        many = MANY_BESIDE if is_each and way is None else MANY
+        many = beside if is_each and way is None else MANY
         hits = hits_statement(filter, expression, most=many, cursor=cursor)
         if (await self.rows_searched(*hits))[0][0] < many:
             return await self.rows_searched(*few_statement(filter, expression, limit=limit, cursor=cursor))
@@ -103,9 +105,10 @@ class SqliteReading(ABC):
             known = [row[0] for row in await self.rows_searched(SELECT_TEXT_SOURCES)]
             sources = [source for source in known if filter.sources is None or source in filter.sources]
         if is_each:
-            # What is many in all of them may be few in each.
+            # What is many in all of them may be few in each; all together no more are taken than of one.
             alone = [msgspec.structs.replace(filter, source=source, sources=None) for source in sources]
-            found = [row for one in alone for row in await self._sessions_searched(one, q, limit, cursor)]
+            most = MANY // max(1, len(sources))
+            found = [row for one in alone for row in await self._sessions_searched(one, q, limit, cursor, most)]
         else:
             statements = [
                 search_statement(filter, expression, source, limit=limit, cursor=cursor) for source in sources
