@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.clustered import Cluster
@@ -17,7 +18,7 @@ from tracker.log import jetstream_stream
 from tracker.log.frames import row_of
 from tracker.log.jetstream import JetstreamLog
 from tracker.log.jetstream_checking import expect_fit, join
-from tracker.log.jetstream_stream import Stream, StreamSettings
+from tracker.log.jetstream_stream import Stream, StreamSettings, wanted
 from tracker.log.sqlite import SqliteLog
 from tracker.log.sqlite_following import Entry, Replica
 
@@ -193,6 +194,38 @@ async def test_a_stream_that_would_not_keep_a_log_is_refused(cluster: Cluster, t
     await edit(cluster, settings, max_age=3_600 * 10**9, num_replicas=1)
     with pytest.raises(LogUnavailable, match=r"num_replicas is 1, not 3.*max_age is 3600000000000, not 0"):
         await JetstreamLog.open(tmp_path / "a.db", settings)
+
+
+@pytest.mark.parametrize(
+    ("made", "complaint"),
+    [
+        ({"subject_transform": {"src": "{}.frames", "dest": "{}.x"}}, "subject_transform is"),
+        ({"republish": {"src": "{}.frames", "dest": "elsewhere.{}"}}, "republish is"),
+        ({"first_seq": 50}, "first_seq is 50"),
+        ({"subjects": None, "mirror": {"name": "{}"}}, "mirror is"),
+        ({"metadata": {"tracker_log_id": "x", "tracker_format": "9"}}, "the format '9', this Tracker knows '1'"),
+    ],
+)
+async def test_a_stream_made_by_hand_is_refused_by_init(
+    cluster: Cluster, made: dict[str, object], complaint: str
+) -> None:
+    settings, other = settings_of(cluster), settings_of(cluster)
+    name = other.stream if "mirror" in made else settings.stream  # what is mirrored is another stream, and there
+    stream = await Stream.open(settings)
+    if "mirror" in made:
+        await join(other, "x")
+    config = msgspec.json.decode(msgspec.json.encode(made).decode().replace("{}", name))
+    config = {key: value for key, value in (wanted(settings, "x") | config).items() if value is not None}
+    await stream.ask(f"STREAM.CREATE.{settings.stream}", config, 10)
+    await stream.close()
+    with pytest.raises(LogUnavailable, match=complaint):
+        await join(settings, "y")
+
+
+async def test_a_stream_on_more_servers_than_asked_for_keeps_a_log(cluster: Cluster) -> None:
+    settings = settings_of(cluster)
+    fewer = msgspec.structs.replace(settings, replicas=1)
+    assert await join(settings, "x") == await join(fewer, "y") == "x"
 
 
 async def test_a_missing_stream_and_one_of_another_log_are_refused(cluster: Cluster, tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ import hashlib
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.frames import FRAME_BYTES
-from tracker.log.jetstream_stream import ASK_SECONDS, HEADER_BYTES, Stream, StreamSettings, StreamState, differences
+from tracker.log.jetstream_stream import (
+    ASK_SECONDS,
+    FORMAT,
+    HEADER_BYTES,
+    Stream,
+    StreamSettings,
+    StreamState,
+    differences,
+)
 from tracker.log.sqlite_following import Cursor
 
 PROOF_BYTES = 64 * 1024
@@ -54,6 +62,11 @@ def expect_ours(state: StreamState, settings: StreamSettings) -> None:
     if not state.log_id:
         raise LogUnavailable(
             f"the stream {settings.stream} is not a log of Tracker: name another one under jetstream.stream"
+        )
+    if state.format != FORMAT:
+        raise LogUnavailable(
+            f"the stream {settings.stream} has the format {state.format!r}, this Tracker knows {FORMAT!r}: start the newer "
+            "Tracker"
         )
     wrong = differences(state, settings)
     if wrong:

@@ -75,8 +75,16 @@ class StreamState(NamedTuple):
     @property
     def log_id(self) -> str:
         """Which log it holds; "" where it is not one of ours."""
-        metadata: dict[str, str] = self.config.get("metadata") or {}
-        return metadata.get("tracker_log_id", "")
+        return self._metadata.get("tracker_log_id", "")
+
+    @property
+    def format(self) -> str:
+        """Which format its messages have; this Tracker writes and reads `FORMAT`."""
+        return self._metadata.get("tracker_format", "")
+
+    @property
+    def _metadata(self) -> dict[str, str]:
+        return self.config.get("metadata") or {}
 
 
 class _Peer(msgspec.Struct):
@@ -328,9 +336,10 @@ def wanted(settings: StreamSettings, log_id: str) -> dict[str, Any]:
 
 OTHERWISE = {
     "no_ack": False, "allow_msg_ttl": False, "allow_msg_counter": False, "subject_delete_marker_ttl": 0,
-    "mirror": None, "sources": None, "subject_transform": None, "persist_mode": None,
+    "mirror": None, "sources": None, "subject_transform": None, "persist_mode": None, "first_seq": None,
+    "republish": None, "consumer_limits": None,
 }  # fmt: skip
-"""What a server leaves out where it is so; anything else in its place would lose or change messages."""
+"""What a server leaves out where it is so; anything else would lose or change messages, show them elsewhere, or end readers."""
 
 
 def differences(state: StreamState, settings: StreamSettings) -> list[str]:
@@ -341,7 +350,7 @@ def differences(state: StreamState, settings: StreamSettings) -> list[str]:
     found: list[str] = []
     for key, value in needed.items():
         has = state.config.get(key)
-        if _plain(has) != _plain(value):
+        if _plain(has) != _plain(value) and not (key == "num_replicas" and has > value):  # more keep it as well
             found.append(f"{key} is {msgspec.json.encode(has).decode()}, not {msgspec.json.encode(value).decode()}")
     return found
 
@@ -350,7 +359,7 @@ def _plain(value: Any) -> Any:
     """A setting to compare: what is left out, empty or the default says the same."""
     if isinstance(value, list):
         return sorted(map(str, cast("list[object]", value))) or None
-    return None if value in {False, "", "default"} else value
+    return None if not value or value == "default" else value
 
 
 def _options(settings: StreamSettings) -> dict[str, Any]:
