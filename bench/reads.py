@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +78,17 @@ def chunks(events: int) -> Iterator[list[Any]]:
         yield chunk
 
 
+def ahead(pool: Any, plans: Iterator[list[Any]]) -> Iterator[list[tuple[str, bytes, int]]]:
+    """What `told` makes of each chunk, a few of them begun before they are asked for."""
+    begun: deque[Any] = deque()
+    for chunk in plans:
+        begun.append(pool.apply_async(told, (chunk,)))
+        if len(begun) > 4:
+            yield begun.popleft().get()
+    while begun:
+        yield begun.popleft().get()
+
+
 async def fill(path: Path, events: int) -> None:
     """Write the log: `events` records, or as many as those calls have."""
     sources = {
@@ -92,7 +104,7 @@ async def fill(path: Path, events: int) -> None:
     log = await SqliteLog.open(path)
     written, begun = 0, time.monotonic()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        for batch in pool.imap(told, chunks(events)):
+        for batch in ahead(pool, chunks(events)):
             await log.append_all(
                 [
                     sources[vendor].admit(body, received_at=at, proof={"scheme": "import"})
@@ -130,9 +142,18 @@ async def rebuild(path: Path, views_path: Path) -> None:
 
 
 def progress(what: str, at: int, of: int, begun: float) -> None:
-    """One line that is written over; every 100,000 where nobody looks on."""
+    """How far it is: one line written over on a terminal, elsewhere a line a minute."""
+    global told_at
+    seconds = time.monotonic() - begun
+    line = f"{what} {at:,} of {of:,}, {at / max(seconds, 0.001):,.0f}/s"
     if sys.stdout.isatty():
-        print(f"\r{what} {at:,} of {of:,}, {at / max(time.monotonic() - begun, 0.001):,.0f}/s  ", end="", flush=True)
+        print(f"\r{line}  ", end="", flush=True)
+    elif time.monotonic() - told_at >= 60:
+        told_at = time.monotonic()
+        print(line, flush=True)
+
+
+told_at = time.monotonic()
 
 
 def questions(views: SqliteViews, log: SqliteLog, known: Known) -> dict[str, Callable[[random.Random], Ask]]:
