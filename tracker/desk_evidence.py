@@ -30,11 +30,13 @@ async def checkpoint(config: Config) -> Made | None:
     Raises `ConfigInvalid` without a key, `EvidenceError` (nothing was signed), `LogError`.
     """
     signer = joining.signer(config)
+    if joining.cosigner(config) is not None:
+        raise ConfigInvalid("jetstream.signs: this node cosigns: `tracker checkpoint` is for the one that signs")
     if signer is None:
         raise ConfigInvalid(
             f"evidence.key_file: there is no key at {config.evidence.key_file}: `tracker init` makes it"
         )
-    async with joining.proving_log(config) as log:
+    async with joining.signing_log(config) as log:
         return await joining.checkpoints(config, log, signer).make()
 
 

@@ -21,6 +21,7 @@ from tracker.checkpoints import Checkpoints, CheckpointWatcher
 from tracker.config import AccessKeyConfig, Config, SourceConfig
 from tracker.copying import Source as CopySource
 from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
+from tracker.evidence.cosignatures import Cosigner
 from tracker.evidence.notes import Signer, Verifier
 from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.group_commit import LogObserver
@@ -31,6 +32,7 @@ from tracker.log.vault import Master, Vault
 from tracker.signing_key import make_key, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
+from tracker.vouching import Vouching
 from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_frozen import frozen
 from tracker.views.sqlite_swapping import copy, swap_in
@@ -183,6 +185,17 @@ async def proving_log(config: Config) -> AsyncGenerator[SqliteLog]:
 
 
 @asynccontextmanager
+async def signing_log(config: Config) -> AsyncGenerator[Log]:
+    """The log to keep checkpoints in, closed on leaving. A node of a cluster catches up first."""
+    if config.log.engine == "jetstream":
+        async with taking_log(config) as node:
+            yield node
+    else:
+        async with proving_log(config) as log:
+            yield log
+
+
+@asynccontextmanager
 async def copied_log(config: Config) -> AsyncGenerator[CopySource]:
     """The log to copy from, closed on leaving. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
@@ -251,12 +264,33 @@ async def copy_views(config: Config, to: Path) -> None:
 
 def create_signer(config: Config) -> Verifier | None:
     """Make the key that signs checkpoints; None when there is one: it stays. Raises `ConfigInvalid`."""
-    return make_key(config.evidence.key_file, config.evidence.origin)
+    return make_key(config.evidence.key_file, _key_name(config))
 
 
 def signer(config: Config) -> Signer | None:
-    """The key that signs checkpoints, None where there is no file. Raises `ConfigInvalid`."""
-    return read_key(config.evidence.key_file, config.evidence.origin)
+    """The key that signs checkpoints, None where there is no file or another node signs. Raises `ConfigInvalid`."""
+    return None if _cosigns(config) else read_key(config.evidence.key_file, config.evidence.origin)
+
+
+def cosigner(config: Config) -> Signer | None:
+    """The key that cosigns what another node signs, None where this node signs or has none. Raises `ConfigInvalid`."""
+    return read_key(config.evidence.key_file, _key_name(config)) if _cosigns(config) else None
+
+
+def public_key(config: Config) -> str | None:
+    """The verifier key of what this node signs or cosigns with; None without one. Raises `ConfigInvalid`."""
+    signing, cosigning = signer(config), cosigner(config)
+    if signing is not None:
+        return str(signing.verifier)
+    return None if cosigning is None else str(Cosigner.of(cosigning))
+
+
+def _cosigns(config: Config) -> bool:
+    return config.log.engine == "jetstream" and not config.jetstream.signs
+
+
+def _key_name(config: Config) -> str:
+    return f"{config.evidence.origin}/{config.jetstream.node}" if _cosigns(config) else config.evidence.origin
 
 
 def verifiers(config: Config) -> list[Verifier]:
@@ -270,6 +304,14 @@ def checkpoints(config: Config, log: Log, signing: Signer, watcher: CheckpointWa
     """What signs the log."""
     former = read_verifiers(config.evidence.former_keys)
     return Checkpoints(log, signing, file=config.evidence.file, former=former, watcher=watcher)
+
+
+def vouching(config: Config, log: ClusteredLog) -> Vouching:
+    """What compares this node with what is signed."""
+    return Vouching(
+        log, node=config.jetstream.node, origin=config.evidence.origin, signs=config.jetstream.signs,
+        signer=cosigner(config), trusted=verifiers(config), now=now,
+    )  # fmt: skip
 
 
 def bundling(config: Config, log: Log, watcher: CheckpointWatcher | None = None) -> Bundling:

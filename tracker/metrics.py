@@ -18,6 +18,13 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 RECENT = 20_000
 _READ = ("unreadable", "unknown_event")
 """Outcomes of reading what was recorded, not of answering."""
+VOUCHED = (
+    ("tracker_log_diverged", "1 where this node's records are not those that were signed."),
+    ("tracker_nodes_diverged", "Nodes that have said so and were not made anew since."),
+    ("tracker_checkpoint_doubted", "1 where the newest checkpoint is not believed, or a second node signs."),
+    ("tracker_cosigned_size", "Records of the largest signed tree that is this node's own."),
+)
+"""See `Vouching.seen`."""
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
@@ -77,6 +84,7 @@ class Metrics(Collector):
             registry=registry,
         )  # fmt: skip
 
+        self._vouched = [Gauge(name, about, registry=registry) for name, about in VOUCHED]
         self._checkpoint_size = Gauge(
             "tracker_checkpoint_size", "Records the newest checkpoint signs.", registry=registry
         )
@@ -141,6 +149,11 @@ class Metrics(Collector):
         self._stream_messages.set_function(lambda: behind()[0])
         self._stream_seconds.set_function(lambda: behind()[1])
         self._servers_unread.set(servers_unread)
+
+    def vouches(self, seen: Callable[[], tuple[int, int, int, int]]) -> None:
+        """This is a node of a cluster: `seen` gives `Vouching.seen`, asked at scrape."""
+        for n, gauge in enumerate(self._vouched):
+            gauge.set_function(lambda n=n: seen()[n])
 
     def checkpoints_begin(self) -> None:
         """From now on the log is to be signed: the age of the newest checkpoint counts."""

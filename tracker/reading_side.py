@@ -23,6 +23,7 @@ from tracker.log.contract import Log
 from tracker.metrics import Metrics
 from tracker.projector import Projector
 from tracker.views.sqlite import SqliteViews
+from tracker.vouching import Vouching
 
 LAG_SECONDS = 10.0
 WATCH_SECONDS = 1.0
@@ -32,10 +33,16 @@ _log = structlog.get_logger("service")
 
 
 class ReadingSide:
-    """The rooms right of the log; `views` are closed by whoever opened them."""
+    """The rooms right of the log; `views` are closed by whoever opened them.
 
-    def __init__(self, config: Config, log: Log, views: SqliteViews, metrics: Metrics) -> None:
+    `vouching`: in a cluster; where it finds that this node has diverged, the views stay as they are.
+    """
+
+    def __init__(
+        self, config: Config, log: Log, views: SqliteViews, metrics: Metrics, vouching: Vouching | None = None
+    ) -> None:
         self._config = config
+        self._vouching = vouching
         self._log = log
         self._views = views
         self._metrics = metrics
@@ -83,6 +90,18 @@ class ReadingSide:
         return [f"the views are {seconds:.0f} s behind the log (position {position})"]
 
     async def _follow(self) -> None:
+        """Fill the views for as long as this node's records are those that were signed."""
+        if self._vouching is None:
+            await self._project()
+            return
+        await self._vouching.looked.wait()
+        async with asyncio.TaskGroup() as group:
+            projecting = group.create_task(self._project())
+            await self._vouching.halted.wait()
+            projecting.cancel()
+        _log.critical("nothing is put into the views any more", position=self._projector.position)
+
+    async def _project(self) -> None:
         """Run the projector for ever. Whatever it stumbles over is said and tried again: ingest must not notice."""
         failures = 0
         while True:

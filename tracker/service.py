@@ -35,6 +35,7 @@ from tracker.metrics import Metrics
 from tracker.reading_side import ReadingSide
 from tracker.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
 from tracker.under_way import KEEPALIVE_SECONDS, UnderWay
+from tracker.vouching import Vouching
 
 FREE_BYTES = 16 * 1024 * 1024
 """With less free space under the log the server says it is not ready, while it can still take records."""
@@ -51,13 +52,21 @@ class Station:
     """The rooms of one running Tracker. `reading` is None on a node that only takes deliveries."""
 
     def __init__(
-        self, config: Config, log: ServedLog, reading: ReadingSide | None, metrics: Metrics, *, role: Role = "all"
+        self,
+        config: Config,
+        log: ServedLog,
+        reading: ReadingSide | None,
+        metrics: Metrics,
+        *,
+        role: Role = "all",
+        vouching: Vouching | None = None,
     ) -> None:
         self.config = config
         self.log = log
         self.reading = reading
         self.metrics = metrics
         self.role: Role = role
+        self.vouching = vouching
         self.ingest = Ingest(
             joining.sources(config),
             log,
@@ -92,14 +101,15 @@ class Station:
             outcomes=self.metrics.outcomes,
             last_minute=self.metrics.last_minute,
         )
-        log_key = None if self.signer is None else str(self.signer.verifier)
-        self.reading.add_routes(app, arrivals, unready=self.unready, log_key=log_key)
+        self.reading.add_routes(app, arrivals, unready=self.unready, log_key=joining.public_key(self.config))
         return app
 
     async def unready(self) -> list[str]:
         """Why this server should get no traffic now; empty when it should."""
         short = None if self.accepting is None else self.accepting.why_short()
         reasons = [each for each in (short, self.ingest.arriving.why_full()) if each is not None]
+        if self.vouching is not None and self.vouching.diverged is not None:
+            reasons.append(str(self.vouching.diverged))
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.log.probe()
@@ -196,8 +206,11 @@ async def _station(config: Config, role: Role) -> AsyncGenerator[Station]:
     async with contextlib.AsyncExitStack() as stack:
         log = await joining.open_log(config, metrics)
         stack.push_async_callback(log.close)
+        vouching = None
         if isinstance(log, ClusteredLog):
             metrics.follows(log.behind, await catching_up.begin(log, config.jetstream.monitoring))
+            vouching = joining.vouching(config, log)
+            metrics.vouches(vouching.seen)
         if config.sealing.masters:
             await finish(log)
         else:
@@ -206,8 +219,8 @@ async def _station(config: Config, role: Role) -> AsyncGenerator[Station]:
         if role != "ingest":
             views = await joining.open_live_views(config)
             stack.push_async_callback(views.close)
-            reading = ReadingSide(config, log, views, metrics)
-        yield Station(config, log, reading, metrics, role=role)
+            reading = ReadingSide(config, log, views, metrics, vouching)
+        yield Station(config, log, reading, metrics, role=role, vouching=vouching)
 
 
 async def _run(
@@ -223,6 +236,8 @@ async def _run(
             ]
             if station.cluster is not None:
                 lasting.append(catching_up.show(station.cluster, showing))
+            if station.vouching is not None:
+                lasting.append(station.vouching.run())
             if any(source.retention is not None for source in station.config.sources):
                 lasting.append(retention.keep(station.config.path, station.metrics))
             tasks = [group.create_task(each) for each in lasting]

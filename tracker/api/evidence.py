@@ -13,7 +13,8 @@ import msgspec
 
 from tracker.api.asking import Asked, Plain, Route
 from tracker.api.parameters import whole
-from tracker.errors import LogCorrupt, NotFound, ParameterInvalid
+from tracker.errors import LogCorrupt, NotFound, NoteMalformed, ParameterInvalid
+from tracker.evidence.cosignatures import with_cosignatures
 from tracker.evidence.tree import consistency_proof, inclusion_proof, root_at
 from tracker.log.contract import Log
 
@@ -94,11 +95,19 @@ async def find_checkpoint(asked: Asked) -> Plain:
         newest = await log.last_checkpoint()
         if newest is None:
             raise NotFound(_why_there_is_none(asked.door.log_key))
-        return Plain(newest[1])
+        return await _cosigned(log, *newest)
     for found, note in await log.checkpoints(after=size - 1, limit=1):
         if found == size:
-            return Plain(note)
+            return await _cosigned(log, found, note)
     raise NotFound(f"no checkpoint was made of {size} records: leave `size` out for the newest")
+
+
+async def _cosigned(log: Log, size: int, note: str) -> Plain:
+    """The note with what other nodes of the cluster wrote under it."""
+    try:
+        return Plain(with_cosignatures(note, await log.cosignatures(size)))
+    except NoteMalformed:  # somebody else's lines; the log's own note stands without them
+        return Plain(note)
 
 
 async def find_key(asked: Asked) -> Plain:

@@ -19,10 +19,10 @@ SELECT_HOLDERS = """
 SELECT node FROM signings WHERE size = ?1 UNION ALL SELECT node FROM cosignatures WHERE size = ?1
 """
 SELECT_SIGNING = "SELECT node FROM signings WHERE size = ?"
-# A node that was made anew and has cosigned as much since has settled what it complained about.
+# A node that was made anew and has cosigned a larger tree since has settled what it complained about.
 SELECT_COMPLAINTS = """
 SELECT size, node, root, position FROM complaints AS c
-WHERE NOT EXISTS (SELECT 1 FROM cosignatures AS s WHERE s.node = c.node AND s.size >= c.size) ORDER BY size, node
+WHERE NOT EXISTS (SELECT 1 FROM cosignatures AS s WHERE s.node = c.node AND s.size > c.size) ORDER BY size, node
 """
 
 

@@ -1,0 +1,122 @@
+"""Two nodes prove the log to each other: the same checkpoints, cosigned, and one that was tampered with is found out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sqlite3
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.clustered import Cluster, node_config
+from tests.running import READ, READ_KEY, SECRETS, Running, now
+from tracker.demo import config_text
+from tracker.demo_calls import whole_call
+from tracker.evidence.cosignatures import Cosigner, cosigned
+from tracker.evidence.leaves import leaves_of
+from tracker.log.sqlite import SqliteLog
+
+SECONDS = 30
+
+
+def node(folder: Path, name: str, cluster: Cluster, stream: str, *, signs: bool) -> Running:
+    home = folder / name
+    home.mkdir()
+    single = config_text(home, SECRETS, READ_KEY, 0)
+    config = node_config(single, name, servers=cluster.urls, monitoring=cluster.monitoring, signs=signs, stream=stream)
+    return Running(home, config=config)
+
+
+async def text(web: aiohttp.ClientSession, running: Running, path: str) -> tuple[int, str]:
+    async with web.get(running.url + path, headers=READ) as answer:
+        return answer.status, await answer.text()
+
+
+async def until(web: aiohttp.ClientSession, running: Running, path: str, wanted: str) -> str:
+    """What is answered, once it holds the wanted words."""
+    found = ""
+    try:
+        async with asyncio.timeout(SECONDS):
+            while wanted not in found:
+                found = (await text(web, running, path))[1]
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"{wanted!r} is not in {found}\n{running.printed.read_text()}") from None
+    return found
+
+
+async def tamper(path: Path, position: int) -> None:
+    """Change a record of a stopped node, and its leaf, as somebody would who knows how."""
+    log = await SqliteLog.open(path)
+    (record,) = [each async for chunk in log.read_kept(position - 1) for each in chunk if each.position == position]
+    await log.close()
+    changed = record._replace(body=record.body.replace(b"room", b"mood"))
+    assert changed != record
+    with sqlite3.connect(path) as file:
+        for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            file.execute(f"DROP TRIGGER {name}")
+        file.execute(
+            "UPDATE records SET proof = ?, body = ? WHERE position = ?", (changed.proof, changed.body, position)
+        )
+        file.execute("UPDATE leaves SET hash = ? WHERE position = ?", (leaves_of([changed])[0], position))
+    file.close()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is_found_out(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    stream = f"vouch-{secrets.token_hex(4)}"
+    first = await node(tmp_path, "a", cluster, stream, signs=True).start(init=True)
+    second = await node(tmp_path, "b", cluster, stream, signs=False).start(init=True)
+    sent = whole_call("livekit", now(), seed=5)
+    try:
+        async with aiohttp.ClientSession() as web:
+            for each in sent[:6]:
+                assert (await first.post(web, "livekit", each))[0] == 200
+            code, out, complaint = await first.run("checkpoint", "--json")
+            assert code == 0, complaint
+            made = json.loads(out)
+            # The line of the other node stands under the log's own, on both.
+            key = Cosigner.read((await text(web, second, "/v1/log/key"))[1])
+            assert key.name.endswith("/b")
+            notes = [
+                await until(web, each, f"/v1/log/checkpoint?size={made['size']}", f"{key.name} ")
+                for each in (first, second)
+            ]
+            assert notes[0] == notes[1]
+            assert notes[0].startswith(made["note"])
+            assert [each.by for each in cosigned(notes[0], [key])] == [key]
+            assert (await second.run("checkpoint"))[0] == 2
+            assert "tracker_log_diverged 0.0" in (await text(web, second, "/metrics"))[1]
+
+            await second.stop()
+            await tamper(second.log_path, 3)
+            await second.start()
+            assert "from position 3 on" in await until(web, second, "/readyz", "position 3")
+            assert (await text(web, second, "/readyz"))[0] == 503
+            assert "tracker_log_diverged 1.0" in (await text(web, second, "/metrics"))[1]
+            await until(web, first, "/metrics", "tracker_nodes_diverged 1.0")
+            assert "tracker_log_diverged 0.0" in (await text(web, first, "/metrics"))[1]
+
+            # The log goes on, its views do not, and no other start changes that.
+            position = (await first.post(web, "livekit", sent[6]))[1]["position"]
+            await second.stop()
+            await second.start()
+            await until(web, second, "/readyz", "has diverged")
+            assert (await text(web, second, f"/v1/records/{position}?at_least={position}"))[0] == 504
+            assert (await text(web, first, f"/v1/records/{position}?at_least={position}"))[0] == 200
+
+            # Made anew, it catches up, cosigns, and its complaint is settled.
+            await second.stop()
+            for each in second.folder.glob("*.db*"):
+                each.unlink()
+            await second.start(init=True)
+            assert (await first.run("checkpoint"))[0] == 0
+            await until(web, first, "/metrics", "tracker_nodes_diverged 0.0")
+            await until(web, second, "/readyz", '"ready":true')
+    finally:
+        await asyncio.gather(first.stop(), second.stop())
