@@ -84,18 +84,21 @@ def decode(message: bytes) -> Frame | None:
     if message[: len(MAGIC)] != MAGIC or len(message) < HEAD_BYTES:
         return None
     version, packing = message[len(MAGIC)], message[len(MAGIC) + 1 : HEAD_BYTES]
-    if version > VERSION or packing not in {CLEAR, ZSTD}:
+    if version > VERSION:
         raise LogCorrupt(
             f"the stream holds frames of version {version}, this Tracker knows {VERSION}: start the newer Tracker"
         )
     try:
-        plain = message[HEAD_BYTES:] if packing == CLEAR else _unpacked(message[HEAD_BYTES:])
-        return _decoder.decode(plain)
+        return _decoder.decode(_unpacked(packing, message[HEAD_BYTES:]))
     except (msgspec.MsgspecError, zstandard.ZstdError, ValueError):  # nobody was answered for it
         return None
 
 
-def _unpacked(packed: bytes) -> bytes:
+def _unpacked(packing: bytes, packed: bytes) -> bytes:
+    if packing == CLEAR:
+        return packed
+    if packing != ZSTD:  # this version has no other
+        raise ValueError("unknown packing")
     if zstandard.frame_content_size(packed) > UNPACKED_BYTES:
         raise ValueError("too large")
     return zstandard.ZstdDecompressor().decompress(packed, max_output_size=UNPACKED_BYTES)

@@ -50,6 +50,7 @@ def test_no_frame_is_heavier_than_it_was_weighed(drawn: list[tuple[str, bytes]])
     "message",
     [
         b"", b"TKF", b"TK", b"hello", MAGIC + bytes([VERSION]) + CLEAR, MAGIC + bytes([VERSION]) + ZSTD + b"no zstd",
+        MAGIC + bytes([VERSION]) + b"q...",
         MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode([b"short", "a", []]),
         MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 2**63, "import", b"", b"", None]]]),
         MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 1, "guess", b"", b"", None]]]),
