@@ -72,11 +72,12 @@ class Lines(Generic[Group]):
                 break
             taken.append(group)
             records, size = records + len(group.records), size + group.size
-            # To the end: whoever was not served this time is first the next time.
-            line = self._lines.pop(source)
+            line = self._lines[source]
             line.popleft()
-            if line:
-                self._lines[source] = line
+            if not line:
+                del self._lines[source]
+            elif len(self._lines) > 1:  # to the end: whoever was not served this time is first the next time
+                self._lines[source] = self._lines.pop(source)
             self._count(source, -len(group.records), -group.size)
         return taken
 
