@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from tracker.config import Config
 from tracker.errors import ConfigInvalid, LogUnavailable
 from tracker.log.group_commit import LogObserver
 from tracker.log.sqlite_following import Replica
+from tracker.log.vault import Master, Vault
 
 if TYPE_CHECKING:
     from tracker.log.jetstream import JetstreamLog
@@ -32,7 +34,18 @@ async def create(config: Config) -> None:
     await Replica.begin(config.log.path, log_id=log_id, stream=config.jetstream.stream)
 
 
-async def open_log(config: Config, observe: LogObserver | None = None) -> JetstreamLog:
+async def join_names(config: Config, masters: Sequence[Master]) -> bytes:
+    """What all nodes hash dedupe keys with: as the bucket of data keys says, which is made where there is none.
+
+    Raises `LogUnavailable` where it cannot be made, or is wrapped by another master key.
+    """
+    _engine()
+    from tracker.log.jetstream_sealing import join_names  # noqa: PLC0415 - see the top
+
+    return await join_names(_settings(config), masters)
+
+
+async def open_log(config: Config, observe: LogObserver | None = None, vault: Vault | None = None) -> JetstreamLog:
     """This node's log; it may be behind the stream. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
     _engine()
     from tracker.log.jetstream import JetstreamLog  # noqa: PLC0415 - see the top
@@ -43,6 +56,7 @@ async def open_log(config: Config, observe: LogObserver | None = None) -> Jetstr
         queue_bound=config.log.queue_bound,
         observe=observe,
         body_bytes=config.server.max_body_bytes,
+        vault=vault,
     )
 
 

@@ -153,8 +153,6 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
     log_path, views_path = _paths(tables, path.parent)
     evidence = read_evidence(tables.evidence, path.parent)
     sealing = read_sealing(tables.sealing, path.parent, lookup)
-    if sealing.masters and tables.log.engine == "jetstream":
-        raise ConfigInvalid('sealing.keys: with log.engine = "jetstream" bodies are kept in clear: remove [sealing]')
     sources = _sources(tables.sources, lookup)
     for n, source in enumerate(sources):
         if source.retention is not None and not sealing.masters:

@@ -91,13 +91,18 @@ async def open_log(config: Config, observe: LogObserver | None = None) -> Served
     In a cluster a `ClusteredLog`, which may be behind. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`.
     """
     if config.log.engine == "jetstream":
-        return await clustering.open_log(config, observe)
+        return await clustering.open_log(config, observe, await _vault_of(config))
     return await _open_file(config, observe)
 
 
 async def _open_file(config: Config, observe: LogObserver | None = None) -> SqliteLog:
-    vault = await open_vault(config) if config.sealing.masters else None
-    return await SqliteLog.open(config.log.path, queue_bound=config.log.queue_bound, observe=observe, vault=vault)
+    return await SqliteLog.open(
+        config.log.path, queue_bound=config.log.queue_bound, observe=observe, vault=await _vault_of(config)
+    )
+
+
+async def _vault_of(config: Config) -> Vault | None:
+    return await open_vault(config) if config.sealing.masters else None
 
 
 async def expect_unsealed(config: Config) -> None:
@@ -124,8 +129,10 @@ async def open_vault(config: Config) -> Vault:
 
 
 async def create_vault(config: Config) -> None:
-    """Make the empty key store. Raises `LogUnavailable` when there is one."""
-    await Vault.create(config.sealing.path, masters(config))
+    """Make the empty key store, in a cluster with what all nodes share. Raises `LogUnavailable` when there is one."""
+    found = masters(config)
+    names = await clustering.join_names(config, found) if config.log.engine == "jetstream" else None
+    await Vault.create(config.sealing.path, found, names)
 
 
 async def open_live_views(config: Config) -> SqliteViews:
@@ -210,7 +217,7 @@ async def copied_log(config: Config) -> AsyncGenerator[CopySource]:
 async def taking_log(config: Config) -> AsyncGenerator[JetstreamLog | TakingLog]:
     """The log to copy into, closed on leaving. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
-        log = await clustering.open_log(config)
+        log = await clustering.open_log(config, vault=await _vault_of(config))
         await log.caught_up()
     else:
         log = await TakingLog.open(config.log.path, sealed_stay=True)

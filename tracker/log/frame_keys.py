@@ -10,7 +10,7 @@ sealed body   AES-256-GCM(data key, framed proof and body; what the log knows th
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -56,6 +56,14 @@ def without(keys: FrameKeys, gone: Collection[int]) -> FrameKeys | None:
     if not any(n < len(keys.wrapped) and keys.wrapped[n] is not None for n in gone):
         return None
     return FrameKeys(keys.master, [None if n in gone else each for n, each in enumerate(keys.wrapped)])
+
+
+def by_frame(copies: Iterable[Copy]) -> dict[bytes, set[int]]:
+    """The same, by frame."""
+    found: dict[bytes, set[int]] = {}
+    for copy in copies:
+        found.setdefault(copy.frame, set()).add(copy.n)
+    return found
 
 
 def about_key(frame: bytes, n: int) -> bytes:

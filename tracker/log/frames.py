@@ -25,8 +25,8 @@ CLEAR, ZSTD = b"c", b"z"
 HEAD_BYTES = len(MAGIC) + 2
 FRAME_BYTES = 512
 """What a frame weighs besides its records, with the headers of its message."""
-RECORD_BYTES = 96
-"""What a record weighs at most besides its texts, proof and body."""
+RECORD_BYTES = 256
+"""What a record weighs at most besides its texts, proof and body; sealed it has a commitment and a longer key."""
 UNPACKED_BYTES = 256 * 1024 * 1024
 """A frame that claims to be larger is damaged, not one of ours: the server takes no message of that size."""
 PACK_LEVEL = 1

@@ -17,9 +17,11 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
+
+import msgspec
 
 from tracker.deliveries import Appended, Verified
 from tracker.errors import LogError, LogUnavailable, NodeBehind
@@ -28,9 +30,11 @@ from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, row_of, wei
 from tracker.log.group_commit import GroupCommit, LogObserver
 from tracker.log.jetstream_checking import expect_fit
 from tracker.log.jetstream_reading import Replicator
+from tracker.log.jetstream_sealing import StreamSealing, sealing_of
 from tracker.log.jetstream_stream import WRONG_LAST, Refused, Stream, StreamSettings, StreamState
 from tracker.log.jetstream_vouching import VouchingReplica
 from tracker.log.sqlite_following import Replica
+from tracker.log.vault import Vault
 
 RETRY_SECONDS = 15.0
 ATTEMPT_SECONDS = 2.0
@@ -40,6 +44,9 @@ FAILURE_SECONDS = 30.0
 CANCEL_SECONDS = 0.5
 LOOK_SECONDS = 1.0
 SILENT_SECONDS = 5.0
+WITHDRAW_SECONDS = 30.0
+
+Done = TypeVar("Done")
 
 
 class JetstreamLog(VouchingReplica):
@@ -47,9 +54,13 @@ class JetstreamLog(VouchingReplica):
 
     def __init__(
         self, stream: Stream, replica: Replica, state: StreamState, sequence: int, *, queue_bound: int,
-        observe: LogObserver | None,
+        observe: LogObserver | None, sealing: StreamSealing | None = None,
     ) -> None:  # fmt: skip
         super().__init__(replica)
+        self._sealing = sealing
+        self._gone: list[tuple[float, list[int]]] = []
+        if sealing is not None:
+            replica.bring, replica.gone = sealing.bring, self._told_gone
         self.state = state
         self._stream = stream
         self._waiting: dict[bytes, asyncio.Future[list[Appended]]] = {}
@@ -64,7 +75,10 @@ class JetstreamLog(VouchingReplica):
         )
         self._saw(state)
         # Owned here and not by the service: what was accepted is still answered while the service ends.
-        self._tasks = [asyncio.create_task(each, name="log-stream") for each in (self._replicator.run(), self._look())]
+        self._tasks = [
+            asyncio.create_task(each, name="log-stream")
+            for each in (self._replicator.run(), self._look(), self._withdraw())
+        ]
 
     @classmethod
     async def open(
@@ -76,20 +90,25 @@ class JetstreamLog(VouchingReplica):
         observe: LogObserver | None = None,
         busy_timeout: float = 3.0,
         body_bytes: int = 0,
+        vault: Vault | None = None,
     ) -> Self:
         """Open this node's replica and go on applying the stream to it. It may be behind (`caught_up`).
 
-        `body_bytes`: the largest body that has to fit into a message. Raises `LogMissing` (no replica, no stream),
+        `body_bytes`: the largest body that has to fit into a message. `vault`: this node's key store; it is closed with
+        the log, or when this raises. Raises `LogMissing` (no replica, no stream),
         `LogCorrupt`, `LogUnavailable` (NATS cannot be reached, or the stream is not the one that this replica follows).
         """
         async with contextlib.AsyncExitStack() as undo:
-            replica = await Replica.open(path, queue_bound=queue_bound, busy_timeout=busy_timeout)
+            replica = await Replica.open(path, queue_bound=queue_bound, busy_timeout=busy_timeout, vault=vault)
             undo.push_async_callback(replica.close)
             cursor = await replica.cursor()
             stream = await Stream.open(settings)
             undo.push_async_callback(stream.close)
             state = await expect_fit(stream, cursor, body_bytes=body_bytes)
-            log = cls(stream, replica, state, cursor.sequence, queue_bound=queue_bound, observe=observe)
+            sealing = await sealing_of(stream, replica, vault)
+            log = cls(
+                stream, replica, state, cursor.sequence, queue_bound=queue_bound, observe=observe, sealing=sealing
+            )
             undo.pop_all()
         return log
 
@@ -122,9 +141,16 @@ class JetstreamLog(VouchingReplica):
 
         async def taken() -> list[Appended]:
             self._expect_level()
-            return await self._sent(list(rows), erases, after=self._replicator.sequence)
+            frame = Frame(secrets.token_bytes(16), self._stream.settings.node, list(rows), list(erases))
+            return await self._sent(frame, None, after=self._replicator.sequence)
 
         return [answer.position for answer in await self._group_commit.alone(taken)]
+
+    async def destroy_keys(self, positions: Sequence[int]) -> None:
+        """See `Log.destroy_keys`. On return they are gone from the bucket and from this node; other nodes follow the stream."""
+        if self._sealing is None:
+            raise LogUnavailable("records are kept in clear: without [sealing] keys nothing can be erased")
+        await self._sealing.withdraw(positions)
 
     async def caught_up(self, timeout: float | None = None) -> bool:
         """See `ClusteredLog.caught_up`."""
@@ -171,25 +197,35 @@ class JetstreamLog(VouchingReplica):
         self._expect_level()
         if self._replicator.is_corrupt:
             raise LogUnavailable(f"nothing is added to the stream: {self._replicator.trouble}")
-        known = await self.replica.positions_of_keys([(each.source, each.dedupe_key) for each in batch])
-        rows = [row_of(each) for each in batch if (each.source, each.dedupe_key) not in known]
-        given = iter(await self._sent(rows, erasing) if rows else ())
-        answers: list[Appended] = []
-        for each in batch:
-            first = known.get((each.source, each.dedupe_key))
-            answers.append(next(given) if first is None else Appended(first, duplicate=True))
-        return answers
+        if self._sealing is None and self.replica.has_sealed:
+            raise LogUnavailable("other nodes seal what they record: name the master key under [sealing] keys")
+        named = [(each, self.replica.names_of(each)) for each in batch]
+        known = await self.replica.positions_of_keys([(each.source, name) for each, names in named for name in names])
+        firsts = [
+            next((known[each.source, name] for name in names if (each.source, name) in known), None)
+            for each, names in named
+        ]
+        fresh = [(each, names[0]) for (each, names), first in zip(named, firsts, strict=True) if first is None]
+        given = iter(await self._sent(*self._framed(fresh, erasing)) if fresh else ())
+        return [next(given) if first is None else Appended(first, duplicate=True) for first in firsts]
 
-    async def _sent(self, rows: list[FrameRow], erasing: Sequence[int], *, after: int | None = None) -> list[Appended]:
+    def _framed(self, fresh: Sequence[tuple[Verified, str]], erasing: Sequence[int]) -> tuple[Frame, bytes | None]:
+        """The frame of deliveries and the names they are known by; where they are sealed, its keys."""
+        frame = Frame(secrets.token_bytes(16), self._stream.settings.node, [], list(erasing))
+        if self._sealing is None:
+            return msgspec.structs.replace(frame, records=[row_of(each) for each, _ in fresh]), None
+        rows, keys = self._sealing.sealed(frame.id, fresh)
+        return msgspec.structs.replace(frame, records=rows), keys
+
+    async def _sent(self, frame: Frame, keys: bytes | None, *, after: int | None = None) -> list[Appended]:
         """The answers to the records of one frame, once it is acknowledged and applied here.
 
-        `after`: only as the next message after that one.
+        `keys`: what the bucket has to have before. `after`: only as the next message after that one.
         """
-        frame = Frame(secrets.token_bytes(16), self._stream.settings.node, rows, list(erasing))
         data = encode(frame)
         if len(data) > self._stream.max_message_bytes:
             raise LogUnavailable(
-                f"{len(rows)} records in one do not fit into a message of NATS ({len(data)} of "
+                f"{len(frame.records)} records in one do not fit into a message of NATS ({len(data)} of "
                 f"{self._stream.max_message_bytes} bytes): raise max_payload in nats-server.conf"
             )
         loop = asyncio.get_running_loop()
@@ -199,7 +235,12 @@ class JetstreamLog(VouchingReplica):
         deadline = now + (ATTEMPT_SECONDS if is_behind_failure else RETRY_SECONDS)
         answer = self._waiting[frame.id] = loop.create_future()
         try:
-            sequence = await self._acknowledged(data, frame.id.hex(), deadline, after)
+            if keys is not None and self._sealing is not None:
+                put, entry = self._sealing.put, keys
+                await self._insisted(lambda _: put(frame.id, entry), deadline)
+            sequence = await self._insisted(
+                lambda left: self._stream.publish(data, frame.id.hex(), left, after), deadline
+            )
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._replicator.reached(sequence)
@@ -212,30 +253,32 @@ class JetstreamLog(VouchingReplica):
             raise
         finally:
             del self._waiting[frame.id]
+            if self._sealing is not None:
+                self._sealing.forget(frame.id)
         self._failed = None
         if answer.done():
             return answer.result()
         try:
-            return await self.replica.answers_to(rows)
+            return await self.replica.answers_to(frame.records)
         except KeyError:  # it has a place that something else had before
             raise LogUnavailable("the stream has lost what this node has applied: nothing is added to it") from None
 
-    async def _acknowledged(self, data: bytes, message_id: str, deadline: float, after: int | None) -> int:
-        """The sequence of a frame that a majority has. The same bytes again and again until the deadline."""
+    async def _insisted(self, attempt: Callable[[float], Awaitable[Done]], deadline: float) -> Done:
+        """What an attempt brings that a majority acknowledges. The same bytes again and again until the deadline."""
         loop = asyncio.get_running_loop()
-        attempt = 0
+        attempts = 0
         while True:
             left = deadline - loop.time()
             try:
-                return await self._stream.publish(data, message_id, min(ATTEMPT_SECONDS, max(left, 0.1)), after)
+                return await attempt(min(ATTEMPT_SECONDS, max(left, 0.1)))
             except LogUnavailable as error:
                 # The servers know a message that they have by its id before they look at its place.
                 if isinstance(error, Refused) and error.code == WRONG_LAST:
                     raise LogUnavailable("somebody else writes into the stream meanwhile: stop it first") from None
-                pause = BACK_OFF[min(attempt, len(BACK_OFF) - 1)]
+                pause = BACK_OFF[min(attempts, len(BACK_OFF) - 1)]
                 if loop.time() + pause >= deadline:
                     raise LogUnavailable(f"{error}: it may appear later, send it again") from error
-                attempt += 1
+                attempts += 1
                 await asyncio.sleep(pause)
 
     def _applied(self, frame: Frame, answers: list[Appended] | None) -> None:
@@ -243,6 +286,20 @@ class JetstreamLog(VouchingReplica):
         # Only the first application counts: a frame that is there twice is answered by its first.
         if waiting is not None and answers is not None and not waiting.done():
             waiting.set_result(answers)
+
+    def _told_gone(self, positions: list[int]) -> None:
+        self._gone.append((asyncio.get_running_loop().time() + WITHDRAW_SECONDS, positions))
+
+    async def _withdraw(self) -> None:
+        """Some time after an erasure was applied, see that nothing is left of its keys: its node may have died. For ever."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._gone and self._sealing is not None and self._gone[0][0] <= asyncio.get_running_loop().time():
+                _, positions = self._gone.pop(0)
+                try:
+                    await self._sealing.withdraw(positions)
+                except LogError:  # nobody answers now
+                    self._told_gone(positions)
 
     async def _look(self) -> None:
         """Ask the stream's leader how far the stream is, for ever."""

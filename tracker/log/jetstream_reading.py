@@ -230,5 +230,7 @@ def _arrived(message: Msg, stream: str) -> Arrived:
         _log.error("a message of the stream is no frame and is passed over", sequence=int(sequence))
     said = vouchers.decode(message.data) if message.subject == f"{stream}.checkpoints" else None
     digest = hashlib.sha256(message.data).digest()
-    rows, erases = (frame.records, frame.erases) if frame is not None else ((), ())
-    return Arrived(Entry(int(sequence), digest, rows, erases, said=said), frame, int(nanoseconds) / 1e9, len(message.data))
+    rows, erases, named = (frame.records, frame.erases, frame.id) if frame is not None else ((), (), b"")
+    return Arrived(
+        Entry(int(sequence), digest, rows, erases, named, said=said), frame, int(nanoseconds) / 1e9, len(message.data)
+    )

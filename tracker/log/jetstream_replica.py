@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from tracker.deliveries import Record
 from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
@@ -42,9 +42,6 @@ class ReplicaReading:
 
     async def tile_beyond(self) -> tuple[int, int] | None:
         return await self.replica.tile_beyond()
-
-    async def destroy_keys(self, positions: Sequence[int]) -> None:
-        await self.replica.destroy_keys(positions)
 
     async def tree_head(self) -> TreeHead:
         return await self.replica.tree_head()

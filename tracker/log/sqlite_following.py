@@ -10,25 +10,32 @@ node may follow into one file: the cursor is read under the write lock, and what
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import aiosqlite
 
-from tracker.deliveries import Appended
+from tracker.deliveries import Appended, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.evidence.leaf import record_leaf
+from tracker.log.frame_keys import Copy
 from tracker.log.frames import FrameRow
 from tracker.log.sqlite import Change, SqliteLog
 from tracker.log.sqlite_file import make
 from tracker.log.sqlite_placing import known, placed_at
 from tracker.log.sqlite_vouching import keeping
 from tracker.log.vouchers import Voucher
+from tracker.log.sqlite_rows import inserting
+from tracker.log.sqlite_tree import SELECT_COPIES
+from tracker.log.vault import Vault
 
 INSERT_CURSOR = "INSERT INTO stream (one, log_id, name, sequence, digest) VALUES (1, ?, ?, 0, x'')"
 SELECT_CURSOR = "SELECT log_id, name, sequence, digest FROM stream"
 UPDATE_CURSOR = "UPDATE stream SET sequence = ?, digest = ?"
+FRAMES = "frames (sequence, id)"
+COPIES = "copies (position, sequence, n)"
+SELECT_IS_ERASED = "SELECT 1 FROM erasures WHERE position = ?"
 SELECT_LEAF_HASH = "SELECT hash FROM leaves WHERE position = ?"
 # Two nodes may erase the same record, and a frame must never be one that cannot be applied.
 INSERT_ERASURE_ONCE = """
@@ -53,11 +60,26 @@ class Entry(NamedTuple):
     digest: bytes
     rows: Sequence[FrameRow] = ()
     erases: Sequence[int] = ()
+    frame: bytes = b""
     said: Voucher | None = None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether some of its records have keys."""
+        return any(row[8] is not None for row in self.rows)
 
 
 class Replica(SqliteLog):
-    """A log that only `apply` adds to."""
+    """A log that only `apply` adds to.
+
+    With a key store, `bring` gets the keys of sealed frames into it before their records are there, or they would be read
+    as lost; `gone` is told the positions whose keys have to go from everywhere.
+    """
+
+    bring: Callable[[list[bytes]], Awaitable[None]] | None = None
+    gone: Callable[[list[int]], None] | None = None
+    has_sealed = False
+    """Whether a sealed record was applied since this was opened."""
 
     synchronous: ClassVar[str] = "NORMAL"
 
@@ -85,7 +107,17 @@ class Replica(SqliteLog):
         None for one that was applied before. Raises `LogCorrupt` where messages are missing between the cursor and
         these, `LogUnavailable` when the file cannot take them now; nothing was applied then.
         """
+        sealed = [entry.frame for entry in entries if entry.is_sealed]
+        if sealed:
+            self.has_sealed = True
+            if self.bring is not None:
+                await self.bring(sealed)
+        answers = await self._applied(entries)
+        if self._sealing.vault is not None:
+            await self._destroy_gone(self._sealing.vault, entries, answers)
+        return answers
 
+    async def _applied(self, entries: Sequence[Entry]) -> list[list[Appended] | None]:
         async def write(connection: aiosqlite.Connection) -> Change[list[list[Appended] | None]]:
             ((sequence,),) = await connection.execute_fetchall("SELECT sequence FROM stream")
             fresh = [entry for entry in entries if entry.sequence > sequence]
@@ -109,18 +141,53 @@ class Replica(SqliteLog):
         commitments: list[bytes | None] = []
         answers: list[list[Appended] | None] = []
         erasures: list[tuple[int, int]] = []
+        frames: list[tuple[int, bytes]] = []
+        copies: list[tuple[int, int, int]] = []
         for entry in fresh:
             given, kept = placed_at(head, positions, entry.rows)
             answers.append(given)
+            if entry.frame and entry.is_sealed:
+                frames.append((entry.sequence, entry.frame))
+                copies += [
+                    (one.position, entry.sequence, n)
+                    for n, (one, row) in enumerate(zip(given, entry.rows, strict=True))
+                    if row[8] is not None
+                ]
             if kept:
                 head = kept[-1][0]
                 erasures += [(position, kept[0][0]) for position in entry.erases]
                 rows += kept
                 commitments += [row[8] for row, one in zip(entry.rows, given, strict=True) if not one.duplicate]
+        sealed = [*inserting(FRAMES, frames), *inserting(COPIES, copies)]
         if not rows:
-            return Change(answers)
+            return Change(answers, None, sealed)
         frontier, statements = await self._grown(connection, rows, commitments)
-        return Change(answers, frontier, [*statements, *((INSERT_ERASURE_ONCE, each) for each in erasures)])
+        return Change(answers, frontier, [*statements, *sealed, *((INSERT_ERASURE_ONCE, each) for each in erasures)])
+
+    async def _destroy_gone(
+        self, vault: Vault, entries: Sequence[Entry], answers: Sequence[list[Appended] | None]
+    ) -> None:
+        """Destroy the keys here of what these erase, and of what they bring again though it is erased."""
+        positions = [position for entry in entries for position in entry.erases]
+        for entry, given in zip(entries, answers, strict=True):
+            if given is not None and entry.is_sealed:
+                again = [one.position for one in given if one.duplicate]
+                positions += [each for each in again if await self._fetch(SELECT_IS_ERASED, (each,))]
+        if positions:
+            await vault.destroy_copies(await self.copies_of(positions))
+            if self.gone is not None:
+                self.gone(positions)
+
+    async def copies_of(self, positions: Sequence[int]) -> list[Copy]:
+        """All sealed copies that the stream holds of these records."""
+        found: list[Copy] = []
+        for position in positions:
+            found += [Copy(frame, n) for _, frame, n in await self._fetch(SELECT_COPIES, (position - 1, position))]
+        return found
+
+    def names_of(self, verified: Verified) -> tuple[str, ...]:
+        """What a delivery would be known by here, and what it may be known by from before."""
+        return self._sealing.names_of(verified)
 
     async def positions_of_keys(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Where those of the (source, dedupe key) are that this replica has applied."""

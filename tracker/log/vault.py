@@ -187,6 +187,10 @@ class Vault(FrameStore):
         """What dedupe keys are hashed with: one for all nodes of a cluster."""
         return self._names
 
+    def opened_names(self, wrapped: Mapping[str, bytes]) -> bytes:
+        """What a bucket says. Raises `LogUnavailable` where its master key is not configured."""
+        return open_names(wrapped, self._masters)
+
     def seal(
         self, position: int, vendor: str, proof: bytes, body: bytes, key: DataKey, *, about: bytes | None = None
     ) -> Sealed:
@@ -292,6 +296,21 @@ class Vault(FrameStore):
             return [tuple(row) for row in await self._connection.execute_fetchall(statement, bound)]
         except sqlite3.Error as error:
             raise LogUnavailable(f"the key store {self.path} cannot be read now: {error}") from error
+
+
+def wrapped_names(master: Master, names: bytes) -> dict[str, bytes]:
+    """What dedupe keys are hashed with, by the master key that wraps it: what a bucket says to all nodes."""
+    return {master.id: wrap(AESGCM(master.key), names, NAMES_AAD)}
+
+
+def open_names(wrapped: Mapping[str, bytes], masters: Mapping[str, AESGCM]) -> bytes:
+    """What dedupe keys are hashed with, as a bucket says it. Raises `LogUnavailable` where no master key fits."""
+    for master, secret in wrapped.items():
+        if master in masters:
+            return unwrap(masters[master], secret, NAMES_AAD, Path("the bucket of data keys"))
+    raise LogUnavailable(
+        f"the bucket is wrapped by the master key {', '.join(wrapped)}, which is not configured under [sealing]"
+    )
 
 
 async def _fill(draft: Path, master: Master, names: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,16 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tracker.errors import LogUnavailable
-from tracker.log.frame_keys import Copy, FrameKeys, about_key, decode, encode, without
+from tracker.log.frame_keys import Copy, FrameKeys, about_key, by_frame, decode, encode, without
 
 CREATE_FRAMES = "CREATE TABLE IF NOT EXISTS frames (id BLOB PRIMARY KEY, keys BLOB NOT NULL) STRICT"
-REPLACE_FRAME = "INSERT OR REPLACE INTO frames (id, keys) VALUES (?, ?)"
+# Another process of this node may have it, and have destroyed keys in it.
+INSERT_FRAME = "INSERT OR IGNORE INTO frames (id, keys) VALUES (?, ?)"
+UPDATE_FRAME = "UPDATE frames SET keys = ? WHERE id = ?"
 SELECT_THESE = "SELECT id, keys FROM frames WHERE id IN ({})"
 """With as many `?` put in as there are frames."""
 AT_ONCE = 500
-SELECT_FRAMES = "SELECT id, keys FROM frames WHERE id > ? ORDER BY id LIMIT 200"
+SELECT_FRAMES = "SELECT id FROM frames WHERE id > ? ORDER BY id LIMIT 200"
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -75,9 +77,9 @@ class FrameStore(ABC):
         return found
 
     async def keep_frames(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
-        """Keep entries of the bucket, (frame, entry), in place of what was kept of those frames. Durable on return."""
+        """Keep entries of the bucket, (frame, entry), of frames that nothing is kept of. Durable on return."""
         async with self._lock:
-            await self._in_transaction(REPLACE_FRAME, entries)
+            await self._in_transaction(INSERT_FRAME, entries)
 
     async def missing_frames(self, frames: Sequence[bytes]) -> list[bytes]:
         """Those whose keys are not kept here."""
@@ -87,9 +89,7 @@ class FrameStore(ABC):
 
     async def keys_of_copies(self, copies: Iterable[Copy]) -> dict[Copy, DataKey]:
         """The data keys of these that are still there."""
-        wanted: dict[bytes, list[int]] = {}
-        for copy in copies:
-            wanted.setdefault(copy.frame, []).append(copy.n)
+        wanted = by_frame(copies)
         found: dict[Copy, DataKey] = {}
         async with self._lock:
             entries = await self._entries(wanted)
@@ -102,26 +102,23 @@ class FrameStore(ABC):
 
         Raises `LogUnavailable` when somebody else holds the file; running it again goes on.
         """
-        gone: dict[bytes, set[int]] = {}
-        for copy in copies:
-            gone.setdefault(copy.frame, set()).add(copy.n)
+        gone = by_frame(copies)
+
+        def left(frame: bytes, entry: bytes) -> bytes | None:
+            keys = without(decode(entry), gone[frame])
+            return None if keys is None else encode(keys)
+
         async with self._lock:
-            rows: list[tuple[bytes, bytes]] = []
-            for frame, entry in (await self._entries(gone)).items():
-                left = without(decode(entry), gone[frame])
-                if left is not None:
-                    rows.append((frame, encode(left)))
-            await self._in_transaction(REPLACE_FRAME, rows)
+            await self._change(gone, left)
             await self._forget()
 
     async def rewrap_frames(self, after: bytes = b"") -> bytes | None:
         """Wrap the keys of the next 200 frames by the current master key; the last frame done, None when none was left."""
         async with self._lock:
-            found = await self._fetch(SELECT_FRAMES, (after,))
-            rows = [(frame, new) for frame, entry in found if (new := self.rewrapped(frame, entry)) is not None]
-            await self._in_transaction(REPLACE_FRAME, rows)
+            found: list[bytes] = [frame for (frame,) in await self._fetch(SELECT_FRAMES, (after,))]
+            await self._change(found, self.rewrapped)
             await self._forget()
-        return found[-1][0] if found else None
+        return found[-1] if found else None
 
     def rewrapped(self, frame: bytes, entry: bytes) -> bytes | None:
         """An entry wrapped by the current master key; None where it is already."""
@@ -130,6 +127,19 @@ class FrameStore(ABC):
             return None
         opened = self.unwrapped(frame, entry, range(len(keys.wrapped)))
         return self.wrapped(frame, [opened.get(n) for n in range(len(keys.wrapped))])
+
+    async def _change(self, frames: Iterable[bytes], change: Callable[[bytes, bytes], bytes | None]) -> None:
+        """Change what is kept of frames, (frame, entry) → entry or None, under the file's own lock. Hold ours."""
+        await self._fetch("BEGIN IMMEDIATE", ())
+        try:
+            for frame, entry in (await self._entries(frames)).items():
+                new = change(frame, entry)
+                if new is not None:
+                    await self._fetch(UPDATE_FRAME, (new, frame))
+            await self._fetch("COMMIT", ())
+        except BaseException:
+            await self._fetch("ROLLBACK", ())
+            raise
 
     async def _entries(self, frames: Iterable[bytes]) -> dict[bytes, bytes]:
         """What is kept of these. Hold the lock."""

@@ -1,0 +1,134 @@
+"""Sealing in a cluster: bodies are sealed before they go into the stream, and their keys stand in the bucket before that.
+
+    seal ─► keys into the bucket, acknowledged ─► frame into the stream ─► applied: keys into this node's key store, then rows
+    erase ─► the record that says so, applied by every node, which destroys its own copies of the keys
+          └► the bucket's entries without them, older revisions overwritten: by the eraser, and by whoever finds some left
+
+The stream holds no body, proof or dedupe key in clear; what it holds sealed it holds for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tracker.deliveries import Verified
+from tracker.errors import LogMissing, LogUnavailable
+from tracker.log.frame_keys import about_record, by_frame
+from tracker.log.frames import FrameRow
+from tracker.log.jetstream_keys import KeyBucket
+from tracker.log.jetstream_stream import Stream, StreamSettings
+from tracker.log.sqlite_following import Replica
+from tracker.log.vault import Master, Vault, open_names, wrapped_names
+from tracker.log.vault_frames import KEY_BYTES, DataKey
+
+AT_ONCE = 32
+"""So many entries are asked for at the same time."""
+
+
+class StreamSealing:
+    """What one node does with bodies and keys."""
+
+    def __init__(self, bucket: KeyBucket, replica: Replica, vault: Vault) -> None:
+        self._bucket = bucket
+        self._replica = replica
+        self._vault = vault
+        self._ours: dict[bytes, bytes] = {}
+
+    def sealed(self, frame: bytes, batch: Sequence[tuple[Verified, str]]) -> tuple[list[FrameRow], bytes]:
+        """The rows of (delivery, name it is known by), and the entry with their keys."""
+        random = os.urandom(2 * KEY_BYTES * len(batch))
+        keys: list[DataKey | None] = []
+        rows: list[FrameRow] = []
+        for n, (each, name) in enumerate(batch):
+            secret = random[2 * KEY_BYTES * n : 2 * KEY_BYTES * (n + 1)]
+            key = DataKey(secret[:KEY_BYTES], secret[KEY_BYTES:])
+            about = about_record(each.source, name)
+            one = self._vault.seal(0, each.vendor, each.proof, each.body, key, about=about)
+            keys.append(key)
+            rows.append((
+                each.source, each.vendor, each.event, name, each.received_at, each.origin, b"", one.body, one.commitment,
+            ))  # fmt: skip
+        return rows, self._vault.wrapped(frame, keys)
+
+    async def put(self, frame: bytes, entry: bytes) -> None:
+        """Keep the keys of a frame that is about to be published. Raises `LogUnavailable`; again is harmless."""
+        await self._bucket.put(frame, entry)
+        self._ours[frame] = entry
+
+    def forget(self, frame: bytes) -> None:
+        """The frame is applied, or given up."""
+        self._ours.pop(frame, None)
+
+    async def bring(self, frames: Sequence[bytes]) -> None:
+        """Have the keys of these frames in this node's key store, before their rows are applied. Raises `LogError`."""
+        missing = await self._vault.missing_frames(list(dict.fromkeys(frames)))
+        for start in range(0, len(missing), AT_ONCE):
+            part = missing[start : start + AT_ONCE]
+            entries = await asyncio.gather(*map(self._entry, part))
+            await self._vault.keep_frames(list(zip(part, entries, strict=True)))
+
+    async def _entry(self, frame: bytes) -> bytes:
+        held = self._ours.get(frame)
+        return await self._bucket.entry(frame) if held is None else held
+
+    async def withdraw(self, positions: Sequence[int]) -> None:
+        """Destroy the keys of all copies of these records, in the bucket and here. Raises `LogUnavailable`: do it again."""
+        copies = await self._replica.copies_of(positions)
+        gone = by_frame(copies)
+        frames = list(gone)
+        for start in range(0, len(frames), AT_ONCE):
+            part = frames[start : start + AT_ONCE]
+            await asyncio.gather(*(self._bucket.withdraw(frame, gone[frame]) for frame in part))
+        await self._vault.destroy_copies(copies)
+
+
+async def join_names(settings: StreamSettings, masters: Sequence[Master]) -> bytes:
+    """What all nodes hash dedupe keys with: as the bucket says, which is made where there is none, with new ones.
+
+    Raises `LogUnavailable` where the bucket cannot be made, or none of the master keys fits.
+    """
+    ciphers = {master.id: AESGCM(master.key) for master in masters}
+    stream = await Stream.open(settings)
+    try:
+        bucket = KeyBucket(stream)
+        await bucket.make()
+        found = await bucket.names()
+        if found is None:
+            new = os.urandom(KEY_BYTES)
+            if await bucket.say_names(wrapped_names(masters[0], new)):
+                return new
+            found = await bucket.names() or {}
+        return open_names(found, ciphers)
+    finally:
+        await stream.close()
+
+
+async def sealing_of(stream: Stream, replica: Replica, vault: Vault | None) -> StreamSealing | None:
+    """What a node seals with; None where bodies are kept in clear.
+
+    Raises `LogUnavailable` where other nodes seal and this one has no master key, or a key store that is not theirs;
+    `LogMissing` where this one seals and there is no bucket yet.
+    """
+    bucket = KeyBucket(stream)
+    if vault is None:
+        # Whoever may not even ask for the bucket finds out when a sealed record arrives.
+        with contextlib.suppress(LogUnavailable):
+            if await bucket.is_there():
+                raise LogMissing(
+                    "other nodes seal what they record: name their master key under [sealing] keys, then `tracker init`"
+                )
+        return None
+    names = await bucket.names() if await bucket.is_there() else None
+    if names is None:
+        raise LogMissing(f"there is no bucket {bucket.name} of data keys: make it with `tracker init`")
+    if vault.opened_names(names) != vault.names:
+        raise LogUnavailable(
+            f"{vault.path} is not the key store of this stream: its dedupe keys would be other ones. Move it away, and "
+            "make one with `tracker init`"
+        )
+    return StreamSealing(bucket, replica, vault)
