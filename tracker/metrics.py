@@ -23,8 +23,9 @@ VOUCHED = (
     ("tracker_nodes_diverged", "Nodes that have said so and were not made anew since."),
     ("tracker_checkpoint_doubted", "1 where the newest checkpoint is not believed, or a second node signs."),
     ("tracker_cosigned_size", "Records of the largest signed tree that is this node's own."),
+    ("tracker_nodes", "Nodes of the cluster heard of lately, this one too."),
 )
-"""See `Vouching.seen`."""
+"""See `Vouching.seen`; the last one `Neighbours.heard`."""
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
@@ -152,8 +153,12 @@ class Metrics(Collector):
 
     def vouches(self, seen: Callable[[], tuple[int, int, int, int]]) -> None:
         """This is a node of a cluster: `seen` gives `Vouching.seen`, asked at scrape."""
-        for n, gauge in enumerate(self._vouched):
+        for n, gauge in enumerate(self._vouched[:-1]):
             gauge.set_function(lambda n=n: seen()[n])
+
+    def knows(self, heard: Callable[[], int]) -> None:
+        """This is a node of a cluster: `heard` gives how many nodes are not silent, asked at scrape."""
+        self._vouched[-1].set_function(heard)
 
     def checkpoints_begin(self) -> None:
         """From now on the log is to be signed: the age of the newest checkpoint counts."""

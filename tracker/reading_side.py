@@ -18,6 +18,7 @@ from tracker.api.live import Live
 from tracker.config import Config
 from tracker.dashboard import app as dashboard
 from tracker.dashboard.arrivals import Arrivals
+from tracker.dashboard.nodes import Cluster
 from tracker.errors import TrackerError
 from tracker.log.contract import Log
 from tracker.metrics import Metrics
@@ -57,6 +58,7 @@ class ReadingSide:
         *,
         unready: Callable[[], Awaitable[list[str]]],
         log_key: str | None,
+        cluster: Cluster | None = None,
     ) -> None:
         """Answer every route of the doors for reading, and the health routes."""
         config = self._config
@@ -74,7 +76,12 @@ class ReadingSide:
             bundling=joining.bundling(config, self._log, self._metrics),
         )
         add_routes(app, door)
-        dashboard.add_routes(app, door, arrivals)
+        dashboard.add_routes(app, door, arrivals, cluster)
+
+    @property
+    def position(self) -> int:
+        """How far the views are."""
+        return self._projector.position
 
     def lasting(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the server does."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator
+from importlib.metadata import version
 from typing import cast
 
 import msgspec
@@ -27,11 +29,13 @@ from tracker.accepting import READ_BYTES, Accepting, bound_receiving
 from tracker.api.health import Health
 from tracker.config import Config
 from tracker.dashboard.arrivals import Arrivals
+from tracker.dashboard.nodes import Cluster
 from tracker.erasing import finish
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest import Ingest
 from tracker.log.contract import ClusteredLog, ServedLog
 from tracker.metrics import Metrics
+from tracker.neighbours import Neighbours, SourceSeen, Status, seconds_of
 from tracker.reading_side import ReadingSide
 from tracker.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
 from tracker.under_way import KEEPALIVE_SECONDS, UnderWay
@@ -78,6 +82,12 @@ class Station:
         self.checkpoints = self.signer and joining.checkpoints(config, log, self.signer, metrics)
         self.under_way = UnderWay()
         self.cluster = log if isinstance(log, ClusteredLog) else None
+        self.neighbours: Neighbours | None = None
+        if self.cluster is not None and vouching is not None:
+            self.neighbours = Neighbours(
+                self.cluster, functools.partial(self._status, self.cluster, vouching), joining.now
+            )
+            metrics.knows(self.neighbours.heard)
         self.accepting: Accepting | None = None
 
     def app(self) -> web.Application:
@@ -101,8 +111,31 @@ class Station:
             outcomes=self.metrics.outcomes,
             last_minute=self.metrics.last_minute,
         )
-        self.reading.add_routes(app, arrivals, unready=self.unready, log_key=joining.public_key(self.config))
+        cluster = None
+        if self.neighbours is not None and self.vouching is not None:
+            cluster = Cluster(self.neighbours, self.vouching)
+        key = joining.public_key(self.config)
+        self.reading.add_routes(app, arrivals, unready=self.unready, log_key=key, cluster=cluster)
         return app
+
+    async def _status(self, log: ClusteredLog, vouching: Vouching) -> Status:
+        ingest, metrics, settings = self.ingest, self.metrics, self.config.jetstream
+        minute, behind, diverged = metrics.last_minute(), log.behind(), vouching.diverged
+        names = {*(each.name for each in self.config.sources), *(name for name, _ in metrics.outcomes)}
+        return Status(
+            node=settings.node, role=self.role, version=version("tracker"), started=metrics.since,
+            position=await log.head(), views=None if self.reading is None else self.reading.position,
+            behind_messages=behind.messages, behind_seconds=seconds_of(behind.seconds), signs=settings.signs,
+            cosigned=vouching.cosigned, diverged=None if diverged is None else diverged.size, doubt=vouching.doubt,
+            sources=[
+                SourceSeen(
+                    name=name, last_seen=ingest.last_seen.get(name), last_refused=ingest.last_refused.get(name),
+                    last_minute=minute.get(name, 0),
+                    outcomes={outcome: count for (source, outcome), count in metrics.outcomes.items() if source == name},
+                )
+                for name in sorted(names)
+            ],
+        )  # fmt: skip
 
     async def unready(self) -> list[str]:
         """Why this server should get no traffic now; empty when it should."""
@@ -238,6 +271,8 @@ async def _run(
                 lasting.append(catching_up.show(station.cluster, showing))
             if station.vouching is not None:
                 lasting.append(station.vouching.run())
+            if station.neighbours is not None:
+                lasting.append(station.neighbours.run())
             if any(source.retention is not None for source in station.config.sources):
                 lasting.append(retention.keep(station.config.path, station.metrics))
             tasks = [group.create_task(each) for each in lasting]

@@ -100,6 +100,11 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             assert (await text(web, second, "/readyz"))[0] == 503
             assert "tracker_log_diverged 1.0" in (await text(web, second, "/metrics"))[1]
             await until(web, first, "/metrics", "tracker_nodes_diverged 1.0")
+            for path in ("/log", "/sources"):
+                shown = (await text(web, second, path))[1]
+                assert 'href="/log/3">position 3<' in shown
+                assert "Leaf elsewhere" in shown
+                assert "Node b says that its first 6 records" in (await text(web, first, path))[1]
             assert "tracker_log_diverged 0.0" in (await text(web, first, "/metrics"))[1]
 
             # The log goes on, its views do not, and no other start changes that.

@@ -13,6 +13,7 @@ from tracker.api.problems import only
 from tracker.dashboard import across_pages, log_page, session_page, sessions_page, sources_page, statistics_page
 from tracker.dashboard.arrivals import ARRIVALS, NOTHING, Arrivals
 from tracker.dashboard.asking import PageRoute, answering
+from tracker.dashboard.nodes import CLUSTER, Cluster
 from tracker.dashboard.now import HEADS, Heads
 from tracker.dashboard.rendering import HEADERS
 from tracker.dashboard.signing_in import SigningIn
@@ -32,9 +33,12 @@ KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", 
 ICON = "tracker.svg"
 
 
-def add_routes(app: web.Application, door: Door, arrivals: Arrivals = NOTHING) -> None:
+def add_routes(
+    app: web.Application, door: Door, arrivals: Arrivals = NOTHING, cluster: Cluster | None = None
+) -> None:
     """Answer every page and file of this door. `arrivals`: what the hooks counted, for the pages that show it."""
     app[ARRIVALS] = arrivals
+    app[CLUSTER] = cluster
     app[HEADS] = Heads()
     SigningIn(door).add_routes(app)
     for route in PAGES:

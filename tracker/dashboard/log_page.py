@@ -11,6 +11,7 @@ from tracker.api.asking import Asked
 from tracker.api.parameters import choice
 from tracker.dashboard.across_pages import sources_of
 from tracker.dashboard.asking import API, PageRoute, ask
+from tracker.dashboard.nodes import cluster_of
 from tracker.dashboard.rendering import page
 from tracker.dashboard.sessions_page import given_of
 
@@ -41,6 +42,7 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         given=given_of(asked),
         sources=await sources_of(asked),
         may_read=asked.reader.may("read:records"),
+        cluster=cluster_of(request),
     )
 
 

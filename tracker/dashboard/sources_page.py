@@ -9,8 +9,9 @@ from aiohttp import web
 
 from tracker.api.answers import time_of
 from tracker.api.asking import Asked
-from tracker.dashboard.arrivals import ARRIVALS, READ, TAKEN, Arrivals
+from tracker.dashboard.arrivals import READ, TAKEN, Arrivals
 from tracker.dashboard.asking import PageRoute, ask
+from tracker.dashboard.nodes import arrivals_of, cluster_of
 from tracker.dashboard.remedies import FIRST_STEPS, REMEDIES
 from tracker.dashboard.rendering import page
 
@@ -46,7 +47,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
     """`GET /sources`."""
-    arrivals = request.app[ARRIVALS]
+    arrivals = arrivals_of(request)
     # Bounded: counting every call there ever was takes seconds once there are a million.
     recent = time_of(asked.door.now() - RECENT_DAYS * 86_400_000_000)
     stats: Any = await ask(asked, "findStats", **{"from": recent})
@@ -59,6 +60,7 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         recent_days=RECENT_DAYS,
         shown=[_shown(asked, arrivals, each) for each in stats.sources],
         nameless=nameless,
+        cluster=cluster_of(request),
     )
 
 

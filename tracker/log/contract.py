@@ -7,7 +7,7 @@ returns the first position and burns none · readers see no position before all 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from tracker.deliveries import Appended, Record, Verified
@@ -209,6 +209,14 @@ class ClusteredLog(ServedLog, Protocol):
 
     async def hashes_of(self, node: str, level: int, n: int) -> Sequence[bytes]:
         """A tile of another node's tree, as that node has it now. Raises `LogUnavailable` where it does not answer."""
+        ...
+
+    async def tell_nodes(self, news: bytes) -> None:
+        """Say something to every node that listens now; nothing keeps it. Raises `LogUnavailable`."""
+        ...
+
+    async def hear_nodes(self, heard: Callable[[bytes], None]) -> None:
+        """From now on call `heard` with what any node says, this one too. Raises `LogUnavailable`."""
         ...
 
     async def answer_neighbours(self) -> None:

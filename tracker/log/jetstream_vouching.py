@@ -2,12 +2,13 @@
 
 vouch     ──► <stream>.checkpoints, acknowledged ──► every node's replica, in stream order
 hashes_of ──► <stream>.tiles.<node>: what the tree of that node is made of, as it stands there now; nothing keeps it
+tell_nodes ─► <stream>.nodes.<node>: how that node is; nothing keeps it
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from nats.aio.msg import Msg
@@ -75,6 +76,18 @@ class VouchingReplica(ReplicaReading):
         asked = msgspec.json.encode((level, n))
         answer = await self._stream.ask_node(f"tiles.{node}", asked, HASHES_SECONDS)
         return [answer[at : at + HASH_BYTES] for at in range(0, len(answer), HASH_BYTES)]
+
+    async def tell_nodes(self, news: bytes) -> None:
+        """See `ClusteredLog.tell_nodes`."""
+        await self._stream.tell(f"{self._stream.name}.nodes.{self._stream.settings.node}", news)
+
+    async def hear_nodes(self, heard: Callable[[bytes], None]) -> None:
+        """See `ClusteredLog.hear_nodes`."""
+
+        async def hear(message: Msg) -> None:
+            heard(message.data)
+
+        await self._stream.listen("nodes.*", hear)
 
     async def answer_neighbours(self) -> None:
         """See `ClusteredLog.answer_neighbours`."""

@@ -1,0 +1,67 @@
+"""The nodes of a cluster know of each other: what came in anywhere is shown everywhere, and who fell silent is marked."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.clustered import Cluster, node_config
+from tests.running import READ, READ_KEY, SECRETS, Running, now
+from tracker.demo import config_text
+from tracker.demo_calls import whole_call
+
+SECONDS = 30
+
+
+def node(folder: Path, name: str, cluster: Cluster, stream: str) -> Running:
+    home = folder / name
+    home.mkdir()
+    single = config_text(home, SECRETS, READ_KEY, 0)
+    config = node_config(
+        single, name, servers=cluster.urls, monitoring=cluster.monitoring, stream=stream, signs=name == "a"
+    )
+    return Running(home, config=config)
+
+
+async def until(web: aiohttp.ClientSession, running: Running, path: str, *wanted: str) -> str:
+    """What is answered, once it holds all the wanted words."""
+    found = ""
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not all(each in found for each in wanted):
+                async with web.get(running.url + path, headers=READ) as answer:
+                    found = await answer.text()
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"{wanted} are not in {found}\n{running.printed.read_text()}") from None
+    return found
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_each_node_shows_all_of_them_and_what_came_in_anywhere(tmp_path: Path, cluster: Cluster) -> None:
+    stream = f"nodes-{secrets.token_hex(4)}"
+    first = await node(tmp_path, "a", cluster, stream).start("--role", "ingest", init=True)
+    second = await node(tmp_path, "b", cluster, stream).start(init=True)
+    sent = whole_call("livekit", now(), seed=5)
+    try:
+        async with aiohttp.ClientSession() as web:
+            for n, each in enumerate(sent[:6]):
+                assert (await (first if n % 2 else second).post(web, "livekit", each))[0] == 200
+            shown = await until(
+                web, second, "/sources", '<th scope="row">a', "ingest, signs", '<td class="number">6</td>'
+            )
+            assert '<th scope="row">b' in shown
+            assert "silent" not in shown
+            assert "diverged" not in shown
+            for running in (first, second):
+                await until(web, running, "/metrics", "tracker_nodes 2.0")
+
+            await first.kill()
+            await until(web, second, "/sources", '<span class="badge stuck">silent</span>')
+            await until(web, second, "/metrics", "tracker_nodes 1.0")
+    finally:
+        await asyncio.gather(first.stop(), second.stop())
