@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from tracker import desk_reading, importer, joining
+from tracker import clearing, desk_reading, importer, joining
 from tracker.bundle.lines import Line, write_line
 from tracker.config import Config
-from tracker.deliveries import Record
+from tracker.deliveries import OURS, Record
 from tracker.errors import ConfigInvalid, LogCorrupt, LogUnavailable, ViewsMissing, ViewsUnavailable
 from tracker.importer import FileReport
 from tracker.log.contract import Log
@@ -102,8 +102,11 @@ async def rebuild(config: Config, progress: Progress | None = None) -> Rebuilt:
     """
     with _beside(config, "-rebuild") as path:
         async with joining.reading_log(config) as log:
+            told = await log.last_of(OURS) if config.log.engine == "jetstream" else 0
             position = await _build(config, log, path, progress)
         await joining.swap_views(path, config)
+    if told:
+        clearing.remember(config.views_path, told)
     return Rebuilt(position)
 
 

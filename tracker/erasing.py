@@ -26,7 +26,7 @@ from tracker.deliveries import LOST, OURS, Micros, Record
 from tracker.erasures import EVENT, MOST, Erased, Erasure, erasure_record
 from tracker.errors import ParameterInvalid
 from tracker.facts import ConnectionFact, Fact
-from tracker.log.contract import Log
+from tracker.log.contract import ClusteredLog, Log
 from tracker.projections.redacting import everybody, is_pseudonym, kept_facts, somebody
 from tracker.sources import registry
 
@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/]))")
 DEEPEST = 5
 SECRET_BYTES = 32
+LATEST = 10
 SHORTEST = 3
 """A shorter identity would be found inside everything."""
 
@@ -231,7 +232,12 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 async def finish(log: Log) -> None:
-    """Destroy what a died erasure left: it destroys after each record it appends, so only the last one can be unfinished."""
-    record = await log.record(await log.last_of(OURS))
-    if record is not None and record.event == EVENT:
-        await log.destroy_keys([each.position for each in msgspec.json.decode(record.body, type=Erasure).erased])
+    """Destroy what a died erasure left: it destroys after each record it appends, so only its last one can be unfinished.
+
+    Of a log that many nodes share, the last few: each may have died with one.
+    """
+    last = [await log.last_of(OURS)] if not isinstance(log, ClusteredLog) else (await log.positions_of(OURS))[-LATEST:]
+    for position in last:
+        record = await log.record(position)
+        if record is not None and record.event == EVENT and record.erased_by is None:
+            await log.destroy_keys([each.position for each in msgspec.json.decode(record.body, type=Erasure).erased])

@@ -24,7 +24,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from tracker import catching_up, clock_jumps, joining, retention
+from tracker import catching_up, clearing, clock_jumps, joining, retention
 from tracker.accepting import READ_BYTES, Accepting, bound_receiving
 from tracker.api.health import Health
 from tracker.config import Config
@@ -273,8 +273,13 @@ async def _run(
                 lasting.append(station.vouching.run())
             if station.neighbours is not None:
                 lasting.append(station.neighbours.run())
-            if any(source.retention is not None for source in station.config.sources):
-                lasting.append(retention.keep(station.config.path, station.metrics))
+            config = station.config
+            if station.cluster is not None and station.reading is not None and config.sealing.masters:
+                lasting.append(clearing.keep(config.path, config.views_path, station.cluster))
+            # Of many nodes one looks for what is old: the one that signs.
+            is_first = station.cluster is None or config.jetstream.signs
+            if is_first and any(source.retention is not None for source in config.sources):
+                lasting.append(retention.keep(config.path, station.metrics))
             tasks = [group.create_task(each) for each in lasting]
             try:
                 async with _listening(station) as address:

@@ -7,6 +7,7 @@ returns the first position and burns none · readers see no position before all 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -173,7 +174,9 @@ class Behind(NamedTuple):
 
 @runtime_checkable
 class ClusteredLog(ServedLog, Protocol):
-    """A log that many nodes share; this node's replica may be behind."""
+    """A log that many nodes share; this node's replica may be behind. `erasures` is set with each erasure applied here."""
+
+    erasures: asyncio.Event
 
     def behind(self) -> Behind:
         """How far this node is behind, as far as it knows."""

@@ -58,6 +58,7 @@ class JetstreamLog(VouchingReplica):
     ) -> None:  # fmt: skip
         super().__init__(replica)
         self._sealing = sealing
+        self.erasures = asyncio.Event()
         self._gone: list[tuple[float, list[int]]] = []
         if sealing is not None:
             replica.bring, replica.gone = sealing.bring, self._told_gone
@@ -289,6 +290,7 @@ class JetstreamLog(VouchingReplica):
 
     def _told_gone(self, positions: list[int]) -> None:
         self._gone.append((asyncio.get_running_loop().time() + WITHDRAW_SECONDS, positions))
+        self.erasures.set()
 
     async def _withdraw(self) -> None:
         """Some time after an erasure was applied, see that nothing is left of its keys: its node may have died. For ever."""

@@ -26,6 +26,7 @@ from tracker.log.sqlite_following import Replica
 from tracker.log.vault import Master, Vault, open_names, wrapped_names
 from tracker.log.vault_frames import KEY_BYTES, DataKey
 
+LEADER_SECONDS = 5.0
 AT_ONCE = 32
 """So many entries are asked for at the same time."""
 
@@ -97,13 +98,17 @@ async def join_names(settings: StreamSettings, masters: Sequence[Master]) -> byt
     try:
         bucket = KeyBucket(stream)
         await bucket.make()
-        found = await bucket.names()
-        if found is None:
-            new = os.urandom(KEY_BYTES)
-            if await bucket.say_names(wrapped_names(masters[0], new)):
-                return new
-            found = await bucket.names() or {}
-        return open_names(found, ciphers)
+        new = wrapped_names(masters[0], os.urandom(KEY_BYTES))
+        deadline = asyncio.get_running_loop().time() + LEADER_SECONDS
+        while True:
+            try:
+                await bucket.say_names(new)
+                return open_names(await bucket.names() or {}, ciphers)
+            except LogUnavailable:
+                # A bucket that was made just now has no leader yet.
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(0.2)
     finally:
         await stream.close()
 
