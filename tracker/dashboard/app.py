@@ -33,9 +33,7 @@ KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", 
 ICON = "tracker.svg"
 
 
-def add_routes(
-    app: web.Application, door: Door, arrivals: Arrivals = NOTHING, cluster: Cluster | None = None
-) -> None:
+def add_routes(app: web.Application, door: Door, arrivals: Arrivals = NOTHING, cluster: Cluster | None = None) -> None:
     """Answer every page and file of this door. `arrivals`: what the hooks counted, for the pages that show it."""
     app[ARRIVALS] = arrivals
     app[CLUSTER] = cluster
