@@ -48,6 +48,9 @@ def init(arguments: argparse.Namespace) -> int:
         )
     made = asyncio.run(desk.begin(config))
     printing.say(f"made {' and '.join(map(str, made))}; start with `tracker serve --config {path}`")
+    key = joining.public_key(config)
+    if config.log.engine == "jetstream" and key is not None:
+        printing.say(f"the key that this node {'signs' if config.jetstream.signs else 'cosigns'} with: {key}")
     if not config.sealing.masters:
         printing.say("bodies are kept in clear: name a master key under [sealing] to seal them, before the first call")
     return 0

@@ -111,6 +111,8 @@ def _show(proof: msgspec.Struct, arguments: argparse.Namespace) -> int:
 def _show_verification(found: Verification) -> None:
     printing.say(f"{found.records} records, root {found.root}")
     printing.say(f"{found.checkpoints} kept and {found.shipped} shipped checkpoints hold")
+    for name, size in found.cosigned.items():
+        printing.say(printing.printable(f"cosigned up to {size} records by {name}"))
     if found.proofs is not None:
         printing.say("proofs: " + (", ".join(f"{count} {what}" for what, count in found.proofs.items()) or "none"))
     for fault in found.faults:

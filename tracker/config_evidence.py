@@ -20,6 +20,7 @@ class EvidenceTable(msgspec.Struct, frozen=True, kw_only=True):
     every: str = "1h"
     file: str = "data/checkpoints.txt"
     former_keys: tuple[str, ...] = ()
+    cosigner_keys: tuple[str, ...] = ()
 
 
 class EvidenceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,7 @@ class EvidenceConfig(msgspec.Struct, frozen=True, kw_only=True):
     every: int | None
     file: Path
     former_keys: tuple[str, ...]
+    cosigner_keys: tuple[str, ...] = ()
 
 
 def read_evidence(table: EvidenceTable, folder: Path) -> EvidenceConfig:
@@ -48,6 +50,7 @@ def read_evidence(table: EvidenceTable, folder: Path) -> EvidenceConfig:
         every=None if table.every.strip() == OFF else _every(table.every),
         file=path_of(table.file, folder, "evidence.file", "data/checkpoints.txt"),
         former_keys=table.former_keys,
+        cosigner_keys=table.cosigner_keys,
     )
 
 

@@ -15,6 +15,7 @@ from tracker.api.evidence import ConsistencyProof, InclusionProof
 from tracker.checkpoint_file import read_shipped
 from tracker.checkpoints import Made
 from tracker.config import Config
+from tracker.cosigned import check_cosignatures
 from tracker.errors import CheckpointUnwritten, ConfigInvalid, NoteMalformed, ParameterInvalid, ViewsError
 from tracker.evidence.notes import Verifier
 from tracker.proving import check_erasures, check_proofs
@@ -75,6 +76,7 @@ async def verify(
             found = await verify_log(log, known, shipped=shipped, progress=bar, limit=limit)
         if not found.is_cut_short:
             await check_erasures(log, found)
+            await check_cosignatures(log, joining.cosigners(config), found)
         if proofs:
             with bars("proofs", "records") as bar:
                 await check_proofs(log, joining.sources(config), found, progress=bar, limit=limit)

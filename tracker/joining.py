@@ -29,7 +29,7 @@ from tracker.log.holding import Held, hold
 from tracker.log.sqlite import SqliteLog
 from tracker.log.sqlite_taking import TakingLog
 from tracker.log.vault import Master, Vault
-from tracker.signing_key import make_key, read_key, read_verifiers
+from tracker.signing_key import make_key, read_cosigners, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.vouching import Vouching
@@ -282,6 +282,12 @@ def signer(config: Config) -> Signer | None:
 def cosigner(config: Config) -> Signer | None:
     """The key that cosigns what another node signs, None where this node signs or has none. Raises `ConfigInvalid`."""
     return read_key(config.evidence.key_file, _key_name(config)) if _cosigns(config) else None
+
+
+def cosigners(config: Config) -> list[Cosigner]:
+    """The public keys of nodes that cosign, this one's too. Raises `ConfigInvalid`."""
+    own = cosigner(config)
+    return [*read_cosigners(config.evidence.cosigner_keys), *([] if own is None else [Cosigner.of(own)])]
 
 
 def public_key(config: Config) -> str | None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from tracker.errors import ConfigInvalid, NoteMalformed
+from tracker.evidence.cosignatures import Cosigner
 from tracker.evidence.notes import Signer, Verifier
 
 
@@ -61,6 +62,17 @@ def read_key(path: Path, origin: str) -> Signer | None:
             "or move the key away and make one with `tracker init` (its verifier key then goes to evidence.former_keys)"
         )
     return signer
+
+
+def read_cosigners(texts: tuple[str, ...]) -> list[Cosigner]:
+    """`evidence.cosigner_keys`. Raises `ConfigInvalid`."""
+    found: list[Cosigner] = []
+    for n, text in enumerate(texts):
+        try:
+            found.append(Cosigner.read(text))
+        except NoteMalformed as error:
+            raise ConfigInvalid(f"evidence.cosigner_keys[{n}]: {error}") from None
+    return found
 
 
 def read_verifiers(texts: tuple[str, ...]) -> list[Verifier]:

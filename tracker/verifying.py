@@ -49,6 +49,7 @@ class Verification(msgspec.Struct, kw_only=True):
 
     `checkpoints` and `shipped` count those that hold. `proofs` counts records by what became of their vendor's proof
     (`proving.py`), and is None where it was not asked for; so is `views`, the rows that do not follow from the log.
+    `cosigned`: other nodes of a cluster → records of the largest checkpoint that they vouch for.
     """
 
     records: int = 0
@@ -57,6 +58,7 @@ class Verification(msgspec.Struct, kw_only=True):
     shipped: int = 0
     proofs: dict[str, int] | None = None
     views: list[str] | None = None
+    cosigned: dict[str, int] = {}
     faults: list[Fault] = []
     is_cut_short: bool = False
 

@@ -91,6 +91,9 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             assert notes[0].startswith(made["note"])
             assert [each.by for each in cosigned(notes[0], [key])] == [key]
             assert (await second.run("checkpoint"))[0] == 2
+            told = f"cosigned up to {made['size']} records by {key.name}"
+            assert f"{told} (its key is not known)" in (await first.run("verify"))[1]
+            assert f"{told}+{key.id.hex()}" in (await second.run("verify"))[1]
             assert "tracker_log_diverged 0.0" in (await text(web, second, "/metrics"))[1]
 
             await second.stop()
@@ -125,3 +128,25 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             await until(web, second, "/readyz", '"ready":true')
     finally:
         await asyncio.gather(first.stop(), second.stop())
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_second_node_that_signs_is_not_believed_and_told_of(tmp_path: Path, cluster: Cluster) -> None:
+    stream = f"vouch-{secrets.token_hex(4)}"
+    first = await node(tmp_path, "a", cluster, stream, signs=True).start(init=True)
+    sent = whole_call("livekit", now(), seed=5)
+    second: Running | None = None
+    try:
+        async with aiohttp.ClientSession() as web:
+            assert (await first.post(web, "livekit", sent[0]))[0] == 200
+            assert (await first.run("checkpoint"))[0] == 0
+            second = await node(tmp_path, "c", cluster, stream, signs=True).start(init=True)
+            await until(web, second, "/metrics", "tracker_checkpoint_doubted 1.0")
+            assert "tracker_log_diverged 0.0" in (await text(web, second, "/metrics"))[1]
+            code, _, complaint = await second.run("checkpoint")
+            assert code == 1
+            assert "cannot be believed" in complaint
+            await until(web, first, "/sources", "The nodes a, c sign: exactly one may")
+            assert (await first.run("checkpoint"))[0] == 0
+    finally:
+        await asyncio.gather(*[each.stop() for each in (first, second) if each is not None])
