@@ -53,6 +53,9 @@ VENDORS: Mapping[str, Vendor] = {
 
 _NO_RULES = RunRules()
 
+_NUL, _INSTEAD = rb"\u0000", rb"\ufffd"
+"""A character that ends a text in SQLite's JSON: views that cannot find a session by its id stop for ever. JSON has it only so."""
+
 
 def build(settings: SourceSettings) -> Source:
     """The source of one `[[sources]]` table. Raises `ConfigInvalid` for a vendor nobody knows."""
@@ -79,6 +82,9 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     vendor = VENDORS.get(record.vendor)
     if vendor is None:
         return (_raw(record, "unknown_event", f"no vendor {record.vendor} in this version"),)
+    if _NUL in record.body or _NUL in record.proof:
+        body, proof = record.body.replace(_NUL, _INSTEAD), record.proof.replace(_NUL, _INSTEAD)
+        record = msgspec.structs.replace(record, body=body, proof=proof)
     try:
         return vendor.interpret(record)
     except Exception as error:
