@@ -29,7 +29,7 @@ async def test_whatever_a_room_is_called_the_views_go_on_and_say_what_a_rebuild_
     running = await Running(tmp_path).start(init=True)
     async with aiohttp.ClientSession() as web:
         for n, odd in enumerate(ODD):
-            for sent in events(n, f"RM_{odd}", odd):  # one by one, so that the views look up what they know
+            for sent in events(n, f"RM_{n}_{odd}", odd):  # one by one, so that the views look up what they know
                 status, answer = await running.post(web, "livekit", sent)
                 assert status == 200
                 found = await running.get(web, "/v1/sessions", at_least=str(answer["position"]))
