@@ -34,15 +34,17 @@ async def create(config: Config) -> None:
     await Replica.begin(config.log.path, log_id=log_id, stream=config.jetstream.stream)
 
 
-async def join_names(config: Config, masters: Sequence[Master]) -> bytes:
+async def join_names(config: Config, masters: Sequence[Master], names: bytes | None = None) -> bytes:
     """What all nodes hash dedupe keys with: as the bucket of data keys says, which is made where there is none.
+
+    `names`: what it says then; without, something new.
 
     Raises `LogUnavailable` where it cannot be made, or is wrapped by another master key.
     """
     _engine()
     from tracker.log.jetstream_sealing import join_names  # noqa: PLC0415 - see the top
 
-    return await join_names(_settings(config), masters)
+    return await join_names(_settings(config), masters, names)
 
 
 async def open_log(config: Config, observe: LogObserver | None = None, vault: Vault | None = None) -> JetstreamLog:

@@ -2,6 +2,7 @@
 
     the target's root at its size = the source's there?   it is empty, or the beginning of the source; else it is refused
     records as they stand, some hundred a time ─► take     an erasure with what it erases, in one piece
+    their data keys, wrapped anew, before them             bodies stay sealed as they are
     checkpoints that the target does not have  ─► keep
     both roots, once more
 
@@ -22,6 +23,7 @@ from tracker.evidence.leaves import leaves_of
 from tracker.evidence.tree import root_at
 from tracker.log.contract import KeptRecord, Log
 from tracker.log.frames import FrameRow, weight
+from tracker.log.vault_frames import DataKey
 
 Progress = Callable[[int, int], None]
 
@@ -33,12 +35,19 @@ class Source(Log, Protocol):
         """What each of the records after a position and up to another one says is erased."""
         ...
 
+    async def data_keys(self, after: int, until: int) -> dict[int, DataKey]:
+        """What opens the sealed records after a position and up to another one, as far as it is still there."""
+        ...
+
 
 class Target(Log, Protocol):
     """A log that takes records as they stand."""
 
-    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int]) -> list[int]:
-        """Append these, all or none; their positions. `erases`: what the only one of them says is erased."""
+    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]) -> list[int]:
+        """Append these, all or none; their positions. `erases`: what the only one of them says is erased.
+
+        `keys`: of each record, None for one in clear and for one that is erased.
+        """
         ...
 
 
@@ -60,7 +69,9 @@ async def copy(source: Source, target: Target, progress: Progress | None = None)
     began = await _expect_beginning(source, target)
     done = began
     async for rows, erases in _pieces(source, target.most_bytes, began):
-        positions = await target.take(rows, erases)
+        is_sealed = any(row[8] is not None for row in rows)
+        keys = await source.data_keys(done, done + len(rows)) if is_sealed else {}
+        positions = await target.take(rows, erases, [keys.get(done + 1 + n) for n in range(len(rows))])
         if positions != list(range(done + 1, done + 1 + len(rows))):
             raise LogUnavailable(
                 f"the target gave a record another position than {done + 1}: somebody else writes to it"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tracker import copying, joining
 from tracker.config import Config
 from tracker.copying import Copied, Progress
-from tracker.errors import ConfigInvalid
+from tracker.erasing import finish
+from tracker.errors import ConfigInvalid, LogUnavailable
 
 
 async def copy(config: Config, to: Config, progress: Progress | None = None) -> Copied:
@@ -16,8 +17,25 @@ async def copy(config: Config, to: Config, progress: Progress | None = None) -> 
     if config.log.path.resolve() == to.log.path.resolve():
         raise ConfigInvalid(f"log.path: {config.path} and {to.path} name the same file: nothing is to be copied")
     async with joining.copied_log(config) as source:
-        if not to.log.path.exists():
-            await joining.create_log(to)
+        await _make(to, await joining.names_of(config))
         with joining.hold_log(to):
             async with joining.taking_log(to) as target:
-                return await copying.copy(source, target, progress)
+                copied = await copying.copy(source, target, progress)
+                if to.sealing.masters:
+                    await finish(target)
+                return copied
+
+
+async def _make(to: Config, names: bytes | None) -> None:
+    """Make what is missing. `names`: what dedupe keys of the log to copy are hashed with, None where it is in clear."""
+    if names is not None and not to.sealing.masters:
+        raise ConfigInvalid(f"sealing.keys: the log to copy is sealed: name a master key in {to.path} too")
+    if to.sealing.masters:
+        if not to.sealing.path.exists():
+            await joining.create_vault(to, names)
+        if names is not None and await joining.names_of(to) != names:
+            raise LogUnavailable(
+                f"{to.sealing.path} is the key store of another log, it would not know repeats: name an empty target"
+            )
+    if not to.log.path.exists():
+        await joining.create_log(to)

@@ -128,11 +128,24 @@ async def open_vault(config: Config) -> Vault:
     return await Vault.open(config.sealing.path, masters(config))
 
 
-async def create_vault(config: Config) -> None:
-    """Make the empty key store, in a cluster with what all nodes share. Raises `LogUnavailable` when there is one."""
+async def create_vault(config: Config, names: bytes | None = None) -> None:
+    """Make the empty key store, in a cluster with what all nodes share. Raises `LogUnavailable` when there is one.
+
+    `names`: what dedupe keys are hashed with in the log that is copied into it.
+    """
     found = masters(config)
-    names = await clustering.join_names(config, found) if config.log.engine == "jetstream" else None
+    if config.log.engine == "jetstream":
+        names = await clustering.join_names(config, found, names)
     await Vault.create(config.sealing.path, found, names)
+
+
+async def names_of(config: Config) -> bytes | None:
+    """What dedupe keys are hashed with; None where bodies are kept in clear."""
+    if not config.sealing.masters:
+        return None
+    vault = await open_vault(config)
+    await vault.close()
+    return vault.names
 
 
 async def open_live_views(config: Config) -> SqliteViews:
@@ -220,7 +233,7 @@ async def taking_log(config: Config) -> AsyncGenerator[JetstreamLog | TakingLog]
         log = await clustering.open_log(config, vault=await _vault_of(config))
         await log.caught_up()
     else:
-        log = await TakingLog.open(config.log.path, sealed_stay=True)
+        log = await TakingLog.open(config.log.path, vault=await _vault_of(config), sealed_stay=True)
     try:
         yield log
     finally:

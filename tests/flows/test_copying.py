@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import signal
 import sqlite3
@@ -16,6 +17,8 @@ import pytest
 from tests.clustered import Cluster, node_config
 from tests.contracts.log_contract import delivery
 from tests.running import READ_KEY, SECRETS, Running
+from tracker import joining
+from tracker.config import load
 from tracker.demo import config_text
 from tracker.erasures import Erased, Erasure, erasure_record
 from tracker.log.sqlite import SqliteLog
@@ -106,6 +109,54 @@ async def test_a_log_goes_into_a_cluster_and_back_and_stays_the_same(cluster: Cl
     root = f"root {(await copied(there, back))['root']}"
     for running in (before, there, back):
         assert root in (await running.run("verify"))[1]
+
+
+def sealed(running: Running, master: str) -> Running:
+    """The same, sealing with a master key of its own."""
+    text = running.config.read_text()
+    keys = f'keys = [{{ id = "{master}", secret = "{master * 64}" }}]'
+    running.config.write_text(f'{text}\n[sealing]\n{keys}\npath = "{running.folder}/keys.db"\n')
+    return running
+
+
+async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_erased(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    before = sealed(single(tmp_path / "single"), "a")
+    there = sealed(node(tmp_path / "a", cluster, "sealed"), "b")
+    back = sealed(single(tmp_path / "back"), "c")
+    assert (await before.run("init"))[0] == 0
+    log = await joining.open_log(load(before.config, {}))
+    await log.append_all([delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(700)])
+    record = erasure_record(Erasure(why="identity", at=1, erased=[Erased(each, []) for each in (5, 6)]))
+    await log.append_erasure(record, [5, 6])
+    await log.destroy_keys([5, 6])
+    await log.append(delivery("after"))
+    await log.close()
+    code, _, complaint = await before.run("copy", "--to", str(single(tmp_path / "clear").config))
+    assert (code, "the log to copy is sealed" in complaint) == (2, True)
+    assert (await copied(before, there))["root"] == (await copied(there, back))["root"]
+    for what in SAME:
+        assert rows(before.log_path, what) == rows(there.log_path, what) == rows(back.log_path, what), what
+    said = await bodies(before)
+    assert said == await bodies(there) == await bodies(back)
+    shown = [re.search(rf'n\\?": ?{n}\b', line) is not None for n, line in enumerate(said.splitlines()[:8])]
+    assert shown == [True] * 4 + [False] * 2 + [True] * 2
+    # An erasure after the copy goes along with the next one, and repeats are known everywhere.
+    log = await joining.open_log(load(before.config, {}))
+    await log.append_erasure(erasure_record(Erasure(why="identity", at=2, erased=[Erased(7, [])])), [7])
+    await log.destroy_keys([7])
+    await log.close()
+    await copied(before, there)
+    await copied(there, back)
+    assert await bodies(before) == await bodies(there) == await bodies(back)
+    for running in (before, back):
+        log = await joining.open_log(load(running.config, {}))
+        assert (await log.append(delivery("k3"))).duplicate
+        leaf = await log.leaf(7)
+        assert leaf is not None
+        assert leaf.salt is None
+        await log.close()
 
 
 async def test_a_copy_that_was_killed_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from tracker.log.jetstream_stream import WRONG_LAST, Refused, Stream, StreamSett
 from tracker.log.jetstream_vouching import VouchingReplica
 from tracker.log.sqlite_following import Replica
 from tracker.log.vault import Vault
+from tracker.log.vault_frames import DataKey
 
 RETRY_SECONDS = 15.0
 ATTEMPT_SECONDS = 2.0
@@ -42,6 +43,8 @@ QUEUED_SECONDS = 1.0
 BACK_OFF = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 FAILURE_SECONDS = 30.0
 CANCEL_SECONDS = 0.5
+CLOSING_SECONDS = 1.0
+"""Nobody waits any more for what is accepted when the log is closed: it is tried for so long."""
 LOOK_SECONDS = 1.0
 SILENT_SECONDS = 5.0
 WITHDRAW_SECONDS = 30.0
@@ -71,6 +74,8 @@ class JetstreamLog(VouchingReplica):
         self._looked_at = asyncio.get_running_loop().time()
         self._failed: tuple[float, str] | None = None
         self._closed = False
+        self._ends = float("inf")
+        self._limit: asyncio.Timeout | None = None
         self._group_commit = GroupCommit(
             self._commit, queue_bound=queue_bound, observe=observe, batch_bytes=self.most_bytes, weigh=weight
         )
@@ -134,18 +139,26 @@ class JetstreamLog(VouchingReplica):
 
         return await self._group_commit.alone(erase)
 
-    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int]) -> list[int]:
+    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]) -> list[int]:
         """Append records as another log keeps them, in one frame; their positions. `erases`: what the only one erases.
 
-        Raises `LogUnavailable`, also where anybody else has appended to the stream since this node applied it.
+        `keys`: of each record, None for one in clear and for one that is erased. Raises `LogUnavailable`, also where anybody else has appended to the stream since this node applied it.
         """
 
         async def taken() -> list[Appended]:
             self._expect_level()
             frame = Frame(secrets.token_bytes(16), self._stream.settings.node, list(rows), list(erases))
-            return await self._sent(frame, None, after=self._replicator.sequence)
+            entry = None
+            if any(row[8] is not None for row in rows):
+                if self._sealing is None:
+                    raise LogUnavailable("sealed records are to be copied: name a master key under [sealing] keys")
+                entry = self._sealing.entry_of(frame.id, keys)
+            return await self._sent(frame, entry, after=self._replicator.sequence)
 
-        return [answer.position for answer in await self._group_commit.alone(taken)]
+        positions = [answer.position for answer in await self._group_commit.alone(taken)]
+        if erases and self._sealing is not None:
+            await self._sealing.withdraw(erases)
+        return positions
 
     async def destroy_keys(self, positions: Sequence[int]) -> None:
         """See `Log.destroy_keys`. On return they are gone from the bucket and from this node; other nodes follow the stream."""
@@ -243,7 +256,7 @@ class JetstreamLog(VouchingReplica):
                 lambda left: self._stream.publish(data, frame.id.hex(), left, after), deadline
             )
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, self._ends)) as self._limit:
                     await self._replicator.reached(sequence)
             except TimeoutError:
                 raise LogUnavailable(
@@ -269,7 +282,7 @@ class JetstreamLog(VouchingReplica):
         loop = asyncio.get_running_loop()
         attempts = 0
         while True:
-            left = deadline - loop.time()
+            left = min(deadline, self._ends) - loop.time()
             try:
                 return await attempt(min(ATTEMPT_SECONDS, max(left, 0.1)))
             except LogUnavailable as error:
@@ -277,7 +290,7 @@ class JetstreamLog(VouchingReplica):
                 if isinstance(error, Refused) and error.code == WRONG_LAST:
                     raise LogUnavailable("somebody else writes into the stream meanwhile: stop it first") from None
                 pause = BACK_OFF[min(attempts, len(BACK_OFF) - 1)]
-                if loop.time() + pause >= deadline:
+                if loop.time() + pause >= min(deadline, self._ends):
                     raise LogUnavailable(f"{error}: it may appear later, send it again") from error
                 attempts += 1
                 await asyncio.sleep(pause)
@@ -326,6 +339,11 @@ class JetstreamLog(VouchingReplica):
 
     async def close(self) -> None:
         """See `Log.close`."""
+        if self._ends == float("inf"):
+            self._ends = asyncio.get_running_loop().time() + CLOSING_SECONDS
+            if self._limit is not None:
+                with contextlib.suppress(RuntimeError):  # it is over
+                    self._limit.reschedule(self._ends)
         await self._group_commit.close()
         if self._closed:
             return

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from tracker.deliveries import Record
 from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
 from tracker.log.sqlite_following import Replica
+from tracker.log.vault_frames import DataKey
 
 
 class ReplicaReading:
@@ -39,6 +40,10 @@ class ReplicaReading:
     async def erasures_told(self, after: int, until: int) -> dict[int, list[int]]:
         """See `SqliteProving.erasures_told`."""
         return await self.replica.erasures_told(after, until)
+
+    async def data_keys(self, after: int, until: int) -> dict[int, DataKey]:
+        """See `SqliteProving.data_keys`."""
+        return await self.replica.data_keys(after, until)
 
     async def tile_beyond(self) -> tuple[int, int] | None:
         return await self.replica.tile_beyond()

@@ -56,6 +56,10 @@ class StreamSealing:
             ))  # fmt: skip
         return rows, self._vault.wrapped(frame, keys)
 
+    def entry_of(self, frame: bytes, keys: Sequence[DataKey | None]) -> bytes:
+        """The entry of a frame whose records were sealed before."""
+        return self._vault.wrapped(frame, keys)
+
     async def put(self, frame: bytes, entry: bytes) -> None:
         """Keep the keys of a frame that is about to be published. Raises `LogUnavailable`; again is harmless."""
         await self._bucket.put(frame, entry)
@@ -88,8 +92,10 @@ class StreamSealing:
         await self._vault.destroy_copies(copies)
 
 
-async def join_names(settings: StreamSettings, masters: Sequence[Master]) -> bytes:
-    """What all nodes hash dedupe keys with: as the bucket says, which is made where there is none, with new ones.
+async def join_names(settings: StreamSettings, masters: Sequence[Master], names: bytes | None = None) -> bytes:
+    """What all nodes hash dedupe keys with: as the bucket says, which is made where there is none.
+
+    `names`: what it says then; without, something new.
 
     Raises `LogUnavailable` where the bucket cannot be made, or none of the master keys fits.
     """
@@ -98,7 +104,7 @@ async def join_names(settings: StreamSettings, masters: Sequence[Master]) -> byt
     try:
         bucket = KeyBucket(stream)
         await bucket.make()
-        new = wrapped_names(masters[0], os.urandom(KEY_BYTES))
+        new = wrapped_names(masters[0], names or os.urandom(KEY_BYTES))
         deadline = asyncio.get_running_loop().time() + LEADER_SECONDS
         while True:
             try:

@@ -119,6 +119,10 @@ class SqliteProving(ABC):
             found.setdefault(by, []).append(position)
         return found
 
+    async def data_keys(self, after: int, until: int) -> dict[int, DataKey]:
+        """What opens the sealed records after a position and up to another one, as far as it is still there."""
+        return await self._keys(after, until)
+
     async def tile_beyond(self) -> tuple[int, int] | None:
         """See `Log.tile_beyond`."""
         rows = await self._fetch(SELECT_TILE_BEYOND)

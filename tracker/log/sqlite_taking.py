@@ -11,6 +11,7 @@ from tracker.errors import LogUnavailable
 from tracker.log.frames import FrameRow
 from tracker.log.sqlite_following import Entry, Replica
 from tracker.log.sqlite import Change
+from tracker.log.vault_frames import DataKey
 
 
 class TakingLog(Replica):
@@ -19,10 +20,10 @@ class TakingLog(Replica):
     # Nobody is answered for what is copied: after a power cut the copy goes on from what is there.
     synchronous: ClassVar[str] = "NORMAL"
 
-    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int]) -> list[int]:
+    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]) -> list[int]:
         """Append these in one transaction; their positions. `erases`: what the only one of them says is erased.
 
-        Raises `LogUnavailable`, also where the file is a replica, or has one of them already.
+        `keys`: of each record, None for one in clear and for one that is erased. Raises `LogUnavailable`, also where the file is a replica, or has one of them already.
         """
         if self._follows is not None:
             raise LogUnavailable(f"{self.path} is a replica of the stream {self._follows}: copy into the stream")
@@ -34,4 +35,12 @@ class TakingLog(Replica):
                 raise LogUnavailable(f"{self.path} has some of these records already, at other positions")
             return Change([answer.position for answer in answers], change.frontier, change.statements)
 
-        return await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
+        vault, head = self._sealing.vault, await self.head()
+        if vault is None and any(row[8] is not None for row in rows):
+            raise LogUnavailable("sealed records are to be copied: name a master key under [sealing] keys")
+        if vault is not None:
+            await vault.keep({head + 1 + n: key for n, key in enumerate(keys) if key is not None})
+        positions = await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
+        if vault is not None and erases:
+            await vault.destroy(erases)
+        return positions

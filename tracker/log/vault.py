@@ -48,6 +48,7 @@ SCHEMA = (
     "CREATE TABLE names (master TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT",
 )
 INSERT_KEY = "INSERT INTO keys (position, master, wrapped) VALUES (?, ?, ?)"
+REPLACE_KEY = "INSERT OR REPLACE INTO keys (position, master, wrapped) VALUES (?, ?, ?)"
 SELECT_KEYS = "SELECT position, master, wrapped FROM keys WHERE position > ? AND position <= ?"
 SELECT_OTHERS = (
     "SELECT position, master, wrapped FROM keys WHERE master <> ? AND position > ? ORDER BY position LIMIT ?"
@@ -168,6 +169,16 @@ class Vault(FrameStore):
                 await self._in_transaction(INSERT_KEY, rows)
                 self._ahead = held | made
         return {position: self._ahead.pop(position) for position in range(first, last + 1)}
+
+    async def keep(self, keys: Mapping[int, DataKey]) -> None:
+        """Keep the data keys of records that were sealed elsewhere, by position. Durable on return."""
+        master = self._masters[self._current]
+        rows = [
+            (position, self._current, wrap(master, key.key + key.salt, _POSITION.pack(position)))
+            for position, key in keys.items()
+        ]
+        async with self._lock:
+            await self._in_transaction(REPLACE_KEY, rows)
 
     def _made(self, positions: Sequence[int]) -> tuple[dict[int, DataKey], list[tuple[int, str, bytes]]]:
         """New data keys, and their rows. Random bytes are asked for once: each call goes to the kernel."""
