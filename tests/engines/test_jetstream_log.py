@@ -286,3 +286,23 @@ async def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3)
     with pytest.raises(LogUnavailable, match="cannot be reached"):
         await JetstreamLog.open(tmp_path / "a.db", settings)
+
+
+async def test_closing_does_not_wait_for_servers_that_are_gone(tmp_path: Path) -> None:
+    async with Cluster(tmp_path / "nats") as gone:
+        log = await opened(tmp_path / "a.db", settings_of(gone))
+        await log.append(delivery("a"))
+        gone.kill()
+        waiting = [asyncio.create_task(log.append(delivery(f"b{n}"))) for n in range(1_200)]  # three frames
+        await asyncio.sleep(0.5)
+        await asyncio.wait_for(log.close(), 6)
+        for each in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(each, LogUnavailable)
+
+
+async def test_a_seed_that_is_none_is_told(tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
+    seed.write_text("no seed of a key")
+    settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3, nkey_seed_file=seed)
+    with pytest.raises(LogUnavailable, match="nkey_seed_file: nkeys: invalid seed"):
+        await Stream.open(settings)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 import nats.errors
+import nkeys
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -186,7 +187,9 @@ class Stream:
                     )  # fmt: skip
             except TimeoutError:
                 await client.close()
-                raise OSError(said[-1] if said else "nobody answers") from None
+                raise OSError("; ".join(said) or "nobody answers") from None
+            except nkeys.NkeysError as error:
+                raise OSError(f"the seed of jetstream.nkey_seed_file: {error}") from None
         return stream
 
     @property
