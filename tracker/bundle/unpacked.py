@@ -25,6 +25,11 @@ class UnpackedLog:
         self.positions: list[int] = []
         """Of the records of the session, ascending; those of erasures are not among them: `read` leaves them out."""
 
+    @property
+    def most_bytes(self) -> int:
+        """See `Log.most_bytes`. Nothing is taken."""
+        return 0
+
     def put(self, position: int, written: bytes, *, is_of_session: bool) -> None:
         """Put a line in. Positions are put in ascending order."""
         start = self._spool.seek(0, 2)
@@ -128,6 +133,10 @@ class UnpackedLog:
     async def last_checkpoint(self) -> tuple[int, str] | None:
         """None."""
         return None
+
+    async def cosignatures(self, size: int) -> list[str]:  # noqa: ARG002 - the contract's
+        """None."""
+        return []
 
 
 def _refuse() -> NoReturn:
