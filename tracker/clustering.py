@@ -11,6 +11,7 @@ from tracker.config import Config
 from tracker.errors import ConfigInvalid, LogUnavailable
 from tracker.log.group_commit import LogObserver
 from tracker.log.sqlite_following import Replica
+from tracker.signing_key import read_key
 from tracker.log.vault import Master, Vault
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ def _settings(config: Config) -> StreamSettings:
     from tracker.log.jetstream_stream import StreamSettings  # noqa: PLC0415 - see the top
 
     told = config.jetstream
+    signing = read_key(config.evidence.key_file, config.evidence.origin) if told.signs else None
     return StreamSettings(
         servers=told.servers, stream=told.stream, node=told.node, replicas=told.replicas, user=told.user,
         password=told.password, token=told.token, credentials_file=told.credentials_file,
         nkey_seed_file=told.nkey_seed_file, tls_ca=told.tls_ca, tls_cert=told.tls_cert, tls_key=told.tls_key,
+        key="" if signing is None else str(signing.verifier),
     )  # fmt: skip

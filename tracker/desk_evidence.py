@@ -20,6 +20,7 @@ from tracker.errors import CheckpointUnwritten, ConfigInvalid, NoteMalformed, Pa
 from tracker.evidence.notes import Verifier
 from tracker.proving import check_erasures, check_proofs
 from tracker.verifying import MOST_FAULTS, Fault, Progress, Shipped, Verification, verify_log
+from tracker.vouching import named_keys
 
 Bars = Callable[[str, str], AbstractContextManager[Progress]]
 """(title, unit) → a progress bar."""
@@ -73,7 +74,7 @@ async def verify(
     shipped = _shipped(config, files)
     async with joining.proving_log(config) as log:
         with bars("verify", "records") as bar:
-            found = await verify_log(log, known, shipped=shipped, progress=bar, limit=limit)
+            found = await verify_log(log, known or await named_keys(log), shipped=shipped, progress=bar, limit=limit)
         if not found.is_cut_short:
             await check_erasures(log, found)
             await check_cosignatures(log, joining.cosigners(config), found)

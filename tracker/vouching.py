@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from tracker.errors import LogError, NoteMalformed, NoteUnverified
-from tracker.evidence.checkpoint_text import Checkpoint, open_checkpoint, read_checkpoint
+from tracker.evidence.checkpoint_text import Checkpoint, open_checkpoint
 from tracker.evidence.cosignatures import cosignature
 from tracker.evidence.differing import Difference, first_difference
 from tracker.evidence.notes import DASH, Signer, Verifier, read_note
@@ -49,8 +49,27 @@ class Divergence(NamedTuple):
         )
 
 
+class NamingLog(Protocol):
+    """A log that knows which key the node of its first checkpoint said it signs with."""
+
+    async def named_key(self) -> str | None:
+        """Its verifier key."""
+        ...
+
+
+async def named_keys(log: NamingLog) -> list[Verifier]:
+    """What is believed on a node that was told no key: every node has the same first checkpoint."""
+    named = await log.named_key()
+    try:
+        return [] if named is None else [Verifier.read(named)]
+    except NoteMalformed:
+        return []
+
+
 class Vouching:
-    """One node's. `signer` cosigns; None on the signing node. `trusted`: keys that checkpoints have to be signed with.
+    """What one node finds. `signer` cosigns; None on the signing node.
+
+    `trusted`: keys that checkpoints have to be signed with; where there are none, the key that came with the first one.
 
     `looked` is set once the newest checkpoint was compared, `halted` when this node has diverged.
     """
@@ -129,7 +148,7 @@ class Vouching:
 
     async def _is_ours(self, size: int, note: str) -> bool:
         """Whether this node holds the tree that a checkpoint signs. Where it is to be believed, and it does not: diverged."""
-        signed = self._believed(size, note)
+        signed = self._believed(size, note, self._trusted or await named_keys(self._log))
         if signed is None:
             return False
         root = await self._root(size)
@@ -140,10 +159,10 @@ class Vouching:
         _log.critical("this node has diverged", size=size, root=root.hex(), signed_root=signed.root.hex())
         return False
 
-    def _believed(self, size: int, note: str) -> Checkpoint | None:
+    def _believed(self, size: int, note: str, trusted: Sequence[Verifier]) -> Checkpoint | None:
         """What the note says, None where it is not to be believed: then it is said once, and nothing is cosigned."""
         try:
-            signed = open_checkpoint(note, self._trusted) if self._trusted else read_checkpoint(note)
+            signed = open_checkpoint(note, trusted)
             if (signed.origin, signed.size) != (self._origin, size):
                 raise NoteMalformed(f"it is about {signed.size} records of {signed.origin!r}")
         except (NoteMalformed, NoteUnverified) as error:

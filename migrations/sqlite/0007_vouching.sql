@@ -1,10 +1,11 @@
 -- What the nodes of a cluster say about the tree (tracker/log/vouchers.py): it travels in the stream, so that every node
 -- keeps the same, in the same order. In a log of one machine these stay empty.
 
--- Which node signed the checkpoint of that size.
+-- Which node signed the checkpoint of that size, and the verifier key it said it signs with (empty: it said none).
 CREATE TABLE signings (
     size INTEGER PRIMARY KEY CHECK (size >= 1),
-    node TEXT NOT NULL
+    node TEXT NOT NULL,
+    key  TEXT NOT NULL
 ) STRICT;
 
 -- Another node held a tree that begins with the one of the checkpoint of that size.

@@ -206,6 +206,10 @@ class ClusteredLog(ServedLog, Protocol):
         """The node that signed the checkpoint of that size."""
         ...
 
+    async def named_key(self) -> str | None:
+        """The verifier key that the node of the first checkpoint said it signs with."""
+        ...
+
     async def holders_of(self, size: int) -> list[str]:
         """The other nodes that signed or cosigned the checkpoint of that size, the signing one first."""
         ...

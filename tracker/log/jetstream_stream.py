@@ -42,12 +42,13 @@ _log = structlog.get_logger("stream")
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach the stream, and what it has to be. `node`: the name of this one. Secrets are never printed."""
+    """How to reach the stream, what it has to be, and which `node` this is; `key`: of its checkpoints. Secrets are never printed."""
 
     servers: tuple[str, ...]
     stream: str
     node: str
     replicas: int
+    key: str = ""
     credentials_file: Path | None = None
     user: str | None = None
     password: str | None = None

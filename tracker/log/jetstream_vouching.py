@@ -52,7 +52,8 @@ class VouchingReplica(ReplicaReading):
         """See `Log.keep_checkpoint`: every node keeps it."""
         if await self._note_of(size) is not None:
             return False
-        await self.vouch(Signed(self._stream.settings.node, size, note))
+        settings = self._stream.settings
+        await self.vouch(Signed(settings.node, size, note, settings.key))
         return await self._note_of(size) == note
 
     async def _note_of(self, size: int) -> str | None:
@@ -62,6 +63,10 @@ class VouchingReplica(ReplicaReading):
     async def complaints(self) -> list[Complaint]:
         """See `ClusteredLog.complaints`."""
         return await self.replica.complaints()
+
+    async def named_key(self) -> str | None:
+        """See `ClusteredLog.named_key`."""
+        return await self.replica.named_key()
 
     async def holders_of(self, size: int) -> list[str]:
         """See `ClusteredLog.holders_of`."""

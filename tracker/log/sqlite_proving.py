@@ -31,6 +31,7 @@ from tracker.log.sqlite_vouching import (
     SELECT_COMPLAINTS,
     SELECT_COSIGNATURES,
     SELECT_HOLDERS,
+    SELECT_NAMED_KEY,
     SELECT_SIGNING,
     complaints_of,
 )
@@ -156,6 +157,10 @@ class SqliteProving(ABC):
     async def signer_of(self, size: int) -> str | None:
         """The node that signed the checkpoint of that size, in a cluster."""
         return next((node for (node,) in await self._fetch(SELECT_SIGNING, (size,))), None)
+
+    async def named_key(self) -> str | None:
+        """The verifier key that the node of the first checkpoint said it signs with, in a cluster."""
+        return next((key for (key,) in await self._fetch(SELECT_NAMED_KEY)), None)
 
     async def holders_of(self, size: int) -> list[str]:
         """The nodes that signed or cosigned the checkpoint of that size, the signing one first."""

@@ -20,11 +20,12 @@ Text = Annotated[str, msgspec.Meta(max_length=65_536)]
 
 
 class Signed(msgspec.Struct, frozen=True, tag="signed"):
-    """A checkpoint: the signed `note` about the tree of `size` records."""
+    """A checkpoint: the signed `note` about the tree of `size` records. `key`: the verifier key of the node's signatures."""
 
     node: str
     size: Size
     note: Text
+    key: Text = ""
 
 
 class Cosigned(msgspec.Struct, frozen=True, tag="cosigned"):
