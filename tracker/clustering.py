@@ -48,6 +48,14 @@ async def join_names(config: Config, masters: Sequence[Master], names: bytes | N
     return await join_names(_settings(config), masters, names)
 
 
+async def rewrap(config: Config, vault: Vault) -> int:
+    """Wrap the data keys in the bucket by the current master key; how many frames were wrapped anew. Raises `LogError`."""
+    _engine()
+    from tracker.log.jetstream_sealing import rewrap  # noqa: PLC0415 - see the top
+
+    return await rewrap(_settings(config), vault)
+
+
 async def open_log(config: Config, observe: LogObserver | None = None, vault: Vault | None = None) -> JetstreamLog:
     """This node's log; it may be behind the stream. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
     _engine()

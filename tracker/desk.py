@@ -74,6 +74,8 @@ async def rekey(config: Config, progress: Progress | None = None) -> int:
         raise ConfigInvalid("sealing.keys: there is no master key: name one to seal bodies")
     vault = await joining.open_vault(config)
     try:
+        # With the last position the older master's name goes, so it comes last.
+        frames = await joining.rewrap_frames(config, vault)
         count, done = await vault.others(), 0
         after: int | None = 0
         while after is not None:
@@ -81,7 +83,7 @@ async def rekey(config: Config, progress: Progress | None = None) -> int:
                 progress(done, count)
             left = await vault.others()
             after, done = await vault.rewrap(after), count - left
-        return count
+        return count + frames
     finally:
         await vault.close()
 

@@ -128,6 +128,17 @@ async def open_vault(config: Config) -> Vault:
     return await Vault.open(config.sealing.path, masters(config))
 
 
+async def rewrap_frames(config: Config, vault: Vault) -> int:
+    """Wrap what belongs to a cluster, here and in its bucket; how many keys were wrapped anew here. Raises `LogError`."""
+    count, after = 0, b""
+    while after is not None:
+        after, done = await vault.rewrap_frames(after)
+        count += done
+    if config.log.engine == "jetstream":
+        await clustering.rewrap(config, vault)
+    return count
+
+
 async def create_vault(config: Config, names: bytes | None = None) -> None:
     """Make the empty key store, in a cluster with what all nodes share. Raises `LogUnavailable` when there is one.
 

@@ -123,7 +123,9 @@ async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers
             await cluster.leader_of("KV_tracker-keys")
             await asyncio.sleep(1)
         await client.close()
-        took = await until(lambda: not any(key in on_disk(store) for key in keys for store in stores), COMPACTED_SECONDS)
+        took = await until(
+            lambda: not any(key in on_disk(store) for key in keys for store in stores), COMPACTED_SECONDS
+        )
         print(f"out of the servers' files after {took:.0f} s and three changes of the leader")
         assert (await first.stop(), await second.stop()) == (0, 0)
 
@@ -164,3 +166,30 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
         blocks = [path for n in range(cluster.size) for path in cluster.store(n).rglob("KV_*/msgs/*.blk")]
         assert not any(keys[position - 1] in path.read_bytes() for position in erased for path in blocks)
         assert (await first.run("verify"))[0] == 0
+
+
+async def test_another_master_key_wraps_everything_anew_on_every_node(tmp_path: Path) -> None:
+    async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
+        first, second = node(tmp_path / "a", cluster, "a", signs=True), node(tmp_path / "b", cluster, "b")
+        sent = whole_call("livekit", 1_700_000_000_000_000)
+        await first.start(init=True)
+        for each in sent:
+            assert (await first.post(web, "livekit", each))[0] == 200
+        await second.start(init=True)
+        await second.get(web, "/v1/sessions", at_least=str(len(sent)))
+        assert (await first.stop(), await second.stop()) == (0, 0)
+        said = (await first.run("export"))[1]
+        old, new = f'{{ id = "main", secret = "{MASTER}" }}', f'{{ id = "next", secret = "{"cd" * 32}" }}'
+        for running in (first, second):
+            text = running.config.read_text()
+            running.config.write_text(text.replace(old, f"{new}, {old}"))
+            code, out, complaint = await running.run("rekey")
+            assert (code, f"{len(sent)} data keys" in out) == (0, True), out + complaint
+            # The old one is of no use any more.
+            running.config.write_text(text.replace(old, new))
+            assert (await running.run("export"))[1] == said
+        third = node(tmp_path / "c", cluster, "c")
+        third.config.write_text(third.config.read_text().replace(old, new))
+        await third.start(init=True)
+        await third.get(web, "/v1/sessions", at_least=str(len(sent)))
+        assert (await third.stop(), (await third.run("export"))[1]) == (0, said)

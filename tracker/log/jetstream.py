@@ -43,7 +43,7 @@ QUEUED_SECONDS = 1.0
 BACK_OFF = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 FAILURE_SECONDS = 30.0
 CANCEL_SECONDS = 0.5
-CLOSING_SECONDS = 1.0
+CLOSING_SECONDS = 2.0
 """Nobody waits any more for what is accepted when the log is closed: it is tried for so long."""
 LOOK_SECONDS = 1.0
 SILENT_SECONDS = 5.0
@@ -341,7 +341,8 @@ class JetstreamLog(VouchingReplica):
         """See `Log.close`."""
         if self._ends == float("inf"):
             self._ends = asyncio.get_running_loop().time() + CLOSING_SECONDS
-            if self._limit is not None:
+            until = None if self._limit is None else self._limit.when()
+            if self._limit is not None and until is not None and until > self._ends:
                 with contextlib.suppress(RuntimeError):  # it is over
                     self._limit.reschedule(self._ends)
         await self._group_commit.close()

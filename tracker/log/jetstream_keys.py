@@ -90,10 +90,10 @@ class KeyBucket:
             raise
         return True
 
-    async def rename(self, names: Mapping[str, bytes]) -> None:
-        """Say it anew, wrapped by another master key; what was said before goes."""
+    async def rename(self, names: Mapping[str, bytes], master: str) -> None:
+        """Say it anew, wrapped by this master key, unless it is; what was said before goes."""
         found = await self._entry(NAMES)
-        if found is not None and _NAMES.decode(found[1]) != names:
+        if found is not None and set(_NAMES.decode(found[1])) != {master}:
             latest = await self._put(NAMES, msgspec.msgpack.encode(dict(names)), after=found[0])
             await self._forget(NAMES, latest)
 

@@ -119,6 +119,23 @@ async def join_names(settings: StreamSettings, masters: Sequence[Master], names:
         await stream.close()
 
 
+async def rewrap(settings: StreamSettings, vault: Vault) -> int:
+    """Wrap all entries of the bucket by the vault's current master key; how many were wrapped anew. Raises `LogError`."""
+    stream = await Stream.open(settings)
+    try:
+        bucket, after, count = KeyBucket(stream), 0, 0
+        while (found := await bucket.frames(after)) is not None:
+            after, frame, entry = found
+            anew = vault.rewrapped(frame, entry)
+            if anew is not None:
+                await bucket.rewrap(frame, entry, anew)
+                count += 1
+        await bucket.rename(vault.wrapped_names(), vault.current)
+        return count
+    finally:
+        await stream.close()
+
+
 async def sealing_of(stream: Stream, replica: Replica, vault: Vault | None) -> StreamSealing | None:
     """What a node seals with; None where bodies are kept in clear.
 

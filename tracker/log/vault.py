@@ -198,6 +198,15 @@ class Vault(FrameStore):
         """What dedupe keys are hashed with: one for all nodes of a cluster."""
         return self._names
 
+    @property
+    def current(self) -> str:
+        """The id of the master key that wraps."""
+        return self._current
+
+    def wrapped_names(self) -> dict[str, bytes]:
+        """What dedupe keys are hashed with, as a bucket says it."""
+        return {self._current: wrap(self._masters[self._current], self._names, NAMES_AAD)}
+
     def opened_names(self, wrapped: Mapping[str, bytes]) -> bytes:
         """What a bucket says. Raises `LogUnavailable` where its master key is not configured."""
         return open_names(wrapped, self._masters)

@@ -112,13 +112,23 @@ class FrameStore(ABC):
             await self._change(gone, left)
             await self._forget()
 
-    async def rewrap_frames(self, after: bytes = b"") -> bytes | None:
-        """Wrap the keys of the next 200 frames by the current master key; the last frame done, None when none was left."""
+    async def rewrap_frames(self, after: bytes = b"") -> tuple[bytes | None, int]:
+        """Wrap the keys of the next 200 frames by the current master key.
+
+        The last frame done, None when none was left; and how many keys were wrapped anew.
+        """
+        done: list[bytes] = []
+
+        def anew(frame: bytes, entry: bytes) -> bytes | None:
+            new = self.rewrapped(frame, entry)
+            done.extend([] if new is None else [each for each in decode(entry).wrapped if each is not None])
+            return new
+
         async with self._lock:
             found: list[bytes] = [frame for (frame,) in await self._fetch(SELECT_FRAMES, (after,))]
-            await self._change(found, self.rewrapped)
+            await self._change(found, anew)
             await self._forget()
-        return found[-1] if found else None
+        return (found[-1] if found else None), len(done)
 
     def rewrapped(self, frame: bytes, entry: bytes) -> bytes | None:
         """An entry wrapped by the current master key; None where it is already."""
