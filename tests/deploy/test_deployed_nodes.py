@@ -82,6 +82,7 @@ async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_
                     cluster.start_server(n)
                 for each in (a, b):  # nobody sends anything to a node that is not ready: it has to be so by itself
                     await ready(web, each)
+                    await knows_both(web, each)
             assert await root(a) == await root(b)
         finally:
             for each in (a, b):
@@ -97,6 +98,16 @@ async def ready(web: aiohttp.ClientSession, running: Running) -> None:
                 if answer.status == 200:
                     return
             await asyncio.sleep(0.05)
+
+
+async def knows_both(web: aiohttp.ClientSession, running: Running) -> None:
+    """Nodes hear each other again after all servers were gone."""
+    async with asyncio.timeout(40):
+        while True:
+            async with web.get(f"{running.url}/metrics") as answer:
+                if "tracker_nodes 2.0" in await answer.text():
+                    return
+            await asyncio.sleep(0.2)
 
 
 async def root(running: Running) -> str:
