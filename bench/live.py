@@ -1,0 +1,106 @@
+"""What live views cost an event: `python bench/live.py [--sessions 4000] [--held 0,100000] [--batches 16,100]`.
+
+A day of `bench/day.py` is written into a log as it would have come. Views of the first records (`--held`, so many) are built
+as a rebuild does, and the 10,000 that follow are projected as a server does, a batch at a time. Prints the processor time
+an event by batch and size of the views: of the event loop's thread, and of the others (SQLite, nearly all of it the views').
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+from day import day
+from traffic import START, source_of
+
+from tracker.interpreting import rare_collections
+from tracker.log.sqlite import SqliteLog
+from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
+from tracker.views.sqlite import SqliteViews
+
+MEASURED = 10_000
+VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec")
+
+
+async def fill(path: Path, sessions: int, records: int) -> None:
+    """The first records of a day of so many sessions, or all of them."""
+    sources = {vendor: source_of(vendor) for vendor in VENDORS}
+    await SqliteLog.create(path)
+    log = await SqliteLog.open(path)
+    proof: dict[str, str | int] = {"scheme": "import"}
+    outs = day(sessions, START)
+    while (head := await log.head()) < records and (some := list(itertools.islice(outs, min(3_000, records - head)))):
+        await log.append_all([sources[out.vendor].admit(out.body, received_at=out.at, proof=proof) for out in some])
+    await log.close()
+
+
+async def build(log_path: Path, path: Path, until: int) -> None:
+    """Views of the records up to there."""
+    log = await SqliteLog.open(log_path)
+    views = await SqliteViews.build(path)
+    with rare_collections():
+        await Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up(until=until)
+    await views.finish()
+    await log.close()
+
+
+async def follow(log_path: Path, path: Path, batch: int) -> tuple[float, float]:
+    """Seconds of the event loop's thread and of the others, for `MEASURED` records after the views."""
+    log = await SqliteLog.open(log_path)
+    views = await SqliteViews.open(path, writable=True)
+    projector = Projector(log, views, now=lambda: START)
+    begin = await views.checkpoint()
+    # What was under way is read back once, as after a start; then it is steady.
+    warm = begin + MEASURED // 5
+    for until in range(begin + batch, warm, batch):
+        await projector.catch_up(until=until)
+    await projector.catch_up(until=warm)
+    whole, loop = time.process_time(), time.thread_time()
+    for until in range(warm + batch, warm + MEASURED + 1, batch):
+        await projector.catch_up(until=until)
+    loop, whole = time.thread_time() - loop, time.process_time() - whole
+    await views.close()
+    await log.close()
+    return loop, whole - loop
+
+
+async def measure(sessions: int, held: list[int], batches: list[int], folder: Path) -> None:
+    """Print the table."""
+    log_path, views_path, live_path = folder / "log.db", folder / "views.db", folder / "live.db"
+    await fill(log_path, sessions, max(held) + 2 * MEASURED)
+    print("µs of processor time an event\n  views MB   batch   event loop   SQLite   both")
+    for until in held:
+        await build(log_path, views_path, until)
+        for batch in batches:
+            shutil.copy(views_path, live_path)
+            loop, others = (
+                1e6 * seconds / (MEASURED - MEASURED // 5) for seconds in await follow(log_path, live_path, batch)
+            )
+            size = views_path.stat().st_size / 1e6
+            print(f"{size:10.0f}{batch:8}{loop:13.0f}{others:9.0f}{loop + others:7.0f}", flush=True)
+            live_path.unlink()
+        views_path.unlink()
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=20_000, help="a day's, which says how many are open at once")
+    parser.add_argument("--held", default="20000,100000", help="records in the views before")
+    parser.add_argument("--batches", default="16,100")
+    given = parser.parse_args()
+    held, batches = ([int(each) for each in text.split(",")] for text in (given.held, given.batches))
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(measure(given.sessions, held, batches, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
