@@ -166,6 +166,9 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
         blocks = [path for n in range(cluster.size) for path in cluster.store(n).rglob("KV_*/msgs/*.blk")]
         assert not any(keys[position - 1] in path.read_bytes() for position in erased for path in blocks)
         assert (await first.run("verify"))[0] == 0
+        await first.start()
+        assert PERSON.decode() not in json.dumps(await first.get(web, "/v1/sessions"))
+        assert (await first.stop(), PERSON in on_disk(first.folder)) == (0, False)
 
 
 async def test_another_master_key_wraps_everything_anew_on_every_node(tmp_path: Path) -> None:
