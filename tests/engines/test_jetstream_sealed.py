@@ -222,3 +222,45 @@ async def test_a_log_that_was_in_clear_is_sealed_from_now_on(cluster: Cluster, t
     assert not await KeyBucket(stream).say_names({})
     await stream.close()
     await log.close()
+
+
+async def test_two_processes_of_a_node_seal_into_one_file(cluster: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(cluster)
+    server = await opened(tmp_path / "a", settings)
+    importing = await opened(tmp_path / "a", settings)
+
+    async def append(log: JetstreamLog, name: str) -> list[Appended]:
+        return [await log.append(delivery(f"{name}{n}", body=f"{name}{n}".encode())) for n in range(30)]
+
+    one, other = await asyncio.gather(append(server, "a"), append(importing, "b"))
+    assert sorted(answer.position for answer in one + other) == list(range(1, 61))
+    assert not any(answer.duplicate for answer in one + other)
+    await level(server, importing)
+    said = {position: body for position, _, body, erased_by in await told(server) if erased_by is None}
+    assert [said[answer.position] for answer in other] == [b"b%d" % n for n in range(30)]
+    assert await told(importing) == await told(server)
+    await asyncio.gather(server.close(), importing.close())
+
+
+async def test_keys_are_there_though_the_leader_of_their_bucket_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(cluster)
+    log = await opened(tmp_path / "a", settings)
+    answers: list[Appended] = []
+
+    async def append() -> None:
+        for n in range(60):
+            answers.append(await log.append(delivery(f"k{n}", body=b"%d" % n)))
+            await asyncio.sleep(0.01)
+
+    appending = asyncio.create_task(append())
+    while len(answers) < 15:
+        await asyncio.sleep(0.01)
+    leader = await cluster.leader_of(f"KV_{settings.stream}-keys")
+    cluster.kill(leader)
+    await asyncio.wait_for(appending, 60)
+    cluster.start_server(leader)
+    await cluster.ready()
+    assert answers == [Appended(n + 1, duplicate=False) for n in range(60)]
+    late = await opened(tmp_path / "b", settings_of(cluster, node="b", stream=settings.stream))
+    assert [(body, by) for _, _, body, by in await told(late)] == [(b"%d" % n, None) for n in range(60)]
+    await asyncio.gather(log.close(), late.close())
