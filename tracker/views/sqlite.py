@@ -24,6 +24,7 @@ from tracker.errors import ViewsUnavailable
 from tracker.facts import Micros
 from tracker.views import sqlite_writing as sql
 from tracker.views.contract import Changes, SavedEntry
+from tracker.views.sqlite_altering import Kept
 from tracker.views.sqlite_counting import counted, save_counts
 from tracker.views.sqlite_dumping import dump_rows
 from tracker.views.sqlite_packing import unpack_state
@@ -108,6 +109,7 @@ class SqliteViews(SqliteReading):
         self._path = path
         self._building = building
         self._writer = _Door(path, writable=True, building=building) if writable else None
+        self._kept = Kept()
         # Views being built are one long transaction, which only its own connection can look into.
         whole = self._writer if building else None
         self._reader = whole or _Door(path, writable=False)
@@ -172,6 +174,8 @@ class SqliteViews(SqliteReading):
             async with door.lock:
                 with self._named_errors():
                     replaced.append(await door.refresh())
+        if replaced[0]:
+            self._kept = Kept()
         return replaced[0]
 
     async def close(self) -> None:
@@ -262,16 +266,7 @@ class SqliteViews(SqliteReading):
                     # A save cancelled twice: its rollback may not have been sent.
                     await connection.rollback()
                 try:
-                    numbers, fresh = await _in_its_thread(connection, sql.begin, sql.names_in(changes))
-                    before = [] if self._building else await _in_its_thread(connection, counted, changes, numbers)
-                    await _in_its_thread(connection, sql.write, changes, numbers, fresh)
-                    if self._building:
-                        # One transaction for all: what a save writes is written again by the next ones, and once to the file.
-                        return
-                    await _in_its_thread(connection, save_counts, before, changes, numbers)
-                    if SEARCHABLE:
-                        await save_texts(connection, changes, numbers, fresh)
-                    await connection.commit()
+                    await _in_its_thread(connection, _save, changes, None if self._building else self._kept)
                 except BaseException:
                     # Also when cancelled: the next save must not find this one's transaction open.
                     await asyncio.shield(connection.rollback())
@@ -294,6 +289,23 @@ class SqliteViews(SqliteReading):
     def _named_errors(self) -> Generator[None]:
         with named_errors(self._path):
             yield
+
+
+def _save(connection: sqlite3.Connection, changes: Changes, kept: Kept | None) -> None:
+    """One save, from its beginning to its commit; `kept` None: into views being built."""
+    numbers, fresh = sql.begin(connection, sql.names_in(changes))
+    if kept is None:
+        # One transaction for all: what a save writes is written again by the next ones, and once to the file.
+        sql.write(connection, changes, numbers, fresh)
+        return
+    held = kept.of(changes, connection.execute(sql.SELECT_CHECKPOINT).fetchone()[0])
+    before = counted(connection, changes, numbers, held)
+    sql.write(connection, changes, numbers, fresh, held)
+    save_counts(connection, before, changes)
+    if SEARCHABLE:
+        save_texts(connection, changes, numbers, fresh, held)
+    connection.commit()
+    kept.take(changes)
 
 
 async def _in_its_thread(

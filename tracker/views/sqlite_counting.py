@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from tracker.facts import Micros
+from tracker.projections.rows import SessionRow
 from tracker.views import sqlite_counts as sql
-from tracker.views.contract import Changes
+from tracker.views.contract import Changes, SessionRows
+from tracker.views.sqlite_altering import over_at_of
 from tracker.views.sqlite_writing import Numbers, as_list
 
 
@@ -32,23 +34,32 @@ class Counted(NamedTuple):
 Key = tuple[int, Micros, str]
 
 
-def counted(connection: sqlite3.Connection, changes: Changes, numbers: Numbers) -> list[Counted]:
-    """What the sessions that are saved, or go, count for now. In the transaction of the save, before anything else."""
-    touched = [numbers[name] for name in (*changes.gone, *(rows.session.id for rows in changes.sessions))]
-    if not touched:
-        return []
-    return [Counted(*row) for row in connection.execute(sql.SELECT_COUNTED, [as_list(touched)])]
+def counted(
+    connection: sqlite3.Connection, changes: Changes, numbers: Numbers, kept: Mapping[str, SessionRows]
+) -> list[Counted]:
+    """What the sessions that are saved, or go, count for now. In the transaction of the save, before anything else.
+
+    `kept`: what the file is known to hold of them; the others are asked for.
+    """
+    names = (*changes.gone, *(rows.session.id for rows in changes.sessions))
+    touched = [numbers[name] for name in names if name not in kept]
+    found = [_counted(kept[name].session) for name in names if name in kept]
+    if touched:
+        found += [Counted(*row) for row in connection.execute(sql.SELECT_COUNTED, [as_list(touched)])]
+    return found
 
 
-def save_counts(
-    connection: sqlite3.Connection, before: Sequence[Counted], changes: Changes, numbers: Numbers
-) -> None:
+def save_counts(connection: sqlite3.Connection, before: Sequence[Counted], changes: Changes) -> None:
     """Bring the tables up to date. In the transaction of the save, when the sessions are written."""
-    after = counted(connection, changes, numbers)
+    after = [_counted(rows.session) for rows in changes.sessions]
     _save_sums(connection, before, after)
     leaves = _touched(before, after)
     if leaves:
         _save_levels(connection, leaves)
+
+
+def _counted(row: SessionRow) -> Counted:
+    return Counted(row.source, row.begins_at, over_at_of(row), row.participants, row.participant_ms, row.recordings)
 
 
 def _save_sums(connection: sqlite3.Connection, before: Sequence[Counted], after: Sequence[Counted]) -> None:

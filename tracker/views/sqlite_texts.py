@@ -8,14 +8,13 @@ written anew. A rebuild writes all texts at its end. LIMIT: what was deleted sta
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import cast
-
-import aiosqlite
 
 from tracker.facts import Micros
 from tracker.views.contract import Changes, SessionRows
+from tracker.views.sqlite_altering import is_worded_alike
 from tracker.views.sqlite_schema import MINUTE, PLACE_BITS, SEPARATOR
 from tracker.views.sqlite_writing import Numbers, as_list
 
@@ -42,21 +41,31 @@ def minute_of(at: Micros) -> int:
     return min(max(at // MINUTE, 0), LAST_MINUTE)
 
 
-async def save_texts(
-    connection: aiosqlite.Connection, changes: Changes, numbers: Numbers, fresh: AbstractSet[str]
+def save_texts(
+    connection: sqlite3.Connection,
+    changes: Changes,
+    numbers: Numbers,
+    fresh: AbstractSet[str],
+    kept: Mapping[str, SessionRows],
 ) -> None:
-    """Bring the texts of every saved or gone session up to date; in the transaction of the save."""
-    known = [
-        numbers[name] for name in (*changes.gone, *(rows.session.id for rows in changes.sessions)) if name not in fresh
+    """Bring the texts of every saved or gone session up to date; in the transaction of the save, in the connection's thread.
+
+    `kept`: what the file is known to hold: where the same words find a session as before, its texts are not asked for.
+    """
+    reworded = [
+        rows
+        for rows in changes.sessions
+        if (before := kept.get(rows.session.id)) is None or not is_worded_alike(before, rows)
     ]
+    known = [numbers[name] for name in (*changes.gone, *(rows.session.id for rows in reworded)) if name not in fresh]
     held: dict[int, list[Text]] = {}
     if known:
-        for session, place, text in await connection.execute_fetchall(SELECT_TEXTS, [as_list(known)]):
+        for session, place, text in connection.execute(SELECT_TEXTS, [as_list(known)]):
             held.setdefault(session, []).append((place, text))
     stale = [text for name in changes.gone if name not in fresh for text in held.pop(numbers[name], ())]
-    sources = await _source_numbers(connection, {rows.session.source for rows in changes.sessions})
+    sources = _source_numbers(connection, {rows.session.source for rows in reworded}) if reworded else {}
     added: list[tuple[int, int, str]] = []
-    for rows in changes.sessions:
+    for rows in reworded:
         number = numbers[rows.session.id]
         group = (sources[rows.session.source] % MOST_SOURCES << 26) + minute_of(rows.session.begins_at)
         dropped, words = _difference(rows, group, held.get(number, ()))
@@ -64,12 +73,12 @@ async def save_texts(
         if words:
             added.append((group, number, _text(words)))
     if stale:
-        await connection.executemany(DELETE_PIECES, stale)
-        await connection.executemany(DELETE_TEXTS, [(place,) for place, _ in stale])
+        connection.executemany(DELETE_PIECES, stale)
+        connection.executemany(DELETE_TEXTS, [(place,) for place, _ in stale])
     if added:
-        placed = [row async for row in _placed(connection, added)]
-        await connection.executemany(SAVE_TEXTS, placed)
-        await connection.executemany(SAVE_PIECES, ((place, text) for place, _, text in placed))
+        placed = list(_placed(connection, added))
+        connection.executemany(SAVE_TEXTS, placed)
+        connection.executemany(SAVE_PIECES, ((place, text) for place, _, text in placed))
 
 
 def _difference(rows: SessionRows, group: int, held: Sequence[Text]) -> tuple[Sequence[Text], list[str]]:
@@ -105,21 +114,19 @@ def _text(words: Sequence[str]) -> str:
     return SEPARATOR.join(words) + SEPARATOR * 2
 
 
-async def _source_numbers(connection: aiosqlite.Connection, sources: set[str]) -> dict[str, int]:
-    await connection.execute_fetchall(SAVE_SOURCE_NUMBERS, [as_list(sorted(sources))])
-    return dict(cast("list[tuple[str, int]]", await connection.execute_fetchall(SELECT_SOURCE_NUMBERS)))
+def _source_numbers(connection: sqlite3.Connection, sources: set[str]) -> dict[str, int]:
+    connection.execute(SAVE_SOURCE_NUMBERS, [as_list(sorted(sources))])
+    return dict(connection.execute(SELECT_SOURCE_NUMBERS))
 
 
-async def _placed(
-    connection: aiosqlite.Connection, added: Sequence[tuple[int, int, str]]
-) -> AsyncIterator[tuple[int, int, str]]:
+def _placed(connection: sqlite3.Connection, added: Sequence[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
     """Each text with the next free place of its group."""
     last: dict[int, int] = {}
     for group, number, text in added:
         if group not in last:
             first = group << PLACE_BITS
             bounds = [first, first + (1 << PLACE_BITS) - 1]
-            (found,) = next(iter(await connection.execute_fetchall(SELECT_LAST_PLACE, bounds)))
+            (found,) = connection.execute(SELECT_LAST_PLACE, bounds).fetchone()
             last[group] = first - 1 if found is None else found
         last[group] += 1
         yield last[group], number, text

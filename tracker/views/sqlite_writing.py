@@ -1,6 +1,7 @@
 """The writing half of the SQLite views: what the projector reads back, and one save a batch.
 
-`SAVE_*` statements are run in one `BEGIN IMMEDIATE` transaction; what a session had is deleted, then written again.
+`SAVE_*` statements are run in one `BEGIN IMMEDIATE` transaction; what a session had is deleted, then written again. Of a
+session whose rows are known to be those of an earlier save, only what differs is touched, and no index whose columns stay.
 Before it, `SELECT_NAMES` and `SAVE_NAMES` give every session id and source name its number. Parameters are made by generators, which SQLite pulls in the connection's thread, not in the event loop.
 """
 
@@ -13,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from tracker.facts import Micros
 from tracker.projections.ranking import rank_of, tie_of
 from tracker.projections.rows import EntryRow
 from tracker.views import sqlite_packing as packing
 from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow
+from tracker.views.sqlite_altering import Altered, altered, first, over_at_of
 from tracker.views.sqlite_packing import entry_of
 from tracker.views.sqlite_queries import ENTRY, NUMBERED
 
@@ -63,6 +64,20 @@ ON CONFLICT (number) DO UPDATE SET source = excluded.source, vendor = excluded.v
     participant_ms = excluded.participant_ms, recordings = excluded.recordings, supervisors = excluded.supervisors,
     anomalies = excluded.anomalies, end_provenance = excluded.end_provenance, joined = excluded.joined,
     doc = excluded.doc"""
+# SQLite writes the entries of every index anew that holds a column named here, whether or not its value changes.
+UPDATE_SESSIONS = (
+    "UPDATE sessions SET last_event_at = ?, participants = ?, participant_ms = ?, doc = ? WHERE number = ?"
+)
+UPDATE_JOINED = "UPDATE sessions SET joined = ? WHERE number = ?"
+DELETE_LOOKUPS = "DELETE FROM session_lookups WHERE lookup = ? AND session = ?"
+DELETE_GAPS = "DELETE FROM gaps WHERE session = ?"
+DELETE_CHILDREN = {
+    "participants": "DELETE FROM participants WHERE session = ? AND begins_at = ? AND id = ?",
+    "connections": "DELETE FROM connections WHERE session = ? AND begins_at = ? AND id = ?",
+    "streams": "DELETE FROM streams WHERE session = ? AND begins_at = ? AND id = ?",
+    "recordings": "DELETE FROM recordings WHERE session = ? AND begins_at = ? AND id = ?",
+    "supervisor_sessions": "DELETE FROM supervisor_sessions WHERE session = ? AND begins_at = ? AND id = ?",
+}
 SAVE_STATES = "INSERT OR REPLACE INTO session_states (session, state) VALUES (?, ?)"
 SAVE_LOOKUPS = "INSERT OR IGNORE INTO session_lookups (lookup, session) VALUES (?, ?)"
 SAVE_PARTICIPANTS = """
@@ -140,18 +155,27 @@ def begin(connection: sqlite3.Connection, names: AbstractSet[str]) -> tuple[dict
     return known, set(fresh)
 
 
-def write(connection: sqlite3.Connection, changes: Changes, numbers: Numbers, fresh: AbstractSet[str]) -> None:
-    """Run the statements of a save that was begun."""
-    for statement, parameters in batches(changes, numbers, fresh):
+def write(
+    connection: sqlite3.Connection,
+    changes: Changes,
+    numbers: Numbers,
+    fresh: AbstractSet[str],
+    kept: Mapping[str, SessionRows] = {},
+) -> None:
+    """Run the statements of a save that was begun; `kept`: what the file is known to hold."""
+    for statement, parameters in batches(changes, numbers, fresh, kept):
         connection.executemany(statement, parameters)
 
 
-def batches(changes: Changes, numbers: Numbers, fresh: AbstractSet[str]) -> Iterator[Batch]:
+def batches(
+    changes: Changes, numbers: Numbers, fresh: AbstractSet[str], kept: Mapping[str, SessionRows]
+) -> Iterator[Batch]:
     """The statements of one save in their order; `fresh` are names nothing was saved under before.
 
     Nothing is encoded before SQLite pulls it.
     """
-    sessions = changes.sessions
+    sessions = [rows for rows in changes.sessions if rows.session.id not in kept]
+    again = [altered(kept[name], rows) for rows in changes.sessions if (name := rows.session.id) in kept]
     stale = [(numbers[name],) for name in (*changes.gone, *(rows.session.id for rows in sessions)) if name not in fresh]
     if stale:
         for statement in DELETE_OF_SESSION:
@@ -160,8 +184,14 @@ def batches(changes: Changes, numbers: Numbers, fresh: AbstractSet[str]) -> Iter
         gone = [(numbers[session_id],) for session_id in changes.gone]
         yield DELETE_SESSIONS, gone
         yield DELETE_STATES, gone
-    if sessions:
-        yield from _of_sessions(sessions, numbers)
+    if again:
+        yield from _of_altered([(numbers[one.rows.session.id], one) for one in again])
+    placed = [(numbers[rows.session.id], rows) for rows in sessions]
+    if placed:
+        yield SAVE_SESSIONS, (_session(number, rows) for number, rows in placed)
+    placed += [(numbers[one.rows.session.id], one.added) for one in again]
+    if placed:
+        yield from _of_sessions(placed, numbers)
     if changes.entries:
         yield SAVE_ENTRIES, (_saved(saved, numbers) for saved in changes.entries)
     if changes.rooms:
@@ -174,9 +204,30 @@ def batches(changes: Changes, numbers: Numbers, fresh: AbstractSet[str]) -> Iter
     yield SAVE_CHECKPOINT, [(changes.position,)]
 
 
-def _of_sessions(sessions: Sequence[SessionRows], numbers: Numbers) -> Iterator[Batch]:
-    placed = [(numbers[rows.session.id], rows) for rows in sessions]
-    yield SAVE_SESSIONS, (_session(number, rows) for number, rows in placed)
+def _of_altered(again: Sequence[tuple[int, Altered]]) -> Iterator[Batch]:
+    """What goes of sessions that were saved before, and their own rows."""
+    for table, statement in DELETE_CHILDREN.items():
+        removed = [(number, *key) for number, one in again for key in one.removed.get(table, ())]
+        if removed:
+            yield statement, removed
+    yield DELETE_LOOKUPS, [(lookup, number) for number, one in again for lookup in one.lookups_removed]
+    yield DELETE_GAPS, [(number,) for number, one in again if one.gaps_changed]
+    yield SAVE_SESSIONS, (_session(number, one.rows) for number, one in again if one.searched_changed)
+    same = [(number, one) for number, one in again if not one.searched_changed]
+    yield UPDATE_SESSIONS, (_session_update(number, one.rows) for number, one in same)
+    yield (
+        UPDATE_JOINED,
+        [(len(one.rows.connections) + len(one.rows.streams), number) for number, one in same if one.joined_changed],
+    )
+
+
+def _session_update(number: int, rows: SessionRows) -> Sequence[Any]:
+    row = rows.session
+    return row.last_event_at, row.participants, row.participant_ms, packing.sessions.pack(row), number
+
+
+def _of_sessions(placed: Sequence[tuple[int, SessionRows]], numbers: Numbers) -> Iterator[Batch]:
+    """Everything of sessions but their own rows."""
     yield SAVE_STATES, ((number, packing.pack_state(rows.state)) for number, rows in placed)
     yield SAVE_LOOKUPS, ((lookup, number) for number, rows in placed for lookup in rows.lookups)
     yield SAVE_PARTICIPANTS, (values for number, rows in placed for values in _participants(number, rows))
@@ -189,10 +240,9 @@ def _of_sessions(sessions: Sequence[SessionRows], numbers: Numbers) -> Iterator[
 
 def _session(number: int, rows: SessionRows) -> Sequence[Any]:
     row = rows.session
-    over_at = row.ended_at if row.ended_at is not None else row.last_event_at
     return (
         number, row.id, row.source, row.vendor, row.room_id, row.room_name, row.state, row.begins_at,
-        None if row.state == "open" else over_at, row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
+        over_at_of(row), row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
         row.recordings, row.supervisors, len(row.anomalies),
         None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), packing.sessions.pack(row),
     )  # fmt: skip
@@ -201,26 +251,26 @@ def _session(number: int, rows: SessionRows) -> Sequence[Any]:
 def _participants(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     source, fallback, pack = rows.session.source, rows.session.begins_at, packing.participants.pack
     for row in rows.participants:
-        begins_at = _first(row.first_joined_at, row.last_left_at, fallback)
+        begins_at = first(row.first_joined_at, row.last_left_at, fallback)
         yield number, begins_at, row.id, row.session_id, source, row.identity, row.name, pack(row)
 
 
 def _connections(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     for row in rows.connections:
-        begins_at = _first(row.joined_at, row.left_at, rows.session.begins_at)
+        begins_at = first(row.joined_at, row.left_at, rows.session.begins_at)
         yield number, begins_at, row.id, packing.connections.pack(row)
 
 
 def _streams(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     for row in rows.streams:
-        begins_at = _first(row.started_at, row.ended_at, rows.session.begins_at)
+        begins_at = first(row.started_at, row.ended_at, rows.session.begins_at)
         yield number, begins_at, row.id, packing.streams.pack(row)
 
 
 def _recordings(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     source, pack = rows.session.source, packing.recordings.pack
     for row in rows.recordings:
-        begins_at = _first(row.started_at, row.stopped_at, rows.session.begins_at)
+        begins_at = first(row.started_at, row.stopped_at, rows.session.begins_at)
         yield number, begins_at, row.id, row.session_id, source, row.status, pack(row)
 
 
@@ -228,7 +278,7 @@ def _supervisor_sessions(number: int, rows: SessionRows) -> Iterator[Sequence[An
     source = rows.session.source
     for row in rows.supervisor_sessions:
         yield (
-            number, _first(row.started_at, row.ended_at, rows.session.begins_at), row.id, row.session_id, source,
+            number, first(row.started_at, row.ended_at, rows.session.begins_at), row.id, row.session_id, source,
             row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, packing.supervisor_sessions.pack(row),
         )  # fmt: skip
 
@@ -246,8 +296,3 @@ def _line(row: EntryRow, numbers: Numbers) -> tuple[Any, ...]:
         packing.number_of_kind(row.kind), row.subject_id, numbers[row.source], row.hidden, rank_of(row.kind),
         tie_of(row.dedupe_key), packing.pack_entry(row),
     )  # fmt: skip
-
-
-def _first(*times: Micros | None) -> Micros:
-    """The first time that is known; the last argument always is."""
-    return next(time for time in times if time is not None)
