@@ -131,7 +131,16 @@ def main() -> None:
     asked.add_argument("--kinds", default=",".join(KINDS))
     asked.add_argument("--vendors", default=",".join(VENDORS))
     given = asked.parse_args()
-    sizes = ("body", "proof", "log plain", "log packed", "records packed", "index packed", "tree packed", "other packed")
+    sizes = (
+        "body",
+        "proof",
+        "log plain",
+        "log packed",
+        "records packed",
+        "index packed",
+        "tree packed",
+        "other packed",
+    )
     costs = ("append", "read", "rebuild")
     print(f"bytes an event, {given.events} events each")
     print(f"{'':22}" + "".join(f"{name.removesuffix(' packed'):>10}" for name in sizes) + f"{'/ body':>8}{'settled':>9}{'/ body':>8}{'views':>8}"

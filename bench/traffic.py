@@ -29,7 +29,9 @@ START = 1_700_000_000_000_000
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
 MINUTE = 60_000_000
 SYLLABLES = "an bel cor da el fi gar hu iv jo kal lin mar ne ol per qua ris sam to ul ver wen xi yas zo".split()
-CITIES = "Berlin, Germany|Madrid, Spain|Lyon, France|Porto, Portugal|Graz, Austria|Gdańsk, Poland|Turku, Finland".split("|")
+CITIES = "Berlin, Germany|Madrid, Spain|Lyon, France|Porto, Portugal|Graz, Austria|Gdańsk, Poland|Turku, Finland".split(
+    "|"
+)
 PLATFORMS = (
     "Chrome {} on Linux 64-bit", "Chrome {} on Windows 10 64-bit", "Firefox {} on Windows 11", "Safari {} on OS X 10.15.7",
     "Microsoft Edge {} on Windows 10 64-bit", "Chrome Mobile {} on Android 14", "Safari {} on iOS 17.5",
@@ -47,7 +49,15 @@ def told_of_others(body: bytes, chance: random.Random, people: tuple[str, str], 
     text = body.decode()
     for known, name in zip(("Alice", "Bob"), people, strict=True):
         text = text.replace(known, name).replace(known.lower(), name.lower())
-    for known in ("daily-standup", "algebra-101", "Team sync", "team-sync", "consultation", "agent-0042", "supervisor-7"):
+    for known in (
+        "daily-standup",
+        "algebra-101",
+        "Team sync",
+        "team-sync",
+        "consultation",
+        "agent-0042",
+        "supervisor-7",
+    ):
         text = text.replace(known, room)
     for known in ("192.0.2.17", "198.51.100.4"):
         text = text.replace(known, ".".join(str(chance.randrange(1, 255)) for _ in range(4)))

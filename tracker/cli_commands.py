@@ -46,7 +46,7 @@ def init(arguments: argparse.Namespace) -> int:
         raise ConfigInvalid(
             f'log.engine: {path} says "{config.log.engine}": write engine = "{arguments.engine}" under [log]'
         )
-    made = asyncio.run(desk.begin(config))
+    made = asyncio.run(desk.begin(config, printing.say))
     printing.say(f"made {' and '.join(map(str, made))}; start with `tracker serve --config {path}`")
     key = joining.public_key(config)
     if config.log.engine == "jetstream" and key is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from tracker.log.jetstream_stream import StreamSettings
 
 ID_BYTES = 16
+Told = Callable[[str], None]
 
 
-async def create(config: Config) -> None:
+async def create(config: Config, told: Told | None = None) -> None:
     """Make the stream, or find the one that another node has made; then this node's empty replica of it.
+
+    `told` is told which: with a mistyped name a node would begin a log of its own.
 
     Raises `LogUnavailable` where there is a replica, or the stream cannot be made or would not keep a log.
     """
@@ -31,7 +34,15 @@ async def create(config: Config) -> None:
 
     if config.log.path.exists():
         raise LogUnavailable(f"{config.log.path} exists already: it is left as it is")
-    log_id = await join(_settings(config), secrets.token_hex(ID_BYTES))
+    new = secrets.token_hex(ID_BYTES)
+    log_id = await join(_settings(config), new)
+    if told is not None:
+        name = config.jetstream.stream
+        told(
+            f"began a new log, {log_id}, in a new stream {name!r}"
+            if log_id == new
+            else f"joined the log {log_id} in the stream {name!r}, which was there"
+        )
     await Replica.begin(config.log.path, log_id=log_id, stream=config.jetstream.stream)
 
 

@@ -11,7 +11,7 @@ whole, imports are whole batches.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -44,11 +44,11 @@ class Checked(msgspec.Struct, frozen=True):
     differences: list[str]
 
 
-async def begin(config: Config) -> list[Path]:
+async def begin(config: Config, told: Callable[[str], None] | None = None) -> list[Path]:
     """Make the empty log, its signing key, and the key store where master keys are configured; the files that were made.
 
     A log that is there already gets the signing key or the key store it lacks, when that was configured later. Raises `LogUnavailable`
-    when everything is there already.
+    when everything is there already. `told`: of a cluster, whether its stream was made or joined.
     """
     made: list[Path] = []
     # First the keys: a log without them is no use, keys without a log are harmless.
@@ -60,7 +60,7 @@ async def begin(config: Config) -> list[Path]:
     if joining.create_signer(config) is not None:
         made.append(config.evidence.key_file)
     if not (made and config.log.path.exists()):
-        await joining.create_log(config)
+        await joining.create_log(config, told)
         made.append(config.log.path)
     return made
 

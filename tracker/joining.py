@@ -70,10 +70,13 @@ def hidden(config: Config) -> Mapping[str, frozenset[str]]:
     return {each.name: frozenset(each.redact) for each in config.sources if each.redact}
 
 
-async def create_log(config: Config) -> None:
-    """Make the empty log; in a cluster the stream, where there is none, and this node's replica. Raises `LogUnavailable`."""
+async def create_log(config: Config, told: clustering.Told | None = None) -> None:
+    """Make the empty log; in a cluster the stream, where there is none, and this node's replica. Raises `LogUnavailable`.
+
+    `told`: whether the stream was made or joined.
+    """
     if config.log.engine == "jetstream":
-        await clustering.create(config)
+        await clustering.create(config, told)
     else:
         await SqliteLog.create(config.log.path)
 

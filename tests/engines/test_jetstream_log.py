@@ -228,6 +228,37 @@ async def test_a_stream_on_more_servers_than_asked_for_keeps_a_log(cluster: Clus
     assert await join(settings, "x") == await join(fewer, "y") == "x"
 
 
+async def test_a_stream_that_is_edited_under_a_running_node_gets_nothing_more_until_it_is_as_it_was(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = settings_of(cluster)
+    log = await opened(tmp_path / "log.db", settings)
+    by_hand = await Stream.open(settings)
+    config = wanted(settings, log.state.log_id)
+    await by_hand.ask(f"STREAM.UPDATE.{settings.stream}", config | {"max_age": 3600 * 10**9}, 10)
+    async with asyncio.timeout(20):
+        while not (reason := await unready(log)):
+            await asyncio.sleep(0.1)
+    assert "max_age" in reason
+    with pytest.raises(LogUnavailable, match="max_age"):
+        await log.append(delivery("a"))
+    await by_hand.ask(f"STREAM.UPDATE.{settings.stream}", config, 10)
+    async with asyncio.timeout(20):
+        while await unready(log):
+            await asyncio.sleep(0.1)
+    assert (await log.append(delivery("a"))).position == 1
+    await by_hand.close()
+    await log.close()
+
+
+async def unready(log: JetstreamLog) -> str:
+    try:
+        await log.probe()
+    except LogUnavailable as error:
+        return str(error)
+    return ""
+
+
 async def test_a_missing_stream_and_one_of_another_log_are_refused(cluster: Cluster, tmp_path: Path) -> None:
     settings, other = settings_of(cluster), settings_of(cluster)
     await Replica.begin(tmp_path / "a.db", log_id="mine", stream=settings.stream)

@@ -262,7 +262,9 @@ async def test_a_log_that_is_closed_while_it_trains_trains_again(path: Path) -> 
     assert rows(path, "SELECT count(*) FROM records WHERE length(proof) = 0") == [(190,)]
 
 
-async def test_when_the_traffic_changes_another_dictionary_is_kept(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_the_traffic_changes_another_dictionary_is_kept(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite_packing, "AGAIN", 1000)
     others = [
         Verified(

@@ -85,7 +85,9 @@ def filters(chance: random.Random) -> list[SessionFilter]:
     for one, other in itertools.combinations(EVERY, 2):
         given += [{one: left, other: right} for left in EVERY[one] for right in EVERY[other]]
     for _ in range(60):
-        given.append({name: chance.choice(EVERY[name]) for name in chance.sample(sorted(EVERY), chance.randrange(3, 6))})
+        given.append(
+            {name: chance.choice(EVERY[name]) for name in chance.sample(sorted(EVERY), chance.randrange(3, 6))}
+        )
     return [SessionFilter(**each, stuck_before=STUCK) for each in given]
 
 

@@ -16,7 +16,14 @@ from tracker.views.contract import Changes, SessionFilter, SessionRows
 from tracker.views.cursors import encode_cursor
 from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_schema import SEARCHABLE
-from tracker.views.sqlite_sessions import PIECE, few_statement, hits_statement, phrase, search_statement, sessions_statement
+from tracker.views.sqlite_sessions import (
+    PIECE,
+    few_statement,
+    hits_statement,
+    phrase,
+    search_statement,
+    sessions_statement,
+)
 
 pytestmark = pytest.mark.skipif(not SEARCHABLE, reason="this SQLite has no trigrams")
 
@@ -150,12 +157,20 @@ async def test_who_is_replaced_is_in_no_text_any_more(tmp_path: Path) -> None:
 
 async def test_a_search_reads_the_index_in_its_order_and_no_table_whole(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
-    for wanted in (SessionFilter(), SessionFilter(state="open"), SessionFilter(from_at=1), SessionFilter(source="ov", to_at=9)):
+    for wanted in (
+        SessionFilter(),
+        SessionFilter(state="open"),
+        SessionFilter(from_at=1),
+        SessionFilter(source="ov", to_at=9),
+    ):
         statement, bound = search_statement(wanted, '"abc"', "ov", limit=5, cursor=None)
         with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
         assert not [step for step in plan if step.split()[:2] in (["SCAN", "s"], ["SCAN", "t"])], plan
-        for narrowed, values in (hits_statement(wanted, '"abc"', most=9, cursor=None), few_statement(wanted, '"abc"', limit=5, cursor=None)):
+        for narrowed, values in (
+            hits_statement(wanted, '"abc"', most=9, cursor=None),
+            few_statement(wanted, '"abc"', limit=5, cursor=None),
+        ):
             with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
                 also = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {narrowed}", values)]
             assert not [step for step in also if step.split()[:2] in (["SCAN", "s"], ["SCAN", "t"])], also

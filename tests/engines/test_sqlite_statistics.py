@@ -22,7 +22,11 @@ LAST = T0 + 3 * DAY
 
 def some_sessions(count: int, chance: random.Random) -> list[SessionRows]:
     """Runs of three sources that begin and end at the same moments, on both sides of ten seconds, ten minutes and midnight."""
-    moments = [T0 + step + shift for step in (0, 10 * SECOND, 600 * SECOND, DAY, DAY + 7_777_777, 2 * DAY) for shift in (-1, 0, 1, SECOND)]
+    moments = [
+        T0 + step + shift
+        for step in (0, 10 * SECOND, 600 * SECOND, DAY, DAY + 7_777_777, 2 * DAY)
+        for shift in (-1, 0, 1, SECOND)
+    ]
     moments += [-5 * SECOND, -1, 0, 3]
     made = []
     for i in range(count):
@@ -118,7 +122,17 @@ async def test_statistics_are_what_looking_at_every_session_gives(tmp_path: Path
 
 
 def test_a_time_is_cut_into_the_largest_rows_without_a_gap() -> None:
-    for from_at, to_at in ((0, 1000), (3, 997), (3, 9), (9, 11), (10, 20), (99, 101), (95, 205), (-15, -3), (-205, 305)):
+    for from_at, to_at in (
+        (0, 1000),
+        (3, 997),
+        (3, 9),
+        (9, 11),
+        (10, 20),
+        (99, 101),
+        (95, 205),
+        (-15, -3),
+        (-205, 305),
+    ):
         parts = stretches(from_at, to_at, (10, 100))
         assert parts[0].from_at == from_at
         assert parts[-1].to_at == to_at
@@ -133,7 +147,11 @@ async def test_statistics_look_at_no_table_whole(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
         for statement, bound in [*asked, (sql.SELECT_PEAK, ("[]", 1, 2))]:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
-            whole = [step for step in plan if step.split()[0] == "SCAN" and step.split()[1] in {"sessions", "s", "counts", "levels"}]
+            whole = [
+                step
+                for step in plan
+                if step.split()[0] == "SCAN" and step.split()[1] in {"sessions", "s", "counts", "levels"}
+            ]
             # The peak of some sources is worked out from their sessions, in an index.
             if statement == sql.SELECT_PEAK:
                 whole = [step for step in whole if "sessions" in step and "USING" not in step]

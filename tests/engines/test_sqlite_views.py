@@ -238,7 +238,8 @@ OF_ONE = [
     for after in ("", sql.AND_AFTER)
 ]
 PLANNED += [
-    (statement, ["[]" if "json_each" in statement else "a"] * statement.count("?")) for statement in [*CHILDREN, *OF_ONE]
+    (statement, ["[]" if "json_each" in statement else "a"] * statement.count("?"))
+    for statement in [*CHILDREN, *OF_ONE]
 ]
 PLANNED += [
     (sql.SELECT_SESSION, ["a"]),
@@ -264,7 +265,18 @@ def plan_of(connection: sqlite3.Connection, statement: str, bound: list[Any]) ->
 
 async def test_no_question_reads_a_whole_table(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
-    tables = {"s", "p", "l", "sessions", "entries", "gaps", "participants", "recordings", "supervisor_sessions", "names"}
+    tables = {
+        "s",
+        "p",
+        "l",
+        "sessions",
+        "entries",
+        "gaps",
+        "participants",
+        "recordings",
+        "supervisor_sessions",
+        "names",
+    }
     with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
         for statement, bound in PLANNED:
             plan = plan_of(connection, statement, bound)
@@ -286,7 +298,10 @@ async def test_lists_come_in_the_order_of_an_index(tmp_path: Path) -> None:
         for statement, bound in [*lists, (sql.SELECT_TIMELINE + sql.ENTRIES_IN_TIME, ["a", 5])]:
             plan = plan_of(connection, statement, bound)
             assert not [step for step in plan if "TEMP B-TREE" in step], (statement, plan)
-        for conditions, head in ((sql.IDENTITY_OR_NAME, sql.SELECT_PARTICIPANTS), (sql.SUPERVISOR_OR_AGENT, sql.SELECT_SUPERVISOR_SESSIONS)):
+        for conditions, head in (
+            (sql.IDENTITY_OR_NAME, sql.SELECT_PARTICIPANTS),
+            (sql.SUPERVISOR_OR_AGENT, sql.SELECT_SUPERVISOR_SESSIONS),
+        ):
             arms = " UNION ALL ".join(head + condition for condition in conditions)
             plan = plan_of(connection, arms + sql.NEWEST_FIRST, ["a", "a", "a", 5])
             assert not [step for step in plan if "TEMP B-TREE" in step], plan

@@ -28,7 +28,7 @@ from tracker.errors import LogError, LogUnavailable, NodeBehind
 from tracker.log.contract import Behind
 from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, row_of, weight
 from tracker.log.group_commit import GroupCommit, LogObserver
-from tracker.log.jetstream_checking import expect_fit
+from tracker.log.jetstream_checking import expect_fit, expect_ours
 from tracker.log.jetstream_reading import Replicator
 from tracker.log.jetstream_sealing import StreamSealing, sealing_of
 from tracker.log.jetstream_stream import WRONG_LAST, Refused, Stream, StreamSettings, StreamState
@@ -69,6 +69,7 @@ class JetstreamLog(VouchingReplica):
         self._stream = stream
         self._waiting: dict[bytes, asyncio.Future[list[Appended]]] = {}
         self._replicator = Replicator(stream, replica, sequence, self._applied)
+        self._unfit: str | None = None
         self._level = asyncio.Event()
         self._level_at = 0.0
         self._looked_at = asyncio.get_running_loop().time()
@@ -197,6 +198,7 @@ class JetstreamLog(VouchingReplica):
         if self._replicator.trouble is not None:
             raise LogUnavailable(f"the stream is not applied: {self._replicator.trouble}")
         self._expect_level()
+        self._expect_kept()
         if now - self._looked_at > SILENT_SECONDS:
             raise LogUnavailable(f"the stream has said nothing for {now - self._looked_at:.0f} s: has it a leader?")
         if self._failed is not None and now - self._failed[0] < FAILURE_SECONDS:
@@ -207,8 +209,13 @@ class JetstreamLog(VouchingReplica):
         if not self._level.is_set():
             raise NodeBehind(f"this node is catching up: it is {self.behind().messages} messages behind the stream")
 
+    def _expect_kept(self) -> None:
+        if self._unfit is not None:
+            raise LogUnavailable(f"nothing is added to the stream: {self._unfit}")
+
     async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
         self._expect_level()
+        self._expect_kept()
         if self._replicator.is_corrupt:
             raise LogUnavailable(f"nothing is added to the stream: {self._replicator.trouble}")
         if self._sealing is None and self.replica.has_sealed:
@@ -333,6 +340,11 @@ class JetstreamLog(VouchingReplica):
     def _saw(self, state: StreamState, asked_at: float | None = None) -> None:
         self.state = state
         self._looked_at = asyncio.get_running_loop().time()
+        try:
+            expect_ours(state, self._stream.settings)
+            self._unfit = None
+        except LogUnavailable as error:  # somebody edited the stream while we run
+            self._unfit = str(error)
         if self._replicator.sequence >= state.last:
             self._level_at = self._looked_at if asked_at is None else asked_at
             self._level.set()

@@ -77,7 +77,7 @@ def expect_ours(state: StreamState, settings: StreamSettings) -> None:
 
 
 async def join(settings: StreamSettings, log_id: str) -> str:
-    """The id of the log in the stream: that of the one there is, else `log_id` of one that is made now.
+    """The id of the log in the stream: that of the one there is, else `log_id` where one is made now.
 
     Raises `LogUnavailable` where it cannot be made, or the one there is would not keep a log.
     """
