@@ -3,7 +3,7 @@
     a row            its columns (what is searched or ordered by) and `doc`: a MessagePack array of the other fields
     an entry         its columns and `rest`: when it was received (after `at`), whose it is, its key, its detail
     session, source  numbers of the table `names`; a kind is its place in `KINDS`
-    a folded state   zlib: the same keys and names again and again
+    a folded state   zlib: the same keys and names again and again; as it is while the session is open and saved often
 
 Kinds, subjects and keys of another form than the usual one are kept as they are: nothing is refused or lost.
 """
@@ -39,6 +39,7 @@ _NUMBER_OF_MANNER: dict[tuple[str, str, str], int] = {manner: number for number,
 
 _KEY_BYTES = 32
 _FASTEST = 1
+_ZLIB = b"\x78"
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -141,9 +142,12 @@ def entry_of(row: Sequence[Any]) -> EntryRow:
     )  # fmt: skip
 
 
-def pack_state(state: bytes) -> bytes:
-    """A folded state, a quarter of its size."""
-    return zlib.compress(state, _FASTEST)
+def pack_state(state: bytes, *, is_open: bool) -> bytes:
+    """A folded state, a quarter of its size once its session is over."""
+    return state if is_open else zlib.compress(state, _FASTEST)
 
 
-unpack_state = zlib.decompress
+def unpack_state(packed: bytes) -> bytes:
+    """The folded state again."""
+    # A state is a MessagePack array, which never begins with the first byte of zlib's.
+    return zlib.decompress(packed) if packed[:1] == _ZLIB else packed

@@ -228,7 +228,10 @@ def _session_update(number: int, rows: SessionRows) -> Sequence[Any]:
 
 def _of_sessions(placed: Sequence[tuple[int, SessionRows]], numbers: Numbers) -> Iterator[Batch]:
     """Everything of sessions but their own rows."""
-    yield SAVE_STATES, ((number, packing.pack_state(rows.state)) for number, rows in placed)
+    yield (
+        SAVE_STATES,
+        ((number, packing.pack_state(rows.state, is_open=rows.session.state == "open")) for number, rows in placed),
+    )
     yield SAVE_LOOKUPS, ((lookup, number) for number, rows in placed for lookup in rows.lookups)
     yield SAVE_PARTICIPANTS, (values for number, rows in placed for values in _participants(number, rows))
     yield SAVE_CONNECTIONS, (values for number, rows in placed for values in _connections(number, rows))
