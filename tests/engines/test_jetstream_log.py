@@ -12,6 +12,7 @@ import pytest
 
 from tests.clustered import Cluster
 from tests.contracts.log_contract import LogContract, delivery
+from tests.replicated import level, opened, settings_of
 from tracker.deliveries import Appended
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log import jetstream_stream
@@ -30,23 +31,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     asyncio.run(running.stop())
 
 
-def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> StreamSettings:
-    """A stream of its own, unless it is named."""
-    return StreamSettings(
-        servers=tuple(cluster.urls), stream=stream or f"s{secrets.token_hex(4)}", node=node, replicas=cluster.size
-    )
-
-
-async def opened(path: Path, settings: StreamSettings) -> JetstreamLog:
-    """A node's log, level with the stream, which is made where there is none."""
-    if not path.exists():
-        log_id = await join(settings, secrets.token_hex(8))
-        await Replica.begin(path, log_id=log_id, stream=settings.stream)
-    log = await JetstreamLog.open(path, settings)
-    assert await log.caught_up(20)
-    return log
-
-
 class TestJetstreamLog(LogContract):
     """The whole suite."""
 
@@ -59,13 +43,6 @@ class TestJetstreamLog(LogContract):
 
 async def read_all(log: JetstreamLog) -> list[tuple[int, str]]:
     return [(record.position, record.dedupe_key) async for chunk in log.read(0) for record in chunk]
-
-
-async def level(*logs: JetstreamLog) -> None:
-    """Every node has what any of them has."""
-    async with asyncio.timeout(20):
-        while len({await log.head() for log in logs}) > 1:
-            await asyncio.sleep(0.02)
 
 
 async def test_both_nodes_given_the_same_deliveries_record_them_once_at_the_same_positions(

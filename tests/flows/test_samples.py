@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from tests.clustered import Cluster
+from tests.replicated import level, nodes
 from tests.sampled import Sample, kinds_of, samples
 from tracker.demo_calls import ISSUERS, VENDORS
 from tracker.deliveries import Record
 from tracker.ingest import Ingest
+from tracker.log.contract import Log
+from tracker.log.jetstream import JetstreamLog
 from tracker.log.memory import MemoryLog
+from tracker.log.sqlite import SqliteLog
 from tracker.metrics import Metrics
 from tracker.projector import Projector
 from tracker.sources import registry
@@ -34,11 +41,37 @@ def source_of(sample: Sample) -> Any:
     return registry.build(SourceSettings(name=name_of(sample), vendor=sample.vendor, secrets=secrets, keys=keys))
 
 
+class Engine(NamedTuple):
+    """What the hooks write into, and what the views are made of: in a cluster, another node."""
+
+    log: Log
+    read: Log
+
+
+@pytest.fixture(params=["memory", "sqlite", "jetstream"])
+def place(request: pytest.FixtureRequest) -> Cluster | str:
+    """The cluster is started only for who asks for it."""
+    return request.getfixturevalue("cluster") if request.param == "jetstream" else request.param
+
+
+@pytest.fixture
+async def engine(place: Cluster | str, tmp_path: Path) -> AsyncIterator[Engine]:
+    if isinstance(place, Cluster):
+        async with nodes(place, tmp_path, "a", "b") as (first, second):
+            yield Engine(first, second)
+        return
+    if place == "sqlite":
+        await SqliteLog.create(tmp_path / "log.db")
+    log = await SqliteLog.open(tmp_path / "log.db") if place == "sqlite" else MemoryLog()
+    yield Engine(log, log)
+    await log.close()
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
-async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str) -> None:
+async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str, engine: Engine) -> None:
     mine = [sample for sample in samples() if sample.vendor == vendor]
     frozen = {"now": 0}
-    log, views = MemoryLog(), MemoryViews()
+    log, views = engine.log, MemoryViews()
     sources = {name_of(sample): source_of(sample) for sample in mine}
     metrics = Metrics(lambda: frozen["now"])
     app = web.Application()
@@ -53,20 +86,21 @@ async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str) 
             said = await answer.json()
             assert answer.status == 200, (sample.name, said)
             positions.setdefault(said["position"], sample)
-    await Projector(log, views, now=lambda: frozen["now"]).catch_up()
+    if isinstance(log, JetstreamLog) and isinstance(engine.read, JetstreamLog):
+        await level(log, engine.read)
+    await Projector(engine.read, views, now=lambda: frozen["now"]).catch_up()
 
     told: dict[int, set[str]] = {}
     for saved in views.entries.values():
         told.setdefault(saved.row.position, set()).add(saved.row.kind)
     expected = kinds_of(vendor)
     for position, sample in positions.items():
-        record = await log.record(position)
+        record = await engine.read.record(position)
         assert record is not None
         assert record.body == sample.body
         kinds = {"unknown"} if sample.name in WITHOUT_SUBJECT else expected.get(record.event.lower(), {"unknown"})
         assert told.get(position, set()) <= kinds, (sample.name, record.event, told.get(position), kinds)
         assert told.get(position), (sample.name, record.event, "left no entry")
-    await log.close()
 
 
 @pytest.mark.parametrize("vendor", VENDORS)

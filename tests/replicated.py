@@ -1,0 +1,56 @@
+"""Nodes of a cluster inside the test: logs on a stream, each with a replica in a file of its own.
+
+settings = settings_of(cluster)                                        # a stream of its own
+async with nodes(cluster, folder, "a", "b") as (first, second): ...    # two nodes of one new stream
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from tests.clustered import Cluster
+from tracker.log.jetstream import JetstreamLog
+from tracker.log.jetstream_checking import join
+from tracker.log.jetstream_stream import StreamSettings
+from tracker.log.sqlite_following import Replica
+
+
+def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> StreamSettings:
+    """A stream of its own, unless it is named."""
+    return StreamSettings(
+        servers=tuple(cluster.urls), stream=stream or f"s{secrets.token_hex(4)}", node=node, replicas=cluster.size
+    )
+
+
+async def opened(path: Path, settings: StreamSettings) -> JetstreamLog:
+    """A node's log, level with the stream, which is made where there is none."""
+    if not path.exists():
+        log_id = await join(settings, secrets.token_hex(8))
+        await Replica.begin(path, log_id=log_id, stream=settings.stream)
+    log = await JetstreamLog.open(path, settings)
+    assert await log.caught_up(20)
+    return log
+
+
+async def level(*logs: JetstreamLog) -> None:
+    """Every node has what any of them has."""
+    async with asyncio.timeout(20):
+        while len({await log.head() for log in logs}) > 1:
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def nodes(cluster: Cluster, folder: Path, *names: str) -> AsyncGenerator[list[JetstreamLog]]:
+    """Nodes of one new stream, each with a new replica; closed on leaving."""
+    stream, label = settings_of(cluster).stream, secrets.token_hex(4)
+    async with contextlib.AsyncExitStack() as closing:
+        logs: list[JetstreamLog] = []
+        for name in names:
+            log = await opened(folder / f"{label}-{name}.db", settings_of(cluster, node=name, stream=stream))
+            closing.push_async_callback(log.close)
+            logs.append(log)
+        yield logs
