@@ -51,12 +51,13 @@ async def join_names(config: Config, masters: Sequence[Master], names: bytes | N
 
     `names`: what it says then; without, something new.
 
-    Raises `LogUnavailable` where it cannot be made, or is wrapped by another master key.
+    Raises `LogUnavailable` where it cannot be made, is wrapped by another master key, or may have been lost.
     """
     _engine()
     from tracker.log.jetstream_sealing import join_names  # noqa: PLC0415 - see the top
 
-    return await join_names(_settings(config), masters, names)
+    is_new_node = names is None and not config.log.path.exists()
+    return await join_names(_settings(config), masters, names, is_new_node=is_new_node)
 
 
 async def rewrap(config: Config, vault: Vault) -> int:

@@ -204,6 +204,20 @@ async def test_whoever_has_no_master_key_or_another_store_is_refused(cluster: Cl
     await first.close()
 
 
+async def test_a_new_node_makes_no_other_bucket_in_the_place_of_a_lost_one(cluster: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(cluster)
+    first = await opened(tmp_path / "a", settings)
+    await first.append(delivery("a"))
+    await first.close()
+    stream = await Stream.open(settings)
+    bucket = KeyBucket(stream)
+    await stream.ask(f"STREAM.DELETE.KV_{bucket.name}", {})
+    with pytest.raises(LogUnavailable, match="it was lost"):
+        await join_names(settings, MASTERS, is_new_node=True)
+    assert not await bucket.is_there()
+    await stream.close()
+
+
 async def test_a_log_that_was_in_clear_is_sealed_from_now_on(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     (tmp_path / "a").mkdir()

@@ -92,17 +92,21 @@ class StreamSealing:
         await self._vault.destroy_copies(copies)
 
 
-async def join_names(settings: StreamSettings, masters: Sequence[Master], names: bytes | None = None) -> bytes:
+async def join_names(
+    settings: StreamSettings, masters: Sequence[Master], names: bytes | None = None, *, is_new_node: bool = False
+) -> bytes:
     """What all nodes hash dedupe keys with: as the bucket says, which is made where there is none.
 
-    `names`: what it says then; without, something new.
+    `names`: what it says then; without, something new. `is_new_node`: it cannot know whether there was a bucket.
 
-    Raises `LogUnavailable` where the bucket cannot be made, or none of the master keys fits.
+    Raises `LogUnavailable` where the bucket cannot be made, or none of the master keys fits, or it may have been lost.
     """
     ciphers = {master.id: AESGCM(master.key) for master in masters}
     stream = await Stream.open(settings)
     try:
         bucket = KeyBucket(stream)
+        if is_new_node and not await bucket.is_there():
+            await _expect_empty(stream, bucket)
         await bucket.make()
         new = wrapped_names(masters[0], names or os.urandom(KEY_BYTES))
         deadline = asyncio.get_running_loop().time() + LEADER_SECONDS
@@ -117,6 +121,16 @@ async def join_names(settings: StreamSettings, masters: Sequence[Master], names:
             await asyncio.sleep(0.2)
     finally:
         await stream.close()
+
+
+async def _expect_empty(stream: Stream, bucket: KeyBucket) -> None:
+    """Another bucket in the place of a lost one would hash with something new: no node that seals could serve again."""
+    with contextlib.suppress(LogMissing):
+        if (await stream.state()).last:
+            raise LogUnavailable(
+                f"the stream {stream.name!r} holds records, and there is no bucket {bucket.name} of data keys: it was lost, "
+                "or sealing is to be switched on first by `tracker init` on a node that has the records"
+            )
 
 
 async def rewrap(settings: StreamSettings, vault: Vault) -> int:
@@ -156,7 +170,7 @@ async def sealing_of(stream: Stream, replica: Replica, vault: Vault | None) -> S
         raise LogMissing(f"there is no bucket {bucket.name} of data keys: make it with `tracker init`")
     if vault.opened_names(names) != vault.names:
         raise LogUnavailable(
-            f"{vault.path} is not the key store of this stream: its dedupe keys would be other ones. Move it away, and "
-            "make one with `tracker init`"
+            f"{vault.path} is not the key store of this stream: its dedupe keys would be other ones. Keep it, records may "
+            "open with nothing else; a node that has none gets one with `tracker init`"
         )
     return StreamSealing(bucket, replica, vault)
