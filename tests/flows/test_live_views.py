@@ -1,0 +1,75 @@
+"""Views kept up to date in any batch sizes, over restarts, are those of a rebuild: the rows, the sums, the words that `q` finds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tracker.demo_calls import ISSUERS, VENDORS, whole_call
+from tracker.log.sqlite import SqliteLog
+from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector, differences
+from tracker.sources import registry
+from tracker.sources.contract import SourceSettings
+from tracker.views.contract import SessionFilter
+from tracker.views.sqlite import SqliteViews
+
+START = 1_700_000_000_000_000
+
+
+async def mixed_log(path: Path, chance: random.Random) -> SqliteLog:
+    """Calls of all vendors side by side, some deliveries lost, some late."""
+    await SqliteLog.create(path)
+    log = await SqliteLog.open(path)
+    sent = []
+    for vendor in VENDORS:
+        keys = {ISSUERS[vendor]: "x" * 40} if vendor in ISSUERS else {}
+        source = registry.build(
+            SourceSettings(name=vendor, vendor=vendor, secrets=() if keys else ("x" * 40,), keys=keys)
+        )
+        for seed in range(6):
+            for each in whole_call(vendor, START + seed * 400_000_000, seed=seed):
+                if chance.random() > 0.1:
+                    late = chance.random() < 0.1
+                    at = each.at + (chance.randrange(600_000_000) if late else 0)
+                    sent.append((at, source.admit(each.body, received_at=at, proof={"scheme": "import"})))
+    sent.sort(key=lambda pair: pair[0])
+    await log.append_all([each for _, each in sent])
+    return log
+
+
+async def words(views: SqliteViews) -> dict[str, list[str]]:
+    found = {}
+    for asked in ("alice", "room", "standup", "a", "web", "bob"):
+        rows, _ = await views.find_sessions(SessionFilter(q=asked), limit=1000, cursor=None)
+        found[asked] = [row.id for row in rows]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_views_built_live_in_any_batches_over_restarts_are_those_of_a_rebuild(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    log = await mixed_log(tmp_path / "log.db", chance)
+    head, until = await log.head(), 0
+    await SqliteViews.create(tmp_path / "live.db")
+    live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+    projector = Projector(log, live, now=lambda: START)
+    while until < head:
+        until = min(head, until + chance.choice([1, 1, 2, 5, 17, 60]))
+        await projector.catch_up(until=until)
+        if chance.random() < 0.1:
+            await live.close()
+            live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+            projector = Projector(log, live, now=lambda: START)
+    fresh = await SqliteViews.build(tmp_path / "rebuilt.db")
+    await Projector(log, fresh, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up()
+    await fresh.finish()
+    await fresh.close()
+    rebuilt = await SqliteViews.open(tmp_path / "rebuilt.db", writable=False)
+    assert await differences(live, rebuilt) == []
+    told = await words(rebuilt)
+    assert await words(live) == told
+    assert any(told.values())
+    for each in (live, rebuilt, log):
+        await each.close()
