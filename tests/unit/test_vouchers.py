@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tracker.log.sqlite_following import Entry, Replica
 from tracker.log.vouchers import Complaint, Cosigned, Signed, Voucher, decode, encode, message_id
 
 
@@ -39,3 +42,17 @@ def test_what_is_said_is_read(voucher: Voucher) -> None:
 )
 def test_what_says_nothing_of_ours_is_passed_over(message: bytes) -> None:
     assert decode(message) is None
+
+
+@pytest.mark.parametrize("settling", [Signed("b", 3, "note\n"), Cosigned("b", 3, "log/b", "line\n")])
+async def test_a_complaint_is_settled_by_a_larger_tree_that_the_node_signs_or_cosigns(
+    tmp_path: Path, settling: Voucher
+) -> None:
+    await Replica.begin(tmp_path / "log.db", log_id="x", stream="s")
+    log = await Replica.open(tmp_path / "log.db")
+    said = [Complaint("b", 2, bytes(32), 1), Signed("a", 2, "note\n"), Cosigned("c", 3, "log/c", "line\n"), settling]
+    for n, each in enumerate(said, 1):
+        assert await log.complaints() == said[: int(n > 1)]
+        await log.apply([Entry(n, b"", said=each)])
+    assert await log.complaints() == []
+    await log.close()

@@ -20,10 +20,11 @@ SELECT node FROM signings WHERE size = ?1 UNION ALL SELECT node FROM cosignature
 """
 SELECT_NAMED_KEY = "SELECT key FROM signings WHERE key <> '' ORDER BY size LIMIT 1"
 SELECT_SIGNING = "SELECT node FROM signings WHERE size = ?"
-# A node that was made anew and has cosigned a larger tree since has settled what it complained about.
+# A node that was made anew and has cosigned a larger tree since, or signed it, has settled what it complained about.
 SELECT_COMPLAINTS = """
 SELECT size, node, root, position FROM complaints AS c
-WHERE NOT EXISTS (SELECT 1 FROM cosignatures AS s WHERE s.node = c.node AND s.size > c.size) ORDER BY size, node
+WHERE NOT EXISTS (SELECT 1 FROM cosignatures AS s WHERE s.node = c.node AND s.size > c.size)
+AND NOT EXISTS (SELECT 1 FROM signings AS s WHERE s.node = c.node AND s.size > c.size) ORDER BY size, node
 """
 
 
