@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clustered import Cluster
 from tracker import config, desk, desk_evidence, joining
 from tracker.deliveries import Verified
 from tracker.errors import HistoryChanged
@@ -33,24 +35,29 @@ def delivery(n: int, *, other: bool = False) -> Verified:
     )  # fmt: skip
 
 
-def config_at(folder: Path, **evidence: object) -> config.Config:
+def config_at(folder: Path, *, jetstream: dict[str, object] | None = None, **evidence: object) -> config.Config:
+    """Of one machine, or with `[jetstream]` of a node."""
     tables: dict[str, dict[str, object]] = {"log": {"path": "log.db"}, "views": {"path": "views.db"},
               "evidence": {"key_file": "key", "file": "checkpoints.txt", "origin": "tracker.test/log"}}  # fmt: skip
     tables["evidence"] |= evidence
+    if jetstream is not None:
+        tables["log"]["engine"], tables["jetstream"] = "jetstream", jetstream
     return config.read(tables, folder / "config.toml", {})
 
 
 async def grow(at: config.Config, first: int, last: int, *, forged: Sequence[int] = (), sign: bool = True) -> None:
-    async with joining.reading_log(at) as log:
+    async with joining.appending_log(at) as log:
         await log.append_all([delivery(n, other=n in forged) for n in range(first, last + 1)])
     if sign:
         assert await desk_evidence.checkpoint(at) is not None
 
 
-async def make(folder: Path, *, forged: Sequence[int] = (), key: bytes | None = None) -> config.Config:
+async def make(
+    folder: Path, *, forged: Sequence[int] = (), key: bytes | None = None, jetstream: dict[str, object] | None = None
+) -> config.Config:
     """A log with two checkpoints; `key`: the text of the signing key, else a new one."""
     folder.mkdir()
-    at = config_at(folder)
+    at = config_at(folder, jetstream=jetstream)
     if key is not None:
         at.evidence.key_file.write_bytes(key)
     await desk.begin(at)
@@ -60,10 +67,15 @@ async def make(folder: Path, *, forged: Sequence[int] = (), key: bytes | None = 
     return at
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["sqlite", "jetstream"])
+def pristine(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """On one machine, and on a node whose log came through the stream: its replica is the same file to tamper with."""
     folder = tmp_path_factory.mktemp("tampering") / "log"
-    asyncio.run(make(folder))
+    node: dict[str, object] | None = None
+    if request.param == "jetstream":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        node = {"servers": cluster.urls, "stream": f"s{secrets.token_hex(4)}", "node": "a"}
+    asyncio.run(make(folder, jetstream=node))
     shutil.copy(folder / "checkpoints.txt", folder.parent / "shipped.txt")
     return folder
 
@@ -314,6 +326,7 @@ async def test_an_edited_file_of_checkpoints_is_told_by_line(at: config.Config) 
     ]
 
 
+@pytest.mark.parametrize("pristine", ["sqlite"], indirect=True, scope="module")
 async def test_checkpoints_without_a_key_are_not_taken_on_trust(at: config.Config) -> None:
     at.evidence.key_file.unlink()
     assert any("no key to check them with" in each for each in told(await verified(at)))
@@ -373,6 +386,7 @@ async def test_a_page_that_cannot_be_read_is_a_fault_and_not_the_end_of_the_comm
     assert 350 < (found.faults[0].position or 0) <= 400
 
 
+@pytest.mark.parametrize("pristine", ["sqlite"], indirect=True, scope="module")
 async def test_a_log_that_grows_and_is_signed_meanwhile_has_no_fault(at: config.Config) -> None:
     async def writing() -> None:
         n = SIZE + AFTER
