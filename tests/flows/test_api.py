@@ -13,12 +13,15 @@ import pytest
 from aiohttp import CookieJar, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from tests.clustered import Cluster
+from tests.replicated import opened, settings_of
 from tracker.access import SCOPES, Access, AccessKey, mint
 from tracker.api import app as door_app
 from tracker.api.app import Door, add_routes
 from tracker.demo_calls import ISSUERS, sign, whole_call
 from tracker.deliveries import Delivery, Verified
 from tracker.errors import LogUnavailable, ViewsMissing, ViewsOutdated, ViewsUnavailable
+from tracker.log.jetstream import JetstreamLog
 from tracker.log.memory import MemoryLog
 from tracker.projector import Projector
 from tracker.sources import registry
@@ -59,8 +62,8 @@ def verified(source: str, start: int, seed: int = 0) -> list[Verified]:
 class House:
     """A log, views, and the door to them, behind a real server."""
 
-    def __init__(self, views: SqliteViews, access: Access | None = None) -> None:
-        self.log = MemoryLog()
+    def __init__(self, views: SqliteViews, access: Access | None = None, log: JetstreamLog | None = None) -> None:
+        self.log = log or MemoryLog()
         self.views = views
         self.projector = Projector(self.log, views, now=lambda: NOW)
         self.reasons: list[str] = []
@@ -101,14 +104,21 @@ class House:
             return body
 
 
-async def house_in(path: Path, access: Access | None = None) -> House:
+async def house_in(path: Path, access: Access | None = None, log: JetstreamLog | None = None) -> House:
     await SqliteViews.create(path / "views.db")
-    return House(await SqliteViews.open(path / "views.db", writable=True), access)
+    return House(await SqliteViews.open(path / "views.db", writable=True), access, log)
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+def cluster_or_none(request: pytest.FixtureRequest) -> Cluster | None:
+    """The cluster is started only for who asks for it."""
+    return request.getfixturevalue("cluster") if request.param == "jetstream" else None
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    async for each in served(await house_in(tmp_path)):
+async def house(tmp_path: Path, cluster_or_none: Cluster | None) -> AsyncIterator[House]:
+    log = await opened(tmp_path / "log.db", settings_of(cluster_or_none)) if cluster_or_none else None
+    async for each in served(await house_in(tmp_path, log=log)):
         yield each
 
 
