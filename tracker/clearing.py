@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 
 import structlog
 
+from tracker import apart
 from tracker.deliveries import OURS
 from tracker.log.contract import ClusteredLog
 
@@ -57,17 +57,7 @@ async def keep(config: Path, views: Path, log: ClusteredLog) -> None:
 
 
 async def _rebuilt(config: Path) -> bool:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tracker", "rebuild", "--config", str(config),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        _, complaint = await process.communicate()
-    except BaseException:
-        process.terminate()
-        await process.wait()
-        raise
-    if process.returncode:
-        last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        _log.warning("the views may show what was erased, trying again", reason=last)
-    return process.returncode == 0
+    ended = await apart.run(config, "rebuild")
+    if ended.code:
+        _log.warning("the views may show what was erased, trying again", reason=ended.last)
+    return ended.code == 0

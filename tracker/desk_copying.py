@@ -16,7 +16,7 @@ async def copy(config: Config, to: Config, progress: Progress | None = None) -> 
     """
     if config.log.path.resolve() == to.log.path.resolve():
         raise ConfigInvalid(f"log.path: {config.path} and {to.path} name the same file: nothing is to be copied")
-    async with joining.copied_log(config) as source:
+    async with joining.whole_log(config) as source:
         await _make(to, await joining.names_of(config))
         with joining.hold_log(to):
             async with joining.taking_log(to) as target:

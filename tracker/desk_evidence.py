@@ -38,7 +38,7 @@ async def checkpoint(config: Config) -> Made | None:
         raise ConfigInvalid(
             f"evidence.key_file: there is no key at {config.evidence.key_file}: `tracker init` makes it"
         )
-    async with joining.signing_log(config) as log:
+    async with joining.whole_log(config) as log:
         return await joining.checkpoints(config, log, signer).make()
 
 

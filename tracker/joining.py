@@ -219,19 +219,8 @@ async def proving_log(config: Config) -> AsyncGenerator[SqliteLog]:
 
 
 @asynccontextmanager
-async def signing_log(config: Config) -> AsyncGenerator[Log]:
-    """The log to keep checkpoints in, closed on leaving. A node of a cluster catches up first."""
-    if config.log.engine == "jetstream":
-        async with taking_log(config) as node:
-            yield node
-    else:
-        async with proving_log(config) as log:
-            yield log
-
-
-@asynccontextmanager
-async def copied_log(config: Config) -> AsyncGenerator[CopySource]:
-    """The log to copy from, closed on leaving. A node of a cluster catches up first."""
+async def whole_log(config: Config) -> AsyncGenerator[CopySource]:
+    """The log to sign or to copy, closed on leaving; no body of it is read. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
         async with taking_log(config) as node:
             yield node

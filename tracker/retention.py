@@ -7,13 +7,14 @@ meanwhile, the next run does the rest.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import structlog
+
+from tracker import apart
 
 FIRST_SECONDS = 60.0
 EVERY_SECONDS = 86_400.0
@@ -39,22 +40,11 @@ async def keep(config: Path, watcher: Watcher, *, first: float = FIRST_SECONDS, 
 
 async def erase_once(config: Path, watcher: Watcher) -> None:
     """One run of `tracker erase --retention --yes`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tracker", "erase", "--retention", "--yes", "--json", "--config", str(config),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    ended = await apart.run(config, "erase", "--retention", "--yes", "--json")
     try:
-        out, complaint = await process.communicate()
-    except BaseException:
-        # We are stopping: what is not done yet is done tomorrow.
-        process.terminate()
-        await process.wait()
-        raise
-    try:
-        told: Mapping[str, Any] = msgspec.json.decode(out)
+        told: Mapping[str, Any] = msgspec.json.decode(ended.out)
     except msgspec.DecodeError:
-        last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        _log.error("nothing was erased", exit_code=process.returncode, reason=last)
+        _log.error("nothing was erased", exit_code=ended.code, reason=ended.last)
         return
     for plan in told["items"]:
         for source, count in plan["sources"].items():

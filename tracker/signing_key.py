@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tracker.errors import ConfigInvalid, NoteMalformed
 from tracker.evidence.cosignatures import Cosigner
 from tracker.evidence.notes import Signer, Verifier
+
+Key = TypeVar("Key")
 
 
 def make_key(path: Path, origin: str) -> Verifier | None:
@@ -66,21 +70,19 @@ def read_key(path: Path, origin: str) -> Signer | None:
 
 def read_cosigners(texts: tuple[str, ...]) -> list[Cosigner]:
     """`evidence.cosigner_keys`. Raises `ConfigInvalid`."""
-    found: list[Cosigner] = []
-    for n, text in enumerate(texts):
-        try:
-            found.append(Cosigner.read(text))
-        except NoteMalformed as error:
-            raise ConfigInvalid(f"evidence.cosigner_keys[{n}]: {error}") from None
-    return found
+    return _read_all(texts, Cosigner.read, "cosigner_keys")
 
 
 def read_verifiers(texts: tuple[str, ...]) -> list[Verifier]:
     """`evidence.former_keys`. Raises `ConfigInvalid`."""
-    found: list[Verifier] = []
+    return _read_all(texts, Verifier.read, "former_keys")
+
+
+def _read_all(texts: tuple[str, ...], read: Callable[[str], Key], name: str) -> list[Key]:
+    found: list[Key] = []
     for n, text in enumerate(texts):
         try:
-            found.append(Verifier.read(text))
+            found.append(read(text))
         except NoteMalformed as error:
-            raise ConfigInvalid(f"evidence.former_keys[{n}]: {error}") from None
+            raise ConfigInvalid(f"evidence.{name}[{n}]: {error}") from None
     return found

@@ -12,14 +12,12 @@ knows only the log's key passes these lines over: they are signatures of keys he
 from __future__ import annotations
 
 import base64
-import hashlib
-import re
 import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 from tracker.errors import NoteMalformed, NoteUnverified
-from tracker.evidence.notes import DASH, ID_BYTES, KEY_BYTES, Signer, Verifier, decoded, is_name, read_note
+from tracker.evidence.notes import DASH, Signer, Verifier, id_of_key, key_parts, read_note
 
 COSIGNATURE = b"\x04"
 _TIME = struct.Struct(">Q")
@@ -41,22 +39,16 @@ class Cosigner(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Self:
         """From its verifier key: name+hex(key id)+base64(0x04 ‖ public key). Raises `NoteMalformed`."""
-        name, _, rest = text.strip().partition("+")
-        key_id, _, encoded = rest.partition("+")
-        key = decoded(encoded)
-        if not is_name(name) or not re.fullmatch("[0-9a-f]{8}", key_id) or key is None:
-            raise NoteMalformed("no verifier key: it is a name, 8 hex digits and base64 with + between")
-        if key[:1] != COSIGNATURE or len(key) != 1 + KEY_BYTES:
-            raise NoteMalformed(f"the verifier key of {name} is not that of an Ed25519 cosigner")
-        found = cls(name, key[1:])
-        if found.id.hex() != key_id:
+        name, given, public = key_parts(text.strip(), "cosigner's verifier key", COSIGNATURE)
+        found = cls(name, public)
+        if found.id != given:
             raise NoteMalformed(f"the verifier key of {name} does not have the id it names: copy it again, all of it")
         return found
 
     @property
     def id(self) -> bytes:
         """The 4 bytes that name the key in a signature."""
-        return hashlib.sha256(self.name.encode() + b"\n" + COSIGNATURE + self.public).digest()[:ID_BYTES]
+        return id_of_key(self.name, COSIGNATURE, self.public)
 
     @property
     def label(self) -> str:

@@ -40,7 +40,7 @@ class Verifier(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Self:
         """From a verifier key (vkey). Raises `NoteMalformed`."""
-        name, given, public = _parts(text.strip(), "verifier key")
+        name, given, public = key_parts(text.strip(), "verifier key", ED25519)
         found = cls(name, public)
         if found.id != given:
             raise NoteMalformed(f"the verifier key of {name} does not have the id it names: copy it again, all of it")
@@ -49,7 +49,7 @@ class Verifier(NamedTuple):
     @property
     def id(self) -> bytes:
         """The 4 bytes that name the key in a signature."""
-        return hashlib.sha256(self.name.encode() + b"\n" + ED25519 + self.public).digest()[:ID_BYTES]
+        return id_of_key(self.name, ED25519, self.public)
 
     @property
     def label(self) -> str:
@@ -89,7 +89,7 @@ class Signer:
         stripped = text.strip()
         if not stripped.startswith(PRIVATE):
             raise NoteMalformed(f"no signer key: it begins with {PRIVATE}")
-        name, given, seed = _parts(stripped.removeprefix(PRIVATE), "signer key")
+        name, given, seed = key_parts(stripped.removeprefix(PRIVATE), "signer key", ED25519)
         found = cls(name, seed)
         if found.verifier.id != given:
             raise NoteMalformed(f"the signer key of {name} does not have the id it names: copy it again, all of it")
@@ -190,24 +190,29 @@ def decoded(text: str) -> bytes | None:
     return found if _encoded(found) == text else None
 
 
+def id_of_key(name: str, algorithm: bytes, public: bytes) -> bytes:
+    """The 4 bytes that name a key; `algorithm` is the byte of its kind of signature."""
+    return hashlib.sha256(name.encode() + b"\n" + algorithm + public).digest()[:ID_BYTES]
+
+
+def key_parts(text: str, what: str, algorithm: bytes) -> tuple[str, bytes, bytes]:
+    """Name, id (as it stands there) and 32 bytes of a key's text. Raises `NoteMalformed`, calling it `what`."""
+    name, _, rest = text.partition("+")
+    named, _, encoded = rest.partition("+")
+    key = decoded(encoded)
+    if not is_name(name) or not re.fullmatch("[0-9a-f]{8}", named) or key is None:
+        raise NoteMalformed(f"no {what}: it is a name, 8 hex digits and base64 with + between")
+    if key[:1] != algorithm or len(key) != 1 + KEY_BYTES:
+        raise NoteMalformed(f"the {what} of {name} is not an Ed25519 key")
+    return name, bytes.fromhex(named), key[1:]
+
+
 def _signature(line: str) -> Signature:
     name, gap, encoded = line.removeprefix(DASH).partition(" ")
     found = decoded(encoded)
     if not line.startswith(DASH) or not gap or not is_name(name) or found is None or len(found) <= ID_BYTES:
         raise NoteMalformed(f"no line of a signature: {line[:80]!r}")
     return Signature(name, found[:ID_BYTES], found[ID_BYTES:])
-
-
-def _parts(text: str, what: str) -> tuple[str, bytes, bytes]:
-    """Name, id and 32 bytes of a key's text."""
-    name, _, rest = text.partition("+")
-    key_id, _, encoded = rest.partition("+")
-    key = decoded(encoded)
-    if not is_name(name) or not re.fullmatch("[0-9a-f]{8}", key_id) or key is None:
-        raise NoteMalformed(f"no {what}: it is a name, 8 hex digits and base64 with + between")
-    if key[:1] != ED25519 or len(key) != 1 + KEY_BYTES:
-        raise NoteMalformed(f"the {what} of {name} is not an Ed25519 key")
-    return name, bytes.fromhex(key_id), key[1:]
 
 
 def _expect_text(text: str) -> None:

@@ -21,8 +21,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
-import msgspec
-
 from tracker.deliveries import Appended, Verified
 from tracker.errors import LogError, LogUnavailable, NodeBehind
 from tracker.log.contract import Behind
@@ -232,11 +230,12 @@ class JetstreamLog(VouchingReplica):
 
     def _framed(self, fresh: Sequence[tuple[Verified, str]], erasing: Sequence[int]) -> tuple[Frame, bytes | None]:
         """The frame of deliveries and the names they are known by; where they are sealed, its keys."""
-        frame = Frame(secrets.token_bytes(16), self._stream.settings.node, [], list(erasing))
+        frame_id = secrets.token_bytes(16)
         if self._sealing is None:
-            return msgspec.structs.replace(frame, records=[row_of(each) for each, _ in fresh]), None
-        rows, keys = self._sealing.sealed(frame.id, fresh)
-        return msgspec.structs.replace(frame, records=rows), keys
+            rows, keys = [row_of(each) for each, _ in fresh], None
+        else:
+            rows, keys = self._sealing.sealed(frame_id, fresh)
+        return Frame(frame_id, self._stream.settings.node, rows, list(erasing)), keys
 
     async def _sent(self, frame: Frame, keys: bytes | None, *, after: int | None = None) -> list[Appended]:
         """The answers to the records of one frame, once it is acknowledged and applied here.
