@@ -56,3 +56,7 @@ async def test_a_complaint_is_settled_by_a_larger_tree_that_the_node_signs_or_co
         await log.apply([Entry(n, b"", said=each)])
     assert await log.complaints() == []
     await log.close()
+
+
+def test_what_is_deeply_nested_is_passed_over() -> None:
+    assert decode(b'{"type":"signed","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}") is None

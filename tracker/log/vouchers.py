@@ -67,6 +67,6 @@ def decode(message: bytes) -> Voucher | None:
     try:
         found = _decoder.decode(message)
         _encoder.encode(found).decode("utf-8")
-    except (msgspec.MsgspecError, UnicodeError, ValueError):
+    except (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError):
         return None
     return found
