@@ -30,6 +30,9 @@ from typing import Any, Literal
 
 import aiohttp
 
+from tests.running import READ_KEY, SECRETS, Running
+from tracker.demo import config_text
+
 ALWAYS: Literal["always"] = "always"
 READY_SECONDS = 40
 PORTS = range(12_000, 32_000)
@@ -253,9 +256,34 @@ def node_config(
     signs: bool = False,
     more: str = "",
 ) -> str:
-    """A single node's config.toml made one of a cluster's; `more` are further lines of `[jetstream]`."""
+    """A single node's config.toml made one of a cluster's; `more` are further lines of `[jetstream]`, and tables after it."""
     assert 'engine = "sqlite"' in single
     return single.replace('engine = "sqlite"', 'engine = "jetstream"') + "\n".join(
         ["[jetstream]", f"servers = {json.dumps(list(servers))}", f"monitoring = {json.dumps(list(monitoring))}",
          f'stream = "{stream}"', f'node = "{node}"', f"signs = {str(signs).lower()}", more, ""]
     )  # fmt: skip
+
+
+def node(
+    folder: Path,
+    name: str,
+    cluster: Cluster,
+    *,
+    stream: str = "tracker",
+    signs: bool | None = None,
+    monitored: bool = True,
+    servers: Sequence[str] | None = None,
+    more: str = "",
+) -> Running:
+    """A tracker of that name in `folder`/`name`, a new folder; not started. Only `a` signs, unless it is said.
+
+    `servers`: other ways to the cluster, as through proxies. `more`: lines of `[jetstream]`, then further tables.
+    """
+    home = folder / name
+    home.mkdir(parents=True)
+    config = node_config(
+        config_text(home, SECRETS, READ_KEY, 0), name, servers=cluster.urls if servers is None else servers,
+        monitoring=cluster.monitoring if monitored else (), stream=stream, signs=name == "a" if signs is None else signs,
+        more=more,
+    )  # fmt: skip
+    return Running(home, config=config)

@@ -32,12 +32,11 @@ import nats
 import nats.errors
 from nats.js.api import StreamConfig
 
-from tests.clustered import Cluster, node_config
+from tests.clustered import Cluster, node
 from tests.loaded import Live, Load, Tail
 from tests.powered import Disk, why_not
 from tests.proxied import ACKNOWLEDGEMENT, Proxy
-from tests.running import READ, READ_KEY, SECRETS, Running
-from tracker.demo import config_text
+from tests.running import READ, Running
 from tracker.deliveries import Record
 from tracker.log.contract import TreeHead
 from tracker.log.sqlite import SqliteLog
@@ -62,14 +61,9 @@ class House:
         await self.cluster.start()
         self.proxies = [await Proxy("127.0.0.1", int(url.rsplit(":", 1)[1])).start() for url in self.cluster.urls]
         for name in "abc":
-            home = self.folder / name
-            home.mkdir()
-            servers = [proxy.url for proxy in self.proxies] if name == "a" else self.cluster.urls
-            single = config_text(home, SECRETS, READ_KEY, 0)
-            config = node_config(
-                single, name, servers=servers, monitoring=self.cluster.monitoring, stream=STREAM, signs=name == "a"
-            )
-            self.nodes.append(await Running(home, config=config).start(init=True))
+            servers = [proxy.url for proxy in self.proxies] if name == "a" else None
+            running = node(self.folder, name, self.cluster, stream=STREAM, servers=servers)
+            self.nodes.append(await running.start(init=True))
         self.load, self.tail, self.live = Load(self.nodes[:2]), Tail(self.nodes[C]), Live(self.nodes[C])
         return self
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.clustered import Cluster, node_config
+from tests.clustered import Cluster, node
 from tests.loaded import Load, deliveries
 from tests.powered import Disk, why_not
-from tests.running import READ_KEY, SECRETS, Running
+from tests.running import Running
 from tests.sampled import ROOT
-from tracker.demo import config_text
 
 
 def broken(*options: str) -> str:
@@ -26,15 +25,6 @@ def broken(*options: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return done.stdout
-
-
-def node(folder: Path, name: str, cluster: Cluster, *, monitored: bool = True) -> Running:
-    home = folder / name
-    home.mkdir()
-    single = config_text(home, SECRETS, READ_KEY, 0)
-    monitoring = cluster.monitoring if monitored else []
-    config = node_config(single, name, servers=cluster.urls, monitoring=monitoring, signs=name == "a")
-    return Running(home, config=config)
 
 
 def test_whatever_is_killed_cut_or_stalled_what_was_answered_is_there_once_on_every_node() -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 import aiohttp
 import nats
 
-from tests.clustered import Cluster, node_config
-from tests.running import READ_KEY, SECRETS, Running
-from tracker.demo import config_text
+from tests.clustered import Cluster, node
+from tests.running import Running
 from tracker.demo_calls import whole_call
 from tracker.log.frame_keys import decode
 from tracker.log.sqlite import SqliteLog
@@ -23,21 +22,16 @@ from tracker.log.vault import Master, Vault
 MASTER = "ab" * 32
 MASTERS = (Master("main", bytes.fromhex(MASTER)),)
 PERSON = b"user-alice"
+SEALING = f"""
+[sealing]
+keys = [{{ id = "main", secret = "{MASTER}" }}]
+path = "keys.db"
+[evidence]
+key_file = "sign.key"
+file = "checkpoints.txt"
+"""
 COMPACTED_SECONDS = 240
 """The servers compact their Raft logs by themselves: 75 to 160 s were measured. A change of the leader does it at once."""
-
-
-def sealing(folder: Path) -> str:
-    return f'[sealing]\nkeys = [{{ id = "main", secret = "{MASTER}" }}]\npath = "{folder}/keys.db"\n'
-
-
-def node(folder: Path, cluster: Cluster, name: str, *, signs: bool = False) -> Running:
-    folder.mkdir()
-    text = node_config(
-        config_text(folder, SECRETS, READ_KEY, 0), name, servers=cluster.urls, monitoring=cluster.monitoring, signs=signs
-    )  # fmt: skip
-    evidence = f'[evidence]\nkey_file = "{folder}/sign.key"\nfile = "{folder}/checkpoints.txt"\n'
-    return Running(folder, config=text.replace("[access]", f"{sealing(folder)}{evidence}[access]"))
 
 
 def on_disk(folder: Path) -> bytes:
@@ -76,8 +70,8 @@ async def keys_of(running: Running, positions: list[int]) -> list[bytes]:
 
 async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
-        first = node(tmp_path / "a", cluster, "a", signs=True)
-        second = node(tmp_path / "b", cluster, "b")
+        first = node(tmp_path, "a", cluster, more=SEALING)
+        second = node(tmp_path, "b", cluster, more=SEALING)
         for running in (first, second):
             await running.start(init=True)
         sent = whole_call("livekit", 1_700_000_000_000_000)
@@ -132,7 +126,7 @@ async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers
 
 async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_next_start(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
-        first = node(tmp_path / "a", cluster, "a", signs=True)
+        first = node(tmp_path, "a", cluster, more=SEALING)
         await first.start(init=True)
         sent = whole_call("livekit", 1_700_000_000_000_000)
         for each in sent:
@@ -173,7 +167,7 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
 
 async def test_another_master_key_wraps_everything_anew_on_every_node(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
-        first, second = node(tmp_path / "a", cluster, "a", signs=True), node(tmp_path / "b", cluster, "b")
+        first, second = node(tmp_path, "a", cluster, more=SEALING), node(tmp_path, "b", cluster, more=SEALING)
         sent = whole_call("livekit", 1_700_000_000_000_000)
         await first.start(init=True)
         for each in sent:
@@ -191,7 +185,7 @@ async def test_another_master_key_wraps_everything_anew_on_every_node(tmp_path: 
             # The old one is of no use any more.
             running.config.write_text(text.replace(old, new))
             assert (await running.run("export"))[1] == said
-        third = node(tmp_path / "c", cluster, "c")
+        third = node(tmp_path, "c", cluster, more=SEALING)
         third.config.write_text(third.config.read_text().replace(old, new))
         await third.start(init=True)
         await third.get(web, "/v1/sessions", at_least=str(len(sent)))

@@ -9,19 +9,9 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.clustered import Cluster
-from tests.running import READ, READ_KEY, SECRETS, Running
-from tracker.demo import config_text
+from tests.clustered import Cluster, node
+from tests.running import READ, Running
 from tracker.demo_calls import Sent
-
-
-def node(folder: Path, cluster: Cluster, name: str, *, more: str = "") -> Running:
-    """A tracker of that name, not started."""
-    folder.mkdir()
-    text = config_text(folder, SECRETS, READ_KEY, 0).replace('engine = "sqlite"', 'engine = "jetstream"')
-    table = {"servers": cluster.urls, "monitoring": cluster.monitoring, "node": name, "behind_at_most": "2s"}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-    return Running(folder, config="\n".join([text, "[jetstream]", *lines, more]))
 
 
 def started(n: int) -> Sent:
@@ -51,7 +41,7 @@ async def until(web: aiohttp.ClientSession, running: Running, path: str, status:
 
 async def test_two_nodes_have_one_history_and_one_that_is_cut_off_says_so(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
-        first, second = node(tmp_path / "a", cluster, "a"), node(tmp_path / "b", cluster, "b")
+        first, second = [node(tmp_path, name, cluster, more='behind_at_most = "2s"') for name in "ab"]
         await first.start(init=True)
         for n in range(1, 6):
             assert await first.post(web, "livekit", started(n)) == (200, {"position": n, "duplicate": False})

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.clustered import Cluster, node_config
+from tests.clustered import Cluster, node
 from tests.contracts.log_contract import delivery
-from tests.running import READ_KEY, SECRETS, Running
+from tests.running import Running
 from tracker import joining
 from tracker.config import load
-from tracker.demo import config_text
 from tracker.erasures import Erased, Erasure, erasure_record
 from tracker.log.sqlite import SqliteLog
 
@@ -42,15 +41,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def single(folder: Path) -> Running:
     folder.mkdir()
     return Running(folder)
-
-
-def node(folder: Path, cluster: Cluster, stream: str, name: str = "a") -> Running:
-    folder.mkdir()
-    text = node_config(
-        config_text(folder, SECRETS, READ_KEY, 0), name, servers=cluster.urls, monitoring=cluster.monitoring,
-        stream=stream, signs=True,
-    )  # fmt: skip
-    return Running(folder, config=text)
 
 
 async def filled(running: Running, records: int = 3_000) -> None:
@@ -91,12 +81,13 @@ async def copied(source: Running, to: Running) -> dict[str, object]:
 
 
 async def test_a_log_goes_into_a_cluster_and_back_and_stays_the_same(cluster: Cluster, tmp_path: Path) -> None:
-    before, there, back = single(tmp_path / "single"), node(tmp_path / "a", cluster, "copy"), single(tmp_path / "back")
+    before, back = single(tmp_path / "single"), single(tmp_path / "back")
+    there = node(tmp_path, "a", cluster, stream="copy")
     await filled(before)
     there_told = await copied(before, there)
     assert (there_told["records"], there_told["new"], there_told["checkpoints"]) == (3_002, 3_002, 2)
     # Another node, that knows it all from the stream.
-    other = node(tmp_path / "b", cluster, "copy", "b")
+    other = node(tmp_path, "b", cluster, stream="copy")
     assert (await other.run("init"))[0] == 0
     back_told = await copied(other, back)
     assert back_told == there_told
@@ -126,7 +117,7 @@ async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_eras
     cluster: Cluster, tmp_path: Path
 ) -> None:
     before = sealed(single(tmp_path / "single"), "a")
-    there = sealed(node(tmp_path / "a", cluster, "sealed"), "b")
+    there = sealed(node(tmp_path, "a", cluster, stream="sealed"), "b")
     back = sealed(single(tmp_path / "back"), "c")
     assert (await before.run("init"))[0] == 0
     log = await joining.open_log(load(before.config, {}))
@@ -163,7 +154,8 @@ async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_eras
 
 
 async def test_a_copy_that_was_killed_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
-    before, there, back = single(tmp_path / "single"), node(tmp_path / "a", cluster, "kill"), single(tmp_path / "back")
+    before, back = single(tmp_path / "single"), single(tmp_path / "back")
+    there = node(tmp_path, "a", cluster, stream="kill")
     await filled(before, 6_000)
     for source, to in ((before, there), (there, back)):
         process = await asyncio.create_subprocess_exec(
@@ -190,7 +182,7 @@ async def test_another_log_is_refused_and_left_as_it_is(cluster: Cluster, tmp_pa
         await log.append(delivery(secrets.token_hex(8)))
         await log.append(delivery("same"))
         await log.close()
-    there = node(tmp_path / "a", cluster, "other")
+    there = node(tmp_path, "a", cluster, stream="other")
     await copied(first, there)
     for source, to in ((second, there), (first, second)):
         code, _, complaint = await source.run("copy", "--to", str(to.config))

@@ -9,22 +9,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.clustered import Cluster, node_config
-from tests.running import READ, READ_KEY, SECRETS, Running, now
-from tracker.demo import config_text
+from tests.clustered import Cluster, node
+from tests.running import READ, Running, now
 from tracker.demo_calls import whole_call
 
 SECONDS = 30
-
-
-def node(folder: Path, name: str, cluster: Cluster, stream: str) -> Running:
-    home = folder / name
-    home.mkdir()
-    single = config_text(home, SECRETS, READ_KEY, 0)
-    config = node_config(
-        single, name, servers=cluster.urls, monitoring=cluster.monitoring, stream=stream, signs=name == "a"
-    )
-    return Running(home, config=config)
 
 
 async def until(web: aiohttp.ClientSession, running: Running, path: str, *wanted: str) -> str:
@@ -44,8 +33,8 @@ async def until(web: aiohttp.ClientSession, running: Running, path: str, *wanted
 @pytest.mark.asyncio(loop_scope="session")
 async def test_each_node_shows_all_of_them_and_what_came_in_anywhere(tmp_path: Path, cluster: Cluster) -> None:
     stream = f"nodes-{secrets.token_hex(4)}"
-    first = await node(tmp_path, "a", cluster, stream).start("--role", "ingest", init=True)
-    second = await node(tmp_path, "b", cluster, stream).start(init=True)
+    first = await node(tmp_path, "a", cluster, stream=stream).start("--role", "ingest", init=True)
+    second = await node(tmp_path, "b", cluster, stream=stream).start(init=True)
     sent = whole_call("livekit", now(), seed=5)
     try:
         async with aiohttp.ClientSession() as web:

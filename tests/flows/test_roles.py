@@ -9,27 +9,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.clustered import Cluster, node_config
-from tests.running import READ, READ_KEY, SECRETS, Running, now
-from tracker.demo import config_text
+from tests.clustered import Cluster, node
+from tests.running import READ, Running, now
 from tracker.demo_calls import whole_call
-
-
-def node(folder: Path, name: str, cluster: Cluster, stream: str) -> Running:
-    home = folder / name
-    home.mkdir()
-    single = config_text(home, SECRETS, READ_KEY, 0)
-    config = node_config(
-        single, name, servers=cluster.urls, monitoring=cluster.monitoring, signs=name == "a", stream=stream
-    )
-    return Running(home, config=config)
 
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_what_one_node_takes_another_answers(tmp_path: Path, cluster: Cluster) -> None:
     stream = f"roles-{secrets.token_hex(4)}"
-    taking = await node(tmp_path, "a", cluster, stream).start("--role", "ingest", init=True)
-    answering = await node(tmp_path, "b", cluster, stream).start("--role", "read", init=True)
+    taking = await node(tmp_path, "a", cluster, stream=stream).start("--role", "ingest", init=True)
+    answering = await node(tmp_path, "b", cluster, stream=stream).start("--role", "read", init=True)
     vendor, sent = "livekit", whole_call("livekit", now(), seed=5)[0]
     try:
         async with aiohttp.ClientSession() as web:

@@ -11,23 +11,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.clustered import Cluster, node_config
-from tests.running import READ, READ_KEY, SECRETS, Running, now
-from tracker.demo import config_text
+from tests.clustered import Cluster, node
+from tests.running import READ, Running, now
 from tracker.demo_calls import whole_call
 from tracker.evidence.cosignatures import Cosigner, cosigned
 from tracker.evidence.leaves import leaves_of
 from tracker.log.sqlite import SqliteLog
 
 SECONDS = 30
-
-
-def node(folder: Path, name: str, cluster: Cluster, stream: str, *, signs: bool) -> Running:
-    home = folder / name
-    home.mkdir()
-    single = config_text(home, SECRETS, READ_KEY, 0)
-    config = node_config(single, name, servers=cluster.urls, monitoring=cluster.monitoring, signs=signs, stream=stream)
-    return Running(home, config=config)
 
 
 async def text(web: aiohttp.ClientSession, running: Running, path: str) -> tuple[int, str]:
@@ -70,8 +61,8 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
     tmp_path: Path, cluster: Cluster
 ) -> None:
     stream = f"vouch-{secrets.token_hex(4)}"
-    first = await node(tmp_path, "a", cluster, stream, signs=True).start(init=True)
-    second = await node(tmp_path, "b", cluster, stream, signs=False).start(init=True)
+    first = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
+    second = await node(tmp_path, "b", cluster, stream=stream).start(init=True)
     sent = whole_call("livekit", now(), seed=5)
     try:
         async with aiohttp.ClientSession() as web:
@@ -133,14 +124,14 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_second_node_that_signs_is_not_believed_and_told_of(tmp_path: Path, cluster: Cluster) -> None:
     stream = f"vouch-{secrets.token_hex(4)}"
-    first = await node(tmp_path, "a", cluster, stream, signs=True).start(init=True)
+    first = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
     sent = whole_call("livekit", now(), seed=5)
     second: Running | None = None
     try:
         async with aiohttp.ClientSession() as web:
             assert (await first.post(web, "livekit", sent[0]))[0] == 200
             assert (await first.run("checkpoint"))[0] == 0
-            second = await node(tmp_path, "c", cluster, stream, signs=True).start(init=True)
+            second = await node(tmp_path, "c", cluster, stream=stream, signs=True).start(init=True)
             await until(web, second, "/metrics", "tracker_checkpoint_doubted 1.0")
             assert "tracker_log_diverged 0.0" in (await text(web, second, "/metrics"))[1]
             code, _, complaint = await second.run("checkpoint")
