@@ -27,7 +27,7 @@ from tracker.demo_calls import VENDORS
 from tracker.deliveries import Verified
 from tracker.log import sqlite_packing
 from tracker.log.sqlite import SqliteLog
-from tracker.projector import REBUILD_BATCH, Projector
+from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
 from tracker.views.sqlite import SqliteViews
 
 BATCH = 100
@@ -70,7 +70,7 @@ async def rebuild(path: Path, views_path: Path) -> float:
     log = await SqliteLog.open(path)
     views = await SqliteViews.build(views_path)
     started = time.process_time()
-    await Projector(log, views, now=lambda: 0, batch=REBUILD_BATCH).catch_up()
+    await Projector(log, views, now=lambda: 0, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up()
     await views.finish()
     used = time.process_time() - started
     await log.close()

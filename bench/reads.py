@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import functools
 import itertools
 import multiprocessing
 import random
@@ -21,7 +23,7 @@ import tempfile
 import time
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -34,9 +36,9 @@ from calls import DAY, HOUR, calls, deliveries
 from tests.running import READ, Running
 from tracker.demo import SOURCES
 from tracker.demo_calls import ISSUERS, VENDORS
-from tracker.interpreting import Interpreter, rare_collections
+from tracker.log.contract import Log
 from tracker.log.sqlite import SqliteLog
-from tracker.projector import REBUILD_BATCH, Projector
+from tracker.rebuilding import build
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 from tracker.views.contract import SessionFilter
@@ -122,23 +124,27 @@ async def fill(path: Path, events: int) -> None:
     )
 
 
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncGenerator[Log]:
+    """The log, as each process of a rebuild opens it."""
+    log = await SqliteLog.open(path)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
 async def rebuild(path: Path, views_path: Path) -> None:
     """Make the views as `tracker rebuild` does."""
     views_path.unlink(missing_ok=True)
-    log = await SqliteLog.open(path)
-    views = await SqliteViews.build(views_path)
     begun = time.monotonic()
-    with rare_collections(), Interpreter() as ahead:
-        position = await Projector(log, views, now=lambda: END, batch=REBUILD_BATCH, ahead=ahead).catch_up(
-            lambda at, head: progress("views", at, head, begun)
-        )
-    projected = time.monotonic() - begun
-    await views.finish()
-    await log.close()
+    async with opened(path) as log:
+        position = await build(
+            log, functools.partial(opened, path), views_path, hidden={},
+            progress=lambda at, head: progress("views", at, head, begun),
+        )  # fmt: skip
     seconds = time.monotonic() - begun
-    print(
-        f"\r{position:,} events projected in {projected:.0f} s, indexed after {seconds:.0f} s, {views_path.stat().st_size / 1e6:,.0f} MB{'':20}"
-    )
+    print(f"\r{position:,} events projected in {seconds:.0f} s, {views_path.stat().st_size / 1e6:,.0f} MB{'':20}")
 
 
 def progress(what: str, at: int, of: int, begun: float) -> None:

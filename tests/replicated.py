@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from tests.clustered import Cluster
 from tracker.log.jetstream import JetstreamLog
 from tracker.log.jetstream_checking import join
+from tracker.log.jetstream_sealing import join_names
 from tracker.log.jetstream_stream import StreamSettings
 from tracker.log.sqlite_following import Replica
+from tracker.log.vault import Master, Vault
 
 
 def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> StreamSettings:
@@ -26,12 +28,18 @@ def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None)
     )
 
 
-async def opened(path: Path, settings: StreamSettings) -> JetstreamLog:
-    """A node's log, level with the stream, which is made where there is none."""
+async def opened(path: Path, settings: StreamSettings, masters: Sequence[Master] = ()) -> JetstreamLog:
+    """A node's log, level with the stream; what is missing is made as `tracker init` makes it.
+
+    With master keys it seals; its key store is `keys.db` beside the log.
+    """
+    keys = path.with_name("keys.db")
     if not path.exists():
-        log_id = await join(settings, secrets.token_hex(8))
-        await Replica.begin(path, log_id=log_id, stream=settings.stream)
-    log = await JetstreamLog.open(path, settings)
+        path.parent.mkdir(exist_ok=True)
+        if masters:
+            await Vault.create(keys, masters, await join_names(settings, masters))
+        await Replica.begin(path, log_id=await join(settings, secrets.token_hex(8)), stream=settings.stream)
+    log = await JetstreamLog.open(path, settings, vault=await Vault.open(keys, masters) if masters else None)
     assert await log.caught_up(20)
     return log
 

@@ -23,7 +23,6 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,16 +47,14 @@ class Steps:
 
     def __init__(self, die_at: int, *, after: bool) -> None:
         self.count = 0
-        self.taken: Counter[str] = Counter()
         self._die_at = die_at
         self._after = after
         self._lock = threading.RLock()
 
-    def taking(self, name: str, step: Callable[[], Any]) -> Any:
+    def taking(self, step: Callable[[], Any]) -> Any:
         """Take one step, or die before or after it."""
         with self._lock:
             self.count += 1
-            self.taken[name] += 1
             last = self.count == self._die_at
             if last and not self._after:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -75,18 +72,18 @@ class Steps:
                 name = sql.split(None, 1)[0].upper()
                 if name in READING:
                     return super().execute(sql, *bound)
-                return counted.taking(name, lambda: sqlite3.Connection.execute(self, sql, *bound))
+                return counted.taking(lambda: sqlite3.Connection.execute(self, sql, *bound))
 
             def executemany(self, sql: str, *bound: Any) -> Any:
-                return counted.taking("INSERTS", lambda: sqlite3.Connection.executemany(self, sql, *bound))
+                return counted.taking(lambda: sqlite3.Connection.executemany(self, sql, *bound))
 
             def close(self) -> None:
-                counted.taking("close", lambda: sqlite3.Connection.close(self))
+                counted.taking(lambda: sqlite3.Connection.close(self))
 
         sqlite3.connect = lambda *given, **named: connect(*given, **named | {"factory": Connection})
         for name in ("fsync", "replace", "rename", "link", "unlink", "ftruncate"):
             real = getattr(os, name)
-            setattr(os, name, lambda *given, n=name, f=real, **named: counted.taking(n, lambda: f(*given, **named)))
+            setattr(os, name, lambda *given, f=real, **named: counted.taking(lambda: f(*given, **named)))
 
 
 class Work(NamedTuple):
@@ -395,7 +392,7 @@ def killed(work: Work, folder: Path, die_at: int, *, after: bool) -> tuple[bool,
         counted = Steps(die_at, after=after)
         counted.watch()
         asyncio.run(work.run(folder, lambda key, at: os.write(out, f"{key} {at}\n".encode()) and None))
-        folder.with_name("steps").write_text(f"{counted.count} {dict(counted.taken)}")
+        folder.with_name("steps").write_text(str(counted.count))
 
     status = in_child(run)
     pairs = [line.split() for line in told.read_text().splitlines()]
@@ -409,8 +406,8 @@ def checked(work: Work, folder: Path, acknowledged: dict[str, int]) -> list[str]
     return json.loads(told.read_text()) if status == 0 else ["the check failed: see above"]
 
 
-def every_step(work: Work, space: Path, every: int) -> tuple[int, int, list[str], str]:
-    """(steps, kills, faults, what the steps are) of one work."""
+def every_step(work: Work, space: Path, every: int) -> tuple[int, int, list[str]]:
+    """(steps, kills, faults) of one work."""
     template, folder = space / f"{work.name}-template", space / "folder"
     folder.mkdir(exist_ok=True)
     if in_child(lambda: asyncio.run(work.prepare(folder))):
@@ -419,9 +416,9 @@ def every_step(work: Work, space: Path, every: int) -> tuple[int, int, list[str]
     renewed(template, folder)
     died, acknowledged = killed(work, folder, 0, after=False)
     faults = checked(work, folder, acknowledged)
-    count, _, kinds = folder.with_name("steps").read_text().partition(" ")
+    count = int(folder.with_name("steps").read_text())
     kills = 0
-    for n in range(1, int(count) + 1, every):
+    for n in range(1, count + 1, every):
         for after in (False, True):
             renewed(template, folder)
             died, acknowledged = killed(work, folder, n, after=after)
@@ -431,21 +428,23 @@ def every_step(work: Work, space: Path, every: int) -> tuple[int, int, list[str]
             ]
     shutil.rmtree(template)
     shutil.rmtree(folder)
-    return int(count), kills, faults, kinds
+    return count, kills, faults
 
 
-def main() -> int:
-    """The table."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--every", type=int, default=1, help="only every n-th step")
-    asked.add_argument("--works", default=",".join(WORKS))
+def table(
+    said: str | None, every: Callable[[Work, Path, int], tuple[int, int, list[str]]], *, unit: str, works: str
+) -> int:
+    """What each work asked for comes to; the exit code. `every` gives (units, kills, faults) of a work."""
+    asked = argparse.ArgumentParser(description=said)
+    asked.add_argument("--every", type=int, default=1, help=f"only every n-th {unit}")
+    asked.add_argument("--works", default=works)
     given = asked.parse_args()
-    print(f"{'work':10}{'steps':>7}{'kills':>7}{'faults':>8}{'seconds':>9}")
+    print(f"{'work':10}{unit + 's':>7}{'kills':>7}{'faults':>8}{'seconds':>9}")
     bad = 0
     with tempfile.TemporaryDirectory() as space:
         for name in given.works.split(","):
             began = time.perf_counter()
-            count, kills, faults, _ = every_step(WORKS[name], Path(space), given.every)
+            count, kills, faults = every(WORKS[name], Path(space), given.every)
             print(f"{name:10}{count:7}{kills:7}{len(faults):8}{time.perf_counter() - began:9.1f}", flush=True)
             for fault in faults[:20]:
                 print("   ", fault)
@@ -454,4 +453,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(table(__doc__, every_step, unit="step", works=",".join(WORKS)))

@@ -8,7 +8,6 @@ Needs strace and the right to trace. Prints a table; exit code 1 when anything w
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import re
@@ -16,13 +15,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
 from pathlib import Path
 
-from bench.faults.steps import WORKS, Work, checked, in_child, renewed
+from bench.faults.steps import Work, checked, in_child, renewed, table
 
 CALLS = "pwrite64,write,writev,pwritev,fdatasync,fsync,ftruncate,fallocate,unlink,unlinkat,rename,renameat,renameat2,link,linkat"
 FILES = ("", "log.db", "log.db-wal", "keys.db", "keys.db-wal", "views.db", "views.db-wal")
@@ -94,24 +92,5 @@ def every_call(work: Work, space: Path, every: int) -> tuple[int, int, list[str]
     return calls, kills, faults
 
 
-def main() -> int:
-    """The table."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--every", type=int, default=1, help="only every n-th call")
-    asked.add_argument("--works", default="append,sealed,rebuild,erase")
-    given = asked.parse_args()
-    print(f"{'work':10}{'calls':>7}{'kills':>7}{'faults':>8}{'seconds':>9}")
-    bad = 0
-    with tempfile.TemporaryDirectory() as space:
-        for name in given.works.split(","):
-            began = time.perf_counter()
-            calls, kills, faults = every_call(WORKS[name], Path(space), given.every)
-            print(f"{name:10}{calls:7}{kills:7}{len(faults):8}{time.perf_counter() - began:9.1f}", flush=True)
-            for fault in faults[:20]:
-                print("   ", fault)
-            bad += len(faults)
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(table(__doc__, every_call, unit="call", works="append,sealed,rebuild,erase"))

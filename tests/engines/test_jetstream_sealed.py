@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import replicated
 from tests.clustered import Cluster
 from tests.contracts.log_contract import LogContract, delivery
+from tests.replicated import level, settings_of
 from tracker.deliveries import Appended
 from tracker.errors import LogMissing, LogUnavailable
 from tracker.log.frame_keys import decode
@@ -33,21 +35,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     asyncio.run(running.stop())
 
 
-def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> StreamSettings:
-    return StreamSettings(
-        servers=tuple(cluster.urls), stream=stream or f"s{secrets.token_hex(4)}", node=node, replicas=cluster.size
-    )
-
-
 async def opened(folder: Path, settings: StreamSettings) -> JetstreamLog:
-    """A node's log, level with the stream; what is missing is made as `tracker init` makes it."""
-    path, keys = folder / "log.db", folder / "keys.db"
-    if not path.exists():
-        await Vault.create(keys, MASTERS, await join_names(settings, MASTERS))
-        await Replica.begin(path, log_id=await join(settings, secrets.token_hex(8)), stream=settings.stream)
-    log = await JetstreamLog.open(path, settings, vault=await Vault.open(keys, MASTERS))
-    assert await log.caught_up(20)
-    return log
+    """A sealed node's log in that folder."""
+    return await replicated.opened(folder / "log.db", settings, MASTERS)
 
 
 class TestSealedJetstreamLog(LogContract):
@@ -60,12 +50,6 @@ class TestSealedJetstreamLog(LogContract):
         log = await opened(tmp_path, settings_of(cluster))
         yield log
         await log.close()
-
-
-async def level(*logs: JetstreamLog) -> None:
-    async with asyncio.timeout(20):
-        while len({await log.head() for log in logs}) > 1:
-            await asyncio.sleep(0.02)
 
 
 async def told(log: JetstreamLog | SqliteLog) -> list[tuple[int, bytes, bytes, int | None]]:
