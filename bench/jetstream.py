@@ -111,7 +111,7 @@ async def bare_read(urls: list[str], stream: str, node: str, count: int, size: i
         for message in messages:
             weight += len(message.data)
             frame = decode(message.data)
-            seen += len(frame.records) if frame else 0
+            seen += len(frame.records) if isinstance(frame, Frame) else 0
     said = Said(seen, time.perf_counter() - began, time.process_time() - cpu, weight)
     await client.close()
     return said

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from tracker.api.problems import problem_of
-from tracker.errors import NodeBehind
+from tracker.errors import NodeBehind, NodeDiverged
 from tracker.log.contract import ClusteredLog
 from tracker.stream_servers import expect_synced
 
@@ -21,6 +21,8 @@ SHOW_SECONDS = 0.25
 MOMENT_SECONDS = 2.0
 ANSWERED = ("/hooks/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/open")
 """What does not read the log."""
+TELLING = ("/log", "/sources", "/static/", "/favicon.ico")
+"""Pages that say what is the matter, and what they are made of: shown by a node that answers nothing else."""
 
 Show = Callable[[int, int], None]
 Showing = Callable[[], AbstractContextManager[Show]]
@@ -39,7 +41,7 @@ def reasons(log: ClusteredLog, behind_at_most: float) -> list[str]:
 
 
 def gate(log: ClusteredLog, behind_at_most: float) -> Middleware:
-    """Answer readers 503 while this node is further behind than `behind_at_most` seconds."""
+    """Answer readers 503 while this node is further behind than `behind_at_most` seconds, or stopped."""
 
     @web.middleware
     async def gated(
@@ -47,6 +49,11 @@ def gate(log: ClusteredLog, behind_at_most: float) -> Middleware:
     ) -> web.StreamResponse:
         if request.path.startswith(ANSWERED):
             return await handler(request)
+        stopped = log.stopped()
+        if stopped is not None:
+            if isinstance(stopped, NodeDiverged) and request.path.startswith(TELLING):
+                return await handler(request)
+            return problem_of(stopped)
         found = reasons(log, behind_at_most)
         return problem_of(NodeBehind(f"{found[0]}: ask again, or another node")) if found else await handler(request)
 

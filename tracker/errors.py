@@ -13,6 +13,8 @@
     │   ├── LogUnavailable        the store cannot take it now (disk full, locked, gone)
     │   ├── LogBusy               the queue is over its bound
     │   ├── NodeBehind            this node is too far behind the others of its cluster
+    │   ├── NodeOutdated          the stream has frames of a newer Tracker: upgrade this node
+    │   ├── NodeDiverged          this node's records are not those that its cluster signed
     │   └── LogCorrupt            what was read cannot be a log of ours
     ├── ViewsError            rebuild
     │   ├── ViewsMissing          there are no views yet
@@ -90,6 +92,14 @@ class LogBusy(LogError):
 
 class NodeBehind(LogError):
     """This node is too far behind the others of its cluster to take deliveries or to answer readers."""
+
+
+class NodeOutdated(LogError):
+    """The stream has what only a newer Tracker can read; this node stays where it is until it is upgraded."""
+
+
+class NodeDiverged(LogError):
+    """This node's records are not those that its cluster signed: it takes nothing and answers nobody."""
 
 
 class LogCorrupt(LogError):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tracker import clustering
+from tracker import clustering, diverging
 from tracker.access import Access, AccessKey
 from tracker.bundle.making import Bundling
 from tracker.checkpoints import Checkpoints, CheckpointWatcher
 from tracker.config import AccessKeyConfig, Config, SourceConfig
 from tracker.copying import Source as CopySource
-from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
+from tracker.errors import LogMissing, LogUnavailable, NodeDiverged, ViewsMissing, ViewsOutdated
 from tracker.evidence.cosignatures import Cosigner
 from tracker.evidence.notes import Signer, Verifier
 from tracker.log.contract import ClusteredLog, Log, ServedLog
@@ -32,7 +32,7 @@ from tracker.log.vault import Master, Vault
 from tracker.signing_key import make_key, read_cosigners, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
-from tracker.vouching import Vouching
+from tracker.vouching import Divergence, NamingLog, Vouching, named_keys
 from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_frozen import frozen
 from tracker.views.sqlite_swapping import copy, swap_in
@@ -191,6 +191,7 @@ async def appending_log(config: Config) -> AsyncGenerator[Log]:
     try:
         if isinstance(log, ClusteredLog):
             await log.caught_up()
+            await expect_undiverged(config, log)
         yield log
     finally:
         await log.close()
@@ -234,10 +235,12 @@ async def taking_log(config: Config) -> AsyncGenerator[JetstreamLog | TakingLog]
     """The log to copy into, closed on leaving. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
         log = await clustering.open_log(config, vault=await _vault_of(config))
-        await log.caught_up()
     else:
         log = await TakingLog.open(config.log.path, vault=await _vault_of(config), sealed_stay=True)
     try:
+        if isinstance(log, ClusteredLog):
+            await log.caught_up()
+            await expect_undiverged(config, log)
         yield log
     finally:
         await log.close()
@@ -270,6 +273,17 @@ async def new_views(path: Path) -> AsyncGenerator[SqliteViews]:
     try:
         yield views
         await views.finish()
+    finally:
+        await views.close()
+
+
+@asynccontextmanager
+async def half_of_views(path: Path, after: int) -> AsyncGenerator[SqliteViews]:
+    """The same for the records after a position, put by on leaving for other views to absorb."""
+    views = await SqliteViews.build(path, after=after)
+    try:
+        yield views
+        await views.put_by()
     finally:
         await views.close()
 
@@ -329,6 +343,11 @@ def verifiers(config: Config) -> list[Verifier]:
     return former if present is None else [present.verifier, *former]
 
 
+async def known_keys(config: Config, log: object) -> list[Verifier]:
+    """The same; where none is known here, the one that the log itself names, as a node that cosigns does. Raises `LogError`."""
+    return verifiers(config) or (await named_keys(log) if isinstance(log, NamingLog) else [])
+
+
 def checkpoints(config: Config, log: Log, signing: Signer, watcher: CheckpointWatcher | None = None) -> Checkpoints:
     """What signs the log."""
     former = read_verifiers(config.evidence.former_keys)
@@ -343,12 +362,24 @@ def vouching(config: Config, log: ClusteredLog) -> Vouching:
     )  # fmt: skip
 
 
+async def divergence(config: Config, log: diverging.ComparedLog) -> Divergence | None:
+    """How a node's records differ from what is signed. Raises `LogError`, `ConfigInvalid`."""
+    return await diverging.divergence(log, verifiers(config), config.evidence.origin)
+
+
+async def expect_undiverged(config: Config, log: diverging.ComparedLog) -> None:
+    """Raise `NodeDiverged` where they do, in a cluster."""
+    found = await divergence(config, log) if config.log.engine == "jetstream" else None
+    if found is not None:
+        raise NodeDiverged(str(found))
+
+
 def bundling(config: Config, log: Log, watcher: CheckpointWatcher | None = None) -> Bundling:
     """What evidence bundles need of the operator. Raises `ConfigInvalid`."""
     signing = signer(config)
     return Bundling(
         sign=None if signing is None else checkpoints(config, log, signing, watcher).make,
-        keys=verifiers(config),
+        keys=lambda: known_keys(config, log),
         hidden=hidden(config),
         frozen=lambda: frozen(config.views_path),
         gate=asyncio.Semaphore(BUNDLES),

@@ -18,6 +18,12 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 RECENT = 20_000
 _READ = ("unreadable", "unknown_event")
 """Outcomes of reading what was recorded, not of answering."""
+FOLLOWED = (
+    ("tracker_stream_behind_messages", "Messages of the stream this node has not applied."),
+    ("tracker_stream_behind_seconds", "Seconds this node is behind the stream."),
+    ("tracker_stream_servers_unread", "Servers of which it is not known whether they sync always."),
+    ("tracker_stream_refused", "Messages of the stream that no node can have sent, passed over since the start."),
+)
 VOUCHED = (
     ("tracker_log_diverged", "1 where this node's records are not those that were signed."),
     ("tracker_nodes_diverged", "Nodes that have said so and were not made anew since."),
@@ -74,17 +80,7 @@ class Metrics(Collector):
             registry=registry,
         )  # fmt: skip
 
-        self._stream_messages = Gauge(
-            "tracker_stream_behind_messages", "Messages of the stream this node has not applied.", registry=registry
-        )
-        self._stream_seconds = Gauge(
-            "tracker_stream_behind_seconds", "Seconds this node is behind the stream.", registry=registry
-        )
-        self._servers_unread = Gauge(
-            "tracker_stream_servers_unread", "Servers of which it is not known whether they sync always.",
-            registry=registry,
-        )  # fmt: skip
-
+        self._followed = [Gauge(name, about, registry=registry) for name, about in FOLLOWED]
         self._vouched = [Gauge(name, about, registry=registry) for name, about in VOUCHED]
         self._checkpoint_size = Gauge(
             "tracker_checkpoint_size", "Records the newest checkpoint signs.", registry=registry
@@ -145,11 +141,14 @@ class Metrics(Collector):
         counter.labels(source).inc()
         self._count(source, kind)
 
-    def follows(self, behind: Callable[[], tuple[int, float]], servers_unread: int) -> None:
-        """This is a node of a cluster: `behind` gives messages and seconds, asked at scrape."""
-        self._stream_messages.set_function(lambda: behind()[0])
-        self._stream_seconds.set_function(lambda: behind()[1])
-        self._servers_unread.set(servers_unread)
+    def follows(self, behind: Callable[[], tuple[int, float]], servers_unread: int, refused: Callable[[], int]) -> None:
+        """This is a node of a cluster: `behind` gives messages and seconds, `refused` messages, asked at scrape."""
+        for gauge, asked in zip(
+            self._followed,
+            (lambda: behind()[0], lambda: behind()[1], lambda: servers_unread, refused),
+            strict=True,
+        ):
+            gauge.set_function(asked)
 
     def vouches(self, seen: Callable[[], tuple[int, int, int, int]]) -> None:
         """This is a node of a cluster: `seen` gives `Vouching.seen`, asked at scrape."""

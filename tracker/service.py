@@ -141,8 +141,6 @@ class Station:
         """Why this server should get no traffic now; empty when it should."""
         short = None if self.accepting is None else self.accepting.why_short()
         reasons = [each for each in (short, self.ingest.arriving.why_full()) if each is not None]
-        if self.vouching is not None and self.vouching.diverged is not None:
-            reasons.append(str(self.vouching.diverged))
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.log.probe()
@@ -241,11 +239,13 @@ async def _station(config: Config, role: Role) -> AsyncGenerator[Station]:
         stack.push_async_callback(log.close)
         vouching = None
         if isinstance(log, ClusteredLog):
-            metrics.follows(log.behind, await catching_up.begin(log, config.jetstream.monitoring))
-            vouching = joining.vouching(config, log)
+            metrics.follows(log.behind, await catching_up.begin(log, config.jetstream.monitoring), log.refused)
+            vouching = await _compared(config, log)
             metrics.vouches(vouching.seen)
         if config.sealing.masters:
-            await finish(log)
+            # On a node that has diverged these positions may be other people's.
+            if not isinstance(log, ClusteredLog) or log.stopped() is None:
+                await finish(log)
         else:
             _log.info("bodies are kept in clear: without a master key under [sealing] nothing can be erased")
         reading = None
@@ -254,6 +254,14 @@ async def _station(config: Config, role: Role) -> AsyncGenerator[Station]:
             stack.push_async_callback(views.close)
             reading = ReadingSide(config, log, views, metrics, vouching)
         yield Station(config, log, reading, metrics, role=role, vouching=vouching)
+
+
+async def _compared(config: Config, log: ClusteredLog) -> Vouching:
+    """What compares this node with what is signed. It was compared once: nothing is taken before that."""
+    vouching = joining.vouching(config, log)
+    begun = await joining.divergence(config, log)
+    log.stop_where(lambda: vouching.diverged or begun)
+    return vouching
 
 
 async def _run(

@@ -14,7 +14,7 @@ from tests.clustered import Cluster
 from tests.contracts.log_contract import LogContract, delivery
 from tests.replicated import level, opened, settings_of
 from tracker.deliveries import Appended
-from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
+from tracker.errors import LogCorrupt, LogError, LogMissing, LogUnavailable, NodeDiverged, NodeOutdated
 from tracker.log import jetstream_stream
 from tracker.log.frames import row_of
 from tracker.log.jetstream import JetstreamLog
@@ -126,18 +126,68 @@ async def test_a_reader_that_was_taken_away_is_made_anew(cluster: Cluster, tmp_p
     await log.close()
 
 
-async def test_what_is_no_frame_is_passed_over_and_a_newer_frame_stops_the_node(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_what_is_no_frame_is_passed_over_and_counted(cluster: Cluster, tmp_path: Path) -> None:
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     await log._stream.publish(b"hello", "h", 5)
     assert await log.append(delivery("a")) == Appended(1, duplicate=False)
+    assert log.refused() == 1
+    await log.close()
+
+
+async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(cluster: Cluster, tmp_path: Path) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    for key in "ab":
+        await log.append(delivery(key))
     await log._stream.publish(b"TKF\x02c...", "n", 5)
-    async with asyncio.timeout(10):
-        while log._replicator.trouble is None:
-            await asyncio.sleep(0.02)
-    with pytest.raises(LogUnavailable, match="start the newer Tracker"):
-        await log.probe()
+    late = tmp_path / "late.db"
+    await Replica.begin(late, log_id=log.state.log_id, stream=log._stream.name)
+    second = await JetstreamLog.open(late, log._stream.settings)
+    for each in (log, second):
+        async with asyncio.timeout(10):
+            while each.stopped() is None:
+                await asyncio.sleep(0.02)
+        assert await each.head() == 2
+        for refused in (each.probe(), each.append(delivery("c")), each.take([row_of(delivery("c"))], [], [None])):
+            with pytest.raises(NodeOutdated, match=r"frame 3 .* version 2, this Tracker knows 1: upgrade this node"):
+                await refused
+        await each.close()
+
+
+async def test_a_node_that_has_diverged_takes_nothing_and_destroys_no_shared_key(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    await log.append(delivery("a"))
+    found: list[str] = []
+    log.stop_where(lambda: found[0] if found else None)
+    await log.append(delivery("b"))
+    found.append("not what was signed")
+    erasing = delivery("erasing", source="tracker")
+    for refused in (
+        log.append(delivery("a")), log.append_erasure(erasing, [1]), log.take([row_of(delivery("c"))], [], [None]),
+        log.probe(),
+    ):  # fmt: skip
+        with pytest.raises(NodeDiverged, match="not what was signed"):
+            await refused
+    assert await log.head() == 2
+    await log.close()
+
+
+@pytest.mark.parametrize("which", ["unfit", "corrupt", "behind"])
+async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
+    cluster: Cluster, tmp_path: Path, which: str
+) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    if which == "unfit":
+        log._unfit = "max_age is 5, not 0"
+    elif which == "corrupt":
+        log._replicator.trouble = LogCorrupt("the stream has lost message 3")
+    else:
+        log._level.clear()
+    for refused in (log.append(delivery("a")), log.take([row_of(delivery("a"))], [], [None])):
+        with pytest.raises(LogError, match=r"max_age is 5|lost message 3|catching up"):
+            await refused
+    assert (await log._stream.state()).last == 0
     await log.close()
 
 

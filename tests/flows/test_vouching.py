@@ -101,12 +101,25 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
                 assert "Node b says that its first 6 records" in (await text(web, first, path))[1]
             assert "tracker_log_diverged 0.0" in (await text(web, first, "/metrics"))[1]
 
-            # The log goes on, its views do not, and no other start changes that.
+            # It vouches for nothing any more, whoever asks: what it knew is no answer either.
+            for each in (sent[0], sent[6]):
+                code, problem = await second.post(web, "livekit", each)
+                assert (code, problem["type"]) == (503, "urn:tracker:problem:node-diverged")
+            for path in ("/v1/records/1", "/v1/sessions", "/"):
+                assert (await text(web, second, path))[0] == 503
+            assert "from position 3 on" in (await text(web, second, "/v1/log/checkpoint"))[1]
+            (tmp_path / "more.jsonl").write_bytes(sent[6].body)
+            for command in (("rebuild",), ("import", "lk", str(tmp_path / "more.jsonl"))):
+                code, _, complaint = await second.run(*command)
+                assert (code, "this node has diverged" in complaint) == (1, True), complaint
+
+            # The log goes on without it, and no other start changes that.
             position = (await first.post(web, "livekit", sent[6]))[1]["position"]
             await second.stop()
             await second.start()
             await until(web, second, "/readyz", "has diverged")
-            assert (await text(web, second, f"/v1/records/{position}?at_least={position}"))[0] == 504
+            assert (await second.post(web, "livekit", sent[0]))[0] == 503
+            assert (await text(web, second, f"/v1/records/{position}?at_least={position}"))[0] == 503
             assert (await text(web, first, f"/v1/records/{position}?at_least={position}"))[0] == 200
 
             # Made anew, it catches up, cosigns, and its complaint is settled.

@@ -23,6 +23,8 @@ from tracker.errors import (
     LogMissing,
     LogUnavailable,
     NodeBehind,
+    NodeDiverged,
+    NodeOutdated,
     NotFound,
     ParameterInvalid,
     ScopeMissing,
@@ -56,12 +58,18 @@ STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
     LogBusy: (503, "The log is busy", RETRY),
     LogCorrupt: (503, "The log cannot be read", RETRY),
     NodeBehind: (503, "This node is catching up", RETRY),
+    NodeOutdated: (503, "This node has to be upgraded", RETRY),
+    NodeDiverged: (503, "This node is not to be believed", RETRY),
 }
 """This door's status table: status, title, headers."""
 
 OPERATORS = (
     "the stores behind this door cannot answer now: try again shortly. The operator finds why in the server's output."
 )
+
+
+PLAIN = (ViewsBehind, NodeBehind, NodeOutdated, NodeDiverged)
+"""Said to readers as they are: another node answers them."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,7 +85,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def problem_of(error: TrackerError) -> web.Response:
     """The problem a reader is told; what names files and disks stays in our own log."""
     status, title, headers = STATUSES.get(type(error), (503, "No answer now", RETRY))
-    silent = isinstance(error, LogError | ViewsError) and not isinstance(error, ViewsBehind | NodeBehind)
+    silent = isinstance(error, LogError | ViewsError) and not isinstance(error, PLAIN)
     detail = OPERATORS if silent else str(error)
     parameter = error.parameter if isinstance(error, ParameterInvalid) else None
     return problem(status, kind_of(error), title, detail, headers=headers, parameter=parameter)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from tracker.deliveries import Appended, Record, Verified
+from tracker.errors import NodeDiverged, NodeOutdated
 from tracker.log.vouchers import Complaint, Voucher
 
 
@@ -180,6 +181,21 @@ class ClusteredLog(ServedLog, Protocol):
 
     def behind(self) -> Behind:
         """How far this node is behind, as far as it knows."""
+        ...
+
+    def stopped(self) -> NodeDiverged | NodeOutdated | None:
+        """Why this node takes nothing, and has to be asked nothing, until somebody mends it; None as it should be."""
+        ...
+
+    def stop_where(self, diverged: Callable[[], object | None]) -> None:
+        """From now on ask `diverged` whether this node's records are not those that were signed: then it is `stopped`.
+
+        It goes on following the stream, so that it can say so there; it appends no records and destroys no shared keys.
+        """
+        ...
+
+    def refused(self) -> int:
+        """Messages of the stream passed over since this was opened: no node can have sent them."""
         ...
 
     def progress(self) -> tuple[int, int]:

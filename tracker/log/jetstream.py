@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from tracker.deliveries import Appended, Verified
-from tracker.errors import LogError, LogUnavailable, NodeBehind
+from tracker.errors import LogCorrupt, LogError, LogUnavailable, NodeBehind, NodeDiverged, NodeOutdated
 from tracker.log.contract import Behind
 from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, row_of, weight
 from tracker.log.group_commit import GroupCommit, LogObserver
 from tracker.log.jetstream_checking import expect_fit, expect_ours
 from tracker.log.jetstream_reading import Replicator
-from tracker.log.jetstream_sealing import StreamSealing, sealing_of
+from tracker.log.jetstream_sealing import StreamSealing, id_of_copied, sealing_of
 from tracker.log.jetstream_stream import WRONG_LAST, Refused, Stream, StreamSettings, StreamState
 from tracker.log.jetstream_vouching import VouchingReplica
 from tracker.log.sqlite_following import Replica
@@ -68,6 +68,7 @@ class JetstreamLog(VouchingReplica):
         self._waiting: dict[bytes, asyncio.Future[list[Appended]]] = {}
         self._replicator = Replicator(stream, replica, sequence, self._applied)
         self._unfit: str | None = None
+        self._diverged: Callable[[], object | None] = lambda: None
         self._level = asyncio.Event()
         self._level_at = 0.0
         self._looked_at = asyncio.get_running_loop().time()
@@ -82,7 +83,7 @@ class JetstreamLog(VouchingReplica):
         # Owned here and not by the service: what was accepted is still answered while the service ends.
         self._tasks = [
             asyncio.create_task(each, name="log-stream")
-            for each in (self._replicator.run(), self._look(), self._withdraw())
+            for each in (self._replicator.run(), self._look(), self._withdraw(), self._sweep())
         ]
 
     @classmethod
@@ -145,8 +146,8 @@ class JetstreamLog(VouchingReplica):
         """
 
         async def taken() -> list[Appended]:
-            self._expect_level()
-            frame = Frame(secrets.token_bytes(16), self._stream.settings.node, list(rows), list(erases))
+            self._expect_taking()
+            frame = Frame(id_of_copied(rows), self._stream.settings.node, list(rows), list(erases))
             entry = None
             if any(row[8] is not None for row in rows):
                 if self._sealing is None:
@@ -163,6 +164,8 @@ class JetstreamLog(VouchingReplica):
         """See `Log.destroy_keys`. On return they are gone from the bucket and from this node; other nodes follow the stream."""
         if self._sealing is None:
             raise LogUnavailable("records are kept in clear: without [sealing] keys nothing can be erased")
+        if isinstance(self.stopped(), NodeDiverged):  # these positions may be other people's
+            self._expect_ours()
         await self._sealing.withdraw(positions)
 
     async def caught_up(self, timeout: float | None = None) -> bool:
@@ -180,6 +183,21 @@ class JetstreamLog(VouchingReplica):
         since_level = asyncio.get_running_loop().time() - self._level_at
         return Behind(messages, max(0.0, min(since_level, time.time() - self._replicator.applied_at)))
 
+    def stopped(self) -> NodeDiverged | NodeOutdated | None:
+        """See `ClusteredLog.stopped`."""
+        found, trouble = self._diverged(), self._replicator.trouble
+        if found is not None:
+            return NodeDiverged(str(found))
+        return NodeOutdated(str(trouble)) if isinstance(trouble, NodeOutdated) else None
+
+    def stop_where(self, diverged: Callable[[], object | None]) -> None:
+        """See `ClusteredLog.stop_where`."""
+        self._diverged = diverged
+
+    def refused(self) -> int:
+        """See `ClusteredLog.refused`."""
+        return self._replicator.refused
+
     def progress(self) -> tuple[int, int]:
         """See `ClusteredLog.progress`."""
         return self._replicator.sequence, max(self.state.last, self._replicator.sequence)
@@ -191,33 +209,37 @@ class JetstreamLog(VouchingReplica):
     async def probe(self) -> None:
         """Whether records could be taken now. Raises as `append` does."""
         now = asyncio.get_running_loop().time()
+        self._expect_ours()
         if not self._stream.is_connected:
             raise LogUnavailable("there is no connection to NATS: records are refused until one of its servers answers")
         if self._replicator.trouble is not None:
             raise LogUnavailable(f"the stream is not applied: {self._replicator.trouble}")
-        self._expect_level()
-        self._expect_kept()
+        self._expect_taking()
         if now - self._looked_at > SILENT_SECONDS:
             raise LogUnavailable(f"the stream has said nothing for {now - self._looked_at:.0f} s: has it a leader?")
         if self._failed is not None and now - self._failed[0] < FAILURE_SECONDS:
             raise LogUnavailable(f"the last append failed, none has succeeded since: {self._failed[1]}")
         await self.replica.probe()
 
-    def _expect_level(self) -> None:
+    def _expect_ours(self) -> None:
+        """Raise where this node must not vouch for anything."""
+        stopped = self.stopped()
+        if stopped is not None:
+            raise stopped
+
+    def _expect_taking(self) -> None:
+        """Raise where nothing may be added by this node now, in whichever way."""
+        self._expect_ours()
         if not self._level.is_set():
             raise NodeBehind(f"this node is catching up: it is {self.behind().messages} messages behind the stream")
-
-    def _expect_kept(self) -> None:
-        if self._unfit is not None:
-            raise LogUnavailable(f"nothing is added to the stream: {self._unfit}")
-
-    async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
-        self._expect_level()
-        self._expect_kept()
-        if self._replicator.is_corrupt:
-            raise LogUnavailable(f"nothing is added to the stream: {self._replicator.trouble}")
+        unfit = self._replicator.trouble if isinstance(self._replicator.trouble, LogCorrupt) else self._unfit
+        if unfit is not None:
+            raise LogUnavailable(f"nothing is added to the stream: {unfit}")
         if self._sealing is None and self.replica.has_sealed:
             raise LogUnavailable("other nodes seal what they record: name the master key under [sealing] keys")
+
+    async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
+        self._expect_taking()
         named = [(each, self.replica.names_of(each)) for each in batch]
         known = await self.replica.positions_of_keys([(each.source, name) for each, names in named for name in names])
         firsts = [
@@ -255,12 +277,7 @@ class JetstreamLog(VouchingReplica):
         deadline = now + (ATTEMPT_SECONDS if is_behind_failure else RETRY_SECONDS)
         answer = self._waiting[frame.id] = loop.create_future()
         try:
-            if keys is not None and self._sealing is not None:
-                put, entry = self._sealing.put, keys
-                await self._insisted(lambda _: put(frame.id, entry), deadline)
-            sequence = await self._insisted(
-                lambda left: self._stream.publish(data, frame.id.hex(), left, after), deadline
-            )
+            sequence = await self._insisted(lambda left: self._tried(frame.id, keys, data, after, left), deadline)
             try:
                 async with asyncio.timeout_at(min(deadline, self._ends)) as self._limit:
                     await self._replicator.reached(sequence)
@@ -282,6 +299,12 @@ class JetstreamLog(VouchingReplica):
             return await self.replica.answers_to(frame.records)
         except KeyError:  # it has a place that something else had before
             raise LogUnavailable("the stream has lost what this node has applied: nothing is added to it") from None
+
+    async def _tried(self, frame: bytes, keys: bytes | None, data: bytes, after: int | None, left: float) -> int:
+        """One attempt to get a frame into the stream, its keys before it: at the next one they may have been swept."""
+        if keys is not None and self._sealing is not None:
+            await self._sealing.put(frame, keys, anew=after is not None)
+        return await self._stream.publish(data, frame.hex(), left, after)
 
     async def _insisted(self, attempt: Callable[[float], Awaitable[Done]], deadline: float) -> Done:
         """What an attempt brings that a majority acknowledges. The same bytes again and again until the deadline."""
@@ -315,12 +338,18 @@ class JetstreamLog(VouchingReplica):
         """Some time after an erasure was applied, see that nothing is left of its keys: its node may have died. For ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self._gone and self._sealing is not None and self._gone[0][0] <= asyncio.get_running_loop().time():
+            # On a node that has diverged these positions may be other people's: the other nodes do it.
+            is_due = bool(self._gone) and self._gone[0][0] <= asyncio.get_running_loop().time()
+            if is_due and self._sealing is not None and not isinstance(self.stopped(), NodeDiverged):
                 _, positions = self._gone.pop(0)
                 try:
                     await self._sealing.withdraw(positions)
                 except LogError:  # nobody answers now
                     self._told_gone(positions)
+
+    async def _sweep(self) -> None:
+        if self._sealing is not None:
+            await self._sealing.keep_sweeping(self._replicator.reached)
 
     async def _look(self) -> None:
         """Ask the stream's leader how far the stream is, for ever."""

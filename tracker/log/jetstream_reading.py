@@ -19,7 +19,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from tracker.deliveries import Appended
-from tracker.errors import LogCorrupt, LogError
+from tracker.errors import LogCorrupt, LogError, LogUnavailable, NodeOutdated
 from tracker.log import vouchers
 from tracker.log.frames import Frame, decode
 from tracker.log.jetstream_checking import expect_fit
@@ -45,12 +45,16 @@ _log = structlog.get_logger("replicator")
 
 
 class Arrived(NamedTuple):
-    """A message read and decoded. `at`: when the stream took it, seconds since the epoch; `frame` None: no frame."""
+    """A message read and decoded. `at`: when the stream took it, seconds since the epoch; `frame` None: no frame.
+
+    `flaw`: why what was sent as a frame is none.
+    """
 
     entry: Entry
     frame: Frame | None
     at: float
     size: int
+    flaw: str | None = None
 
 
 class _Lost(Exception):
@@ -72,9 +76,9 @@ class Replicator:
         self._room = asyncio.Event()
         self._held = 0
         self.sequence = sequence
-        self.trouble: str | None = None
-        self.is_corrupt = False
-        """Whether the trouble is that the stream is not what this replica has applied."""
+        self.trouble: LogError | None = None
+        self.refused = 0
+        """Messages passed over since this was opened: no node can have sent them as frames."""
         self.applied_at = 0.0
         """When the stream took what was applied last, seconds since the epoch."""
 
@@ -93,16 +97,20 @@ class Replicator:
             except* _Lost as lost:
                 _log.info("reading the stream anew", after=self.sequence, reason=str(lost.exceptions[0]))
             except* LogError as errors:
-                reason = str(errors.exceptions[0])
-                if reason != self.trouble:
-                    _log.warning("the stream is not applied", after=self.sequence, reason=reason)
-                self.trouble, self.is_corrupt = reason, isinstance(errors.exceptions[0], LogCorrupt)
+                first = errors.exceptions[0]  # of one TaskGroup: no groups in it
+                if isinstance(first, LogError):
+                    self._stumble(first)
             except* Exception as errors:
                 first = errors.exceptions[0]
-                self.trouble = f"the replicator failed: {type(first).__name__}"
+                self.trouble = LogUnavailable(f"the replicator failed: {type(first).__name__}")
                 _log.error("the replicator failed", error=type(first).__name__, reason=str(first))
             failures = 0 if self.sequence > before else failures + 1
             await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
+
+    def _stumble(self, error: LogError) -> None:
+        if str(error) != str(self.trouble):
+            _log.warning("the stream is not applied", after=self.sequence, reason=str(error))
+        self.trouble = error
 
     async def _follow(self) -> None:
         queue: asyncio.Queue[Arrived] = asyncio.Queue(QUEUE_MESSAGES)
@@ -147,7 +155,7 @@ class Replicator:
                     self._is_well()  # there is nothing to apply, and somebody says so
                 continue
             left -= 1
-            arrived = _arrived(message, self._stream.name)
+            arrived = await self._arrived(message, after)
             if arrived.entry.sequence != after + 1:
                 await self._expect_there(after + 1)
                 raise _Lost(f"message {arrived.entry.sequence} came after {after}")
@@ -155,6 +163,18 @@ class Replicator:
             await self._wait_for_room()
             self._held += arrived.size
             await queue.put(arrived)
+
+    async def _arrived(self, message: Msg, after: int) -> Arrived:
+        try:
+            arrived = _arrived(message, self._stream.name)
+        except NodeOutdated:
+            # What can be applied is: how far this node got does not depend on how much was read at once.
+            await self.reached(after)
+            raise
+        if arrived.flaw is not None:
+            self.refused += 1
+            _log.error("a message is passed over, as on every node", sequence=arrived.entry.sequence, why=arrived.flaw)
+        return arrived
 
     async def _wait_for_room(self) -> None:
         while self._held > QUEUE_BYTES:
@@ -187,7 +207,7 @@ class Replicator:
             self._move(batch[-1].entry.sequence)
 
     def _is_well(self) -> None:
-        self.trouble, self.is_corrupt = None, False
+        self.trouble = None
 
     def _move(self, sequence: int) -> None:
         self.sequence = max(self.sequence, sequence)
@@ -225,12 +245,10 @@ def _arrived(message: Msg, stream: str) -> Arrived:
     # $JS.ACK.<stream>.<reader>.<times>.<sequence>.<…>.<ns since 1970>.<left>, or with domain and account behind ACK
     words = message.reply.split(".")
     sequence, nanoseconds = (words[5], words[7]) if len(words) == 9 else (words[7], words[9])
-    frame = decode(message.data) if message.subject == f"{stream}.frames" else None
-    if frame is None and message.subject == f"{stream}.frames":
-        _log.error("a message of the stream is no frame and is passed over", sequence=int(sequence))
+    found = decode(message.data, int(sequence)) if message.subject == f"{stream}.frames" else None
+    frame, flaw = (found, None) if isinstance(found, Frame) else (None, found)
     said = vouchers.decode(message.data) if message.subject == f"{stream}.checkpoints" else None
     digest = hashlib.sha256(message.data).digest()
     rows, erases, named = (frame.records, frame.erases, frame.id) if frame is not None else ((), (), b"")
-    return Arrived(
-        Entry(int(sequence), digest, rows, erases, named, said=said), frame, int(nanoseconds) / 1e9, len(message.data)
-    )
+    entry = Entry(int(sequence), digest, rows, erases, named, said=said)
+    return Arrived(entry, frame, int(nanoseconds) / 1e9, len(message.data), flaw)

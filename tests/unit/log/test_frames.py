@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import msgspec
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contracts.log_contract import delivery
-from tracker.errors import LogCorrupt
-from tracker.log.frames import CLEAR, FRAME_BYTES, MAGIC, VERSION, ZSTD, Frame, decode, encode, row_of, weight
+from tracker import config
+from tracker.errors import LogUnavailable, NodeOutdated
+from tracker.log import frames
+from tracker.log.frames import (
+    CLEAR,
+    FRAME_BYTES,
+    LATEST,
+    MAGIC,
+    VERSION,
+    ZSTD,
+    Frame,
+    FrameRow,
+    decode,
+    encode,
+    row_of,
+    weight,
+)
 
 ID = b"i" * 16
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+NAMES = st.from_regex(frames.NAME, fullmatch=True)
+HEAD = MAGIC + bytes([VERSION])
 
 
 def frame(*bodies: bytes) -> Frame:
     return Frame(ID, "a", [row_of(delivery(f"k{n}", body=body)) for n, body in enumerate(bodies)])
 
 
-@given(st.lists(st.tuples(TEXT, TEXT, st.binary(max_size=200), st.integers(-(2**63), 2**63 - 1)), max_size=5))
+@given(st.lists(st.tuples(NAMES, TEXT, st.binary(max_size=200), st.integers(0, LATEST)), min_size=1, max_size=5))
 def test_what_goes_in_comes_out(drawn: list[tuple[str, str, bytes, int]]) -> None:
     records = [(source, "v", "e", key, at, "import", b"{}", body, None) for source, key, body, at in drawn]
-    sent = Frame(ID, "node", records, [1, 2])
+    sent = Frame(ID, "node", records)
     assert decode(encode(sent)) == sent
 
 
@@ -58,15 +77,81 @@ def test_no_frame_is_heavier_than_it_was_weighed(drawn: list[tuple[str, bytes]])
     ],
 )  # fmt: skip
 def test_what_is_no_frame_of_ours_is_none(message: bytes) -> None:
-    assert decode(message) is None
+    assert isinstance(decode(message), str)
 
 
 def test_a_frame_of_a_newer_tracker_is_not_passed_over() -> None:
-    with pytest.raises(LogCorrupt, match="start the newer Tracker"):
-        decode(MAGIC + bytes([VERSION + 1]) + CLEAR + b"...")
+    with pytest.raises(NodeOutdated, match=r"frame 17 .* version 2, this Tracker knows 1: upgrade this node"):
+        decode(MAGIC + bytes([VERSION + 1]) + CLEAR + b"...", 17)
 
 
 def test_a_frame_that_claims_to_be_huge_is_not_unpacked() -> None:
     # A zstd frame header that says 2^40 bytes are in it.
     header = b"\x28\xb5\x2f\xfd\xe0" + (2**40).to_bytes(8, "little")
-    assert decode(MAGIC + bytes([VERSION]) + ZSTD + header) is None
+    assert decode(HEAD + ZSTD + header) == "it cannot be unpacked (ValueError)"
+
+
+def test_a_bomb_is_not_unpacked_whatever_it_says_of_its_size() -> None:
+    for sized in (True, False):
+        bomb = zstandard.ZstdCompressor(write_content_size=sized).compressobj(2**28 if sized else -1)
+        packed = b"".join(bomb.compress(bytes(2**20)) for _ in range(256)) + bomb.flush()
+        assert len(packed) < 2**16
+        assert "cannot be unpacked" in str(decode(HEAD + ZSTD + packed))
+
+
+ROW = row_of(delivery("k"))
+
+
+def changed(n: int, value: object) -> FrameRow:
+    row: Any = (*ROW[:n], value, *ROW[n + 1 :])
+    return row
+
+
+@pytest.mark.parametrize(
+    ("records", "erases", "why"),
+    [
+        ([], [], "it has 0 records"),
+        ([ROW] * 10_001, [], "it has 10001 records"),
+        ([changed(0, "l\0k")], [], "source or vendor of its record 0"),
+        ([ROW, changed(0, "")], [], "source or vendor of its record 1"),
+        ([changed(0, "a/b")], [], "source or vendor"),
+        ([changed(0, "lk\n")], [], "source or vendor"),
+        ([changed(0, "ä")], [], "source or vendor"),
+        ([changed(0, "l" * 65)], [], "source or vendor"),
+        ([changed(1, "<b>")], [], "source or vendor"),
+        ([changed(4, -1)], [], "no date"),
+        ([changed(4, LATEST + 1)], [], "no date"),
+        ([ROW], [1], "it erases"),
+        ([changed(0, "tracker"), ROW], [1], "it erases"),
+        ([changed(0, "tracker")], [1] * 10_001, "it erases 10001 records"),
+    ],
+)  # fmt: skip
+def test_what_no_node_can_have_sent_is_no_frame_and_cannot_be_made(
+    records: list[FrameRow], erases: list[int], why: str
+) -> None:
+    sent = Frame(ID, "a", records, erases)
+    assert why in str(decode(HEAD + CLEAR + msgspec.msgpack.encode(sent)))
+    with pytest.raises(LogUnavailable, match=why):
+        encode(sent)
+
+
+def test_a_record_of_a_vendor_that_nobody_knows_here_is_kept() -> None:
+    sent = Frame(ID, "a", [changed(1, "vendor-of-tomorrow")])
+    assert decode(encode(sent)) == sent
+
+
+def test_what_is_deeply_nested_or_has_more_fields_is_no_frame() -> None:
+    row = msgspec.msgpack.encode(ROW)
+    nested = b"\x91" * 100_000 + b"\x90"
+    start = b"\x95\xc4\x10" + ID + b"\xa1a"
+    assert "cannot be unpacked" in str(decode(HEAD + CLEAR + start + b"\x91" + row + b"\x90" + nested))
+    assert "cannot be unpacked" in str(decode(HEAD + CLEAR + start + nested))
+
+
+def test_no_frame_is_made_that_is_larger_unpacked_than_any_server_takes() -> None:
+    with pytest.raises(LogUnavailable, match="bytes unpacked"):
+        encode(frame(bytes(40 * 2**20), bytes(40 * 2**20)))
+
+
+def test_a_name_is_what_a_name_is_in_the_configuration() -> None:
+    assert frames.NAME.pattern == config.NAME.pattern
