@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import structlog
 
@@ -49,6 +49,7 @@ class Divergence(NamedTuple):
         )
 
 
+@runtime_checkable
 class NamingLog(Protocol):
     """A log that knows which key the node of its first checkpoint said it signs with."""
 

@@ -33,8 +33,9 @@ from tracker.bundle.writing import BundleWriter, Piecewise
 from tracker.deliveries import LOST, OURS, Micros, Record
 from tracker.envelopes import exact_time
 from tracker.erasures import Erasure
-from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable
-from tracker.evidence.checkpoint_text import read_checkpoint
+from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
+from tracker.evidence.checkpoint_text import open_checkpoint
+from tracker.evidence.cosignatures import with_cosignatures
 from tracker.evidence.notes import Verifier
 from tracker.evidence.tree import Tile, inclusion_proof, root_at
 from tracker.log.contract import Log
@@ -45,20 +46,21 @@ TILES = 512
 WRITTEN_AT_ONCE = 256 * 1024
 READ_AT_ONCE = 16
 UNSIGNED = "The log this comes from has no signing key (the operator makes one with `tracker init`)"
+NOT_YET = "The node that signs this log has not signed all of these records yet (ask again after its next checkpoint)"
 
 Sees = Callable[[str], bool]
 """Whether whoever asks may see a source."""
 
 
 class Bundling(NamedTuple):
-    """What bundles need of the operator. `sign` makes a checkpoint of the log as it is; None: there is no key.
+    """What bundles need of the operator. `sign` makes a checkpoint of the log as it is; None: there is no key here.
 
-    `keys`: every public key of checkpoints. `hidden`: fields nobody sees, by source. `frozen`: the views of one moment.
+    `keys` gives every public key of checkpoints, [] where nobody signs. `hidden`: fields nobody sees, by source. `frozen`: the views of one moment.
     `gate`: how many are made at once.
     """
 
     sign: Callable[[], Awaitable[object]] | None
-    keys: Sequence[Verifier]
+    keys: Callable[[], Awaitable[Sequence[Verifier]]]
     hidden: Mapping[str, frozenset[str]]
     frozen: Callable[[], AbstractAsyncContextManager[ViewsReader]]
     gate: asyncio.Semaphore
@@ -121,13 +123,14 @@ class _Making:
 
     async def run(self) -> Manifest:
         records = await self._write_records()
-        size, root, note, why = await self._checkpoint(max(self._positions, default=0))
+        keys = await self._bundling.keys()
+        size, root, note, why = await self._checkpoint(max(self._positions, default=0), keys)
         await self._write_proofs(size, root)
         with SpooledTemporaryFile[bytes](max_size=1024 * 1024) as rows:
             await self._write_timeline(rows)
             if note is not None:
                 self._writer.add(CHECKPOINT, note.encode())
-                self._writer.add(KEY, "".join(f"{key}\n" for key in self._bundling.keys).encode())
+                self._writer.add(KEY, "".join(f"{key}\n" for key in keys).encode())
             manifest = self._manifest(records, Tree(size=size, root=_encoded(root), why_unsigned=why))
             await self._write_page(manifest, rows)
         manifest = msgspec.structs.replace(manifest, files=list(self._writer.members))
@@ -185,19 +188,23 @@ class _Making:
                 return False
         return True
 
-    async def _checkpoint(self, last: int) -> tuple[int, bytes, str | None, str | None]:
+    async def _checkpoint(self, last: int, keys: Sequence[Verifier]) -> tuple[int, bytes, str | None, str | None]:
         """(size, root, note, why there is no note) of the tree to prove against; it holds position `last`."""
         kept = await self._log.last_checkpoint()
         if (kept is None or kept[0] < last) and self._bundling.sign is not None:
             await self._bundling.sign()
             kept = await self._log.last_checkpoint()
-        if kept is None or kept[0] < last or not self._bundling.keys:
+        if kept is None or kept[0] < last or not keys:
             head = await self._log.tree_head()
-            return head.size, head.root, None, UNSIGNED
-        signed = read_checkpoint(kept[1])
+            return head.size, head.root, None, NOT_YET if keys else UNSIGNED
+        try:
+            signed = open_checkpoint(kept[1], keys)
+        except (NoteMalformed, NoteUnverified) as error:
+            raise EvidenceError(f"the newest checkpoint cannot be believed: {error}") from None
         if signed.size != kept[0] or signed.root != await self._root(signed.size):
             raise EvidenceError("the log is not the one its newest checkpoint signed: run `tracker verify`")
-        return signed.size, signed.root, kept[1], None
+        note = with_cosignatures(kept[1], await self._log.cosignatures(signed.size))
+        return signed.size, signed.root, note, None
 
     async def _root(self, size: int) -> bytes | None:
         try:

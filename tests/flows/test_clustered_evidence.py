@@ -1,0 +1,96 @@
+"""Evidence of two nodes: what one proves and bundles the other's checkpoints confirm, and strangers verify it offline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.clustered import Cluster, node
+from tests.flows.test_vouching import text, until
+from tests.running import READ, Running, now
+from tracker.demo_calls import whole_call
+
+
+async def told(running: Running, *arguments: str) -> dict[str, Any]:
+    code, out, complaint = await running.run(*arguments, "--json")
+    assert code == 0, out + complaint
+    return json.loads(out)
+
+
+async def verified(bundle: Path, *more: str) -> dict[str, str]:
+    """Outcomes by check, verified where there is nothing but the bundle: no config, no log, no server asked."""
+    empty = bundle.with_suffix("")
+    empty.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tracker", "verify", str(bundle), *more, "--json", cwd=empty,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    checks = json.loads(out)["checks"]
+    assert process.returncode == 0, [each for each in checks if each["outcome"] == "failed"]
+    return {each["name"]: each["outcome"] for each in checks}
+
+
+async def bundled(web: aiohttp.ClientSession, running: Running, session: str, to: Path) -> Path:
+    async with web.get(f"{running.url}/v1/sessions/{session}/evidence", headers=READ) as answer:
+        assert answer.status == 200, await answer.text()
+        to.write_bytes(await answer.read())
+    return to
+
+
+def inside(bundle: Path, name: str) -> str:
+    with zipfile.ZipFile(bundle) as file:
+        return file.read(name).decode()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_cosigned(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    stream = f"evidence-{secrets.token_hex(4)}"
+    first = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
+    second = await node(tmp_path, "b", cluster, stream=stream).start(init=True)
+    try:
+        async with aiohttp.ClientSession() as web:
+            position = 0
+            for sent in whole_call("livekit", now()):
+                position = (await first.post(web, "livekit", sent))[1]["position"]
+            (session,) = (await second.get(web, "/v1/sessions", at_least=str(position)))["items"]
+            made = await told(first, "checkpoint")
+            size = str(made["size"])
+            for each in (first, second):
+                await until(web, each, f"/v1/log/checkpoint?size={size}", "/b ")
+            for kind, asked in (
+                ("inclusion", {"position": "3", "size": size}),
+                ("consistency", {"first": "3", "second": size}),
+            ):
+                one, other = [await each.get(web, f"/v1/log/proof/{kind}", **asked) for each in (first, second)]
+                assert one["hashes"]
+                assert one == other
+            key = (await text(web, first, "/v1/log/key"))[1].strip()
+            note = (await text(web, first, "/v1/log/checkpoint"))[1]
+            bundles = [
+                await bundled(web, each, session["id"], tmp_path / f"{n}.zip") for n, each in enumerate((first, second))
+            ]
+        for n, each in enumerate((first, second)):
+            bundles.append(tmp_path / f"written-{n}.zip")
+            code, _, complaint = await each.run("export", "--evidence", session["id"], "--out", str(bundles[-1]))
+            assert code == 0, complaint
+        roots = {(await told(each, "verify", "--views", "--proofs"))["root"] for each in (first, second)}
+        assert len(roots) == 1
+        for bundle in bundles:
+            outcomes = await verified(bundle, "--key", key)
+            assert outcomes.pop("vendors") == "not checked"  # their secrets are not handed out
+            assert set(outcomes.values()) == {"ok"}
+            assert inside(bundle, "checkpoint.txt") == note
+            assert inside(bundle, "key.txt") == f"{key}\n"
+    finally:
+        await asyncio.gather(first.stop(), second.stop())
