@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+import structlog
+
 from tracker import cli_commands as commands
 from tracker import cli_evidence
 from tracker.cli_printing import complain
@@ -31,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. The entry point of `tracker` and `python -m tracker`."""
     arguments = parser().parse_args(argv)
     command: Command = arguments.command
+    if not structlog.is_configured():
+        # Standard output is what was asked for, JSON perhaps; `serve` says more (`reporting.py`).
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
         # A bundle is verified without config.toml, unless one is named.
         if arguments.needs_config and not (arguments.config is None and getattr(arguments, "bundle", None)):

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.running import READ_KEY, SECRETS
 from tests.sampled import SAMPLES
@@ -217,3 +218,13 @@ def test_a_restart_told_by_a_cdr_file_ends_what_was_open(run: Run, tmp_path: Pat
     assert sessions["lost"]["end"]["provenance"] == "inferred"
     assert sessions["lost"]["end"]["reason"] == "server_shutdown"
     assert sessions["new"]["state"] == "open"
+
+
+def test_what_the_rooms_say_meanwhile_stands_apart_from_what_was_asked_for(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structlog.reset_defaults()
+    run("init")
+    structlog.get_logger("a room").warning("a word")
+    out, complaint = capsys.readouterr()
+    assert (out, "a word" in complaint) == ("", True)
