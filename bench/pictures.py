@@ -80,9 +80,8 @@ async def told() -> AsyncIterator[Told]:
         keys = {vendor: secrets.token_urlsafe(32) for vendor in VENDORS}
         read_key = secrets.token_urlsafe(32)
         config = Path(folder) / "config.toml"
-        port = 8137
-        config.write_text(config_text(Path(folder), keys, read_key, port), "utf-8")
-        async with open_house(config, port) as house, aiohttp.ClientSession() as web:
+        config.write_text(config_text(Path(folder), keys, read_key, 8137), "utf-8")
+        async with open_house(config) as house, aiohttp.ClientSession() as web:
             found = Told(house, web, keys, read_token(read_key))
             position = 0
             for n, vendor in enumerate(VENDORS):

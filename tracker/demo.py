@@ -16,7 +16,6 @@ import itertools
 import json
 import random
 import secrets
-import socket
 import sys
 import tempfile
 import time
@@ -99,9 +98,8 @@ async def _show(folder: Path, out: Console, *, speed: float, stays: bool, port: 
     keys = {vendor: secrets.token_urlsafe(32) for vendor in VENDORS}
     read_key = secrets.token_urlsafe(32)
     config = folder / "config.toml"
-    port = port or _free_port()
     config.write_text(config_text(folder, keys, read_key, port), "utf-8")
-    async with open_house(config, port) as house, aiohttp.ClientSession() as web:
+    async with open_house(config) as house, aiohttp.ClientSession() as web:
         out.print(f"[bold]Tracker[/] serves on {house.url} from a temporary log in {folder}\n")
         token = read_token(read_key)
         if stays:
@@ -306,13 +304,6 @@ def read_token(key: str) -> str:
     now = _now() // 1_000_000
     claims = {"sub": "demo", "scope": "read:sessions read:records", "iat": now, "exp": now + 86_400}
     return jwt.encode(claims, key, algorithm="HS256", headers={"kid": "demo"})
-
-
-def _free_port() -> int:
-    """A port nobody listens on now. Somebody may take it before we do; then the server says so and the demo ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _now() -> int:

@@ -18,7 +18,7 @@ from tracker.errors import TrackerError
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
-LINK = re.compile(r"http://\S+/open\?code=\S+")
+LINK = re.compile(r"(http://\S+)/open\?code=\S+\n")
 
 
 class HouseFailed(TrackerError):
@@ -27,25 +27,26 @@ class HouseFailed(TrackerError):
 
 @final
 class House:
-    """A running tracker at `url`."""
+    """A running tracker at `url`, known once the house is ready."""
 
-    def __init__(self, url: str, server: asyncio.subprocess.Process, printed: Path) -> None:
-        self.url = url
-        self.link = url
+    def __init__(self, server: asyncio.subprocess.Process, printed: Path) -> None:
+        self.url = ""
+        self.link = ""
         """Opens once, and signs in; known once the house is ready."""
         self._server = server
         self._printed = printed
 
     async def ready(self) -> None:
-        """Return once `/readyz` answers 200 and the link is printed. Raises `HouseFailed` when it does not within 30 s."""
+        """Return once the link is printed and `/readyz` answers 200. Raises `HouseFailed` when it does not within 30 s."""
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         async with aiohttp.ClientSession() as web:
             while self._server.returncode is None and asyncio.get_running_loop().time() < deadline:
+                # The server says where it is: what it bound is its own, whoever else looks for a port.
+                found = LINK.search(self._printed.read_text("utf-8"))
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    async with web.get(f"{self.url}/readyz", timeout=aiohttp.ClientTimeout(total=2)) as answer:
-                        if answer.status == 200 and (found := LINK.search(self._printed.read_text("utf-8"))):
-                            self.link = found[0]
-                            return
+                    if found is not None and await _is_ready(web, found[1]):
+                        self.url, self.link = found[1], found[0].rstrip()
+                        return
                 await asyncio.sleep(0.05)
         raise HouseFailed(f"the demo's tracker did not start:\n{_end_of(self._printed)}")
 
@@ -67,8 +68,8 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def open_house(config: Path, port: int) -> AsyncGenerator[House]:
-    """A tracker with a new log, serving on loopback at `port` as `config` says; stopped on leaving.
+async def open_house(config: Path) -> AsyncGenerator[House]:
+    """A tracker with a new log, serving on loopback as `config` says; stopped on leaving.
 
     What it prints goes to `server.txt` beside the configuration. Raises `HouseFailed`.
     """
@@ -77,7 +78,7 @@ async def open_house(config: Path, port: int) -> AsyncGenerator[House]:
         created = await _started("init", config, output)
         if await created.wait() != 0:
             raise HouseFailed(f"tracker init failed:\n{_end_of(printed)}")
-        house = House(f"http://127.0.0.1:{port}", await _started("serve", config, output, "--link"), printed)
+        house = House(await _started("serve", config, output, "--link"), printed)
         try:
             await house.ready()
             yield house
@@ -94,6 +95,11 @@ async def _started(command: str, config: Path, output: IO[bytes], *more: str) ->
         stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.STDOUT,
         env=environment, cwd=config.parent,
     )  # fmt: skip
+
+
+async def _is_ready(web: aiohttp.ClientSession, url: str) -> bool:
+    async with web.get(f"{url}/readyz", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+        return answer.status == 200
 
 
 def _end_of(printed: Path) -> str:

@@ -13,6 +13,9 @@ from rich.console import Console
 
 from tracker.demo import SOURCES, run
 
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+"""Starts a program that Ctrl-C reaches, also from a shell's background job, whose children would not hear of it."""
+
 
 def test_the_demo_shows_ten_sessions_and_no_wrong_answer() -> None:
     page = io.StringIO()
@@ -27,7 +30,7 @@ def test_the_demo_shows_ten_sessions_and_no_wrong_answer() -> None:
 
 async def test_the_link_it_prints_opens_the_pages_and_every_address_answers() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tracker", "demo", "--speed", "500", "--keep",
+        sys.executable, "-c", HEARING, sys.executable, "-m", "tracker", "demo", "--speed", "500", "--keep",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None
