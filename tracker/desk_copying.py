@@ -7,6 +7,7 @@ from tracker.config import Config
 from tracker.copying import Copied, Progress
 from tracker.erasing import finish
 from tracker.errors import ConfigInvalid, LogUnavailable
+from tracker.log.contract import Log
 
 
 async def copy(config: Config, to: Config, progress: Progress | None = None) -> Copied:
@@ -20,10 +21,16 @@ async def copy(config: Config, to: Config, progress: Progress | None = None) -> 
         await _make(to, await joining.names_of(config))
         with joining.hold_log(to):
             async with joining.taking_log(to) as target:
+                # Before it goes on, too: an earlier run may have died between an erasure and its keys.
+                await _finished(to, target)
                 copied = await copying.copy(source, target, progress)
-                if to.sealing.masters:
-                    await finish(target)
+                await _finished(to, target)
                 return copied
+
+
+async def _finished(to: Config, target: Log) -> None:
+    if to.sealing.masters:
+        await finish(target)
 
 
 async def _make(to: Config, names: bytes | None) -> None:

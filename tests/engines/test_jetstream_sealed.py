@@ -114,7 +114,7 @@ async def expect_withdrawn(log: JetstreamLog, gone: list[int]) -> None:
     lost = set(await log.replica.copies_of(gone))
     after, seen = 0, dict[bytes, int]()
     while (found := await bucket.frames(after)) is not None:
-        after, frame, entry = found
+        after, frame, entry, _ = found
         seen[frame] = seen.get(frame, 0) + 1
         for n, wrapped in enumerate(decode(entry).wrapped):
             assert (wrapped is None) == ((frame, n) in lost)

@@ -51,6 +51,10 @@ def decode(entry: bytes) -> FrameKeys:
         raise LogCorrupt(f"the data keys of a frame cannot be read: {error}") from None
 
 
+GIVEN_UP = encode(FrameKeys("", []))
+"""What stands for an entry that was swept: its frame was not in the stream. A record of it has no key."""
+
+
 def without(keys: FrameKeys, gone: Collection[int]) -> FrameKeys | None:
     """The same without these; None where none of them is there any more."""
     if not any(n < len(keys.wrapped) and keys.wrapped[n] is not None for n in gone):

@@ -3,7 +3,8 @@
     $KV.<stream>-keys.<frame, hexadecimal>    the wrapped data keys of its records (`frame_keys.py`)
     $KV.<stream>-keys.names                   what dedupe keys are hashed with, wrapped: {master: wrapped}
 
-An entry is acknowledged before its frame is published: a key too many does no harm, a record without its key is lost.
+An entry is acknowledged before its frame is published: a record without its key is lost. Who dies in between leaves an entry
+without a frame; a copy that is run again puts its own in the place of it, any other is swept (`jetstream_sweeping.py`).
 Here, and only here, messages can be deleted. Destroying a key: a new revision of the entry without it, acknowledged, then
 every older one is deleted, which overwrites it. If we die in between, doing it again does the rest.
 
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import msgspec
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
-from tracker.log.frame_keys import decode, encode, without
+from tracker.log.frame_keys import GIVEN_UP, decode, encode, without
 from tracker.log.jetstream_stream import NO_MESSAGE, NO_STREAM, WRONG_LAST, Refused, Stream, answered, ours
 
 NAMES = "names"
@@ -29,6 +31,22 @@ DELETE_FAILED = 10057
 TRIES = 20
 
 _NAMES = msgspec.msgpack.Decoder(dict[str, bytes])
+
+
+class Revision(NamedTuple):
+    """An entry as it stands in the bucket, or stood: which message it is, and when a server took it (s since 1970)."""
+
+    sequence: int
+    frame: bytes
+    entry: bytes
+    at: float
+
+
+class _Message(NamedTuple):
+    sequence: int
+    subject: str
+    data: bytes
+    at: float
 
 
 class KeyBucket:
@@ -97,13 +115,69 @@ class KeyBucket:
             latest = await self._put(NAMES, msgspec.msgpack.encode(dict(names)), after=found[0])
             await self._forget(NAMES, latest)
 
-    async def put(self, frame: bytes, entry: bytes) -> None:
-        """Keep the keys of a frame that nobody has seen yet. Raises `LogUnavailable`; it may be there then."""
+    async def put(self, frame: bytes, entry: bytes, *, anew: bool = False) -> None:
+        """Keep the keys of a frame that is about to be published. Raises `LogUnavailable`; it may be there then.
+
+        An entry that is there is ours, its acknowledgement was lost, and stays: keys may be destroyed in it already. Not so
+        one that was given up meanwhile; nor, with `anew`, what a copy that died has left for the same records.
+        """
+        if await self._replaced(frame, 0, entry):
+            return
+        for _ in range(TRIES):
+            latest, held = await self._entry(frame.hex()) or (0, b"")
+            if held and held != entry and not anew and decode(held).wrapped:
+                return
+            if held == entry or await self._replaced(frame, latest, entry):
+                await self._forget(frame.hex(), None)
+                return
+        raise LogUnavailable(f"the keys of frame {frame.hex()} are changed by others again and again: send it again")
+
+    async def held(self, frame: bytes) -> tuple[int, bytes] | None:
+        """(its sequence, entry) of a frame; None where there is none."""
+        return await self._entry(frame.hex())
+
+    async def replace(self, frame: bytes, latest: int, entry: bytes) -> bool:
+        """Put an entry behind its latest revision (0: there is none), and overwrite what was there.
+
+        False where somebody else was quicker. Raises `LogUnavailable`; again is harmless.
+        """
+        if not await self._replaced(frame, latest, entry):
+            return False
+        if latest:
+            await self._forget(frame.hex(), None)
+        return True
+
+    async def give_up(self, found: Revision) -> bool:
+        """Destroy all keys of an entry that nobody has changed since, and say so in its place; False where somebody has.
+
+        Its frame may appear all the same, from a machine that stood still: then nodes find that its records have no keys.
+        """
+        latest = await self._entry(found.frame.hex())
+        if latest is None:
+            return False
+        # Without keys already: whoever gave it up died before the older revisions were overwritten.
+        is_done = not decode(latest[1]).wrapped
+        if not is_done and (latest[0] != found.sequence or not await self._replaced(found.frame, latest[0], GIVEN_UP)):
+            return False
+        await self._forget(found.frame.hex(), None)
+        return not is_done
+
+    async def clock(self) -> tuple[float, str]:
+        """What time it is where the bucket is, s since 1970, and when it was made, as the server says it."""
         try:
-            await self._put(frame.hex(), entry, after=0)
+            told = await self._stream.ask(f"STREAM.INFO.KV_{self.name}", {})
         except Refused as error:
-            if error.code != WRONG_LAST:  # ours, its acknowledgement was lost
-                raise
+            if error.code == NO_STREAM:
+                raise LogMissing(self.missing()) from None
+            raise
+        return seconds(told["ts"]), told["created"]
+
+    def missing(self) -> str:
+        """What to tell whoever needs the bucket where there is none."""
+        return (
+            f"there is no bucket {self.name} of data keys: make it with `tracker init`; where there was one, put it back "
+            "with `tracker restore-keys` (docs/operations.md)"
+        )
 
     async def entry(self, frame: bytes) -> bytes:
         """The keys of a frame, as the leader has them. Raises `LogCorrupt` where there is no such entry."""
@@ -135,16 +209,15 @@ class KeyBucket:
         if found is not None and found[1] == entry and await self._replaced(frame, found[0], anew):
             await self._forget(frame.hex(), None)
 
-    async def frames(self, after: int) -> tuple[int, bytes, bytes] | None:
-        """(its sequence, frame, entry) of the next revision in the bucket after a sequence."""
+    async def frames(self, after: int) -> Revision | None:
+        """The next revision of an entry in the bucket after a sequence."""
         while True:
             found = await self._message({"seq": after + 1, "next_by_subj": f"$KV.{self.name}.*"})
             if found is None:
                 return None
-            after, subject, entry = found
-            key = subject.rpartition(".")[2]
+            after, key = found.sequence, found.subject.rpartition(".")[2]
             if key != NAMES:
-                return after, bytes.fromhex(key), entry
+                return Revision(after, bytes.fromhex(key), found.data, found.at)
 
     async def _replaced(self, frame: bytes, latest: int, entry: bytes) -> bool:
         """False where somebody else was quicker, or the acknowledgement was lost: look again."""
@@ -172,24 +245,35 @@ class KeyBucket:
 
     async def _put(self, key: str, value: bytes, *, after: int) -> int:
         headers = {"Nats-Expected-Stream": f"KV_{self.name}", "Nats-Expected-Last-Subject-Sequence": str(after)}
-        with ours("the bucket did not acknowledge"):
-            answer = await self._stream.request(self._subject(key), value, PUT_SECONDS, headers)
+        try:
+            with ours("the bucket did not acknowledge"):
+                answer = await self._stream.request(self._subject(key), value, PUT_SECONDS, headers)
+        except LogUnavailable:
+            if not await self.is_there():
+                raise LogUnavailable(self.missing()) from None
+            raise
         return answered(answer, "the bucket did not take the keys")["seq"]
 
     async def _entry(self, key: str) -> tuple[int, bytes] | None:
         found = await self._message({"last_by_subj": self._subject(key)})
-        return None if found is None else (found[0], found[2])
+        return None if found is None else (found.sequence, found.data)
 
-    async def _message(self, asked: dict[str, Any]) -> tuple[int, str, bytes] | None:
+    async def _message(self, asked: dict[str, Any]) -> _Message | None:
         try:
             found = (await self._stream.ask(f"STREAM.MSG.GET.KV_{self.name}", asked))["message"]
         except Refused as error:
             if error.code == NO_MESSAGE:
                 return None
             if error.code == NO_STREAM:
-                raise LogMissing(f"there is no bucket {self.name}: make it with `tracker init`") from None
+                raise LogMissing(self.missing()) from None
             raise
-        return found["seq"], found["subject"], base64.b64decode(found.get("data", ""))
+        data = base64.b64decode(found.get("data", ""))
+        return _Message(found["seq"], found["subject"], data, seconds(found["time"]))
 
     def _subject(self, key: str) -> str:
         return f"$KV.{self.name}.{key}"
+
+
+def seconds(told: str) -> float:
+    """A server's time, s since 1970; it has nanoseconds."""
+    return datetime.fromisoformat(told).timestamp()

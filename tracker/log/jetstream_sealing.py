@@ -11,31 +11,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 from collections.abc import Sequence
 
+import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tracker.deliveries import Verified
-from tracker.errors import LogMissing, LogUnavailable
+from tracker.errors import LogError, LogMissing, LogUnavailable
 from tracker.log.frame_keys import about_record, by_frame
 from tracker.log.frames import FrameRow
 from tracker.log.jetstream_keys import KeyBucket
 from tracker.log.jetstream_stream import Stream, StreamSettings
+from tracker.log.jetstream_sweeping import EVERY_SECONDS, Reached, sweep
 from tracker.log.sqlite_following import Replica
 from tracker.log.vault import Master, Vault, open_names, wrapped_names
 from tracker.log.vault_frames import KEY_BYTES, DataKey
 
 LEADER_SECONDS = 5.0
+FRAME_ID_BYTES = 16
 AT_ONCE = 32
 """So many entries are asked for at the same time."""
+
+
+def id_of_copied(rows: Sequence[FrameRow]) -> bytes:
+    """The id of a frame of records as another log keeps them: the same for the same ones.
+
+    A copy that died between entry and frame puts its entry again when it is run again, and no second one with these keys.
+    """
+    return hashlib.sha256(b"copied" + msgspec.msgpack.encode(rows)).digest()[:FRAME_ID_BYTES]
 
 
 class StreamSealing:
     """What one node does with bodies and keys."""
 
-    def __init__(self, bucket: KeyBucket, replica: Replica, vault: Vault) -> None:
-        self._bucket = bucket
+    def __init__(self, stream: Stream, replica: Replica, vault: Vault) -> None:
+        self._stream = stream
+        self._bucket = KeyBucket(stream)
         self._replica = replica
         self._vault = vault
         self._ours: dict[bytes, bytes] = {}
@@ -60,9 +73,12 @@ class StreamSealing:
         """The entry of a frame whose records were sealed before."""
         return self._vault.wrapped(frame, keys)
 
-    async def put(self, frame: bytes, entry: bytes) -> None:
-        """Keep the keys of a frame that is about to be published. Raises `LogUnavailable`; again is harmless."""
-        await self._bucket.put(frame, entry)
+    async def put(self, frame: bytes, entry: bytes, *, anew: bool = False) -> None:
+        """Keep the keys of a frame that is about to be published. Raises `LogUnavailable`; again is harmless.
+
+        `anew`: of a copy, also where one that died has left an entry for the same records.
+        """
+        await self._bucket.put(frame, entry, anew=anew)
         self._ours[frame] = entry
 
     def forget(self, frame: bytes) -> None:
@@ -90,6 +106,13 @@ class StreamSealing:
             part = frames[start : start + AT_ONCE]
             await asyncio.gather(*(self._bucket.withdraw(frame, gone[frame]) for frame in part))
         await self._vault.destroy_copies(copies)
+
+    async def keep_sweeping(self, reached: Reached) -> None:
+        """For ever, on the node that signs, as one is enough. A failure is tried again."""
+        while self._stream.settings.key:
+            await asyncio.sleep(EVERY_SECONDS)
+            with contextlib.suppress(LogError):
+                await sweep(self._stream, self._replica, self._vault, reached)
 
 
 async def join_names(
@@ -128,8 +151,9 @@ async def _expect_empty(stream: Stream, bucket: KeyBucket) -> None:
     with contextlib.suppress(LogMissing):
         if (await stream.state()).last:
             raise LogUnavailable(
-                f"the stream {stream.name!r} holds records, and there is no bucket {bucket.name} of data keys: it was lost, "
-                "or sealing is to be switched on first by `tracker init` on a node that has the records"
+                f"the stream {stream.name!r} holds records, and there is no bucket {bucket.name} of data keys: it was lost, and "
+                "comes back by `tracker restore-keys` on a node that has the records; or sealing is to be switched on, first "
+                "by `tracker init` on such a node"
             )
 
 
@@ -139,7 +163,7 @@ async def rewrap(settings: StreamSettings, vault: Vault) -> int:
     try:
         bucket, after, count = KeyBucket(stream), 0, 0
         while (found := await bucket.frames(after)) is not None:
-            after, frame, entry = found
+            after, frame, entry, _ = found
             anew = vault.rewrapped(frame, entry)
             if anew is not None:
                 await bucket.rewrap(frame, entry, anew)
@@ -167,10 +191,10 @@ async def sealing_of(stream: Stream, replica: Replica, vault: Vault | None) -> S
         return None
     names = await bucket.names() if await bucket.is_there() else None
     if names is None:
-        raise LogMissing(f"there is no bucket {bucket.name} of data keys: make it with `tracker init`")
+        raise LogMissing(bucket.missing())
     if vault.opened_names(names) != vault.names:
         raise LogUnavailable(
             f"{vault.path} is not the key store of this stream: its dedupe keys would be other ones. Keep it, records may "
             "open with nothing else; a node that has none gets one with `tracker init`"
         )
-    return StreamSealing(bucket, replica, vault)
+    return StreamSealing(stream, replica, vault)

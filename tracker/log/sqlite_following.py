@@ -10,7 +10,7 @@ node may follow into one file: the cursor is read under the write lock, and what
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -34,6 +34,7 @@ INSERT_CURSOR = "INSERT INTO stream (one, log_id, name, sequence, digest) VALUES
 SELECT_CURSOR = "SELECT log_id, name, sequence, digest FROM stream"
 UPDATE_CURSOR = "UPDATE stream SET sequence = ?, digest = ?"
 FRAMES = "frames (sequence, id)"
+SELECT_FRAMES_BACK = "SELECT sequence, id FROM frames WHERE sequence < ? ORDER BY sequence DESC LIMIT 2000"
 COPIES = "copies (position, sequence, n)"
 SELECT_IS_ERASED = "SELECT 1 FROM erasures WHERE position = ?"
 SELECT_LEAF_HASH = "SELECT hash FROM leaves WHERE position = ?"
@@ -183,6 +184,18 @@ class Replica(SqliteLog):
         found: list[Copy] = []
         for position in positions:
             found += [Copy(frame, n) for _, frame, n in await self._fetch(SELECT_COPIES, (position - 1, position))]
+        return found
+
+    async def applied_among(self, frames: Collection[bytes]) -> set[bytes]:
+        """Those of these sealed frames that it has applied. It looks from the newest on: the first ones cost the most."""
+        wanted, found, before = set(frames), set[bytes](), 2**63 - 1
+        while wanted:
+            page = await self._fetch(SELECT_FRAMES_BACK, (before,))
+            if not page:
+                break
+            found |= {frame for _, frame in page if frame in wanted}
+            wanted -= found
+            before = page[-1][0]
         return found
 
     def names_of(self, verified: Verified) -> tuple[str, ...]:

@@ -35,7 +35,16 @@ from tracker.evidence.leaf import framed
 from tracker.log.packing import MAGIC
 from tracker.log.shipped import Shipped
 from tracker.log.sqlite_file import publish
-from tracker.log.vault_frames import CREATE_FRAMES, KEY_BYTES, NONCE_BYTES, DataKey, FrameStore, unwrap, wrap
+from tracker.log.vault_frames import (
+    CREATE_FRAMES,
+    CREATE_SWEPT,
+    KEY_BYTES,
+    NONCE_BYTES,
+    DataKey,
+    FrameStore,
+    unwrap,
+    wrap,
+)
 
 APPLICATION_ID = 1414679371
 """`PRAGMA application_id` of every key store of ours ("TRKK")."""
@@ -131,6 +140,7 @@ class Vault(FrameStore):
             if found != APPLICATION_ID:
                 raise LogCorrupt(f"{path} is not a key store of Tracker: check sealing.path")
             await connection.execute(CREATE_FRAMES)
+            await connection.execute(CREATE_SWEPT)
             rows = [
                 (str(master), bytes(wrapped)) for master, wrapped in await connection.execute_fetchall(SELECT_NAMES)
             ]
@@ -336,7 +346,7 @@ def open_names(wrapped: Mapping[str, bytes], masters: Mapping[str, AESGCM]) -> b
 async def _fill(draft: Path, master: Master, names: bytes) -> None:
     connection = await _connect(draft)
     try:
-        for statement in (*SCHEMA, CREATE_FRAMES):
+        for statement in (*SCHEMA, CREATE_FRAMES, CREATE_SWEPT):
             await connection.execute(statement)
         wrapped = wrap(AESGCM(master.key), names, NAMES_AAD)
         await connection.execute(INSERT_NAMES, (master.id, wrapped))

@@ -16,6 +16,9 @@ from tracker.errors import LogUnavailable
 from tracker.log.frame_keys import Copy, FrameKeys, about_key, by_frame, decode, encode, without
 
 CREATE_FRAMES = "CREATE TABLE IF NOT EXISTS frames (id BLOB PRIMARY KEY, keys BLOB NOT NULL) STRICT"
+CREATE_SWEPT = "CREATE TABLE IF NOT EXISTS swept (bucket TEXT PRIMARY KEY, sequence INTEGER NOT NULL) STRICT"
+SELECT_SWEPT = "SELECT sequence FROM swept WHERE bucket = ?"
+KEEP_SWEPT = "INSERT OR REPLACE INTO swept (bucket, sequence) VALUES (?, ?)"
 # Another process of this node may have it, and have destroyed keys in it.
 INSERT_FRAME = "INSERT OR IGNORE INTO frames (id, keys) VALUES (?, ?)"
 UPDATE_FRAME = "UPDATE frames SET keys = ? WHERE id = ?"
@@ -86,6 +89,22 @@ class FrameStore(ABC):
         async with self._lock:
             held = await self._entries(frames)
         return [frame for frame in frames if frame not in held]
+
+    async def entries(self, frames: Iterable[bytes]) -> dict[bytes, bytes]:
+        """What is kept of these frames."""
+        async with self._lock:
+            return await self._entries(frames)
+
+    async def swept(self, bucket: str) -> int:
+        """Up to which message the bucket that was made then is swept."""
+        async with self._lock:
+            found = await self._fetch(SELECT_SWEPT, (bucket,))
+        return found[0][0] if found else 0
+
+    async def keep_swept(self, bucket: str, sequence: int) -> None:
+        """Say so."""
+        async with self._lock:
+            await self._in_transaction(KEEP_SWEPT, [(bucket, sequence)])
 
     async def keys_of_copies(self, copies: Iterable[Copy]) -> dict[Copy, DataKey]:
         """The data keys of these that are still there."""

@@ -1,0 +1,237 @@
+"""Keys that were put into the bucket for a frame that never came are destroyed, and never those of one that did."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.clustered import Cluster, node_config
+from tests.contracts.log_contract import delivery
+from tests.running import READ_KEY, SECRETS, Running
+from tracker import joining
+from tracker.config import load
+from tracker.demo import config_text
+from tracker.deliveries import LOST
+from tracker.erasures import Erased, Erasure, erasure_record
+from tracker.log.frame_keys import decode
+from tracker.log.jetstream import JetstreamLog
+from tracker.log.jetstream_checking import join
+from tracker.log.jetstream_keys import KeyBucket
+from tracker.log.jetstream_sealing import join_names
+from tracker.log.jetstream_stream import Stream, StreamSettings
+from tracker.log.jetstream_sweeping import sweep
+from tracker.log.sqlite_following import Replica
+from tracker.log.vault import Master, Vault
+
+MASTERS = (Master("2026", bytes(range(32))),)
+DYING = """
+import os, signal, sys
+from tracker.cli import main
+from tracker.log.jetstream_stream import Stream
+
+publish, left = Stream.publish, [int(sys.argv.pop(1))]
+
+async def dying(self, *given, **named):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await publish(self, *given, **named)
+
+Stream.publish = dying
+sys.exit(main(sys.argv[1:]))
+"""
+"""A tracker that is killed when its n-th frame's keys are in the bucket, and the frame is not yet on its way."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
+    yield running
+    asyncio.run(running.stop())
+
+
+def settings_of(cluster: Cluster, node: str, stream: str) -> StreamSettings:
+    return StreamSettings(servers=tuple(cluster.urls), stream=stream, node=node, replicas=cluster.size)
+
+
+def named() -> str:
+    """A stream of its own."""
+    return f"s{secrets.token_hex(4)}"
+
+
+Open = Callable[[str, str], Awaitable[JetstreamLog]]
+
+
+@pytest.fixture
+async def opened(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Open]:
+    """(node, stream) → its log, level with the stream; closed at the end."""
+    closing = contextlib.AsyncExitStack()
+
+    async def open_one(node: str, stream: str) -> JetstreamLog:
+        settings, path, keys = settings_of(cluster, node, stream), tmp_path / f"{node}.db", tmp_path / f"{node}-keys.db"
+        if not path.exists():
+            await Vault.create(keys, MASTERS, await join_names(settings, MASTERS))
+            await Replica.begin(path, log_id=await join(settings, secrets.token_hex(8)), stream=stream)
+        log = await JetstreamLog.open(path, settings, vault=await Vault.open(keys, MASTERS))
+        closing.push_async_callback(log.close)
+        assert await log.caught_up(20)
+        return log
+
+    async with closing:
+        yield open_one
+
+
+async def nowhere(wanted: Iterable[bytes], folders: Sequence[Path]) -> bool:
+    """Whether none of these stands in any file, once every server has done what was agreed on."""
+    for _ in range(40):
+        files = [path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()]
+        if not any(each in file for each in wanted for file in files):
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+async def swept(log: JetstreamLog, *, older_than: float = -60) -> int:
+    """What a sweep gives up that has waited long enough."""
+    assert log._sealing is not None
+    vault = log._sealing._vault
+    return await sweep(log._stream, log.replica, vault, log._replicator.reached, older_than=older_than)
+
+
+async def test_keys_whose_frame_never_came_are_swept_and_no_others(cluster: Cluster, opened: Open) -> None:
+    stream = named()
+    log = await opened("a", stream)
+    assert log._sealing is not None
+    await log.append_all([delivery("a"), delivery("b")])
+    # Another node that died between its keys and its frame.
+    frame, entry = log._framed([(delivery("c"), "hmac:c")], ())
+    assert entry is not None
+    await log._sealing.put(frame.id, entry)
+    await log.append(delivery("d"))
+    (wrapped,) = decode(entry).wrapped
+    assert wrapped is not None
+    folders = [path for n in range(3) for path in cluster.store(n).rglob(f"KV_{stream}-keys")]
+    assert any(wrapped in path.read_bytes() for folder in folders for path in folder.rglob("*.blk"))
+    assert await swept(log, older_than=600) == 0, "it may be on its way"
+    assert await swept(log) == 1
+    assert await nowhere([wrapped], folders)
+    assert await swept(log) == 0
+    late = await opened("b", stream)
+    assert [record.erased_by async for chunk in late.read(0) for record in chunk] == [None] * 3
+
+
+async def test_a_frame_that_comes_after_its_keys_were_swept_stops_no_node(cluster: Cluster, opened: Open) -> None:
+    stream = named()
+    log = await opened("a", stream)
+    assert log._sealing is not None
+    frame, entry = log._framed([(delivery("a"), "hmac:a")], ())
+    again, entry_again = log._framed([(delivery("b"), "hmac:b")], ())
+    assert entry is not None
+    assert entry_again is not None
+    for each, keys in ((frame, entry), (again, entry_again)):
+        await log._sealing.put(each.id, keys)
+    assert await swept(log) == 2
+    # One from a server that had stood still; and one that its node asks the keys for once more.
+    log._sealing.forget(frame.id)
+    assert (await log._sent(frame, None))[0].position == 1
+    assert (await log._sent(again, entry_again))[0].position == 2
+    await log.append(delivery("c"))
+    other = await opened("b", stream)
+    assert [record.erased_by async for chunk in other.read(0) for record in chunk] == [LOST, None, None]
+
+
+async def test_keys_older_than_the_stream_are_left_alone(cluster: Cluster, opened: Open) -> None:
+    name = named()
+    log = await opened("a", name)
+    await log.append(delivery("a"))
+    await log.close()
+    stream = await Stream.open(settings_of(cluster, "a", name))
+    await stream.ask(f"STREAM.DELETE.{name}", {})
+    await stream.close()
+    log = await opened("b", name)
+    assert await swept(log) == 0
+    found = await KeyBucket(log._stream).frames(0)
+    assert found is not None
+    assert decode(found.entry).wrapped[0] is not None
+
+
+def sealed(folder: Path, *, cluster: Cluster | None = None, stream: str = "") -> Running:
+    """A log of one machine, or of a node."""
+    folder.mkdir()
+    text = config_text(folder, SECRETS, READ_KEY, 0)
+    if cluster is not None:
+        text = node_config(text, "a", servers=cluster.urls, monitoring=cluster.monitoring, stream=stream, signs=True)
+    keys = f'[sealing]\nkeys = [{{ id = "main", secret = "{"ab" * 32}" }}]\npath = "{folder}/keys.db"\n'
+    return Running(folder, config=f"{text}\n{keys}")
+
+
+async def die(source: Running, to: Running, frames: int) -> None:
+    """A copy that is killed right before it publishes its n-th frame."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-c", DYING, str(frames), "copy", "--config", str(source.config), "--to", str(to.config)],
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await process.wait() == -9
+
+
+async def keys_in(cluster: Cluster, stream: str) -> dict[bytes, list[bytes | None]]:
+    """What stands in the bucket now, by frame."""
+    client = await Stream.open(StreamSettings(servers=tuple(cluster.urls), stream=stream, node="x", replicas=3))
+    bucket, after, found = KeyBucket(client), 0, dict[bytes, list[bytes | None]]()
+    while (each := await bucket.frames(after)) is not None:
+        after = each.sequence
+        found.setdefault(each.frame, []).extend(decode(each.entry).wrapped)
+    await client.close()
+    return found
+
+
+async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_record(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    stream = f"s{secrets.token_hex(4)}"
+    before, there = sealed(tmp_path / "single"), sealed(tmp_path / "node", cluster=cluster, stream=stream)
+    assert (await before.run("init"))[0] == 0
+    log = await joining.open_log(load(before.config, {}))
+    await log.append_all([delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(40)])
+    await log.append_erasure(erasure_record(Erasure(why="identity", at=1, erased=[Erased(3, [])])), [3])
+    await log.destroy_keys([3])
+    await log.append_all([delivery(f"l{n}") for n in range(40)])
+    await log.close()
+    material: set[bytes] = set()
+    for frames in (1, 1, 2, 2):  # the first frame twice, then the erasure's, then the last one
+        await die(before, there, frames)
+        held = await keys_in(cluster, stream)
+        material |= {each for wrapped in held.values() for each in wrapped if each is not None}
+    code, _, complaint = await before.run("copy", "--to", str(there.config))
+    assert code == 0, complaint
+    held = await keys_in(cluster, stream)
+    kept = {each for wrapped in held.values() for each in wrapped if each is not None}
+    assert sum(len(wrapped) for wrapped in held.values()) == 81, "one key a record"
+    assert len(kept) == 80
+    # What the killed ones had put is nowhere any more: it is not what the last one put.
+    assert len(material - kept) == 39 + 39 + 1 + 40
+    folders = [*(path for n in range(3) for path in cluster.store(n).rglob(f"KV_{stream}-keys")), there.folder]
+    assert not await nowhere(list(kept)[:1], folders[:1])
+    assert await nowhere(material - kept, folders)
+
+    # Erased there, nothing opens it again.
+    node = await joining.open_log(load(there.config, {}))
+    assert isinstance(node, JetstreamLog)
+    try:
+        assert await node.caught_up(20)
+        gone = [1, 60]
+        lost = [held[frame][n] for frame, n in await node.replica.copies_of(gone)]
+        told = [Erased(each, []) for each in gone]
+        await node.append_erasure(erasure_record(Erasure(why="identity", at=2, erased=told)), gone)
+        await node.destroy_keys(gone)
+        assert await swept(node) == 0
+    finally:
+        await node.close()
+    assert len(lost) == 2
+    assert await nowhere([each for each in lost if each is not None], folders)
