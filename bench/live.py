@@ -21,9 +21,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from day import day
 from traffic import START, source_of
 
-from tracker.interpreting import rare_collections
 from tracker.log.sqlite import SqliteLog
 from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
+from tracker.rebuilding import rare_collections
 from tracker.views.sqlite import SqliteViews
 
 MEASURED = 10_000

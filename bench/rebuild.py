@@ -2,7 +2,7 @@
 
     scan            the log read and its JSON decoded by msgspec, nothing made of it
     rebuild, alone  a rebuild in one process, on one core
-    rebuild         what `tracker rebuild` does: a second process interprets what comes next
+    rebuild         what `tracker rebuild` does: a second process makes the views of the second half meanwhile
     eventsourcing   the same bodies as events of the eventsourcing library, read from its SQLite recorder, made events
                     again and decoded: nothing folded, nothing saved
 
@@ -15,23 +15,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from uuid import UUID, uuid5
 
 import msgspec
 
 from tracker.demo_calls import ISSUERS, VENDORS, whole_call
-from tracker.interpreting import Interpreter, rare_collections
+from tracker.log.contract import Log
 from tracker.log.sqlite import SqliteLog
-from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
+from tracker.rebuilding import build
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
-from tracker.views.sqlite import SqliteViews
 
 START = 1_700_000_000_000_000
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
@@ -85,18 +86,22 @@ async def scan(path: Path) -> int:
     return seen
 
 
-async def rebuild(path: Path, *, alone: bool) -> int:
-    """Make new views from the log, as `tracker rebuild` does: with a second process where there is a second core."""
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncGenerator[Log]:
+    """The log, as each process of a rebuild opens it."""
     log = await SqliteLog.open(path)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def rebuild(path: Path, *, alone: bool) -> int:
+    """Make new views from the log, as `tracker rebuild` does: half of them in a second process where there is a second core."""
     views_path = path.with_name("views.db")
     views_path.unlink(missing_ok=True)
-    views = await SqliteViews.build(views_path)
-    with rare_collections(), contextlib.nullcontext() if alone else Interpreter() as ahead:
-        projector = Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD, ahead=ahead)
-        position = await projector.catch_up()
-    await views.finish()
-    await log.close()
-    return position
+    async with opened(path) as log:
+        return await build(log, functools.partial(opened, path), views_path, hidden={}, alone=alone)
 
 
 def eventsourced(path: Path) -> tuple[type, object]:

@@ -11,20 +11,20 @@ whole, imports are whole batches.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from tracker import clearing, desk_reading, importer, joining
+from tracker import clearing, desk_reading, importer, joining, rebuilding
 from tracker.bundle.lines import Line, write_line
 from tracker.config import Config
 from tracker.deliveries import OURS, Record
 from tracker.errors import ConfigInvalid, LogCorrupt, LogUnavailable, ViewsMissing, ViewsUnavailable
 from tracker.importer import FileReport
 from tracker.log.contract import Log
-from tracker.interpreting import Interpreter, rare_collections
-from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Progress, Projector, differences
+from tracker.projector import Progress, differences
 
 MOST_DIFFERENCES = 20
 PAGE = 1000
@@ -100,10 +100,12 @@ async def import_files(
 async def rebuild(config: Config, progress: Progress | None = None) -> Rebuilt:
     """Make the views anew from the log beside the old ones, then swap them in; a running server goes over to them.
 
-    Raises `LogError`, `ViewsUnavailable` (another rebuild runs, or no room on the disk); the old views stay then.
+    Raises `LogError` (`NodeDiverged`: it would show what was not signed), `ViewsUnavailable` (another rebuild runs, or no
+    room on the disk); the old views stay then.
     """
     with _beside(config, "-rebuild") as path:
         async with joining.reading_log(config) as log:
+            await joining.expect_undiverged(config, log)
             told = await log.last_of(OURS) if config.log.engine == "jetstream" else 0
             position = await _build(config, log, path, progress)
         await joining.swap_views(path, config)
@@ -187,13 +189,9 @@ async def _records_behind(config: Config, any_id: str, after: int) -> AsyncGener
 
 
 async def _build(config: Config, log: Log, path: Path, progress: Progress | None, *, until: int | None = None) -> int:
+    open_log = functools.partial(joining.reading_log, config)
     hidden = joining.hidden(config)
-    async with joining.new_views(path) as fresh:
-        with rare_collections(), Interpreter(hidden) as ahead:
-            projector = Projector(
-                log, fresh, now=joining.now, hidden=hidden, batch=REBUILD_BATCH, hold=REBUILD_HOLD, ahead=ahead
-            )
-            return await projector.catch_up(progress, until=until)
+    return await rebuilding.build(log, open_log, path, hidden=hidden, progress=progress, until=until)
 
 
 @contextlib.contextmanager
@@ -221,5 +219,6 @@ def remove_left_over(config: Config, suffix: str) -> None:
 
 
 def _remove(path: Path) -> None:
+    rebuilding.remove_half(path)
     for ending in ("", "-wal", "-shm", "-journal", "-lock"):
         path.with_name(path.name + ending).unlink(missing_ok=True)

@@ -267,23 +267,15 @@ async def views_at(path: Path, *, writable: bool) -> AsyncGenerator[SqliteViews]
 
 
 @asynccontextmanager
-async def new_views(path: Path) -> AsyncGenerator[SqliteViews]:
-    """Empty views at a path of their own, for a rebuild to fill; whole on leaving, worthless after an error."""
-    views = await SqliteViews.build(path)
-    try:
-        yield views
-        await views.finish()
-    finally:
-        await views.close()
+async def new_views(path: Path, after: int = 0) -> AsyncGenerator[SqliteViews]:
+    """Empty views at a path of their own, for a rebuild to fill; whole on leaving, worthless after an error.
 
-
-@asynccontextmanager
-async def half_of_views(path: Path, after: int) -> AsyncGenerator[SqliteViews]:
-    """The same for the records after a position, put by on leaving for other views to absorb."""
+    `after`: of the records after that position, and on leaving put by for others to absorb.
+    """
     views = await SqliteViews.build(path, after=after)
     try:
         yield views
-        await views.put_by()
+        await (views.put_by() if after else views.finish())
     finally:
         await views.close()
 

@@ -139,10 +139,8 @@ class Batch:
             if source not in self._rules:
                 self._rules[source] = registry.rules(record.vendor)
         for source, record in latest.items():
-            row, state = known.get(source) or (
-                SourceRow(source=source, vendor=record.vendor, last_received_at=0, records=0, state=b""),
-                SourceState(),
-            )
+            new = SourceRow(source=source, vendor=record.vendor, last_received_at=0, records=0, state=b"")
+            row, state = known.get(source) or (new, SourceState())
             row = msgspec.structs.replace(
                 row,
                 vendor=record.vendor,
@@ -206,18 +204,20 @@ class Batch:
         """Sessions whose facts must be dealt out anew, with all their facts: those next to a new or vanished start."""
         recut: set[str] = set()
         for key in sorted(learned - self._new_rooms):
-            source, room = key
-            window = self._window(before[key], self._runs[key], self._rules[source])
-            if window is None:
-                continue
-            for saved in await self._views.room_entries(source, room, *window):
-                place = decode_place(room, saved.placed_at, saved.place)
-                home = session_id(source, self._runs[key].find(place))
-                if home != saved.row.session_id:
-                    recut.add(home)
-                    if saved.row.session_id is not None:
-                        recut.add(saved.row.session_id)
+            recut |= await self._recut(key, before[key])
         return {session: await self._told_in(session) for session in sorted(recut)}
+
+    async def _recut(self, key: RoomKey, before: Runs) -> set[str]:
+        """Sessions of one room that facts have to leave or to enter, where they were placed by its runs of `before`."""
+        source, room = key
+        recut: set[str] = set()
+        window = self._window(before, self._runs[key], self._rules[source])
+        if window is not None:
+            for saved in await self._views.room_entries(source, room, *window):
+                home = session_id(source, self._runs[key].find(decode_place(room, saved.placed_at, saved.place)))
+                if home != saved.row.session_id:
+                    recut.update({home, saved.row.session_id or home})
+        return recut
 
     async def _told_in(self, session: str) -> list[Evidence]:
         """Every fact placed in a session so far."""
@@ -292,6 +292,11 @@ class Batch:
 
     async def _refold(self, moving: dict[str, list[Evidence]]) -> None:
         """Fold sessions whose facts were dealt out anew from nothing."""
+        # A fact may move into a session that is not among those refolded only if that session is new: see `_moving`.
+        self._place(*await self._dealt_out(moving))
+
+    async def _dealt_out(self, moving: dict[str, list[Evidence]]) -> tuple[list[Evidence], list[str | None]]:
+        """Forget these sessions; all their facts, and the session each of them belongs to."""
         for name in moving:
             self._touched.pop(name, None)
             self._memory.states.pop(name, None)
@@ -299,16 +304,13 @@ class Batch:
         evidence = [item for group in moving.values() for item in group]
         named = [_room_of(item) for item in evidence]
         rooms = {key for key in named if key is not None} - self._runs.keys()
+        for vendor, source in {(i.vendor, i.source) for i in evidence}:
+            self._rules.setdefault(source, registry.rules(vendor))
         if rooms:
             loaded = await self._views.rooms(sorted(rooms))
             for key in rooms:
-                state = decode_room(loaded[key]) if key in loaded else RoomState()
-                self._runs[key] = self._resolve(key, state)
-        vendors = {i.source: i.vendor for i in evidence}
-        for source, vendor in vendors.items():
-            self._rules.setdefault(source, registry.rules(vendor))
-        # A fact may move into a session that is not among those refolded only if that session is new: see `_moving`.
-        self._place(evidence, [self._home(item, key) for item, key in zip(evidence, named, strict=True)])
+                self._runs[key] = self._resolve(key, decode_room(loaded[key]) if key in loaded else RoomState())
+        return evidence, [self._home(item, key) for item, key in zip(evidence, named, strict=True)]
 
     def _place(self, evidence: Sequence[Evidence], homes: Sequence[str | None]) -> None:
         saved = self._saved

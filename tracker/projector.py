@@ -9,7 +9,6 @@ start reads on from their checkpoint. Nobody calls the projector; it watches the
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -32,10 +31,6 @@ REBUILD_BATCH = 3_000
 """A batch asks the views and saves its rooms once; of a larger one more is out of the processor's cache when it is folded."""
 REBUILD_HOLD = 1_500
 """Nobody waits for the views of a rebuild: a session is rendered and saved when this many others have changed after it."""
-READ_AHEAD = 2
-"""Batches that may be interpreted before they are merged."""
-WORTH_AHEAD = 20_000
-"""Records: for fewer, starting a process takes longer than it saves."""
 
 NOTHING: frozenset[str] = frozenset()
 WAIT = 1.0
@@ -68,18 +63,6 @@ class LiveViews(ViewsWriter, Protocol):
         ...
 
 
-class Ahead(Protocol):
-    """Somebody who interprets the next records while we are busy with these."""
-
-    def begin(self, records: Sequence[Record]) -> asyncio.Future[bytes] | None:
-        """Begin to; None where that is not possible."""
-        ...
-
-    async def end(self, records: Sequence[Record], begun: asyncio.Future[bytes]) -> list[Evidence] | None:
-        """What `evidence_of` says of them; None where it could not be found out."""
-        ...
-
-
 Progress = Callable[[int, int], None]
 """(position, head) after each batch."""
 
@@ -96,7 +79,6 @@ class Projector:
         watcher: Watcher | None = None,
         batch: int = BATCH,
         hidden: Mapping[str, frozenset[str]] = {},
-        ahead: Ahead | None = None,
         hold: int = 0,
     ) -> None:
         """`hold`: how many changed sessions need not be in the views until `catch_up` returns: only where nobody reads them."""
@@ -106,7 +88,6 @@ class Projector:
         self._watcher = watcher
         self._batch = batch
         self._hidden = hidden
-        self._ahead = ahead
         self._hold = hold
         self._skeletons = Skeletons(log)
         self._memory = Memory()
@@ -136,9 +117,9 @@ class Projector:
         if self._watcher is not None and head <= self.position:
             self._watcher.projected(self.position, head, 0.0)
         limit = None if until is None else max(0, until - self.position)
-        ahead = self._ahead if head - self.position >= WORTH_AHEAD else None
-        async with aclosing(self._told(limit, ahead)) as told:
-            async for records, evidence in told:
+        async with aclosing(self._gathered(limit)) as batches:
+            async for records in batches:
+                evidence = await self._evidence(records)
                 await self._project(records, evidence, head)
                 if progress is not None:
                     progress(self.position, max(head, self.position))
@@ -150,26 +131,6 @@ class Projector:
                 await self._save_held()
                 return self.position
         return await self.catch_up(progress, until=until)
-
-    async def _told(
-        self, limit: int | None, ahead: Ahead | None
-    ) -> AsyncGenerator[tuple[list[Record], list[Evidence]]]:
-        """Batches of records after our position with their facts, some of them begun before they are asked for."""
-        begun: deque[tuple[list[Record], asyncio.Future[bytes] | None]] = deque()
-        async for records in self._gathered(limit):
-            # What is left of erased records stands in the log, which only we have.
-            erased = any(record.erased_by is not None for record in records)
-            begun.append((records, None if ahead is None or erased else ahead.begin(records)))
-            if ahead is None or len(begun) > READ_AHEAD:
-                yield await self._ended(*begun.popleft())
-        while begun:
-            yield await self._ended(*begun.popleft())
-
-    async def _ended(
-        self, records: list[Record], begun: asyncio.Future[bytes] | None
-    ) -> tuple[list[Record], list[Evidence]]:
-        evidence = None if begun is None or self._ahead is None else await self._ahead.end(records, begun)
-        return records, await self._evidence(records) if evidence is None else evidence
 
     async def _gathered(self, limit: int | None) -> AsyncGenerator[list[Record]]:
         """The records after our position, in batches as large as they may be."""
@@ -192,7 +153,7 @@ class Projector:
 
     async def _project(self, records: list[Record], evidence: list[Evidence], head: int) -> None:
         try:
-            batch = Batch(self._views, self._memory, self._recall)
+            batch = Batch(self._views, self._memory, self.recall)
             changes = await batch.changes(records, evidence, hold=self._hold)
             await self._views.save(changes)
         except BaseException:
@@ -205,9 +166,9 @@ class Projector:
 
     async def _save_held(self) -> None:
         if self._memory.held:
-            await self._views.save(await Batch(self._views, self._memory, self._recall).rest(self.position))
+            await self._views.save(await Batch(self._views, self._memory, self.recall).rest(self.position))
 
-    async def _recall(self, positions: Sequence[int]) -> list[Evidence]:
+    async def recall(self, positions: Sequence[int]) -> list[Evidence]:
         """The facts of records projected before. Raises `LogCorrupt` where one is missing."""
         records: list[Record] = []
         for position in positions:

@@ -194,3 +194,27 @@ encode_room = msgspec.msgpack.Encoder().encode
 
 decode_room = msgspec.msgpack.Decoder(RoomState).decode
 """The room the views kept."""
+
+
+def joined_rooms(ours: RoomState, theirs: RoomState) -> RoomState:
+    """What is known of one room by both."""
+    keyed = {
+        run: min(start for state in (ours, theirs) if (start := state.keyed.get(run)) is not None)
+        for run in ours.keyed | theirs.keyed
+    }
+    loose: dict[str, tuple[Micros, Micros]] = {}
+    for run in (ours.loose | theirs.loose).keys() - keyed.keys():
+        extents = [extent for state in (ours, theirs) if (extent := state.loose.get(run)) is not None]
+        loose[run] = (min(low for low, _ in extents), max(high for _, high in extents))
+    return RoomState(
+        keyed=keyed,
+        loose=loose,
+        starts=sorted({*ours.starts, *theirs.starts}),
+        ends=sorted({*ours.ends, *theirs.ends}),
+        spans=sorted({*ours.spans, *theirs.spans}),
+        anchors={
+            anchor: min(at for state in (ours, theirs) if (at := state.anchors.get(anchor)) is not None)
+            for anchor in ours.anchors | theirs.anchors
+        },
+        first=min((first for first in (ours.first, theirs.first) if first is not None), default=None),
+    )

@@ -6,7 +6,8 @@ exactly those of some log position. Readers never see half a save. Views can be 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -71,6 +72,25 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     rooms: Sequence[tuple[str, str, bytes]] = ()
     """(source, room, opaque state)"""
     sources: Sequence[SourceRow] = ()
+
+
+class SharedRoom(NamedTuple):
+    """A room that two halves of a log both told of, with what each knew of it (opaque)."""
+
+    source: str
+    room: str
+    ours: bytes
+    theirs: bytes
+
+
+class Absorbed(msgspec.Struct, frozen=True, kw_only=True):
+    """What views took in from those of the records that follow. `position`: where those ended."""
+
+    position: int
+    sources: Sequence[tuple[SourceRow | None, SourceRow]]
+    """Of each source of theirs: ours, if it was known, and theirs. Neither was saved."""
+    sessions: Sequence[str]
+    """Ids of sessions that both knew: rows and state are still ours, the entries are those of both."""
 
 
 class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +163,18 @@ class ViewsWriter(Protocol):
 
     async def close(self) -> None:
         """Let go of the store. Idempotent."""
+        ...
+
+
+class HalvedViews(ViewsWriter, Protocol):
+    """Views being built that can take in those of the records that follow theirs."""
+
+    async def absorb(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> Absorbed:
+        """Take in everything of views that were put by; a room in both gets the state that `join_rooms` makes of its two."""
+        ...
+
+    async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
+        """After `absorb`: rooms that both knew, as they were, by (source, room), from after that one."""
         ...
 
 

@@ -23,7 +23,8 @@ import structlog
 from tracker.errors import ViewsUnavailable
 from tracker.facts import Micros
 from tracker.views import sqlite_writing as sql
-from tracker.views.contract import Changes, SavedEntry
+from tracker.views.contract import Absorbed, Changes, SavedEntry, SharedRoom
+from tracker.views.sqlite_absorbing import SELECT_SHARED_ROOMS, absorb
 from tracker.views.sqlite_altering import Kept
 from tracker.views.sqlite_counting import counted, save_counts
 from tracker.views.sqlite_dumping import dump_rows
@@ -132,24 +133,40 @@ class SqliteViews(SqliteReading):
         return views
 
     @classmethod
-    async def build(cls, path: Path | str) -> SqliteViews:
+    async def build(cls, path: Path | str, *, after: int = 0) -> SqliteViews:
         """New, empty views at a path where there is nothing, to be filled in one go by a rebuild.
 
         Fast and not safe: nothing else can open them before `finish`, and after a crash they are worth nothing.
+        `after`: they are of the records after that position only, and are put by for others to `absorb`.
         """
-        await asyncio.to_thread(start_building, Path(path))
+        await asyncio.to_thread(start_building, Path(path), after)
         views = cls(Path(path), writable=True, building=True)
         await views._open()
         return views
 
     async def finish(self) -> None:
         """Close views of `build` and make them whole: from then on they are opened like any others."""
+        await self.put_by()
+        await asyncio.to_thread(finish_building, self._path)
+
+    async def put_by(self) -> None:
+        """Close views of `build` as they are, for others to `absorb`."""
         door = self._writing_door()
         async with door.lock:
             with self._named_errors():
                 await (await door.open()).commit()
         await self.close()
-        await asyncio.to_thread(finish_building, self._path)
+
+    async def absorb(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> Absorbed:
+        """See `HalvedViews`. Into views of `build` only; nothing more is read of `part` then."""
+        door = self._writing_door()
+        async with door.lock:
+            with self._named_errors():
+                return await _in_its_thread(await door.open(), absorb, part, join_rooms)
+
+    async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
+        """See `HalvedViews`."""
+        return [SharedRoom(*row) for row in await self._written(SELECT_SHARED_ROOMS, [*after, limit])]
 
     async def _open(self) -> None:
         if self._writer is not None and not SEARCHABLE:

@@ -140,8 +140,11 @@ def create_file(path: Path) -> None:
             fresh.unlink(missing_ok=True)
 
 
-def start_building(path: Path) -> None:
-    """Make an empty, unfinished views file at `path`, where there is none: ours alone until `finish_building`."""
+def start_building(path: Path, after: int = 0) -> None:
+    """Make an empty, unfinished views file at `path`, where there is none: ours alone until `finish_building`.
+
+    `after`: the position its first record follows.
+    """
     with named_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -151,7 +154,7 @@ def start_building(path: Path) -> None:
             connection.execute(SET_APPLICATION_ID)
             for statement in SCHEMA:
                 connection.execute(statement)
-            connection.executemany(INSERT_META, [("stamp", UNFINISHED), ("checkpoint", 0)])
+            connection.executemany(INSERT_META, [("stamp", UNFINISHED), ("checkpoint", after)])
             connection.execute("COMMIT")
 
 
