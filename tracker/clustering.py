@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tracker.config import Config
 from tracker.errors import ConfigInvalid, LogUnavailable
 from tracker.log.group_commit import LogObserver
+from tracker.log.sqlite_believing import Known
 from tracker.log.sqlite_following import Replica
 from tracker.signing_key import read_key
 from tracker.log.vault import Master, Vault
@@ -68,8 +69,10 @@ async def rewrap(config: Config, vault: Vault) -> int:
     return await rewrap(_settings(config), vault)
 
 
-async def open_log(config: Config, observe: LogObserver | None = None, vault: Vault | None = None) -> JetstreamLog:
-    """This node's log; it may be behind the stream. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
+async def open_log(
+    config: Config, known: Known, observe: LogObserver | None = None, vault: Vault | None = None
+) -> JetstreamLog:
+    """This node's log; it may be behind the stream. `known`: whose word about the tree is kept. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
     _engine()
     from tracker.log.jetstream import JetstreamLog  # noqa: PLC0415 - see the top
 
@@ -80,6 +83,7 @@ async def open_log(config: Config, observe: LogObserver | None = None, vault: Va
         observe=observe,
         body_bytes=config.server.max_body_bytes,
         vault=vault,
+        known=known,
     )
 
 

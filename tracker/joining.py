@@ -27,12 +27,13 @@ from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.group_commit import LogObserver
 from tracker.log.holding import Held, hold
 from tracker.log.sqlite import SqliteLog
+from tracker.log.sqlite_believing import Known
 from tracker.log.sqlite_taking import TakingLog
 from tracker.log.vault import Master, Vault
 from tracker.signing_key import make_key, read_cosigners, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
-from tracker.vouching import Divergence, NamingLog, Vouching, named_keys
+from tracker.vouching import Divergence, Vouching, believed_keys
 from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_frozen import frozen
 from tracker.views.sqlite_swapping import copy, swap_in
@@ -94,7 +95,7 @@ async def open_log(config: Config, observe: LogObserver | None = None) -> Served
     In a cluster a `ClusteredLog`, which may be behind. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`.
     """
     if config.log.engine == "jetstream":
-        return await clustering.open_log(config, observe, await _vault_of(config))
+        return await clustering.open_log(config, _known(config), observe, await _vault_of(config))
     return await _open_file(config, observe)
 
 
@@ -234,7 +235,7 @@ async def whole_log(config: Config) -> AsyncGenerator[CopySource]:
 async def taking_log(config: Config) -> AsyncGenerator[JetstreamLog | TakingLog]:
     """The log to copy into, closed on leaving. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
-        log = await clustering.open_log(config, vault=await _vault_of(config))
+        log = await clustering.open_log(config, _known(config), vault=await _vault_of(config))
     else:
         log = await TakingLog.open(config.log.path, vault=await _vault_of(config), sealed_stay=True)
     try:
@@ -335,9 +336,8 @@ def verifiers(config: Config) -> list[Verifier]:
     return former if present is None else [present.verifier, *former]
 
 
-async def known_keys(config: Config, log: object) -> list[Verifier]:
-    """The same; where none is known here, the one that the log itself names, as a node that cosigns does. Raises `LogError`."""
-    return verifiers(config) or (await named_keys(log) if isinstance(log, NamingLog) else [])
+def _known(config: Config) -> Known:
+    return Known(verifiers(config), cosigners(config))
 
 
 def checkpoints(config: Config, log: Log, signing: Signer, watcher: CheckpointWatcher | None = None) -> Checkpoints:
@@ -371,7 +371,7 @@ def bundling(config: Config, log: Log, watcher: CheckpointWatcher | None = None)
     signing = signer(config)
     return Bundling(
         sign=None if signing is None else checkpoints(config, log, signing, watcher).make,
-        keys=lambda: known_keys(config, log),
+        keys=lambda: believed_keys(log, verifiers(config)),
         hidden=hidden(config),
         frozen=lambda: frozen(config.views_path),
         gate=asyncio.Semaphore(BUNDLES),

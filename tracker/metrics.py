@@ -29,6 +29,7 @@ VOUCHED = (
     ("tracker_nodes_diverged", "Nodes that have said so and were not made anew since."),
     ("tracker_checkpoint_doubted", "1 where the newest checkpoint is not believed, or a second node signs."),
     ("tracker_cosigned_size", "Records of the largest signed tree that is this node's own."),
+    ("tracker_vouchers_set_aside", "Messages about the tree that are not signed with a known key."),
     ("tracker_nodes", "Nodes of the cluster heard of lately, this one too."),
 )
 """See `Vouching.seen`; the last one `Neighbours.heard`."""
@@ -150,7 +151,7 @@ class Metrics(Collector):
         ):
             gauge.set_function(asked)
 
-    def vouches(self, seen: Callable[[], tuple[int, int, int, int]]) -> None:
+    def vouches(self, seen: Callable[[], tuple[int, ...]]) -> None:
         """This is a node of a cluster: `seen` gives `Vouching.seen`, asked at scrape."""
         for n, gauge in enumerate(self._vouched[:-1]):
             gauge.set_function(lambda n=n: seen()[n])

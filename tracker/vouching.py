@@ -18,7 +18,7 @@ import structlog
 
 from tracker.errors import LogError, NoteMalformed, NoteUnverified
 from tracker.evidence.checkpoint_text import Checkpoint, open_checkpoint
-from tracker.evidence.cosignatures import cosignature
+from tracker.evidence.cosignatures import Cosigner, cosignature
 from tracker.evidence.differing import Difference, first_difference
 from tracker.evidence.notes import DASH, Signer, Verifier, read_note
 from tracker.evidence.tree import root_at
@@ -67,6 +67,11 @@ async def named_keys(log: NamingLog) -> list[Verifier]:
         return []
 
 
+async def believed_keys(log: object, known: Sequence[Verifier]) -> Sequence[Verifier]:
+    """The keys that are known; where there are none, the one that the log names. Raises `LogError`."""
+    return known or (await named_keys(log) if isinstance(log, NamingLog) else [])
+
+
 class Vouching:
     """What one node finds. `signer` cosigns; None on the signing node.
 
@@ -95,6 +100,8 @@ class Vouching:
         """Why the newest checkpoint is not believed, or that somebody else signs, too."""
         self.cosigned = 0
         """Records of the largest tree that this node has found to be the signed one since it was started."""
+        self.aside = 0
+        """Messages about the tree that nobody known has signed: they move nothing."""
         self._log = log
         self._node = node
         self._origin = origin
@@ -115,9 +122,10 @@ class Vouching:
                 _log.warning("what is signed cannot be compared now, trying again", reason=str(error))
             await asyncio.sleep(LOOK_SECONDS)
 
-    def seen(self) -> tuple[int, int, int, int]:
-        """For metrics: is this node diverged, how many are, is there a doubt, records of the largest tree found ours."""
-        return int(self.diverged is not None), len(self.complaints), int(self.doubt is not None), self.cosigned
+    def seen(self) -> tuple[int, int, int, int, int]:
+        """For metrics: is this node diverged, how many are, is there a doubt, records of the largest tree found ours, `aside`."""
+        is_diverged, is_in_doubt = self.diverged is not None, self.doubt is not None
+        return int(is_diverged), len(self.complaints), int(is_in_doubt), self.cosigned, self.aside
 
     async def _answer_neighbours(self) -> None:
         while True:
@@ -146,6 +154,7 @@ class Vouching:
         if self.diverged is not None:
             await self._complain(self.diverged)
         self._hear(await self._log.complaints())
+        self.aside = await self._log.set_aside()
 
     async def _is_ours(self, size: int, note: str) -> bool:
         """Whether this node holds the tree that a checkpoint signs. Where it is to be believed, and it does not: diverged."""
@@ -198,7 +207,7 @@ class Vouching:
         if any(line.startswith(f"{DASH}{signer.name} ") for line in await self._log.cosignatures(size)):
             return
         line = cosignature(read_note(note).text, signer, self._now() // 1_000_000)
-        await self._log.vouch(Cosigned(self._node, size, signer.name, line))
+        await self._log.vouch(Cosigned(self._node, size, signer.name, line, str(Cosigner.of(signer))))
 
     async def _complain(self, found: Divergence) -> None:
         if found.difference is None:

@@ -218,6 +218,10 @@ class ClusteredLog(ServedLog, Protocol):
         """What nodes said that hold another tree, and have not been made anew since."""
         ...
 
+    async def set_aside(self) -> int:
+        """How many messages about the tree are not signed with a key that this node knows: nothing rests on them."""
+        ...
+
     async def signer_of(self, size: int) -> str | None:
         """The node that signed the checkpoint of that size."""
         ...

@@ -31,6 +31,7 @@ from tracker.log.jetstream_reading import Replicator
 from tracker.log.jetstream_sealing import StreamSealing, id_of_copied, sealing_of
 from tracker.log.jetstream_stream import WRONG_LAST, Refused, Stream, StreamSettings, StreamState
 from tracker.log.jetstream_vouching import VouchingReplica
+from tracker.log.sqlite_believing import Known
 from tracker.log.sqlite_following import Replica
 from tracker.log.vault import Vault
 from tracker.log.vault_frames import DataKey
@@ -43,8 +44,7 @@ FAILURE_SECONDS = 30.0
 CANCEL_SECONDS = 0.5
 CLOSING_SECONDS = 2.0
 """Nobody waits any more for what is accepted when the log is closed: it is tried for so long."""
-LOOK_SECONDS = 1.0
-SILENT_SECONDS = 5.0
+LOOK_SECONDS, SILENT_SECONDS = 1.0, 5.0
 WITHDRAW_SECONDS = 30.0
 
 Done = TypeVar("Done")
@@ -97,17 +97,19 @@ class JetstreamLog(VouchingReplica):
         busy_timeout: float = 3.0,
         body_bytes: int = 0,
         vault: Vault | None = None,
+        known: Known | None = None,
     ) -> Self:
         """Open this node's replica and go on applying the stream to it. It may be behind (`caught_up`).
 
-        `body_bytes`: the largest body that has to fit into a message. `vault`: this node's key store; it is closed with
-        the log, or when this raises. Raises `LogMissing` (no replica, no stream),
+        `body_bytes`: the largest body that has to fit into a message. `vault` is closed with the log, or when this raises.
+        `known`: whose word about the tree is kept, None: everybody's. Raises `LogMissing` (no replica, no stream),
         `LogCorrupt`, `LogUnavailable` (NATS cannot be reached, or the stream is not the one that this replica follows).
         """
         async with contextlib.AsyncExitStack() as undo:
             replica = await Replica.open(path, queue_bound=queue_bound, busy_timeout=busy_timeout, vault=vault)
             undo.push_async_callback(replica.close)
             cursor = await replica.cursor()
+            await replica.believe(known)
             stream = await Stream.open(settings)
             undo.push_async_callback(stream.close)
             state = await expect_fit(stream, cursor, body_bytes=body_bytes)

@@ -248,6 +248,8 @@ def _arrived(message: Msg, stream: str) -> Arrived:
     found = decode(message.data, int(sequence)) if message.subject == f"{stream}.frames" else None
     frame, flaw = (found, None) if isinstance(found, Frame) else (None, found)
     said = vouchers.decode(message.data) if message.subject == f"{stream}.checkpoints" else None
+    if message.subject == f"{stream}.checkpoints" and said is None:
+        flaw = "it says nothing about the tree"
     digest = hashlib.sha256(message.data).digest()
     rows, erases, named = (frame.records, frame.erases, frame.id) if frame is not None else ((), (), b"")
     entry = Entry(int(sequence), digest, rows, erases, named, said=said)

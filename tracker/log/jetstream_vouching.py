@@ -56,6 +56,28 @@ class VouchingReplica(ReplicaReading):
         await self.vouch(Signed(settings.node, size, note, settings.key))
         return await self._note_of(size) == note
 
+    async def keep_signed(self, size: int, note: str, key: str) -> bool:
+        """Keep a checkpoint that another log was signed with; `key`: the verifier key, "" where it is not known.
+
+        False when there is one of that size already. Raises `LogUnavailable`, also where this node does not know the key.
+        """
+        if await self._note_of(size) is not None:
+            return False
+        await self.vouch(Signed(self._stream.settings.node, size, note, key))
+        if await self._note_of(size) is None:
+            raise LogUnavailable(
+                f"the checkpoint of {size} records is signed with a key that this node does not know: compare it, and write "
+                f'under [evidence] of this node: former_keys = ["{key}"]'
+                if key
+                else f"nobody says which key the checkpoint of {size} records is signed with: name it under "
+                "evidence.former_keys of the log to copy"
+            )
+        return True
+
+    async def set_aside(self) -> int:
+        """See `ClusteredLog.set_aside`."""
+        return await self.replica.set_aside()
+
     async def _note_of(self, size: int) -> str | None:
         found = await self.replica.checkpoints(after=size - 1, limit=1)
         return next((note for each, note in found if each == size), None)

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import aiosqlite
+import structlog
 
 from tracker.deliveries import Appended, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.evidence.leaf import record_leaf
 from tracker.log.frame_keys import Copy
 from tracker.log.frames import FrameRow
-from tracker.log.sqlite import Change, SqliteLog
+from tracker.log.sqlite import SELECT_HEAD, Change, SqliteLog
+from tracker.log.sqlite_believing import COUNT_ASIDE, Believing, Known, about
 from tracker.log.sqlite_file import make
 from tracker.log.sqlite_placing import known, placed_at
 from tracker.log.sqlite_vouching import keeping
@@ -43,6 +45,8 @@ INSERT_ERASURE_ONCE = """
 INSERT INTO erasures (position, erased_by) SELECT ?1, ?2
 WHERE ?1 BETWEEN 1 AND ?2 - 1 AND NOT EXISTS (SELECT 1 FROM erasures WHERE position = ?1)
 """
+
+_log = structlog.get_logger("replica")
 
 
 class Cursor(NamedTuple):
@@ -79,6 +83,8 @@ class Replica(SqliteLog):
 
     bring: Callable[[list[bytes]], Awaitable[None]] | None = None
     gone: Callable[[list[int]], None] | None = None
+    known: Known | None = None
+    """Whose word about the tree is kept (`believe`). None: everybody's."""
     has_sealed = False
     """Whether a sealed record was applied since this was opened."""
 
@@ -128,11 +134,55 @@ class Replica(SqliteLog):
                 raise LogCorrupt(f"{self.path}: messages of the stream are missing after {sequence}")
             change = await self._apply(connection, fresh)
             here = (UPDATE_CURSOR, (fresh[-1].sequence, fresh[-1].digest))
+            flaws.extend(await self._hear(connection, fresh, change.answer))
             answers = [None] * (len(entries) - len(fresh)) + change.answer
-            said = [each for entry in fresh if entry.said is not None for each in keeping(entry.said)]
-            return Change(answers, change.frontier, [*change.statements, *said, here])
+            return Change(answers, change.frontier, [*change.statements, here])
 
-        return await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
+        flaws: list[tuple[int, str, str]] = []
+        answers = await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
+        for sequence, what, why in flaws:
+            _log.error("what somebody says about the tree is set aside", sequence=sequence, what=what, why=why)
+        return answers
+
+    async def _hear(
+        self, connection: aiosqlite.Connection, fresh: Sequence[Entry], answers: Sequence[list[Appended] | None]
+    ) -> list[tuple[int, str, str]]:
+        """Keep what these say about the tree; (sequence, what, why) of what is set aside. Their records are not here yet."""
+        flaws: list[tuple[int, str, str]] = []
+        if all(entry.said is None for entry in fresh):
+            return flaws
+        ((head,),) = await connection.execute_fetchall(SELECT_HEAD)
+        for entry, given in zip(fresh, answers, strict=True):
+            head = max([head, *(one.position for one in given or ())])
+            if entry.said is None:
+                continue
+            if self.known is None:
+                for statement in keeping(entry.said):
+                    await connection.execute(*statement)
+                continue
+            believing = Believing(connection, self.known)
+            why = await believing.keep(entry.said, head)
+            if why is not None:
+                await believing.set_aside(entry.sequence, entry.said, why)
+                flaws.append((entry.sequence, about(entry.said), why))
+        return flaws
+
+    async def believe(self, known: Known | None) -> None:
+        """From now on keep only what is signed with a known key, also of what was set aside. Raises `LogUnavailable`."""
+        self.known = known
+
+        async def write(connection: aiosqlite.Connection) -> Change[None]:
+            if known is not None:
+                await Believing(connection, known).look_again()
+            return Change(None)
+
+        if await self.set_aside():
+            await self._group_commit.alone(lambda: self._in_transaction(write, remember=False))
+
+    async def set_aside(self) -> int:
+        """How many messages about the tree are not signed with a known key."""
+        ((count,),) = await self._fetch(COUNT_ASIDE)
+        return count
 
     async def _apply(
         self, connection: aiosqlite.Connection, fresh: Sequence[Entry]

@@ -5,7 +5,8 @@
     Complaint   another node: I do not; the first record that differs is at that position
 
 JSON, one to a message. Like frames, every node decides the same about every message: what is none of these is passed over.
-What a note or a line says is not looked at here: whoever compares does (`tracker/vouching.py`).
+Whose signatures are believed is decided where they are kept (`sqlite_believing.py`); what they say is compared with the tree
+in `tracker/vouching.py`.
 """
 
 from __future__ import annotations
@@ -17,30 +18,33 @@ import msgspec
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=65_536)]
+Line = Annotated[str, msgspec.Meta(max_length=1_000)]
+Name = Annotated[str, msgspec.Meta(max_length=500)]
 
 
 class Signed(msgspec.Struct, frozen=True, tag="signed"):
     """A checkpoint: the signed `note` about the tree of `size` records. `key`: the verifier key of the node's signatures."""
 
-    node: str
+    node: Name
     size: Size
     note: Text
-    key: Text = ""
+    key: Line = ""
 
 
 class Cosigned(msgspec.Struct, frozen=True, tag="cosigned"):
-    """The cosignature `line`, with its newline, under the checkpoint of `size`; `name` is the key's."""
+    """The cosignature `line`, with its newline, under the checkpoint of `size`; `name` is the key's, `key` its text."""
 
-    node: str
+    node: Name
     size: Size
-    name: str
-    line: Text
+    name: Name
+    line: Line
+    key: Line = ""
 
 
 class Complaint(msgspec.Struct, frozen=True, tag="complaint"):
     """`root` is the node's own at that size, b"" where it has fewer records; `position` None: not found."""
 
-    node: str
+    node: Name
     size: Size
     root: bytes
     position: Size | None
