@@ -80,6 +80,9 @@ async def writer(path: Path, *, busy_timeout: float, synchronous: str = "FULL") 
         await connection.execute("PRAGMA cache_size = -32768")
         await connection.execute("PRAGMA recursive_triggers = ON")
         await migrate(connection)
+        # What undoes a statement of many rows: by default a file made and removed for every commit. After the migrations, whose
+        # sorting may be more than memory holds.
+        await connection.execute("PRAGMA temp_store = MEMORY")
     except sqlite3.Error as error:
         await connection.close()
         raise LogUnavailable(f"{path}: {error}") from error
