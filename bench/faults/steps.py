@@ -1,7 +1,7 @@
 """`kill -9` before and after every write step: `python -m bench.faults.steps [--every N] [--works append,rebuild …]`.
 
 A step is a statement that may change a file (BEGIN, INSERT, COMMIT, PRAGMA, closing a connection …), an fsync, a rename,
-a link or a removal. Every piece of work runs once to count its steps; then, from the same beginning, once for each step:
+a link or a removal, and where the training of a dictionary begins and ends. Every piece of work (`bench/faults/works.py`) runs once to count its steps; then, from the same beginning, once for each step:
 a process of its own kills itself right before it, another right after it. Then the work is done again to its end, as a
 sender or an operator would, and everything is verified: what was acknowledged is there under its position, positions
 have no gap, nothing is there twice, leaves and tiles lead to the records, keys open what is sealed, views equal a rebuild.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import shutil
@@ -23,22 +22,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from tests.flows.test_erasing import sealed_config
-from tests.running import READ_KEY, SECRETS
-from tracker import desk, desk_erasing, desk_evidence, joining
-from tracker.config import Config, load
-from tracker.deliveries import Verified
-from tracker.demo import SOURCES, config_text
-from tracker.demo_calls import VENDORS, whole_call
-from tracker.erasing import Selection
-from tracker.errors import LogMissing, ViewsMissing
-from tracker.log.migrating import migrate, steps
+from bench.faults.works import WORKS, Work
+from tracker.log import sqlite_packing
 
-START = 1_700_000_000_000_000
 READING = ("SELECT", "WITH", "EXPLAIN")
 
 
@@ -84,281 +74,16 @@ class Steps:
         for name in ("fsync", "replace", "rename", "link", "unlink", "ftruncate"):
             real = getattr(os, name)
             setattr(os, name, lambda *given, f=real, **named: counted.taking(lambda: f(*given, **named)))
-
-
-class Work(NamedTuple):
-    """Something that is killed. `check` gets what was acknowledged before and says what is wrong."""
-
-    name: str
-    prepare: Callable[[Path], Awaitable[None]]
-    run: Callable[[Path, Callable[[str, int], None]], Awaitable[None]]
-    check: Callable[[Path, dict[str, int]], Awaitable[list[str]]]
-
-
-def delivery(n: int) -> Verified:
-    """The n-th delivery of a source."""
-    body = json.dumps({"event": "room_started", "id": f"EV_{n}", "text": "x" * 200}).encode()
-    return Verified(
-        source="lk", vendor="livekit", event="room_started", dedupe_key=f"k{n}", received_at=START + n,
-        origin="webhook", proof=b'{"iss":"k"}', body=body,
-    )  # fmt: skip
-
-
-def config_of(folder: Path) -> Config:
-    """The configuration in that folder."""
-    return load(folder / "config.toml", {})
-
-
-def write_config(folder: Path, *, sealed: bool) -> None:
-    """The demo's five sources, in clear or sealed."""
-    text = sealed_config(folder) if sealed else config_text(folder, SECRETS, READ_KEY, 0)
-    (folder / "config.toml").write_text(text, "utf-8")
-
-
-BEFORE, BATCHES, WIDE = 253, 4, 3
-
-
-async def prepare_append(folder: Path, *, sealed: bool = False) -> None:
-    """A log just before a tile of its tree is full, left by a server that was killed (its WAL is there)."""
-    write_config(folder, sealed=sealed)
-    await desk.begin(config_of(folder))
-    log = await joining.open_log(config_of(folder))
-    await log.append_all([delivery(n) for n in range(BEFORE)])
-    await log.close()
-
-
-async def run_append(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
-    """Open, append batches and a repeat of each, close."""
-    log = await joining.open_log(config_of(folder))
-
-    async def one(n: int) -> None:
-        acknowledge(f"k{n}", (await log.append(delivery(n))).position)
-
-    for batch in range(BATCHES):
-        first = BEFORE + batch * WIDE
-        await asyncio.gather(*(one(n) for n in range(first, first + WIDE)), one(first))
-    await log.close()
-
-
-async def check_append(folder: Path, acknowledged: dict[str, int]) -> list[str]:
-    """All that was acknowledged, each once; then the rest is sent again."""
-    faults: list[str] = []
-    config = config_of(folder)
-    log = await joining.open_log(config)
-    kept = [record async for chunk in log.read(0) for record in chunk]
-    bodies = {delivery(n).body: f"k{n}" for n in range(BEFORE + BATCHES * WIDE)}
-    if [record.position for record in kept] != list(range(1, len(kept) + 1)):
-        faults.append("a gap")
-    if len({record.body for record in kept}) != len(kept):
-        faults.append("twice")
-    there = {bodies[record.body]: record.position for record in kept}
-    faults += [f"lost: {key} at {at}" for key, at in acknowledged.items() if there.get(key) != at]
-    again = await log.append_all([delivery(n) for n in range(BEFORE + BATCHES * WIDE)])
-    faults += [
-        f"not the first position: k{n}" for n, a in enumerate(again) if a.duplicate != (f"k{n}" in there) or
-        (a.duplicate and a.position != there[f"k{n}"])
-    ]  # fmt: skip
-    await log.close()
-    return faults + await verified(config, BEFORE + BATCHES * WIDE)
-
-
-async def verified(config: Config, count: int | None = None) -> list[str]:
-    """What `tracker verify` finds."""
-
-    @contextlib.contextmanager
-    def bars(*_: str) -> Any:
-        yield lambda *_: None
-
-    found = await desk_evidence.verify(config, bars)
-    faults = [fault.what if hasattr(fault, "what") else str(fault) for fault in found.faults]
-    if count is not None and found.records != count:
-        faults.append(f"{found.records} records, not {count}")
-    return faults
-
-
-async def prepare_init(folder: Path) -> None:
-    """Nothing is there."""
-    write_config(folder, sealed=True)
-
-
-async def run_init(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
-    """`tracker init` with keys."""
-    await desk.begin(config_of(folder))
-
-
-async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
-    """No log, or a whole one; and init again makes what is missing."""
-    config = config_of(folder)
-    with contextlib.suppress(LogMissing):
-        await (await joining.open_log(config)).close()
-    try:
-        await desk.begin(config)
-    except Exception as error:
-        if "exists already" not in str(error):
-            return [f"init again: {error}"]
-    return await verified(config, 0)
-
-
-async def prepare_old(folder: Path) -> None:
-    """A log of the first version, with records."""
-    write_config(folder, sealed=False)
-    path = folder / "log.db"
-    import aiosqlite
-
-    connection = await aiosqlite.connect(path, isolation_level=None)
-    await migrate(connection, steps()[:1])
-    for n in range(300):
-        v = delivery(n)
-        await connection.execute(
-            "INSERT INTO records (position, source, vendor, event, dedupe_key, received_at, origin, proof, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (n + 1, v.source, v.vendor, v.event, v.dedupe_key, v.received_at, v.origin, v.proof, v.body),
-        )
-    await connection.close()
-
-
-async def run_migrate(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
-    """Open it with this version."""
-    await (await joining.open_log(config_of(folder))).close()
-
-
-async def check_migrated(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
-    """It is whole."""
-    return await verified(config_of(folder), 300)
-
-
-def write_calls(folder: Path, seeds: range) -> None:
-    """A JSON Lines file a vendor and a seed."""
-    for seed in seeds:
-        for vendor in VENDORS:
-            lines = [sent.body for sent in whole_call(vendor, START + seed * 3_600_000_000, seed=seed)]
-            (folder / f"{SOURCES[vendor]}-{seed}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-
-
-async def import_calls(folder: Path, seeds: range) -> int:
-    """Import those files; how many lines are known afterwards."""
-    lines = 0
-    for seed in seeds:
-        for vendor in VENDORS:
-            path = folder / f"{SOURCES[vendor]}-{seed}.jsonl"
-            (report,) = await desk.import_files(config_of(folder), SOURCES[vendor], [path])
-            lines += report.new + report.known
-    return lines
-
-
-async def prepare_import(folder: Path) -> None:
-    """An empty sealed log beside files to import."""
-    write_config(folder, sealed=True)
-    await desk.begin(config_of(folder))
-    write_calls(folder, range(1))
-
-
-async def run_import(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
-    """Import them all; acknowledged is what a report counted as new or known."""
-    acknowledge("lines", await import_calls(folder, range(1)))
-
-
-async def check_import(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
-    """Importing again adds the rest, and a third time nothing."""
-    config = config_of(folder)
-    await import_calls(folder, range(1))
-    log = await joining.open_log(config)
-    head = await log.head()
-    kept = [record.body async for chunk in log.read(0) for record in chunk]
-    await log.close()
-    faults = [] if len(set(kept)) == len(kept) == head else ["twice"]
-    lines = {line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()}
-    faults += [] if set(kept) == lines else [f"{len(lines - set(kept))} lines are missing"]
-    await import_calls(folder, range(1))
-    return faults + await verified(config, head)
-
-
-async def prepare_views(folder: Path, *, sealed: bool = False) -> None:
-    """A log with calls of all vendors and views of the first of them."""
-    await prepare_import(folder) if sealed else None
-    if not sealed:
-        write_config(folder, sealed=False)
-        await desk.begin(config_of(folder))
-        write_calls(folder, range(1))
-    await import_calls(folder, range(1))
-    await desk.rebuild(config_of(folder))
-    if not sealed:
-        write_calls(folder, range(1, 2))
-        await import_calls(folder, range(1, 2))
-
-
-async def run_rebuild(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
-    """`tracker rebuild`."""
-    acknowledge("position", (await desk.rebuild(config_of(folder))).position)
-
-
-async def check_rebuild(folder: Path, acknowledged: dict[str, int]) -> list[str]:
-    """Old views, or new ones: whole. Then a rebuild runs through and leaves nothing behind."""
-    config = config_of(folder)
-    try:
-        checked = await desk.check(config)
-    except ViewsMissing:
-        return ["the views are gone"]
-    faults = checked.differences
-    if acknowledged and checked.behind:
-        faults.append("acknowledged, but the old views are there")
-    await desk.rebuild(config)
-    checked = await desk.check(config)
-    left = [path.name for path in folder.iterdir() if path.name.startswith("views.db-") and "lock" not in path.name]
-    left = [name for name in left if not name.endswith(("-wal", "-shm"))]
-    return faults + checked.differences + [f"left behind: {name}" for name in left]
-
-
-async def prepare_erasing(folder: Path) -> None:
-    """A sealed log with views."""
-    await prepare_views(folder, sealed=True)
-
-
-async def run_erasing(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
-    """Erase everything of one source."""
-    selection = Selection(why="retention", before=START * 2, sources=("lk",))
-    await desk_erasing.erase(config_of(folder), [selection])
-    acknowledge("erased", 1)
-
-
-async def check_erasing(folder: Path, acknowledged: dict[str, int]) -> list[str]:
-    """Erased or not, nothing else is lost; erasing again erases all of it, and only it."""
-    config = config_of(folder)
-
-    async def erased() -> dict[str, set[bool]]:
-        found: dict[str, set[bool]] = {}
-        async with joining.reading_log(config) as log:
-            async for chunk in log.read(0):
-                for record in chunk:
-                    found.setdefault(record.source, set()).add(record.erased_by is not None)
-        return found
-
-    faults = ["acknowledged, but readable"] if acknowledged and (await erased())["lk"] != {True} else []
-    selection = Selection(why="retention", before=START * 2, sources=("lk",))
-    await desk_erasing.erase(config, [selection])
-    found = await erased()
-    faults += [f"{source}: {sorted(each)}" for source, each in found.items() if each != {source == "lk"}]
-    await desk.rebuild(config)
-    return faults + await verified(config) + (await desk.check(config)).differences
-
-
-async def prepare_sealed(folder: Path) -> None:
-    """As `append`, sealed."""
-    await prepare_append(folder, sealed=True)
-
-
-WORKS = {
-    work.name: work
-    for work in (
-        Work("init", prepare_init, run_init, check_init),
-        Work("migrate", prepare_old, run_migrate, check_migrated),
-        Work("append", prepare_append, run_append, check_append),
-        Work("sealed", prepare_sealed, run_append, check_append),
-        Work("import", prepare_import, run_import, check_import),
-        Work("rebuild", prepare_views, run_rebuild, check_rebuild),
-        Work("erase", prepare_erasing, run_erasing, check_erasing),
-    )
-}
+        train = sqlite_packing.better
+
+        def training(*given: Any) -> Any:
+            # Its own thread, and the log goes on: not one step that the others wait for.
+            counted.taking(lambda: None)
+            found = train(*given)
+            counted.taking(lambda: None)
+            return found
+
+        sqlite_packing.better = training
 
 
 def in_child(work: Callable[[], Any]) -> int:

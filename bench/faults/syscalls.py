@@ -20,7 +20,8 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from bench.faults.steps import Work, checked, in_child, renewed, table
+from bench.faults.steps import checked, in_child, renewed, table
+from bench.faults.works import Work
 
 CALLS = "pwrite64,write,writev,pwritev,fdatasync,fsync,ftruncate,fallocate,unlink,unlinkat,rename,renameat,renameat2,link,linkat"
 FILES = ("", "log.db", "log.db-wal", "keys.db", "keys.db-wal", "views.db", "views.db-wal")

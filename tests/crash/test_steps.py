@@ -13,7 +13,9 @@ from tests.sampled import ROOT
 
 
 @pytest.mark.parametrize(
-    ("works", "every"), [("init,migrate,append,sealed", 8), ("import,rebuild,erase", 40)], ids=["log", "long work"]
+    ("works", "every"),
+    [("init,migrate,append,sealed", 8), ("train", 9), ("import,rebuild,erase", 40)],
+    ids=["log", "the training of a dictionary", "long work"],
 )
 def test_a_kill_at_a_write_step_loses_nothing_and_tears_nothing(works: str, every: int) -> None:
     command = [sys.executable, "-m", "bench.faults.steps", "--works", works, "--every", str(every)]

@@ -1,0 +1,355 @@
+"""What is killed, and how it is looked at afterwards: the works of `python -m bench.faults.steps` and `bench.faults.syscalls`.
+
+prepare   a folder with config.toml and what was there before
+run       the work, in a process that is killed; tells what was acknowledged
+check     after the kill: what is wrong. It does the work again to its end, as a sender or an operator would
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.engines.test_packed_log import deliveries, rows, trained
+from tests.flows.test_erasing import sealed_config
+from tests.running import READ_KEY, SECRETS
+from tracker import desk, desk_erasing, desk_evidence, joining
+from tracker.config import Config, load
+from tracker.deliveries import Verified
+from tracker.demo import SOURCES, config_text
+from tracker.demo_calls import VENDORS, whole_call
+from tracker.erasing import Selection
+from tracker.errors import LogMissing, ViewsMissing
+from tracker.log import sqlite_packing
+from tracker.log.contract import Log
+from tracker.log.migrating import migrate, steps
+from tracker.log.packing import MAGIC
+from tracker.log.sqlite import SqliteLog
+
+START = 1_700_000_000_000_000
+
+
+class Work(NamedTuple):
+    """Something that is killed. `check` gets what was acknowledged before and says what is wrong."""
+
+    name: str
+    prepare: Callable[[Path], Awaitable[None]]
+    run: Callable[[Path, Callable[[str, int], None]], Awaitable[None]]
+    check: Callable[[Path, dict[str, int]], Awaitable[list[str]]]
+
+
+def delivery(n: int) -> Verified:
+    """The n-th delivery of a source."""
+    body = json.dumps({"event": "room_started", "id": f"EV_{n}", "text": "x" * 200}).encode()
+    return Verified(
+        source="lk", vendor="livekit", event="room_started", dedupe_key=f"k{n}", received_at=START + n,
+        origin="webhook", proof=b'{"iss":"k"}', body=body,
+    )  # fmt: skip
+
+
+def config_of(folder: Path) -> Config:
+    """The configuration in that folder."""
+    return load(folder / "config.toml", {})
+
+
+def write_config(folder: Path, *, sealed: bool) -> None:
+    """The demo's five sources, in clear or sealed."""
+    text = sealed_config(folder) if sealed else config_text(folder, SECRETS, READ_KEY, 0)
+    (folder / "config.toml").write_text(text, "utf-8")
+
+
+BEFORE, BATCHES, WIDE = 253, 4, 3
+
+
+async def prepare_append(folder: Path, *, sealed: bool = False) -> None:
+    """A log just before a tile of its tree is full, left by a server that was killed (its WAL is there)."""
+    write_config(folder, sealed=sealed)
+    await desk.begin(config_of(folder))
+    log = await joining.open_log(config_of(folder))
+    await log.append_all([delivery(n) for n in range(BEFORE)])
+    await log.close()
+
+
+async def run_append(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
+    """Open, append batches and a repeat of each, close."""
+    log = await joining.open_log(config_of(folder))
+
+    async def one(n: int) -> None:
+        acknowledge(f"k{n}", (await log.append(delivery(n))).position)
+
+    for batch in range(BATCHES):
+        first = BEFORE + batch * WIDE
+        await asyncio.gather(*(one(n) for n in range(first, first + WIDE)), one(first))
+    await log.close()
+
+
+async def check_append(folder: Path, acknowledged: dict[str, int]) -> list[str]:
+    """All that was acknowledged, each once; then the rest is sent again."""
+    config = config_of(folder)
+    log = await joining.open_log(config)
+    faults = await sent_again(log, [delivery(n) for n in range(BEFORE + BATCHES * WIDE)], acknowledged)
+    await log.close()
+    return faults + await verified(config, BEFORE + BATCHES * WIDE)
+
+
+async def sent_again(log: Log, sent: list[Verified], acknowledged: dict[str, int]) -> list[str]:
+    """What is wrong with the records of these in a log, before and after they are all sent again."""
+    faults: list[str] = []
+    kept = [record async for chunk in log.read(0) for record in chunk]
+    bodies = {each.body: each.dedupe_key for each in sent}
+    if [record.position for record in kept] != list(range(1, len(kept) + 1)):
+        faults.append("a gap")
+    if len({record.body for record in kept}) != len(kept):
+        faults.append("twice")
+    there = {bodies[record.body]: record.position for record in kept}
+    faults += [f"lost: {key} at {at}" for key, at in acknowledged.items() if there.get(key) != at]
+    again = await log.append_all(sent)
+    return faults + [
+        f"not the first position: {each.dedupe_key}"
+        for each, a in zip(sent, again, strict=True)
+        if a.duplicate != (each.dedupe_key in there) or (a.duplicate and a.position != there[each.dedupe_key])
+    ]
+
+
+async def verified(config: Config, count: int | None = None) -> list[str]:
+    """What `tracker verify` finds."""
+
+    @contextlib.contextmanager
+    def bars(*_: str) -> Any:
+        yield lambda *_: None
+
+    found = await desk_evidence.verify(config, bars)
+    faults = [fault.what if hasattr(fault, "what") else str(fault) for fault in found.faults]
+    if count is not None and found.records != count:
+        faults.append(f"{found.records} records, not {count}")
+    return faults
+
+
+async def prepare_init(folder: Path) -> None:
+    """Nothing is there."""
+    write_config(folder, sealed=True)
+
+
+async def run_init(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
+    """`tracker init` with keys."""
+    await desk.begin(config_of(folder))
+
+
+async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
+    """No log, or a whole one; and init again makes what is missing."""
+    config = config_of(folder)
+    with contextlib.suppress(LogMissing):
+        await (await joining.open_log(config)).close()
+    try:
+        await desk.begin(config)
+    except Exception as error:
+        if "exists already" not in str(error):
+            return [f"init again: {error}"]
+    return await verified(config, 0)
+
+
+async def prepare_old(folder: Path) -> None:
+    """A log of the first version, with records."""
+    write_config(folder, sealed=False)
+    path = folder / "log.db"
+    import aiosqlite
+
+    connection = await aiosqlite.connect(path, isolation_level=None)
+    await migrate(connection, steps()[:1])
+    for n in range(300):
+        v = delivery(n)
+        await connection.execute(
+            "INSERT INTO records (position, source, vendor, event, dedupe_key, received_at, origin, proof, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (n + 1, v.source, v.vendor, v.event, v.dedupe_key, v.received_at, v.origin, v.proof, v.body),
+        )
+    await connection.close()
+
+
+async def run_migrate(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
+    """Open it with this version."""
+    await (await joining.open_log(config_of(folder))).close()
+
+
+async def check_migrated(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
+    """It is whole."""
+    return await verified(config_of(folder), 300)
+
+
+def write_calls(folder: Path, seeds: range) -> None:
+    """A JSON Lines file a vendor and a seed."""
+    for seed in seeds:
+        for vendor in VENDORS:
+            lines = [sent.body for sent in whole_call(vendor, START + seed * 3_600_000_000, seed=seed)]
+            (folder / f"{SOURCES[vendor]}-{seed}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+
+
+async def import_calls(folder: Path, seeds: range) -> int:
+    """Import those files; how many lines are known afterwards."""
+    lines = 0
+    for seed in seeds:
+        for vendor in VENDORS:
+            path = folder / f"{SOURCES[vendor]}-{seed}.jsonl"
+            (report,) = await desk.import_files(config_of(folder), SOURCES[vendor], [path])
+            lines += report.new + report.known
+    return lines
+
+
+async def prepare_import(folder: Path) -> None:
+    """An empty sealed log beside files to import."""
+    write_config(folder, sealed=True)
+    await desk.begin(config_of(folder))
+    write_calls(folder, range(1))
+
+
+async def run_import(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
+    """Import them all; acknowledged is what a report counted as new or known."""
+    acknowledge("lines", await import_calls(folder, range(1)))
+
+
+async def check_import(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
+    """Importing again adds the rest, and a third time nothing."""
+    config = config_of(folder)
+    await import_calls(folder, range(1))
+    log = await joining.open_log(config)
+    head = await log.head()
+    kept = [record.body async for chunk in log.read(0) for record in chunk]
+    await log.close()
+    faults = [] if len(set(kept)) == len(kept) == head else ["twice"]
+    lines = {line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()}
+    faults += [] if set(kept) == lines else [f"{len(lines - set(kept))} lines are missing"]
+    await import_calls(folder, range(1))
+    return faults + await verified(config, head)
+
+
+async def prepare_views(folder: Path, *, sealed: bool = False) -> None:
+    """A log with calls of all vendors and views of the first of them."""
+    await prepare_import(folder) if sealed else None
+    if not sealed:
+        write_config(folder, sealed=False)
+        await desk.begin(config_of(folder))
+        write_calls(folder, range(1))
+    await import_calls(folder, range(1))
+    await desk.rebuild(config_of(folder))
+    if not sealed:
+        write_calls(folder, range(1, 2))
+        await import_calls(folder, range(1, 2))
+
+
+async def run_rebuild(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
+    """`tracker rebuild`."""
+    acknowledge("position", (await desk.rebuild(config_of(folder))).position)
+
+
+async def check_rebuild(folder: Path, acknowledged: dict[str, int]) -> list[str]:
+    """Old views, or new ones: whole. Then a rebuild runs through and leaves nothing behind."""
+    config = config_of(folder)
+    try:
+        checked = await desk.check(config)
+    except ViewsMissing:
+        return ["the views are gone"]
+    faults = checked.differences
+    if acknowledged and checked.behind:
+        faults.append("acknowledged, but the old views are there")
+    await desk.rebuild(config)
+    checked = await desk.check(config)
+    left = [path.name for path in folder.iterdir() if path.name.startswith("views.db-") and "lock" not in path.name]
+    left = [name for name in left if not name.endswith(("-wal", "-shm"))]
+    return faults + checked.differences + [f"left behind: {name}" for name in left]
+
+
+async def prepare_erasing(folder: Path) -> None:
+    """A sealed log with views."""
+    await prepare_views(folder, sealed=True)
+
+
+async def run_erasing(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
+    """Erase everything of one source."""
+    selection = Selection(why="retention", before=START * 2, sources=("lk",))
+    await desk_erasing.erase(config_of(folder), [selection])
+    acknowledge("erased", 1)
+
+
+async def check_erasing(folder: Path, acknowledged: dict[str, int]) -> list[str]:
+    """Erased or not, nothing else is lost; erasing again erases all of it, and only it."""
+    config = config_of(folder)
+
+    async def erased() -> dict[str, set[bool]]:
+        found: dict[str, set[bool]] = {}
+        async with joining.reading_log(config) as log:
+            async for chunk in log.read(0):
+                for record in chunk:
+                    found.setdefault(record.source, set()).add(record.erased_by is not None)
+        return found
+
+    faults = ["acknowledged, but readable"] if acknowledged and (await erased())["lk"] != {True} else []
+    selection = Selection(why="retention", before=START * 2, sources=("lk",))
+    await desk_erasing.erase(config, [selection])
+    found = await erased()
+    faults += [f"{source}: {sorted(each)}" for source, each in found.items() if each != {source == "lk"}]
+    await desk.rebuild(config)
+    return faults + await verified(config) + (await desk.check(config)).differences
+
+
+async def prepare_sealed(folder: Path) -> None:
+    """As `append`, sealed."""
+    await prepare_append(folder, sealed=True)
+
+
+UNTRAINED, MEANWHILE, TRAINED = sqlite_packing.SAMPLE - 2, 8, 2
+"""Records before the run, up to the end of the training that the second of them begins, and after it."""
+
+
+async def prepare_train(folder: Path) -> None:
+    """A log whose source is about to get its dictionary."""
+    write_config(folder, sealed=False)
+    await desk.begin(config_of(folder))
+    log = await joining.open_log(config_of(folder))
+    await log.append_all(deliveries(UNTRAINED))
+    await log.close()
+
+
+async def run_train(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
+    """Append while the dictionary is trained, and some that are packed with it."""
+    log = await SqliteLog.open(config_of(folder).log.path)
+    for n, each in enumerate(deliveries(UNTRAINED + MEANWHILE + TRAINED)[UNTRAINED:]):
+        if n == MEANWHILE:
+            await trained(log)
+        acknowledge(each.dedupe_key, (await log.append(each)).position)
+    await log.close()
+
+
+async def check_trained(folder: Path, acknowledged: dict[str, int]) -> list[str]:
+    """As `append`; and the dictionary is there, or is trained with the next record."""
+    config = config_of(folder)
+    sent = deliveries(UNTRAINED + MEANWHILE + TRAINED)
+    log = await SqliteLog.open(config.log.path)
+    faults = await sent_again(log, sent, acknowledged)
+    for first in (10_000, 20_000):
+        await log.append_all(deliveries(1, first=first))
+        await trained(log)
+    await log.close()
+    if rows(config.log.path, "SELECT count(*) FROM dictionaries") != [(1,)]:
+        faults.append("not one dictionary")
+    if rows(config.log.path, "SELECT substr(body, 1, 4) FROM records ORDER BY position DESC LIMIT 1") != [(MAGIC,)]:
+        faults.append("the last record is not packed")
+    return faults + await verified(config, len(sent) + 2)
+
+
+WORKS = {
+    work.name: work
+    for work in (
+        Work("init", prepare_init, run_init, check_init),
+        Work("migrate", prepare_old, run_migrate, check_migrated),
+        Work("append", prepare_append, run_append, check_append),
+        Work("sealed", prepare_sealed, run_append, check_append),
+        Work("train", prepare_train, run_train, check_trained),
+        Work("import", prepare_import, run_import, check_import),
+        Work("rebuild", prepare_views, run_rebuild, check_rebuild),
+        Work("erase", prepare_erasing, run_erasing, check_erasing),
+    )
+}
