@@ -174,6 +174,12 @@ def copy(arguments: argparse.Namespace) -> int:
             f"{copied.records} records are in both ({copied.new} of them new), with {copied.checkpoints} checkpoints; "
             f"root {copied.root}"
         )
+        if unnamed := desk_copying.unnamed(copied, to):
+            keys = ", ".join(f'"{key}"' for key in unnamed)
+            printing.say(
+                f"the checkpoints are signed with a key that {to.path} does not name: bring its file to "
+                f"{to.evidence.key_file}, or write under [evidence]: former_keys = [{keys}]"
+            )
     return 0
 
 

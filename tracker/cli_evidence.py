@@ -111,6 +111,8 @@ def _show(proof: msgspec.Struct, arguments: argparse.Namespace) -> int:
 def _show_verification(found: Verification) -> None:
     printing.say(f"{found.records} records, root {found.root}")
     printing.say(f"{found.checkpoints} kept and {found.shipped} shipped checkpoints hold")
+    if found.named_key is not None and (found.is_named_only or found.faults):
+        printing.say(printing.printable(_about_named(found.named_key, is_used=found.is_named_only)))
     for name, size in found.cosigned.items():
         printing.say(printing.printable(f"cosigned up to {size} records by {name}"))
     if found.proofs is not None:
@@ -123,6 +125,16 @@ def _show_verification(found: Verification) -> None:
     if found.is_cut_short:
         printing.say("there may be more: the rest of the log was not read")
     if not found.faults:
-        printing.say(
-            "every record is the one that was appended" + ("" if found.checkpoints else "; nothing was ever signed")
-        )
+        unsure = "" if found.checkpoints else "; nothing was ever signed"
+        unsure = ", if that key is the right one" if found.is_named_only else unsure
+        printing.say(f"every record is the one that was appended{unsure}")
+
+
+def _about_named(key: str, *, is_used: bool) -> str:
+    """What an auditor has to know of a key that came with the log: whoever made another log would have named his."""
+    said = "signed by" if is_used else "the log names a key that is not known here,"
+    where = "which only the log itself names: compare it with" if is_used else "compare it with"
+    return (
+        f"{said} {key}, {where} the one that the signing node shows at /v1/log/key, then name it with --key, or under "
+        f'[evidence]: former_keys = ["{key}"]'
+    )

@@ -18,8 +18,9 @@ from typing import Protocol
 import msgspec
 
 from tracker.deliveries import OURS, Origin
-from tracker.errors import LogCorrupt, LogUnavailable
+from tracker.errors import LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
 from tracker.evidence.leaves import leaves_of
+from tracker.evidence.notes import Verifier, open_note
 from tracker.evidence.tree import root_at
 from tracker.log.contract import KeptRecord, Log
 from tracker.log.frames import FrameRow, weight
@@ -50,20 +51,30 @@ class Target(Log, Protocol):
         """
         ...
 
+    async def keep_signed(self, size: int, note: str, key: str) -> bool:
+        """See `Log.keep_checkpoint`. `key`: the verifier key it is signed with, "" where that is not known."""
+        ...
+
 
 class Copied(msgspec.Struct, frozen=True):
-    """Both logs now: `records` and `root` (base64) of the tree over them; `new` of them were copied by this run."""
+    """Both logs now: `records` and `root` (base64) of the tree over them; `new` of them were copied by this run.
+
+    `keys`: the verifier keys of the `checkpoints`, as far as they are known.
+    """
 
     records: int
     new: int
     checkpoints: int
     root: str
+    keys: list[str]
 
 
-async def copy(source: Source, target: Target, progress: Progress | None = None) -> Copied:
+async def copy(
+    source: Source, target: Target, progress: Progress | None = None, *, verifiers: Sequence[Verifier] = ()
+) -> Copied:
     """Bring the target up to what the source has when this begins; closes neither.
 
-    Raises `LogUnavailable` where the target is another log, `LogCorrupt` where the source's records are not what its tree
+    `verifiers`: public keys that the source's checkpoints may be signed with; the target is told which it was. Raises `LogUnavailable` where the target is another log, `LogCorrupt` where the source's records are not what its tree
     says, `LogError`.
     """
     began = await _expect_beginning(source, target)
@@ -79,11 +90,12 @@ async def copy(source: Source, target: Target, progress: Progress | None = None)
         done = positions[-1]
         if progress is not None:
             progress(done, max(done, await source.head()))
-    checkpoints = await _copy_checkpoints(source, target, done)
+    signed_with = await _copy_checkpoints(source, target, done, verifiers)
     if await _expect_beginning(source, target) != done:
         raise LogUnavailable("somebody else writes to the target meanwhile: stop it first")
     root = (await target.tree_head()).root
-    return Copied(done, done - began, checkpoints, base64.b64encode(root).decode())
+    keys = list(dict.fromkeys(key for key in signed_with if key))
+    return Copied(done, done - began, len(signed_with), base64.b64encode(root).decode(), keys)
 
 
 async def _expect_beginning(source: Source, target: Target) -> int:
@@ -128,14 +140,23 @@ async def _pieces(source: Source, most_bytes: int, after: int) -> AsyncIterator[
             yield piece, []
 
 
-async def _copy_checkpoints(source: Source, target: Target, until: int) -> int:
-    """How many there are in both now."""
+async def _copy_checkpoints(source: Source, target: Target, until: int, verifiers: Sequence[Verifier]) -> list[str]:
+    """The key of each that is in both now, "" where it is not known."""
     held = dict(await target.checkpoints())
     wanted = {size: note for size, note in await source.checkpoints() if size <= until}
+    found: list[str] = []
     for size, note in wanted.items():
+        found.append(_key_of(note, verifiers))
         if size not in held:
-            await target.keep_checkpoint(size, note)
-    return len(wanted)
+            await target.keep_signed(size, note, found[-1])
+    return found
+
+
+def _key_of(note: str, verifiers: Sequence[Verifier]) -> str:
+    try:
+        return str(open_note(note, verifiers).signers[0])
+    except (NoteMalformed, NoteUnverified):  # copied all the same: it is for `verify` to tell
+        return ""
 
 
 def _row_of(record: KeptRecord) -> FrameRow:

@@ -7,6 +7,7 @@ from tracker.config import Config
 from tracker.copying import Copied, Progress
 from tracker.erasing import finish
 from tracker.errors import ConfigInvalid, LogUnavailable
+from tracker.vouching import believed_keys
 from tracker.log.contract import Log
 
 
@@ -23,7 +24,8 @@ async def copy(config: Config, to: Config, progress: Progress | None = None) -> 
             async with joining.taking_log(to) as target:
                 # Before it goes on, too: an earlier run may have died between an erasure and its keys.
                 await _finished(to, target)
-                copied = await copying.copy(source, target, progress)
+                keys = [*joining.verifiers(config), *await believed_keys(source, [])]
+                copied = await copying.copy(source, target, progress, verifiers=keys)
                 await _finished(to, target)
                 return copied
 
@@ -31,6 +33,12 @@ async def copy(config: Config, to: Config, progress: Progress | None = None) -> 
 async def _finished(to: Config, target: Log) -> None:
     if to.sealing.masters:
         await finish(target)
+
+
+def unnamed(copied: Copied, to: Config) -> list[str]:
+    """The keys of the checkpoints that were copied which the config of the target does not name. Raises `ConfigInvalid`."""
+    named = {str(each) for each in joining.verifiers(to)}
+    return [key for key in copied.keys if key not in named]
 
 
 async def _make(to: Config, names: bytes | None) -> None:

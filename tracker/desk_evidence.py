@@ -74,7 +74,10 @@ async def verify(
     shipped = _shipped(config, files)
     async with joining.proving_log(config) as log:
         with bars("verify", "records") as bar:
-            found = await verify_log(log, known or await named_keys(log), shipped=shipped, progress=bar, limit=limit)
+            named = await named_keys(log)
+            found = await verify_log(log, known or named, shipped=shipped, progress=bar, limit=limit)
+        found.named_key = next((str(each) for each in named if each not in known), None)
+        found.is_named_only = found.named_key is not None and not known
         if not found.is_cut_short:
             await check_erasures(log, found)
             await check_cosignatures(log, joining.cosigners(config), found)

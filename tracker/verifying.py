@@ -49,7 +49,8 @@ class Verification(msgspec.Struct, kw_only=True):
 
     `checkpoints` and `shipped` count those that hold. `proofs` counts records by what became of their vendor's proof
     (`proving.py`), and is None where it was not asked for; so is `views`, the rows that do not follow from the log.
-    `cosigned`: other nodes of a cluster → records of the largest checkpoint that they vouch for.
+    `cosigned`: other nodes of a cluster → records of the largest checkpoint that they vouch for. `named_key`: the verifier
+    key that the log itself names and nobody else does; with `is_named_only` it is the one checkpoints were checked with.
     """
 
     records: int = 0
@@ -59,6 +60,8 @@ class Verification(msgspec.Struct, kw_only=True):
     proofs: dict[str, int] | None = None
     views: list[str] | None = None
     cosigned: dict[str, int] = {}
+    named_key: str | None = None
+    is_named_only: bool = False
     faults: list[Fault] = []
     is_cut_short: bool = False
 

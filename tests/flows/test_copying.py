@@ -20,6 +20,8 @@ from tests.running import Running
 from tracker import joining
 from tracker.config import load
 from tracker.erasures import Erased, Erasure, erasure_record
+from tracker.evidence.checkpoint_text import checkpoint_text
+from tracker.evidence.notes import sign_note
 from tracker.log.sqlite import SqliteLog
 
 SAME = {
@@ -56,8 +58,21 @@ async def filled(running: Running, records: int = 3_000) -> None:
             erased = [start - 100, start - 99]
             record = erasure_record(Erasure(why="identity", at=start, erased=[Erased(each, []) for each in erased]))
             await log.append_erasure(record, erased)
-            await log.keep_checkpoint(await log.head(), f"a note of {start}\n")
+            await checkpointed(log, running)
     await log.close()
+
+
+async def checkpointed(log: SqliteLog, running: Running) -> None:
+    signer = joining.signer(load(running.config, {}))
+    assert signer is not None
+    size, root = await log.tree_head()
+    await log.keep_checkpoint(size, sign_note(checkpoint_text(signer.name, size, root), [signer]))
+
+
+def key_of(running: Running) -> str:
+    key = joining.public_key(load(running.config, {}))
+    assert key is not None
+    return key
 
 
 def rows(path: Path, what: str) -> list[tuple[object, ...]]:
@@ -103,6 +118,55 @@ async def test_a_log_goes_into_a_cluster_and_back_and_stays_the_same(cluster: Cl
     root = f"root {(await copied(there, back))['root']}"
     for running in (before, there, back):
         assert root in (await running.run("verify"))[1]
+
+
+async def test_the_checkpoints_of_a_copy_verify_with_the_key_they_came_with_which_is_said(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    before, back, other = single(tmp_path / "single"), single(tmp_path / "back"), single(tmp_path / "other")
+    there = node(tmp_path, "a", cluster, stream="keys")
+    await filled(before, 1_500)
+    key = key_of(before)
+    assert (await copied(before, there))["keys"] == [key]
+    # A machine that made a key of its own before, and one that did not.
+    assert (await other.run("init"))[0] == 0
+    other.log_path.unlink()
+    line = f'former_keys = ["{key}"]'
+    for to in (back, other):
+        code, out, _ = await there.run("copy", "--to", str(to.config))
+        assert (code, line in out) == (0, True), out
+    for running in (there, back):
+        code, out, _ = await running.run("verify")
+        assert code == 0, out
+        assert "2 kept and 0 shipped checkpoints hold" in out
+        assert f"signed by {key}, which only the log itself names: compare it" in out
+        assert "the one that was appended, if that key is the right one" in out
+        assert (await running.run("verify", "--json"))[1].count('"is_named_only": true') == 1
+        code, out, _ = await running.run("verify", "--key", key)
+        assert (code, "which only the log" in out, "if that key" in out) == (0, False, False)
+    code, out, _ = await other.run("verify")
+    assert (code, "0 kept" in out, line in out) == (1, True, True), out
+    with other.config.open("a") as file:
+        file.write(f"\n[evidence]\n{line}\n")
+    code, out, _ = await other.run("verify")
+    assert (code, "2 kept" in out, line in out) == (0, True, False), out
+
+
+async def test_a_node_that_knows_another_key_takes_no_checkpoints_of_a_log_before_it_is_told_theirs(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    before, there = single(tmp_path / "single"), node(tmp_path, "a", cluster, stream="foreign")
+    await filled(before, 1_500)
+    own = key_of(before)
+    assert (await there.run("init"))[0] == 0
+    line = f'former_keys = ["{own}"]'
+    code, _, complaint = await before.run("copy", "--to", str(there.config))
+    assert (code, line in complaint) == (1, True), complaint
+    with there.config.open("a") as file:
+        file.write(f"\n[evidence]\n{line}\n")
+    assert (await copied(before, there))["checkpoints"] == 2
+    assert rows(before.log_path, "checkpoints") == rows(there.log_path, "checkpoints")
+    assert "2 kept" in (await there.run("verify"))[1]
 
 
 def sealed(running: Running, master: str) -> Running:

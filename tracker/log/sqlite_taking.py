@@ -11,7 +11,10 @@ from tracker.errors import LogUnavailable
 from tracker.log.frames import FrameRow
 from tracker.log.sqlite_following import Entry, Replica
 from tracker.log.sqlite import Change
+from tracker.log.sqlite_tree import SELECT_CHECKPOINT
+from tracker.log.sqlite_vouching import keeping
 from tracker.log.vault_frames import DataKey
+from tracker.log.vouchers import Signed
 
 
 class TakingLog(Replica):
@@ -44,3 +47,16 @@ class TakingLog(Replica):
         if vault is not None and erases:
             await vault.destroy(erases)
         return positions
+
+    async def keep_signed(self, size: int, note: str, key: str) -> bool:
+        """Keep a checkpoint, and the verifier key it is signed with, as a log of many nodes does; "" where it is not known.
+
+        False when there is one of that size already. Raises `LogUnavailable`.
+        """
+
+        async def write(connection: aiosqlite.Connection) -> Change[bool]:
+            if await connection.execute_fetchall(SELECT_CHECKPOINT, (size,)):
+                return Change(False)
+            return Change(True, statements=keeping(Signed("", size, note, key)))
+
+        return await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
