@@ -15,7 +15,7 @@ from typing import get_args
 import structlog
 
 from tracker import cli_commands as commands
-from tracker import cli_evidence
+from tracker import cli_evidence, cli_keys
 from tracker.cli_printing import complain
 from tracker.config import load
 from tracker.config_tables import Engine
@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     again = add("rebuild", commands.rebuild, "Make the views anew from the log and swap them in.", as_json=True)
     again.add_argument("--check", action="store_true", help="only compare; exit 1 and the first rows that differ")
     add("rekey", commands.rekey, "Wrap every record's key with the current master key, after it was changed.")
+    cli_keys.add_to(add)
     _add_erase(
         add(
             "erase",

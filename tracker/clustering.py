@@ -18,6 +18,7 @@ from tracker.log.vault import Master, Vault
 if TYPE_CHECKING:
     from tracker.log.jetstream import JetstreamLog
     from tracker.log.jetstream_stream import StreamSettings
+    from tracker.log.jetstream_restoring import Restored
 
 ID_BYTES = 16
 Told = Callable[[str], None]
@@ -67,6 +68,16 @@ async def rewrap(config: Config, vault: Vault) -> int:
     from tracker.log.jetstream_sealing import rewrap  # noqa: PLC0415 - see the top
 
     return await rewrap(_settings(config), vault)
+
+
+async def restore_keys(
+    config: Config, vault: Vault, *, partly: bool, progress: Callable[[int, int], None] | None = None
+) -> Restored:
+    """Put the bucket of data keys back from what this node has. Raises `LogError`."""
+    _engine()
+    from tracker.log.jetstream_restoring import restore  # noqa: PLC0415 - see the top
+
+    return await restore(_settings(config), config.log.path, vault, partly=partly, progress=progress)
 
 
 async def open_log(

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -132,18 +132,23 @@ async def join_names(
             await _expect_empty(stream, bucket)
         await bucket.make()
         new = wrapped_names(masters[0], names or os.urandom(KEY_BYTES))
-        deadline = asyncio.get_running_loop().time() + LEADER_SECONDS
-        while True:
-            try:
-                await bucket.say_names(new)
-                return open_names(await bucket.names() or {}, ciphers)
-            except LogUnavailable:
-                # A bucket that was made just now has no leader yet.
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-            await asyncio.sleep(0.2)
+        return open_names(await agreed_names(bucket, new), ciphers)
     finally:
         await stream.close()
+
+
+async def agreed_names(bucket: KeyBucket, new: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """What the bucket says dedupe keys are hashed with: `new`, unless somebody was quicker. Raises `LogUnavailable`."""
+    deadline = asyncio.get_running_loop().time() + LEADER_SECONDS
+    while True:
+        try:
+            await bucket.say_names(new)
+            return await bucket.names() or {}
+        except LogUnavailable:
+            # A bucket that was made just now has no leader yet.
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(0.2)
 
 
 async def _expect_empty(stream: Stream, bucket: KeyBucket) -> None:
