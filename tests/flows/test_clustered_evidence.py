@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import nats
 import pytest
 
 from tests.clustered import Cluster, node
 from tests.flows.test_vouching import text, until
 from tests.running import READ, Running, now
 from tracker.demo_calls import whole_call
+from tracker.evidence.checkpoint_text import checkpoint_text
+from tracker.evidence.cosignatures import Cosigner, cosignature, cosigned
+from tracker.evidence.notes import Signer, read_note, sign_note
+from tracker.log.vouchers import Complaint, Cosigned, Signed, encode
 
 
 async def told(running: Running, *arguments: str) -> dict[str, Any]:
@@ -75,7 +80,7 @@ async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_co
                 one, other = [await each.get(web, f"/v1/log/proof/{kind}", **asked) for each in (first, second)]
                 assert one["hashes"]
                 assert one == other
-            key = (await text(web, first, "/v1/log/key"))[1].strip()
+            key = await key_of(web, first)
             note = (await text(web, first, "/v1/log/checkpoint"))[1]
             bundles = [
                 await bundled(web, each, session["id"], tmp_path / f"{n}.zip") for n, each in enumerate((first, second))
@@ -94,3 +99,60 @@ async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_co
             assert inside(bundle, "key.txt") == f"{key}\n"
     finally:
         await asyncio.gather(first.stop(), second.stop())
+
+
+async def published(cluster: Cluster, subject: str, *messages: bytes) -> None:
+    """As somebody does who has a node's password, and no key."""
+    client = await nats.connect(cluster.urls[0])
+    for each in messages:
+        await client.jetstream().publish(subject, each)
+    await client.close()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_comparing(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    stream = f"forged-{secrets.token_hex(4)}"
+    forger, origin, huge = Signer.made("tracker.local/log"), "tracker.local/log", 10**15
+    lie = sign_note(checkpoint_text(origin, huge, bytes(32)), [forger])
+    forged = Signed("a", huge, lie, str(forger.verifier))
+    first = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
+    second = await node(tmp_path, "b", cluster, stream=stream).start(init=True)
+    sent = whole_call("livekit", now())
+    try:
+        async with aiohttp.ClientSession() as web:
+            await published(cluster, f"{stream}.checkpoints", encode(forged), b"garbage")
+            assert (await first.post(web, "livekit", sent[0]))[0] == 200
+            made = await told(first, "checkpoint")
+            for each in (first, second):
+                await until(web, each, f"/v1/log/checkpoint?size={made['size']}", f"{origin}/b ")
+            key = await key_of(web, first)
+            # From now on the size of the next checkpoint can be guessed, and a line in the other node's name.
+            again = Signed("a", 2, sign_note(checkpoint_text(origin, 2, bytes(32)), [forger]), key)
+            liar = Signer.made(f"{origin}/b")
+            line = cosignature(read_note(made["note"]).text, liar, 5)
+            false = Cosigned("b", made["size"], liar.name, line, str(Cosigner.of(liar)))
+            alarm = Complaint("b", huge, bytes(32), None)
+            await published(cluster, f"{stream}.checkpoints", *map(encode, (again, false, alarm)))
+            position = (await second.post(web, "livekit", sent[1]))[1]["position"]
+            assert position == 2
+            newest = await told(first, "checkpoint")
+            assert newest["size"] == 2
+            for each in (first, second):
+                whole = await until(web, each, "/v1/log/checkpoint", f"{origin}/b ")
+                assert whole.startswith(newest["note"])
+                assert [line.by.name for line in cosigned(whole, [Cosigner.read(await key_of(web, second))])]
+                shown = await until(web, each, "/metrics", "tracker_vouchers_set_aside 4.0")
+                for told_so in ("stream_refused 1.0", "log_diverged 0.0", "nodes_diverged 0.0", "doubted 0.0"):
+                    assert told_so in shown
+                assert "is set aside" in each.printed.read_text()
+        for each in (first, second):
+            code, out, complaint = await each.run("verify")
+            assert (code, "2 kept" in out) == (0, True), out + complaint
+    finally:
+        await asyncio.gather(first.stop(), second.stop())
+
+
+async def key_of(web: aiohttp.ClientSession, running: Running) -> str:
+    return (await text(web, running, "/v1/log/key"))[1].strip()
