@@ -131,10 +131,10 @@ async def test_a_copy_that_arrives_after_the_erasure_loses_its_key_too(cluster: 
     frame, keys = log._framed([(delivery("a"), log.replica.names_of(delivery("a"))[0])], ())
     assert await log._sent(frame, keys) == [Appended(1, duplicate=True)]
     assert not await log.replica._sealing.vault.keys_of_copies(await log.replica.copies_of([1]))
-    assert log._gone[-1][1] == [1]
-    log._gone = [(0.0, positions) for _, positions in log._gone]
+    assert log._sealing._gone[-1][1] == [1]
+    log._sealing._gone = [(0.0, positions) for _, positions in log._sealing._gone]
     async with asyncio.timeout(15):
-        while log._gone:
+        while log._sealing._gone:
             await asyncio.sleep(0.1)
     await expect_withdrawn(log, [1])
     await log.close()
@@ -150,11 +150,11 @@ async def test_an_erasure_that_died_is_finished_by_whoever_is_there(cluster: Clu
     await second.wait(2, 10)
     assert [each[3] for each in await told(second)] == [3, None, None]
     async with asyncio.timeout(10):
-        while not second._gone:
+        while not second._sealing._gone:
             await asyncio.sleep(0.02)
-    second._gone = [(0.0, positions) for _, positions in second._gone]
+    second._sealing._gone = [(0.0, positions) for _, positions in second._sealing._gone]
     async with asyncio.timeout(15):
-        while second._gone:
+        while second._sealing._gone:
             await asyncio.sleep(0.1)
     await expect_withdrawn(second, [1])
     await second.close()

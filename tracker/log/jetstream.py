@@ -45,7 +45,6 @@ CANCEL_SECONDS = 0.5
 CLOSING_SECONDS = 2.0
 """Nobody waits any more for what is accepted when the log is closed: it is tried for so long."""
 LOOK_SECONDS, SILENT_SECONDS = 1.0, 5.0
-WITHDRAW_SECONDS = 30.0
 
 Done = TypeVar("Done")
 
@@ -60,9 +59,9 @@ class JetstreamLog(VouchingReplica):
         super().__init__(replica)
         self._sealing = sealing
         self.erasures = asyncio.Event()
-        self._gone: list[tuple[float, list[int]]] = []
         if sealing is not None:
-            replica.bring, replica.gone = sealing.bring, self._told_gone
+            replica.bring, replica.gone = sealing.bring, sealing.told_gone
+            sealing.told = self.erasures.set
         self.state = state
         self._stream = stream
         self._waiting: dict[bytes, asyncio.Future[list[Appended]]] = {}
@@ -80,10 +79,10 @@ class JetstreamLog(VouchingReplica):
             self._commit, queue_bound=queue_bound, observe=observe, batch_bytes=self.most_bytes, weigh=weight
         )
         self._saw(state)
+        upkeep = () if sealing is None else sealing.upkeep(self._replicator.reached, lambda: self.stopped() is None)
         # Owned here and not by the service: what was accepted is still answered while the service ends.
         self._tasks = [
-            asyncio.create_task(each, name="log-stream")
-            for each in (self._replicator.run(), self._look(), self._withdraw(), self._sweep())
+            asyncio.create_task(each, name="log-stream") for each in (self._replicator.run(), self._look(), *upkeep)
         ]
 
     @classmethod
@@ -217,6 +216,8 @@ class JetstreamLog(VouchingReplica):
         if self._replicator.trouble is not None:
             raise LogUnavailable(f"the stream is not applied: {self._replicator.trouble}")
         self._expect_taking()
+        if self._sealing is not None and self._sealing.trouble is not None:
+            raise LogUnavailable(self._sealing.trouble)
         if now - self._looked_at > SILENT_SECONDS:
             raise LogUnavailable(f"the stream has said nothing for {now - self._looked_at:.0f} s: has it a leader?")
         if self._failed is not None and now - self._failed[0] < FAILURE_SECONDS:
@@ -331,27 +332,6 @@ class JetstreamLog(VouchingReplica):
         # Only the first application counts: a frame that is there twice is answered by its first.
         if waiting is not None and answers is not None and not waiting.done():
             waiting.set_result(answers)
-
-    def _told_gone(self, positions: list[int]) -> None:
-        self._gone.append((asyncio.get_running_loop().time() + WITHDRAW_SECONDS, positions))
-        self.erasures.set()
-
-    async def _withdraw(self) -> None:
-        """Some time after an erasure was applied, see that nothing is left of its keys: its node may have died. For ever."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            # On a node that has diverged these positions may be other people's: the other nodes do it.
-            is_due = bool(self._gone) and self._gone[0][0] <= asyncio.get_running_loop().time()
-            if is_due and self._sealing is not None and not isinstance(self.stopped(), NodeDiverged):
-                _, positions = self._gone.pop(0)
-                try:
-                    await self._sealing.withdraw(positions)
-                except LogError:  # nobody answers now
-                    self._told_gone(positions)
-
-    async def _sweep(self) -> None:
-        if self._sealing is not None:
-            await self._sealing.keep_sweeping(self._replicator.reached)
 
     async def _look(self) -> None:
         """Ask the stream's leader how far the stream is, for ever."""

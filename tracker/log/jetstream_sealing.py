@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -29,7 +29,8 @@ from tracker.log.sqlite_following import Replica
 from tracker.log.vault import Master, Vault, open_names, wrapped_names
 from tracker.log.vault_frames import KEY_BYTES, DataKey
 
-LEADER_SECONDS = 5.0
+LEADER_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 5.0, 1.0, 2.0
+WITHDRAW_SECONDS = 30.0
 FRAME_ID_BYTES = 16
 AT_ONCE = 32
 """So many entries are asked for at the same time."""
@@ -52,6 +53,10 @@ class StreamSealing:
         self._replica = replica
         self._vault = vault
         self._ours: dict[bytes, bytes] = {}
+        self._gone: list[tuple[float, list[int]]] = []
+        self.told: Callable[[], None] = lambda: None
+        self.trouble: str | None = None
+        """What is wrong with the bucket now."""
 
     def sealed(self, frame: bytes, batch: Sequence[tuple[Verified, str]]) -> tuple[list[FrameRow], bytes]:
         """The rows of (delivery, name it is known by), and the entry with their keys."""
@@ -107,12 +112,40 @@ class StreamSealing:
             await asyncio.gather(*(self._bucket.withdraw(frame, gone[frame]) for frame in part))
         await self._vault.destroy_copies(copies)
 
-    async def keep_sweeping(self, reached: Reached) -> None:
-        """For ever, on the node that signs, as one is enough. A failure is tried again."""
+    def told_gone(self, positions: list[int]) -> None:
+        """An erasure of these was applied: some time later, see that nothing is left of their keys."""
+        self._gone.append((asyncio.get_running_loop().time() + WITHDRAW_SECONDS, positions))
+        self.told()
+
+    def upkeep(self, reached: Reached, is_well: Callable[[], bool]) -> Sequence[Coroutine[None, None, None]]:
+        """What runs for ever beside the log, while `is_well`: on a node that has diverged positions may be other people's."""
+        return self._keep_withdrawing(is_well), self._keep_sweeping(reached, is_well), self._watch()
+
+    async def _keep_withdrawing(self, is_well: Callable[[], bool]) -> None:
+        """Whoever erased may have died before the keys went."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._gone and self._gone[0][0] <= asyncio.get_running_loop().time() and is_well():
+                _, positions = self._gone.pop(0)
+                try:
+                    await self.withdraw(positions)
+                except LogError:  # nobody answers now
+                    self.told_gone(positions)
+
+    async def _keep_sweeping(self, reached: Reached, is_well: Callable[[], bool]) -> None:
+        """On the node that signs: one is enough. A failure is tried again."""
         while self._stream.settings.key:
             await asyncio.sleep(EVERY_SECONDS)
             with contextlib.suppress(LogError):
-                await sweep(self._stream, self._replica, self._vault, reached)
+                if is_well():
+                    await sweep(self._stream, self._replica, self._vault, reached)
+
+    async def _watch(self) -> None:
+        """Whether the bucket is there: nobody else would say so before the next delivery."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            with contextlib.suppress(LogError):
+                self.trouble = None if await self._bucket.is_there() else self._bucket.missing()
 
 
 async def join_names(
