@@ -32,7 +32,7 @@ from tracker.deliveries import Verified
 from tracker.log.frames import CLEAR, MAGIC, VERSION, Frame, decode, encode, row_of
 from tracker.log.jetstream import JetstreamLog
 from tracker.log.jetstream_checking import join
-from tracker.log.jetstream_stream import StreamSettings
+from tracker.log.jetstream_connecting import StreamSettings
 from tracker.log.sqlite_following import Replica
 
 STARTED = 1_700_000_000_000_000

@@ -16,7 +16,7 @@ from tests.clustered import Cluster
 from tracker.log.jetstream import JetstreamLog
 from tracker.log.jetstream_checking import join
 from tracker.log.jetstream_sealing import join_names
-from tracker.log.jetstream_stream import StreamSettings
+from tracker.log.jetstream_connecting import StreamSettings
 from tracker.log.sqlite_following import Replica
 from tracker.log.vault import Master, Vault
 

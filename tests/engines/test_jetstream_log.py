@@ -15,7 +15,7 @@ from tests.contracts.log_contract import LogContract, delivery
 from tests.replicated import level, opened, settings_of
 from tracker.deliveries import Appended
 from tracker.errors import LogCorrupt, LogError, LogMissing, LogUnavailable, NodeDiverged, NodeOutdated
-from tracker.log import jetstream_stream
+from tracker.log import jetstream_connecting
 from tracker.log.frames import row_of
 from tracker.log.jetstream import JetstreamLog
 from tracker.log.jetstream_checking import expect_fit, join
@@ -339,7 +339,7 @@ async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> N
 
 
 async def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jetstream_stream, "CONNECT_SECONDS", 0.6)
+    monkeypatch.setattr(jetstream_connecting, "CONNECT_SECONDS", 0.6)
     await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
     settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3)
     with pytest.raises(LogUnavailable, match="cannot be reached"):

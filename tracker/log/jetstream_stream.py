@@ -12,58 +12,31 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import ssl
+import re
 from collections.abc import Awaitable, Callable, Generator
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
 import nats.errors
-import nkeys
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from tracker.errors import LogMissing, LogUnavailable
+from tracker.log.jetstream_connecting import Connection, Heard, StreamSettings, connect, without_secret
 
 FORMAT = "1"
 ASK_SECONDS = 5.0
 CONSUMER_SECONDS = 2.0
-CONNECT_SECONDS = 10.0
-RECONNECT_SECONDS: Any = 0.25  # the driver says whole seconds, and sleeps for what it is given
 DUPLICATE_WINDOW_SECONDS = 120
 HEADER_BYTES = 256
 """What the headers of a message take at most."""
-PENDING_BYTES = 256 * 1024 * 1024
 NO_STREAM, NO_MESSAGE, WRONG_LAST = 10059, 10037, 10071
+NO_JETSTREAM = 10039
+PERMISSION = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
 
 _log = structlog.get_logger("stream")
-
-
-class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach the stream, what it has to be, and which `node` this is; `key`: of its checkpoints. Secrets are never printed."""
-
-    servers: tuple[str, ...]
-    stream: str
-    node: str
-    replicas: int
-    key: str = ""
-    credentials_file: Path | None = None
-    user: str | None = None
-    password: str | None = None
-    token: str | None = None
-    nkey_seed_file: Path | None = None
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-
-    def __repr__(self) -> str:
-        return f"StreamSettings({self.stream!r}, …)"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """What rich prints, in tracebacks too."""
-        return [("stream", self.stream)]
 
 
 class StreamState(NamedTuple):
@@ -142,6 +115,10 @@ def ours(what: str) -> Generator[None]:
         yield
     except TimeoutError as error:
         raise LogUnavailable(f"{what}: no answer in time") from error
+    except nats.errors.NoRespondersError as error:
+        raise LogUnavailable(
+            f"{what}: nobody answers: has it a leader, and do these servers have JetStream?"
+        ) from error
     except (nats.errors.Error, OSError, ValueError) as error:
         raise LogUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
 
@@ -152,45 +129,28 @@ class Stream:
     def __init__(self, client: Client, settings: StreamSettings) -> None:
         self._client = client
         self._broken = asyncio.Event()
+        self._asking: dict[str, asyncio.Event] = {}
+        self._unheard = ""
         self.settings = settings
         self.name = settings.stream
 
     @classmethod
     async def open(cls, settings: StreamSettings) -> Stream:
         """Connect. Raises `LogUnavailable` where none of the servers can be reached or they do not let us in."""
-        client = Client()
+        client = Connection()
         stream = cls(client, settings)
-        said: list[str] = []  # each reason once, until there is a connection again
-
-        async def noted(error: Exception) -> None:
-            reason = str(error) or type(error).__name__
-            if reason not in said:
-                said.append(reason)
-                _log.warning("NATS", reason=reason)
+        heard = Heard(settings, stream._denied)
 
         async def disconnected() -> None:
             stream._broken.set()
             stream._broken = asyncio.Event()
 
         async def reconnected() -> None:
-            said.clear()
+            heard.connected()
             _log.info("connected again", server=client.connected_url.netloc if client.connected_url else "")
 
-        with ours(f"NATS at {', '.join(map(_without_secret, settings.servers))} cannot be reached"):
-            options = _options(settings)
-            try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    await client.connect(
-                        list(settings.servers), name=f"tracker {settings.node}", error_cb=noted,
-                        disconnected_cb=disconnected, reconnected_cb=reconnected, max_reconnect_attempts=-1, reconnect_time_wait=RECONNECT_SECONDS,
-                        connect_timeout=2, ping_interval=2, max_outstanding_pings=2, pending_size=PENDING_BYTES,
-                        **options,
-                    )  # fmt: skip
-            except TimeoutError:
-                await client.close()
-                raise OSError("; ".join(said) or "nobody answers") from None
-            except nkeys.NkeysError as error:
-                raise OSError(f"the seed of jetstream.nkey_seed_file: {error}") from None
+        with ours(f"NATS at {', '.join(map(without_secret, settings.servers))} cannot be reached"):
+            await connect(client, settings, heard, disconnected_cb=disconnected, reconnected_cb=reconnected)
         return stream
 
     @property
@@ -316,14 +276,41 @@ class Stream:
             raise LogUnavailable("there is no connection to NATS")
         asked = asyncio.ensure_future(self._client.request(subject, data, timeout=timeout, headers=headers))
         broken = asyncio.ensure_future(self._broken.wait())
+        denied = self._asking.setdefault(subject.lower(), asyncio.Event())
+        told = asyncio.ensure_future(denied.wait())
         try:
-            await asyncio.wait((asked, broken), return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
-                raise LogUnavailable("the connection to NATS broke")
-            return asked.result()
+            await asyncio.wait((asked, broken, told), return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                return asked.result()
+            if told.done():
+                raise LogUnavailable(self._may_not(f"publish to {subject}"))
+            raise LogUnavailable("the connection to NATS broke")
+        except TimeoutError:
+            if self._unheard:
+                raise LogUnavailable(self._may_not(f"subscribe to {self._unheard}")) from None
+            raise
         finally:
-            broken.cancel()
-            asked.cancel()
+            for each in (asked, broken, told):
+                each.cancel()
+            if self._asking.get(subject.lower()) is denied:
+                del self._asking[subject.lower()]
+
+    def _denied(self, text: str) -> bool:
+        """The servers say so beside the answers: `Permissions Violation for Publish to "…"`. Whether it was asked for."""
+        found = PERMISSION.search(text.lower())
+        if found is None:
+            return False
+        if found[1] == "subscription":
+            self._unheard = found[2]
+        asked = self._asking.pop(found[2], None)
+        if asked is not None:
+            asked.set()
+        return asked is not None
+
+    def _may_not(self, what: str) -> str:
+        """Which line is missing in the servers' configuration, for whom."""
+        who = self.settings.identity or "nobody named in [jetstream]"
+        return f"this node ({who}) may not {what}: give it its rights (docs/engines/jetstream.md, Who may do what)"
 
 
 def wanted(settings: StreamSettings, log_id: str) -> dict[str, Any]:
@@ -366,27 +353,6 @@ def _plain(value: Any) -> Any:
     return None if not value or value == "default" else value
 
 
-def _options(settings: StreamSettings) -> dict[str, Any]:
-    """How the driver is told who we are."""
-    options: dict[str, Any] = {
-        "user_credentials": settings.credentials_file and str(settings.credentials_file),
-        "nkeys_seed": settings.nkey_seed_file and str(settings.nkey_seed_file),
-        "user": settings.user,
-        "password": settings.password,
-        "token": settings.token,
-    }
-    if settings.tls_ca or settings.tls_cert or any(each.startswith("tls://") for each in settings.servers):
-        context = ssl.create_default_context(cafile=settings.tls_ca)
-        if settings.tls_cert is not None:
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
-        options["tls"] = context
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def _without_secret(server: str) -> str:
-    return server.rpartition("@")[2]
-
-
 def answered(answer: Msg, what: str) -> dict[str, Any]:
     """What JetStream says. Raises `Refused` where that is an error."""
     try:
@@ -395,5 +361,8 @@ def answered(answer: Msg, what: str) -> dict[str, Any]:
         raise LogUnavailable(f"{what}: the answer cannot be read") from error
     if "error" in found:
         error = found["error"]
+        if error.get("err_code") == NO_JETSTREAM:
+            reason = "the account that we are let into has no JetStream: another jetstream.user, or enable it for the account"
+            raise Refused(f"{what}: {reason}", NO_JETSTREAM)
         raise Refused(f"{what}: {error.get('description', 'refused')}", error.get("err_code", 0))
     return found
