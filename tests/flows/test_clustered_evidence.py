@@ -103,9 +103,10 @@ async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_co
 
 async def published(cluster: Cluster, subject: str, *messages: bytes) -> None:
     """As somebody does who has a node's password, and no key."""
-    client = await nats.connect(cluster.urls[0])
+    client = await nats.connect(cluster.urls[0])  # pyright: ignore[reportUnknownMemberType]
+    stream = client.jetstream()  # pyright: ignore[reportUnknownMemberType]
     for each in messages:
-        await client.jetstream().publish(subject, each)
+        await stream.publish(subject, each)
     await client.close()
 
 
