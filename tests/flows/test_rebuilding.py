@@ -16,12 +16,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.test_erasing import sealed_config
 from tests.flows.test_live_views import mixed_log, words
-from tracker import rebuilding
+from tracker import projection_halves, rebuilding
+from tracker.cli import main
+from tracker.demo_calls import VENDORS, whole_call
 from tracker.log.contract import Log
 from tracker.log.sqlite import SqliteLog
+from tracker.projection_batch import Recall
 from tracker.projector import differences
 from tracker.rebuilding import ENDING, Second, build
+from tracker.views.contract import HalvedViews
 from tracker.views.sqlite import SqliteViews
 
 HIDDEN = {"openvidu": frozenset({"ip", "clientData"})}
@@ -122,6 +127,35 @@ async def test_a_second_process_that_cannot_read_the_log_is_done_without(tmp_pat
         assert await both(tmp_path / "halves.db") == head
     assert await rows(tmp_path / "halves.db") == await rows(tmp_path / "alone.db")
     assert sorted(each.name for each in tmp_path.glob("halves*")) == ["halves.db", "halves.db-lock"]
+
+
+def test_a_sealed_log_with_an_erased_person_is_rebuilt_in_halves_and_what_a_killed_rebuild_left_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(sealed_config(tmp_path), "utf-8")
+    assert main(["init", "--config", str(config)]) == 0
+    for vendor, source in zip(VENDORS, ("ov", "meet", "lk", "pnm", "rec"), strict=True):
+        calls = [sent.body for seed in (0, 1) for sent in whole_call(vendor, 10**15 + seed * 10**9, seed=seed)]
+        (tmp_path / "calls").write_bytes(b"\n".join(calls) + b"\n")
+        assert main(["import", "--config", str(config), source, str(tmp_path / "calls")]) == 0
+    assert main(["rebuild", "--config", str(config)]) == 0
+    assert main(["erase", "--config", str(config), "--identity", "user-alice", "--yes"]) == 0
+    together: list[Path] = []
+
+    async def put_together(views: HalvedViews, part: Path, recall: Recall) -> int:
+        together.append(part)
+        return await projection_halves.put_together(views, part, recall)
+
+    monkeypatch.setattr(rebuilding, "put_together", put_together)
+    left = [tmp_path / f"views.db-rebuild{ENDING}{ending}" for ending in ("", "-lock")]
+    left[0].write_bytes(b"half of a file")
+    assert main(["rebuild", "--config", str(config)]) == 0
+    assert together == left[:1]
+    assert not list(tmp_path.glob("views.db-rebuild*"))
+    monkeypatch.setattr(rebuilding, "WORTH_HALVES", 10**9)
+    assert main(["rebuild", "--check", "--config", str(config)]) == 0
+    assert len(together) == 1
 
 
 ORPHAN = """
