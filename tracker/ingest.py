@@ -26,7 +26,7 @@ import structlog
 from aiohttp import web
 
 from tracker.arriving import BODY_SECONDS, Arriving
-from tracker.deliveries import Appended, Delivery, Verified
+from tracker.deliveries import Appended, Delivery
 from tracker.errors import (
     BodyTooLarge,
     DeliveryRejected,
@@ -39,6 +39,8 @@ from tracker.errors import (
     SignatureStale,
     SourceUnknown,
 )  # fmt: skip
+from tracker.recorded import Recorded
+from tracker.together import Together
 
 if TYPE_CHECKING:
     from tracker.log.contract import Log
@@ -80,7 +82,7 @@ class Ingest:
         metrics: Metrics,
     ) -> None:
         self._sources = sources
-        self._log = log
+        self._together = Together(log)
         self._max_body_bytes = max_body_bytes
         self._now = now
         self._metrics = metrics
@@ -98,10 +100,10 @@ class Ingest:
         app.router.add_route("*", "/hooks", self._answer)
         app.router.add_route("*", "/hooks/{rest:.*}", self._answer)
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         return await self._answer_of(request.match_info.get("source", ""), request)
 
-    async def _answer_of(self, name: str, request: web.Request) -> web.Response:
+    async def _answer_of(self, name: str, request: web.Request) -> web.StreamResponse:
         if request.method != "POST":
             headers = {"Allow": "POST"}
             return _problem(405, "method_not_allowed", "Only POST is taken here", "Send deliveries with POST.", headers)
@@ -118,7 +120,7 @@ class Ingest:
             return self._failed(name, error)
         outcome = "duplicate" if appended.duplicate else "recorded"
         self._metrics.delivered(name, outcome)
-        return _json(200, {"position": appended.position, "duplicate": appended.duplicate}, "application/json")
+        return Recorded(appended, self._now())
 
     def _source(self, name: str) -> Source:
         source = self._sources.get(name)
@@ -127,17 +129,16 @@ class Ingest:
         return source
 
     async def _take(self, source: Source, request: web.Request) -> Appended:
-        body = await self._body(request)
-        verified = self._verify(source, request, body)
-        appended = await self._log.append(verified)
+        delivery = self._delivery(source, request, await self._body(request))
+        appended = await self._together.recorded(source, delivery)
         if self._not_recorded:
             _log.warning("deliveries are recorded again", not_recorded=self._not_recorded)
             self._not_recorded = 0
-        self.last_seen[source.name] = verified.received_at
-        self._metrics.seen(source.name, verified.received_at)
+        self.last_seen[source.name] = delivery.received_at
+        self._metrics.seen(source.name, delivery.received_at)
         return appended
 
-    def _verify(self, source: Source, request: web.Request, body: bytes) -> Verified:
+    def _delivery(self, source: Source, request: web.Request, body: bytes) -> Delivery:
         headers: dict[str, str] = {}
         for name, value in request.headers.items():
             headers.setdefault(name.lower(), value)
@@ -145,7 +146,7 @@ class Ingest:
         if request.query_string:  # nearly none has one, and reading it is not cheap
             for name, value in request.query.items():
                 query.setdefault(name, value)
-        delivery = Delivery(
+        return Delivery(
             source=source.name,
             body=body,
             received_at=self._now(),
@@ -153,7 +154,6 @@ class Ingest:
             query=query,
             token=request.match_info.get("token"),
         )
-        return source.verify(delivery)
 
     async def _body(self, request: web.Request) -> bytes:
         """The body, bounded as it arrives; a compressed one is bounded by what it unpacks to."""

@@ -72,6 +72,19 @@ class LogContract:
         assert self.sealed or record.dedupe_key == "\\ud800"
         assert await log.append(delivery("\ud800")) == Appended(1, duplicate=True)
 
+    async def test_futures_are_told_what_an_append_returns_in_the_order_of_the_calls(self, log: Log) -> None:
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[Appended]] = [loop.create_future() for _ in range(4)]
+        answers[1].cancel()  # whoever waited went away: the record is kept all the same
+        for answer, key in zip(answers, "abca", strict=True):
+            log.append_for(answer, delivery(key))
+        assert await answers[0] == Appended(1, duplicate=False)
+        assert await answers[2] == Appended(3, duplicate=False)
+        assert await answers[3] == Appended(1, duplicate=True)
+        kept = [record.dedupe_key async for chunk in log.read(0) for record in chunk]
+        assert len(kept) == 3
+        assert self.sealed or kept == ["a", "b", "c"]
+
     async def test_a_batch_is_answered_in_order_with_its_own_repeats(self, log: Log) -> None:
         await log.append(delivery("b"))
         answers = await log.append_all([delivery(key) for key in ("a", "b", "a", "c")])
@@ -161,6 +174,10 @@ class LogContract:
         await log.close()
         with pytest.raises(LogUnavailable):
             await log.append(delivery("a"))
+        refused: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        log.append_for(refused, delivery("a"))
+        with pytest.raises(LogUnavailable):
+            await refused
         with pytest.raises(LogUnavailable):
             await log.head()
 

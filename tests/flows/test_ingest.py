@@ -278,3 +278,47 @@ async def test_many_at_once_are_all_recorded_once(log_path: Path) -> None:
     assert sorted(document["position"] for document in documents if not document["duplicate"]) == list(range(1, 51))
     await door.client.close()
     await log.close()
+
+
+async def test_of_those_that_arrive_together_only_the_forged_are_refused(door: Door) -> None:
+    sent = [door.send(f"{n}".encode(), **({"x_signature": "0" * 64} if n % 3 == 0 else {})) for n in range(2)]
+    answers = await asyncio.gather(*sent)
+    assert [answer.status for answer in answers] == [401, 200]
+    assert await door.bodies() == [b"1"]
+
+
+def _request(body: bytes, *, version: str = "1.1", more: str = "") -> bytes:
+    signature = hmac.new(SECRET, body, "sha256").hexdigest()
+    head = f"POST /hooks/lk HTTP/{version}\r\nHost: h\r\nx-signature: {signature}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def _answers(door: Door, sent: bytes) -> bytes:
+    """All that comes until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.server.make_url("/").port)
+    with closing(writer):
+        writer.write(sent)
+        async with asyncio.timeout(10):
+            return await reader.read()
+
+
+async def test_answers_on_one_connection_are_whole_and_the_last_one_closes_it(door: Door) -> None:
+    came = await _answers(door, _request(b"a") + _request(b"a") + _request(b"b", more="Connection: close\r\n"))
+    first, second, last = (b"HTTP/1.1 200 OK\r\n" + answer for answer in came.split(b"HTTP/1.1 200 OK\r\n")[1:])
+    for answer, text in (
+        (first, b'{"position":1,"duplicate":false}'), (second, b'{"position":1,"duplicate":true}'),
+        (last, b'{"position":2,"duplicate":false}'),
+    ):  # fmt: skip
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert body == text
+        assert f"Content-Length: {len(text)}".encode() in head.split(b"\r\n")
+        assert b"Content-Type: application/json" in head.split(b"\r\n")
+        assert b"Date: Tue, 14 Nov 2023 22:13:20 GMT" in head.split(b"\r\n")
+        assert (b"Connection: close" in head.split(b"\r\n")) == (answer is last)
+
+
+async def test_a_sender_of_the_old_protocol_has_its_answer_and_then_the_end(door: Door) -> None:
+    came = await _answers(door, _request(b"a", version="1.0", more="Connection: keep-alive\r\n"))
+    assert came.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close\r\n" in came
+    assert came.endswith(b'{"position":1,"duplicate":false}')

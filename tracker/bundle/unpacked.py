@@ -5,6 +5,7 @@ Only what was checked is put in; the projector then reads it as it reads any log
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import AsyncIterator, Sequence
 from typing import IO, NoReturn
 
@@ -82,6 +83,10 @@ class UnpackedLog:
         """See `Log.close`. The file is its maker's."""
 
     async def append(self, verified: Verified) -> Appended:  # noqa: ARG002 - the contract's
+        """Refused."""
+        _refuse()
+
+    def append_for(self, answer: Future[Appended], verified: Verified) -> None:  # noqa: ARG002 - the contract's
         """Refused."""
         _refuse()
 

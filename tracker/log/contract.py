@@ -69,6 +69,13 @@ class Log(Protocol):
         """
         ...
 
+    def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
+        """Append, and tell `answer` (of the running loop) what `append` returns or raises, unless it is done by then.
+
+        For whoever has many at once: no coroutine for each. Records of one source stand in the order of the calls.
+        """
+        ...
+
     async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
         """The same for many, in order, all in one transaction: either all are durable on return or none is."""
         ...
@@ -196,6 +203,10 @@ class ClusteredLog(ServedLog, Protocol):
 
     def refused(self) -> int:
         """Messages of the stream passed over since this was opened: no node can have sent them."""
+        ...
+
+    def end_within(self, seconds: float) -> None:
+        """What is accepted, or will be, is tried for no longer than so many seconds from now: the server stops."""
         ...
 
     def progress(self) -> tuple[int, int]:

@@ -49,14 +49,19 @@ class LogObserver(Protocol):
 
 
 class _Group:
-    """The records of one append: never split over two transactions."""
+    """The records of one append: never split over two transactions. `many`: they are answered with a list."""
 
-    __slots__ = ("answer", "records", "size")
+    __slots__ = ("answer", "many", "records", "size")
 
-    def __init__(self, records: Sequence[Verified], answer: asyncio.Future[list[Appended]], weigh: Weigh) -> None:
-        self.records = [storable(verified) for verified in records]
+    def __init__(self, records: list[Verified], answer: asyncio.Future[Any], weigh: Weigh, *, many: bool) -> None:
+        self.records = records
         self.answer = answer
-        self.size = weigh(self.records)
+        self.size = weigh(records)
+        self.many = many
+
+    def tell(self, answers: list[Appended]) -> None:
+        if not self.answer.done():  # its waiter may have gone
+            self.answer.set_result(answers if self.many else answers[0])
 
 
 def content(records: Sequence[Verified]) -> int:
@@ -95,13 +100,24 @@ class GroupCommit:
 
     async def append(self, records: Sequence[Verified]) -> list[Appended]:
         """Wait until these are durable, all in one transaction. Raises `LogBusy` at once, or the commit's `LogError`."""
+        answer: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
+        self._join(_Group([storable(verified) for verified in records], answer, self._weigh, many=True))
+        return await answer
+
+    def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
+        """See `Log.append_for`."""
+        try:
+            self._join(_Group([storable(verified)], answer, self._weigh, many=False))
+        except LogError as error:
+            if not answer.done():
+                answer.set_exception(error)
+
+    def _join(self, group: _Group) -> None:
         if self._closing:
             raise LogUnavailable("the log is closed: the server is stopping")
-        group = _Group(records, asyncio.get_running_loop().create_future(), self._weigh)
         self._lines.join(group)
         self._depth()
         self._arrived.set()
-        return await group.answer
 
     async def alone(self, work: Callable[[], Awaitable[Done]]) -> Done:
         """Run something between two commits, while nothing else is written; its result or its error."""
@@ -164,8 +180,7 @@ class GroupCommit:
         start = 0
         for group in groups:
             end = start + len(group.records)
-            if not group.answer.done():  # its waiter may have gone
-                group.answer.set_result(answers[start:end])
+            group.tell(answers[start:end])
             start = end
 
     async def close(self) -> None:

@@ -128,6 +128,10 @@ class JetstreamLog(VouchingReplica):
         """See `Log.append`. After `LogUnavailable` it may still appear."""
         return (await self._group_commit.append([verified]))[0]
 
+    def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
+        """See `Log.append_for`."""
+        self._group_commit.append_for(answer, verified)
+
     async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
         """See `Log.append_all`: one frame. Raises `LogUnavailable` where it does not fit into a message."""
         return await self._group_commit.append(batch) if batch else []
@@ -275,6 +279,8 @@ class JetstreamLog(VouchingReplica):
             )
         loop = asyncio.get_running_loop()
         now = loop.time()
+        if now >= self._ends:
+            raise LogUnavailable("the server is stopping, and NATS did not answer: send it again")
         # What waited behind a failure has waited long enough: it does not wait for another 15 s each.
         is_behind_failure = self._failed is not None and now - self._failed[0] < QUEUED_SECONDS
         deadline = now + (ATTEMPT_SECONDS if is_behind_failure else RETRY_SECONDS)
@@ -359,14 +365,17 @@ class JetstreamLog(VouchingReplica):
             self._level_at = self._looked_at if asked_at is None else asked_at
             self._level.set()
 
+    def end_within(self, seconds: float) -> None:
+        """See `ClusteredLog.end_within`."""
+        self._ends = min(self._ends, asyncio.get_running_loop().time() + seconds)
+        until = None if self._limit is None else self._limit.when()
+        if self._limit is not None and until is not None and until > self._ends:
+            with contextlib.suppress(RuntimeError):  # it is over
+                self._limit.reschedule(self._ends)
+
     async def close(self) -> None:
         """See `Log.close`."""
-        if self._ends == float("inf"):
-            self._ends = asyncio.get_running_loop().time() + CLOSING_SECONDS
-            until = None if self._limit is None else self._limit.when()
-            if self._limit is not None and until is not None and until > self._ends:
-                with contextlib.suppress(RuntimeError):  # it is over
-                    self._limit.reschedule(self._ends)
+        self.end_within(CLOSING_SECONDS)
         await self._group_commit.close()
         if self._closed:
             return

@@ -41,8 +41,22 @@ class MemoryLog:
         """See `Log.append`. Never raises `LogBusy`: there is no queue."""
         return (await self.append_all([verified]))[0]
 
+    def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
+        """See `Log.append_for`."""
+        try:
+            (found,) = self._appended([verified])
+        except LogUnavailable as error:
+            if not answer.done():
+                answer.set_exception(error)
+            return
+        if not answer.done():
+            answer.set_result(found)
+
     async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
         """See `Log.append_all`."""
+        return self._appended(batch)
+
+    def _appended(self, batch: Sequence[Verified]) -> list[Appended]:
         self._refuse_when_closed()
         before = len(self._records)
         answers = [self._place(storable(verified)) for verified in batch]

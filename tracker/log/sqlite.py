@@ -152,6 +152,10 @@ class SqliteLog(SqliteProving):
         """See `Log.append`."""
         return (await self._group_commit.append([verified]))[0]
 
+    def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
+        """See `Log.append_for`."""
+        self._group_commit.append_for(answer, verified)
+
     async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
         """See `Log.append_all`. Shares its transaction with whatever else is waiting."""
         return await self._group_commit.append(batch) if batch else []
