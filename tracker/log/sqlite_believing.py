@@ -29,12 +29,18 @@ from tracker.log.vouchers import Complaint, Cosigned, Signed, Voucher, decode, e
 MOST_COSIGNERS = 50
 """Names that bring their own key. A note has room for no more than 100 lines."""
 
+MOST_ASIDE = 10_000
+"""All are looked at again when the replica is opened."""
+WHY_LENGTH = 300
+
 SELECT_ANY_CHECKPOINT = "SELECT 1 FROM checkpoints LIMIT 1"
 SELECT_NOTE = "SELECT note FROM checkpoints WHERE size = ?"
 SELECT_COSIGNER = "SELECT key FROM cosigners WHERE name = ?"
 SELECT_COSIGNERS = "SELECT count(*) FROM cosigners"
 INSERT_COSIGNER = "INSERT INTO cosigners (name, key) VALUES (?, ?)"
-INSERT_ASIDE = "INSERT OR IGNORE INTO set_aside (sequence, message, why) VALUES (?, ?, ?)"
+INSERT_ASIDE = """
+INSERT OR IGNORE INTO set_aside (sequence, message, why) SELECT ?, ?, ? WHERE (SELECT count(*) FROM set_aside) < ?
+"""
 SELECT_ASIDE = "SELECT sequence, message FROM set_aside ORDER BY sequence"
 COUNT_ASIDE = "SELECT count(*) FROM set_aside"
 DELETE_ASIDE = "DELETE FROM set_aside WHERE sequence = ?"
@@ -66,7 +72,7 @@ class Believing:
                 if isinstance(voucher, Cosigned):
                     await self._expect_cosigned(voucher, note)
         except (NoteMalformed, NoteUnverified) as error:
-            return str(error)
+            return str(error)[:WHY_LENGTH]  # it quotes what somebody sent
         for statement in keeping(voucher):
             await self._connection.execute(*statement)
         return None
@@ -79,8 +85,8 @@ class Believing:
                 await self._connection.execute(DELETE_ASIDE, (sequence,))
 
     async def set_aside(self, sequence: int, voucher: Voucher, why: str) -> None:
-        """Keep it where nothing looks at it."""
-        await self._connection.execute(INSERT_ASIDE, (sequence, encode(voucher), why))
+        """Keep it where nothing looks at it; what is too much is in the stream all the same."""
+        await self._connection.execute(INSERT_ASIDE, (sequence, encode(voucher), why, MOST_ASIDE))
 
     async def _signer_of(self, said: Signed, head: int) -> Verifier:
         """Whose checkpoint it is, whatever it says of that itself. Raises `NoteMalformed`, `NoteUnverified`."""
@@ -96,6 +102,8 @@ class Believing:
             raise NoteMalformed(
                 f"it is about {signed.size} records of {signed.origin!r}, not {said.size} of its signer's"
             )
+        if len(read_note(said.note).signatures) != len(opened.signers):
+            raise NoteMalformed("it has more signatures than those of keys that are known: they belong under it")
         if await self._one(SELECT_NOTE, said.size) not in {None, said.note}:
             raise NoteUnverified("another checkpoint of that size is kept already")
         return opened.signers[0]
@@ -114,7 +122,7 @@ class Believing:
         if is_new and said.key and await self._one(SELECT_COSIGNERS) < MOST_COSIGNERS:
             keys.append(Cosigner.read(said.key))
         if not [each for each in cosigned(alone, keys) if each.by.name == said.name]:
-            raise NoteUnverified(f"no key that is known for {said.name} made that line")
+            raise NoteUnverified(f"no key that is known for {said.name!r} made that line")
         if is_new:
             await self._connection.execute(INSERT_COSIGNER, (said.name, said.key))
 

@@ -168,7 +168,7 @@ class Replica(SqliteLog):
         return flaws
 
     async def believe(self, known: Known | None) -> None:
-        """From now on keep only what is signed with a known key, also of what was set aside. Raises `LogUnavailable`."""
+        """From now on keep only what is signed with a known key, also of what was set aside, if the file takes it now."""
         self.known = known
 
         async def write(connection: aiosqlite.Connection) -> Change[None]:
@@ -176,8 +176,11 @@ class Replica(SqliteLog):
                 await Believing(connection, known).look_again()
             return Change(None)
 
-        if await self.set_aside():
-            await self._group_commit.alone(lambda: self._in_transaction(write, remember=False))
+        try:
+            if await self.set_aside():
+                await self._group_commit.alone(lambda: self._in_transaction(write, remember=False))
+        except LogUnavailable as error:  # the next start looks again
+            _log.warning("what was set aside is not looked at again now", reason=str(error))
 
     async def set_aside(self) -> int:
         """How many messages about the tree are not signed with a known key."""

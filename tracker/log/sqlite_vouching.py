@@ -24,7 +24,7 @@ SELECT_SIGNING = "SELECT node FROM signings WHERE size = ?"
 SELECT_COMPLAINTS = """
 SELECT size, node, root, position FROM complaints AS c
 WHERE NOT EXISTS (SELECT 1 FROM cosignatures AS s WHERE s.node = c.node AND s.size > c.size)
-AND NOT EXISTS (SELECT 1 FROM signings AS s WHERE s.node = c.node AND s.size > c.size) ORDER BY size, node
+AND NOT EXISTS (SELECT 1 FROM signings AS s WHERE s.node = c.node AND s.size > c.size) ORDER BY size, node LIMIT 1000
 """
 
 

@@ -19,6 +19,7 @@ import msgspec
 Size = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=65_536)]
 Line = Annotated[str, msgspec.Meta(max_length=1_000)]
+Root = Annotated[bytes, msgspec.Meta(max_length=32)]
 Name = Annotated[str, msgspec.Meta(max_length=500)]
 
 
@@ -46,7 +47,7 @@ class Complaint(msgspec.Struct, frozen=True, tag="complaint"):
 
     node: Name
     size: Size
-    root: bytes
+    root: Root
     position: Size | None
 
 

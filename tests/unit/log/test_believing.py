@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.contracts.log_contract import delivery
 from tracker.evidence.checkpoint_text import checkpoint_text
 from tracker.evidence.cosignatures import Cosigner, cosignature
 from tracker.evidence.notes import Signer, read_note, sign_note
+from tracker.log import sqlite_believing
 from tracker.log.frames import row_of
 from tracker.log.sqlite_believing import MOST_COSIGNERS, Known
 from tracker.log.sqlite_following import Entry, Replica
@@ -85,6 +87,7 @@ async def test_the_word_of_the_signer_and_of_the_cosigners_is_kept(heard: Heard,
         Signed("a", 3, "garbage", "garbage"),
         signed(3, Signer.made("x")),
         signed(2, root=b"x" * 32),
+        msgspec.structs.replace(signed(3), note=signed(3).note + signed(3, THEIRS).note.rpartition("\n\n")[2]),
         cosigning(2, NOT_B),
         cosigning(3),
         cosigning(2, note=signed(2, root=b"x" * 32).note),
@@ -97,7 +100,7 @@ async def test_the_word_of_the_signer_and_of_the_cosigners_is_kept(heard: Heard,
 )
 async def test_what_is_forged_moves_nothing_and_is_counted(heard: Heard, known: Known, forged: Voucher) -> None:
     await heard.log.believe(known)
-    await heard.hear(signed(2), cosigning(2))
+    assert await heard.hear(signed(2), cosigning(2)) == [0, 0]
     before = await everything(heard.log)
     assert await heard.hear(forged) == [1]
     assert await everything(heard.log) == before
@@ -165,3 +168,10 @@ async def test_an_alarm_is_settled_by_nobody_but_the_node_itself(heard: Heard) -
     assert await heard.log.complaints() == [complaint]
     await heard.hear(cosigning(4))
     assert await heard.log.complaints() == []
+
+
+async def test_not_more_is_set_aside_than_can_be_looked_at_again(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_believing, "MOST_ASIDE", 2)
+    await heard.log.believe(TOLD)
+    assert await heard.hear(*[signed(HUGE + n, THEIRS) for n in range(4)], signed(2)) == [1, 2, 2, 2, 2]
+    assert await heard.sizes() == [2]
