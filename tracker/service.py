@@ -41,6 +41,8 @@ from tracker.roles import Role, add_refusing_hooks, add_refusing_reads, expect_r
 from tracker.under_way import KEEPALIVE_SECONDS, UnderWay
 from tracker.vouching import Vouching
 
+TRYING = 0.8
+"""Of the grace of a stop: so long a cluster is tried. What it does not take is answered and closed in the rest."""
 FREE_BYTES = 16 * 1024 * 1024
 """With less free space under the log the server says it is not ready, while it can still take records."""
 PROBE_SECONDS = 2.0
@@ -335,6 +337,8 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
             bound_receiving(listening.sockets[0].fileno())
             port = listening.sockets[0].getsockname()[1]
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if station.cluster is not None:
+            station.cluster.end_within(TRYING * server.shutdown_grace)
         if station.reading is not None:
             station.reading.live.stop()
         await station.under_way.end(server.shutdown_grace)
