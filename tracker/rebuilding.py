@@ -11,6 +11,7 @@ are views of the beginning of the log like any others: then this process goes on
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -21,15 +22,13 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from tracker import joining
 from tracker.log.contract import Log
 from tracker.projection_halves import put_together
 from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, LiveViews, Progress, Projector
-
-if TYPE_CHECKING:
-    from multiprocessing.sharedctypes import Synchronized
+from tracker.views.contract import HalvedViews
 
 OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
 """How the second process opens the log: importable by name, as `functools.partial(joining.reading_log, config)` is."""
@@ -77,39 +76,50 @@ async def build(
     head = await log.head() if until is None else until
     second: Second | None = None
     if not alone and head >= WORTH_HALVES and len(os.sched_getaffinity(0)) > 1:
-        second = Second(open_log, path.with_name(path.name + ENDING), (head + HEAD_START) // 2, head, hidden)
-    async with joining.new_views(path) as views:
-        projector = projecting(log, views, hidden)
-        with rare_collections():
-            if second is not None:
-                with second:
-                    await projector.catch_up(second.told(progress), until=second.after)
-                    if await second.ended(progress):
-                        await put_together(views, second.path, projector.recall)
-                    # Before the indices are made: the disk need not hold both.
-                    remove_half(path)
-            return await projector.catch_up(progress, until=until)
+        second = Second(open_log, path, (head + HEAD_START) // 2, head, hidden)
+    # Looked for once more on leaving: by then what was remembered is gone.
+    with rare_collections():
+        async with joining.new_views(path) as views:
+            return await _filled(views, projecting(log, views, hidden), second, progress, until)
+
+
+async def _filled(
+    views: HalvedViews, projector: Projector, second: Second | None, progress: Progress | None, until: int | None
+) -> int:
+    if second is not None:
+        with second:
+            await projector.catch_up(second.told(progress), until=second.after)
+            if await second.ended(progress):
+                await put_together(views, second.path, projector.recall)
+        # Before the indices are made: the disk need not hold both.
+        remove_half(second.beside)
+    return await projector.catch_up(progress, until=until)
 
 
 def remove_half(path: Path) -> None:
-    """Remove what the second process left beside the views at `path`."""
+    """Remove what a second process left beside the views at `path`."""
     for ending in ("", "-lock"):
         path.with_name(path.name + ENDING + ending).unlink(missing_ok=True)
 
 
 class Second:
-    """A process that makes views of the records after position `after` up to `head`; use it as a context manager."""
+    """A process that makes views of the records after position `after` up to `head`; use it as a context manager.
+
+    `path`: of the views of the first half; its own lie beside them.
+    """
 
     def __init__(self, open_log: OpenLog, path: Path, after: int, head: int, hidden: Hidden) -> None:
-        self.path = path
+        self.beside = path
+        self.path = path.with_name(path.name + ENDING)
         self.after = after
         self._head = head
         # Spawned, because a fork copies threads' locks.
         context = multiprocessing.get_context("spawn")
-        self._reached: Synchronized[int] = context.Value("q", after)
+        # Without a lock: one writes, one reads, and of a process that is killed no semaphore stays behind.
+        self._reached = context.RawValue(ctypes.c_longlong, after)
         shown = dict(hidden)
         self._process: BaseProcess = context.Process(
-            target=_make_half, args=(open_log, path, after, head, shown, self._reached), daemon=True
+            target=_make_half, args=(open_log, self.path, after, head, shown, self._reached), daemon=True
         )
         self._started = False
 
@@ -156,7 +166,7 @@ def projecting(log: Log, views: LiveViews, hidden: Hidden) -> Projector:
 
 
 def _make_half(
-    open_log: OpenLog, path: Path, after: int, head: int, hidden: Hidden, reached: Synchronized[int]
+    open_log: OpenLog, path: Path, after: int, head: int, hidden: Hidden, reached: ctypes.c_longlong
 ) -> None:
     """The second process. It lives as long as its parent, even one that was killed, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -169,7 +179,7 @@ def _make_half(
 
 
 async def _half(
-    open_log: OpenLog, path: Path, after: int, head: int, hidden: Hidden, reached: Synchronized[int]
+    open_log: OpenLog, path: Path, after: int, head: int, hidden: Hidden, reached: ctypes.c_longlong
 ) -> None:
     def tell(position: int, _: int) -> None:
         reached.value = position
