@@ -218,7 +218,8 @@ class Vouching:
         if not self._has_complained:
             position = None if found.difference is None else found.difference.position
             await self._log.vouch(Complaint(self._node, found.size, found.root, position))
-            self._has_complained = True
+            # Whoever guessed the message could have taken its id: the servers pass a repeat over for a while.
+            self._has_complained = any(each.node == self._node for each in await self._log.complaints())
 
     async def _difference(self, found: Divergence) -> Difference | None:
         for node in await self._log.holders_of(found.size):
