@@ -61,7 +61,8 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
         forbidden_before = violations(cluster)
         await two_nodes(cluster, tmp_path)
         assert await join_names(settings(cluster, "maker", "a"), MASTERS) == await names_of(cluster)
-        await keys(cluster)
+        for n, user in enumerate(("maker", "tracker")):
+            await keys(cluster, user, bytes([n] * 16))
         assert violations(cluster) == forbidden_before
 
         refused.clear()
@@ -143,15 +144,17 @@ async def names_of(cluster: DeployedCluster) -> bytes:
     return await join_names(settings(cluster, "tracker", "b"), MASTERS)
 
 
-async def keys(cluster: DeployedCluster) -> None:
-    """What sealing and erasing ask: put, read, put anew without the key, delete the older revision."""
-    stream = await Stream.open(settings(cluster, "tracker", "a"))
-    bucket, frame = KeyBucket(stream), bytes(16)
+async def keys(cluster: DeployedCluster, user: str, frame: bytes) -> None:
+    """What sealing, erasing and putting back ask: put, read, put anew without the key, delete the older revision."""
+    stream = await Stream.open(settings(cluster, user, "a"))
+    bucket = KeyBucket(stream)
+    assert await stream.message(1)
+    before = await bucket.frames(0)
     entry = encode(FrameKeys("main", [b"wrapped"]))
     await bucket.put(frame, entry)
     assert await bucket.entry(frame) == entry
     await bucket.withdraw(frame, {0})
-    left = await bucket.frames(0)
+    left = await bucket.frames(0 if before is None else before[0])
     assert left is not None
     assert left[1:3] == (frame, encode(FrameKeys("main", [None])))
     assert await bucket.frames(left[0]) is None

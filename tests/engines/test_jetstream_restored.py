@@ -138,6 +138,31 @@ async def test_a_node_that_was_away_brings_no_erased_key_back(cluster: Cluster, 
         assert (await nodes.restore("b")).ahead == 0
 
 
+async def test_a_key_store_out_of_a_backup_brings_nothing_back_that_was_erased_since(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        log = await nodes.open("a")
+        await given(log, "a", 4)
+        before = await nodes.entries()
+        frames = [(await log.replica.copies_of([n]))[0].frame for n in (1, 2)]
+        connection = sqlite3.connect(nodes.keys("a"))
+        connection.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+        connection.close()
+        await erase(log, [1, 2])
+        await log.close()
+        (tmp_path / "backup.db").replace(nodes.keys("a"))
+        lost = [each for frame in frames for each in before[frame] if each is not None]
+        assert not await nowhere(lost, [tmp_path])
+        await nodes.lose_bucket()
+        # The key of the erasure itself is not in the backup.
+        restored = await nodes.restore("a", partly=True)
+        assert (restored.entries, restored.missing, restored.first) == (4, 1, 5)
+        entries = await nodes.entries()
+        assert [entries[frame] for frame in frames] == [[None], [None]]
+        assert await nowhere(lost, [*nodes.folders(), tmp_path])
+
+
 async def test_an_erased_key_that_stands_in_the_bucket_again_is_taken_out(cluster: Cluster, tmp_path: Path) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         log = await nodes.open("a")

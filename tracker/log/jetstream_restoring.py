@@ -2,7 +2,7 @@
 
     replica   which records each frame has, which of them are erased (also as the stream says, as far as it is not applied)
     keys.db   what opens them ─► what the bucket lacks of a frame's keys, wrapped anew by the current master key
-    erased    taken out of the bucket, whoever has put them there; never put
+    erased    taken out of the bucket and of keys.db, whoever has put them there; never put
 
 What is there stays, so that it can be run again after it died, and on several nodes, also at once: each adds what it has.
 An erasure that comes meanwhile is looked for at the end, since its eraser may have found nothing to destroy.
@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from tracker.errors import LogCorrupt, LogUnavailable
-from tracker.log.frame_keys import by_frame, decode
+from tracker.log.frame_keys import Copy, by_frame, decode
 from tracker.log.frames import Frame
 from tracker.log.frames import decode as frame_of
 from tracker.log.jetstream_checking import expect_fit
@@ -159,6 +159,10 @@ class _Restoring:
             for start in range(0, len(page), AT_ONCE):
                 part = page[start : start + AT_ONCE]
                 await asyncio.gather(*(self._restore(each, ours.get(each.frame)) for each in part))
+            # A key store that comes from a backup.
+            left = [Copy(each.frame, n) for each in page for n in each.gone & _places(ours.get(each.frame))]
+            if left:
+                await self._vault.destroy_copies(left)
             done += len(page)
             if progress is not None:
                 progress(done, max(done, needed.count))
@@ -167,8 +171,7 @@ class _Restoring:
     async def _restore(self, needed: Needed, ours: bytes | None) -> None:
         for _ in range(TRIES):
             latest, entry = await self._bucket.held(needed.frame) or (0, None)
-            there = [] if entry is None else decode(entry).wrapped
-            has = {n for n, wrapped in enumerate(there) if wrapped is not None}
+            has = _places(entry)
             given = _opened(self._vault, needed.frame, ours, needed.wanted.keys() - has)
             missing = {position for n, position in needed.wanted.items() if n not in has and n not in given}
             if given or not (latest or missing):
@@ -186,6 +189,11 @@ class _Restoring:
         raise LogUnavailable(
             f"the keys of frame {needed.frame.hex()} are changed by others again and again: run it again"
         )
+
+
+def _places(entry: bytes | None) -> set[int]:
+    """Of which records of a frame there is a key."""
+    return set() if entry is None else {n for n, each in enumerate(decode(entry).wrapped) if each is not None}
 
 
 def _opened(vault: Vault, frame: bytes, entry: bytes | None, wanted: Collection[int]) -> dict[int, DataKey]:
