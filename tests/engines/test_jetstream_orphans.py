@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from tests.clustered import Cluster, node_config
 from tests.contracts.log_contract import delivery
 from tests.running import READ_KEY, SECRETS, Running
+from tests.sealing import SealedNodes, nowhere
 from tracker import joining
 from tracker.config import load
 from tracker.demo import config_text
@@ -21,15 +20,8 @@ from tracker.deliveries import LOST
 from tracker.erasures import Erased, Erasure, erasure_record
 from tracker.log.frame_keys import decode
 from tracker.log.jetstream import JetstreamLog
-from tracker.log.jetstream_checking import join
-from tracker.log.jetstream_keys import KeyBucket
-from tracker.log.jetstream_sealing import join_names
-from tracker.log.jetstream_stream import Stream, StreamSettings
 from tracker.log.jetstream_sweeping import sweep
-from tracker.log.sqlite_following import Replica
-from tracker.log.vault import Master, Vault
 
-MASTERS = (Master("2026", bytes(range(32))),)
 DYING = """
 import os, signal, sys
 from tracker.cli import main
@@ -56,45 +48,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     asyncio.run(running.stop())
 
 
-def settings_of(cluster: Cluster, node: str, stream: str) -> StreamSettings:
-    return StreamSettings(servers=tuple(cluster.urls), stream=stream, node=node, replicas=cluster.size)
-
-
-def named() -> str:
-    """A stream of its own."""
-    return f"s{secrets.token_hex(4)}"
-
-
-Open = Callable[[str, str], Awaitable[JetstreamLog]]
-
-
 @pytest.fixture
-async def opened(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Open]:
-    """(node, stream) → its log, level with the stream; closed at the end."""
-    closing = contextlib.AsyncExitStack()
-
-    async def open_one(node: str, stream: str) -> JetstreamLog:
-        settings, path, keys = settings_of(cluster, node, stream), tmp_path / f"{node}.db", tmp_path / f"{node}-keys.db"
-        if not path.exists():
-            await Vault.create(keys, MASTERS, await join_names(settings, MASTERS))
-            await Replica.begin(path, log_id=await join(settings, secrets.token_hex(8)), stream=stream)
-        log = await JetstreamLog.open(path, settings, vault=await Vault.open(keys, MASTERS))
-        closing.push_async_callback(log.close)
-        assert await log.caught_up(20)
-        return log
-
-    async with closing:
-        yield open_one
-
-
-async def nowhere(wanted: Iterable[bytes], folders: Sequence[Path]) -> bool:
-    """Whether none of these stands in any file, once every server has done what was agreed on."""
-    for _ in range(40):
-        files = [path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()]
-        if not any(each in file for each in wanted for file in files):
-            return True
-        await asyncio.sleep(0.1)
-    return False
+async def nodes(cluster: Cluster, tmp_path: Path) -> AsyncIterator[SealedNodes]:
+    async with SealedNodes(cluster, tmp_path) as opened:
+        yield opened
 
 
 async def swept(log: JetstreamLog, *, older_than: float = -60) -> int:
@@ -104,9 +61,8 @@ async def swept(log: JetstreamLog, *, older_than: float = -60) -> int:
     return await sweep(log._stream, log.replica, vault, log._replicator.reached, older_than=older_than)
 
 
-async def test_keys_whose_frame_never_came_are_swept_and_no_others(cluster: Cluster, opened: Open) -> None:
-    stream = named()
-    log = await opened("a", stream)
+async def test_keys_whose_frame_never_came_are_swept_and_no_others(nodes: SealedNodes) -> None:
+    log = await nodes.open("a")
     assert log._sealing is not None
     await log.append_all([delivery("a"), delivery("b")])
     # Another node that died between its keys and its frame.
@@ -116,19 +72,18 @@ async def test_keys_whose_frame_never_came_are_swept_and_no_others(cluster: Clus
     await log.append(delivery("d"))
     (wrapped,) = decode(entry).wrapped
     assert wrapped is not None
-    folders = [path for n in range(3) for path in cluster.store(n).rglob(f"KV_{stream}-keys")]
+    folders = nodes.folders()
     assert any(wrapped in path.read_bytes() for folder in folders for path in folder.rglob("*.blk"))
     assert await swept(log, older_than=600) == 0, "it may be on its way"
     assert await swept(log) == 1
     assert await nowhere([wrapped], folders)
     assert await swept(log) == 0
-    late = await opened("b", stream)
+    late = await nodes.open("b")
     assert [record.erased_by async for chunk in late.read(0) for record in chunk] == [None] * 3
 
 
-async def test_a_frame_that_comes_after_its_keys_were_swept_stops_no_node(cluster: Cluster, opened: Open) -> None:
-    stream = named()
-    log = await opened("a", stream)
+async def test_a_frame_that_comes_after_its_keys_were_swept_stops_no_node(nodes: SealedNodes) -> None:
+    log = await nodes.open("a")
     assert log._sealing is not None
     frame, entry = log._framed([(delivery("a"), "hmac:a")], ())
     again, entry_again = log._framed([(delivery("b"), "hmac:b")], ())
@@ -142,23 +97,19 @@ async def test_a_frame_that_comes_after_its_keys_were_swept_stops_no_node(cluste
     assert (await log._sent(frame, None))[0].position == 1
     assert (await log._sent(again, entry_again))[0].position == 2
     await log.append(delivery("c"))
-    other = await opened("b", stream)
+    other = await nodes.open("b")
     assert [record.erased_by async for chunk in other.read(0) for record in chunk] == [LOST, None, None]
 
 
-async def test_keys_older_than_the_stream_are_left_alone(cluster: Cluster, opened: Open) -> None:
-    name = named()
-    log = await opened("a", name)
+async def test_keys_older_than_the_stream_are_left_alone(nodes: SealedNodes) -> None:
+    log = await nodes.open("a")
     await log.append(delivery("a"))
     await log.close()
-    stream = await Stream.open(settings_of(cluster, "a", name))
-    await stream.ask(f"STREAM.DELETE.{name}", {})
-    await stream.close()
-    log = await opened("b", name)
-    assert await swept(log) == 0
-    found = await KeyBucket(log._stream).frames(0)
-    assert found is not None
-    assert decode(found.entry).wrapped[0] is not None
+    async with nodes.connected() as stream:
+        await stream.ask(f"STREAM.DELETE.{nodes.stream}", {})
+    assert await swept(await nodes.open("b")) == 0
+    ((wrapped,),) = (await nodes.entries()).values()
+    assert wrapped is not None
 
 
 def sealed(folder: Path, *, cluster: Cluster | None = None, stream: str = "") -> Running:
@@ -180,22 +131,10 @@ async def die(source: Running, to: Running, frames: int) -> None:
     assert await process.wait() == -9
 
 
-async def keys_in(cluster: Cluster, stream: str) -> dict[bytes, list[bytes | None]]:
-    """What stands in the bucket now, by frame."""
-    client = await Stream.open(StreamSettings(servers=tuple(cluster.urls), stream=stream, node="x", replicas=3))
-    bucket, after, found = KeyBucket(client), 0, dict[bytes, list[bytes | None]]()
-    while (each := await bucket.frames(after)) is not None:
-        after = each.sequence
-        found.setdefault(each.frame, []).extend(decode(each.entry).wrapped)
-    await client.close()
-    return found
-
-
 async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_record(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, nodes: SealedNodes, tmp_path: Path
 ) -> None:
-    stream = f"s{secrets.token_hex(4)}"
-    before, there = sealed(tmp_path / "single"), sealed(tmp_path / "node", cluster=cluster, stream=stream)
+    before, there = sealed(tmp_path / "single"), sealed(tmp_path / "node", cluster=cluster, stream=nodes.stream)
     assert (await before.run("init"))[0] == 0
     log = await joining.open_log(load(before.config, {}))
     await log.append_all([delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(40)])
@@ -206,17 +145,17 @@ async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_r
     material: set[bytes] = set()
     for frames in (1, 1, 2):  # the first frame twice, then the erasure behind it
         await die(before, there, frames)
-        held = await keys_in(cluster, stream)
+        held = await nodes.entries()
         material |= {each for wrapped in held.values() for each in wrapped if each is not None}
     code, _, complaint = await before.run("copy", "--to", str(there.config))
     assert code == 0, complaint
-    held = await keys_in(cluster, stream)
+    held = await nodes.entries()
     kept = {each for wrapped in held.values() for each in wrapped if each is not None}
     assert sum(len(wrapped) for wrapped in held.values()) == 81, "one key a record"
     assert len(kept) == 80
     # What the killed ones had put is nowhere any more: it is not what the last one put.
     assert len(material - kept) == 39 + 39 + 1
-    folders = [*(path for n in range(3) for path in cluster.store(n).rglob(f"KV_{stream}-keys")), there.folder]
+    folders = [*nodes.folders(), there.folder]
     assert not await nowhere(list(kept)[:1], folders[:1])
     assert await nowhere(material - kept, folders)
 
