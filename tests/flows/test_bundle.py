@@ -287,6 +287,30 @@ async def test_erasures_that_tell_of_other_sources_are_withheld_from_who_may_not
     assert b"plugnmeet" not in b"".join(unpacked(tmp_path / "it.zip").values())
 
 
+@pytest.mark.parametrize("is_key_known", [True, False])
+async def test_what_another_node_has_still_to_sign_is_bundled_unsigned_and_says_so(
+    tmp_path: Path, is_key_known: bool
+) -> None:
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit"])
+    from tracker import desk_reading  # noqa: PLC0415
+    from tracker.api import bundles  # noqa: PLC0415
+    import msgspec  # noqa: PLC0415
+
+    async def keys() -> list[Verifier]:
+        return joining.verifiers(config) if is_key_known else []
+
+    session = await session_of(config, "livekit")
+    async with desk_reading.door_of(config) as door:
+        bundling = joining.bundling(config, door.log)._replace(sign=None, keys=keys)
+        door = msgspec.structs.replace(door, bundling=bundling)
+        with (tmp_path / "it.zip").open("w+b") as file:
+            await bundles.make(door, desk_reading.READER, session, file)
+    assert outcomes(await verified(tmp_path / "it.zip"))["checkpoint"] == "not checked"
+    said = json.loads(unpacked(tmp_path / "it.zip")["manifest.json"])["tree"]["why_unsigned"]
+    assert ("has not signed all of these records yet" in said) is is_key_known
+
+
 # The command line
 
 
