@@ -26,7 +26,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import aiohttp
 
@@ -99,7 +99,7 @@ class Cluster:
         self._servers: list[subprocess.Popen[bytes] | None] = [None] * size
         self._ports: list[list[int]] = []
 
-    async def __aenter__(self) -> Cluster:
+    async def __aenter__(self) -> Self:
         return await self.start()
 
     async def __aexit__(
@@ -119,7 +119,7 @@ class Cluster:
         """Where a server keeps its files; `nats-server.log` beside it is what it said."""
         return self.folder / f"n{number}" / "store"
 
-    async def start(self) -> Cluster:
+    async def start(self) -> Self:
         """All servers, and ready. New ports are drawn where somebody else was quicker."""
         for attempt in range(5):
             ports = free_ports(3 * self.size)
@@ -193,7 +193,7 @@ class Cluster:
         self.kill()
         self._servers = [None] * self.size
 
-    async def ready(self, seconds: float = READY_SECONDS) -> Cluster:
+    async def ready(self, seconds: float = READY_SECONDS) -> Self:
         """Returns when a meta leader is agreed on, its peers are current and every server calls itself healthy."""
         deadline = time.monotonic() + seconds
         timeout = aiohttp.ClientTimeout(total=3)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import sqlite3
 from pathlib import Path
 
 import aiohttp
@@ -89,6 +91,82 @@ async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_
                 assert await each.stop() == 0
         said = "".join((cluster.store(n).parent / "nats-server.log").read_text("utf-8") for n in range(3))
         assert "Violation" not in said
+
+
+async def test_nodes_upgraded_one_by_one_refuse_nothing_between_them_and_a_copy_begins_a_third(tmp_path: Path) -> None:
+    """docs/operations.md: Upgrading, and a cluster's Backup and restore."""
+    async with DeployedCluster(tmp_path / "nats") as cluster:
+        code, _, complaint = await node(cluster, "init", tmp_path / "a").run("init")
+        assert code == 0, complaint
+        a = node(cluster, "tracker-a", tmp_path / "a")
+        b = node(cluster, "tracker-b", tmp_path / "b")
+        c = third(cluster, tmp_path / "c")
+        try:
+            await a.start()
+            await b.start(init=True)
+            async with aiohttp.ClientSession() as web:
+                upgraded = asyncio.Event()
+                senders = [asyncio.create_task(sending(web, n, (a, b), upgraded)) for n in range(2)]
+                for each in (b, a):  # the one that signs last
+                    assert await each.stop() == 0
+                    await each.start()
+                    await ready(web, each)
+                with contextlib.closing(sqlite3.connect(a.log_path)) as copied:
+                    copied.execute("VACUUM INTO ?", (str(c.log_path),))
+                upgraded.set()
+                answered = [position for sender in senders for position in await sender]
+                assert sorted(answered) == list(range(1, len(answered) + 1))
+
+                await c.start(init=True)
+                await ready(web, c)
+                code, signed, complaint = await a.run("checkpoint")
+                assert code == 0, complaint
+                await cosigned(c, "c", int(signed.splitlines()[1]))
+                verified = await asyncio.gather(*(each.run("verify") for each in (a, b, c)))
+                said = {printed.splitlines()[0] for _, printed, _ in verified}
+                assert len(said) == 1
+                assert said.pop().startswith(f"{len(answered)} records, root ")
+        finally:
+            for each in (a, b, c):
+                assert await each.stop() == 0
+
+
+def third(cluster: DeployedCluster, folder: Path) -> Running:
+    """A node like b, under a name of its own."""
+    running = node(cluster, "tracker-b", folder)
+    text, named = re.subn(r'^node = "b"$', 'node = "c"', running.config.read_text("utf-8"), flags=re.MULTILINE)
+    assert named == 1
+    running.config.write_text(text, "utf-8")
+    return running
+
+
+async def sending(web: aiohttp.ClientSession, first: int, nodes: tuple[Running, ...], end: asyncio.Event) -> list[int]:
+    """Deliveries, each offered to every node at most once; the positions they were answered with. Fails when all refuse one."""
+    positions: list[int] = []
+    n = first
+    while not end.is_set() or not positions:
+        for each in nodes[n // 2 % 2 :] + nodes[: n // 2 % 2]:
+            with contextlib.suppress(aiohttp.ClientConnectionError):
+                status, said = await each.post(web, "livekit", room(n))
+                if status == 200:
+                    positions.append(said["position"])
+                    break
+        else:
+            raise AssertionError(f"delivery {n} was refused by every node")
+        n += 2
+        await asyncio.sleep(0.01)
+    return positions
+
+
+async def cosigned(running: Running, name: str, size: int) -> None:
+    """Once this node's own cosignature of that many records came back through the stream."""
+    async with asyncio.timeout(20):
+        while True:
+            code, printed, complaint = await running.run("verify")
+            assert code == 0, complaint
+            if re.search(rf"cosigned up to {size} records by tracker\.example/log/{name}\+", printed):
+                return
+            await asyncio.sleep(0.2)
 
 
 async def ready(web: aiohttp.ClientSession, running: Running) -> None:
