@@ -13,6 +13,7 @@ from tests.clustered import Cluster
 from tests.contracts.log_contract import delivery
 from tests.sealing import MASTERS, SealedNodes, nowhere
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
+from tracker.log import jetstream_sealing
 from tracker.log.frame_keys import decode
 from tracker.log.jetstream import JetstreamLog
 from tracker.log.jetstream_keys import KeyBucket
@@ -96,6 +97,46 @@ async def test_a_node_that_lacks_keys_makes_no_bucket_and_each_adds_what_it_has(
         again = await nodes.restore("a")
         assert (again.entries, again.missing, again.first) == (0, 1, 3)
         assert set(await nodes.entries()) == {*frames[:2], *frames[3:]}
+
+
+async def test_a_new_node_waits_for_keys_that_another_one_may_put_back(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_sealing, "KEYLESS_SECONDS", 0.5, raising=False)
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        logs = [await nodes.open(node) for node in "ab"]
+        await given(logs[0], "a", 4)
+        await logs[1].wait(3, 10)
+        ((frame, _),) = await logs[0].replica.copies_of([2])
+        await logs[0].close()
+        forget(nodes.keys("a"), [frame])
+        await nodes.lose_bucket()
+        assert (await nodes.restore("a", partly=True)).missing == 1
+        opening = asyncio.create_task(nodes.open("c"))
+        await asyncio.sleep(4)
+        assert not opening.done()
+        assert frame not in await nodes.entries()
+        assert (await nodes.restore("b")).missing == 0
+        assert await told(await opening) == await told(logs[1])
+
+
+async def test_a_bucket_that_was_made_by_hand_is_as_good_as_none(cluster: Cluster, tmp_path: Path) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        log = await nodes.open("a")
+        await given(log, "a", 2)
+        ((frame, _),) = await log.replica.copies_of([2])
+        await log.close()
+        await nodes.lose_bucket()
+        async with nodes.connected() as stream:
+            await KeyBucket(stream).make()
+        with pytest.raises(LogUnavailable, match="it was lost"):
+            await nodes.open("b")
+        with pytest.raises(LogMissing, match="restore-keys"):
+            await nodes.open("a")
+        forget(nodes.keys("a"), [frame])
+        with pytest.raises(LogUnavailable, match="lacks the keys of 1 records"):
+            await nodes.restore("a")
+        assert (await nodes.restore("a", partly=True)).entries == 1
 
 
 async def test_a_half_of_an_entry_is_made_whole_by_the_other_node(cluster: Cluster, tmp_path: Path) -> None:

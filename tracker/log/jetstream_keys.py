@@ -2,6 +2,7 @@
 
     $KV.<stream>-keys.<frame, hexadecimal>    the wrapped data keys of its records (`frame_keys.py`)
     $KV.<stream>-keys.names                   what dedupe keys are hashed with, wrapped: {master: wrapped}
+    $KV.<stream>-keys.restored                of a bucket that was lost: up to which message of the stream entries may be missing
 
 An entry is acknowledged before its frame is published: a record without its key is lost. Who dies in between leaves an entry
 without a frame; a copy that is run again puts its own in the place of it, any other is swept (`jetstream_sweeping.py`).
@@ -24,7 +25,7 @@ from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.frame_keys import GIVEN_UP, decode, encode, without
 from tracker.log.jetstream_stream import NO_MESSAGE, NO_STREAM, WRONG_LAST, Refused, Stream, answered, ours
 
-NAMES = "names"
+NAMES, RESTORED = "names", "restored"
 REVISIONS = 5
 PUT_SECONDS = 2.0
 DELETE_FAILED = 10057
@@ -114,6 +115,19 @@ class KeyBucket:
         if found is not None and set(_NAMES.decode(found[1])) != {master}:
             latest = await self._put(NAMES, msgspec.msgpack.encode(dict(names)), after=found[0])
             await self._forget(NAMES, latest)
+
+    async def say_restored(self, last: int) -> None:
+        """Say that this bucket is put back: entries of frames up to that message of the stream may be missing still."""
+        told = str(last).encode()
+        if not await self._replaced(RESTORED, 0, told):
+            found = await self._entry(RESTORED)
+            if found is not None and int(found[1]) < last:  # where another node is quicker, it says about the same
+                await self._replaced(RESTORED, found[0], told)
+
+    async def restored(self) -> int:
+        """What was said so; 0 where the bucket was never lost."""
+        found = await self._entry(RESTORED)
+        return 0 if found is None else int(found[1])
 
     async def put(self, frame: bytes, entry: bytes, *, anew: bool = False) -> None:
         """Keep the keys of a frame that is about to be published. Raises `LogUnavailable`; it may be there then.
@@ -216,13 +230,13 @@ class KeyBucket:
             if found is None:
                 return None
             after, key = found.sequence, found.subject.rpartition(".")[2]
-            if key != NAMES:
+            if key not in {NAMES, RESTORED}:
                 return Revision(after, bytes.fromhex(key), found.data, found.at)
 
-    async def _replaced(self, frame: bytes, latest: int, entry: bytes) -> bool:
+    async def _replaced(self, key: bytes | str, latest: int, entry: bytes) -> bool:
         """False where somebody else was quicker, or the acknowledgement was lost: look again."""
         try:
-            await self._put(frame.hex(), entry, after=latest)
+            await self._put(key if isinstance(key, str) else key.hex(), entry, after=latest)
         except Refused as error:
             if error.code == WRONG_LAST:
                 return False

@@ -11,8 +11,9 @@ An erasure that comes meanwhile is looked for at the end, since its eraser may h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -29,7 +30,10 @@ from tracker.log.sqlite_frames import Needed, NeededKeys, needed_keys
 from tracker.log.vault import Vault
 from tracker.log.vault_frames import DataKey
 
+LEADER_SECONDS = 15.0
+
 Progress = Callable[[int, int], None]
+Done = TypeVar("Done")
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -104,16 +108,38 @@ async def _ahead(stream: Stream, after: int) -> _Ahead:
 async def _bucket(stream: Stream, vault: Vault, needed: NeededKeys, ahead: _Ahead, *, partly: bool) -> KeyBucket:
     """The bucket, made where there is none. Raises `LogUnavailable` where it is not ours, or cannot be whole."""
     bucket = KeyBucket(stream)
-    if not await bucket.is_there():
+
+    async def has_names() -> bool:
+        # One without was made by hand, or by a run that died.
+        return await bucket.is_there() and await bucket.names() is not None
+
+    async def make() -> None:
+        await bucket.make()
+        # Before nodes find the names, and begin to look for keys.
+        await bucket.say_restored(ahead.last)
+
+    if not await _patiently(has_names):
         if not partly:
             await _expect_whole(bucket, vault, needed, ahead)
-        await bucket.make()
+        await _patiently(make)
     if vault.opened_names(await agreed_names(bucket, vault.wrapped_names())) != vault.names:
         raise LogUnavailable(
             f"{vault.path} is not the key store of the bucket {bucket.name}: its dedupe keys would be other ones. Nothing "
             "was put into it"
         )
     return bucket
+
+
+async def _patiently(attempt: Callable[[], Awaitable[Done]]) -> Done:
+    """What it brings. A bucket that was made just now, perhaps by another node, has no leader yet."""
+    deadline = asyncio.get_running_loop().time() + LEADER_SECONDS
+    while True:
+        try:
+            return await attempt()
+        except LogUnavailable:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(0.2)
 
 
 async def _expect_whole(bucket: KeyBucket, vault: Vault, needed: NeededKeys, ahead: _Ahead) -> None:

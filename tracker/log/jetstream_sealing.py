@@ -161,7 +161,7 @@ async def join_names(
     stream = await Stream.open(settings)
     try:
         bucket = KeyBucket(stream)
-        if is_new_node and not await bucket.is_there():
+        if is_new_node and (not await bucket.is_there() or await bucket.names() is None):
             await _expect_empty(stream, bucket)
         await bucket.make()
         new = wrapped_names(masters[0], names or os.urandom(KEY_BYTES))
