@@ -19,16 +19,17 @@ SECRETS = {
     "nats_tracker_password": "a password",
     "nats_maker_password": "a password",
     "ca.pem": "",
+    "master_key": "07" * 32,
 }
 
 
-def loaded(name: str, folder: Path) -> Config:
-    """The file with its secrets beside it, as on the machine it is for."""
+def loaded(name: str, folder: Path, text: str | None = None) -> Config:
+    """The file, or `text` in its place, with its secrets beside it, as on the machine it is for."""
     (folder / "secrets").mkdir(exist_ok=True)
     for secret, value in SECRETS.items():
         (folder / "secrets" / secret).write_text(value, "utf-8")
     copy = folder / "config.toml"
-    copy.write_text((DEPLOY / name).read_text("utf-8").replace("/run/secrets/", "secrets/"), "utf-8")
+    copy.write_text((text or (DEPLOY / name).read_text("utf-8")).replace("/run/secrets/", "secrets/"), "utf-8")
     return load(copy, {})
 
 
@@ -41,6 +42,17 @@ def test_tracker_reads_the_file(name: str, tmp_path: Path) -> None:
     if not name.endswith("init.toml"):
         kept = (config.log.path, config.views_path, config.evidence.key_file, config.evidence.file)
         assert {path.parent for path in kept} == {Path("/var/lib/tracker")}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_seals_once_its_commented_lines_are_taken_in(name: str, tmp_path: Path) -> None:
+    text, taken = re.subn(
+        r"^# (\[sealing\]|path = |keys = )", r"\1", (DEPLOY / name).read_text("utf-8"), flags=re.MULTILINE
+    )
+    assert taken == 3
+    config = loaded(name, tmp_path, text)
+    assert [each.id for each in config.sealing.masters] == ["first"]
+    assert config.sealing.path.parent == config.log.path.parent
 
 
 @pytest.mark.parametrize("name", CLUSTERED)
@@ -75,6 +87,7 @@ def test_every_secret_a_file_names_is_handed_to_it() -> None:
     compose = (DEPLOY / "compose.yaml").read_text("utf-8")
     kubernetes = (DEPLOY / "kubernetes" / "secret.example.yaml").read_text("utf-8")
     for name, handed in (("compose/tracker-a.toml", compose), ("kubernetes/tracker-0.toml", kubernetes)):
-        named = set(re.findall(r"/run/secrets/(\w+)", (DEPLOY / name).read_text("utf-8")))
+        text = re.sub(r"^#.*", "", (DEPLOY / name).read_text("utf-8"), flags=re.MULTILINE)
+        named = set(re.findall(r"/run/secrets/(\w+)", text))
         assert named == {"nats_tracker_password", "read_key", "livekit_keys"}
         assert all(re.search(rf"^ +{secret}: ", handed, re.MULTILINE) for secret in named)
