@@ -4,7 +4,7 @@
     keys.db   what opens them ─► what the bucket lacks of a frame's keys, wrapped anew by the current master key
     erased    taken out of the bucket and of keys.db, whoever has put them there; never put
 
-What is there stays, so that it can be run again after it died, and on several nodes, also at once: each adds what it has.
+What this node lacks and the bucket has, it takes. What is there stays, so that it can be run again after it died, and on several nodes, also at once: each adds what it has.
 An erasure that comes meanwhile is looked for at the end, since its eraser may have found nothing to destroy.
 """
 
@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from tracker.errors import LogCorrupt, LogUnavailable
-from tracker.log.frame_keys import Copy, by_frame, decode
+from tracker.log.frame_keys import Copy, by_frame, decode, encode, without
 from tracker.log.frames import Frame
 from tracker.log.frames import decode as frame_of
 from tracker.log.jetstream_checking import expect_fit
@@ -69,8 +69,11 @@ async def restore(
                 one = _Restoring(bucket, vault)
                 frames = await one.all(needed, progress)
             newer = await _ahead(stream, ahead.last)
-            for frame, gone in by_frame(await replica.copies_of(newer.erased)).items():
+            erased = await replica.copies_of(newer.erased)
+            for frame, gone in by_frame(erased).items():
                 await bucket.withdraw(frame, gone)
+            if erased:
+                await vault.destroy_copies(erased)
             return Restored(
                 frames, one.entries, len(one.missing), min(one.missing, default=None),
                 await _without_keys(bucket, ahead, await replica.applied_among(ahead.sealed.keys())),
@@ -207,9 +210,14 @@ class _Restoring:
                 if not await self._bucket.replace(needed.frame, latest, anew):
                     continue
                 self.entries += 1
+                entry = anew
             elif needed.gone:
                 # Also where nothing of them is there: who put the entry may have died before older ones were overwritten.
                 await self._bucket.withdraw(needed.frame, needed.gone)
+            if entry is not None and needed.wanted.keys() & has - _places(ours):
+                # This node came by when the entry was half put back.
+                left = without(decode(entry), needed.gone)
+                await self._vault.complete(needed.frame, ours, entry if left is None else encode(left))
             self.missing |= missing
             return
         raise LogUnavailable(

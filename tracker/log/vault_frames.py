@@ -21,6 +21,7 @@ SELECT_SWEPT = "SELECT sequence FROM swept WHERE bucket = ?"
 KEEP_SWEPT = "INSERT OR REPLACE INTO swept (bucket, sequence) VALUES (?, ?)"
 # Another process of this node may have it, and have destroyed keys in it.
 INSERT_FRAME = "INSERT OR IGNORE INTO frames (id, keys) VALUES (?, ?)"
+COMPLETE_FRAME = "UPDATE frames SET keys = ? WHERE id = ? AND keys = ?"
 UPDATE_FRAME = "UPDATE frames SET keys = ? WHERE id = ?"
 SELECT_THESE = "SELECT id, keys FROM frames WHERE id IN ({})"
 """With as many `?` put in as there are frames."""
@@ -94,6 +95,14 @@ class FrameStore(ABC):
         """What is kept of these frames."""
         async with self._lock:
             return await self._entries(frames)
+
+    async def complete(self, frame: bytes, before: bytes | None, entry: bytes) -> None:
+        """Keep an entry of the bucket in the place of what was kept of that frame `before`, unless that has changed."""
+        async with self._lock:
+            if before is None:
+                await self._in_transaction(INSERT_FRAME, [(frame, entry)])
+            else:
+                await self._in_transaction(COMPLETE_FRAME, [(entry, frame, before)])
 
     async def swept(self, bucket: str) -> int:
         """Up to which message the bucket that was made then is swept."""
