@@ -2,8 +2,9 @@
 
     records → facts → rooms learn → runs found (facts of re-cut runs move) → states folded → rows rendered → one save
 
-Live and rebuild are the same code on different files. If we die anywhere here, the views are those of the last save: the next
-start reads on from their checkpoint. Nobody calls the projector; it watches the log.
+Live and rebuild are the same code on different files. Batches that wait together are saved in one transaction. If we die
+anywhere here, the views are those of the last one: the next start reads on from their checkpoint. Nobody calls the projector; it
+watches the log.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ from tracker.views.contract import ViewsWriter
 BATCH = 2_000
 REBUILD_BATCH = 3_000
 """A batch asks the views and saves its rooms once; of a larger one more is out of the processor's cache when it is folded."""
+TOGETHER = 20_000
+"""Records that go into the live views in one transaction, at most, where so many wait: with ten thousand calls under way each
+record of a batch changes pages of its own, and most of them are changed again by the batches that follow."""
+HOLD = 1_500
+"""Changed sessions that are not rendered before the end of such a transaction, at most: nobody sees them earlier."""
 REBUILD_HOLD = 1_500
 """Nobody waits for the views of a rebuild: a session is rendered and saved when this many others have changed after it."""
 
@@ -92,6 +98,11 @@ class Projector:
         self._skeletons = Skeletons(log)
         self._memory = Memory()
         self.position = 0
+        """Of the last record that readers of the views see."""
+        self._reached = 0
+        """Of the last record in the views, which is further where a save is to be completed by the next."""
+        self._oldest: Micros | None = None
+        """When the first record after `position` was received, if it has been read."""
 
     async def run(self) -> None:
         """Project for ever. A failure is logged and tried again with back-off: ingest must not notice (law 3)."""
@@ -122,13 +133,13 @@ class Projector:
                 evidence = await self._evidence(records)
                 await self._project(records, evidence, head)
                 if progress is not None:
-                    progress(self.position, max(head, self.position))
+                    progress(self._reached, max(head, self._reached))
                 if await self._views.refresh():
                     # An offline rebuild swapped its file in: go on from its checkpoint, with nothing remembered.
                     self._memory = Memory()
                     break
             else:
-                await self._save_held()
+                await self._complete()
                 return self.position
         return await self.catch_up(progress, until=until)
 
@@ -144,29 +155,41 @@ class Projector:
             yield waiting
 
     async def _settle(self) -> None:
-        if await self._views.refresh() or self.position == 0:
+        if await self._views.refresh() or self.position == 0 or self._reached != self.position:
             self._memory = Memory()
+        await self._views.revert()
         checkpoint = await self._views.checkpoint()
         if checkpoint != self.position:
             self._memory = Memory()
-            self.position = checkpoint
+        self.position = self._reached = checkpoint
+        self._oldest = None
 
     async def _project(self, records: list[Record], evidence: list[Evidence], head: int) -> None:
+        last = records[-1].position
+        # Readers wait anyway for what is behind. If we die before the last save of the transaction, all of it is read again.
+        more = last < head and last - self.position < TOGETHER
+        hold = self._hold or (HOLD if more else 0)
+        self._oldest = records[0].received_at if self._oldest is None else self._oldest
         try:
-            batch = Batch(self._views, self._memory, self.recall)
-            changes = await batch.changes(records, evidence, hold=self._hold)
-            await self._views.save(changes)
+            changes = await Batch(self._views, self._memory, self.recall).changes(records, evidence, hold=hold)
+            await self._views.save(changes, more=more)
         except BaseException:
             # What was folded in memory may not have been saved.
             self._memory = Memory()
             raise
-        self.position = records[-1].position
+        self._reached = last
+        if not more:
+            self.position = last
         if self._watcher is not None:
-            self._tell(records, evidence, self._watcher, head)
+            self._tell(evidence, self._watcher, head)
+        if not more:
+            self._oldest = None
 
-    async def _save_held(self) -> None:
-        if self._memory.held:
-            await self._views.save(await Batch(self._views, self._memory, self.recall).rest(self.position))
+    async def _complete(self) -> None:
+        """Save what is held, and with it what waits for another save."""
+        if self._memory.held or self._reached != self.position:
+            await self._views.save(await Batch(self._views, self._memory, self.recall).rest(self._reached))
+            self.position = self._reached
 
     async def recall(self, positions: Sequence[int]) -> list[Evidence]:
         """The facts of records projected before. Raises `LogCorrupt` where one is missing."""
@@ -187,8 +210,8 @@ class Projector:
             item for record in records for item in evidence_of(record, erased, self._hidden.get(record.source, NOTHING))
         ]
 
-    def _tell(self, records: list[Record], evidence: list[Evidence], watcher: Watcher, head: int) -> None:
-        lag = max(0, self._now() - records[0].received_at) / 1_000_000
+    def _tell(self, evidence: list[Evidence], watcher: Watcher, head: int) -> None:
+        lag = max(0, self._now() - (self._oldest or 0)) / 1_000_000
         watcher.projected(self.position, max(head, self.position), lag)
         for item in evidence:
             for kind, _ in item.fact.anomalies:

@@ -21,7 +21,8 @@ from tracker.projections.rows import (
     StreamRow,
     SupervisorSessionRow,
 )  # fmt: skip
-from tracker.views.contract import Changes, SavedEntry, SessionFilter, SessionRows, SourceRow
+from tracker.views.contract import Changes, SavedEntry, SessionFilter, SessionRows, SourceRow, ViewsWriter
+from tracker.views.memory import MemoryViews
 from tracker.views.sqlite import SqliteViews
 
 SECOND = 1_000_000
@@ -160,6 +161,37 @@ async def test_saving_again_replaces_and_gone_takes_everything(views: SqliteView
     assert await views.states(["ov:b"]) == {}
     assert await views.session_entries("ov:b") == []
     assert await views.record_sessions(1) == ["ov:a"]
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def written(request: pytest.FixtureRequest, views: SqliteViews) -> ViewsWriter:
+    return views if request.param == "sqlite" else MemoryViews()
+
+
+async def test_a_save_with_more_to_come_is_seen_with_the_save_that_completes_it(written: ViewsWriter) -> None:
+    await written.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
+    await written.save(Changes(position=2, sessions=[session_rows("b")], entries=[entry(2)]), more=True)
+    assert await written.checkpoint() == 1
+    # The writer goes on from what it has written.
+    assert await written.states(["ov:b"]) == {"ov:b": b"folded b"}
+    assert await written.session_entries("ov:a") == [entry(1), entry(2)]
+    await written.save(Changes(position=3, rooms=[("ov", "Room", b"r")]))
+    assert await written.checkpoint() == 3
+    await written.revert()
+    assert await written.checkpoint() == 3
+    assert await written.states(["ov:b"]) == {"ov:b": b"folded b"}
+
+
+async def test_saves_that_none_has_completed_are_taken_back(written: ViewsWriter) -> None:
+    await written.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
+    for position in (2, 3):
+        await written.save(Changes(position=position, gone=["ov:a"], entries=[entry(position)]), more=True)
+    await written.revert()
+    assert await written.checkpoint() == 1
+    assert await written.states(["ov:a"]) == {"ov:a": b"folded a"}
+    assert await written.session_entries("ov:a") == [entry(1)]
+    await written.save(Changes(position=2, sessions=[session_rows("b")]))
+    assert sorted(await written.states(["ov:a", "ov:b"])) == ["ov:a", "ov:b"]
 
 
 async def test_filters_narrow_and_the_newest_comes_first(views: SqliteViews) -> None:

@@ -105,6 +105,25 @@ async def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     await views.close()
 
 
+async def test_readers_see_nothing_of_a_save_with_more_to_come_and_one_that_fails_takes_it_along(
+    tmp_path: Path,
+) -> None:
+    views = await opened(tmp_path / "views.db", 1)
+    await views.save(Changes(position=2, entries=entries(2, 2)), more=True)
+    assert [await views.checkpoint(), await views.record_sessions(2), len(await views.entries_after(0, 0, limit=9))] == [
+        1, [], 1,
+    ]  # fmt: skip
+    with pytest.raises(ViewsUnavailable):
+        await views.save(Changes(position=3, rooms=[("ov", None, b"")]))  # pyright: ignore[reportArgumentType]
+    await views.save(Changes(position=2, entries=entries(2, 2)))
+    assert len(await views.entries_after(0, 0, limit=9)) == 2
+    await views.save(Changes(position=3, entries=entries(3, 3)), more=True)
+    await views.close()
+    views = await SqliteViews.open(tmp_path / "views.db", writable=True)
+    assert [await views.checkpoint(), len(await views.entries_after(0, 0, limit=9))] == [2, 2]
+    await views.close()
+
+
 async def _rebuild(path: Path) -> None:
     fresh = path.with_name("fresh.db")
     views = await opened(fresh, 30)

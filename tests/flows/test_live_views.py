@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tracker import projector as projector_module
 from tracker.demo_calls import ISSUERS, VENDORS, whole_call
+from tracker.errors import LogUnavailable
 from tracker.log.sqlite import SqliteLog
 from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector, differences
 from tracker.sources import registry
@@ -61,15 +63,62 @@ async def test_views_built_live_in_any_batches_over_restarts_are_those_of_a_rebu
         if chance.random() < 0.1:
             await live.close()
             live = await SqliteViews.open(tmp_path / "live.db", writable=True)
-            projector = Projector(log, live, now=lambda: START)
-    fresh = await SqliteViews.build(tmp_path / "rebuilt.db")
+            projector = Projector(log, live, now=lambda: START, batch=chance.choice([1, 3, 2_000]))
+    await assert_rebuilt_alike(live, log, tmp_path)
+    for each in (live, log):
+        await each.close()
+
+
+async def assert_rebuilt_alike(live: SqliteViews, log: SqliteLog, folder: Path) -> None:
+    fresh = await SqliteViews.build(folder / "rebuilt.db")
     await Projector(log, fresh, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up()
     await fresh.finish()
     await fresh.close()
-    rebuilt = await SqliteViews.open(tmp_path / "rebuilt.db", writable=False)
+    rebuilt = await SqliteViews.open(folder / "rebuilt.db", writable=False)
     assert await differences(live, rebuilt) == []
     told = await words(rebuilt)
     assert await words(live) == told
     assert any(told.values())
-    for each in (live, rebuilt, log):
+    await rebuilt.close()
+
+
+class Interrupted(LogUnavailable):
+    pass
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and_outlive_its_failure(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    monkeypatch.setattr(projector_module, "TOGETHER", 50)
+    monkeypatch.setattr(projector_module, "HOLD", 3)
+    log = await mixed_log(tmp_path / "log.db", chance)
+    head = await log.head()
+    await SqliteViews.create(tmp_path / "live.db")
+    live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+    reader = await SqliteViews.open(tmp_path / "live.db", writable=False)
+    projector = Projector(log, live, now=lambda: START, batch=4)
+    looks: set[tuple[int, int]] = set()
+    failures = 0
+    while projector.position < head:
+        breaks_at = projector.position + chance.randrange(1, 120)
+
+        def interrupt(position: int, _: int, breaks_at: int = breaks_at) -> None:
+            if position >= breaks_at:
+                raise Interrupted("in the middle")
+
+        try:
+            await projector.catch_up(interrupt)
+        except Interrupted:
+            failures += 1
+        shown, told = await reader.checkpoint(), await reader.entries_after(0, 0, limit=100_000)
+        looks.add((shown, max((entry.position for entry in told), default=0)))
+        assert projector.position == shown
+    assert failures > 1
+    assert all(last <= shown for shown, last in looks)
+    # Every transaction ended where it had to, or at the head.
+    assert {shown % 52 for shown, _ in looks if shown < head} == {0}
+    await assert_rebuilt_alike(live, log, tmp_path)
+    for each in (reader, live, log):
         await each.close()

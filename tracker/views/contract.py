@@ -150,8 +150,16 @@ class ViewsWriter(Protocol):
         """Ids of open sessions of a source with a smaller `begins_at` and neither connections nor streams."""
         ...
 
-    async def save(self, changes: Changes) -> None:
-        """All of it in one transaction. On raise nothing was saved."""
+    async def save(self, changes: Changes, *, more: bool = False) -> None:
+        """All of it in one transaction; `more`: of the next save, too.
+
+        Until that is over only the writer's own questions about sessions and rooms see it, no reader and no checkpoint.
+        On raise nothing was saved, and nothing of the saves before it that it would have completed.
+        """
+        ...
+
+    async def revert(self) -> None:
+        """Take back saves with `more` that none without has completed."""
         ...
 
     async def refresh(self) -> bool:

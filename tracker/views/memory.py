@@ -5,6 +5,7 @@ LIMIT: it answers no queries; whoever wants to read uses the SQLite engine (a te
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 from tracker.facts import Micros
@@ -21,6 +22,8 @@ class MemoryViews:
         self._rooms: dict[tuple[str, str], bytes] = {}
         self._sources: dict[str, SourceRow] = {}
         self._position = 0
+        self._before: MemoryViews | None = None
+        """What a save with `more` may be taken back to."""
 
     async def refresh(self) -> bool:
         """Never replaced."""
@@ -28,7 +31,7 @@ class MemoryViews:
 
     async def checkpoint(self) -> int:
         """See the contract."""
-        return self._position
+        return self._position if self._before is None else await self._before.checkpoint()
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         """See the contract."""
@@ -81,8 +84,9 @@ class MemoryViews:
             and not rows.streams
         ]
 
-    async def save(self, changes: Changes) -> None:
+    async def save(self, changes: Changes, *, more: bool = False) -> None:
         """See the contract."""
+        self._before = (self._before or copy.deepcopy(self)) if more else None
         for name in changes.gone:
             self.sessions.pop(name, None)
         for rows in changes.sessions:
@@ -99,6 +103,11 @@ class MemoryViews:
         for row in changes.sources:
             self._sources[row.source] = row
         self._position = changes.position
+
+    async def revert(self) -> None:
+        """See the contract."""
+        if self._before is not None:
+            self.__dict__ = self._before.__dict__
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -111,6 +111,8 @@ class SqliteViews(SqliteReading):
         self._building = building
         self._writer = _Door(path, writable=True, building=building) if writable else None
         self._kept = Kept()
+        self._goes_on = False
+        """Whether the open transaction waits for the next save."""
         # Views being built are one long transaction, which only its own connection can look into.
         whole = self._writer if building else None
         self._reader = whole or _Door(path, writable=False)
@@ -273,21 +275,33 @@ class SqliteViews(SqliteReading):
         """See `ViewsWriter`."""
         return [row[0] for row in await self._written(sql.SELECT_NEVER_JOINED_SESSIONS, [source, begins_before])]
 
-    async def save(self, changes: Changes) -> None:
+    async def save(self, changes: Changes, *, more: bool = False) -> None:
         """See `ViewsWriter`."""
         door = self._writing_door()
         async with door.lock:
             with self._named_errors():
                 connection = await door.open()
-                if connection.in_transaction and not self._building:
+                if connection.in_transaction and not self._building and not self._goes_on:
                     # A save cancelled twice: its rollback may not have been sent.
                     await connection.rollback()
+                self._goes_on = False
                 try:
-                    await _in_its_thread(connection, _save, changes, None if self._building else self._kept)
+                    await _in_its_thread(connection, _save, changes, None if self._building else self._kept, more)
                 except BaseException:
                     # Also when cancelled: the next save must not find this one's transaction open.
                     await asyncio.shield(connection.rollback())
                     raise
+                self._goes_on = more
+
+    async def revert(self) -> None:
+        """See `ViewsWriter`."""
+        door = self._writing_door()
+        async with door.lock:
+            with self._named_errors():
+                self._goes_on = False
+                connection = await door.open()
+                if connection.in_transaction and not self._building:
+                    await connection.rollback()
 
     async def _written(self, statement: str, bound: Sequence[Any]) -> list[Row]:
         """What the projector reads back: from the file it writes to, even after a swap, until it calls `refresh`."""
@@ -308,8 +322,8 @@ class SqliteViews(SqliteReading):
             yield
 
 
-def _save(connection: sqlite3.Connection, changes: Changes, kept: Kept | None) -> None:
-    """One save, from its beginning to its commit; `kept` None: into views being built."""
+def _save(connection: sqlite3.Connection, changes: Changes, kept: Kept | None, more: bool) -> None:
+    """One save, from its beginning to its commit, if there is no `more` to come; `kept` None: into views being built."""
     numbers, fresh = sql.begin(connection, sql.names_in(changes))
     if kept is None:
         # One transaction for all: what a save writes is written again by the next ones, and once to the file.
@@ -321,7 +335,8 @@ def _save(connection: sqlite3.Connection, changes: Changes, kept: Kept | None) -
     save_counts(connection, before, changes)
     if SEARCHABLE:
         save_texts(connection, changes, numbers, fresh, held)
-    connection.commit()
+    if not more:
+        connection.commit()
     kept.take(changes)
 
 
