@@ -11,6 +11,7 @@ eventsourcing  the proof checked, then the eventsourcing library's SQLite record
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from tracker import collecting
 from tracker.deliveries import Delivery
 from tracker.demo_calls import ISSUERS
 from tracker.ingest import Ingest
@@ -131,7 +133,8 @@ async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print(runner.addresses[0][1], flush=True)
-    await stop.wait()
+    with collecting.rarely() if ours else contextlib.nullcontext():
+        await stop.wait()
     await runner.cleanup()
     if log is not None:
         await log.close()

@@ -24,7 +24,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from tracker import catching_up, clearing, clock_jumps, joining, retention
+from tracker import catching_up, clearing, clock_jumps, collecting, joining, retention
 from tracker.accepting import READ_BYTES, Accepting, bound_receiving
 from tracker.api.health import Health
 from tracker.config import Config
@@ -209,7 +209,8 @@ async def serve(
     # Until the log is closed: an impatient second signal must not cut off what the first one began.
     with joining.hold_log(config), _signals(stop.set):
         async with _station(config, role) as station:
-            await _run(station, stop, ready, showing, link=link)
+            with collecting.rarely():
+                await _run(station, stop, ready, showing, link=link)
 
 
 def _allow_many_connections() -> None:

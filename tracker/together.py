@@ -14,6 +14,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tracker.deliveries import Appended, Delivery
+from tracker.errors import DeliveryRejected
 
 if TYPE_CHECKING:
     from tracker.log.contract import Log
@@ -46,6 +47,13 @@ class Together:
         for source, delivery, answer in arrived:
             try:
                 self._log.append_for(answer, source.verify(delivery))
-            except Exception as error:  # the sender's, or a mistake of ours: the hook tells them apart
-                if not answer.done():
-                    answer.set_exception(error)
+            except DeliveryRejected as error:
+                # Its traceback would hold this call, and so the future that holds it, and all bodies of this turn.
+                _refuse(answer, error.with_traceback(None))
+            except Exception as error:  # a mistake of ours: the hook tells where it was made
+                _refuse(answer, error)
+
+
+def _refuse(answer: Answer, error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)

@@ -110,7 +110,8 @@ class GroupCommit:
             self._join(_Group([storable(verified)], answer, self._weigh, many=False))
         except LogError as error:
             if not answer.done():
-                answer.set_exception(error)
+                # Its traceback would hold this call, and so the future that holds it.
+                answer.set_exception(error.with_traceback(None))
 
     def _join(self, group: _Group) -> None:
         if self._closing:
@@ -169,6 +170,7 @@ class GroupCommit:
             refusal = (
                 error if isinstance(error, LogError) else LogUnavailable(f"the log failed: {type(error).__name__}")
             )
+            _forget_calls(error)
             for group in groups:
                 _refuse(group, refusal)
             return
@@ -188,6 +190,13 @@ class GroupCommit:
         self._closing = True
         self._arrived.set()
         await asyncio.shield(self._task)
+
+
+def _forget_calls(error: Exception) -> None:
+    """Tracebacks hold calls, those the batch, and in a circle the futures that hold the errors; nobody reads them here."""
+    for each in (error, error.__cause__, error.__context__):
+        if each is not None:
+            each.__traceback__ = None
 
 
 def _refuse(group: _Group, refusal: LogError) -> None:

@@ -47,7 +47,7 @@ class MemoryLog:
             (found,) = self._appended([verified])
         except LogUnavailable as error:
             if not answer.done():
-                answer.set_exception(error)
+                answer.set_exception(error.with_traceback(None))
             return
         if not answer.done():
             answer.set_result(found)
