@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 import msgspec
 
 from tracker.deliveries import LOST, OURS, Micros, Record
-from tracker.erasures import EVENT, MOST, Erased, Erasure, erasure_record
+from tracker.erasures import EVENT, MOST, Erased, Erasure, erasure_record, told_in
 from tracker.errors import ParameterInvalid
 from tracker.facts import ConnectionFact, Fact
 from tracker.log.contract import ClusteredLog, Log
@@ -140,7 +140,7 @@ class Eraser:
         record = await self._log.record(position)
         if record is None or record.erased_by is not None or record.event != EVENT:
             return None
-        is_changed, told = False, msgspec.json.decode(record.body, type=Erasure).erased
+        is_changed, told = False, told_in(record)
         for n, each in enumerate(told):
             if self._selection.needles or each.position in self._touched_before.get(position, ()):
                 about = await self._log.record(each.position)
@@ -240,4 +240,4 @@ async def finish(log: Log) -> None:
     for position in last:
         record = await log.record(position)
         if record is not None and record.event == EVENT and record.erased_by is None:
-            await log.destroy_keys([each.position for each in msgspec.json.decode(record.body, type=Erasure).erased])
+            await log.destroy_keys([each.position for each in told_in(record)])

@@ -58,6 +58,17 @@ def erasure_record(erasure: Erasure) -> Verified:
     )
 
 
+def told_in(record: Record) -> list[Erased]:
+    """What an erasure record says is erased; [] where it cannot be read: no Tracker wrote it, a stranger to a cluster did.
+
+    It must stop nobody. What is read as erased does not depend on it.
+    """
+    try:
+        return msgspec.json.decode(record.body, type=Erasure).erased
+    except (msgspec.DecodeError, RecursionError):
+        return []
+
+
 class Skeletons:
     """The facts of erased records, read from the records that say so; the last few erasures are remembered."""
 
@@ -87,10 +98,9 @@ class Skeletons:
             if record.erased_by == LOST:
                 return {}
             try:
-                erasure = msgspec.json.decode(record.body, type=Erasure)
-                known = {each.position: kept_facts(each.facts) for each in erasure.erased}
-            except msgspec.DecodeError as error:
-                raise LogCorrupt(f"the erasure at position {position} cannot be read: {error}") from error
+                known = {each.position: kept_facts(each.facts) for each in told_in(record)}
+            except (msgspec.DecodeError, RecursionError):  # as below
+                known = {}
             if len(self._known) >= REMEMBERED:
                 del self._known[next(iter(self._known))]
             self._known[position] = known

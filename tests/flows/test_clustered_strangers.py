@@ -17,7 +17,7 @@ import zstandard
 from tests.clustered import Cluster, node
 from tests.running import READ, Running, now
 from tracker.demo_calls import Sent
-from tracker.log.frames import CLEAR, MAGIC, VERSION, ZSTD
+from tracker.log.frames import CLEAR, MAGIC, VERSION, ZSTD, Frame, decode
 
 HEAD = MAGIC + bytes([VERSION])
 SECONDS = 15
@@ -61,9 +61,9 @@ KEPT = [
 
 
 async def publish(cluster: Cluster, subject: str, *messages: bytes) -> None:
-    client = await nats.connect(cluster.urls[0])
+    client = await nats.connect(cluster.urls[0])  # pyright: ignore[reportUnknownMemberType]
     for each in messages:
-        await client.jetstream().publish(subject, each)
+        await client.jetstream().publish(subject, each)  # pyright: ignore[reportUnknownMemberType]
     await client.close()
 
 
@@ -124,6 +124,61 @@ async def test_what_a_stranger_puts_into_the_stream_is_one_thing_on_every_node(
             assert roots[0] == roots[1]
     finally:
         await asyncio.gather(*[each.stop() for each in both])
+
+
+SEALING = f"""
+[sealing]
+keys = [{{ id = "main", secret = "{"ab" * 32}" }}]
+path = "keys.db"
+"""
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_sealed_records_of_a_stranger_and_an_erasure_that_says_nothing_stop_no_node(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    stream = f"sealed-{secrets.token_hex(4)}"
+    both = [await node(tmp_path, name, cluster, stream=stream, more=SEALING).start(init=True) for name in ("a", "b")]
+    try:
+        async with aiohttp.ClientSession() as web:
+            assert (await both[0].post(web, "livekit", started(1)))[0] == 200
+            held = await first_frame(cluster, stream)
+            ids = [secrets.token_bytes(16) for _ in range(3)]
+            junk = msgspec.msgpack.encode(["main", [secrets.token_bytes(92)]])
+            for key, entry in ((ids[1], b"garbage"), (ids[2], junk)):
+                await publish(cluster, f"$KV.{stream}-keys.{key.hex()}", entry)
+            sealed = {"body": secrets.token_bytes(90), "commitment": secrets.token_bytes(32)}
+            strange = [
+                HEAD + CLEAR + msgspec.msgpack.encode([key, "stranger", [row(n, **sealed)], []])
+                for n, key in enumerate([*ids, held])
+            ]
+            erasing = row(9, source="tracker", vendor="tracker", event="erasure", body=b"no json")
+            await publish(cluster, f"{stream}.frames", *strange, frame(erasing, erases=(1,)))
+            position = 1 + len(strange) + 1 + 1
+            async with asyncio.timeout(40):
+                while (await both[1].post(web, "livekit", started(3)))[0] != 200:
+                    await asyncio.sleep(0.5)
+            for _ in range(2):
+                for each in both:
+                    code, found = await seen(web, each, f"/v1/sessions?at_least={position}")
+                    assert (code, '"RM_3"' in found) == (200, True), found + each.printed.read_text()[-3000:]
+                    for n in range(1, position + 1):
+                        assert (await seen(web, each, f"/v1/records/{n}"))[0] in {200, 410}
+                    await until(web, each, "/readyz", '"ready":true')
+                    await each.stop()
+                    await each.start()
+                    assert (await each.run("rebuild"))[0] == 0
+    finally:
+        await asyncio.gather(*[each.stop() for each in both])
+
+
+async def first_frame(cluster: Cluster, stream: str) -> bytes:
+    """The id of a frame that a node has sent."""
+    client = await nats.connect(cluster.urls[0])  # pyright: ignore[reportUnknownMemberType]
+    found = decode((await client.jetstream().get_msg(stream, seq=1)).data or b"")  # pyright: ignore[reportUnknownMemberType]
+    await client.close()
+    assert isinstance(found, Frame)
+    return found.id
 
 
 @pytest.mark.asyncio(loop_scope="session")

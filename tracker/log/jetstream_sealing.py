@@ -16,11 +16,12 @@ import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 import msgspec
+import structlog
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tracker.deliveries import Verified
 from tracker.errors import LogError, LogMissing, LogUnavailable
-from tracker.log.frame_keys import about_record, by_frame
+from tracker.log.frame_keys import GIVEN_UP, about_record, by_frame
 from tracker.log.frames import FrameRow
 from tracker.log.jetstream_keys import KeyBucket
 from tracker.log.jetstream_stream import Stream, StreamSettings
@@ -31,17 +32,21 @@ from tracker.log.vault_frames import KEY_BYTES, DataKey
 
 LEADER_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 5.0, 1.0, 2.0
 WITHDRAW_SECONDS = 30.0
+KEYLESS_SECONDS = 15.0
 FRAME_ID_BYTES = 16
 AT_ONCE = 32
 """So many entries are asked for at the same time."""
 
+_log = structlog.get_logger("keys")
+
 
 def id_of_copied(rows: Sequence[FrameRow]) -> bytes:
-    """The id of a frame of records as another log keeps them: the same for the same ones.
+    """The id of a frame of records as another log keeps them: the same for the same first one.
 
-    A copy that died between entry and frame puts its entry again when it is run again, and no second one with these keys.
+    A copy that died between entry and frame puts its entry again when it is run again, and no second one with these keys;
+    also when there are more records by then. Where the frame did arrive, the copy goes on behind it, under another id.
     """
-    return hashlib.sha256(b"copied" + msgspec.msgpack.encode(rows)).digest()[:FRAME_ID_BYTES]
+    return hashlib.sha256(b"copied" + msgspec.msgpack.encode(rows[0])).digest()[:FRAME_ID_BYTES]
 
 
 class StreamSealing:
@@ -53,6 +58,8 @@ class StreamSealing:
         self._replica = replica
         self._vault = vault
         self._ours: dict[bytes, bytes] = {}
+        self._since: dict[bytes, float] = {}
+        """When frames without keys, or with what are none, were first found to be so."""
         self._gone: list[tuple[float, list[int]]] = []
         self.told: Callable[[], None] = lambda: None
         self.trouble: str | None = None
@@ -100,7 +107,34 @@ class StreamSealing:
 
     async def _entry(self, frame: bytes) -> bytes:
         held = self._ours.get(frame)
-        return await self._bucket.entry(frame) if held is None else held
+        if held is not None:
+            return held
+        found = await self._bucket.held(frame)
+        if found is None:
+            return await self._without(frame)
+        if self._vault.is_sound(frame, found[1]):
+            self._since.pop(frame, None)
+            return found[1]
+        if frame not in self._since:
+            _log.critical("what the bucket has of a frame are no keys: its records are read as lost", frame=frame.hex())
+        self._since[frame] = 0.0
+        return GIVEN_UP
+
+    async def _without(self, frame: bytes) -> bytes:
+        """No node sends a frame before its keys are acknowledged: after some time nothing more is waited for.
+
+        All nodes find the same, as only one entry can be the first. Raises `LogCorrupt` until then.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._since.setdefault(frame, now) < KEYLESS_SECONDS:
+            return await self._bucket.entry(frame)  # says what is missing
+        if (await self._replica.cursor()).sequence < await self._bucket.restored():
+            return await self._bucket.entry(frame)  # another node may put it back yet
+        if not await self._bucket.replace(frame, 0, GIVEN_UP):
+            return await self._bucket.entry(frame)
+        _log.critical("a frame has no keys in the bucket: its records are read as lost", frame=frame.hex())
+        del self._since[frame]
+        return GIVEN_UP
 
     async def withdraw(self, positions: Sequence[int]) -> None:
         """Destroy the keys of all copies of these records, in the bucket and here. Raises `LogUnavailable`: do it again."""

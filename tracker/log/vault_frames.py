@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tracker.errors import LogUnavailable
+from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.log.frame_keys import Copy, FrameKeys, about_key, by_frame, decode, encode, without
 
 CREATE_FRAMES = "CREATE TABLE IF NOT EXISTS frames (id BLOB PRIMARY KEY, keys BLOB NOT NULL) STRICT"
@@ -79,6 +79,21 @@ class FrameStore(ABC):
             secret = unwrap(master, one, about_key(frame, n), self.path)
             found[n] = DataKey(secret[:KEY_BYTES], secret[KEY_BYTES:])
         return found
+
+    def is_sound(self, frame: bytes, entry: bytes) -> bool:
+        """Whether whoever made an entry had the master key that it names; True where that is none of ours."""
+        try:
+            keys = decode(entry)
+        except LogCorrupt:
+            return False
+        master = self._masters.get(keys.master)
+        first = next((n for n, one in enumerate(keys.wrapped) if one is not None), None)
+        if master is None or first is None:
+            return True
+        try:
+            return bool(self.unwrapped(frame, entry, [first]))
+        except LogUnavailable:
+            return False
 
     async def keep_frames(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         """Keep entries of the bucket, (frame, entry), of frames that nothing is kept of. Durable on return."""
