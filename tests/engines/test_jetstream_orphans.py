@@ -136,17 +136,24 @@ async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_r
 ) -> None:
     before, there = sealed(tmp_path / "single"), sealed(tmp_path / "node", cluster=cluster, stream=nodes.stream)
     assert (await before.run("init"))[0] == 0
-    log = await joining.open_log(load(before.config, {}))
-    await log.append_all([delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(40)])
-    await log.append_erasure(erasure_record(Erasure(why="identity", at=1, erased=[Erased(3, [])])), [3])
-    await log.destroy_keys([3])
-    await log.append_all([delivery(f"l{n}") for n in range(40)])
-    await log.close()
     material: set[bytes] = set()
-    for frames in (1, 1, 2):  # the first frame twice, then the erasure behind it
+
+    async def died(frames: int) -> None:
         await die(before, there, frames)
-        held = await nodes.entries()
-        material |= {each for wrapped in held.values() for each in wrapped if each is not None}
+        material.update(each for wrapped in (await nodes.entries()).values() for each in wrapped if each is not None)
+
+    log = await joining.open_log(load(before.config, {}))
+    try:
+        await log.append_all([delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(40)])
+        await died(1)
+        # The same frame, longer by now; then what erases, behind it.
+        await log.append_all([delivery(f"l{n}") for n in range(40)])
+        await died(1)
+        await log.append_erasure(erasure_record(Erasure(why="identity", at=1, erased=[Erased(3, [])])), [3])
+        await log.destroy_keys([3])
+        await died(2)
+    finally:
+        await log.close()
     code, _, complaint = await before.run("copy", "--to", str(there.config))
     assert code == 0, complaint
     held = await nodes.entries()
@@ -154,7 +161,7 @@ async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_r
     assert sum(len(wrapped) for wrapped in held.values()) == 81, "one key a record"
     assert len(kept) == 80
     # What the killed ones had put is nowhere any more: it is not what the last one put.
-    assert len(material - kept) == 39 + 39 + 1
+    assert len(material - kept) == 40 + 80 + 1
     folders = [*nodes.folders(), there.folder]
     assert not await nowhere(list(kept)[:1], folders[:1])
     assert await nowhere(material - kept, folders)
