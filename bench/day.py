@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from calls import DAY, SECOND, calls, deliveries
+from calls import DAY, HOUR, SECOND, calls, deliveries
 from tests.running import READ, SECRETS, Running, now
 from tracker.deliveries import Delivery
 from tracker.demo import SOURCES
@@ -76,12 +76,15 @@ class Out(NamedTuple):
     query: dict[str, str]
 
 
-def day(sessions: int, begin: int) -> Iterator[Out]:
-    """Every delivery of the day by the moment it is sent; about as many calls are in memory as run at one time."""
+def day(sessions: int, begin: int, *, hour: int = 0) -> Iterator[Out]:
+    """Every delivery of the day by the moment it is sent; about as many calls are in memory as run at one time.
+
+    `hour`: nothing of calls that begin before it.
+    """
     chance = random.Random(7)
     waiting: list[Out] = []
     numbers = itertools.count()
-    for plan in calls(sessions, begin, 1):
+    for plan in itertools.dropwhile(lambda plan: plan.start < begin + hour * HOUR, calls(sessions, begin, 1)):
         while waiting and waiting[0].at < plan.start:
             yield heapq.heappop(waiting)
         for sent in deliveries(plan):
