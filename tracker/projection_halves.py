@@ -2,7 +2,7 @@
 
     absorbed   everything of the second half goes in as it is; rooms and sources in both are joined
     rooms      facts whose run begins or ends in the other half move; sessions that the next run ended are rendered anew
-    sessions   those told of in both halves are folded from all their facts
+    sessions   of those told of in both halves, what was folded is joined
     sources    sessions that only the latest moment or a restart of their whole source ends are rendered anew
 
 All of it is what a later batch does to earlier ones (`projection_batch`), and mostly there is little: the sessions that were
@@ -12,7 +12,7 @@ open in the middle. A step is bounded, so that memory stays flat.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,13 +21,13 @@ from tracker.projection_batch import Batch, Memory, Recall, SourceState
 from tracker.projections.evidence import Evidence
 from tracker.projections.rendering import session_id
 from tracker.projections.runs import Runs, decode_room, encode_room, joined_rooms
+from tracker.projections.state import decode_state
 from tracker.sources import registry
 from tracker.views.contract import Absorbed, Changes, HalvedViews, SharedRoom, SourceRow
 
 ROOMS = 200
-SESSIONS = 50
-RENDERED = 500
-"""At a time: rooms looked at, sessions folded anew from the log, sessions only rendered anew."""
+SESSIONS = 500
+"""Looked at in one step."""
 
 _state = msgspec.msgpack.Decoder(SourceState).decode
 _packed = msgspec.msgpack.Encoder().encode
@@ -51,8 +51,9 @@ async def put_together(views: HalvedViews, part: Path, recall: Recall) -> int:
         told_twice -= seam.refolded
         after = (shared[-1].source, shared[-1].room)
     for names in _parts(sorted(told_twice), SESSIONS):
-        await views.save(await Seam(views, Memory(), recall).sessions(names, position))
-    for names in _parts(await _waiting(views, absorbed), RENDERED):
+        theirs = await views.their_states(names)
+        await views.save(await Seam(views, Memory(), recall).sessions(theirs, position))
+    for names in _parts(await _waiting(views, absorbed), SESSIONS):
         await views.save(await Seam(views, Memory(), recall).again(names, position))
     return position
 
@@ -78,11 +79,14 @@ class Seam(Batch):
         moving = {session: await self._told_in(session) for session in sorted(recut)}
         return await self._mended(moving, beside, position)
 
-    async def sessions(self, names: Sequence[str], position: int) -> Changes:
-        """These sessions folded from all their facts."""
+    async def sessions(self, theirs: Mapping[str, bytes], position: int) -> Changes:
+        """These sessions, with what the other half folded of them."""
         await self._learn_sources((), ())
         self._learn_rules()
-        return await self._mended({name: await self._told_in(name) for name in names}, set(), position)
+        await self._load_states(set(theirs), {})
+        for name, state in theirs.items():
+            self._memory.states[name].join(decode_state(state))
+        return await self._mended({}, set(theirs), position)
 
     async def again(self, names: Sequence[str], position: int) -> Changes:
         """These sessions as they are now."""

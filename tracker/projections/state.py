@@ -70,6 +70,16 @@ class Interval(msgspec.Struct, array_like=True):
                 if held is None or at > held.at or (at == held.at and key < held.key):
                     values[name] = Value(at, key, value)
 
+    def join(self, other: Interval) -> None:
+        """Take everything in that another one took in."""
+        self.start = self.start if other.start is None else better_start(self.start, other.start)
+        self.end = self.end if other.end is None else better_end(self.end, other.end)
+        self.began, self.closed = self.began or other.began, self.closed or other.closed
+        for name, value in other.values.items():
+            self.say(name, value.value, value.at, value.key)
+        for name, claim in other.marks.items():
+            self.mark(name, claim)
+
     def mark(self, name: str, claim: Claim) -> None:
         """Take a status in."""
         self.marks[name] = better_start(self.marks.get(name), claim)
@@ -110,6 +120,25 @@ class SessionState(msgspec.Struct, array_like=True):
             found = of_kind[key] = Interval()
         return found
 
+    def join(self, other: SessionState) -> None:
+        """Take everything in that another state of the same session took in."""
+        self.room.join(other.room)
+        for kind, intervals in other.intervals.items():
+            for key, interval in intervals.items():
+                self.interval(kind, key).join(interval)
+        for name, values in other.ids.items():
+            self.ids[name] = set(sorted(self.ids.get(name, set()) | values)[:IDS_KEPT])
+        for anomaly in other.anomalies:
+            self.notice(*anomaly)
+        self.created = min((c for c in (self.created, other.created) if c), key=_earliest, default=None)
+        self.last_people = min((c for c in (self.last_people, other.last_people) if c), key=_latest, default=None)
+        self.first_position = min(
+            self.first_position or other.first_position, other.first_position or self.first_position
+        )
+        self.last_position = max(self.last_position, other.last_position)
+        self.first_at = min(self.first_at or other.first_at, other.first_at or self.first_at)
+        self.last_at = max(self.last_at, other.last_at)
+
     def notice(self, kind: str, detail: str, key: str, position: int) -> None:
         """Keep an anomaly: the smallest `ANOMALIES_KEPT` survive, whatever the order of arrival."""
         anomaly = (kind, detail, key, position)
@@ -118,6 +147,14 @@ class SessionState(msgspec.Struct, array_like=True):
         self.anomalies.append(anomaly)
         self.anomalies.sort(key=lambda held: held[:3])
         del self.anomalies[ANOMALIES_KEPT:]
+
+
+def _earliest(claim: Claim) -> tuple[Micros, str, int]:
+    return claim.at, claim.key, claim.n
+
+
+def _latest(claim: Claim) -> tuple[Micros, str]:
+    return -claim.at, claim.key
 
 
 encode_state = msgspec.msgpack.Encoder().encode

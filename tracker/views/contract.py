@@ -185,6 +185,10 @@ class HalvedViews(ViewsWriter, Protocol):
         """After `absorb`: rooms that both knew, as they were, by (source, room), from after that one."""
         ...
 
+    async def their_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
+        """After `absorb`: the folded states that the other views had of sessions that both knew."""
+        ...
+
 
 Page = tuple[list[Any], str | None]
 """Rows and the cursor of the next page (None: the end)."""

@@ -24,7 +24,7 @@ from tracker.errors import ViewsUnavailable
 from tracker.facts import Micros
 from tracker.views import sqlite_writing as sql
 from tracker.views.contract import Absorbed, Changes, SavedEntry, SharedRoom
-from tracker.views.sqlite_absorbing import SELECT_SHARED_ROOMS, absorb
+from tracker.views.sqlite_absorbing import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, absorb
 from tracker.views.sqlite_altering import Kept
 from tracker.views.sqlite_counting import counted, save_counts
 from tracker.views.sqlite_dumping import dump_rows
@@ -169,6 +169,11 @@ class SqliteViews(SqliteReading):
     async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
         """See `HalvedViews`."""
         return [SharedRoom(*row) for row in await self._written(SELECT_SHARED_ROOMS, [*after, limit])]
+
+    async def their_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
+        """See `HalvedViews`."""
+        found = await self._written(SELECT_THEIR_STATES, [sql.as_list(session_ids)])
+        return {name: unpack_state(packed) for name, packed in found}
 
     async def _open(self) -> None:
         if self._writer is not None and not SEARCHABLE:

@@ -40,10 +40,10 @@ TEMPORARY = (
     """
 INSERT INTO renumbered SELECT theirs.number, ours.number FROM part.names AS theirs
 CROSS JOIN main.names AS ours ON ours.name = theirs.name""",
-    "CREATE TEMP TABLE shared_sessions (theirs INTEGER PRIMARY KEY, ours INTEGER NOT NULL)",
+    "CREATE TEMP TABLE shared_sessions (theirs INTEGER PRIMARY KEY, ours INTEGER NOT NULL UNIQUE, state BLOB NOT NULL)",
     """
-INSERT INTO shared_sessions SELECT theirs, ours FROM renumbered
-CROSS JOIN main.sessions AS held ON held.number = ours CROSS JOIN part.sessions AS fresh ON fresh.number = theirs""",
+INSERT INTO shared_sessions SELECT theirs, ours, fresh.state FROM renumbered
+CROSS JOIN main.sessions AS held ON held.number = ours CROSS JOIN part.session_states AS fresh ON fresh.session = theirs""",
     """
 CREATE TEMP TABLE shared_rooms (source TEXT NOT NULL, room TEXT NOT NULL, ours BLOB NOT NULL, theirs BLOB NOT NULL,
     PRIMARY KEY (source, room)) WITHOUT ROWID""",
@@ -58,6 +58,8 @@ SAVE_ROOMS = """
 INSERT INTO main.rooms (source, room, state) SELECT source, room, state FROM part.rooms WHERE true
 ON CONFLICT (source, room) DO UPDATE SET state = join_states(state, excluded.state)"""
 SELECT_SHARED_SESSIONS = "SELECT name FROM shared_sessions CROSS JOIN names ON number = ours ORDER BY name"
+SELECT_THEIR_STATES = """
+SELECT name, state FROM json_each(?) CROSS JOIN names ON name = value JOIN shared_sessions ON ours = number"""
 SELECT_SHARED_ROOMS = """
 SELECT source, room, ours, theirs FROM shared_rooms WHERE (source, room) > (?, ?) ORDER BY source, room LIMIT ?"""
 
