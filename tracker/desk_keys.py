@@ -25,6 +25,9 @@ async def restore_keys(
         raise ConfigInvalid("log.engine: only the nodes of a cluster have a bucket of data keys")
     if not config.sealing.masters:
         raise ConfigInvalid("sealing.keys: there is no master key: name the one that the other nodes have")
+    # It takes out what is erased, by position: on a node that has diverged those may be other people's.
+    async with joining.proving_log(config) as log:
+        await joining.expect_undiverged(config, log)
     vault = await joining.open_vault(config)
     try:
         return await clustering.restore_keys(config, vault, partly=partly, progress=progress)
