@@ -86,6 +86,11 @@ async def test_what_is_erased_on_one_node_is_gone_on_all_with_every_copy_of_it(
     given = [delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(20)]
     await asyncio.gather(*[log.append(each) for each in given for log in (first, second)])
     await level(first, second)
+    # And surely so: as if this node had not applied the first yet when it was given the same.
+    again = [each.body for each in given].index((await told(first))[2][2])
+    frame, keys = second._framed([(given[again], second.replica.names_of(given[again])[0])], ())
+    assert (await second._sent(frame, keys))[0] == Appended(3, duplicate=True)
+    await level(first, second)
     copies = await first.replica.copies_of(range(1, 21))
     assert len(copies) > 20, "some were given to both at once"
     gone = [3, 4, 20]
