@@ -167,10 +167,12 @@ async def open_live_views(config: Config) -> SqliteViews:
     """The views for the projector. Missing or outdated ones are made anew, empty: the projector fills them again."""
     try:
         return await SqliteViews.open(config.views_path, writable=True)
-    except (ViewsMissing, ViewsOutdated) as error:
-        _log.warning("views are made anew from the log", reason=str(error))
-        await create_views(config)
-        return await SqliteViews.open(config.views_path, writable=True)
+    except ViewsMissing:
+        _log.info("there are no views yet: they are made from the log", path=str(config.views_path))
+    except ViewsOutdated:
+        _log.info("the views are another version's: they are made anew from the log", path=str(config.views_path))
+    await create_views(config)
+    return await SqliteViews.open(config.views_path, writable=True)
 
 
 async def create_views(config: Config) -> None:

@@ -165,6 +165,11 @@ class Station:
         evidence = self.config.evidence
         if self.cluster is not None:
             if not self.config.jetstream.signs:
+                if joining.cosigner(self.config) is None:
+                    _log.warning(
+                        "this node cosigns nothing: it has no key. `tracker init` makes it",
+                        key_file=str(evidence.key_file),
+                    )
                 return
             # A tree that is behind would be taken for one that was rolled back.
             await self.cluster.caught_up()
