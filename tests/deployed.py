@@ -18,12 +18,13 @@ class DeployedCluster(Cluster):
     def write_config(self, number: int, home: Path) -> Path:
         client, monitor, route = self._ports[number]
         text = (DEPLOY / "nats" / "compose.conf").read_text("utf-8")
+        (routes,) = re.findall(r"routes: \[.*\]", text)
         for written, here in (
             ("port: 4222", f'listen: "127.0.0.1:{client}"'),
             ('http: "0.0.0.0:8222"', f'http: "127.0.0.1:{monitor}"'),
             ("store_dir: /data", f'store_dir: "{self.store(number)}"'),
             ("port: 6222", f'listen: "127.0.0.1:{route}"'),
-            (re.search(r"routes: \[.*\]", text)[0], f"routes: [{self.routes()}]"),  # pyright: ignore[reportOptionalSubscript]
+            (str(routes), f"routes: [{self.routes()}]"),
         ):
             assert text.count(written) == 1, written
             text = text.replace(written, here)

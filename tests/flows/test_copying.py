@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import secrets
 import signal
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -223,7 +223,7 @@ async def test_a_copy_that_was_killed_goes_on_where_it_was(cluster: Cluster, tmp
     await filled(before, 6_000)
     for source, to in ((before, there), (there, back)):
         process = await asyncio.create_subprocess_exec(
-            *[os.sys.executable, "-m", "tracker", "copy", "--config", str(source.config), "--to", str(to.config)],
+            *[sys.executable, "-m", "tracker", "copy", "--config", str(source.config), "--to", str(to.config)],
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stderr is not None
