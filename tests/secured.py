@@ -24,6 +24,8 @@ accounts {{
     users: [
       {{ user: node, password: "{PASSWORD}" }}
       {{ user: mute, password: "{PASSWORD}", permissions: {{ publish: ["_INBOX.>"], subscribe: [">"] }} }}
+      {{ user: readerless, password: "{PASSWORD}", permissions: {{ publish: {{ deny: ["$JS.API.CONSUMER.CREATE.>"] }} }} }}
+      {{ user: unread, password: "{PASSWORD}", permissions: {{ publish: {{ deny: ["$JS.API.CONSUMER.MSG.NEXT.>"] }} }} }}
       {{ user: deaf, password: "{PASSWORD}", permissions: {{ publish: [">"], subscribe: ["elsewhere"] }} }}
     ]
   }}

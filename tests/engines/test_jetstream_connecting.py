@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from tests.running import READ_KEY, SECRETS, Running
 from tests.secured import ACCOUNTS, PASSWORD, Authority, Secured, tls
 from tracker.demo import config_text
 from tracker.errors import LogUnavailable
+from tracker.log.jetstream import JetstreamLog
+from tracker.log.jetstream_checking import join
 from tracker.log.jetstream_connecting import StreamSettings
 from tracker.log.jetstream_stream import Stream
+from tracker.log.sqlite_following import Replica
 
 WRONG = "a-password-that-nobody-may-see"
 
@@ -84,6 +88,27 @@ async def test_whoever_may_not_hear_the_answers_is_told_so(
     monkeypatch.setattr("tracker.log.jetstream_stream.ASK_SECONDS", 1.0)
     async with Secured(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         assert "may not subscribe to _inbox" in await told(server, certificates, user="deaf")
+
+
+async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lacks(
+    certificates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Secured(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
+        for user, right in (("readerless", "CREATE"), ("unread", "MSG.NEXT")):
+            chosen = settings(server, certificates, user=user)
+            path = tmp_path / f"{user}.db"
+            await Replica.begin(path, log_id=await join(chosen, "x"), stream="s")
+            log = await JetstreamLog.open(path, chosen)
+            capsys.readouterr()
+            await asyncio.sleep(3.5)
+            with pytest.raises(
+                LogUnavailable, match=rf"may not publish to .JS.API.CONSUMER.{right}.s.\*: give it its rights"
+            ):
+                await log.probe()
+            await log.close()
+            said = capsys.readouterr().out
+            assert said.count("may not publish") == 1, said
+            assert "permissions violation" not in said
 
 
 async def test_a_server_that_asks_for_certificates_wants_one_of_its_authority(

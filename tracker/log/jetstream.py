@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
@@ -45,6 +45,8 @@ CANCEL_SECONDS = 0.5
 CLOSING_SECONDS = 2.0
 """Nobody waits any more for what is accepted when the log is closed: it is tried for so long."""
 LOOK_SECONDS, SILENT_SECONDS = 1.0, 5.0
+LOOKS = 3_600
+"""So many are remembered until what they saw is applied; a node that is further behind seems to be even further."""
 
 Done = TypeVar("Done")
 
@@ -70,6 +72,7 @@ class JetstreamLog(VouchingReplica):
         self._diverged: Callable[[], object | None] = lambda: None
         self._level = asyncio.Event()
         self._level_at = 0.0
+        self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)
         self._looked_at = asyncio.get_running_loop().time()
         self._failed: tuple[float, str] | None = None
         self._closed = False
@@ -185,8 +188,9 @@ class JetstreamLog(VouchingReplica):
         messages = max(0, self.state.last - self._replicator.sequence)
         if not self._level.is_set():
             return Behind(messages, float("inf"))
-        since_level = asyncio.get_running_loop().time() - self._level_at
-        return Behind(messages, max(0.0, min(since_level, time.time() - self._replicator.applied_at)))
+        # By no clock but our own steady one: that of this machine, or of a server, may be an hour off.
+        self._compare()
+        return Behind(messages, max(0.0, asyncio.get_running_loop().time() - self._level_at))
 
     def stopped(self) -> NodeDiverged | NodeOutdated | None:
         """See `ClusteredLog.stopped`."""
@@ -361,9 +365,15 @@ class JetstreamLog(VouchingReplica):
             self._unfit = None
         except LogUnavailable as error:  # somebody edited the stream while we run
             self._unfit = str(error)
-        if self._replicator.sequence >= state.last:
-            self._level_at = self._looked_at if asked_at is None else asked_at
+        self._looks.append((self._looked_at if asked_at is None else asked_at, state.last))
+        self._compare()
+        if not self._looks:
             self._level.set()
+
+    def _compare(self) -> None:
+        """When everything was in the stream that is applied here: at the newest look whose last message is."""
+        while self._looks and self._replicator.sequence >= self._looks[0][1]:
+            self._level_at = self._looks.popleft()[0]
 
     def end_within(self, seconds: float) -> None:
         """See `ClusteredLog.end_within`."""

@@ -45,14 +45,13 @@ _log = structlog.get_logger("replicator")
 
 
 class Arrived(NamedTuple):
-    """A message read and decoded. `at`: when the stream took it, seconds since the epoch; `frame` None: no frame.
+    """A message read and decoded; `frame` None: no frame.
 
     `flaw`: why what was sent as a frame is none.
     """
 
     entry: Entry
     frame: Frame | None
-    at: float
     size: int
     flaw: str | None = None
 
@@ -79,8 +78,6 @@ class Replicator:
         self.trouble: LogError | None = None
         self.refused = 0
         """Messages passed over since this was opened: no node can have sent them as frames."""
-        self.applied_at = 0.0
-        """When the stream took what was applied last, seconds since the epoch."""
 
     async def reached(self, sequence: int) -> None:
         """Return when everything up to a message is applied."""
@@ -148,7 +145,7 @@ class Replicator:
             if left <= BATCH_MESSAGES // 2:
                 await self._stream.pull(reader, f"{inbox.address}.{asks}", asked)
                 asks, left = asks + 1, left + BATCH_MESSAGES
-            message = await _next(inbox)
+            message = await self._next(inbox)
             if (status := (message.headers or {}).get("Status")) is not None:
                 left -= _unserved(message, status, after)
                 if self.sequence >= after:
@@ -163,6 +160,16 @@ class Replicator:
             await self._wait_for_room()
             self._held += arrived.size
             await queue.put(arrived)
+
+    async def _next(self, inbox: Inbox) -> Msg:
+        if not inbox.arrived.empty():
+            return inbox.arrived.get_nowait()
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                return await inbox.arrived.get()
+        except TimeoutError:
+            self._stream.expect_pulling()
+            raise _Lost(f"the reader said nothing for {SILENCE_SECONDS:.0f} s") from None
 
     async def _arrived(self, message: Msg, after: int) -> Arrived:
         try:
@@ -200,7 +207,6 @@ class Replicator:
             self._room.set()
             answers = await self._replica.apply([each.entry for each in batch])
             self._is_well()
-            self.applied_at = batch[-1].at
             for each, given in zip(batch, answers, strict=True):
                 if each.frame is not None:
                     self._applied(each.frame, given)
@@ -213,16 +219,6 @@ class Replicator:
         self.sequence = max(self.sequence, sequence)
         self._moved.set()
         self._moved = asyncio.Event()
-
-
-async def _next(inbox: Inbox) -> Msg:
-    if not inbox.arrived.empty():
-        return inbox.arrived.get_nowait()
-    try:
-        async with asyncio.timeout(SILENCE_SECONDS):
-            return await inbox.arrived.get()
-    except TimeoutError:
-        raise _Lost(f"the reader said nothing for {SILENCE_SECONDS:.0f} s") from None
 
 
 def _unserved(message: Msg, status: str, after: int) -> int:
@@ -244,7 +240,7 @@ def _arrived(message: Msg, stream: str) -> Arrived:
     """The message of a stream. What was sent elsewhere than to its frames has no rows."""
     # $JS.ACK.<stream>.<reader>.<times>.<sequence>.<…>.<ns since 1970>.<left>, or with domain and account behind ACK
     words = message.reply.split(".")
-    sequence, nanoseconds = (words[5], words[7]) if len(words) == 9 else (words[7], words[9])
+    sequence = words[5] if len(words) == 9 else words[7]
     found = decode(message.data, int(sequence)) if message.subject == f"{stream}.frames" else None
     frame, flaw = (found, None) if isinstance(found, Frame) else (None, found)
     said = vouchers.decode(message.data) if message.subject == f"{stream}.checkpoints" else None
@@ -253,4 +249,4 @@ def _arrived(message: Msg, stream: str) -> Arrived:
     digest = hashlib.sha256(message.data).digest()
     rows, erases, named = (frame.records, frame.erases, frame.id) if frame is not None else ((), (), b"")
     entry = Entry(int(sequence), digest, rows, erases, named, said=said)
-    return Arrived(entry, frame, int(nanoseconds) / 1e9, len(message.data), flaw)
+    return Arrived(entry, frame, len(message.data), flaw)

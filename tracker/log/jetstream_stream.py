@@ -35,6 +35,8 @@ HEADER_BYTES = 256
 NO_STREAM, NO_MESSAGE, WRONG_LAST = 10059, 10037, 10071
 NO_JETSTREAM = 10039
 PERMISSION = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
+READER = re.compile(r"\.tracker-[0-9a-f]{16}$")
+"""A reader's own name in a subject."""
 
 _log = structlog.get_logger("stream")
 
@@ -131,6 +133,7 @@ class Stream:
         self._broken = asyncio.Event()
         self._asking: dict[str, asyncio.Event] = {}
         self._unheard = ""
+        self._may_pull = True
         self.settings = settings
         self.name = settings.stream
 
@@ -219,6 +222,7 @@ class Stream:
             "max_waiting": 16,
         }  # fmt: skip
         asked = {"stream_name": self.name, "config": config, "action": "create"}
+        self._may_pull = True
         await self.ask(f"CONSUMER.CREATE.{self.name}.{name}", asked, CONSUMER_SECONDS)
 
     async def drop_consumer(self, name: str) -> None:
@@ -241,6 +245,11 @@ class Stream:
         with ours("NATS"):
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{consumer}"
             await self._client.publish(subject, msgspec.json.encode(asked), reply=reply)
+
+    def expect_pulling(self) -> None:
+        """Raise `LogUnavailable` where the servers did not let us ask the newest reader: they answer nothing then."""
+        if not self._may_pull:
+            raise LogUnavailable(self._may_not(f"publish to $JS.API.CONSUMER.MSG.NEXT.{self.name}.*"))
 
     async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> None:
         """Have `heard` called with what nodes say outside the stream under `<stream>.<subject>`, until it is closed."""
@@ -302,6 +311,9 @@ class Stream:
             return False
         if found[1] == "subscription":
             self._unheard = found[2]
+        if found[2].startswith("$js.api.consumer.msg.next."):
+            self._may_pull = False
+            return True
         asked = self._asking.pop(found[2], None)
         if asked is not None:
             asked.set()
@@ -310,6 +322,7 @@ class Stream:
     def _may_not(self, what: str) -> str:
         """Which line is missing in the servers' configuration, for whom."""
         who = self.settings.identity or "nobody named in [jetstream]"
+        what = READER.sub(".*", what)  # the same line each time, and as it has to be written
         return f"this node ({who}) may not {what}: give it its rights (docs/engines/jetstream.md, Who may do what)"
 
 
