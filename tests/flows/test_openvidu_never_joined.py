@@ -16,16 +16,18 @@ from tracker.views.memory import MemoryViews
 START = 1_790_000_000_000
 MINUTE = 60_000
 CREATED = (START, "sessionCreated", "empty")
+TOOK = {"streamId": "str_CAM_a", "connectionId": "con_b", "connection": "INBOUND", "receivingFrom": "con_a"}
 
 
-async def session_of(told: list[tuple[int, str, str]], received_at: int) -> Any:
+async def session_of(told: list[tuple[int, str, str]], received_at: int, *, batch: int = 1) -> Any:
     """The session `empty`, once every (ms, event, session) is projected; all received at `received_at` (ms)."""
     source = OpenviduSource(SourceSettings(name="ov", vendor="openvidu", secrets=("s",)))
     log, views = MemoryLog(), MemoryViews()
     for at, event, session in told:
-        body = json.dumps({"sessionId": session, "timestamp": at, "event": event}).encode()
+        said = {"sessionId": session, "timestamp": at, "event": event} | (TOOK if event.startswith("webrtc") else {})
+        body = json.dumps(said).encode()
         await log.append(source.admit(body, received_at=received_at * 1000, proof={}))
-    await Projector(log, views, now=lambda: received_at * 1000, batch=1).catch_up()
+    await Projector(log, views, now=lambda: received_at * 1000, batch=batch).catch_up()
     await log.close()
     return views.sessions[f"ov:empty_{START}"].session
 
@@ -43,3 +45,11 @@ async def test_one_sender_whose_clock_is_years_ahead_ends_no_session(backwards: 
     told = [CREATED, (9_999_999_999_999, "sessionCreated", "later")]
     row = await session_of(told[:: -1 if backwards else 1], START + MINUTE)
     assert row.state == "open"
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_of_whom_only_a_stream_they_took_is_known_was_there(backwards: bool, batch: int) -> None:
+    told = [(START + MINUTE, "webrtcConnectionCreated", "empty"), (START + 90 * MINUTE, "sessionCreated", "later")]
+    row = await session_of([CREATED, *told[:: -1 if backwards else 1]], START + 90 * MINUTE, batch=batch)
+    assert (row.state, row.participants) == ("open", 1)

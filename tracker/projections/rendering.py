@@ -164,7 +164,8 @@ def _inferred_end(state: SessionState, start: Claim | None, around: Surroundings
     if after is not None and began < after:
         ends.append(_rule(after, "server_shutdown"))
     limit = around.rules.never_joined_after
-    idle = not state.intervals.get("connection") and not state.intervals.get("stream")
+    # Whoever took a stream was there, too. What asks which sessions may be over looks at the rows these become.
+    idle = not any(state.intervals.get(kind) for kind in ("connection", "stream", "subscription"))
     if limit is not None and idle and began + limit < around.latest:
         ends.append(_rule(began + limit, "timeout"))
     return min(ends, key=lambda claim: (claim.at, claim.reason or "")) if ends else None
