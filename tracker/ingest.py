@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from tracker.arriving import BODY_SECONDS, Arriving
 from tracker.deliveries import Appended, Delivery
@@ -120,6 +120,9 @@ class Ingest:
             return self._failed(name, error)
         outcome = "duplicate" if appended.duplicate else "recorded"
         self._metrics.delivered(name, outcome)
+        if request.version < HttpVersion11:  # benchmarks and old proxies: they ask to be kept in words of their own
+            told = {"position": appended.position, "duplicate": appended.duplicate}
+            return _json(200, told, "application/json")
         return Recorded(appended, self._now())
 
     def _source(self, name: str) -> Source:

@@ -1,7 +1,7 @@
 """The answer to a delivery that is in the log, written in one piece: nearly all answers are this one.
 
 aiohttp builds an answer from objects (headers, their order, their encoding) that say the same each time: 15 µs of what a delivery
-costs. Everything else is answered by a `web.Response` as usual.
+costs. Everything else is answered by a `web.Response` as usual, and so is who speaks HTTP/1.0.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from email.utils import formatdate
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.http import SERVER_SOFTWARE
 
 from tracker.deliveries import Appended
@@ -42,7 +42,7 @@ class Recorded(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write all of it. Raises `ConnectionResetError` when there is nobody left to write to."""
-        if not request.keep_alive or request.version < HttpVersion11:
+        if not request.keep_alive:
             self._closes = True
         transport = request.transport
         if transport is None or transport.is_closing():

@@ -350,8 +350,11 @@ async def test_answers_on_one_connection_are_whole_and_the_last_one_closes_it(do
         assert (b"Connection: close" in head.split(b"\r\n")) == (answer is last)
 
 
-async def test_a_sender_of_the_old_protocol_has_its_answer_and_then_the_end(door: Door) -> None:
-    came = await _answers(door, _request(b"a", version="1.0", more="Connection: keep-alive\r\n"))
-    assert came.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"\r\nConnection: close\r\n" in came
-    assert came.endswith(b'{"position":1,"duplicate":false}')
+@pytest.mark.parametrize("asked", ["", "Connection: keep-alive\r\n"])
+async def test_a_sender_of_the_old_protocol_is_answered_in_it_and_kept_if_it_asks(door: Door, asked: str) -> None:
+    came = await _answers(door, _request(b"a", version="1.0", more=asked) + _request(b"b", version="1.0"))
+    answers = [b"HTTP/1.0 200 OK\r\n" + answer for answer in came.split(b"HTTP/1.0 200 OK\r\n")[1:]]
+    assert [answer.partition(b"\r\n\r\n")[2] for answer in answers] == [
+        b'{"position":1,"duplicate":false}', b'{"position":2,"duplicate":false}',
+    ][: 2 if asked else 1]  # fmt: skip
+    assert (b"\r\nConnection: keep-alive\r\n" in answers[0]) == bool(asked)
