@@ -352,7 +352,8 @@ async def test_answers_on_one_connection_are_whole_and_the_last_one_closes_it(do
 
 @pytest.mark.parametrize("asked", ["", "Connection: keep-alive\r\n"])
 async def test_a_sender_of_the_old_protocol_is_answered_in_it_and_kept_if_it_asks(door: Door, asked: str) -> None:
-    came = await _answers(door, _request(b"a", version="1.0", more=asked) + _request(b"b", version="1.0"))
+    more = _request(b"b", version="1.0") if asked else b""
+    came = await _answers(door, _request(b"a", version="1.0", more=asked) + more)
     answers = [b"HTTP/1.0 200 OK\r\n" + answer for answer in came.split(b"HTTP/1.0 200 OK\r\n")[1:]]
     assert [answer.partition(b"\r\n\r\n")[2] for answer in answers] == [
         b'{"position":1,"duplicate":false}', b'{"position":2,"duplicate":false}',
