@@ -176,7 +176,11 @@ class GroupCommit:
             return
         seconds = time.perf_counter() - began
         if seconds > SLOW_SECONDS:
-            _log.warning("the log is slow: look at its disk", seconds=round(seconds, 1), records=len(records))
+            _log.warning(
+                "the log is slow: look at its disk, in a cluster at the servers of NATS and theirs",
+                seconds=round(seconds, 1),
+                records=len(records),
+            )
         if self._observe is not None and records:
             self._observe.committed(len(records), seconds)
         start = 0
