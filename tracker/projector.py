@@ -33,6 +33,9 @@ REBUILD_BATCH = 3_000
 TOGETHER = 20_000
 """Records that go into the live views in one transaction, at most, where so many wait: with ten thousand calls under way each
 record of a batch changes pages of its own, and most of them are changed again by the batches that follow."""
+TOGETHER_SECONDS = 3.0
+"""So long after it began a transaction takes no other batch in: who reads, or is told live, sees how it goes on. A server that is
+killed again and again gets on all the same."""
 HOLD = 1_500
 """Changed sessions that are not rendered before the end of such a transaction, at most: nobody sees them earlier."""
 REBUILD_HOLD = 1_500
@@ -103,6 +106,8 @@ class Projector:
         """Of the last record in the views, which is further where a save is to be completed by the next."""
         self._oldest: Micros | None = None
         """When the first record after `position` was received, if it has been read."""
+        self._began = 0.0
+        """When it was read (the loop's seconds)."""
 
     async def run(self) -> None:
         """Project for ever. A failure is logged and tried again with back-off: ingest must not notice (law 3)."""
@@ -167,9 +172,11 @@ class Projector:
     async def _project(self, records: list[Record], evidence: list[Evidence], head: int) -> None:
         last = records[-1].position
         # Readers wait anyway for what is behind. If we die before the last save of the transaction, all of it is read again.
-        more = last < head and last - self.position < TOGETHER
+        clock = asyncio.get_running_loop().time
+        if self._oldest is None:
+            self._oldest, self._began = records[0].received_at, clock()
+        more = last < head and last - self.position < TOGETHER and clock() - self._began < TOGETHER_SECONDS
         hold = self._hold or (HOLD if more else 0)
-        self._oldest = records[0].received_at if self._oldest is None else self._oldest
         try:
             changes = await Batch(self._views, self._memory, self.recall).changes(records, evidence, hold=hold)
             await self._views.save(changes, more=more)

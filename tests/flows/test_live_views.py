@@ -122,3 +122,19 @@ async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and
     await assert_rebuilt_alike(live, log, tmp_path)
     for each in (reader, live, log):
         await each.close()
+
+
+async def test_views_far_behind_show_how_they_get_on_where_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projector_module, "TOGETHER_SECONDS", 0.0)
+    log = await mixed_log(tmp_path / "log.db", random.Random(1))
+    await SqliteViews.create(tmp_path / "live.db")
+    live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+    projector = Projector(log, live, now=lambda: START, batch=10)
+    shown: list[int] = []
+    head = await projector.catch_up(lambda position, _: shown.append(projector.position))
+    assert shown == [*range(10, head, 10), head]
+    await assert_rebuilt_alike(live, log, tmp_path)
+    for each in (live, log):
+        await each.close()
