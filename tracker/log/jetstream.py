@@ -244,6 +244,7 @@ class JetstreamLog(VouchingReplica):
         if not self._level.is_set():
             raise NodeBehind(f"this node is catching up: it is {self.behind().messages} messages behind the stream")
         unfit = self._replicator.trouble if isinstance(self._replicator.trouble, LogCorrupt) else self._unfit
+        unfit = unfit or (self._sealing and self._sealing.unfit)
         if unfit is not None:
             raise LogUnavailable(f"nothing is added to the stream: {unfit}")
         if self._sealing is None and self.replica.has_sealed:

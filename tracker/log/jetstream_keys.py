@@ -23,7 +23,17 @@ import msgspec
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.frame_keys import GIVEN_UP, decode, encode, without
-from tracker.log.jetstream_stream import NO_MESSAGE, NO_STREAM, WRONG_LAST, Refused, Stream, answered, ours
+from tracker.log.jetstream_stream import (
+    NO_MESSAGE,
+    NO_STREAM,
+    OTHERWISE,
+    WRONG_LAST,
+    Refused,
+    Stream,
+    answered,
+    ours,
+    unlike,
+)
 
 NAMES, RESTORED = "names", "restored"
 REVISIONS = 5
@@ -32,6 +42,10 @@ DELETE_FAILED = 10057
 TRIES = 20
 
 _NAMES = msgspec.msgpack.Decoder(dict[str, bytes])
+
+
+class Unfit(LogUnavailable):
+    """There is a bucket, which does not do what it has to."""
 
 
 class Revision(NamedTuple):
@@ -65,19 +79,18 @@ class KeyBucket:
             await self.is_there()
 
     async def is_there(self) -> bool:
-        """Whether there is one. Raises `LogUnavailable` where it would not keep keys, or not let them go."""
+        """Whether there is one. Raises `Unfit` where it would not keep keys, or not let them go, `LogUnavailable`."""
         try:
             found = await self._stream.ask(f"STREAM.INFO.KV_{self.name}", {})
         except Refused as error:
             if error.code == NO_STREAM:
                 return False
             raise
-        config: Mapping[str, Any] = found["config"]
-        wrong = [key for key, value in self._wanted().items() if config.get(key, False) != value]
+        wrong = unlike(found["config"], OTHERWISE | self._wanted() | {"max_msg_size": -1, "sealed": False})
         if wrong:
-            raise LogUnavailable(
-                f"the bucket {self.name} would not keep data keys, or not let them go: set {', '.join(sorted(wrong))} as "
-                "`tracker init` does (docs/engines/jetstream.md)"
+            raise Unfit(
+                f"the bucket {self.name} would not keep data keys, or not let them go: {'; '.join(wrong)}. Set it so with "
+                f"`nats stream edit KV_{self.name}`"
             )
         return True
 

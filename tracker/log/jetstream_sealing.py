@@ -23,7 +23,7 @@ from tracker.deliveries import Verified
 from tracker.errors import LogError, LogMissing, LogUnavailable
 from tracker.log.frame_keys import GIVEN_UP, about_record, by_frame
 from tracker.log.frames import FrameRow
-from tracker.log.jetstream_keys import KeyBucket
+from tracker.log.jetstream_keys import KeyBucket, Unfit
 from tracker.log.jetstream_stream import Stream, StreamSettings
 from tracker.log.jetstream_sweeping import EVERY_SECONDS, Reached, sweep
 from tracker.log.sqlite_following import Replica
@@ -64,6 +64,8 @@ class StreamSealing:
         self.told: Callable[[], None] = lambda: None
         self.trouble: str | None = None
         """What is wrong with the bucket now."""
+        self.unfit: str | None = None
+        """Why keys that are put into it would not stay, or not go."""
 
     def sealed(self, frame: bytes, batch: Sequence[tuple[Verified, str]]) -> tuple[list[FrameRow], bytes]:
         """The rows of (delivery, name it is known by), and the entry with their keys."""
@@ -179,7 +181,11 @@ class StreamSealing:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             with contextlib.suppress(LogError):
-                self.trouble = None if await self._bucket.is_there() else self._bucket.missing()
+                try:
+                    self.trouble = None if await self._bucket.is_there() else self._bucket.missing()
+                    self.unfit = None
+                except Unfit as error:  # somebody edited it while we run
+                    self.trouble = self.unfit = str(error)
 
 
 async def join_names(

@@ -351,9 +351,14 @@ def differences(state: StreamState, settings: StreamSettings) -> list[str]:
     needed: dict[str, Any] = OTHERWISE | wanted(settings, state.log_id)
     for free in ("name", "metadata", "max_consumers", "allow_direct"):
         del needed[free]
+    return unlike(state.config, needed)
+
+
+def unlike(config: dict[str, Any], needed: dict[str, Any]) -> list[str]:
+    """What of a stream's settings is not as it is needed: "max_age is 3600000000000, not 0"."""
     found: list[str] = []
     for key, value in needed.items():
-        has = state.config.get(key)
+        has = config.get(key)
         if _plain(has) != _plain(value) and not (key == "num_replicas" and has > value):  # more keep it as well
             found.append(f"{key} is {msgspec.json.encode(has).decode()}, not {msgspec.json.encode(value).decode()}")
     return found
