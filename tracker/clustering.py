@@ -17,7 +17,7 @@ from tracker.log.vault import Master, Vault
 
 if TYPE_CHECKING:
     from tracker.log.jetstream import JetstreamLog
-    from tracker.log.jetstream_stream import StreamSettings
+    from tracker.log.jetstream_connecting import StreamSettings
     from tracker.log.jetstream_restoring import Restored
 
 ID_BYTES = 16
@@ -109,7 +109,7 @@ def _engine() -> ModuleType:
 
 
 def _settings(config: Config) -> StreamSettings:
-    from tracker.log.jetstream_stream import StreamSettings  # noqa: PLC0415 - see the top
+    from tracker.log.jetstream_connecting import StreamSettings  # noqa: PLC0415 - see the top
 
     told = config.jetstream
     signing = read_key(config.evidence.key_file, config.evidence.origin) if told.signs else None
