@@ -10,7 +10,7 @@ watches the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -248,7 +248,7 @@ def identified(record: Record, facts: Iterable[Fact]) -> list[Evidence]:
 class Dumped(Protocol):
     """Views that can be compared."""
 
-    def dump(self, *, positions: bool) -> AsyncIterator[tuple[str, bytes]]:
+    def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
         """Rows as (key, canonical JSON), keys ascending."""
         ...
 
@@ -256,17 +256,17 @@ class Dumped(Protocol):
 async def differences(held: Dumped, fresh: Dumped, *, limit: int = 20) -> list[str]:
     """The first rows in which two views of the same log differ, in words; empty when they are identical."""
     found: list[str] = []
-    left, right = held.dump(positions=True), fresh.dump(positions=True)
-    a, b = await anext(left, None), await anext(right, None)
-    while (a is not None or b is not None) and len(found) < limit:
-        if b is None or (a is not None and a[0] < b[0]):
-            found.append(f"{a[0] if a else ''}: only in the views, not in the rebuild")
-            a = await anext(left, None)
-        elif a is None or b[0] < a[0]:
-            found.append(f"{b[0]}: missing in the views")
-            b = await anext(right, None)
-        else:
-            if a[1] != b[1]:
-                found.append(f"{a[0]}: {a[1].decode()} but the log says {b[1].decode()}")
-            a, b = await anext(left, None), await anext(right, None)
+    async with aclosing(held.dump(positions=True)) as left, aclosing(fresh.dump(positions=True)) as right:
+        a, b = await anext(left, None), await anext(right, None)
+        while (a is not None or b is not None) and len(found) < limit:
+            if b is None or (a is not None and a[0] < b[0]):
+                found.append(f"{a[0] if a else ''}: only in the views, not in the rebuild")
+                a = await anext(left, None)
+            elif a is None or b[0] < a[0]:
+                found.append(f"{b[0]}: missing in the views")
+                b = await anext(right, None)
+            else:
+                if a[1] != b[1]:
+                    found.append(f"{a[0]}: {a[1].decode()} but the log says {b[1].decode()}")
+                a, b = await anext(left, None), await anext(right, None)
     return found

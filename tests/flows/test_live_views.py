@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import random
 from pathlib import Path
 
@@ -138,3 +140,20 @@ async def test_views_far_behind_show_how_they_get_on_where_that_takes_long(
     await assert_rebuilt_alike(live, log, tmp_path)
     for each in (live, log):
         await each.close()
+
+
+async def test_a_comparison_that_has_found_enough_leaves_nothing_open(tmp_path: Path) -> None:
+    log = await mixed_log(tmp_path / "log.db", random.Random(1))
+    views: list[SqliteViews] = []
+    for name, until in (("short.db", 100), ("long.db", await log.head())):
+        await SqliteViews.create(tmp_path / name)
+        views.append(await SqliteViews.open(tmp_path / name, writable=True))
+        await Projector(log, views[-1], now=lambda: START).catch_up(until=until)
+    stumbled: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: stumbled.append(str(told)))
+    assert len(await differences(*views, limit=3)) == 3
+    for each in (*views, log):
+        await each.close()
+    gc.collect()
+    await asyncio.sleep(0.05)
+    assert stumbled == []

@@ -6,7 +6,7 @@ exactly those of some log position. Readers never see half a save. Views can be 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -291,7 +291,7 @@ class ViewsReader(Protocol):
 
     async def sources(self) -> list[SourceRow]: ...
 
-    def dump(self, *, positions: bool) -> AsyncIterator[tuple[str, bytes]]:
+    def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
         """Every row as (key, canonical JSON), keys ascending, of one moment: equal views give equal dumps.
 
         Opaque states are left out. With `positions=False` so is everything that depends on the order of arrival:

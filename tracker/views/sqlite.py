@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -239,15 +239,16 @@ class SqliteViews(SqliteReading):
                 finally:
                     await asyncio.shield(connection.rollback())
 
-    async def dump(self, *, positions: bool) -> AsyncIterator[tuple[str, bytes]]:
+    async def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
         """See `ViewsReader`. On a connection of its own: other reads go on meanwhile."""
         door = _Door(self._path, writable=False)
         try:
             with self._named_errors():
                 connection = await door.open()
                 await connection.execute_fetchall("BEGIN")
-                async for dumped in dump_rows(connection, positions=positions):
-                    yield dumped
+                async with aclosing(dump_rows(connection, positions=positions)) as rows:
+                    async for dumped in rows:
+                        yield dumped
         finally:
             await door.close()
 

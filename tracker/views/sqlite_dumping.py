@@ -7,7 +7,8 @@ lists. Opaque states and facts are left out: they are how the projector goes on,
 # ruff: noqa: S608 - only constants of ours are put together
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from itertools import groupby
 from typing import Any
 
@@ -45,64 +46,69 @@ Dumped = tuple[str, bytes]
 _json = msgspec.json.Encoder(order="sorted").encode
 
 
-async def dump_rows(connection: aiosqlite.Connection, *, positions: bool) -> AsyncIterator[Dumped]:
-    """The dump of what `connection` sees; the caller holds a read transaction, so that it is of one moment."""
-    async for row in _docs(connection, "connections", DUMP_CONNECTIONS, packing.connections, positions):
-        yield row
-    async for row in _numbers(connection, "counts", DUMP_COUNTS):
-        yield row
-    async for row in (
-        _entries(connection) if positions else _in_time(connection, "entries", DUMP_ENTRIES_IN_TIME, positions)
+async def dump_rows(connection: aiosqlite.Connection, *, positions: bool) -> AsyncGenerator[Dumped]:
+    """The dump of what `connection` sees; the caller holds a read transaction, so that it is of one moment.
+
+    Whoever stops before the end closes it before the connection (`contextlib.aclosing`).
+    """
+    entries = _entries(connection) if positions else _in_time(connection, "entries", DUMP_ENTRIES_IN_TIME, positions)
+    supervising = packing.supervisor_sessions
+    for table in (
+        _docs(connection, "connections", DUMP_CONNECTIONS, packing.connections, positions),
+        _numbers(connection, "counts", DUMP_COUNTS),
+        entries,
+        _in_time(connection, "gaps", DUMP_GAPS, positions),
+        _numbers(connection, "levels", DUMP_LEVELS),
+        _lookups(connection),
+        _docs(connection, "participants", DUMP_PARTICIPANTS, packing.participants, positions),
+        _docs(connection, "recordings", DUMP_RECORDINGS, packing.recordings, positions),
+        _sessions(connection, positions),
+        _sources(connection, positions),
+        _docs(connection, "streams", DUMP_STREAMS, packing.streams, positions),
+        _docs(connection, "supervisor_sessions", DUMP_SUPERVISOR_SESSIONS, supervising, positions),
     ):
-        yield row
-    async for row in _in_time(connection, "gaps", DUMP_GAPS, positions):
-        yield row
-    async for row in _numbers(connection, "levels", DUMP_LEVELS):
-        yield row
-    async with connection.execute(DUMP_LOOKUPS) as lookups:
-        async for lookup, session_id in lookups:
+        async with aclosing(table):
+            async for row in table:
+                yield row
+
+
+async def _lookups(connection: aiosqlite.Connection) -> AsyncGenerator[Dumped]:
+    async with connection.execute(DUMP_LOOKUPS) as cursor:
+        async for lookup, session_id in cursor:
             yield f"lookups\t{lookup}\t{session_id}", b"{}"
-    async for row in _docs(connection, "participants", DUMP_PARTICIPANTS, packing.participants, positions):
-        yield row
-    async for row in _docs(connection, "recordings", DUMP_RECORDINGS, packing.recordings, positions):
-        yield row
-    async for row in _sessions(connection, positions):
-        yield row
-    async with connection.execute(DUMP_SOURCES) as sources:
-        async for source, vendor, last_received_at, records in sources:
+
+
+async def _sources(connection: aiosqlite.Connection, positions: bool) -> AsyncGenerator[Dumped]:
+    async with connection.execute(DUMP_SOURCES) as cursor:
+        async for source, vendor, last_received_at, records in cursor:
             told = {"vendor": vendor, "last_received_at": last_received_at, "records": records}
             yield f"sources\t{source}", _json(told if positions else _without_arrival(told))
-    async for row in _docs(connection, "streams", DUMP_STREAMS, packing.streams, positions):
-        yield row
-    supervising = packing.supervisor_sessions
-    async for row in _docs(connection, "supervisor_sessions", DUMP_SUPERVISOR_SESSIONS, supervising, positions):
-        yield row
 
 
 async def _docs(
     connection: aiosqlite.Connection, table: str, statement: str, doc: packing.Doc[Any], positions: bool
-) -> AsyncIterator[Dumped]:
+) -> AsyncGenerator[Dumped]:
     async with connection.execute(statement) as cursor:
         async for packed, _, *columns in cursor:
             told = msgspec.to_builtins(doc.row(packed, columns))
             yield f"{table}\t{columns[0]}\t{columns[1]}", _json(told if positions else _without_arrival(told))
 
 
-async def _sessions(connection: aiosqlite.Connection, positions: bool) -> AsyncIterator[Dumped]:
+async def _sessions(connection: aiosqlite.Connection, positions: bool) -> AsyncGenerator[Dumped]:
     async with connection.execute(DUMP_SESSIONS) as cursor:
         async for packed, *columns in cursor:
             told = msgspec.to_builtins(packing.sessions.row(packed, columns))
             yield f"sessions\t{told['id']}\t", _json(told if positions else _without_arrival(told))
 
 
-async def _numbers(connection: aiosqlite.Connection, table: str, statement: str) -> AsyncIterator[Dumped]:
+async def _numbers(connection: aiosqlite.Connection, table: str, statement: str) -> AsyncGenerator[Dumped]:
     """Rows of which the first three are the key: whose, of which span, from when."""
     async with connection.execute(statement) as cursor:
         async for source, span, at, *numbers in cursor:
             yield f"{table}\t{source}\t{span:012d}\t{at + 2**62:020d}", _json(numbers)
 
 
-async def _entries(connection: aiosqlite.Connection) -> AsyncIterator[Dumped]:
+async def _entries(connection: aiosqlite.Connection) -> AsyncGenerator[Dumped]:
     async with connection.execute(DUMP_ENTRIES) as cursor:
         async for row in cursor:
             yield f"entries\t{row[0]:016d}\t{row[1]:06d}", _json(_entry(row))
@@ -110,7 +116,7 @@ async def _entries(connection: aiosqlite.Connection) -> AsyncIterator[Dumped]:
 
 async def _in_time(
     connection: aiosqlite.Connection, table: str, statement: str, positions: bool
-) -> AsyncIterator[Dumped]:
+) -> AsyncGenerator[Dumped]:
     """Entries by (session, at) from SQLite; those that agree in both are sorted here by what they say."""
     alike: list[Any] = []
     async with connection.execute(statement) as cursor:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,12 +44,13 @@ class FrozenViews(SqliteReading):
         """See `SqliteReading`. They all are."""
         return [await self.rows(statement, bound) for statement, bound in statements]
 
-    async def dump(self, *, positions: bool) -> AsyncIterator[tuple[str, bytes]]:
+    async def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
         """See `ViewsReader`."""
         async with self._lock:
             with named_errors(self._path):
-                async for dumped in dump_rows(self._connection, positions=positions):
-                    yield dumped
+                async with aclosing(dump_rows(self._connection, positions=positions)) as rows:
+                    async for dumped in rows:
+                        yield dumped
 
     async def close(self) -> None:
         """See `ViewsReader`."""
