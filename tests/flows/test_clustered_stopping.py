@@ -13,7 +13,7 @@ from tests.clustered import Cluster, node
 from tests.running import now
 from tracker.demo_calls import Sent
 
-GRACE = 4
+GRACE = 8
 
 
 def started(n: int) -> Sent:
