@@ -20,7 +20,7 @@ from tracker.demo_calls import Sent
 from tracker.log.frames import CLEAR, MAGIC, VERSION, ZSTD, Frame, decode
 
 HEAD = MAGIC + bytes([VERSION])
-SECONDS = 15
+SECONDS = 45
 
 
 def row(n: int, **changed: Any) -> list[Any]:

@@ -75,7 +75,6 @@ class JetstreamLog(VouchingReplica):
         self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)
         self._looked_at = asyncio.get_running_loop().time()
         self._failed: tuple[float, str] | None = None
-        self._closed = False
         self._ends = float("inf")
         self._limit: asyncio.Timeout | None = None
         self._group_commit = GroupCommit(
@@ -387,14 +386,14 @@ class JetstreamLog(VouchingReplica):
     async def close(self) -> None:
         """See `Log.close`."""
         self.end_within(CLOSING_SECONDS)
-        await self._group_commit.close()
-        if self._closed:
-            return
-        self._closed = True
-        # Again and again: a TaskGroup one of whose tasks fails in the moment it is cancelled forgets that it was.
-        while not all(task.done() for task in self._tasks):
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
-        await self._stream.close()
-        await self.replica.close()
+        try:
+            await self._group_commit.close()
+            # Again and again: a TaskGroup one of whose tasks fails in the moment it is cancelled forgets that it was.
+            while not all(task.done() for task in self._tasks):
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
+            await self._stream.close()
+        finally:
+            # Whatever went wrong before: SQLite's threads would keep the process from ending.
+            await self.replica.close()

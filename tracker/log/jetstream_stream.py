@@ -28,6 +28,7 @@ from tracker.log.jetstream_connecting import Connection, Heard, StreamSettings, 
 
 FORMAT = "1"
 ASK_SECONDS = 5.0
+CLOSING_SECONDS = 1.0
 CONSUMER_SECONDS = 2.0
 DUPLICATE_WINDOW_SECONDS = 120
 HEADER_BYTES = 256
@@ -270,8 +271,11 @@ class Stream:
 
     async def close(self) -> None:
         """Let go of the connection. Idempotent."""
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await self._client.close()
+        # The driver, asked in the middle of connecting anew, can wait for ever, or end cancelled: neither is ours to pass on.
+        closing = asyncio.ensure_future(self._client.close())
+        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait([closing], timeout=CLOSING_SECONDS)
+        closing.cancel()
 
     async def ask(self, what: str, asked: dict[str, Any], timeout: float = ASK_SECONDS) -> dict[str, Any]:
         """Ask JetStream's API. Raises `Refused` with its error, `LogUnavailable` where nobody answers."""
