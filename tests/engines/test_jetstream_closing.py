@@ -30,3 +30,4 @@ async def test_a_close_that_is_cancelled_leaves_no_thread_behind(cluster: Cluste
             thread.name.endswith("(_connection_worker_thread)") for thread in set(threading.enumerate()) - before
         ):
             await asyncio.sleep(0.05)
+    await log.close()  # what was left of it

@@ -29,11 +29,12 @@ from tracker.log.jetstream_connecting import Connection, Heard, StreamSettings, 
 FORMAT = "1"
 ASK_SECONDS = 5.0
 CLOSING_SECONDS = 1.0
+PLACING_SECONDS = 5.0
 CONSUMER_SECONDS = 2.0
 DUPLICATE_WINDOW_SECONDS = 120
 HEADER_BYTES = 256
 """What the headers of a message take at most."""
-NO_STREAM, NO_MESSAGE, WRONG_LAST = 10059, 10037, 10071
+NO_STREAM, NO_MESSAGE, WRONG_LAST, NO_PEERS = 10059, 10037, 10071, 10005
 NO_JETSTREAM = 10039
 PERMISSION = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
 READER = re.compile(r"\.tracker-[0-9a-f]{16}$")
@@ -188,8 +189,17 @@ class Stream:
 
     async def make(self, log_id: str) -> StreamState:
         """Make the stream. Raises `LogUnavailable` where it cannot be, also when there is one of that name."""
-        await self.ask(f"STREAM.CREATE.{self.name}", wanted(self.settings, log_id), 2 * ASK_SECONDS)
-        return await self.state()
+        clock = asyncio.get_running_loop().time
+        until = clock() + PLACING_SECONDS
+        while True:
+            try:
+                await self.ask(f"STREAM.CREATE.{self.name}", wanted(self.settings, log_id), 2 * ASK_SECONDS)
+                return await self.state()
+            except Refused as error:
+                if error.code != NO_PEERS or clock() > until:
+                    raise
+            # Servers that have only just found each other take one another for offline.
+            await asyncio.sleep(0.5)
 
     async def message(self, sequence: int, *, timeout: float = ASK_SECONDS) -> bytes | None:
         """The message at a sequence, as the leader has it; None where there is none."""
