@@ -1,9 +1,11 @@
-"""A day of a large deployment, end to end: `python bench/day.py [--sessions 1000000] [--keep FOLDER] [--connections 64]`.
+"""A day of a large deployment, end to end: `python bench/day.py [--sessions 1000000] [--keep FOLDER] [--connections 64] [--rebuild]`.
 
 The calls of `calls.py` on an arrival curve over 24 hours, all five vendors, merged into one stream by the time their servers
 send: one delivery of 300 is lost, one of 60 comes twice, one of 30 late. They are signed and sent over HTTP, as fast as
 they are answered, to a `tracker serve` of its own process, which verifies, appends and projects into its views meanwhile;
 a third process asks the API all the time. Then the server is stopped, `tracker verify` and `tracker rebuild --check` run.
+With `--rebuild` nobody waits for a projector that is behind when the last delivery is answered: the server is stopped, `tracker
+rebuild` makes the views, and a server started on them has to go on from there.
 
 Prints a line every 30 s, and in the end: deliveries, answers, sessions, bytes, the time of each phase and stage, processor
 time and peak memory of the server, how far the projector was behind, and what the questions took. Exit code 1 when an
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import heapq
 import http.client
 import itertools
@@ -23,6 +26,7 @@ import multiprocessing
 import os
 import random
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -50,6 +54,7 @@ LOST, TWICE, LATE = 300, 60, 30
 """One of so many deliveries never comes, comes once more within a minute, comes up to ten seconds late."""
 SAYS_EVERY = 30.0
 ASKS_EVERY = 0.1
+LOOKS_EVERY = 0.5
 SAMPLE = 10_000
 """Deliveries whose stages are measured one by one, in this process."""
 
@@ -238,13 +243,14 @@ class Sent(NamedTuple):
     tally: Tally
     asked: Asked
     sending: float
-    catching_up: float
+    catching_up: float | None
+    """None: nobody waited for the views."""
     at_end_of_sending: Server
     server: Server
 
 
-async def live(house: Running, sessions: int, connections: int) -> Sent:
-    """Send everything, wait until the views are there, and say how it goes meanwhile."""
+async def live(house: Running, sessions: int, connections: int, *, waits: bool) -> Sent:
+    """Send everything, wait until the views are there if one `waits`, and say how it goes meanwhile."""
     assert house.process is not None
     pid = house.process.pid
     context = multiprocessing.get_context("spawn")
@@ -266,10 +272,10 @@ async def live(house: Running, sessions: int, connections: int) -> Sent:
         ]
         await asyncio.gather(*(sender.done for sender in senders))
         sending, halfway = time.monotonic() - begun, server_of(pid)
-        async with aiohttp_session() as web:
-            while int((await reading(web, house.url)).get("X-Log-Position", 0)) < tally.highest:
-                await asyncio.sleep(0.2)
-        catching_up = time.monotonic() - begun - sending
+        catching_up = None
+        if waits:
+            await level(house, tally)
+            catching_up = time.monotonic() - begun - sending
     finally:
         telling.cancel()
         watching.cancel()
@@ -277,6 +283,13 @@ async def live(house: Running, sessions: int, connections: int) -> Sent:
     asking.join(120)
     asked.take(results)
     return Sent(tally, asked, sending, catching_up, halfway, server_of(pid))
+
+
+async def level(house: Running, tally: Tally) -> None:
+    """Wait until the views hold everything that was answered."""
+    async with aiohttp_session() as web:
+        while int((await reading(web, house.url)).get("X-Log-Position", 0)) < tally.highest:
+            await asyncio.sleep(0.2)
 
 
 def aiohttp_session() -> Any:
@@ -370,15 +383,44 @@ async def stages(folder: Path) -> dict[str, float]:
     return took
 
 
-async def afterwards(house: Running, *command: str) -> tuple[int, float, float, str]:
-    """One command of `tracker`: exit code, seconds, processor seconds, what it said last."""
+async def afterwards(house: Running, *command: str) -> bool:
+    """One command of `tracker` to its end, and what it took and said last; whether it exited with 0."""
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"tracker {' '.join(command)} …", flush=True)
-    code, out, complaint = await house.run(*command)
+    running = asyncio.create_task(house.run(*command))
+    peak = 0.0
+    while not running.done():
+        await asyncio.wait([running], timeout=LOOKS_EVERY)
+        peak = max(peak, memory_of("tracker", command[0], str(house.config)))
+    code, out, complaint = running.result()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     said = (out + complaint).strip().splitlines() or [""]
-    return code, time.monotonic() - begun, cpu, said[-1][:150]
+    print(
+        f"tracker {' '.join(command)}: {time.monotonic() - begun:,.0f} s, {cpu:,.0f} s of processor time, "
+        f"{peak:,.0f} MB at most, all its processes: {said[-1][:150]}",
+        flush=True,
+    )
+    return code == 0
+
+
+def memory_of(*words: str) -> float:
+    """MB that the process with these words in its command line has now, with its children."""
+    whole = 0.0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if set(words) <= set((process / "cmdline").read_text().split("\0")):
+                family = [process.name, *(process / "task" / process.name / "children").read_text().split()]
+                whole += sum(resident(int(each)) for each in family)
+    return whole
+
+
+def resident(pid: int) -> float:
+    """MB of a process; 0 when it is gone."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+    return 0.0
 
 
 def percentile(values: Sequence[float], part: float) -> float:
@@ -392,7 +434,6 @@ def table(sent: Sent, took: dict[str, float], folder: Path, head: int, sessions:
     answered = sum(tally.answers.values())
     log_bytes = sum(path.stat().st_size for path in folder.glob("log.db*"))
     views_bytes = sum(path.stat().st_size for path in folder.glob("views.db*"))
-    whole = sent.sending + sent.catching_up
     print(
         f"\n{answered:,} deliveries answered ({tally.bytes / 1e6:,.0f} MB of bodies): {dict(sorted(tally.answers.items()))}"
     )
@@ -401,9 +442,14 @@ def table(sent: Sent, took: dict[str, float], folder: Path, head: int, sessions:
         f"log {log_bytes / 1e6:,.0f} MB, {log_bytes / head:.0f} bytes a record; views {views_bytes / 1e6:,.0f} MB, {views_bytes / head:.0f}"
     )
     print(f"sent and answered in {sent.sending:,.0f} s: {answered / sent.sending:,.0f} deliveries/s")
-    print(
-        f"views complete {sent.catching_up:,.0f} s later: {answered / whole:,.0f} deliveries/s end to end, a day of this in {whole / 3600:.2f} h"
-    )
+    if sent.catching_up is None:
+        print(f"views {asked.behind:,} records behind then")
+    else:
+        whole = sent.sending + sent.catching_up
+        print(
+            f"views complete {sent.catching_up:,.0f} s later: {answered / whole:,.0f} deliveries/s end to end, "
+            f"a day of this in {whole / 3600:.2f} h"
+        )
     print(
         f"server: {sent.server.cpu:,.0f} s of processor time ({sent.server.cpu / answered * 1e6:.0f} µs a delivery; "
         f"{sent.at_end_of_sending.cpu:,.0f} s until all was answered), {sent.server.peak_mb:,.0f} MB at most"
@@ -428,23 +474,35 @@ async def count(folder: Path) -> tuple[int, int]:
     return head, sessions
 
 
-async def run(folder: Path, sessions: int, connections: int) -> int:
+async def stop(house: Running) -> None:
+    """Let the server end as long as it takes: closing views of gigabytes writes what waits beside them."""
+    if house.process is not None and house.process.returncode is None:
+        house.process.send_signal(signal.SIGTERM)
+        await house.process.wait()
+    await house.stop()
+
+
+async def run(folder: Path, sessions: int, connections: int, *, rebuild: bool) -> int:
     """The whole day; 0 when everything was as it must be."""
     took = await stages(folder)
     house = Running(folder)
     await house.start(init=True)
+    fine = True
     try:
-        sent = await live(house, sessions, connections)
+        sent = await live(house, sessions, connections, waits=not rebuild)
+        if rebuild:
+            await stop(house)
+            fine = await afterwards(house, "rebuild")
+            await house.start()
+            await level(house, sent.tally)
     finally:
-        await house.stop()
+        await stop(house)
     head, found = await count(folder)
     table(sent, took, folder, head, found)
-    fine = set(sent.tally.answers) <= {200, 503} and head == sent.tally.highest
+    fine = fine and set(sent.tally.answers) <= {200, 503} and head == sent.tally.highest
     fine = fine and head == sent.tally.answers[200] - sent.tally.duplicates
     for command in (("verify",), ("rebuild", "--check")):
-        code, seconds, cpu, said = await afterwards(house, *command)
-        print(f"tracker {' '.join(command)}: {seconds:,.0f} s, {cpu:,.0f} s of processor time: {said}", flush=True)
-        fine = fine and code == 0
+        fine = await afterwards(house, *command) and fine
     print("everything is as it must be" if fine else "SOMETHING IS WRONG")
     return 0 if fine else 1
 
@@ -456,11 +514,12 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1_000_000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--keep", type=Path, help="an empty folder for log and views, which stay")
+    parser.add_argument("--rebuild", action="store_true", help="views that are behind in the end are made by a rebuild")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        sys.exit(asyncio.run(run(folder, given.sessions, given.connections)))
+        sys.exit(asyncio.run(run(folder, given.sessions, given.connections, rebuild=given.rebuild)))
 
 
 if __name__ == "__main__":
