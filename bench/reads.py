@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import functools
 import itertools
 import multiprocessing
@@ -23,7 +22,7 @@ import tempfile
 import time
 import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -33,10 +32,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import aiohttp
 
 from calls import DAY, HOUR, calls, deliveries
+from rebuild import opened
 from tests.running import READ, Running
 from tracker.demo import SOURCES
 from tracker.demo_calls import ISSUERS, VENDORS
-from tracker.log.contract import Log
 from tracker.log.sqlite import SqliteLog
 from tracker.rebuilding import build
 from tracker.sources import registry
@@ -122,16 +121,6 @@ async def fill(path: Path, events: int) -> None:
     print(
         f"\r{written:,} events logged in {time.monotonic() - begun:.0f} s, {path.stat().st_size / 1e6:,.0f} MB{'':20}"
     )
-
-
-@contextlib.asynccontextmanager
-async def opened(path: Path) -> AsyncGenerator[Log]:
-    """The log, as each process of a rebuild opens it."""
-    log = await SqliteLog.open(path)
-    try:
-        yield log
-    finally:
-        await log.close()
 
 
 async def rebuild(path: Path, views_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rebuild large logs, beside what reading them costs at the least: `python bench/rebuild.py [events ...]`.
+"""Rebuild large logs, beside what reading them costs at the least: `python bench/rebuild.py [events ...] [--log FILE] [--modes …]`.
 
     scan            the log read and its JSON decoded by msgspec, nothing made of it
     rebuild, alone  a rebuild in one process, on one core
@@ -9,10 +9,12 @@
 Each runs in a process of its own; a hundred calls of the five vendors are always under way. Prints events per second and
 CPU time an event with their ratios to the scan, and the peak memory of all its processes together. CPU time is the
 steadier figure on a machine that others use too: of two processes the busier one says how long both cores would take. Without arguments: 100,000 and 1,000,000 events.
+`--log`: a log that is there, of any server or bench; the views of the last rebuild stay beside it as `views.db`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import functools
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
@@ -167,48 +170,78 @@ def measure(mode: str, path: Path) -> None:
     print(f"{seen} {seconds:.2f} {cpu:.2f} {helped.ru_utime + helped.ru_stime:.2f} {peak:.0f}")
 
 
-def compare(events: int, folder: Path) -> None:
-    """Fill a log, measure each way in a process of its own, and print a table."""
+def made(events: int, folder: Path) -> Path:
+    """A log of so many events."""
     path = folder / f"{events}.db"
     asyncio.run(fill(path, events))
-    asyncio.run(copy_events(path))
+    return path
+
+
+async def head_of(path: Path) -> int:
+    """How many events a log has."""
+    async with opened(path) as log:
+        return await log.head()
+
+
+def compare(path: Path, modes: list[str]) -> None:
+    """Measure each way in a process of its own, and print a table. The scan is always there: the others are told by it."""
+    events = asyncio.run(head_of(path))
+    if "eventsourcing" in modes:
+        asyncio.run(copy_events(path))
     log_bytes = path.stat().st_size
     print(f"\n{events} events · log {log_bytes / 1e6:.0f} MB, {log_bytes / events:.0f} bytes an event")
     print(
-        f"{'':16}{'seconds':>9}{'events/s':>10}{'of the scan':>13}{'CPU µs/event':>14}{'of the scan':>13}{'second µs':>11}{'peak MB':>9}"
+        f"{'':16}{'seconds':>9}{'events/s':>10}{'of the scan':>13}{'CPU µs/event':>14}{'of the scan':>13}{'second µs':>11}{'peak MB':>9}",
+        flush=True,
     )
-    speeds: dict[str, float] = {}
-    costs: dict[str, float] = {}
-    busiest: dict[str, float] = {}
-    for mode in MODES:
+    found: dict[str, Took] = {}
+    for mode in ["scan", *(each for each in modes if each != "scan")]:
         done = subprocess.run(  # noqa: S603 - ourselves
             [sys.executable, __file__, mode, str(path)], capture_output=True, text=True, check=True
         )
-        seen, seconds, cpu, helped, peak = done.stdout.split()
-        speeds[mode] = int(seen) / float(seconds)
-        costs[mode] = float(cpu) / events * 1e6
-        busiest[mode] = max(float(cpu), float(helped)) / events * 1e6
+        seen, seconds, cpu, helped, peak = (float(each) for each in done.stdout.split())
+        took = found[mode] = Took(seen / seconds, cpu / events * 1e6, helped / events * 1e6)
+        scan = found["scan"]
         print(
-            f"{mode:16}{float(seconds):9.1f}{speeds[mode]:10.0f}{speeds[mode] / speeds['scan']:13.3f}{costs[mode]:14.1f}"
-            f"{costs['scan'] / (costs[mode] + float(helped) / events * 1e6):13.3f}{float(helped) / events * 1e6:11.1f}{peak:>9}",
+            f"{mode:16}{seconds:9.1f}{took.speed:10.0f}{took.speed / scan.speed:13.3f}{took.cost:14.1f}"
+            f"{scan.cost / (took.cost + took.second):13.3f}{took.second:11.1f}{peak:9.0f}",
             flush=True,
         )
-    views = path.with_name("views.db").stat().st_size
-    print(
-        f"both cores: {speeds['rebuild'] / speeds['rebuild, alone']:.2f} × one by the clock, "
-        f"{costs['rebuild, alone'] / busiest['rebuild']:.2f} × by the processor time of the busier process"
-    )
-    print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes an event, {views / log_bytes:.2f} of the log")
+    if found.keys() >= {"rebuild", "rebuild, alone"}:
+        both, alone = found["rebuild"], found["rebuild, alone"]
+        print(
+            f"both cores: {both.speed / alone.speed:.2f} × one by the clock, "
+            f"{alone.cost / max(both.cost, both.second):.2f} × by the processor time of the busier process"
+        )
+    if path.with_name("views.db").exists():
+        views = path.with_name("views.db").stat().st_size
+        print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes an event, {views / log_bytes:.2f} of the log")
+
+
+class Took(NamedTuple):
+    """Events a second by the clock, and µs of processor time an event: of the process, and of the second one."""
+
+    speed: float
+    cost: float
+    second: float
 
 
 def main() -> None:
-    """Measure logs of the sizes given, or of 100,000 and 1,000,000 events."""
+    """Measure the log given, or logs of the sizes given, or of 100,000 and 1,000,000 events."""
     if len(sys.argv) == 3 and sys.argv[1] in MODES:  # noqa: PLR2004 - called by itself
         measure(sys.argv[1], Path(sys.argv[2]))
         return
-    for events in [int(argument) for argument in sys.argv[1:]] or [100_000, 1_000_000]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
+    given = parser.parse_args()
+    if given.log is not None:
+        compare(given.log, given.modes)
+        return
+    for events in given.events:
         with tempfile.TemporaryDirectory() as folder:
-            compare(events, Path(folder))
+            compare(made(events, Path(folder)), given.modes)
 
 
 if __name__ == "__main__":
