@@ -23,12 +23,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import aiohttp
+import pytest
 
 from tests.running import READ_KEY, SECRETS, Running
 from tracker.demo import config_text
@@ -295,3 +296,11 @@ def node(
         more=more,
     )  # fmt: skip
     return Running(home, config=config)
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three servers for one module alone (`cluster = own_cluster` there): nobody else's streams are in the way."""
+    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
+    yield running
+    asyncio.run(running.stop())

@@ -37,7 +37,7 @@ async def opened(path: Path, settings: StreamSettings, masters: Sequence[Master]
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         if masters:
-            await Vault.create(keys, masters, await join_names(settings, masters))
+            await Vault.create(keys, masters, await join_names(settings, masters, is_new_node=True))
         await Replica.begin(path, log_id=await join(settings, secrets.token_hex(8)), stream=settings.stream)
     log = await JetstreamLog.open(path, settings, vault=await Vault.open(keys, masters) if masters else None)
     assert await log.caught_up(20)

@@ -103,6 +103,26 @@ class Running:
             assert answer.status == 200, body
             return body
 
+    async def text(self, web: aiohttp.ClientSession, path: str) -> tuple[int, str]:
+        """Whatever a read is answered: status and text."""
+        async with web.get(self.url + path, headers=READ) as answer:
+            return answer.status, await answer.text()
+
+    async def until(
+        self, web: aiohttp.ClientSession, path: str, *wanted: str, status: int | None = None, seconds: float = 45
+    ) -> str:
+        """What a read is answered, once it has that status and holds all the wanted words."""
+        found = 0, ""
+        try:
+            async with asyncio.timeout(seconds):
+                while status not in {None, found[0]} or not all(each in found[1] for each in wanted):
+                    await asyncio.sleep(0.1)
+                    found = await self.text(web, path)
+        except TimeoutError:
+            said = self.printed.read_text()[-2_000:]
+            raise AssertionError(f"{path}: wanted {status or ''} {wanted}, found {found}\n{said}") from None
+        return found[1]
+
 
 def now() -> int:
     return time.time_ns() // 1000

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.clustered import Cluster
+from tests.replicated import opened, settings_of
 from tracker.log.frame_keys import decode
 from tracker.log.jetstream import JetstreamLog
 from tracker.log.jetstream_checking import join
@@ -45,27 +46,18 @@ class SealedNodes:
         await self._closing.aclose()
 
     def settings(self, node: str = "x") -> StreamSettings:
-        return StreamSettings(
-            servers=tuple(self._cluster.urls), stream=self.stream, node=node, replicas=self._cluster.size
-        )
+        return settings_of(self._cluster, node=node, stream=self.stream)
 
     def replica(self, node: str) -> Path:
-        return self._folder / f"{self.stream}-{node}.db"
+        return self._folder / f"{self.stream}-{node}" / "log.db"
 
     def keys(self, node: str) -> Path:
-        return self._folder / f"{self.stream}-{node}-keys.db"
+        return self.replica(node).with_name("keys.db")
 
     async def open(self, node: str) -> JetstreamLog:
         """A node's log, level with the stream; what is missing is made as `tracker init` makes it."""
-        settings = self.settings(node)
-        if not self.replica(node).exists():
-            await Vault.create(self.keys(node), MASTERS, await join_names(settings, MASTERS, is_new_node=True))
-            log_id = await join(settings, secrets.token_hex(8))
-            await Replica.begin(self.replica(node), log_id=log_id, stream=self.stream)
-        vault = await Vault.open(self.keys(node), MASTERS)
-        log = await JetstreamLog.open(self.replica(node), settings, vault=vault)
+        log = await opened(self.replica(node), self.settings(node), MASTERS)
         self._closing.push_async_callback(log.close)
-        assert await log.caught_up(20)
         return log
 
     async def restore(self, node: str, *, partly: bool = False, masters: Sequence[Master] = MASTERS) -> Restored:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.clustered import Cluster
+from tests.clustered import Cluster, own_cluster
 from tests.contracts.log_contract import LogContract, delivery
 from tests.replicated import level, opened, settings_of
 from tracker.deliveries import Appended
@@ -24,11 +24,7 @@ from tracker.log.sqlite import SqliteLog
 from tracker.log.sqlite_following import Entry, Replica
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
-    yield running
-    asyncio.run(running.stop())
+cluster = own_cluster
 
 
 class TestJetstreamLog(LogContract):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clustered import Cluster, node_config
+from tests.clustered import Cluster, node_config, own_cluster
 from tests.contracts.log_contract import delivery
 from tests.running import READ_KEY, SECRETS, Running
 from tests.sealing import SealedNodes, nowhere
@@ -41,11 +41,7 @@ sys.exit(main(sys.argv[1:]))
 """A tracker that is killed when its n-th frame's keys are in the bucket, and the frame is not yet on its way."""
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
-    yield running
-    asyncio.run(running.stop())
+cluster = own_cluster
 
 
 @pytest.fixture

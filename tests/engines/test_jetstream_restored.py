@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clustered import Cluster
+from tests.clustered import Cluster, own_cluster
 from tests.contracts.log_contract import delivery
 from tests.sealing import MASTERS, SealedNodes, nowhere
 from tracker.deliveries import LOST
@@ -22,11 +22,7 @@ from tracker.log.jetstream_restoring import restore
 from tracker.log.vault import Master, Vault
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
-    yield running
-    asyncio.run(running.stop())
+cluster = own_cluster
 
 
 async def told(log: JetstreamLog) -> list[tuple[int, bytes, int | None]]:

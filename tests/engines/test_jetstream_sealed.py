@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import replicated
-from tests.clustered import Cluster
+from tests.clustered import Cluster, own_cluster
 from tests.contracts.log_contract import LogContract, delivery
 from tests.replicated import level, settings_of
 from tracker.deliveries import Appended
@@ -28,11 +28,7 @@ from tracker.log.vault import Master, Vault
 MASTERS = (Master("2026", bytes(range(32))),)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
-    yield running
-    asyncio.run(running.stop())
+cluster = own_cluster
 
 
 async def opened(folder: Path, settings: StreamSettings) -> JetstreamLog:

@@ -15,7 +15,6 @@ import nats
 import pytest
 
 from tests.clustered import Cluster, node
-from tests.flows.test_vouching import text, until
 from tests.running import READ, Running, now
 from tracker.demo_calls import whole_call
 from tracker.evidence.checkpoint_text import checkpoint_text
@@ -72,7 +71,7 @@ async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_co
             made = await told(first, "checkpoint")
             size = str(made["size"])
             for each in (first, second):
-                await until(web, each, f"/v1/log/checkpoint?size={size}", "/b ")
+                await each.until(web, f"/v1/log/checkpoint?size={size}", "/b ")
             for kind, asked in (
                 ("inclusion", {"position": "3", "size": size}),
                 ("consistency", {"first": "3", "second": size}),
@@ -81,7 +80,7 @@ async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_co
                 assert one["hashes"]
                 assert one == other
             key = await key_of(web, first)
-            note = (await text(web, first, "/v1/log/checkpoint"))[1]
+            note = (await first.text(web, "/v1/log/checkpoint"))[1]
             bundles = [
                 await bundled(web, each, session["id"], tmp_path / f"{n}.zip") for n, each in enumerate((first, second))
             ]
@@ -127,7 +126,7 @@ async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_
             assert (await first.post(web, "livekit", sent[0]))[0] == 200
             made = await told(first, "checkpoint")
             for each in (first, second):
-                await until(web, each, f"/v1/log/checkpoint?size={made['size']}", f"{origin}/b ")
+                await each.until(web, f"/v1/log/checkpoint?size={made['size']}", f"{origin}/b ")
             key = await key_of(web, first)
             # From now on the size of the next checkpoint can be guessed, and a line in the other node's name.
             again = Signed("a", 2, sign_note(checkpoint_text(origin, 2, bytes(32)), [forger]), key)
@@ -141,10 +140,10 @@ async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_
             newest = await told(first, "checkpoint")
             assert newest["size"] == 2
             for each in (first, second):
-                whole = await until(web, each, "/v1/log/checkpoint", f"{origin}/b ")
+                whole = await each.until(web, "/v1/log/checkpoint", f"{origin}/b ")
                 assert whole.startswith(newest["note"])
                 assert [line.by.name for line in cosigned(whole, [Cosigner.read(await key_of(web, second))])]
-                shown = await until(web, each, "/metrics", "tracker_vouchers_set_aside 4.0")
+                shown = await each.until(web, "/metrics", "tracker_vouchers_set_aside 4.0")
                 for told_so in ("stream_refused 1.0", "log_diverged 0.0", "nodes_diverged 0.0", "doubted 0.0"):
                     assert told_so in shown
                 assert "is set aside" in each.printed.read_text()
@@ -156,4 +155,4 @@ async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_
 
 
 async def key_of(web: aiohttp.ClientSession, running: Running) -> str:
-    return (await text(web, running, "/v1/log/key"))[1].strip()
+    return (await running.text(web, "/v1/log/key"))[1].strip()

@@ -24,21 +24,6 @@ def started(n: int) -> Sent:
     return Sent(event="room_started", body=json.dumps(body).encode(), at=0)
 
 
-async def answered(web: aiohttp.ClientSession, running: Running, path: str) -> tuple[int, str]:
-    async with web.get(running.url + path, headers=READ) as answer:
-        return answer.status, await answer.text()
-
-
-async def until(web: aiohttp.ClientSession, running: Running, path: str, status: int) -> str:
-    """The answer, once it has that status."""
-    async with asyncio.timeout(30):
-        while True:
-            found, text = await answered(web, running, path)
-            if found == status:
-                return text
-            await asyncio.sleep(0.1)
-
-
 async def test_two_nodes_have_one_history_and_one_that_is_cut_off_says_so(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
         first, second = [node(tmp_path, name, cluster, more='behind_at_most = "2s"') for name in "ab"]
@@ -49,16 +34,16 @@ async def test_two_nodes_have_one_history_and_one_that_is_cut_off_says_so(tmp_pa
         assert await second.post(web, "livekit", started(3)) == (200, {"position": 3, "duplicate": True})
         assert await second.post(web, "livekit", started(6)) == (200, {"position": 6, "duplicate": False})
         for running in (first, second):
-            found = json.loads(await until(web, running, "/v1/sessions?at_least=6", 200))
+            found = json.loads(await running.until(web, "/v1/sessions?at_least=6", status=200))
             assert len(found["items"]) == 6
-        assert "tracker_stream_servers_unread 0.0" in (await answered(web, first, "/metrics"))[1]
+        assert "tracker_stream_servers_unread 0.0" in (await first.text(web, "/metrics"))[1]
 
         # What is done beside a running server.
         lines = tmp_path / "more.jsonl"
         lines.write_bytes(b"\n".join(started(n).body for n in range(4, 10)))
         code, out, complaint = await second.run("import", "--json", "lk", str(lines))
         assert (code, json.loads(out)[0]["new"], json.loads(out)[0]["known"]) == (0, 3, 3), complaint
-        await until(web, first, "/v1/sessions?at_least=9", 200)
+        await first.until(web, "/v1/sessions?at_least=9", status=200)
         roots = [(await running.run("verify"))[1].splitlines()[0] for running in (first, second)]
         assert roots[0] == roots[1]
         assert roots[0].startswith("9 records, root ")
@@ -67,15 +52,15 @@ async def test_two_nodes_have_one_history_and_one_that_is_cut_off_says_so(tmp_pa
         # Without servers: known repeats are answered, nothing else; readers are told, and it recovers by itself.
         cluster.kill()
         assert await first.post(web, "livekit", started(3)) == (200, {"position": 3, "duplicate": True})
-        assert "no connection to NATS" in await until(web, first, "/readyz", 503)
-        problem = json.loads(await until(web, first, "/v1/sessions", 503))
+        assert "no connection to NATS" in await first.until(web, "/readyz", status=503)
+        problem = json.loads(await first.until(web, "/v1/sessions", status=503))
         assert problem["type"].endswith(":node-behind")
-        assert (await answered(web, first, "/healthz"))[0] == 200
+        assert (await first.text(web, "/healthz"))[0] == 200
         for number in range(cluster.size):
             cluster.start_server(number)
         await cluster.ready()
-        await until(web, first, "/readyz", 200)
-        await until(web, first, "/v1/sessions", 200)
+        await first.until(web, "/readyz", status=200)
+        await first.until(web, "/v1/sessions", status=200)
         assert (await first.post(web, "livekit", started(10)))[0] == 200
         assert (await first.stop(), await second.stop()) == (0, 0)
 

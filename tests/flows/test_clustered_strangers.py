@@ -20,7 +20,6 @@ from tracker.demo_calls import Sent
 from tracker.log.frames import CLEAR, MAGIC, VERSION, ZSTD, Frame, decode
 
 HEAD = MAGIC + bytes([VERSION])
-SECONDS = 45
 
 
 def row(n: int, **changed: Any) -> list[Any]:
@@ -67,22 +66,6 @@ async def publish(cluster: Cluster, subject: str, *messages: bytes) -> None:
     await client.close()
 
 
-async def seen(web: aiohttp.ClientSession, running: Running, path: str) -> tuple[int, str]:
-    async with web.get(running.url + path, headers=READ) as answer:
-        return answer.status, await answer.text()
-
-
-async def until(web: aiohttp.ClientSession, running: Running, path: str, words: str) -> None:
-    found = ""
-    try:
-        async with asyncio.timeout(SECONDS):
-            while words not in found:
-                found = (await seen(web, running, path))[1]
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"{words!r} is not in {found}\n{running.printed.read_text()[-2000:]}") from None
-
-
 @pytest.mark.asyncio(loop_scope="session")
 async def test_what_a_stranger_puts_into_the_stream_is_one_thing_on_every_node(
     tmp_path: Path, cluster: Cluster
@@ -99,9 +82,9 @@ async def test_what_a_stranger_puts_into_the_stream_is_one_thing_on_every_node(
             position = 2 + 501 + len(KEPT) - 1 + 1
             assert (await both[1].post(web, "livekit", started(3))) == (200, {"position": position, "duplicate": False})
             for each in both:
-                code, found = await seen(web, each, f"/v1/sessions?at_least={position}")
+                code, found = await each.text(web, f"/v1/sessions?at_least={position}")
                 assert (code, '"RM_3"' in found) == (200, True), each.printed.read_text()[-3000:]
-                assert f"tracker_stream_refused {len(REFUSED) + 2}.0" in (await seen(web, each, "/metrics"))[1]
+                assert f"tracker_stream_refused {len(REFUSED) + 2}.0" in (await each.text(web, "/metrics"))[1]
                 for path in (
                     *(f"/v1/records/{n}" for n in range(1, 12)),
                     "/v1/records?limit=500",
@@ -109,17 +92,17 @@ async def test_what_a_stranger_puts_into_the_stream_is_one_thing_on_every_node(
                     "/log",
                     "/sources",
                 ):
-                    assert (await seen(web, each, path))[0] in {200, 410}, path
-                await until(web, each, "/readyz", '"ready":true')
+                    assert (await each.text(web, path))[0] in {200, 410}, path
+                await each.until(web, "/readyz", '"ready":true')
             # Also when started again, and with views made anew.
             for each in both:
                 await each.stop()
                 await each.start()
                 assert (await each.run("rebuild"))[0] == 0
                 assert (await each.run("rebuild", "--check"))[0] == 0
-                await until(web, each, "/readyz", '"ready":true')
+                await each.until(web, "/readyz", '"ready":true')
             assert (await both[0].post(web, "livekit", started(4)))[1]["position"] == position + 1
-            await until(web, both[1], f"/v1/sessions?at_least={position + 1}", "RM_4")
+            await both[1].until(web, f"/v1/sessions?at_least={position + 1}", "RM_4")
             roots = [(await each.run("verify"))[1].splitlines()[0] for each in both]
             assert roots[0] == roots[1]
     finally:
@@ -161,11 +144,11 @@ async def test_sealed_records_of_a_stranger_and_an_erasure_that_says_nothing_sto
             for _ in range(2):
                 for each in both:
                     # Each gives up by its own clock: the other may still wait for the keys.
-                    await until(web, each, "/readyz", '"ready":true')
-                    code, found = await seen(web, each, f"/v1/sessions?at_least={position}")
+                    await each.until(web, "/readyz", '"ready":true')
+                    code, found = await each.text(web, f"/v1/sessions?at_least={position}")
                     assert (code, '"RM_3"' in found) == (200, True), found + each.printed.read_text()[-3000:]
                     for n in range(1, position + 1):
-                        assert (await seen(web, each, f"/v1/records/{n}"))[0] in {200, 410}
+                        assert (await each.text(web, f"/v1/records/{n}"))[0] in {200, 410}
                     await each.stop()
                     await each.start()
                     assert (await each.run("rebuild"))[0] == 0
@@ -192,8 +175,8 @@ async def test_a_frame_of_a_newer_tracker_is_told_at_once_to_whoever_asks(tmp_pa
             await publish(cluster, f"{stream}.frames", MAGIC + bytes([VERSION + 1]) + CLEAR + b"...")
             told = f"of the stream is of version {VERSION + 1}, this Tracker knows {VERSION}: upgrade this node"
             for _ in range(2):
-                await until(web, running, "/readyz", told)
-                code, found = await seen(web, running, "/v1/sessions")
+                await running.until(web, "/readyz", told)
+                code, found = await running.text(web, "/v1/sessions")
                 assert (code, told in found, "node-outdated" in found) == (503, True, True)
                 code, problem = await running.post(web, "livekit", started(1))
                 assert (code, problem["type"]) == (503, "urn:tracker:problem:node-outdated")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clustered import Cluster, node
+from tests.clustered import Cluster, node, own_cluster
 from tests.contracts.log_contract import delivery
 from tests.running import Running
 from tracker import joining
@@ -33,11 +33,7 @@ SAME = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
-    yield running
-    asyncio.run(running.stop())
+cluster = own_cluster
 
 
 def single(folder: Path) -> Running:

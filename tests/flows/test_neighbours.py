@@ -13,22 +13,6 @@ from tests.clustered import Cluster, node
 from tests.running import READ, Running, now
 from tracker.demo_calls import whole_call
 
-SECONDS = 30
-
-
-async def until(web: aiohttp.ClientSession, running: Running, path: str, *wanted: str) -> str:
-    """What is answered, once it holds all the wanted words."""
-    found = ""
-    try:
-        async with asyncio.timeout(SECONDS):
-            while not all(each in found for each in wanted):
-                async with web.get(running.url + path, headers=READ) as answer:
-                    found = await answer.text()
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"{wanted} are not in {found}\n{running.printed.read_text()}") from None
-    return found
-
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_each_node_shows_all_of_them_and_what_came_in_anywhere(tmp_path: Path, cluster: Cluster) -> None:
@@ -40,17 +24,17 @@ async def test_each_node_shows_all_of_them_and_what_came_in_anywhere(tmp_path: P
         async with aiohttp.ClientSession() as web:
             for n, each in enumerate(sent[:6]):
                 assert (await (first if n % 2 else second).post(web, "livekit", each))[0] == 200
-            shown = await until(
-                web, second, "/sources", '<th scope="row">a', "ingest, signs", '<td class="number">6</td>'
+            shown = await second.until(
+                web, "/sources", '<th scope="row">a', "ingest, signs", '<td class="number">6</td>'
             )
             assert '<th scope="row">b' in shown
             assert "silent" not in shown
             assert "diverged" not in shown
             for running in (first, second):
-                await until(web, running, "/metrics", "tracker_nodes 2.0")
+                await running.until(web, "/metrics", "tracker_nodes 2.0")
 
             await first.kill()
-            await until(web, second, "/sources", '<span class="badge stuck">silent</span>')
-            await until(web, second, "/metrics", "tracker_nodes 1.0")
+            await second.until(web, "/sources", '<span class="badge stuck">silent</span>')
+            await second.until(web, "/metrics", "tracker_nodes 1.0")
     finally:
         await asyncio.gather(first.stop(), second.stop())

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.clustered import Cluster, node
+from tests.clustered import Cluster, node, own_cluster
 from tests.running import Running
 from tests.sealing import nowhere
 from tracker.demo_calls import whole_call
@@ -44,11 +44,7 @@ sys.exit(main(sys.argv[1:]))
 """A tracker that is killed when it has put its n-th entry back, with others on their way."""
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
-    yield running
-    asyncio.run(running.stop())
+cluster = own_cluster
 
 
 def sealed(folder: Path, name: str, cluster: Cluster) -> Running:

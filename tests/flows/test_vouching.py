@@ -18,26 +18,6 @@ from tracker.evidence.cosignatures import Cosigner, cosigned
 from tracker.evidence.leaves import leaves_of
 from tracker.log.sqlite import SqliteLog
 
-SECONDS = 30
-
-
-async def text(web: aiohttp.ClientSession, running: Running, path: str) -> tuple[int, str]:
-    async with web.get(running.url + path, headers=READ) as answer:
-        return answer.status, await answer.text()
-
-
-async def until(web: aiohttp.ClientSession, running: Running, path: str, wanted: str) -> str:
-    """What is answered, once it holds the wanted words."""
-    found = ""
-    try:
-        async with asyncio.timeout(SECONDS):
-            while wanted not in found:
-                found = (await text(web, running, path))[1]
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"{wanted!r} is not in {found}\n{running.printed.read_text()}") from None
-    return found
-
 
 async def tamper(path: Path, position: int) -> None:
     """Change a record of a stopped node, and its leaf, as somebody would who knows how."""
@@ -72,10 +52,10 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             assert code == 0, complaint
             made = json.loads(out)
             # The line of the other node stands under the log's own, on both.
-            key = Cosigner.read((await text(web, second, "/v1/log/key"))[1])
+            key = Cosigner.read((await second.text(web, "/v1/log/key"))[1])
             assert key.name.endswith("/b")
             notes = [
-                await until(web, each, f"/v1/log/checkpoint?size={made['size']}", f"{key.name} ")
+                await each.until(web, f"/v1/log/checkpoint?size={made['size']}", f"{key.name} ")
                 for each in (first, second)
             ]
             assert notes[0] == notes[1]
@@ -85,29 +65,29 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             told = f"cosigned up to {made['size']} records by {key.name}"
             assert f"{told} (its key is not known)" in (await first.run("verify"))[1]
             assert f"{told}+{key.id.hex()}" in (await second.run("verify"))[1]
-            assert "tracker_log_diverged 0.0" in (await text(web, second, "/metrics"))[1]
+            assert "tracker_log_diverged 0.0" in (await second.text(web, "/metrics"))[1]
 
             await second.stop()
             await tamper(second.log_path, 3)
             await second.start()
-            assert "from position 3 on" in await until(web, second, "/readyz", "position 3")
-            assert (await text(web, second, "/readyz"))[0] == 503
-            assert "tracker_log_diverged 1.0" in (await text(web, second, "/metrics"))[1]
-            await until(web, first, "/metrics", "tracker_nodes_diverged 1.0")
+            assert "from position 3 on" in await second.until(web, "/readyz", "position 3")
+            assert (await second.text(web, "/readyz"))[0] == 503
+            assert "tracker_log_diverged 1.0" in (await second.text(web, "/metrics"))[1]
+            await first.until(web, "/metrics", "tracker_nodes_diverged 1.0")
             for path in ("/log", "/sources"):
-                shown = (await text(web, second, path))[1]
+                shown = (await second.text(web, path))[1]
                 assert 'href="/log/3">position 3<' in shown
                 assert "Leaf elsewhere" in shown
-                assert "Node b says that its first 6 records" in (await text(web, first, path))[1]
-            assert "tracker_log_diverged 0.0" in (await text(web, first, "/metrics"))[1]
+                assert "Node b says that its first 6 records" in (await first.text(web, path))[1]
+            assert "tracker_log_diverged 0.0" in (await first.text(web, "/metrics"))[1]
 
             # It vouches for nothing any more, whoever asks: what it knew is no answer either.
             for each in (sent[0], sent[6]):
                 code, problem = await second.post(web, "livekit", each)
                 assert (code, problem["type"]) == (503, "urn:tracker:problem:node-diverged")
             for path in ("/v1/records/1", "/v1/sessions", "/"):
-                assert (await text(web, second, path))[0] == 503
-            assert "from position 3 on" in (await text(web, second, "/v1/log/checkpoint"))[1]
+                assert (await second.text(web, path))[0] == 503
+            assert "from position 3 on" in (await second.text(web, "/v1/log/checkpoint"))[1]
             (tmp_path / "more.jsonl").write_bytes(sent[6].body)
             for command in (("rebuild",), ("import", "lk", str(tmp_path / "more.jsonl"))):
                 code, _, complaint = await second.run(*command)
@@ -117,10 +97,10 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             position = (await first.post(web, "livekit", sent[6]))[1]["position"]
             await second.stop()
             await second.start()
-            await until(web, second, "/readyz", "has diverged")
+            await second.until(web, "/readyz", "has diverged")
             assert (await second.post(web, "livekit", sent[0]))[0] == 503
-            assert (await text(web, second, f"/v1/records/{position}?at_least={position}"))[0] == 503
-            assert (await text(web, first, f"/v1/records/{position}?at_least={position}"))[0] == 200
+            assert (await second.text(web, f"/v1/records/{position}?at_least={position}"))[0] == 503
+            assert (await first.text(web, f"/v1/records/{position}?at_least={position}"))[0] == 200
 
             # Made anew, it catches up, cosigns, and its complaint is settled.
             await second.stop()
@@ -128,8 +108,8 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
                 each.unlink()
             await second.start(init=True)
             assert (await first.run("checkpoint"))[0] == 0
-            await until(web, first, "/metrics", "tracker_nodes_diverged 0.0")
-            await until(web, second, "/readyz", '"ready":true')
+            await first.until(web, "/metrics", "tracker_nodes_diverged 0.0")
+            await second.until(web, "/readyz", '"ready":true')
     finally:
         await asyncio.gather(first.stop(), second.stop())
 
@@ -145,12 +125,12 @@ async def test_a_second_node_that_signs_is_not_believed_and_told_of(tmp_path: Pa
             assert (await first.post(web, "livekit", sent[0]))[0] == 200
             assert (await first.run("checkpoint"))[0] == 0
             second = await node(tmp_path, "c", cluster, stream=stream, signs=True).start(init=True)
-            await until(web, second, "/metrics", "tracker_checkpoint_doubted 1.0")
-            assert "tracker_log_diverged 0.0" in (await text(web, second, "/metrics"))[1]
+            await second.until(web, "/metrics", "tracker_checkpoint_doubted 1.0")
+            assert "tracker_log_diverged 0.0" in (await second.text(web, "/metrics"))[1]
             code, _, complaint = await second.run("checkpoint")
             assert code == 1
             assert "cannot be believed" in complaint
-            await until(web, first, "/sources", "The nodes a, c sign: exactly one may")
+            await first.until(web, "/sources", "The nodes a, c sign: exactly one may")
             assert (await first.run("checkpoint"))[0] == 0
     finally:
         await asyncio.gather(*[each.stop() for each in (first, second) if each is not None])
