@@ -133,7 +133,7 @@ async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print(runner.addresses[0][1], flush=True)
-    with collecting.rarely() if ours else contextlib.nullcontext():
+    with collecting.rarely(collecting.SERVING) if ours else contextlib.nullcontext():
         await stop.wait()
     await runner.cleanup()
     if log is not None:

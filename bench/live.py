@@ -22,9 +22,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from day import day
 from traffic import START, source_of
 
+from tracker import collecting
 from tracker.log.sqlite import SqliteLog
 from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
-from tracker.rebuilding import rare_collections
 from tracker.views.sqlite import SqliteViews
 
 MEASURED = 10_000
@@ -47,7 +47,7 @@ async def build(log_path: Path, path: Path, until: int) -> None:
     """Views of the records up to there."""
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.build(path)
-    with rare_collections():
+    with collecting.rarely(collecting.REBUILDING):
         await Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up(until=until)
     await views.finish()
     await log.close()

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tracker import joining
+from tracker import collecting, joining
 from tracker.log.contract import Log
 from tracker.projection_halves import put_together
 from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, LiveViews, Progress, Projector
@@ -43,20 +42,6 @@ HEAD_START = 4_000
 ENDING = "-half"
 LOOKED_AT = 0.05
 """Seconds between looks at whether the second process is done."""
-
-RARELY = (50_000, 20, 100)
-"""Thresholds of the garbage collector: facts and rows are in no cycle, looking for some costs a sixth of a rebuild."""
-
-
-@contextmanager
-def rare_collections() -> Generator[None]:
-    """Let the garbage collector look less often, until leaving: for a process that does one large thing."""
-    before = gc.get_threshold()
-    gc.set_threshold(*RARELY)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 async def build(
@@ -78,7 +63,7 @@ async def build(
     if not alone and head >= WORTH_HALVES and len(os.sched_getaffinity(0)) > 1:
         second = Second(open_log, path, (head + HEAD_START) // 2, head, hidden)
     # Looked for once more on leaving: by then what was remembered is gone.
-    with rare_collections():
+    with collecting.rarely(collecting.REBUILDING):
         async with joining.new_views(path) as views:
             return await _filled(views, projecting(log, views, hidden), second, progress, until)
 
@@ -170,10 +155,10 @@ def _make_half(
 ) -> None:
     """The second process. It lives as long as its parent, even one that was killed, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.set_threshold(*RARELY)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        asyncio.run(_half(open_log, path, after, head, hidden, reached))
+        with collecting.rarely(collecting.REBUILDING):
+            asyncio.run(_half(open_log, path, after, head, hidden, reached))
     except Exception:
         os._exit(1)
 

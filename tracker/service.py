@@ -214,7 +214,7 @@ async def serve(
     # Until the log is closed: an impatient second signal must not cut off what the first one began.
     with joining.hold_log(config), _signals(stop.set):
         async with _station(config, role) as station:
-            with collecting.rarely():
+            with collecting.rarely(collecting.SERVING):
                 await _run(station, stop, ready, showing, link=link)
 
 

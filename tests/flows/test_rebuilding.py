@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import os
 import random
 import signal
@@ -194,10 +193,3 @@ def is_running(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
-
-
-def test_the_collector_is_as_it_was_afterwards() -> None:
-    before = gc.get_threshold()
-    with rebuilding.rare_collections():
-        assert gc.get_threshold() == rebuilding.RARELY
-    assert gc.get_threshold() == before
