@@ -7,7 +7,7 @@ from tracker.config import Config
 from tracker.copying import Copied, Progress
 from tracker.erasing import finish
 from tracker.errors import ConfigInvalid, LogUnavailable
-from tracker.vouching import believed_keys
+from tracker.diverging import believed_keys
 from tracker.log.contract import Log
 
 

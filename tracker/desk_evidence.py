@@ -20,7 +20,7 @@ from tracker.errors import CheckpointUnwritten, ConfigInvalid, NoteMalformed, Pa
 from tracker.evidence.notes import Verifier
 from tracker.proving import check_erasures, check_proofs
 from tracker.verifying import MOST_FAULTS, Fault, Progress, Shipped, Verification, verify_log
-from tracker.vouching import named_keys
+from tracker.diverging import named_keys
 
 Bars = Callable[[str, str], AbstractContextManager[Progress]]
 """(title, unit) → a progress bar."""

@@ -33,7 +33,8 @@ from tracker.log.vault import Master, Vault
 from tracker.signing_key import make_key, read_cosigners, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
-from tracker.vouching import Divergence, Vouching, believed_keys
+from tracker.diverging import Divergence, believed_keys
+from tracker.vouching import Vouching
 from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_frozen import frozen
 from tracker.views.sqlite_swapping import copy, swap_in

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import structlog
 
+from tracker.diverging import Divergence, believed, named_keys, own_root
 from tracker.errors import LogError, NoteMalformed, NoteUnverified
-from tracker.evidence.checkpoint_text import Checkpoint, open_checkpoint
+from tracker.evidence.checkpoint_text import Checkpoint
 from tracker.evidence.cosignatures import Cosigner, cosignature
 from tracker.evidence.differing import Difference, first_difference
 from tracker.evidence.notes import DASH, Signer, Verifier, read_note
@@ -28,48 +28,6 @@ from tracker.log.vouchers import Complaint, Cosigned
 LOOK_SECONDS = 1.0
 
 _log = structlog.get_logger("vouching")
-
-
-class Divergence(NamedTuple):
-    """This node's records are not those that were signed: roots at `size`; `root` is b"" where it has fewer records.
-
-    `difference` None: nobody has told yet which record it is, or only hashes above the leaves differ.
-    """
-
-    size: int
-    root: bytes
-    signed_root: bytes
-    difference: Difference | None = None
-
-    def __str__(self) -> str:
-        where = "" if self.difference is None else f", from position {self.difference.position} on"
-        return (
-            f"this node has diverged: its first {self.size} records are not those of the signed checkpoint{where}. Stop it, "
-            "keep its files, and start it empty (docs/operations.md)"
-        )
-
-
-@runtime_checkable
-class NamingLog(Protocol):
-    """A log that knows which key the node of its first checkpoint said it signs with."""
-
-    async def named_key(self) -> str | None:
-        """Its verifier key."""
-        ...
-
-
-async def named_keys(log: NamingLog) -> list[Verifier]:
-    """What is believed on a node that was told no key: every node has the same first checkpoint."""
-    named = await log.named_key()
-    try:
-        return [] if named is None else [Verifier.read(named)]
-    except NoteMalformed:
-        return []
-
-
-async def believed_keys(log: object, known: Sequence[Verifier]) -> Sequence[Verifier]:
-    """The keys that are known; where there are none, the one that the log names. Raises `LogError`."""
-    return known or (await named_keys(log) if isinstance(log, NamingLog) else [])
 
 
 class Vouching:
@@ -161,7 +119,7 @@ class Vouching:
         signed = self._believed(size, note, self._trusted or await named_keys(self._log))
         if signed is None:
             return False
-        root = await self._root(size)
+        root = await own_root(self._log, size)
         if root == signed.root:
             return True
         self.diverged = Divergence(size, root, signed.root)
@@ -172,9 +130,7 @@ class Vouching:
     def _believed(self, size: int, note: str, trusted: Sequence[Verifier]) -> Checkpoint | None:
         """What the note says, None where it is not to be believed: then it is said once, and nothing is cosigned."""
         try:
-            signed = open_checkpoint(note, trusted)
-            if (signed.origin, signed.size) != (self._origin, size):
-                raise NoteMalformed(f"it is about {signed.size} records of {signed.origin!r}")
+            signed = believed(size, note, trusted, self._origin)
         except (NoteMalformed, NoteUnverified) as error:
             self._doubt(f"the checkpoint of {size} records cannot be believed: {error}")
             return None
@@ -190,15 +146,6 @@ class Vouching:
     def _doubt(self, what: str) -> None:
         self.doubt = what
         _log.critical("checkpoints are not in order", reason=what)
-
-    async def _root(self, size: int) -> bytes:
-        """This node's own; b"" where it does not have so many records."""
-        if await self._log.head() < size:
-            return b""
-        try:
-            return await root_at(size, self._log.tile)
-        except IndexError:
-            return b""
 
     async def _cosign(self, size: int, note: str) -> None:
         signer = self._signer
