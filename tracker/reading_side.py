@@ -23,6 +23,7 @@ from tracker.errors import TrackerError
 from tracker.log.contract import Log
 from tracker.metrics import Metrics
 from tracker.projector import Projector
+from tracker.refilling import refill
 from tracker.views.sqlite import SqliteViews
 from tracker.vouching import Vouching
 
@@ -89,7 +90,8 @@ class ReadingSide:
 
     async def lag(self) -> list[str]:
         """Why the views are no answer now, empty where they are."""
-        position = self._projector.position
+        # Before the projector has begun, a rebuild may be filling the views.
+        position = self._projector.position or await self._views.checkpoint()
         waiting = await self._log.record(position + 1)
         seconds = 0.0 if waiting is None else (joining.now() - waiting.received_at) / 1_000_000
         if seconds <= LAG_SECONDS:
@@ -110,6 +112,7 @@ class ReadingSide:
 
     async def _project(self) -> None:
         """Run the projector for ever. Whatever it stumbles over is said and tried again: ingest must not notice."""
+        await refill(self._config.path, self._log, self._views)
         failures = 0
         while True:
             before = self._projector.position
@@ -121,7 +124,7 @@ class ReadingSide:
             await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
 
     async def _keep_views(self) -> None:
-        """Views may be deleted at any time: make an empty file when there is none, and the projector fills it again."""
+        """Views may be deleted at any time: make an empty file when there is none, and fill it again."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if not self._config.views_path.exists():
@@ -130,3 +133,5 @@ class ReadingSide:
                     _log.warning("views vanished and are made anew from the log")
                 except TrackerError as error:
                     _log.error("views vanished and cannot be made anew", reason=str(error))
+                else:
+                    await refill(self._config.path, self._log, self._views)
