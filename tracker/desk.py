@@ -10,6 +10,7 @@ whole, imports are whole batches.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
@@ -28,6 +29,9 @@ from tracker.projector import Progress, differences
 
 MOST_DIFFERENCES = 20
 PAGE = 1000
+REBUILD = "-rebuild"
+"""What the file of a rebuild ends in, beside the views."""
+LOOK_SECONDS = 0.5
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -97,13 +101,17 @@ async def import_files(
         return await importer.import_files(source, log, files, now=joining.now, progress=progress)
 
 
-async def rebuild(config: Config, progress: Progress | None = None) -> Rebuilt:
+async def rebuild(config: Config, progress: Progress | None = None, *, waits: bool = False) -> Rebuilt:
     """Make the views anew from the log beside the old ones, then swap them in; a running server goes over to them.
 
+    `waits` for another rebuild to end: what it read may be older than what has to show.
     Raises `LogError` (`NodeDiverged`: it would show what was not signed), `ViewsUnavailable` (another rebuild runs, or no
     room on the disk); the old views stay then.
     """
-    with _beside(config, "-rebuild") as path:
+    while waits:
+        waits = not _is_free(config, REBUILD)
+        await asyncio.sleep(LOOK_SECONDS if waits else 0)
+    with _beside(config, REBUILD) as path:
         async with joining.reading_log(config) as log:
             await joining.expect_undiverged(config, log)
             told = await log.last_of(OURS) if config.log.engine == "jetstream" else 0
@@ -214,8 +222,14 @@ def _beside(config: Config, suffix: str) -> Generator[Path]:
 
 def remove_left_over(config: Config, suffix: str) -> None:
     """Remove what a check that died left beside the views; one that runs keeps it."""
+    _is_free(config, suffix)
+
+
+def _is_free(config: Config, suffix: str) -> bool:
+    """Whether nobody is at work there; what an interrupted run left is removed then."""
     with contextlib.suppress(ViewsUnavailable), _beside(config, suffix):
-        pass
+        return True
+    return False
 
 
 def _remove(path: Path) -> None:

@@ -71,7 +71,7 @@ async def erase(config: Config, selections: Sequence[Selection], progress: Progr
     if died is not None or any(found.positions or found.erasures for found in done):
         for ending in ("-check", "-held"):
             desk.remove_left_over(config, ending)
-        await desk.rebuild(config, progress)
+        await desk.rebuild(config, progress, waits=True)
         unfinished.unlink(missing_ok=True)
     return done
 

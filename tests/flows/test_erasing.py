@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -23,8 +24,10 @@ from tracker.demo_calls import VENDORS, whole_call
 from tracker.erasing import Eraser, Selection
 from tracker.erasures import Erased, Erasure, erasure_record
 from tracker.evidence.tree import Frontier
+from tracker.log.holding import hold
 from tracker.metrics import Metrics
 from tracker.retention import erase_once
+from tracker.views.sqlite_swapping import copy, swap_in
 
 START = 1_700_000_000_000_000
 MASTER = "ab" * 32
@@ -90,6 +93,25 @@ def test_a_dry_run_lists_and_changes_nothing(filled: Run, tmp_path: Path) -> Non
     (plan,) = json.loads(filled("erase", "--identity", "user-alice", "--json")[1])["items"]
     assert plan["people"] == 1
     assert len(plan["positions"]) > 5
+
+
+def test_an_erasure_waits_for_a_rebuild_that_began_before_it(filled: Run, tmp_path: Path) -> None:
+    """What that one swaps in shows who was erased meanwhile: the views are made anew after it."""
+    views, theirs = tmp_path / "views.db", tmp_path / "theirs.db"
+    copy(views, theirs)
+    others = hold(tmp_path / "views.db-rebuild")
+
+    def end() -> None:
+        swap_in(theirs, views)
+        others.close()
+
+    ending = threading.Timer(3.0, end)
+    ending.start()
+    code, _, complaint = filled("erase", "--identity", "user-alice", "--yes")
+    assert (code, ending.finished.is_set()) == (0, True), complaint
+    others.path.unlink(missing_ok=True)
+    assert b"user-alice" not in on_disk(tmp_path)
+    assert filled("rebuild", "--check")[0] == 0
 
 
 def test_an_erased_person_is_found_nowhere_and_the_timeline_keeps_its_shape(filled: Run, tmp_path: Path) -> None:
