@@ -20,7 +20,7 @@ from tracker.dashboard import app as dashboard
 from tracker.dashboard.arrivals import Arrivals
 from tracker.dashboard.nodes import Cluster
 from tracker.errors import TrackerError
-from tracker.log.contract import Log
+from tracker.log.contract import ClusteredLog, Log
 from tracker.metrics import Metrics
 from tracker.projector import Projector
 from tracker.refilling import refill
@@ -112,6 +112,9 @@ class ReadingSide:
 
     async def _project(self) -> None:
         """Run the projector for ever. Whatever it stumbles over is said and tried again: ingest must not notice."""
+        if isinstance(self._log, ClusteredLog):
+            # Nobody is answered before that, and how much is missing shows only then.
+            await self._log.caught_up()
         await refill(self._config.path, self._log, self._views)
         failures = 0
         while True:
