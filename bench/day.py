@@ -409,7 +409,7 @@ def memory_of(*words: str) -> float:
     whole = 0.0
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if set(words) <= set((process / "cmdline").read_text().split("\0")):
+            if set(words) <= set((process / "cmdline").read_text(errors="replace").split("\0")):
                 family = [process.name, *(process / "task" / process.name / "children").read_text().split()]
                 whole += sum(resident(int(each)) for each in family)
     return whole

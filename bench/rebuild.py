@@ -9,7 +9,7 @@
 Each runs in a process of its own; a hundred calls of the five vendors are always under way. Prints events per second and
 CPU time an event with their ratios to the scan, and the peak memory of all its processes together. CPU time is the
 steadier figure on a machine that others use too: of two processes the busier one says how long both cores would take. Without arguments: 100,000 and 1,000,000 events.
-`--log`: a log that is there, of any server or bench; the views of the last rebuild stay beside it as `views.db`.
+`--log`: a log that is there, of any server or bench; the views of the last rebuild stay beside it, under a name of their own.
 """
 
 from __future__ import annotations
@@ -99,9 +99,14 @@ async def opened(path: Path) -> AsyncGenerator[Log]:
         await log.close()
 
 
+def rebuilt(path: Path) -> Path:
+    """Where the views go: never where a server's are."""
+    return path.with_name(f"{path.stem}-rebuilt.db")
+
+
 async def rebuild(path: Path, *, alone: bool) -> int:
     """Make new views from the log, as `tracker rebuild` does: half of them in a second process where there is a second core."""
-    views_path = path.with_name("views.db")
+    views_path = rebuilt(path)
     views_path.unlink(missing_ok=True)
     async with opened(path) as log:
         return await build(log, functools.partial(opened, path), views_path, hidden={}, alone=alone)
@@ -213,8 +218,8 @@ def compare(path: Path, modes: list[str]) -> None:
             f"both cores: {both.speed / alone.speed:.2f} × one by the clock, "
             f"{alone.cost / max(both.cost, both.second):.2f} × by the processor time of the busier process"
         )
-    if path.with_name("views.db").exists():
-        views = path.with_name("views.db").stat().st_size
+    if rebuilt(path).exists():
+        views = rebuilt(path).stat().st_size
         print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes an event, {views / log_bytes:.2f} of the log")
 
 

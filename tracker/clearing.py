@@ -57,7 +57,7 @@ async def keep(config: Path, views: Path, log: ClusteredLog) -> None:
 
 
 async def _rebuilt(config: Path) -> bool:
-    ended = await apart.run(config, "rebuild")
+    ended = await apart.run(config, "rebuild", "--wait")
     if ended.code:
         _log.warning("the views may show what was erased, trying again", reason=ended.last)
     return ended.code == 0

@@ -87,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
         "files", metavar="FILE", nargs="+", type=Path, help="a file, or a folder of .log and .jsonl files"
     )
     again = add("rebuild", commands.rebuild, "Make the views anew from the log and swap them in.", as_json=True)
-    again.add_argument("--check", action="store_true", help="only compare; exit 1 and the first rows that differ")
+    how = again.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="only compare; exit 1 and the first rows that differ")
+    how.add_argument("--wait", action="store_true", help="where another rebuild is at work, begin when it has ended")
     add("rekey", commands.rekey, "Wrap every record's key with the current master key, after it was changed.")
     cli_keys.add_to(add)
     _add_erase(

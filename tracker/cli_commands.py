@@ -117,7 +117,7 @@ def rebuild(arguments: argparse.Namespace) -> int:
     config: Config = arguments.config
     if not arguments.check:
         with printing.progress("rebuild", "records") as bar:
-            rebuilt = asyncio.run(desk.rebuild(config, bar))
+            rebuilt = asyncio.run(desk.rebuild(config, bar, waits=arguments.wait))
         if arguments.json:
             printing.say_json(rebuilt)
         else:

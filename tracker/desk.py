@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from tracker import clearing, desk_reading, importer, joining, rebuilding
 from tracker.bundle.lines import Line, write_line
@@ -32,6 +33,8 @@ PAGE = 1000
 REBUILD = "-rebuild"
 """What the file of a rebuild ends in, beside the views."""
 LOOK_SECONDS = 0.5
+
+_log = structlog.get_logger("desk")
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -108,10 +111,7 @@ async def rebuild(config: Config, progress: Progress | None = None, *, waits: bo
     Raises `LogError` (`NodeDiverged`: it would show what was not signed), `ViewsUnavailable` (another rebuild runs, or no
     room on the disk); the old views stay then.
     """
-    while waits:
-        waits = not _is_free(config, REBUILD)
-        await asyncio.sleep(LOOK_SECONDS if waits else 0)
-    with _beside(config, REBUILD) as path:
+    async with _in_turn(config, REBUILD, waits=waits) as path:
         async with joining.reading_log(config) as log:
             await joining.expect_undiverged(config, log)
             told = await log.last_of(OURS) if config.log.engine == "jetstream" else 0
@@ -202,6 +202,29 @@ async def _build(config: Config, log: Log, path: Path, progress: Progress | None
     return await rebuilding.build(log, open_log, path, hidden=hidden, progress=progress, until=until)
 
 
+class _AtWork(ViewsUnavailable):
+    """Somebody else is at work there. Leaves this file as `ViewsUnavailable`."""
+
+
+@contextlib.asynccontextmanager
+async def _in_turn(config: Config, suffix: str, *, waits: bool) -> AsyncGenerator[Path]:
+    """The same; `waits` until whoever is at work there has ended."""
+    said = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                path = stack.enter_context(_beside(config, suffix))
+                break
+            except _AtWork as error:
+                if not waits:
+                    raise
+                if not said:
+                    _log.info("waiting for another rebuild to end", path=str(config.views_path), reason=str(error))
+                said = True
+            await asyncio.sleep(LOOK_SECONDS)
+        yield path
+
+
 @contextlib.contextmanager
 def _beside(config: Config, suffix: str) -> Generator[Path]:
     """A path for views on the same file system, ours alone while we work; whatever an interrupted run left is removed."""
@@ -210,7 +233,11 @@ def _beside(config: Config, suffix: str) -> Generator[Path]:
     try:
         held = joining.hold(path)
     except LogUnavailable as error:
-        raise ViewsUnavailable(f"another rebuild or check is at work on {path}: {error}") from None
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise ViewsUnavailable(str(error)) from None
+        raise _AtWork(
+            f"{path} is being made by another rebuild or check, maybe the server's own: wait for its end, or for `--wait`"
+        ) from None
     with held:
         try:
             _remove(path)
@@ -222,14 +249,8 @@ def _beside(config: Config, suffix: str) -> Generator[Path]:
 
 def remove_left_over(config: Config, suffix: str) -> None:
     """Remove what a check that died left beside the views; one that runs keeps it."""
-    _is_free(config, suffix)
-
-
-def _is_free(config: Config, suffix: str) -> bool:
-    """Whether nobody is at work there; what an interrupted run left is removed then."""
     with contextlib.suppress(ViewsUnavailable), _beside(config, suffix):
-        return True
-    return False
+        pass
 
 
 def _remove(path: Path) -> None:

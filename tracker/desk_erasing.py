@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from tracker import desk, desk_reading, joining
 from tracker.config import Config
 from tracker.erasing import SECRET_BYTES, Eraser, Plan, Progress, Selection, finish, is_too_short
-from tracker.errors import ConfigInvalid
+from tracker.errors import ConfigInvalid, ViewsUnavailable
 from tracker.views.contract import ViewsReader
 
 PAGE = 1000
+MOST_BEHIND = 1_000
+"""Records: views that lack more do not know well enough by which ids a person went."""
 UNFINISHED = "-erasing"
 """Beside the views while they may show what is erased already: if we die, the next erasure makes them anew all the same."""
 
 
 async def selection_of_person(config: Config, identity: str) -> Selection:
-    """Everything that mentions a person: what was asked for, and the ids that views know them by."""
-    async with joining.reading_views(config) as views:
+    """Everything that mentions a person: what was asked for, and the ids that views know them by. Raises `ViewsError`."""
+    async with _present_views(config) as views:
         return Selection(why="identity", needles=await _needles(views, identity))
 
 
 async def selection_of_session(config: Config, any_id: str) -> Selection:
-    """Everything behind one session. Raises `NotFound`, `Ambiguous`."""
+    """Everything behind one session. Raises `NotFound`, `Ambiguous`, `ViewsError`."""
     positions: list[int] = []
-    async with joining.reading_views(config) as views:
+    async with _present_views(config) as views:
         session = await desk_reading.only_session(views, any_id)
         while page := await views.session_positions(session.id, limit=PAGE, after=positions[-1] if positions else 0):
             positions += page
     return Selection(why="session", positions=tuple(positions))
+
+
+@contextlib.asynccontextmanager
+async def _present_views(config: Config) -> AsyncGenerator[ViewsReader]:
+    """Views that know of what is to be erased. Raises `ViewsUnavailable` where they lack much of the log."""
+    async with joining.reading_log(config) as log, joining.reading_views(config) as views:
+        position, head = await views.checkpoint(), await log.head()
+        if head - position > MOST_BEHIND:
+            raise ViewsUnavailable(
+                f"the views are at position {position} of {head}, and what is not in them would be missed: wait until the "
+                "server is ready, or run `tracker rebuild --wait` first"
+            )
+        yield views
 
 
 def selections_of_retention(config: Config) -> list[Selection]:

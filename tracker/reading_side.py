@@ -6,6 +6,7 @@ log ── projector ──► views ──► api · live stream · dashboard
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -49,6 +50,8 @@ class ReadingSide:
         self._views = views
         self._metrics = metrics
         self._projector = Projector(log, views, now=joining.now, watcher=metrics, hidden=joining.hidden(config))
+        self._found = 0
+        """Where the views were before the projector began."""
         self.access = joining.access(config)
         self.live = Live(views)
 
@@ -82,7 +85,7 @@ class ReadingSide:
     @property
     def position(self) -> int:
         """How far the views are."""
-        return self._projector.position
+        return self._projector.position or self._found
 
     def lasting(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the server does."""
@@ -90,13 +93,37 @@ class ReadingSide:
 
     async def lag(self) -> list[str]:
         """Why the views are no answer now, empty where they are."""
-        # Before the projector has begun, a rebuild may be filling the views.
-        position = self._projector.position or await self._views.checkpoint()
-        waiting = await self._log.record(position + 1)
-        seconds = 0.0 if waiting is None else (joining.now() - waiting.received_at) / 1_000_000
+        position, _, seconds = await self._behind()
         if seconds <= LAG_SECONDS:
             return []
         return [f"the views are {seconds:.0f} s behind the log (position {position})"]
+
+    async def _behind(self) -> tuple[int, int, float]:
+        """Where the views are, where the log ends, and how long ago (s) the first record came that is not in them."""
+        if not self._projector.position:
+            # It has not begun: a rebuild may be making the views.
+            self._found = await self._views.checkpoint()
+        waiting = await self._log.record(self.position + 1)
+        seconds = 0.0 if waiting is None else (joining.now() - waiting.received_at) / 1_000_000
+        return self.position, await self._log.head(), seconds
+
+    async def _begin(self) -> None:
+        """What comes before the projector: a node of a cluster is level, views that lack most of a large log are made."""
+        async with asyncio.TaskGroup() as group:
+            telling = group.create_task(self._tell())
+            if isinstance(self._log, ClusteredLog):
+                # Nobody is answered before that, and how much is missing shows only then.
+                await self._log.caught_up()
+            config = self._config
+            await refill(config.path, self._log, config.log.path, self._views, config.views_path)
+            telling.cancel()
+
+    async def _tell(self) -> None:
+        """Say how far behind the views are until the projector does."""
+        while True:
+            with contextlib.suppress(TrackerError):
+                self._metrics.projected(*await self._behind())
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def _follow(self) -> None:
         """Fill the views for as long as this node's records are those that were signed."""
@@ -112,10 +139,10 @@ class ReadingSide:
 
     async def _project(self) -> None:
         """Run the projector for ever. Whatever it stumbles over is said and tried again: ingest must not notice."""
-        if isinstance(self._log, ClusteredLog):
-            # Nobody is answered before that, and how much is missing shows only then.
-            await self._log.caught_up()
-        await refill(self._config.path, self._log, self._views)
+        try:
+            await self._begin()
+        except Exception:
+            _log.exception("the views are left to the projector")
         failures = 0
         while True:
             before = self._projector.position
@@ -127,7 +154,7 @@ class ReadingSide:
             await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
 
     async def _keep_views(self) -> None:
-        """Views may be deleted at any time: make an empty file when there is none, and fill it again."""
+        """Views may be deleted at any time: make an empty file when there is none, and the projector fills it again."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if not self._config.views_path.exists():
@@ -136,5 +163,3 @@ class ReadingSide:
                     _log.warning("views vanished and are made anew from the log")
                 except TrackerError as error:
                     _log.error("views vanished and cannot be made anew", reason=str(error))
-                else:
-                    await refill(self._config.path, self._log, self._views)

@@ -1,6 +1,6 @@
-"""A server whose views lack most of a large log: `tracker rebuild` makes them, in a process of its own, before the projector looks.
+"""A server that starts without most of a large log in its views: `tracker rebuild` makes them, before the projector looks.
 
-    views missing, outdated, long switched off ─► most of the log is not in them? ─► tracker rebuild ─► the projector goes on from there
+    views missing, outdated, long switched off ─► is there room? ─► tracker rebuild ─► the projector goes on from there
 
 A projector saves what readers wait for, again and again; a rebuild saves each session once, on every core, and not in the
 interpreter that answers senders. If we die meanwhile nothing is lost: the next start looks again.
@@ -8,6 +8,7 @@ interpreter that answers senders. If we die meanwhile nothing is lost: the next 
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,8 @@ WORTH = 50_000
 """Records that are missing, at least: fewer are projected in half a minute."""
 SHARE = 2
 """At least one of so many of the log's records is missing: a rebuild reads those that are there, too."""
+ROOM = 4
+"""So many times the log's size has to be free: views and what is beside them while they are made are two to three of it."""
 
 _log = structlog.get_logger("refilling")
 
@@ -40,20 +43,24 @@ class Filled(Protocol):
         ...
 
 
-async def refill(config: Path, log: Ended, views: Filled) -> bool:
+async def refill(config: Path, log: Ended, log_path: Path, views: Filled, views_path: Path) -> bool:
     """Rebuild the views where that is the shorter way; whether it was done. A failure is logged: the projector fills them."""
     try:
         head, position = await log.head(), await views.checkpoint()
-    except TrackerError as error:
+        needed, free = ROOM * log_path.stat().st_size, shutil.disk_usage(views_path.parent).free
+    except (TrackerError, OSError) as error:
         _log.warning("how much is missing in the views is not known", reason=str(error))
         return False
     missing = head - position
     if missing < WORTH or missing * SHARE < head:
         return False
+    if free < needed:
+        _log.warning("no room to rebuild the views, so the projector fills them", free=free, needed=needed)
+        return False
     _log.info(
         "most of the log is not in the views: a rebuild makes them, the projector waits", position=position, head=head
     )
-    ended = await apart.run(config, "rebuild")
-    if ended.code:
+    ended = await apart.run(config, "rebuild", "--wait")
+    if ended.code != 0:
         _log.warning("no rebuild, so the projector fills the views", exit_code=ended.code, reason=ended.last)
     return ended.code == 0

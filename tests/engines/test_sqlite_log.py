@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sqlite3
 import subprocess
@@ -332,6 +333,20 @@ def test_a_second_server_is_told_who_serves_the_log(tmp_path: Path) -> None:
     with hold(path), pytest.raises(LogUnavailable, match=f"process {os.getpid()} on "):
         hold(path)
     hold(path).close()
+
+
+def test_a_lock_whose_file_is_removed_meanwhile_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lock, removed = tmp_path / "log.db", tmp_path / "log.db.lock", []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.append(lock.unlink())
+        real(descriptor, operation)
+
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with hold(path), pytest.raises(LogUnavailable, match="already served"):
+        hold(path)
 
 
 @pytest.mark.parametrize(

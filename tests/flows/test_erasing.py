@@ -7,6 +7,7 @@ import base64
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ import aiohttp
 import pytest
 
 from tests.running import READ, READ_KEY, SECRETS, Running, now
-from tracker import joining
+from tracker import desk_erasing, joining
 from tracker.bundle.lines import faults_of, read_line
 from tracker.cli import main
 from tracker.config import load
@@ -27,6 +28,7 @@ from tracker.evidence.tree import Frontier
 from tracker.log.holding import hold
 from tracker.metrics import Metrics
 from tracker.retention import erase_once
+from tracker.views.sqlite import SqliteViews
 from tracker.views.sqlite_swapping import copy, swap_in
 
 START = 1_700_000_000_000_000
@@ -102,16 +104,34 @@ def test_an_erasure_waits_for_a_rebuild_that_began_before_it(filled: Run, tmp_pa
     others = hold(tmp_path / "views.db-rebuild")
 
     def end() -> None:
+        while not (tmp_path / "views.db-erasing").exists():
+            time.sleep(0.05)
+        time.sleep(4)
         swap_in(theirs, views)
         others.close()
 
-    ending = threading.Timer(3.0, end)
+    ending = threading.Thread(target=end, daemon=True)
     ending.start()
     code, _, complaint = filled("erase", "--identity", "user-alice", "--yes")
-    assert (code, ending.finished.is_set()) == (0, True), complaint
-    others.path.unlink(missing_ok=True)
+    assert (code, "waiting for another rebuild to end" in complaint, ending.is_alive()) == (0, True, False), complaint
     assert b"user-alice" not in on_disk(tmp_path)
     assert filled("rebuild", "--check")[0] == 0
+
+
+def test_views_that_lack_much_of_the_log_do_not_say_whom_to_erase(
+    filled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_erasing, "MOST_BEHIND", 20)
+    keys = (tmp_path / "keys.db").read_bytes()
+    for path in tmp_path.glob("views.db*"):
+        path.unlink()
+    asyncio.run(SqliteViews.create(tmp_path / "views.db"))
+    for asked in (("--identity", "user-alice"), ("--session", "lk:RM_1")):
+        code, _, complaint = filled("erase", *asked, "--yes")
+        assert (code, "the views are at position 0 of " in complaint) == (1, True), complaint
+    assert (tmp_path / "keys.db").read_bytes() == keys
+    assert filled("rebuild", "--wait")[0] == 0
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
 
 
 def test_an_erased_person_is_found_nowhere_and_the_timeline_keeps_its_shape(filled: Run, tmp_path: Path) -> None:
@@ -182,9 +202,11 @@ def test_what_an_earlier_erasure_left_of_others_goes_with_their_session(filled: 
 def test_an_erasure_that_died_before_its_rebuild_is_finished_by_the_next_one(filled: Run, tmp_path: Path) -> None:
     config = load(tmp_path / "config.toml", {})
 
-    # Another rebuild is at work, so it ends after the keys are destroyed and before views are made anew.
-    with joining.hold(config.views_path.with_name(f"{config.views_path.name}-rebuild")):
-        assert filled("erase", "--identity", "user-alice", "--yes")[0] != 0
+    # The lock cannot be opened, so it ends after the keys are destroyed and before views are made anew.
+    lock = tmp_path / f"{config.views_path.name}-rebuild.lock"
+    lock.mkdir()
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] != 0
+    lock.rmdir()
     left = tmp_path / f"{config.views_path.name}-held"
     left.write_bytes(b"a check died: user-alice")
     assert b"user-alice" in config.views_path.read_bytes()

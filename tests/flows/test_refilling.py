@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import sqlite3
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from tests.flows.test_live_views import mixed_log
 from tests.running import READ_KEY, SECRETS, Running, now
@@ -20,6 +23,7 @@ from tracker.apart import Ended
 from tracker.demo import config_text
 from tracker.demo_calls import ISSUERS, whole_call
 from tracker.errors import LogUnavailable
+from tracker.log.holding import hold
 from tracker.log.sqlite import SqliteLog
 from tracker.projector import Projector, differences
 from tracker.refilling import refill
@@ -45,6 +49,9 @@ class Stores:
         self.head = await self.log.head()
         return self
 
+    async def refill(self) -> bool:
+        return await refill(self.config, self.log, self.folder / "log.db", self.views, self.folder / "views.db")
+
     async def close(self) -> None:
         await self.views.close()
         await self.log.close()
@@ -61,7 +68,7 @@ async def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_there(
     stores: Stores, tmp_path: Path
 ) -> None:
-    assert await refill(stores.config, stores.log, stores.views)
+    assert await stores.refill()
     assert await stores.views.checkpoint() == stores.head
     livekit = registry.build(SourceSettings(name="lk", vendor="livekit", keys={ISSUERS["livekit"]: "x" * 40}))
     await stores.log.append_all(
@@ -88,14 +95,14 @@ async def test_what_is_sooner_projected_is_left_to_the_projector(
 ) -> None:
     monkeypatch.setattr(apart, "run", nobody)
     await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2 + 1)
-    assert not await refill(stores.config, stores.log, stores.views)
+    assert not await stores.refill()
     monkeypatch.setattr(refilling, "WORTH", stores.head + 1)
     await stores.views.close()
     for path in stores.folder.glob("views.db*"):
         path.unlink()
     await SqliteViews.create(stores.folder / "views.db")
     stores.views = await SqliteViews.open(stores.folder / "views.db", writable=True)
-    assert not await refill(stores.config, stores.log, stores.views)
+    assert not await stores.refill()
 
 
 async def test_half_of_the_log_is_enough(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,17 +114,36 @@ async def test_half_of_the_log_is_enough(stores: Stores, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(apart, "run", run)
     await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2)
-    assert await refill(stores.config, stores.log, stores.views)
-    assert begun == [(stores.config, "rebuild")]
+    assert await stores.refill()
+    assert begun == [(stores.config, "rebuild", "--wait")]
 
 
-async def test_where_no_rebuild_can_be_made_the_views_stay_and_are_filled_by_the_projector(
-    stores: Stores, caplog: pytest.LogCaptureFixture
+def broken(stores: Stores, _: pytest.MonkeyPatch) -> None:
+    stores.config.write_text("nonsense", "utf-8")
+
+
+def without_python(_: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+
+@pytest.mark.parametrize("spoil", [broken, without_python])
+async def test_where_no_rebuild_can_be_made_the_projector_fills_the_views(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Stores, pytest.MonkeyPatch], None]
 ) -> None:
-    (stores.folder / "config.toml").write_text("nonsense", "utf-8")
-    assert not await refill(stores.config, stores.log, stores.views)
+    spoil(stores, monkeypatch)
+    with structlog.testing.capture_logs() as said:
+        assert not await stores.refill()
+    assert "no rebuild, so the projector fills the views" in [each["event"] for each in said]
     await Projector(stores.log, stores.views, now=now).catch_up()
     assert await stores.views.checkpoint() == stores.head
+
+
+async def test_where_there_is_no_room_nothing_is_begun(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "run", nobody)
+    monkeypatch.setattr(refilling, "ROOM", 2**50)
+    with structlog.testing.capture_logs() as said:
+        assert not await stores.refill()
+    assert [each["event"] for each in said] == ["no room to rebuild the views, so the projector fills them"]
 
 
 async def test_where_the_stores_cannot_be_asked_nothing_is_begun(
@@ -128,7 +154,28 @@ async def test_where_the_stores_cannot_be_asked_nothing_is_begun(
             raise LogUnavailable("locked")
 
     monkeypatch.setattr(apart, "run", nobody)
-    assert not await refill(stores.config, Away(), stores.views)
+    assert not await refill(stores.config, Away(), stores.folder / "log.db", stores.views, stores.folder / "views.db")
+    assert not await refill(stores.config, stores.log, stores.folder / "gone.db", stores.views, stores.folder)
+
+
+async def test_a_rebuild_that_waits_begins_when_the_other_one_has_ended(stores: Stores) -> None:
+    others = hold(stores.folder / "views.db-rebuild")
+    assert (await apart.run(stores.config, "rebuild")).code == 1
+    waiting = asyncio.create_task(apart.run(stores.config, "rebuild", "--wait"))
+    await asyncio.sleep(2)
+    assert not waiting.done()
+    assert await stores.views.checkpoint() == 0
+    others.close()
+    ended = await waiting
+    assert ended.code == 0, ended.last
+    await stores.views.refresh()
+    assert await stores.views.checkpoint() == stores.head
+
+
+async def test_nobody_waits_for_a_lock_that_cannot_be_opened(stores: Stores) -> None:
+    (stores.folder / "views.db-rebuild.lock").mkdir()
+    ended = await asyncio.wait_for(apart.run(stores.config, "rebuild", "--wait"), 30)
+    assert (ended.code, "cannot be opened" in ended.last) == (1, True), ended.last
 
 
 async def large_log(path: Path, rooms: int) -> int:
@@ -173,6 +220,7 @@ async def test_a_server_without_views_of_a_large_log_takes_deliveries_while_they
         assert (status, said) == (200, {"position": head + 1, "duplicate": False})
         code, unready = await running.text(web, "/readyz")
         assert (code, "behind the log (position 0)" in unready) == (503, True), unready
+        await running.until(web, "/metrics", f"tracker_projector_lag {head + 1:.1f}")
         # Killed in the middle: the next start begins it again, and nothing is missing.
         await running.kill()
         await running.start()
@@ -185,6 +233,7 @@ async def test_a_server_without_views_of_a_large_log_takes_deliveries_while_they
     assert await running.stop() == 0
     said = running.printed.read_text()
     assert said.count("most of the log is not in the views") == 2
+    assert "no rebuild" not in said
     code, out, complaint = await running.run("rebuild", "--check")
     assert code == 0, out + complaint
     with closing(sqlite3.connect(tmp_path / "views.db")) as views:

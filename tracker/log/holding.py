@@ -59,8 +59,21 @@ def hold(log_path: str | Path) -> Held:
         holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         os.close(descriptor)
         raise LogUnavailable(f"{real} is already served by {holder}: stop that server first") from error
+    if not _has_name(descriptor, path):
+        # Whoever held it has just removed it: the next one would lock a file of that name beside ours.
+        os.close(descriptor)
+        return hold(log_path)
     # Who we are is a help for people; the lock itself is what counts, so a full disk here is no reason to refuse.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return Held(descriptor, path)
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    held = os.fstat(descriptor)
+    return (named.st_ino, named.st_dev) == (held.st_ino, held.st_dev)
