@@ -68,8 +68,6 @@ def absorb(connection: sqlite3.Connection, part: Path, join_states: JoinStates) 
     """Take in a part of `build` that was put by. Raises `ViewsUnavailable` for anything else."""
     if connection.in_transaction:
         connection.commit()
-    # Kept pages would fill the memory, and an unfinished file is never rolled back to, but thrown away.
-    connection.execute("PRAGMA main.journal_mode = OFF").fetchone()
     connection.execute("ATTACH ? AS part", [str(part)])
     stamp = connection.execute(SELECT_STAMP.replace("meta", "part.meta")).fetchone()
     if stamp is None or stamp[0] != UNFINISHED:

@@ -107,10 +107,7 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
         try:
             _expect_stamp(connection, path, UNFINISHED if building else STAMP)
             if building:
-                # Whatever happens to it, an unfinished file is thrown away: there is nothing to keep safe before `finish`.
-                connection.execute("PRAGMA journal_mode = MEMORY").fetchone()
-                connection.execute("PRAGMA synchronous = OFF")
-                connection.execute(f"PRAGMA cache_size = -{BUILDING_CACHE_KIB}")
+                _without_safety(connection)
             elif writable:
                 connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 # A lost tail is lost with its checkpoint, and projected again from the log: NORMAL is enough here.
@@ -161,12 +158,20 @@ def start_building(path: Path, after: int = 0) -> None:
 def finish_building(path: Path) -> None:
     """Make an unfinished views file whole: the indices readers need, what `q` searches, then the stamp. Nobody else has it open."""
     with named_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode = MEMORY").fetchone()
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute(f"PRAGMA cache_size = -{BUILDING_CACHE_KIB}")
+        _without_safety(connection)
         for statement in (*LATE_INDICES, *FILL_TEXTS, *FILL_COUNTS):
             connection.execute(statement)
         connection.execute(SAVE_STAMP, [STAMP])
+
+
+def _without_safety(connection: sqlite3.Connection) -> None:
+    """Whatever happens to an unfinished file, it is thrown away: what would undo a step is not kept.
+
+    In memory it was hundreds of MB at ten million events, most of it for the index of three-letter pieces, which is written twice.
+    """
+    connection.execute("PRAGMA journal_mode = OFF").fetchone()
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute(f"PRAGMA cache_size = -{BUILDING_CACHE_KIB}")
 
 
 def swap_in(new_path: Path, path: Path) -> None:
