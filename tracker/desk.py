@@ -208,7 +208,7 @@ class _AtWork(ViewsUnavailable):
 
 @contextlib.asynccontextmanager
 async def _in_turn(config: Config, suffix: str, *, waits: bool) -> AsyncGenerator[Path]:
-    """The same; `waits` until whoever is at work there has ended."""
+    """`_beside`; `waits` until whoever is at work there has ended."""
     said = False
     with contextlib.ExitStack() as stack:
         while True:

@@ -114,8 +114,7 @@ class ReadingSide:
             if isinstance(self._log, ClusteredLog):
                 # Nobody is answered before that, and how much is missing shows only then.
                 await self._log.caught_up()
-            config = self._config
-            await refill(config.path, self._log, config.log.path, self._views, config.views_path)
+            await refill(self._config, self._log, self._views)
             telling.cancel()
 
     async def _tell(self) -> None:

@@ -9,13 +9,14 @@ interpreter that answers senders. If we die meanwhile nothing is lost: the next 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from tracker import apart
+from tracker.config import Config
 from tracker.errors import TrackerError
+from tracker.log.contract import Log
+from tracker.views.contract import ViewsReader
 
 WORTH = 50_000
 """Records that are missing, at least: fewer are projected in half a minute."""
@@ -27,27 +28,11 @@ ROOM = 4
 _log = structlog.get_logger("refilling")
 
 
-class Ended(Protocol):
-    """What has an end: the log."""
-
-    async def head(self) -> int:
-        """The last position."""
-        ...
-
-
-class Filled(Protocol):
-    """What is filled from it: the views."""
-
-    async def checkpoint(self) -> int:
-        """The last position in them."""
-        ...
-
-
-async def refill(config: Path, log: Ended, log_path: Path, views: Filled, views_path: Path) -> bool:
+async def refill(config: Config, log: Log, views: ViewsReader) -> bool:
     """Rebuild the views where that is the shorter way; whether it was done. A failure is logged: the projector fills them."""
     try:
         head, position = await log.head(), await views.checkpoint()
-        needed, free = ROOM * log_path.stat().st_size, shutil.disk_usage(views_path.parent).free
+        needed, free = ROOM * config.log.path.stat().st_size, shutil.disk_usage(config.views_path.parent).free
     except (TrackerError, OSError) as error:
         _log.warning("how much is missing in the views is not known", reason=str(error))
         return False
@@ -60,7 +45,7 @@ async def refill(config: Path, log: Ended, log_path: Path, views: Filled, views_
     _log.info(
         "most of the log is not in the views: a rebuild makes them, the projector waits", position=position, head=head
     )
-    ended = await apart.run(config, "rebuild", "--wait")
+    ended = await apart.run(config.path, "rebuild", "--wait")
     if ended.code != 0:
         _log.warning("no rebuild, so the projector fills the views", exit_code=ended.code, reason=ended.last)
     return ended.code == 0

@@ -13,6 +13,7 @@ from tests import replicated
 from tests.clustered import Cluster, own_cluster
 from tests.contracts.log_contract import LogContract, delivery
 from tests.replicated import level, settings_of
+from tests.sealing import MASTERS
 from tracker.deliveries import Appended
 from tracker.errors import LogMissing, LogUnavailable
 from tracker.log.frame_keys import decode
@@ -24,8 +25,6 @@ from tracker.log.jetstream_stream import Stream, StreamSettings
 from tracker.log.sqlite import SqliteLog
 from tracker.log.sqlite_following import Replica
 from tracker.log.vault import Master, Vault
-
-MASTERS = (Master("2026", bytes(range(32))),)
 
 
 cluster = own_cluster

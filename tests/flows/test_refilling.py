@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -20,9 +20,11 @@ from tests.flows.test_live_views import mixed_log
 from tests.running import READ_KEY, SECRETS, Running, now
 from tracker import apart, refilling
 from tracker.apart import Ended
+from tracker.config import load
 from tracker.demo import config_text
 from tracker.demo_calls import ISSUERS, whole_call
 from tracker.errors import LogUnavailable
+from tracker.log.contract import Log
 from tracker.log.holding import hold
 from tracker.log.sqlite import SqliteLog
 from tracker.projector import Projector, differences
@@ -39,8 +41,9 @@ class Stores:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = folder / "config.toml"
-        self.config.write_text(config_text(folder, SECRETS, READ_KEY, 0), "utf-8")
+        path = folder / "config.toml"
+        path.write_text(config_text(folder, SECRETS, READ_KEY, 0), "utf-8")
+        self.config = load(path, {})
 
     async def open(self) -> Stores:
         self.log = await mixed_log(self.folder / "log.db", random.Random(3))
@@ -50,7 +53,7 @@ class Stores:
         return self
 
     async def refill(self) -> bool:
-        return await refill(self.config, self.log, self.folder / "log.db", self.views, self.folder / "views.db")
+        return await refill(self.config, self.log, self.views)
 
     async def close(self) -> None:
         await self.views.close()
@@ -115,11 +118,11 @@ async def test_half_of_the_log_is_enough(stores: Stores, monkeypatch: pytest.Mon
     monkeypatch.setattr(apart, "run", run)
     await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2)
     assert await stores.refill()
-    assert begun == [(stores.config, "rebuild", "--wait")]
+    assert begun == [(stores.config.path, "rebuild", "--wait")]
 
 
 def broken(stores: Stores, _: pytest.MonkeyPatch) -> None:
-    stores.config.write_text("nonsense", "utf-8")
+    stores.config.path.write_text("nonsense", "utf-8")
 
 
 def without_python(_: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,14 +157,15 @@ async def test_where_the_stores_cannot_be_asked_nothing_is_begun(
             raise LogUnavailable("locked")
 
     monkeypatch.setattr(apart, "run", nobody)
-    assert not await refill(stores.config, Away(), stores.folder / "log.db", stores.views, stores.folder / "views.db")
-    assert not await refill(stores.config, stores.log, stores.folder / "gone.db", stores.views, stores.folder)
+    assert not await refill(stores.config, cast("Log", Away()), stores.views)
+    (stores.folder / "log.db").rename(stores.folder / "gone.db")
+    assert not await stores.refill()
 
 
 async def test_a_rebuild_that_waits_begins_when_the_other_one_has_ended(stores: Stores) -> None:
     others = hold(stores.folder / "views.db-rebuild")
-    assert (await apart.run(stores.config, "rebuild")).code == 1
-    waiting = asyncio.create_task(apart.run(stores.config, "rebuild", "--wait"))
+    assert (await apart.run(stores.config.path, "rebuild")).code == 1
+    waiting = asyncio.create_task(apart.run(stores.config.path, "rebuild", "--wait"))
     await asyncio.sleep(2)
     assert not waiting.done()
     assert await stores.views.checkpoint() == 0
@@ -174,7 +178,7 @@ async def test_a_rebuild_that_waits_begins_when_the_other_one_has_ended(stores: 
 
 async def test_nobody_waits_for_a_lock_that_cannot_be_opened(stores: Stores) -> None:
     (stores.folder / "views.db-rebuild.lock").mkdir()
-    ended = await asyncio.wait_for(apart.run(stores.config, "rebuild", "--wait"), 30)
+    ended = await asyncio.wait_for(apart.run(stores.config.path, "rebuild", "--wait"), 30)
     assert (ended.code, "cannot be opened" in ended.last) == (1, True), ended.last
 
 
