@@ -30,8 +30,6 @@ from tracker.projector import Progress, differences
 
 MOST_DIFFERENCES = 20
 PAGE = 1000
-REBUILD = "-rebuild"
-"""What the file of a rebuild ends in, beside the views."""
 LOOK_SECONDS = 0.5
 
 _log = structlog.get_logger("desk")
@@ -111,7 +109,7 @@ async def rebuild(config: Config, progress: Progress | None = None, *, waits: bo
     Raises `LogError` (`NodeDiverged`: it would show what was not signed), `ViewsUnavailable` (another rebuild runs, or no
     room on the disk); the old views stay then.
     """
-    async with _in_turn(config, REBUILD, waits=waits) as path:
+    async with _in_turn(config, "-rebuild", waits=waits) as path:
         async with joining.reading_log(config) as log:
             await joining.expect_undiverged(config, log)
             told = await log.last_of(OURS) if config.log.engine == "jetstream" else 0

@@ -93,19 +93,19 @@ class ReadingSide:
 
     async def lag(self) -> list[str]:
         """Why the views are no answer now, empty where they are."""
-        position, _, seconds = await self._behind()
+        position, seconds = await self._behind()
         if seconds <= LAG_SECONDS:
             return []
         return [f"the views are {seconds:.0f} s behind the log (position {position})"]
 
-    async def _behind(self) -> tuple[int, int, float]:
-        """Where the views are, where the log ends, and how long ago (s) the first record came that is not in them."""
+    async def _behind(self) -> tuple[int, float]:
+        """Where the views are, and how long ago (s) the first record came that is not in them."""
         if not self._projector.position:
             # It has not begun: a rebuild may be making the views.
             self._found = await self._views.checkpoint()
         waiting = await self._log.record(self.position + 1)
         seconds = 0.0 if waiting is None else (joining.now() - waiting.received_at) / 1_000_000
-        return self.position, await self._log.head(), seconds
+        return self.position, seconds
 
     async def _begin(self) -> None:
         """What comes before the projector: a node of a cluster is level, views that lack most of a large log are made."""
@@ -121,7 +121,8 @@ class ReadingSide:
         """Say how far behind the views are until the projector does."""
         while True:
             with contextlib.suppress(TrackerError):
-                self._metrics.projected(*await self._behind())
+                position, seconds = await self._behind()
+                self._metrics.projected(position, await self._log.head(), seconds)
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _follow(self) -> None:
