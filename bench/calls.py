@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tracker.demo_calls import Sent, whole_call
+from tracker.demo.calls import Sent, whole_call
 
 MIX = (("openvidu", 20), ("openvidu_meet", 20), ("livekit", 30), ("plugnmeet", 15), ("streamrec", 15))
 """Vendors and how many calls of a hundred are theirs."""

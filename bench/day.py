@@ -40,15 +40,15 @@ from typing import Any, NamedTuple
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from calls import DAY, HOUR, SECOND, calls, deliveries
-from tests.running import READ, SECRETS, Running, now
-from tracker.deliveries import Delivery
-from tracker.demo import SOURCES
-from tracker.demo_calls import ISSUERS, sign
-from tracker.log.sqlite import SqliteLog
-from tracker.projector import Projector
+from tests.support.server import READ, SECRETS, Running, now
+from tracker.domain.deliveries import Delivery
+from tracker.demo.show import SOURCES
+from tracker.demo.calls import ISSUERS, sign
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.projector import Projector
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
-from tracker.views.sqlite import SqliteViews
+from tracker.views.sqlite.views import SqliteViews
 
 LOST, TWICE, LATE = 300, 60, 30
 """One of so many deliveries never comes, comes once more within a minute, comes up to ten seconds late."""

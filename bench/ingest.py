@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from ingest_server import NOW, SECRET
 
-from tracker.demo_calls import VENDORS, sign, whole_call
+from tracker.demo.calls import VENDORS, sign, whole_call
 
 PROOFS = {
     "openvidu": "a header", "openvidu_meet": "an HMAC over the body", "livekit": "a JWT naming the body",

@@ -22,17 +22,17 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from tracker import collecting
-from tracker.deliveries import Delivery
-from tracker.demo_calls import ISSUERS
-from tracker.ingest import Ingest
-from tracker.log import sqlite as engine
-from tracker.log.sqlite import SqliteLog
-from tracker.log.vault import Master, Vault
-from tracker.metrics import Metrics
+from tracker.projector import gc_tuning
+from tracker.domain.deliveries import Delivery
+from tracker.demo.calls import ISSUERS
+from tracker.ingest.webhooks import Ingest
+from tracker.log.sqlite import log as engine
+from tracker.log.sqlite.log import SqliteLog
+from tracker.log.keys.key_store import Master, Vault
+from tracker.server.metrics import Metrics
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
-from tracker.under_way import UnderWay
+from tracker.server.request_tracking import UnderWay
 
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
 NOW = 1_790_000_000_000_000
@@ -133,7 +133,7 @@ async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print(runner.addresses[0][1], flush=True)
-    with collecting.rarely(collecting.SERVING) if ours else contextlib.nullcontext():
+    with gc_tuning.rarely(gc_tuning.SERVING) if ours else contextlib.nullcontext():
         await stop.wait()
     await runner.cleanup()
     if log is not None:

@@ -27,13 +27,13 @@ import structlog
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from nats.js.errors import ServiceUnavailableError
 
-from tests.clustered import Cluster
-from tracker.deliveries import Verified
+from tests.support.cluster import Cluster
+from tracker.domain.deliveries import Verified
 from tracker.log.frames import CLEAR, MAGIC, VERSION, Frame, decode, encode, row_of
-from tracker.log.jetstream import JetstreamLog
-from tracker.log.jetstream_checking import join
-from tracker.log.jetstream_connecting import StreamSettings
-from tracker.log.sqlite_following import Replica
+from tracker.log.jetstream.log import JetstreamLog
+from tracker.log.jetstream.validation import join
+from tracker.log.jetstream.connection import StreamSettings
+from tracker.log.sqlite.replica import Replica
 
 STARTED = 1_700_000_000_000_000
 PROOF = b'{"iss":"APIx1","sha256":"ok","nbf":1700000000,"exp":1700000300}'

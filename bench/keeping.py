@@ -23,12 +23,12 @@ from typing import Any
 
 from traffic import KINDS
 
-from tracker.demo_calls import VENDORS
-from tracker.deliveries import Verified
-from tracker.log import sqlite_packing
-from tracker.log.sqlite import SqliteLog
-from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
-from tracker.views.sqlite import SqliteViews
+from tracker.demo.calls import VENDORS
+from tracker.domain.deliveries import Verified
+from tracker.log.sqlite import dictionaries
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
+from tracker.views.sqlite.views import SqliteViews
 
 BATCH = 100
 PARTS = {
@@ -42,7 +42,7 @@ ALL_PARTS = "SELECT name, sum(pgsize) FROM dbstat GROUP BY name"
 
 async def fill(path: Path, events: Sequence[Verified], *, packs: bool) -> float:
     """Append them a hundred at a time; processor seconds, those of training included."""
-    sqlite_packing.SAMPLE = 1_000 if packs else sys.maxsize
+    dictionaries.SAMPLE = 1_000 if packs else sys.maxsize
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
     started = time.process_time()

@@ -22,13 +22,13 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from tests.running import READ, Running
-from tracker.demo_calls import ISSUERS
-from tracker.log.sqlite import SqliteLog
-from tracker.projector import Projector
+from tests.support.server import READ, Running
+from tracker.demo.calls import ISSUERS
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.projector import Projector
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
-from tracker.views.sqlite import SqliteViews
+from tracker.views.sqlite.views import SqliteViews
 
 START = 1_790_000_000
 LASTS = 7_200

@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tracker.projections.rows import Anomaly, ConnectionRow, End, ParticipantRow, SessionRow
+from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow, SessionRow
 from tracker.views.contract import Changes, SessionFilter, SessionRows, SourceRow
-from tracker.views.sqlite import SqliteViews
+from tracker.views.sqlite.views import SqliteViews
 
 START = 1_700_000_000_000_000
 MINUTE = 60_000_000

@@ -22,10 +22,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from day import day
 from traffic import START, source_of
 
-from tracker import collecting
-from tracker.log.sqlite import SqliteLog
-from tracker.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
-from tracker.views.sqlite import SqliteViews
+from tracker.projector import gc_tuning
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
+from tracker.views.sqlite.views import SqliteViews
 
 MEASURED = 10_000
 VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec")
@@ -47,7 +47,7 @@ async def build(log_path: Path, path: Path, until: int) -> None:
     """Views of the records up to there."""
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.build(path)
-    with collecting.rarely(collecting.REBUILDING):
+    with gc_tuning.rarely(gc_tuning.REBUILDING):
         await Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up(until=until)
     await views.finish()
     await log.close()

@@ -23,9 +23,9 @@ from urllib.parse import quote
 import aiohttp
 from playwright.async_api import Browser, Page, async_playwright
 
-from tracker.demo import SOURCES, config_text, read_token
-from tracker.demo_calls import VENDORS, Sent, sign, whole_call
-from tracker.demo_house import House, open_house
+from tracker.demo.show import SOURCES, config_text, read_token
+from tracker.demo.calls import VENDORS, Sent, sign, whole_call
+from tracker.demo.process import House, open_house
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 MOST_BYTES = 200_000

@@ -33,15 +33,15 @@ import aiohttp
 
 from calls import DAY, HOUR, calls, deliveries
 from rebuild import opened
-from tests.running import READ, Running
-from tracker.demo import SOURCES
-from tracker.demo_calls import ISSUERS, VENDORS
-from tracker.log.sqlite import SqliteLog
-from tracker.rebuilding import build
+from tests.support.server import READ, Running
+from tracker.demo.show import SOURCES
+from tracker.demo.calls import ISSUERS, VENDORS
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.rebuild import build
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 from tracker.views.contract import SessionFilter
-from tracker.views.sqlite import SqliteViews
+from tracker.views.sqlite.views import SqliteViews
 
 BEGIN = 1_760_000_000_000_000 // DAY * DAY
 DAYS = 30

@@ -30,10 +30,10 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from tracker.demo_calls import ISSUERS, VENDORS, whole_call
+from tracker.demo.calls import ISSUERS, VENDORS, whole_call
 from tracker.log.contract import Log
-from tracker.log.sqlite import SqliteLog
-from tracker.rebuilding import build
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.rebuild import build
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 

@@ -13,12 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tracker.deliveries import Verified
-from tracker.evidence.leaf import record_leaf
-from tracker.evidence.tree import Frontier
-from tracker.log import sqlite as engine
-from tracker.log.sqlite import SqliteLog
-from tracker.log.vault import Master, Vault
+from tracker.domain.deliveries import Verified
+from tracker.log.merkle.leaf import record_leaf
+from tracker.log.merkle.tree import Frontier
+from tracker.log.sqlite import log as engine
+from tracker.log.sqlite.log import SqliteLog
+from tracker.log.keys.key_store import Master, Vault
 
 CALLERS = 64
 BODY, PROOF = os.urandom(300).hex().encode(), os.urandom(200).hex().encode()

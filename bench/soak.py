@@ -27,9 +27,9 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 
-from tests.running import READ, SECRETS, SOURCES, Running, now
-from tracker.demo_calls import VENDORS, sign, whole_call
-from tracker.log.sqlite import SqliteLog
+from tests.support.server import READ, SECRETS, SOURCES, Running, now
+from tracker.demo.calls import VENDORS, sign, whole_call
+from tracker.log.sqlite.log import SqliteLog
 
 START = 1_700_000_000_000_000
 CONNECTIONS = 64

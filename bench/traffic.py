@@ -17,13 +17,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tracker.deliveries import Delivery, Verified
-from tracker.demo_calls import ISSUERS, sign, whole_call
+from tracker.domain.deliveries import Delivery, Verified
+from tracker.demo.calls import ISSUERS, sign, whole_call
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.sampled import samples  # noqa: E402 - read from the checkout
+from tests.support.samples import samples  # noqa: E402 - read from the checkout
 
 START = 1_700_000_000_000_000
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real

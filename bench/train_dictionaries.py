@@ -1,7 +1,7 @@
 """How the dictionaries in tracker/log/dictionaries were made: `python bench/train_dictionaries.py FOLDER`.
 
 Of the demo's calls and of the samples, half and half, with all names, ids, numbers and times changed (`traffic.py`). Those
-that are shipped are never made again: a better one gets a new number (`tracker/log/shipped.py`).
+that are shipped are never made again: a better one gets a new number (`tracker/log/shipped_dictionaries.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import zstandard
 from traffic import KINDS
 
-from tracker.evidence.leaf import framed
-from tracker.log.packing import DICTIONARY_BYTES, LEVEL, numbered
-from tracker.log.shipped import NUMBERS
+from tracker.log.merkle.leaf import framed
+from tracker.log.record_compression import DICTIONARY_BYTES, LEVEL, numbered
+from tracker.log.shipped_dictionaries import NUMBERS
 
 EACH = 1_500
 

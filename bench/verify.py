@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 
 from tracker.api.evidence import prove_inclusion
-from tracker.deliveries import Verified
-from tracker.demo_calls import whole_call
-from tracker.evidence.checkpoint_text import checkpoint_text
-from tracker.evidence.notes import Signer, sign_note
-from tracker.log.sqlite import SqliteLog
-from tracker.verifying import verify_log
+from tracker.domain.deliveries import Verified
+from tracker.demo.calls import whole_call
+from tracker.log.merkle.checkpoint import checkpoint_text
+from tracker.log.merkle.note import Signer, sign_note
+from tracker.log.sqlite.log import SqliteLog
+from tracker.evidence.verify_log import verify_log
 
 START = 1_700_000_000_000_000
 SIGNER = Signer("bench.local/log", bytes(32))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.clustered import Cluster
+from tests.support.cluster import Cluster
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -32,14 +32,14 @@ import nats
 import nats.errors
 from nats.js.api import StreamConfig
 
-from tests.clustered import Cluster, node
-from tests.loaded import Live, Load, Tail
-from tests.powered import Disk, why_not
-from tests.proxied import ACKNOWLEDGEMENT, Proxy
-from tests.running import READ, Running
-from tracker.deliveries import Record
+from tests.support.cluster import Cluster, node
+from tests.support.load import Live, Load, Tail
+from tests.support.power_loss import Disk, why_not
+from tests.support.tcp_proxy import ACKNOWLEDGEMENT, Proxy
+from tests.support.server import READ, Running
+from tracker.domain.deliveries import Record
 from tracker.log.contract import TreeHead
-from tracker.log.sqlite import SqliteLog
+from tracker.log.sqlite.log import SqliteLog
 
 STREAM = "tracker"
 A, B, C = range(3)

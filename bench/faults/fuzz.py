@@ -33,9 +33,9 @@ class Target:
     """One vendor's `verify` and `interpret`, given bytes."""
 
     def __init__(self, vendor: str) -> None:
-        from tests.sampled import LATER, SECRET
-        from tracker.demo_calls import ISSUERS, sign
-        from tracker.deliveries import Delivery, Record
+        from tests.support.samples import LATER, SECRET
+        from tracker.demo.calls import ISSUERS, sign
+        from tracker.domain.deliveries import Delivery, Record
         from tracker.errors import DeliveryRejected
         from tracker.sources import registry
         from tracker.sources.contract import SourceSettings
@@ -90,7 +90,7 @@ class Target:
 
 def seeds(vendor: str) -> list[bytes]:
     """Bodies of the samples, and what was found before."""
-    from tests.sampled import samples
+    from tests.support.samples import samples
 
     found = [b"\0" + sample.body for sample in samples() if sample.vendor == vendor]
     return found + [base64.b64decode(each["input"]) for each in kept() if each["vendor"] == vendor]
@@ -162,9 +162,9 @@ def guided(vendor: str, inputs: int, folder: Path) -> None:
     """In a process of its own: atheris never returns."""
     import atheris
 
-    with atheris.instrument_imports(include=["tracker.sources", "tracker.envelopes", "tracker.facts"]):
+    with atheris.instrument_imports(include=["tracker.sources", "tracker.domain"]):
         target = Target(vendor)
-    from tracker.demo_calls import VENDORS as _  # noqa: F401
+    from tracker.demo.calls import VENDORS as _  # noqa: F401
 
     (folder / "corpus").mkdir()
     for n, data in enumerate(seeds(vendor)):

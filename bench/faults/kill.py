@@ -19,9 +19,9 @@ from pathlib import Path
 import aiohttp
 
 from tests.crash.test_kill import SENDERS, send_until_cut
-from tests.running import SOURCES, Running
-from tracker.demo_calls import VENDORS, Sent, whole_call
-from tracker.log.sqlite import SqliteLog
+from tests.support.server import SOURCES, Running
+from tracker.demo.calls import VENDORS, Sent, whole_call
+from tracker.log.sqlite.log import SqliteLog
 
 START = 1_700_000_000_000_000
 

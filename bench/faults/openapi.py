@@ -19,8 +19,8 @@ from pathlib import Path
 import aiohttp
 
 from bench.faults.senders import memory
-from tests.running import TOKEN, Running, now
-from tracker.demo_calls import VENDORS, whole_call
+from tests.support.server import TOKEN, Running, now
+from tracker.demo.calls import VENDORS, whole_call
 
 HOUR = 3_600_000_000
 HOOKS = """

@@ -1,7 +1,7 @@
 """The plug is pulled on a whole server: `python -m bench.faults.plug [--cuts 20] [--control 5] [--seed 1]`.
 
 A real server on an ext4 of its own, under load from 16 senders; then everything that was not synced is gone at one instant
-(`tests/powered.py`), and a server is started on what is left. Every 200 has to be in the log at its position, without a
+(`tests/support/power_loss.py`), and a server is started on what is left. Every 200 has to be in the log at its position, without a
 gap; the views come up by themselves and `rebuild --check` finds them equal; `verify` finds nothing. First of all the
 plug is pulled right after `tracker init`; of three later ones, one right after a `tracker rebuild`, one in the middle of it. The control is the same with synchronous=OFF: it has to lose something, or the
 cut is no cut. Needs root and loop devices. Prints a table; exit code 1 when anything is not so.
@@ -24,14 +24,14 @@ from typing import Any
 import aiohttp
 
 from tests.crash.test_kill import SENDERS, send_until_cut
-from tests.powered import Disk, why_not
-from tests.running import Running
-from tracker.demo_calls import VENDORS, Sent, whole_call
+from tests.support.power_loss import Disk, why_not
+from tests.support.server import Running
+from tracker.demo.calls import VENDORS, Sent, whole_call
 from tracker.errors import LogError
-from tracker.log.sqlite import SqliteLog
+from tracker.log.sqlite.log import SqliteLog
 
 START = 1_700_000_000_000_000
-CARELESS = "import sys; from tracker.log.sqlite import SqliteLog; SqliteLog.synchronous = 'OFF'; from tracker import cli; sys.exit(cli.main())"
+CARELESS = "import sys; from tracker.log.sqlite.log import SqliteLog; SqliteLog.synchronous = 'OFF'; from tracker.cli import main as cli; sys.exit(cli.main())"
 READY_SECONDS = 60.0
 
 Answered = dict[int, tuple[str, bytes]]

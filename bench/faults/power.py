@@ -23,10 +23,10 @@ from unittest import mock
 
 import apsw
 
-from tracker.deliveries import Verified
-from tracker.log.sqlite import SqliteLog
-from tracker.log.vault import Master, Vault
-from tracker.verifying import verify_log
+from tracker.domain.deliveries import Verified
+from tracker.log.sqlite.log import SqliteLog
+from tracker.log.keys.key_store import Master, Vault
+from tracker.evidence.verify_log import verify_log
 
 SECTOR = 512
 MASTERS = [Master("m", bytes(range(32)))]
@@ -164,8 +164,8 @@ async def written(folder: Path, appends: int, synchronous: str, *, sealed: bool,
         return made
 
     with (
-        mock.patch("tracker.log.sqlite_file._connect", log_connection),
-        mock.patch("tracker.log.vault._connect", vault_connection),
+        mock.patch("tracker.log.sqlite.file._connect", log_connection),
+        mock.patch("tracker.log.keys.key_store._connect", vault_connection),
     ):
         for _ in range(2):  # closed and opened again once
             vault = await Vault.open(folder / "keys.db", MASTERS) if sealed else None

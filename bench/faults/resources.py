@@ -30,14 +30,14 @@ import aiohttp
 
 from bench.faults.plug import apart
 from tests.crash.test_memory import half_sent
-from tests.running import SECRETS, SOURCES, Running, now
-from tracker.demo_calls import sign
-from tracker.log.sqlite import SqliteLog
+from tests.support.server import SECRETS, SOURCES, Running, now
+from tracker.demo.calls import sign
+from tracker.log.sqlite.log import SqliteLog
 
 faults: list[str] = []
 ENOUGH = 400
 """MiB above what a server has when nothing is asked of it: so much it needs at most."""
-JUMPING = "import sys, pathlib, time; from tracker import joining, cli\nclock = pathlib.Path(sys.argv.pop(1))\njoining.now = lambda: time.time_ns() // 1000 + int(clock.read_text() or 0)\nsys.exit(cli.main())"
+JUMPING = "import sys, pathlib, time; from tracker.server import stores; from tracker.cli import main as cli\nclock = pathlib.Path(sys.argv.pop(1))\nstores.now = lambda: time.time_ns() // 1000 + int(clock.read_text() or 0)\nsys.exit(cli.main())"
 
 
 async def send(running: Running, web: aiohttp.ClientSession, n: int, size: int = 3000) -> tuple[int, str, int]:
@@ -393,7 +393,7 @@ async def clock(space: Path) -> None:
         await running.start()
     finally:
         asyncio.create_subprocess_exec = real
-    from tracker.demo_calls import Sent
+    from tracker.demo.calls import Sent
 
     expected = {
         "right": (200, 200, 200),

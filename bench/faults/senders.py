@@ -20,8 +20,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.running import SECRETS, SOURCES, Running, now
-from tracker.demo_calls import sign, whole_call
+from tests.support.server import SECRETS, SOURCES, Running, now
+from tracker.demo.calls import sign, whole_call
 
 ROW = "{:42}{:>34}"
 faults: list[str] = []

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.faults.works import WORKS, Work
-from tracker.log import sqlite_packing
+from tracker.log.sqlite import dictionaries
 
 READING = ("SELECT", "WITH", "EXPLAIN")
 
@@ -74,7 +74,7 @@ class Steps:
         for name in ("fsync", "replace", "rename", "link", "unlink", "ftruncate"):
             real = getattr(os, name)
             setattr(os, name, lambda *given, f=real, **named: counted.taking(lambda: f(*given, **named)))
-        train = sqlite_packing.better
+        train = dictionaries.better
 
         def training(*given: Any) -> Any:
             # Its own thread, and the log goes on: not one step that the others wait for.
@@ -83,7 +83,7 @@ class Steps:
             counted.taking(lambda: None)
             return found
 
-        sqlite_packing.better = training
+        dictionaries.better = training
 
 
 def in_child(work: Callable[[], Any]) -> int:

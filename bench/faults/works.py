@@ -14,21 +14,22 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.engines.test_packed_log import deliveries, rows, trained
-from tests.flows.test_erasing import sealed_config
-from tests.running import READ_KEY, SECRETS
-from tracker import desk, desk_erasing, desk_evidence, joining
-from tracker.config import Config, load
-from tracker.deliveries import Verified
-from tracker.demo import SOURCES, config_text
-from tracker.demo_calls import VENDORS, whole_call
-from tracker.erasing import Selection
+from tests.unit.log.sqlite.test_dictionaries import deliveries, rows, trained
+from tests.flows.privacy.test_erasure import sealed_config
+from tests.support.server import READ_KEY, SECRETS
+from tracker.cli import desk, desk_erasing, desk_evidence
+from tracker.server import stores
+from tracker.config.load import Config, load
+from tracker.domain.deliveries import Verified
+from tracker.demo.show import SOURCES, config_text
+from tracker.demo.calls import VENDORS, whole_call
+from tracker.privacy.erasure import Selection
 from tracker.errors import LogMissing, ViewsMissing
-from tracker.log import sqlite_packing
+from tracker.log.sqlite import dictionaries
 from tracker.log.contract import Log
-from tracker.log.migrating import migrate, steps
-from tracker.log.packing import MAGIC
-from tracker.log.sqlite import SqliteLog
+from tracker.log.sqlite.migrate import migrate, steps
+from tracker.log.record_compression import MAGIC
+from tracker.log.sqlite.log import SqliteLog
 
 START = 1_700_000_000_000_000
 
@@ -69,14 +70,14 @@ async def prepare_append(folder: Path, *, sealed: bool = False) -> None:
     """A log just before a tile of its tree is full, left by a server that was killed (its WAL is there)."""
     write_config(folder, sealed=sealed)
     await desk.begin(config_of(folder))
-    log = await joining.open_log(config_of(folder))
+    log = await stores.open_log(config_of(folder))
     await log.append_all([delivery(n) for n in range(BEFORE)])
     await log.close()
 
 
 async def run_append(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
     """Open, append batches and a repeat of each, close."""
-    log = await joining.open_log(config_of(folder))
+    log = await stores.open_log(config_of(folder))
 
     async def one(n: int) -> None:
         acknowledge(f"k{n}", (await log.append(delivery(n))).position)
@@ -90,7 +91,7 @@ async def run_append(folder: Path, acknowledge: Callable[[str, int], None]) -> N
 async def check_append(folder: Path, acknowledged: dict[str, int]) -> list[str]:
     """All that was acknowledged, each once; then the rest is sent again."""
     config = config_of(folder)
-    log = await joining.open_log(config)
+    log = await stores.open_log(config)
     faults = await sent_again(log, [delivery(n) for n in range(BEFORE + BATCHES * WIDE)], acknowledged)
     await log.close()
     return faults + await verified(config, BEFORE + BATCHES * WIDE)
@@ -143,7 +144,7 @@ async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
     """No log, or a whole one; and init again makes what is missing."""
     config = config_of(folder)
     with contextlib.suppress(LogMissing):
-        await (await joining.open_log(config)).close()
+        await (await stores.open_log(config)).close()
     try:
         await desk.begin(config)
     except Exception as error:
@@ -172,7 +173,7 @@ async def prepare_old(folder: Path) -> None:
 
 async def run_migrate(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
     """Open it with this version."""
-    await (await joining.open_log(config_of(folder))).close()
+    await (await stores.open_log(config_of(folder))).close()
 
 
 async def check_migrated(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
@@ -215,7 +216,7 @@ async def check_import(folder: Path, _acknowledged: dict[str, int]) -> list[str]
     """Importing again adds the rest, and a third time nothing."""
     config = config_of(folder)
     await import_calls(folder, range(1))
-    log = await joining.open_log(config)
+    log = await stores.open_log(config)
     head = await log.head()
     kept = [record.body async for chunk in log.read(0) for record in chunk]
     await log.close()
@@ -280,7 +281,7 @@ async def check_erasing(folder: Path, acknowledged: dict[str, int]) -> list[str]
 
     async def erased() -> dict[str, set[bool]]:
         found: dict[str, set[bool]] = {}
-        async with joining.reading_log(config) as log:
+        async with stores.reading_log(config) as log:
             async for chunk in log.read(0):
                 for record in chunk:
                     found.setdefault(record.source, set()).add(record.erased_by is not None)
@@ -300,7 +301,7 @@ async def prepare_sealed(folder: Path) -> None:
     await prepare_append(folder, sealed=True)
 
 
-UNTRAINED, MEANWHILE, TRAINED = sqlite_packing.SAMPLE - 2, 8, 2
+UNTRAINED, MEANWHILE, TRAINED = dictionaries.SAMPLE - 2, 8, 2
 """Records before the run, up to the end of the training that the second of them begins, and after it."""
 
 
@@ -308,7 +309,7 @@ async def prepare_train(folder: Path) -> None:
     """A log whose source is about to get its dictionary."""
     write_config(folder, sealed=False)
     await desk.begin(config_of(folder))
-    log = await joining.open_log(config_of(folder))
+    log = await stores.open_log(config_of(folder))
     await log.append_all(deliveries(UNTRAINED))
     await log.close()
 

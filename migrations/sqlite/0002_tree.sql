@@ -1,4 +1,4 @@
--- The Merkle tree over the records (tracker/evidence/tree.py), and the signed checkpoints about it.
+-- The Merkle tree over the records (tracker/log/merkle/tree.py), and the signed checkpoints about it.
 -- Leaves of records that are here already are made when the log is next opened, once.
 
 CREATE TABLE leaves (

@@ -1,4 +1,4 @@
--- The dictionaries that records are packed with (tracker/log/packing.py). Records that are here already stay as they came.
+-- The dictionaries that records are packed with (tracker/log/record_compression.py). Records that are here already stay as they came.
 -- A record is packed where its proof is empty and its body begins with zstd's magic number (28 B5 2F FD); its frame names
 -- the dictionary, and holds the length of the proof (8 bytes, big-endian), the proof and the body as they came.
 

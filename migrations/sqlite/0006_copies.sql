@@ -1,5 +1,5 @@
 -- In a replica: which sealed copies of a record the stream holds. Its messages cannot be deleted, so erasing a record
--- destroys the data keys of all of them (tracker/log/frame_keys.py). Of a record that is sealed in a stream, the first
+-- destroys the data keys of all of them (tracker/log/keys/frame_keys.py). Of a record that is sealed in a stream, the first
 -- copy is the one that was kept; the others lost against it: two nodes were given the same delivery, or one was sent twice.
 
 -- A message of the stream with sealed records in it, and the id that its data keys are kept under.

@@ -1,4 +1,4 @@
--- What the nodes of a cluster say about the tree (tracker/log/vouchers.py): it travels in the stream, so that every node
+-- What the nodes of a cluster say about the tree (tracker/log/cluster/messages.py): it travels in the stream, so that every node
 -- keeps the same, in the same order. In a log of one machine these stay empty.
 
 -- Which node signed the checkpoint of that size, and the verifier key it said it signs with (empty: it said none).

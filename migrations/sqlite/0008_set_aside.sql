@@ -1,4 +1,4 @@
--- What came through the stream about the tree without the signature of a known key (tracker/log/sqlite_believing.py).
+-- What came through the stream about the tree without the signature of a known key (tracker/log/sqlite/trust.py).
 -- Nothing rests on it. It is looked at again when the log is opened: then rows go where they belong and leave here.
 CREATE TABLE set_aside (
     sequence INTEGER PRIMARY KEY, -- of the message in the stream

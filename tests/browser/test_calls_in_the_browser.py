@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from tests.browsing import EVIL, Watching, watching
-from tests.running import now
-from tracker.demo import SOURCES
-from tracker.demo_calls import VENDORS, whole_call
+from tests.support.browser import EVIL, Watching, watching
+from tests.support.server import now
+from tracker.demo.show import SOURCES
+from tracker.demo.calls import VENDORS, whole_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

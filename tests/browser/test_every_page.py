@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Error
 
-from tests.browsing import AXE, EVIL, Watching, watching
-from tracker.demo import SOURCES
-from tracker.demo_calls import VENDORS
+from tests.support.browser import AXE, EVIL, Watching, watching
+from tracker.demo.show import SOURCES
+from tracker.demo.calls import VENDORS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from tests.browsing import COOKIE, Watching, watching
-from tests.running import READ_KEY, SECRETS, TOKEN, Running
-from tracker.demo import config_text
+from tests.support.browser import COOKIE, Watching, watching
+from tests.support.server import READ_KEY, SECRETS, TOKEN, Running
+from tracker.demo.show import config_text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

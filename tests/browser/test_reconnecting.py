@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from tests.browsing import Watching, until, watching
-from tests.running import now
-from tracker.demo_calls import Sent, whole_call
+from tests.support.browser import Watching, until, watching
+from tests.support.server import now
+from tracker.demo.calls import Sent, whole_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from tests.browsing import Watching, page_of, until, watching
-from tests.flows.test_session_page import BEGIN, EVIL, FORMULA, S, livekit, person, told
-from tests.running import now
-from tracker.demo import SOURCES
-from tracker.demo_calls import VENDORS, whole_call
+from tests.support.browser import Watching, page_of, until, watching
+from tests.flows.dashboard.test_session_page import BEGIN, EVIL, FORMULA, S, livekit, person, told
+from tests.support.server import now
+from tracker.demo.show import SOURCES
+from tracker.demo.calls import VENDORS, whole_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

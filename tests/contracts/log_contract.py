@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from tracker.deliveries import Appended, Verified
+from tracker.domain.deliveries import Appended, Verified
 from tracker.errors import LogUnavailable
-from tracker.evidence.hashing import EMPTY_ROOT
-from tracker.evidence.leaf import record_leaf
-from tracker.evidence.tree import Frontier, consistency_proof, consistent, inclusion_proof, inclusion_root
+from tracker.log.merkle.hashing import EMPTY_ROOT
+from tracker.log.merkle.leaf import record_leaf
+from tracker.log.merkle.tree import Frontier, consistency_proof, consistent, inclusion_proof, inclusion_root
 from tracker.log.contract import Log
 
 

@@ -12,15 +12,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from tracker.access import SCOPES, Access, AccessKey, mint
+from tracker.api.auth import SCOPES, Access, AccessKey, mint
 from tracker.api import openapi
 from tracker.api.app import ROUTES, Door, add_routes
-from tracker.demo_calls import whole_call
+from tracker.demo.calls import whole_call
 from tracker.log.memory import MemoryLog
-from tracker.projector import Projector
+from tracker.projector.projector import Projector
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
-from tracker.views.sqlite import SqliteViews
+from tracker.views.sqlite.views import SqliteViews
 
 NOW = 1_790_000_000_000_000
 KEY = AccessKey("main", "HS256", "a-read-secret-of-at-least-thirty-two-bytes")

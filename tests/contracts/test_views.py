@@ -10,20 +10,10 @@ import msgspec
 import pytest
 
 from tracker.errors import ParameterInvalid
-from tracker.projections.rows import (
-    Anomaly,
-    ConnectionRow,
-    End,
-    EntryRow,
-    ParticipantRow,
-    RecordingRow,
-    SessionRow,
-    StreamRow,
-    SupervisorSessionRow,
-)  # fmt: skip
+from tracker.domain.rows import Anomaly, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
 from tracker.views.contract import Changes, SavedEntry, SessionFilter, SessionRows, SourceRow, ViewsWriter
-from tracker.views.memory import MemoryViews
-from tracker.views.sqlite import SqliteViews
+from tests.support.memory_views import MemoryViews
+from tracker.views.sqlite.views import SqliteViews
 
 SECOND = 1_000_000
 T0 = 1_795_219_200 * SECOND  # 2026-11-21T00:00:00Z

@@ -12,11 +12,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.clustered import Cluster, node
-from tests.loaded import Load, deliveries
-from tests.powered import Disk, why_not
-from tests.running import Running
-from tests.sampled import ROOT
+from tests.support.cluster import Cluster, node
+from tests.support.load import Load, deliveries
+from tests.support.power_loss import Disk, why_not
+from tests.support.server import Running
+from tests.support.samples import ROOT
 
 
 def broken(*options: str) -> str:

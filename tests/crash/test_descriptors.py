@@ -10,8 +10,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.running import Running, now
-from tracker.demo_calls import whole_call
+from tests.support.server import Running, now
+from tracker.demo.calls import whole_call
 
 
 async def asked(running: Running, path: str) -> tuple[int, str, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.sampled import ROOT
+from tests.support.samples import ROOT
 
 
 def test_no_mutated_delivery_breaks_verify_or_interpret() -> None:

@@ -10,8 +10,8 @@ import nats.errors
 import pytest
 from nats.js.api import StreamConfig
 
-from tests.clustered import Cluster
-from tests.proxied import ACKNOWLEDGEMENT, Proxy
+from tests.support.cluster import Cluster
+from tests.support.tcp_proxy import ACKNOWLEDGEMENT, Proxy
 
 
 async def quiet(_: Exception) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from tests.running import SOURCES, Running
-from tracker.demo_calls import VENDORS, Sent, whole_call
-from tracker.log.sqlite import SqliteLog
+from tests.support.server import SOURCES, Running
+from tracker.demo.calls import VENDORS, Sent, whole_call
+from tracker.log.sqlite.log import SqliteLog
 
 ROUNDS = 20
 SENDERS = 16

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.running import SECRETS, SOURCES, Running, now
-from tracker.arriving import ARRIVING_BYTES
-from tracker.demo_calls import sign, whole_call
+from tests.support.server import SECRETS, SOURCES, Running, now
+from tracker.ingest.request_body import ARRIVING_BYTES
+from tracker.demo.calls import sign, whole_call
 
 SIZE = 4_000_000
 BODIES = 2 * ARRIVING_BYTES // SIZE

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.powered import why_not
-from tests.sampled import ROOT
+from tests.support.power_loss import why_not
+from tests.support.samples import ROOT
 
 
 def test_a_server_whose_power_is_cut_has_all_it_answered_and_without_syncs_it_has_not() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.sampled import ROOT
+from tests.support.samples import ROOT
 
 
 @pytest.mark.parametrize("options", [[], ["--sealed"]], ids=["in clear", "sealed"])

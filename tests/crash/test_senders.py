@@ -8,8 +8,8 @@ import sys
 
 from aiohttp import web
 
-from tests.sampled import ROOT
-from tracker.under_way import HEAD_SECONDS, KEEPALIVE_SECONDS, UnderWay
+from tests.support.samples import ROOT
+from tracker.server.request_tracking import HEAD_SECONDS, KEEPALIVE_SECONDS, UnderWay
 
 
 def test_no_body_and_no_sender_keeps_others_from_being_recorded() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.sampled import ROOT
+from tests.support.samples import ROOT
 
 
 def test_under_load_with_kills_and_stops_every_answer_stays_true_and_the_views_follow() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sampled import ROOT
+from tests.support.samples import ROOT
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.running import Running
+from tests.support.server import Running
 
 SECRET = b"a-token-that-nobody-may-read"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tracker.config import Config, load
+from tracker.config.load import Config, load
 
-from tests.deployed import DEPLOY
+from tests.support.deploy import DEPLOY
 
 FILES = sorted(str(each.relative_to(DEPLOY)) for each in DEPLOY.rglob("*.toml"))
 CLUSTERED = [each for each in FILES if each != "config.toml"]

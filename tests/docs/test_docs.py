@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.support.paths import ROOT
+
 import json
 import re
 import tomllib
@@ -10,7 +12,6 @@ from pathlib import Path
 import pytest
 
 
-ROOT = Path(__file__).parent.parent.parent
 SAMPLES = ROOT / "tests" / "samples"
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")],
@@ -45,7 +46,7 @@ def test_the_readme_names_no_make_target_that_does_not_exist() -> None:
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:
-    from tracker.cli import parser  # noqa: PLC0415 - only this test needs the command line
+    from tracker.cli.main import parser  # noqa: PLC0415 - only this test needs the command line
 
     text = (ROOT / "README.md").read_text("utf-8")
     named = set(re.findall(r"^\| .*", text, re.MULTILINE))

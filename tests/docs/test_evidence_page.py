@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from tracker.envelopes import envelope
-from tracker.evidence.checkpoint_text import checkpoint_text
-from tracker.evidence.notes import Signer, sign_note
-from tracker.evidence.tree import inclusion_proof
+from tests.support.paths import DOCS
+from tracker.domain.record_json import envelope
+from tracker.log.merkle.checkpoint import checkpoint_text
+from tracker.log.merkle.note import Signer, sign_note
+from tracker.log.merkle.tree import inclusion_proof
 from tracker.log.memory import MemoryLog
-from tracker.deliveries import Verified
+from tracker.domain.deliveries import Verified
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "evidence.md"
+PAGE = DOCS / "evidence.md"
 PROGRAM = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[0]
 SIGNER = Signer.made("tracker.test/log")
 AT = 9

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from tracker import errors
-from tracker.deliveries import Verified
-from tracker.log.sqlite import SqliteLog
-from tracker.metrics import Metrics
+from tracker.domain.deliveries import Verified
+from tracker.log.sqlite.log import SqliteLog
+from tracker.server.metrics import Metrics
 
-ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs" / "operations.md").read_text("utf-8")
 SECTION = {part.split("\n", 1)[0]: part for part in re.split(r"^#{2,3} ", TEXT, flags=re.MULTILINE)}
 
@@ -36,7 +36,7 @@ def test_every_metric_named_anywhere_exists() -> None:
     "reason", ["the log did not answer within", "KiB are free under the log: make room", " s behind the log (position "]
 )
 def test_every_reason_of_readyz_is_explained(reason: str) -> None:
-    said = "".join((ROOT / "tracker" / name).read_text("utf-8") for name in ("service.py", "reading_side.py"))
+    said = "".join((ROOT / "tracker" / name).read_text("utf-8") for name in ("server/server.py", "server/read_side.py"))
     assert reason in said
     assert reason in SECTION["Monitoring"]
 
@@ -51,19 +51,19 @@ def test_every_refusal_is_listed_as_an_outcome() -> None:
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("log/sqlite_file.py", "there is no log at "),
-        ("log/holding.py", " is already served by "),
-        ("log/sqlite_file.py", " is not a log of Tracker"),
-        ("log/sqlite_file.py", " is no SQLite database"),
-        ("service.py", " is open to others, but no key guards the reading"),
-        ("service.py", "cannot listen on "),
-        ("log/jetstream_stream.py", " cannot be reached"),
-        ("log/jetstream_stream.py", "there is no stream "),
-        ("log/jetstream_checking.py", " would not keep a log: "),
-        ("stream_servers.py", "NATS acknowledges before it syncs"),
-        ("log/jetstream_checking.py", "NATS takes messages of "),
-        ("log/jetstream_checking.py", " ends at message "),
-        ("log/jetstream_checking.py", " holds the log "),
+        ("log/sqlite/file.py", "there is no log at "),
+        ("log/file_lock.py", " is already served by "),
+        ("log/sqlite/file.py", " is not a log of Tracker"),
+        ("log/sqlite/file.py", " is no SQLite database"),
+        ("server/server.py", " is open to others, but no key guards the reading"),
+        ("server/server.py", "cannot listen on "),
+        ("log/jetstream/stream.py", " cannot be reached"),
+        ("log/jetstream/stream.py", "there is no stream "),
+        ("log/jetstream/validation.py", " would not keep a log: "),
+        ("log/jetstream/monitoring.py", "NATS acknowledges before it syncs"),
+        ("log/jetstream/validation.py", "NATS takes messages of "),
+        ("log/jetstream/validation.py", " ends at message "),
+        ("log/jetstream/validation.py", " holds the log "),
     ],
 )
 def test_refusals_to_start_are_quoted_as_they_are(file: str, words: str) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
+from tests.support.paths import DOCS
 from tracker import errors
 from tracker.api import openapi, problems
 from tracker.api.app import ROUTES
-from tracker.ingest import REFUSALS
+from tracker.ingest.webhooks import REFUSALS
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
 API = (DOCS / "api.md").read_text("utf-8")
 ERRORS = (DOCS / "errors.md").read_text("utf-8")
 DOCUMENT = json.loads(openapi.document(ROUTES))

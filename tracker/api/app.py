@@ -21,8 +21,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from tracker.api import across, bundles, evidence, live, openapi, records, sessions
-from tracker.api.asking import Asked, Bytes, Door, Plain, Route, SeveralFound, Streamed
+from tracker.api import lists, bundles, evidence, live, openapi, records, sessions
+from tracker.api.route import Asked, Bytes, Door, Plain, Route, SeveralFound, Streamed
 from tracker.api.health import COOKIE, READING, Description, Health
 from tracker.api.parameters import AT_LEAST, read_query
 from tracker.api.problems import encoded, failed, no_such_route, only, problem_of
@@ -33,7 +33,7 @@ __all__ = ["ROUTES", "Door", "add_routes"]
 ROUTES: tuple[Route, ...] = (
     *sessions.ROUTES,
     *records.ROUTES,
-    *across.ROUTES,
+    *lists.ROUTES,
     *live.ROUTES,
     *evidence.ROUTES,
     *bundles.ROUTES,

@@ -16,16 +16,16 @@ from typing import IO, Any
 import msgspec
 from aiohttp import web
 
-from tracker.access import Reader
-from tracker.api.across import supervisor_session_of
-from tracker.api.answers import Page, Session
-from tracker.api.asking import STUCK_AFTER, Asked, Door, Route, Streamed, Zip
+from tracker.api.auth import Reader
+from tracker.api.lists import supervisor_session_of
+from tracker.views.answers import Page, Session
+from tracker.api.route import STUCK_AFTER, Asked, Door, Route, Streamed, Zip
 from tracker.api.sessions import (
     connection_of, entry_of, participant_of, recording_of, session_of, stream_of, the_session,
 )  # fmt: skip
-from tracker.bundle.making import Told, Wanted, write_bundle
+from tracker.evidence.bundle.build import Told, Wanted, write_bundle
 from tracker.errors import EvidenceError, LogUnavailable, NotFound
-from tracker.projections.rows import SessionRow
+from tracker.domain.rows import SessionRow
 from tracker.views.contract import ViewsReader
 
 PAGE = 1000

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tracker.api.asking import Asked, Plain, Route
+from tracker.api.route import Asked, Plain, Route
 from tracker.api.parameters import whole
 from tracker.errors import LogCorrupt, NotFound, NoteMalformed, ParameterInvalid
-from tracker.evidence.cosignatures import with_cosignatures
-from tracker.evidence.tree import consistency_proof, inclusion_proof, root_at
+from tracker.log.merkle.cosignature import with_cosignatures
+from tracker.log.merkle.tree import consistency_proof, inclusion_proof, root_at
 from tracker.log.contract import Log
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from tracker.api.answers import Alive, Readiness
+from tracker.views.answers import Alive, Readiness
 from tracker.api.problems import encoded, only, problem_of
 from tracker.errors import TokenInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from tracker.access import Access
+    from tracker.api.auth import Access
 
     Answer = Callable[[web.Request], Awaitable[web.Response]]
 

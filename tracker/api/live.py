@@ -23,13 +23,13 @@ import structlog
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from tracker.access import Reader
-from tracker.api.answers import Entry, Page, Session
-from tracker.api.asking import Asked, Route, Streamed
+from tracker.api.auth import Reader
+from tracker.views.answers import Entry, Page, Session
+from tracker.api.route import Asked, Route, Streamed
 from tracker.api.parameters import SOURCE, text
 from tracker.api.sessions import KIND, entry_of, the_session
 from tracker.errors import ParameterInvalid, ViewsError, ViewsUnavailable
-from tracker.projections.rows import EntryRow
+from tracker.domain.rows import EntryRow
 from tracker.views.contract import ViewsReader
 
 POLL_S = 0.15

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tracker.api.answers import Alive, Readiness
-from tracker.api.asking import Bytes, Plain, Route, Zip
+from tracker.views.answers import Alive, Readiness
+from tracker.api.route import Bytes, Plain, Route, Zip
 from tracker.api.parameters import AT_LEAST, Parameter
 from tracker.api.problems import Problem
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tracker.errors import ParameterInvalid
-from tracker.facts import Micros
+from tracker.domain.facts import Micros
 
 Schema = dict[str, Any]
 

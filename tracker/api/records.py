@@ -10,11 +10,11 @@ import re
 
 import msgspec
 
-from tracker.api.answers import Page, RawRecord, Session, time_of
-from tracker.api.asking import Asked, Bytes, Route
+from tracker.views.answers import Page, RawRecord, Session, time_of
+from tracker.api.route import Asked, Bytes, Route
 from tracker.api.parameters import LARGEST, PAGED, SOURCE, whole
 from tracker.api.sessions import the_session
-from tracker.deliveries import Record
+from tracker.domain.deliveries import Record
 from tracker.errors import Erased, NotFound, ParameterInvalid
 
 SCANNED = 20_000

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from tracker.api.answers import (
-    Connection,
-    Entry,
-    Page,
-    Participant,
-    Recording,
-    RecordingStatus,
-    Room,
-    Session,
-    Stream,
-    Subject,
-    Upload,
-    time_of,
-)  # fmt: skip
-from tracker.api.asking import Asked, Door, Route, SeveralFound
+from tracker.views.answers import Connection, Entry, Page, Participant, Recording, RecordingStatus, Room, Session, Stream, Subject, Upload, time_of  # fmt: skip
+from tracker.api.route import Asked, Door, Route, SeveralFound
 from tracker.api.parameters import PAGED, SOURCE, choice, choices, moment, text, whole
 from tracker.errors import NotFound
-from tracker.facts import KINDS
-from tracker.projections.rows import (
-    ConnectionRow,
-    EntryRow,
-    ParticipantRow,
-    RecordingRow,
-    SessionRow,
-    StreamRow,
-)  # fmt: skip
+from tracker.domain.facts import KINDS
+from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow  # fmt: skip
 from tracker.views.contract import SessionFilter
 
 KIND = choices("kind", "Only these timeline kinds.", KINDS)

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from tracker.api.answers import Appearance, Recording, Room, SupervisorSession, time_of
-from tracker.api.asking import Asked
+from tracker.views.answers import Appearance, Recording, Room, SupervisorSession, time_of
+from tracker.api.route import Asked
 from tracker.api.parameters import PAGED, micros_of
 from tracker.api.sessions import recording_of
-from tracker.dashboard.asking import API, PageRoute, ask
+from tracker.dashboard.page_route import API, PageRoute, ask
 from tracker.dashboard.rendering import page
 from tracker.dashboard.sessions_page import given_of, lines_of
 from tracker.errors import NotFound

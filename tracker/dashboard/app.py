@@ -7,14 +7,14 @@ from importlib import resources
 
 from aiohttp import web
 
-from tracker.api.asking import Door
+from tracker.api.route import Door
 from tracker.api.health import READING
 from tracker.api.problems import only
 from tracker.dashboard import across_pages, log_page, session_page, sessions_page, sources_page, statistics_page
-from tracker.dashboard.arrivals import ARRIVALS, NOTHING, Arrivals
-from tracker.dashboard.asking import PageRoute, answering
+from tracker.dashboard.ingest_stats import ARRIVALS, NOTHING, Arrivals
+from tracker.dashboard.page_route import PageRoute, answering
 from tracker.dashboard.nodes import CLUSTER, Cluster
-from tracker.dashboard.now import HEADS, Heads
+from tracker.dashboard.summary import HEADS, Heads
 from tracker.dashboard.rendering import HEADERS
 from tracker.dashboard.signing_in import SigningIn
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from tracker.api.answers import time_of
-from tracker.facts import Micros
+from tracker.views.answers import time_of
+from tracker.domain.facts import Micros
 
 WIDTH = 720
 HEIGHT = 160

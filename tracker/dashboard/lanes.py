@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from tracker.dashboard.lanes_parts import Bar, Dot, Lane, Lanes, Mark, SessionParts, base_of, keys_of
 from tracker.dashboard.lanes_people import people_lanes, steps_of
-from tracker.facts import Micros
-from tracker.projections.rows import ConnectionRow, EntryRow, RecordingRow, SessionRow, SupervisorSessionRow
+from tracker.domain.facts import Micros
+from tracker.domain.rows import ConnectionRow, EntryRow, RecordingRow, SessionRow, SupervisorSessionRow
 
 LEAST = 1_000_000
 """No axis is shorter than this, µs."""

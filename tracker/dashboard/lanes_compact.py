@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracker.dashboard.lanes_parts import Lanes
-from tracker.facts import Micros
+from tracker.domain.facts import Micros
 
 
 def compact(lanes: Lanes) -> dict[str, Any]:

@@ -10,16 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from tracker.facts import Micros, Provenance
-from tracker.projections.rows import (
-    ConnectionRow,
-    EntryRow,
-    ParticipantRow,
-    RecordingRow,
-    SessionRow,
-    StreamRow,
-    SupervisorSessionRow,
-)  # fmt: skip
+from tracker.domain.facts import Micros, Provenance
+from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
 
 LaneKind = Literal["session", "recording", "supervisor", "activity", "participant", "stream", "subscription"]
 

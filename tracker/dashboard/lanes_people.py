@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracker.dashboard.lanes_parts import Bar, Lane, SessionParts, base_of, stacked
-from tracker.facts import Micros
+from tracker.domain.facts import Micros
 from tracker.projections.people import PEOPLE, union
-from tracker.projections.rows import ConnectionRow, ParticipantRow, StreamRow
+from tracker.domain.rows import ConnectionRow, ParticipantRow, StreamRow
 
 
 def people_lanes(parts: SessionParts) -> list[Lane]:

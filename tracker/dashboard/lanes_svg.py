@@ -13,7 +13,7 @@ import msgspec
 from markupsafe import Markup, escape
 
 from tracker.dashboard.lanes_parts import Bar, Lane, Lanes, Mark
-from tracker.facts import Micros
+from tracker.domain.facts import Micros
 
 WIDTH = 1200
 GUTTER = 210

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from tracker.api.asking import Asked
+from tracker.api.route import Asked
 from tracker.api.parameters import choice
 from tracker.dashboard.across_pages import sources_of
-from tracker.dashboard.asking import API, PageRoute, ask
+from tracker.dashboard.page_route import API, PageRoute, ask
 from tracker.dashboard.nodes import cluster_of
 from tracker.dashboard.rendering import page
 from tracker.dashboard.sessions_page import given_of

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from tracker.api.answers import time_of
-from tracker.dashboard.arrivals import ARRIVALS, Arrivals
-from tracker.neighbours import Neighbours, Status
-from tracker.vouching import Vouching
+from tracker.views.answers import time_of
+from tracker.dashboard.ingest_stats import ARRIVALS, Arrivals
+from tracker.log.cluster.gossip import Neighbours, Status
+from tracker.log.cluster.cosigner import Vouching
 
 
 class Cluster(msgspec.Struct, frozen=True):

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from tracker.api.answers import Entry, time_of
-from tracker.api.asking import Asked
+from tracker.views.answers import Entry, time_of
+from tracker.api.route import Asked
 from tracker.api.sessions import entry_of
 from tracker.dashboard.lanes_parts import SessionParts, base_of, keys_of
-from tracker.facts import Micros
-from tracker.projections.rows import EntryRow, SessionRow
+from tracker.domain.facts import Micros
+from tracker.domain.rows import EntryRow, SessionRow
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 EXPORTED = 1_000

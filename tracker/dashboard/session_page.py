@@ -17,12 +17,12 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 from aiohttp import web
 
-from tracker.api.answers import time_of
-from tracker.api.asking import Asked
+from tracker.views.answers import time_of
+from tracker.api.route import Asked
 from tracker.api.parameters import CURSOR, choice, micros_of, whole
 from tracker.api.problems import encoded
 from tracker.api.sessions import connection_of, participant_of, recording_of, session_of, the_session
-from tracker.dashboard.asking import PageRoute
+from tracker.dashboard.page_route import PageRoute
 from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
 from tracker.dashboard.lanes_compact import compact as compact_lanes
 from tracker.dashboard.lanes_svg import drawn
@@ -39,9 +39,9 @@ from tracker.dashboard.session_events import (
     timeline_csv,
 )  # fmt: skip
 from tracker.dashboard.session_reading import STILL, WHOLE, parts_of, proved_by
-from tracker.facts import Micros
+from tracker.domain.facts import Micros
 from tracker.projections.people import union
-from tracker.projections.rows import ConnectionRow, SessionRow
+from tracker.domain.rows import ConnectionRow, SessionRow
 
 LISTED = 100
 """Events on one page of the list."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from tracker.api.asking import Asked
+from tracker.api.route import Asked
 from tracker.dashboard.lanes_parts import SessionParts
-from tracker.deliveries import Record
-from tracker.projections.rows import EntryRow, SessionRow
+from tracker.domain.deliveries import Record
+from tracker.domain.rows import EntryRow, SessionRow
 
 PAGE = 1_000
 ACTIVITIES = (

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from tracker.api.answers import Session, time_of
-from tracker.api.asking import Asked
+from tracker.views.answers import Session, time_of
+from tracker.api.route import Asked
 from tracker.api.parameters import Parameter, choice
-from tracker.dashboard.asking import API, PageRoute
-from tracker.dashboard.now import standing
+from tracker.dashboard.page_route import API, PageRoute
+from tracker.dashboard.summary import standing
 from tracker.dashboard.rendering import page
 
 DURATIONS = (("60000", "1 minute"), ("300000", "5 minutes"), ("1800000", "30 minutes"), ("3600000", "1 hour"))

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from tracker.access import MOST_TOKEN_BYTES
-from tracker.api.asking import Door
+from tracker.api.auth import MOST_TOKEN_BYTES
+from tracker.api.route import Door
 from tracker.api.health import COOKIE
 from tracker.api.problems import only
-from tracker.dashboard.asking import reader_of
+from tracker.dashboard.page_route import reader_of
 from tracker.dashboard.rendering import page
 from tracker.errors import TokenInvalid
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from tracker.api.answers import time_of
-from tracker.api.asking import Asked
-from tracker.dashboard.arrivals import READ, TAKEN, Arrivals
-from tracker.dashboard.asking import PageRoute, ask
+from tracker.views.answers import time_of
+from tracker.api.route import Asked
+from tracker.dashboard.ingest_stats import READ, TAKEN, Arrivals
+from tracker.dashboard.page_route import PageRoute, ask
 from tracker.dashboard.nodes import arrivals_of, cluster_of
 from tracker.dashboard.remedies import FIRST_STEPS, REMEDIES
 from tracker.dashboard.rendering import page

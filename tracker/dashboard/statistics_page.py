@@ -10,13 +10,13 @@ from typing import Any
 
 from aiohttp import web
 
-from tracker.api.answers import Session, time_of
-from tracker.api.asking import Asked
+from tracker.views.answers import Session, time_of
+from tracker.api.route import Asked
 from tracker.api.parameters import micros_of
-from tracker.dashboard.asking import API, PageRoute, ask
+from tracker.dashboard.page_route import API, PageRoute, ask
 from tracker.dashboard.charts import Bar, Step, bars, steps
 from tracker.dashboard.rendering import duration, page
-from tracker.facts import Micros
+from tracker.domain.facts import Micros
 
 MOST_CALLS = 5_000
 DAY = 86_400_000_000

@@ -1,1 +1,1 @@
-"""What makes the log provable: leaves, tree, proofs, signed checkpoints. Pure: bytes in, bytes out."""
+"""What proves the log: signed checkpoints, proofs, and the verification of a whole log."""

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from tracker.deliveries import Appended, Record, Verified
+from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import NodeDiverged, NodeOutdated
-from tracker.log.vouchers import Complaint, Voucher
+from tracker.log.cluster.messages import Complaint, Voucher
 
 
 class TreeHead(NamedTuple):
@@ -24,7 +24,7 @@ class TreeHead(NamedTuple):
 
 
 class KeptLeaf(NamedTuple):
-    """The leaf of a record as it was made when the record was appended (`evidence/leaf.py`).
+    """The leaf of a record as it was made when the record was appended (`log/merkle/leaf.py`).
 
     `hash` is the leaf's, `kept` the digest of proof and body as they stand in the log; `commitment` and `salt` belong to
     sealed records: None in clear, and `salt` is None once the record is erased.
@@ -134,7 +134,7 @@ class Log(Protocol):
         ...
 
     async def tile(self, level: int, n: int) -> list[bytes]:
-        """The hashes of a tile of the tree (`evidence/tree.py`): at most 256, [] where there is none."""
+        """The hashes of a tile of the tree (`log/merkle/tree.py`): at most 256, [] where there is none."""
         ...
 
     async def leaf(self, position: int) -> KeptLeaf | None:

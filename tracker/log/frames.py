@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 import zstandard
 
-from tracker.deliveries import OURS, Origin, Verified
+from tracker.domain.deliveries import OURS, Origin, Verified
 from tracker.errors import LogUnavailable, NodeOutdated
 from tracker.log.contract import KeptRecord
 

@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
-from tracker.deliveries import Appended, Verified
+from tracker.domain.deliveries import Appended, Verified
 from tracker.errors import LogError, LogUnavailable
-from tracker.log.lines import Lines
+from tracker.log.fair_queue import Lines
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 16 * 1024 * 1024

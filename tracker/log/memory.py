@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from tracker.deliveries import Appended, Record, Verified
+from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import LogUnavailable
-from tracker.evidence.leaf import kept_digest, record_leaf
-from tracker.evidence.tree import WIDTH, Frontier
+from tracker.log.merkle.leaf import kept_digest, record_leaf
+from tracker.log.merkle.tree import WIDTH, Frontier
 from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
 from tracker.log.group_commit import QUEUE_BYTES, storable
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tracker.facts import Clock, EndReason, Micros, Provenance
+from tracker.domain.facts import Clock, EndReason, Micros, Provenance
 
 STRENGTH: dict[Provenance, int] = {"reported": 2, "derived": 1, "inferred": 0}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from tracker import facts as f
+from tracker.domain import facts as f
 from tracker.projections.claims import Claim, is_sure
-from tracker.projections.evidence import Evidence
+from tracker.projections.sourced_fact import Evidence
 from tracker.projections.state import IDS_KEPT, SessionState
 
 RECORDING_MARKS: dict[type[f.Fact], str] = {

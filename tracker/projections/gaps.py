@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tracker.facts import Micros, Provenance
+from tracker.domain.facts import Micros, Provenance
 from tracker.projections.recordings import RenderedRecording
-from tracker.projections.rows import ConnectionRow, EntryRow, SessionRow, StreamRow, SupervisorSessionRow
+from tracker.domain.rows import ConnectionRow, EntryRow, SessionRow, StreamRow, SupervisorSessionRow
 
 FIRST = 1_000_000
 """`n` of the first of them: far from the facts of any record."""

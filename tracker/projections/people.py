@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import msgspec
 
-from tracker.facts import Micros, Provenance
-from tracker.projections.rows import Anomaly, ConnectionRow, End, ParticipantRow
+from tracker.domain.facts import Micros, Provenance
+from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow
 from tracker.projections.state import Interval, SessionState
 
 PEOPLE = frozenset({"standard", "sip", "connector"})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from tracker.facts import Micros, RunRules
+from tracker.domain.facts import Micros, RunRules
 from tracker.projections.claims import Claim
-from tracker.projections.nameless import named
-from tracker.projections.rows import Anomaly, RecordingRow
+from tracker.projections.recording_match import named
+from tracker.domain.rows import Anomaly, RecordingRow
 from tracker.projections.state import Interval, SessionState
 
 ORDER = ("started", "processing", "stopped", "aborted", "limit_reached", "failed", "uploaded", "ready")

@@ -15,14 +15,12 @@ from typing import Literal
 
 import msgspec
 
-from tracker.facts import EndReason, Micros, Provenance, RunRules
+from tracker.domain.facts import EndReason, Micros, Provenance, RunRules
 from tracker.projections.claims import Claim
 from tracker.projections.gaps import gap_entries
 from tracker.projections.people import Person, RenderedConnection, connections_of, owner_of_room, participants_of, peak
 from tracker.projections.recordings import recordings_of
-from tracker.projections.rows import (
-    Anomaly, Completeness, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
-)  # fmt: skip
+from tracker.domain.rows import Anomaly, Completeness, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
 from tracker.projections.state import Interval, SessionState
 
 LATE = 5_000_000

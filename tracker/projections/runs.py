@@ -15,7 +15,7 @@ from bisect import bisect_right, insort
 
 import msgspec
 
-from tracker.facts import Micros, Place, RunRules
+from tracker.domain.facts import Micros, Place, RunRules
 
 
 class RoomState(msgspec.Struct, array_like=True):

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tracker.facts import Micros
+from tracker.domain.facts import Micros
 from tracker.projections.claims import Claim, better_end, better_start
 
 ANOMALIES_KEPT = 100

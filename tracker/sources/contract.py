@@ -14,8 +14,8 @@ from typing import Protocol
 
 import msgspec
 
-from tracker.deliveries import Delivery, Record, Verified
-from tracker.facts import Fact
+from tracker.domain.deliveries import Delivery, Record, Verified
+from tracker.domain.facts import Fact
 
 Interpret = Callable[[Record], tuple[Fact, ...]]
 """What a kept record means. Never raises: what cannot be read becomes an `Unknown` fact with an anomaly."""

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
-from tracker.deliveries import Record
-from tracker.facts import Micros
+from tracker.domain.deliveries import Record
+from tracker.domain.facts import Micros
 from tracker.sources import plain_json
 
 

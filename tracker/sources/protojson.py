@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from tracker.facts import EndReason, Micros, Precision
+from tracker.domain.facts import EndReason, Micros, Precision
 from tracker.sources import plain_json
 from tracker.sources.json_reading import whole_text
 

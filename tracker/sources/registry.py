@@ -12,10 +12,14 @@ from typing import Literal
 
 import msgspec
 
-from tracker.deliveries import OURS, Record
+from tracker.domain.deliveries import OURS, Record
 from tracker.errors import ConfigInvalid
-from tracker.facts import Fact, RunRules, Unknown
-from tracker.sources import livekit, openvidu, openvidu_meet, plugnmeet, streamrec
+from tracker.domain.facts import Fact, RunRules, Unknown
+from tracker.sources.livekit import source as livekit
+from tracker.sources.openvidu import source as openvidu
+from tracker.sources.openvidu_meet import source as openvidu_meet
+from tracker.sources.plugnmeet import source as plugnmeet
+from tracker.sources.streamrec import source as streamrec
 from tracker.sources.contract import Interpret, Source, SourceSettings
 
 

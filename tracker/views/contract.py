@@ -12,10 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from tracker.facts import Micros
-from tracker.projections.rows import (
-    ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow,
-)  # fmt: skip
+from tracker.domain.facts import Micros
+from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
 
 READING = 1
 """Which reading of the log these rows are. Count it up whenever the same log would give other rows than before

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.api import parameters as p
-from tracker.api.answers import time_of
+from tracker.views.answers import time_of
 from tracker.errors import ParameterInvalid
 
 DAY = 86_400_000_000

@@ -11,7 +11,7 @@ from tracker.dashboard.lanes_compact import compact
 from tracker.dashboard.lanes_parts import Bar, Lane, SessionParts, keys_of, stacked
 from tracker.dashboard.lanes_people import steps_of
 from tracker.dashboard.session_page import present_since
-from tracker.projections.rows import (
+from tracker.domain.rows import (
     Anomaly,
     ConnectionRow,
     End,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contracts.log_contract import delivery
-from tracker import config
+from tracker.config import load
 from tracker.errors import LogUnavailable, NodeOutdated
 from tracker.log import frames
 from tracker.log.frames import (
@@ -154,4 +154,4 @@ def test_no_frame_is_made_that_is_larger_unpacked_than_any_server_takes() -> Non
 
 
 def test_a_name_is_what_a_name_is_in_the_configuration() -> None:
-    assert frames.NAME.pattern == config.NAME.pattern
+    assert frames.NAME.pattern == load.NAME.pattern

@@ -1,0 +1,399 @@
+"""The evidence of a session in one file: made from any vendor's call, and verified without the log it came from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support import bundles as bundled
+from tests.support.bundles import START, configured, failed, filled, outcomes, session_of, unpacked, verified
+from tests.support.samples import samples
+from tracker.cli import desk, desk_erasing
+from tracker.server import stores
+from tracker.evidence.bundle import manifest as contents
+from tracker.config.load import Config
+from tracker.demo.show import SOURCES
+from tracker.demo.calls import VENDORS, whole_call
+from tracker.privacy.erasure import Selection
+from tracker.errors import HistoryChanged, ParameterInvalid
+from tracker.log.merkle.checkpoint import open_checkpoint
+from tracker.log.merkle.note import Signer, Verifier
+from tracker.cli.main import main
+
+SIGNED_BY_THE_SENDER = {"openvidu_meet", "livekit", "plugnmeet"}
+
+
+@pytest.fixture(scope="module", params=["sealed", "in clear"])
+def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    made = configured(tmp_path_factory.mktemp("log") / "log", sealed=request.param == "sealed")
+    asyncio.run(filled(made))
+    return made
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+async def test_the_bundle_of_a_call_verifies(config: Config, vendor: str, tmp_path: Path) -> None:
+    session = await session_of(config, vendor)
+    path = await bundled.bundle(config, session, tmp_path / "it.zip")
+
+    alone = await verified(path)
+    assert not failed(alone)
+    assert alone.session == session
+    assert {name for name, outcome in outcomes(alone).items() if outcome != "ok"} == {"signer", "vendors"}
+
+    trusting = await verified(path, config)
+    assert not failed(trusting)
+    assert outcomes(trusting)["signer"] == "ok"
+    assert outcomes(trusting)["vendors"] == ("ok" if vendor in SIGNED_BY_THE_SENDER else "not checked")
+
+
+async def test_the_files_are_what_they_are_said_to_be(config: Config, tmp_path: Path) -> None:
+    session = await session_of(config, "livekit")
+    files = unpacked(await bundled.bundle(config, session, tmp_path / "it.zip"))
+    assert set(files) == set(contents.BOUNDS)
+    key = Verifier.read(files["key.txt"].decode())
+    signed = open_checkpoint(files["checkpoint.txt"].decode(), [key])
+    manifest = json.loads(files["manifest.json"])
+    assert manifest["tree"]["size"] == signed.size
+    lines = [json.loads(line) for line in files["records.jsonl"].splitlines()]
+    assert [line["body_text"].encode() for line in lines] == [sent.body for sent in whole_call("livekit", START)]
+    told = json.loads(files["timeline.json"])
+    assert told["session"]["id"] == session
+    assert len(told["timeline"]) == manifest["entries"]
+    assert list(told) == ["session", *contents.PARTS]
+
+
+async def test_the_records_of_a_bundle_can_be_imported_again(config: Config, tmp_path: Path) -> None:
+    files = unpacked(await bundled.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "it.zip"))
+    (tmp_path / "records.jsonl").write_bytes(files["records.jsonl"])
+    (report,) = await desk.import_files(config, "pnm", [tmp_path / "records.jsonl"])
+    assert (report.new, report.unreadable) == (0, [])
+
+
+async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log", sealed=False)
+    await filled(config, ["livekit"])
+    name = "<script>alert(1)</script>\u202e"
+    body = json.dumps({
+        "event": "participant_joined", "room": {"sid": "RM_x", "name": "<img src=x>"}, "id": "EV_x", "createdAt": "1700000000",
+        "participant": {"sid": "PA_x", "identity": name, "joinedAt": "1700000000"},
+    }).encode()  # fmt: skip
+    async with stores.reading_log(config) as log:
+        source = stores.sources(config)["lk"]
+        await log.append(source.admit(body, received_at=START, proof={"scheme": "import"}))
+    await desk.rebuild(config)
+    path = await bundled.bundle(config, "lk:RM_x", tmp_path / "it.zip")
+    readme = unpacked(path)["README.html"].decode()
+    assert "<script" not in readme
+    assert "<img" not in readme
+    assert "\u202e" not in readme
+    assert "&lt;script&gt;alert(1)" in readme
+    assert not failed(await verified(path))
+
+
+async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path: Path) -> None:
+    """Mixed, with runs that end each other, in rooms without ids: what came from outside is named, the rest follows."""
+    config = configured(tmp_path / "log", sealed=False)
+    await desk.begin(config)
+    sources = stores.sources(config)
+    everything = list(samples())
+    random.Random(7).shuffle(everything)
+    async with stores.reading_log(config) as log:
+        await log.append_all(
+            [
+                sources[SOURCES[sample.vendor]].admit(
+                    sample.body, received_at=sample.now + n, proof={"scheme": "import"}
+                )
+                for n, sample in enumerate(everything)
+            ]
+        )
+    await desk.rebuild(config)
+    outside = 0
+    for n, session in enumerate(await bundled.sessions(config)):
+        found = await verified(await bundled.bundle(config, session, tmp_path / f"{n}.zip"))
+        assert not failed(found), session
+        (timeline,) = (check for check in found.checks if check.name == "timeline")
+        outside += "outside" in timeline.about
+    assert outside > 2
+
+
+async def test_a_session_that_is_going_on_has_a_bundle_too(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log")
+    await desk.begin(config)
+    await bundled.take(config, [("livekit", sent) for sent in whole_call("livekit", START)[:5]])
+    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    assert json.loads(unpacked(path)["timeline.json"])["session"]["stuck"] is True
+    assert not failed(await verified(path, config))
+
+
+async def test_what_the_operator_hides_is_hidden_in_the_timeline_and_it_verifies(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    configured(folder)
+    text = (folder / "config.toml").read_text("utf-8")
+    (folder / "config.toml").write_text(
+        text.replace("[[sources]]", '[[sources]]\nredact = ["name", "reason"]'), "utf-8"
+    )
+    from tracker.config.load import load  # noqa: PLC0415
+
+    config = load(folder / "config.toml", {})
+    await filled(config)
+    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    files = unpacked(path)
+    assert json.loads(files["manifest.json"])["reading"]["hidden"] == ["name", "reason"]
+    assert {person["name"] for person in json.loads(files["timeline.json"])["participants"]} == {None}
+    assert not failed(await verified(path))
+
+
+# Signing
+
+
+async def test_a_checkpoint_is_made_only_when_the_newest_does_not_cover_the_records(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit"])
+    session = await session_of(config, "livekit")
+    first = unpacked(await bundled.bundle(config, session, tmp_path / "1.zip"))
+    async with stores.reading_log(config) as log:
+        assert len(await log.checkpoints()) == 1
+    await bundled.take(config, [("plugnmeet", sent) for sent in whole_call("plugnmeet", START)])
+    second = unpacked(await bundled.bundle(config, session, tmp_path / "2.zip"))
+    assert first["checkpoint.txt"] == second["checkpoint.txt"]
+    await bundled.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "3.zip")
+    async with stores.reading_log(config) as log:
+        assert len(await log.checkpoints()) == 2
+
+
+async def test_without_a_signing_key_the_bundle_says_so_plainly(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log", sealed=False)
+    await filled(config, ["livekit"])
+    config.evidence.key_file.unlink()
+    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    files = unpacked(path)
+    assert "checkpoint.txt" not in files
+    assert "no signing key" in json.loads(files["manifest.json"])["tree"]["why_unsigned"]
+    assert "Nobody signed this" in files["README.html"].decode()
+    found = await verified(path)
+    assert not failed(found)
+    assert outcomes(found)["checkpoint"] == outcomes(found)["signer"] == "not checked"
+    # Whoever names a key expects a signature: taking it away is noticed.
+    assert "checkpoint" in failed(await verified(path, None, keys=[str(Signer.made("someone").verifier)]))
+
+
+async def test_a_log_that_was_rolled_back_gives_no_bundle(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log", sealed=False)
+    await filled(config, ["livekit"])
+    session = await session_of(config, "livekit")
+    old = config.log.path.read_bytes()
+    await bundled.take(config, [("plugnmeet", sent) for sent in whole_call("plugnmeet", START)])
+    await bundled.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "1.zip")
+    for ending in ("-wal", "-shm"):
+        config.log.path.with_name(config.log.path.name + ending).unlink(missing_ok=True)
+    config.log.path.write_bytes(old)
+    await desk.rebuild(config)
+    with pytest.raises(HistoryChanged):
+        await bundled.bundle(config, session, tmp_path / "2.zip")
+    assert not (tmp_path / "2.zip").exists()
+
+
+async def test_a_bundle_is_held_against_the_checkpoints_that_were_shipped(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit"])
+    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    assert outcomes(await verified(path, None, files=[config.evidence.file]))["shipped"] == "ok"
+
+    # The same operator, the same key, another log of the same size.
+    other = configured(tmp_path / "other")
+    shutil.copy(config.evidence.key_file, other.evidence.key_file)
+    await desk.begin(other)
+    await bundled.take(other, [("livekit", sent) for sent in whole_call("livekit", START, seed=5)])
+    forged = await bundled.bundle(other, await session_of(other, "livekit"), tmp_path / "forged.zip")
+    assert not failed(await verified(forged, config))
+    (problem,) = failed(await verified(forged, config, files=[config.evidence.file]))["shipped"]
+    assert "another tree" in problem
+
+
+# Erasing
+
+
+async def test_after_an_erasure_old_bundles_of_others_hold_and_new_ones_have_pseudonyms(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit", "plugnmeet"])
+    erased, other = await session_of(config, "livekit"), await session_of(config, "plugnmeet")
+    before = await bundled.bundle(config, other, tmp_path / "before.zip")
+    itself = await bundled.bundle(config, erased, tmp_path / "itself.zip")
+
+    await desk_erasing.erase(config, [await desk_erasing.selection_of_session(config, erased)])
+
+    assert not failed(await verified(before, config))
+    assert not failed(await verified(itself, config))
+    after = await bundled.bundle(config, erased, tmp_path / "after.zip")
+    found = await verified(after, config)
+    assert not failed(found)
+    files = unpacked(after)
+    assert json.loads(files["manifest.json"])["erasures"] == 1
+    assert b"alice" not in b"".join(files.values()).lower()
+    assert "erased-" in files["README.html"].decode()
+    was, now = (json.loads(unpacked(each)["timeline.json"])["timeline"] for each in (itself, after))
+    assert [(entry["at"], entry["kind"]) for entry in was] == [(entry["at"], entry["kind"]) for entry in now]
+    assert not failed(await verified(await bundled.bundle(config, other, tmp_path / "2.zip"), config))
+
+
+async def test_one_person_erased_leaves_a_bundle_of_both_kinds_of_records(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit", "plugnmeet"])
+    await desk_erasing.erase(config, [await desk_erasing.selection_of_person(config, "user-alice")])
+    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    found = await verified(path, config)
+    assert not failed(found)
+    assert outcomes(found)["vendors"] == "ok"
+    lines = [json.loads(line) for line in unpacked(path)["records.jsonl"].splitlines()]
+    assert {bool(line["erased_by"]) for line in lines} == {True, False}
+    assert b"user-alice" not in b"".join(unpacked(path).values())
+
+
+async def test_an_erasure_that_is_left_out_is_missed(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit"])
+    session = await session_of(config, "livekit")
+    await desk_erasing.erase(config, [await desk_erasing.selection_of_session(config, session)])
+    path = await bundled.bundle(config, session, tmp_path / "it.zip")
+    files = unpacked(path)
+    files["records.jsonl"] = b"".join(files["records.jsonl"].splitlines(keepends=True)[:-1])
+    found = failed(await verified(bundled.packed(bundled.covered_up(files), tmp_path / "bad.zip")))
+    assert "is not in this bundle" in found["records"][-1]
+    assert found["timeline"]
+
+
+async def test_erasures_that_tell_of_other_sources_are_withheld_from_who_may_not_see_them(tmp_path: Path) -> None:
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit", "plugnmeet"])
+    await desk_erasing.erase(config, [Selection(why="before", before=START * 2)])
+    from tracker.cli import desk_reading  # noqa: PLC0415
+    from tracker.api.auth import SCOPES, Reader  # noqa: PLC0415
+    from tracker.api import bundles  # noqa: PLC0415
+    import msgspec  # noqa: PLC0415
+
+    session = await session_of(config, "livekit")
+    async with desk_reading.door_of(config) as door:
+        door = msgspec.structs.replace(door, bundling=stores.bundling(config, door.log))
+        with (tmp_path / "it.zip").open("w+b") as file:
+            await bundles.make(door, Reader("narrow", frozenset(SCOPES), ("lk",)), session, file)
+    found = await verified(tmp_path / "it.zip", config)
+    assert not failed(found)
+    assert outcomes(found)["timeline"] == "not checked"
+    assert json.loads(unpacked(tmp_path / "it.zip")["manifest.json"])["withheld"]
+    assert b"plugnmeet" not in b"".join(unpacked(tmp_path / "it.zip").values())
+
+
+@pytest.mark.parametrize("is_key_known", [True, False])
+async def test_what_another_node_has_still_to_sign_is_bundled_unsigned_and_says_so(
+    tmp_path: Path, is_key_known: bool
+) -> None:
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit"])
+    from tracker.cli import desk_reading  # noqa: PLC0415
+    from tracker.api import bundles  # noqa: PLC0415
+    import msgspec  # noqa: PLC0415
+
+    async def keys() -> list[Verifier]:
+        return stores.verifiers(config) if is_key_known else []
+
+    session = await session_of(config, "livekit")
+    async with desk_reading.door_of(config) as door:
+        bundling = stores.bundling(config, door.log)._replace(sign=None, keys=keys)
+        door = msgspec.structs.replace(door, bundling=bundling)
+        with (tmp_path / "it.zip").open("w+b") as file:
+            await bundles.make(door, desk_reading.READER, session, file)
+    assert outcomes(await verified(tmp_path / "it.zip"))["checkpoint"] == "not checked"
+    said = json.loads(unpacked(tmp_path / "it.zip")["manifest.json"])["tree"]["why_unsigned"]
+    assert ("has not signed all of these records yet" in said) is is_key_known
+
+
+# The command line
+
+
+@pytest.fixture
+def cli(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main([*arguments])
+        out, complaint = capsys.readouterr()
+        return code, out, complaint
+
+    return run
+
+
+def test_the_command_line_makes_and_verifies_a_bundle(config: Config, cli, tmp_path: Path) -> None:
+    at = str(config.path)
+    session = asyncio.run(session_of(config, "livekit"))
+    code, out, complaint = cli("export", "--config", at, "--evidence", session)
+    assert code == 0, complaint
+    (path,) = tmp_path.glob("evidence-lk_*.zip")
+    assert path.name in out
+    # Nothing but the file: there is no config.toml here.
+    code, out, complaint = cli("verify", path.name)
+    assert code == 0, complaint
+    assert "everything that was checked holds; not checked: signer, vendors" in out
+    key = stores.verifiers(config)[0]
+    code, out, _ = cli("verify", path.name, "--key", str(key), "--json")
+    assert code == 0
+    assert json.loads(out)["session"] == session
+    assert {check["name"]: check["outcome"] for check in json.loads(out)["checks"]}["signer"] == "ok"
+    code, out, _ = cli("verify", path.name, "--key", str(Signer.made("tracker.test/log").verifier))
+    assert code == 1
+    assert "do not rely on this bundle" in out
+    assert cli("verify", path.name, "--config", at)[0] == 0
+
+
+def test_the_command_line_says_what_cannot_be(config: Config, cli, tmp_path: Path) -> None:
+    at = str(config.path)
+    assert cli("export", "--config", at, "--evidence", "nothing")[0] == 2
+    assert cli("export", "--config", at, "--evidence", "x", "--source", "lk")[0] == 2
+    (tmp_path / "there.zip").write_bytes(b"precious")
+    session = asyncio.run(session_of(config, "livekit"))
+    assert cli("export", "--config", at, "--evidence", session, "--out", "there.zip")[0] == 2
+    assert (tmp_path / "there.zip").read_bytes() == b"precious"
+    assert cli("verify", "no-such.zip")[0] == 2
+    assert cli("verify", "there.zip", "--views")[0] == 2
+    assert cli("verify", "there.zip", "--key", "nonsense+")[0] == 2
+    code, out, _ = cli("verify", "there.zip")
+    assert code == 1
+    assert "cannot be unpacked" in out
+
+
+async def test_a_bundle_is_never_written_over_a_file(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "there.zip").touch()
+    with pytest.raises(ParameterInvalid):
+        await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "there.zip")
+
+
+async def test_an_end_known_from_elsewhere_is_compared_and_named(tmp_path: Path) -> None:
+    """A server that was started again ended a session: the bundle holds no record of that."""
+    config = configured(tmp_path / "log", sealed=False)
+    await desk.begin(config)
+    first, second = tmp_path / "CDR.2023-11-14_22-13-00.log", tmp_path / "CDR.2023-11-15_22-14-00.log"
+    first.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START)[:6]) + b"\n")
+    second.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START + 86_400_000_000, seed=9)) + b"\n")
+    await desk.import_files(config, "ov", [first, second])
+    await desk.rebuild(config)
+    (session,) = [name for name in await bundled.sessions(config) if str(START // 1000) in name]
+    path = await bundled.bundle(config, session, tmp_path / "it.zip")
+    end = json.loads(unpacked(path)["manifest.json"])["reading"]["inferred_end"]
+    assert end["reason"] == "server_shutdown"
+    found = await verified(path)
+    assert not failed(found)
+    (timeline,) = (check for check in found.checks if check.name == "timeline")
+    assert "not proved by it: the end of the session" in timeline.about
+    readme = unpacked(path)["README.html"].decode()
+    assert "Here also the end of the session (server_shutdown)" in readme
+
+    def later(content: bytes) -> bytes:
+        return content.replace(end["at"].encode(), b"2030-01-01T00:00:00.000000Z")
+
+    assert "timeline" in failed(
+        await verified(bundled.changed(path, tmp_path / "bad.zip", {"manifest.json": later}, covered=True))
+    )

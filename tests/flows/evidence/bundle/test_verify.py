@@ -1,0 +1,407 @@
+"""Whatever is changed in a bundle is caught and named, also when whoever changed it makes all digests fit again."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import bundles
+from tests.support.bundles import changed, configured, failed, filled, outcomes, packed, session_of, unpacked, verified
+from tracker.server import stores
+from tracker.evidence.bundle import zip_reader
+from tracker.evidence.bundle.manifest import BOUNDS
+from tracker.config.load import Config
+from tracker.log.merkle.checkpoint import checkpoint_text
+from tracker.log.merkle.note import Signer, sign_note
+
+Edit = Callable[[bytes], bytes]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    made = configured(tmp_path_factory.mktemp("log") / "log")
+    asyncio.run(filled(made))
+    return made
+
+
+@pytest.fixture(scope="module")
+def pristine(config: Config) -> Path:
+    """The bundle of a LiveKit call, sealed."""
+    session = asyncio.run(session_of(config, "livekit"))
+    return asyncio.run(bundles.bundle(config, session, config.path.parent / "it.zip"))
+
+
+@pytest.fixture(scope="module")
+def other(config: Config) -> dict[str, bytes]:
+    """The files of another session's bundle, of the same log and checkpoint."""
+    session = asyncio.run(session_of(config, "plugnmeet"))
+    return unpacked(asyncio.run(bundles.bundle(config, session, config.path.parent / "other.zip")))
+
+
+# A byte, anywhere
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+async def test_a_changed_byte_is_caught_and_its_file_named(name: str, pristine: Path, tmp_path: Path) -> None:
+    size = len(unpacked(pristine)[name])
+    places = {0, size - 1, size // 2, *random.Random(name).sample(range(size), min(size, 8))}
+    for at in sorted(places):
+        path = changed(pristine, tmp_path / "bad.zip", {name: lambda content, at=at: flipped(content, at)})
+        problems = failed(await verified(path))
+        told = [problem for check in problems.values() for problem in check]
+        # Some words of the manifest only the page or the timeline can contradict.
+        assert any(name in problem for problem in told) or ("timeline" in problems and name == "manifest.json"), (
+            at,
+            told,
+        )
+        assert "manifest" in problems or name == "manifest.json"
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+async def test_a_missing_file_is_named(name: str, pristine: Path, tmp_path: Path) -> None:
+    files = unpacked(pristine)
+    del files[name]
+    problems = failed(await verified(packed(files, tmp_path / "bad.zip")))["manifest"]
+    assert any(f"{name}" in problem and "missing" in problem for problem in problems)
+
+
+async def test_no_byte_of_the_zip_itself_makes_it_crash(pristine: Path, tmp_path: Path) -> None:
+    content = pristine.read_bytes()
+    ends = struct.unpack("<H", content[26:28])[0]
+    chance = random.Random(3)
+    places = [*range(30 + ends), *range(len(content) - 500, len(content), 7), *chance.sample(range(len(content)), 30)]
+    path = tmp_path / "bad.zip"
+    for at in chance.sample(places, 60):
+        path.write_bytes(flipped(content, at))
+        await verified(path)
+    for size in [0, 1, 21, 22, 100, len(content) // 2, len(content) - 1]:
+        path.write_bytes(content[:size])
+        assert failed(await verified(path))["file"]
+
+
+# Changed by somebody who makes manifest and page fit again
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 0x01]) + content[at + 1 :]
+
+
+def line(n: int, edit: Callable[[dict[str, Any]], None]) -> Edit:
+    """Edit the n-th record."""
+
+    def edited(content: bytes) -> bytes:
+        lines = content.splitlines()
+        told = json.loads(lines[n])
+        edit(told)
+        lines[n] = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+        return b"\n".join(lines) + b"\n"
+
+    return edited
+
+
+def document(edit: Callable[[Any], None]) -> Edit:
+    def edited(content: bytes) -> bytes:
+        told = json.loads(content)
+        edit(told)
+        return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+
+    return edited
+
+
+def other_hash(text: str) -> str:
+    return base64.b64encode(flipped(base64.b64decode(text), 5)).decode()
+
+
+def setting(*path: str | int, to: Any) -> Callable[[Any], None]:
+    """Set what is at a path; `to` may make the new from the old."""
+
+    def edit(told: Any) -> None:
+        for step in path[:-1]:
+            told = told[step]
+        told[path[-1]] = to(told[path[-1]]) if callable(to) else to
+
+    return edit
+
+
+def without_line(n: int) -> Edit:
+    return lambda content: b"".join(each for k, each in enumerate(content.splitlines(keepends=True)) if k != n)
+
+
+def swapped(content: bytes) -> bytes:
+    lines = content.splitlines(keepends=True)
+    return b"".join([*lines[:3], lines[4], lines[3], *lines[5:]])
+
+
+COVERED = {
+    "a body": ("records.jsonl", line(1, setting("body_text", to=lambda text: text.replace("alice", "mallo"))), "records", "position"),
+    "a proof": ("records.jsonl", line(4, setting("proof_text", to=lambda text: text.replace('"', '"', 1) + " ")), "records", "position"),
+    "a proof as it is shown": ("records.jsonl", line(4, setting("proof", to={"scheme": "jwt"})), "records", "is not written"),
+    "a salt": ("records.jsonl", line(4, setting("leaf", "salt", to=other_hash)), "records", "salt"),
+    "no salt": ("records.jsonl", line(4, setting("leaf", "salt", to=None)), "records", "salt is missing"),
+    "a commitment": ("records.jsonl", line(4, setting("leaf", "commitment", to=other_hash)), "records", "leaf"),
+    "no commitment": ("records.jsonl", line(4, setting("leaf", "commitment", to=None)), "records", "leaf"),
+    "what is kept": ("records.jsonl", line(4, setting("leaf", "kept", to=other_hash)), "records", "fields do not make its leaf"),
+    "a leaf": ("records.jsonl", line(4, setting("leaf", "hash", to=other_hash)), "records", "leaf"),
+    "when it was received": ("records.jsonl", line(4, setting("received_at", to="2023-11-14T22:13:23.000000Z")), "records", "leaf"),
+    "an event": ("records.jsonl", line(4, setting("event", to="room_finished")), "records", "leaf"),
+    "a dedupe key": ("records.jsonl", line(4, setting("dedupe_key", to="hmac:0")), "records", "leaf"),
+    "an origin": ("records.jsonl", line(4, setting("origin", to="import")), "records", "leaf"),
+    "a source": ("records.jsonl", line(4, setting("source", to="pnm")), "records", "another source"),
+    "a position": ("records.jsonl", line(4, setting("position", to=lambda n: n + 1)), "records", "leaf"),
+    "a field that nobody reads": ("records.jsonl", line(4, setting("note", to="hello")), "records", "line 5"),
+    "a record that is called erased": ("records.jsonl", line(4, setting("erased_by", to=60)), "records", "bytes all the same"),
+    "records in another order": ("records.jsonl", swapped, "records", "swapped"),
+    "a record left out": ("records.jsonl", without_line(4), "records", "the manifest counts 14"),
+    "a record twice": ("records.jsonl", lambda content: content + content.splitlines(keepends=True)[-1], "records", "twice"),
+    "a line that is cut": ("records.jsonl", lambda content: content[:-10], "records", "cut off"),
+    "a proof of inclusion": ("proofs.json", document(setting("inclusion", 4, "hashes", 0, to=other_hash)), "inclusion", "position"),
+    "a proof of inclusion cut short": ("proofs.json", document(setting("inclusion", 4, "hashes", to=lambda h: h[:-1])), "inclusion", "position"),
+    "a proof of inclusion left out": ("proofs.json", document(lambda told: told["inclusion"].pop(4)), "inclusion", "no proof"),
+    "proofs moved": ("proofs.json", document(lambda told: told["inclusion"].reverse()), "inclusion", "not about the records"),
+    "the size proved against": ("proofs.json", document(setting("size", to=lambda n: n + 1)), "inclusion", "another tree"),
+    "a size that was signed": ("checkpoint.txt", lambda note: note.replace(b"\n64\n", b"\n65\n"), "checkpoint", "does not fit"),
+    "an origin that was signed": ("checkpoint.txt", lambda note: note.replace(b"tracker.test/log\n", b"tracker.test/lag\n", 1), "checkpoint", ""),
+    "a checkpoint that is none": ("checkpoint.txt", lambda _note: b"hello\n", "checkpoint", "note"),
+    "a key": ("key.txt", lambda _key: f"{Signer.made('tracker.test/log').verifier}\n".encode(), "checkpoint", "signed by"),
+    "a key that is none": ("key.txt", lambda key: key[:-9] + b"\n", "checkpoint", "key"),
+    "who was there": ("timeline.json", document(setting("timeline", 1, "actor", to="mallory")), "timeline", "actor"),
+    "when it was": ("timeline.json", document(setting("timeline", 1, "at", to="2023-11-14T22:13:59.000Z")), "timeline", "at is"),
+    "an entry left out": ("timeline.json", document(lambda told: told["timeline"].pop(1)), "timeline", "timeline.json does not"),
+    "an entry put in": ("timeline.json", document(lambda told: told["timeline"].append(told["timeline"][0] | {"id": "9-9"})), "timeline", "no record says so"),
+    "entries in another order": ("timeline.json", document(lambda told: told["timeline"].reverse()), "timeline", "order"),
+    "how long somebody stayed": ("timeline.json", document(setting("participants", 0, "presence_ms", to=1)), "timeline", "presence_ms"),
+    "how the session ended": ("timeline.json", document(setting("session", "end", "reason", to="normal")), "timeline", "session: end"),
+    "a session that is called stuck": ("timeline.json", document(setting("session", "stuck", to=True)), "timeline", "stuck"),
+    "an overlap": ("timeline.json", document(lambda told: told["session"]["anomalies"].append({"kind": "overlap", "position": None, "detail": ""})), "timeline", "anomalies"),
+    "a word beside it": ("timeline.json", document(setting("verdict", to="guilty")), "timeline", "verdict"),
+    "its spelling": ("timeline.json", lambda content: content.replace(b":", b": ", 1), "timeline", "was edited"),
+    "no timeline at all": ("timeline.json", lambda _: b'{"timeline":[]}', "timeline", "participants"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", COVERED)
+async def test_what_was_changed_is_named_although_all_digests_fit(what: str, pristine: Path, tmp_path: Path) -> None:
+    name, edit, check, words = COVERED[what]
+    found = failed(await verified(changed(pristine, tmp_path / "bad.zip", {name: edit}, covered=True)))
+    assert check in found, found
+    assert any(words in problem for problem in found[check]), found[check]
+    assert "manifest" not in found, "it was covered up, or the test tests nothing"
+
+
+async def test_a_record_of_another_session_with_a_good_proof_is_caught(
+    pristine: Path, other: dict[str, bytes], tmp_path: Path
+) -> None:
+    files = unpacked(pristine)
+    records = files["records.jsonl"].splitlines(keepends=True)
+    foreign = other["records.jsonl"].splitlines(keepends=True)[5]
+    position = json.loads(foreign)["position"]
+    proofs, proof = json.loads(files["proofs.json"]), json.loads(other["proofs.json"])["inclusion"][5]
+    at = sum(json.loads(each)["position"] < position for each in records)
+    files["records.jsonl"] = b"".join([*records[:at], foreign, *records[at:]])
+    proofs["inclusion"].insert(at, proof)
+    files["proofs.json"] = json.dumps(proofs).encode()
+    found = failed(await verified(packed(bundles.covered_up(files), tmp_path / "bad.zip")))
+    assert "inclusion" not in found
+    assert any("another source" in problem for problem in found["records"])
+    assert any("nothing to do with this session" in problem for problem in found["timeline"])
+
+
+async def test_a_record_and_its_proof_left_out_is_missed_in_the_timeline(pristine: Path, tmp_path: Path) -> None:
+    files = unpacked(pristine)
+    files["records.jsonl"] = without_line(4)(files["records.jsonl"])
+    files["proofs.json"] = document(lambda told: told["inclusion"].pop(4))(files["proofs.json"])
+    files["manifest.json"] = document(setting("records", to=13))(files["manifest.json"])
+    found = failed(await verified(packed(bundles.covered_up(files), tmp_path / "bad.zip")))
+    assert list(found) == ["timeline"]
+
+
+async def test_a_readme_that_tells_another_story_is_caught(pristine: Path, tmp_path: Path) -> None:
+    import hashlib  # noqa: PLC0415
+
+    files = unpacked(pristine)
+    readme = files["README.html"].replace(b"Alice", b"Malice").replace(b"user-alice", b"user-bob")
+    assert readme != files["README.html"]
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"][-1] |= {"size_bytes": len(readme), "sha256": hashlib.sha256(readme).hexdigest()}
+    files["README.html"] = readme
+    files["manifest.json"] = json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n"
+    found = failed(await verified(packed(files, tmp_path / "bad.zip")))
+    assert list(found) == ["page"]
+
+
+@pytest.mark.parametrize(
+    ("path", "to"),
+    [
+        (("made_at",), "2024-01-01T00:00:00.000000Z"), (("tracker", "version"), "9.9"), (("tracker", "reading"), 99),
+        (("session", "id"), "lk:another"), (("records",), 13), (("tree", "why_unsigned"), "nobody"),
+        (("reading", "hidden"), ["name"]), (("reading", "stuck_after_ms"), 1), (("entries",), 3),
+        (("reading", "inferred_end"), {"at": "2024-01-01T00:00:00.000000Z", "reason": "timeout"}),
+        (("format",), "tracker/evidence-bundle/2"), (("more",), "words"), (("made_at",), "soon"), (("withheld",), [7]),
+    ],
+)  # fmt: skip
+async def test_a_manifest_that_says_something_else_is_caught(
+    path: tuple[str, ...], to: object, pristine: Path, tmp_path: Path
+) -> None:
+    def edited(content: bytes) -> bytes:
+        told = json.loads(content)
+        setting(*path, to=to)(told)
+        return json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n"
+
+    assert failed(await verified(changed(pristine, tmp_path / "bad.zip", {"manifest.json": edited})))
+
+
+async def test_everything_signed_anew_is_caught_by_the_key_that_is_known(
+    config: Config, pristine: Path, tmp_path: Path
+) -> None:
+    """A forger with a key of their own: the bundle agrees with itself, and only the operator's key shows it."""
+    files = unpacked(pristine)
+    forger = Signer.made("tracker.test/log")
+    size, root = (json.loads(files["manifest.json"])["tree"][name] for name in ("size", "root"))
+    text = checkpoint_text("tracker.test/log", size, base64.b64decode(root))
+    files["checkpoint.txt"], files["key.txt"] = sign_note(text, [forger]).encode(), f"{forger.verifier}\n".encode()
+    path = packed(bundles.covered_up(files), tmp_path / "forged.zip")
+    assert not failed(await verified(path))
+    assert outcomes(await verified(path))["signer"] == "not checked"
+    assert list(failed(await verified(path, config))) == ["signer"]
+
+
+async def test_a_delivery_its_sender_never_signed_is_caught_with_the_senders_secret(
+    config: Config, tmp_path: Path
+) -> None:
+    """The operator puts a record in and signs the log: bundle and log agree, the vendor's signature does not."""
+    mine = configured(tmp_path / "log")
+    await filled(mine, ["openvidu"])
+    source = stores.sources(mine)["lk"]
+    body = b'{"event":"room_started","room":{"sid":"RM_f","name":"r"},"id":"EV_f","createdAt":"1700000000"}'
+    forged = source.admit(body, received_at=bundles.START, proof={"scheme": "jwt", "jwt": "a.b.c"})
+    async with stores.reading_log(mine) as log:
+        import msgspec  # noqa: PLC0415
+
+        await log.append(msgspec.structs.replace(forged, origin="webhook"))
+    from tracker.cli import desk  # noqa: PLC0415
+
+    await desk.rebuild(mine)
+    path = await bundles.bundle(mine, "lk:RM_f", tmp_path / "it.zip")
+    assert not failed(await verified(path))
+    assert list(failed(await verified(path, mine))) == ["vendors"]
+
+
+# Made to do harm
+
+
+def zipped(to: Path, *members: tuple[str, bytes], **more: Any) -> Path:
+    import warnings  # noqa: PLC0415
+
+    with warnings.catch_warnings(), zipfile.ZipFile(to, "w", more.pop("how", zipfile.ZIP_DEFLATED)) as into:
+        warnings.simplefilter("ignore")
+        for name, content in members:
+            into.writestr(name, content)
+        into.comment = more.pop("comment", b"")
+    return to
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "C:\\x", "records.jsonl/", "README.HTML", "a\x00b", "x" * 60_000, "é"]
+)
+async def test_names_that_no_bundle_has_are_refused(name: str, tmp_path: Path) -> None:
+    (problem,) = failed(await verified(zipped(tmp_path / "bad.zip", (name, b"x"))))["file"]
+    assert "which no bundle has" in problem
+    assert not (tmp_path / "etc").exists()
+
+
+async def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "bad.zip", ("README.html", b"a"), ("README.html", b"b"))
+    assert "more than once" in failed(await verified(path))["file"][0]
+
+
+async def test_too_many_files_are_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "bad.zip", *((f"{n}", b"") for n in range(1000)))
+    assert "1000 files" in failed(await verified(path))["file"][0]
+
+
+async def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "bad.zip", ("timeline.json", bytes(100 * 1024 * 1024)))
+    assert "fill a disk" in failed(await verified(path))["file"][0]
+    path = zipped(tmp_path / "bad.zip", ("key.txt", bytes(1024 * 1024)))
+    assert "at most 65536 are read" in failed(await verified(path))["file"][0]
+
+
+async def test_a_size_that_lies_is_noticed_while_reading(pristine: Path, tmp_path: Path) -> None:
+    content = pristine.read_bytes()
+    (info,) = [each for each in zipfile.ZipFile(pristine).infolist() if each.filename == "proofs.json"]
+    table = content.rindex(b"PK\x01\x02", 0, content.rindex(b"proofs.json"))
+    lied = content[: table + 24] + struct.pack("<I", info.file_size - 7) + content[table + 28 :]
+    (tmp_path / "bad.zip").write_bytes(lied)
+    assert failed(await verified(tmp_path / "bad.zip"))
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+async def test_other_ways_of_packing_are_refused(how: int, tmp_path: Path) -> None:
+    path = zipped(tmp_path / "bad.zip", ("README.html", b"a"), how=how)
+    assert "packed in a way" in failed(await verified(path))["file"][0]
+
+
+async def test_what_hides_before_between_or_after_the_files_is_refused(pristine: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.zip"
+    path.write_bytes(b"#!/bin/sh\n" + pristine.read_bytes())
+    assert "hidden" in failed(await verified(path))["file"][0]
+    path.write_bytes(pristine.read_bytes() + b"more")
+    assert failed(await verified(path))["file"]
+    zipped(path, ("README.html", b"a"), comment=b"PK\x05\x06")
+    assert failed(await verified(path))["file"]
+    with zipfile.ZipFile(path, "w") as into:
+        into.writestr("README.html", "what one program sees")
+        into.filelist.clear()
+        into.NameToInfo.clear()
+        into.writestr("README.html", "what another sees")
+    assert "hidden" in failed(await verified(path))["file"][0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[" * 100_000, b"null", b"\xff\xfe", b'{"format":"tracker/evidence-bundle/1"}', b"1e999999", b'"' + b"\\ud800" * 9 + b'"'],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["manifest.json", "records.jsonl", "proofs.json", "timeline.json"])
+async def test_json_that_is_broken_is_a_finding_and_no_crash(
+    name: str, content: bytes, pristine: Path, tmp_path: Path
+) -> None:
+    files = unpacked(pristine) | {name: content}
+    found = await verified(packed(files, tmp_path / "bad.zip"))
+    assert failed(found)
+    assert len(found.checks) == 10
+
+
+@pytest.mark.parametrize(
+    "detail", ["[" * 900 + "]" * 900, "1" * 5000, '{"a":1e999}', '"x"', '{"a":"\\ud800"}', "null", "[[]]"]
+)
+async def test_a_detail_of_any_shape_is_a_finding_and_no_crash(detail: str, pristine: Path, tmp_path: Path) -> None:
+    files = unpacked(pristine)
+    told = json.loads(files["timeline.json"])
+    told["timeline"][0]["detail"] = "HERE"
+    files["timeline.json"] = json.dumps(told).replace('"HERE"', detail).encode()
+    found = failed(await verified(packed(files, tmp_path / "bad.zip")))
+    assert {"manifest", "timeline"} <= set(found)
+
+
+async def test_json_made_to_fill_the_memory_is_not_read(pristine: Path, tmp_path: Path) -> None:
+    filling = b'{"timeline":[' + b"{}," * 3_000_000 + b"{}]}"
+    files = unpacked(pristine) | {"timeline.json": filling, "README.html": random.Random(2).randbytes(300_000)}
+    found = failed(await verified(packed(files, tmp_path / "bad.zip")))
+    assert "fill the memory" in found["page"][0]
+
+
+async def test_an_endless_line_is_not_kept_in_memory(
+    pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_reader, "LONGEST_LINE", 1024 * 1024)
+    files = unpacked(pristine) | {"records.jsonl": random.Random(1).randbytes(3 * 1024 * 1024).replace(b"\n", b" ")}
+    assert "has a line of more" in failed(await verified(packed(files, tmp_path / "bad.zip")))["records"][0]

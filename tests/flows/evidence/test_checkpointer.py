@@ -1,0 +1,362 @@
+"""Checkpoints: signed when the log grew, kept, shipped, served; never two histories."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.server import READ, READ_KEY, SECRETS, Running
+from tracker.evidence.checkpoint_file import held, read_shipped
+from tracker.evidence.checkpointer import Checkpoints
+from tracker.cli.main import main
+from tracker.config.load import load
+from tracker.demo.show import config_text
+from tracker.demo.calls import whole_call
+from tracker.domain.deliveries import Verified
+from tracker.errors import CheckpointUnwritten, ConfigInvalid, HistoryChanged
+from tracker.log.merkle.checkpoint import open_checkpoint
+from tracker.log.merkle.note import Signer, Verifier
+from tracker.log.merkle.tree import consistent, inclusion_root
+from tracker.log.memory import MemoryLog
+from tracker.evidence.signing_key import make_key, read_key, read_verifiers
+
+ORIGIN = "tracker.test/log"
+SIGNER = Signer.made(ORIGIN)
+
+
+def delivery(n: int) -> Verified:
+    return Verified(
+        source="lk", vendor="livekit", event="room_started", dedupe_key=f"key-{n}", received_at=n, origin="webhook",
+        proof=b"{}", body=b"{}",
+    )  # fmt: skip
+
+
+class Seen:
+    """What the station told."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.failures = 0
+
+    def checkpointed(self, size: int) -> None:
+        self.sizes.append(size)
+
+    def checkpoint_failed(self) -> None:
+        self.failures += 1
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "checkpoints.txt"
+
+
+def station(log: MemoryLog, file: Path, seen: Seen | None = None, signer: Signer = SIGNER, **more: Any) -> Checkpoints:
+    return Checkpoints(log, signer, file=file, watcher=seen, **more)
+
+
+def sizes(file: Path) -> list[int | None]:
+    return [each.size for each in read_shipped(file)]
+
+
+async def test_it_signs_the_log_when_it_grew_and_only_then(file: Path) -> None:
+    log, seen = MemoryLog(), Seen()
+    made = station(log, file, seen)
+    assert await made.make() is None
+    await log.append(delivery(1))
+    first = await made.make()
+    assert first is not None
+    assert open_checkpoint(first.note, [SIGNER.verifier]) == (ORIGIN, *(await log.tree_head()))
+    assert await made.make() == first
+    await log.append(delivery(2))
+    second = await made.make()
+    assert second is not None
+    assert await log.checkpoints() == [first, second]
+    assert file.read_text() == f"{first.note}\n{second.note}\n"
+    assert (seen.sizes, seen.failures) == ([0, 1, 1, 2], 0)
+
+
+@pytest.mark.parametrize("torn", [-1, -2, -30, -120, -100_000])
+async def test_a_death_between_keeping_and_appending_heals_at_the_next_run(file: Path, torn: int) -> None:
+    log = MemoryLog()
+    for n in range(1, 4):
+        await log.append(delivery(n))
+        await station(log, file).make()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: max(0, len(whole) + torn)])
+    inode = file.stat().st_ino
+    await station(log, file).make()
+    assert file.read_bytes() == whole
+    assert file.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("cut", range(1, 260, 7))
+async def test_wherever_it_died_the_file_grows_to_what_it_would_have_been(file: Path, cut: int) -> None:
+    log = MemoryLog()
+    for n in range(1, 3):
+        await log.append(delivery(n))
+        await station(log, file).make()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) - cut])
+    await log.append(delivery(3))
+    await station(log, file).make()
+    assert file.read_bytes().startswith(whole)
+    assert sizes(file) == [1, 2, 3]
+
+
+async def test_what_somebody_else_wrote_into_the_file_is_left_and_the_rest_is_readable(file: Path) -> None:
+    log = MemoryLog()
+    await log.append(delivery(1))
+    await station(log, file).make()
+    with file.open("a") as foreign:
+        foreign.write("a remark")
+    await log.append(delivery(2))
+    await station(log, file).make()
+    assert sizes(file) == [1, None, 2]
+
+
+async def test_a_removed_file_is_made_whole_again(file: Path) -> None:
+    log = MemoryLog()
+    for n in range(1, 4):
+        await log.append(delivery(n))
+        await station(log, file).make()
+    whole = file.read_bytes()
+    file.unlink()
+    await station(log, file).make()
+    assert file.read_bytes() == whole
+
+
+async def test_a_log_that_shrank_or_changed_is_not_signed(file: Path) -> None:
+    log, seen = MemoryLog(), Seen()
+    for n in range(1, 4):
+        await log.append(delivery(n))
+    await station(log, file).make()
+    whole = file.read_bytes()
+    shorter, other = MemoryLog(), MemoryLog()
+    await shorter.append(delivery(1))
+    await other.append_all([delivery(n) for n in range(4, 9)])
+    with pytest.raises(HistoryChanged, match="signs 3 records, the log has 1"):
+        await station(shorter, file, seen).make()
+    with pytest.raises(HistoryChanged, match="does not continue"):
+        await station(other, file, seen).make()
+    assert file.read_bytes() == whole
+    assert await other.last_checkpoint() is None
+    assert seen.failures == 2
+
+
+async def test_a_new_key_goes_on_only_where_the_former_one_is_known(file: Path) -> None:
+    log, new = MemoryLog(), Signer.made(ORIGIN)
+    await log.append(delivery(1))
+    await station(log, file).make()
+    await log.append(delivery(2))
+    with pytest.raises(HistoryChanged, match="cannot be believed"):
+        await station(log, file, signer=new).make()
+    made = await station(log, file, signer=new, former=[SIGNER.verifier]).make()
+    assert made is not None
+    assert open_checkpoint(made.note, [new.verifier]).size == 2
+
+
+async def test_a_file_that_cannot_be_written_means_no_signature(tmp_path: Path) -> None:
+    log, seen = MemoryLog(), Seen()
+    await log.append(delivery(1))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CheckpointUnwritten):
+        await station(log, tmp_path / "folder", seen).make()
+    assert await log.last_checkpoint() is None
+    assert seen.failures == 1
+
+
+async def test_two_stations_at_once_take_turns(file: Path) -> None:
+    log = MemoryLog()
+    stations = [station(log, file) for _ in range(4)]
+    for n in range(1, 9):
+        await log.append(delivery(n))
+        await asyncio.gather(*(each.make() for each in stations))
+    assert sizes(file) == list(range(1, 9))
+    async with held(file):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await stations[0].make()
+
+
+async def test_the_schedule_signs_the_first_record_soon_and_survives_failures(file: Path) -> None:
+    log, seen = MemoryLog(), Seen()
+    running = asyncio.ensure_future(station(log, file, seen).run(0.05))
+    await asyncio.sleep(0.02)
+    await log.append(delivery(1))
+    await asyncio.sleep(0.05)
+    assert sizes(file) == [1]
+    file.chmod(0)
+    file.rename(file.with_name("away"))
+    file.mkdir()
+    await asyncio.sleep(0.15)
+    assert seen.failures > 0
+    file.rmdir()
+    await log.append(delivery(2))
+    await asyncio.sleep(0.15)
+    assert sizes(file) == [1, 2]
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "key"
+    before = os.umask(0)
+    try:
+        verifier = make_key(path, ORIGIN)
+    finally:
+        os.umask(before)
+    assert verifier is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text()
+    assert make_key(path, ORIGIN) is None
+    assert path.read_text() == text
+    assert [each.name for each in path.parent.iterdir()] == ["key"]
+    signer = read_key(path, ORIGIN)
+    assert signer is not None
+    assert signer.verifier == verifier
+    assert read_key(tmp_path / "nothing", ORIGIN) is None
+    with pytest.raises(ConfigInvalid, match="write origin = 'tracker.test/log'"):
+        read_key(path, "another/log")
+    path.write_text(text[:-9])
+    with pytest.raises(ConfigInvalid, match=r"evidence.key_file") as raised:
+        read_key(path, ORIGIN)
+    assert text[30:60] not in str(raised.value)
+
+
+def test_former_keys_are_read_or_named() -> None:
+    assert read_verifiers((str(SIGNER.verifier),)) == [SIGNER.verifier]
+    with pytest.raises(ConfigInvalid, match=r"evidence.former_keys\[1\]"):
+        read_verifiers((str(SIGNER.verifier), "nonsense"))
+
+
+async def test_a_server_serves_checkpoints_key_and_proofs_that_verify(tmp_path: Path) -> None:
+    running = await Running(tmp_path).start(init=True)
+    try:
+        async with aiohttp.ClientSession() as web:
+            calls = whole_call("livekit", 1_700_000_000_000_000)
+            for sent in calls[:2]:
+                await running.post(web, "livekit", sent)
+            first = await asyncio.wait_for(newest(running, web), 10)
+            for sent in calls[2:]:
+                assert (await running.post(web, "livekit", sent))[0] == 200
+            code, printed, _ = await running.run("checkpoint")
+            assert code == 0
+            note = await text(running, web, "/v1/log/checkpoint")
+            assert printed == note
+            key = Verifier.read(await text(running, web, "/v1/log/key"))
+            older, newer = open_checkpoint(first, [key]), open_checkpoint(note, [key])
+            assert newer.size == len(calls)
+            assert await text(running, web, "/v1/log/checkpoint", size=str(older.size)) == first
+            proof = await running.get(web, "/v1/log/proof/inclusion", position="2")
+            hashes = [base64.b64decode(each) for each in proof["hashes"]]
+            leaf = base64.b64decode(proof["leaf_hash"])
+            assert (proof["position"], proof["leaf_index"], proof["size"]) == (2, 1, newer.size)
+            assert base64.b64decode(proof["root"]) == newer.root
+            assert inclusion_root(1, newer.size, leaf, hashes) == newer.root
+            between = await running.get(web, "/v1/log/proof/consistency", first=str(older.size))
+            hashes = [base64.b64decode(each) for each in between["hashes"]]
+            assert consistent(older.size, older.root, newer.size, newer.root, hashes)
+            for path, status, words in (
+                ("/v1/log/checkpoint?size=99999", 404, "no checkpoint"),
+                ("/v1/log/proof/inclusion", 400, "position"),
+                ("/v1/log/proof/inclusion?position=0", 400, "position"),
+                ("/v1/log/proof/inclusion?position=99999", 404, "99999"),
+                ("/v1/log/proof/inclusion?position=2&size=1", 400, "size"),
+                ("/v1/log/proof/inclusion?position=2&size=99999", 404, "99999"),
+                ("/v1/log/proof/consistency?second=2", 400, "first"),
+                ("/v1/log/proof/consistency?first=2&second=1", 400, "first"),
+            ):
+                async with web.get(running.url + path, headers=READ) as answer:
+                    told = await answer.json(content_type=None)
+                    assert (answer.status, words in told["detail"]) == (status, True), told
+            async with web.get(running.url + "/v1/log/key") as answer:
+                assert answer.status == 401
+            _, narrow, _ = await running.run("token", "--scope", "read:sessions", "--source", "ov")
+            bearer = {"Authorization": f"Bearer {narrow.strip()}"}
+            async with web.get(running.url + "/v1/log/proof/inclusion?position=2", headers=bearer) as answer:
+                assert answer.status == 404
+            code, printed, _ = await running.run("proof", "inclusion", "2", "--json")
+            assert (code, json.loads(printed)) == (0, proof)
+            code, printed, _ = await running.run("proof", "consistency", str(older.size), "--json")
+            assert (code, json.loads(printed)) == (0, between)
+            code, printed, complaint = await running.run("verify", "--proofs", "--json")
+            assert code == 0, printed + complaint
+            told = json.loads(printed)
+            assert (told["checkpoints"], told["shipped"], told["proofs"]) == (2, 2, {"checked": len(calls)})
+            async with web.get(running.url + "/metrics") as answer:
+                assert f"tracker_checkpoint_size {float(older.size)}" in await answer.text()
+    finally:
+        await running.stop()
+
+
+async def test_without_a_key_everything_else_works_and_the_answer_says_what_to_do(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    assert (await running.run("init"))[0] == 0
+    load(running.config, os.environ).evidence.key_file.unlink()
+    await running.start()
+    try:
+        async with aiohttp.ClientSession() as web:
+            assert (await running.post(web, "livekit", whole_call("livekit", 1_700_000_000_000_000)[0]))[0] == 200
+            for path in ("/v1/log/checkpoint", "/v1/log/key"):
+                async with web.get(running.url + path, headers=READ) as answer:
+                    assert (answer.status, answer.content_type) == (404, "application/problem+json")
+                    assert "tracker init" in (await answer.json(content_type=None))["detail"]
+            proof = await running.get(web, "/v1/log/proof/inclusion", position="1", size="1")
+            assert (proof["hashes"], proof["root"]) == ([], proof["leaf_hash"])
+    finally:
+        await running.stop()
+    assert running.printed.read_text().count("no checkpoints") == 1
+    for command, code in (("checkpoint", 2), ("init", 0), ("checkpoint", 0), ("init", 1), ("verify", 0)):
+        assert await asyncio.to_thread(main, [command, "--config", str(running.config)]) == code
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("former_keys = ['x']", "former_keys[0]"), ("origin = 'b/log'", "evidence.origin")]
+)
+async def test_a_key_that_does_not_fit_is_told_before_anything_starts(tmp_path: Path, line: str, words: str) -> None:
+    running = Running(tmp_path)
+    assert (await running.run("init"))[0] == 0
+    running.config.write_text(f"{running.config.read_text()}\n[evidence]\n{line}\n")
+    code, _, complaint = await running.run("serve")
+    assert (code, words in complaint) == (2, True), complaint
+
+
+async def test_a_schedule_that_is_off_signs_on_demand_only(tmp_path: Path) -> None:
+    text_of = config_text(tmp_path, SECRETS, READ_KEY, 0) + '\n[evidence]\nevery = "off"\n'
+    running = await Running(tmp_path, config=text_of).start(init=True)
+    try:
+        async with aiohttp.ClientSession() as web:
+            await running.post(web, "livekit", whole_call("livekit", 1_700_000_000_000_000)[0])
+            async with web.get(running.url + "/v1/log/checkpoint", headers=READ) as answer:
+                assert answer.status == 404
+                assert "tracker checkpoint" in (await answer.json(content_type=None))["detail"]
+            assert (await running.run("checkpoint"))[0] == 0
+            assert ORIGIN != (await text(running, web, "/v1/log/checkpoint")).split("\n")[0]
+    finally:
+        await running.stop()
+
+
+async def text(running: Running, web: aiohttp.ClientSession, path: str, **query: str) -> str:
+    async with web.get(running.url + path, params=query, headers=READ) as answer:
+        found = await answer.text()
+        assert (answer.status, answer.content_type) == (200, "text/plain"), found
+        return found
+
+
+async def newest(running: Running, web: aiohttp.ClientSession) -> str:
+    """The first checkpoint, as soon as the schedule made it."""
+    while True:
+        async with web.get(running.url + "/v1/log/checkpoint", headers=READ) as answer:
+            if answer.status == 200:
+                return await answer.text()
+        await asyncio.sleep(0.05)

@@ -1,0 +1,158 @@
+"""Evidence of two nodes: what one proves and bundles the other's checkpoints confirm, and strangers verify it offline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import nats
+import pytest
+
+from tests.support.cluster import Cluster, node
+from tests.support.server import READ, Running, now
+from tracker.demo.calls import whole_call
+from tracker.log.merkle.checkpoint import checkpoint_text
+from tracker.log.merkle.cosignature import Cosigner, cosignature, cosigned
+from tracker.log.merkle.note import Signer, read_note, sign_note
+from tracker.log.cluster.messages import Complaint, Cosigned, Signed, encode
+
+
+async def told(running: Running, *arguments: str) -> dict[str, Any]:
+    code, out, complaint = await running.run(*arguments, "--json")
+    assert code == 0, out + complaint
+    return json.loads(out)
+
+
+async def verified(bundle: Path, *more: str) -> dict[str, str]:
+    """Outcomes by check, verified where there is nothing but the bundle: no config, no log, no server asked."""
+    empty = bundle.with_suffix("")
+    empty.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tracker", "verify", str(bundle), *more, "--json", cwd=empty,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    checks = json.loads(out)["checks"]
+    assert process.returncode == 0, [each for each in checks if each["outcome"] == "failed"]
+    return {each["name"]: each["outcome"] for each in checks}
+
+
+async def bundled(web: aiohttp.ClientSession, running: Running, session: str, to: Path) -> Path:
+    async with web.get(f"{running.url}/v1/sessions/{session}/evidence", headers=READ) as answer:
+        assert answer.status == 200, await answer.text()
+        to.write_bytes(await answer.read())
+    return to
+
+
+def inside(bundle: Path, name: str) -> str:
+    with zipfile.ZipFile(bundle) as file:
+        return file.read(name).decode()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_cosigned(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    stream = f"evidence-{secrets.token_hex(4)}"
+    first = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
+    second = await node(tmp_path, "b", cluster, stream=stream).start(init=True)
+    try:
+        async with aiohttp.ClientSession() as web:
+            position = 0
+            for sent in whole_call("livekit", now()):
+                position = (await first.post(web, "livekit", sent))[1]["position"]
+            (session,) = (await second.get(web, "/v1/sessions", at_least=str(position)))["items"]
+            made = await told(first, "checkpoint")
+            size = str(made["size"])
+            for each in (first, second):
+                await each.until(web, f"/v1/log/checkpoint?size={size}", "/b ")
+            for kind, asked in (
+                ("inclusion", {"position": "3", "size": size}),
+                ("consistency", {"first": "3", "second": size}),
+            ):
+                one, other = [await each.get(web, f"/v1/log/proof/{kind}", **asked) for each in (first, second)]
+                assert one["hashes"]
+                assert one == other
+            key = await key_of(web, first)
+            note = (await first.text(web, "/v1/log/checkpoint"))[1]
+            bundles = [
+                await bundled(web, each, session["id"], tmp_path / f"{n}.zip") for n, each in enumerate((first, second))
+            ]
+        for n, each in enumerate((first, second)):
+            bundles.append(tmp_path / f"written-{n}.zip")
+            code, _, complaint = await each.run("export", "--evidence", session["id"], "--out", str(bundles[-1]))
+            assert code == 0, complaint
+        roots = {(await told(each, "verify", "--views", "--proofs"))["root"] for each in (first, second)}
+        assert len(roots) == 1
+        for bundle in bundles:
+            outcomes = await verified(bundle, "--key", key)
+            assert outcomes.pop("vendors") == "not checked"  # their secrets are not handed out
+            assert set(outcomes.values()) == {"ok"}
+            assert inside(bundle, "checkpoint.txt") == note
+            assert inside(bundle, "key.txt") == f"{key}\n"
+    finally:
+        await asyncio.gather(first.stop(), second.stop())
+
+
+async def published(cluster: Cluster, subject: str, *messages: bytes) -> None:
+    """As somebody does who has a node's password, and no key."""
+    client = await nats.connect(cluster.urls[0])  # pyright: ignore[reportUnknownMemberType]
+    stream = client.jetstream()  # pyright: ignore[reportUnknownMemberType]
+    for each in messages:
+        await stream.publish(subject, each)
+    await client.close()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_comparing(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    stream = f"forged-{secrets.token_hex(4)}"
+    forger, origin, huge = Signer.made("tracker.local/log"), "tracker.local/log", 10**15
+    lie = sign_note(checkpoint_text(origin, huge, bytes(32)), [forger])
+    forged = Signed("a", huge, lie, str(forger.verifier))
+    first = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
+    second = await node(tmp_path, "b", cluster, stream=stream).start(init=True)
+    sent = whole_call("livekit", now())
+    try:
+        async with aiohttp.ClientSession() as web:
+            await published(cluster, f"{stream}.checkpoints", encode(forged), b"garbage")
+            assert (await first.post(web, "livekit", sent[0]))[0] == 200
+            made = await told(first, "checkpoint")
+            for each in (first, second):
+                await each.until(web, f"/v1/log/checkpoint?size={made['size']}", f"{origin}/b ")
+            key = await key_of(web, first)
+            # From now on the size of the next checkpoint can be guessed, and a line in the other node's name.
+            again = Signed("a", 2, sign_note(checkpoint_text(origin, 2, bytes(32)), [forger]), key)
+            liar = Signer.made(f"{origin}/b")
+            line = cosignature(read_note(made["note"]).text, liar, 5)
+            false = Cosigned("b", made["size"], liar.name, line, str(Cosigner.of(liar)))
+            alarm = Complaint("b", huge, bytes(32), None)
+            await published(cluster, f"{stream}.checkpoints", *map(encode, (again, false, alarm)))
+            position = (await second.post(web, "livekit", sent[1]))[1]["position"]
+            assert position == 2
+            newest = await told(first, "checkpoint")
+            assert newest["size"] == 2
+            for each in (first, second):
+                whole = await each.until(web, "/v1/log/checkpoint", f"{origin}/b ")
+                assert whole.startswith(newest["note"])
+                assert [line.by.name for line in cosigned(whole, [Cosigner.read(await key_of(web, second))])]
+                shown = await each.until(web, "/metrics", "tracker_vouchers_set_aside 4.0")
+                for told_so in ("stream_refused 1.0", "log_diverged 0.0", "nodes_diverged 0.0", "doubted 0.0"):
+                    assert told_so in shown
+                assert "is set aside" in each.printed.read_text()
+        for each in (first, second):
+            code, out, complaint = await each.run("verify")
+            assert (code, "2 kept" in out) == (0, True), out + complaint
+    finally:
+        await asyncio.gather(first.stop(), second.stop())
+
+
+async def key_of(web: aiohttp.ClientSession, running: Running) -> str:
+    return (await running.text(web, "/v1/log/key"))[1].strip()

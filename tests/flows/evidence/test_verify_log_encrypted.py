@@ -1,0 +1,139 @@
+"""A sealed log is verified without its keys; an erasure changes no proof, and what only looks like one is named."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import READ_KEY, SECRETS
+from tracker.cli.main import main
+from tracker.demo.show import config_text
+from tracker.demo.calls import whole_call
+
+SEALING = '[sealing]\nkeys = [{ id = "main", secret = "' + "ab" * 32 + '" }]\n'
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """A sealed log with one whole call of each of two vendors, signed; then a command on it."""
+    config = tmp_path / "config.toml"
+    config.write_text(config_text(tmp_path, SECRETS, READ_KEY, 0).replace("[access]", f"{SEALING}[access]"), "utf-8")
+
+    def command(name: str, *arguments: str) -> tuple[int, str, str]:
+        code = main([name, "--config", str(config), *arguments])
+        out, complaint = capsys.readouterr()
+        return code, out, complaint
+
+    assert command("init")[0] == 0
+    for vendor, source in (("livekit", "lk"), ("openvidu", "ov")):
+        path = tmp_path / f"{vendor}.jsonl"
+        path.write_bytes(b"\n".join(sent.body for sent in whole_call(vendor, 1_700_000_000_000_000)) + b"\n")
+        assert command("import", source, str(path))[0] == 0
+    assert command("checkpoint")[0] == 0
+    assert command("rebuild")[0] == 0
+    return command
+
+
+def unsealed(tmp_path: Path) -> None:
+    """What an auditor has: no master key."""
+    config = tmp_path / "config.toml"
+    config.write_text(config.read_text("utf-8").replace(SEALING, ""), "utf-8")
+
+
+def change(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as log:
+        for (name,) in log.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            log.execute(f'DROP TRIGGER "{name}"')
+        for each in statements:
+            log.execute(each)
+
+
+def test_a_sealed_log_verifies_with_views_and_proofs(run: Run) -> None:
+    code, out, complaint = run("verify", "--views", "--proofs", "--json")
+    assert code == 0, out + complaint
+    told = json.loads(out)
+    assert (told["checkpoints"], told["shipped"], told["views"], told["faults"]) == (1, 1, [], [])
+    assert told["proofs"] == {"import": told["records"]}
+
+
+def test_whoever_has_no_master_key_verifies_all_the_same_and_reads_nothing(run: Run, tmp_path: Path) -> None:
+    unsealed(tmp_path)
+    assert run("verify")[0] == 0
+    assert run("proof", "inclusion", "3")[0] == 0
+    code, _, complaint = run("verify", "--proofs")
+    assert code == 1
+    assert "sealed" in complaint
+    change(
+        tmp_path / "log.db",
+        "UPDATE records SET body = body || x'00' WHERE position = 3".replace(
+            "body || x'00'", "CAST(body || x'00' AS BLOB)"
+        ),
+    )
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "position 3: the record is not the one its leaf was made of" in out
+
+
+def test_after_an_erasure_every_checkpoint_still_holds(run: Run) -> None:
+    session = json.loads(run("sessions", "--source", "lk", "--json")[1])["items"][0]["id"]
+    code, out, complaint = run("erase", "--session", session, "--yes")
+    assert code == 0, out + complaint
+    code, out, complaint = run("verify", "--proofs", "--json")
+    assert code == 0, out + complaint
+    told = json.loads(out)
+    assert told["checkpoints"] == 1
+    assert told["proofs"]["erased"] > 0
+
+
+def test_an_erasure_that_no_record_tells_is_named(run: Run, tmp_path: Path) -> None:
+    change(
+        tmp_path / "log.db",
+        "INSERT INTO erasures (position, erased_by) VALUES (4, 9)",
+        "INSERT INTO erasures (position, erased_by) VALUES (5, 900)",
+    )
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "position 4: it is read as erased by the record at 9, which does not say so" in out
+    assert "position 5: it is read as erased by the record at 900, which is not in the log" in out
+
+
+def test_an_erasure_that_is_hidden_is_named(run: Run, tmp_path: Path) -> None:
+    session = json.loads(run("sessions", "--json")[1])["items"][0]["id"]
+    assert run("erase", "--session", session, "--yes")[0] == 0
+    change(tmp_path / "log.db", "DELETE FROM erasures WHERE position = (SELECT min(position) FROM erasures)")
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "says that it was erased, but it is not read so" in out
+
+
+def test_an_erasure_that_was_changed_is_named_once(run: Run, tmp_path: Path) -> None:
+    session = json.loads(run("sessions", "--json")[1])["items"][0]["id"]
+    assert run("erase", "--session", session, "--yes")[0] == 0
+    change(tmp_path / "log.db", "UPDATE records SET body = zeroblob(80) WHERE source = 'tracker'")
+    code, out, complaint = run("verify")
+    assert code == 1, complaint
+    assert "does not open with its key" in out
+    assert "the record is not the one its leaf was made of" in out
+    assert "does not say so" not in out
+
+
+def test_a_hash_that_waits_for_records_to_come_is_named(run: Run, tmp_path: Path) -> None:
+    change(tmp_path / "log.db", "INSERT INTO tiles (level, n, hash) VALUES (1, 7, zeroblob(32))")
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "hash 7 of level 1 of the stored tree is about records that are not there" in out
+
+
+def test_a_key_that_was_destroyed_without_a_word_is_named(run: Run, tmp_path: Path) -> None:
+    (keys,) = [path for path in tmp_path.rglob("keys.db")]
+    change(keys, "DELETE FROM keys WHERE position = 6")
+    assert run("verify")[0] == 0
+    code, out, _ = run("verify", "--proofs")
+    assert code == 1
+    assert "position 6: its key is gone, and no record says that it was erased" in out

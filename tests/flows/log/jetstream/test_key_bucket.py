@@ -1,0 +1,65 @@
+"""A bucket of data keys that somebody edits gets nothing more until it is as it was: what it loses, nobody can read again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.contracts.log_contract import delivery
+from tests.support.replicas import opened, settings_of
+from tracker.errors import LogUnavailable
+from tracker.log.keys.key_store import Master
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_a_bucket_that_is_edited_under_a_running_node_gets_nothing_until_it_is_as_it_was(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = settings_of(cluster)
+    name = f"KV_{settings.stream}-keys"
+    client: Any = await nats.connect(cluster.urls)  # pyright: ignore[reportUnknownMemberType]
+
+    async def asked(what: str, data: dict[str, Any]) -> dict[str, Any]:
+        answer = json.loads((await client.request(f"$JS.API.STREAM.{what}.{name}", json.dumps(data).encode(), 10)).data)
+        assert "error" not in answer, answer
+        return answer["config"]
+
+    async def until(words: str | None) -> None:
+        """The node says so of itself; None: it is well."""
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await log.probe()
+                except LogUnavailable as error:
+                    if words is not None and words in str(error):
+                        return
+                else:
+                    if words is None:
+                        return
+                await asyncio.sleep(0.1)
+
+    log = await opened(tmp_path / "a" / "log.db", settings, [Master("main", bytes(32))])
+    try:
+        await log.append(delivery("1"))
+        good = await asked("INFO", {})
+        for changed, words in (
+            ({"max_age": 120 * 10**9}, "max_age is 120000000000, not 0"),
+            ({"republish": {"src": ">", "dest": "elsewhere.>"}}, "republish is"),
+        ):
+            await asked("UPDATE", good | changed)
+            await until(words)
+            with pytest.raises(LogUnavailable, match=words):
+                await log.append(delivery("2"))
+            await asked("UPDATE", good)
+            await until(None)
+        assert (await log.append(delivery("2"))).position == 2
+    finally:
+        await log.close()
+        await client.close()

@@ -1,0 +1,372 @@
+"""The clustered engine keeps the log's contract, against three real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support.cluster import Cluster, own_cluster
+from tests.contracts.log_contract import LogContract, delivery
+from tests.support.replicas import level, opened, settings_of
+from tracker.domain.deliveries import Appended
+from tracker.errors import LogCorrupt, LogError, LogMissing, LogUnavailable, NodeDiverged, NodeOutdated
+from tracker.log.jetstream import connection
+from tracker.log.frames import row_of
+from tracker.log.jetstream.log import JetstreamLog
+from tracker.log.jetstream.validation import expect_fit, join
+from tracker.log.jetstream.stream import Stream, StreamSettings, wanted
+from tracker.log.sqlite.log import SqliteLog
+from tracker.log.sqlite.replica import Entry, Replica
+
+
+cluster = own_cluster
+
+
+class TestJetstreamLog(LogContract):
+    """The whole suite."""
+
+    @pytest.fixture
+    async def log(self, cluster: Cluster, tmp_path: Path) -> AsyncIterator[JetstreamLog]:
+        log = await opened(tmp_path / "log.db", settings_of(cluster))
+        yield log
+        await log.close()
+
+
+async def read_all(log: JetstreamLog) -> list[tuple[int, str]]:
+    return [(record.position, record.dedupe_key) async for chunk in log.read(0) for record in chunk]
+
+
+async def test_both_nodes_given_the_same_deliveries_record_them_once_at_the_same_positions(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = settings_of(cluster)
+    first = await opened(tmp_path / "a.db", settings)
+    second = await opened(tmp_path / "b.db", settings_of(cluster, node="b", stream=settings.stream))
+    given = [delivery(f"k{n}") for n in range(60)]
+    answers = await asyncio.gather(*[log.append(each) for each in given for log in (first, second)])
+    pairs = list(zip(answers[::2], answers[1::2], strict=True))
+    assert all(one.position == other.position for one, other in pairs)
+    assert all(one.duplicate != other.duplicate for one, other in pairs), "one of the two was the first"
+    await level(first, second)
+    assert await first.head() == len(given)
+    assert await first.tree_head() == await second.tree_head()
+    assert await read_all(first) == await read_all(second)
+    await asyncio.gather(first.close(), second.close())
+
+
+async def test_an_empty_node_catches_up_with_what_was_erased_and_all(cluster: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(cluster)
+    first = await opened(tmp_path / "a.db", settings)
+    for start in range(0, 2000, 250):
+        await first.append_all([delivery(f"k{n}") for n in range(start, start + 250)])
+    await first.append_erasure(delivery("erasing", source="tracker"), [5, 6])
+    await first.append_erasure(delivery("erasing again", source="tracker"), [6, 7, 99_999, -1])
+    late = await opened(tmp_path / "b.db", settings_of(cluster, node="b", stream=settings.stream))
+    assert await late.tree_head() == await first.tree_head()
+    assert await late.erased(0, 10) == await first.erased(0, 10) == [(5, 2001), (6, 2001), (7, 2002)]
+    assert late.behind().messages == 0
+    await asyncio.gather(first.close(), late.close())
+
+
+async def test_two_processes_of_a_node_follow_into_one_file_and_both_get_right_answers(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = settings_of(cluster)
+    server = await opened(tmp_path / "a.db", settings)
+    importing = await opened(tmp_path / "a.db", settings)
+
+    async def append(log: JetstreamLog, name: str) -> list[Appended]:
+        return [await log.append(delivery(f"{name}{n}")) for n in range(40)]
+
+    one, other = await asyncio.gather(append(server, "a"), append(importing, "b"))
+    assert sorted(answer.position for answer in one + other) == list(range(1, 81))
+    assert not any(answer.duplicate for answer in one + other)
+    assert await server.append(delivery("b0")) == Appended(other[0].position, duplicate=True)
+    assert await server.tree_head() == await importing.tree_head()
+    await asyncio.gather(server.close(), importing.close())
+
+
+async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    publish = log._stream.publish
+
+    async def lost_twice(data: bytes, message_id: str, timeout: float, after: int | None) -> int:
+        # Under other ids, as if the servers had forgotten the first; the acknowledgements are lost.
+        await publish(data, "one" + message_id, timeout)
+        await publish(data, "two" + message_id, timeout)
+        log._stream.publish = publish  # type: ignore[method-assign]
+        raise LogUnavailable("no answer in time")
+
+    log._stream.publish = lost_twice  # type: ignore[method-assign]
+    assert await log.append_all([delivery("a"), delivery("b"), delivery("a")]) == [
+        Appended(1, duplicate=False), Appended(2, duplicate=False), Appended(1, duplicate=True),
+    ]  # fmt: skip
+    assert await log.append(delivery("c")) == Appended(3, duplicate=False)
+    await log.close()
+
+
+async def test_a_reader_that_was_taken_away_is_made_anew(cluster: Cluster, tmp_path: Path) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    await log.append(delivery("a"))
+    readers = (await log._stream.ask(f"CONSUMER.NAMES.{log._stream.name}", {}, 5))["consumers"]
+    assert len(readers) == 1
+    await log._stream.drop_consumer(readers[0])
+    assert await asyncio.wait_for(log.append(delivery("b")), 10) == Appended(2, duplicate=False)
+    await log.close()
+
+
+async def test_what_is_no_frame_is_passed_over_and_counted(cluster: Cluster, tmp_path: Path) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    await log._stream.publish(b"hello", "h", 5)
+    assert await log.append(delivery("a")) == Appended(1, duplicate=False)
+    assert log.refused() == 1
+    await log.close()
+
+
+async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(cluster: Cluster, tmp_path: Path) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    for key in "ab":
+        await log.append(delivery(key))
+    await log._stream.publish(b"TKF\x02c...", "n", 5)
+    late = tmp_path / "late.db"
+    await Replica.begin(late, log_id=log.state.log_id, stream=log._stream.name)
+    second = await JetstreamLog.open(late, log._stream.settings)
+    for each in (log, second):
+        async with asyncio.timeout(10):
+            while each.stopped() is None:
+                await asyncio.sleep(0.02)
+        assert await each.head() == 2
+        for refused in (each.probe(), each.append(delivery("c")), each.take([row_of(delivery("c"))], [], [None])):
+            with pytest.raises(NodeOutdated, match=r"frame 3 .* version 2, this Tracker knows 1: upgrade this node"):
+                await refused
+        await each.close()
+
+
+async def test_a_node_that_has_diverged_takes_nothing_and_destroys_no_shared_key(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    await log.append(delivery("a"))
+    found: list[str] = []
+    log.stop_where(lambda: found[0] if found else None)
+    await log.append(delivery("b"))
+    found.append("not what was signed")
+    erasing = delivery("erasing", source="tracker")
+    for refused in (
+        log.append(delivery("a")), log.append_erasure(erasing, [1]), log.take([row_of(delivery("c"))], [], [None]),
+        log.probe(),
+    ):  # fmt: skip
+        with pytest.raises(NodeDiverged, match="not what was signed"):
+            await refused
+    assert await log.head() == 2
+    await log.close()
+
+
+@pytest.mark.parametrize("which", ["unfit", "corrupt", "behind"])
+async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
+    cluster: Cluster, tmp_path: Path, which: str
+) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    if which == "unfit":
+        log._unfit = "max_age is 5, not 0"
+    elif which == "corrupt":
+        log._replicator.trouble = LogCorrupt("the stream has lost message 3")
+    else:
+        log._level.clear()
+    for refused in (log.append(delivery("a")), log.take([row_of(delivery("a"))], [], [None])):
+        with pytest.raises(LogError, match=r"max_age is 5|lost message 3|catching up"):
+            await refused
+    assert (await log._stream.state()).last == 0
+    await log.close()
+
+
+async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
+    async with Cluster(tmp_path / "nats", max_payload=64 * 1024) as small:
+        log = await opened(tmp_path / "a.db", settings_of(small))
+        noise = [delivery(f"k{n}", body=secrets.token_bytes(10_000)) for n in range(20)]
+        with pytest.raises(LogUnavailable, match="raise max_payload"):
+            await log.append_all(noise)
+        assert await log.head() == 0
+        # Waiting together they are several frames; what packs well may be larger than a frame.
+        assert sorted(answer.position for answer in await asyncio.gather(*map(log.append, noise))) == list(range(1, 21))
+        assert (await log.append(delivery("zeros", body=bytes(200_000)))).position == 21
+        assert log.most_bytes < 64 * 1024
+        await log.close()
+        with pytest.raises(LogUnavailable, match="max_payload: 5MB"):
+            await JetstreamLog.open(tmp_path / "a.db", log._stream.settings, body_bytes=4 * 2**20)
+
+
+async def edit(cluster: Cluster, settings: StreamSettings, **config: object) -> None:
+    """Give a stream other settings, as an operator might."""
+    stream = await Stream.open(settings)
+    state = await stream.state()
+    await stream.ask(f"STREAM.UPDATE.{settings.stream}", state.config | config, 10)
+    await stream.close()
+
+
+async def test_a_stream_that_would_not_keep_a_log_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(cluster)
+    await (await opened(tmp_path / "a.db", settings)).close()
+    await edit(cluster, settings, max_age=3_600 * 10**9, num_replicas=1)
+    with pytest.raises(LogUnavailable, match=r"num_replicas is 1, not 3.*max_age is 3600000000000, not 0"):
+        await JetstreamLog.open(tmp_path / "a.db", settings)
+
+
+@pytest.mark.parametrize(
+    ("made", "complaint"),
+    [
+        ({"subject_transform": {"src": "{}.frames", "dest": "{}.x"}}, "subject_transform is"),
+        ({"republish": {"src": "{}.frames", "dest": "elsewhere.{}"}}, "republish is"),
+        ({"first_seq": 50}, "first_seq is 50"),
+        ({"subjects": None, "mirror": {"name": "{}"}}, "mirror is"),
+        ({"metadata": {"tracker_log_id": "x", "tracker_format": "9"}}, "the format '9', this Tracker knows '1'"),
+    ],
+)
+async def test_a_stream_made_by_hand_is_refused_by_init(
+    cluster: Cluster, made: dict[str, object], complaint: str
+) -> None:
+    settings, other = settings_of(cluster), settings_of(cluster)
+    name = other.stream if "mirror" in made else settings.stream  # what is mirrored is another stream, and there
+    stream = await Stream.open(settings)
+    if "mirror" in made:
+        await join(other, "x")
+    config = msgspec.json.decode(msgspec.json.encode(made).decode().replace("{}", name))
+    config = {key: value for key, value in (wanted(settings, "x") | config).items() if value is not None}
+    await stream.ask(f"STREAM.CREATE.{settings.stream}", config, 10)
+    await stream.close()
+    with pytest.raises(LogUnavailable, match=complaint):
+        await join(settings, "y")
+
+
+async def test_a_stream_on_more_servers_than_asked_for_keeps_a_log(cluster: Cluster) -> None:
+    settings = settings_of(cluster)
+    fewer = msgspec.structs.replace(settings, replicas=1)
+    assert await join(settings, "x") == await join(fewer, "y") == "x"
+
+
+async def test_a_stream_that_is_edited_under_a_running_node_gets_nothing_more_until_it_is_as_it_was(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = settings_of(cluster)
+    log = await opened(tmp_path / "log.db", settings)
+    by_hand = await Stream.open(settings)
+    config = wanted(settings, log.state.log_id)
+    await by_hand.ask(f"STREAM.UPDATE.{settings.stream}", config | {"max_age": 3600 * 10**9}, 10)
+    async with asyncio.timeout(20):
+        while not (reason := await unready(log)):
+            await asyncio.sleep(0.1)
+    assert "max_age" in reason
+    # What reads the stream may see it before what adds to it does.
+    async with asyncio.timeout(60):
+        while "max_age" not in await refused(log):
+            await asyncio.sleep(0.1)
+    await by_hand.ask(f"STREAM.UPDATE.{settings.stream}", config, 10)
+    async with asyncio.timeout(20):
+        while await unready(log):
+            await asyncio.sleep(0.1)
+    assert (await log.append(delivery("a"))).position == 1
+    await by_hand.close()
+    await log.close()
+
+
+async def refused(log: JetstreamLog) -> str:
+    try:
+        await log.append(delivery("a"))
+    except LogUnavailable as error:
+        return str(error)
+    return ""
+
+
+async def unready(log: JetstreamLog) -> str:
+    try:
+        await log.probe()
+    except LogUnavailable as error:
+        return str(error)
+    return ""
+
+
+async def test_a_missing_stream_and_one_of_another_log_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    settings, other = settings_of(cluster), settings_of(cluster)
+    await Replica.begin(tmp_path / "a.db", log_id="mine", stream=settings.stream)
+    with pytest.raises(LogMissing, match="there is no stream"):
+        await JetstreamLog.open(tmp_path / "a.db", settings)
+    await join(other, "another")
+    with pytest.raises(LogCorrupt, match="holds the log another, this replica follows the log mine"):
+        await JetstreamLog.open(tmp_path / "a.db", other)
+    await SqliteLog.create(tmp_path / "own.db")
+    with pytest.raises(LogCorrupt, match="no replica of a stream"):
+        await JetstreamLog.open(tmp_path / "own.db", other)
+
+
+async def test_a_stream_behind_its_replica_or_with_another_history_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    settings = log._stream.settings
+    for key in "ab":
+        await log.append(delivery(key))
+    await log.close()
+    replica = await Replica.open(tmp_path / "a.db")
+    cursor = await replica.cursor()
+    await replica.close()
+    stream = await Stream.open(settings)
+    with pytest.raises(LogCorrupt, match="ends at message 2, this replica has applied 3"):
+        await expect_fit(stream, cursor._replace(sequence=3), body_bytes=0)
+    with pytest.raises(LogCorrupt, match="its history is another one"):
+        await expect_fit(stream, cursor._replace(digest=b"x" * 32), body_bytes=0)
+    await expect_fit(stream, cursor, body_bytes=0)
+    await stream.close()
+
+
+async def test_a_replica_takes_nothing_that_the_stream_did_not_bring(tmp_path: Path) -> None:
+    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    log = await SqliteLog.open(tmp_path / "a.db")
+    with pytest.raises(LogUnavailable, match="replica of the stream s"):
+        await log.append(delivery("a"))
+    assert await log.head() == 0
+    await log.close()
+
+
+async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> None:
+    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    replica = await Replica.open(tmp_path / "a.db")
+    one, three = Entry(1, b"1" * 32, [row_of(delivery("a"))]), Entry(3, b"3" * 32, [row_of(delivery("c"))])
+    assert await replica.apply([one]) == [[Appended(1, duplicate=False)]]
+    with pytest.raises(LogCorrupt, match="missing after 1"):
+        await replica.apply([three])
+    assert await replica.apply([one]) == [None]
+    assert (await replica.cursor())[2:] == (1, b"1" * 32)
+    await replica.close()
+
+
+async def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.6)
+    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3)
+    with pytest.raises(LogUnavailable, match="cannot be reached"):
+        await JetstreamLog.open(tmp_path / "a.db", settings)
+
+
+async def test_closing_does_not_wait_for_servers_that_are_gone(tmp_path: Path) -> None:
+    async with Cluster(tmp_path / "nats") as gone:
+        log = await opened(tmp_path / "a.db", settings_of(gone))
+        await log.append(delivery("a"))
+        gone.kill()
+        waiting = [asyncio.create_task(log.append(delivery(f"b{n}"))) for n in range(1_200)]  # three frames
+        await asyncio.sleep(0.5)
+        await asyncio.wait_for(log.close(), 6)
+        for each in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(each, LogUnavailable)
+
+
+async def test_a_seed_that_is_none_is_told(tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
+    seed.write_text("no seed of a key")
+    settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3, nkey_seed_file=seed)
+    with pytest.raises(LogUnavailable, match="nkey_seed_file: nkeys: invalid seed"):
+        await Stream.open(settings)

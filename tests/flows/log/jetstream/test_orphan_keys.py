@@ -1,0 +1,179 @@
+"""Keys that were put into the bucket for a frame that never came are destroyed, and never those of one that did."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster, node_config, own_cluster
+from tests.contracts.log_contract import delivery
+from tests.support.server import READ_KEY, SECRETS, Running
+from tests.support.encrypted_replicas import SealedNodes, nowhere
+from tracker.server import stores
+from tracker.config.load import load
+from tracker.demo.show import config_text
+from tracker.domain.deliveries import LOST
+from tracker.log.erasure_records import Erased, Erasure, erasure_record
+from tracker.log.keys.frame_keys import decode
+from tracker.log.jetstream.log import JetstreamLog
+from tracker.log.jetstream.orphan_keys import sweep
+
+DYING = """
+import os, signal, sys
+from tracker.cli import main
+from tracker.log.jetstream.stream import Stream
+
+publish, left = Stream.publish, [int(sys.argv.pop(1))]
+
+async def dying(self, *given, **named):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await publish(self, *given, **named)
+
+Stream.publish = dying
+sys.exit(main(sys.argv[1:]))
+"""
+"""A tracker that is killed when its n-th frame's keys are in the bucket, and the frame is not yet on its way."""
+
+
+cluster = own_cluster
+
+
+@pytest.fixture
+async def nodes(cluster: Cluster, tmp_path: Path) -> AsyncIterator[SealedNodes]:
+    async with SealedNodes(cluster, tmp_path) as opened:
+        yield opened
+
+
+async def swept(log: JetstreamLog, *, older_than: float = -60) -> int:
+    """What a sweep gives up that has waited long enough."""
+    assert log._sealing is not None
+    vault = log._sealing._vault
+    return await sweep(log._stream, log.replica, vault, log._replicator.reached, older_than=older_than)
+
+
+async def test_keys_whose_frame_never_came_are_swept_and_no_others(nodes: SealedNodes) -> None:
+    log = await nodes.open("a")
+    assert log._sealing is not None
+    await log.append_all([delivery("a"), delivery("b")])
+    # Another node that died between its keys and its frame.
+    frame, entry = log._framed([(delivery("c"), "hmac:c")], ())
+    assert entry is not None
+    await log._sealing.put(frame.id, entry)
+    await log.append(delivery("d"))
+    (wrapped,) = decode(entry).wrapped
+    assert wrapped is not None
+    folders = nodes.folders()
+    assert any(wrapped in path.read_bytes() for folder in folders for path in folder.rglob("*.blk"))
+    assert await swept(log, older_than=600) == 0, "it may be on its way"
+    assert await swept(log) == 1
+    assert await nowhere([wrapped], folders)
+    assert await swept(log) == 0
+    late = await nodes.open("b")
+    assert [record.erased_by async for chunk in late.read(0) for record in chunk] == [None] * 3
+
+
+async def test_a_frame_that_comes_after_its_keys_were_swept_stops_no_node(nodes: SealedNodes) -> None:
+    log = await nodes.open("a")
+    assert log._sealing is not None
+    frame, entry = log._framed([(delivery("a"), "hmac:a")], ())
+    again, entry_again = log._framed([(delivery("b"), "hmac:b")], ())
+    assert entry is not None
+    assert entry_again is not None
+    for each, keys in ((frame, entry), (again, entry_again)):
+        await log._sealing.put(each.id, keys)
+    assert await swept(log) == 2
+    # One from a server that had stood still; and one that its node asks the keys for once more.
+    log._sealing.forget(frame.id)
+    assert (await log._sent(frame, None))[0].position == 1
+    assert (await log._sent(again, entry_again))[0].position == 2
+    await log.append(delivery("c"))
+    other = await nodes.open("b")
+    assert [record.erased_by async for chunk in other.read(0) for record in chunk] == [LOST, None, None]
+
+
+async def test_keys_older_than_the_stream_are_left_alone(nodes: SealedNodes) -> None:
+    log = await nodes.open("a")
+    await log.append(delivery("a"))
+    await log.close()
+    async with nodes.connected() as stream:
+        await stream.ask(f"STREAM.DELETE.{nodes.stream}", {})
+    assert await swept(await nodes.open("b")) == 0
+    ((wrapped,),) = (await nodes.entries()).values()
+    assert wrapped is not None
+
+
+def sealed(folder: Path, *, cluster: Cluster | None = None, stream: str = "") -> Running:
+    """A log of one machine, or of a node."""
+    folder.mkdir()
+    text = config_text(folder, SECRETS, READ_KEY, 0)
+    if cluster is not None:
+        text = node_config(text, "a", servers=cluster.urls, monitoring=cluster.monitoring, stream=stream, signs=True)
+    keys = f'[sealing]\nkeys = [{{ id = "main", secret = "{"ab" * 32}" }}]\npath = "{folder}/keys.db"\n'
+    return Running(folder, config=f"{text}\n{keys}")
+
+
+async def die(source: Running, to: Running, frames: int) -> None:
+    """A copy that is killed right before it publishes its n-th frame."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-c", DYING, str(frames), "copy", "--config", str(source.config), "--to", str(to.config)],
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await process.wait() == -9
+
+
+async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_record(
+    cluster: Cluster, nodes: SealedNodes, tmp_path: Path
+) -> None:
+    before, there = sealed(tmp_path / "single"), sealed(tmp_path / "node", cluster=cluster, stream=nodes.stream)
+    assert (await before.run("init"))[0] == 0
+    material: set[bytes] = set()
+
+    async def died(frames: int) -> None:
+        await die(before, there, frames)
+        material.update(each for wrapped in (await nodes.entries()).values() for each in wrapped if each is not None)
+
+    log = await stores.open_log(load(before.config, {}))
+    try:
+        await log.append_all([delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(40)])
+        await died(1)
+        # The same frame, longer by now; then what erases, behind it.
+        await log.append_all([delivery(f"l{n}") for n in range(40)])
+        await died(1)
+        await log.append_erasure(erasure_record(Erasure(why="identity", at=1, erased=[Erased(3, [])])), [3])
+        await log.destroy_keys([3])
+        await died(2)
+    finally:
+        await log.close()
+    code, _, complaint = await before.run("copy", "--to", str(there.config))
+    assert code == 0, complaint
+    held = await nodes.entries()
+    kept = {each for wrapped in held.values() for each in wrapped if each is not None}
+    assert sum(len(wrapped) for wrapped in held.values()) == 81, "one key a record"
+    assert len(kept) == 80
+    # What the killed ones had put is nowhere any more: it is not what the last one put.
+    assert len(material - kept) == 40 + 80 + 1
+    folders = [*nodes.folders(), there.folder]
+    assert not await nowhere(list(kept)[:1], folders[:1])
+    assert await nowhere(material - kept, folders)
+
+    # Erased there, nothing opens it again.
+    node = await stores.open_log(load(there.config, {}))
+    assert isinstance(node, JetstreamLog)
+    try:
+        assert await node.caught_up(20)
+        gone = [1, 60]
+        lost = [held[frame][n] for frame, n in await node.replica.copies_of(gone)]
+        told = [Erased(each, []) for each in gone]
+        await node.append_erasure(erasure_record(Erasure(why="identity", at=2, erased=told)), gone)
+        await node.destroy_keys(gone)
+        assert await swept(node) == 0
+    finally:
+        await node.close()
+    assert len(lost) == 2
+    assert await nowhere([each for each in lost if each is not None], folders)

@@ -1,0 +1,297 @@
+"""A bucket of data keys that was lost is put back from what nodes have; what is erased does not come back with it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster, own_cluster
+from tests.contracts.log_contract import delivery
+from tests.support.encrypted_replicas import MASTERS, SealedNodes, nowhere
+from tracker.domain.deliveries import LOST
+from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
+from tracker.log.jetstream import encryption
+from tracker.log.keys.frame_keys import decode
+from tracker.log.jetstream.log import JetstreamLog
+from tracker.log.jetstream.key_bucket import KeyBucket
+from tracker.log.jetstream.restore_keys import restore
+from tracker.log.keys.key_store import Master, Vault
+
+
+cluster = own_cluster
+
+
+async def told(log: JetstreamLog) -> list[tuple[int, bytes, int | None]]:
+    return [(each.position, each.body, each.erased_by) async for chunk in log.read(0) for each in chunk]
+
+
+async def given(log: JetstreamLog, name: str, count: int = 10) -> None:
+    """A frame each."""
+    for n in range(count):
+        await log.append(delivery(f"{name}{n}", body=f'{{"{name}": {n}}}'.encode()))
+
+
+async def erase(log: JetstreamLog, positions: list[int]) -> None:
+    await log.append_erasure(delivery(f"erasing {positions}", source="tracker"), positions)
+    await log.destroy_keys(positions)
+
+
+def forget(keys: Path, frames: list[bytes]) -> None:
+    """A key store that lacks some."""
+    connection = sqlite3.connect(keys)
+    connection.executemany("DELETE FROM frames WHERE id = ?", [(frame,) for frame in frames])
+    connection.commit()
+    connection.close()
+
+
+async def test_a_lost_bucket_is_put_back_and_what_is_erased_stays_erased(cluster: Cluster, tmp_path: Path) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        log = await nodes.open("a")
+        await given(log, "a")
+        await erase(log, [3])
+        await nodes.lose_bucket()
+        with pytest.raises(LogUnavailable, match="put it back with `tracker restore-keys`"):
+            await asyncio.wait_for(log.append(delivery("none")), 30)
+        with pytest.raises(LogUnavailable, match="it was lost"):
+            await nodes.open("b")
+        restored = await nodes.restore("a")
+        assert (restored.frames, restored.entries, restored.missing, restored.ahead) == (11, 11, 0, 0)
+        assert (await nodes.restore("a")).entries == 0, "it is whole"
+        await given(log, "after", 2)
+        other = await nodes.open("b")
+        assert await told(other) == await told(log)
+        assert [position for position, _, by in await told(other) if by is not None] == [3]
+        gone = await log.replica.copies_of([3])
+        entries = await nodes.entries()
+        assert [entries[frame] for frame, _ in gone] == [[None]]
+        assert sum(wrapped is None for each in entries.values() for wrapped in each) == 1
+
+
+async def test_a_node_that_lacks_keys_makes_no_bucket_and_each_adds_what_it_has(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        logs = [await nodes.open(node) for node in "ab"]
+        await given(logs[0], "a")
+        await logs[1].wait(9, 10)
+        frames = [(await logs[0].replica.copies_of([n]))[0].frame for n in range(1, 11)]
+        await asyncio.gather(*(log.close() for log in logs))
+        forget(nodes.keys("a"), frames[:3])
+        forget(nodes.keys("b"), frames[2:8])
+        await nodes.lose_bucket()
+        with pytest.raises(LogUnavailable, match=r"lacks the keys of 3 records \(the first at position 1\)"):
+            await nodes.restore("a")
+        async with nodes.connected() as stream:
+            assert not await KeyBucket(stream).is_there()
+        with pytest.raises(LogMissing, match="restore-keys"):
+            await nodes.open("a")
+        first, second = await asyncio.gather(nodes.restore("a", partly=True), nodes.restore("b", partly=True))
+        assert first.entries + second.entries == 9
+        again = await nodes.restore("a")
+        assert (again.entries, again.missing, again.first) == (0, 1, 3)
+        assert set(await nodes.entries()) == {*frames[:2], *frames[3:]}
+
+
+async def test_a_new_node_waits_for_keys_that_another_one_may_put_back(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encryption, "KEYLESS_SECONDS", 0.5, raising=False)
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        logs = [await nodes.open(node) for node in "ab"]
+        await given(logs[0], "a", 4)
+        await logs[1].wait(3, 10)
+        ((frame, _),) = await logs[0].replica.copies_of([2])
+        await logs[0].close()
+        forget(nodes.keys("a"), [frame])
+        await nodes.lose_bucket()
+        assert (await nodes.restore("a", partly=True)).missing == 1
+        opening = asyncio.create_task(nodes.open("c"))
+        await asyncio.sleep(4)
+        assert not opening.done()
+        assert frame not in await nodes.entries()
+        assert (await nodes.restore("b")).missing == 0
+        assert await told(await opening) == await told(logs[1])
+
+
+async def test_a_bucket_that_was_made_by_hand_is_as_good_as_none(cluster: Cluster, tmp_path: Path) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        log = await nodes.open("a")
+        await given(log, "a", 2)
+        ((frame, _),) = await log.replica.copies_of([2])
+        await log.close()
+        await nodes.lose_bucket()
+        async with nodes.connected() as stream:
+            await KeyBucket(stream).make()
+        with pytest.raises(LogUnavailable, match="it was lost"):
+            await nodes.open("b")
+        with pytest.raises(LogMissing, match="restore-keys"):
+            await nodes.open("a")
+        forget(nodes.keys("a"), [frame])
+        with pytest.raises(LogUnavailable, match="lacks the keys of 1 records"):
+            await nodes.restore("a")
+        assert (await nodes.restore("a", partly=True)).entries == 1
+
+
+async def test_a_half_of_an_entry_is_made_whole_by_the_other_node(cluster: Cluster, tmp_path: Path) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        logs = [await nodes.open(node) for node in "ab"]
+        await logs[0].append_all([delivery(f"k{n}") for n in range(4)])
+        await logs[1].wait(3, 10)
+        copies = await logs[0].replica.copies_of([1, 2, 3, 4])
+        await asyncio.gather(*(log.close() for log in logs))
+        for node, lost in (("a", copies[:2]), ("b", copies[1:3])):
+            vault = await Vault.open(nodes.keys(node), MASTERS)
+            await vault.destroy_copies(lost)
+            await vault.close()
+        await nodes.lose_bucket()
+        assert (await nodes.restore("a", partly=True)).missing == 2
+        # One that comes by meanwhile, and once more when there is more.
+        late = await nodes.open("c")
+        assert [by for _, _, by in await told(late)] == [LOST, LOST, None, None]
+        assert (await nodes.restore("b")).missing == 1
+        (wrapped,) = (await nodes.entries()).values()
+        assert [each is None for each in wrapped] == [False, True, False, False]
+        assert (await nodes.restore("c")).missing == 1
+        assert [by for _, _, by in await told(late)] == [None, LOST, None, None]
+
+
+async def test_a_node_that_was_away_brings_no_erased_key_back(cluster: Cluster, tmp_path: Path) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        first, away = await nodes.open("a"), await nodes.open("b")
+        await given(first, "a")
+        await away.wait(9, 10)
+        await away.close()
+        gone = [2, 7]
+        frames = {frame for frame, _ in await first.replica.copies_of(gone)}
+        await erase(first, gone)
+        await nodes.lose_bucket()
+        # It has all keys but that of the erasure itself, which it has not applied.
+        with pytest.raises(LogUnavailable, match="has not applied 1 sealed records"):
+            await nodes.restore("b")
+        restored = await nodes.restore("b", partly=True)
+        assert (restored.missing, restored.ahead) == (0, 1)
+        entries = await nodes.entries()
+        assert {frame for frame, wrapped in entries.items() if wrapped == [None]} == frames
+        assert len(entries) == 10
+        assert (await nodes.restore("a")).entries == 1
+        assert (await nodes.restore("b")).ahead == 0
+
+
+async def test_a_key_store_out_of_a_backup_brings_nothing_back_that_was_erased_since(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        log = await nodes.open("a")
+        await given(log, "a", 4)
+        before = await nodes.entries()
+        frames = [(await log.replica.copies_of([n]))[0].frame for n in (1, 2)]
+        connection = sqlite3.connect(nodes.keys("a"))
+        connection.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+        connection.close()
+        await erase(log, [1, 2])
+        await log.close()
+        (tmp_path / "backup.db").replace(nodes.keys("a"))
+        lost = [each for frame in frames for each in before[frame] if each is not None]
+        assert not await nowhere(lost, [tmp_path])
+        await nodes.lose_bucket()
+        # The key of the erasure itself is not in the backup.
+        restored = await nodes.restore("a", partly=True)
+        assert (restored.entries, restored.missing, restored.first) == (4, 1, 5)
+        entries = await nodes.entries()
+        assert [entries[frame] for frame in frames] == [[None], [None]]
+        assert await nowhere(lost, [*nodes.folders(), tmp_path])
+
+
+async def test_an_erased_key_that_stands_in_the_bucket_again_is_taken_out(cluster: Cluster, tmp_path: Path) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        log = await nodes.open("a")
+        await given(log, "a", 3)
+        before = await nodes.entries()
+        ((frame, _),) = await log.replica.copies_of([2])
+        async with nodes.connected() as stream:
+            bucket = KeyBucket(stream)
+            held = await bucket.held(frame)
+            assert held is not None
+            await erase(log, [2])
+            latest = await bucket.held(frame)
+            assert latest is not None
+            # As somebody does who puts an old copy back.
+            assert await bucket.replace(frame, latest[0], held[1])
+        assert (await nodes.restore("a")).entries == 0
+        assert (await nodes.entries())[frame] == [None]
+        lost = [each for each in before[frame] if each is not None]
+        assert lost
+        assert await nowhere(lost, nodes.folders())
+
+
+async def test_an_erasure_that_comes_while_keys_are_put_back_is_not_undone(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        log, other = await nodes.open("a"), await nodes.open("b")
+        await given(log, "a", 3)
+        await other.wait(2, 10)
+        await other.close()
+        ((frame, _),) = await log.replica.copies_of([2])
+        await nodes.lose_bucket()
+        held = KeyBucket.held
+        erasing: list[asyncio.Task[None]] = []
+
+        async def erased_meanwhile(bucket: KeyBucket, wanted: bytes) -> tuple[int, bytes] | None:
+            # The eraser finds no entry to destroy; ours comes after it.
+            if not erasing:
+                erasing.append(asyncio.create_task(erase(log, [2])))
+            await asyncio.shield(erasing[0])
+            return await held(bucket, wanted)
+
+        monkeypatch.setattr(KeyBucket, "held", erased_meanwhile)
+        await nodes.restore("b")
+        monkeypatch.undo()
+        assert erasing
+        assert (await nodes.entries())[frame] == [None]
+
+
+async def test_another_master_key_or_another_log_puts_nothing_back(cluster: Cluster, tmp_path: Path) -> None:
+    async with SealedNodes(cluster, tmp_path) as nodes, SealedNodes(cluster, tmp_path) as others:
+        log, stranger = await nodes.open("a"), await others.open("a")
+        await given(log, "a", 3)
+        await given(stranger, "b", 3)
+        await asyncio.gather(log.close(), stranger.close())
+        await nodes.lose_bucket()
+        with pytest.raises(LogUnavailable, match="the master key under .sealing. is another one"):
+            await nodes.restore("a", masters=[Master("2026", bytes(32))])
+        with pytest.raises(LogUnavailable, match="which is not configured"):
+            await nodes.restore("a", masters=[Master("other", bytes(32))])
+        vault = await Vault.open(others.keys("a"), MASTERS)
+        # The key store of one cluster beside the replica of another; and both, with the other's stream.
+        with pytest.raises(LogUnavailable, match="lacks the keys of 3 records"):
+            await restore(nodes.settings("a"), nodes.replica("a"), vault)
+        with pytest.raises(LogCorrupt, match="this replica follows the log"):
+            await restore(nodes.settings("a"), others.replica("a"), vault)
+        await vault.close()
+        assert (await nodes.restore("a")).entries == 3
+        before = await nodes.entries()
+        vault = await Vault.open(others.keys("a"), MASTERS)
+        with pytest.raises(LogUnavailable, match="is not the key store of the bucket"):
+            await restore(nodes.settings("a"), nodes.replica("a"), vault, partly=True)
+        await vault.close()
+        assert await nodes.entries() == before
+
+
+async def test_keys_of_an_older_master_key_are_put_back_wrapped_by_the_current_one(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    newer = Master("2027", bytes(reversed(range(32))))
+    async with SealedNodes(cluster, tmp_path) as nodes:
+        log = await nodes.open("a")
+        await given(log, "a", 3)
+        await nodes.lose_bucket()
+        assert (await nodes.restore("a", masters=[newer, *MASTERS])).entries == 3
+        async with nodes.connected() as stream:
+            found = await KeyBucket(stream).frames(0)
+            assert found is not None
+            assert decode(found.entry).master == newer.id

@@ -1,0 +1,408 @@
+"""A person is erased: their bytes are found nowhere, timelines keep their shape, proofs made before still hold."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import aiohttp
+import pytest
+
+from tests.support.server import READ, READ_KEY, SECRETS, Running, now
+from tracker.cli import desk, desk_erasing
+from tracker.server import stores
+from tracker.evidence.bundle.record_lines import faults_of, read_line
+from tracker.cli.main import main
+from tracker.config.load import load
+from tracker.demo.show import config_text
+from tracker.demo.calls import VENDORS, whole_call
+from tracker.privacy.erasure import Eraser, Selection
+from tracker.log.erasure_records import Erased, Erasure, erasure_record
+from tracker.log.merkle.tree import Frontier
+from tracker.log.file_lock import hold
+from tracker.server.metrics import Metrics
+from tracker.privacy.retention import erase_once
+from tracker.views.sqlite.views import SqliteViews
+from tracker.views.sqlite.file import copy, swap_in
+
+START = 1_700_000_000_000_000
+MASTER = "ab" * 32
+SEALING = f'[sealing]\nkeys = [{{ id = "main", secret = "{MASTER}" }}]\n'
+Run = Callable[..., tuple[int, str, str]]
+
+
+def sealed_config(folder: Path) -> str:
+    text = config_text(folder, SECRETS, READ_KEY, 0)
+    evidence = f'[evidence]\nkey_file = "{folder}/sign.key"\nfile = "{folder}/checkpoints.txt"\n'
+    return text.replace("[access]", f'{SEALING}path = "{folder}/keys.db"\n{evidence}[access]')
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    config = tmp_path / "config.toml"
+    config.write_text(sealed_config(tmp_path), "utf-8")
+
+    def command(name: str, *arguments: str) -> tuple[int, str, str]:
+        code = main([name, "--config", str(config), *arguments])
+        out, complaint = capsys.readouterr()
+        return code, out, complaint
+
+    return command
+
+
+@pytest.fixture
+def filled(run: Run, tmp_path: Path) -> Run:
+    """A sealed log with whole calls of all vendors, and views of it. The import's own files are gone again."""
+    assert run("init")[0] == 0
+    for vendor, source in zip(VENDORS, ("ov", "meet", "lk", "pnm", "rec"), strict=True):
+        path = tmp_path / f"{vendor}.jsonl"
+        path.write_bytes(b"\n".join(sent.body for sent in whole_call(vendor, START)) + b"\n")
+        code, _, complaint = run("import", source, str(path))
+        assert code == 0, complaint
+        path.unlink()
+    assert run("rebuild")[0] == 0
+    return run
+
+
+def on_disk(folder: Path) -> bytes:
+    return b"\n".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def shape(run: Run, session: str) -> list[tuple[str, str, str]]:
+    entries = json.loads(run("timeline", session, "--json")[1])["items"]
+    return [(entry["at"], entry["kind"], entry["provenance"]) for entry in entries]
+
+
+def sessions_of(run: Run, source: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(run("sessions", "--source", source, "--json")[1])["items"]
+    return found
+
+
+def test_a_dry_run_lists_and_changes_nothing(filled: Run, tmp_path: Path) -> None:
+    before = (tmp_path / "keys.db").read_bytes()
+    code, out, _ = filled("erase", "--identity", "user-alice")
+    assert code == 0
+    assert "would be erased" in out
+    assert "positions " in out
+    assert "nothing was changed" in out
+    assert (tmp_path / "keys.db").read_bytes() == before
+    (plan,) = json.loads(filled("erase", "--identity", "user-alice", "--json")[1])["items"]
+    assert plan["people"] == 1
+    assert len(plan["positions"]) > 5
+
+
+def test_an_erasure_waits_for_a_rebuild_that_began_before_it(
+    filled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that one swaps in shows who was erased meanwhile: the views are made anew after it."""
+    views, theirs = tmp_path / "views.db", tmp_path / "theirs.db"
+    copy(views, theirs)
+    others = hold(tmp_path / "views.db-rebuild")
+
+    said: list[str] = []
+    monkeypatch.setattr(desk, "_log", SimpleNamespace(info=lambda event, **_: said.append(event)))
+
+    def end() -> None:
+        while not said:
+            time.sleep(0.05)
+        time.sleep(1)
+        swap_in(theirs, views)
+        others.close()
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    code, _, complaint = filled("erase", "--identity", "user-alice", "--yes")
+    assert (code, said, ending.is_alive()) == (0, ["waiting for another rebuild to end"], False), complaint
+    assert b"user-alice" not in on_disk(tmp_path)
+    assert filled("rebuild", "--check")[0] == 0
+
+
+def test_views_that_lack_much_of_the_log_do_not_say_whom_to_erase(
+    filled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_erasing, "MOST_BEHIND", 20)
+    keys = (tmp_path / "keys.db").read_bytes()
+    for path in tmp_path.glob("views.db*"):
+        path.unlink()
+    asyncio.run(SqliteViews.create(tmp_path / "views.db"))
+    for asked in (("--identity", "user-alice"), ("--session", "lk:RM_1")):
+        code, _, complaint = filled("erase", *asked, "--yes")
+        assert (code, "the views are at position 0 of " in complaint) == (1, True), complaint
+    assert (tmp_path / "keys.db").read_bytes() == keys
+    assert filled("rebuild", "--wait")[0] == 0
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
+
+
+def test_an_erased_person_is_found_nowhere_and_the_timeline_keeps_its_shape(filled: Run, tmp_path: Path) -> None:
+    (session,) = sessions_of(filled, "lk")
+    name = str(session["id"])
+    shape_before = shape(filled, name)
+    assert b"user-alice" in on_disk(tmp_path)
+    assert filled("checkpoint")[0] == 0
+
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
+
+    assert b"user-alice" not in on_disk(tmp_path)
+    assert shape(filled, name) == shape_before
+    (after,) = sessions_of(filled, "lk")
+    kept = ("id", "participants", "peak_participants", "participant_ms", "duration_ms", "completeness", "state")
+    assert {field: after[field] for field in kept} == {field: session[field] for field in kept}
+    entries = json.loads(filled("timeline", name, "--json")[1])["items"]
+    actors = {entry["actor"] for entry in entries if entry["actor"]}
+    assert "user-bob" in actors
+    assert any(actor.startswith("erased-") for actor in actors)
+    assert "user-alice" not in filled("export")[1]
+
+    code, out, complaint = filled("verify")
+    assert code == 0, out + complaint
+    assert filled("rebuild", "--check")[0] == 0
+    assert filled("rebuild")[0] == 0
+    assert shape(filled, name) == shape_before
+    (plan,) = json.loads(filled("erase", "--identity", "user-alice", "--json")[1])["items"]
+    assert plan["positions"] == []
+
+
+def people_of(run: Run, source: str) -> list[str]:
+    """Who has connections in the first session of a source, as OpenVidu and Meet name them: by connection."""
+    entries = json.loads(run("timeline", str(sessions_of(run, source)[0]["id"]), "--json")[1])["items"]
+    return sorted({str(entry["actor"]) for entry in entries if entry["kind"] == "participant.joined"})
+
+
+def test_two_who_met_are_both_erased_one_after_the_other(filled: Run, tmp_path: Path) -> None:
+    (session,) = sessions_of(filled, "ov")
+    name = str(session["id"])
+    shape_before = shape(filled, name)
+    both = people_of(filled, "ov")
+    assert len(both) == 2
+    for person in both:
+        assert filled("erase", "--identity", person, "--yes")[0] == 0
+        assert person.encode() not in on_disk(tmp_path)
+    assert shape(filled, name) == shape_before
+    (after,) = sessions_of(filled, "ov")
+    assert (after["participants"], after["participant_ms"]) == (session["participants"], session["participant_ms"])
+    assert filled("verify", "--proofs", "--views")[0] == 0
+    bundle = tmp_path / "bundle.zip"
+    assert filled("export", "--evidence", name, "--out", str(bundle))[0] == 0
+    assert main(["verify", str(bundle)]) == 0
+
+
+def test_what_an_earlier_erasure_left_of_others_goes_with_their_session(filled: Run, tmp_path: Path) -> None:
+    (session,) = sessions_of(filled, "ov")
+    name = str(session["id"])
+    first, second = people_of(filled, "ov")
+    assert filled("erase", "--identity", first, "--yes")[0] == 0
+    assert second.encode() in on_disk(tmp_path)
+    assert filled("erase", "--session", name, "--yes")[0] == 0
+    assert second.encode() not in on_disk(tmp_path)
+    (plan,) = json.loads(filled("erase", "--session", name, "--json")[1])["items"]
+    assert (plan["positions"], plan["erasures"]) == ([], [])
+
+
+def test_an_erasure_that_died_before_its_rebuild_is_finished_by_the_next_one(filled: Run, tmp_path: Path) -> None:
+    config = load(tmp_path / "config.toml", {})
+
+    # The lock cannot be opened, so it ends after the keys are destroyed and before views are made anew.
+    lock = tmp_path / f"{config.views_path.name}-rebuild.lock"
+    lock.mkdir()
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] != 0
+    lock.rmdir()
+    left = tmp_path / f"{config.views_path.name}-held"
+    left.write_bytes(b"a check died: user-alice")
+    assert b"user-alice" in config.views_path.read_bytes()
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
+    assert b"user-alice" not in on_disk(tmp_path)
+    assert not config.views_path.with_name(config.views_path.name + "-erasing").exists()
+
+
+@pytest.mark.parametrize("source", ["ov", "meet", "lk", "pnm", "rec"])
+def test_an_erased_session_keeps_its_shape_without_its_people(filled: Run, tmp_path: Path, source: str) -> None:
+    session = sessions_of(filled, source)[0]
+    shape_before = shape(filled, str(session["id"]))
+    code, out, complaint = filled("erase", "--session", str(session["id"]), "--yes")
+    assert code == 0, out + complaint
+    # A session whose room is its person has a new id.
+    (after,) = [each for each in sessions_of(filled, source) if each["started_at"] == session["started_at"]]
+    assert shape(filled, str(after["id"])) == shape_before
+    for field in ("participants", "peak_participants", "participant_ms", "duration_ms", "completeness"):
+        assert after[field] == session[field], field
+    entries = filled("timeline", str(after["id"]), "--json")[1]
+    for word in ("alice", "bob", "Alice", "Bob", "10.0.", "203.0."):
+        assert word not in entries, word
+    assert filled("verify")[0] == 0
+    assert filled("rebuild", "--check")[0] == 0
+
+
+def test_what_is_old_is_erased_per_source(filled: Run) -> None:
+    (plan,) = json.loads(filled("erase", "--before", "2100-01-01", "--source", "ov", "--json")[1])["items"]
+    assert plan["sources"] == {"ov": 18}
+    assert filled("erase", "--before", "2100-01-01", "--source", "ov", "--yes")[0] == 0
+    exported = [json.loads(line) for line in filled("export")[1].splitlines()]
+    assert {line["body_text"] for line in exported if line["source"] == "ov"} == {""}
+    assert all(line["body_text"] for line in exported if line["source"] == "lk")
+    assert filled("verify")[0] == 0
+
+
+def test_what_is_kept_in_clear_cannot_be_erased_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(config_text(tmp_path, SECRETS, READ_KEY, 0), "utf-8")
+    file = tmp_path / "lk.jsonl"
+    file.write_bytes(b"\n".join(sent.body for sent in whole_call("livekit", START)))
+    for command in (["init"], ["import", "lk", str(file)], ["rebuild"]):
+        assert main([command[0], "--config", str(config), *command[1:]]) == 0
+    capsys.readouterr()
+    assert main(["erase", "--config", str(config), "--identity", "user-alice"]) == 1
+    assert "kept in clear" in capsys.readouterr().out
+    assert main(["erase", "--config", str(config), "--identity", "user-alice", "--yes"]) == 2
+    config.write_text(sealed_config(tmp_path), "utf-8")
+    assert main(["init", "--config", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["erase", "--config", str(config), "--identity", "user-alice", "--yes"]) == 1
+    assert "cannot be erased" in capsys.readouterr().out
+
+
+async def test_a_repeat_of_an_erased_delivery_is_known_and_brings_nothing_back(tmp_path: Path) -> None:
+    running = await Running(tmp_path, config=sealed_config(tmp_path)).start(init=True)
+    try:
+        async with aiohttp.ClientSession() as web:
+            call = whole_call("livekit", now() - 3_600_000_000)
+            for sent in call:
+                status, said = await running.post(web, "livekit", sent)
+                assert (status, said["duplicate"]) == (200, False)
+            found = await running.get(web, "/v1/sessions", at_least=str(said["position"]))
+            name = found["items"][0]["id"]
+            code, out, complaint = await running.run("erase", "--identity", "user-alice", "--yes")
+            assert code == 0, out + complaint
+            for sent in call:
+                status, said = await running.post(web, "livekit", sent)
+                assert (status, said["duplicate"]) == (200, True)
+            people = await running.get(web, f"/v1/sessions/{name}/participants")
+            assert "user-alice" not in json.dumps(people)
+            assert len(people["items"]) == 2
+            record = await running.get(web, "/v1/records/2")
+            assert "user-alice" not in json.dumps(record)
+            assert (record["body"], record["proof"], record["erased_by"] > 2) == (None, {}, True)
+            async with web.get(f"{running.url}/v1/records/2/body", headers=READ) as answer:
+                assert (answer.status, (await answer.json())["type"]) == (410, "urn:tracker:problem:erased")
+        assert b"user-alice" not in on_disk(tmp_path)
+    finally:
+        await running.stop()
+
+
+async def test_retention_erases_what_is_old_and_counts_it(tmp_path: Path) -> None:
+    text = sealed_config(tmp_path).replace('name = "lk"', 'name = "lk"\nretention = "1s"')
+    running = Running(tmp_path, config=text)
+    assert (await running.run("init"))[0] == 0
+    for vendor, source in (("livekit", "lk"), ("plugnmeet", "pnm")):
+        file = tmp_path / f"{vendor}.jsonl"
+        file.write_bytes(b"\n".join(sent.body for sent in whole_call(vendor, START)))
+        assert (await running.run("import", source, str(file)))[0] == 0
+        file.unlink()
+    assert (await running.run("rebuild"))[0] == 0
+    await asyncio.sleep(1.1)
+    metrics = Metrics(now)
+    await erase_once(running.config, metrics)
+    assert b'tracker_erased_records_total{source="lk"} 14.0' in metrics.render()[0]
+    code, out, _ = await running.run("export", "--source", "pnm")
+    assert code == 0
+    assert "participant_joined" in out
+    assert '\\"identity\\"' in out
+    assert '\\"identity\\"' not in (await running.run("export", "--source", "lk"))[1]
+    assert b"user-alice" not in on_disk(tmp_path)
+    assert (await running.run("verify"))[0] == 0
+
+
+async def test_a_died_erasure_is_finished_by_the_next_start(tmp_path: Path) -> None:
+    running = Running(tmp_path, config=sealed_config(tmp_path))
+    assert (await running.run("init"))[0] == 0
+    file = tmp_path / "lk.jsonl"
+    file.write_bytes(b"\n".join(sent.body for sent in whole_call("livekit", START)))
+    assert (await running.run("import", "lk", str(file)))[0] == 0
+    config = load(running.config, {})
+    log = await stores.open_log(config)
+    eraser = Eraser(log, Selection(why="session", positions=(2, 3)), now=now)
+    plan = await eraser.plan()
+    assert plan.positions == [2, 3]
+    erasure = Erasure(why="session", at=now(), erased=[Erased(2, []), Erased(3, [])])
+    await log.append_erasure(erasure_record(erasure), [2, 3])
+    # Died here: the keys are still there.
+    await log.close()
+    await running.start()
+    assert await running.stop() == 0
+    with closing(sqlite3.connect(tmp_path / "keys.db")) as keys:
+        assert keys.execute("SELECT count(*) FROM keys WHERE position IN (2, 3)").fetchone() == (0,)
+
+
+def test_a_field_that_is_hidden_is_shown_nowhere_but_in_the_raw_record(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        sealed_config(tmp_path).replace('name = "ov"', 'name = "ov"\nredact = ["platform", "ip"]'), "utf-8"
+    )
+    assert run("init")[0] == 0
+    file = tmp_path / "ov.jsonl"
+    file.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START)))
+    assert run("import", "ov", str(file))[0] == 0
+    assert run("rebuild")[0] == 0
+    (session,) = sessions_of(run, "ov")
+    entries = json.loads(run("timeline", str(session["id"]), "--json")[1])["items"]
+    assert entries
+    assert not [entry for entry in entries if {"platform", "ip"} & entry["detail"].keys()]
+    assert '\\"platform\\"' in run("export")[1]
+    assert run("rebuild", "--check")[0] == 0
+
+
+def test_a_name_is_found_however_deep_in_json_it_stands(run: Run, tmp_path: Path) -> None:
+    person = 'Zoë "Zo" O\\Neil'
+    deep = json.dumps({"metadata": json.dumps({"metadata": json.dumps({"guest": person})})})
+    body = json.dumps({"event": "room_started", "id": "EV_1", "room": {"sid": "RM_1", "name": "r", "metadata": deep}})
+    file = tmp_path / "lk.jsonl"
+    file.write_text(body, "utf-8")
+    assert run("init")[0] == 0
+    assert run("import", "lk", str(file))[0] == 0
+    assert run("rebuild")[0] == 0
+    (plan,) = json.loads(run("erase", "--identity", person, "--json")[1])["items"]
+    assert plan["positions"] == [1]
+    code, _, complaint = run("erase", "--identity", "Bo")
+    assert (code, "at least 3 bytes" in complaint) == (2, True)
+
+
+def test_every_leaf_of_a_sealed_log_follows_from_its_export(filled: Run, tmp_path: Path) -> None:
+    assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
+    out = filled("export", "--leaves")[1]
+    lines = [read_line(line.encode() + b"\n") for line in out.split("\n") if line]
+    assert len(lines) > 60
+    assert [fault for line in lines for fault in faults_of(line)] == []
+    frontier = Frontier()
+    for line in lines:
+        frontier.append(line.leaf.hash)
+    assert base64.b64encode(frontier.root()).decode() in filled("verify")[1]
+    assert filled("export", "--leaves", "--out", str(tmp_path / "all.jsonl"))[0] == 0
+    assert (tmp_path / "all.jsonl").read_text("utf-8") == out
+
+
+@pytest.mark.parametrize("person", ["participant", "stream", "unknown", "server", "room_sid"])
+def test_somebody_may_be_called_as_one_of_our_words(run: Run, tmp_path: Path, person: str) -> None:
+    file = tmp_path / "lk.jsonl"
+    call = b"\n".join(sent.body for sent in whole_call("livekit", START)).replace(b"user-alice", person.encode())
+    file.write_bytes(call)
+    assert run("init")[0] == 0
+    assert run("import", "lk", str(file))[0] == 0
+    assert run("rebuild")[0] == 0
+    (session,) = sessions_of(run, "lk")
+    shape_before = shape(run, str(session["id"]))
+    assert run("erase", "--identity", person, "--yes")[0] == 0
+    (after,) = sessions_of(run, "lk")
+    assert shape(run, str(after["id"])) == shape_before
+    assert after["vendor_ids"] == session["vendor_ids"]
+    people = {entry["actor"] for entry in json.loads(run("timeline", str(after["id"]), "--json")[1])["items"]}
+    assert person not in people
+    assert "user-bob" in people

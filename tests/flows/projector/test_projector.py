@@ -1,0 +1,159 @@
+"""Views kept up to date in any batch sizes, over restarts, are those of a rebuild: the rows, the sums, the words that `q` finds."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from pathlib import Path
+
+import pytest
+
+from tracker.projector import projector as projector_module
+from tracker.demo.calls import ISSUERS, VENDORS, whole_call
+from tracker.errors import LogUnavailable
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.projector import REBUILD_BATCH, REBUILD_HOLD, Projector, differences
+from tracker.sources import registry
+from tracker.sources.contract import SourceSettings
+from tracker.views.contract import SessionFilter
+from tracker.views.sqlite.views import SqliteViews
+
+START = 1_700_000_000_000_000
+
+
+async def mixed_log(path: Path, chance: random.Random) -> SqliteLog:
+    """Calls of all vendors side by side, some deliveries lost, some late."""
+    await SqliteLog.create(path)
+    log = await SqliteLog.open(path)
+    sent = []
+    for vendor in VENDORS:
+        keys = {ISSUERS[vendor]: "x" * 40} if vendor in ISSUERS else {}
+        source = registry.build(
+            SourceSettings(name=vendor, vendor=vendor, secrets=() if keys else ("x" * 40,), keys=keys)
+        )
+        for seed in range(6):
+            for each in whole_call(vendor, START + seed * 400_000_000, seed=seed):
+                if chance.random() > 0.1:
+                    late = chance.random() < 0.1
+                    at = each.at + (chance.randrange(600_000_000) if late else 0)
+                    sent.append((at, source.admit(each.body, received_at=at, proof={"scheme": "import"})))
+    sent.sort(key=lambda pair: pair[0])
+    await log.append_all([each for _, each in sent])
+    return log
+
+
+async def words(views: SqliteViews) -> dict[str, list[str]]:
+    found = {}
+    for asked in ("alice", "room", "standup", "a", "web", "bob"):
+        rows, _ = await views.find_sessions(SessionFilter(q=asked), limit=1000, cursor=None)
+        found[asked] = [row.id for row in rows]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_views_built_live_in_any_batches_over_restarts_are_those_of_a_rebuild(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    log = await mixed_log(tmp_path / "log.db", chance)
+    head, until = await log.head(), 0
+    await SqliteViews.create(tmp_path / "live.db")
+    live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+    projector = Projector(log, live, now=lambda: START)
+    while until < head:
+        until = min(head, until + chance.choice([1, 1, 2, 5, 17, 60]))
+        await projector.catch_up(until=until)
+        if chance.random() < 0.1:
+            await live.close()
+            live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+            projector = Projector(log, live, now=lambda: START, batch=chance.choice([1, 3, 2_000]))
+    await assert_rebuilt_alike(live, log, tmp_path)
+    for each in (live, log):
+        await each.close()
+
+
+async def assert_rebuilt_alike(live: SqliteViews, log: SqliteLog, folder: Path) -> None:
+    fresh = await SqliteViews.build(folder / "rebuilt.db")
+    await Projector(log, fresh, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up()
+    await fresh.finish()
+    await fresh.close()
+    rebuilt = await SqliteViews.open(folder / "rebuilt.db", writable=False)
+    assert await differences(live, rebuilt) == []
+    told = await words(rebuilt)
+    assert await words(live) == told
+    assert any(told.values())
+    await rebuilt.close()
+
+
+class Interrupted(LogUnavailable):
+    pass
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and_outlive_its_failure(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    monkeypatch.setattr(projector_module, "TOGETHER", 50)
+    monkeypatch.setattr(projector_module, "HOLD", 3)
+    log = await mixed_log(tmp_path / "log.db", chance)
+    head = await log.head()
+    await SqliteViews.create(tmp_path / "live.db")
+    live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+    reader = await SqliteViews.open(tmp_path / "live.db", writable=False)
+    projector = Projector(log, live, now=lambda: START, batch=4)
+    looks: set[tuple[int, int]] = set()
+    failures = 0
+    while projector.position < head:
+        breaks_at = projector.position + chance.randrange(1, 120)
+
+        def interrupt(position: int, _: int, breaks_at: int = breaks_at) -> None:
+            if position >= breaks_at:
+                raise Interrupted("in the middle")
+
+        try:
+            await projector.catch_up(interrupt)
+        except Interrupted:
+            failures += 1
+        shown, told = await reader.checkpoint(), await reader.entries_after(0, 0, limit=100_000)
+        looks.add((shown, max((entry.position for entry in told), default=0)))
+        assert projector.position == shown
+    assert failures > 1
+    assert all(last <= shown for shown, last in looks)
+    # Every transaction ended where it had to, or at the head.
+    assert {shown % 52 for shown, _ in looks if shown < head} == {0}
+    await assert_rebuilt_alike(live, log, tmp_path)
+    for each in (reader, live, log):
+        await each.close()
+
+
+async def test_views_far_behind_show_how_they_get_on_where_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projector_module, "TOGETHER_SECONDS", 0.0)
+    log = await mixed_log(tmp_path / "log.db", random.Random(1))
+    await SqliteViews.create(tmp_path / "live.db")
+    live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+    projector = Projector(log, live, now=lambda: START, batch=10)
+    shown: list[int] = []
+    head = await projector.catch_up(lambda position, _: shown.append(projector.position))
+    assert shown == [*range(10, head, 10), head]
+    await assert_rebuilt_alike(live, log, tmp_path)
+    for each in (live, log):
+        await each.close()
+
+
+async def test_a_comparison_that_has_found_enough_leaves_nothing_open(tmp_path: Path) -> None:
+    log = await mixed_log(tmp_path / "log.db", random.Random(1))
+    views: list[SqliteViews] = []
+    for name, until in (("short.db", 100), ("long.db", await log.head())):
+        await SqliteViews.create(tmp_path / name)
+        views.append(await SqliteViews.open(tmp_path / name, writable=True))
+        await Projector(log, views[-1], now=lambda: START).catch_up(until=until)
+    stumbled: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: stumbled.append(str(told)))
+    assert len(await differences(*views, limit=3)) == 3
+    for each in (*views, log):
+        await each.close()
+    gc.collect()
+    await asyncio.sleep(0.05)
+    assert stumbled == []

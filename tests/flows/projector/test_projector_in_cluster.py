@@ -1,0 +1,95 @@
+"""Whole calls on two nodes at once: whichever node takes what, in any order, both tell what one machine tells."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.support.cluster import Cluster
+from tests.flows.projector.test_projector_whole_calls import START, content, delivery_of, source_of
+from tests.support.replicas import level, nodes
+from tracker.domain.deliveries import Verified
+from tracker.demo.calls import VENDORS, whole_call
+from tracker.log.contract import Log
+from tracker.log.memory import MemoryLog
+from tracker.projector.projector import Projector
+from tests.support.memory_views import MemoryViews
+
+
+def every_call() -> list[Verified]:
+    """A call of each vendor, told in order, each vendor a source of its own."""
+    return [
+        msgspec.structs.replace(source_of(vendor).verify(delivery_of(vendor, sent)), source=vendor)
+        for vendor in VENDORS
+        for sent in whole_call(vendor, START)
+    ]
+
+
+async def views_on(log: Log, *, batch: int = 2_000) -> MemoryViews:
+    views = MemoryViews()
+    await Projector(log, views, now=lambda: START, batch=batch).catch_up()
+    return views
+
+
+async def told_by_one_machine(calls: Sequence[Verified]) -> bytes:
+    log = MemoryLog()
+    for each in calls:
+        await log.append(each)
+    return content(await views_on(log))
+
+
+def exactly(views: MemoryViews) -> Any:
+    """Every row, with positions, ids and states."""
+    return msgspec.to_builtins([views.sessions, sorted(views.entries.items())])
+
+
+async def expect_one_story(
+    cluster: Cluster, folder: Path, halves: Sequence[Sequence[Verified]], batches: Sequence[int]
+) -> None:
+    """Both nodes take their half at the same time, and then tell what one machine tells that was told in order."""
+    calls = every_call()
+    async with nodes(cluster, folder, "a", "b") as logs:
+        answers = await asyncio.gather(
+            *[log.append(each) for log, half in zip(logs, halves, strict=True) for each in half]
+        )
+        assert sorted(each.position for each in answers if not each.duplicate) == list(range(1, len(calls) + 1))
+        await level(*logs)
+        assert await logs[0].tree_head() == await logs[1].tree_head()
+        first, second = [await views_on(log, batch=batch) for log, batch in zip(logs, batches, strict=True)]
+    assert exactly(first) == exactly(second)
+    assert content(first) == await told_by_one_machine(calls)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_both_nodes_given_everything_in_opposite_order_tell_what_one_machine_tells(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    calls = every_call()
+    await expect_one_story(cluster, tmp_path, (calls + calls[:9], calls[::-1]), (2_000, 7))
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@settings(
+    max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate],  # each example is a stream: not shrunk
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(data=st.data())
+async def test_calls_split_over_two_nodes_in_any_order_with_repeats_tell_what_one_machine_tells(
+    cluster: Cluster, tmp_path: Path, data: st.DataObject
+) -> None:
+    calls = every_call()
+    order = data.draw(st.permutations(range(len(calls))))
+    repeats = data.draw(st.lists(st.sampled_from(range(len(calls))), max_size=20))
+    turns = data.draw(st.lists(st.sampled_from((0, 1)), min_size=len(calls), max_size=len(calls)))
+    halves = tuple([calls[n] for n, turn in zip(order, turns, strict=True) if turn == node] for node in (0, 1))
+    for half in halves:
+        half += [calls[n] for n in repeats]  # what either of the two may have had already
+    batches = data.draw(st.tuples(st.integers(1, 9), st.integers(10, 2_000)))
+    await expect_one_story(cluster, tmp_path, halves, batches)

@@ -1,0 +1,244 @@
+"""A server whose views lack most of a large log lets a rebuild make them, and takes deliveries all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+import pytest
+import structlog
+
+from tests.flows.projector.test_projector import mixed_log
+from tests.support.server import READ_KEY, SECRETS, Running, now
+from tracker.server import child_command, auto_rebuild
+from tracker.server.child_command import Ended
+from tracker.config.load import load
+from tracker.demo.show import config_text
+from tracker.demo.calls import ISSUERS, whole_call
+from tracker.errors import LogUnavailable
+from tracker.log.contract import Log
+from tracker.log.file_lock import hold
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.projector import Projector, differences
+from tracker.server.auto_rebuild import refill
+from tracker.sources import registry
+from tracker.sources.contract import SourceSettings
+from tracker.views.sqlite.views import SqliteViews
+
+HOUR = 3_600_000_000
+
+
+class Stores:
+    """A log with calls in it, empty views, and a configuration that names both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / "config.toml"
+        path.write_text(config_text(folder, SECRETS, READ_KEY, 0), "utf-8")
+        self.config = load(path, {})
+
+    async def open(self) -> Stores:
+        self.log = await mixed_log(self.folder / "log.db", random.Random(3))
+        await SqliteViews.create(self.folder / "views.db")
+        self.views = await SqliteViews.open(self.folder / "views.db", writable=True)
+        self.head = await self.log.head()
+        return self
+
+    async def refill(self) -> bool:
+        return await refill(self.config, self.log, self.views)
+
+    async def close(self) -> None:
+        await self.views.close()
+        await self.log.close()
+
+
+@pytest.fixture
+async def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stores]:
+    monkeypatch.setattr(auto_rebuild, "WORTH", 100)
+    opened = await Stores(tmp_path).open()
+    yield opened
+    await opened.close()
+
+
+async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_there(
+    stores: Stores, tmp_path: Path
+) -> None:
+    assert await stores.refill()
+    assert await stores.views.checkpoint() == stores.head
+    livekit = registry.build(SourceSettings(name="lk", vendor="livekit", keys={ISSUERS["livekit"]: "x" * 40}))
+    await stores.log.append_all(
+        [
+            livekit.admit(each.body, received_at=each.at, proof={"scheme": "import"})
+            for each in whole_call("livekit", now() - HOUR)
+        ]
+    )
+    await Projector(stores.log, stores.views, now=now).catch_up()
+    await SqliteViews.create(tmp_path / "fresh.db")
+    fresh = await SqliteViews.open(tmp_path / "fresh.db", writable=True)
+    await Projector(stores.log, fresh, now=now).catch_up()
+    assert await stores.views.checkpoint() == await stores.log.head() > stores.head
+    assert await differences(stores.views, fresh) == []
+    await fresh.close()
+
+
+async def nobody(*_: Any) -> Ended:
+    raise AssertionError("a rebuild was begun")
+
+
+async def test_what_is_sooner_projected_is_left_to_the_projector(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_command, "run", nobody)
+    await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2 + 1)
+    assert not await stores.refill()
+    monkeypatch.setattr(auto_rebuild, "WORTH", stores.head + 1)
+    await stores.views.close()
+    for path in stores.folder.glob("views.db*"):
+        path.unlink()
+    await SqliteViews.create(stores.folder / "views.db")
+    stores.views = await SqliteViews.open(stores.folder / "views.db", writable=True)
+    assert not await stores.refill()
+
+
+async def test_half_of_the_log_is_enough(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[Any, ...]] = []
+
+    async def run(*arguments: Any) -> Ended:
+        begun.append(arguments)
+        return Ended(0, b"", "")
+
+    monkeypatch.setattr(child_command, "run", run)
+    await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2)
+    assert await stores.refill()
+    assert begun == [(stores.config.path, "rebuild", "--wait")]
+
+
+def broken(stores: Stores, _: pytest.MonkeyPatch) -> None:
+    stores.config.path.write_text("nonsense", "utf-8")
+
+
+def without_python(_: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+
+@pytest.mark.parametrize("spoil", [broken, without_python])
+async def test_where_no_rebuild_can_be_made_the_projector_fills_the_views(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Stores, pytest.MonkeyPatch], None]
+) -> None:
+    spoil(stores, monkeypatch)
+    with structlog.testing.capture_logs() as said:
+        assert not await stores.refill()
+    assert "no rebuild, so the projector fills the views" in [each["event"] for each in said]
+    await Projector(stores.log, stores.views, now=now).catch_up()
+    assert await stores.views.checkpoint() == stores.head
+
+
+async def test_where_there_is_no_room_nothing_is_begun(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_command, "run", nobody)
+    monkeypatch.setattr(auto_rebuild, "ROOM", 2**50)
+    with structlog.testing.capture_logs() as said:
+        assert not await stores.refill()
+    assert [each["event"] for each in said] == ["no room to rebuild the views, so the projector fills them"]
+
+
+async def test_where_the_stores_cannot_be_asked_nothing_is_begun(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away:
+        async def head(self) -> int:
+            raise LogUnavailable("locked")
+
+    monkeypatch.setattr(child_command, "run", nobody)
+    assert not await refill(stores.config, cast("Log", Away()), stores.views)
+    (stores.folder / "log.db").rename(stores.folder / "gone.db")
+    assert not await stores.refill()
+
+
+async def test_a_rebuild_that_waits_begins_when_the_other_one_has_ended(stores: Stores) -> None:
+    others = hold(stores.folder / "views.db-rebuild")
+    assert (await child_command.run(stores.config.path, "rebuild")).code == 1
+    waiting = asyncio.create_task(child_command.run(stores.config.path, "rebuild", "--wait"))
+    await asyncio.sleep(2)
+    assert not waiting.done()
+    assert await stores.views.checkpoint() == 0
+    others.close()
+    ended = await waiting
+    assert ended.code == 0, ended.last
+    await stores.views.refresh()
+    assert await stores.views.checkpoint() == stores.head
+
+
+async def test_nobody_waits_for_a_lock_that_cannot_be_opened(stores: Stores) -> None:
+    (stores.folder / "views.db-rebuild.lock").mkdir()
+    ended = await asyncio.wait_for(child_command.run(stores.config.path, "rebuild", "--wait"), 30)
+    assert (ended.code, "cannot be opened" in ended.last) == (1, True), ended.last
+
+
+async def large_log(path: Path, rooms: int) -> int:
+    """Two records a room; how many there are."""
+    await SqliteLog.create(path)
+    log = await SqliteLog.open(path)
+    livekit = registry.build(SourceSettings(name="lk", vendor="livekit", keys={ISSUERS["livekit"]: "x" * 40}))
+    at = now() - HOUR
+    for first in range(0, rooms, 1_000):
+        sent = [
+            livekit.admit(
+                json.dumps(
+                    {
+                        "event": event,
+                        "id": f"EV_{event}_{n}",
+                        "createdAt": str(at // 1_000_000),
+                        "room": {"sid": f"RM_{n}", "name": f"room-{n}", "creationTime": str(at // 1_000_000)},
+                    }
+                ).encode(),
+                received_at=at,
+                proof={"scheme": "import"},
+            )
+            for n in range(first, first + 1_000)
+            for event in ("room_started", "room_finished")
+        ]
+        await log.append_all(sent)
+    head = await log.head()
+    await log.close()
+    return head
+
+
+async def test_a_server_without_views_of_a_large_log_takes_deliveries_while_they_are_made(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    assert (await running.run("init"))[0] == 0
+    (tmp_path / "log.db").unlink()
+    head = await large_log(tmp_path / "log.db", auto_rebuild.WORTH // 2)
+    assert head == auto_rebuild.WORTH
+    await running.start()
+    async with aiohttp.ClientSession() as web:
+        call = whole_call("plugnmeet", now() - HOUR)
+        status, said = await running.post(web, "plugnmeet", call[0])
+        assert (status, said) == (200, {"position": head + 1, "duplicate": False})
+        code, unready = await running.text(web, "/readyz")
+        assert (code, "behind the log (position 0)" in unready) == (503, True), unready
+        await running.until(web, "/metrics", f"tracker_projector_lag {head + 1:.1f}")
+        # Killed in the middle: the next start begins it again, and nothing is missing.
+        await running.kill()
+        await running.start()
+        for each in call[1:]:
+            status, said = await running.post(web, "plugnmeet", each)
+            assert status == 200
+        await running.until(web, "/readyz", '"ready":true', seconds=90)
+        found = await running.get(web, "/v1/stats", at_least=str(said["position"]))
+        assert found["sessions"] == head // 2 + 1
+    assert await running.stop() == 0
+    said = running.printed.read_text()
+    assert said.count("most of the log is not in the views") == 2
+    assert "no rebuild" not in said
+    code, out, complaint = await running.run("rebuild", "--check")
+    assert code == 0, out + complaint
+    with closing(sqlite3.connect(tmp_path / "views.db")) as views:
+        assert views.execute("PRAGMA quick_check").fetchone() == ("ok",)

@@ -1,0 +1,86 @@
+"""Two trackers on one cluster, from `tracker init` on: the same history on both, and a node that is cut off says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tomllib
+from pathlib import Path
+
+import aiohttp
+
+from tests.support.cluster import Cluster, node
+from tests.support.server import READ, Running
+from tracker.demo.calls import Sent
+
+
+def started(n: int) -> Sent:
+    body = {
+        "event": "room_started",
+        "id": f"EV_{n}",
+        "createdAt": "1700000000",
+        "room": {"sid": f"RM_{n}", "name": "r"},
+    }
+    return Sent(event="room_started", body=json.dumps(body).encode(), at=0)
+
+
+async def test_two_nodes_have_one_history_and_one_that_is_cut_off_says_so(tmp_path: Path) -> None:
+    async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
+        first, second = [node(tmp_path, name, cluster, more='behind_at_most = "2s"') for name in "ab"]
+        await first.start(init=True)
+        for n in range(1, 6):
+            assert await first.post(web, "livekit", started(n)) == (200, {"position": n, "duplicate": False})
+        await second.start(init=True)
+        assert await second.post(web, "livekit", started(3)) == (200, {"position": 3, "duplicate": True})
+        assert await second.post(web, "livekit", started(6)) == (200, {"position": 6, "duplicate": False})
+        for running in (first, second):
+            found = json.loads(await running.until(web, "/v1/sessions?at_least=6", status=200))
+            assert len(found["items"]) == 6
+        assert "tracker_stream_servers_unread 0.0" in (await first.text(web, "/metrics"))[1]
+
+        # What is done beside a running server.
+        lines = tmp_path / "more.jsonl"
+        lines.write_bytes(b"\n".join(started(n).body for n in range(4, 10)))
+        code, out, complaint = await second.run("import", "--json", "lk", str(lines))
+        assert (code, json.loads(out)[0]["new"], json.loads(out)[0]["known"]) == (0, 3, 3), complaint
+        await first.until(web, "/v1/sessions?at_least=9", status=200)
+        roots = [(await running.run("verify"))[1].splitlines()[0] for running in (first, second)]
+        assert roots[0] == roots[1]
+        assert roots[0].startswith("9 records, root ")
+        assert (await first.run("rebuild", "--check"))[0] == 0
+
+        # Without servers: known repeats are answered, nothing else; readers are told, and it recovers by itself.
+        cluster.kill()
+        assert await first.post(web, "livekit", started(3)) == (200, {"position": 3, "duplicate": True})
+        assert "no connection to NATS" in await first.until(web, "/readyz", status=503)
+        problem = json.loads(await first.until(web, "/v1/sessions", status=503))
+        assert problem["type"].endswith(":node-behind")
+        assert (await first.text(web, "/healthz"))[0] == 200
+        for number in range(cluster.size):
+            cluster.start_server(number)
+        await cluster.ready()
+        await first.until(web, "/readyz", status=200)
+        await first.until(web, "/v1/sessions", status=200)
+        assert (await first.post(web, "livekit", started(10)))[0] == 200
+        assert (await first.stop(), await second.stop()) == (0, 0)
+
+        # The replica takes nothing by itself, whatever config.toml says.
+        first.config.write_text(first.config.read_text().replace('engine = "jetstream"', 'engine = "sqlite"'))
+        await first.start()
+        assert (await first.post(web, "livekit", started(11)))[0] == 503
+        await first.stop()
+
+
+async def test_init_writes_a_configuration_of_a_cluster_and_contradicts_none(tmp_path: Path) -> None:
+    running = Running(tmp_path, config="")
+    running.config.unlink()
+    code, out, complaint = await running.run("init", "--engine", "jetstream")
+    assert code == 1
+    assert "cannot be reached" in complaint
+    written = tomllib.loads(running.config.read_text())
+    assert written["log"]["engine"] == "jetstream"
+    assert written["jetstream"]["replicas"] == 3
+    assert "node" not in written["jetstream"]
+    running.config.write_text('[log]\nengine = "sqlite"\n')
+    code, _, complaint = await running.run("init", "--engine", "jetstream")
+    assert (code, "log.engine" in complaint) == (2, True)

@@ -1,0 +1,120 @@
+"""Every sample goes over HTTP, with the clock frozen to its moment, and lands where the vendor's page says it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from tests.support.cluster import Cluster
+from tests.support.replicas import level, nodes
+from tests.support.samples import Sample, kinds_of, samples
+from tracker.demo.calls import ISSUERS, VENDORS
+from tracker.domain.deliveries import Record
+from tracker.ingest.webhooks import Ingest
+from tracker.log.contract import Log
+from tracker.log.jetstream.log import JetstreamLog
+from tracker.log.memory import MemoryLog
+from tracker.log.sqlite.log import SqliteLog
+from tracker.server.metrics import Metrics
+from tracker.projector.projector import Projector
+from tracker.sources import registry
+from tracker.sources.contract import SourceSettings
+from tests.support.memory_views import MemoryViews
+
+
+WITHOUT_SUBJECT = {"livekit:34"}
+"""`{"event": "room_started"}` and nothing else: kept, and shown raw."""
+
+
+def name_of(sample: Sample) -> str:
+    return f"{sample.vendor}-{sample.key}-{abs(hash(sample.secret))}"
+
+
+def source_of(sample: Sample) -> Any:
+    keys = {sample.key: sample.secret} if sample.vendor in ISSUERS else {}
+    secrets = () if keys else (sample.secret,)
+    return registry.build(SourceSettings(name=name_of(sample), vendor=sample.vendor, secrets=secrets, keys=keys))
+
+
+class Engine(NamedTuple):
+    """What the hooks write into, and what the views are made of: in a cluster, another node."""
+
+    log: Log
+    read: Log
+
+
+@pytest.fixture(params=["memory", "sqlite", "jetstream"])
+def place(request: pytest.FixtureRequest) -> Cluster | str:
+    """The cluster is started only for who asks for it."""
+    return request.getfixturevalue("cluster") if request.param == "jetstream" else request.param
+
+
+@pytest.fixture
+async def engine(place: Cluster | str, tmp_path: Path) -> AsyncIterator[Engine]:
+    if isinstance(place, Cluster):
+        async with nodes(place, tmp_path, "a", "b") as (first, second):
+            yield Engine(first, second)
+        return
+    if place == "sqlite":
+        await SqliteLog.create(tmp_path / "log.db")
+    log = await SqliteLog.open(tmp_path / "log.db") if place == "sqlite" else MemoryLog()
+    yield Engine(log, log)
+    await log.close()
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str, engine: Engine) -> None:
+    mine = [sample for sample in samples() if sample.vendor == vendor]
+    frozen = {"now": 0}
+    log, views = engine.log, MemoryViews()
+    sources = {name_of(sample): source_of(sample) for sample in mine}
+    metrics = Metrics(lambda: frozen["now"])
+    app = web.Application()
+    Ingest(sources, log, max_body_bytes=1 << 22, now=lambda: frozen["now"], metrics=metrics).add_routes(app)
+    positions: dict[int, Sample] = {}
+    async with TestClient(TestServer(app)) as client:
+        for sample in mine:
+            frozen["now"] = sample.now
+            answer = await client.post(
+                f"/hooks/{name_of(sample)}{sample.suffix}", data=sample.body, headers=sample.headers
+            )
+            said = await answer.json()
+            assert answer.status == 200, (sample.name, said)
+            positions.setdefault(said["position"], sample)
+    if isinstance(log, JetstreamLog) and isinstance(engine.read, JetstreamLog):
+        await level(log, engine.read)
+    await Projector(engine.read, views, now=lambda: frozen["now"]).catch_up()
+
+    told: dict[int, set[str]] = {}
+    for saved in views.entries.values():
+        told.setdefault(saved.row.position, set()).add(saved.row.kind)
+    expected = kinds_of(vendor)
+    for position, sample in positions.items():
+        record = await engine.read.record(position)
+        assert record is not None
+        assert record.body == sample.body
+        kinds = {"unknown"} if sample.name in WITHOUT_SUBJECT else expected.get(record.event.lower(), {"unknown"})
+        assert told.get(position, set()) <= kinds, (sample.name, record.event, told.get(position), kinds)
+        assert told.get(position), (sample.name, record.event, "left no entry")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_page_names_every_event_of_the_samples_but_the_invented_one(vendor: str) -> None:
+    known = kinds_of(vendor)
+    for sample in samples():
+        if sample.vendor == vendor:
+            source = source_of(sample)
+            event = source.admit(sample.body, received_at=sample.now, proof={}).event.lower()
+            facts = {type(fact).__struct_config__.tag for fact in registry.interpret(_record(source, sample))}
+            assert event in known or facts == {"unknown"}, (sample.name, event, facts)
+
+
+def _record(source: Any, sample: Sample) -> Any:
+    verified = source.admit(sample.body, received_at=sample.now, proof={})
+    fields = {name: getattr(verified, name) for name in verified.__struct_fields__}
+    return Record(position=1, **fields)

@@ -1,0 +1,177 @@
+"""A real Chromium in front of a real tracker: every page that is opened remembers what went wrong in it.
+
+Debian's Chromium is driven (`apt install chromium`); Playwright downloads nothing. Where there is none the tests are
+skipped and say so; with `TRACKER_REQUIRE_BROWSER=1`, as CI sets it, they fail instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright, expect
+
+from tests.support.paths import TESTS
+from tests.support.server import TOKEN, Running, now
+from tracker.demo.show import SOURCES
+from tracker.demo.calls import VENDORS, Sent, whole_call
+
+REQUIRED = os.environ.get("TRACKER_REQUIRE_BROWSER") == "1"
+MISSING = "there is no Chromium here: apt install chromium"
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+AXE = (TESTS / "browser" / "vendor" / "axe.min.js").read_text("utf-8")
+EVIL = "<script>alert(1)</script>"
+HOUR = 3_600_000_000
+COOKIE = "tracker_session"
+
+# Under load a page takes its time; what has to happen at once is measured elsewhere.
+expect.set_options(timeout=15_000)
+
+TELL_VIOLATIONS = """addEventListener("securitypolicyviolation",
+    (e) => console.error(`policy: ${e.violatedDirective} refused ${e.blockedURI}`), true)"""
+
+
+def chromium() -> str:
+    """Where the browser is. Skips the test, or fails it where a browser is required, when there is none."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None and REQUIRED:
+        pytest.fail(MISSING)
+    if found is None:
+        pytest.skip(MISSING)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def launched() -> AsyncIterator[Browser]:
+    """A headless browser. As root, in a container, it has no sandbox of its own and little shared memory."""
+    path = chromium()
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
+        )
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Watching:
+    """A browser, the tracker it looks at, and somebody who posts to it."""
+
+    def __init__(self, running: Running, web: aiohttp.ClientSession, browser: Browser) -> None:
+        self.running, self.web, self.browser = running, web, browser
+
+    @contextlib.asynccontextmanager
+    async def page(
+        self, path: str, *, signed_in: bool = True, forgiving: tuple[str, ...] = (), **options: Any
+    ) -> AsyncIterator[Page]:
+        """A page at `path`, in a browser that knows nothing yet. On leaving, nothing may have gone wrong in it: no
+        console error or warning, exception, dialog, policy violation, or request to another host.
+
+        `forgiving`: parts of console messages that are expected here. `options`: those of a browser context.
+        """
+        context = await self.browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
+        wrong = self._listened(context)
+        try:
+            await context.add_init_script(TELL_VIOLATIONS)
+            if signed_in:
+                await context.add_cookies([{"name": COOKIE, "value": TOKEN, "url": self.running.url}])
+            page = await context.new_page()
+            await page.goto(self.running.url + path)
+            yield page
+            unexpected = [said for said in wrong if not any(part in said for part in forgiving)]
+            assert not unexpected, unexpected
+        finally:
+            await context.close()
+
+    def _listened(self, context: BrowserContext) -> list[str]:
+        wrong: list[str] = []
+        ours = self.running.url + "/"
+
+        def asked(request: Request) -> None:
+            if not request.url.startswith((ours, "data:", "blob:")):
+                wrong.append(f"asked another host: {request.url}")
+
+        async def dialog(shown: Any) -> None:
+            wrong.append(f"a dialog: {shown.message}")
+            await shown.dismiss()
+
+        context.on("request", asked)
+        context.on("dialog", dialog)
+        context.on("weberror", lambda error: wrong.append(str(error.error)))
+        context.on("console", lambda said: wrong.append(said.text) if said.type in {"error", "warning"} else None)
+        return wrong
+
+    async def post(self, vendor: str, *sent: Sent) -> int:
+        """Signed and delivered in this order; the last position."""
+        position = 0
+        for each in sent:
+            status, answer = await self.running.post(self.web, vendor, each)
+            assert status == 200, answer
+            position = max(position, answer["position"])
+        return position
+
+    async def get(self, path: str, **query: str) -> Any:
+        """What the API says, for comparing."""
+        return await self.running.get(self.web, path, **query)
+
+    async def newest(self, vendor: str) -> str:
+        """The path of the page of this vendor's newest session."""
+        found = await self.get("/v1/sessions", source=SOURCES[vendor], limit="1")
+        return page_of(found["items"][0]["id"])
+
+
+@contextlib.asynccontextmanager
+async def watching(folder: Path, *, config: str | None = None, filled: bool = True) -> AsyncIterator[Watching]:
+    """A tracker of its own in `folder` and a browser; `filled` with two calls of every vendor, some names evil."""
+    async with launched() as browser, aiohttp.ClientSession() as web:
+        running = await Running(folder, config=config).start(init=True)
+        try:
+            found = Watching(running, web, browser)
+            if filled:
+                await fill(found)
+            yield found
+        finally:
+            await running.stop()
+
+
+async def fill(watching: Watching) -> None:
+    """Two whole calls of every vendor, a day and three hours ago; in the later ones Bob is a script; some refusals."""
+    position = 0
+    for vendor in VENDORS:
+        for seed, hours in ((0, 30), (1, 3)):
+            call = whole_call(vendor, now() - hours * HOUR, seed=seed)
+            position = await watching.post(vendor, *(renamed(each) if seed else each for each in call))
+    wrong = {"Authorization": "wrong"}
+    async with watching.web.post(f"{watching.running.url}/hooks/ov", data=b"{}", headers=wrong) as answer:
+        assert answer.status == 401
+    await watching.get("/v1/sessions", at_least=str(position))
+
+
+def renamed(sent: Sent) -> Sent:
+    """The same delivery with a script for Bob's name."""
+    return Sent(sent.event, sent.body.replace(b'"Bob"', f'"{EVIL}"'.encode()), sent.at, sent.query)
+
+
+async def until(asked: Callable[[], Awaitable[Any]], wanted: Any, seconds: float = 15) -> None:
+    """Wait until `asked()` gives `wanted`."""
+    found = None
+    for _ in range(int(seconds / 0.05)):
+        found = await asked()
+        if found == wanted:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{found!r} is not {wanted!r}")
+
+
+def page_of(session: str) -> str:
+    """The path of the page of the session with this id."""
+    return f"/sessions/{quote(session, safe='')}"

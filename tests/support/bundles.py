@@ -1,0 +1,133 @@
+"""Logs with whole signed calls in them, bundles made of them, and bundles changed behind Tracker's back."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tests.support.server import READ_KEY, SECRETS
+from tracker.cli import desk, desk_bundle
+from tracker.server import stores
+from tracker.evidence.bundle import manifest as contents, readme_page
+from tracker.evidence.bundle.manifest import Manifest
+from tracker.evidence.bundle.verify import BundleVerification
+from tracker.config.load import Config, load
+from tracker.domain.deliveries import Delivery
+from tracker.demo.show import SOURCES, config_text
+from tracker.demo.calls import VENDORS, Sent, sign, whole_call
+
+START = 1_700_000_000_000_000
+SEALING = f'[sealing]\nkeys = [{{ id = "main", secret = "{"ab" * 32}" }}]\n'
+Edit = Callable[[bytes], bytes]
+
+
+def configured(folder: Path, *, sealed: bool = True) -> Config:
+    """A config with all five vendors whose files are all in `folder`."""
+    folder.mkdir(exist_ok=True)
+    text = config_text(folder, SECRETS, READ_KEY, 0)
+    more = f'{SEALING}path = "{folder}/keys.db"\n' if sealed else ""
+    key = f"{folder}/sign.key"
+    more += f'[evidence]\nkey_file = "{key}"\nfile = "{folder}/checkpoints.txt"\norigin = "tracker.test/log"\n'
+    path = folder / "config.toml"
+    path.write_text(text.replace("[access]", f"{more}[access]"), "utf-8")
+    return load(path, {})
+
+
+async def filled(config: Config, vendors: Sequence[str] = VENDORS, start: int = START) -> None:
+    """Make the log, take whole calls in as webhooks, mixed as they come, and make the views."""
+    await desk.begin(config)
+    calls = [(sent.at, vendor, sent) for vendor in vendors for sent in whole_call(vendor, start)]
+    await take(config, [(vendor, sent) for _, vendor, sent in sorted(calls, key=lambda call: call[0])])
+
+
+async def take(config: Config, deliveries: Sequence[tuple[str, Sent]]) -> None:
+    """Verify and append signed deliveries, then make the views anew."""
+    sources = stores.sources(config)
+    async with stores.reading_log(config) as log:
+        for vendor, sent in deliveries:
+            headers, suffix, _ = sign(vendor, sent.body, SECRETS[vendor], sent.at)
+            lowered = {name.lower(): value for name, value in headers.items()}
+            delivery = Delivery(
+                source=SOURCES[vendor], body=sent.body, received_at=sent.at + 1234, headers=lowered, query=sent.query,
+                token=suffix.removeprefix("/") or None,
+            )  # fmt: skip
+            await log.append(sources[SOURCES[vendor]].verify(delivery))
+    await desk.rebuild(config)
+
+
+async def sessions(config: Config) -> list[str]:
+    """The ids of all sessions."""
+    from tracker.cli import desk_reading  # noqa: PLC0415
+
+    return [row["id"] for row in (await desk_reading.find_sessions(config, [("limit", "1000")]))["items"]]
+
+
+async def session_of(config: Config, vendor: str) -> str:
+    """The id of the one session of a vendor (the one with the most records where the vendor has several)."""
+    found = [name for name in await sessions(config) if name.startswith(SOURCES[vendor] + ":")]
+    counted = [(len([1 async for _ in desk.records(config, session=name)]), name) for name in found]
+    return max(counted)[1]
+
+
+async def bundle(config: Config, session: str, to: Path) -> Path:
+    """The bundle of a session."""
+    return await desk_bundle.make(config, session, to)
+
+
+async def verified(path: Path, config: Config | None = None, **more: object) -> BundleVerification:
+    """What `tracker verify` finds."""
+    return await desk_bundle.verify(path, config, **more)  # type: ignore[arg-type]
+
+
+def failed(found: BundleVerification) -> dict[str, list[str]]:
+    """The checks that failed, with what is wrong."""
+    return {check.name: check.problems for check in found.checks if check.outcome == "failed"}
+
+
+def outcomes(found: BundleVerification) -> dict[str, str]:
+    """check → ok, failed or not checked."""
+    return {check.name: check.outcome for check in found.checks}
+
+
+def unpacked(path: Path) -> dict[str, bytes]:
+    """The files of a bundle."""
+    with zipfile.ZipFile(path) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def packed(files: Mapping[str, bytes], to: Path) -> Path:
+    """These files as a zip."""
+    with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as into:
+        for name, content in files.items():
+            into.writestr(name, content)
+    return to
+
+
+def changed(path: Path, to: Path, edits: Mapping[str, Edit], *, covered: bool = False) -> Path:
+    """The bundle with some files edited; `covered`: by somebody who writes manifest and README anew, so that they fit."""
+    files = unpacked(path)
+    for name, edit in edits.items():
+        before = files[name]
+        files[name] = edit(before)
+        assert files[name] != before, f"{name} was not changed"
+    return packed(covered_up(files) if covered else files, to)
+
+
+def covered_up(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Manifest and README made anew for these files."""
+    manifest = msgspec.json.decode(files[contents.MANIFEST], type=Manifest)
+    rest = {name: content for name, content in files.items() if name not in {contents.MANIFEST, contents.README}}
+    members = [
+        contents.Member(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in rest.items()
+    ]
+    entries = msgspec.json.decode(files[contents.TIMELINE])["timeline"]
+    manifest = msgspec.structs.replace(manifest, files=members)
+    readme = b"".join(readme_page.page_of(manifest, entries))
+    said = contents.Member(name=contents.README, size_bytes=len(readme), sha256=hashlib.sha256(readme).hexdigest())
+    manifest = msgspec.structs.replace(manifest, files=[*members, said])
+    return {**rest, contents.README: readme, contents.MANIFEST: contents.encode_manifest(manifest)}

@@ -1,0 +1,109 @@
+"""Nodes of a cluster inside the test that seal: each with a replica and a key store of its own.
+
+async with SealedNodes(cluster, folder) as nodes:
+    log = await nodes.open("a")                       # level with the stream, closed at the end
+    await nodes.restore("a"), await nodes.entries()   # put the bucket back; what stands in it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.cluster import Cluster
+from tests.support.replicas import opened, settings_of
+from tracker.log.keys.frame_keys import decode
+from tracker.log.jetstream.log import JetstreamLog
+from tracker.log.jetstream.validation import join
+from tracker.log.jetstream.key_bucket import KeyBucket
+from tracker.log.jetstream.restore_keys import Restored, restore
+from tracker.log.jetstream.encryption import join_names
+from tracker.log.jetstream.stream import Stream, StreamSettings
+from tracker.log.sqlite.replica import Replica
+from tracker.log.keys.key_store import Master, Vault
+
+MASTERS = (Master("2026", bytes(range(32))),)
+
+
+class SealedNodes:
+    """Nodes of one new stream."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.stream = f"s{secrets.token_hex(4)}"
+        self._cluster, self._folder = cluster, folder
+        self._closing = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> SealedNodes:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._closing.aclose()
+
+    def settings(self, node: str = "x") -> StreamSettings:
+        return settings_of(self._cluster, node=node, stream=self.stream)
+
+    def replica(self, node: str) -> Path:
+        return self._folder / f"{self.stream}-{node}" / "log.db"
+
+    def keys(self, node: str) -> Path:
+        return self.replica(node).with_name("keys.db")
+
+    async def open(self, node: str) -> JetstreamLog:
+        """A node's log, level with the stream; what is missing is made as `tracker init` makes it."""
+        log = await opened(self.replica(node), self.settings(node), MASTERS)
+        self._closing.push_async_callback(log.close)
+        return log
+
+    async def restore(self, node: str, *, partly: bool = False, masters: Sequence[Master] = MASTERS) -> Restored:
+        """What `tracker restore-keys` does on a node."""
+        vault = await Vault.open(self.keys(node), masters)
+        try:
+            return await restore(self.settings(node), self.replica(node), vault, partly=partly)
+        finally:
+            await vault.close()
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Stream]:
+        """A connection of the test's own."""
+        stream = await Stream.open(self.settings())
+        try:
+            yield stream
+        finally:
+            await stream.close()
+
+    async def lose_bucket(self) -> None:
+        """Somebody deletes it."""
+        async with self.connected() as stream:
+            await stream.ask(f"STREAM.DELETE.KV_{self.stream}-keys", {})
+
+    async def entries(self) -> dict[bytes, list[bytes | None]]:
+        """The wrapped keys of every revision in the bucket, by frame."""
+        found: dict[bytes, list[bytes | None]] = {}
+        async with self.connected() as stream:
+            bucket, after = KeyBucket(stream), 0
+            while (each := await bucket.frames(after)) is not None:
+                after = each.sequence
+                found.setdefault(each.frame, []).extend(decode(each.entry).wrapped)
+        return found
+
+    def folders(self) -> list[Path]:
+        """Where the servers keep the bucket."""
+        return [
+            path for n in range(self._cluster.size) for path in self._cluster.store(n).rglob(f"KV_{self.stream}-keys")
+        ]
+
+
+async def nowhere(wanted: Iterable[bytes], folders: Sequence[Path]) -> bool:
+    """Whether none of these stands in any file, once every server has done what was agreed on."""
+    for _ in range(40):
+        files = [path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()]
+        if not any(each in file for each in wanted for file in files):
+            return True
+        await asyncio.sleep(0.1)
+    return False

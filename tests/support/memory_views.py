@@ -1,0 +1,113 @@
+"""Views in memory: the writer's half of the contract, for property tests and for comparing what a rebuild would give.
+
+LIMIT: it answers no queries; whoever wants to read uses the SQLite engine (a temporary file is fine).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from tracker.domain.facts import Micros
+from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow
+
+
+class MemoryViews:
+    """Everything in dictionaries; `save` is as atomic as Python is."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, SessionRows] = {}
+        self.entries: dict[tuple[int, int], SavedEntry] = {}
+        self._by_session: dict[str | None, set[tuple[int, int]]] = {}
+        self._rooms: dict[tuple[str, str], bytes] = {}
+        self._sources: dict[str, SourceRow] = {}
+        self._position = 0
+        self._before: MemoryViews | None = None
+        """What a save with `more` may be taken back to."""
+
+    async def refresh(self) -> bool:
+        """Never replaced."""
+        return False
+
+    async def checkpoint(self) -> int:
+        """See the contract."""
+        return self._position if self._before is None else await self._before.checkpoint()
+
+    async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
+        """See the contract."""
+        return {name: self.sessions[name].state for name in session_ids if name in self.sessions}
+
+    async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        """See the contract."""
+        return {key: self._rooms[key] for key in keys if key in self._rooms}
+
+    async def sources(self) -> list[SourceRow]:
+        """See the contract."""
+        return [self._sources[name] for name in sorted(self._sources)]
+
+    async def room_entries(
+        self, source: str, room: str, from_at: Micros | None, to_at: Micros | None
+    ) -> list[SavedEntry]:
+        """See the contract."""
+        return [
+            saved
+            for _, saved in sorted(self.entries.items())
+            if saved.row.source == source
+            and saved.room == room
+            and (from_at is None or saved.placed_at >= from_at)
+            and (to_at is None or saved.placed_at < to_at)
+        ]
+
+    async def session_entries(self, session_id: str) -> list[SavedEntry]:
+        """See the contract."""
+        return [self.entries[key] for key in sorted(self._by_session.get(session_id, ()))]
+
+    async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
+        """See the contract."""
+        return [
+            name
+            for name, rows in sorted(self.sessions.items())
+            if rows.session.source == source
+            and rows.session.begins_at < begins_before
+            and (rows.session.end is None or rows.session.end.provenance == "inferred")
+        ]
+
+    async def never_joined_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
+        """See the contract."""
+        return [
+            name
+            for name, rows in sorted(self.sessions.items())
+            if rows.session.source == source
+            and rows.session.begins_at < begins_before
+            and rows.session.end is None
+            and not rows.connections
+            and not rows.streams
+        ]
+
+    async def save(self, changes: Changes, *, more: bool = False) -> None:
+        """See the contract."""
+        self._before = (self._before or copy.deepcopy(self)) if more else None
+        for name in changes.gone:
+            self.sessions.pop(name, None)
+        for rows in changes.sessions:
+            self.sessions[rows.session.id] = rows
+        for saved in changes.entries:
+            key = (saved.row.position, saved.row.n)
+            held = self.entries.get(key)
+            if held is not None:
+                self._by_session[held.row.session_id].discard(key)
+            self.entries[key] = saved
+            self._by_session.setdefault(saved.row.session_id, set()).add(key)
+        for source, room, state in changes.rooms:
+            self._rooms[(source, room)] = state
+        for row in changes.sources:
+            self._sources[row.source] = row
+        self._position = changes.position
+
+    async def revert(self) -> None:
+        """See the contract."""
+        if self._before is not None:
+            self.__dict__ = self._before.__dict__
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,11 @@
+"""Where the project, its samples and its documents are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+SAMPLES = TESTS / "samples"
+DOCS = ROOT / "docs"
+DEPLOY = ROOT / "deploy"

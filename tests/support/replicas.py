@@ -1,0 +1,64 @@
+"""Nodes of a cluster inside the test: logs on a stream, each with a replica in a file of its own.
+
+settings = settings_of(cluster)                                        # a stream of its own
+async with nodes(cluster, folder, "a", "b") as (first, second): ...    # two nodes of one new stream
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+from tests.support.cluster import Cluster
+from tracker.log.jetstream.log import JetstreamLog
+from tracker.log.jetstream.validation import join
+from tracker.log.jetstream.encryption import join_names
+from tracker.log.jetstream.connection import StreamSettings
+from tracker.log.sqlite.replica import Replica
+from tracker.log.keys.key_store import Master, Vault
+
+
+def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> StreamSettings:
+    """A stream of its own, unless it is named."""
+    return StreamSettings(
+        servers=tuple(cluster.urls), stream=stream or f"s{secrets.token_hex(4)}", node=node, replicas=cluster.size
+    )
+
+
+async def opened(path: Path, settings: StreamSettings, masters: Sequence[Master] = ()) -> JetstreamLog:
+    """A node's log, level with the stream; what is missing is made as `tracker init` makes it.
+
+    With master keys it seals; its key store is `keys.db` beside the log.
+    """
+    keys = path.with_name("keys.db")
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        if masters:
+            await Vault.create(keys, masters, await join_names(settings, masters, is_new_node=True))
+        await Replica.begin(path, log_id=await join(settings, secrets.token_hex(8)), stream=settings.stream)
+    log = await JetstreamLog.open(path, settings, vault=await Vault.open(keys, masters) if masters else None)
+    assert await log.caught_up(20)
+    return log
+
+
+async def level(*logs: JetstreamLog) -> None:
+    """Every node has what any of them has."""
+    async with asyncio.timeout(20):
+        while len({await log.head() for log in logs}) > 1:
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def nodes(cluster: Cluster, folder: Path, *names: str) -> AsyncGenerator[list[JetstreamLog]]:
+    """Nodes of one new stream, each with a new replica; closed on leaving."""
+    stream, label = settings_of(cluster).stream, secrets.token_hex(4)
+    async with contextlib.AsyncExitStack() as closing:
+        logs: list[JetstreamLog] = []
+        for name in names:
+            log = await opened(folder / f"{label}-{name}.db", settings_of(cluster, node=name, stream=stream))
+            closing.push_async_callback(log.close)
+            logs.append(log)
+        yield logs

@@ -1,0 +1,128 @@
+"""A real tracker in a process of its own, for tests that talk to it over HTTP, stop it or kill it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tracker.demo.show import SOURCES, config_text, read_token
+from tracker.demo.calls import VENDORS, Sent, sign
+
+SECRETS = {vendor: f"{vendor}-secret-of-at-least-thirty-two-bytes" for vendor in VENDORS}
+READ_KEY = "a-read-key-of-at-least-thirty-two-bytes"
+TOKEN = read_token(READ_KEY)
+READ = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class Running:
+    """`tracker serve` on a folder; `url` once it is ready. Start it again after `stop` or `kill`."""
+
+    def __init__(self, folder: Path, *, config: str | None = None) -> None:
+        self.folder = folder
+        self.config = folder / "config.toml"
+        self.printed = folder / "server.txt"
+        self.url = ""
+        self.process: asyncio.subprocess.Process | None = None
+        self.config.write_text(config or config_text(folder, SECRETS, READ_KEY, 0), "utf-8")
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "log.db"
+
+    async def run(self, *arguments: str) -> tuple[int, str, str]:
+        """One command to its end: exit code, standard output, standard error."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tracker", arguments[0], "--config", str(self.config), *arguments[1:],
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, complaint = await process.communicate()
+        return process.returncode or 0, out.decode(), complaint.decode()
+
+    async def start(self, *options: str, init: bool = False) -> Running:
+        if init:
+            code, _, complaint = await self.run("init")
+            assert code == 0, complaint
+        with self.printed.open("ab") as printed:
+            before = self.printed.stat().st_size
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tracker", "serve", "--config", str(self.config), *options,
+                stdout=printed, stderr=asyncio.subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            said = self.printed.read_bytes()[before:].decode()
+            found = re.search(r"tracker serves on (\S+)", said)
+            if found:
+                self.url = found[1]
+                return self
+            assert self.process.returncode is None, said
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"not ready: {self.printed.read_text()}")
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        if self.process is None:
+            return 0
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(self.process.wait(), 20)
+        self.process = None
+        return code
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        self.process = None
+
+    async def post(
+        self, web: aiohttp.ClientSession, vendor: str, sent: Sent, *, at: int | None = None
+    ) -> tuple[int, Any]:
+        """Sign and send one delivery; status and answer."""
+        headers, suffix, _ = sign(vendor, sent.body, SECRETS[vendor], at or now())
+        async with web.post(
+            f"{self.url}/hooks/{SOURCES[vendor]}{suffix}", data=sent.body, headers=headers, params=sent.query
+        ) as answer:
+            return answer.status, json.loads(await answer.read())
+
+    async def get(self, web: aiohttp.ClientSession, path: str, **query: str) -> Any:
+        """A read that has to succeed: its JSON."""
+        async with web.get(self.url + path, params=query, headers=READ) as answer:
+            body = await answer.json(content_type=None)
+            assert answer.status == 200, body
+            return body
+
+    async def text(self, web: aiohttp.ClientSession, path: str) -> tuple[int, str]:
+        """Whatever a read is answered: status and text."""
+        async with web.get(self.url + path, headers=READ) as answer:
+            return answer.status, await answer.text()
+
+    async def until(
+        self, web: aiohttp.ClientSession, path: str, *wanted: str, status: int | None = None, seconds: float = 45
+    ) -> str:
+        """What a read is answered, once it has that status and holds all the wanted words."""
+        found = 0, ""
+        try:
+            async with asyncio.timeout(seconds):
+                while status not in {None, found[0]} or not all(each in found[1] for each in wanted):
+                    await asyncio.sleep(0.1)
+                    found = await self.text(web, path)
+        except TimeoutError:
+            said = self.printed.read_text()[-2_000:]
+            raise AssertionError(f"{path}: wanted {status or ''} {wanted}, found {found}\n{said}") from None
+        return found[1]
+
+
+def now() -> int:
+    return time.time_ns() // 1000

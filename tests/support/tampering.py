@@ -1,0 +1,112 @@
+"""A log with two checkpoints to tamper with, and the file of a log with its guards taken off.
+
+at = await make(folder)                     # of one machine; `jetstream`: of a node
+with closing(Tampered(at.log.path)) as log: log.run("UPDATE …"); leaf_again(log, 100); tree_again(log)
+assert told(await verified(at)) == […]      # what `tracker verify` says
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tracker.cli import desk, desk_evidence
+from tracker.config import load
+from tracker.server import stores
+from tracker.domain.deliveries import Verified
+from tracker.log.merkle.hashing import complete_root
+from tracker.log.merkle.leaf import record_leaf
+from tracker.evidence.verify_log import Progress, Verification
+
+SIZE, FIRST, AFTER = 700, 300, 3
+"""Records, the first checkpoint, and records that no checkpoint has seen yet."""
+
+
+def delivery(n: int, *, other: bool = False) -> Verified:
+    body = {"event": "room_started", "n": n} | ({"forged": True} if other else {})
+    return Verified(
+        source="lk", vendor="livekit", event="room_started", dedupe_key=f"key-{n}", received_at=1_700_000_000_000_000 + n,
+        origin="webhook", proof=b'{"iss":"k"}', body=json.dumps(body).encode(),
+    )  # fmt: skip
+
+
+def config_at(folder: Path, *, jetstream: dict[str, object] | None = None, **evidence: object) -> load.Config:
+    """Of one machine, or with `[jetstream]` of a node."""
+    tables: dict[str, dict[str, object]] = {"log": {"path": "log.db"}, "views": {"path": "views.db"},
+              "evidence": {"key_file": "key", "file": "checkpoints.txt", "origin": "tracker.test/log"}}  # fmt: skip
+    tables["evidence"] |= evidence
+    if jetstream is not None:
+        tables["log"]["engine"], tables["jetstream"] = "jetstream", jetstream
+    return load.read(tables, folder / "config.toml", {})
+
+
+async def grow(at: load.Config, first: int, last: int, *, forged: Sequence[int] = (), sign: bool = True) -> None:
+    async with stores.appending_log(at) as log:
+        await log.append_all([delivery(n, other=n in forged) for n in range(first, last + 1)])
+    if sign:
+        assert await desk_evidence.checkpoint(at) is not None
+
+
+async def make(
+    folder: Path, *, forged: Sequence[int] = (), key: bytes | None = None, jetstream: dict[str, object] | None = None
+) -> load.Config:
+    """A log with two checkpoints; `key`: the text of the signing key, else a new one."""
+    folder.mkdir()
+    at = config_at(folder, jetstream=jetstream)
+    if key is not None:
+        at.evidence.key_file.write_bytes(key)
+    await desk.begin(at)
+    await grow(at, 1, FIRST, forged=forged)
+    await grow(at, FIRST + 1, SIZE, forged=forged)
+    await grow(at, SIZE + 1, SIZE + AFTER, sign=False)
+    return at
+
+
+@contextlib.contextmanager
+def no_bar(_title: str, _unit: str) -> Generator[Progress]:
+    yield lambda _done, _of: None
+
+
+async def verified(at: load.Config, **options: object) -> Verification:
+    return await desk_evidence.verify(at, no_bar, **options)  # type: ignore[arg-type]
+
+
+def told(found: Verification) -> list[str]:
+    return [f"{fault.position}: {fault.what}" for fault in found.faults]
+
+
+class Tampered:
+    """The file with its guards taken off."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            self.run(f'DROP TRIGGER "{name}"')
+
+    def run(self, sql: str, *bound: object) -> None:
+        self._connection.execute(sql, bound)
+
+    def all(self, sql: str, *bound: object) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, bound).fetchall()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def leaf_again(log: Tampered, position: int) -> None:
+    """Give a record the leaf it has now."""
+    ((*fields,),) = log.all("SELECT * FROM records WHERE position = ?", position)
+    log.run("UPDATE leaves SET hash = ? WHERE position = ?", record_leaf(*fields), position)
+
+
+def tree_again(log: Tampered) -> None:
+    """Make all full tiles anew from the leaves."""
+    leaves = [row[0] for row in log.all("SELECT hash FROM leaves ORDER BY position")]
+    for n in range(len(leaves) // 256):
+        log.run(
+            "UPDATE tiles SET hash = ? WHERE level = 1 AND n = ?", complete_root(leaves[n * 256 : (n + 1) * 256]), n
+        )

@@ -1,0 +1,281 @@
+"""Read tokens: what opens the door, and every forgery that does not."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+from tracker.api.auth import SCOPES, Access, AccessKey, mint
+from tracker.errors import ConfigInvalid, TokenInvalid
+
+NOW = 1_790_000_000_000_000
+S = NOW // 1_000_000
+SECRET = "a-read-secret-of-at-least-thirty-two-bytes"
+HS = AccessKey("main", "HS256", SECRET)
+
+
+def pems(private: Any) -> tuple[str, str]:
+    pem = serialization.Encoding.PEM
+    return (
+        private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo).decode(),
+        private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode(),
+    )
+
+
+RSA_PUBLIC, RSA_PRIVATE = pems(rsa.generate_private_key(65537, 2048))
+ED_PUBLIC, ED_PRIVATE = pems(ed25519.Ed25519PrivateKey.generate())
+RS = AccessKey("rs", "RS256", None, RSA_PUBLIC, RSA_PRIVATE)
+ED = AccessKey("ed", "EdDSA", None, ED_PUBLIC, ED_PRIVATE)
+
+
+def access(*keys: AccessKey, **more: Any) -> Access:
+    return Access(keys or [HS], now=lambda: NOW, **more)
+
+
+def part(value: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+def forged(header: dict[str, Any], claims: dict[str, Any], secret: str = SECRET) -> str:
+    """A token with exactly this header, signed with HMAC whatever the header says."""
+    signed = f"{part(header)}.{part(claims)}"
+    signature = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
+    return f"{signed}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
+def claims(**more: Any) -> dict[str, Any]:
+    return {
+        name: value for name, value in ({"exp": S + 60, "scope": "read:sessions"} | more).items() if value is not ...
+    }
+
+
+def token(key: str = SECRET, header: dict[str, Any] | None = None, **more: Any) -> str:
+    return forged({"alg": "HS256", "typ": "JWT"} | (header or {}), claims(**more), key)
+
+
+def refused(door: Access, sent: str | None, cookie: str | None = None) -> str:
+    with pytest.raises(TokenInvalid) as caught:
+        door.authorize(sent, cookie)
+    message = str(caught.value)
+    assert SECRET not in message
+    if sent and len(sent.split(".")[-1]) > 20:
+        assert sent.split(".")[-1] not in message
+    return message
+
+
+@pytest.mark.parametrize("key", [HS, RS, ED], ids=lambda key: key.algorithm)
+def test_a_minted_token_opens_what_it_says(key: AccessKey) -> None:
+    minted = mint(
+        key, scopes=["read:sessions", "read:records"], sources=["ov", "lk"], expires_s=60, now=NOW, subject="ann"
+    )
+    reader = access(HS, RS, ED).authorize(f"Bearer {minted}")
+    assert reader.subject == "ann"
+    assert reader.scopes == {"read:sessions", "read:records"}
+    assert reader.sources == ("ov", "lk")
+    assert reader.may("read:records")
+    assert not reader.may("admin")
+    assert reader.sees("ov")
+    assert not reader.sees("rec")
+    assert jwt.get_unverified_header(minted)["kid"] == key.id
+
+
+def test_admin_includes_every_scope_and_no_narrowing_means_all() -> None:
+    reader = access().authorize("Bearer " + mint(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW))
+    assert all(reader.may(scope) for scope in SCOPES)
+    assert reader.sources is None
+    assert reader.sees("anything")
+
+
+def test_a_private_key_alone_can_verify_too() -> None:
+    alone = AccessKey("rs", "RS256", None, None, RSA_PRIVATE)
+    assert access(alone).authorize("Bearer " + mint(RS, scopes=["admin"], sources=None, expires_s=60, now=NOW))
+
+
+def test_without_a_kid_every_key_of_that_algorithm_is_tried() -> None:
+    other = AccessKey("other", "HS256", "another-secret-of-at-least-thirty-two-bytes")
+    assert access(other, HS, RS).authorize(f"Bearer {token()}").subject == ""
+    assert access().authorize(f"bearer {token()}").may("read:sessions")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"kid": "nobody"}, {"kid": 7}, {"kid": ["main"]}, {"kid": ""}, {"kid": "rs"}, {"crit": ["exp"]}, {"alg": "none"},
+     {"alg": "None"}, {"alg": "HS512"}, {"alg": "RS256"}, {"alg": None}, {"alg": ["HS256"]}, {"alg": "hs256"}],
+)  # fmt: skip
+def test_a_header_that_wants_something_else_is_refused(header: dict[str, Any]) -> None:
+    refused(access(HS, RS), f"Bearer {token(header=header)}")
+
+
+def test_a_token_without_signature_is_refused() -> None:
+    for algorithm in ("none", "NONE", "HS256"):
+        refused(access(), f"Bearer {part({'alg': algorithm})}.{part(claims())}.")
+
+
+def test_the_public_key_is_no_secret_to_sign_with() -> None:
+    for header in ({"alg": "HS256"}, {"alg": "HS256", "kid": "rs"}, {"alg": "RS256", "kid": "rs"}):
+        for secret in (RSA_PUBLIC, RSA_PUBLIC.strip()):
+            refused(access(RS), f"Bearer {forged(header, claims(), secret)}")
+            refused(access(RS, HS), f"Bearer {forged(header, claims(), secret)}")
+
+
+def test_another_key_or_changed_claims_are_refused() -> None:
+    refused(access(), f"Bearer {token(key='another-secret-of-at-least-thirty-two-bytes')}")
+    header, _, signature = token().split(".")
+    refused(access(), f"Bearer {header}.{part(claims(scope='admin'))}.{signature}")
+    refused(access(RS), "Bearer " + mint(ED, scopes=["admin"], sources=None, expires_s=60, now=NOW))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"exp": ...}, {"exp": S - 60}, {"exp": None}, {"exp": str(S + 60)}, {"exp": True}, {"exp": 1e300}, {"exp": float("inf")},
+     {"exp": float("nan")}, {"exp": [S + 60]}, {"nbf": S + 61}, {"iat": S + 61}, {"iat": "now"}, {"scope": ["admin"]},
+     {"scope": None}, {"sources": "ov"}, {"sources": None}, {"sources": [1]}, {"sources": {"ov": 1}}],
+)  # fmt: skip
+def test_claims_that_do_not_hold_are_refused(changed: dict[str, Any]) -> None:
+    refused(access(), f"Bearer {token(**changed)}")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"exp": S - 59}, {"exp": S + 0.5}, {"nbf": S + 60}, {"iat": S + 60}, {"iat": S - 10**8}]
+)
+def test_clocks_may_be_a_minute_apart(changed: dict[str, Any]) -> None:
+    assert access().authorize(f"Bearer {token(**changed)}")
+
+
+def test_the_clock_is_the_one_that_was_given() -> None:
+    past = Access([HS], now=lambda: 0)
+    refused(past, f"Bearer {token(iat=S)}")
+    assert past.authorize(f"Bearer {token(exp=1)}")
+
+
+def test_audience_and_issuer_are_checked_when_configured() -> None:
+    door = access(HS, audience="tracker", issuer="house")
+    good = mint(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW, audience="tracker", issuer="house")
+    assert door.authorize(f"Bearer {good}")
+    assert door.authorize(f"Bearer {token(aud=['x', 'tracker'], iss='house')}")
+    for changed in (
+        {}, {"aud": "tracker"}, {"iss": "house"}, {"aud": "other", "iss": "house"}, {"aud": "tracker", "iss": "x"},
+        {"aud": ["x"], "iss": "house"}, {"aud": "tracker", "iss": ["house"]}, {"aud": {"tracker": 1}, "iss": "house"},
+    ):  # fmt: skip
+        refused(door, f"Bearer {token(**changed)}")
+    assert access().authorize(f"Bearer {token(aud='anybody', iss='anybody')}")
+
+
+@pytest.mark.parametrize(
+    "sent", [None, "", "Bearer", "Bearer ", "Basic dTpw", "x", "Bearer a.b", "Bearer a.b.c", "Bearer " + "a" * 20_000, "Bearer é.é.é",
+             "Bearer " + "." * 50, "Bearer \x00", "Bearer bnVsbA.bnVsbA.bnVsbA", "Bearer " + part([1]) + "." + part([1]) + ".YQ"],
+)  # fmt: skip
+def test_what_is_no_token_is_refused(sent: str | None) -> None:
+    refused(access(), sent)
+    refused(access(), sent, "a cookie")
+
+
+def test_a_payload_that_is_no_object_is_refused() -> None:
+    for payload in ([1], "text", 1, None):
+        refused(access(), "Bearer " + forged({"alg": "HS256"}, payload))  # type: ignore[arg-type]
+
+
+def test_a_link_opens_once_and_only_where_no_key_is_configured() -> None:
+    door = access()
+    assert door.one_time_link() is None
+    with pytest.raises(TokenInvalid):
+        door.open("")
+    alone = Access([], now=lambda: NOW)
+    link, other = alone.one_time_link(), alone.one_time_link()
+    assert link is not None
+    assert other != link
+    path, _, code = link.partition("=")
+    assert path == "/open?code"
+    assert len(base64.urlsafe_b64decode(code + "=")) == 32
+    cookie = alone.open(code)
+    reader = alone.authorize(None, cookie)
+    assert reader.sources is None
+    assert all(reader.may(scope) for scope in SCOPES)
+    for again in (code, cookie, "", "\ud800"):
+        with pytest.raises(TokenInvalid):
+            alone.open(again)
+    refused(alone, None)
+    refused(alone, None, code)
+    refused(alone, f"Bearer {token()}", None)
+    refused(Access([], now=lambda: NOW), None, cookie)
+
+
+def test_a_link_beside_keys_is_made_on_purpose_and_takes_nothing_from_tokens() -> None:
+    door = access()
+    link = door.one_time_link(beside_keys=True)
+    assert link is not None
+    refused(door, None, "guessed")
+    cookie = door.open(link.partition("=")[2])
+    assert door.authorize(None, cookie).may("admin")
+    assert not door.authorize(f"Bearer {token()}", cookie).may("admin"), "the header goes first"
+    with pytest.raises(TokenInvalid):
+        door.open(link.partition("=")[2])
+    door.close(cookie)
+    refused(door, None, cookie)
+
+
+def test_a_key_that_cannot_sign_says_which() -> None:
+    for key in (
+        AccessKey("k", "HS256"),
+        AccessKey("k", "RS256", None, RSA_PUBLIC),
+        AccessKey("k", "EdDSA", SECRET),
+        AccessKey("k", "RS256", None, None, "no pem"),
+    ):
+        with pytest.raises(ConfigInvalid, match="'k'"):
+            mint(key, scopes=["admin"], sources=None, expires_s=60, now=NOW)
+    for scopes in ([], ["read:everything"]):
+        with pytest.raises(ConfigInvalid, match="scope"):
+            mint(HS, scopes=scopes, sources=None, expires_s=60, now=NOW)
+
+
+def test_a_key_that_cannot_verify_is_found_at_the_start() -> None:
+    for key in (
+        AccessKey("k", "HS256"),
+        AccessKey("k", "RS256"),
+        AccessKey("k", "RS256", None, "no pem"),
+        AccessKey("k", "EdDSA", None, None, "no pem"),
+    ):
+        with pytest.raises(ConfigInvalid, match="'k'"):
+            access(key)
+    with pytest.raises(ConfigInvalid, match="twice"):
+        access(HS, HS)
+
+
+def test_keys_are_never_printed() -> None:
+    from rich.pretty import pretty_repr
+
+    for key in (HS, RS, ED):
+        for shown in (repr(key), str(key), pretty_repr(key), f"{[key]}"):
+            assert key.id in shown
+            assert SECRET not in shown
+            assert "PRIVATE" not in shown
+
+
+def test_a_cookie_holds_a_token_and_never_widens_one() -> None:
+    door = access()
+    good = mint(HS, scopes=["read:sessions"], sources=["ov"], expires_s=60, now=NOW)
+    everything = mint(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW)
+    assert door.authorize(None, good) == door.authorize(f"Bearer {good}")
+    assert door.authorize(f"Bearer {good}", everything).sources == ("ov",)
+    refused(door, "Bearer wrong", everything)
+    for cookie in ("", "wrong", f"Bearer {good}", mint(HS, scopes=["admin"], sources=None, expires_s=-120, now=NOW)):
+        refused(door, None, cookie)
+
+
+def test_a_closed_session_of_a_link_is_closed() -> None:
+    alone = Access([], now=lambda: NOW)
+    link = alone.one_time_link()
+    assert link is not None
+    cookie = alone.open(link.partition("=")[2])
+    assert alone.authorize(None, cookie)
+    alone.close(cookie)
+    alone.close("never opened")
+    refused(alone, None, cookie)

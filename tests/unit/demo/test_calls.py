@@ -1,0 +1,128 @@
+"""The demo's calls are what the vendors' servers would send, and their proofs are real."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+
+import jwt
+import pytest
+
+from tests.support.paths import SAMPLES
+from tracker.demo.calls import CALL_SECONDS, ISSUERS, VENDORS, sign, whole_call
+
+
+START = 1_786_000_000_000_000
+SECRET = "a-secret-of-more-than-thirty-two-bytes"
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_same_arguments_give_the_same_bytes(vendor: str) -> None:
+    assert whole_call(vendor, START) == whole_call(vendor, START)
+    assert {each.body for each in whole_call(vendor, START)}.isdisjoint(
+        {each.body for each in whole_call(vendor, START, seed=1)}
+    )
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_call_is_told_in_order_and_within_its_time(vendor: str) -> None:
+    call = whole_call(vendor, START)
+    times = [each.at for each in call]
+    assert times == sorted(times)
+    assert times[0] >= START
+    assert times[-1] <= START + CALL_SECONDS * 1_000_000
+    assert len({each.body for each in call}) == len(call)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_pace_shortens_a_call_without_changing_its_story(vendor: str) -> None:
+    quick = whole_call(vendor, START, pace=0.05)
+    assert [each.event for each in quick] == [each.event for each in whole_call(vendor, START)]
+    assert quick[-1].at <= START + CALL_SECONDS * 50_000
+
+
+def shape(value: object, path: str = "") -> set[str]:
+    """Every key path of a JSON value, with [] for list items."""
+    if isinstance(value, dict):
+        paths: set[str] = set()
+        for key, inner in value.items():
+            paths |= {f"{path}.{key}"} | shape(inner, f"{path}.{key}")
+        return paths
+    if isinstance(value, list):
+        return {each for inner in value for each in shape(inner, path + "[]")}
+    return set()
+
+
+def sample_shapes(vendor: str) -> dict[str, set[str]]:
+    """Event → every key path any sample of that event has."""
+    bodies: list[dict[str, object]] = []
+    if vendor == "openvidu":
+        for name in ("openvidu2-webhook.jsonl", "openvidu2-timelines.jsonl"):
+            bodies += [json.loads(line) for line in (SAMPLES / name).read_bytes().splitlines()]
+    elif vendor == "openvidu_meet":
+        bodies = [json.loads(line)["body"] for line in (SAMPLES / "openvidu-meet.jsonl").read_bytes().splitlines()]
+    elif vendor == "streamrec":
+        bodies = [json.loads(line)["body"] for line in (SAMPLES / "streamrec.jsonl").read_bytes().splitlines()]
+    else:
+        for line in (SAMPLES / f"{vendor}-signed.jsonl").read_bytes().splitlines():
+            try:
+                bodies.append(json.loads(json.loads(line)["body_text"]))
+            except ValueError:
+                continue  # a sample that is no JSON, on purpose
+    shapes: dict[str, set[str]] = {}
+    for body in bodies:
+        if isinstance(body, dict):
+            if vendor == "openvidu_meet" and "data" not in body:  # the bare object a webhook would carry
+                body = {"event": "recordingEnded" if "recordingId" in body else "meetingStarted", "data": body}
+            event = str(body.get("event") or body.get("status") or body.get("type"))
+            shapes.setdefault(event, set()).update(shape(body))
+    return shapes
+
+
+UNSAMPLED = {"recording_start", "recording_stop", "supervisor_join_session"}
+"""StreamRec's realtime messages whose payload the vendor does not publish."""
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_bodies_have_no_field_the_samples_do_not_have(vendor: str) -> None:
+    known = sample_shapes(vendor)
+    everywhere = set().union(*known.values())
+    for each in whole_call(vendor, START):
+        if each.event in UNSAMPLED:
+            continue
+        assert each.event in known, f"no sample of {each.event}"
+        # Meet 3.9 renamed its permissions (sources/openvidu_meet); samples show the old names.
+        paths = {path for path in shape(json.loads(each.body)) if ".permissions." not in path}
+        assert paths <= everywhere, f"{each.event}: {sorted(paths - everywhere)}"
+
+
+def test_meet_signs_time_and_body() -> None:
+    body = whole_call("openvidu_meet", START)[0].body
+    headers, suffix, query = sign("openvidu_meet", body, SECRET, START)
+    expected = hmac.new(SECRET.encode(), b"1786000000000." + body, hashlib.sha256).hexdigest()
+    assert (headers["X-Timestamp"], headers["X-Signature"], suffix, query) == ("1786000000000", expected, "", {})
+
+
+@pytest.mark.parametrize("vendor", ["livekit", "plugnmeet"])
+def test_a_token_carries_the_hash_of_the_body(vendor: str) -> None:
+    body = whole_call(vendor, START)[0].body
+    headers, _, _ = sign(vendor, body, SECRET, START)
+    timeless = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+    claims = jwt.decode(headers["Authorization"], SECRET, algorithms=["HS256"], options=timeless)
+    assert claims["iss"] == ISSUERS[vendor]
+    assert base64.b64decode(claims["sha256"]) == hashlib.sha256(body).digest()
+    assert claims["exp"] - claims["nbf"] == 300
+    assert ("Hash-Token" in headers) == (vendor == "plugnmeet")
+
+
+def test_a_short_secret_is_signed_with_in_silence() -> None:
+    assert sign("livekit", b"{}", "secret", START)[0]["Authorization"]
+
+
+def test_a_fixed_header_and_a_token_in_the_address_prove_the_others() -> None:
+    assert sign("openvidu", b"{}", SECRET, START)[0]["Authorization"] == SECRET
+    assert sign("streamrec", b"{}", SECRET, START)[1] == f"/{SECRET}"
+    with pytest.raises(KeyError):
+        sign("zoom", b"{}", SECRET, START)

@@ -1,0 +1,101 @@
+"""What is taken from a line of a file, and in which order files are read."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support.paths import SAMPLES
+from tracker.ingest.file_import import _in_order, read_line  # pyright: ignore[reportPrivateUsage]
+
+
+CDR = b'{"sessionCreated":{"sessionId":"MySession","timestamp":1714770057250}}'
+PREFIX = b"[INFO] 2020-05-27 19:47:05,730 [worker] io.openvidu.server.cdr.CDRLoggerFile - "
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        PREFIX,
+        b"openvidu-server_1  | " + PREFIX,
+        b"[INFO] 2018-01-18 17:19:30,848 [x] i.o.s.cdr.CallDetailRecord (recordParticipantJoined) - ",
+        b"openvidu-server_1  | ",
+        b"[INFO] 2020-05-27 19:47:05,730 [worker {7}] io.openvidu.server.cdr.CDRLoggerFile - ",
+    ],
+)
+def test_a_cdr_line_is_the_same_bytes_behind_every_prefix(before: bytes) -> None:
+    assert read_line(before + CDR) == CDR
+
+
+def test_a_dash_inside_the_json_starts_nothing() -> None:
+    line = b'{"sessionCreated":{"sessionId":"a - {b","timestamp":1}}'
+    assert read_line(line) == line
+    assert read_line(b"openvidu-server_1  | " + line) == line
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"no json", b"[1,2]", b'"text {"', b"{", b'{"a":1', b"\x00\xff\xfe{\x80", b"null"]
+)
+def test_what_is_no_json_object_is_not_read(line: bytes) -> None:
+    assert read_line(line) is None
+
+
+def test_json_a_server_prints_beside_its_cdr_is_no_event() -> None:
+    assert read_line(b'[INFO] 2020-05-27 19:47:05,730 [t] RpcConnection - {"id":1,"method":"ping"}') is None
+
+
+def test_every_sample_of_the_cdr_is_read_as_it_is() -> None:
+    for line in (SAMPLES / "openvidu2-cdr.jsonl").read_bytes().splitlines():
+        assert read_line(line) == line
+
+
+def test_bytes_that_are_not_utf_8_are_kept_as_they_are() -> None:
+    line = (SAMPLES / "openvidu2-body-v2.15-latin1.bin").read_bytes().strip()
+    assert read_line(line) == line
+
+
+def test_a_lone_surrogate_and_deep_nesting_do_no_harm() -> None:
+    line = b'{"event":"meetingStarted","data":{"roomName":"\\ud83d"}}'
+    assert read_line(line) == line
+    assert read_line(b'{"a":' * 100_000) is None
+
+
+def test_an_envelope_gives_its_inner_body_byte_for_byte() -> None:
+    body = b'{"event":"x",  "id":"\xc3\xa9"}'
+    packed = msgspec.json.encode({"source": "lk", "event": "x", "body_b64": base64.b64encode(body).decode()})
+    plain = msgspec.json.encode({"headers": {}, "body_text": body.decode()})
+    assert read_line(packed) == body
+    assert read_line(plain) == body
+    assert read_line(b'{"source":"lk","body_b64":"%%%"}') is None
+
+
+def test_a_vendor_event_with_a_field_of_that_name_is_no_envelope() -> None:
+    line = b'{"event":"signalSent","body_text":"hello"}'
+    assert read_line(line) == line
+
+
+def test_the_signed_samples_are_read_as_the_bytes_that_were_signed() -> None:
+    for name in ("livekit-signed.jsonl", "plugnmeet-signed.jsonl", "openvidu-meet-signed.jsonl"):
+        for line in (SAMPLES / name).read_bytes().splitlines():
+            sample = msgspec.json.decode(line)
+            body = base64.b64decode(sample["body_b64"]) if "body_b64" in sample else sample["body_text"].encode()
+            assert read_line(line) == body
+
+
+def test_cdr_files_are_read_in_the_order_they_were_written() -> None:
+    given = [
+        "CDR.2020-01-02_08-00-00.log",
+        "other.jsonl",
+        "CDR.2020-01-02_10-00-00.log",
+        "CDR.2020-01-01_10-00-00.log.gz",
+    ]
+    assert [path.name for path in _in_order(iter(map(Path, given)))] == [
+        "CDR.2020-01-01_10-00-00.log.gz",
+        "other.jsonl",
+        "CDR.2020-01-02_10-00-00.log",  # the run of the day before goes on into this day
+        "CDR.2020-01-02_08-00-00.log",
+    ]

@@ -1,0 +1,96 @@
+"""Cosignatures as C2SP has them, in pairs: believed, and not."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracker.errors import NoteMalformed, NoteUnverified
+from tracker.log.merkle.checkpoint import checkpoint_text, open_checkpoint
+from tracker.log.merkle.cosignature import Cosigned, Cosigner, cosignature, cosigned, with_cosignatures
+from tracker.log.merkle.note import Signer, read_note, sign_note
+
+LOG = Signer("example.com/log", bytes(range(32)))
+ONE = Signer("node-b.example.com/log", bytes([1]) * 32)
+OTHER = Signer("node-c.example.com/log", bytes([2]) * 32)
+NOTE = sign_note(checkpoint_text("example.com/log", 7, bytes(32)), [LOG])
+TEXT = read_note(NOTE).text
+
+
+@given(seconds=st.integers(min_value=0, max_value=2**63 - 1), root=st.binary(min_size=32, max_size=32))
+def test_a_cosignature_is_believed_and_tells_when(seconds: int, root: bytes) -> None:
+    note = sign_note(checkpoint_text("example.com/log", 7, root), [LOG])
+    both = with_cosignatures(note, [cosignature(read_note(note).text, each, seconds) for each in (ONE, OTHER)])
+    assert cosigned(both, [Cosigner.of(ONE)]) == [Cosigned(Cosigner.of(ONE), seconds)]
+    assert len(cosigned(both, [Cosigner.of(ONE), Cosigner.of(OTHER)])) == 2
+
+
+def test_whoever_knows_only_the_log_s_key_believes_a_cosigned_checkpoint_all_the_same() -> None:
+    assert open_checkpoint(with_cosignatures(NOTE, [cosignature(TEXT, ONE, 9)]), [LOG.verifier]).size == 7
+
+
+def test_nobody_vouches_for_a_note_without_cosignatures() -> None:
+    assert cosigned(NOTE, [Cosigner.of(ONE)]) == []
+
+
+def test_a_cosignature_over_another_tree_is_not_believed() -> None:
+    line = cosignature(checkpoint_text("example.com/log", 8, bytes(32)), ONE, 9)
+    with pytest.raises(NoteUnverified, match="does not fit"):
+        cosigned(with_cosignatures(NOTE, [line]), [Cosigner.of(ONE)])
+
+
+def test_another_time_than_was_signed_is_not_believed() -> None:
+    name, encoded = cosignature(TEXT, ONE, 9).removeprefix("— ").rstrip("\n").split(" ")
+    raw = bytearray(base64.b64decode(encoded))
+    raw[11] += 1
+    forged = f"— {name} {base64.b64encode(raw).decode()}\n"
+    with pytest.raises(NoteUnverified, match="does not fit"):
+        cosigned(with_cosignatures(NOTE, [forged]), [Cosigner.of(ONE)])
+
+
+def test_a_signature_of_the_log_s_own_kind_is_no_cosignature() -> None:
+    # Same key, same text, but signed as a log signs: the ids differ, so it is another key's line.
+    assert cosigned(sign_note(TEXT, [ONE]), [Cosigner.of(ONE)]) == []
+
+
+def test_a_line_that_is_too_short_is_not_believed() -> None:
+    line = f"— {ONE.name} {base64.b64encode(Cosigner.of(ONE).id + bytes(8)).decode()}\n"
+    with pytest.raises(NoteUnverified, match="is not one"):
+        cosigned(with_cosignatures(NOTE, [line]), [Cosigner.of(ONE)])
+
+
+def test_a_line_that_is_no_signature_cannot_be_added() -> None:
+    with pytest.raises(NoteMalformed):
+        with_cosignatures(NOTE, ["somebody was here\n"])
+
+
+def test_a_verifier_key_is_read_back() -> None:
+    assert Cosigner.read(str(Cosigner.of(ONE))) == Cosigner.of(ONE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a+b",
+        str(ONE.verifier),
+        str(Cosigner.of(ONE)).replace("node-b", "node-x"),
+        str(Cosigner.of(ONE))[:-4],
+    ],
+)
+def test_what_is_no_verifier_key_of_a_cosigner_is_refused(text: str) -> None:
+    with pytest.raises(NoteMalformed):
+        Cosigner.read(text)
+
+
+def test_the_example_of_the_standard_has_our_shape() -> None:
+    line = (
+        "— witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe"
+        "+mbIUBkBIfZ+qnA==\n"
+    )
+    found = read_note(with_cosignatures(NOTE, [line])).signatures[-1]
+    assert (found.name, len(found.bytes)) == ("witness.example.com/w1", 8 + 64)
+    assert int.from_bytes(found.bytes[:8], "big") == 0x641850CB

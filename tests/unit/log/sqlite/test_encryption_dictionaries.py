@@ -1,0 +1,83 @@
+"""What is sealed is packed before, with a dictionary that holds nothing of anybody; older records open as before."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from tests.support.samples import samples
+from tracker.demo.calls import VENDORS, whole_call
+from tracker.errors import LogCorrupt
+from tracker.log.merkle.leaf import commitment_of, framed
+from tracker.log.record_compression import dictionary_of
+from tracker.log.shipped_dictionaries import NUMBERS, Shipped
+from tracker.log.keys.key_store import Master, Vault
+
+SHIPPED = {
+    "40001.zdict": "444f831ac63e44b1fa43a71247b5a5bec94d30f0ad0ee09bbb582a9a4961689f",
+    "40002.zdict": "48229f85815303714c7a551dbc8e9feba3586a38a36235bf0f37b7dc18ea3918",
+    "40003.zdict": "289551af2a438289178cf1779042c4094add6317c516c388a1f9f926d02f22b9",
+    "40004.zdict": "fb11d64b5c3d6f6bb81d25c2a4fd333f3137a3a61e0801771963ba2f70d23ed6",
+    "40005.zdict": "53ec1a322ca3efd1c9b1dabafaae92c72cb46d87b67c9613cefa24e47de5f162",
+}
+"""SHA-256 of every dictionary ever shipped: records are packed with them, so they are as they are for ever."""
+
+
+@pytest.fixture
+async def vault(tmp_path: Path) -> Vault:
+    masters = [Master("first", bytes(32))]
+    await Vault.create(tmp_path / "keys.db", masters)
+    return await Vault.open(tmp_path / "keys.db", masters)
+
+
+def test_the_dictionaries_are_the_ones_that_were_shipped() -> None:
+    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+             for file in (resources.files("tracker.log") / "dictionaries").iterdir()}  # fmt: skip
+    assert found == SHIPPED
+    assert {f"{number}.zdict" for number in NUMBERS.values()} <= set(found)
+    assert set(NUMBERS) == set(VENDORS)
+
+
+@pytest.mark.parametrize("vendor", [*VENDORS, "tracker"])
+async def test_whatever_is_sealed_opens_as_it_came(vault: Vault, vendor: str) -> None:
+    bodies = [sample.body for sample in samples()] + [b"", b"{}", b"\x28\xb5\x2f\xfd", bytes(range(256))]
+    keys = await vault.keys_for(1, len(bodies))
+    for position, body in enumerate(bodies, 1):
+        for proof in (b"", b'{"scheme":"jwt"}'):
+            sealed = vault.seal(position, vendor, proof, body, keys[position])
+            assert vault.unseal(position, sealed.body, keys[position]) == (proof, body)
+            assert sealed.commitment == commitment_of(keys[position].salt, proof, body)
+    await vault.close()
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_call_that_no_dictionary_knew_takes_less_than_half(vendor: str) -> None:
+    shipped = Shipped()
+    bodies = [sent.body for seed in range(5) for sent in whole_call(vendor, 1_800_000_000_000_000, seed=1000 + seed)]
+    frames = [shipped.pack(vendor, b"{}", body) for body in bodies]
+    assert all(frame is not None and dictionary_of(frame) == NUMBERS[vendor] for frame in frames)
+    assert sum(len(frame or b"") for frame in frames) < sum(map(len, bodies)) / 2
+
+
+async def test_a_record_sealed_without_packing_opens(vault: Vault) -> None:
+    (key,) = (await vault.keys_for(1, 1)).values()
+    vault._shipped.pack = lambda _vendor, _proof, _body: None  # type: ignore[method-assign]
+    sealed = vault.seal(1, "livekit", b"proof", b"body", key)
+    assert len(sealed.body) == 12 + len(framed(b"proof", b"body")) + 16
+    assert vault.unseal(1, sealed.body, key) == (b"proof", b"body")
+    await vault.close()
+
+
+async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(vault: Vault) -> None:
+    (key,) = (await vault.keys_for(1, 1)).values()
+    strange = (vault._shipped.pack("livekit", b"p", b'{"event":"room_started"}' * 9) or b"").replace(
+        NUMBERS["livekit"].to_bytes(2, "little"), (50_000).to_bytes(2, "little"), 1
+    )
+    vault._shipped.pack = lambda _vendor, _proof, _body: strange  # type: ignore[method-assign]
+    sealed = vault.seal(1, "livekit", b"p", b"b", key)
+    with pytest.raises(LogCorrupt, match="position 1 does not unpack: this Tracker ships no dictionary 50000"):
+        vault.unseal(1, sealed.body, key)
+    await vault.close()

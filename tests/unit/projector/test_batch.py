@@ -1,0 +1,198 @@
+"""Any permutation, repetition and batching of a room's facts gives the same views."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tracker.domain import facts as f
+from tracker.domain.deliveries import Record
+from tracker.projector.batch import Batch, Memory
+from tracker.projections.sourced_fact import Evidence
+from tests.support.memory_views import MemoryViews
+
+S = 1_000_000
+T = 1_700_000_000 * S
+ORDER = {"position", "first_position", "last_position"}
+
+
+def at(moment: int, **known: Any) -> f.Place:
+    return f.Place(at=moment, room="r", **known)
+
+
+def meet_room() -> list[f.Fact]:
+    """Three meetings of one room without any run key; joins are stamped before their meeting's start."""
+    told: list[f.Fact] = []
+    for base in (T, T + 100 * S, T + 200 * S):
+        early = {"connection": "a", "identity": "a", "keyed_by_join": True, "joined_at": base - 2 * S}
+        later = {"connection": "b", "identity": "b", "keyed_by_join": True, "joined_at": base + 5 * S}
+        recording = at(base + 6 * S, anchor=f"rec{base}")
+        told += [
+            f.SessionStarted(at=base, started_at=base, place=at(base, starts_at=base)),
+            f.SessionStarted(at=base + 3 * S, started_at=base + 3 * S, place=at(base + 3 * S, starts_at=base + 3 * S)),
+            f.ParticipantJoined(at=base - 2 * S, place=at(base - 2 * S), **early),
+            f.ParticipantJoined(at=base + 5 * S, place=at(base + 5 * S), **later),
+            f.ParticipantLeft(at=base + 50 * S, place=at(base + 5 * S), reason="left", **later),
+            f.RecordingStarted(at=base + 6 * S, recording=f"rec{base}", place=recording),
+            f.RecordingStopped(
+                at=base + 60 * S,
+                recording=f"rec{base}",
+                started_at=base + 6 * S,
+                stopped_at=base + 60 * S,
+                place=recording,
+            ),
+            f.ParticipantLeft(at=base + 70 * S, place=at(base - 2 * S), reason="left", **early),
+            f.SessionEnded(at=base + 92 * S, reason="normal", place=at(base + 92 * S, ends_at=base + 92 * S)),
+        ]
+    return told
+
+
+def openvidu_room() -> list[f.Fact]:
+    """Two runs of one session id: starts carry the run key, everything else only the room."""
+    told: list[f.Fact] = []
+    for base in (T, T + 1000 * S):
+        run = f"r_{base // 1000}"
+        who = {"connection": "b", "identity": "b", "keyed_by_join": True, "joined_at": base + 5 * S}
+        told += [
+            f.SessionCreated(at=base, started_at=base, place=at(base, run=run, starts_at=base)),
+            f.ParticipantJoined(at=base + 5 * S, place=at(base + 5 * S), **who),
+            f.StreamPublished(
+                at=base + 6 * S, stream="st", connection="b", keyed_by_start=True, place=at(base + 6 * S)
+            ),
+            f.StreamUnpublished(
+                at=base + 49 * S,
+                stream="st",
+                connection="b",
+                keyed_by_start=True,
+                started_at=base + 6 * S,
+                place=at(base + 6 * S),
+            ),
+            f.ParticipantLeft(at=base + 50 * S, place=at(base + 5 * S), reason="left", **who),
+            f.NodeCrashed(at=base + 55 * S, place=at(base + 55 * S)),
+        ]
+    return [
+        *told,
+        f.SessionEnded(at=T + 60 * S, started_at=T, place=at(T, run=f"r_{T // 1000}", starts_at=T, ends_at=T + 60 * S)),
+    ]
+
+
+def streamrec_client() -> list[f.Fact]:
+    """Two sessions of one client: one known by relayed start, both by an end event without a key."""
+    told: list[f.Fact] = []
+    for n, base in enumerate((T, T + 1000 * S)):
+        recording = at(base + 6 * S, anchor=f"rec{base}")
+        told += [
+            f.SupervisorSessionEnded(
+                activity=f"sup{n}",
+                at=base + 50 * S,
+                started_at=base + 20 * S,
+                supervisor_client="x",
+                agent_session=f"s{n}",
+                place=at(base + 20 * S, run=f"s{n}"),
+            ),  # fmt: skip
+            f.RecordingStopped(
+                at=base + 60 * S,
+                recording=f"rec{base}",
+                started_at=base + 6 * S,
+                stopped_at=base + 60 * S,
+                place=recording,
+            ),
+            f.RecordingUploadFailed(
+                at=T + 5000 * S + n,
+                clock="receiver",
+                recording=f"rec{base}",
+                place=at(T + 5000 * S + n, anchor=f"rec{base}"),
+            ),
+            f.SessionEnded(
+                at=base + 100 * S,
+                started_at=base,
+                reason="normal",
+                place=at(base, starts_at=base, ends_at=base + 100 * S),
+            ),
+        ]
+    relayed = f.SessionStarted(at=T + S, clock="receiver", place=at(T + S, run="s0", starts_at=T + S))
+    return [*told, relayed]
+
+
+ROOMS = {"openvidu_meet": meet_room(), "openvidu": openvidu_room(), "streamrec": streamrec_client()}
+
+
+async def views_of(vendor: str, told: list[f.Fact], order: list[int], sizes: list[int]) -> MemoryViews:
+    views, memory = MemoryViews(), Memory()
+    seen = [
+        (
+            Record(
+                position=position, source="s", vendor=vendor, event="", dedupe_key=f"{n:03}", received_at=T, origin="webhook",
+                proof=b"", body=b"",
+            ),
+            Evidence(fact=told[n], position=position, n=0, source="s", vendor=vendor, key=f"{n:03}", received_at=T),
+        )
+        for position, n in enumerate(order, start=1)
+    ]  # fmt: skip
+
+    async def recall(positions: Sequence[int]) -> list[Evidence]:
+        return [seen[position - 1][1] for position in positions]
+
+    first, turn = 0, 0
+    while first < len(seen):
+        size = sizes[turn % len(sizes)]
+        chunk = seen[first : first + size]
+        if turn % 3 == 2:  # noqa: PLR2004 - forget the cache now and then
+            memory = Memory()
+        batch = Batch(views, memory, recall)
+        changes = await batch.changes([record for record, _ in chunk], [item for _, item in chunk])
+        await views.save(changes)
+        first, turn = first + size, turn + 1
+    return views
+
+
+def without_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_order(inner) for name, inner in value.items() if name not in ORDER}
+    return [without_order(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def content(views: MemoryViews) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for name, session in views.sessions.items():
+        plain = msgspec.to_builtins(session)
+        del plain["state"]
+        for gap in plain["gaps"]:
+            del gap["id"]
+        rows[name] = without_order(plain)
+    rows["entries"] = sorted(
+        (saved.row.session_id or "", saved.row.at, saved.row.kind, saved.row.dedupe_key)
+        for saved in views.entries.values()
+    )
+    return rows
+
+
+@pytest.mark.parametrize("vendor", sorted(ROOMS))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_order_and_batching_gives_the_same_views(vendor: str, data: st.DataObject) -> None:
+    told = ROOMS[vendor]
+    order = data.draw(st.permutations(range(len(told))))
+    sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    expected = asyncio.run(views_of(vendor, told, list(range(len(told))), [len(told)]))
+    shuffled = asyncio.run(views_of(vendor, told, list(order), sizes))
+    assert content(shuffled) == content(expected)
+
+
+@pytest.mark.parametrize(("vendor", "sessions"), [("openvidu_meet", 3), ("openvidu", 2), ("streamrec", 2)])
+def test_each_run_of_a_room_is_one_session(vendor: str, sessions: int) -> None:
+    views = asyncio.run(views_of(vendor, ROOMS[vendor], list(range(len(ROOMS[vendor]))), [4]))
+    assert len(views.sessions) == sessions
+
+
+def test_a_run_that_a_node_took_down_is_ended_by_inference() -> None:
+    views = asyncio.run(views_of("openvidu", ROOMS["openvidu"], list(range(13)), [4]))
+    second = views.sessions[f"s:r_{(T + 1000 * S) // 1000}"].session
+    assert second.end is not None
+    assert (second.end.reason, second.end.provenance, second.completeness) == ("server_failure", "inferred", "repaired")

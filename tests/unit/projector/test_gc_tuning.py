@@ -1,0 +1,26 @@
+"""How often the garbage collector looks is changed for a while, never for good."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from tracker.projector import gc_tuning
+
+
+@pytest.mark.parametrize("thresholds", [gc_tuning.SERVING, gc_tuning.REBUILDING])
+def test_the_collector_is_as_it_was_afterwards(thresholds: tuple[int, int, int]) -> None:
+    before = gc.get_threshold()
+    with gc_tuning.rarely(thresholds):
+        assert gc.get_threshold() == thresholds
+        assert gc.get_freeze_count() > 0
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
+
+
+def test_also_after_an_error() -> None:
+    before = gc.get_threshold()
+    with pytest.raises(KeyError), gc_tuning.rarely(gc_tuning.SERVING):
+        raise KeyError
+    assert gc.get_threshold() == before

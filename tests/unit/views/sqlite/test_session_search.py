@@ -1,0 +1,178 @@
+"""What `q` finds in a views file: the same as looking at every session, whatever it is, saved live or rebuilt."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.contracts.test_views import T0, session_rows
+from tracker.views.contract import Changes, SessionFilter, SessionRows
+from tracker.views.cursors import encode_cursor
+from tracker.views.sqlite.views import SqliteViews
+from tracker.views.sqlite.schema import SEARCHABLE
+from tracker.views.sqlite.session_search import (
+    PIECE,
+    few_statement,
+    hits_statement,
+    phrase,
+    search_statement,
+    sessions_statement,
+)
+
+pytestmark = pytest.mark.skipif(not SEARCHABLE, reason="this SQLite has no trigrams")
+
+ASKED = ("a", "b_", "%", "7", "ov:", "lk", "Ro", "room", "ROOM 1", "ann", "Ann Å", "ng", "m", "x9", "guest-4", "zzz", "王伟", "伟",
+         'say "hi"', "hi", '"', "'", "-", "*", "ov:s1", "s12", "room-3 NOT", "(", "\x1f", "OR")  # fmt: skip
+
+
+def sessions(count: int, chance: random.Random) -> list[SessionRows]:
+    """Calls of two sources, many of which begin in one minute or at one moment."""
+    made: list[SessionRows] = []
+    for i in range(count):
+        rows = session_rows(
+            f"s{i}", source=chance.choice(("ov", "lk")), begins_at=T0 + chance.choice((0, 1, 7, 59, 60, 61, 4_000)) * 1_000_000,
+            room_id=f"room-{chance.randrange(9)}", room_name=chance.choice((None, "Room 1", 'say "hi"', "b_%")),
+            ended_at=chance.choice((None, T0 + 9_000_000_000)),
+        )  # fmt: skip
+        people = tuple(
+            msgspec.structs.replace(
+                rows.participants[0], id=f"p{n}", identity=f"guest-{chance.randrange(50)}", name=chance.choice((None, "王伟", "Ann Ångström"))
+            )
+            for n in range(chance.randrange(3))
+        )  # fmt: skip
+        made.append(msgspec.structs.replace(rows, participants=people, lookups=(f"s{i}", f"x{i % 20}")))
+    return made
+
+
+async def found(views: SqliteViews, limit: int, **filters: Any) -> list[str]:
+    """The ids on all pages."""
+    ids: list[str] = []
+    cursor = None
+    while True:
+        rows, cursor = await views.find_sessions(SessionFilter(**filters), limit=limit, cursor=cursor)
+        ids += [row.id for row in rows]
+        if cursor is None:
+            return ids
+
+
+async def looked_at(views: SqliteViews, **filters: Any) -> list[str]:
+    """The ids by looking at every session."""
+    rows = await views.rows(*sessions_statement(SessionFilter(**filters), limit=10_000, cursor=None))
+    return [row[2] for row in rows]
+
+
+async def expect_all(views: SqliteViews) -> None:
+    for q in ASKED:
+        await expect_streamed(views, q)
+        for filters in (
+            {}, {"source": "ov"}, {"source": "none"}, {"sources": ("lk",)}, {"sources": ()}, {"state": "open"}, {"state": "ended"},
+            {"from_at": T0 + 1, "to_at": T0 + 60_000_000}, {"room": "room-1"}, {"has": ("recording",)},
+        ):  # fmt: skip
+            assert await found(views, 7, q=q, **filters) == await looked_at(views, q=q, **filters), (q, filters)
+
+
+async def expect_streamed(views: SqliteViews, q: str) -> None:
+    """Taken newest first, source by source and page by page, as where hits are many."""
+    expression = phrase(q)
+    if len(q) < PIECE or expression is None:
+        return
+    for source in ("lk", "ov"):
+        ids: list[str] = []
+        cursor = None
+        while True:
+            statement = search_statement(SessionFilter(), expression, source, limit=5, cursor=cursor)
+            rows = await views.rows(*statement)
+            ids += [row[2] for row in rows[:5]]
+            if len(rows) <= 5:
+                break
+            cursor = encode_cursor("sessions", rows[4][1:3])
+        assert ids == await looked_at(views, q=q, source=source), q
+
+
+async def expect_sound(path: Path) -> list[tuple[int, str]]:
+    """The index agrees with the texts; (session, words) of each session."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO session_pieces (session_pieces, rank) VALUES ('integrity-check', 1)")
+        texts = connection.execute(
+            "SELECT id, group_concat(text, char(31)) FROM session_texts JOIN sessions ON number = session GROUP BY id"
+        )
+        return sorted((name, " ".join(sorted({word for word in text.split("\x1f") if word}))) for name, text in texts)
+
+
+async def test_a_search_finds_what_looking_at_every_session_finds(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    await SqliteViews.create(tmp_path / "live.db")
+    live = await SqliteViews.open(tmp_path / "live.db", writable=True)
+    made = sessions(120, chance)
+    kept: dict[str, SessionRows] = {}
+    for position in range(1, 9):
+        # Again and again the same sessions: more people, other people, another beginning, or gone.
+        part = [rows for rows in made if chance.random() < 0.3]
+        changed = [msgspec.structs.replace(rows, participants=chance.choice(made).participants) for rows in part]
+        moved = [
+            msgspec.structs.replace(rows, session=msgspec.structs.replace(rows.session, begins_at=T0 + chance.randrange(200) * 1_000_000))
+            for rows in changed
+        ]  # fmt: skip
+        gone = [name for name in kept if chance.random() < 0.05 and name not in {rows.session.id for rows in moved}]
+        await live.save(Changes(position=position, sessions=moved, gone=gone))
+        kept |= {rows.session.id: rows for rows in moved}
+        for name in gone:
+            del kept[name]
+    await expect_all(live)
+    await live.close()
+    rebuilt = await SqliteViews.build(tmp_path / "rebuilt.db")
+    await rebuilt.save(Changes(position=8, sessions=list(kept.values())))
+    await rebuilt.finish()
+    rebuilt = await SqliteViews.open(tmp_path / "rebuilt.db", writable=True)
+    await expect_all(rebuilt)
+    first = await expect_sound(tmp_path / "rebuilt.db")
+    # What a rebuild wrote is what a save would have: nothing is written again.
+    await rebuilt.save(Changes(position=9, sessions=list(kept.values())))
+    await expect_all(rebuilt)
+    await rebuilt.close()
+    assert first == await expect_sound(tmp_path / "live.db") == await expect_sound(tmp_path / "rebuilt.db")
+
+
+async def test_who_is_replaced_is_in_no_text_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "views.db"
+    await SqliteViews.create(path)
+    views = await SqliteViews.open(path, writable=True)
+    await views.save(Changes(position=1, sessions=[session_rows("a"), session_rows("b")]))
+    assert await found(views, 9, q="ngström") == ["ov:b", "ov:a"]
+    nobody = msgspec.structs.replace(session_rows("a"), participants=())
+    await views.save(Changes(position=2, sessions=[nobody], gone=["ov:b"]))
+    assert await found(views, 9, q="ngström") == await found(views, 9, q="b") == []
+    assert await found(views, 9, q="ROOM") == ["ov:a"]
+    await views.close()
+    assert [name for name, _ in await expect_sound(path)] == ["ov:a"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM session_texts WHERE text LIKE '%ann%'").fetchone() == (0,)
+
+
+async def test_a_search_reads_the_index_in_its_order_and_no_table_whole(tmp_path: Path) -> None:
+    await SqliteViews.create(tmp_path / "views.db")
+    for wanted in (
+        SessionFilter(),
+        SessionFilter(state="open"),
+        SessionFilter(from_at=1),
+        SessionFilter(source="ov", to_at=9),
+    ):
+        statement, bound = search_statement(wanted, '"abc"', "ov", limit=5, cursor=None)
+        with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
+        assert not [step for step in plan if step.split()[:2] in (["SCAN", "s"], ["SCAN", "t"])], plan
+        for narrowed, values in (
+            hits_statement(wanted, '"abc"', most=9, cursor=None),
+            few_statement(wanted, '"abc"', limit=5, cursor=None),
+        ):
+            with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
+                also = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {narrowed}", values)]
+            assert not [step for step in also if step.split()[:2] in (["SCAN", "s"], ["SCAN", "t"])], also
+        # Only the last page's minute is sorted.
+        assert len([step for step in plan if step == "USE TEMP B-TREE FOR ORDER BY"]) == 1, plan

@@ -1,0 +1,141 @@
+"""What is asked across sessions: rooms, people, recordings, supervisor sessions, and numbers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tracker.views.answers import Agent, Appearance, DayStats, Page, Peak, Recording, Room, RoomSummary, Session, SourceStats, Stats, Supervisor, SupervisorSession, time_of  # fmt: skip
+from tracker.api.route import Asked, Route, SeveralFound
+from tracker.api.parameters import LARGEST, PAGED, SOURCE, moment, text
+from tracker.api.sessions import participant_of, recording_of, session_called
+from tracker.errors import NotFound
+from tracker.domain.rows import SupervisorSessionRow
+
+
+async def find_rooms(asked: Asked) -> Page[RoomSummary]:
+    """`GET /v1/rooms`: by source and room."""
+    rows, after = await asked.door.views.find_rooms(source=None, sources=asked.sources, **asked.paging)
+    rooms = [
+        RoomSummary(
+            source=row.source,
+            room=Room(row.room_id, row.room_name),
+            sessions=row.sessions,
+            open=row.open,
+            first_session_at=time_of(row.first_begins_at),
+            last_session_at=time_of(row.last_begins_at),
+        )
+        for row in rows
+    ]
+    return Page(rooms, after)
+
+
+async def find_appearances(asked: Asked) -> Page[Appearance]:
+    """`GET /v1/participants`: newest first."""
+    rows, after = await asked.door.views.participants(
+        session_id=None, identity=asked.query["identity"], sources=asked.sources, **asked.paging
+    )
+    found = [Appearance(session_id=row.session_id, **msgspec.structs.asdict(participant_of(row))) for row in rows]
+    return Page(found, after)
+
+
+async def find_recordings(asked: Asked) -> Page[Recording]:
+    """`GET /v1/recordings`: newest first."""
+    rows, after = await asked.door.views.recordings(
+        session_id=None, status=asked.query["status"], sources=asked.sources, **asked.paging
+    )
+    return Page([recording_of(row) for row in rows], after)
+
+
+async def find_supervisor_sessions(asked: Asked) -> Page[SupervisorSession]:
+    """`GET /v1/supervisor-sessions`: newest first."""
+    session = None if asked.query["session"] is None else await session_called(asked, asked.query["session"])
+    rows, after = await asked.door.views.supervisor_sessions(
+        session_id=None if session is None else session.id,
+        client=asked.query["client"],
+        sources=asked.sources,
+        **asked.paging,
+    )
+    return Page([supervisor_session_of(row) for row in rows], after)
+
+
+async def find_supervisor_session(asked: Asked) -> SupervisorSession:
+    """`GET /v1/supervisor-sessions/{id}`: by our id or the vendor's."""
+    any_id = asked.path["id"]
+    rows = await asked.door.views.supervisor_session(any_id)
+    # A session's id begins with its source, and a source's name holds no colon.
+    found = [supervisor_session_of(row) for row in rows if asked.reader.sees(row.session_id.partition(":")[0])]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise NotFound(f"no supervisor session has the id {any_id[:200]!r}")
+    message = f"{len(found)} supervisor sessions have the id {any_id[:200]!r}: ask for one of them by its own id"
+    page: Page[SupervisorSession] = Page(found, None)
+    raise SeveralFound(message, tuple(row.id for row in found), page)
+
+
+async def find_stats(asked: Asked) -> Stats:
+    """`GET /v1/stats`: from the views, without reading the log."""
+    start, end = asked.query["from"], asked.query["to"]
+    found = await asked.door.views.stats(
+        from_at=-LARGEST if start is None else start,
+        to_at=LARGEST if end is None else end,
+        sources=asked.reader.sources,
+    )
+    sources = {
+        row["source"]: SourceStats(**(row | {"last_received_at": time_of(row["last_received_at"])}))
+        for row in found["sources"]
+    }
+    for name, vendor in asked.door.vendors.items():
+        # A source that never sent anything is what somebody looking at this page wants to see.
+        if name not in sources and asked.reader.sees(name):
+            sources[name] = SourceStats(source=name, vendor=vendor, sessions=0, open=0, last_received_at=None)
+    return Stats(
+        open=found["open"],
+        sessions=found["sessions"],
+        days=[DayStats(**day) for day in found["days"]],
+        peak=Peak(found["peak"]["sessions"], time_of(found["peak"]["at"])),
+        sources=[sources[name] for name in sorted(sources)],
+    )
+
+
+def supervisor_session_of(row: SupervisorSessionRow) -> SupervisorSession:
+    """A supervisor session as it is answered."""
+    return SupervisorSession(
+        id=row.id,
+        supervisor=Supervisor(row.supervisor_client),
+        agent=Agent(row.agent_session, row.agent_client),
+        session_id=row.session_id,
+        started_at=time_of(row.started_at),
+        ended_at=time_of(row.ended_at),
+        duration_ms=row.duration_ms,
+        provenance=row.provenance,
+    )
+
+
+_IDENTITY = text("identity", "Only people with this identity or name.")
+_STATUS = text("status", "Only recordings with this status.")
+_CLIENT = text("client", "Only those of this supervisor or agent, by client id.")
+_SESSION = text("session", "Only those of this session of an agent, by our id or any id its vendor has for it.")
+_TIMES = (
+    moment("from", "Count sessions that began at this moment or later; without it all."),
+    moment("to", "Count sessions that began before this moment; without it all."),
+)
+
+ROUTES = (
+    Route(path="/v1/rooms", name="findRooms", about="Rooms and how many sessions they had.", scope="read:sessions",
+          parameters=(SOURCE, *PAGED), answer=Page[RoomSummary], find=find_rooms),
+    Route(path="/v1/participants", name="findParticipants", about="People across sessions, newest first.",
+          scope="read:sessions", parameters=(_IDENTITY, SOURCE, *PAGED), answer=Page[Appearance],
+          find=find_appearances),
+    Route(path="/v1/recordings", name="findRecordings", about="Recordings across sessions, newest first.",
+          scope="read:sessions", parameters=(_STATUS, SOURCE, *PAGED), answer=Page[Recording], find=find_recordings),
+    Route(path="/v1/supervisor-sessions", name="findSupervisorSessions",
+          about="Supervisors listening to agents, newest first.", scope="read:sessions",
+          parameters=(_CLIENT, _SESSION, SOURCE, *PAGED), answer=Page[SupervisorSession],
+          find=find_supervisor_sessions, several=Page[Session], missing=True),
+    Route(path="/v1/supervisor-sessions/{id}", name="findSupervisorSession",
+          about="One of them, by our id or the vendor's.", scope="read:sessions", parameters=(),
+          answer=SupervisorSession, find=find_supervisor_session, several=Page[SupervisorSession], missing=True),
+    Route(path="/v1/stats", name="findStats", about="Open now, per day, at the peak, per source.",
+          scope="read:sessions", parameters=_TIMES, answer=Stats, find=find_stats),
+)  # fmt: skip

@@ -1,0 +1,323 @@
+"""config.toml as plain values: read once, before anything starts; secrets fetched, paths made absolute.
+
+    config.toml ─► tables (every key known? every value of its type?) ─► secrets from environment and files ─► Config
+
+Whatever is wrong is a `ConfigInvalid` that names the key by its full path (`sources[1].stuck_after`) and says how to fix
+it; it never holds a secret. This file knows no other room: `service` hands the values on. Every key is described in
+docs/configuration.md, and a test holds it to that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import msgspec
+
+from tracker.config.evidence import EvidenceConfig, read_evidence
+from tracker.config.jetstream import JetstreamConfig, read_jetstream
+from tracker.config.encryption import SealingConfig, read_sealing
+from tracker.config.secret_lookup import Lookup
+from tracker.config.schema import Algorithm, Engine, FileTables, Guarded, KeyTable, ServerTable, SourceTable
+from tracker.config.values import expect_apart, micros, path_of
+from tracker.errors import ConfigInvalid
+
+VENDORS: Mapping[str, Literal["secrets", "keys"]] = {
+    "openvidu": "secrets",
+    "openvidu_meet": "secrets",
+    "livekit": "keys",
+    "plugnmeet": "keys",
+    "streamrec": "secrets",
+}
+"""What each vendor proves with. A copy of what the vendors' files say (config imports no room); a test compares."""
+
+OURS = "tracker"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to listen; port 0 takes a free one. `shutdown_grace` in seconds."""
+
+    host: str
+    port: int
+    max_body_bytes: int
+    shutdown_grace: float
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        host = self.host.strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host.lower() == "localhost"
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Which engine keeps the log, in which file; `queue_bound` in records."""
+
+    engine: Engine
+    path: Path
+    queue_bound: int
+
+
+class AccessKeyConfig(Guarded, frozen=True, kw_only=True):
+    """One key of the read door: `secret` for HS256, PEM texts for RS256 and EdDSA."""
+
+    id: str
+    algorithm: Algorithm
+    secret: str | None = None
+    public_key: str | None = None
+    private_key: str | None = None
+
+
+class AccessConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The read door; without keys it opens on loopback only."""
+
+    keys: tuple[AccessKeyConfig, ...] = ()
+    audience: str | None = None
+    issuer: str | None = None
+
+
+class SourceConfig(Guarded, frozen=True, kw_only=True):
+    """One sender, secrets fetched. `stuck_after` and `retention` in µs (None: kept for ever).
+
+    `redact`: names of fields that views and API do not show, besides those that every source leaves out.
+    """
+
+    name: str
+    vendor: str
+    header: str
+    secrets: tuple[str, ...] = ()
+    keys: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    stuck_after: int
+    retention: int | None = None
+    redact: tuple[str, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything config.toml says, defaults filled in; `path` is the file it came from."""
+
+    path: Path
+    server: ServerConfig
+    log: LogConfig
+    jetstream: JetstreamConfig
+    views_path: Path
+    evidence: EvidenceConfig
+    sealing: SealingConfig
+    access: AccessConfig
+    sources: tuple[SourceConfig, ...]
+
+    def source(self, name: str) -> SourceConfig:
+        """The source of that name. Raises `ConfigInvalid` naming those there are."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        named = ", ".join(source.name for source in self.sources) or "none"
+        raise ConfigInvalid(f"no source is named {name!r} in {self.path}: its [[sources]] are {named}")
+
+
+def load(path: Path | str, environ: Mapping[str, str]) -> Config:
+    """Read and check `path`; relative paths in it are relative to its directory. Raises `ConfigInvalid`."""
+    real = Path(path).absolute()
+    try:
+        raw = tomllib.loads(real.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigInvalid(
+            f"there is no {path}: name the file with --config, or write an example with `tracker init --config {path}`"
+        ) from None
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot be read ({error.strerror}): check path and permissions") from None
+    except UnicodeDecodeError:
+        raise ConfigInvalid(f"{path} is not UTF-8: save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(f"{path} is not TOML: {error}: correct the line") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, a thousand brackets
+        raise ConfigInvalid(f"{path} is not TOML that can be read: a number is too long, or nesting too deep") from None
+    return read(raw, real, environ)
+
+
+def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
+    """The same for a parsed file. `path` names it in messages and anchors relative paths."""
+    _expect_known(raw, FileTables, "")
+    tables = _converted(raw)
+    lookup = Lookup(environ, path.parent)
+    log_path, views_path = _paths(tables, path.parent)
+    evidence = read_evidence(tables.evidence, path.parent)
+    sealing = read_sealing(tables.sealing, path.parent, lookup)
+    sources = _sources(tables.sources, lookup)
+    for n, source in enumerate(sources):
+        if source.retention is not None and not sealing.masters:
+            raise ConfigInvalid(
+                f"sources[{n}].retention: what is kept in clear cannot be erased: name a master key under [sealing] keys"
+            )
+    expect_apart({
+        "log.path": log_path, "views.path": views_path, "sealing.path": sealing.path,
+        "evidence.key_file": evidence.key_file, "evidence.file": evidence.file,
+    })  # fmt: skip
+    return Config(
+        path=path,
+        server=_server(tables.server),
+        log=LogConfig(engine=tables.log.engine, path=log_path, queue_bound=tables.log.queue_bound),
+        jetstream=read_jetstream(tables.jetstream, path.parent, lookup),
+        views_path=views_path,
+        evidence=evidence,
+        sealing=sealing,
+        access=AccessConfig(
+            keys=_access_keys(tables.access.keys, lookup),
+            audience=_unless_empty(tables.access.audience, "access.audience"),
+            issuer=_unless_empty(tables.access.issuer, "access.issuer"),
+        ),
+        sources=sources,
+    )
+
+
+def _converted(raw: Mapping[str, Any]) -> FileTables:
+    try:
+        return msgspec.convert(raw, FileTables)
+    except msgspec.ValidationError as error:
+        # "Expected `int`, got `str` - at `$.server.port`": the types, never the value.
+        what, _, where = str(error).replace(" | null`", "`").replace("`object`", "`table`").partition(" - at ")
+        key = where.strip("`").removeprefix("$").removeprefix(".") or "the file"
+        missing = re.fullmatch(r"Object missing required field `(\w+)`", what)
+        if missing:
+            raise ConfigInvalid(f"{key}.{missing[1]}: missing; write {missing[1]} = …") from None
+        raise ConfigInvalid(f"{key}: {what[:1].lower()}{what[1:]}: {_advice(key)}") from None
+
+
+def _advice(key: str) -> str:
+    """How to mend a value of the wrong type."""
+    for end, words in (("log.engine", Engine), ("algorithm", Algorithm)):
+        if key.endswith(end):
+            return f"write one of {', '.join(get_args(words))}"
+    if key == "sources":
+        return "write each source under a [[sources]] of its own"
+    if key == "access.keys":
+        return 'write keys = [{ id = "main", secret_env = "TRACKER_READ_KEY" }]'
+    if key.endswith(".keys"):
+        return 'write keys = { issuer = "secret" }'
+    return "correct the value"
+
+
+def _server(table: ServerTable) -> ServerConfig:
+    if HOST.fullmatch(table.host) is None:
+        raise ConfigInvalid('server.host: this is no address: write one like "127.0.0.1", "::1" or "0.0.0.0"')
+    return ServerConfig(
+        host=table.host,
+        port=table.port,
+        max_body_bytes=table.max_body_bytes,
+        shutdown_grace=micros(table.shutdown_grace, "server.shutdown_grace") / 1_000_000,
+    )
+
+
+def _paths(tables: FileTables, folder: Path) -> tuple[Path, Path]:
+    """Of the log and the views. Raises `ConfigInvalid`, also when both are one file: a rebuild would replace the log."""
+    log = path_of(tables.log.path, folder, "log.path", "data/log.db")
+    views = path_of(tables.views.path, folder, "views.path", "data/views.db")
+    if os.path.realpath(log) == os.path.realpath(views):
+        raise ConfigInvalid(
+            "views.path: this is the same file as log.path: views are thrown away and made again, the log is evidence; "
+            'give the views a file of their own, like "data/views.db"'
+        )
+    return log, views
+
+
+def _unless_empty(text: str | None, key: str) -> str | None:
+    if text is not None and not text.strip():
+        raise ConfigInvalid(f"{key}: empty: write what tokens must carry, or remove the key")
+    return text
+
+
+def _expect_known(raw: object, table: type[msgspec.Struct], path: str) -> None:
+    """Raise at the first key that `table` does not have; the wrong shape is left to the conversion."""
+    if not isinstance(raw, Mapping):
+        return
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(table)}
+    for key, value in cast("Mapping[str, object]", raw).items():
+        where = f"{path}.{key}" if path else key
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            advice = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(sorted(fields))}"
+            raise ConfigInvalid(f"{where}: unknown key; {advice}")
+        inner = _table_in(fields[key])
+        if inner is not None and inner is fields[key]:
+            _expect_known(value, inner, where)
+        elif inner is not None and isinstance(value, list):
+            for n, each in enumerate(cast("list[object]", value)):
+                _expect_known(each, inner, f"{where}[{n}]")
+
+
+def _table_in(kind: Any) -> type[msgspec.Struct] | None:
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and issubclass(each, msgspec.Struct):
+            return each
+    return None
+
+
+def _sources(tables: tuple[SourceTable, ...], lookup: Lookup) -> tuple[SourceConfig, ...]:
+    found: dict[str, int] = {}
+    sources: list[SourceConfig] = []
+    for n, table in enumerate(tables):
+        where = f"sources[{n}]"
+        if NAME.fullmatch(table.name) is None:
+            raise ConfigInvalid(
+                f"{where}.name: {table.name!r} is part of an address: use letters, digits, '_', '.' and '-', at most 64"
+            )
+        if table.name == OURS:
+            raise ConfigInvalid(f"{where}.name: {OURS!r} is what Tracker calls its own records: choose another name")
+        if table.name in found:
+            raise ConfigInvalid(
+                f"{where}.name: {table.name!r} is already the name of sources[{found[table.name]}]: "
+                "names are part of addresses and ids, give each source its own"
+            )
+        found[table.name] = n
+        sources.append(_source(table, where, lookup))
+    return tuple(sources)
+
+
+def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
+    needs = VENDORS.get(table.vendor)
+    if needs is None:
+        close = difflib.get_close_matches(table.vendor, VENDORS, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(VENDORS)}"
+        raise ConfigInvalid(f"{where}.vendor: {table.vendor!r} is unknown; {advice}")
+    if table.header is not None and table.vendor != "openvidu":
+        raise ConfigInvalid(f"{where}.header: only vendor openvidu has a header of its own choice: remove the key")
+    if table.header is not None and HEADER.fullmatch(table.header) is None:
+        # Not shown: people write the whole line here, with the secret.
+        raise ConfigInvalid(f'{where}.header: this is no name of a header: write only the name, like "Authorization"')
+    return SourceConfig(
+        name=table.name,
+        vendor=table.vendor,
+        header=table.header or "Authorization",
+        secrets=lookup.secrets(table, where) if needs == "secrets" else (),
+        keys=lookup.keys(table, where) if needs == "keys" else {},
+        stuck_after=micros(table.stuck_after, f"{where}.stuck_after"),
+        retention=None if table.retention is None else micros(table.retention, f"{where}.retention"),
+        redact=table.redact,
+    )
+
+
+def _access_keys(tables: tuple[KeyTable, ...], lookup: Lookup) -> tuple[AccessKeyConfig, ...]:
+    keys: list[AccessKeyConfig] = []
+    for n, table in enumerate(tables):
+        where = f"access.keys[{n}]"
+        if not table.id:
+            raise ConfigInvalid(f'{where}.id: empty; name the key, like "main": tokens carry the name as `kid`')
+        if any(key.id == table.id for key in keys):
+            raise ConfigInvalid(f"{where}.id: {table.id!r} is used twice: give each key its own id")
+        secret, public, private = lookup.access_key(table, where)
+        keys.append(
+            AccessKeyConfig(
+                id=table.id, algorithm=table.algorithm, secret=secret, public_key=public, private_key=private
+            )
+        )
+    return tuple(keys)

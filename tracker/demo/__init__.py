@@ -1,0 +1,1 @@
+"""Whole signed calls of every vendor, and `tracker demo`, which plays them."""

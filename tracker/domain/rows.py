@@ -1,0 +1,174 @@
+"""The rows of the views: what the facts of one session add up to, ready to be kept and read.
+
+Times are µs UTC or None; durations are integer milliseconds. Field order is the order in answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from tracker.domain.facts import Clock, EndReason, Micros, Provenance
+
+Completeness = Literal["complete", "repaired", "open"]
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Why and how surely something ended."""
+
+    reason: EndReason
+    vendor_reason: str | None
+    provenance: Provenance
+
+
+class Anomaly(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
+    """Something odd or missing: `kind` is one of design §6, `position` the record it was seen at (None: no record)."""
+
+    kind: str
+    position: int | None
+    detail: str
+
+
+class SessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One run of one room."""
+
+    id: str
+    source: str
+    vendor: str
+    room_id: str | None
+    room_name: str | None
+    vendor_ids: dict[str, list[str]]
+    state: Literal["open", "ended"]
+    created_at: Micros | None
+    started_at: Micros | None
+    ended_at: Micros | None
+    duration_ms: int | None
+    start_provenance: Provenance | None
+    end: End | None
+    participants: int
+    peak_participants: int
+    participant_ms: int
+    recordings: int
+    supervisors: int
+    completeness: Completeness
+    anomalies: list[Anomaly]
+    first_position: int
+    last_position: int
+    last_event_at: Micros
+    begins_at: Micros
+    """The moment lists are ordered by: started_at, else created_at, else the earliest fact."""
+
+
+class ParticipantRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A person in one session; `id` is unique within the session. `presence_ms`: union of the connections."""
+
+    session_id: str
+    id: str
+    identity: str | None
+    name: str | None
+    kind: str
+    connections: int
+    first_joined_at: Micros | None
+    last_left_at: Micros | None
+    presence_ms: int
+
+
+class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One join of one participant. `aborted`: it never became active."""
+
+    session_id: str
+    id: str
+    participant: str
+    joined_at: Micros | None
+    left_at: Micros | None
+    duration_ms: int | None
+    join_provenance: Provenance | None
+    leave: End | None
+    aborted: bool
+    platform: str | None
+    location: str | None
+    ip: str | None
+
+
+class StreamRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Published media (`direction` "published"), or one participant receiving it ("received")."""
+
+    session_id: str
+    id: str
+    direction: Literal["published", "received"]
+    stream: str
+    participant: str | None
+    connection: str | None
+    publisher: str | None
+    media: str | None
+    label: str | None
+    started_at: Micros | None
+    ended_at: Micros | None
+    duration_ms: int | None
+    start_provenance: Provenance | None
+    end: End | None
+    detail: dict[str, Any]
+
+
+class RecordingRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One recording. `id` is unique across sessions; `vendor_id` is the vendor's."""
+
+    id: str
+    session_id: str
+    vendor_id: str
+    mode: str | None
+    status: str
+    upload_status: str | None
+    upload_http_status: int | None
+    started_at: Micros | None
+    first_frame_at: Micros | None
+    first_peerframe_at: Micros | None
+    stopped_at: Micros | None
+    duration_ms: int | None
+    size_bytes: int | None
+    url: str | None
+    stop_reason: str | None
+    start_provenance: Provenance | None
+    stop_provenance: Provenance | None
+    history: list[dict[str, Any]]
+    """`{status, at (µs), position}` in order; bounded by the number of distinct statuses."""
+
+
+class SupervisorSessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A supervisor listening to an agent's session."""
+
+    id: str
+    supervisor_client: str | None
+    agent_session: str | None
+    agent_client: str | None
+    session_id: str
+    started_at: Micros | None
+    ended_at: Micros | None
+    duration_ms: int | None
+    start_provenance: Provenance | None
+    provenance: Provenance | None
+    """Of the end; of the start while it runs."""
+
+
+class EntryRow(msgspec.Struct, frozen=True, gc=False):
+    """One line of a timeline. `id` is "{position}-{n}"; `session_id` is None for facts about the deployment."""
+
+    id: str
+    session_id: str | None
+    position: int
+    n: int
+    at: Micros
+    received_at: Micros | None
+    """None for entries no event told (`provenance` derived or inferred)."""
+    kind: str
+    subject_type: str
+    subject_id: str | None
+    actor: str | None
+    detail: dict[str, Any]
+    source: str
+    provenance: Provenance
+    clock: Clock
+    dedupe_key: str
+    hidden: bool
+    """A legacy twin of another entry: kept, not shown."""

@@ -1,0 +1,1 @@
+"""Evidence bundles: one session in a zip that anybody can verify offline."""

@@ -1,0 +1,70 @@
+"""What a clustered log answers from its own replica: everything but the ways in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from tracker.domain.deliveries import Record
+from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
+from tracker.log.sqlite.replica import Replica
+from tracker.log.keys.frame_store import DataKey
+
+
+class ReplicaReading:
+    """The reading and proving half of `Log`, handed on to `replica`. Each method: see `Log`."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+
+    async def head(self) -> int:
+        return await self.replica.head()
+
+    async def record(self, position: int) -> Record | None:
+        return await self.replica.record(position)
+
+    async def last_of(self, source: str) -> int:
+        return await self.replica.last_of(source)
+
+    def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
+        return self.replica.read(after, limit=limit)
+
+    async def wait(self, after: int, timeout: float) -> int:
+        return await self.replica.wait(after, timeout)
+
+    async def positions_of(self, source: str) -> list[int]:
+        return await self.replica.positions_of(source)
+
+    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
+        return await self.replica.erased(after, limit)
+
+    async def erasures_told(self, after: int, until: int) -> dict[int, list[int]]:
+        """See `SqliteProving.erasures_told`."""
+        return await self.replica.erasures_told(after, until)
+
+    async def data_keys(self, after: int, until: int) -> dict[int, DataKey]:
+        """See `SqliteProving.data_keys`."""
+        return await self.replica.data_keys(after, until)
+
+    async def tile_beyond(self) -> tuple[int, int] | None:
+        return await self.replica.tile_beyond()
+
+    async def tree_head(self) -> TreeHead:
+        return await self.replica.tree_head()
+
+    async def tile(self, level: int, n: int) -> list[bytes]:
+        return await self.replica.tile(level, n)
+
+    async def leaf(self, position: int) -> KeptLeaf | None:
+        return await self.replica.leaf(position)
+
+    def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
+        return self.replica.read_kept(after)
+
+    async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
+        return await self.replica.checkpoints(after=after, limit=limit)
+
+    async def cosignatures(self, size: int) -> list[str]:
+        return await self.replica.cosignatures(size)
+
+    async def last_checkpoint(self) -> tuple[int, str] | None:
+        return await self.replica.last_checkpoint()

@@ -1,0 +1,1 @@
+"""The keys that encrypt records, stored apart from the log so that they can be destroyed."""

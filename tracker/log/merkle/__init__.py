@@ -1,0 +1,1 @@
+"""The Merkle tree over the log: leaves, proofs, signed notes and checkpoints."""

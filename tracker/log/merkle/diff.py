@@ -1,0 +1,30 @@
+"""Where two trees begin to differ, found by going down from the top: one tile a level, whatever the size."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import NamedTuple
+
+from tracker.log.merkle.tree import HEIGHT, WIDTH, Tile, widths
+
+
+class Difference(NamedTuple):
+    """The first record that is another one: its position, and its leaf hash in both trees; b"" where there is none."""
+
+    position: int
+    here: bytes
+    there: bytes
+
+
+async def first_difference(size: int, here: Tile, there: Tile) -> Difference | None:
+    """The first of `size` leaves that differs; None where the leaves are the same, and only what is made of them is not."""
+    n = 0
+    for level in reversed(range(len(widths(size)))):
+        count = min(WIDTH, (size >> (HEIGHT * level)) - n * WIDTH)
+        pairs = zip_longest((await here(level, n))[:count], (await there(level, n))[:count], fillvalue=b"")
+        # Where the full ones are the same it is in the unfinished one behind them.
+        at, ours, theirs = next(((i, a, b) for i, (a, b) in enumerate(pairs) if a != b), (count, b"", b""))
+        if level == 0 and at < count:
+            return Difference(n * WIDTH + at + 1, ours, theirs)
+        n = n * WIDTH + at
+    return None

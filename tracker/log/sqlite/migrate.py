@@ -1,0 +1,95 @@
+"""Bring a SQLite log's schema up to date: numbered files, each in one transaction.
+
+    NNNN_what.sql   one step from version NNNN-1 to NNNN; its last statement writes NNNN into `user_version`
+
+If we die inside a step, SQLite rolls it back and the next start runs it again. Two processes that start together run
+each step once: the version is read again under the write lock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from importlib import resources
+
+import aiosqlite
+import msgspec
+
+from tracker.errors import LogCorrupt
+from tracker.log.sqlite.tree import hash_what_is_there
+
+APPLICATION_ID = 1414679378
+"""`PRAGMA application_id` of every log of ours ("TRKR"), written by the first step."""
+
+
+AFTER: Mapping[str, Callable[[aiosqlite.Connection], Awaitable[None]]] = {"0002_tree.sql": hash_what_is_there}
+"""What SQL alone cannot do, in the step's own transaction."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One migration file: `version` is its number, `sql` its text."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def steps() -> tuple[Step, ...]:
+    """The steps that ship with this Tracker, in order."""
+    files = (file for file in resources.files("tracker.migrations.sqlite").iterdir() if file.name.endswith(".sql"))
+    found = (Step(int(file.name.split("_", 1)[0]), file.name, file.read_text(encoding="utf-8")) for file in files)
+    return tuple(sorted(found, key=lambda step: step.version))
+
+
+async def migrate(connection: aiosqlite.Connection, path: Sequence[Step] | None = None) -> int:
+    """Run the steps this file has not seen; return its version.
+
+    The connection must be in autocommit mode (`isolation_level=None`). Raises `LogCorrupt` when the file was written by
+    a newer Tracker, and the driver's error when a step fails: nothing of that step is left behind.
+    """
+    wanted = steps() if path is None else path
+    version = await _version(connection)
+    if wanted and version > wanted[-1].version:
+        message = (
+            f"the log has schema version {version}, this Tracker knows {wanted[-1].version}: start the newer Tracker"
+        )
+        raise LogCorrupt(message)
+    for step in wanted:
+        if step.version > version:
+            version = await _run(connection, step)
+    return version
+
+
+async def _run(connection: aiosqlite.Connection, step: Step) -> int:
+    await connection.execute("BEGIN IMMEDIATE")
+    try:
+        if await _version(connection) < step.version:
+            for statement in statements(step.sql):
+                await connection.execute(statement)
+            if step.name in AFTER:
+                await AFTER[step.name](connection)
+        version = await _version(connection)
+        if version < step.version:
+            raise LogCorrupt(f"{step.name} does not set user_version = {step.version}")
+        await connection.execute("COMMIT")
+    except BaseException:
+        await connection.rollback()
+        raise
+    return version
+
+
+async def _version(connection: aiosqlite.Connection) -> int:
+    ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+    return version
+
+
+def statements(sql: str) -> Iterator[str]:
+    """The statements of a script, one by one: `executescript` would commit the transaction they must share."""
+    pending = ""
+    for line in sql.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
+    if pending.strip():
+        yield pending

@@ -1,0 +1,110 @@
+"""The tree's rows in a SQLite log: leaves and tiles in with the records, tiles and checkpoints out.
+
+What the writer needs between two appends is the tree's right edge (`Frontier`). It is kept while nobody else appends;
+after another process did, and at the start, it is read again: at most 256 hashes a level, whatever the log's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import aiosqlite
+
+from tracker.log.merkle.leaves import leaves_of
+from tracker.log.merkle.tree import WIDTH, Frontier, Full, Tile, frontier_at
+from tracker.log.sqlite.bulk import at_once, inserting
+
+LEAVES = "leaves (position, hash, commitment)"
+INSERT_TILE = "INSERT INTO tiles (level, n, hash) VALUES (?, ?, ?)"
+SELECT_LEAVES = "SELECT hash FROM leaves WHERE position > ? AND position <= ? ORDER BY position"
+SELECT_TILE = "SELECT hash FROM tiles WHERE level = ? AND n >= ? AND n < ? ORDER BY n"
+SELECT_TREE_SIZE = "SELECT coalesce(max(position), 0) FROM leaves"
+SELECT_LEAF = """
+SELECT position, source, vendor, event, dedupe_key, received_at, origin, proof, body, hash, commitment
+FROM leaves JOIN records USING (position) WHERE position = ?
+"""
+INSERT_ERASURE = "INSERT INTO erasures (position, erased_by) VALUES (?, ?)"
+SELECT_ERASURES = """
+    SELECT e.position, (
+        WITH RECURSIVE later(n) AS (
+            SELECT e.erased_by UNION ALL SELECT x.erased_by FROM later JOIN erasures AS x ON x.position = later.n
+        )
+        SELECT max(n) FROM later
+    )
+    FROM erasures AS e WHERE e.position > ? AND e.position <= ?"""
+"""An erasure may be erased in its turn (it told of another person); the last one says what is left."""
+SELECT_POSITIONS_OF = "SELECT position FROM records WHERE source = ? ORDER BY position"
+SELECT_ERASED = SELECT_ERASURES.replace("e.position <= ?", "true ORDER BY e.position LIMIT ?")
+SELECT_ERASURES_TOLD = (
+    "SELECT position, erased_by FROM erasures WHERE erased_by > ? AND erased_by <= ? ORDER BY position"
+)
+SELECT_TILE_BEYOND = f"""
+SELECT level, n FROM tiles
+WHERE level > 7 OR (n + 1) * (1 << (8 * level)) > ({SELECT_TREE_SIZE}) ORDER BY level, n LIMIT 1
+"""  # noqa: S608 - a statement of ours
+SELECT_SEALED = (
+    "SELECT position, commitment FROM leaves WHERE commitment IS NOT NULL AND position > ? AND position <= ?"
+)
+SELECT_COPIES = """
+SELECT position, id, n FROM copies JOIN frames USING (sequence) WHERE position > ? AND position <= ?
+ORDER BY position, sequence, n
+"""
+SELECT_ANY_SEALED = "SELECT 1 FROM leaves WHERE commitment IS NOT NULL LIMIT 1"
+SELECT_SIZE_AND_FIRST_SEALED = """
+SELECT (SELECT coalesce(max(position), 0) FROM leaves),
+       (SELECT min(position) FROM leaves WHERE commitment IS NOT NULL)
+"""
+INSERT_CHECKPOINT = "INSERT INTO checkpoints (size, note) VALUES (?, ?)"
+SELECT_CHECKPOINT = "SELECT 1 FROM checkpoints WHERE size = ?"
+SELECT_CHECKPOINTS = "SELECT size, note FROM checkpoints WHERE size > ? ORDER BY size LIMIT ?"
+SELECT_LAST_CHECKPOINT = "SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1"
+SELECT_UNHASHED = """
+SELECT position, source, vendor, event, dedupe_key, received_at, origin, proof, body
+FROM records WHERE position > ? ORDER BY position LIMIT ?
+"""
+CHUNK = 2_000
+
+Row = tuple[Any, ...]
+Fetch = Callable[[str, Sequence[Any]], Any]
+
+
+def tile_question(level: int, n: int) -> tuple[str, tuple[int, ...]]:
+    """The statement that gives the hashes of one tile, and what to bind."""
+    if level == 0:
+        return SELECT_LEAVES, (n * WIDTH, (n + 1) * WIDTH)
+    return SELECT_TILE, (level, n * WIDTH, (n + 1) * WIDTH)
+
+
+def tiles_of(connection: aiosqlite.Connection) -> Tile:
+    """The tiles as this connection sees them."""
+
+    async def tile(level: int, n: int) -> list[bytes]:
+        return [row[0] for row in await connection.execute_fetchall(*tile_question(level, n))]
+
+    return tile
+
+
+def grown(frontier: Frontier, rows: Iterable[Row], commitments: Sequence[bytes | None]) -> tuple[list[Row], list[Full]]:
+    """The leaves and filled tiles of new record rows, in order; the frontier moves on past them."""
+    kept = [(*row[:9], None, commitment) for row, commitment in zip(rows, commitments, strict=True)]
+    hashes = leaves_of(kept)
+    return [(row[0], leaf, row[10]) for row, leaf in zip(kept, hashes, strict=True)], frontier.extend(hashes)
+
+
+async def frontier_of(connection: aiosqlite.Connection) -> Frontier:
+    """The tree's right edge as it is stored."""
+    ((size,),) = await connection.execute_fetchall(SELECT_TREE_SIZE)
+    return await frontier_at(size, tiles_of(connection))
+
+
+async def hash_what_is_there(connection: aiosqlite.Connection) -> None:
+    """Make the leaves of records that were appended before there was a tree. Part of the migration's transaction.
+
+    Never at another time: a record without a leaf was put in around Tracker, and must not get one.
+    """
+    frontier = await frontier_of(connection)
+    while rows := [tuple(row) for row in await connection.execute_fetchall(SELECT_UNHASHED, (frontier.size, CHUNK))]:
+        leaves, full = grown(frontier, rows, [None] * len(rows))
+        await at_once(connection, inserting(LEAVES, leaves))
+        await connection.executemany(INSERT_TILE, full)

@@ -1,0 +1,1 @@
+"""Erasing people, sessions and old records."""

@@ -1,0 +1,1 @@
+"""One running process: wiring, listeners, background tasks, metrics, roles and shutdown."""

@@ -1,0 +1,354 @@
+"""The running Tracker: the one place where rooms are joined. Owns the TaskGroup, the clock and the signals.
+
+    hold the log ─► open log and views ─► projector follows ─► listen ─► … SIGTERM …
+        ─► stop accepting ─► answer what was accepted ─► stop the projector ─► commit and close the log ─► exit 0
+
+Ingest and projector share nothing but the stores: when the projector fails it is started again, and no sender notices.
+If we die anywhere here, what was answered is in the log, and the next start goes on from the views' checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import resource
+import signal
+from collections.abc import AsyncGenerator, Callable, Generator
+from importlib.metadata import version
+from typing import cast
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from tracker.privacy import retention
+from tracker.projector import gc_tuning
+from tracker.server import catch_up, erasure_sync, clock_watch, stores
+from tracker.server.connection_limit import READ_BYTES, Accepting, bound_receiving
+from tracker.api.health import Health
+from tracker.config.load import Config
+from tracker.dashboard.ingest_stats import Arrivals
+from tracker.dashboard.nodes import Cluster
+from tracker.privacy.erasure import finish
+from tracker.errors import ConfigInvalid, TrackerError
+from tracker.ingest.webhooks import Ingest
+from tracker.log.contract import ClusteredLog, ServedLog
+from tracker.server.metrics import Metrics
+from tracker.log.cluster.gossip import Neighbours, SourceSeen, Status, seconds_of
+from tracker.server.read_side import ReadingSide
+from tracker.server.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
+from tracker.server.request_tracking import KEEPALIVE_SECONDS, UnderWay
+from tracker.log.cluster.cosigner import Vouching
+
+TRYING = 0.8
+"""Of the grace of a stop: so long a cluster is tried. What it does not take is answered and closed in the rest."""
+FREE_BYTES = 16 * 1024 * 1024
+"""With less free space under the log the server says it is not ready, while it can still take records."""
+PROBE_SECONDS = 2.0
+CONNECTIONS = 65_536
+
+_log = structlog.get_logger("service")
+
+Ready = Callable[[str, str | None], None]
+"""Called once with the address when deliveries are taken, and with the one-time link where no key guards the reading."""
+
+
+class Station:
+    """The rooms of one running Tracker. `reading` is None on a node that only takes deliveries."""
+
+    def __init__(
+        self,
+        config: Config,
+        log: ServedLog,
+        reading: ReadingSide | None,
+        metrics: Metrics,
+        *,
+        role: Role = "all",
+        vouching: Vouching | None = None,
+    ) -> None:
+        self.config = config
+        self.log = log
+        self.reading = reading
+        self.metrics = metrics
+        self.role: Role = role
+        self.vouching = vouching
+        self.ingest = Ingest(
+            stores.sources(config),
+            log,
+            max_body_bytes=config.server.max_body_bytes,
+            now=stores.now,
+            metrics=metrics,
+        )
+        self.signer = stores.signer(config)
+        self.checkpoints = self.signer and stores.checkpoints(config, log, self.signer, metrics)
+        self.under_way = UnderWay()
+        self.cluster = log if isinstance(log, ClusteredLog) else None
+        self.neighbours: Neighbours | None = None
+        if self.cluster is not None and vouching is not None:
+            self.neighbours = Neighbours(
+                self.cluster, functools.partial(self._status, self.cluster, vouching), stores.now
+            )
+            metrics.knows(self.neighbours.heard)
+        self.accepting: Accepting | None = None
+
+    def app(self) -> web.Application:
+        """All routes of all doors."""
+        doors: list[Middleware] = [self.under_way.count]
+        if self.cluster is not None:
+            doors.append(catch_up.gate(self.cluster, self.config.jetstream.behind_at_most))
+        app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=doors)
+        if self.role == "read":
+            add_refusing_hooks(app)
+        else:
+            self.ingest.add_routes(app)
+        if self.reading is None:
+            Health(self.unready, self.metrics.render).add_routes(app)
+            add_refusing_reads(app)
+            return app
+        arrivals = Arrivals(
+            since=self.metrics.since,
+            last_seen=self.ingest.last_seen,
+            last_refused=self.ingest.last_refused,
+            outcomes=self.metrics.outcomes,
+            last_minute=self.metrics.last_minute,
+        )
+        cluster = None
+        if self.neighbours is not None and self.vouching is not None:
+            cluster = Cluster(self.neighbours, self.vouching)
+        key = stores.public_key(self.config)
+        self.reading.add_routes(app, arrivals, unready=self.unready, log_key=key, cluster=cluster)
+        return app
+
+    async def _status(self, log: ClusteredLog, vouching: Vouching) -> Status:
+        ingest, metrics, settings = self.ingest, self.metrics, self.config.jetstream
+        minute, behind, diverged = metrics.last_minute(), log.behind(), vouching.diverged
+        names = {*(each.name for each in self.config.sources), *(name for name, _ in metrics.outcomes)}
+        return Status(
+            node=settings.node, role=self.role, version=version("tracker"), started=metrics.since,
+            position=await log.head(), views=None if self.reading is None else self.reading.position,
+            behind_messages=behind.messages, behind_seconds=seconds_of(behind.seconds), signs=settings.signs,
+            cosigned=vouching.cosigned, diverged=None if diverged is None else diverged.size, doubt=vouching.doubt,
+            sources=[
+                SourceSeen(
+                    name=name, last_seen=ingest.last_seen.get(name), last_refused=ingest.last_refused.get(name),
+                    last_minute=minute.get(name, 0),
+                    outcomes={outcome: count for (source, outcome), count in metrics.outcomes.items() if source == name},
+                )
+                for name in sorted(names)
+            ],
+        )  # fmt: skip
+
+    async def unready(self) -> list[str]:
+        """Why this server should get no traffic now; empty when it should."""
+        short = None if self.accepting is None else self.accepting.why_short()
+        reasons = [each for each in (short, self.ingest.arriving.why_full()) if each is not None]
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self.log.probe()
+                reasons += [] if self.reading is None else await self.reading.lag()
+        except TimeoutError:
+            reasons.append(f"the log did not answer within {PROBE_SECONDS:.0f} s")
+            if self.cluster is not None:
+                reasons += catch_up.reasons(self.cluster, self.config.jetstream.behind_at_most)
+        except TrackerError as error:
+            reasons.append(str(error))
+        with contextlib.suppress(OSError):
+            found = os.statvfs(self.config.log.path.parent)
+            free = found.f_bavail * found.f_frsize
+            if free < FREE_BYTES:
+                reasons.append(f"{free // 1024} KiB are free under the log: make room")
+        return reasons
+
+    async def sign(self) -> None:
+        """Make checkpoints on the schedule; return at once where nothing is to be signed, and say so."""
+        evidence = self.config.evidence
+        if self.cluster is not None:
+            if not self.config.jetstream.signs:
+                if stores.cosigner(self.config) is None:
+                    _log.warning(
+                        "this node cosigns nothing: it has no key. `tracker init` makes it",
+                        key_file=str(evidence.key_file),
+                    )
+                return
+            # A tree that is behind would be taken for one that was rolled back.
+            await self.cluster.caught_up()
+        if self.checkpoints is None:
+            _log.warning(
+                "no checkpoints: nobody can prove later that the log was not changed. `tracker init` makes the key",
+                key_file=str(evidence.key_file),
+            )
+        elif evidence.every is not None:
+            self.metrics.checkpoints_begin()
+            await self.checkpoints.run(evidence.every / 1_000_000)
+
+
+async def serve(
+    config: Config,
+    *,
+    port: int | None = None,
+    link: bool = False,
+    role: Role = "all",
+    ready: Ready | None = None,
+    showing: catch_up.Showing | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
+
+    `port`: instead of the config's. `link`: `ready` gets a one-time link beside the keys, too. `showing`: how a node of a
+    cluster shows that it catches up. `role`: what this node is for (`roles.py`).
+    Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
+    (no log, or served by somebody else) before anything is accepted.
+    """
+    if port is not None:
+        config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=port))
+    if link and not config.server.is_loopback:
+        raise ConfigInvalid(f"server.host: {config.server.host} is open to others: --link is for this machine alone")
+    if not config.access.keys and not config.server.is_loopback:
+        raise ConfigInvalid(
+            f"server.host: {config.server.host} is open to others, but no key guards the reading: "
+            "add [access] keys, or listen on 127.0.0.1"
+        )
+    expect_role(config, role)
+    _allow_many_connections()
+    stop = asyncio.Event()
+    # Until the log is closed: an impatient second signal must not cut off what the first one began.
+    with stores.hold_log(config), _signals(stop.set):
+        async with _station(config, role) as station:
+            with gc_tuning.rarely(gc_tuning.SERVING):
+                await _run(station, stop, ready, showing, link=link)
+
+
+def _allow_many_connections() -> None:
+    """Each live stream is an open file; most systems begin with 1,024 and allow many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Generator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def _station(config: Config, role: Role) -> AsyncGenerator[Station]:
+    metrics = Metrics(stores.now)
+    async with contextlib.AsyncExitStack() as stack:
+        log = await stores.open_log(config, metrics)
+        stack.push_async_callback(log.close)
+        vouching = None
+        if isinstance(log, ClusteredLog):
+            metrics.follows(log.behind, await catch_up.begin(log, config.jetstream.monitoring), log.refused)
+            vouching = await _compared(config, log)
+            metrics.vouches(vouching.seen)
+        if config.sealing.masters:
+            # On a node that has diverged these positions may be other people's.
+            if not isinstance(log, ClusteredLog) or log.stopped() is None:
+                await finish(log)
+        else:
+            _log.info("bodies are kept in clear: without a master key under [sealing] nothing can be erased")
+        reading = None
+        if role != "ingest":
+            views = await stores.open_live_views(config)
+            stack.push_async_callback(views.close)
+            reading = ReadingSide(config, log, views, metrics, vouching)
+        yield Station(config, log, reading, metrics, role=role, vouching=vouching)
+
+
+async def _compared(config: Config, log: ClusteredLog) -> Vouching:
+    """What compares this node with what is signed. It was compared once: nothing is taken before that."""
+    vouching = stores.vouching(config, log)
+    begun = await stores.divergence(config, log)
+    log.stop_where(lambda: vouching.diverged or begun)
+    return vouching
+
+
+async def _run(
+    station: Station, stop: asyncio.Event, ready: Ready | None, showing: catch_up.Showing | None, *, link: bool
+) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            lasting = [
+                *([] if station.reading is None else station.reading.lasting()),
+                station.sign(),
+                station.under_way.let_go(),
+                clock_watch.watch(stores.now),
+            ]
+            if station.cluster is not None:
+                lasting.append(catch_up.show(station.cluster, showing))
+            if station.vouching is not None:
+                lasting.append(station.vouching.run())
+            if station.neighbours is not None:
+                lasting.append(station.neighbours.run())
+            config = station.config
+            if station.cluster is not None and station.reading is not None and config.sealing.masters:
+                lasting.append(erasure_sync.keep(config.path, config.views_path, station.cluster))
+            # Of many nodes one looks for what is old: the one that signs.
+            is_first = station.cluster is None or config.jetstream.signs
+            if is_first and any(source.retention is not None for source in config.sources):
+                lasting.append(retention.keep(config.path, station.metrics))
+            tasks = [group.create_task(each) for each in lasting]
+            try:
+                async with _listening(station) as address:
+                    _log.info("ready", address=address, sources=[each.name for each in station.config.sources])
+                    if ready is not None:
+                        reading = station.reading
+                        ready(address, None if reading is None else reading.access.one_time_link(beside_keys=link))
+                    await stop.wait()
+                    _log.info("stopping", grace_seconds=station.config.server.shutdown_grace)
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except* TrackerError as group_error:
+        raise group_error.exceptions[0] from None
+
+
+@contextlib.asynccontextmanager
+async def _listening(station: Station) -> AsyncGenerator[str]:
+    """Accept connections; on leaving accept no more, and let those accepted have their answers."""
+    server = station.config.server
+    runner = web.AppRunner(
+        station.app(),
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        shutdown_timeout=1.0,
+        read_bufsize=READ_BYTES,
+    )
+    await runner.setup()
+    answering = cast("web.Server", runner.server)  # it is there after the setup
+    station.under_way.server = answering
+    station.accepting = Accepting(answering)
+    try:
+        host = server.host.strip("[]")
+        try:
+            listening = await asyncio.get_running_loop().create_server(
+                station.accepting, host, server.port, backlog=1024
+            )
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigInvalid(
+                f"server.host, server.port: cannot listen on {server.host}:{server.port} ({reason}): "
+                "name an address of this machine, and a port nobody listens on"
+            ) from None
+        with contextlib.closing(listening):
+            bound_receiving(listening.sockets[0].fileno())
+            port = listening.sockets[0].getsockname()[1]
+            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if station.cluster is not None:
+            station.cluster.end_within(TRYING * server.shutdown_grace)
+        if station.reading is not None:
+            station.reading.live.stop()
+        await station.under_way.end(server.shutdown_grace)
+    finally:
+        await runner.cleanup()

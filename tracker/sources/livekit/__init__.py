@@ -1,0 +1,1 @@
+"""LiveKit, and so OpenVidu 3: webhooks proved by a JWT."""

@@ -1,0 +1,195 @@
+"""LiveKit's egress, read: what writes files is a recording, what streams to the outside a broadcast, some are both.
+
+EgressInfo is livekit/protocol `protobufs/livekit_egress.proto:356-401`; its times are nanoseconds. Its request is never
+repeated: it names stores, access keys and stream addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tracker.domain.facts import (
+    BroadcastStarted,
+    BroadcastStopped,
+    EndReason,
+    Fact,
+    Micros,
+    Place,
+    RecordingAborted,
+    RecordingFact,
+    RecordingFailed,
+    RecordingLimitReached,
+    RecordingProcessing,
+    RecordingReady,
+    RecordingStarted,
+    RecordingStopped,
+)
+from tracker.sources import protojson
+from tracker.sources.protojson import Message
+
+
+_STATUSES = (
+    "EGRESS_STARTING", "EGRESS_ACTIVE", "EGRESS_ENDING", "EGRESS_COMPLETE", "EGRESS_FAILED", "EGRESS_ABORTED",
+    "EGRESS_LIMIT_REACHED",
+)  # fmt: skip
+_OVER: dict[str, tuple[type[RecordingFact], EndReason]] = {
+    "EGRESS_COMPLETE": (RecordingReady, "normal"),
+    "EGRESS_FAILED": (RecordingFailed, "server_failure"),
+    # Given up before it began: stopped at once, or its start never came. `details` tells which.
+    "EGRESS_ABORTED": (RecordingAborted, "unknown"),
+    "EGRESS_LIMIT_REACHED": (RecordingLimitReached, "timeout"),
+}
+_MODES = ("room_composite", "participant", "track_composite", "track", "web", "egress", "replay")
+_TO_FILES = ("file", "files", "file_outputs", "segments", "segment_outputs", "images", "image_outputs")
+_TO_STREAMS = ("stream", "stream_outputs", "websocket_url")
+_FILE_RESULTS = ("file_results", "segment_results", "image_results", "file", "segments")
+_STREAM_RESULTS = ("stream_results", "stream")
+_FINER_WITHIN = 10_000_000
+_SECOND = 1_000_000
+
+
+class Egress(msgspec.Struct, frozen=True, kw_only=True):
+    """An egress event, placed. `at` µs; `stamped`: `at` is the sender's time; `id` names it even where LiveKit does not."""
+
+    event: str
+    info: Message
+    at: Micros
+    stamped: bool
+    place: Place | None
+    started_at: Micros | None
+    id: str
+
+    @property
+    def ended_at(self) -> Micros | None:
+        """When it ended, µs."""
+        return self.info.moment("ended_at", "ns")
+
+    @property
+    def status(self) -> str:
+        """The vendor's status; absent is the enum's zero."""
+        return self.info.enum("status", *_STATUSES) or "EGRESS_STARTING"
+
+    @property
+    def mode(self) -> str | None:
+        """Which kind of request it was, in snake_case."""
+        return next((mode for mode in _MODES if self.info.message(mode)), None)
+
+
+def read(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fact, ...]:
+    """The facts of an egress event; `fact(at, precision, **detail)` gives the arguments every fact takes."""
+    at = _moment(egress)
+    precision = "s" if at is None else "us"
+    base = fact(at, precision, **_detail(egress))
+    writes, sends = _outputs(egress.info)
+    # Where neither is told it is taken for a recording: so is an automatic egress that failed to start.
+    facts = _recording(egress, base) if writes or not sends else ()
+    if facts:
+        base = base | {"anomalies": ()}
+    return facts + _broadcast(egress, base) if sends else facts
+
+
+def _moment(egress: Egress) -> Micros | None:
+    """`updatedAt` where it tells the same moment as `createdAt` more finely, and never before the stated end or start."""
+    updated, ended = egress.info.moment("updated_at", "ns"), egress.ended_at
+    near = updated is not None and (not egress.stamped or abs(updated - egress.at) <= _FINER_WITHIN)
+    at = updated if near else None
+    if ended is not None and egress.event == "egress_ended" and (egress.at if at is None else at) < ended:
+        return ended
+    started = egress.started_at
+    if at is None and started is not None and egress.stamped and egress.at < started < egress.at + _SECOND:
+        return started  # `createdAt` is cut to the second
+    return at
+
+
+def _detail(egress: Egress) -> dict[str, Any]:
+    info = egress.info
+    return {
+        "source_type": info.enum("source_type", "EGRESS_SOURCE_TYPE_WEB", "EGRESS_SOURCE_TYPE_SDK"),
+        "error": protojson.masked(info.text("error")),
+        "error_code": info.whole("error_code") or None,
+        "details": protojson.masked(info.text("details")),
+        "manifest_location": protojson.masked_query(info.text("manifest_location")),
+        "filename": _result(info).text("filename"),
+        "participant": info.message("participant").text("identity"),
+        "backup_storage_used": info.flag("backup_storage_used") or None,
+        "retry_count": info.whole("retry_count") or None,
+    }
+
+
+def _outputs(info: Message) -> tuple[bool, bool]:
+    """Whether files are written, and whether something is sent out: by the request (any version's) or by the results."""
+    requests = [request for mode in _MODES if (request := info.message(mode))]
+    requests += [output for request in requests for output in request.messages("outputs")]
+    writes = any(info.value(name) for name in _FILE_RESULTS)
+    writes = writes or any(request.value(name) for request in requests for name in _TO_FILES)
+    sends = any(info.value(name) for name in _STREAM_RESULTS)
+    sends = sends or any(request.value(name) for request in requests for name in _TO_STREAMS)
+    return writes, sends
+
+
+def _result(info: Message) -> Message:
+    """The first file (or playlist) it made."""
+    results = [found for name in ("file_results", "segment_results") for found in info.messages(name)]
+    return next((found for found in [*results, info.message("file"), info.message("segments")] if found), Message({}))
+
+
+def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
+    about: dict[str, Any] = {
+        "place": egress.place,
+        "recording": egress.id,
+        "status": egress.status,
+        "mode": egress.mode,
+        "started_at": egress.started_at,
+    }
+    if egress.event == "egress_started":
+        return (RecordingStarted(**base, **about),)
+    ended, stopped_at = egress.event == "egress_ended", egress.ended_at
+    # An end with a status of a later version is an end all the same.
+    unheard = (RecordingStopped, "unknown") if ended else (RecordingProcessing, None)
+    outcome, reason = _OVER.get(egress.status, unheard)
+    if stopped_at is not None:
+        about["stopped_at"] = stopped_at
+    if outcome is not RecordingProcessing:
+        about |= {"reason": reason, "vendor_reason": _why(egress)}
+    made = _made(egress.info)
+    if stopped_at is None or not ended:
+        return (outcome(**base, **about, **made),)
+    stop = base | {"at": stopped_at, "clock": "server", "precision": "us"}
+    if outcome is RecordingStopped:
+        return (RecordingStopped(**stop, **about, **made),)
+    # One delivery tells two moments: the recording stopped, and later its file was there (or was not).
+    stopped = RecordingStopped(**(stop | {"detail": {}}), **about)
+    return stopped, outcome(**(base | {"anomalies": ()}), **about, **made)
+
+
+def _made(info: Message) -> dict[str, Any]:
+    """What is known of the file: its length (stated in ns), size and place."""
+    result = _result(info)
+    lasted, size = result.whole("duration"), result.whole("size")
+    return {
+        "duration_ms": lasted // 1_000_000 if lasted and lasted > 0 else None,
+        "size_bytes": size if size and size > 0 else None,
+        "url": protojson.masked_query(result.text("location") or result.text("playlist_location")),
+    }
+
+
+def _broadcast(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
+    """`EGRESS_ENDING` is the stop, which the end tells once more and better."""
+    base = base | {"detail": base["detail"] | {"status": egress.status} | protojson.present(mode=egress.mode)}
+    about: dict[str, Any] = {"place": egress.place, "activity": egress.id, "started_at": egress.started_at}
+    outcome = _OVER.get(egress.status)
+    if egress.event != "egress_ended" and outcome is None and egress.status != "EGRESS_ENDING":
+        return (BroadcastStarted(**base, **about),)
+    if egress.ended_at is not None:
+        base = base | {"at": egress.ended_at, "clock": "server", "precision": "us"}
+    reason = outcome[1] if outcome else "unknown"
+    return (BroadcastStopped(**base, **about, reason=reason, vendor_reason=_why(egress)),)
+
+
+def _why(egress: Egress) -> str:
+    """LiveKit's own words for the end (`details`, `error`), else the status."""
+    info = egress.info
+    return protojson.masked(info.text("error") or info.text("details")) or egress.status

@@ -1,0 +1,297 @@
+"""What LiveKit's webhooks about rooms, people, tracks, ingress and agents mean.
+
+What fills them is livekit `pkg/telemetry/events.go`; the objects are livekit/protocol `protobufs/livekit_models.proto`,
+`livekit_ingress.proto`, `livekit_agent.proto`. Seconds (`createdAt`), milliseconds (`joinedAtMs`), microseconds
+(`track.version.unixMicro`) and nanoseconds (ingress, agent jobs) stand side by side in one body.
+
+`numParticipants` is never read: the room's object is refreshed every 5 s only (livekit#4265).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from tracker.domain.facts import (
+    AgentJobEnded,
+    AgentJobStarted,
+    EndReason,
+    Fact,
+    IngressEnded,
+    IngressStarted,
+    Micros,
+    ParticipantConnectionAborted,
+    ParticipantJoined,
+    ParticipantLeft,
+    Place,
+    Precision,
+    SessionEnded,
+    SessionResumed,
+    SessionStarted,
+    StreamPublished,
+    StreamUnpublished,
+    Unknown,
+)
+from tracker.sources import protojson
+from tracker.sources.protojson import Message
+
+
+_RESUMED_AFTER = 5_000_000
+"""A room announced later than this after its creation was there before: a node died and another one took it over."""
+
+_FINER_WITHIN = 10_000_000
+"""A finer time this near `createdAt` tells the same moment; farther off it tells another one."""
+
+_SECOND = 1_000_000
+_LONGEST_NAME = 200
+
+# RoomEndReason of livekit-protocol 1.1.29; servers up to 1.13.5 do not send it.
+_ROOM_ENDED: Mapping[str, EndReason] = {
+    "ROOM_END_API_DELETE": "closed_by_server",
+    "ROOM_END_IDLE_TIMEOUT": "normal",
+    "ROOM_END_SERVER_SHUTDOWN": "server_shutdown",
+    "ROOM_END_SUPERSEDED": "superseded",
+    "ROOM_END_OPEN_FAILED": "server_failure",
+}
+_JOB_ENDED: Mapping[str, EndReason] = {"JS_SUCCESS": "normal", "JS_FAILED": "server_failure"}
+_NO_TIME = (None, 0, "0")
+"""Absent: servers before 2021-12 did not send `createdAt`."""
+_ENVELOPE = ("event", "id", "created_at", "num_dropped", "room_end_reason")
+_KNOWN = protojson.spellings(*_ENVELOPE, "room", "participant", "track", "egress_info", "ingress_info", "job")
+_SAID = protojson.spellings("event", "id", "created_at")
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What any event says, whatever its kind.
+
+    `at` is `own`, the event's `createdAt` (to the second; when the server queued it), else when we received it;
+    `created` is the room's start where the event holds the full room. Times in µs.
+    """
+
+    event: str
+    message: Message
+    at: Micros
+    own: Micros | None
+    created: Micros | None
+    run: str | None
+    room: str | None
+    anomalies: tuple[tuple[str, str], ...]
+
+    def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
+        """The arguments every fact takes. `at`: a moment the event states more finely than `createdAt`."""
+        ours = at is None and self.own is None
+        return {
+            "at": self.at if at is None else at,
+            "clock": "receiver" if ours else "server",
+            "precision": "us" if ours else precision,
+            "detail": protojson.others(self.message, _KNOWN) | protojson.present(**detail),
+            "anomalies": self.anomalies,
+        }
+
+    def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
+        """`fact` for the end of what began at `start`: `createdAt` is cut to the second, an end never precedes its start."""
+        if start is not None and self.own is not None and self.own < start < self.own + _SECOND:
+            return self.fact(start, "s", **detail)
+        return self.fact(**detail)
+
+    def place(self, at: Micros | None = None, *, ends_at: Micros | None = None, **ids: str | None) -> Place | None:
+        """Where this belongs; None when the event names no room."""
+        if self.run is None and self.room is None:
+            return None
+        named = {"room_sid": self.run, "room_name": self.room} | ids
+        return Place(
+            at=self.at if at is None else at,
+            run=self.run,
+            room=self.room,
+            room_name=self.room,
+            starts_at=self.created,
+            ends_at=ends_at,
+            ids=tuple((name, value) for name, value in named.items() if value is not None),
+        )
+
+    def unknown(self) -> tuple[Fact, ...]:
+        """An event of a later version, or one without a name: kept, shown raw."""
+        if not self.event:
+            return self.unread("the body names no event")
+        return self._raw("unknown_event", self.event)
+
+    def unread(self, why: str) -> tuple[Fact, ...]:
+        """An event that lacks what it is about: kept, shown raw."""
+        return self._raw("unreadable", why)
+
+    def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
+        shown = {"event": self.event} if self.event else {}
+        about: dict[str, Any] = {
+            "detail": shown | protojson.others(self.message, _SAID),
+            "anomalies": (*self.anomalies, (anomaly, why)),
+        }
+        return (Unknown(**(self.fact() | about), place=self.place()),)
+
+
+def told(message: Message, received_at: Micros) -> Told:
+    """What an event says of itself and of where it belongs."""
+    room = message.message("room")
+    run, name, created = room.text("sid"), room.text("name"), _creation(room)
+    if run is None or name is None:
+        # Servers up to 1.13.5 send egress and ingress events without `room`; later ones send ingress with the name only.
+        egress, ingress = message.message("egress_info"), message.message("ingress_info")
+        run = run or egress.text("room_id") or ingress.message("state").text("room_id")
+        name = name or egress.text("room_name") or ingress.text("room_name")
+    job = message.message("job")
+    if job:
+        job_room = job.message("room")
+        run, name, created = run or job_room.text("sid"), name or job_room.text("name"), created or _creation(job_room)
+    own = message.moment("created_at", "s")
+    # Only servers up to 1.8.4 tell what they lost; later ones lose in silence.
+    dropped = message.whole("num_dropped") or 0
+    return Told(
+        event=(message.text("event") or "")[:_LONGEST_NAME],
+        message=message,
+        at=received_at if own is None else own,
+        own=own,
+        created=created,
+        run=run,
+        room=name,
+        anomalies=tuple(_noticed(dropped, unusable=own is None and message.value("created_at") not in _NO_TIME)),
+    )
+
+
+def _noticed(dropped: int, *, unusable: bool) -> Iterator[tuple[str, str]]:
+    if dropped > 0:
+        yield "number_mismatch", f"sender reports {dropped} dropped webhooks"
+    if unusable:
+        yield "clock_skew", "createdAt is no usable time"
+
+
+def _creation(room: Message) -> Micros | None:
+    return room.moment("creation_time_ms", "ms") or room.moment("creation_time", "s")
+
+
+def room_started(said: Told) -> tuple[Fact, ...]:
+    """The first announcement of a sid, or a later one: told apart by the event alone, so that order cannot matter."""
+    room, created = said.message.message("room"), said.created
+    metadata = protojson.metadata(room.text("metadata"))
+    if created is None:
+        place = said.place()
+        if place is not None:
+            place = msgspec.structs.replace(place, starts_at=said.own)
+        return (SessionStarted(**said.fact(metadata=metadata), place=place, started_at=said.at),)
+    if said.own is not None and said.own - created > _RESUMED_AFTER:
+        return (SessionResumed(**said.fact(metadata=metadata), place=said.place(), started_at=created),)
+    precision: Precision = "ms" if room.moment("creation_time_ms", "ms") else "s"
+    fact = said.fact(created, precision, metadata=metadata)
+    return (SessionStarted(**fact, place=said.place(created), started_at=created),)
+
+
+def room_finished(said: Told) -> tuple[Fact, ...]:
+    """The end of a run; why, tell only servers after 1.13.5."""
+    theirs = said.message.enum("room_end_reason")
+    fact = said.end(said.created, metadata=protojson.metadata(said.message.message("room").text("metadata")))
+    reason = _ROOM_ENDED.get(theirs or "", "unknown")
+    place = said.place(ends_at=fact["at"])
+    return (SessionEnded(**fact, place=place, started_at=said.created, reason=reason, vendor_reason=theirs),)
+
+
+def participant(said: Told) -> tuple[Fact, ...]:
+    """A connection became active, ended, or never became active; `participant.sid` is the connection."""
+    person = said.message.message("participant")
+    connection = person.text("sid")
+    if connection is None:
+        return said.unread(f"{said.event} without participant.sid")
+    joined = protojson.joined_at(person)
+    joined_at = joined[0] if joined else None
+    about: dict[str, Any] = {
+        "place": said.place(joined_at),
+        "connection": connection,
+        "identity": person.text("identity"),
+        "name": person.text("name"),
+        "person": protojson.person_kind(person),
+        "joined_at": joined_at,
+    }
+    detail = protojson.person_detail(person)
+    if said.event == "participant_joined":
+        at, precision = joined or (None, "s")
+        return (ParticipantJoined(**said.fact(at, precision, **detail), **about),)
+    reason, theirs = protojson.disconnected(person)
+    if said.event == "participant_left":
+        return (ParticipantLeft(**said.end(joined_at, **detail), **about, reason=reason, vendor_reason=theirs),)
+    reason = "join_failed" if theirs is None else reason
+    fact = said.end(joined_at, **detail)
+    return (ParticipantConnectionAborted(**fact, **about, reason=reason, vendor_reason=theirs),)
+
+
+def track(said: Told) -> tuple[Fact, ...]:
+    """Media of a participant began or stopped; these events hold sids, names and identities only."""
+    media, person = said.message.message("track"), said.message.message("participant")
+    stream = media.text("sid")
+    if stream is None:
+        return said.unread(f"{said.event} without track.sid")
+    about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": person.text("identity")}
+    about |= protojson.track_media(media)
+    detail = protojson.track_detail(media)
+    # When the track was last changed: its publication, unless it was changed since.
+    changed = media.message("version").moment("unix_micro", "us")
+    if said.event == "track_unpublished":
+        return (StreamUnpublished(**said.end(changed, **detail), **about, place=said.place()),)
+    if changed is None or said.own is None or abs(changed - said.own) > _FINER_WITHIN:
+        return (StreamPublished(**said.fact(**detail), **about, place=said.place()),)
+    return (StreamPublished(**said.fact(changed, "us", **detail), **about, place=said.place(changed)),)
+
+
+def ingress(said: Told) -> tuple[Fact, ...]:
+    """Media from outside; its address and stream key are never repeated."""
+    info = said.message.message("ingress_info")
+    activity = info.text("ingress_id")
+    if activity is None:
+        return said.unread(f"{said.event} without ingressInfo.ingressId")
+    state = info.message("state")
+    started_at, ended_at = state.moment("started_at", "ns"), state.moment("ended_at", "ns")
+    status = state.enum("status", "ENDPOINT_INACTIVE", "ENDPOINT_BUFFERING", "ENDPOINT_PUBLISHING", "ENDPOINT_ERROR")
+    detail: dict[str, Any] = {
+        "name": protojson.masked(info.text("name")),
+        "input_type": info.enum("input_type", "RTMP_INPUT", "WHIP_INPUT", "URL_INPUT") or "RTMP_INPUT",
+        "participant_name": protojson.masked(info.text("participant_name")),
+        "status": status,
+        "error": protojson.masked(state.text("error")),
+    }
+    about: dict[str, Any] = {
+        "place": said.place(started_at, ingress_id=activity),
+        "activity": activity,
+        "identity": info.text("participant_identity"),
+        "started_at": started_at,
+    }
+    if said.event == "ingress_started":
+        return (IngressStarted(**said.fact(started_at, "us", **detail), **about),)
+    reason: EndReason = "server_failure" if state.text("error") or status == "ENDPOINT_ERROR" else "normal"
+    fact = said.end(started_at, **detail) if ended_at is None else said.fact(ended_at, "us", **detail)
+    return (IngressEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
+
+
+def agent_job(said: Told) -> tuple[Fact, ...]:
+    """An agent's work in a room; in the protocol since 2026-08, sent by no released server yet."""
+    job = said.message.message("job")
+    activity = job.text("id")
+    if activity is None:
+        return said.unread(f"{said.event} without job.id")
+    state = job.message("state")
+    status = state.enum("status", "JS_PENDING", "JS_RUNNING", "JS_SUCCESS", "JS_FAILED")
+    started_at, ended_at = state.moment("started_at", "ns"), state.moment("ended_at", "ns")
+    detail: dict[str, Any] = {
+        "agent_name": job.text("agent_name"),
+        "type": job.enum("type", "JT_ROOM", "JT_PUBLISHER", "JT_PARTICIPANT") or "JT_ROOM",
+        "status": status,
+        "error": protojson.masked(state.text("error")),
+    }
+    about: dict[str, Any] = {
+        "place": said.place(started_at, job_id=activity),
+        "activity": activity,
+        "identity": state.text("participant_identity"),
+        "started_at": started_at,
+    }
+    if said.event == "agent_job_started":
+        return (AgentJobStarted(**said.fact(started_at, "us", **detail), **about),)
+    fact = said.end(started_at, **detail) if ended_at is None else said.fact(ended_at, "us", **detail)
+    reason = _JOB_ENDED.get(status or "", "unknown")
+    return (AgentJobEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)

@@ -1,0 +1,1 @@
+"""OpenVidu 2: webhooks and CDR files."""

@@ -1,0 +1,78 @@
+"""OpenVidu 2: webhooks proved by a fixed header, and the CDR files that hold the same events.
+
+Reference: https://docs.openvidu.io/en/2.32.0/reference-docs/openvidu-server-webhook/ (what it leaves out:
+docs/sources/openvidu.md). The bytes are read in `sources/openvidu/wire.py`, their meaning in `sources/openvidu/events.py`.
+
+LIMIT: OpenVidu 2 signs nothing. The header proves that the sender knows the secret, not that the body is unchanged:
+whoever reads one request can send others. Use TLS and a network allow-list beside it.
+"""
+
+from __future__ import annotations
+
+
+from tracker.domain.deliveries import Delivery, Origin, Verified
+from tracker.errors import SignatureMismatch, SignatureMissing
+from tracker.domain.facts import RunRules
+from tracker.sources.contract import SourceSettings
+from tracker.sources.openvidu.events import interpret
+from tracker.sources.openvidu.wire import dedupe_key, read_event, shown_name
+from tracker.sources.webhook_jwt import which_secret, written
+
+
+__all__ = ["RULES", "OpenviduSource", "interpret"]
+
+RULES = RunRules(
+    # Starts are exact. Only a join without REST (≤ 2.15) is stamped, some ms, before its session. It must stay below
+    # the time an application needs to open the room again after a node crashed, or the crash would close the new run.
+    tolerance=100_000,
+    # The garbage collector removes never-joined sessions without a word: threshold 3600 s + interval 900 s
+    # (SessionManager.java, ≥ 2.19).
+    never_joined_after=75 * 60 * 1_000_000,
+)
+
+
+class OpenviduSource:
+    """One OpenVidu 2 deployment, proved by the header `settings.header` holding one of `settings.secrets`."""
+
+    def __init__(self, settings: SourceSettings) -> None:
+        self.name = settings.name
+        self.vendor = settings.vendor
+        self._header = settings.header
+        self._secrets = tuple(secret for secret in settings.secrets if secret)
+
+    def __repr__(self) -> str:
+        return f"OpenviduSource({self.name!r})"
+
+    def verify(self, delivery: Delivery) -> Verified:
+        """See `Source.verify`. The proof tells which secret matched (its index), never its value."""
+        given = delivery.headers.get(self._header.lower())
+        if given is None:
+            raise SignatureMissing(
+                f"the header {self._header} is missing; set OPENVIDU_WEBHOOK_HEADERS to"
+                f' ["{self._header}: <the secret of source {self.name}>"]'
+            )
+        key = which_secret(given.strip(" \t"), self._secrets)
+        if key is None:
+            raise SignatureMismatch(
+                f"the header {self._header} does not hold a secret of source {self.name};"
+                " compare OPENVIDU_WEBHOOK_HEADERS with config.toml"
+            )
+        proof: dict[str, str | int] = {"scheme": "header", "header": self._header, "key": key}
+        return self._named(delivery.body, delivery.received_at, "webhook", proof)
+
+    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+        """See `Source.admit`. The body may be a webhook body or a CDR line."""
+        return self._named(body, received_at, "import", proof)
+
+    def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
+        event = read_event(body)
+        return Verified(
+            source=self.name,
+            vendor=self.vendor,
+            event=shown_name(event),
+            dedupe_key=dedupe_key(body, event),
+            received_at=received_at,
+            origin=origin,
+            proof=written(proof),
+            body=body,
+        )

@@ -1,0 +1,1 @@
+"""OpenVidu Meet: signed webhooks."""

@@ -1,0 +1,318 @@
+"""What OpenVidu Meet's events mean, from 3.4 to what is coming after 3.9.
+
+    meeting…        SessionStarted SessionEnded: a room holds one meeting at a time, no id tells them apart
+    recording…      by status, by the event's name where the status is new
+    participant…    (≥ 3.9) known by identity and joinDate, which a left repeats
+
+`creationDate` of the envelope is when the sending began; `data.creationDate` is the age of the *room*. Links in the
+data open the room (`?secret=`): facts never hold them. Fields and quirks: docs/sources/openvidu_meet.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tracker.domain.deliveries import Record
+from tracker.domain.facts import (
+    EndReason,
+    Fact,
+    Micros,
+    ParticipantJoined,
+    ParticipantLeft,
+    Place,
+    RecordingAborted,
+    RecordingFact,
+    RecordingFailed,
+    RecordingLimitReached,
+    RecordingProcessing,
+    RecordingReady,
+    RecordingStarted,
+    RecordingStopped,
+    SessionEnded,
+    SessionStarted,
+    Test,
+    Unknown,
+)
+from tracker.sources.json_reading import (
+    LAST,
+    BodyUnreadable,
+    count,
+    event_name,
+    fields,
+    kept,
+    picked,
+    proof_of,
+    read_object,
+    text,
+)
+
+
+SCHEME = "hmac-sha256"
+"""How a proof made by this vendor's `verify` calls itself."""
+
+_LONGEST_SECONDS = 1e9
+"""Thirty years: no media file is longer, and no store refuses it in ms."""
+
+# meet-ce/typings, MeetParticipantLeaveReason (3.9). `meeting_ended_by_self` is the client's word for the same end.
+_LEAVE_REASONS: dict[str, EndReason] = {
+    "voluntary_leave": "left",
+    "network_disconnect": "network_lost",
+    "server_shutdown": "server_shutdown",
+    "participant_kicked": "removed",
+    "meeting_ended": "closed_by_server",
+    "meeting_ended_by_self": "closed_by_server",
+    "duplicate_identity": "replaced",
+}
+
+# MeetRecordingStatus, the four that are final (LiveKit's EGRESS_…, in lower case since the first release).
+_RECORDING_ENDS: dict[str, tuple[type[RecordingFact], EndReason]] = {
+    "complete": (RecordingReady, "normal"),
+    "failed": (RecordingFailed, "server_failure"),
+    "aborted": (RecordingAborted, "server_failure"),
+    "limit_reached": (RecordingLimitReached, "timeout"),
+}
+
+
+class FieldMissing(Exception):
+    """An event lacks the field that says what it is about; the message names the field. Stays in this vendor."""
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What any event says: its name, `data`, when it was sent (`at`, µs), and what was wrong with the envelope.
+
+    `is_dated` is False where the envelope has no usable creationDate and `at` is when we received it.
+    """
+
+    event: str
+    data: dict[str, Any]
+    at: Micros
+    is_dated: bool
+    anomalies: tuple[tuple[str, str], ...]
+
+    def fact(self, at: Micros | None = None, **detail: Any) -> dict[str, Any]:
+        """The arguments every fact takes, at `at` (µs, stated by `data`) or when it was sent."""
+        dated = self.is_dated or at is not None
+        return {
+            "at": self.at if at is None else at,
+            "clock": "server" if dated else "receiver",
+            "precision": "us" if not dated or (at is not None and at % 1000) else "ms",
+            "detail": detail,
+            "anomalies": self.anomalies,
+        }
+
+    def place(self, at: Micros | None = None, **more: Any) -> Place:
+        """The room, at the start of the thing (`at`, µs) or when this was sent. Raises `FieldMissing`."""
+        ids = (("roomId", self.room), *more.pop("ids", ()))
+        name = text(self.data.get("roomName"))
+        return Place(at=self.at if at is None else at, room=self.room, room_name=name, ids=ids, **more)
+
+    @property
+    def room(self) -> str:
+        """`roomId`, else the room a recordingId begins with. Raises `FieldMissing`."""
+        room = text(self.data.get("roomId")) or _in_recording_id(text(self.data.get("recordingId")), 0)
+        if room is None:
+            raise FieldMissing("data.roomId is missing")
+        return room
+
+
+def interpret(record: Record) -> tuple[Fact, ...]:
+    """What a kept OpenVidu Meet delivery means. Never raises; see `contract.Interpret`."""
+    try:
+        body = read_object(record.body)
+    except BodyUnreadable as why:
+        return (_unreadable(_told({}, record, has_body=False), str(why)),)
+    said = _told(body, record)
+    try:
+        reader = _READERS.get(said.event)
+        if reader is not None:
+            return reader(said)
+        if not said.event:
+            return (_unreadable(said, "no event name"),)
+        return (_raw(said, ("unknown_event", said.event)),)
+    except FieldMissing as missing:
+        return (_unreadable(said, str(missing)),)
+    except Exception as error:
+        return (_unreadable(said, f"unforeseen {type(error).__name__}"),)
+
+
+def _told(body: dict[str, Any], record: Record, *, has_body: bool = True) -> Told:
+    sent = micros(body.get("creationDate"))
+    anomalies: list[tuple[str, str]] = []
+    if sent is None and has_body:
+        anomalies.append(("unreadable", "creationDate is no time in epoch milliseconds"))
+    proof = proof_of(record) if record.origin == "webhook" else {}
+    stamp = proof.get("timestamp")
+    # The same number twice (openvidu-webhook.service.ts): if not, somebody between us changed how it is sent.
+    if sent is not None and proof.get("scheme") == SCHEME and str(sent // 1000) != str(stamp):
+        # Without the stamp itself, which tells when it was signed: the proof keeps it, and a view does not depend on it.
+        anomalies.append(("clock_skew", f"X-Timestamp is not the body's creationDate {sent // 1000}"))
+    return Told(
+        event=event_name(body.get("event")),
+        data=fields(body.get("data")),
+        at=record.received_at if sent is None else sent,
+        is_dated=sent is not None,
+        anomalies=tuple(anomalies),
+    )
+
+
+def micros(value: object) -> Micros | None:
+    """Epoch milliseconds, whole or not, as µs; None for what is no time from 1970 to the year 10000.
+
+    Recording dates are nanoseconds divided in doubles (1783584060123.4568): rounded, they are right to the µs.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 0 < value <= LAST / 1000:
+        return None
+    moment = round(value * 1000)
+    return moment if 0 < moment < LAST else None
+
+
+def _unreadable(said: Told, why: str) -> Unknown:
+    return _raw(said, ("unreadable", why))
+
+
+def _raw(said: Told, anomaly: tuple[str, str]) -> Unknown:
+    """The event as it came, scalars only: what we do not know may hold secrets deeper down."""
+    shown = {name: value for name, value in fields(kept(said.data)).items() if not isinstance(value, dict | list)}
+    fact = said.fact()
+    fact["detail"] = {name: value for name, value in (("event", said.event), ("data", shown)) if value}
+    fact["anomalies"] = (*said.anomalies, anomaly)
+    room = text(said.data.get("roomId"))
+    return Unknown(**fact, place=said.place() if room else None, subject_id=room)
+
+
+def _meeting_detail(said: Told) -> dict[str, Any]:
+    return picked(said.data, "status", "meetingEndAction", "owner", "config")
+
+
+def _meeting_started(said: Told) -> tuple[Fact, ...]:
+    fact = said.fact(**_meeting_detail(said))
+    return (SessionStarted(**fact, place=said.place(starts_at=said.at), started_at=said.at),)
+
+
+def _meeting_ended(said: Told) -> tuple[Fact, ...]:
+    # `status` is no help: with the end action "delete" it still says active_meeting (handleRoomFinished).
+    told_why = text(said.data.get("reason")) or text(said.data.get("cause"))
+    reason: EndReason = "normal" if told_why is None else "timeout" if told_why == "max_duration_reached" else "unknown"
+    fact = said.fact(**_meeting_detail(said))
+    return (SessionEnded(**fact, place=said.place(ends_at=said.at), reason=reason, vendor_reason=told_why),)
+
+
+def _participant(said: Told) -> tuple[dict[str, Any], str, Micros | None, Place]:
+    """(participant, identity, joinDate, place). joinDate 0 means the backend did not know it."""
+    person = fields(said.data.get("participant"))
+    identity = text(person.get("participantIdentity"))
+    if identity is None:
+        raise FieldMissing("data.participant.participantIdentity is missing")
+    joined = micros(person.get("joinDate"))
+    return person, identity, joined, said.place(joined, ids=())
+
+
+def _connection(person: dict[str, Any], identity: str, joined: Micros | None) -> dict[str, Any]:
+    name = text(person.get("participantName"))
+    return {
+        "connection": identity, "identity": identity, "name": name, "keyed_by_join": True, "joined_at": joined,
+    }  # fmt: skip
+
+
+def _participant_joined(said: Told) -> tuple[Fact, ...]:
+    person, identity, joined, place = _participant(said)
+    fact = said.fact(joined, **picked(person, "role", "externalId", "metadata"))
+    return (ParticipantJoined(**fact, place=place, **_connection(person, identity, joined)),)
+
+
+def _participant_left(said: Told) -> tuple[Fact, ...]:
+    person, identity, joined, place = _participant(said)
+    told_why = text(person.get("leaveReason"))
+    fact = said.fact(micros(person.get("leaveDate")), **picked(person, "role", "externalId", "metadata"))
+    reason = _LEAVE_REASONS.get(told_why or "", "unknown")
+    who = _connection(person, identity, joined)
+    return (ParticipantLeft(**fact, place=place, **who, reason=reason, vendor_reason=told_why),)
+
+
+def _participant_changed(said: Told) -> tuple[Fact, ...]:
+    """A role or a raised hand: we know the event, there is no kind of its own for it, so it is no anomaly."""
+    person, identity, _, place = _participant(said)
+    fact = said.fact(event=said.event, participant=kept(person), **picked(said.data, "origin"))
+    return (Unknown(**fact, place=place, actor=identity, subject_type="participant", subject_id=identity),)
+
+
+def _recording(said: Told) -> tuple[Fact, ...]:
+    data = said.data
+    recording = text(data.get("recordingId"))
+    if recording is None:
+        raise FieldMissing("data.recordingId is missing")
+    status = text(data.get("status"))
+    word = (status or "").lower()
+    started, stopped = micros(data.get("startDate")), micros(data.get("endDate"))
+    steps, reason = _recording_steps(said.event, word, has_stop=stopped is not None)
+    is_over = steps[0] not in (RecordingStarted, RecordingProcessing)
+    egress = _in_recording_id(recording, 1)
+    ids = (("recordingId", recording), *((("egress_id", egress),) if egress else ()))
+    detail = picked(data, "layout", "encoding", "filename", "errorCode", "error", "details")
+    about: dict[str, Any] = {
+        # Without a startDate (≥ 3.9: `starting`, and what never recorded) the recording's other events may know one.
+        "place": said.place(started, anchor=recording, ids=ids),
+        "recording": recording,
+        "status": status,
+        "started_at": started,
+    }
+    if is_over:
+        about |= {
+            "stopped_at": stopped,
+            "duration_ms": _milliseconds(data.get("duration")),
+            "size_bytes": count(data.get("size")),
+            "reason": reason,
+            "vendor_reason": text(detail.get("error")) or text(detail.get("details")),
+        }
+    # Media stopped at endDate; what became of the file is known when it is told.
+    return tuple(step(**said.fact(stopped if step is RecordingStopped else None, **detail), **about) for step in steps)
+
+
+def _recording_steps(event: str, word: str, *, has_stop: bool) -> tuple[tuple[type[RecordingFact], ...], EndReason]:
+    """What an event of that name and status says; an end told as one is two: media stopped, and the file became something.
+
+    The status decides, the event's name only where the status is missing or new.
+    """
+    if word in _RECORDING_ENDS:
+        outcome, reason = _RECORDING_ENDS[word]
+        return ((RecordingStopped, outcome) if has_stop or word == "complete" else (outcome,)), reason
+    if word == "starting" or event == "recordingStarted":
+        return (RecordingStarted,), "unknown"
+    if event == "recordingEnded":
+        return (RecordingStopped,), "unknown"
+    return (RecordingProcessing,), "unknown"
+
+
+def _milliseconds(seconds: object) -> int | None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return None
+    return round(seconds * 1000) if 0 <= seconds < _LONGEST_SECONDS else None
+
+
+def _in_recording_id(recording: str | None, part: int) -> str | None:
+    """A part of `{roomId}--{egressId}--{uid}` (recording.helper.ts); from the right, as a room may hold `--` itself."""
+    parts = (recording or "").rsplit("--", 2)
+    return parts[part] or None if len(parts) == 3 else None
+
+
+def _test(said: Told) -> tuple[Fact, ...]:
+    return (Test(**said.fact(**picked(said.data, "message")), subject_type="source"),)
+
+
+_READERS: dict[str, Callable[[Told], tuple[Fact, ...]]] = {
+    "meetingStarted": _meeting_started,
+    "meetingEnded": _meeting_ended,
+    "recordingStarted": _recording,
+    "recordingUpdated": _recording,
+    "recordingEnded": _recording,
+    "participantJoined": _participant_joined,
+    "participantLeft": _participant_left,
+    "participantRoleChanged": _participant_changed,
+    "participantHandChanged": _participant_changed,
+    "testEvent": _test,
+}

@@ -1,0 +1,115 @@
+"""OpenVidu Meet 3.4 – 3.9: webhooks signed with the API key over time and raw body.
+
+Reference: https://openvidu.io/latest/docs/openvidu-meet/embedded/reference/webhooks/ and the server's own code
+(`meet-ce/backend/src/services/openvidu-webhook.service.ts`). What its events mean: `sources/openvidu_meet/events.py`.
+
+Signed are the bytes as sent. The vendor's own Python and PHP examples serialise the body again before they hash it,
+and refuse every room name with an accent in it: never do that here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+
+from tracker.domain.deliveries import Delivery, Origin, Verified
+from tracker.errors import SignatureMismatch, SignatureMissing, SignatureStale
+from tracker.domain.facts import Micros, RunRules
+from tracker.sources.contract import SourceSettings
+from tracker.sources.json_reading import BodyUnreadable, event_name, read_object
+from tracker.sources.openvidu_meet.events import SCHEME, interpret
+from tracker.sources.webhook_jwt import written
+
+
+__all__ = ["RULES", "OpenviduMeetSource", "interpret"]
+
+RULES = RunRules(
+    # Webhooks are sent concurrently, each stamped when its sending starts: a join may be stamped before the
+    # meetingStarted it belongs to, and LiveKit redeliveries repeat a meetingStarted seconds later.
+    tolerance=10_000_000,
+)
+
+WINDOW: Micros = 120_000_000
+"""How far X-Timestamp may be from our clock, both ways. The last retry is sent at most 39 s after the first."""
+
+_STAMP = re.compile(r"[0-9]{1,15}")
+_SIGNATURE = re.compile(r"[0-9a-fA-F]{64}")
+
+
+class OpenviduMeetSource:
+    """One OpenVidu Meet deployment, proved by `settings.secrets`: its API key, and the one before while rotating."""
+
+    def __init__(self, settings: SourceSettings) -> None:
+        self.name = settings.name
+        self.vendor = settings.vendor
+        # The index is what the proof names, so an empty entry keeps its place and matches nothing.
+        self._keys = tuple(secret.encode("utf-8", "surrogatepass") for secret in settings.secrets)
+
+    def __repr__(self) -> str:
+        return f"OpenviduMeetSource({self.name!r})"
+
+    def verify(self, delivery: Delivery) -> Verified:
+        """See `Source.verify`. The proof holds timestamp, signature and which key matched: enough to check it again."""
+        stamp, signature = self._offered(delivery)
+        signed = stamp.encode() + b"." + delivery.body
+        offered = bytes.fromhex(signature)
+        # Every key is tried, so that the time taken does not tell which one matched.
+        matches = [
+            hmac.compare_digest(hmac.new(key, signed, hashlib.sha256).digest(), offered) and bool(key)
+            for key in self._keys
+        ]
+        if not any(matches):
+            raise SignatureMismatch(
+                f"x-signature fits these bytes with no API key of source {self.name}; compare Meet's API key with"
+                " config.toml, and let no proxy change the body"
+            )
+        # After the signature: only what the sender said about time is worth complaining about.
+        age = delivery.received_at - int(stamp) * 1000
+        if abs(age) > WINDOW:
+            raise SignatureStale(
+                f"x-timestamp is {abs(age) // 1_000_000} s in the {'past' if age > 0 else 'future'}, at most"
+                f" {WINDOW // 1_000_000} s are allowed: set the clocks of both hosts with NTP"
+            )
+        proof: dict[str, str | int] = {
+            "scheme": SCHEME, "timestamp": stamp, "signature": signature.lower(), "key": matches.index(True),
+        }  # fmt: skip
+        return self._named(delivery.body, delivery.received_at, "webhook", proof)
+
+    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+        """See `Source.admit`. The body is one webhook body."""
+        return self._named(body, received_at, "import", proof)
+
+    def _offered(self, delivery: Delivery) -> tuple[str, str]:
+        """(x-timestamp, x-signature) in the only form Meet writes them. Raises SignatureMissing, SignatureMismatch."""
+        stamp, signature = delivery.headers.get("x-timestamp"), delivery.headers.get("x-signature")
+        if not stamp or not signature:
+            raise SignatureMissing(
+                "x-timestamp or x-signature is missing: OpenVidu Meet (3.4 or newer) sends both; let no proxy drop them"
+            )
+        stamp, signature = stamp.strip(" \t"), signature.strip(" \t")
+        if not _STAMP.fullmatch(stamp):
+            raise SignatureMismatch("x-timestamp is no time in decimal milliseconds")
+        if not _SIGNATURE.fullmatch(signature):
+            raise SignatureMismatch("x-signature is no hexadecimal HMAC-SHA256")
+        return stamp, signature
+
+    def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
+        return Verified(
+            source=self.name,
+            vendor=self.vendor,
+            event=_name_in(body),
+            # Retries, and the other endpoints of 3.9, carry the same bytes; there is no id to know a repeat by.
+            dedupe_key=hashlib.sha256(body).hexdigest(),
+            received_at=received_at,
+            origin=origin,
+            proof=written(proof),
+            body=body,
+        )
+
+
+def _name_in(body: bytes) -> str:
+    try:
+        return event_name(read_object(body).get("event"))
+    except BodyUnreadable:
+        return ""

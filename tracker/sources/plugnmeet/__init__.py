@@ -1,0 +1,1 @@
+"""plugNmeet: webhooks proved by a JWT, some relayed from its LiveKit."""

@@ -1,0 +1,114 @@
+"""plugNmeet: webhooks proved by a JWT that names their body, some relayed from its LiveKit, some its own.
+
+Reference: https://www.plugnmeet.org/docs/developer-guide/webhooks (where it differs from the wire: docs/sources/plugnmeet.md);
+the schema is plugnmeet-protocol `proto_files/plugnmeet_common.proto`, what fills it plugNmeet-server `pkg/models/`. The
+proof is `sources/webhook_jwt.py`, the encoding `protojson.py`; rooms and people are read in `sources/plugnmeet/events.py`, what a call
+leaves behind in `sources/plugnmeet/recording.py`.
+
+LIMIT: a token is valid for 5 minutes (plus leeway) and its body may be sent again within them; the permanent dedupe is
+what keeps a replay out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+from tracker.domain.deliveries import Delivery, Origin, Record, Verified
+from tracker.domain.facts import Fact, RunRules, Unknown
+from tracker.sources.plugnmeet import events as reading
+from tracker.sources.plugnmeet import recording
+from tracker.sources import protojson
+from tracker.sources.contract import SourceSettings
+from tracker.sources.plugnmeet.events import Told
+from tracker.sources.webhook_jwt import unverified_header, verify_jwt, written
+from tracker.sources.protojson import Message
+
+
+RULES = RunRules(tolerance=5_000_000, starts_when_joined=True)
+
+
+class PlugnmeetSource:
+    """One plugNmeet server, proved by the token in `Authorization` or `Hash-Token`; `settings.keys` maps key to secret.
+
+    The key is plugNmeet's own (`client.api_key`), not that of the LiveKit behind it.
+    """
+
+    def __init__(self, settings: SourceSettings) -> None:
+        self.name = settings.name
+        self.vendor = settings.vendor
+        self._keys = dict(settings.keys)
+
+    def __repr__(self) -> str:
+        return f"PlugnmeetSource({self.name!r})"
+
+    def verify(self, delivery: Delivery) -> Verified:
+        """See `Source.verify`. The proof is the token: bound to this body, it is evidence and opens nothing else."""
+        token = _token(delivery.headers)
+        verify_jwt(token, keys=self._keys, body=delivery.body, received_at=delivery.received_at)
+        return self._named(delivery.body, delivery.received_at, "webhook", {"scheme": "jwt", "jwt": token})
+
+    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+        """See `Source.admit`."""
+        return self._named(body, received_at, "import", proof)
+
+    def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
+        message = protojson.read(body) or Message({})
+        event, event_id = reading.event_name(message), message.text("id")
+        return Verified(
+            source=self.name,
+            vendor=self.vendor,
+            event=event,
+            # Never the id alone: up to v2.1.5 session_ended and room_finished share one (webhook_room.go:119-142).
+            dedupe_key=f"{event}:{event_id}" if event and event_id else f"sha256:{hashlib.sha256(body).hexdigest()}",
+            received_at=received_at,
+            origin=origin,
+            proof=written(proof),
+            body=body,
+        )
+
+
+def _token(headers: Mapping[str, str]) -> str:
+    """The token to believe or refuse: plugNmeet sends the same one twice, as proxies take `Authorization` away or fill it."""
+    first = headers.get("authorization", "").strip(" \t")
+    if unverified_header(first) is not None:
+        return first
+    return headers.get("hash-token", "").strip(" \t") or first
+
+
+def interpret(record: Record) -> tuple[Fact, ...]:
+    """What a plugNmeet webhook means. Never raises."""
+    message = protojson.read(record.body)
+    if message is None:
+        unreadable = (("unreadable", "the body is no JSON object"),)
+        return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
+    said = reading.told(message, record.received_at)
+    reader = _READERS.get(said.event)
+    if reader is None:
+        return said.unknown()
+    if said.run is None and said.room is None:
+        return said.unread(f"{said.event} without room")
+    return reader(said)
+
+
+_READERS: dict[str, Callable[[Told], tuple[Fact, ...]]] = {
+    "room_created": reading.room_created,
+    "room_started": reading.room_started,
+    "session_ended": reading.room_ended,
+    "room_finished": reading.room_ended,
+    "participant_joined": reading.participant,
+    "participant_left": reading.participant,
+    "track_published": reading.track,
+    "track_unpublished": reading.track,
+    "start_recording": recording.recorded,
+    "end_recording": recording.recorded,
+    "recording_proceeded": recording.recorded,
+    "recording_transcoding_finished": recording.recorded,
+    "start_rtmp": recording.broadcast,
+    "end_rtmp": recording.broadcast,
+    "speech_to_text_session_started": recording.transcription,
+    "speech_to_text_session_ended": recording.transcription,
+    "speech_to_text_total_usage": recording.transcription_usage,
+    "artifact_created": recording.artifact,
+    "analytics_proceeded": recording.analytics,
+}

@@ -1,0 +1,1 @@
+"""eyeson StreamRec: webhooks proved by a token in the address."""

@@ -1,0 +1,151 @@
+"""How rows are packed into a views file: what a column tells is not told again, and what is nearly always so costs a byte.
+
+    a row            its columns (what is searched or ordered by) and `doc`: a MessagePack array of the other fields
+    an entry         its columns and `rest`: when it was received (after `at`), whose it is, its key, its detail
+    session, source  numbers of the table `names`; a kind is its place in `KINDS`
+    a folded state   zlib: the same keys and names again and again; as it is while the session is open and saved often
+
+Kinds, subjects and keys of another form than the usual one are kept as they are: nothing is refused or lost.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from itertools import product
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, cast, get_args
+
+import msgspec
+
+from tracker.domain.facts import AnyFact, Clock, Fact, Provenance
+from tracker.domain.rows import ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
+
+KINDS = tuple(str(cast("type[Fact]", fact).__struct_config__.tag) for fact in get_args(AnyFact))
+"""Timeline kinds by number. The stamp of a views file holds them: another order is another file."""
+
+_NUMBER_OF_KIND: dict[str, int] = {kind: number for number, kind in enumerate(KINDS)}
+
+_SUBJECTS = (
+    "session", "participant", "stream", "subscription", "recording", "broadcast", "ingress", "transcription", "agent_job",
+    "supervisor_session", "artifact", "node", "cluster", "source",
+)  # fmt: skip
+MANNERS = tuple(product(_SUBJECTS, get_args(Provenance), get_args(Clock)))
+"""(subject type, provenance, clock) by number."""
+
+_NUMBER_OF_MANNER: dict[tuple[str, str, str], int] = {manner: number for number, manner in enumerate(MANNERS)}
+
+_KEY_BYTES = 32
+_FASTEST = 1
+_ZLIB = b"\x78"
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+
+class Doc(Generic[Row]):
+    """The fields of a row type that none of `columns` (field names) tells, as one BLOB."""
+
+    def __init__(self, row: type[Row], columns: tuple[str, ...]) -> None:
+        self._row = row
+        self.columns = columns
+        names = [field.name for field in msgspec.structs.fields(row)]
+        self._names = tuple(name for name in names if name not in columns)
+        self._values: Callable[[Any], tuple[Any, ...]] = attrgetter(*self._names)
+        ends = {field.name for field in msgspec.structs.fields(row) if field.type == End | None}
+        self._ends = tuple(place for place, name in enumerate(self._names) if name in ends)
+
+    def pack(self, row: Row) -> bytes:
+        """The BLOB."""
+        values: Sequence[Any] = self._values(row)
+        if self._ends:
+            values = list(values)
+            for place in self._ends:
+                end = values[place]
+                if end is not None:
+                    values[place] = (end.reason, end.vendor_reason, end.provenance)
+        return _pack(values)
+
+    def row(self, doc: bytes, columns: Sequence[Any]) -> Row:
+        """The row again; `columns` are the values of those that were left out, in their order."""
+        values = cast("list[Any]", _unpack(doc))
+        for place in self._ends:
+            end = values[place]
+            if end is not None:
+                values[place] = {"reason": end[0], "vendor_reason": end[1], "provenance": end[2]}
+        told = dict(zip(self._names, values, strict=True))
+        told.update(zip(self.columns, columns, strict=True))
+        return msgspec.convert(told, self._row)
+
+
+SESSION_COLUMNS = (
+    "begins_at", "id", "source", "vendor", "room_id", "room_name", "state", "duration_ms", "last_event_at", "participants",
+    "participant_ms", "recordings", "supervisors",
+)  # fmt: skip
+sessions = Doc(SessionRow, SESSION_COLUMNS)
+participants = Doc(ParticipantRow, ("session_id", "id", "identity", "name"))
+connections = Doc(ConnectionRow, ("session_id", "id"))
+streams = Doc(StreamRow, ("session_id", "id"))
+recordings = Doc(RecordingRow, ("session_id", "id", "status"))
+supervisor_sessions = Doc(SupervisorSessionRow, ("session_id", "id", "supervisor_client", "agent_client"))
+DOCS = (sessions, participants, connections, streams, recordings, supervisor_sessions)
+
+
+def number_of_kind(kind: str) -> int | str:
+    """The number of a kind; one we do not know stays a text."""
+    return _NUMBER_OF_KIND.get(kind, kind)
+
+
+def pack_entry(row: EntryRow) -> bytes:
+    """What of an entry is in no column of its own, as an array of five.
+
+    Received how long after `at` (µs) · a number of `MANNERS` · the actor, or True where it is the subject ·
+    the key, as bytes where it is 64 hexadecimal digits · the detail.
+    """
+    manner = (row.subject_type, row.provenance, row.clock)
+    return _pack((
+        None if row.received_at is None else row.received_at - row.at,
+        _NUMBER_OF_MANNER.get(manner, manner),
+        True if row.actor is not None and row.actor == row.subject_id else row.actor,
+        _short(row.dedupe_key),
+        row.detail,
+    ))  # fmt: skip
+
+
+def _short(key: str) -> bytes | str:
+    if len(key) == 2 * _KEY_BYTES:
+        try:
+            short = bytes.fromhex(key)
+        except ValueError:
+            return key
+        # Upper case or spaces would not come back.
+        return short if short.hex() == key else key
+    return key
+
+
+def entry_of(row: Sequence[Any]) -> EntryRow:
+    """The entry in columns (position, n, session_id, at, kind, subject_id, source, hidden, rest, …)."""
+    position, n, session_id, at, kind, subject_id, source, hidden, packed = row[:9]
+    after, manner, actor, key, detail = cast("list[Any]", _unpack(packed))
+    subject_type, provenance, clock = MANNERS[manner] if isinstance(manner, int) else manner
+    return EntryRow(
+        id=f"{position}-{n}", session_id=session_id, position=position, n=n, at=at,
+        received_at=None if after is None else at + after, kind=KINDS[kind] if isinstance(kind, int) else kind,
+        subject_type=subject_type, subject_id=subject_id, actor=subject_id if actor is True else actor, detail=detail,
+        source=source, provenance=provenance, clock=clock, dedupe_key=key.hex() if isinstance(key, bytes) else key,
+        hidden=bool(hidden),
+    )  # fmt: skip
+
+
+def pack_state(state: bytes, *, is_open: bool) -> bytes:
+    """A folded state, a quarter of its size once its session is over."""
+    return state if is_open else zlib.compress(state, _FASTEST)
+
+
+def unpack_state(packed: bytes) -> bytes:
+    """The folded state again."""
+    # A state is a MessagePack array, which never begins with the first byte of zlib's.
+    return zlib.decompress(packed) if packed[:1] == _ZLIB else packed

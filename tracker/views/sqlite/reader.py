@@ -1,0 +1,313 @@
+"""The reading half of the SQLite views: filters to statements, and rows back to what is answered.
+
+Lists across sessions are newest first; lists inside one session are in the order things began.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tracker.domain.facts import Micros
+from tracker.domain.ordering import rank_of, tie_of
+from tracker.domain.rows import EntryRow, SessionRow, SupervisorSessionRow
+from tracker.views.sqlite import encoding as packing
+from tracker.views.sqlite import queries as sql
+from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
+from tracker.views.cursors import decode_cursor, encode_cursor
+from tracker.views.sqlite.session_filters import FEW, Way, count_statement, expect_known, narrowed_to_one, ways
+from tracker.views.sqlite.encoding import Doc, entry_of
+from tracker.views.sqlite.schema import SEARCHABLE
+from tracker.views.sqlite.session_search import MANY, MANY_BESIDE, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, any_of, few_statement, hits_statement, is_narrow, phrase, pieces_statement, search_statement, sessions_statement  # fmt: skip
+from tracker.views.sqlite.session_statistics import answer, question, statements
+from tracker.views.sqlite.writer import SELECT_CHECKPOINT, SELECT_SOURCES, as_list, source_of
+
+Row = tuple[Any, ...]
+
+MOST_MATCHES = 100
+"""`lookup` gives no more sessions than this."""
+
+NEITHER: tuple[tuple[str, list[Any]]] = (("", []),)
+"""Rows are narrowed by nothing that may be said in two columns."""
+
+_OUTDATED_ID = re.compile(r"(?P<room>.+)_(?P<ms>[0-9]{1,15})")
+
+
+class SqliteReading(ABC):
+    """`ViewsReader` over three ways to ask: one statement, one that may take long, or several of one moment."""
+
+    @abstractmethod
+    async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+        """The rows of one statement. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
+
+    @abstractmethod
+    async def rows_searched(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+        """The rows of a statement that may take seconds, without making others wait."""
+
+    @abstractmethod
+    async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
+        """The rows of several statements, none of which sees a save the others do not."""
+
+    async def checkpoint(self) -> int:
+        """See `ViewsReader`."""
+        return (await self.rows(SELECT_CHECKPOINT))[0][0]
+
+    async def sources(self) -> list[SourceRow]:
+        """See `ViewsReader`."""
+        return [source_of(row) for row in await self.rows(SELECT_SOURCES)]
+
+    async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
+        """See `ViewsReader`."""
+        expect_known(filter)
+        asked = narrowed_to_one(filter)
+        if asked.q is None:
+            way = await self._way(asked)
+            found = await self.rows(*sessions_statement(asked, limit=limit, cursor=cursor, way=way))
+        else:
+            found = await self._sessions_searched(asked, asked.q, limit, cursor)
+        after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
+        return [_session(row) for row in found[:limit]], after
+
+    async def _sessions_searched(
+        self, filter: SessionFilter, q: str, limit: int, cursor: str | None, beside: int = MANY_BESIDE
+    ) -> list[Row]:
+        """The rows of `find_sessions` for a text: from the index, or where that cannot help by looking at each session."""
+        way = await self._way(filter)
+        each = sessions_statement(filter, limit=limit, cursor=cursor, way=way)
+        if not q or not SEARCHABLE:
+            return await self.rows_searched(*each)
+        expression = phrase(q)
+        if expression is not None and len(q) < PIECE:
+            pieces = [row[0] for row in await self.rows_searched(*pieces_statement(q))]
+            if len(pieces) > MOST_PIECES:
+                return await self.rows_searched(*each)
+            expression = any_of(pieces) or None
+        if expression is None:
+            return []
+        # The index finds other cases of every letter, looking at each only those of a to z.
+        is_each = is_narrow(filter) and q.isascii()
+        many = beside if is_each and way is None else MANY
+        hits = hits_statement(filter, expression, most=many, cursor=cursor)
+        if (await self.rows_searched(*hits))[0][0] < many:
+            return await self.rows_searched(*few_statement(filter, expression, limit=limit, cursor=cursor))
+        if is_each and (way is not None or filter.source is not None):
+            return await self.rows_searched(*each)
+        if filter.source is not None:
+            sources = [filter.source]
+        else:
+            known = [row[0] for row in await self.rows_searched(SELECT_TEXT_SOURCES)]
+            sources = [source for source in known if filter.sources is None or source in filter.sources]
+        if is_each:
+            # What is many in all of them may be few in each; all together no more are taken than of one.
+            alone = [msgspec.structs.replace(filter, source=source, sources=None) for source in sources]
+            most = MANY // max(1, len(sources))
+            found = [row for one in alone for row in await self._sessions_searched(one, q, limit, cursor, most)]
+        else:
+            statements = [
+                search_statement(filter, expression, source, limit=limit, cursor=cursor) for source in sources
+            ]
+            found = [row for rows in await self.rows_of_one_moment(statements) for row in rows]
+        return sorted(found, key=lambda row: row[1:3], reverse=True)[: limit + 1]
+
+    async def _way(self, filter: SessionFilter) -> Way | None:
+        """The filter that finds fewest, where that is few."""
+        found = ways(filter)
+        if not found:
+            return None
+        counts = (await self.rows(*count_statement(found)))[0]
+        fewest = min(range(len(found)), key=counts.__getitem__)
+        return found[fewest] if counts[fewest] < FEW else None
+
+    async def session(self, session_id: str) -> SessionRow | None:
+        """See `ViewsReader`."""
+        found = await self.rows(sql.SELECT_SESSION, [session_id])
+        return _session(found[0]) if found else None
+
+    async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:
+        """See `ViewsReader`. Our own present id means its session alone, whatever else is called so."""
+        exact = await self.session(any_id)
+        if exact is not None:
+            return [exact] if sources is None or exact.source in sources else []
+        ids = {session_id for session_id, _ in await self.rows(sql.SELECT_LOOKUP, [any_id, MOST_MATCHES])}
+        source, colon, rest = any_id.partition(":")
+        if colon:
+            of_vendor = await self.rows(sql.SELECT_LOOKUP, [rest, MOST_MATCHES])
+            ids |= {session_id for session_id, found_source in of_vendor if found_source == source}
+            if outdated := _OUTDATED_ID.fullmatch(rest):
+                placed_at = int(outdated["ms"]) * 1000
+                placed = [source, outdated["room"], placed_at, placed_at + 1000, MOST_MATCHES]
+                ids |= {row[0] for row in await self.rows(sql.SELECT_PLACED, placed)}
+        if not ids:
+            return []
+        found = [_session(row) for row in await self.rows(sql.SELECT_SESSIONS_BY_ID, [as_list(ids), MOST_MATCHES])]
+        return [row for row in found if sources is None or row.source in sources]
+
+    async def timeline(
+        self, session_id: str | None, *, kinds: Sequence[str], subject: str | None, limit: int, cursor: str | None
+    ) -> Page:
+        """See `ViewsReader`."""
+        text, bound = sql.SELECT_TIMELINE, list[Any]([session_id])
+        if kinds:
+            text += sql.AND_ENTRY_KINDS
+            bound.append(as_list(packing.number_of_kind(kind) for kind in kinds))
+        if subject is not None:
+            text += sql.AND_ENTRY_SUBJECT
+            bound.append(subject)
+        if cursor is not None:
+            text += sql.AND_ENTRY_AFTER
+            bound.extend(decode_cursor("timeline", cursor, int, int, int, int, int))
+        found = [entry_of(row) for row in await self.rows(text + sql.ENTRIES_IN_TIME, [*bound, limit + 1])]
+        if len(found) <= limit:
+            return found, None
+        last = found[limit - 1]
+        key = (last.at, rank_of(last.kind), tie_of(last.dedupe_key), last.n, last.position)
+        return found[:limit], encode_cursor("timeline", key)
+
+    async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:
+        """See `ViewsReader`. Hidden ones are left out here too."""
+        return [entry_of(row) for row in await self.rows(sql.SELECT_ENTRIES_AFTER, [position, n, limit])]
+
+    async def session_positions(self, session_id: str, *, limit: int, after: int) -> list[int]:
+        """See `ViewsReader`."""
+        return [row[0] for row in await self.rows(sql.SELECT_SESSION_POSITIONS, [session_id, after, limit])]
+
+    async def record_sessions(self, position: int) -> list[str]:
+        """See `ViewsReader`."""
+        return [row[0] for row in await self.rows(sql.SELECT_RECORD_SESSIONS, [position])]
+
+    async def participants(
+        self,
+        *,
+        session_id: str | None,
+        identity: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
+    ) -> Page:
+        """See `ViewsReader`. `identity` equals the identity or the name."""
+        text, bound = _across(sql.SELECT_PARTICIPANTS, session_id, sources)
+        either = _either(sql.IDENTITY_OR_NAME, identity)
+        return await self._page("participants", packing.participants, text, bound, session_id, limit, cursor, either)
+
+    async def connections(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
+        """In the order of joining."""
+        text, bound = _across(sql.SELECT_CONNECTIONS, session_id, None)
+        return await self._page("connections", packing.connections, text, bound, session_id, limit, cursor)
+
+    async def streams(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
+        """In the order of starting."""
+        text, bound = _across(sql.SELECT_STREAMS, session_id, None)
+        return await self._page("streams", packing.streams, text, bound, session_id, limit, cursor)
+
+    async def recordings(
+        self,
+        *,
+        session_id: str | None,
+        status: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
+    ) -> Page:
+        """Of one session, or across sessions."""
+        text, bound = _across(sql.SELECT_RECORDINGS, session_id, sources)
+        if status is not None:
+            text += sql.AND_STATUS
+            bound.append(status)
+        return await self._page("recordings", packing.recordings, text, bound, session_id, limit, cursor)
+
+    async def supervisor_sessions(
+        self,
+        *,
+        session_id: str | None,
+        client: str | None,
+        sources: tuple[str, ...] | None,
+        limit: int,
+        cursor: str | None,
+    ) -> Page:
+        """Of one session, or across sessions; `client` equals the supervisor's or the agent's."""
+        text, bound = _across(sql.SELECT_SUPERVISOR_SESSIONS, session_id, sources)
+        either = _either(sql.SUPERVISOR_OR_AGENT, client)
+        return await self._page(
+            "supervisor_sessions", packing.supervisor_sessions, text, bound, session_id, limit, cursor, either
+        )
+
+    async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]:
+        """By our id or the vendor's, newest first."""
+        found = await self.rows(sql.SELECT_SUPERVISOR_SESSION, [any_id])
+        return [packing.supervisor_sessions.row(row[0], row[2:]) for row in found]
+
+    async def find_rooms(
+        self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
+    ) -> Page:
+        """See `ViewsReader`: `RoomSummary` rows; the name is that of the newest session."""
+        text, bound = sql.SELECT_SUMMARIES, list[Any]()
+        if source is None and sources is not None and len(sources) == 1:
+            source, sources = sources[0], None
+        if source is not None:
+            text += sql.AND_SUMMARY_SOURCE
+            bound.append(source)
+        if sources is not None:
+            text += sql.AND_SOURCES
+            bound.append(as_list(sources))
+        if cursor is not None:
+            text += sql.AND_SUMMARY_AFTER
+            bound.extend(decode_cursor("rooms", cursor, str, str))
+        found = [RoomSummary(*row) for row in await self.rows(text + sql.SUMMARIES_BY_ROOM, [*bound, limit + 1])]
+        if len(found) <= limit:
+            return found, None
+        return found[:limit], encode_cursor("rooms", found[limit - 1][:2])
+
+    async def stats(self, *, from_at: Micros, to_at: Micros, sources: tuple[str, ...] | None) -> dict[str, Any]:
+        """See `ViewsReader`.
+
+        `open` counts now; days, sessions and peak are those of `from_at <= begins_at < to_at`
+        (the peak also counts runs that began before and were still going on). Days are UTC; `at` is µs.
+        """
+        asked = question(sources, from_at, to_at)
+        return answer(asked, await self.rows_of_one_moment(statements(asked)), sources, from_at)
+
+    async def _page(
+        self, name: str, doc: Doc[Any], text: str, bound: list[Any], session_id: str | None,
+        limit: int, cursor: str | None, either: Sequence[tuple[str, list[Any]]] = NEITHER,
+    ) -> Page:  # fmt: skip
+        """One page of child rows: in order of beginning inside a session, newest first across sessions.
+
+        `either`: conditions of which each has its own index in that order, and no two hold for one row.
+        """
+        after, key = "", list[Any]()
+        if cursor is not None:
+            begins_at, of, row_id = decode_cursor(name, cursor, int, str, str)
+            after = sql.AND_BEFORE if session_id is None else sql.AND_AFTER
+            key = [begins_at, of, row_id] if session_id is None else [begins_at, row_id]
+        statement = " UNION ALL ".join(text + condition + after for condition, _ in either)
+        statement += sql.NEWEST_FIRST if session_id is None else sql.OLDEST_FIRST
+        values = [value for _, own in either for value in (*bound, *own, *key)]
+        found = await self.rows(statement, [*values, limit + 1])
+        following = encode_cursor(name, found[limit - 1][1:4]) if len(found) > limit else None
+        return [doc.row(row[0], row[2:]) for row in found[:limit]], following
+
+
+def _session(row: Row) -> SessionRow:
+    return packing.sessions.row(row[0], row[1:])
+
+
+def _either(conditions: tuple[str, str], value: str | None) -> Sequence[tuple[str, list[Any]]]:
+    """The first condition, and the second where the first does not hold."""
+    if value is None:
+        return NEITHER
+    return (conditions[0], [value]), (conditions[1], [value, value])
+
+
+def _across(text: str, session_id: str | None, sources: tuple[str, ...] | None) -> tuple[str, list[Any]]:
+    bound: list[Any] = []
+    if session_id is not None:
+        text += sql.AND_OF_SESSION
+        bound.append(session_id)
+    if sources is not None:
+        text += sql.AND_SOURCES
+        bound.append(as_list(sources))
+    return text, bound

@@ -1,0 +1,151 @@
+"""What of a session's rows is not yet as it was saved last: a live session is saved again and again for one more event.
+
+`Kept` remembers the rows of sessions saved lately. The projector is the only writer, so they are what the file holds, as
+long as its checkpoint is the one that was saved with them. It is a cache: forgetting at any moment costs only speed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from tracker.domain.facts import Micros
+from tracker.domain.rows import SessionRow
+from tracker.views.contract import Changes, SessionRows
+
+KEPT = 1_000
+"""Sessions whose rows are remembered."""
+LARGEST = 2_000
+"""Connections and streams of a session that is remembered."""
+
+CHILDREN: Mapping[str, Any] = {
+    "participants": attrgetter("first_joined_at", "last_left_at"),
+    "connections": attrgetter("joined_at", "left_at"),
+    "streams": attrgetter("started_at", "ended_at"),
+    "recordings": attrgetter("started_at", "stopped_at"),
+    "supervisor_sessions": attrgetter("started_at", "ended_at"),
+}
+"""Tables whose rows are found by (session, begins_at, id); of a row, the times the first of which that is known it begins at."""
+
+_columns = attrgetter(
+    "source", "vendor", "room_id", "room_name", "state", "begins_at", "duration_ms", "recordings", "supervisors",
+)  # fmt: skip
+
+
+class Altered(msgspec.Struct, frozen=True):
+    """One session that was saved before."""
+
+    rows: SessionRows
+    """Whole."""
+    added: SessionRows
+    """The same with those children and lookups only that are new or other than before."""
+    removed: dict[str, list[tuple[Micros, str]]]
+    """Table → (begins_at, id) of its rows that are gone or other than before."""
+    lookups_removed: tuple[str, ...]
+    gaps_changed: bool
+    searched_changed: bool
+    """Whether lists find the session elsewhere than before: something changed of what indices hold."""
+    joined_changed: bool
+
+
+class Kept:
+    """The rows that the last saves wrote, by session id."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[str, SessionRows] = OrderedDict()
+        self._position = -1
+
+    def of(self, changes: Changes, position: int) -> dict[str, SessionRows]:
+        """What the file holds for the sessions of these changes, as far as it is known; `position`: its checkpoint now."""
+        if position != self._position:
+            self._rows.clear()
+        names = (*changes.gone, *(rows.session.id for rows in changes.sessions))
+        return {name: self._rows[name] for name in names if name in self._rows}
+
+    def take(self, changes: Changes) -> None:
+        """These changes were committed."""
+        for name in changes.gone:
+            self._rows.pop(name, None)
+        for rows in changes.sessions:
+            name = rows.session.id
+            self._rows.pop(name, None)
+            if len(rows.connections) + len(rows.streams) <= LARGEST:
+                # The state is not compared: it is nearly always another.
+                self._rows[name] = msgspec.structs.replace(rows, state=b"")
+        while len(self._rows) > KEPT:
+            self._rows.popitem(last=False)
+        self._position = changes.position
+
+
+def altered(before: SessionRows, rows: SessionRows) -> Altered:
+    """What has to be written so that the rows of `before` become `rows`."""
+    added: dict[str, Any] = {}
+    removed: dict[str, list[tuple[Micros, str]]] = {}
+    moved = before.session.begins_at != rows.session.begins_at
+    for table, times in CHILDREN.items():
+        was, now = getattr(before, table), getattr(rows, table)
+        if was == now and not moved:
+            added[table] = ()
+            continue
+        old, new = dict(_placed(was, times, before)), dict(_placed(now, times, rows))
+        removed[table] = [key for key, row in old.items() if new.get(key) != row]
+        added[table] = tuple(row for key, row in new.items() if old.get(key) != row)
+    lookups_removed: tuple[str, ...] = ()
+    added["lookups"] = ()
+    if before.lookups != rows.lookups:
+        old_lookups, new_lookups = set(before.lookups), set(rows.lookups)
+        lookups_removed = tuple(sorted(old_lookups - new_lookups))
+        added["lookups"] = tuple(sorted(new_lookups - old_lookups))
+    gaps_changed = before.gaps != rows.gaps
+    return Altered(
+        rows=rows,
+        added=msgspec.structs.replace(rows, **added, gaps=rows.gaps if gaps_changed else ()),
+        removed=removed,
+        lookups_removed=lookups_removed,
+        gaps_changed=gaps_changed,
+        searched_changed=_searched(before) != _searched(rows),
+        joined_changed=_joined(before) != _joined(rows),
+    )
+
+
+def is_worded_alike(before: SessionRows, rows: SessionRows) -> bool:
+    """Whether the same words find both, at the same time."""
+    was, now = before.session, rows.session
+    return (
+        before.lookups == rows.lookups
+        and (was.begins_at, was.room_id, was.room_name) == (now.begins_at, now.room_id, now.room_name)
+        and len(before.participants) == len(rows.participants)
+        and all(
+            old is new or (old.identity == new.identity and old.name == new.name)
+            for old, new in zip(before.participants, rows.participants, strict=True)
+        )
+    )
+
+
+def _placed(rows: Iterable[Any], times: Any, of: SessionRows) -> Iterator[tuple[tuple[Micros, str], Any]]:
+    for row in rows:
+        yield (first(*times(row), of.session.begins_at), row.id), row
+
+
+def _searched(rows: SessionRows) -> Sequence[Any]:
+    session = rows.session
+    provenance = None if session.end is None else session.end.provenance
+    return *_columns(session), over_at_of(session), len(session.anomalies), provenance
+
+
+def _joined(rows: SessionRows) -> int:
+    return len(rows.connections) + len(rows.streams)
+
+
+def over_at_of(row: SessionRow) -> Micros | None:
+    """When a session was over: ended, or heard of last; None while it is open."""
+    return None if row.state == "open" else row.ended_at if row.ended_at is not None else row.last_event_at
+
+
+def first(*times: Micros | None) -> Micros:
+    """The first time that is known; the last argument always is."""
+    return next(time for time in times if time is not None)

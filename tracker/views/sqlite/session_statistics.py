@@ -1,0 +1,166 @@
+"""The numbers of `stats`, added up from the tables of `sqlite_counts`: what is asked for them, and what the rows say.
+
+A time is cut into the largest rows that lie wholly in it; of what is left at its ends, less than ten minutes, or ten
+seconds for the peak, the sessions themselves are looked at. So an answer costs the same whatever happened in it.
+LIMIT: the peak of some sources together, but not of all, is worked out from their sessions.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from tracker.domain.facts import Micros
+from tracker.views.sqlite import counts
+from tracker.views.sqlite import queries as sql
+from tracker.views.sqlite.writer import SELECT_SOURCES, as_list, source_of
+
+EARLIEST, LATEST = -(2**61 // counts.DAY) * counts.DAY, 2**61 // counts.DAY * counts.DAY
+"""No session is beyond these; a day begins at each."""
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+FIELDS = ("sessions", "participants", "participant_ms", "recordings")
+
+Row = Sequence[Any]
+Statement = tuple[str, Sequence[Any]]
+
+
+class Stretch(NamedTuple):
+    """A part of a time: whole rows of one span, or with `span` 0 the sessions themselves."""
+
+    span: int
+    from_at: Micros
+    to_at: Micros
+
+
+class Question(NamedTuple):
+    """The statements of one `stats`, by what their rows are for."""
+
+    open: Statement
+    sources: Statement
+    sums: list[Statement]
+    """What began: rows (at, source, sessions, participants, participant_ms, recordings) to be added up."""
+    before: list[Statement]
+    """What changed before that time: rows (at, net, peak)."""
+    over: list[Statement]
+    """How many ended just as it begins; or the peak itself, where nothing adds up to it."""
+    changes: list[Statement]
+    """What changed in it, by time."""
+
+
+def question(sources: tuple[str, ...] | None, from_at: Micros, to_at: Micros) -> Question:
+    """What to ask, of one moment; `answer` takes the rows of each in the order of `statements`."""
+    narrowed = None if sources is None else as_list(sources)
+    spans = (counts.BRANCH, counts.DAY)
+    sums: list[Statement] = [
+        (counts.SELECT_COUNTS, (narrowed, each.from_at, each.to_at, each.span))
+        if each.span
+        else (counts.SELECT_BEGUN, (narrowed, each.from_at, each.to_at))
+        for each in stretches(from_at, to_at, spans)
+    ]
+    common = (sql.SELECT_OPEN, (narrowed,)), (SELECT_SOURCES, ()), sums
+    if from_at >= to_at:
+        return Question(*common, before=[], over=[], changes=[])
+    if sources is not None and len(set(sources)) > 1:
+        return Question(*common, before=[], over=[(sql.SELECT_PEAK, (narrowed, from_at, to_at))], changes=[])
+    key = "" if sources is None else next(iter(sources), "\0")
+    return Question(
+        *common,
+        before=_changes(key, EARLIEST, from_at),
+        over=[(counts.SELECT_OVER, (key, from_at))],
+        changes=_changes(key, from_at, to_at),
+    )
+
+
+def statements(asked: Question) -> list[Statement]:
+    """All of them, in one order."""
+    return [asked.open, asked.sources, *asked.sums, *asked.before, *asked.over, *asked.changes]
+
+
+def answer(
+    asked: Question, rows: Sequence[Sequence[Row]], sources: tuple[str, ...] | None, from_at: Micros
+) -> dict[str, Any]:
+    """What `ViewsReader.stats` gives, from the rows of each of `statements`."""
+    open_now: dict[str, int] = {source: count for source, count in rows[0] if count}
+    rest = iter(rows[2:])
+    days, began = _days(chain.from_iterable(next(rest) for _ in asked.sums))
+    before = list(chain.from_iterable(next(rest) for _ in asked.before))
+    over = list(chain.from_iterable(next(rest) for _ in asked.over))
+    return {
+        "open": sum(open_now.values()),
+        "sessions": sum(began.values()),
+        "days": days,
+        "peak": _peak(before, over[0][0], chain.from_iterable(rest), from_at) if asked.changes else _found(over),
+        "sources": [
+            {
+                "source": row.source,
+                "vendor": row.vendor,
+                "sessions": began.get(row.source, 0),
+                "open": open_now.get(row.source, 0),
+                "last_received_at": row.last_received_at,
+            }
+            for row in map(source_of, rows[1])
+            if sources is None or row.source in sources
+        ],
+    }
+
+
+def stretches(from_at: Micros, to_at: Micros, spans: Sequence[int]) -> list[Stretch]:
+    """A time in its order, in rows as large as fit; `spans` ascend, each a whole number of the one before."""
+    from_at, to_at = max(from_at, EARLIEST), min(to_at, LATEST)
+    if from_at >= to_at:
+        return []
+    if not spans:
+        return [Stretch(0, from_at, to_at)]
+    span = spans[-1]
+    first, last = -(-from_at // span) * span, to_at // span * span
+    if first >= last:
+        return stretches(from_at, to_at, spans[:-1])
+    inside = Stretch(span, first, last)
+    return [*stretches(from_at, first, spans[:-1]), inside, *stretches(last, to_at, spans[:-1])]
+
+
+def _changes(key: str, from_at: Micros, to_at: Micros) -> list[Statement]:
+    return [
+        (counts.SELECT_LEVELS, (key, each.from_at, each.to_at, each.span))
+        if each.span
+        else (counts.SELECT_EDGES, (key, each.from_at, each.to_at))
+        for each in stretches(from_at, to_at, (counts.LEAF, counts.BRANCH, counts.DAY))
+    ]
+
+
+def _days(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """What began by day, and how many sessions by source."""
+    days: dict[Micros, dict[str, Any]] = {}
+    began: dict[str, int] = {}
+    for at, source, *sums in rows:
+        number = at // counts.DAY
+        day = days.get(number)
+        if day is None:
+            name = (EPOCH + dt.timedelta(days=number)).date().isoformat()
+            day = days[number] = {"day": name, **dict.fromkeys(FIELDS, 0)}
+        for field, count in zip(FIELDS, sums, strict=True):
+            day[field] += count
+        began[source] = began.get(source, 0) + sums[0]
+    return [days[number] for number in sorted(days)], began
+
+
+def _peak(before: Iterable[Row], over: int, changes: Iterable[Row], from_at: Micros) -> dict[str, Any]:
+    """How many sessions ran at once at most, and the first moment at which they did.
+
+    `before` changed until `from_at`, of which `over` ended just then, `changes` afterwards.
+    """
+    height = sum(net for _, net, _ in before)
+    highest, first = height - over, from_at
+    for at, net, peak in changes:
+        rise, offset = (net, 0) if peak is None else (-(-peak // counts.HEIGHT), -peak % counts.HEIGHT)
+        if height + rise > highest:
+            highest, first = height + rise, at + offset
+        height += net
+    return {"sessions": highest, "at": first} if highest > 0 else _found(())
+
+
+def _found(rows: Sequence[Row]) -> dict[str, Any]:
+    return {"sessions": rows[0][0], "at": rows[0][1]} if rows else {"sessions": 0, "at": None}

@@ -1,0 +1,301 @@
+"""The writing half of the SQLite views: what the projector reads back, and one save a batch.
+
+`SAVE_*` statements are run in one `BEGIN IMMEDIATE` transaction; what a session had is deleted, then written again. Of a
+session whose rows are known to be those of an earlier save, only what differs is touched, and no index whose columns stay.
+Before it, `SELECT_NAMES` and `SAVE_NAMES` give every session id and source name its number. Parameters are made by generators, which SQLite pulls in the connection's thread, not in the event loop.
+"""
+
+# ruff: noqa: S608 - only constants of ours are put together
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from tracker.domain.ordering import rank_of, tie_of
+from tracker.domain.rows import EntryRow
+from tracker.views.sqlite import encoding as packing
+from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow
+from tracker.views.sqlite.row_diff import Altered, altered, first, over_at_of
+from tracker.views.sqlite.encoding import entry_of
+from tracker.views.sqlite.queries import ENTRY, NUMBERED
+
+SELECT_CHECKPOINT = "SELECT value FROM meta WHERE key = 'checkpoint'"
+SELECT_STATES = """
+SELECT name, state FROM json_each(?) CROSS JOIN names ON name = value JOIN session_states ON session = number"""
+SELECT_ROOMS = """
+SELECT source, room, state FROM json_each(?) AS asked
+CROSS JOIN rooms ON rooms.source = asked.value ->> 0 AND rooms.room = asked.value ->> 1"""
+SELECT_SOURCES = "SELECT source, vendor, last_received_at, records, state FROM sources ORDER BY source"
+SELECT_ROOM_ENTRIES = f"""
+SELECT {ENTRY}, room, placed_at, place FROM entries
+WHERE source = {NUMBERED} AND room = ? AND placed_at >= ? AND placed_at < ? ORDER BY position, n"""
+SELECT_SESSION_ENTRIES = f"""
+SELECT {ENTRY}, room, placed_at, place FROM entries WHERE session = {NUMBERED} ORDER BY position, n"""
+SELECT_UNREPORTED_SESSIONS = """
+SELECT id FROM sessions WHERE source = ?1 AND end_provenance IS NULL AND begins_at < ?2
+UNION ALL SELECT id FROM sessions WHERE source = ?1 AND end_provenance = 'inferred' AND begins_at < ?2 ORDER BY id"""
+SELECT_NEVER_JOINED_SESSIONS = """
+SELECT id FROM sessions WHERE source = ? AND end_provenance IS NULL AND begins_at < ? AND joined = 0 ORDER BY id"""
+
+SELECT_NAMES = "SELECT name, number FROM json_each(?) CROSS JOIN names ON name = value"
+SAVE_NAMES = "INSERT INTO names (name) SELECT value FROM json_each(?)"
+
+DELETE_SESSIONS = "DELETE FROM sessions WHERE number = ?"
+DELETE_OF_SESSION = (
+    "DELETE FROM session_lookups WHERE session = ?",
+    "DELETE FROM participants WHERE session = ?",
+    "DELETE FROM connections WHERE session = ?",
+    "DELETE FROM streams WHERE session = ?",
+    "DELETE FROM recordings WHERE session = ?",
+    "DELETE FROM supervisor_sessions WHERE session = ?",
+    "DELETE FROM gaps WHERE session = ?",
+)
+DELETE_STATES = "DELETE FROM session_states WHERE session = ?"
+SAVE_SESSIONS = """
+INSERT INTO sessions (number, id, source, vendor, room_id, room_name, state, begins_at, over_at, duration_ms, last_event_at,
+    participants, participant_ms, recordings, supervisors, anomalies, end_provenance, joined, doc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (number) DO UPDATE SET source = excluded.source, vendor = excluded.vendor, room_id = excluded.room_id,
+    room_name = excluded.room_name, state = excluded.state, begins_at = excluded.begins_at, over_at = excluded.over_at,
+    duration_ms = excluded.duration_ms, last_event_at = excluded.last_event_at, participants = excluded.participants,
+    participant_ms = excluded.participant_ms, recordings = excluded.recordings, supervisors = excluded.supervisors,
+    anomalies = excluded.anomalies, end_provenance = excluded.end_provenance, joined = excluded.joined,
+    doc = excluded.doc"""
+# SQLite writes the entries of every index anew that holds a column named here, whether or not its value changes.
+UPDATE_SESSIONS = (
+    "UPDATE sessions SET last_event_at = ?, participants = ?, participant_ms = ?, doc = ? WHERE number = ?"
+)
+UPDATE_JOINED = "UPDATE sessions SET joined = ? WHERE number = ?"
+DELETE_LOOKUPS = "DELETE FROM session_lookups WHERE lookup = ? AND session = ?"
+DELETE_GAPS = "DELETE FROM gaps WHERE session = ?"
+DELETE_CHILDREN = {
+    "participants": "DELETE FROM participants WHERE session = ? AND begins_at = ? AND id = ?",
+    "connections": "DELETE FROM connections WHERE session = ? AND begins_at = ? AND id = ?",
+    "streams": "DELETE FROM streams WHERE session = ? AND begins_at = ? AND id = ?",
+    "recordings": "DELETE FROM recordings WHERE session = ? AND begins_at = ? AND id = ?",
+    "supervisor_sessions": "DELETE FROM supervisor_sessions WHERE session = ? AND begins_at = ? AND id = ?",
+}
+SAVE_STATES = "INSERT OR REPLACE INTO session_states (session, state) VALUES (?, ?)"
+SAVE_LOOKUPS = "INSERT OR IGNORE INTO session_lookups (lookup, session) VALUES (?, ?)"
+SAVE_PARTICIPANTS = """
+INSERT INTO participants (session, begins_at, id, session_id, source, identity, name, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+SAVE_CONNECTIONS = "INSERT INTO connections (session, begins_at, id, doc) VALUES (?, ?, ?, ?)"
+SAVE_STREAMS = "INSERT INTO streams (session, begins_at, id, doc) VALUES (?, ?, ?, ?)"
+SAVE_RECORDINGS = """
+INSERT INTO recordings (session, begins_at, id, session_id, source, status, doc) VALUES (?, ?, ?, ?, ?, ?, ?)"""
+SAVE_SUPERVISOR_SESSIONS = """
+INSERT INTO supervisor_sessions (session, begins_at, id, session_id, source, vendor_id, supervisor_client, agent_client, doc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+SAVE_ENTRIES = """
+INSERT OR REPLACE INTO entries
+    (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest, room, placed_at, place)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+SAVE_GAPS = """
+INSERT INTO gaps (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+SAVE_ROOMS = "INSERT OR REPLACE INTO rooms (source, room, state) VALUES (?, ?, ?)"
+SAVE_SOURCES = (
+    "INSERT OR REPLACE INTO sources (source, vendor, last_received_at, records, state) VALUES (?, ?, ?, ?, ?)"
+)
+SAVE_CHECKPOINT = "UPDATE meta SET value = ? WHERE key = 'checkpoint'"
+
+EARLIEST = -(2**63)
+LATEST = 2**63 - 1
+
+Batch = tuple[str, Iterable[Sequence[Any]]]
+"""One statement and the parameters of each of its runs."""
+
+Numbers = Mapping[str, int]
+"""Session ids and source names → their numbers in `names`."""
+
+
+def saved_entry_of(row: Sequence[Any]) -> SavedEntry:
+    """The entry with the columns (room, placed_at, place) after those of `entry_of`."""
+    entry = entry_of(row)
+    return SavedEntry(row=entry, room=row[9], placed_at=entry.at if row[10] is None else row[10], place=row[11] or b"")
+
+
+def source_of(row: Sequence[Any]) -> SourceRow:
+    """The source in columns (source, vendor, last_received_at, records, state)."""
+    return SourceRow(source=row[0], vendor=row[1], last_received_at=row[2], records=row[3], state=row[4])
+
+
+def as_list(values: Iterable[Any]) -> str:
+    """A list as one bound parameter, for `json_each(?)`."""
+    return json.dumps(list(values), ensure_ascii=False)
+
+
+def names_in(changes: Changes) -> set[str]:
+    """Every name these changes need the number of."""
+    names = set(changes.gone)
+    for rows in changes.sessions:
+        names.add(rows.session.id)
+        names.add(rows.session.source)
+    for saved in changes.entries:
+        names.add(saved.row.source)
+        if saved.row.session_id is not None:
+            names.add(saved.row.session_id)
+    return names
+
+
+def begin(connection: sqlite3.Connection, names: AbstractSet[str]) -> tuple[dict[str, int], set[str]]:
+    """Begin a save, in the transaction that is open if one is: each name's number, and the names that had none before."""
+    if not connection.in_transaction:
+        connection.execute("BEGIN IMMEDIATE")
+    wanted = [as_list(sorted(names))]
+    known: dict[str, int] = dict(connection.execute(SELECT_NAMES, wanted))
+    fresh = names - known.keys()
+    if fresh:
+        added = [as_list(sorted(fresh))]
+        connection.execute(SAVE_NAMES, added)
+        known.update(connection.execute(SELECT_NAMES, added))
+    return known, set(fresh)
+
+
+def write(
+    connection: sqlite3.Connection,
+    changes: Changes,
+    numbers: Numbers,
+    fresh: AbstractSet[str],
+    kept: Mapping[str, SessionRows] = {},
+) -> None:
+    """Run the statements of a save that was begun; `kept`: what the file is known to hold."""
+    for statement, parameters in batches(changes, numbers, fresh, kept):
+        connection.executemany(statement, parameters)
+
+
+def batches(
+    changes: Changes, numbers: Numbers, fresh: AbstractSet[str], kept: Mapping[str, SessionRows]
+) -> Iterator[Batch]:
+    """The statements of one save in their order; `fresh` are names nothing was saved under before.
+
+    Nothing is encoded before SQLite pulls it.
+    """
+    sessions = [rows for rows in changes.sessions if rows.session.id not in kept]
+    again = [altered(kept[name], rows) for rows in changes.sessions if (name := rows.session.id) in kept]
+    stale = [(numbers[name],) for name in (*changes.gone, *(rows.session.id for rows in sessions)) if name not in fresh]
+    if stale:
+        for statement in DELETE_OF_SESSION:
+            yield statement, stale
+    if changes.gone:
+        gone = [(numbers[session_id],) for session_id in changes.gone]
+        yield DELETE_SESSIONS, gone
+        yield DELETE_STATES, gone
+    if again:
+        yield from _of_altered([(numbers[one.rows.session.id], one) for one in again])
+    placed = [(numbers[rows.session.id], rows) for rows in sessions]
+    if placed:
+        yield SAVE_SESSIONS, (_session(number, rows) for number, rows in placed)
+    placed += [(numbers[one.rows.session.id], one.added) for one in again]
+    if placed:
+        yield from _of_sessions(placed, numbers)
+    if changes.entries:
+        yield SAVE_ENTRIES, (_saved(saved, numbers) for saved in changes.entries)
+    if changes.rooms:
+        yield SAVE_ROOMS, changes.rooms
+    if changes.sources:
+        yield (
+            SAVE_SOURCES,
+            ((row.source, row.vendor, row.last_received_at, row.records, row.state) for row in changes.sources),
+        )
+    yield SAVE_CHECKPOINT, [(changes.position,)]
+
+
+def _of_altered(again: Sequence[tuple[int, Altered]]) -> Iterator[Batch]:
+    """What goes of sessions that were saved before, and their own rows."""
+    for table, statement in DELETE_CHILDREN.items():
+        removed = [(number, *key) for number, one in again for key in one.removed.get(table, ())]
+        if removed:
+            yield statement, removed
+    yield DELETE_LOOKUPS, [(lookup, number) for number, one in again for lookup in one.lookups_removed]
+    yield DELETE_GAPS, [(number,) for number, one in again if one.gaps_changed]
+    yield SAVE_SESSIONS, (_session(number, one.rows) for number, one in again if one.searched_changed)
+    same = [(number, one) for number, one in again if not one.searched_changed]
+    yield UPDATE_SESSIONS, (_session_update(number, one.rows) for number, one in same)
+    yield (
+        UPDATE_JOINED,
+        [(len(one.rows.connections) + len(one.rows.streams), number) for number, one in same if one.joined_changed],
+    )
+
+
+def _session_update(number: int, rows: SessionRows) -> Sequence[Any]:
+    row = rows.session
+    return row.last_event_at, row.participants, row.participant_ms, packing.sessions.pack(row), number
+
+
+def _of_sessions(placed: Sequence[tuple[int, SessionRows]], numbers: Numbers) -> Iterator[Batch]:
+    """Everything of sessions but their own rows."""
+    yield (
+        SAVE_STATES,
+        ((number, packing.pack_state(rows.state, is_open=rows.session.state == "open")) for number, rows in placed),
+    )
+    yield SAVE_LOOKUPS, ((lookup, number) for number, rows in placed for lookup in rows.lookups)
+    yield SAVE_PARTICIPANTS, (values for number, rows in placed for values in _participants(number, rows))
+    yield SAVE_CONNECTIONS, (values for number, rows in placed for values in _connections(number, rows))
+    yield SAVE_STREAMS, (values for number, rows in placed for values in _streams(number, rows))
+    yield SAVE_RECORDINGS, (values for number, rows in placed for values in _recordings(number, rows))
+    yield SAVE_SUPERVISOR_SESSIONS, (values for number, rows in placed for values in _supervisor_sessions(number, rows))
+    yield SAVE_GAPS, (_line(gap, numbers) for _, rows in placed for gap in rows.gaps)
+
+
+def _session(number: int, rows: SessionRows) -> Sequence[Any]:
+    row = rows.session
+    return (
+        number, row.id, row.source, row.vendor, row.room_id, row.room_name, row.state, row.begins_at,
+        over_at_of(row), row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
+        row.recordings, row.supervisors, len(row.anomalies),
+        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), packing.sessions.pack(row),
+    )  # fmt: skip
+
+
+def _participants(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
+    source, fallback, pack = rows.session.source, rows.session.begins_at, packing.participants.pack
+    for row in rows.participants:
+        begins_at = first(row.first_joined_at, row.last_left_at, fallback)
+        yield number, begins_at, row.id, row.session_id, source, row.identity, row.name, pack(row)
+
+
+def _connections(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
+    for row in rows.connections:
+        begins_at = first(row.joined_at, row.left_at, rows.session.begins_at)
+        yield number, begins_at, row.id, packing.connections.pack(row)
+
+
+def _streams(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
+    for row in rows.streams:
+        begins_at = first(row.started_at, row.ended_at, rows.session.begins_at)
+        yield number, begins_at, row.id, packing.streams.pack(row)
+
+
+def _recordings(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
+    source, pack = rows.session.source, packing.recordings.pack
+    for row in rows.recordings:
+        begins_at = first(row.started_at, row.stopped_at, rows.session.begins_at)
+        yield number, begins_at, row.id, row.session_id, source, row.status, pack(row)
+
+
+def _supervisor_sessions(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
+    source = rows.session.source
+    for row in rows.supervisor_sessions:
+        yield (
+            number, first(row.started_at, row.ended_at, rows.session.begins_at), row.id, row.session_id, source,
+            row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, packing.supervisor_sessions.pack(row),
+        )  # fmt: skip
+
+
+def _saved(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
+    line = _line(saved.row, numbers)
+    return (
+        (*line, None, None, None) if saved.room is None else (*line, saved.room, saved.placed_at, saved.place or None)
+    )
+
+
+def _line(row: EntryRow, numbers: Numbers) -> tuple[Any, ...]:
+    return (
+        row.position, row.n, None if row.session_id is None else numbers[row.session_id], row.at,
+        packing.number_of_kind(row.kind), row.subject_id, numbers[row.source], row.hidden, rank_of(row.kind),
+        tie_of(row.dedupe_key), packing.pack_entry(row),
+    )  # fmt: skip
