@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tracker.demo.calls import Sent, whole_call
+from tracker.demo.calls import SampleDelivery, whole_call
 
 MIX = (("openvidu", 20), ("openvidu_meet", 20), ("livekit", 30), ("plugnmeet", 15), ("streamrec", 15))
 """Vendors and how many calls of a hundred are theirs."""
@@ -72,7 +72,7 @@ def calls(sessions: int, begin: int, days: int, *, seed: int = 1) -> Iterator[Pl
         yield plan if n else plan._replace(vendor="livekit", persons=tuple(range(1, 301)))
 
 
-def deliveries(plan: Plan) -> list[Sent]:
+def deliveries(plan: Plan) -> list[SampleDelivery]:
     """What the vendor's servers send of this call, by time."""
     story = whole_call(plan.vendor, plan.start, seed=plan.room, pace=plan.pace)
     told = [_named(sent, plan.persons) for sent in story if plan.recorded or not _OF_RECORDING.search(sent.event)]
@@ -97,16 +97,16 @@ def _starts(sessions: int, begin: int, days: int, chance: random.Random) -> Iter
         yield begin + int(day) * DAY + int((hour + part) * HOUR)
 
 
-def _named(sent: Sent, persons: tuple[int, ...]) -> Sent:
+def _named(sent: SampleDelivery, persons: tuple[int, ...]) -> SampleDelivery:
     """With persons of the population instead of Alice and Bob."""
     body = sent.body
     for name, person in ((b"lice", persons[0]), (b"ob", persons[1])):
         first = b"a" if name == b"lice" else b"b"
         body = body.replace(first + name, b"p%d" % person).replace(first.upper() + name, b"Person %d" % person)
-    return Sent(sent.event, body, sent.at, sent.query)
+    return SampleDelivery(sent.event, body, sent.at, sent.query)
 
 
-def _another(story: list[Sent], k: int, persons: tuple[int, ...]) -> Iterator[Sent]:
+def _another(story: list[SampleDelivery], k: int, persons: tuple[int, ...]) -> Iterator[SampleDelivery]:
     """The deliveries about Bob, as those of the person `k` of this call."""
     joined = next(sent.body for sent in story if b"Bob" in sent.body)
     own = re.search(rb"PA_\w+|con_\w+", joined)
@@ -118,4 +118,4 @@ def _another(story: list[Sent], k: int, persons: tuple[int, ...]) -> Iterator[Se
         body = _OWN.sub(lambda found: found[0][:-3] + suffix, sent.body)
         if mark.startswith(b"con_"):
             body = body.replace(mark, mark[:-3] + suffix)
-        yield _named(Sent(sent.event, body, sent.at, sent.query), (persons[0], persons[k]))
+        yield _named(SampleDelivery(sent.event, body, sent.at, sent.query), (persons[0], persons[k]))

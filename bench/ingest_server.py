@@ -28,11 +28,11 @@ from tracker.demo.calls import ISSUERS
 from tracker.ingest.webhooks import Ingest
 from tracker.log.sqlite import log as engine
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 from tracker.server.metrics import Metrics
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
-from tracker.server.request_tracking import UnderWay
+from tracker.server.request_tracking import InFlightRequests
 
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
 NOW = 1_790_000_000_000_000
@@ -96,11 +96,11 @@ async def tracked(app: web.Application, source: Source, folder: Path, mode: str)
     await SqliteLog.create(folder / "log.db")
     vault = None
     if mode == "sealed":
-        master = Master("bench", os.urandom(32))
-        await Vault.create(folder / "keys.db", [master])
-        vault = await Vault.open(folder / "keys.db", [master])
+        master = MasterKey("bench", os.urandom(32))
+        await KeyStore.create(folder / "keys.db", [master])
+        vault = await KeyStore.open(folder / "keys.db", [master])
     if mode == "no-tree":
-        engine.grown = _no_leaves  # type: ignore[assignment]
+        engine.appended_tiles = _no_leaves  # type: ignore[assignment]
     metrics = Metrics(lambda: NOW)
     log = await SqliteLog.open(folder / "log.db", vault=vault, observe=metrics)
     Ingest({"s": source}, log, max_body_bytes=1 << 22, now=lambda: NOW, metrics=metrics).add_routes(app)
@@ -116,7 +116,7 @@ async def main() -> None:
     """Serve until SIGTERM."""
     mode, vendor, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     ours = mode in {"no-tree", "tracker", "sealed"}
-    app = web.Application(client_max_size=1 << 22, middlewares=[UnderWay().count] if ours else [])
+    app = web.Application(client_max_size=1 << 22, middlewares=[InFlightRequests().count] if ours else [])
     source = source_of(vendor)
     log: SqliteLog | None = None
     if ours:
@@ -133,7 +133,7 @@ async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print(runner.addresses[0][1], flush=True)
-    with gc_tuning.rarely(gc_tuning.SERVING) if ours else contextlib.nullcontext():
+    with gc_tuning.collect_rarely(gc_tuning.SERVING) if ours else contextlib.nullcontext():
         await stop.wait()
     await runner.cleanup()
     if log is not None:

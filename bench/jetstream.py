@@ -150,7 +150,7 @@ async def tracker_catch_up(urls: list[str], stream: str, node: str, count: int, 
 async def _opened(urls: list[str], stream: str, node: str, folder: str) -> JetstreamLog:
     settings = StreamSettings(servers=tuple(urls), stream=stream, node=node, replicas=3)
     path = Path(folder) / f"{stream}-{node}" / "log.db"
-    await Replica.begin(path, log_id=await join(settings, stream), stream=stream)
+    await Replica.init(path, log_id=await join(settings, stream), stream=stream)
     return await JetstreamLog.open(path, settings)
 
 

@@ -39,7 +39,9 @@ async def fill(path: Path, sessions: int, hour: int, records: int) -> None:
     proof: dict[str, str | int] = {"scheme": "import"}
     outs = day(sessions, START, hour=hour)
     while (head := await log.head()) < records and (some := list(itertools.islice(outs, min(3_000, records - head)))):
-        await log.append_all([sources[out.vendor].admit(out.body, received_at=out.at, proof=proof) for out in some])
+        await log.append_all(
+            [sources[out.vendor].verify_trusted(out.body, received_at=out.at, proof=proof) for out in some]
+        )
     await log.close()
 
 
@@ -47,7 +49,7 @@ async def build(log_path: Path, path: Path, until: int) -> None:
     """Views of the records up to there."""
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.build(path)
-    with gc_tuning.rarely(gc_tuning.REBUILDING):
+    with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
         await Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up(until=until)
     await views.finish()
     await log.close()
@@ -64,7 +66,7 @@ async def follow(log_path: Path, path: Path, batch: int, measured: int) -> tuple
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.open(path, writable=True)
     projector = Projector(log, views, now=lambda: START)
-    begin = await views.checkpoint()
+    begin = await views.projected_position()
     # What was under way is read back once, as after a start; then it is steady.
     warm = begin + measured // 5
     for until in range(begin + batch, warm, batch):

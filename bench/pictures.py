@@ -24,8 +24,8 @@ import aiohttp
 from playwright.async_api import Browser, Page, async_playwright
 
 from tracker.demo.show import SOURCES, config_text, read_token
-from tracker.demo.calls import VENDORS, Sent, sign, whole_call
-from tracker.demo.process import House, open_house
+from tracker.demo.calls import VENDORS, SampleDelivery, sign, whole_call
+from tracker.demo.process import ServerProcess, start_server
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 MOST_BYTES = 200_000
@@ -37,10 +37,10 @@ SHOWN = "openvidu"
 class Told:
     """A running tracker and what it was told."""
 
-    def __init__(self, house: House, web: aiohttp.ClientSession, keys: dict[str, str], token: str) -> None:
+    def __init__(self, house: ServerProcess, web: aiohttp.ClientSession, keys: dict[str, str], token: str) -> None:
         self.house, self.web, self.keys, self.token = house, web, keys, token
 
-    async def post(self, vendor: str, sent: Sent) -> int:
+    async def post(self, vendor: str, sent: SampleDelivery) -> int:
         """One delivery; its position."""
         headers, suffix, _ = sign(vendor, sent.body, self.keys[vendor], now())
         address = f"{self.house.url}/hooks/{SOURCES[vendor]}{suffix}"
@@ -67,7 +67,7 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
-def lost(vendor: str, sent: Sent, call: list[Sent]) -> bool:
+def lost(vendor: str, sent: SampleDelivery, call: list[SampleDelivery]) -> bool:
     """What the shown call does without: Bob's join, so that one bar's beginning is derived."""
     joins = [each for each in call if each.event == "participantJoined"]
     return vendor == SHOWN and sent is joins[1]
@@ -81,7 +81,7 @@ async def told() -> AsyncIterator[Told]:
         read_key = secrets.token_urlsafe(32)
         config = Path(folder) / "config.toml"
         config.write_text(config_text(Path(folder), keys, read_key, 8137), "utf-8")
-        async with open_house(config) as house, aiohttp.ClientSession() as web:
+        async with start_server(config) as house, aiohttp.ClientSession() as web:
             found = Told(house, web, keys, read_token(read_key))
             position = 0
             for n, vendor in enumerate(VENDORS):

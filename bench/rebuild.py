@@ -70,7 +70,9 @@ async def fill(path: Path, events: int) -> None:
         ]
         sent = sorted(sent)[: events - written]
         proof: dict[str, str | int] = {"scheme": "import"}
-        await log.append_all([sources[vendor].admit(body, received_at=at, proof=proof) for at, vendor, body in sent])
+        await log.append_all(
+            [sources[vendor].verify_trusted(body, received_at=at, proof=proof) for at, vendor, body in sent]
+        )
         written += len(sent)
         hour += 1
     await log.close()

@@ -18,7 +18,7 @@ from tracker.log.merkle.leaf import record_leaf
 from tracker.log.merkle.tree import Frontier
 from tracker.log.sqlite import log as engine
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
 CALLERS = 64
 BODY, PROOF = os.urandom(300).hex().encode(), os.urandom(200).hex().encode()
@@ -51,19 +51,19 @@ async def measured(folder: Path, records: int, *, sealed: bool, tree: bool = Tru
     await SqliteLog.create(folder / "log.db")
     vault = None
     if sealed:
-        master = Master("bench", os.urandom(32))
-        await Vault.create(folder / "keys.db", [master])
-        vault = await Vault.open(folder / "keys.db", [master])
-    kept = engine.grown
+        master = MasterKey("bench", os.urandom(32))
+        await KeyStore.create(folder / "keys.db", [master])
+        vault = await KeyStore.open(folder / "keys.db", [master])
+    kept = engine.appended_tiles
     if not tree:
         # The same log without leaves: triggers keep them out of the way of nothing else.
-        engine.grown = lambda frontier, rows, _: (_moved(frontier, rows), [])
+        engine.appended_tiles = lambda frontier, rows, _: (_moved(frontier, rows), [])
     log = await SqliteLog.open(folder / "log.db", vault=vault)
     try:
         return await appended(log, records)
     finally:
         await log.close()
-        engine.grown = kept
+        engine.appended_tiles = kept
 
 
 def _moved(frontier: Frontier, rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:

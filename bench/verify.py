@@ -47,7 +47,7 @@ async def fill(path: Path, records: int) -> None:
         for start in range(0, len(batch), 2_000):
             await log.append_all(batch[start : start + 2_000])
         size, root = await log.tree_head()
-        await log.keep_checkpoint(size, sign_note(checkpoint_text(SIGNER.name, size, root), [SIGNER]))
+        await log.store_checkpoint(size, sign_note(checkpoint_text(SIGNER.name, size, root), [SIGNER]))
     await log.close()
 
 

@@ -20,7 +20,7 @@ import aiohttp
 
 from tests.crash.test_kill import SENDERS, send_until_cut
 from tests.support.server import SOURCES, Running
-from tracker.demo.calls import VENDORS, Sent, whole_call
+from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.log.sqlite.log import SqliteLog
 
 START = 1_700_000_000_000_000
@@ -44,7 +44,7 @@ async def rounds(folder: Path, number: int, seed: int) -> list[str]:
     """All rounds, the checks and the table; what was found."""
     running, drawn, faults = Running(folder), random.Random(seed), list[str]()
     answered: dict[int, tuple[str, bytes]] = {}
-    queue: list[tuple[str, Sent]] = []
+    queue: list[tuple[str, SampleDelivery]] = []
     calls = kills = rebuilds = 0
     began = time.perf_counter()
     for each in range(number):

@@ -26,7 +26,7 @@ import aiohttp
 from tests.crash.test_kill import SENDERS, send_until_cut
 from tests.support.power_loss import Disk, why_not
 from tests.support.server import Running
-from tracker.demo.calls import VENDORS, Sent, whole_call
+from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.errors import LogError
 from tracker.log.sqlite.log import SqliteLog
 
@@ -60,10 +60,10 @@ class Calls:
     """Deliveries without an end."""
 
     def __init__(self) -> None:
-        self.queue: list[tuple[str, Sent]] = []
+        self.queue: list[tuple[str, SampleDelivery]] = []
         self._told = 0
 
-    def fill(self) -> list[tuple[str, Sent]]:
+    def fill(self) -> list[tuple[str, SampleDelivery]]:
         """At least 3,000 are there."""
         while len(self.queue) < 3_000:
             for vendor in VENDORS:

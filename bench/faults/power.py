@@ -25,11 +25,11 @@ import apsw
 
 from tracker.domain.deliveries import Verified
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 from tracker.evidence.verify_log import verify_log
 
 SECTOR = 512
-MASTERS = [Master("m", bytes(range(32)))]
+MASTERS = [MasterKey("m", bytes(range(32)))]
 MODELS = ("nothing", "everything", "parts")
 
 
@@ -150,7 +150,7 @@ async def written(folder: Path, appends: int, synchronous: str, *, sealed: bool,
     drawn = random.Random(seed)
     await SqliteLog.create(folder / "log.db")
     if sealed:
-        await Vault.create(folder / "keys.db", MASTERS)
+        await KeyStore.create(folder / "keys.db", MASTERS)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     vfs = Tracing(steps)
 
@@ -168,7 +168,7 @@ async def written(folder: Path, appends: int, synchronous: str, *, sealed: bool,
         mock.patch("tracker.log.keys.key_store._connect", vault_connection),
     ):
         for _ in range(2):  # closed and opened again once
-            vault = await Vault.open(folder / "keys.db", MASTERS) if sealed else None
+            vault = await KeyStore.open(folder / "keys.db", MASTERS) if sealed else None
             log = await SqliteLog.open(folder / "log.db", vault=vault)
 
             async def one(verified: Verified, log: SqliteLog = log) -> None:
@@ -270,7 +270,7 @@ def applied(content: bytes | None, steps: Sequence[Step]) -> bytes | None:
 async def found_wrong(folder: Path, acknowledged: dict[int, bytes], *, sealed: bool) -> tuple[int, list[str]]:
     """(acknowledged records that are lost, everything else that is wrong) after a cut."""
     try:
-        vault = await Vault.open(folder / "keys.db", MASTERS) if sealed else None
+        vault = await KeyStore.open(folder / "keys.db", MASTERS) if sealed else None
         log = await SqliteLog.open(folder / "log.db", vault=vault)
     except Exception as error:
         return len(acknowledged), [f"it does not open: {error}"]

@@ -393,7 +393,7 @@ async def clock(space: Path) -> None:
         await running.start()
     finally:
         asyncio.create_subprocess_exec = real
-    from tracker.demo.calls import Sent
+    from tracker.demo.calls import SampleDelivery
 
     expected = {
         "right": (200, 200, 200),
@@ -410,7 +410,7 @@ async def clock(space: Path) -> None:
             found: list[int] = []
             for vendor in ("openvidu", "openvidu_meet", "livekit"):
                 body = json.dumps({"event": "room_started", "id": f"{n}", "createdAt": "1"}).encode()
-                sent = Sent("room_started", body, now())
+                sent = SampleDelivery("room_started", body, now())
                 found.append((await running.post(web, vendor, sent))[0])
             position = (await send(running, web, n))[2]
             if not jump:  # a read token has times too

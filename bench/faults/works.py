@@ -69,7 +69,7 @@ BEFORE, BATCHES, WIDE = 253, 4, 3
 async def prepare_append(folder: Path, *, sealed: bool = False) -> None:
     """A log just before a tile of its tree is full, left by a server that was killed (its WAL is there)."""
     write_config(folder, sealed=sealed)
-    await desk.begin(config_of(folder))
+    await desk.init(config_of(folder))
     log = await stores.open_log(config_of(folder))
     await log.append_all([delivery(n) for n in range(BEFORE)])
     await log.close()
@@ -137,7 +137,7 @@ async def prepare_init(folder: Path) -> None:
 
 async def run_init(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
     """`tracker init` with keys."""
-    await desk.begin(config_of(folder))
+    await desk.init(config_of(folder))
 
 
 async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
@@ -146,7 +146,7 @@ async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
     with contextlib.suppress(LogMissing):
         await (await stores.open_log(config)).close()
     try:
-        await desk.begin(config)
+        await desk.init(config)
     except Exception as error:
         if "exists already" not in str(error):
             return [f"init again: {error}"]
@@ -203,7 +203,7 @@ async def import_calls(folder: Path, seeds: range) -> int:
 async def prepare_import(folder: Path) -> None:
     """An empty sealed log beside files to import."""
     write_config(folder, sealed=True)
-    await desk.begin(config_of(folder))
+    await desk.init(config_of(folder))
     write_calls(folder, range(1))
 
 
@@ -232,7 +232,7 @@ async def prepare_views(folder: Path, *, sealed: bool = False) -> None:
     await prepare_import(folder) if sealed else None
     if not sealed:
         write_config(folder, sealed=False)
-        await desk.begin(config_of(folder))
+        await desk.init(config_of(folder))
         write_calls(folder, range(1))
     await import_calls(folder, range(1))
     await desk.rebuild(config_of(folder))
@@ -308,7 +308,7 @@ UNTRAINED, MEANWHILE, TRAINED = dictionaries.SAMPLE - 2, 8, 2
 async def prepare_train(folder: Path) -> None:
     """A log whose source is about to get its dictionary."""
     write_config(folder, sealed=False)
-    await desk.begin(config_of(folder))
+    await desk.init(config_of(folder))
     log = await stores.open_log(config_of(folder))
     await log.append_all(deliveries(UNTRAINED))
     await log.close()

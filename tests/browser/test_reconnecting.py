@@ -13,7 +13,7 @@ from playwright.async_api import Page, expect
 
 from tests.support.browser import Watching, until, watching
 from tests.support.server import now
-from tracker.demo.calls import Sent, whole_call
+from tracker.demo.calls import SampleDelivery, whole_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,7 +47,9 @@ async def test_a_page_that_was_open_through_restarts_a_kill_and_a_rebuild_shows_
     house: Watching,
 ) -> None:
     call = whole_call("openvidu", now() - 160 * S)
-    parts: list[list[Sent]] = [call[at : at + len(call) // 5 + 1] for at in range(0, len(call), len(call) // 5 + 1)]
+    parts: list[list[SampleDelivery]] = [
+        call[at : at + len(call) // 5 + 1] for at in range(0, len(call), len(call) // 5 + 1)
+    ]
     await house.get("/v1/sessions", at_least=str(await house.post("openvidu", *parts[0])))
     async with house.page(await house.newest("openvidu"), forgiving=AWAY) as page:
         await page.set_viewport_size({"width": 1280, "height": 3600})

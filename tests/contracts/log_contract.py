@@ -186,7 +186,7 @@ class LogContract:
         await log.append_all([delivery(f"k{n}") for n in range(300)])
         await log.append(delivery("k0"))
         leaves: list[bytes] = []
-        async for chunk in log.read_kept(0):
+        async for chunk in log.read_stored(0):
             leaves += [record_leaf(*each[:9], commitment=each.commitment) for each in chunk]
         frontier = Frontier()
         for leaf in leaves:
@@ -204,7 +204,7 @@ class LogContract:
 
     async def test_what_stands_in_the_log_is_read_with_its_leaf(self, log: Log) -> None:
         await log.append_all([delivery(f"k{n}") for n in range(1200)])
-        kept = [each async for chunk in log.read_kept(100) for each in chunk]
+        kept = [each async for chunk in log.read_stored(100) for each in chunk]
         assert [each.position for each in kept] == list(range(101, 1201))
         assert all(record_leaf(*each[:9], each.commitment) == each.leaf for each in kept)
 
@@ -222,9 +222,9 @@ class LogContract:
 
     async def test_checkpoints_are_kept_for_ever_one_a_size(self, log: Log) -> None:
         assert await log.last_checkpoint() is None
-        assert await log.keep_checkpoint(5, "five")
-        assert await log.keep_checkpoint(12, "twelve")
-        assert not await log.keep_checkpoint(5, "another five")
+        assert await log.store_checkpoint(5, "five")
+        assert await log.store_checkpoint(12, "twelve")
+        assert not await log.store_checkpoint(5, "another five")
         assert await log.last_checkpoint() == (12, "twelve")
         assert await log.checkpoints() == [(5, "five"), (12, "twelve")]
         assert await log.checkpoints(after=5) == [(12, "twelve")]

@@ -14,7 +14,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from tracker.api.auth import SCOPES, Access, AccessKey, mint
 from tracker.api import openapi
-from tracker.api.app import ROUTES, Door, add_routes
+from tracker.api.app import ROUTES, add_routes
+from tracker.api.route import ApiContext
 from tracker.demo.calls import whole_call
 from tracker.log.memory import MemoryLog
 from tracker.projector.projector import Projector
@@ -73,7 +74,7 @@ def test_every_registered_route_is_described_and_no_other() -> None:
     views: Any = None
     add_routes(
         app,
-        Door(
+        ApiContext(
             log=views,
             views=views,
             access=Access([KEY], now=lambda: NOW),
@@ -164,7 +165,7 @@ async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -
     )
     for n, sent in enumerate(whole_call(vendor, NOW - 10**9)):
         if n % 5 != 4:
-            await log.append(source.admit(sent.body, received_at=sent.at, proof={"file": "x"}))
+            await log.append(source.verify_trusted(sent.body, received_at=sent.at, proof={"file": "x"}))
     await SqliteViews.create(tmp_path / "views.db")
     views = await SqliteViews.open(tmp_path / "views.db", writable=True)
     await Projector(log, views, now=lambda: NOW).catch_up()
@@ -175,7 +176,7 @@ async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -
     app = web.Application()
     add_routes(
         app,
-        Door(
+        ApiContext(
             log=log,
             views=views,
             access=Access([KEY], now=lambda: NOW),

@@ -107,7 +107,7 @@ async def all_pages(ask: Any) -> list[Any]:
 
 
 async def test_new_views_are_at_position_zero_and_empty(views: SqliteViews) -> None:
-    assert await views.checkpoint() == 0
+    assert await views.projected_position() == 0
     assert await ids(views) == []
     assert await views.sources() == []
 
@@ -119,7 +119,7 @@ async def test_what_was_saved_is_read_back_whole(views: SqliteViews) -> None:
     await views.save(
         Changes(position=2, sessions=[rows], entries=saved, rooms=[("ov", "Room", b"r")], sources=[source])
     )
-    assert await views.checkpoint() == 2
+    assert await views.projected_position() == 2
     assert await views.session("ov:a") == rows.session
     assert await views.states(["ov:a", "ov:none"]) == {"ov:a": b"folded a"}
     assert await views.rooms([("ov", "Room"), ("ov", "other")]) == {("ov", "Room"): b"r"}
@@ -161,14 +161,14 @@ async def written(request: pytest.FixtureRequest, views: SqliteViews) -> ViewsWr
 async def test_a_save_with_more_to_come_is_seen_with_the_save_that_completes_it(written: ViewsWriter) -> None:
     await written.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
     await written.save(Changes(position=2, sessions=[session_rows("b")], entries=[entry(2)]), more=True)
-    assert await written.checkpoint() == 1
+    assert await written.projected_position() == 1
     # The writer goes on from what it has written.
     assert await written.states(["ov:b"]) == {"ov:b": b"folded b"}
     assert await written.session_entries("ov:a") == [entry(1), entry(2)]
     await written.save(Changes(position=3, rooms=[("ov", "Room", b"r")]))
-    assert await written.checkpoint() == 3
-    await written.revert()
-    assert await written.checkpoint() == 3
+    assert await written.projected_position() == 3
+    await written.rollback()
+    assert await written.projected_position() == 3
     assert await written.states(["ov:b"]) == {"ov:b": b"folded b"}
 
 
@@ -176,8 +176,8 @@ async def test_saves_that_none_has_completed_are_taken_back(written: ViewsWriter
     await written.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
     for position in (2, 3):
         await written.save(Changes(position=position, gone=["ov:a"], entries=[entry(position)]), more=True)
-    await written.revert()
-    assert await written.checkpoint() == 1
+    await written.rollback()
+    assert await written.projected_position() == 1
     assert await written.states(["ov:a"]) == {"ov:a": b"folded a"}
     assert await written.session_entries("ov:a") == [entry(1)]
     await written.save(Changes(position=2, sessions=[session_rows("b")]))

@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 
 from tests.support.server import SOURCES, Running
-from tracker.demo.calls import VENDORS, Sent, whole_call
+from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.log.sqlite.log import SqliteLog
 
 ROUNDS = 20
@@ -20,7 +20,10 @@ SENDERS = 16
 
 
 async def send_until_cut(
-    running: Running, web: aiohttp.ClientSession, queue: list[tuple[str, Sent]], answered: dict[int, tuple[str, bytes]]
+    running: Running,
+    web: aiohttp.ClientSession,
+    queue: list[tuple[str, SampleDelivery]],
+    answered: dict[int, tuple[str, bytes]],
 ) -> None:
     """Take deliveries from the queue until the server is gone; one that got no answer goes back, as a sender's retry."""
     while queue:

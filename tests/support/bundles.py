@@ -18,7 +18,7 @@ from tracker.evidence.bundle.verify import BundleVerification
 from tracker.config.load import Config, load
 from tracker.domain.deliveries import Delivery
 from tracker.demo.show import SOURCES, config_text
-from tracker.demo.calls import VENDORS, Sent, sign, whole_call
+from tracker.demo.calls import VENDORS, SampleDelivery, sign, whole_call
 
 START = 1_700_000_000_000_000
 SEALING = f'[sealing]\nkeys = [{{ id = "main", secret = "{"ab" * 32}" }}]\n'
@@ -39,12 +39,12 @@ def configured(folder: Path, *, sealed: bool = True) -> Config:
 
 async def filled(config: Config, vendors: Sequence[str] = VENDORS, start: int = START) -> None:
     """Make the log, take whole calls in as webhooks, mixed as they come, and make the views."""
-    await desk.begin(config)
+    await desk.init(config)
     calls = [(sent.at, vendor, sent) for vendor in vendors for sent in whole_call(vendor, start)]
     await take(config, [(vendor, sent) for _, vendor, sent in sorted(calls, key=lambda call: call[0])])
 
 
-async def take(config: Config, deliveries: Sequence[tuple[str, Sent]]) -> None:
+async def take(config: Config, deliveries: Sequence[tuple[str, SampleDelivery]]) -> None:
     """Verify and append signed deliveries, then make the views anew."""
     sources = stores.sources(config)
     async with stores.reading_log(config) as log:

@@ -24,9 +24,9 @@ from tracker.log.jetstream.restore_keys import Restored, restore
 from tracker.log.jetstream.encryption import join_names
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
-MASTERS = (Master("2026", bytes(range(32))),)
+MASTERS = (MasterKey("2026", bytes(range(32))),)
 
 
 class SealedNodes:
@@ -60,9 +60,9 @@ class SealedNodes:
         self._closing.push_async_callback(log.close)
         return log
 
-    async def restore(self, node: str, *, partly: bool = False, masters: Sequence[Master] = MASTERS) -> Restored:
+    async def restore(self, node: str, *, partly: bool = False, masters: Sequence[MasterKey] = MASTERS) -> Restored:
         """What `tracker restore-keys` does on a node."""
-        vault = await Vault.open(self.keys(node), masters)
+        vault = await KeyStore.open(self.keys(node), masters)
         try:
             return await restore(self.settings(node), self.replica(node), vault, partly=partly)
         finally:

@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 import aiohttp
 
 from tests.support.server import READ, SOURCES, Running
-from tracker.demo.calls import VENDORS, Sent, whole_call
+from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 
 START = 1_700_000_000_000_000
 SENDERS = 32
 ANSWER_SECONDS = 25
 
 
-def deliveries() -> Iterator[tuple[str, Sent]]:
+def deliveries() -> Iterator[tuple[str, SampleDelivery]]:
     """Deliveries of whole calls of all vendors: without end, and each of them once."""
     for call in itertools.count():
         for vendor in VENDORS:
@@ -72,7 +72,7 @@ class Load:
     def _chosen(self, turn: int) -> list[int]:
         return list(range(len(self._nodes))) if self.both else [turn % len(self._nodes)]
 
-    async def _post(self, web: aiohttp.ClientSession, node: int, vendor: str, sent: Sent) -> bool:
+    async def _post(self, web: aiohttp.ClientSession, node: int, vendor: str, sent: SampleDelivery) -> bool:
         """Whether it was answered for good."""
         began = time.monotonic()
         try:

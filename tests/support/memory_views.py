@@ -29,9 +29,9 @@ class MemoryViews:
         """Never replaced."""
         return False
 
-    async def checkpoint(self) -> int:
+    async def projected_position(self) -> int:
         """See the contract."""
-        return self._position if self._before is None else await self._before.checkpoint()
+        return self._position if self._before is None else await self._before.projected_position()
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         """See the contract."""
@@ -104,7 +104,7 @@ class MemoryViews:
             self._sources[row.source] = row
         self._position = changes.position
 
-    async def revert(self) -> None:
+    async def rollback(self) -> None:
         """See the contract."""
         if self._before is not None:
             self.__dict__ = self._before.__dict__

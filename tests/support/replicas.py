@@ -18,7 +18,7 @@ from tracker.log.jetstream.validation import join
 from tracker.log.jetstream.encryption import join_names
 from tracker.log.jetstream.connection import StreamSettings
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
 
 def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> StreamSettings:
@@ -28,7 +28,7 @@ def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None)
     )
 
 
-async def opened(path: Path, settings: StreamSettings, masters: Sequence[Master] = ()) -> JetstreamLog:
+async def opened(path: Path, settings: StreamSettings, masters: Sequence[MasterKey] = ()) -> JetstreamLog:
     """A node's log, level with the stream; what is missing is made as `tracker init` makes it.
 
     With master keys it seals; its key store is `keys.db` beside the log.
@@ -37,9 +37,9 @@ async def opened(path: Path, settings: StreamSettings, masters: Sequence[Master]
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         if masters:
-            await Vault.create(keys, masters, await join_names(settings, masters, is_new_node=True))
-        await Replica.begin(path, log_id=await join(settings, secrets.token_hex(8)), stream=settings.stream)
-    log = await JetstreamLog.open(path, settings, vault=await Vault.open(keys, masters) if masters else None)
+            await KeyStore.create(keys, masters, await join_names(settings, masters, is_new_node=True))
+        await Replica.init(path, log_id=await join(settings, secrets.token_hex(8)), stream=settings.stream)
+    log = await JetstreamLog.open(path, settings, vault=await KeyStore.open(keys, masters) if masters else None)
     assert await log.caught_up(20)
     return log
 

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from tracker.demo.show import SOURCES, config_text, read_token
-from tracker.demo.calls import VENDORS, Sent, sign
+from tracker.demo.calls import VENDORS, SampleDelivery, sign
 
 SECRETS = {vendor: f"{vendor}-secret-of-at-least-thirty-two-bytes" for vendor in VENDORS}
 READ_KEY = "a-read-key-of-at-least-thirty-two-bytes"
@@ -87,7 +87,7 @@ class Running:
         self.process = None
 
     async def post(
-        self, web: aiohttp.ClientSession, vendor: str, sent: Sent, *, at: int | None = None
+        self, web: aiohttp.ClientSession, vendor: str, sent: SampleDelivery, *, at: int | None = None
     ) -> tuple[int, Any]:
         """Sign and send one delivery; status and answer."""
         headers, suffix, _ = sign(vendor, sent.body, SECRETS[vendor], at or now())

@@ -59,7 +59,7 @@ async def make(
     at = config_at(folder, jetstream=jetstream)
     if key is not None:
         at.evidence.key_file.write_bytes(key)
-    await desk.begin(at)
+    await desk.init(at)
     await grow(at, 1, FIRST, forged=forged)
     await grow(at, FIRST + 1, SIZE, forged=forged)
     await grow(at, SIZE + 1, SIZE + AFTER, sign=False)

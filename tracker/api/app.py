@@ -22,13 +22,13 @@ import structlog
 from aiohttp import web
 
 from tracker.api import lists, bundles, evidence, live, openapi, records, sessions
-from tracker.api.route import Asked, Bytes, Door, Plain, Route, SeveralFound, Streamed
+from tracker.api.route import ApiRequest, BytesAnswer, ApiContext, TextAnswer, Route, SeveralFound, StreamAnswer
 from tracker.api.health import COOKIE, READING, Description, Health
 from tracker.api.parameters import AT_LEAST, read_query
 from tracker.api.problems import encoded, failed, no_such_route, only, problem_of
 from tracker.errors import LogError, ScopeMissing, TrackerError, ViewsBehind, ViewsError
 
-__all__ = ["ROUTES", "Door", "add_routes"]
+__all__ = ["ROUTES", "add_routes"]
 
 ROUTES: tuple[Route, ...] = (
     *sessions.ROUTES,
@@ -47,7 +47,7 @@ POLL_S = 0.02
 _log = structlog.get_logger("api")
 
 
-def add_routes(app: web.Application, door: Door) -> None:
+def add_routes(app: web.Application, door: ApiContext) -> None:
     """Answer every route of this door, and say so for paths under /v1 that are none."""
     for route in ROUTES:
         app.router.add_route("*", route.path, _answering(door, route))
@@ -59,7 +59,7 @@ def add_routes(app: web.Application, door: Door) -> None:
     Description(door.access, openapi.document(ROUTES)).add_routes(app)
 
 
-def _answering(door: Door, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _answering(door: ApiContext, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def answered(request: web.Request) -> web.StreamResponse:
         if request.method not in READING:
             return only("GET, HEAD")
@@ -85,25 +85,25 @@ def _answering(door: Door, route: Route) -> Callable[[web.Request], Awaitable[we
     return answered
 
 
-async def _answer(door: Door, route: Route, request: web.Request, told: dict[str, str]) -> web.StreamResponse:
+async def _answer(door: ApiContext, route: Route, request: web.Request, told: dict[str, str]) -> web.StreamResponse:
     """The answer, or a `TrackerError`. `told` gets the headers that go on either."""
     reader = door.access.authorize(request.headers.get("Authorization"), request.cookies.get(COOKIE))
     if not reader.may(route.scope):
         raise ScopeMissing(
             f"this needs the scope {route.scope}: mint a token with `tracker token --scope {route.scope}`"
         )
-    projected = await door.views.checkpoint()
+    projected = await door.views.projected_position()
     told["X-Log-Position"] = str(projected)
     query = read_query(request.query.items(), (*route.parameters, AT_LEAST))
     if query["at_least"] is not None and query["at_least"] > projected:
         told["X-Log-Position"] = str(await _reach(door, query["at_least"]))
-    found = await route.find(Asked(door=door, reader=reader, path=dict(request.match_info), query=query))
-    if isinstance(found, Streamed):
+    found = await route.handler(ApiRequest(context=door, reader=reader, path=dict(request.match_info), query=query))
+    if isinstance(found, StreamAnswer):
         return await found.stream(request, told)
-    if isinstance(found, Plain):
+    if isinstance(found, TextAnswer):
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
         return web.Response(text=found.text, headers=headers)
-    if isinstance(found, Bytes):
+    if isinstance(found, BytesAnswer):
         response = web.Response(body=found.body, content_type="application/octet-stream")
         response.headers["Content-Disposition"] = f'attachment; filename="{found.file_name}"'
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -112,11 +112,11 @@ async def _answer(door: Door, route: Route, request: web.Request, told: dict[str
     return encoded(200, found)
 
 
-async def _reach(door: Door, position: int) -> int:
+async def _reach(door: ApiContext, position: int) -> int:
     """Wait until the views are at `position`; where they are then. Raises `ViewsBehind`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + WAIT_S
-    while (projected := await door.views.checkpoint()) < position:
+    while (projected := await door.views.projected_position()) < position:
         if loop.time() >= until:
             raise ViewsBehind(
                 f"the views are at position {projected} and did not reach {position} within {WAIT_S:.0f} s: ask again"

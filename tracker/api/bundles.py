@@ -19,11 +19,11 @@ from aiohttp import web
 from tracker.api.auth import Reader
 from tracker.api.lists import supervisor_session_of
 from tracker.views.answers import Page, Session
-from tracker.api.route import STUCK_AFTER, Asked, Door, Route, Streamed, Zip
+from tracker.api.route import STUCK_AFTER, ApiRequest, ApiContext, Route, StreamAnswer, ZipAnswer
 from tracker.api.sessions import (
     connection_of, entry_of, participant_of, recording_of, session_of, stream_of, the_session,
 )  # fmt: skip
-from tracker.evidence.bundle.build import Told, Wanted, write_bundle
+from tracker.evidence.bundle.build import BundleContents, BundleRequest, write_bundle
 from tracker.errors import EvidenceError, LogUnavailable, NotFound
 from tracker.domain.rows import SessionRow
 from tracker.views.contract import ViewsReader
@@ -34,7 +34,7 @@ SENT_AT_ONCE = 256 * 1024
 _Ask = Callable[[int, str | None], Awaitable[tuple[list[Any], str | None]]]
 
 
-def told_of(door: Door, row: SessionRow) -> Told:
+def bundle_contents(door: ApiContext, row: SessionRow) -> BundleContents:
     """A session with everything in it, as the routes below `/v1/sessions/{id}` answer it."""
     views, name = door.views, row.id
 
@@ -52,10 +52,10 @@ def told_of(door: Door, row: SessionRow) -> Told:
         ),
         "timeline": (of_session(views.timeline, kinds=(), subject=None), entry_of),
     }
-    return Told(row, session_of(door, row), {part: _pages(*how) for part, how in questions.items()})
+    return BundleContents(row, session_of(door, row), {part: _pages(*how) for part, how in questions.items()})
 
 
-async def make(door: Door, reader: Reader, session_id: str, file: IO[bytes]) -> None:
+async def make(door: ApiContext, reader: Reader, session_id: str, file: IO[bytes]) -> None:
     """Write the bundle of a session into an empty file.
 
     Raises `NotFound`, `ViewsError`, `LogError`, `EvidenceError`.
@@ -64,12 +64,12 @@ async def make(door: Door, reader: Reader, session_id: str, file: IO[bytes]) -> 
     if bundling is None:
         raise NotFound("this server makes no evidence bundles")
     made_at = door.now()
-    async with bundling.gate, bundling.frozen() as views:
+    async with bundling.gate, bundling.open_snapshot() as views:
         # Everything is of one moment: also whether it is stuck, which can be decided again for the moment the manifest names.
         still = msgspec.structs.replace(door, views=views, now=lambda: made_at)
         row = await _row(views, session_id)
-        wanted = Wanted(
-            told=told_of(still, row),
+        wanted = BundleRequest(
+            told=bundle_contents(still, row),
             positions=_positions(views, session_id),
             sees=reader.sees,
             made_at=made_at,
@@ -78,7 +78,7 @@ async def make(door: Door, reader: Reader, session_id: str, file: IO[bytes]) -> 
         await write_bundle(file, door.log, bundling, wanted)
 
 
-async def find_bundle(asked: Asked) -> Streamed:
+async def find_bundle(asked: ApiRequest) -> StreamAnswer:
     """`GET /v1/sessions/{id}/evidence`."""
     session = await the_session(asked)
 
@@ -93,7 +93,7 @@ async def find_bundle(asked: Asked) -> Streamed:
             return response
         async with _unnamed() as file:
             try:
-                await make(asked.door, asked.reader, session.id, file)
+                await make(asked.context, asked.reader, session.id, file)
             except EvidenceError as error:
                 # The operator reads why in the server's output; it may name files.
                 raise LogUnavailable(f"no evidence can be made: {error}") from error
@@ -105,7 +105,7 @@ async def find_bundle(asked: Asked) -> Streamed:
             await response.write_eof()
         return response
 
-    return Streamed(stream)
+    return StreamAnswer(stream)
 
 
 def file_name(session_id: str) -> str:
@@ -152,5 +152,5 @@ ROUTES = (
     Route(path="/v1/sessions/{id}/evidence", name="findEvidence",
           about="The evidence bundle: one zip with the raw records, what Tracker reads from them, and the proofs. It is checked offline with "
           "`tracker verify`. Needs the scope read:records: bodies hold personal data.",
-          scope="read:records", parameters=(), answer=Zip, find=find_bundle, several=Page[Session], missing=True),
+          scope="read:records", parameters=(), answer=ZipAnswer, handler=find_bundle, several=Page[Session], missing=True),
 )  # fmt: skip

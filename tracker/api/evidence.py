@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tracker.api.route import Asked, Plain, Route
+from tracker.api.route import ApiRequest, TextAnswer, Route
 from tracker.api.parameters import whole
 from tracker.errors import LogCorrupt, NotFound, NoteMalformed, ParameterInvalid
 from tracker.log.merkle.cosignature import with_cosignatures
@@ -88,13 +88,13 @@ async def prove_consistency(log: Log, first: int, second: int | None) -> Consist
         raise _damaged() from None
 
 
-async def find_checkpoint(asked: Asked) -> Plain:
+async def find_checkpoint(asked: ApiRequest) -> TextAnswer:
     """`GET /v1/log/checkpoint`: the newest, or the one of `?size=`."""
-    log, size = asked.door.log, asked.query["size"]
+    log, size = asked.context.log, asked.query["size"]
     if size is None:
         newest = await log.last_checkpoint()
         if newest is None:
-            raise NotFound(_why_there_is_none(asked.door.log_key))
+            raise NotFound(_why_there_is_none(asked.context.log_key))
         return await _cosigned(log, *newest)
     for found, note in await log.checkpoints(after=size - 1, limit=1):
         if found == size:
@@ -102,34 +102,34 @@ async def find_checkpoint(asked: Asked) -> Plain:
     raise NotFound(f"no checkpoint was made of {size} records: leave `size` out for the newest")
 
 
-async def _cosigned(log: Log, size: int, note: str) -> Plain:
+async def _cosigned(log: Log, size: int, note: str) -> TextAnswer:
     """The note with what other nodes of the cluster wrote under it."""
     try:
-        return Plain(with_cosignatures(note, await log.cosignatures(size)))
+        return TextAnswer(with_cosignatures(note, await log.cosignatures(size)))
     except NoteMalformed:  # somebody else's lines; the log's own note stands without them
-        return Plain(note)
+        return TextAnswer(note)
 
 
-async def find_key(asked: Asked) -> Plain:
+async def find_key(asked: ApiRequest) -> TextAnswer:
     """`GET /v1/log/key`."""
-    if asked.door.log_key is None:
+    if asked.context.log_key is None:
         raise NotFound(_NO_KEY)
-    return Plain(asked.door.log_key + "\n")
+    return TextAnswer(asked.context.log_key + "\n")
 
 
-async def find_inclusion(asked: Asked) -> InclusionProof:
+async def find_inclusion(asked: ApiRequest) -> InclusionProof:
     """`GET /v1/log/proof/inclusion`."""
     position: int = asked.query["position"]
     if asked.reader.sources is not None:
-        record = await asked.door.log.record(position)
+        record = await asked.context.log.record(position)
         if record is None or not asked.reader.sees(record.source):
             raise NotFound(f"the log has no record at position {position}")
-    return await prove_inclusion(asked.door.log, position, asked.query["size"])
+    return await prove_inclusion(asked.context.log, position, asked.query["size"])
 
 
-async def find_consistency(asked: Asked) -> ConsistencyProof:
+async def find_consistency(asked: ApiRequest) -> ConsistencyProof:
     """`GET /v1/log/proof/consistency`."""
-    return await prove_consistency(asked.door.log, asked.query["first"], asked.query["second"])
+    return await prove_consistency(asked.context.log, asked.query["first"], asked.query["second"])
 
 
 async def _size_or_newest(log: Log, size: int | None, head: int) -> int:
@@ -173,14 +173,14 @@ _SECOND = whole("second", "The larger tree, in records; else that of the newest 
 ROUTES = (
     Route(path="/v1/log/checkpoint", name="findCheckpoint",
           about="A signed checkpoint of the log, as c2sp.org/tlog-checkpoint has it: the newest, or that of `size`.",
-          scope="read:sessions", parameters=(_SIZE,), answer=Plain, find=find_checkpoint, missing=True),
+          scope="read:sessions", parameters=(_SIZE,), answer=TextAnswer, handler=find_checkpoint, missing=True),
     Route(path="/v1/log/key", name="findLogKey", about="The public key of checkpoints, as a verifier key of c2sp.org/signed-note.",
-          scope="read:sessions", parameters=(), answer=Plain, find=find_key, missing=True),
+          scope="read:sessions", parameters=(), answer=TextAnswer, handler=find_key, missing=True),
     Route(path="/v1/log/proof/inclusion", name="findInclusionProof",
           about="The proof that a record is in the log, against a checkpoint (RFC 9162, 2.1.3).",
-          scope="read:sessions", parameters=(_POSITION, _SIZE), answer=InclusionProof, find=find_inclusion, missing=True),
+          scope="read:sessions", parameters=(_POSITION, _SIZE), answer=InclusionProof, handler=find_inclusion, missing=True),
     Route(path="/v1/log/proof/consistency", name="findConsistencyProof",
           about="The proof that the log at one size is the beginning of the log at another (RFC 9162, 2.1.4).",
-          scope="read:sessions", parameters=(_FIRST, _SECOND), answer=ConsistencyProof, find=find_consistency,
+          scope="read:sessions", parameters=(_FIRST, _SECOND), answer=ConsistencyProof, handler=find_consistency,
           missing=True),
 )  # fmt: skip

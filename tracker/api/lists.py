@@ -5,16 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from tracker.views.answers import Agent, Appearance, DayStats, Page, Peak, Recording, Room, RoomSummary, Session, SourceStats, Stats, Supervisor, SupervisorSession, time_of  # fmt: skip
-from tracker.api.route import Asked, Route, SeveralFound
+from tracker.api.route import ApiRequest, Route, SeveralFound
 from tracker.api.parameters import LARGEST, PAGED, SOURCE, moment, text
 from tracker.api.sessions import participant_of, recording_of, session_called
 from tracker.errors import NotFound
 from tracker.domain.rows import SupervisorSessionRow
 
 
-async def find_rooms(asked: Asked) -> Page[RoomSummary]:
+async def find_rooms(asked: ApiRequest) -> Page[RoomSummary]:
     """`GET /v1/rooms`: by source and room."""
-    rows, after = await asked.door.views.find_rooms(source=None, sources=asked.sources, **asked.paging)
+    rows, after = await asked.context.views.find_rooms(source=None, sources=asked.sources, **asked.paging)
     rooms = [
         RoomSummary(
             source=row.source,
@@ -29,27 +29,27 @@ async def find_rooms(asked: Asked) -> Page[RoomSummary]:
     return Page(rooms, after)
 
 
-async def find_appearances(asked: Asked) -> Page[Appearance]:
+async def find_appearances(asked: ApiRequest) -> Page[Appearance]:
     """`GET /v1/participants`: newest first."""
-    rows, after = await asked.door.views.participants(
+    rows, after = await asked.context.views.participants(
         session_id=None, identity=asked.query["identity"], sources=asked.sources, **asked.paging
     )
     found = [Appearance(session_id=row.session_id, **msgspec.structs.asdict(participant_of(row))) for row in rows]
     return Page(found, after)
 
 
-async def find_recordings(asked: Asked) -> Page[Recording]:
+async def find_recordings(asked: ApiRequest) -> Page[Recording]:
     """`GET /v1/recordings`: newest first."""
-    rows, after = await asked.door.views.recordings(
+    rows, after = await asked.context.views.recordings(
         session_id=None, status=asked.query["status"], sources=asked.sources, **asked.paging
     )
     return Page([recording_of(row) for row in rows], after)
 
 
-async def find_supervisor_sessions(asked: Asked) -> Page[SupervisorSession]:
+async def find_supervisor_sessions(asked: ApiRequest) -> Page[SupervisorSession]:
     """`GET /v1/supervisor-sessions`: newest first."""
     session = None if asked.query["session"] is None else await session_called(asked, asked.query["session"])
-    rows, after = await asked.door.views.supervisor_sessions(
+    rows, after = await asked.context.views.supervisor_sessions(
         session_id=None if session is None else session.id,
         client=asked.query["client"],
         sources=asked.sources,
@@ -58,10 +58,10 @@ async def find_supervisor_sessions(asked: Asked) -> Page[SupervisorSession]:
     return Page([supervisor_session_of(row) for row in rows], after)
 
 
-async def find_supervisor_session(asked: Asked) -> SupervisorSession:
+async def find_supervisor_session(asked: ApiRequest) -> SupervisorSession:
     """`GET /v1/supervisor-sessions/{id}`: by our id or the vendor's."""
     any_id = asked.path["id"]
-    rows = await asked.door.views.supervisor_session(any_id)
+    rows = await asked.context.views.supervisor_session(any_id)
     # A session's id begins with its source, and a source's name holds no colon.
     found = [supervisor_session_of(row) for row in rows if asked.reader.sees(row.session_id.partition(":")[0])]
     if len(found) == 1:
@@ -73,10 +73,10 @@ async def find_supervisor_session(asked: Asked) -> SupervisorSession:
     raise SeveralFound(message, tuple(row.id for row in found), page)
 
 
-async def find_stats(asked: Asked) -> Stats:
+async def find_stats(asked: ApiRequest) -> Stats:
     """`GET /v1/stats`: from the views, without reading the log."""
     start, end = asked.query["from"], asked.query["to"]
-    found = await asked.door.views.stats(
+    found = await asked.context.views.stats(
         from_at=-LARGEST if start is None else start,
         to_at=LARGEST if end is None else end,
         sources=asked.reader.sources,
@@ -85,7 +85,7 @@ async def find_stats(asked: Asked) -> Stats:
         row["source"]: SourceStats(**(row | {"last_received_at": time_of(row["last_received_at"])}))
         for row in found["sources"]
     }
-    for name, vendor in asked.door.vendors.items():
+    for name, vendor in asked.context.vendors.items():
         # A source that never sent anything is what somebody looking at this page wants to see.
         if name not in sources and asked.reader.sees(name):
             sources[name] = SourceStats(source=name, vendor=vendor, sessions=0, open=0, last_received_at=None)
@@ -123,19 +123,19 @@ _TIMES = (
 
 ROUTES = (
     Route(path="/v1/rooms", name="findRooms", about="Rooms and how many sessions they had.", scope="read:sessions",
-          parameters=(SOURCE, *PAGED), answer=Page[RoomSummary], find=find_rooms),
+          parameters=(SOURCE, *PAGED), answer=Page[RoomSummary], handler=find_rooms),
     Route(path="/v1/participants", name="findParticipants", about="People across sessions, newest first.",
           scope="read:sessions", parameters=(_IDENTITY, SOURCE, *PAGED), answer=Page[Appearance],
-          find=find_appearances),
+          handler=find_appearances),
     Route(path="/v1/recordings", name="findRecordings", about="Recordings across sessions, newest first.",
-          scope="read:sessions", parameters=(_STATUS, SOURCE, *PAGED), answer=Page[Recording], find=find_recordings),
+          scope="read:sessions", parameters=(_STATUS, SOURCE, *PAGED), answer=Page[Recording], handler=find_recordings),
     Route(path="/v1/supervisor-sessions", name="findSupervisorSessions",
           about="Supervisors listening to agents, newest first.", scope="read:sessions",
           parameters=(_CLIENT, _SESSION, SOURCE, *PAGED), answer=Page[SupervisorSession],
-          find=find_supervisor_sessions, several=Page[Session], missing=True),
+          handler=find_supervisor_sessions, several=Page[Session], missing=True),
     Route(path="/v1/supervisor-sessions/{id}", name="findSupervisorSession",
           about="One of them, by our id or the vendor's.", scope="read:sessions", parameters=(),
-          answer=SupervisorSession, find=find_supervisor_session, several=Page[SupervisorSession], missing=True),
+          answer=SupervisorSession, handler=find_supervisor_session, several=Page[SupervisorSession], missing=True),
     Route(path="/v1/stats", name="findStats", about="Open now, per day, at the peak, per source.",
-          scope="read:sessions", parameters=_TIMES, answer=Stats, find=find_stats),
+          scope="read:sessions", parameters=_TIMES, answer=Stats, handler=find_stats),
 )  # fmt: skip

@@ -25,7 +25,7 @@ from aiohttp_sse import EventSourceResponse
 
 from tracker.api.auth import Reader
 from tracker.views.answers import Entry, Page, Session
-from tracker.api.route import Asked, Route, Streamed
+from tracker.api.route import ApiRequest, Route, StreamAnswer
 from tracker.api.parameters import SOURCE, text
 from tracker.api.sessions import KIND, entry_of, the_session
 from tracker.errors import ParameterInvalid, ViewsError, ViewsUnavailable
@@ -57,7 +57,7 @@ _log = structlog.get_logger("live")
 Key = tuple[int, int]
 
 
-class Frame(NamedTuple):
+class LiveEvent(NamedTuple):
     """One entry as it goes over the wire, and what filters look at."""
 
     key: Key
@@ -67,7 +67,7 @@ class Frame(NamedTuple):
     wire: bytes
 
 
-class Wanted(msgspec.Struct):
+class LiveFilter(msgspec.Struct):
     """What one client gets. `session` is the id it has now, `asked_id` what it was asked by; None: all."""
 
     reader: Reader
@@ -78,7 +78,7 @@ class Wanted(msgspec.Struct):
     others: set[str] = msgspec.field(default_factory=set[str])
     """Session ids known not to be meant."""
 
-    def takes(self, frame: Frame) -> bool:
+    def takes(self, frame: LiveEvent) -> bool:
         """Whether the client gets this entry."""
         return (
             (self.sources is None or frame.source in self.sources)
@@ -86,7 +86,7 @@ class Wanted(msgspec.Struct):
             and (self.session is None or frame.session_id == self.session)
         )
 
-    def may_have_moved(self, frames: Sequence[Frame]) -> bool:
+    def may_have_moved(self, frames: Sequence[LiveEvent]) -> bool:
         """Whether the session may be one of these under another id: only ids made of a room and a time are replaced."""
         if self.session is None or not _PROVISIONAL.fullmatch(self.session):
             return False
@@ -101,7 +101,7 @@ class Wanted(msgspec.Struct):
 _PROVISIONAL = re.compile(r".+_[0-9]{1,15}")
 
 
-class Live:
+class LiveStream:
     """The hub: `run` follows the views, `stream` answers one client, `stop` ends all of them at once."""
 
     def __init__(
@@ -118,7 +118,7 @@ class Live:
         self._heartbeat_s = heartbeat_s
         self._slow_s = slow_s
         self._kept = kept
-        self._frames: list[Frame] = []
+        self._frames: list[LiveEvent] = []
         self._bytes = 0
         self._dropped = 0
         """How many frames were let go of: the number of `_frames[0]`."""
@@ -159,7 +159,7 @@ class Live:
             client.cut_if_stuck()
 
     async def stream(
-        self, request: web.Request, wanted: Wanted, after: Key, headers: Mapping[str, str]
+        self, request: web.Request, wanted: LiveFilter, after: Key, headers: Mapping[str, str]
     ) -> web.StreamResponse:
         """Answer one client until it goes, is too slow, or we stop. `after`: the entry it had last.
 
@@ -194,7 +194,7 @@ class Live:
     async def _follow(self) -> None:
         """Take what came since the last time; where nobody listens, only note where the present is."""
         if self._floor is None or not self._clients:
-            self._forget((await self._views.checkpoint(), END))
+            self._forget((await self._views.projected_position(), END))
             return
         while rows := await self._views.entries_after(*self._last, limit=PAGE):
             frames = [frame_of(row) for row in rows]
@@ -229,7 +229,7 @@ class Live:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def _feed(self, client: _Client, wanted: Wanted, after: Key) -> None:
+    async def _feed(self, client: _Client, wanted: LiveFilter, after: Key) -> None:
         number = -1
         while not self._stopping and client.is_there:
             if number < self._dropped:
@@ -250,7 +250,7 @@ class Live:
                 async with asyncio.timeout(self._heartbeat_s):
                     await news.wait()
 
-    async def _catch_up(self, client: _Client, wanted: Wanted, after: Key) -> Key:
+    async def _catch_up(self, client: _Client, wanted: LiveFilter, after: Key) -> Key:
         """Send what the hub does not hold; the last key before what it does."""
         while not self._stopping and client.is_there:
             floor = self._floor
@@ -262,14 +262,14 @@ class Live:
                 frames = [frame_of(row) for row in rows]
                 after = frames[-1].key
                 await self._send(client, wanted, frames)
-            elif floor is not None and (await self._views.checkpoint(), END) >= floor:
+            elif floor is not None and (await self._views.projected_position(), END) >= floor:
                 after = floor
             else:
                 # The hub has not begun, or views are being made again and are not yet where we were.
                 await asyncio.sleep(self._poll_s)
         return after
 
-    async def _send(self, client: _Client, wanted: Wanted, frames: Sequence[Frame]) -> None:
+    async def _send(self, client: _Client, wanted: LiveFilter, frames: Sequence[LiveEvent]) -> None:
         if wanted.may_have_moved(frames) and wanted.session is not None and wanted.asked_id is not None:
             with contextlib.suppress(ViewsError):
                 if await self._views.session(wanted.session) is None:
@@ -323,11 +323,11 @@ class _Client:
             self.cut()
 
 
-def frame_of(row: EntryRow) -> Frame:
+def frame_of(row: EntryRow) -> LiveEvent:
     """An entry as one server-sent event."""
     data = msgspec.json.encode(entry_of(row))
     wire = b"id: %b\nevent: entry\ndata: %b\n\n" % (row.id.encode(), data)
-    return Frame((row.position, row.n), row.source, row.kind, row.session_id, wire)
+    return LiveEvent((row.position, row.n), row.source, row.kind, row.session_id, wire)
 
 
 def key_of(text: str, name: str) -> Key:
@@ -338,17 +338,17 @@ def key_of(text: str, name: str) -> Key:
     return int(found[1]), int(found[2])
 
 
-async def find_live(asked: Asked) -> Streamed:
+async def find_live(asked: ApiRequest) -> StreamAnswer:
     """`GET /v1/live`."""
-    live, query = asked.door.live, asked.query
+    live, query = asked.context.live, asked.query
     if live is None:
         raise ViewsUnavailable("nothing follows the views here")
     asked_id: str | None = query["session"]
     session = None
     if asked_id is not None:
-        of_session = Asked(door=asked.door, reader=asked.reader, path={"id": asked_id}, query=query)
+        of_session = ApiRequest(context=asked.context, reader=asked.reader, path={"id": asked_id}, query=query)
         session = (await the_session(of_session)).id
-    wanted = Wanted(asked.reader, asked.sources, frozenset(query["kind"]), session, asked_id)
+    wanted = LiveFilter(asked.reader, asked.sources, frozenset(query["kind"]), session, asked_id)
 
     async def stream(request: web.Request, told: Mapping[str, str]) -> web.StreamResponse:
         # The header is newer: a browser that comes back sends it with the address it first came with.
@@ -361,10 +361,10 @@ async def find_live(asked: Asked) -> Streamed:
             after = int(told["X-Log-Position"]), END
         return await live.stream(request, wanted, after, told)
 
-    return Streamed(stream)
+    return StreamAnswer(stream)
 
 
-def _key(frame: Frame) -> Key:
+def _key(frame: LiveEvent) -> Key:
     return frame.key
 
 
@@ -389,5 +389,5 @@ _ABOUT = (
 
 ROUTES = (
     Route(path="/v1/live", name="followEntries", about=_ABOUT, scope="read:sessions", parameters=_PARAMETERS,
-          answer=Entry, find=find_live, several=Page[Session], missing=True, streams=True),
+          answer=Entry, handler=find_live, several=Page[Session], missing=True, streams=True),
 )  # fmt: skip

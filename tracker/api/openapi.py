@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tracker.views.answers import Alive, Readiness
-from tracker.api.route import Bytes, Plain, Route, Zip
+from tracker.api.route import BytesAnswer, TextAnswer, Route, ZipAnswer
 from tracker.api.parameters import AT_LEAST, Parameter
 from tracker.api.problems import Problem
 
@@ -48,7 +48,10 @@ def document(routes: Iterable[Route]) -> bytes:
     served = tuple(routes)
     found: set[Any] = {Alive, Readiness, Problem}
     found |= {
-        kind for route in served for kind in (route.answer, route.several) if kind not in {None, Bytes, Plain, Zip}
+        kind
+        for route in served
+        for kind in (route.answer, route.several)
+        if kind not in {None, BytesAnswer, TextAnswer, ZipAnswer}
     }
     kinds = sorted(found, key=str)
     schemas, components = msgspec.json.schema_components(kinds, ref_template=TEMPLATE)
@@ -106,11 +109,11 @@ def _parameter(parameter: Parameter) -> Json:
 def _answer(kind: Any, references: dict[Any, Json], about: str, *, streams: bool = False) -> Json:
     if streams:
         content: Json = {"text/event-stream": {"schema": references[kind]}}
-    elif kind is Plain:
+    elif kind is TextAnswer:
         content = {"text/plain": {"schema": {"type": "string"}}}
-    elif kind is Zip:
+    elif kind is ZipAnswer:
         content = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
-    elif kind is Bytes:
+    elif kind is BytesAnswer:
         content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     else:
         content = {"application/json": {"schema": references[kind]}}

@@ -11,7 +11,7 @@ import re
 import msgspec
 
 from tracker.views.answers import Page, RawRecord, Session, time_of
-from tracker.api.route import Asked, Bytes, Route
+from tracker.api.route import ApiRequest, BytesAnswer, Route
 from tracker.api.parameters import LARGEST, PAGED, SOURCE, whole
 from tracker.api.sessions import the_session
 from tracker.domain.deliveries import Record
@@ -23,30 +23,30 @@ LISTED_BODY = 64 * 1024
 """Longer bodies, in bytes, are not in lists: their `body_url` has them."""
 
 
-async def find_session_records(asked: Asked) -> Page[RawRecord]:
+async def find_session_records(asked: ApiRequest) -> Page[RawRecord]:
     """`GET /v1/sessions/{id}/records`: the records behind a session, by position."""
     session = await the_session(asked)
     limit: int = asked.query["limit"]
     after = _after(asked)
-    positions = await asked.door.views.session_positions(session.id, limit=limit + 1, after=after)
+    positions = await asked.context.views.session_positions(session.id, limit=limit + 1, after=after)
     items: list[RawRecord] = []
     for position in positions[:limit]:
-        record = await asked.door.log.record(position)
+        record = await asked.context.log.record(position)
         if record is not None:
             items.append(await _record_of(asked, record, longest=LISTED_BODY))
     return Page(items, str(positions[limit - 1]) if len(positions) > limit else None)
 
 
-async def find_records(asked: Asked) -> Page[RawRecord]:
+async def find_records(asked: ApiRequest) -> Page[RawRecord]:
     """`GET /v1/records`: the log, by position."""
     limit: int = asked.query["limit"]
     after, scanned = _after(asked), 0
     narrowed = asked.sources
     found: list[Record] = []
-    head = await asked.door.log.head()
+    head = await asked.context.log.head()
     while len(found) <= limit and after < head and scanned < SCANNED:
         begun = after
-        async for records in asked.door.log.read(after, limit=limit + 1 if narrowed is None else CHUNK):
+        async for records in asked.context.log.read(after, limit=limit + 1 if narrowed is None else CHUNK):
             # Nothing is kept beyond the page: bodies may be large.
             fitting = [record for record in records if narrowed is None or record.source in narrowed]
             found += fitting[: limit + 1 - len(found)]
@@ -59,29 +59,29 @@ async def find_records(asked: Asked) -> Page[RawRecord]:
     return Page(items, str(after) if after < head else None)
 
 
-async def find_record(asked: Asked) -> RawRecord:
+async def find_record(asked: ApiRequest) -> RawRecord:
     """`GET /v1/records/{position}`."""
     return await _record_of(asked, await _the_record(asked), longest=None)
 
 
-async def find_body(asked: Asked) -> Bytes:
+async def find_body(asked: ApiRequest) -> BytesAnswer:
     """`GET /v1/records/{position}/body`."""
     record = await _the_record(asked)
     if record.erased_by is not None:
         raise Erased(f"the body of record {record.position} was erased; record {record.erased_by} says so")
-    return Bytes(record.body, f"record-{record.position}.bin")
+    return BytesAnswer(record.body, f"record-{record.position}.bin")
 
 
-async def _the_record(asked: Asked) -> Record:
+async def _the_record(asked: ApiRequest) -> Record:
     position = asked.path["position"]
     known = re.fullmatch(r"[0-9]{1,18}", position)
-    record = await asked.door.log.record(int(position)) if known else None
+    record = await asked.context.log.record(int(position)) if known else None
     if record is None or not asked.reader.sees(record.source):
         raise NotFound(f"the log has no record at position {position[:64]!r}")
     return record
 
 
-async def _record_of(asked: Asked, record: Record, *, longest: int | None) -> RawRecord:
+async def _record_of(asked: ApiRequest, record: Record, *, longest: int | None) -> RawRecord:
     return RawRecord(
         position=record.position,
         source=record.source,
@@ -92,7 +92,7 @@ async def _record_of(asked: Asked, record: Record, *, longest: int | None) -> Ra
         origin=record.origin,
         proof=_proof_of(record),
         size_bytes=len(record.body),
-        sessions=await asked.door.views.record_sessions(record.position),
+        sessions=await asked.context.views.record_sessions(record.position),
         body_url=f"/v1/records/{record.position}/body",
         body=_text_of(record.body) if _is_shown(record, longest) else None,
         erased_by=record.erased_by,
@@ -117,7 +117,7 @@ def _text_of(body: bytes) -> str | None:
         return None
 
 
-def _after(asked: Asked) -> int:
+def _after(asked: ApiRequest) -> int:
     """The position a page begins after: that of the cursor, else that of `?after=`."""
     cursor: str | None = asked.query["cursor"]
     if cursor is None:
@@ -133,13 +133,13 @@ _WHICH = "Needs the scope read:records: bodies hold personal data."
 ROUTES = (
     Route(path="/v1/sessions/{id}/records", name="findSessionRecords",
           about=f"The raw records behind a session, by position. {_WHICH}", scope="read:records", parameters=PAGED,
-          answer=Page[RawRecord], find=find_session_records, several=Page[Session], missing=True),
+          answer=Page[RawRecord], handler=find_session_records, several=Page[Session], missing=True),
     Route(path="/v1/records", name="findRecords", about=f"The log, by position. {_WHICH}", scope="read:records",
           parameters=(_AFTER, SOURCE, *PAGED),
-          answer=Page[RawRecord], find=find_records),
+          answer=Page[RawRecord], handler=find_records),
     Route(path="/v1/records/{position}", name="findRecord", about=f"One raw record. {_WHICH}", scope="read:records",
-          parameters=(), answer=RawRecord, find=find_record, missing=True),
+          parameters=(), answer=RawRecord, handler=find_record, missing=True),
     Route(path="/v1/records/{position}/body", name="findRecordBody",
-          about=f"The exact bytes that were received. {_WHICH}", scope="read:records", parameters=(), answer=Bytes,
-          find=find_body, missing=True),
+          about=f"The exact bytes that were received. {_WHICH}", scope="read:records", parameters=(), answer=BytesAnswer,
+          handler=find_body, missing=True),
 )  # fmt: skip

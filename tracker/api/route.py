@@ -13,7 +13,7 @@ from aiohttp import web
 
 from tracker.api.auth import Access, Reader
 from tracker.api.parameters import Parameter
-from tracker.evidence.bundle.build import Bundling
+from tracker.evidence.bundle.build import BundleSettings
 from tracker.errors import Ambiguous
 from tracker.domain.facts import Micros
 from tracker.log.contract import Log
@@ -23,7 +23,7 @@ STUCK_AFTER = 12 * 3_600 * 1_000_000
 """For sources whose records are here but which are configured no more, in µs."""
 
 
-class Door(msgspec.Struct, frozen=True):
+class ApiContext(msgspec.Struct, frozen=True):
     """What the read door needs. `now` in µs; `stuck_after` source → µs; `vendors` configured source → vendor.
 
     `unready` gives the reasons why this server should get no traffic; `metrics` a body and its content type.
@@ -41,17 +41,17 @@ class Door(msgspec.Struct, frozen=True):
     metrics: Callable[[], tuple[bytes, str]]
     live: Any = None
     log_key: str | None = None
-    bundling: Bundling | None = None
+    bundling: BundleSettings | None = None
 
     def stuck_before(self, source: str) -> Micros:
         """The latest last event (µs) with which an open session of `source` counts as stuck now."""
         return self.now() - self.stuck_after.get(source, STUCK_AFTER)
 
 
-class Asked(msgspec.Struct, frozen=True):
+class ApiRequest(msgspec.Struct, frozen=True):
     """One question: `path` holds the parts of the path, `query` every parameter of the route."""
 
-    door: Door
+    context: ApiContext
     reader: Reader
     path: Mapping[str, str]
     query: Mapping[str, Any]
@@ -70,24 +70,24 @@ class Asked(msgspec.Struct, frozen=True):
         return (asked,) if self.reader.sees(asked) else ()
 
 
-class Bytes(msgspec.Struct, frozen=True):
+class BytesAnswer(msgspec.Struct, frozen=True):
     """An answer that is no JSON: the exact bytes, and how a browser may save them."""
 
     body: bytes
     file_name: str
 
 
-class Zip(msgspec.Struct, frozen=True):
+class ZipAnswer(msgspec.Struct, frozen=True):
     """An answer that is a zip; it is streamed."""
 
 
-class Plain(msgspec.Struct, frozen=True):
+class TextAnswer(msgspec.Struct, frozen=True):
     """An answer that is plain text, UTF-8."""
 
     text: str
 
 
-class Streamed(msgspec.Struct, frozen=True):
+class StreamAnswer(msgspec.Struct, frozen=True):
     """An answer that goes on: `stream` prepares it with the headers given, and returns when it has ended."""
 
     stream: Callable[[web.Request, Mapping[str, str]], Awaitable[web.StreamResponse]]
@@ -113,7 +113,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
     parameters: tuple[Parameter, ...]
     answer: Any
-    find: Callable[[Asked], Awaitable[msgspec.Struct]]
+    handler: Callable[[ApiRequest], Awaitable[msgspec.Struct]]
     several: Any = None
     missing: bool = False
     """Whether it may answer 404."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tracker.views.answers import Connection, Entry, Page, Participant, Recording, RecordingStatus, Room, Session, Stream, Subject, Upload, time_of  # fmt: skip
-from tracker.api.route import Asked, Door, Route, SeveralFound
+from tracker.api.route import ApiRequest, ApiContext, Route, SeveralFound
 from tracker.api.parameters import PAGED, SOURCE, choice, choices, moment, text, whole
 from tracker.errors import NotFound
 from tracker.domain.facts import KINDS
@@ -25,9 +25,9 @@ FILTERS = (
 )  # fmt: skip
 
 
-async def find_sessions(asked: Asked) -> Page[Session]:
+async def find_sessions(asked: ApiRequest) -> Page[Session]:
     """`GET /v1/sessions`: newest first."""
-    query, door = asked.query, asked.door
+    query, door = asked.query, asked.context
     stuck_before: dict[str, int] = {}
     if query["state"] == "stuck":
         stuck_before = {row.source: door.stuck_before(row.source) for row in await door.views.sources()}
@@ -48,68 +48,68 @@ async def find_sessions(asked: Asked) -> Page[Session]:
     return Page([session_of(door, row) for row in rows], after)
 
 
-async def find_session(asked: Asked) -> Session:
+async def find_session(asked: ApiRequest) -> Session:
     """`GET /v1/sessions/{id}`."""
-    return session_of(asked.door, await the_session(asked))
+    return session_of(asked.context, await the_session(asked))
 
 
-async def find_timeline(asked: Asked) -> Page[Entry]:
+async def find_timeline(asked: ApiRequest) -> Page[Entry]:
     """`GET /v1/sessions/{id}/timeline`: by time."""
     session = await the_session(asked)
-    rows, after = await asked.door.views.timeline(
+    rows, after = await asked.context.views.timeline(
         session.id, kinds=asked.query["kind"], subject=asked.query["subject"], **asked.paging
     )
     return Page([entry_of(row) for row in rows], after)
 
 
-async def find_participants(asked: Asked) -> Page[Participant]:
+async def find_participants(asked: ApiRequest) -> Page[Participant]:
     """`GET /v1/sessions/{id}/participants`: by their first join."""
     session = await the_session(asked)
-    rows, after = await asked.door.views.participants(
+    rows, after = await asked.context.views.participants(
         session_id=session.id, identity=None, sources=None, **asked.paging
     )
     return Page([participant_of(row) for row in rows], after)
 
 
-async def find_connections(asked: Asked) -> Page[Connection]:
+async def find_connections(asked: ApiRequest) -> Page[Connection]:
     """`GET /v1/sessions/{id}/connections`: by their join."""
     session = await the_session(asked)
-    rows, after = await asked.door.views.connections(session.id, **asked.paging)
+    rows, after = await asked.context.views.connections(session.id, **asked.paging)
     return Page([connection_of(row) for row in rows], after)
 
 
-async def find_streams(asked: Asked) -> Page[Stream]:
+async def find_streams(asked: ApiRequest) -> Page[Stream]:
     """`GET /v1/sessions/{id}/streams`: by their start."""
     session = await the_session(asked)
-    rows, after = await asked.door.views.streams(session.id, **asked.paging)
+    rows, after = await asked.context.views.streams(session.id, **asked.paging)
     return Page([stream_of(row) for row in rows], after)
 
 
-async def find_recordings(asked: Asked) -> Page[Recording]:
+async def find_recordings(asked: ApiRequest) -> Page[Recording]:
     """`GET /v1/sessions/{id}/recordings`: by their start."""
     session = await the_session(asked)
-    rows, after = await asked.door.views.recordings(session_id=session.id, status=None, sources=None, **asked.paging)
+    rows, after = await asked.context.views.recordings(session_id=session.id, status=None, sources=None, **asked.paging)
     return Page([recording_of(row) for row in rows], after)
 
 
-async def the_session(asked: Asked) -> SessionRow:
+async def the_session(asked: ApiRequest) -> SessionRow:
     """The one session the path means. Raises `NotFound`, or `SeveralFound` with the list."""
     return await session_called(asked, asked.path["id"])
 
 
-async def session_called(asked: Asked, any_id: str) -> SessionRow:
+async def session_called(asked: ApiRequest, any_id: str) -> SessionRow:
     """The one session with this id, ours or its vendor's. Raises `NotFound`, or `SeveralFound` with the list."""
-    found = await asked.door.views.lookup(any_id, asked.reader.sources)
+    found = await asked.context.views.lookup(any_id, asked.reader.sources)
     if len(found) == 1:
         return found[0]
     if not found:
         raise NotFound(f"no session has the id {any_id[:200]!r}; GET /v1/sessions?q= searches parts of ids and names")
-    page: Page[Session] = Page([session_of(asked.door, row) for row in found], None)
+    page: Page[Session] = Page([session_of(asked.context, row) for row in found], None)
     message = f"{len(found)} sessions have the id {any_id[:200]!r}: ask for one of them by its own id"
     raise SeveralFound(message, tuple(row.id for row in found), page)
 
 
-def session_of(door: Door, row: SessionRow) -> Session:
+def session_of(door: ApiContext, row: SessionRow) -> Session:
     """A session as it is answered; whether it is stuck is decided now."""
     return Session(
         id=row.id,
@@ -238,22 +238,22 @@ _TIMELINE = (
 
 ROUTES = (
     Route(path="/v1/sessions", name="findSessions", about="Sessions, newest first.", scope="read:sessions",
-          parameters=(*FILTERS, *PAGED), answer=Page[Session], find=find_sessions),
+          parameters=(*FILTERS, *PAGED), answer=Page[Session], handler=find_sessions),
     Route(path="/v1/sessions/{id}", name="findSession", about=f"One session. {_ONE}", scope="read:sessions",
-          parameters=(), answer=Session, find=find_session, several=Page[Session], missing=True),
+          parameters=(), answer=Session, handler=find_session, several=Page[Session], missing=True),
     Route(path="/v1/sessions/{id}/timeline", name="findTimeline", about=f"What happened, by time. {_ONE}",
-          scope="read:sessions", parameters=_TIMELINE, answer=Page[Entry], find=find_timeline,
+          scope="read:sessions", parameters=_TIMELINE, answer=Page[Entry], handler=find_timeline,
           several=Page[Session], missing=True),
     Route(path="/v1/sessions/{id}/participants", name="findSessionParticipants", about=f"Who was there. {_ONE}",
-          scope="read:sessions", parameters=PAGED, answer=Page[Participant], find=find_participants,
+          scope="read:sessions", parameters=PAGED, answer=Page[Participant], handler=find_participants,
           several=Page[Session], missing=True),
     Route(path="/v1/sessions/{id}/connections", name="findConnections", about=f"Every join and its end. {_ONE}",
-          scope="read:sessions", parameters=PAGED, answer=Page[Connection], find=find_connections,
+          scope="read:sessions", parameters=PAGED, answer=Page[Connection], handler=find_connections,
           several=Page[Session], missing=True),
     Route(path="/v1/sessions/{id}/streams", name="findStreams", about=f"Media published and received. {_ONE}",
-          scope="read:sessions", parameters=PAGED, answer=Page[Stream], find=find_streams,
+          scope="read:sessions", parameters=PAGED, answer=Page[Stream], handler=find_streams,
           several=Page[Session], missing=True),
     Route(path="/v1/sessions/{id}/recordings", name="findSessionRecordings", about=f"Its recordings. {_ONE}",
-          scope="read:sessions", parameters=PAGED, answer=Page[Recording], find=find_recordings,
+          scope="read:sessions", parameters=PAGED, answer=Page[Recording], handler=find_recordings,
           several=Page[Session], missing=True),
 )  # fmt: skip

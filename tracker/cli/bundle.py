@@ -24,13 +24,13 @@ def make(arguments: argparse.Namespace) -> int:
     path = asyncio.run(desk_bundle.make(config, arguments.evidence, arguments.out))
     found = asyncio.run(_verified(path, config))
     if found.has_failed:
-        printing.complain(f"wrote {path}, but it does not hold:")
+        printing.print_error(f"wrote {path}, but it does not hold:")
         _show(found)
         return 1
-    printing.say(f"wrote {path}: {found.records} records; check it anywhere with `tracker verify {path}`")
+    printing.print_line(f"wrote {path}: {found.records} records; check it anywhere with `tracker verify {path}`")
     for check in found.checks:
         if check.outcome == "not checked" and check.name in {"checkpoint", "timeline"}:
-            printing.complain(printing.printable(check.about))
+            printing.print_error(printing.printable(check.about))
     return 0
 
 
@@ -41,7 +41,7 @@ def verify(arguments: argparse.Namespace) -> int:
             raise ParameterInvalid(f"--{name}", "goes with a whole log; of a bundle everything is checked anyway")
     found = asyncio.run(_verified(arguments.bundle, arguments.config, arguments.key, arguments.checkpoints))
     if arguments.json:
-        printing.say_json(found)
+        printing.print_json(found)
     else:
         _show(found)
     return 1 if found.has_failed else 0
@@ -56,14 +56,14 @@ async def _verified(
 
 def _show(found: BundleVerification) -> None:
     rows = [(check.name, MARKS[check.outcome], _told(check)) for check in found.checks]
-    printing.say(printing.printable(f"{found.bundle}: {found.session or 'no session can be read'}"))
+    printing.print_line(printing.printable(f"{found.bundle}: {found.session or 'no session can be read'}"))
     printing.table("Checks", ("check", "result", "what"), rows)
     if found.has_failed:
-        printing.say("do not rely on this bundle: something in it was changed, or it was damaged on its way")
+        printing.print_line("do not rely on this bundle: something in it was changed, or it was damaged on its way")
     else:
         open_ones = [check.name for check in found.checks if check.outcome == "not checked"]
         left = f"; not checked: {', '.join(open_ones)}" if open_ones else ""
-        printing.say(f"everything that was checked holds{left}")
+        printing.print_line(f"everything that was checked holds{left}")
 
 
 def _told(check: Check) -> str:

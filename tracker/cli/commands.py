@@ -41,19 +41,21 @@ def init(arguments: argparse.Namespace) -> int:
     path = Path(arguments.config)
     if not path.exists():
         _write_new(path, _example(arguments.engine))
-        printing.say(f"wrote {path}: add your sources to it")
+        printing.print_line(f"wrote {path}: add your sources to it")
     config = load(path, os.environ)
     if arguments.engine not in {None, config.log.engine}:
         raise ConfigInvalid(
             f'log.engine: {path} says "{config.log.engine}": write engine = "{arguments.engine}" under [log]'
         )
-    made = asyncio.run(desk.begin(config, printing.say))
-    printing.say(f"made {' and '.join(map(str, made))}; start with `tracker serve --config {path}`")
+    made = asyncio.run(desk.init(config, printing.print_line))
+    printing.print_line(f"made {' and '.join(map(str, made))}; start with `tracker serve --config {path}`")
     key = stores.public_key(config)
     if config.log.engine == "jetstream" and key is not None:
-        printing.say(f"the key that this node {'signs' if config.jetstream.signs else 'cosigns'} with: {key}")
+        printing.print_line(f"the key that this node {'signs' if config.jetstream.signs else 'cosigns'} with: {key}")
     if not config.sealing.masters:
-        printing.say("bodies are kept in clear: name a master key under [sealing] to seal them, before the first call")
+        printing.print_line(
+            "bodies are kept in clear: name a master key under [sealing] to seal them, before the first call"
+        )
     return 0
 
 
@@ -75,10 +77,10 @@ def serve(arguments: argparse.Namespace) -> int:
 
     def ready(address: str, link: str | None) -> None:
         # The link is a secret: it goes to the terminal, never into the structured log.
-        printing.say(f"tracker serves on {address}")
+        printing.print_line(f"tracker serves on {address}")
         if link is not None:
             why = "" if arguments.link else "no [access] keys: "
-            printing.say(f"{why}open this link once to read: {address}{link}")
+            printing.print_line(f"{why}open this link once to read: {address}{link}")
 
     def showing() -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
         return printing.progress("catch up with the stream", "messages")
@@ -106,7 +108,7 @@ def import_files(arguments: argparse.Namespace) -> int:
             )
         )
     if arguments.json:
-        printing.say_json(reports)
+        printing.print_json(reports)
     else:
         columns = ("file", "lines", "new", "already known", "unreadable", "skipped", "unreadable lines", "problem")
         printing.table("Imported", columns, [_report_row(report) for report in reports])
@@ -120,21 +122,23 @@ def rebuild(arguments: argparse.Namespace) -> int:
         with printing.progress("rebuild", "records") as bar:
             rebuilt = asyncio.run(desk.rebuild(config, bar, waits=arguments.wait))
         if arguments.json:
-            printing.say_json(rebuilt)
+            printing.print_json(rebuilt)
         else:
-            printing.say(f"the views at {config.views_path} are new, up to position {rebuilt.position}")
+            printing.print_line(f"the views at {config.views_path} are new, up to position {rebuilt.position}")
         return 0
     with printing.progress("check", "records") as bar:
         checked = asyncio.run(desk.check(config, bar))
     if arguments.json:
-        printing.say_json(checked)
+        printing.print_json(checked)
     elif checked.differences:
         for line in checked.differences:
-            printing.say(printing.printable(line))
-        printing.say(f"the views are not what the log says at position {checked.position}: run `tracker rebuild`")
+            printing.print_line(printing.printable(line))
+        printing.print_line(
+            f"the views are not what the log says at position {checked.position}: run `tracker rebuild`"
+        )
     else:
         behind = f"; {checked.behind} newer records are not projected yet" if checked.behind else ""
-        printing.say(f"the views are what the log says, up to position {checked.position}{behind}")
+        printing.print_line(f"the views are what the log says, up to position {checked.position}{behind}")
     return 1 if checked.differences else 0
 
 
@@ -143,7 +147,7 @@ def rekey(arguments: argparse.Namespace) -> int:
     with printing.progress("rekey", "keys") as bar:
         count = asyncio.run(desk.rekey(arguments.config, bar))
     current = arguments.config.sealing.masters[0].id
-    printing.say(f"{count} data keys are wrapped anew; the key {current!r} opens all of them")
+    printing.print_line(f"{count} data keys are wrapped anew; the key {current!r} opens all of them")
     return 0
 
 
@@ -157,7 +161,7 @@ def erase(arguments: argparse.Namespace) -> int:
         else:
             plans = [asyncio.run(desk_erasing.plan(config, selection, bar)) for selection in selections]
     if arguments.json:
-        printing.say_json({"done": arguments.yes, "items": plans})
+        printing.print_json({"done": arguments.yes, "items": plans})
     else:
         _show_plans(plans, done=arguments.yes)
     return 1 if any(plan.in_clear for plan in plans) else 0
@@ -169,15 +173,15 @@ def copy(arguments: argparse.Namespace) -> int:
     with printing.progress("copy", "records") as bar:
         copied = asyncio.run(desk_copying.copy(arguments.config, to, bar))
     if arguments.json:
-        printing.say_json(copied)
+        printing.print_json(copied)
     else:
-        printing.say(
+        printing.print_line(
             f"{copied.records} records are in both ({copied.new} of them new), with {copied.checkpoints} checkpoints; "
             f"root {copied.root}"
         )
         if unnamed := desk_copying.unnamed(copied, to):
             keys = ", ".join(f'"{key}"' for key in unnamed)
-            printing.say(
+            printing.print_line(
                 f"the checkpoints are signed with a key that {to.path} does not name: bring its file to "
                 f"{to.evidence.key_file}, or write under [evidence]: former_keys = [{keys}]"
             )
@@ -188,11 +192,11 @@ def sessions(arguments: argparse.Namespace) -> int:
     """A table of sessions."""
     found = asyncio.run(desk_reading.find_sessions(arguments.config, _session_query(arguments)))
     if arguments.json:
-        printing.say_json(found)
+        printing.print_json(found)
         return 0
     printing.out().print(sessions_table(found["items"]))
     if found["next"] is not None:
-        printing.complain(f"there are more than {arguments.limit}: raise --limit or narrow with --from and --to")
+        printing.print_error(f"there are more than {arguments.limit}: raise --limit or narrow with --from and --to")
     return 0
 
 
@@ -202,7 +206,7 @@ def timeline(arguments: argparse.Namespace) -> int:
         desk_reading.timeline(arguments.config, arguments.id, kinds=arguments.kind, subject=arguments.subject)
     )
     if arguments.json:
-        printing.say_json({"items": entries, "next": None})
+        printing.print_json({"items": entries, "next": None})
         return 0
     printing.out().print(timeline_table(arguments.id, entries))
     return 0
@@ -221,7 +225,7 @@ def records(arguments: argparse.Namespace) -> int:
     chosen = desk.records(config, session=arguments.id, after=arguments.after, limit=arguments.limit)
     found = asyncio.run(_collected(chosen))
     if arguments.json:
-        printing.say_json({"items": [envelope(record) for record in found], "next": None})
+        printing.print_json({"items": [envelope(record) for record in found], "next": None})
         return 0
     columns = ("position", "received", "source", "event", "origin", "bytes", "dedupe key")
     printing.table("Records", columns, [_record_row(record) for record in found])
@@ -250,7 +254,7 @@ def token(arguments: argparse.Namespace) -> int:
         raise ConfigInvalid(f"access.keys: there is no {wanted}: add one to {config.path}, see docs/configuration.md")
     # RS256 and EdDSA keys may be there for checking only.
     signing = next((key for key in keys if key.secret or key.private_key), keys[0])
-    printing.say(
+    printing.print_line(
         mint(
             stores.access_key(signing),
             scopes=scopes,
@@ -294,24 +298,24 @@ def _show_plans(plans: Sequence[Plan], *, done: bool) -> None:
     for plan in plans:
         of = ", ".join(f"{count} of {source}" for source, count in sorted(plan.sources.items())) or "none"
         what = "erased" if done else "would be erased"
-        printing.say(
+        printing.print_line(
             f"{len(plan.positions)} records {what} ({of}), {plan.bytes} bytes, {plan.people} people ({plan.why})"
         )
         if plan.positions:
-            printing.say(f"positions {printing.ranges(plan.positions)}")
+            printing.print_line(f"positions {printing.ranges(plan.positions)}")
         if plan.erasures:
-            printing.say(
+            printing.print_line(
                 f"earlier erasures {'told' if done else 'tell'} of them: {printing.ranges(plan.erasures)}, told again without"
             )
         if plan.already_erased:
-            printing.say(f"{plan.already_erased} more were erased before")
+            printing.print_line(f"{plan.already_erased} more were erased before")
         if plan.in_clear:
             first = ", ".join(map(str, plan.in_clear[:10]))
-            printing.say(f"{len(plan.in_clear)} are kept in clear and cannot be erased: positions {first} …")
+            printing.print_line(f"{len(plan.in_clear)} are kept in clear and cannot be erased: positions {first} …")
     if not done:
-        printing.say("nothing was changed: add --yes to erase; it cannot be undone")
+        printing.print_line("nothing was changed: add --yes to erase; it cannot be undone")
     elif any(plan.positions or plan.erasures for plan in plans):
-        printing.say(
+        printing.print_line(
             "the views are made anew without them; copies of log, key store and exports elsewhere are not reached"
         )
 
@@ -332,7 +336,7 @@ async def _export(arguments: argparse.Namespace) -> int:
             async for line in lines:
                 file.write(line)
                 count += 1
-    printing.say(f"wrote {count} records to {arguments.out}")
+    printing.print_line(f"wrote {count} records to {arguments.out}")
     return 0
 
 

@@ -23,7 +23,7 @@ from tracker.cli import desk_reading
 from tracker.ingest import file_import
 from tracker.projector import rebuild as rebuilding
 from tracker.server import erasure_sync, stores
-from tracker.evidence.bundle.record_lines import Line, write_line
+from tracker.evidence.bundle.record_lines import RecordLine, write_line
 from tracker.config.load import Config
 from tracker.domain.deliveries import OURS, Record
 from tracker.errors import ConfigInvalid, LogCorrupt, LogUnavailable, ViewsMissing, ViewsUnavailable
@@ -38,13 +38,13 @@ LOOK_SECONDS = 0.5
 _log = structlog.get_logger("desk")
 
 
-class Rebuilt(msgspec.Struct, frozen=True):
+class RebuildResult(msgspec.Struct, frozen=True):
     """Views made anew up to `position`."""
 
     position: int
 
 
-class Checked(msgspec.Struct, frozen=True):
+class CheckResult(msgspec.Struct, frozen=True):
     """Views compared with a rebuild at `position`; `behind`: records of the log they had not seen then."""
 
     position: int
@@ -52,7 +52,7 @@ class Checked(msgspec.Struct, frozen=True):
     differences: list[str]
 
 
-async def begin(config: Config, told: Callable[[str], None] | None = None) -> list[Path]:
+async def init(config: Config, told: Callable[[str], None] | None = None) -> list[Path]:
     """Make the empty log, its signing key, and the key store where master keys are configured; the files that were made.
 
     A log that is there already gets the signing key or the key store it lacks, when that was configured later. Raises `LogUnavailable`
@@ -63,7 +63,7 @@ async def begin(config: Config, told: Callable[[str], None] | None = None) -> li
     if config.sealing.masters and not config.sealing.path.exists():
         if config.log.path.exists():
             await stores.expect_unsealed(config)
-        await stores.create_vault(config)
+        await stores.create_key_store(config)
         made.append(config.sealing.path)
     if stores.create_signer(config) is not None:
         made.append(config.evidence.key_file)
@@ -80,7 +80,7 @@ async def rekey(config: Config, progress: Progress | None = None) -> int:
     """
     if not config.sealing.masters:
         raise ConfigInvalid("sealing.keys: there is no master key: name one to seal bodies")
-    vault = await stores.open_vault(config)
+    vault = await stores.open_key_store(config)
     try:
         # With the last position the older master's name goes, so it comes last.
         frames = await stores.rewrap_frames(config, vault)
@@ -105,7 +105,7 @@ async def import_files(
         return await file_import.import_files(source, log, files, now=stores.now, progress=progress)
 
 
-async def rebuild(config: Config, progress: Progress | None = None, *, waits: bool = False) -> Rebuilt:
+async def rebuild(config: Config, progress: Progress | None = None, *, waits: bool = False) -> RebuildResult:
     """Make the views anew from the log beside the old ones, then swap them in; a running server goes over to them.
 
     `waits` for another rebuild to end: what it read may be older than what has to show.
@@ -115,15 +115,15 @@ async def rebuild(config: Config, progress: Progress | None = None, *, waits: bo
     async with _in_turn(config, "-rebuild", waits=waits) as path:
         async with stores.reading_log(config) as log:
             await stores.expect_undiverged(config, log)
-            told = await log.last_of(OURS) if config.log.engine == "jetstream" else 0
+            told = await log.last_from_source(OURS) if config.log.engine == "jetstream" else 0
             position = await _build(config, log, path, progress)
         await stores.swap_views(path, config)
     if told:
         erasure_sync.remember(config.views_path, told)
-    return Rebuilt(position)
+    return RebuildResult(position)
 
 
-async def check(config: Config, progress: Progress | None = None, *, limit: int = MOST_DIFFERENCES) -> Checked:
+async def check(config: Config, progress: Progress | None = None, *, limit: int = MOST_DIFFERENCES) -> CheckResult:
     """Compare the views with a fresh reading of the log up to the position they are at. Changes nothing.
 
     Raises `LogError`, `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`.
@@ -133,12 +133,12 @@ async def check(config: Config, progress: Progress | None = None, *, limit: int 
     with _beside(config, "-check") as path, _beside(config, "-held") as copy:
         await stores.copy_views(config, copy)
         async with stores.reading_log(config) as log, stores.views_at(copy, writable=False) as held:
-            position, head = await held.checkpoint(), await log.head()
+            position, head = await held.projected_position(), await log.head()
             if position > head:
-                return Checked(position, 0, [f"the views are at position {position}, but the log ends at {head}"])
+                return CheckResult(position, 0, [f"the views are at position {position}, but the log ends at {head}"])
             await _build(config, log, path, progress, until=position)
             async with stores.views_at(path, writable=False) as fresh:
-                return Checked(position, head - position, await differences(held, fresh, limit=limit))
+                return CheckResult(position, head - position, await differences(held, fresh, limit=limit))
 
 
 async def records(
@@ -168,7 +168,7 @@ async def lines_with_leaves(config: Config, found: AsyncGenerator[Record]) -> As
             leaf = await log.leaf(record.position)
             if leaf is None:
                 raise LogCorrupt(f"the record at position {record.position} has no leaf: run `tracker verify`")
-            yield write_line(Line(record, leaf._replace(salt=None) if record.erased_by is not None else leaf))
+            yield write_line(RecordLine(record, leaf._replace(salt=None) if record.erased_by is not None else leaf))
 
 
 async def records_at(config: Config, positions: Sequence[int]) -> AsyncGenerator[Record]:
@@ -232,7 +232,7 @@ def _beside(config: Config, suffix: str) -> Generator[Path]:
     path = config.views_path.with_name(config.views_path.name + suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        held = stores.hold(path)
+        held = stores.lock(path)
     except LogUnavailable as error:
         if not isinstance(error.__cause__, BlockingIOError):
             raise ViewsUnavailable(str(error)) from None

@@ -26,7 +26,7 @@ async def make(config: Config, any_id: str, to: Path | None) -> Path:
     `EvidenceError` (the log cannot be signed). Whatever is raised, no file is left.
     """
     async with desk_reading.door_of(config) as plain:
-        door = msgspec.structs.replace(plain, bundling=stores.bundling(config, plain.log))
+        door = msgspec.structs.replace(plain, bundling=stores.bundle_settings(config, plain.log))
         session = await desk_reading.only_session(door.views, any_id)
         path = to or Path(bundles.file_name(session.id))
         try:

@@ -8,7 +8,7 @@ from tracker.config.load import Config
 from tracker.log.copy_log import Copied, Progress
 from tracker.privacy.erasure import finish
 from tracker.errors import ConfigInvalid, LogUnavailable
-from tracker.log.cluster.divergence import believed_keys
+from tracker.log.cluster.divergence import trusted_keys
 from tracker.log.contract import Log
 
 
@@ -19,13 +19,13 @@ async def copy(config: Config, to: Config, progress: Progress | None = None) -> 
     """
     if config.log.path.resolve() == to.log.path.resolve():
         raise ConfigInvalid(f"log.path: {config.path} and {to.path} name the same file: nothing is to be copied")
-    async with stores.whole_log(config) as source:
-        await _make(to, await stores.names_of(config))
-        with stores.hold_log(to):
-            async with stores.taking_log(to) as target:
+    async with stores.copy_source(config) as source:
+        await _make(to, await stores.dedupe_secret(config))
+        with stores.lock_log(to):
+            async with stores.copy_target(to) as target:
                 # Before it goes on, too: an earlier run may have died between an erasure and its keys.
                 await _finished(to, target)
-                keys = [*stores.verifiers(config), *await believed_keys(source, [])]
+                keys = [*stores.verifiers(config), *await trusted_keys(source, [])]
                 copied = await copy_log.copy(source, target, progress, verifiers=keys)
                 await _finished(to, target)
                 return copied
@@ -48,8 +48,8 @@ async def _make(to: Config, names: bytes | None) -> None:
         raise ConfigInvalid(f"sealing.keys: the log to copy is sealed: name a master key in {to.path} too")
     if to.sealing.masters:
         if not to.sealing.path.exists():
-            await stores.create_vault(to, names)
-        if names is not None and await stores.names_of(to) != names:
+            await stores.create_key_store(to, names)
+        if names is not None and await stores.dedupe_secret(to) != names:
             raise LogUnavailable(
                 f"{to.sealing.path} is the key store of another log, it would not know repeats: name an empty target"
             )

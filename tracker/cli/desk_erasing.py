@@ -42,7 +42,7 @@ async def selection_of_session(config: Config, any_id: str) -> Selection:
 async def _present_views(config: Config) -> AsyncGenerator[ViewsReader]:
     """Views that know of what is to be erased. Raises `ViewsUnavailable` where they lack much of the log."""
     async with stores.reading_log(config) as log, stores.reading_views(config) as views:
-        position, head = await views.checkpoint(), await log.head()
+        position, head = await views.projected_position(), await log.head()
         if head - position > MOST_BEHIND:
             raise ViewsUnavailable(
                 f"the views are at position {position} of {head}, and what is not in them would be missed: wait until the "

@@ -14,7 +14,7 @@ from tracker.server import stores
 from tracker.api import evidence
 from tracker.api.evidence import ConsistencyProof, InclusionProof
 from tracker.evidence.checkpoint_file import read_shipped
-from tracker.evidence.checkpointer import Made
+from tracker.evidence.checkpointer import MadeCheckpoint
 from tracker.config.load import Config
 from tracker.evidence.cosigned import check_cosignatures
 from tracker.errors import CheckpointUnwritten, ConfigInvalid, NoteMalformed, ParameterInvalid, ViewsError
@@ -27,7 +27,7 @@ Bars = Callable[[str, str], AbstractContextManager[Progress]]
 """(title, unit) → a progress bar."""
 
 
-async def checkpoint(config: Config) -> Made | None:
+async def checkpoint(config: Config) -> MadeCheckpoint | None:
     """Sign the log as it is now; the checkpoint there is when it has not grown, None while it is empty.
 
     Raises `ConfigInvalid` without a key, `EvidenceError` (nothing was signed), `LogError`.
@@ -39,19 +39,19 @@ async def checkpoint(config: Config) -> Made | None:
         raise ConfigInvalid(
             f"evidence.key_file: there is no key at {config.evidence.key_file}: `tracker init` makes it"
         )
-    async with stores.whole_log(config) as log:
-        return await stores.checkpoints(config, log, signer).make()
+    async with stores.copy_source(config) as log:
+        return await stores.checkpointer(config, log, signer).make()
 
 
 async def prove_inclusion(config: Config, position: int, size: int | None) -> InclusionProof:
     """See `api.evidence.prove_inclusion`."""
-    async with stores.proving_log(config) as log:
+    async with stores.tree_log(config) as log:
         return await evidence.prove_inclusion(log, position, size)
 
 
 async def prove_consistency(config: Config, first: int, second: int | None) -> ConsistencyProof:
     """See `api.evidence.prove_consistency`."""
-    async with stores.proving_log(config) as log:
+    async with stores.tree_log(config) as log:
         return await evidence.prove_consistency(log, first, second)
 
 
@@ -73,7 +73,7 @@ async def verify(
     """
     known = [read_verifier(text) for text in keys] or stores.verifiers(config)
     shipped = _shipped(config, files)
-    async with stores.proving_log(config) as log:
+    async with stores.tree_log(config) as log:
         with bars("verify", "records") as bar:
             named = await named_keys(log)
             found = await verify_log(log, known or named, shipped=shipped, progress=bar, limit=limit)

@@ -26,9 +26,9 @@ async def restore_keys(
     if not config.sealing.masters:
         raise ConfigInvalid("sealing.keys: there is no master key: name the one that the other nodes have")
     # It takes out what is erased, by position: on a node that has diverged those may be other people's.
-    async with stores.proving_log(config) as log:
+    async with stores.tree_log(config) as log:
         await stores.expect_undiverged(config, log)
-    vault = await stores.open_vault(config)
+    vault = await stores.open_key_store(config)
     try:
         return await cluster_stores.restore_keys(config, vault, partly=partly, progress=progress)
     finally:

@@ -10,7 +10,7 @@ import msgspec
 
 from tracker.server import stores
 from tracker.api.auth import SCOPES, Access, Reader
-from tracker.api.route import Asked, Door, Route
+from tracker.api.route import ApiRequest, ApiContext, Route
 from tracker.api.parameters import read_query
 from tracker.api.sessions import ROUTES
 from tracker.config.load import Config
@@ -58,16 +58,18 @@ async def only_session(views: ViewsReader, any_id: str) -> SessionRow:
     return found[0]
 
 
-async def _ask(door: Door, route: Route, path: dict[str, str], query: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    asked = Asked(door, READER, path, read_query(query, route.parameters))
-    return msgspec.json.decode(msgspec.json.encode(await route.find(asked)))
+async def _ask(
+    door: ApiContext, route: Route, path: dict[str, str], query: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    asked = ApiRequest(door, READER, path, read_query(query, route.parameters))
+    return msgspec.json.decode(msgspec.json.encode(await route.handler(asked)))
 
 
 @asynccontextmanager
-async def door_of(config: Config) -> AsyncGenerator[Door]:
+async def door_of(config: Config) -> AsyncGenerator[ApiContext]:
     """The read door on the files. Raises `LogError`, `ViewsError`."""
     async with stores.reading_log(config) as log, stores.reading_views(config) as views:
-        yield Door(
+        yield ApiContext(
             log=log,
             views=views,
             access=Access((), now=stores.now),

@@ -54,12 +54,12 @@ def checkpoint(arguments: argparse.Namespace) -> int:
     """Make a checkpoint now and print it; 1 while the log is empty."""
     made = asyncio.run(desk_evidence.checkpoint(arguments.config))
     if made is None:
-        printing.complain("the log is empty: there is nothing to sign")
+        printing.print_error("the log is empty: there is nothing to sign")
         return 1
     if arguments.json:
-        printing.say_json({"size": made.size, "note": made.note})
+        printing.print_json({"size": made.size, "note": made.note})
     else:
-        printing.say(made.note.removesuffix("\n"))
+        printing.print_line(made.note.removesuffix("\n"))
     return 0
 
 
@@ -91,7 +91,7 @@ def verify(arguments: argparse.Namespace) -> int:
         )
     )
     if arguments.json:
-        printing.say_json(found)
+        printing.print_json(found)
     else:
         _show_verification(found)
     return 1 if found.faults else 0
@@ -99,35 +99,37 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def _show(proof: msgspec.Struct, arguments: argparse.Namespace) -> int:
     if arguments.json:
-        printing.say_json(proof)
+        printing.print_json(proof)
         return 0
     told: dict[str, str | int | list[str]] = msgspec.to_builtins(proof)
     for name, value in told.items():
         for each in value if isinstance(value, list) else [value]:
-            printing.say(f"{'hash' if name == 'hashes' else name:12} {each}")
+            printing.print_line(f"{'hash' if name == 'hashes' else name:12} {each}")
     return 0
 
 
 def _show_verification(found: Verification) -> None:
-    printing.say(f"{found.records} records, root {found.root}")
-    printing.say(f"{found.checkpoints} kept and {found.shipped} shipped checkpoints hold")
+    printing.print_line(f"{found.records} records, root {found.root}")
+    printing.print_line(f"{found.checkpoints} kept and {found.shipped} shipped checkpoints hold")
     if found.named_key is not None and (found.is_named_only or found.faults):
-        printing.say(printing.printable(_about_named(found.named_key, is_used=found.is_named_only)))
+        printing.print_line(printing.printable(_about_named(found.named_key, is_used=found.is_named_only)))
     for name, size in found.cosigned.items():
-        printing.say(printing.printable(f"cosigned up to {size} records by {name}"))
+        printing.print_line(printing.printable(f"cosigned up to {size} records by {name}"))
     if found.proofs is not None:
-        printing.say("proofs: " + (", ".join(f"{count} {what}" for what, count in found.proofs.items()) or "none"))
+        printing.print_line(
+            "proofs: " + (", ".join(f"{count} {what}" for what, count in found.proofs.items()) or "none")
+        )
     for fault in found.faults:
         where = "" if fault.position is None else f"position {fault.position}: "
-        printing.say(printing.printable(where + fault.what))
+        printing.print_line(printing.printable(where + fault.what))
     for line in found.views or ():
-        printing.say(printing.printable(line))
+        printing.print_line(printing.printable(line))
     if found.is_cut_short:
-        printing.say("there may be more: the rest of the log was not read")
+        printing.print_line("there may be more: the rest of the log was not read")
     if not found.faults:
         unsure = "" if found.checkpoints else "; nothing was ever signed"
         unsure = ", if that key is the right one" if found.is_named_only else unsure
-        printing.say(f"every record is the one that was appended{unsure}")
+        printing.print_line(f"every record is the one that was appended{unsure}")
 
 
 def _about_named(key: str, *, is_used: bool) -> str:

@@ -31,18 +31,18 @@ def restore_keys(arguments: argparse.Namespace) -> int:
     with printing.progress("restore keys", "entries") as bar:
         restored = asyncio.run(desk_keys.restore_keys(config, partly=arguments.partly, progress=bar))
     if arguments.json:
-        printing.say_json(restored)
+        printing.print_json(restored)
     else:
-        printing.say(
+        printing.print_line(
             f"{restored.entries} of {restored.frames} entries were put back, the others need nothing of this node"
         )
         if restored.missing:
-            printing.say(
+            printing.print_line(
                 f"the keys of {restored.missing} records are missing still, the first at position {restored.first}: run it "
                 "on the other nodes too"
             )
         if restored.ahead:
-            printing.say(
+            printing.print_line(
                 f"and those of {restored.ahead} records that this node has not applied: run it on one that has them"
             )
     return 1 if restored.missing or restored.ahead else 0

@@ -16,7 +16,7 @@ import structlog
 
 from tracker.cli import commands
 from tracker.cli import evidence, keys
-from tracker.cli.output import complain
+from tracker.cli.output import print_error
 from tracker.config.load import load
 from tracker.config.schema import Engine
 from tracker.errors import ConfigInvalid, LogMissing, QueryError, TrackerError
@@ -42,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.config = load(arguments.config or CONFIG, os.environ)
         return command(arguments)
     except (ConfigInvalid, LogMissing, QueryError) as error:
-        complain(str(error))
+        print_error(str(error))
         return WRONG_USE
     except TrackerError as error:
-        complain(str(error))
+        print_error(str(error))
         return PROBLEM
     except KeyboardInterrupt:
-        complain("interrupted; what was finished is kept, run it again for the rest")
+        print_error("interrupted; what was finished is kept, run it again for the rest")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not complain when it flushes the rest.

@@ -25,20 +25,20 @@ def out() -> Console:
     return Console(soft_wrap=False, width=None if sys.stdout.isatty() else WIDE, highlight=False, emoji=False)
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """One line (or more) on standard error."""
     sys.stderr.write(f"tracker: {message}\n")
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line on standard output, exactly as it is."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def say_json(value: object) -> None:
+def print_json(value: object) -> None:
     """One JSON document on standard output, indented."""
-    say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print_line(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def json_line(value: object) -> str:

@@ -9,12 +9,12 @@ import msgspec
 from aiohttp import web
 
 from tracker.views.answers import Appearance, Recording, Room, SupervisorSession, time_of
-from tracker.api.route import Asked
+from tracker.api.route import ApiRequest
 from tracker.api.parameters import PAGED, micros_of
 from tracker.api.sessions import recording_of
 from tracker.dashboard.page_route import API, PageRoute, ask
 from tracker.dashboard.rendering import page
-from tracker.dashboard.sessions_page import given_of, lines_of
+from tracker.dashboard.sessions_page import form_values, lines_of
 from tracker.errors import NotFound
 
 MOST_COUNTED = 20_000
@@ -38,7 +38,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     is_capped: bool
 
 
-class Appeared(msgspec.Struct, frozen=True, kw_only=True):
+class PersonLine(msgspec.Struct, frozen=True, kw_only=True):
     """One person in one call. `since` is set while they are in it, with the milliseconds they have been so far."""
 
     person: Appearance
@@ -47,7 +47,7 @@ class Appeared(msgspec.Struct, frozen=True, kw_only=True):
     present_ms: int
 
 
-class Listening(msgspec.Struct, frozen=True, kw_only=True):
+class SupervisionLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the supervisors' ledger, and how long of it was recorded by which recording."""
 
     session: SupervisorSession
@@ -56,14 +56,14 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
     """(recording, milliseconds of the listening it holds)"""
 
 
-async def show_rooms(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show_rooms(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /rooms`."""
-    found: Any = await API["findRooms"].find(asked)
+    found: Any = await API["findRooms"].handler(asked)
     sources = await sources_of(asked)
-    return page(request, "rooms.html", rooms=found.items, next=found.next, given=given_of(asked), sources=sources)
+    return page(request, "rooms.html", rooms=found.items, next=found.next, given=form_values(asked), sources=sources)
 
 
-async def show_room(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show_room(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /rooms/{source}/{id}`: every run of it."""
     source, room_id = asked.path["source"], asked.path["id"]
     limit, cursor = str(asked.query["limit"]), asked.query["cursor"]
@@ -73,19 +73,19 @@ async def show_room(request: web.Request, asked: Asked) -> web.StreamResponse:
     return page(
         request,
         "room.html",
-        now=time_of(asked.door.now()),
+        now=time_of(asked.context.now()),
         source=source,
         room_id=room_id,
         name=next((each.room.name for each in found.items if each.room.name), None),
         lines=await lines_of(asked, found.items),
         next=found.next,
-        given=given_of(asked),
+        given=form_values(asked),
     )
 
 
-async def show_people(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show_people(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /people`: one person's calls where `identity` is given, everybody's newest otherwise."""
-    found: Any = await API["findParticipants"].find(asked)
+    found: Any = await API["findParticipants"].handler(asked)
     identity: str | None = asked.query["identity"]
     return page(
         request,
@@ -93,16 +93,16 @@ async def show_people(request: web.Request, asked: Asked) -> web.StreamResponse:
         identity=identity,
         presence=None if identity is None else await presence_of(asked, identity),
         appeared=await _appeared(asked, found.items),
-        now=time_of(asked.door.now()),
+        now=time_of(asked.context.now()),
         next=found.next,
-        given=given_of(asked),
+        given=form_values(asked),
         sources=await sources_of(asked),
     )
 
 
-async def show_recordings(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show_recordings(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /recordings`."""
-    found: Any = await API["findRecordings"].find(asked)
+    found: Any = await API["findRecordings"].handler(asked)
     return page(
         request,
         "recordings.html",
@@ -110,43 +110,43 @@ async def show_recordings(request: web.Request, asked: Asked) -> web.StreamRespo
         rooms=await rooms_of(asked, [each.session_id for each in found.items]),
         statuses=STATUSES,
         next=found.next,
-        given=given_of(asked),
+        given=form_values(asked),
         sources=await sources_of(asked),
     )
 
 
-async def show_supervisors(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show_supervisors(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /supervisors`: the ledger."""
-    found: Any = await API["findSupervisorSessions"].find(asked)
+    found: Any = await API["findSupervisorSessions"].handler(asked)
     rooms = await rooms_of(asked, [each.session_id for each in found.items])
     return page(
         request,
         "supervisors.html",
-        now=time_of(asked.door.now()),
+        now=time_of(asked.context.now()),
         ledger=await _ledger(asked, found.items, rooms),
         next=found.next,
-        given=given_of(asked),
+        given=form_values(asked),
         sources=await sources_of(asked),
     )
 
 
-async def sources_of(asked: Asked) -> list[str]:
+async def sources_of(asked: ApiRequest) -> list[str]:
     """The names of the sources this reader sees, configured or only in the log."""
-    names = {row.source for row in await asked.door.views.sources()} | set(asked.door.vendors)
+    names = {row.source for row in await asked.context.views.sources()} | set(asked.context.vendors)
     return sorted(name for name in names if asked.reader.sees(name))
 
 
-async def rooms_of(asked: Asked, session_ids: Sequence[str]) -> dict[str, Room]:
+async def rooms_of(asked: ApiRequest, session_ids: Sequence[str]) -> dict[str, Room]:
     """The rooms of sessions that the reader was shown already."""
     found: dict[str, Room] = {}
     for session_id in dict.fromkeys(session_ids):
-        row = await asked.door.views.session(session_id)
+        row = await asked.context.views.session(session_id)
         if row is not None:
             found[session_id] = Room(row.room_id, row.room_name)
     return found
 
 
-async def presence_of(asked: Asked, identity: str) -> Presence:
+async def presence_of(asked: ApiRequest, identity: str) -> Presence:
     """Everything of one person added up, page by page."""
     people: list[Appearance] = []
     cursor: str | None = None
@@ -169,28 +169,30 @@ async def presence_of(asked: Asked, identity: str) -> Presence:
     )
 
 
-async def _appeared(asked: Asked, people: Sequence[Appearance]) -> list[Appeared]:
-    found: list[Appeared] = []
+async def _appeared(asked: ApiRequest, people: Sequence[Appearance]) -> list[PersonLine]:
+    found: list[PersonLine] = []
     for each in people:
-        row = await asked.door.views.session(each.session_id)
+        row = await asked.context.views.session(each.session_id)
         room = None if row is None else Room(row.room_id, row.room_name)
-        is_here = row is not None and row.state == "open" and row.last_event_at > asked.door.stuck_before(row.source)
+        is_here = row is not None and row.state == "open" and row.last_event_at > asked.context.stuck_before(row.source)
         # Of several joins only the API's sum is sure; of one that goes on, its beginning says it all.
         since = each.first_joined_at if is_here and each.last_left_at is None and each.connections == 1 else None
-        so_far = 0 if since is None else max(0, (asked.door.now() - micros_of(since)) // 1_000)
-        found.append(Appeared(person=each, room=room, since=since, present_ms=max(each.presence_ms, so_far)))
+        so_far = 0 if since is None else max(0, (asked.context.now() - micros_of(since)) // 1_000)
+        found.append(PersonLine(person=each, room=room, since=since, present_ms=max(each.presence_ms, so_far)))
     return found
 
 
-async def _ledger(asked: Asked, sessions: Sequence[SupervisorSession], rooms: dict[str, Room]) -> list[Listening]:
+async def _ledger(
+    asked: ApiRequest, sessions: Sequence[SupervisorSession], rooms: dict[str, Room]
+) -> list[SupervisionLine]:
     recordings: dict[str, list[Recording]] = {}
     for session_id in rooms:
-        rows, _ = await asked.door.views.recordings(
+        rows, _ = await asked.context.views.recordings(
             session_id=session_id, status=None, sources=asked.reader.sources, limit=1_000, cursor=None
         )
         recordings[session_id] = [recording_of(row) for row in rows]
-    now = time_of(asked.door.now())
-    lines: list[Listening] = []
+    now = time_of(asked.context.now())
+    lines: list[SupervisionLine] = []
     for each in sessions:
         during = (each.started_at, each.ended_at or now)
         shared = [
@@ -198,7 +200,7 @@ async def _ledger(asked: Asked, sessions: Sequence[SupervisorSession], rooms: di
             for one in recordings.get(each.session_id, [])
         ]
         overlaps = [(recording, length) for recording, length in shared if length > 0]
-        lines.append(Listening(session=each, room=rooms.get(each.session_id), overlaps=overlaps))
+        lines.append(SupervisionLine(session=each, room=rooms.get(each.session_id), overlaps=overlaps))
     return lines
 
 

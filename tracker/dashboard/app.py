@@ -7,16 +7,16 @@ from importlib import resources
 
 from aiohttp import web
 
-from tracker.api.route import Door
+from tracker.api.route import ApiContext
 from tracker.api.health import READING
 from tracker.api.problems import only
 from tracker.dashboard import across_pages, log_page, session_page, sessions_page, sources_page, statistics_page
-from tracker.dashboard.ingest_stats import ARRIVALS, NOTHING, Arrivals
+from tracker.dashboard.ingest_stats import INGEST_STATS, NOTHING, IngestStats
 from tracker.dashboard.page_route import PageRoute, answering
-from tracker.dashboard.nodes import CLUSTER, Cluster
-from tracker.dashboard.summary import HEADS, Heads
+from tracker.dashboard.nodes import CLUSTER, ClusterView
+from tracker.dashboard.summary import HEADS, HeadCounter
 from tracker.dashboard.rendering import HEADERS
-from tracker.dashboard.signing_in import SigningIn
+from tracker.dashboard.signing_in import SignIn
 
 __all__ = ["PAGES", "add_routes"]
 
@@ -33,12 +33,14 @@ KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", 
 ICON = "tracker.svg"
 
 
-def add_routes(app: web.Application, door: Door, arrivals: Arrivals = NOTHING, cluster: Cluster | None = None) -> None:
+def add_routes(
+    app: web.Application, door: ApiContext, arrivals: IngestStats = NOTHING, cluster: ClusterView | None = None
+) -> None:
     """Answer every page and file of this door. `arrivals`: what the hooks counted, for the pages that show it."""
-    app[ARRIVALS] = arrivals
+    app[INGEST_STATS] = arrivals
     app[CLUSTER] = cluster
-    app[HEADS] = Heads()
-    SigningIn(door).add_routes(app)
+    app[HEADS] = HeadCounter()
+    SignIn(door).add_routes(app)
     for route in PAGES:
         app.router.add_route("*", route.path, answering(door, route))
     files = Files()

@@ -10,7 +10,7 @@ from aiohttp import web
 from tracker.api.auth import Reader
 
 
-class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
+class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
     """Live numbers of ingest; times in µs, and none of them outlives the process.
 
     `last_seen` source → last authentic delivery; `last_refused` source → when and why; `outcomes` (source, outcome) →
@@ -42,6 +42,6 @@ TAKEN = ("recorded", "duplicate")
 READ = ("unreadable", "unknown_event")
 """What the projector found in deliveries that are in the log."""
 
-NOTHING = Arrivals(since=0, last_seen={}, last_refused={}, outcomes={}, last_minute=dict[str, int])
+NOTHING = IngestStats(since=0, last_seen={}, last_refused={}, outcomes={}, last_minute=dict[str, int])
 
-ARRIVALS: web.AppKey[Arrivals] = web.AppKey("arrivals", Arrivals)
+INGEST_STATS: web.AppKey[IngestStats] = web.AppKey("arrivals", IngestStats)

@@ -59,16 +59,16 @@ STEPS = (
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-class Drawn(msgspec.Struct, frozen=True):
+class LanesPicture(msgspec.Struct, frozen=True):
     """The picture, and how many lanes were left out of it."""
 
     svg: Markup
     left_out: int
 
 
-def drawn(lanes: Lanes, name: str) -> Drawn:
+def draw_lanes(lanes: Lanes, name: str) -> LanesPicture:
     """The picture of `lanes`; `name` is the session's, for those who hear it."""
-    shown = shown_of(lanes.lanes, MOST)
+    shown = shown_lanes(lanes.lanes, MOST)
     scale = _Scale(lanes.begin, lanes.until)
     top = CHART + HEAD + 6
     heights = [_height(lane) for lane in shown]
@@ -92,10 +92,10 @@ def drawn(lanes: Lanes, name: str) -> Drawn:
         x = scale.x(lanes.until)
         parts.append(f'<line class="now" x1="{x}" x2="{x}" y1="{CHART}" y2="{total - 8}"/>')
     parts.append("</svg>")
-    return Drawn(Markup("".join(parts)), len(lanes.lanes) - len(shown))  # noqa: S704 - everything foreign was escaped
+    return LanesPicture(Markup("".join(parts)), len(lanes.lanes) - len(shown))  # noqa: S704 - everything foreign was escaped
 
 
-def shown_of(lanes: Sequence[Lane], most: int) -> list[Lane]:
+def shown_lanes(lanes: Sequence[Lane], most: int) -> list[Lane]:
     """The lanes a picture of `most` has room for: what people receive is left out first, then what they publish."""
     for left_out in ((), ("subscription",), ("subscription", "stream")):
         shown = [lane for lane in lanes if lane.kind not in left_out]
@@ -217,7 +217,7 @@ def _bar(lane: Lane, bar: Bar, lanes: Lanes, scale: _Scale, y: float, thick: flo
         left = max(GUTTER, right - 16)
     wide = max(2.0, round(right - left, 1))
     ends = f"start-{bar.start_by or 'unknown'} end-{bar.end_by or 'open'}"
-    yield f'<g class="bar {bar.phase} {ends}"><title>{escape(told_of(lane, bar))}</title>'
+    yield f'<g class="bar {bar.phase} {ends}"><title>{escape(bar_text(lane, bar))}</title>'
     yield f'<rect class="body" x="{left}" y="{y}" width="{wide}" height="{thick}"/>'
     unsure_left = bar.start_by if bar.start_by in {"derived", "inferred"} else "inferred" if bar.start is None else None
     unsure_right = bar.end_by if bar.end_by in {"derived", "inferred"} else None
@@ -235,7 +235,7 @@ def _bar(lane: Lane, bar: Bar, lanes: Lanes, scale: _Scale, y: float, thick: flo
     yield "</g>"
 
 
-def told_of(lane: Lane, bar: Bar) -> str:
+def bar_text(lane: Lane, bar: Bar) -> str:
     """One bar in words."""
     start = (
         "start unknown" if bar.start is None else f"from {clock(bar.start, day=True)} UTC ({bar.start_by or 'unknown'})"

@@ -7,21 +7,21 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from tracker.api.route import Asked
+from tracker.api.route import ApiRequest
 from tracker.api.parameters import choice
 from tracker.dashboard.across_pages import sources_of
 from tracker.dashboard.page_route import API, PageRoute, ask
-from tracker.dashboard.nodes import cluster_of
+from tracker.dashboard.nodes import cluster_view
 from tracker.dashboard.rendering import page
-from tracker.dashboard.sessions_page import given_of
+from tracker.dashboard.sessions_page import form_values
 
 MOST_SHOWN = 200_000
 """Characters of a body; the rest is in the bytes to save."""
 
 
-async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /log`: the newest records, or those after a position."""
-    head = await asked.door.log.head()
+    head = await asked.context.log.head()
     limit: int = asked.query["limit"]
     after: int | None = asked.query["after"]
     cursor: str | None = asked.query["cursor"]
@@ -39,14 +39,14 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         records=found.items,
         next=found.next,
         older=max(0, first - 1 - limit) if first > 1 else None,
-        given=given_of(asked),
+        given=form_values(asked),
         sources=await sources_of(asked),
         may_read=asked.reader.may("read:records"),
-        cluster=cluster_of(request),
+        cluster=cluster_view(request),
     )
 
 
-async def show_record(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show_record(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /log/{position}`."""
     record: Any = await ask(asked, "findRecord")
     may_read = asked.reader.may("read:records")
@@ -56,7 +56,7 @@ async def show_record(request: web.Request, asked: Asked) -> web.StreamResponse:
         request,
         "record.html",
         record=record,
-        head=await asked.door.log.head(),
+        head=await asked.context.log.head(),
         may_read=may_read,
         text=text,
         language=language,

@@ -9,25 +9,25 @@ import msgspec
 from aiohttp import web
 
 from tracker.views.answers import time_of
-from tracker.dashboard.ingest_stats import ARRIVALS, Arrivals
-from tracker.log.cluster.gossip import Neighbours, Status
-from tracker.log.cluster.cosigner import Vouching
+from tracker.dashboard.ingest_stats import INGEST_STATS, IngestStats
+from tracker.log.cluster.gossip import NodeGossip, NodeStatus
+from tracker.log.cluster.cosigner import Cosigner
 
 
-class Cluster(msgspec.Struct, frozen=True):
+class ClusterView(msgspec.Struct, frozen=True):
     """Handed over by service; one machine has none."""
 
-    neighbours: Neighbours
-    vouching: Vouching
+    neighbours: NodeGossip
+    vouching: Cosigner
 
 
-CLUSTER: web.AppKey[Cluster | None] = web.AppKey("cluster")
+CLUSTER: web.AppKey[ClusterView | None] = web.AppKey("cluster")
 
 
 class NodeLine(msgspec.Struct, frozen=True, kw_only=True):
     """A node as the page shows it; `ago_ms`: how old the news are."""
 
-    status: Status
+    status: NodeStatus
     started_at: str | None
     ago_ms: int
     is_silent: bool
@@ -44,7 +44,7 @@ class Diverged(msgspec.Struct, frozen=True, kw_only=True):
     there: str
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class NodesPage(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster as the pages show it. `complaints`: (node, size, position) of all that have diverged."""
 
     nodes: list[NodeLine]
@@ -54,7 +54,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     complaints: list[tuple[str, int, int | None]]
 
 
-def cluster_of(request: web.Request) -> Shown | None:
+def cluster_view(request: web.Request) -> NodesPage | None:
     """What is to be shown; None on one machine."""
     cluster = request.app[CLUSTER]
     if cluster is None:
@@ -68,7 +68,7 @@ def cluster_of(request: web.Request) -> Shown | None:
         )
         for each in cluster.neighbours.nodes()
     ]
-    return Shown(
+    return NodesPage(
         nodes=nodes,
         signing=[each.status.node for each in nodes if each.status.signs and not each.is_silent],
         diverged=_diverged(cluster.vouching),
@@ -77,9 +77,9 @@ def cluster_of(request: web.Request) -> Shown | None:
     )
 
 
-def arrivals_of(request: web.Request) -> Arrivals:
+def ingest_stats_of(request: web.Request) -> IngestStats:
     """What came in at the doors of all nodes, as far as this one has heard."""
-    own, cluster = request.app[ARRIVALS], request.app[CLUSTER]
+    own, cluster = request.app[INGEST_STATS], request.app[CLUSTER]
     others = [] if cluster is None else cluster.neighbours.others()
     if not others:
         return own
@@ -98,10 +98,10 @@ def arrivals_of(request: web.Request) -> Arrivals:
         return minute
 
     since = min(own.since, *(each.started for each in others))
-    return Arrivals(since=since, last_seen=seen, last_refused=refused, outcomes=outcomes, last_minute=last_minute)
+    return IngestStats(since=since, last_seen=seen, last_refused=refused, outcomes=outcomes, last_minute=last_minute)
 
 
-def _diverged(vouching: Vouching) -> Diverged | None:
+def _diverged(vouching: Cosigner) -> Diverged | None:
     found = vouching.diverged
     if found is None:
         return None

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from tracker.api.auth import Reader
 from tracker.api.app import ROUTES
-from tracker.api.route import Asked, Door, Route, SeveralFound
+from tracker.api.route import ApiRequest, ApiContext, Route, SeveralFound
 from tracker.api.health import COOKIE, READING
 from tracker.api.parameters import Parameter, read_query
 from tracker.api.problems import OPERATORS, STATUSES, only
@@ -41,16 +41,16 @@ class PageRoute(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     parameters: tuple[Parameter, ...]
-    show: Callable[[web.Request, Asked], Awaitable[web.StreamResponse]]
+    show: Callable[[web.Request, ApiRequest], Awaitable[web.StreamResponse]]
     scope: str = "read:sessions"
 
 
-def reader_of(door: Door, request: web.Request) -> Reader:
+def reader_of(door: ApiContext, request: web.Request) -> Reader:
     """Who looks, by the cookie or a bearer token. Raises `TokenInvalid`."""
     return door.access.authorize(request.headers.get("Authorization"), request.cookies.get(COOKIE))
 
 
-def answering(door: Door, route: PageRoute) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def answering(door: ApiContext, route: PageRoute) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The aiohttp handler of one page."""
 
     async def answered(request: web.Request) -> web.StreamResponse:
@@ -80,12 +80,12 @@ def answering(door: Door, route: PageRoute) -> Callable[[web.Request], Awaitable
     return answered
 
 
-def asked(door: Door, reader: Reader, path: Mapping[str, str], query: Mapping[str, Any]) -> Asked:
+def asked(door: ApiContext, reader: Reader, path: Mapping[str, str], query: Mapping[str, Any]) -> ApiRequest:
     """A question as the read API's functions take it; `limit` and `cursor` are there even where a page has neither."""
-    return Asked(door=door, reader=reader, path=dict(path), query={"limit": 50, "cursor": None} | dict(query))
+    return ApiRequest(context=door, reader=reader, path=dict(path), query={"limit": 50, "cursor": None} | dict(query))
 
 
-async def ask(question: Asked, route: str, **given: str | tuple[str, ...] | None) -> Any:
+async def ask(question: ApiRequest, route: str, **given: str | tuple[str, ...] | None) -> Any:
     """What the read API answers the same reader on the route of that name (`findSessions`), as the struct it encodes.
 
     `given` is read as if it stood in an address; None and empty values are left out. The path is the question's.
@@ -97,8 +97,8 @@ async def ask(question: Asked, route: str, **given: str | tuple[str, ...] | None
         for value in ((values,) if isinstance(values, str) else values or ())
         if value
     ]
-    return await asked_of.find(
-        asked(question.door, question.reader, question.path, read_query(query, asked_of.parameters))
+    return await asked_of.handler(
+        asked(question.context, question.reader, question.path, read_query(query, asked_of.parameters))
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tracker.views.answers import Entry, time_of
-from tracker.api.route import Asked
+from tracker.api.route import ApiRequest
 from tracker.api.sessions import entry_of
 from tracker.dashboard.lanes_parts import SessionParts, base_of, keys_of
 from tracker.domain.facts import Micros
@@ -33,7 +33,7 @@ ATTENDANCE_COLUMNS = (
 )  # fmt: skip
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class EventLine(msgspec.Struct, frozen=True, kw_only=True):
     """One event of the list. `since_ms`: since the one before; `delay_ms`: received − occurred."""
 
     entry: Entry
@@ -44,20 +44,20 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     told: str
 
 
-def lines_of(rows: Iterable[EntryRow], names: Mapping[str, str]) -> list[Line]:
+def lines_of(rows: Iterable[EntryRow], names: Mapping[str, str]) -> list[EventLine]:
     """The lines of the list; `names` turns identities and connections into what people are called."""
-    lines: list[Line] = []
+    lines: list[EventLine] = []
     before: Micros | None = None
     for row in rows:
         subject = row.subject_id
         lines.append(
-            Line(
+            EventLine(
                 entry=entry_of(row),
                 since_ms=None if before is None else (row.at - before) // 1000,
                 delay_ms=delay_of(row),
                 subject=None if subject is None else names.get(subject, subject),
                 who=None if row.actor in {None, subject} else names.get(row.actor or "", row.actor),
-                told=told_of(row.detail),
+                told=detail_text(row.detail),
             )
         )
         before = row.at
@@ -82,7 +82,7 @@ def delay_of(row: EntryRow) -> int | None:
     return None if row.received_at is None else (row.received_at - row.at) // 1000
 
 
-def told_of(detail: Mapping[str, Any]) -> str:
+def detail_text(detail: Mapping[str, Any]) -> str:
     """The detail of an entry as one line."""
     words: list[str] = []
     for name, value in detail.items():
@@ -101,11 +101,11 @@ def compact(row: EntryRow) -> list[Any]:
     ]  # fmt: skip
 
 
-async def every_entry(asked: Asked, session: SessionRow) -> AsyncIterator[list[EntryRow]]:
+async def every_entry(asked: ApiRequest, session: SessionRow) -> AsyncIterator[list[EntryRow]]:
     """All entries of a session by time, in lists."""
     cursor: str | None = None
     while True:
-        rows, cursor = await asked.door.views.timeline(
+        rows, cursor = await asked.context.views.timeline(
             session.id, kinds=(), subject=None, limit=EXPORTED, cursor=cursor
         )
         yield rows

@@ -18,14 +18,14 @@ import msgspec
 from aiohttp import web
 
 from tracker.views.answers import time_of
-from tracker.api.route import Asked
+from tracker.api.route import ApiRequest
 from tracker.api.parameters import CURSOR, choice, micros_of, whole
 from tracker.api.problems import encoded
 from tracker.api.sessions import connection_of, participant_of, recording_of, session_of, the_session
 from tracker.dashboard.page_route import PageRoute
 from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
 from tracker.dashboard.lanes_compact import compact as compact_lanes
-from tracker.dashboard.lanes_svg import drawn
+from tracker.dashboard.lanes_svg import draw_lanes
 from tracker.dashboard.rendering import HEADERS, page
 from tracker.dashboard.session_events import (
     TIMELINE_COLUMNS,
@@ -38,7 +38,7 @@ from tracker.dashboard.session_events import (
     names_of,
     timeline_csv,
 )  # fmt: skip
-from tracker.dashboard.session_reading import STILL, WHOLE, parts_of, proved_by
+from tracker.dashboard.session_reading import STILL_BOUNDS, FULL_BOUNDS, parts_of, proved_by
 from tracker.domain.facts import Micros
 from tracker.projections.people import union
 from tracker.domain.rows import ConnectionRow, SessionRow
@@ -52,21 +52,21 @@ ATTENDED = 200
 EVIDENCE = "/v1/sessions/{id}/evidence"
 
 
-async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}`. `?part=summary` leaves out picture and list, for a script that has both."""
     row = await the_session(asked)
     is_whole = asked.query["part"] is None
-    parts = await parts_of(asked, row, STILL)
-    session = session_of(asked.door, row)
+    parts = await parts_of(asked, row, STILL_BOUNDS)
+    session = session_of(asked.context, row)
     names = names_of(parts)
-    now = asked.door.now()
+    now = asked.context.now()
     # In a thread: a session of thousands of people must not keep a delivery waiting.
     lanes = await asyncio.to_thread(lanes_of, parts, now=now, is_stuck=session.stuck)
     unsure, ends = unsure_ends(lanes)
     still, lines, after = None, [], None
     if is_whole:
-        still = await asyncio.to_thread(drawn, lanes, row.room_name or row.room_id or row.id)
-        rows, after = await asked.door.views.timeline(
+        still = await asyncio.to_thread(draw_lanes, lanes, row.room_name or row.room_id or row.id)
+        rows, after = await asked.context.views.timeline(
             row.id, kinds=(), subject=None, limit=LISTED, cursor=asked.query["cursor"]
         )
         lines = lines_of(rows, names)
@@ -87,7 +87,7 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
         ends=ends,
         now=time_of(now),
         so_far=so_far,
-        projected=await asked.door.views.checkpoint(),
+        projected=await asked.context.views.projected_position(),
         people=[
             (
                 participant_of(person),
@@ -124,12 +124,12 @@ def present_since(connections: Sequence[ConnectionRow], now: Micros) -> Micros |
     return now - sum((now if end is None else end) - start for start, end in spans)
 
 
-async def show_lanes(_request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show_lanes(_request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/lanes.json`: see `lanes_compact`."""
     row = await the_session(asked)
-    position, now = await asked.door.views.checkpoint(), asked.door.now()
-    stuck = session_of(asked.door, row).stuck
-    parts = await parts_of(asked, row, WHOLE)
+    position, now = await asked.context.views.projected_position(), asked.context.now()
+    stuck = session_of(asked.context, row).stuck
+    parts = await parts_of(asked, row, FULL_BOUNDS)
     known = {"id": row.id, "position": position, "now": now, "state": row.state, "last_position": row.last_position}
 
     def encode() -> bytes:
@@ -138,10 +138,10 @@ async def show_lanes(_request: web.Request, asked: Asked) -> web.StreamResponse:
     return _compressed(encoded(200, msgspec.Raw(await asyncio.to_thread(encode)), headers=HEADERS))
 
 
-async def show_events(_request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show_events(_request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/events.json`: by time; with `?after=` those of records behind a position, in log order."""
     row = await the_session(asked)
-    after, views = asked.query["after"], asked.door.views
+    after, views = asked.query["after"], asked.context.views
     if after is None:
         rows, following = await views.timeline(
             row.id, kinds=(), subject=None, limit=PAGED_EVENTS, cursor=asked.query["cursor"]
@@ -154,7 +154,7 @@ async def show_events(_request: web.Request, asked: Asked) -> web.StreamResponse
     return _compressed(encoded(200, answer, headers=HEADERS))
 
 
-async def export_timeline_csv(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def export_timeline_csv(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/timeline.csv`."""
     row = await the_session(asked)
 
@@ -166,7 +166,7 @@ async def export_timeline_csv(request: web.Request, asked: Asked) -> web.StreamR
     return await _sent(request, row, "timeline.csv", "text/csv", chunks())
 
 
-async def export_timeline_json_lines(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def export_timeline_json_lines(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/timeline.jsonl`: the entries exactly as `/v1/sessions/{id}/timeline` answers them."""
     row = await the_session(asked)
 
@@ -177,10 +177,10 @@ async def export_timeline_json_lines(request: web.Request, asked: Asked) -> web.
     return await _sent(request, row, "timeline.jsonl", "application/jsonl", chunks())
 
 
-async def export_attendance(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def export_attendance(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/attendance.csv`: one line a connection."""
     row = await the_session(asked)
-    parts = await parts_of(asked, row, WHOLE)
+    parts = await parts_of(asked, row, FULL_BOUNDS)
 
     async def chunks() -> AsyncIterator[bytes]:
         yield attendance_csv(row.id, parts.participants, parts.connections)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tracker.api.route import Asked
+from tracker.api.route import ApiRequest
 from tracker.dashboard.lanes_parts import SessionParts
 from tracker.domain.deliveries import Record
 from tracker.domain.rows import EntryRow, SessionRow
@@ -46,14 +46,14 @@ class Bounds(msgspec.Struct, frozen=True):
     others: int = 2_000
 
 
-STILL = Bounds(people=5_000, connections=10_000, streams=1_000)
+STILL_BOUNDS = Bounds(people=5_000, connections=10_000, streams=1_000)
 """Enough for the first picture."""
 
-WHOLE = Bounds(people=20_000, connections=60_000, streams=60_000)
+FULL_BOUNDS = Bounds(people=20_000, connections=60_000, streams=60_000)
 """As much as the script's picture draws."""
 
 
-class Proved(msgspec.Struct, frozen=True, kw_only=True):
+class ProofSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What is proved of a session: its records, how many were looked at, and what each kind of proof says of how many.
 
     `checkpoint`: how many records of the log the newest signed checkpoint holds, None without one.
@@ -69,9 +69,9 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: int | None
 
 
-async def parts_of(asked: Asked, session: SessionRow, bounds: Bounds) -> SessionParts:
+async def parts_of(asked: ApiRequest, session: SessionRow, bounds: Bounds) -> SessionParts:
     """Everything the lanes of `session` are made of, within `bounds`."""
-    views = asked.door.views
+    views = asked.context.views
     cut: dict[str, int] = {}
 
     async def pages(what: str, most: int, ask: Callable[[str | None], Awaitable[tuple[list[Any], str | None]]]) -> Any:
@@ -107,18 +107,18 @@ async def parts_of(asked: Asked, session: SessionRow, bounds: Bounds) -> Session
     )  # fmt: skip
 
 
-async def proved_by(asked: Asked, session: SessionRow) -> Proved:
+async def proved_by(asked: ApiRequest, session: SessionRow) -> ProofSummary:
     """What the records behind `session` prove. Needs no scope: it shows neither bodies nor signatures."""
-    positions = await asked.door.views.session_positions(session.id, limit=COUNTED, after=0)
+    positions = await asked.context.views.session_positions(session.id, limit=COUNTED, after=0)
     found: dict[str, int] = {}
     looked_at = positions[:PROVED]
     for position in looked_at:
-        record = await asked.door.log.record(position)
+        record = await asked.context.log.record(position)
         if record is not None:
             scheme = _scheme_of(record)
             found[scheme] = found.get(scheme, 0) + 1
-    newest = await asked.door.log.last_checkpoint()
-    return Proved(
+    newest = await asked.context.log.last_checkpoint()
+    return ProofSummary(
         records=len(positions),
         is_counted=len(positions) < COUNTED,
         first=session.first_position,
@@ -130,12 +130,12 @@ async def proved_by(asked: Asked, session: SessionRow) -> Proved:
     )
 
 
-async def _noticed(asked: Asked, session: SessionRow) -> list[EntryRow]:
+async def _noticed(asked: ApiRequest, session: SessionRow) -> list[EntryRow]:
     """The entries at the positions of anomalies: where on the axis they belong."""
     positions = sorted({anomaly.position for anomaly in session.anomalies if anomaly.position is not None})
     found: list[EntryRow] = []
     for position in positions[:NOTICED]:
-        rows = await asked.door.views.entries_after(position - 1, 2**31, limit=5)
+        rows = await asked.context.views.entries_after(position - 1, 2**31, limit=5)
         found += [row for row in rows if row.position == position and row.session_id == session.id]
     return found
 

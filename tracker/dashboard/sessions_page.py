@@ -13,10 +13,10 @@ import msgspec
 from aiohttp import web
 
 from tracker.views.answers import Session, time_of
-from tracker.api.route import Asked
+from tracker.api.route import ApiRequest
 from tracker.api.parameters import Parameter, choice
 from tracker.dashboard.page_route import API, PageRoute
-from tracker.dashboard.summary import standing
+from tracker.dashboard.summary import summarise
 from tracker.dashboard.rendering import page
 
 DURATIONS = (("60000", "1 minute"), ("300000", "5 minutes"), ("1800000", "30 minutes"), ("3600000", "1 hour"))
@@ -25,7 +25,7 @@ AFTERWARDS = {"none": "OPEN", "close": "CLOSED", "delete": "DELETED"}
 """What becomes of an OpenVidu Meet room when its meeting ends, by its `meetingEndAction`."""
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class SessionLine(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the list. `running_ms` is how long it has been going on, None once it ended or when nobody knows."""
 
     session: Session
@@ -35,32 +35,32 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """ACTIVE, OPEN, CLOSED or DELETED: what OpenVidu Meet calls its room after this; None for other vendors."""
 
 
-async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /`."""
     # Read first, so that what arrives while the page is made comes through the live stream rather than never.
-    position = await asked.door.views.checkpoint()
-    found: Any = await API["findSessions"].find(asked)
+    position = await asked.context.views.projected_position()
+    found: Any = await API["findSessions"].handler(asked)
     template = "sessions.html" if asked.query["part"] is None else "sessions_part.html"
     return page(
         request,
         template,
-        now=time_of(asked.door.now()),
+        now=time_of(asked.context.now()),
         position=position,
         lines=await lines_of(asked, found.items),
         next=found.next,
-        given=given_of(asked),
+        given=form_values(asked),
         durations=DURATIONS,
-        standing=await standing(request, asked),
+        standing=await summarise(request, asked),
     )
 
 
-async def lines_of(asked: Asked, sessions: Sequence[Session]) -> list[Line]:
+async def lines_of(asked: ApiRequest, sessions: Sequence[Session]) -> list[SessionLine]:
     """Sessions as rows of a list."""
-    now = asked.door.now()
+    now = asked.context.now()
     return [await _line(asked, session, now) for session in sessions]
 
 
-def given_of(asked: Asked) -> dict[str, Any]:
+def form_values(asked: ApiRequest) -> dict[str, Any]:
     """The filters of this page by name, as they go back into forms and links."""
     shown = {name: value for name, value in asked.query.items() if name not in {"cursor", "part", "at_least"}}
     for name in ("from", "to"):
@@ -72,20 +72,22 @@ def given_of(asked: Asked) -> dict[str, Any]:
     return shown
 
 
-async def _line(asked: Asked, session: Session, now: int) -> Line:
+async def _line(asked: ApiRequest, session: Session, now: int) -> SessionLine:
     began_at = session.started_at or session.created_at
-    row = await asked.door.views.session(session.id) if session.state == "open" else None
+    row = await asked.context.views.session(session.id) if session.state == "open" else None
     running = None if row is None else max(0, (now - row.begins_at) // 1_000)
-    return Line(session=session, running_ms=running, began_at=began_at, meet=await _meet_of(asked, session))
+    return SessionLine(session=session, running_ms=running, began_at=began_at, meet=await _meet_of(asked, session))
 
 
-async def _meet_of(asked: Asked, session: Session) -> str | None:
+async def _meet_of(asked: ApiRequest, session: Session) -> str | None:
     """The words of the vendor's own list of rooms."""
     if session.vendor != MEET:
         return None
     if session.state == "open":
         return "ACTIVE"
-    rows, _ = await asked.door.views.timeline(session.id, kinds=["session.ended"], subject=None, limit=1, cursor=None)
+    rows, _ = await asked.context.views.timeline(
+        session.id, kinds=["session.ended"], subject=None, limit=1, cursor=None
+    )
     said: dict[str, Any] = rows[0].detail if rows else {}
     # `status` of an ended meeting is not to be trusted: with "delete" it still says active_meeting.
     return "CLOSED" if said.get("status") == "closed" else AFTERWARDS.get(str(said.get("meetingEndAction")), "OPEN")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from tracker.api.auth import MOST_TOKEN_BYTES
-from tracker.api.route import Door
+from tracker.api.route import ApiContext
 from tracker.api.health import COOKIE
 from tracker.api.problems import only
 from tracker.dashboard.page_route import reader_of
@@ -21,10 +21,10 @@ MOST_COOKIE_BYTES = 3_900
 """Browsers drop longer cookies without a word."""
 
 
-class SigningIn:
+class SignIn:
     """The pages in front of the others."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: ApiContext) -> None:
         self._door = door
 
     def add_routes(self, app: web.Application) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from tracker.views.answers import Session, time_of
-from tracker.api.route import Asked
+from tracker.api.route import ApiRequest
 from tracker.api.parameters import micros_of
 from tracker.dashboard.page_route import API, PageRoute, ask
 from tracker.dashboard.charts import Bar, Step, bars, steps
@@ -29,9 +29,9 @@ LENGTHS = (
 """Upper bounds in milliseconds, and what the calls below them are called."""
 
 
-async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
+async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /statistics`: the last 30 days, or `from` and `to`."""
-    now = asked.door.now()
+    now = asked.context.now()
     start: Micros = asked.query["from"] if asked.query["from"] is not None else (now // DAY - DAYS + 1) * DAY
     end: Micros = asked.query["to"] if asked.query["to"] is not None else now
     between = {"from": time_of(start), "to": time_of(end)}
@@ -62,7 +62,7 @@ async def show(request: web.Request, asked: Asked) -> web.StreamResponse:
     )
 
 
-async def _calls(asked: Asked, between: dict[str, str | None]) -> list[Session]:
+async def _calls(asked: ApiRequest, between: dict[str, str | None]) -> list[Session]:
     found: list[Session] = []
     cursor: str | None = None
     while len(found) < MOST_CALLS:

@@ -37,7 +37,7 @@ CALL_SECONDS = 166
 Json = dict[str, Any]
 
 
-class Sent(msgspec.Struct, frozen=True):
+class SampleDelivery(msgspec.Struct, frozen=True):
     """One delivery of a call: its event, the exact body, when it is sent (µs), and the query of its hook address."""
 
     event: str
@@ -47,7 +47,7 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 @final
-class Story:
+class CallScript:
     """The clock, the ids and the deliveries of one call while it is being told."""
 
     def __init__(self, vendor: str, start: Micros, seed: int, pace: float) -> None:
@@ -55,7 +55,7 @@ class Story:
         self.pace = pace
         self.seed = seed
         self.random = random.Random(f"{vendor}:{start}:{seed}")  # noqa: S311 - ids of a demo, not secrets
-        self.sent: list[Sent] = []
+        self.sent: list[SampleDelivery] = []
 
     def at(self, seconds: float) -> Micros:
         """That second of the story, in whole milliseconds (µs)."""
@@ -92,22 +92,22 @@ class Story:
 
     def send(self, seconds: float, event: str, body: Json, **query: str) -> None:
         """One more delivery, in the compact JSON all five senders write."""
-        self.sent.append(Sent(event, msgspec.json.encode(body), self.at(seconds), query))
+        self.sent.append(SampleDelivery(event, msgspec.json.encode(body), self.at(seconds), query))
 
 
-def whole_call(vendor: str, start: Micros, *, seed: int = 0, pace: float = 1.0) -> list[Sent]:
+def whole_call(vendor: str, start: Micros, *, seed: int = 0, pace: float = 1.0) -> list[SampleDelivery]:
     """Every delivery of one call in causal order; the same arguments give the same bytes.
 
     `vendor` is one of `VENDORS`; `start` in µs is when the room is created. Raises KeyError for another vendor.
     """
-    tell: dict[str, Callable[[Story], None]] = {
+    tell: dict[str, Callable[[CallScript], None]] = {
         "openvidu": _openvidu,
         "openvidu_meet": _openvidu_meet,
         "livekit": _livekit,
         "plugnmeet": _plugnmeet,
         "streamrec": _streamrec,
     }
-    story = Story(vendor, start, seed, pace)
+    story = CallScript(vendor, start, seed, pace)
     tell[vendor](story)
     return story.sent
 
@@ -146,7 +146,7 @@ def sign(
     return {**headers, "Authorization": token, "Hash-Token": token}, "", {}
 
 
-def _openvidu(story: Story) -> None:
+def _openvidu(story: CallScript) -> None:
     """OpenVidu CE 2.32: flat bodies, `event` last, milliseconds; nothing but a fixed header proves them."""
     session = f"consultation-{story.name(6)}"
     alice, bob = f"con_{story.name(10)}", f"con_{story.name(10)}"
@@ -202,7 +202,7 @@ def _openvidu(story: Story) -> None:
     send(150, "sessionDestroyed", {"reason": "lastParticipantLeft"}, since=0)
 
 
-def _openvidu_meet(story: Story) -> None:
+def _openvidu_meet(story: CallScript) -> None:
     """OpenVidu Meet 3.9: an envelope without ids; recording dates and durations are floats."""
     room: Json = {"roomId": f"team-sync-{story.name(15).lower()}", "roomName": "Team sync"}
     recording_id = f"{room['roomId']}--EG_{story.name(12)}--{story.name(8)}"
@@ -250,7 +250,7 @@ def _openvidu_meet(story: Story) -> None:
     send(164, "recordingEnded", recording("complete", **done, details="End reason: StopEgress API"))
 
 
-def _livekit(story: Story) -> None:
+def _livekit(story: CallScript) -> None:
     """LiveKit: camelCase protojson, zero values absent, seconds beside milliseconds beside nanoseconds."""
     minimal: Json = {"sid": f"RM_{story.name(12)}", "name": story.numbered("daily-standup")}
     room = minimal | {
@@ -311,7 +311,7 @@ def _livekit(story: Story) -> None:
     send(160, "room_finished", {"room": room})
 
 
-def _plugnmeet(story: Story) -> None:
+def _plugnmeet(story: CallScript) -> None:
     """PlugNmeet 2.4: snake_case; events relayed from LiveKit carry `EV_` ids, its own carry UUIDs."""
     brief: Json = {"sid": story.uuid(), "room_id": story.numbered("algebra-101")}
     metadata = '{"room_title":"Algebra 101","parent_room_id":"","is_breakout_room":false,"extra_data":{"course":"42"}}'
@@ -367,7 +367,7 @@ def _plugnmeet(story: Story) -> None:
     own(165, "analytics_proceeded", {}, analytics={"file_id": artifact})
 
 
-def _streamrec(story: Story) -> None:
+def _streamrec(story: CallScript) -> None:
     """StreamRec: four webhooks, all at ends, and the realtime messages the application relays to the same hook."""
     client, session, watch, recording = story.numbered("agent-0042"), story.uuid(), story.uuid(), story.uuid()
 

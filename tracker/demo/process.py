@@ -21,12 +21,12 @@ STOP_SECONDS = 10.0
 LINK = re.compile(r"(http://\S+)/open\?code=\S+\n")
 
 
-class HouseFailed(TrackerError):
+class ServerFailed(TrackerError):
     """The demo's tracker did not start, or ended by itself; the message holds the end of what it printed."""
 
 
 @final
-class House:
+class ServerProcess:
     """A running tracker at `url`, known once the house is ready."""
 
     def __init__(self, server: asyncio.subprocess.Process, printed: Path) -> None:
@@ -48,7 +48,7 @@ class House:
                         self.url, self.link = found[1], found[0].rstrip()
                         return
                 await asyncio.sleep(0.05)
-        raise HouseFailed(f"the demo's tracker did not start:\n{_end_of(self._printed)}")
+        raise ServerFailed(f"the demo's tracker did not start:\n{_end_of(self._printed)}")
 
     async def ended(self) -> None:
         """Return when the server has ended by itself or by Ctrl-C."""
@@ -68,7 +68,7 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def open_house(config: Path) -> AsyncGenerator[House]:
+async def start_server(config: Path) -> AsyncGenerator[ServerProcess]:
     """A tracker with a new log, serving on loopback as `config` says; stopped on leaving.
 
     What it prints goes to `server.txt` beside the configuration. Raises `HouseFailed`.
@@ -77,8 +77,8 @@ async def open_house(config: Path) -> AsyncGenerator[House]:
     with printed.open("wb") as output:
         created = await _started("init", config, output)
         if await created.wait() != 0:
-            raise HouseFailed(f"tracker init failed:\n{_end_of(printed)}")
-        house = House(await _started("serve", config, output, "--link"), printed)
+            raise ServerFailed(f"tracker init failed:\n{_end_of(printed)}")
+        house = ServerProcess(await _started("serve", config, output, "--link"), printed)
         try:
             await house.ready()
             yield house

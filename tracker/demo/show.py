@@ -32,8 +32,8 @@ from rich.table import Table
 
 from tracker.cli.output import out as standard_output
 from tracker.cli.tables import sessions_table, timeline_table
-from tracker.demo.calls import CALL_SECONDS, ISSUERS, VENDORS, Sent, sign, whole_call
-from tracker.demo.process import House, HouseFailed, open_house
+from tracker.demo.calls import CALL_SECONDS, ISSUERS, VENDORS, SampleDelivery, sign, whole_call
+from tracker.demo.process import ServerProcess, ServerFailed, start_server
 from tracker.errors import TrackerError
 
 
@@ -65,11 +65,11 @@ class Step(Protocol):
     def __call__(self, count: int = 1, /) -> None: ...
 
 
-class Shot(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, frozen=True):
     """One request of the demo: `forged` ones have to be answered 401."""
 
     vendor: str
-    sent: Sent
+    sent: SampleDelivery
     headers: dict[str, str]
     suffix: str
     body: bytes
@@ -89,7 +89,7 @@ def run(*, speed: float = 20.0, keep: bool | None = None, port: int = 0, console
             return asyncio.run(_show(Path(folder), out, speed=max(speed, 0.1), stays=stays, port=port))
         except KeyboardInterrupt:
             return 0
-        except (HouseFailed, ReadFailed) as problem:
+        except (ServerFailed, ReadFailed) as problem:
             out.print(str(problem), style="red", markup=False)
             return 1
 
@@ -99,13 +99,13 @@ async def _show(folder: Path, out: Console, *, speed: float, stays: bool, port: 
     read_key = secrets.token_urlsafe(32)
     config = folder / "config.toml"
     config.write_text(config_text(folder, keys, read_key, port), "utf-8")
-    async with open_house(config) as house, aiohttp.ClientSession() as web:
+    async with start_server(config) as house, aiohttp.ClientSession() as web:
         out.print(f"[bold]Tracker[/] serves on {house.url} from a temporary log in {folder}\n")
         token = read_token(read_key)
         if stays:
             out.print("[bold]Watch it[/]: this link opens once, and signs you in\n")
             out.print(f"  {house.link}\n", soft_wrap=True, highlight=False)
-        stage = Stage(out, web, house, keys)
+        stage = Player(out, web, house, keys)
         await stage.play_live(1 / speed)
         await stage.play_hostile(1 / speed)
         is_right = stage.print_tallies()
@@ -129,10 +129,10 @@ async def _show(folder: Path, out: Console, *, speed: float, stays: bool, port: 
 
 
 @final
-class Stage:
+class Player:
     """Plays calls into the hooks and counts the answers."""
 
-    def __init__(self, out: Console, web: aiohttp.ClientSession, house: House, keys: dict[str, str]) -> None:
+    def __init__(self, out: Console, web: aiohttp.ClientSession, house: ServerProcess, keys: dict[str, str]) -> None:
         self._out = out
         self._web = web
         self._house = house
@@ -160,7 +160,7 @@ class Stage:
     async def play_hostile(self, pace: float) -> None:
         """Act 2: calls that ended just now, in the worst shape a network can give them."""
         start = _now() - round(CALL_SECONDS * pace * 1_000_000)
-        shots: list[Shot] = []
+        shots: list[Request] = []
         for vendor in VENDORS:
             kept = [sent for n, sent in enumerate(whole_call(vendor, start, seed=1, pace=pace)) if n % 3 != 1]
             signed = [self._signed(vendor, sent) for sent in kept]
@@ -198,20 +198,20 @@ class Stage:
         self._out.print(table)
         return not any(tally.failed for tally in self.tallies.values())
 
-    def _signed(self, vendor: str, sent: Sent) -> Shot:
+    def _signed(self, vendor: str, sent: SampleDelivery) -> Request:
         headers, suffix, _ = sign(vendor, sent.body, self._keys[vendor], _now())
-        return Shot(vendor, sent, headers, suffix, sent.body)
+        return Request(vendor, sent, headers, suffix, sent.body)
 
-    def _forged(self, vendor: str, sent: Sent) -> list[Shot]:
+    def _forged(self, vendor: str, sent: SampleDelivery) -> list[Request]:
         """One delivery with a secret that is not ours; where the body is signed, one with a changed body as well."""
         headers, suffix, _ = sign(vendor, sent.body, "guessed-" + "x" * 32, _now())
-        forged = [Shot(vendor, sent, headers, suffix, sent.body, forged=True)]
+        forged = [Request(vendor, sent, headers, suffix, sent.body, forged=True)]
         if vendor in {"openvidu_meet", "livekit", "plugnmeet"}:
             headers, suffix, _ = sign(vendor, sent.body, self._keys[vendor], _now())
-            forged.append(Shot(vendor, sent, headers, suffix, sent.body.replace(b"{", b"{ ", 1), forged=True))
+            forged.append(Request(vendor, sent, headers, suffix, sent.body.replace(b"{", b"{ ", 1), forged=True))
         return forged
 
-    async def _fire(self, shot: Shot) -> None:
+    async def _fire(self, shot: Request) -> None:
         tally = self.tallies[shot.vendor]
         tally.sent += 1
         url = f"{self._house.url}/hooks/{SOURCES[shot.vendor]}{shot.suffix}"
@@ -259,7 +259,7 @@ class _Steps:
         self._bar.advance(self._task, count)
 
 
-async def _sessions_shown(out: Console, web: aiohttp.ClientSession, house: House, token: str, head: int) -> int:
+async def _sessions_shown(out: Console, web: aiohttp.ClientSession, house: ServerProcess, token: str, head: int) -> int:
     """Print the sessions and one timeline, as the API tells them; the number of sessions."""
     headers = {"Authorization": f"Bearer {token}"}
 

@@ -54,7 +54,7 @@ class RunRules(msgspec.Struct, frozen=True):
     room_is_person: bool = False
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a fact knows about the session it belongs to.
 
     `run`        the vendor's own run key (room sid, uniqueSessionId, session_id): with it, nothing else decides.
@@ -85,7 +85,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     """
 
     at: Micros
-    place: Place | None = None
+    place: SessionRef | None = None
     clock: Clock = "server"
     precision: Precision = "ms"
     actor: str | None = None

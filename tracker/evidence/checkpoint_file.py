@@ -38,7 +38,7 @@ class ShippedNote(NamedTuple):
     size: int | None
 
 
-class HeldFile:
+class LockedFile:
     """The file, ours alone while we look at it and append."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -82,7 +82,7 @@ class HeldFile:
 
 
 @asynccontextmanager
-async def held(path: Path) -> AsyncGenerator[HeldFile]:
+async def locked(path: Path) -> AsyncGenerator[LockedFile]:
     """The file of checkpoints, made where there is none. Raises `CheckpointUnwritten`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ async def held(path: Path) -> AsyncGenerator[HeldFile]:
         raise _refused(path, error) from error
     try:
         await _lock(path, descriptor)
-        yield HeldFile(path, descriptor)
+        yield LockedFile(path, descriptor)
     finally:
         os.close(descriptor)
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from tracker.evidence import checkpoint_file
-from tracker.evidence.checkpoint_file import HeldFile
+from tracker.evidence.checkpoint_file import LockedFile
 from tracker.errors import EvidenceError, HistoryChanged, NoteMalformed, NoteUnverified, TrackerError
 from tracker.log.merkle.checkpoint import Checkpoint, checkpoint_text, open_checkpoint
 from tracker.log.merkle.note import Signer, Verifier, sign_note
@@ -30,7 +30,7 @@ RETRY_SECONDS = 60.0
 log_line = structlog.get_logger("checkpoints")
 
 
-class Made(NamedTuple):
+class MadeCheckpoint(NamedTuple):
     """A checkpoint: the signed `note` about the tree of `size` records."""
 
     size: int
@@ -49,7 +49,7 @@ class CheckpointWatcher(Protocol):
         ...
 
 
-class Checkpoints:
+class Checkpointer:
     """Signs one log. `former` are the public keys of signers before this one."""
 
     def __init__(
@@ -67,14 +67,14 @@ class Checkpoints:
         self._trusted = (signer.verifier, *former)
         self._watcher = watcher
 
-    async def make(self) -> Made | None:
+    async def make(self) -> MadeCheckpoint | None:
         """Sign the log as it is now; when it has not grown, the checkpoint there is. None while it is empty.
 
         On return it is kept and in the file. Raises `HistoryChanged` (nothing was signed), `CheckpointUnwritten`,
         `LogError`.
         """
         try:
-            async with checkpoint_file.held(self._file) as held:
+            async with checkpoint_file.locked(self._file) as held:
                 made = await self._make(held)
         except TrackerError:
             if self._watcher is not None:
@@ -107,7 +107,7 @@ class Checkpoints:
                 log_line.exception("no checkpoint, trying again")
             await asyncio.sleep(delay)
 
-    async def _make(self, held: HeldFile) -> Made | None:
+    async def _make(self, held: LockedFile) -> MadeCheckpoint | None:
         kept, tail, head = await self._log.last_checkpoint(), held.tail(), await self._log.tree_head()
         if kept is not None:
             await self._expect_continued(kept[1], head, "kept in the log")
@@ -115,13 +115,13 @@ class Checkpoints:
             await self._expect_continued(tail.note, head, f"in {self._file}")
         if head.size == 0:
             return None
-        made = None if kept is None else Made(*kept)
+        made = None if kept is None else MadeCheckpoint(*kept)
         if made is None or made.size < head.size:
             note = sign_note(checkpoint_text(self._signer.name, head.size, head.root), [self._signer])
-            if not await self._log.keep_checkpoint(head.size, note):
+            if not await self._log.store_checkpoint(head.size, note):
                 # Somebody with another file signed the same tree in this moment; theirs is the one that is kept.
                 ((_, note),) = await self._log.checkpoints(after=head.size - 1, limit=1)
-            made = Made(head.size, note)
+            made = MadeCheckpoint(head.size, note)
         missing = await self._log.checkpoints(after=tail.size)
         held.append(tail, [note for _, note in missing])
         return made

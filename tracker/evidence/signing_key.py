@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tracker.errors import ConfigInvalid, NoteMalformed
-from tracker.log.merkle.cosignature import Cosigner
+from tracker.log.merkle.cosignature import CosignerKey
 from tracker.log.merkle.note import Signer, Verifier
 
 Key = TypeVar("Key")
@@ -68,9 +68,9 @@ def read_key(path: Path, origin: str) -> Signer | None:
     return signer
 
 
-def read_cosigners(texts: tuple[str, ...]) -> list[Cosigner]:
+def read_cosigners(texts: tuple[str, ...]) -> list[CosignerKey]:
     """`evidence.cosigner_keys`. Raises `ConfigInvalid`."""
-    return _read_all(texts, Cosigner.read, "cosigner_keys")
+    return _read_all(texts, CosignerKey.read, "cosigner_keys")
 
 
 def read_verifiers(texts: tuple[str, ...]) -> list[Verifier]:

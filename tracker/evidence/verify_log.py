@@ -27,7 +27,7 @@ from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint
 from tracker.log.merkle.leaves import leaves_of
 from tracker.log.merkle.note import Verifier
 from tracker.log.merkle.tree import WIDTH, Frontier
-from tracker.log.contract import KeptRecord, Log
+from tracker.log.contract import StoredRecord, Log
 
 MOST_FAULTS = 20
 NEARBY = 1_000
@@ -195,7 +195,7 @@ class _Pass:
         return signed
 
     async def _go_over(self, head: int, progress: Progress | None) -> None:
-        async for chunk in self._log.read_kept(0):
+        async for chunk in self._log.read_stored(0):
             leaves = leaves_of(chunk)
             first, last = self._frontier.size + 1, self._frontier.size + len(chunk)
             # Positions ascend, so the ends tell whether they are dense.
@@ -215,7 +215,7 @@ class _Pass:
                 return
             await asyncio.sleep(0)
 
-    def _take_doubtful(self, chunk: Sequence[KeptRecord], leaves: Sequence[bytes]) -> None:
+    def _take_doubtful(self, chunk: Sequence[StoredRecord], leaves: Sequence[bytes]) -> None:
         """Records of which one at least is not as it should be."""
         for record, leaf in zip(chunk, leaves, strict=True):
             if record.position != self._frontier.size + 1:

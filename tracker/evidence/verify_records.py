@@ -20,7 +20,7 @@ from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt, LogUnavaila
 from tracker.log.contract import Log
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
-from tracker.sources.replay_proof import delivery_again
+from tracker.sources.replay_proof import stored_delivery
 from tracker.evidence.verify_log import MOST_FAULTS, Fault, Progress, Verification
 
 SEALED_KEY = "hmac:"
@@ -67,7 +67,7 @@ async def check_erasures(log: Log, found: Verification) -> None:
 
     Without the master keys erasures cannot be read where they are sealed, and nothing is compared.
     """
-    ours = await log.positions_of(OURS)
+    ours = await log.positions_erased_by(OURS)
     head = await log.head()
     if not ours and not await log.erased(0, 1):
         return
@@ -130,7 +130,7 @@ def naming_faults(record: Record, readers: dict[tuple[str, str], Source]) -> lis
     reader = readers.get(of)
     if reader is None:
         reader = readers[of] = registry.build(SourceSettings(name=record.source, vendor=record.vendor))
-    named = reader.admit(record.body, received_at=record.received_at, proof={})
+    named = reader.verify_trusted(record.body, received_at=record.received_at, proof={})
     faults: list[str] = []
     if named.event != record.event:
         faults.append(f"its body is a {named.event!r}, the record says {record.event!r}")
@@ -149,7 +149,7 @@ def proof_again(record: Record, configured: Mapping[str, Source]) -> tuple[str, 
     source = configured.get(record.source)
     if source is None or source.vendor != record.vendor:
         return "source unknown", None
-    delivery = delivery_again(record)
+    delivery = stored_delivery(record)
     if delivery is None:
         return "only the key is kept", None
     try:

@@ -137,7 +137,7 @@ class _Reading:
                     body, hints = found
                     proof: dict[str, str | int] = {"scheme": "import", "file": self._path.name, "line": number}
                     proof |= self._run | hints
-                    admitted = self._source.admit(body, received_at=self._now(), proof=proof)
+                    admitted = self._source.verify_trusted(body, received_at=self._now(), proof=proof)
                     more = weight([admitted])
                     if more > self._most_bytes:
                         self._report.unreadable.append(number)

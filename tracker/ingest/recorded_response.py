@@ -22,7 +22,7 @@ _HEAD = (
 _CLOSES = "Connection: close\r\n"
 
 
-class Recorded(web.StreamResponse):
+class RecordedResponse(web.StreamResponse):
     """200 `{"position": n, "duplicate": false}`; `moment` is our clock (µs)."""
 
     def __init__(self, appended: Appended, moment: Micros) -> None:

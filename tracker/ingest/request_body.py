@@ -20,7 +20,7 @@ ARRIVING_BYTES = 128 * 1024 * 1024
 SMALL = 32 * 1024
 
 
-class Arriving:
+class BodyReader:
     """Reads bodies. `held` is how many bytes of all of them count now, never more than `most`."""
 
     def __init__(self, most: int = ARRIVING_BYTES) -> None:

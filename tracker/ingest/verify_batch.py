@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Answer = asyncio.Future[Appended]
 
 
-class Together:
+class VerificationBatcher:
     """What stands between the hooks and one log."""
 
     def __init__(self, log: Log) -> None:

@@ -25,7 +25,7 @@ import msgspec
 import structlog
 from aiohttp import HttpVersion11, web
 
-from tracker.ingest.request_body import BODY_SECONDS, Arriving
+from tracker.ingest.request_body import BODY_SECONDS, BodyReader
 from tracker.domain.deliveries import Appended, Delivery
 from tracker.errors import (
     BodyTooLarge,
@@ -39,8 +39,8 @@ from tracker.errors import (
     SignatureStale,
     SourceUnknown,
 )  # fmt: skip
-from tracker.ingest.recorded_response import Recorded
-from tracker.ingest.verify_batch import Together
+from tracker.ingest.recorded_response import RecordedResponse
+from tracker.ingest.verify_batch import VerificationBatcher
 
 if TYPE_CHECKING:
     from tracker.log.contract import Log
@@ -82,14 +82,14 @@ class Ingest:
         metrics: Metrics,
     ) -> None:
         self._sources = sources
-        self._together = Together(log)
+        self._together = VerificationBatcher(log)
         self._max_body_bytes = max_body_bytes
         self._now = now
         self._metrics = metrics
         self.last_seen: dict[str, int] = {}
         self.last_refused: dict[str, tuple[int, str]] = {}
         self._not_recorded = 0
-        self.arriving = Arriving()
+        self.arriving = BodyReader()
 
     def add_routes(self, app: web.Application) -> None:
         """Answer every hook path, with or without a trailing slash: senders do not follow redirects."""
@@ -123,7 +123,7 @@ class Ingest:
         if request.version < HttpVersion11:  # benchmarks and old proxies: they ask to be kept in words of their own
             told = {"position": appended.position, "duplicate": appended.duplicate}
             return _json(200, told, "application/json")
-        return Recorded(appended, self._now())
+        return RecordedResponse(appended, self._now())
 
     def _source(self, name: str) -> Source:
         source = self._sources.get(name)

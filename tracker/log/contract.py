@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import NodeDiverged, NodeOutdated
-from tracker.log.cluster.messages import Complaint, Voucher
+from tracker.log.cluster.messages import DivergenceReport, TreeMessage
 
 
 class TreeHead(NamedTuple):
@@ -23,7 +23,7 @@ class TreeHead(NamedTuple):
     root: bytes
 
 
-class KeptLeaf(NamedTuple):
+class StoredLeaf(NamedTuple):
     """The leaf of a record as it was made when the record was appended (`log/merkle/leaf.py`).
 
     `hash` is the leaf's, `kept` the digest of proof and body as they stand in the log; `commitment` and `salt` belong to
@@ -37,7 +37,7 @@ class KeptLeaf(NamedTuple):
     salt: bytes | None
 
 
-class KeptRecord(NamedTuple):
+class StoredRecord(NamedTuple):
     """A record as it stands in the log: `proof` and `body` sealed, or in clear (`commitment` None); `leaf` its leaf's hash."""
 
     position: int
@@ -88,7 +88,7 @@ class Log(Protocol):
         """The record at a position, or None."""
         ...
 
-    async def last_of(self, source: str) -> int:
+    async def last_from_source(self, source: str) -> int:
         """The last position of a source, 0 when there is none. For sources with few records: it looks at all of them."""
         ...
 
@@ -113,7 +113,7 @@ class Log(Protocol):
         """
         ...
 
-    async def positions_of(self, source: str) -> list[int]:
+    async def positions_erased_by(self, source: str) -> list[int]:
         """All positions of a source, ascending. For sources with few records."""
         ...
 
@@ -137,15 +137,15 @@ class Log(Protocol):
         """The hashes of a tile of the tree (`log/merkle/tree.py`): at most 256, [] where there is none."""
         ...
 
-    async def leaf(self, position: int) -> KeptLeaf | None:
+    async def leaf(self, position: int) -> StoredLeaf | None:
         """The leaf of the record at a position, or None."""
         ...
 
-    def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
+    def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
         """Records as they stand in the log after a position, by position; gaps are not looked for (`verify` does)."""
         ...
 
-    async def keep_checkpoint(self, size: int, note: str) -> bool:
+    async def store_checkpoint(self, size: int, note: str) -> bool:
         """Keep a signed note about the tree of `size`, for ever; False when there is one of that size already."""
         ...
 
@@ -165,7 +165,7 @@ class Log(Protocol):
 class ServedLog(Log, Protocol):
     """A log that a server runs on."""
 
-    async def probe(self) -> None:
+    async def check_writable(self) -> None:
         """Whether records could be taken now. Raises as `append` does."""
         ...
 
@@ -221,15 +221,15 @@ class ClusteredLog(ServedLog, Protocol):
         """Return True as soon as everything that was there at the start is applied; False after `timeout` seconds."""
         ...
 
-    async def vouch(self, voucher: Voucher) -> None:
+    async def publish_tree_message(self, voucher: TreeMessage) -> None:
         """Say something about the tree; every node keeps it, this one on return. Raises `LogUnavailable`."""
         ...
 
-    async def complaints(self) -> list[Complaint]:
+    async def divergence_reports(self) -> list[DivergenceReport]:
         """What nodes said that hold another tree, and have not been made anew since."""
         ...
 
-    async def set_aside(self) -> int:
+    async def quarantined(self) -> int:
         """How many messages about the tree are not signed with a key that this node knows: nothing rests on them."""
         ...
 
@@ -249,14 +249,14 @@ class ClusteredLog(ServedLog, Protocol):
         """A tile of another node's tree, as that node has it now. Raises `LogUnavailable` where it does not answer."""
         ...
 
-    async def tell_nodes(self, news: bytes) -> None:
+    async def publish_status(self, news: bytes) -> None:
         """Say something to every node that listens now; nothing keeps it. Raises `LogUnavailable`."""
         ...
 
-    async def hear_nodes(self, heard: Callable[[bytes], None]) -> None:
+    async def receive_statuses(self, heard: Callable[[bytes], None]) -> None:
         """From now on call `heard` with what any node says, this one too. Raises `LogUnavailable`."""
         ...
 
-    async def answer_neighbours(self) -> None:
+    async def answer_peers(self) -> None:
         """From now on answer other nodes that ask for our tiles. Raises `LogUnavailable`."""
         ...

@@ -22,14 +22,14 @@ from tracker.errors import LogCorrupt, LogUnavailable, NoteMalformed, NoteUnveri
 from tracker.log.merkle.leaves import leaves_of
 from tracker.log.merkle.note import Verifier, open_note
 from tracker.log.merkle.tree import root_at
-from tracker.log.contract import KeptRecord, Log
+from tracker.log.contract import StoredRecord, Log
 from tracker.log.frames import FrameRow, weight
 from tracker.log.keys.frame_store import DataKey
 
 Progress = Callable[[int, int], None]
 
 
-class Source(Log, Protocol):
+class CopySource(Log, Protocol):
     """A log that can be read as it stands."""
 
     async def erasures_told(self, after: int, until: int) -> dict[int, list[int]]:
@@ -44,7 +44,9 @@ class Source(Log, Protocol):
 class Target(Log, Protocol):
     """A log that takes records as they stand."""
 
-    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]) -> list[int]:
+    async def append_raw(
+        self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]
+    ) -> list[int]:
         """Append these, all or none; their positions. `erases`: what the only one of them says is erased.
 
         `keys`: of each record, None for one in clear and for one that is erased.
@@ -70,7 +72,7 @@ class Copied(msgspec.Struct, frozen=True):
 
 
 async def copy(
-    source: Source, target: Target, progress: Progress | None = None, *, verifiers: Sequence[Verifier] = ()
+    source: CopySource, target: Target, progress: Progress | None = None, *, verifiers: Sequence[Verifier] = ()
 ) -> Copied:
     """Bring the target up to what the source has when this begins; closes neither.
 
@@ -82,7 +84,7 @@ async def copy(
     async for rows, erases in _pieces(source, target.most_bytes, began):
         is_sealed = any(row[8] is not None for row in rows)
         keys = await source.data_keys(done, done + len(rows)) if is_sealed else {}
-        positions = await target.take(rows, erases, [keys.get(done + 1 + n) for n in range(len(rows))])
+        positions = await target.append_raw(rows, erases, [keys.get(done + 1 + n) for n in range(len(rows))])
         if positions != list(range(done + 1, done + 1 + len(rows))):
             raise LogUnavailable(
                 f"the target gave a record another position than {done + 1}: somebody else writes to it"
@@ -98,7 +100,7 @@ async def copy(
     return Copied(done, done - began, len(signed_with), base64.b64encode(root).decode(), keys)
 
 
-async def _expect_beginning(source: Source, target: Target) -> int:
+async def _expect_beginning(source: CopySource, target: Target) -> int:
     """How many records the target has. Raises `LogUnavailable` unless they are the source's first ones."""
     held, whole = await target.tree_head(), await source.tree_head()
     if held.size > whole.size:
@@ -112,9 +114,9 @@ async def _expect_beginning(source: Source, target: Target) -> int:
     return held.size
 
 
-async def _pieces(source: Source, most_bytes: int, after: int) -> AsyncIterator[tuple[list[FrameRow], list[int]]]:
+async def _pieces(source: CopySource, most_bytes: int, after: int) -> AsyncIterator[tuple[list[FrameRow], list[int]]]:
     """The records after a position in pieces that the target takes at once; one that erases something stands alone."""
-    async for chunk in source.read_kept(after):
+    async for chunk in source.read_stored(after):
         if [record.position for record in chunk] != list(range(after + 1, after + 1 + len(chunk))):
             raise LogCorrupt(f"positions are missing after {after}: find out with `tracker verify`, and copy nothing")
         if leaves_of(chunk) != [record.leaf for record in chunk]:
@@ -140,7 +142,7 @@ async def _pieces(source: Source, most_bytes: int, after: int) -> AsyncIterator[
             yield piece, []
 
 
-async def _copy_checkpoints(source: Source, target: Target, until: int, verifiers: Sequence[Verifier]) -> list[str]:
+async def _copy_checkpoints(source: CopySource, target: Target, until: int, verifiers: Sequence[Verifier]) -> list[str]:
     """The key of each that is in both now, "" where it is not known."""
     held = dict(await target.checkpoints())
     wanted = {size: note for size, note in await source.checkpoints() if size <= until}
@@ -159,7 +161,7 @@ def _key_of(note: str, verifiers: Sequence[Verifier]) -> str:
         return ""
 
 
-def _row_of(record: KeptRecord) -> FrameRow:
+def _row_of(record: StoredRecord) -> FrameRow:
     origin = msgspec.convert(record.origin, Origin)
     return (
         record.source, record.vendor, record.event, record.dedupe_key, record.received_at, origin, record.proof,

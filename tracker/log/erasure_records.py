@@ -58,7 +58,7 @@ def erasure_record(erasure: Erasure) -> Verified:
     )
 
 
-def told_in(record: Record) -> list[Erased]:
+def erasure_in(record: Record) -> list[Erased]:
     """What an erasure record says is erased; [] where it cannot be read: no Tracker wrote it, a stranger to a cluster did.
 
     It must stop nobody. What is read as erased does not depend on it.
@@ -69,7 +69,7 @@ def told_in(record: Record) -> list[Erased]:
         return []
 
 
-class Skeletons:
+class RemainingFacts:
     """The facts of erased records, read from the records that say so; the last few erasures are remembered."""
 
     def __init__(self, log: Log) -> None:
@@ -98,7 +98,7 @@ class Skeletons:
             if record.erased_by == LOST:
                 return {}
             try:
-                known = {each.position: kept_facts(each.facts) for each in told_in(record)}
+                known = {each.position: kept_facts(each.facts) for each in erasure_in(record)}
             except (msgspec.DecodeError, RecursionError):  # as below
                 known = {}
             if len(self._known) >= REMEMBERED:

@@ -19,17 +19,17 @@ SHARE = 7
 """How many times what is free one source may hold: the last eighth of the queue is for others."""
 
 
-class Waiting(Protocol):
+class PendingGroup(Protocol):
     """What stands in a line: records of one append, never split; `size` in bytes of bodies and proofs."""
 
     records: list[Verified]
     size: int
 
 
-Group = TypeVar("Group", bound=Waiting)
+Group = TypeVar("Group", bound=PendingGroup)
 
 
-class Lines(Generic[Group]):
+class FairQueue(Generic[Group]):
     """The lines of all sources; `bound` in records, `bytes_bound` in bytes. `records` and `bytes` wait now."""
 
     def __init__(self, bound: int, bytes_bound: int) -> None:

@@ -19,7 +19,7 @@ from typing import Self
 from tracker.errors import LogUnavailable
 
 
-class Held:
+class FileLock:
     """A lock that is held until `close()`, or until the process is gone. Also a context manager."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
@@ -43,7 +43,7 @@ class Held:
         self.close()
 
 
-def hold(log_path: str | Path) -> Held:
+def lock(log_path: str | Path) -> FileLock:
     """Hold `<log_path>.lock` for a server. Raises `LogUnavailable` naming the process that holds it."""
     real = Path(log_path).resolve()
     path = real.with_name(real.name + ".lock")
@@ -62,12 +62,12 @@ def hold(log_path: str | Path) -> Held:
     if not _has_name(descriptor, path):
         # Whoever held it has just removed it: the next one would lock a file of that name beside ours.
         os.close(descriptor)
-        return hold(log_path)
+        return lock(log_path)
     # Who we are is a help for people; the lock itself is what counts, so a full disk here is no reason to refuse.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return Held(descriptor, path)
+    return FileLock(descriptor, path)
 
 
 def _has_name(descriptor: int, path: Path) -> bool:

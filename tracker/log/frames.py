@@ -23,7 +23,7 @@ import zstandard
 
 from tracker.domain.deliveries import OURS, Origin, Verified
 from tracker.errors import LogUnavailable, NodeOutdated
-from tracker.log.contract import KeptRecord
+from tracker.log.contract import StoredRecord
 
 MAGIC = b"TKF"
 VERSION = 1
@@ -72,7 +72,7 @@ def row_of(verified: Verified) -> FrameRow:
     )  # fmt: skip
 
 
-def weight(records: Sequence[Verified | KeptRecord]) -> int:
+def weight(records: Sequence[Verified | StoredRecord]) -> int:
     """At most so many bytes these take in a frame, `FRAME_BYTES` besides."""
     return sum(
         RECORD_BYTES + len(each.body) + len(each.proof) + sum(map(_bytes_in, (each.source, each.vendor, each.event)))

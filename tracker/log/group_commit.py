@@ -21,7 +21,7 @@ import structlog
 
 from tracker.domain.deliveries import Appended, Verified
 from tracker.errors import LogError, LogUnavailable
-from tracker.log.fair_queue import Lines
+from tracker.log.fair_queue import FairQueue
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 16 * 1024 * 1024
@@ -92,7 +92,7 @@ class GroupCommit:
         self._batch_bytes = batch_bytes
         self._weigh = weigh
         self._observe = observe
-        self._lines: Lines[_Group] = Lines(queue_bound, QUEUE_BYTES)
+        self._lines: FairQueue[_Group] = FairQueue(queue_bound, QUEUE_BYTES)
         self._solos: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
@@ -120,7 +120,7 @@ class GroupCommit:
         self._depth()
         self._arrived.set()
 
-    async def alone(self, work: Callable[[], Awaitable[Done]]) -> Done:
+    async def run_exclusive(self, work: Callable[[], Awaitable[Done]]) -> Done:
         """Run something between two commits, while nothing else is written; its result or its error."""
         if self._closing:
             raise LogUnavailable("the log is closed: the server is stopping")

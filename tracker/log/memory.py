@@ -14,7 +14,7 @@ from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import LogUnavailable
 from tracker.log.merkle.leaf import kept_digest, record_leaf
 from tracker.log.merkle.tree import WIDTH, Frontier
-from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
+from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
 from tracker.log.group_commit import QUEUE_BYTES, storable
 
 CHUNK_RECORDS = 1000
@@ -65,7 +65,7 @@ class MemoryLog:
             self._changed = asyncio.Event()
         return answers
 
-    async def probe(self) -> None:
+    async def check_writable(self) -> None:
         """Whether records could be taken now. Raises `LogUnavailable` after `close()`."""
         self._refuse_when_closed()
 
@@ -93,7 +93,7 @@ class MemoryLog:
         self._refuse_when_closed()
         return self._records[position - 1] if 1 <= position <= len(self._records) else None
 
-    async def last_of(self, source: str) -> int:
+    async def last_from_source(self, source: str) -> int:
         """See `Log.last_of`."""
         return max((position for (name, _), position in self._positions.items() if name == source), default=0)
 
@@ -130,7 +130,7 @@ class MemoryLog:
                 self._records[n] = msgspec.structs.replace(record, proof=b"{}", body=b"", erased_by=appended.position)
         return appended
 
-    async def positions_of(self, source: str) -> list[int]:
+    async def positions_erased_by(self, source: str) -> list[int]:
         """See `Log.positions_of`."""
         return [record.position for record in self._records if record.source == source]
 
@@ -159,25 +159,25 @@ class MemoryLog:
         self._refuse_when_closed()
         return self._tiles.get(level, [])[n * WIDTH : (n + 1) * WIDTH] if n >= 0 else []
 
-    async def leaf(self, position: int) -> KeptLeaf | None:
+    async def leaf(self, position: int) -> StoredLeaf | None:
         """See `Log.leaf`."""
         record = await self.record(position)
         if record is None:
             return None
-        return KeptLeaf(position, self._tiles[0][position - 1], kept_digest(record.proof, record.body), None, None)
+        return StoredLeaf(position, self._tiles[0][position - 1], kept_digest(record.proof, record.body), None, None)
 
-    async def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
+    async def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
         """See `Log.read_kept`."""
         async for chunk in self.read(after):
             yield [
-                KeptRecord(
+                StoredRecord(
                     each.position, each.source, each.vendor, each.event, each.dedupe_key, each.received_at, each.origin,
                     each.proof, each.body, self._tiles[0][each.position - 1], None,
                 )
                 for each in chunk
             ]  # fmt: skip
 
-    async def keep_checkpoint(self, size: int, note: str) -> bool:
+    async def store_checkpoint(self, size: int, note: str) -> bool:
         """See `Log.keep_checkpoint`."""
         self._refuse_when_closed()
         return self._checkpoints.setdefault(size, note) is note

@@ -14,7 +14,7 @@ NUMBERS = {"openvidu": 40_001, "openvidu_meet": 40_002, "livekit": 40_003, "plug
 """The one to pack with, by vendor. zstd keeps numbers from 32,768 on for private use."""
 
 
-class Shipped:
+class ShippedDictionaries:
     """Packs and unpacks with them, each read when it is first needed. For one thread."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 import msgspec
 
 from tracker.domain.deliveries import LOST, OURS, Micros, Record
-from tracker.log.erasure_records import EVENT, MOST, Erased, Erasure, erasure_record, told_in
+from tracker.log.erasure_records import EVENT, MOST, Erased, Erasure, erasure_record, erasure_in
 from tracker.errors import ParameterInvalid
 from tracker.domain.facts import ConnectionFact, Fact
 from tracker.log.contract import ClusteredLog, Log
@@ -140,7 +140,7 @@ class Eraser:
         record = await self._log.record(position)
         if record is None or record.erased_by is not None or record.event != EVENT:
             return None
-        is_changed, told = False, told_in(record)
+        is_changed, told = False, erasure_in(record)
         for n, each in enumerate(told):
             if self._selection.needles or each.position in self._touched_before.get(position, ()):
                 about = await self._log.record(each.position)
@@ -236,8 +236,12 @@ async def finish(log: Log) -> None:
 
     Of a log that many nodes share, the last few: each may have died with one.
     """
-    last = [await log.last_of(OURS)] if not isinstance(log, ClusteredLog) else (await log.positions_of(OURS))[-LATEST:]
+    last = (
+        [await log.last_from_source(OURS)]
+        if not isinstance(log, ClusteredLog)
+        else (await log.positions_erased_by(OURS))[-LATEST:]
+    )
     for position in last:
         record = await log.record(position)
         if record is not None and record.event == EVENT and record.erased_by is None:
-            await log.destroy_keys([each.position for each in told_in(record)])
+            await log.destroy_keys([each.position for each in erasure_in(record)])

@@ -30,7 +30,7 @@ class Watcher(Protocol):
         ...
 
 
-async def keep(config: Path, watcher: Watcher, *, first: float = FIRST_SECONDS, every: float = EVERY_SECONDS) -> None:
+async def run(config: Path, watcher: Watcher, *, first: float = FIRST_SECONDS, every: float = EVERY_SECONDS) -> None:
     """Run for ever; `first` and `every` in seconds. A failure is logged, and the next day tries again."""
     await asyncio.sleep(first)
     while True:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tracker.domain import facts as f
 from tracker.projections.claims import Claim, is_sure
-from tracker.projections.sourced_fact import Evidence
+from tracker.projections.sourced_fact import SourcedFact
 from tracker.projections.state import IDS_KEPT, SessionState
 
 RECORDING_MARKS: dict[type[f.Fact], str] = {
@@ -38,7 +38,7 @@ ACTIVITIES: dict[type[f.Fact], tuple[str, bool]] = {
 }
 
 
-def fold(state: SessionState, evidence: Evidence) -> None:
+def fold(state: SessionState, evidence: SourcedFact) -> None:
     """Take one fact into the state of the session it was placed in."""
     fact = evidence.fact
     _fold_header(state, evidence)
@@ -48,7 +48,7 @@ def fold(state: SessionState, evidence: Evidence) -> None:
 
 
 def _claim(
-    evidence: Evidence,
+    evidence: SourcedFact,
     at: f.Micros,
     provenance: f.Provenance,
     *,
@@ -60,7 +60,7 @@ def _claim(
     return Claim(at, provenance, clock, evidence.key, evidence.n, evidence.position, reason, vendor_reason)
 
 
-def _fold_header(state: SessionState, evidence: Evidence) -> None:
+def _fold_header(state: SessionState, evidence: SourcedFact) -> None:
     fact = evidence.fact
     place, position, at = fact.place, evidence.position, fact.at
     state.last_position = max(state.last_position, position)
@@ -87,7 +87,7 @@ def _fold_header(state: SessionState, evidence: Evidence) -> None:
         state.room.claim_start(_claim(evidence, place.starts_at, "derived"))
 
 
-def _session(state: SessionState, fact: f.SessionFact, evidence: Evidence) -> None:
+def _session(state: SessionState, fact: f.SessionFact, evidence: SourcedFact) -> None:
     if isinstance(fact, f.SessionCreated):
         claim = _claim(evidence, fact.started_at or fact.at, "reported")
         held = state.created
@@ -106,7 +106,7 @@ def _session(state: SessionState, fact: f.SessionFact, evidence: Evidence) -> No
     _sign_of_life(state, fact, evidence)
 
 
-def _sign_of_life(state: SessionState, fact: f.Fact, evidence: Evidence) -> None:
+def _sign_of_life(state: SessionState, fact: f.Fact, evidence: SourcedFact) -> None:
     if isinstance(fact, f.SessionFact) or fact.clock != "server":
         return
     held = state.last_people
@@ -115,7 +115,7 @@ def _sign_of_life(state: SessionState, fact: f.Fact, evidence: Evidence) -> None
         state.last_people = _claim(evidence, fact.at, "reported")
 
 
-def _connection(state: SessionState, fact: f.ConnectionFact, evidence: Evidence) -> None:
+def _connection(state: SessionState, fact: f.ConnectionFact, evidence: SourcedFact) -> None:
     key = f"{fact.connection}@{fact.joined_at or ''}" if fact.keyed_by_join else fact.connection
     interval = state.interval("connection", key)
 
@@ -143,7 +143,7 @@ def _connection(state: SessionState, fact: f.ConnectionFact, evidence: Evidence)
     _sign_of_life(state, fact, evidence)
 
 
-def _stream(state: SessionState, fact: f.StreamFact, evidence: Evidence) -> None:
+def _stream(state: SessionState, fact: f.StreamFact, evidence: SourcedFact) -> None:
     started = fact.started_at or (fact.at if isinstance(fact, f.StreamPublished) else None)
     interval = state.interval("stream", f"{fact.stream}@{started or ''}" if fact.keyed_by_start else fact.stream)
     interval.tell(
@@ -161,7 +161,7 @@ def _stream(state: SessionState, fact: f.StreamFact, evidence: Evidence) -> None
     _sign_of_life(state, fact, evidence)
 
 
-def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: Evidence) -> None:
+def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: SourcedFact) -> None:
     begins = isinstance(fact, f.SubscriptionStarted)
     started = fact.started_at or (fact.at if begins else None)
     interval = state.interval("subscription", f"{fact.connection}<{fact.stream}@{started or ''}")
@@ -177,7 +177,7 @@ def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: Evide
     _sign_of_life(state, fact, evidence)
 
 
-def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -> None:
+def _recording(state: SessionState, fact: f.RecordingFact, evidence: SourcedFact) -> None:
     key = f"{fact.recording}@{fact.started_at}" if fact.keyed_by_start and fact.started_at else fact.recording
     interval = state.interval("recording", key)
     interval.tell(
@@ -206,7 +206,7 @@ def _recording(state: SessionState, fact: f.RecordingFact, evidence: Evidence) -
         )
 
 
-def _activity(state: SessionState, fact: f.ActivityFact, evidence: Evidence) -> None:
+def _activity(state: SessionState, fact: f.ActivityFact, evidence: SourcedFact) -> None:
     kind, begins = ACTIVITIES[type(fact)]
     interval = state.interval(kind, fact.activity)
     interval.tell(fact.at, evidence.key, id=fact.activity, identity=fact.identity)
@@ -225,7 +225,7 @@ def _activity(state: SessionState, fact: f.ActivityFact, evidence: Evidence) -> 
     )
 
 
-def _note(state: SessionState, fact: f.NoteFact, evidence: Evidence) -> None:
+def _note(state: SessionState, fact: f.NoteFact, evidence: SourcedFact) -> None:
     if isinstance(fact, f.NodeCrashed):
         state.room.claim_end(
             _claim(evidence, fact.at, "inferred", reason="server_failure", vendor_reason="nodeCrashed")
@@ -235,7 +235,7 @@ def _note(state: SessionState, fact: f.NoteFact, evidence: Evidence) -> None:
         state.room.claim_end(_claim(evidence, fact.at, "inferred", reason="inferred"))
 
 
-FAMILIES: tuple[tuple[type[f.Fact], Callable[[SessionState, f.Fact, Evidence], None]], ...] = (
+FAMILIES: tuple[tuple[type[f.Fact], Callable[[SessionState, f.Fact, SourcedFact], None]], ...] = (
     (f.ConnectionFact, _connection),
     (f.StreamFact, _stream),
     (f.SubscriptionFact, _subscription),
@@ -247,5 +247,5 @@ FAMILIES: tuple[tuple[type[f.Fact], Callable[[SessionState, f.Fact, Evidence], N
 
 
 @functools.cache
-def _into(of: type[f.Fact]) -> Callable[[SessionState, f.Fact, Evidence], None] | None:
+def _into(of: type[f.Fact]) -> Callable[[SessionState, f.Fact, SourcedFact], None] | None:
     return next((into for family, into in FAMILIES if issubclass(of, family)), None)

@@ -16,7 +16,7 @@ _OWN = frozenset({"id", "alias", "nameless"})
 """What a recording keeps when another interval joins it."""
 
 
-def named(intervals: Intervals, tolerance: Micros) -> Intervals:
+def match_nameless(intervals: Intervals, tolerance: Micros) -> Intervals:
     """The recordings, once those told under two names, or under none, are together. `tolerance` µs between the two clocks."""
     found = {key: interval for key, interval in intervals.items() if not interval.value("nameless")}
     if len(found) < len(intervals) or any(interval.value("alias") for interval in found.values()):
@@ -25,12 +25,12 @@ def named(intervals: Intervals, tolerance: Micros) -> Intervals:
             {key: interval for key, interval in intervals.items() if key not in found and interval.value("nameless")}
         )
         for span, key in _matches(spans, found, tolerance):
-            found[key] = joined(found[key], spans.pop(span))
+            found[key] = merge_intervals(found[key], spans.pop(span))
         found |= spans
     return found
 
 
-def joined(first: Interval, second: Interval) -> Interval:
+def merge_intervals(first: Interval, second: Interval) -> Interval:
     """Both as one, under the first one's name."""
     whole = Interval(first.start, first.end, first.began, first.closed, dict(first.values), dict(first.marks))
     if second.start is not None:
@@ -55,7 +55,7 @@ def _join_aliases(found: Intervals) -> None:
     for alias, keys in sorted(by_alias.items()):
         # An alias of several tells nothing; one that was joined to another is gone.
         if len(keys) == 1 and alias in found and keys[0] in found:
-            found[keys[0]] = joined(found[keys[0]], found.pop(alias))
+            found[keys[0]] = merge_intervals(found[keys[0]], found.pop(alias))
 
 
 def _spans(pieces: Intervals) -> Intervals:
@@ -67,7 +67,7 @@ def _spans(pieces: Intervals) -> Intervals:
     ):
         before = [other for at, other in starts if piece.end is not None and at <= piece.end.at]
         if before and spans[before[-1]].end is None:
-            spans[before[-1]] = joined(spans[before[-1]], piece)
+            spans[before[-1]] = merge_intervals(spans[before[-1]], piece)
         else:
             spans[key] = piece
     return spans

@@ -6,7 +6,7 @@ import msgspec
 
 from tracker.domain.facts import Micros, RunRules
 from tracker.projections.claims import Claim
-from tracker.projections.recording_match import named
+from tracker.projections.recording_match import match_nameless
 from tracker.domain.rows import Anomaly, RecordingRow
 from tracker.projections.state import Interval, SessionState
 
@@ -25,7 +25,7 @@ def recordings_of(
     session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly], rules: RunRules
 ) -> list[RenderedRecording]:
     """Every recording of a session, ordered by start."""
-    intervals = named(_paired(state.intervals.get("recording", {})), rules.tolerance)
+    intervals = match_nameless(_paired(state.intervals.get("recording", {})), rules.tolerance)
     ordered = sorted(intervals.items(), key=lambda item: (_when(item[1]), item[0]))
     return [
         RenderedRecording(

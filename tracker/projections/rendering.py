@@ -27,7 +27,7 @@ LATE = 5_000_000
 """A sign of life this long (µs) after the reported end is called late."""
 
 
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+class RenderContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a session's end may depend on outside its own facts.
 
     `next_start`: the next run of its room began. `restarts`: when its server is known to have started anew, ascending.
@@ -66,7 +66,7 @@ def start_claim(state: SessionState) -> Claim | None:
     return state.created
 
 
-def render(state: SessionState, around: Surroundings) -> Rendered:
+def render(state: SessionState, around: RenderContext) -> Rendered:
     """Every row of one session."""
     identity = session_id(state.source, state.run)
     anomalies = [Anomaly(kind=kind, position=position, detail=detail) for kind, detail, _, position in state.anomalies]
@@ -150,7 +150,7 @@ def _start_provenance(state: SessionState, start: Claim | None) -> Provenance | 
     return "reported" if state.room.began or state.created is not None else start.provenance
 
 
-def _inferred_end(state: SessionState, start: Claim | None, around: Surroundings) -> Claim | None:
+def _inferred_end(state: SessionState, start: Claim | None, around: RenderContext) -> Claim | None:
     """The tightest of the rules that apply; None while the run may still be going on."""
     began = start.at if start else state.first_at
     ends: list[Claim] = []
@@ -174,7 +174,7 @@ def _rule(at: Micros, reason: EndReason) -> Claim:
 
 
 def _session_anomalies(
-    state: SessionState, start: Claim | None, end: Claim | None, around: Surroundings, anomalies: list[Anomaly]
+    state: SessionState, start: Claim | None, end: Claim | None, around: RenderContext, anomalies: list[Anomaly]
 ) -> None:
     def notice(kind: str, detail: str, claim: Claim | None = None) -> None:
         anomalies.append(Anomaly(kind=kind, position=claim.position or None if claim else None, detail=detail))
@@ -357,4 +357,4 @@ def _completeness(
     return "complete" if sure else "repaired"
 
 
-__all__ = ["Person", "Rendered", "Surroundings", "render", "session_id", "start_claim"]
+__all__ = ["Person", "RenderContext", "Rendered", "render", "session_id", "start_claim"]

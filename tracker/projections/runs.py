@@ -15,7 +15,7 @@ from bisect import bisect_right, insort
 
 import msgspec
 
-from tracker.domain.facts import Micros, Place, RunRules
+from tracker.domain.facts import Micros, SessionRef, RunRules
 
 
 class RoomState(msgspec.Struct, array_like=True):
@@ -36,7 +36,7 @@ class RoomState(msgspec.Struct, array_like=True):
     first: Micros | None = None
     """The earliest moment of a fact without a key."""
 
-    def learn(self, place: Place, *, timed: bool) -> bool:
+    def learn(self, place: SessionRef, *, timed: bool) -> bool:
         """Take a place in. Returns whether anything that decides runs changed. `timed`: `at` is the sender's clock."""
         changed = False
         if place.run is not None:
@@ -65,7 +65,7 @@ class RoomState(msgspec.Struct, array_like=True):
                 changed = True
         return changed
 
-    def _learn_keyed(self, place: Place, run: str) -> bool:
+    def _learn_keyed(self, place: SessionRef, run: str) -> bool:
         held = self.keyed.get(run)
         if place.starts_at is not None:
             if held is not None and held <= place.starts_at:
@@ -151,7 +151,7 @@ class Runs:
         index = bisect_right(ends, after)
         return index < len(ends) and ends[index] < before
 
-    def find(self, place: Place) -> str:
+    def find_run(self, place: SessionRef) -> str:
         """The key of the run a place belongs to."""
         if place.run is not None:
             return place.run
@@ -196,7 +196,7 @@ decode_room = msgspec.msgpack.Decoder(RoomState).decode
 """The room the views kept."""
 
 
-def joined_rooms(ours: RoomState, theirs: RoomState) -> RoomState:
+def merge_rooms(ours: RoomState, theirs: RoomState) -> RoomState:
     """What is known of one room by both."""
     keyed = {
         run: min(start for state in (ours, theirs) if (start := state.keyed.get(run)) is not None)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tracker.domain import facts as f
-from tracker.projections.sourced_fact import Evidence
+from tracker.projections.sourced_fact import SourcedFact
 from tracker.domain.rows import EntryRow
 
 SHOWN = ("reason", "vendor_reason", "status", "mode", "duration_ms", "size_bytes", "url", "http_status", "label", "media",
@@ -69,7 +69,7 @@ def _actor(fact: f.Fact, shape: _Shape) -> str | None:
     return None
 
 
-def entry(evidence: Evidence, session_id: str | None) -> EntryRow:
+def entry(evidence: SourcedFact, session_id: str | None) -> EntryRow:
     """The timeline entry of a fact."""
     fact = evidence.fact
     shape = _shape(type(fact))

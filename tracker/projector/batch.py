@@ -14,9 +14,9 @@ import msgspec
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import RunRules
 from tracker.projections import timeline_entries
-from tracker.projections.sourced_fact import Evidence, decode_place, encode_place
+from tracker.projections.sourced_fact import SourcedFact, decode_session_ref, encode_session_ref
 from tracker.projections.folding import fold
-from tracker.projections.rendering import Surroundings, render, session_id, start_claim
+from tracker.projections.rendering import RenderContext, render, session_id, start_claim
 from tracker.projections.runs import RoomState, Runs, decode_room, encode_room
 from tracker.projections.state import SessionState, decode_state, encode_state
 from tracker.sources import registry
@@ -30,7 +30,7 @@ AHEAD = 86_400_000_000
 
 RoomKey = tuple[str, str]
 
-Recall = Callable[[Sequence[int]], Awaitable[Sequence[Evidence]]]
+LoadFacts = Callable[[Sequence[int]], Awaitable[Sequence[SourcedFact]]]
 """The facts of the records at these positions, in their order: from the log, where they stand for good."""
 
 
@@ -45,7 +45,7 @@ class SourceState(msgspec.Struct):
         return tuple(sorted(self.runs.values())[1:])
 
 
-class Memory:
+class BatchCache:
     """Decoded states and rooms of recent batches."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Memory:
 class Batch:
     """One batch. Use once."""
 
-    def __init__(self, views: ViewsWriter, memory: Memory, recall: Recall) -> None:
+    def __init__(self, views: ViewsWriter, memory: BatchCache, recall: LoadFacts) -> None:
         self._views = views
         self._recall = recall
         self._memory = memory
@@ -80,7 +80,7 @@ class Batch:
         self._emptied: set[str] = set()
         self._saved: dict[tuple[int, int], SavedEntry] = {}
 
-    async def changes(self, records: Sequence[Record], evidence: Sequence[Evidence], *, hold: int = 0) -> Changes:
+    async def changes(self, records: Sequence[Record], evidence: Sequence[SourcedFact], *, hold: int = 0) -> Changes:
         """Everything these records change in the views, except the rows of the `hold` sessions that changed last.
 
         Those are held in memory, to be rendered once they have not changed for a while, or by `rest`.
@@ -119,7 +119,7 @@ class Batch:
 
     # sources
 
-    async def _learn_sources(self, records: Sequence[Record], evidence: Sequence[Evidence]) -> dict[str, bool]:
+    async def _learn_sources(self, records: Sequence[Record], evidence: Sequence[SourcedFact]) -> dict[str, bool]:
         """Take in what the batch says of its sources. Returns those with newly known restarts, by name."""
         if self._memory.sources is None:
             rows = await self._views.sources()
@@ -191,7 +191,7 @@ class Batch:
         return Runs(key[1], state, self._rules[key[0]])
 
     def _learn_rooms(
-        self, rooms: dict[RoomKey, RoomState], evidence: Sequence[Evidence], named: Sequence[RoomKey | None]
+        self, rooms: dict[RoomKey, RoomState], evidence: Sequence[SourcedFact], named: Sequence[RoomKey | None]
     ) -> set[RoomKey]:
         learned: set[RoomKey] = set()
         for item, key in zip(evidence, named, strict=True):
@@ -200,7 +200,7 @@ class Batch:
                 learned.add(key)
         return learned
 
-    async def _moving(self, learned: set[RoomKey], before: dict[RoomKey, Runs]) -> dict[str, list[Evidence]]:
+    async def _moving(self, learned: set[RoomKey], before: dict[RoomKey, Runs]) -> dict[str, list[SourcedFact]]:
         """Sessions whose facts must be dealt out anew, with all their facts: those next to a new or vanished start."""
         recut: set[str] = set()
         for key in sorted(learned - self._new_rooms):
@@ -214,12 +214,14 @@ class Batch:
         window = self._window(before, self._runs[key], self._rules[source])
         if window is not None:
             for saved in await self._views.room_entries(source, room, *window):
-                home = session_id(source, self._runs[key].find(decode_place(room, saved.placed_at, saved.place)))
+                home = session_id(
+                    source, self._runs[key].find_run(decode_session_ref(room, saved.placed_at, saved.place))
+                )
                 if home != saved.row.session_id:
                     recut.update({home, saved.row.session_id or home})
         return recut
 
-    async def _told_in(self, session: str) -> list[Evidence]:
+    async def _told_in(self, session: str) -> list[SourcedFact]:
         """Every fact placed in a session so far."""
         placed = {(saved.row.position, saved.row.n) for saved in await self._views.session_entries(session)}
         told = await self._recall(sorted({position for position, _ in placed}))
@@ -247,13 +249,13 @@ class Batch:
 
     # sessions
 
-    def _home(self, item: Evidence, room: RoomKey | None) -> str | None:
+    def _home(self, item: SourcedFact, room: RoomKey | None) -> str | None:
         place = item.fact.place
         if place is None:
             return None
         if place.run is not None:
             return session_id(item.source, place.run)
-        return None if room is None else session_id(item.source, self._runs[room].find(place))
+        return None if room is None else session_id(item.source, self._runs[room].find_run(place))
 
     def _wanted(
         self, homes: Iterable[str | None], moving: Iterable[str], learned: set[RoomKey], before: dict[RoomKey, Runs]
@@ -290,12 +292,12 @@ class Batch:
                 self._memory.states.move_to_end(name)
                 self._touched[name] = held
 
-    async def _refold(self, moving: dict[str, list[Evidence]]) -> None:
+    async def _refold(self, moving: dict[str, list[SourcedFact]]) -> None:
         """Fold sessions whose facts were dealt out anew from nothing."""
         # A fact may move into a session that is not among those refolded only if that session is new: see `_moving`.
         self._place(*await self._dealt_out(moving))
 
-    async def _dealt_out(self, moving: dict[str, list[Evidence]]) -> tuple[list[Evidence], list[str | None]]:
+    async def _dealt_out(self, moving: dict[str, list[SourcedFact]]) -> tuple[list[SourcedFact], list[str | None]]:
         """Forget these sessions; all their facts, and the session each of them belongs to."""
         for name in moving:
             self._touched.pop(name, None)
@@ -312,7 +314,7 @@ class Batch:
                 self._runs[key] = self._resolve(key, decode_room(loaded[key]) if key in loaded else RoomState())
         return evidence, [self._home(item, key) for item, key in zip(evidence, named, strict=True)]
 
-    def _place(self, evidence: Sequence[Evidence], homes: Sequence[str | None]) -> None:
+    def _place(self, evidence: Sequence[SourcedFact], homes: Sequence[str | None]) -> None:
         saved = self._saved
         for item, home in zip(evidence, homes, strict=True):
             place = item.fact.place
@@ -322,9 +324,9 @@ class Batch:
             if place is None or place.run is not None:
                 saved[item.position, item.n] = SavedEntry(row, None, row.at if place is None else place.at)
             else:
-                saved[item.position, item.n] = SavedEntry(row, place.room, place.at, encode_place(place))
+                saved[item.position, item.n] = SavedEntry(row, place.room, place.at, encode_session_ref(place))
 
-    def _state(self, home: str, item: Evidence) -> SessionState:
+    def _state(self, home: str, item: SourcedFact) -> SessionState:
         state = self._touched.get(home)
         if state is None:
             state = self._memory.states.get(home)
@@ -374,7 +376,7 @@ class Batch:
         start = start_claim(state)
         rows = render(
             state,
-            Surroundings(
+            RenderContext(
                 rules=self._rules[state.source],
                 next_start=runs.next_start(state.run, start.at if start else state.first_at) if runs else None,
                 restarts=source.restarts(),
@@ -394,7 +396,7 @@ class Batch:
         )
 
 
-def _room_of(item: Evidence) -> RoomKey | None:
+def _room_of(item: SourcedFact) -> RoomKey | None:
     """The room a fact names."""
     place = item.fact.place
     return (item.source, place.room) if place is not None and place.room else None

@@ -16,7 +16,7 @@ REBUILDING = (50_000, 20, 100)
 
 
 @contextmanager
-def rarely(thresholds: tuple[int, int, int]) -> Generator[None]:
+def collect_rarely(thresholds: tuple[int, int, int]) -> Generator[None]:
     """Until leaving; `thresholds` as above."""
     before = gc.get_threshold()
     gc.collect()

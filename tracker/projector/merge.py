@@ -17,13 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from tracker.projector.batch import Batch, Memory, Recall, SourceState
-from tracker.projections.sourced_fact import Evidence
+from tracker.projector.batch import Batch, BatchCache, LoadFacts, SourceState
+from tracker.projections.sourced_fact import SourcedFact
 from tracker.projections.rendering import session_id
-from tracker.projections.runs import Runs, decode_room, encode_room, joined_rooms
+from tracker.projections.runs import Runs, decode_room, encode_room, merge_rooms
 from tracker.projections.state import decode_state
 from tracker.sources import registry
-from tracker.views.contract import Absorbed, Changes, HalvedViews, SharedRoom, SourceRow
+from tracker.views.contract import MergeResult, Changes, MergeableViews, SharedRoom, SourceRow
 
 ROOMS = 200
 SESSIONS = 500
@@ -33,12 +33,12 @@ _state = msgspec.msgpack.Decoder(SourceState).decode
 _packed = msgspec.msgpack.Encoder().encode
 
 
-async def put_together(views: HalvedViews, part: Path, recall: Recall) -> int:
+async def merge_parts(views: MergeableViews, part: Path, recall: LoadFacts) -> int:
     """Take the second half in and mend what it changes; the position the views are at then.
 
     `views` are of the records up to those of `part`, both just as the projector left them. `recall`: facts from the log.
     """
-    absorbed = await views.absorb(part, _rooms_joined)
+    absorbed = await views.merge(part, _rooms_joined)
     position = absorbed.position
     await views.save(
         Changes(position=position, sources=[_source_joined(ours, theirs) for ours, theirs in absorbed.sources])
@@ -46,19 +46,19 @@ async def put_together(views: HalvedViews, part: Path, recall: Recall) -> int:
     told_twice = set(absorbed.sessions)
     after = ("", "")
     while shared := await views.shared_rooms(after, limit=ROOMS):
-        seam = Seam(views, Memory(), recall)
+        seam = PartMerger(views, BatchCache(), recall)
         await views.save(await seam.rooms(shared, position))
         told_twice -= seam.refolded
         after = (shared[-1].source, shared[-1].room)
     for names in _parts(sorted(told_twice), SESSIONS):
         theirs = await views.their_states(names)
-        await views.save(await Seam(views, Memory(), recall).sessions(theirs, position))
+        await views.save(await PartMerger(views, BatchCache(), recall).sessions(theirs, position))
     for names in _parts(await _waiting(views, absorbed), SESSIONS):
-        await views.save(await Seam(views, Memory(), recall).again(names, position))
+        await views.save(await PartMerger(views, BatchCache(), recall).again(names, position))
     return position
 
 
-class Seam(Batch):
+class PartMerger(Batch):
     """One step along the seam of the two halves. Use once, with a memory of its own."""
 
     async def rooms(self, shared: Sequence[SharedRoom], position: int) -> Changes:
@@ -70,7 +70,7 @@ class Seam(Batch):
         for source, room, ours, theirs in shared:
             key = (source, room)
             halves = decode_room(ours), decode_room(theirs)
-            whole = self._memory.rooms[key] = joined_rooms(*halves)
+            whole = self._memory.rooms[key] = merge_rooms(*halves)
             after = self._runs[key] = self._memory.runs[key] = self._resolve(key, whole)
             for half in halves:
                 before = self._resolve(key, half)
@@ -104,7 +104,7 @@ class Seam(Batch):
         for source, (row, _) in self._memory.sources.items():
             self._rules[source] = registry.rules(row.vendor)
 
-    async def _mended(self, moving: dict[str, list[Evidence]], beside: set[str], position: int) -> Changes:
+    async def _mended(self, moving: dict[str, list[SourcedFact]], beside: set[str], position: int) -> Changes:
         evidence, homes = await self._dealt_out(moving)
         # Of a session that takes facts in again and is not folded from nothing, nothing changes: a fact told twice is told.
         await self._load_states((beside | {home for home in homes if home is not None}) - moving.keys(), {})
@@ -128,7 +128,7 @@ def _beside_changes(before: Runs, after: Runs) -> Iterator[str]:
     yield from (run.key for run in {*before.runs} - {*after.runs})
 
 
-async def _waiting(views: HalvedViews, absorbed: Absorbed) -> list[str]:
+async def _waiting(views: MergeableViews, absorbed: MergeResult) -> list[str]:
     """Sessions that end, or end otherwise, by what their whole source tells."""
     names: set[str] = set()
     for ours, theirs in absorbed.sources:
@@ -162,7 +162,7 @@ def _source_joined(ours: SourceRow | None, theirs: SourceRow) -> SourceRow:
 
 
 def _rooms_joined(ours: bytes, theirs: bytes) -> bytes:
-    return encode_room(joined_rooms(decode_room(ours), decode_room(theirs)))
+    return encode_room(merge_rooms(decode_room(ours), decode_room(theirs)))
 
 
 def _parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -17,13 +17,13 @@ from typing import Protocol
 import structlog
 
 from tracker.domain.deliveries import Micros, Record
-from tracker.log.erasure_records import Skeletons
+from tracker.log.erasure_records import RemainingFacts
 from tracker.errors import LogCorrupt, TrackerError
 from tracker.domain.facts import Fact
 from tracker.log.contract import Log
-from tracker.projections.sourced_fact import Evidence
+from tracker.projections.sourced_fact import SourcedFact
 from tracker.domain.redaction import redacted
-from tracker.projector.batch import Batch, Memory
+from tracker.projector.batch import Batch, BatchCache
 from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
@@ -98,8 +98,8 @@ class Projector:
         self._batch = batch
         self._hidden = hidden
         self._hold = hold
-        self._skeletons = Skeletons(log)
-        self._memory = Memory()
+        self._skeletons = RemainingFacts(log)
+        self._memory = BatchCache()
         self.position = 0
         """Of the last record that readers of the views see."""
         self._reached = 0
@@ -121,7 +121,7 @@ class Projector:
                 await self._log.wait(self.position, WAIT)
                 failures = 0
             except TrackerError as error:
-                self._memory = Memory()
+                self._memory = BatchCache()
                 log_line.error("projection stopped, trying again", reason=str(error), failures=failures + 1)
                 await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
                 failures += 1
@@ -141,7 +141,7 @@ class Projector:
                     progress(self._reached, max(head, self._reached))
                 if await self._views.refresh():
                     # An offline rebuild swapped its file in: go on from its checkpoint, with nothing remembered.
-                    self._memory = Memory()
+                    self._memory = BatchCache()
                     break
             else:
                 await self._complete()
@@ -161,15 +161,15 @@ class Projector:
 
     async def _settle(self) -> None:
         if await self._views.refresh() or self.position == 0 or self._reached != self.position:
-            self._memory = Memory()
-        await self._views.revert()
-        checkpoint = await self._views.checkpoint()
+            self._memory = BatchCache()
+        await self._views.rollback()
+        checkpoint = await self._views.projected_position()
         if checkpoint != self.position:
-            self._memory = Memory()
+            self._memory = BatchCache()
         self.position = self._reached = checkpoint
         self._oldest = None
 
-    async def _project(self, records: list[Record], evidence: list[Evidence], head: int) -> None:
+    async def _project(self, records: list[Record], evidence: list[SourcedFact], head: int) -> None:
         last = records[-1].position
         # Readers wait anyway for what is behind. If we die before the last save of the transaction, all of it is read again.
         clock = asyncio.get_running_loop().time
@@ -178,11 +178,11 @@ class Projector:
         more = last < head and last - self.position < TOGETHER and clock() - self._began < TOGETHER_SECONDS
         hold = self._hold or (HOLD if more else 0)
         try:
-            changes = await Batch(self._views, self._memory, self.recall).changes(records, evidence, hold=hold)
+            changes = await Batch(self._views, self._memory, self.load_facts).changes(records, evidence, hold=hold)
             await self._views.save(changes, more=more)
         except BaseException:
             # What was folded in memory may not have been saved.
-            self._memory = Memory()
+            self._memory = BatchCache()
             raise
         self._reached = last
         if not more:
@@ -195,10 +195,10 @@ class Projector:
     async def _complete(self) -> None:
         """Save what is held, and with it what waits for another save."""
         if self._memory.held or self._reached != self.position:
-            await self._views.save(await Batch(self._views, self._memory, self.recall).rest(self._reached))
+            await self._views.save(await Batch(self._views, self._memory, self.load_facts).rest(self._reached))
             self.position = self._reached
 
-    async def recall(self, positions: Sequence[int]) -> list[Evidence]:
+    async def load_facts(self, positions: Sequence[int]) -> list[SourcedFact]:
         """The facts of records projected before. Raises `LogCorrupt` where one is missing."""
         records: list[Record] = []
         for position in positions:
@@ -210,14 +210,16 @@ class Projector:
             records.append(record)
         return await self._evidence(records)
 
-    async def _evidence(self, records: Sequence[Record]) -> list[Evidence]:
+    async def _evidence(self, records: Sequence[Record]) -> list[SourcedFact]:
         """What these records say, or what is left of them, without what is not shown."""
         erased = await self._skeletons.of(records)
         return [
-            item for record in records for item in evidence_of(record, erased, self._hidden.get(record.source, NOTHING))
+            item
+            for record in records
+            for item in sourced_facts(record, erased, self._hidden.get(record.source, NOTHING))
         ]
 
-    def _tell(self, evidence: list[Evidence], watcher: Watcher, head: int) -> None:
+    def _tell(self, evidence: list[SourcedFact], watcher: Watcher, head: int) -> None:
         lag = max(0, self._now() - (self._oldest or 0)) / 1_000_000
         watcher.projected(self.position, max(head, self.position), lag)
         for item in evidence:
@@ -226,9 +228,9 @@ class Projector:
                     watcher.unreadable(item.source, kind)
 
 
-def evidence_of(
+def sourced_facts(
     record: Record, erased: Mapping[int, tuple[Fact, ...]] = {}, hidden: frozenset[str] = frozenset()
-) -> list[Evidence]:
+) -> list[SourcedFact]:
     """The facts of a record, each with the record's identity.
 
     `erased`: what is left of erased records, by position. `hidden`: fields of details that are not shown.
@@ -237,10 +239,10 @@ def evidence_of(
     return identified(record, [redacted(fact, hidden) for fact in facts] if hidden else facts)
 
 
-def identified(record: Record, facts: Iterable[Fact]) -> list[Evidence]:
+def identified(record: Record, facts: Iterable[Fact]) -> list[SourcedFact]:
     """The facts of a record, in their order, each with the record's identity."""
     return [
-        Evidence(fact, record.position, n, record.source, record.vendor, record.dedupe_key, record.received_at)
+        SourcedFact(fact, record.position, n, record.source, record.vendor, record.dedupe_key, record.received_at)
         for n, fact in enumerate(facts)
     ]
 

@@ -26,9 +26,9 @@ from typing import Self
 from tracker.projector import gc_tuning
 from tracker.server import stores
 from tracker.log.contract import Log
-from tracker.projector.merge import put_together
+from tracker.projector.merge import merge_parts
 from tracker.projector.projector import REBUILD_BATCH, REBUILD_HOLD, LiveViews, Progress, Projector
-from tracker.views.contract import HalvedViews
+from tracker.views.contract import MergeableViews
 
 OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
 """How the second process opens the log: importable by name, as `functools.partial(joining.reading_log, config)` is."""
@@ -60,23 +60,27 @@ async def build(
     `alone`: on one core. Raises `LogError`, `ViewsUnavailable`; what is at `path` (and beside it) is worth nothing then.
     """
     head = await log.head() if until is None else until
-    second: Second | None = None
+    second: PartProcess | None = None
     if not alone and head >= WORTH_HALVES and len(os.sched_getaffinity(0)) > 1:
-        second = Second(open_log, path, (head + HEAD_START) // 2, head, hidden)
+        second = PartProcess(open_log, path, (head + HEAD_START) // 2, head, hidden)
     # Looked for once more on leaving: by then what was remembered is gone.
-    with gc_tuning.rarely(gc_tuning.REBUILDING):
+    with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
         async with stores.new_views(path) as views:
             return await _filled(views, projecting(log, views, hidden), second, progress, until)
 
 
 async def _filled(
-    views: HalvedViews, projector: Projector, second: Second | None, progress: Progress | None, until: int | None
+    views: MergeableViews,
+    projector: Projector,
+    second: PartProcess | None,
+    progress: Progress | None,
+    until: int | None,
 ) -> int:
     if second is not None:
         with second:
             await projector.catch_up(second.told(progress), until=second.after)
             if await second.ended(progress):
-                await put_together(views, second.path, projector.recall)
+                await merge_parts(views, second.path, projector.load_facts)
         # Before the indices are made: the disk need not hold both.
         remove_half(second.beside)
     return await projector.catch_up(progress, until=until)
@@ -88,7 +92,7 @@ def remove_half(path: Path) -> None:
         path.with_name(path.name + ENDING + ending).unlink(missing_ok=True)
 
 
-class Second:
+class PartProcess:
     """A process that makes views of the records after position `after` up to `head`; use it as a context manager.
 
     `path`: of the views of the first half; its own lie beside them.
@@ -158,7 +162,7 @@ def _make_half(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        with gc_tuning.rarely(gc_tuning.REBUILDING):
+        with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
             asyncio.run(_half(open_log, path, after, head, hidden, reached))
     except Exception:
         os._exit(1)

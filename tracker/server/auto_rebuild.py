@@ -31,7 +31,7 @@ _log = structlog.get_logger("refilling")
 async def refill(config: Config, log: Log, views: ViewsReader) -> bool:
     """Rebuild the views where that is the shorter way; whether it was done. A failure is logged: the projector fills them."""
     try:
-        head, position = await log.head(), await views.checkpoint()
+        head, position = await log.head(), await views.projected_position()
         needed, free = ROOM * config.log.path.stat().st_size, shutil.disk_usage(config.views_path.parent).free
     except (TrackerError, OSError) as error:
         _log.warning("how much is missing in the views is not known", reason=str(error))

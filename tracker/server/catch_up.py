@@ -25,7 +25,7 @@ TELLING = ("/log", "/sources", "/static/", "/favicon.ico")
 """Pages that say what is the matter, and what they are made of: shown by a node that answers nothing else."""
 
 Show = Callable[[int, int], None]
-Showing = Callable[[], AbstractContextManager[Show]]
+ProgressDisplay = Callable[[], AbstractContextManager[Show]]
 """Begins a progress bar, called with (messages applied, messages in the stream)."""
 
 _log = structlog.get_logger("cluster")
@@ -60,7 +60,7 @@ def gate(log: ClusteredLog, behind_at_most: float) -> Middleware:
     return gated
 
 
-async def begin(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
+async def warn_if_behind(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
     """Before anything is taken: of how many servers it is not known whether they sync always.
 
     A node that was away for a moment is level on return. Raises `LogUnavailable` where a server does not sync always.
@@ -70,7 +70,7 @@ async def begin(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
     return unread
 
 
-async def show(log: ClusteredLog, showing: Showing | None) -> None:
+async def show(log: ClusteredLog, showing: ProgressDisplay | None) -> None:
     """Return when the node is level for the first time; say how it gets on meanwhile."""
     if await log.caught_up(SHOW_SECONDS):
         return

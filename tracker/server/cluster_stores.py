@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from tracker.config.load import Config
 from tracker.errors import ConfigInvalid, LogUnavailable
 from tracker.log.group_commit import LogObserver
-from tracker.log.sqlite.trust import Known
+from tracker.log.sqlite.trust import TrustedKeys
 from tracker.log.sqlite.replica import Replica
 from tracker.evidence.signing_key import read_key
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
 if TYPE_CHECKING:
     from tracker.log.jetstream.log import JetstreamLog
@@ -45,10 +45,10 @@ async def create(config: Config, told: Told | None = None) -> None:
             if log_id == new
             else f"joined the log {log_id} in the stream {name!r}, which was there"
         )
-    await Replica.begin(config.log.path, log_id=log_id, stream=config.jetstream.stream)
+    await Replica.init(config.log.path, log_id=log_id, stream=config.jetstream.stream)
 
 
-async def join_names(config: Config, masters: Sequence[Master], names: bytes | None = None) -> bytes:
+async def join_names(config: Config, masters: Sequence[MasterKey], names: bytes | None = None) -> bytes:
     """What all nodes hash dedupe keys with: as the bucket of data keys says, which is made where there is none.
 
     `names`: what it says then; without, something new.
@@ -62,7 +62,7 @@ async def join_names(config: Config, masters: Sequence[Master], names: bytes | N
     return await join_names(_settings(config), masters, names, is_new_node=is_new_node)
 
 
-async def rewrap(config: Config, vault: Vault) -> int:
+async def rewrap(config: Config, vault: KeyStore) -> int:
     """Wrap the data keys in the bucket by the current master key; how many frames were wrapped anew. Raises `LogError`."""
     _engine()
     from tracker.log.jetstream.encryption import rewrap  # noqa: PLC0415 - see the top
@@ -71,7 +71,7 @@ async def rewrap(config: Config, vault: Vault) -> int:
 
 
 async def restore_keys(
-    config: Config, vault: Vault, *, partly: bool, progress: Callable[[int, int], None] | None = None
+    config: Config, vault: KeyStore, *, partly: bool, progress: Callable[[int, int], None] | None = None
 ) -> Restored:
     """Put the bucket of data keys back from what this node has. Raises `LogError`."""
     _engine()
@@ -81,7 +81,7 @@ async def restore_keys(
 
 
 async def open_log(
-    config: Config, known: Known, observe: LogObserver | None = None, vault: Vault | None = None
+    config: Config, known: TrustedKeys, observe: LogObserver | None = None, vault: KeyStore | None = None
 ) -> JetstreamLog:
     """This node's log; it may be behind the stream. `known`: whose word about the tree is kept. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
     _engine()

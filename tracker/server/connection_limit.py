@@ -46,7 +46,7 @@ def bound_receiving(listening: int) -> None:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
 
 
-class Accepting:
+class ConnectionLimiter:
     """The protocol factory of the listening socket; `server` answers those there is room for."""
 
     def __init__(self, server: web.Server) -> None:
@@ -91,7 +91,7 @@ class Accepting:
 class _Arriving(asyncio.Protocol):
     """A connection until its descriptor is known."""
 
-    def __init__(self, accepting: Accepting) -> None:
+    def __init__(self, accepting: ConnectionLimiter) -> None:
         self._accepting = accepting
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

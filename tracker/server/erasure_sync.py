@@ -25,7 +25,7 @@ AGAIN_SECONDS = 10.0
 _log = structlog.get_logger("clearing")
 
 
-def known(views: Path) -> int:
+def erasures_applied(views: Path) -> int:
     """The last record of ours when these views were made: no earlier erasure shows in them. 0 where nobody has said so."""
     try:
         return int(views.with_name(views.name + ENDING).read_text("ascii"))
@@ -41,15 +41,15 @@ def remember(views: Path, position: int) -> None:
     os.replace(draft, path)
 
 
-async def keep(config: Path, views: Path, log: ClusteredLog) -> None:
+async def run(config: Path, views: Path, log: ClusteredLog) -> None:
     """Run for ever. A failure is logged and tried again."""
     await log.caught_up()
     while True:
         log.erasures.clear()
-        if await log.last_of(OURS) > known(views):
+        if await log.last_from_source(OURS) > erasures_applied(views):
             await asyncio.sleep(SETTLE_SECONDS)
-            last = await log.last_of(OURS)
-            if last > known(views) and not await _rebuilt(config):
+            last = await log.last_from_source(OURS)
+            if last > erasures_applied(views) and not await _rebuilt(config):
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             _log.info("the views are made anew without what was erased", position=last)

@@ -14,19 +14,20 @@ import structlog
 from aiohttp import web
 
 from tracker.server import stores
-from tracker.api.app import Door, add_routes
-from tracker.api.live import Live
+from tracker.api.app import add_routes
+from tracker.api.route import ApiContext
+from tracker.api.live import LiveStream
 from tracker.config.load import Config
 from tracker.dashboard import app as dashboard
-from tracker.dashboard.ingest_stats import Arrivals
-from tracker.dashboard.nodes import Cluster
+from tracker.dashboard.ingest_stats import IngestStats
+from tracker.dashboard.nodes import ClusterView
 from tracker.errors import TrackerError
 from tracker.log.contract import ClusteredLog, Log
 from tracker.server.metrics import Metrics
 from tracker.projector.projector import Projector
 from tracker.server.auto_rebuild import refill
 from tracker.views.sqlite.views import SqliteViews
-from tracker.log.cluster.cosigner import Vouching
+from tracker.log.cluster.cosigner import Cosigner
 
 LAG_SECONDS = 10.0
 WATCH_SECONDS = 1.0
@@ -35,14 +36,14 @@ BACK_OFF = (0.2, 1.0, 5.0, 15.0)
 _log = structlog.get_logger("service")
 
 
-class ReadingSide:
+class ReadSide:
     """The rooms right of the log; `views` are closed by whoever opened them.
 
     `vouching`: in a cluster; where it finds that this node has diverged, the views stay as they are.
     """
 
     def __init__(
-        self, config: Config, log: Log, views: SqliteViews, metrics: Metrics, vouching: Vouching | None = None
+        self, config: Config, log: Log, views: SqliteViews, metrics: Metrics, vouching: Cosigner | None = None
     ) -> None:
         self._config = config
         self._vouching = vouching
@@ -53,20 +54,20 @@ class ReadingSide:
         self._found = 0
         """Where the views were before the projector began."""
         self.access = stores.access(config)
-        self.live = Live(views)
+        self.live = LiveStream(views)
 
     def add_routes(
         self,
         app: web.Application,
-        arrivals: Arrivals,
+        arrivals: IngestStats,
         *,
         unready: Callable[[], Awaitable[list[str]]],
         log_key: str | None,
-        cluster: Cluster | None = None,
+        cluster: ClusterView | None = None,
     ) -> None:
         """Answer every route of the doors for reading, and the health routes."""
         config = self._config
-        door = Door(
+        door = ApiContext(
             log=self._log,
             views=self._views,
             access=self.access,
@@ -77,7 +78,7 @@ class ReadingSide:
             metrics=self._metrics.render,
             live=self.live,
             log_key=log_key,
-            bundling=stores.bundling(config, self._log, self._metrics),
+            bundling=stores.bundle_settings(config, self._log, self._metrics),
         )
         add_routes(app, door)
         dashboard.add_routes(app, door, arrivals, cluster)
@@ -102,7 +103,7 @@ class ReadingSide:
         """Where the views are, and how long ago (s) the first record came that is not in them."""
         if not self._projector.position:
             # It has not begun: a rebuild may be making the views.
-            self._found = await self._views.checkpoint()
+            self._found = await self._views.projected_position()
         waiting = await self._log.record(self.position + 1)
         seconds = 0.0 if waiting is None else (stores.now() - waiting.received_at) / 1_000_000
         return self.position, seconds

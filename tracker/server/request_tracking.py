@@ -28,7 +28,7 @@ LOOK_SECONDS = 5.0
 _log = structlog.get_logger("service")
 
 
-class UnderWay:
+class InFlightRequests:
     """The requests that are being answered, so that a stop can wait for them.
 
     aiohttp waits for handlers too, but throws away what still arrives of their bodies: a sender in the middle of a

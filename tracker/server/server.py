@@ -27,21 +27,21 @@ from aiohttp.typedefs import Middleware
 from tracker.privacy import retention
 from tracker.projector import gc_tuning
 from tracker.server import catch_up, erasure_sync, clock_watch, stores
-from tracker.server.connection_limit import READ_BYTES, Accepting, bound_receiving
+from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound_receiving
 from tracker.api.health import Health
 from tracker.config.load import Config
-from tracker.dashboard.ingest_stats import Arrivals
-from tracker.dashboard.nodes import Cluster
+from tracker.dashboard.ingest_stats import IngestStats
+from tracker.dashboard.nodes import ClusterView
 from tracker.privacy.erasure import finish
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest.webhooks import Ingest
 from tracker.log.contract import ClusteredLog, ServedLog
 from tracker.server.metrics import Metrics
-from tracker.log.cluster.gossip import Neighbours, SourceSeen, Status, seconds_of
-from tracker.server.read_side import ReadingSide
+from tracker.log.cluster.gossip import NodeGossip, SourceActivity, NodeStatus, seconds_of
+from tracker.server.read_side import ReadSide
 from tracker.server.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
-from tracker.server.request_tracking import KEEPALIVE_SECONDS, UnderWay
-from tracker.log.cluster.cosigner import Vouching
+from tracker.server.request_tracking import KEEPALIVE_SECONDS, InFlightRequests
+from tracker.log.cluster.cosigner import Cosigner
 
 TRYING = 0.8
 """Of the grace of a stop: so long a cluster is tried. What it does not take is answered and closed in the rest."""
@@ -56,25 +56,25 @@ Ready = Callable[[str, str | None], None]
 """Called once with the address when deliveries are taken, and with the one-time link where no key guards the reading."""
 
 
-class Station:
+class Server:
     """The rooms of one running Tracker. `reading` is None on a node that only takes deliveries."""
 
     def __init__(
         self,
         config: Config,
         log: ServedLog,
-        reading: ReadingSide | None,
+        reading: ReadSide | None,
         metrics: Metrics,
         *,
         role: Role = "all",
-        vouching: Vouching | None = None,
+        vouching: Cosigner | None = None,
     ) -> None:
         self.config = config
         self.log = log
         self.reading = reading
         self.metrics = metrics
         self.role: Role = role
-        self.vouching = vouching
+        self.cosigner = vouching
         self.ingest = Ingest(
             stores.sources(config),
             log,
@@ -83,20 +83,18 @@ class Station:
             metrics=metrics,
         )
         self.signer = stores.signer(config)
-        self.checkpoints = self.signer and stores.checkpoints(config, log, self.signer, metrics)
-        self.under_way = UnderWay()
+        self.checkpoints = self.signer and stores.checkpointer(config, log, self.signer, metrics)
+        self.requests = InFlightRequests()
         self.cluster = log if isinstance(log, ClusteredLog) else None
-        self.neighbours: Neighbours | None = None
+        self.gossip: NodeGossip | None = None
         if self.cluster is not None and vouching is not None:
-            self.neighbours = Neighbours(
-                self.cluster, functools.partial(self._status, self.cluster, vouching), stores.now
-            )
-            metrics.knows(self.neighbours.heard)
-        self.accepting: Accepting | None = None
+            self.gossip = NodeGossip(self.cluster, functools.partial(self._status, self.cluster, vouching), stores.now)
+            metrics.knows(self.gossip.peers)
+        self.connections: ConnectionLimiter | None = None
 
     def app(self) -> web.Application:
         """All routes of all doors."""
-        doors: list[Middleware] = [self.under_way.count]
+        doors: list[Middleware] = [self.requests.count]
         if self.cluster is not None:
             doors.append(catch_up.gate(self.cluster, self.config.jetstream.behind_at_most))
         app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=doors)
@@ -108,7 +106,7 @@ class Station:
             Health(self.unready, self.metrics.render).add_routes(app)
             add_refusing_reads(app)
             return app
-        arrivals = Arrivals(
+        arrivals = IngestStats(
             since=self.metrics.since,
             last_seen=self.ingest.last_seen,
             last_refused=self.ingest.last_refused,
@@ -116,23 +114,23 @@ class Station:
             last_minute=self.metrics.last_minute,
         )
         cluster = None
-        if self.neighbours is not None and self.vouching is not None:
-            cluster = Cluster(self.neighbours, self.vouching)
+        if self.gossip is not None and self.cosigner is not None:
+            cluster = ClusterView(self.gossip, self.cosigner)
         key = stores.public_key(self.config)
         self.reading.add_routes(app, arrivals, unready=self.unready, log_key=key, cluster=cluster)
         return app
 
-    async def _status(self, log: ClusteredLog, vouching: Vouching) -> Status:
+    async def _status(self, log: ClusteredLog, vouching: Cosigner) -> NodeStatus:
         ingest, metrics, settings = self.ingest, self.metrics, self.config.jetstream
         minute, behind, diverged = metrics.last_minute(), log.behind(), vouching.diverged
         names = {*(each.name for each in self.config.sources), *(name for name, _ in metrics.outcomes)}
-        return Status(
+        return NodeStatus(
             node=settings.node, role=self.role, version=version("tracker"), started=metrics.since,
             position=await log.head(), views=None if self.reading is None else self.reading.position,
             behind_messages=behind.messages, behind_seconds=seconds_of(behind.seconds), signs=settings.signs,
             cosigned=vouching.cosigned, diverged=None if diverged is None else diverged.size, doubt=vouching.doubt,
             sources=[
-                SourceSeen(
+                SourceActivity(
                     name=name, last_seen=ingest.last_seen.get(name), last_refused=ingest.last_refused.get(name),
                     last_minute=minute.get(name, 0),
                     outcomes={outcome: count for (source, outcome), count in metrics.outcomes.items() if source == name},
@@ -143,11 +141,11 @@ class Station:
 
     async def unready(self) -> list[str]:
         """Why this server should get no traffic now; empty when it should."""
-        short = None if self.accepting is None else self.accepting.why_short()
+        short = None if self.connections is None else self.connections.why_short()
         reasons = [each for each in (short, self.ingest.arriving.why_full()) if each is not None]
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                await self.log.probe()
+                await self.log.check_writable()
                 reasons += [] if self.reading is None else await self.reading.lag()
         except TimeoutError:
             reasons.append(f"the log did not answer within {PROBE_SECONDS:.0f} s")
@@ -192,7 +190,7 @@ async def serve(
     link: bool = False,
     role: Role = "all",
     ready: Ready | None = None,
-    showing: catch_up.Showing | None = None,
+    showing: catch_up.ProgressDisplay | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
 
@@ -214,9 +212,9 @@ async def serve(
     _allow_many_connections()
     stop = asyncio.Event()
     # Until the log is closed: an impatient second signal must not cut off what the first one began.
-    with stores.hold_log(config), _signals(stop.set):
+    with stores.lock_log(config), _signals(stop.set):
         async with _station(config, role) as station:
-            with gc_tuning.rarely(gc_tuning.SERVING):
+            with gc_tuning.collect_rarely(gc_tuning.SERVING):
                 await _run(station, stop, ready, showing, link=link)
 
 
@@ -242,14 +240,14 @@ def _signals(stop: Callable[[], None]) -> Generator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _station(config: Config, role: Role) -> AsyncGenerator[Station]:
+async def _station(config: Config, role: Role) -> AsyncGenerator[Server]:
     metrics = Metrics(stores.now)
     async with contextlib.AsyncExitStack() as stack:
         log = await stores.open_log(config, metrics)
         stack.push_async_callback(log.close)
         vouching = None
         if isinstance(log, ClusteredLog):
-            metrics.follows(log.behind, await catch_up.begin(log, config.jetstream.monitoring), log.refused)
+            metrics.follows(log.behind, await catch_up.warn_if_behind(log, config.jetstream.monitoring), log.refused)
             vouching = await _compared(config, log)
             metrics.vouches(vouching.seen)
         if config.sealing.masters:
@@ -262,42 +260,42 @@ async def _station(config: Config, role: Role) -> AsyncGenerator[Station]:
         if role != "ingest":
             views = await stores.open_live_views(config)
             stack.push_async_callback(views.close)
-            reading = ReadingSide(config, log, views, metrics, vouching)
-        yield Station(config, log, reading, metrics, role=role, vouching=vouching)
+            reading = ReadSide(config, log, views, metrics, vouching)
+        yield Server(config, log, reading, metrics, role=role, vouching=vouching)
 
 
-async def _compared(config: Config, log: ClusteredLog) -> Vouching:
+async def _compared(config: Config, log: ClusteredLog) -> Cosigner:
     """What compares this node with what is signed. It was compared once: nothing is taken before that."""
-    vouching = stores.vouching(config, log)
+    vouching = stores.tree_cosigner(config, log)
     begun = await stores.divergence(config, log)
     log.stop_where(lambda: vouching.diverged or begun)
     return vouching
 
 
 async def _run(
-    station: Station, stop: asyncio.Event, ready: Ready | None, showing: catch_up.Showing | None, *, link: bool
+    station: Server, stop: asyncio.Event, ready: Ready | None, showing: catch_up.ProgressDisplay | None, *, link: bool
 ) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             lasting = [
                 *([] if station.reading is None else station.reading.lasting()),
                 station.sign(),
-                station.under_way.let_go(),
+                station.requests.let_go(),
                 clock_watch.watch(stores.now),
             ]
             if station.cluster is not None:
                 lasting.append(catch_up.show(station.cluster, showing))
-            if station.vouching is not None:
-                lasting.append(station.vouching.run())
-            if station.neighbours is not None:
-                lasting.append(station.neighbours.run())
+            if station.cosigner is not None:
+                lasting.append(station.cosigner.run())
+            if station.gossip is not None:
+                lasting.append(station.gossip.run())
             config = station.config
             if station.cluster is not None and station.reading is not None and config.sealing.masters:
-                lasting.append(erasure_sync.keep(config.path, config.views_path, station.cluster))
+                lasting.append(erasure_sync.run(config.path, config.views_path, station.cluster))
             # Of many nodes one looks for what is old: the one that signs.
             is_first = station.cluster is None or config.jetstream.signs
             if is_first and any(source.retention is not None for source in config.sources):
-                lasting.append(retention.keep(config.path, station.metrics))
+                lasting.append(retention.run(config.path, station.metrics))
             tasks = [group.create_task(each) for each in lasting]
             try:
                 async with _listening(station) as address:
@@ -315,7 +313,7 @@ async def _run(
 
 
 @contextlib.asynccontextmanager
-async def _listening(station: Station) -> AsyncGenerator[str]:
+async def _listening(station: Server) -> AsyncGenerator[str]:
     """Accept connections; on leaving accept no more, and let those accepted have their answers."""
     server = station.config.server
     runner = web.AppRunner(
@@ -327,13 +325,13 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
     )
     await runner.setup()
     answering = cast("web.Server", runner.server)  # it is there after the setup
-    station.under_way.server = answering
-    station.accepting = Accepting(answering)
+    station.requests.server = answering
+    station.connections = ConnectionLimiter(answering)
     try:
         host = server.host.strip("[]")
         try:
             listening = await asyncio.get_running_loop().create_server(
-                station.accepting, host, server.port, backlog=1024
+                station.connections, host, server.port, backlog=1024
             )
         except OSError as error:
             reason = error.strerror or str(error)
@@ -349,6 +347,6 @@ async def _listening(station: Station) -> AsyncGenerator[str]:
             station.cluster.end_within(TRYING * server.shutdown_grace)
         if station.reading is not None:
             station.reading.live.stop()
-        await station.under_way.end(server.shutdown_grace)
+        await station.requests.end(server.shutdown_grace)
     finally:
         await runner.cleanup()

@@ -17,27 +17,27 @@ import structlog
 from tracker.log.cluster import divergence as diverging
 from tracker.server import cluster_stores
 from tracker.api.auth import Access, AccessKey
-from tracker.evidence.bundle.build import Bundling
-from tracker.evidence.checkpointer import Checkpoints, CheckpointWatcher
+from tracker.evidence.bundle.build import BundleSettings
+from tracker.evidence.checkpointer import Checkpointer, CheckpointWatcher
 from tracker.config.load import AccessKeyConfig, Config, SourceConfig
-from tracker.log.copy_log import Source as CopySource
+from tracker.log.copy_log import CopySource
 from tracker.errors import LogMissing, LogUnavailable, NodeDiverged, ViewsMissing, ViewsOutdated
-from tracker.log.merkle.cosignature import Cosigner
+from tracker.log.merkle.cosignature import CosignerKey
 from tracker.log.merkle.note import Signer, Verifier
 from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.group_commit import LogObserver
-from tracker.log.file_lock import Held, hold
+from tracker.log.file_lock import FileLock, lock
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.sqlite.trust import Known
-from tracker.log.sqlite.copy_target import TakingLog
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.sqlite.trust import TrustedKeys
+from tracker.log.sqlite.copy_target import CopyTarget
+from tracker.log.keys.key_store import MasterKey, KeyStore
 from tracker.evidence.signing_key import make_key, read_cosigners, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
-from tracker.log.cluster.divergence import Divergence, believed_keys
-from tracker.log.cluster.cosigner import Vouching
+from tracker.log.cluster.divergence import Divergence, trusted_keys
+from tracker.log.cluster.cosigner import Cosigner
 from tracker.views.sqlite.views import SqliteViews
-from tracker.views.sqlite.snapshot import frozen
+from tracker.views.sqlite.snapshot import open_snapshot
 from tracker.views.sqlite.file import copy, swap_in
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ async def create_log(config: Config, told: cluster_stores.Told | None = None) ->
         await SqliteLog.create(config.log.path)
 
 
-def hold_log(config: Config) -> Held:
+def lock_log(config: Config) -> FileLock:
     """Keep other servers away from the log. Raises `LogMissing`, `LogUnavailable` naming who serves it."""
     if not config.log.path.exists():
         raise LogMissing(f"there is no log at {config.log.path}: check log.path, or make one with `tracker init`")
-    return hold(config.log.path)
+    return lock(config.log.path)
 
 
 async def open_log(config: Config, observe: LogObserver | None = None) -> ServedLog:
@@ -107,8 +107,8 @@ async def _open_file(config: Config, observe: LogObserver | None = None) -> Sqli
     )
 
 
-async def _vault_of(config: Config) -> Vault | None:
-    return await open_vault(config) if config.sealing.masters else None
+async def _vault_of(config: Config) -> KeyStore | None:
+    return await open_key_store(config) if config.sealing.masters else None
 
 
 async def expect_unsealed(config: Config) -> None:
@@ -124,17 +124,17 @@ async def expect_unsealed(config: Config) -> None:
         ) from None
 
 
-def masters(config: Config) -> list[Master]:
+def masters(config: Config) -> list[MasterKey]:
     """The configured master keys, the current one first."""
-    return [Master(each.id, each.key) for each in config.sealing.masters]
+    return [MasterKey(each.id, each.key) for each in config.sealing.masters]
 
 
-async def open_vault(config: Config) -> Vault:
+async def open_key_store(config: Config) -> KeyStore:
     """The key store. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
-    return await Vault.open(config.sealing.path, masters(config))
+    return await KeyStore.open(config.sealing.path, masters(config))
 
 
-async def rewrap_frames(config: Config, vault: Vault) -> int:
+async def rewrap_frames(config: Config, vault: KeyStore) -> int:
     """Wrap what belongs to a cluster, here and in its bucket; how many keys were wrapped anew here. Raises `LogError`."""
     count, after = 0, b""
     while after is not None:
@@ -145,7 +145,7 @@ async def rewrap_frames(config: Config, vault: Vault) -> int:
     return count
 
 
-async def create_vault(config: Config, names: bytes | None = None) -> None:
+async def create_key_store(config: Config, names: bytes | None = None) -> None:
     """Make the empty key store, in a cluster with what all nodes share. Raises `LogUnavailable` when there is one.
 
     `names`: what dedupe keys are hashed with in the log that is copied into it.
@@ -153,16 +153,16 @@ async def create_vault(config: Config, names: bytes | None = None) -> None:
     found = masters(config)
     if config.log.engine == "jetstream":
         names = await cluster_stores.join_names(config, found, names)
-    await Vault.create(config.sealing.path, found, names)
+    await KeyStore.create(config.sealing.path, found, names)
 
 
-async def names_of(config: Config) -> bytes | None:
+async def dedupe_secret(config: Config) -> bytes | None:
     """What dedupe keys are hashed with; None where bodies are kept in clear."""
     if not config.sealing.masters:
         return None
-    vault = await open_vault(config)
+    vault = await open_key_store(config)
     await vault.close()
-    return vault.names
+    return vault.dedupe_secret
 
 
 async def open_live_views(config: Config) -> SqliteViews:
@@ -179,11 +179,11 @@ async def open_live_views(config: Config) -> SqliteViews:
 
 async def create_views(config: Config) -> None:
     """Empty views at checkpoint 0; views that were there are swapped out."""
-    expect_apart(config)
+    expect_distinct_paths(config)
     await SqliteViews.create(config.views_path)
 
 
-def expect_apart(config: Config) -> None:
+def expect_distinct_paths(config: Config) -> None:
     """Raise `LogUnavailable` where making views would write over the log."""
     if config.views_path.resolve() == config.log.path.resolve():
         raise LogUnavailable("log.path and views.path are the same file: give the views a path of their own")
@@ -213,7 +213,7 @@ async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
 
 
 @asynccontextmanager
-async def proving_log(config: Config) -> AsyncGenerator[SqliteLog]:
+async def tree_log(config: Config) -> AsyncGenerator[SqliteLog]:
     """The same for whoever proves it and reads no body: without master keys, sealed records stay sealed."""
     log = (
         await _open_file(config) if config.sealing.masters else await SqliteLog.open(config.log.path, sealed_stay=True)
@@ -225,23 +225,23 @@ async def proving_log(config: Config) -> AsyncGenerator[SqliteLog]:
 
 
 @asynccontextmanager
-async def whole_log(config: Config) -> AsyncGenerator[CopySource]:
+async def copy_source(config: Config) -> AsyncGenerator[CopySource]:
     """The log to sign or to copy, closed on leaving; no body of it is read. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
-        async with taking_log(config) as node:
+        async with copy_target(config) as node:
             yield node
     else:
-        async with proving_log(config) as log:
+        async with tree_log(config) as log:
             yield log
 
 
 @asynccontextmanager
-async def taking_log(config: Config) -> AsyncGenerator[JetstreamLog | TakingLog]:
+async def copy_target(config: Config) -> AsyncGenerator[JetstreamLog | CopyTarget]:
     """The log to copy into, closed on leaving. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
         log = await cluster_stores.open_log(config, _known(config), vault=await _vault_of(config))
     else:
-        log = await TakingLog.open(config.log.path, vault=await _vault_of(config), sealed_stay=True)
+        log = await CopyTarget.open(config.log.path, vault=await _vault_of(config), sealed_stay=True)
     try:
         if isinstance(log, ClusteredLog):
             await log.caught_up()
@@ -280,14 +280,14 @@ async def new_views(path: Path, after: int = 0) -> AsyncGenerator[SqliteViews]:
     views = await SqliteViews.build(path, after=after)
     try:
         yield views
-        await (views.put_by() if after else views.finish())
+        await (views.close_partial() if after else views.finish())
     finally:
         await views.close()
 
 
 async def swap_views(new: Path, config: Config) -> None:
     """Give a finished, closed views file the place of those in use. Raises `ViewsUnavailable`; the old ones stay then."""
-    expect_apart(config)
+    expect_distinct_paths(config)
     await asyncio.to_thread(swap_in, new, config.views_path)
 
 
@@ -311,10 +311,10 @@ def cosigner(config: Config) -> Signer | None:
     return read_key(config.evidence.key_file, _key_name(config)) if _cosigns(config) else None
 
 
-def cosigners(config: Config) -> list[Cosigner]:
+def cosigners(config: Config) -> list[CosignerKey]:
     """The public keys of nodes that cosign, this one's too. Raises `ConfigInvalid`."""
     own = cosigner(config)
-    return [*read_cosigners(config.evidence.cosigner_keys), *([] if own is None else [Cosigner.of(own)])]
+    return [*read_cosigners(config.evidence.cosigner_keys), *([] if own is None else [CosignerKey.of(own)])]
 
 
 def public_key(config: Config) -> str | None:
@@ -322,7 +322,7 @@ def public_key(config: Config) -> str | None:
     signing, cosigning = signer(config), cosigner(config)
     if signing is not None:
         return str(signing.verifier)
-    return None if cosigning is None else str(Cosigner.of(cosigning))
+    return None if cosigning is None else str(CosignerKey.of(cosigning))
 
 
 def _cosigns(config: Config) -> bool:
@@ -340,19 +340,19 @@ def verifiers(config: Config) -> list[Verifier]:
     return former if present is None else [present.verifier, *former]
 
 
-def _known(config: Config) -> Known:
-    return Known(verifiers(config), cosigners(config))
+def _known(config: Config) -> TrustedKeys:
+    return TrustedKeys(verifiers(config), cosigners(config))
 
 
-def checkpoints(config: Config, log: Log, signing: Signer, watcher: CheckpointWatcher | None = None) -> Checkpoints:
+def checkpointer(config: Config, log: Log, signing: Signer, watcher: CheckpointWatcher | None = None) -> Checkpointer:
     """What signs the log."""
     former = read_verifiers(config.evidence.former_keys)
-    return Checkpoints(log, signing, file=config.evidence.file, former=former, watcher=watcher)
+    return Checkpointer(log, signing, file=config.evidence.file, former=former, watcher=watcher)
 
 
-def vouching(config: Config, log: ClusteredLog) -> Vouching:
+def tree_cosigner(config: Config, log: ClusteredLog) -> Cosigner:
     """What compares this node with what is signed."""
-    return Vouching(
+    return Cosigner(
         log, node=config.jetstream.node, origin=config.evidence.origin, signs=config.jetstream.signs,
         signer=cosigner(config), trusted=verifiers(config), now=now,
     )  # fmt: skip
@@ -370,14 +370,14 @@ async def expect_undiverged(config: Config, log: diverging.ComparedLog) -> None:
         raise NodeDiverged(str(found))
 
 
-def bundling(config: Config, log: Log, watcher: CheckpointWatcher | None = None) -> Bundling:
+def bundle_settings(config: Config, log: Log, watcher: CheckpointWatcher | None = None) -> BundleSettings:
     """What evidence bundles need of the operator. Raises `ConfigInvalid`."""
     signing = signer(config)
-    return Bundling(
-        sign=None if signing is None else checkpoints(config, log, signing, watcher).make,
-        keys=lambda: believed_keys(log, verifiers(config)),
+    return BundleSettings(
+        sign=None if signing is None else checkpointer(config, log, signing, watcher).make,
+        keys=lambda: trusted_keys(log, verifiers(config)),
         hidden=hidden(config),
-        frozen=lambda: frozen(config.views_path),
+        open_snapshot=lambda: open_snapshot(config.views_path),
         gate=asyncio.Semaphore(BUNDLES),
     )
 

@@ -52,7 +52,7 @@ class Source(Protocol):
         """
         ...
 
-    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
         """A body read from a file the operator vouches for: named and keyed as `verify` does, proof as given.
 
         `received_at` in µs. A CDR line and its webhook get the same dedupe key. Never raises.

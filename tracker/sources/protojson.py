@@ -209,18 +209,18 @@ def metadata(text: str | None, nested: int = 3) -> str | None:
         return None
     # Only an object or a list can name a secret.
     inner = parsed(text) if nested and text.lstrip()[:1] in _OPENING else None
-    if isinstance(inner, dict | list) and (cleaned := shown(inner, nested - 1)) != inner:
+    if isinstance(inner, dict | list) and (cleaned := displayable(inner, nested - 1)) != inner:
         text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"))
     return masked(text)
 
 
-def shown(value: Any, nested: int = 3) -> Any:
+def displayable(value: Any, nested: int = 3) -> Any:
     """A value nobody has read yet as it may be shown: no secrets by name, no addresses, in nested JSON texts neither."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {name: shown(field, nested) for name, field in fields.items() if not secret_name(name)}
+        return {name: displayable(field, nested) for name, field in fields.items() if not secret_name(name)}
     if isinstance(value, list):
-        return [shown(item, nested) for item in cast("list[Any]", value)]
+        return [displayable(item, nested) for item in cast("list[Any]", value)]
     return metadata(value, nested) if isinstance(value, str) else value
 
 
@@ -267,7 +267,7 @@ def others(message: Message, known: frozenset[str]) -> dict[str, Any]:
     if known.issuperset(message.fields):
         return {}
     return {
-        name: shown(value)
+        name: displayable(value)
         for name, value in message.fields.items()
         if name not in known and value is not None and not secret_name(name)
     }
@@ -298,7 +298,7 @@ def person_detail(participant: Message) -> dict[str, Any]:
     return present(
         hidden=participant.message("permission").flag("hidden") or None,
         metadata=metadata(participant.text("metadata")),
-        attributes=shown(dict(participant.message("attributes").fields)),
+        attributes=displayable(dict(participant.message("attributes").fields)),
         region=participant.text("region"),
     )
 

@@ -10,7 +10,7 @@ import json
 from tracker.domain.deliveries import Delivery, Record
 
 
-def delivery_again(record: Record) -> Delivery | None:
+def stored_delivery(record: Record) -> Delivery | None:
     """The delivery a record was made from, with the headers that proved it.
 
     None where the proof is the operator's word (an import) or where only the key that matched was kept, because what

@@ -161,7 +161,7 @@ def _names_body(claim: object, body: bytes) -> bool:
     return isinstance(claim, str) and hmac.compare_digest(named, claim.encode("utf-8", "surrogatepass"))
 
 
-def written(proof: Mapping[str, str | int]) -> bytes:
+def encode_proof(proof: Mapping[str, str | int]) -> bytes:
     """A proof as it is kept: compact JSON in ASCII, whatever its texts hold."""
     try:
         plain = _write(proof)

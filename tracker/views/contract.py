@@ -81,7 +81,7 @@ class SharedRoom(NamedTuple):
     theirs: bytes
 
 
-class Absorbed(msgspec.Struct, frozen=True, kw_only=True):
+class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What views took in from those of the records that follow. `position`: where those ended."""
 
     position: int
@@ -114,7 +114,7 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
 class ViewsWriter(Protocol):
     """What the projector needs."""
 
-    async def checkpoint(self) -> int:
+    async def projected_position(self) -> int:
         """The position the views are at; 0 when new."""
         ...
 
@@ -156,7 +156,7 @@ class ViewsWriter(Protocol):
         """
         ...
 
-    async def revert(self) -> None:
+    async def rollback(self) -> None:
         """Take back saves with `more` that none without has completed."""
         ...
 
@@ -172,10 +172,10 @@ class ViewsWriter(Protocol):
         ...
 
 
-class HalvedViews(ViewsWriter, Protocol):
+class MergeableViews(ViewsWriter, Protocol):
     """Views being built that can take in those of the records that follow theirs."""
 
-    async def absorb(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> Absorbed:
+    async def merge(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> MergeResult:
         """Take in everything of views that were put by; a room in both gets the state that `join_rooms` makes of its two."""
         ...
 
@@ -207,7 +207,7 @@ class RoomSummary(NamedTuple):
 class ViewsReader(Protocol):
     """What the ways out need. Cursors are opaque strings; a bad one raises `ParameterInvalid("cursor", …)`."""
 
-    async def checkpoint(self) -> int:
+    async def projected_position(self) -> int:
         """The position the views are at."""
         ...
 

@@ -17,7 +17,8 @@ from tests.support.cluster import Cluster
 from tests.support.replicas import opened, settings_of
 from tracker.api.auth import SCOPES, Access, AccessKey, mint
 from tracker.api import app as door_app
-from tracker.api.app import Door, add_routes
+from tracker.api.app import add_routes
+from tracker.api.route import ApiContext
 from tracker.demo.calls import ISSUERS, sign, whole_call
 from tracker.domain.deliveries import Delivery, Verified
 from tracker.errors import LogUnavailable, ViewsMissing, ViewsOutdated, ViewsUnavailable
@@ -68,7 +69,7 @@ class House:
         self.projector = Projector(self.log, views, now=lambda: NOW)
         self.reasons: list[str] = []
         self.access = access or Access([KEY], now=lambda: NOW)
-        self.door = Door(
+        self.door = ApiContext(
             log=self.log, views=views, access=self.access, now=lambda: NOW, stuck_after={"lk": 20 * HOUR},
             vendors=VENDORS | NEVER, unready=self.unready, metrics=lambda: (b"up 1\n", "text/plain; version=0.0.4"),
         )  # fmt: skip
@@ -324,7 +325,7 @@ async def test_raw_records_are_exact_and_need_their_own_scope(full: House) -> No
         assert response.content_type == "application/octet-stream"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Content-Disposition"].startswith("attachment")
-        assert response.headers["X-Log-Position"] == str(await full.views.checkpoint())
+        assert response.headers["X-Log-Position"] == str(await full.views.projected_position())
     for path in ("/v1/records", "/v1/records/1", "/v1/records/1/body", "/v1/sessions/daily-standup/records"):
         refused = await full.get(path, status=403, scopes=["read:sessions"])
         assert refused["type"] == "urn:tracker:problem:scope-missing"
@@ -459,7 +460,7 @@ async def test_a_reader_can_wait_for_its_own_write(house: House) -> None:
 
 async def test_waiting_ends_and_says_so(full: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_app, "WAIT_S", 0.1)
-    head = await full.views.checkpoint()
+    head = await full.views.projected_position()
     for path in ("/v1/sessions", "/v1/stats", "/v1/records/1/body", "/v1/sessions/none"):
         async with full.client.get(f"{path}?at_least={head + 1}", headers=full.token()) as response:
             assert response.status == 504
@@ -572,11 +573,13 @@ async def test_stores_that_cannot_answer_are_unavailable(tmp_path: Path, error: 
     house = await house_in(tmp_path)
 
     class Broken(SqliteViews):
-        async def checkpoint(self) -> int:
+        async def projected_position(self) -> int:
             raise error("/secret/path/views.db is gone")
 
     whole, broken = house.views, Broken(tmp_path / "views.db", writable=False)
-    house.door = Door(**{name: getattr(house.door, name) for name in Door.__struct_fields__} | {"views": broken})
+    house.door = ApiContext(
+        **{name: getattr(house.door, name) for name in ApiContext.__struct_fields__} | {"views": broken}
+    )
     async for each in served(house):
         async with each.client.get("/v1/sessions", headers=each.token()) as response:
             assert response.status == 503
@@ -592,7 +595,9 @@ async def test_a_mistake_of_ours_is_said_and_nothing_else(tmp_path: Path) -> Non
     def broken() -> int:
         raise RuntimeError("Alice said hello")
 
-    house.door = Door(**{name: getattr(house.door, name) for name in Door.__struct_fields__} | {"now": broken})
+    house.door = ApiContext(
+        **{name: getattr(house.door, name) for name in ApiContext.__struct_fields__} | {"now": broken}
+    )
     await house.take(verified("lk", START)[:3])
     async for each in served(house):
         async with each.client.get("/v1/sessions", headers=each.token()) as response:

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from tests.support.server import READ, READ_KEY, SECRETS, TOKEN, Running, now
 from tracker.api.auth import AccessKey, mint
-from tracker.demo.calls import VENDORS, Sent, whole_call
+from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.demo.show import config_text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -120,7 +120,9 @@ async def filled(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
                         # Bob is somebody else now; where he is inside a text that is JSON itself, one level deeper.
                         escaped = EVIL.replace('"', '\\"').encode()
                         body = body.replace(b'"Bob"', b'"' + escaped + b'"').replace(b'"Alice"', b'"' + escaped + b'"')
-                    status, said = await running.post(web, vendor, Sent(sent.event, body, sent.at, sent.query))
+                    status, said = await running.post(
+                        web, vendor, SampleDelivery(sent.event, body, sent.at, sent.query)
+                    )
                     assert status == 200, said
                     position = max(position, said["position"])
         for sent in list(whole_call("livekit", now() - 60_000_000, seed=2))[:4]:

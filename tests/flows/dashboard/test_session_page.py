@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from tests.support.server import READ, READ_KEY, Running, now
 from tracker.api.auth import AccessKey, mint
-from tracker.demo.calls import Sent, whole_call
+from tracker.demo.calls import SampleDelivery, whole_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,16 +29,16 @@ BEGIN = now() // S * S - AGO
 ROOM = {"sid": "RM_evil", "name": EVIL, "creationTime": str(BEGIN // S)}
 
 
-def livekit(event: str, at: int, **fields: Any) -> Sent:
+def livekit(event: str, at: int, **fields: Any) -> SampleDelivery:
     body = {"event": event, "room": ROOM} | fields
-    return Sent(event, json.dumps(body | {"id": f"EV_{event}_{at}", "createdAt": str(at // S)}).encode(), at)
+    return SampleDelivery(event, json.dumps(body | {"id": f"EV_{event}_{at}", "createdAt": str(at // S)}).encode(), at)
 
 
 def person(sid: str, name: str, at: int, **more: Any) -> dict[str, Any]:
     return {"sid": sid, "identity": f"id-{sid}", "name": name, "state": "ACTIVE", "joinedAt": str(at // S)} | more
 
 
-def told(begin: int) -> list[Sent]:
+def told(begin: int) -> list[SampleDelivery]:
     """An open call: one with an evil name, one a formula; the second's leave tells of a join that was lost."""
     first, second = person("PA_1", EVIL, begin + 5 * S), person("PA_2", FORMULA, begin + 60 * S)
     left = second | {"state": "DISCONNECTED", "disconnectReason": "CLIENT_INITIATED"}

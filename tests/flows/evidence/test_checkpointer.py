@@ -15,8 +15,8 @@ import aiohttp
 import pytest
 
 from tests.support.server import READ, READ_KEY, SECRETS, Running
-from tracker.evidence.checkpoint_file import held, read_shipped
-from tracker.evidence.checkpointer import Checkpoints
+from tracker.evidence.checkpoint_file import locked, read_shipped
+from tracker.evidence.checkpointer import Checkpointer
 from tracker.cli.main import main
 from tracker.config.load import load
 from tracker.demo.show import config_text
@@ -59,8 +59,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "data" / "checkpoints.txt"
 
 
-def station(log: MemoryLog, file: Path, seen: Seen | None = None, signer: Signer = SIGNER, **more: Any) -> Checkpoints:
-    return Checkpoints(log, signer, file=file, watcher=seen, **more)
+def station(log: MemoryLog, file: Path, seen: Seen | None = None, signer: Signer = SIGNER, **more: Any) -> Checkpointer:
+    return Checkpointer(log, signer, file=file, watcher=seen, **more)
 
 
 def sizes(file: Path) -> list[int | None]:
@@ -181,7 +181,7 @@ async def test_two_stations_at_once_take_turns(file: Path) -> None:
         await log.append(delivery(n))
         await asyncio.gather(*(each.make() for each in stations))
     assert sizes(file) == list(range(1, 9))
-    async with held(file):
+    async with locked(file):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await stations[0].make()

@@ -207,7 +207,7 @@ async def test_yesterdays_copy_is_caught_by_the_file_that_was_shipped(at: load.C
     old_at = config_at(old)
     old.mkdir()
     shutil.copy(pristine / "key", old / "key")
-    await desk.begin(old_at)
+    await desk.init(old_at)
     await grow(old_at, 1, FIRST)
     assert told(await verified(old_at)) == []
     (line,) = [
@@ -268,7 +268,7 @@ async def test_after_a_restored_copy_a_new_series_begins_as_operations_md_says(
     restored.mkdir()
     here = config_at(restored)
     shutil.copy(pristine / "key", restored / "key")
-    await desk.begin(here)
+    await desk.init(here)
     await grow(here, 1, FIRST)
     shutil.copy(pristine / "checkpoints.txt", restored / "checkpoints.txt")
     await grow(here, FIRST + 1, FIRST + 10, sign=False)
@@ -278,7 +278,7 @@ async def test_after_a_restored_copy_a_new_series_begins_as_operations_md_says(
         (restored / name).rename(restored / f"{name}.before")
     former = str(Signer.read((restored / "key.before").read_text()).verifier)
     here = config_at(restored, origin="tracker.test/second", former_keys=[former])
-    assert await desk.begin(here) == [restored / "key"]
+    assert await desk.init(here) == [restored / "key"]
     made = await desk_evidence.checkpoint(here)
     assert made is not None
     assert made.note.startswith(f"tracker.test/second\n{FIRST + 10}\n")

@@ -23,7 +23,7 @@ from tracker.errors import KeyUnknown, LogUnavailable, SignatureMismatch, Signat
 from tracker.ingest.webhooks import Ingest
 from tracker.log.sqlite.log import SqliteLog
 from tracker.server.metrics import Metrics
-from tracker.ingest.verify_batch import Together
+from tracker.ingest.verify_batch import VerificationBatcher
 
 NOW = 1_700_000_000_000_000
 BOUND = 10_000
@@ -53,9 +53,9 @@ class TestedSource:
             raise SignatureStale("x-time is 600 s away from our clock: set the clocks with NTP")
         if not hmac.compare_digest(proof, hmac.new(SECRET, delivery.body, "sha256").hexdigest()):
             raise SignatureMismatch("x-signature does not fit the body")
-        return self.admit(delivery.body, received_at=delivery.received_at, proof={})
+        return self.verify_trusted(delivery.body, received_at=delivery.received_at, proof={})
 
-    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
         return Verified(
             source=self.name, vendor=self.vendor, event="", dedupe_key=hashlib.sha256(body).hexdigest(),
             received_at=received_at, origin="webhook", proof=b"{}", body=body,
@@ -292,7 +292,7 @@ async def test_of_those_that_arrive_together_only_the_forged_are_refused(door: D
 async def test_what_is_answered_leaves_nothing_for_the_garbage_collector(log_path: Path) -> None:
     await SqliteLog.create(log_path)
     log = await SqliteLog.open(log_path, busy_timeout=0.01)
-    source, together = TestedSource(), Together(log)
+    source, together = TestedSource(), VerificationBatcher(log)
 
     async def send(body: bytes, proof: str) -> str:
         sent = Delivery(source="lk", body=body, received_at=NOW, headers={"x-signature": proof})

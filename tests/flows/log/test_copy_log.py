@@ -62,7 +62,7 @@ async def checkpointed(log: SqliteLog, running: Running) -> None:
     signer = stores.signer(load(running.config, {}))
     assert signer is not None
     size, root = await log.tree_head()
-    await log.keep_checkpoint(size, sign_note(checkpoint_text(signer.name, size, root), [signer]))
+    await log.store_checkpoint(size, sign_note(checkpoint_text(signer.name, size, root), [signer]))
 
 
 def key_of(running: Running) -> str:

@@ -27,7 +27,7 @@ from tracker.demo.calls import VENDORS, whole_call
 from tracker.privacy.erasure import Eraser, Selection
 from tracker.log.erasure_records import Erased, Erasure, erasure_record
 from tracker.log.merkle.tree import Frontier
-from tracker.log.file_lock import hold
+from tracker.log.file_lock import lock
 from tracker.server.metrics import Metrics
 from tracker.privacy.retention import erase_once
 from tracker.views.sqlite.views import SqliteViews
@@ -105,7 +105,7 @@ def test_an_erasure_waits_for_a_rebuild_that_began_before_it(
     """What that one swaps in shows who was erased meanwhile: the views are made anew after it."""
     views, theirs = tmp_path / "views.db", tmp_path / "theirs.db"
     copy(views, theirs)
-    others = hold(tmp_path / "views.db-rebuild")
+    others = lock(tmp_path / "views.db-rebuild")
 
     said: list[str] = []
     monkeypatch.setattr(desk, "_log", SimpleNamespace(info=lambda event, **_: said.append(event)))

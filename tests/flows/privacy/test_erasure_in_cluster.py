@@ -18,10 +18,10 @@ from tracker.demo.calls import whole_call
 from tracker.log.keys.frame_keys import decode
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
 MASTER = "ab" * 32
-MASTERS = (Master("main", bytes.fromhex(MASTER)),)
+MASTERS = (MasterKey("main", bytes.fromhex(MASTER)),)
 PERSON = b"user-alice"
 SEALING = f"""
 [sealing]
@@ -67,7 +67,7 @@ async def fill(cluster: Cluster, subject: str) -> None:
 async def keys_of(running: Running, positions: list[int]) -> list[bytes]:
     """The wrapped data keys of all copies of these records, as this node keeps them."""
     replica = await Replica.open(running.log_path, sealed_stay=True)
-    vault = await Vault.open(running.folder / "keys.db", MASTERS)
+    vault = await KeyStore.open(running.folder / "keys.db", MASTERS)
     copies = await replica.copies_of(positions)
     found: list[bytes] = []
     for frame, n in copies:
@@ -153,7 +153,7 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
                     process.kill()
                 await process.wait()
         assert PERSON not in on_disk(first.folder)
-        log = await SqliteLog.open(first.log_path, vault=await Vault.open(first.folder / "keys.db", MASTERS))
+        log = await SqliteLog.open(first.log_path, vault=await KeyStore.open(first.folder / "keys.db", MASTERS))
         erased = [position for position, _ in await log.erased(0, 1000)]
         assert erased
         assert await log.head() > head

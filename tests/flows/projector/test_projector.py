@@ -37,7 +37,7 @@ async def mixed_log(path: Path, chance: random.Random) -> SqliteLog:
                 if chance.random() > 0.1:
                     late = chance.random() < 0.1
                     at = each.at + (chance.randrange(600_000_000) if late else 0)
-                    sent.append((at, source.admit(each.body, received_at=at, proof={"scheme": "import"})))
+                    sent.append((at, source.verify_trusted(each.body, received_at=at, proof={"scheme": "import"})))
     sent.sort(key=lambda pair: pair[0])
     await log.append_all([each for _, each in sent])
     return log
@@ -114,7 +114,7 @@ async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and
             await projector.catch_up(interrupt)
         except Interrupted:
             failures += 1
-        shown, told = await reader.checkpoint(), await reader.entries_after(0, 0, limit=100_000)
+        shown, told = await reader.projected_position(), await reader.entries_after(0, 0, limit=100_000)
         looks.add((shown, max((entry.position for entry in told), default=0)))
         assert projector.position == shown
     assert failures > 1

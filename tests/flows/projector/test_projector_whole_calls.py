@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracker.demo.calls import ISSUERS, VENDORS, Sent, sign, whole_call
+from tracker.demo.calls import ISSUERS, VENDORS, SampleDelivery, sign, whole_call
 from tracker.domain.deliveries import Delivery
 from tracker.log.memory import MemoryLog
 from tracker.projector.projector import Projector
@@ -29,7 +29,7 @@ def source_of(vendor: str) -> Any:
     return registry.build(SourceSettings(name="s", vendor=vendor, secrets=secrets, keys=keys))
 
 
-def delivery_of(vendor: str, sent: Sent) -> Delivery:
+def delivery_of(vendor: str, sent: SampleDelivery) -> Delivery:
     signed = sign(vendor, sent.body, SECRET, sent.at)
     headers, token = signed[0], signed[1]
     return Delivery(
@@ -38,7 +38,7 @@ def delivery_of(vendor: str, sent: Sent) -> Delivery:
     )  # fmt: skip
 
 
-async def views_of(vendor: str, sent: list[Sent], *, batch: int = 2_000, hold: int = 0) -> MemoryViews:
+async def views_of(vendor: str, sent: list[SampleDelivery], *, batch: int = 2_000, hold: int = 0) -> MemoryViews:
     source, log, views = source_of(vendor), MemoryLog(), MemoryViews()
     for one in sent:
         await log.append(source.verify(delivery_of(vendor, one)))

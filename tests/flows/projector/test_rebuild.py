@@ -22,10 +22,10 @@ from tracker.cli.main import main
 from tracker.demo.calls import VENDORS, whole_call
 from tracker.log.contract import Log
 from tracker.log.sqlite.log import SqliteLog
-from tracker.projector.batch import Recall
+from tracker.projector.batch import LoadFacts
 from tracker.projector.projector import differences
-from tracker.projector.rebuild import ENDING, Second, build
-from tracker.views.contract import HalvedViews
+from tracker.projector.rebuild import ENDING, PartProcess, build
+from tracker.views.contract import MergeableViews
 from tracker.views.sqlite.views import SqliteViews
 
 HIDDEN = {"openvidu": frozenset({"ip", "clientData"})}
@@ -99,8 +99,8 @@ async def test_a_second_process_that_is_killed_is_done_without(tmp_path: Path, m
     await log_at(path)
     killed: list[int] = []
 
-    class Dying(Second):
-        def __enter__(self) -> Second:  # pyright: ignore[reportIncompatibleMethodOverride]
+    class Dying(PartProcess):
+        def __enter__(self) -> PartProcess:  # pyright: ignore[reportIncompatibleMethodOverride]
             super().__enter__()
             assert self.pid is not None
             killed.append(self.pid)
@@ -142,9 +142,9 @@ def test_a_sealed_log_with_an_erased_person_is_rebuilt_in_halves_and_what_a_kill
     assert main(["erase", "--config", str(config), "--identity", "user-alice", "--yes"]) == 0
     together: list[Path] = []
 
-    async def put_together(views: HalvedViews, part: Path, recall: Recall) -> int:
+    async def put_together(views: MergeableViews, part: Path, recall: LoadFacts) -> int:
         together.append(part)
-        return await merge.put_together(views, part, recall)
+        return await merge.merge_parts(views, part, recall)
 
     monkeypatch.setattr(rebuild, "put_together", put_together)
     left = [tmp_path / f"views.db-rebuild{ENDING}{ending}" for ending in ("", "-lock")]

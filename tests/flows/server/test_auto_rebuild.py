@@ -25,7 +25,7 @@ from tracker.demo.show import config_text
 from tracker.demo.calls import ISSUERS, whole_call
 from tracker.errors import LogUnavailable
 from tracker.log.contract import Log
-from tracker.log.file_lock import hold
+from tracker.log.file_lock import lock
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.projector import Projector, differences
 from tracker.server.auto_rebuild import refill
@@ -72,11 +72,11 @@ async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_th
     stores: Stores, tmp_path: Path
 ) -> None:
     assert await stores.refill()
-    assert await stores.views.checkpoint() == stores.head
+    assert await stores.views.projected_position() == stores.head
     livekit = registry.build(SourceSettings(name="lk", vendor="livekit", keys={ISSUERS["livekit"]: "x" * 40}))
     await stores.log.append_all(
         [
-            livekit.admit(each.body, received_at=each.at, proof={"scheme": "import"})
+            livekit.verify_trusted(each.body, received_at=each.at, proof={"scheme": "import"})
             for each in whole_call("livekit", now() - HOUR)
         ]
     )
@@ -84,7 +84,7 @@ async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_th
     await SqliteViews.create(tmp_path / "fresh.db")
     fresh = await SqliteViews.open(tmp_path / "fresh.db", writable=True)
     await Projector(stores.log, fresh, now=now).catch_up()
-    assert await stores.views.checkpoint() == await stores.log.head() > stores.head
+    assert await stores.views.projected_position() == await stores.log.head() > stores.head
     assert await differences(stores.views, fresh) == []
     await fresh.close()
 
@@ -138,7 +138,7 @@ async def test_where_no_rebuild_can_be_made_the_projector_fills_the_views(
         assert not await stores.refill()
     assert "no rebuild, so the projector fills the views" in [each["event"] for each in said]
     await Projector(stores.log, stores.views, now=now).catch_up()
-    assert await stores.views.checkpoint() == stores.head
+    assert await stores.views.projected_position() == stores.head
 
 
 async def test_where_there_is_no_room_nothing_is_begun(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,17 +163,17 @@ async def test_where_the_stores_cannot_be_asked_nothing_is_begun(
 
 
 async def test_a_rebuild_that_waits_begins_when_the_other_one_has_ended(stores: Stores) -> None:
-    others = hold(stores.folder / "views.db-rebuild")
+    others = lock(stores.folder / "views.db-rebuild")
     assert (await child_command.run(stores.config.path, "rebuild")).code == 1
     waiting = asyncio.create_task(child_command.run(stores.config.path, "rebuild", "--wait"))
     await asyncio.sleep(2)
     assert not waiting.done()
-    assert await stores.views.checkpoint() == 0
+    assert await stores.views.projected_position() == 0
     others.close()
     ended = await waiting
     assert ended.code == 0, ended.last
     await stores.views.refresh()
-    assert await stores.views.checkpoint() == stores.head
+    assert await stores.views.projected_position() == stores.head
 
 
 async def test_nobody_waits_for_a_lock_that_cannot_be_opened(stores: Stores) -> None:
@@ -190,7 +190,7 @@ async def large_log(path: Path, rooms: int) -> int:
     at = now() - HOUR
     for first in range(0, rooms, 1_000):
         sent = [
-            livekit.admit(
+            livekit.verify_trusted(
                 json.dumps(
                     {
                         "event": event,

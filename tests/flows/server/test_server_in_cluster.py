@@ -11,17 +11,17 @@ import aiohttp
 
 from tests.support.cluster import Cluster, node
 from tests.support.server import READ, Running
-from tracker.demo.calls import Sent
+from tracker.demo.calls import SampleDelivery
 
 
-def started(n: int) -> Sent:
+def started(n: int) -> SampleDelivery:
     body = {
         "event": "room_started",
         "id": f"EV_{n}",
         "createdAt": "1700000000",
         "room": {"sid": f"RM_{n}", "name": "r"},
     }
-    return Sent(event="room_started", body=json.dumps(body).encode(), at=0)
+    return SampleDelivery(event="room_started", body=json.dumps(body).encode(), at=0)
 
 
 async def test_two_nodes_have_one_history_and_one_that_is_cut_off_says_so(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ import aiohttp
 
 from tests.support.cluster import Cluster, node
 from tests.support.server import now
-from tracker.demo.calls import Sent
+from tracker.demo.calls import SampleDelivery
 
 GRACE = 8
 
 
-def started(n: int) -> Sent:
+def started(n: int) -> SampleDelivery:
     room = {"sid": f"RM_{n}", "name": "r"}
     body = {"event": "room_started", "id": f"EV_{n}", "createdAt": "1700000000", "room": room}
-    return Sent(event="room_started", body=json.dumps(body).encode(), at=now())
+    return SampleDelivery(event="room_started", body=json.dumps(body).encode(), at=now())
 
 
 async def test_a_node_without_its_cluster_ends_within_its_grace(tmp_path: Path) -> None:

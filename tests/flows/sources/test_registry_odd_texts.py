@@ -8,10 +8,10 @@ from pathlib import Path
 import aiohttp
 
 from tests.support.server import Running
-from tracker.demo.calls import Sent
+from tracker.demo.calls import SampleDelivery
 
 
-def events(n: int, room: str, name: str) -> list[Sent]:
+def events(n: int, room: str, name: str) -> list[SampleDelivery]:
     told = {"sid": room, "name": name}
     joined = {"participant": {"sid": f"PA_{n}", "identity": name}}
     bodies = [
@@ -19,7 +19,7 @@ def events(n: int, room: str, name: str) -> list[Sent]:
         {"event": "participant_joined", "id": f"EP_{n}", "createdAt": "1700000001", "room": told} | joined,
         {"event": "room_finished", "id": f"EF_{n}", "createdAt": "1700000009", "room": told},
     ]
-    return [Sent(event=str(body["event"]), body=json.dumps(body).encode(), at=0) for body in bodies]
+    return [SampleDelivery(event=str(body["event"]), body=json.dumps(body).encode(), at=0) for body in bodies]
 
 
 ODD = ("\0", "a\0b", "\ud800", "\x7f", "\u2028", "\ufffe", "\U0010ffff", "'", '"', "%", "a" * 5000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from tracker.dashboard.lanes_parts import Bar, Lane, Lanes, Mark
-from tracker.dashboard.lanes_svg import MOST, drawn, shown_of, ticks
+from tracker.dashboard.lanes_svg import MOST, draw_lanes, shown_lanes, ticks
 
 S = 1_000_000
 
@@ -19,7 +19,7 @@ def picture(*lanes: Lane, marks: list[Mark] | None = None) -> ElementTree.Elemen
         begin=0, until=1000 * S, latest=1000 * S, goes_on=True, lanes=list(lanes), marks=marks or [],
         steps=[(0, 1), (500 * S, 2), (900 * S, 0)],
     )  # fmt: skip
-    return ElementTree.fromstring(str(drawn(given, "<script>alert(1)</script>").svg))
+    return ElementTree.fromstring(str(draw_lanes(given, "<script>alert(1)</script>").svg))
 
 
 def person(*bars: Bar, name: str = "Alice") -> Lane:
@@ -61,7 +61,7 @@ def test_names_are_text_and_there_is_no_inline_style() -> None:
     given = Lanes(
         begin=0, until=S, latest=S, goes_on=False, lanes=[person(bar(0, S), name='<script>"&')], marks=marks, steps=[]
     )
-    text = str(drawn(given, "<script>alert(1)</script>").svg)
+    text = str(draw_lanes(given, "<script>alert(1)</script>").svg)
     assert "<script" not in text
     assert "style=" not in text
     names = {name for each in ElementTree.fromstring(text).iter() for name in each.attrib}
@@ -74,9 +74,9 @@ def test_a_picture_leaves_out_what_is_received_first_and_says_how_much() -> None
         for n in range(MOST // 2)
         for kind in ("participant", "stream", "subscription")
     ]
-    assert {lane.kind for lane in shown_of(lanes, MOST)} == {"participant", "stream"}
-    assert {lane.kind for lane in shown_of(lanes, MOST - 2)} == {"participant"}
-    assert len(shown_of(lanes, 10)) == 10
+    assert {lane.kind for lane in shown_lanes(lanes, MOST)} == {"participant", "stream"}
+    assert {lane.kind for lane in shown_lanes(lanes, MOST - 2)} == {"participant"}
+    assert len(shown_lanes(lanes, 10)) == 10
 
 
 def test_clock_times_stand_at_round_moments() -> None:

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from tracker.dashboard.session_events import csv_of, harmless, told_of
+from tracker.dashboard.session_events import csv_of, harmless, detail_text
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+49", "-2", "@SUM(A1)", "\t=1", "\r=1"])
@@ -27,4 +27,4 @@ def test_csv_keeps_commas_quotes_and_lines() -> None:
 
 def test_a_detail_is_one_line() -> None:
     detail = {"vendor_reason": "X", "connection": "hidden", "empty": None, "deep": {"a": 1}}
-    assert told_of(detail) == 'vendor reason X · deep {"a":1}'
+    assert detail_text(detail) == 'vendor reason X · deep {"a":1}'

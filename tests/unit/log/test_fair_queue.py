@@ -8,7 +8,7 @@ import pytest
 from tests.contracts.log_contract import delivery
 from tracker.domain.deliveries import Verified
 from tracker.errors import LogBusy
-from tracker.log.fair_queue import Lines
+from tracker.log.fair_queue import FairQueue
 
 
 class Group(msgspec.Struct):
@@ -21,7 +21,7 @@ def group(source: str, n: int = 0, *, records: int = 1, size: int = 10) -> Group
 
 
 def test_sources_take_turns_and_each_keeps_its_own_order() -> None:
-    lines: Lines[Group] = Lines(1000, 10**6)
+    lines: FairQueue[Group] = FairQueue(1000, 10**6)
     for n in range(100):
         lines.join(group("mad", n))
     lines.join(group("calm", 0))
@@ -35,7 +35,7 @@ def test_sources_take_turns_and_each_keeps_its_own_order() -> None:
 
 
 def test_a_source_gone_mad_leaves_room_for_others() -> None:
-    lines: Lines[Group] = Lines(80, 10**6)
+    lines: FairQueue[Group] = FairQueue(80, 10**6)
     with pytest.raises(LogBusy, match="of this source"):
         for n in range(81):
             lines.join(group("mad", n))
@@ -47,7 +47,7 @@ def test_a_source_gone_mad_leaves_room_for_others() -> None:
 
 
 def test_the_whole_queue_is_bounded_in_records_and_bytes() -> None:
-    lines: Lines[Group] = Lines(3, 100)
+    lines: FairQueue[Group] = FairQueue(3, 100)
     lines.join(group("a", records=7))
     with pytest.raises(LogBusy, match="the bound is 3"):
         lines.join(group("b"))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tracker.domain import facts as f
 from tracker.domain.deliveries import Record
-from tracker.projector.batch import Batch, Memory
-from tracker.projections.sourced_fact import Evidence
+from tracker.projector.batch import Batch, BatchCache
+from tracker.projections.sourced_fact import SourcedFact
 from tests.support.memory_views import MemoryViews
 
 S = 1_000_000
@@ -22,8 +22,8 @@ T = 1_700_000_000 * S
 ORDER = {"position", "first_position", "last_position"}
 
 
-def at(moment: int, **known: Any) -> f.Place:
-    return f.Place(at=moment, room="r", **known)
+def at(moment: int, **known: Any) -> f.SessionRef:
+    return f.SessionRef(at=moment, room="r", **known)
 
 
 def meet_room() -> list[f.Fact]:
@@ -124,19 +124,19 @@ ROOMS = {"openvidu_meet": meet_room(), "openvidu": openvidu_room(), "streamrec":
 
 
 async def views_of(vendor: str, told: list[f.Fact], order: list[int], sizes: list[int]) -> MemoryViews:
-    views, memory = MemoryViews(), Memory()
+    views, memory = MemoryViews(), BatchCache()
     seen = [
         (
             Record(
                 position=position, source="s", vendor=vendor, event="", dedupe_key=f"{n:03}", received_at=T, origin="webhook",
                 proof=b"", body=b"",
             ),
-            Evidence(fact=told[n], position=position, n=0, source="s", vendor=vendor, key=f"{n:03}", received_at=T),
+            SourcedFact(fact=told[n], position=position, n=0, source="s", vendor=vendor, key=f"{n:03}", received_at=T),
         )
         for position, n in enumerate(order, start=1)
     ]  # fmt: skip
 
-    async def recall(positions: Sequence[int]) -> list[Evidence]:
+    async def recall(positions: Sequence[int]) -> list[SourcedFact]:
         return [seen[position - 1][1] for position in positions]
 
     first, turn = 0, 0
@@ -144,7 +144,7 @@ async def views_of(vendor: str, told: list[f.Fact], order: list[int], sizes: lis
         size = sizes[turn % len(sizes)]
         chunk = seen[first : first + size]
         if turn % 3 == 2:  # noqa: PLR2004 - forget the cache now and then
-            memory = Memory()
+            memory = BatchCache()
         batch = Batch(views, memory, recall)
         changes = await batch.changes([record for record, _ in chunk], [item for _, item in chunk])
         await views.save(changes)

@@ -12,7 +12,7 @@ from tracker.projector import gc_tuning
 @pytest.mark.parametrize("thresholds", [gc_tuning.SERVING, gc_tuning.REBUILDING])
 def test_the_collector_is_as_it_was_afterwards(thresholds: tuple[int, int, int]) -> None:
     before = gc.get_threshold()
-    with gc_tuning.rarely(thresholds):
+    with gc_tuning.collect_rarely(thresholds):
         assert gc.get_threshold() == thresholds
         assert gc.get_freeze_count() > 0
     assert gc.get_threshold() == before
@@ -21,6 +21,6 @@ def test_the_collector_is_as_it_was_afterwards(thresholds: tuple[int, int, int])
 
 def test_also_after_an_error() -> None:
     before = gc.get_threshold()
-    with pytest.raises(KeyError), gc_tuning.rarely(gc_tuning.SERVING):
+    with pytest.raises(KeyError), gc_tuning.collect_rarely(gc_tuning.SERVING):
         raise KeyError
     assert gc.get_threshold() == before

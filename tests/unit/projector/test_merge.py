@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from tests.unit.projector.test_batch import ROOMS, S, T
 from tracker.domain import facts as f
 from tracker.domain.deliveries import Record
-from tracker.projector.batch import Batch, Memory
-from tracker.projector.merge import Seam, put_together
-from tracker.projections.sourced_fact import Evidence
-from tracker.projections.runs import RoomState, joined_rooms
+from tracker.projector.batch import Batch, BatchCache
+from tracker.projector.merge import PartMerger, merge_parts
+from tracker.projections.sourced_fact import SourcedFact
+from tracker.projections.runs import RoomState, merge_rooms
 from tracker.projector.projector import differences
 from tracker.views.contract import Changes
 from tracker.views.sqlite.views import SqliteViews
 
-Told = list[tuple[Record, Evidence]]
+Told = list[tuple[Record, SourcedFact]]
 
 
 def as_told(vendor: str, told: Sequence[f.Fact]) -> Told:
@@ -34,16 +34,16 @@ def as_told(vendor: str, told: Sequence[f.Fact]) -> Told:
                 position=position, source="s", vendor=vendor, event="", dedupe_key=f"{position:03}", received_at=T,
                 origin="webhook", proof=b"", body=b"",
             ),
-            Evidence(fact, position, 0, "s", vendor, f"{position * 7919 % 1000:03}", T),
+            SourcedFact(fact, position, 0, "s", vendor, f"{position * 7919 % 1000:03}", T),
         )
         for position, fact in enumerate(told, start=1)
     ]  # fmt: skip
 
 
 async def project(views: SqliteViews, told: Told, all_told: Told, size: int) -> None:
-    memory = Memory()
+    memory = BatchCache()
 
-    async def recall(positions: Sequence[int]) -> list[Evidence]:
+    async def recall(positions: Sequence[int]) -> list[SourcedFact]:
         return [all_told[position - 1][1] for position in positions]
 
     for first in range(0, len(told), size):
@@ -53,7 +53,7 @@ async def project(views: SqliteViews, told: Told, all_told: Told, size: int) -> 
 
 
 async def compared(told: Told, middle: int, size: int) -> list[str]:
-    async def recall(positions: Sequence[int]) -> list[Evidence]:
+    async def recall(positions: Sequence[int]) -> list[SourcedFact]:
         return [told[position - 1][1] for position in positions]
 
     with tempfile.TemporaryDirectory() as name:
@@ -66,8 +66,8 @@ async def compared(told: Told, middle: int, size: int) -> list[str]:
         )
         await project(first, told[:middle], told, size)
         await project(second, told[middle:], told, size)
-        await second.put_by()
-        assert await put_together(first, folder / "second", recall) == len(told)
+        await second.close_partial()
+        assert await merge_parts(first, folder / "second", recall) == len(told)
         for each in (whole, first):
             await each.finish()
         views = [await SqliteViews.open(folder / each, writable=False) for each in ("whole", "first")]
@@ -91,32 +91,32 @@ def test_any_facts_parted_anywhere_give_the_views_of_all(vendor: str, data: st.D
     assert asyncio.run(compared(as_told(vendor, facts), middle, data.draw(st.integers(1, 9)))) == []
 
 
-def moments() -> st.SearchStrategy[f.Place]:
+def moments() -> st.SearchStrategy[f.SessionRef]:
     time = st.integers(0, 5)
     return st.builds(
-        f.Place, at=time, room=st.just("r"), run=st.sampled_from([None, "x", "y"]), starts_at=st.none() | time,
+        f.SessionRef, at=time, room=st.just("r"), run=st.sampled_from([None, "x", "y"]), starts_at=st.none() | time,
         ends_at=st.none() | time, anchor=st.sampled_from([None, "k"]),
     )  # fmt: skip
 
 
 @given(st.lists(st.tuples(moments(), st.booleans())), st.integers(0, 20))
-def test_what_two_halves_know_of_a_room_is_what_one_would(told: list[tuple[f.Place, bool]], middle: int) -> None:
-    def learned(places: list[tuple[f.Place, bool]]) -> RoomState:
+def test_what_two_halves_know_of_a_room_is_what_one_would(told: list[tuple[f.SessionRef, bool]], middle: int) -> None:
+    def learned(places: list[tuple[f.SessionRef, bool]]) -> RoomState:
         state = RoomState()
         for place, timed in places:
             state.learn(place, timed=timed)
         return state
 
-    assert joined_rooms(learned(told[:middle]), learned(told[middle:])) == learned(told)
+    assert merge_rooms(learned(told[:middle]), learned(told[middle:])) == learned(told)
 
 
 def test_without_mending_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     told = as_told("openvidu_meet", ROOMS["openvidu_meet"])
     assert asyncio.run(compared(told, 12, 3)) == []
 
-    async def unmended(_: Seam, __: object, position: int) -> Changes:
+    async def unmended(_: PartMerger, __: object, position: int) -> Changes:
         return Changes(position=position)
 
     for step in ("rooms", "sessions"):
-        monkeypatch.setattr(Seam, step, unmended)
+        monkeypatch.setattr(PartMerger, step, unmended)
     assert asyncio.run(compared(told, 12, 3)) != []

@@ -117,7 +117,7 @@ def test_fields_named_like_secrets_are_left_out(name: str) -> None:
     assert protojson.secret_name(name)
     assert (
         protojson.kept({"a": [{name: "x", "b": 1}]})
-        == protojson.shown({"a": [{name: "x", "b": 1}]})
+        == protojson.displayable({"a": [{name: "x", "b": 1}]})
         == {"a": [{"b": 1}]}
     )
 
@@ -169,7 +169,7 @@ def test_a_json_text_without_secrets_is_shown_as_it_was_written() -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    for shown in (protojson.kept("x" * 9_000), protojson.shown("x" * 9_000), protojson.masked("x" * 9_000)):
+    for shown in (protojson.kept("x" * 9_000), protojson.displayable("x" * 9_000), protojson.masked("x" * 9_000)):
         assert len(shown) == 8_193
 
 
@@ -178,7 +178,7 @@ def test_long_texts_are_cut() -> None:
 )
 def test_no_text_takes_long(text: str) -> None:
     begun = time.perf_counter()
-    protojson.shown({"a": text})
+    protojson.displayable({"a": text})
     protojson.masked_query(text)
     assert time.perf_counter() - begun < 2
 
@@ -203,7 +203,7 @@ def test_whatever_is_read_can_be_shown_and_encoded(value: dict[str, Any]) -> Non
     message = protojson.read(json.dumps(value).encode())
     assert message is not None
     for shown in (
-        protojson.shown(message.fields),
+        protojson.displayable(message.fields),
         protojson.kept(message.fields),
         protojson.others(message, frozenset()),
     ):

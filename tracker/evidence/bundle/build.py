@@ -24,8 +24,8 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from tracker.evidence.bundle import readme_page
-from tracker.evidence.bundle.manifest import CHECKPOINT, FORMAT, KEY, MANIFEST, PARTS, PROOFS, README, RECORDS, SMALL, TIMELINE, Inclusion, Manifest, OutsideEnd, Reading, Tree, Whose, Writer, encode_manifest  # fmt: skip
-from tracker.evidence.bundle.record_lines import Line, write_line
+from tracker.evidence.bundle.manifest import CHECKPOINT, FORMAT, KEY, MANIFEST, PARTS, PROOFS, README, RECORDS, SMALL, TIMELINE, Inclusion, Manifest, OutsideEnd, Reading, Tree, SessionIdentity, Writer, encode_manifest  # fmt: skip
+from tracker.evidence.bundle.record_lines import RecordLine, write_line
 from tracker.evidence.bundle.zip_writer import BundleWriter, Piecewise
 from tracker.domain.deliveries import LOST, OURS, Micros, Record
 from tracker.domain.record_json import exact_time
@@ -49,7 +49,7 @@ Sees = Callable[[str], bool]
 """Whether whoever asks may see a source."""
 
 
-class Bundling(NamedTuple):
+class BundleSettings(NamedTuple):
     """What bundles need of the operator. `sign` makes a checkpoint of the log as it is; None: there is no key here.
 
     `keys` gives every public key of checkpoints, [] where nobody signs. `hidden`: fields nobody sees, by source. `frozen`: the views of one moment.
@@ -59,11 +59,11 @@ class Bundling(NamedTuple):
     sign: Callable[[], Awaitable[object]] | None
     keys: Callable[[], Awaitable[Sequence[Verifier]]]
     hidden: Mapping[str, frozenset[str]]
-    frozen: Callable[[], AbstractAsyncContextManager[ViewsReader]]
+    open_snapshot: Callable[[], AbstractAsyncContextManager[ViewsReader]]
     gate: asyncio.Semaphore
 
 
-class Told(NamedTuple):
+class BundleContents(NamedTuple):
     """The session as the API answers it: JSON bytes of the session, and pages of rows of each of `PARTS`."""
 
     row: SessionRow
@@ -71,17 +71,17 @@ class Told(NamedTuple):
     parts: Mapping[str, AsyncIterator[Sequence[msgspec.Struct]]]
 
 
-class Wanted(NamedTuple):
+class BundleRequest(NamedTuple):
     """What to make. `positions`: the records behind the session, ascending."""
 
-    told: Told
+    told: BundleContents
     positions: AsyncIterator[Sequence[int]]
     sees: Sees
     made_at: Micros
     stuck_after: Micros
 
 
-async def write_bundle(file: IO[bytes], log: Log, bundling: Bundling, wanted: Wanted) -> Manifest:
+async def write_bundle(file: IO[bytes], log: Log, bundling: BundleSettings, wanted: BundleRequest) -> Manifest:
     """Write one bundle into `file`. Raises `LogError`, `ViewsError`, `EvidenceError` (the log cannot be signed)."""
     making = _Making(file, log, bundling, wanted)
     try:
@@ -91,7 +91,9 @@ async def write_bundle(file: IO[bytes], log: Log, bundling: Bundling, wanted: Wa
         raise
 
 
-async def timeline_pieces(told: Told, seen: Callable[[Sequence[msgspec.Struct]], None]) -> AsyncIterator[bytes]:
+async def timeline_pieces(
+    told: BundleContents, seen: Callable[[Sequence[msgspec.Struct]], None]
+) -> AsyncIterator[bytes]:
     """timeline.json in pieces; `seen` gets the entries. There is one spelling."""
     yield b'{"session":' + msgspec.json.encode(told.session)
     for part in PARTS:
@@ -108,7 +110,7 @@ async def timeline_pieces(told: Told, seen: Callable[[Sequence[msgspec.Struct]],
 
 
 class _Making:
-    def __init__(self, file: IO[bytes], log: Log, bundling: Bundling, wanted: Wanted) -> None:
+    def __init__(self, file: IO[bytes], log: Log, bundling: BundleSettings, wanted: BundleRequest) -> None:
         self._log = log
         self._bundling = bundling
         self._wanted = wanted
@@ -159,22 +161,22 @@ class _Making:
                 if not await self._may_be_seen(line.record):
                     self._withheld.append(position)
                     blank = msgspec.structs.replace(line.record, proof=b"{}", body=b"")
-                    line = Line(blank, line.leaf._replace(salt=None), is_withheld=True)
+                    line = RecordLine(blank, line.leaf._replace(salt=None), is_withheld=True)
                 self._positions.append(position)
                 await pieces.write(write_line(line))
             await pieces.end()
         return records
 
-    async def _line(self, position: int) -> Line:
+    async def _line(self, position: int) -> RecordLine:
         # Somebody may erase it between the two questions: then both are asked again.
         for _ in range(3):
             record, leaf = await self._log.record(position), await self._log.leaf(position)
             if record is None or leaf is None:
                 raise LogCorrupt(f"the log has no whole record at position {position}: run `tracker verify`")
             if record.erased_by is not None:
-                return Line(record, leaf._replace(salt=None))
+                return RecordLine(record, leaf._replace(salt=None))
             if leaf.commitment is None or leaf.salt is not None:
-                return Line(record, leaf)
+                return RecordLine(record, leaf)
         raise LogUnavailable(f"the key of the record at position {position} cannot be read now")
 
     async def _may_be_seen(self, erasure: Record) -> bool:
@@ -254,7 +256,7 @@ class _Making:
             format=FORMAT,
             made_at=exact_time(wanted.made_at),
             tracker=Writer(version=version("tracker"), reading=READING),
-            session=Whose(id=row.id, source=row.source, vendor=row.vendor),
+            session=SessionIdentity(id=row.id, source=row.source, vendor=row.vendor),
             records=records,
             erasures=len(self._erasures),
             withheld=self._withheld,

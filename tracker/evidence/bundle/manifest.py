@@ -46,7 +46,7 @@ class Writer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reading: int
 
 
-class Whose(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SessionIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whose evidence it is."""
 
     id: str
@@ -97,7 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     format: str
     made_at: str
     tracker: Writer
-    session: Whose
+    session: SessionIdentity
     records: int
     erasures: int
     withheld: list[int]

@@ -20,17 +20,17 @@ from tracker.errors import BundleUnreadable
 from tracker.log.merkle.hashing import HASH_BYTES, leaf_hash
 from tracker.log.merkle.leaf import commitment_of, kept_digest, leaf_of
 from tracker.log.merkle.note import decoded
-from tracker.log.contract import KeptLeaf
+from tracker.log.contract import StoredLeaf
 
 LARGEST = 2**63
 LONGEST_PROOF = 1024 * 1024
 
 
-class Line(NamedTuple):
+class RecordLine(NamedTuple):
     """A record and its leaf; `is_withheld`: its bytes are left out, because they tell of what the reader may not see."""
 
     record: Record
-    leaf: KeptLeaf
+    leaf: StoredLeaf
     is_withheld: bool = False
 
     @property
@@ -46,7 +46,7 @@ class _Leaf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     salt: str | None
 
 
-class _Told(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _JsonLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     position: int
     source: str
     vendor: str
@@ -63,10 +63,10 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     leaf: _Leaf
 
 
-_read = msgspec.json.Decoder(_Told).decode
+_read = msgspec.json.Decoder(_JsonLine).decode
 
 
-def write_line(line: Line) -> bytes:
+def write_line(line: RecordLine) -> bytes:
     """The bytes of the line, with its newline. Raises `ValueError` where the proof is no JSON."""
     record, leaf = line.record, line.leaf
     told = envelope(record) | {
@@ -83,7 +83,7 @@ def write_line(line: Line) -> bytes:
     return msgspec.json.encode(told) + b"\n"
 
 
-def read_line(written: bytes) -> Line:
+def read_line(written: bytes) -> RecordLine:
     """The line these bytes are. Raises `BundleUnreadable` for anything `write_line` would write otherwise."""
     try:
         told = _read(written)
@@ -103,14 +103,14 @@ def read_line(written: bytes) -> Line:
             body=body,
             erased_by=told.erased_by,
         )
-        kept = KeptLeaf(
+        kept = StoredLeaf(
             told.position,
             _hash(leaf.hash),
             _hash(leaf.kept),
             None if leaf.commitment is None else _hash(leaf.commitment),
             None if leaf.salt is None else _bytes(leaf.salt),
         )
-        line = Line(record, kept, told.withheld)
+        line = RecordLine(record, kept, told.withheld)
         same = write_line(line) == written
     except (ValueError, RecursionError, OverflowError) as error:
         raise BundleUnreadable(f"is no record of a bundle: {str(error)[:200]}") from None
@@ -119,7 +119,7 @@ def read_line(written: bytes) -> Line:
     return line
 
 
-def faults_of(line: Line) -> list[str]:
+def faults_of(line: RecordLine) -> list[str]:
     """What of a line does not fit its own leaf, in words; empty when all of it does."""
     record, leaf = line.record, line.leaf
     found: list[str] = []

@@ -9,10 +9,10 @@ from asyncio import Future
 from collections.abc import AsyncIterator, Sequence
 from typing import IO, NoReturn
 
-from tracker.evidence.bundle.record_lines import Line, read_line
+from tracker.evidence.bundle.record_lines import RecordLine, read_line
 from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
-from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
+from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
 
 CHUNK = 200
 
@@ -39,7 +39,7 @@ class UnpackedLog:
         if is_of_session:
             self.positions.append(position)
 
-    def line(self, position: int) -> Line | None:
+    def line(self, position: int) -> RecordLine | None:
         """The line at a position, or None."""
         place = self._places.get(position)
         if place is None:
@@ -58,7 +58,7 @@ class UnpackedLog:
             raise LogCorrupt(f"the erasure at position {position} is not in this bundle: it was withheld")
         return None if line is None else line.record
 
-    async def last_of(self, source: str) -> int:
+    async def last_from_source(self, source: str) -> int:
         """See `Log.last_of`."""
         found = (line.record for position in self._places if (line := self.line(position)) is not None)
         return max((record.position for record in found if record.source == source), default=0)
@@ -74,7 +74,7 @@ class UnpackedLog:
         """See `Log.wait`. Nothing comes any more."""
         return await self.head()
 
-    async def leaf(self, position: int) -> KeptLeaf | None:
+    async def leaf(self, position: int) -> StoredLeaf | None:
         """See `Log.leaf`."""
         line = self.line(position)
         return None if line is None else line.leaf
@@ -98,7 +98,7 @@ class UnpackedLog:
         """Refused."""
         _refuse()
 
-    async def positions_of(self, source: str) -> list[int]:  # noqa: ARG002 - the contract's
+    async def positions_erased_by(self, source: str) -> list[int]:  # noqa: ARG002 - the contract's
         """Refused."""
         _refuse()
 
@@ -122,12 +122,12 @@ class UnpackedLog:
         """Refused."""
         _refuse()
 
-    async def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:  # noqa: ARG002 - the contract's
+    async def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:  # noqa: ARG002 - the contract's
         """Nothing: a bundle holds plain bytes."""
         for nothing in ():
             yield nothing
 
-    async def keep_checkpoint(self, size: int, note: str) -> bool:  # noqa: ARG002 - the contract's
+    async def store_checkpoint(self, size: int, note: str) -> bool:  # noqa: ARG002 - the contract's
         """Refused."""
         _refuse()
 

@@ -24,7 +24,7 @@ import msgspec
 from tracker.evidence.bundle import verify_timeline
 from tracker.evidence.bundle import readme_page
 from tracker.evidence.bundle.manifest import CHECKPOINT, KEY, MANIFEST, NEEDED, README, TIMELINE, Manifest, seal_of
-from tracker.evidence.bundle.zip_reader import OpenBundle, opened
+from tracker.evidence.bundle.zip_reader import OpenBundle, open_bundle
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.evidence.bundle.verify_records import Progress, RecordsRead, check_inclusion, read_records
 from tracker.domain.record_json import exact_micros
@@ -79,7 +79,7 @@ async def verify_bundle(path: Path, trusted: Trusted = NOTHING, progress: Progre
     found = BundleVerification(bundle=path.name)
     verifying = _Verifying(trusted, found, progress)
     try:
-        with opened(path) as bundle:
+        with open_bundle(path) as bundle:
             await verifying.run(bundle)
     except BundleUnreadable as error:
         verifying.fail("file", str(error))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from tracker.evidence.bundle.manifest import PROOFS, RECORDS, Manifest, Proofs
-from tracker.evidence.bundle.record_lines import Line, faults_of, read_line
+from tracker.evidence.bundle.record_lines import RecordLine, faults_of, read_line
 from tracker.evidence.bundle.zip_reader import OpenBundle
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.domain.deliveries import LOST, OURS
@@ -136,7 +136,7 @@ class _Reading:
         else:
             self._take_delivery(line)
 
-    def _take_delivery(self, line: Line) -> None:
+    def _take_delivery(self, line: RecordLine) -> None:
         record = line.record
         if record.erased_by is not None:
             self._erased[record.position] = record.erased_by
@@ -149,7 +149,7 @@ class _Reading:
         if wrong is not None:
             self.found.wrong.append(f"position {record.position}: {wrong}")
 
-    def _take_erasure(self, line: Line) -> None:
+    def _take_erasure(self, line: RecordLine) -> None:
         position = line.record.position
         if line.is_withheld:
             self._withheld.append(position)
@@ -185,7 +185,7 @@ class _Reading:
         for position in {*self._told, *self._withheld} - set(self._erased.values()):
             self._say(position, "this erasure is about none of the records here")
 
-    def _complain(self, line: Line, what: str) -> None:
+    def _complain(self, line: RecordLine, what: str) -> None:
         self._say(line.record.position, what)
 
     def _say(self, position: int, what: str) -> None:

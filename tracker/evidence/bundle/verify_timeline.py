@@ -19,15 +19,15 @@ import msgspec
 
 from tracker.server import stores
 from tracker.api.auth import Access
-from tracker.api.route import Door
-from tracker.api.bundles import told_of
+from tracker.api.route import ApiContext
+from tracker.api.bundles import bundle_contents
 from tracker.evidence.bundle.manifest import PARTS, Manifest, OutsideEnd
 from tracker.evidence.bundle.build import timeline_pieces
 from tracker.evidence.bundle.zip_reader import is_plausible
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.domain.deliveries import Micros
 from tracker.domain.record_json import exact_micros, exact_time
-from tracker.projections.rendering import Surroundings, render
+from tracker.projections.rendering import RenderContext, render
 from tracker.domain.rows import SessionRow
 from tracker.projections.state import decode_state, encode_state
 from tracker.projector.projector import Projector
@@ -44,14 +44,14 @@ class _Views(ViewsWriter, ViewsReader, Protocol):
     """Both halves of one store."""
 
 
-class Again(NamedTuple):
+class TimelineComparison(NamedTuple):
     """What came out: `differences` in words, and what had to be taken `from_outside` to get there."""
 
     differences: list[str]
     from_outside: list[str]
 
 
-async def compare(log: UnpackedLog, manifest: Manifest, given: bytes, folder: Path) -> Again:
+async def compare(log: UnpackedLog, manifest: Manifest, given: bytes, folder: Path) -> TimelineComparison:
     """Make the timeline again and compare it with the bytes `given`. `folder` is ours to write in.
 
     Raises `TrackerError`, where what erased records said is not in the bundle.
@@ -69,13 +69,13 @@ class _Comparison:
         self._made_at = exact_micros(manifest.made_at)
         self._entries = 0
 
-    async def run(self) -> Again:
+    async def run(self) -> TimelineComparison:
         session, reading = self._manifest.session, self._manifest.reading
         hidden = {session.source: frozenset(reading.hidden)}
         await Projector(self._log, self._views, now=self._now, hidden=hidden).catch_up()
         row = await self._views.session(session.id)
         if row is None:
-            return Again([f"the records do not tell of a session {session.id}"], [])
+            return TimelineComparison([f"the records do not tell of a session {session.id}"], [])
         differences = await self._unrelated()
         made = await self._made(row)
         outside: list[str] = []
@@ -92,7 +92,7 @@ class _Comparison:
             differences.append(
                 f"the manifest counts {self._manifest.entries} entries, the records give {self._entries}"
             )
-        return Again(differences[:MOST], outside)
+        return TimelineComparison(differences[:MOST], outside)
 
     def _now(self) -> Micros:
         return self._made_at
@@ -111,7 +111,7 @@ class _Comparison:
 
     async def _made(self, row: SessionRow) -> bytes:
         session = self._manifest.session
-        door = Door(
+        door = ApiContext(
             log=self._log,
             views=self._views,
             access=Access((), now=self._now),
@@ -122,12 +122,12 @@ class _Comparison:
             metrics=_nothing_measured,
         )
         self._entries = 0
-        return b"".join([piece async for piece in timeline_pieces(told_of(door, row), self._count)])
+        return b"".join([piece async for piece in timeline_pieces(bundle_contents(door, row), self._count)])
 
     def _count(self, entries: Sequence[msgspec.Struct]) -> None:
         self._entries += len(entries)
 
-    def _surroundings(self, row: SessionRow) -> tuple[Surroundings | None, list[str]]:
+    def _surroundings(self, row: SessionRow) -> tuple[RenderContext | None, list[str]]:
         """What may have been known from outside, as the bundle has it; None where there was nothing to know."""
         rules = registry.rules(row.vendor)
         end = self._manifest.reading.inferred_end
@@ -135,25 +135,25 @@ class _Comparison:
             at, told = exact_micros(end.at), f"the end of the session at {end.at} ({end.reason})"
             match end.reason:
                 case "superseded":
-                    return Surroundings(rules=rules, next_start=at), [told]
+                    return RenderContext(rules=rules, next_start=at), [told]
                 case "server_shutdown":
-                    return Surroundings(rules=rules, restarts=(at,)), [told]
+                    return RenderContext(rules=rules, restarts=(at,)), [told]
                 case "timeout":
-                    return Surroundings(rules=rules, latest=FAR), [told]
+                    return RenderContext(rules=rules, latest=FAR), [told]
                 case _:
                     return None, []
         if OVERLAP in _anomalies(self._given):
             told = "that the next session of this room began before this one ended"
-            return Surroundings(rules=rules, next_start=-FAR), [told]
+            return RenderContext(rules=rules, next_start=-FAR), [told]
         return None, []
 
-    async def _render_again(self, around: Surroundings) -> SessionRow:
+    async def _render_again(self, around: RenderContext) -> SessionRow:
         """Render the session with these surroundings, into the views."""
         name = self._manifest.session.id
         state = decode_state((await self._views.states([name]))[name])
         rows = render(state, around)
         fields: dict[str, Any] = {field: getattr(rows, field) for field in rows.__struct_fields__}
-        position = await self._views.checkpoint()
+        position = await self._views.projected_position()
         changed = SessionRows(state=encode_state(state), **fields)
         await self._views.save(Changes(position=position, sessions=[changed]))
         return rows.session

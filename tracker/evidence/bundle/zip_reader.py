@@ -120,7 +120,7 @@ def is_plausible(content: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Generator[OpenBundle]:
+def open_bundle(path: Path) -> Generator[OpenBundle]:
     """Open a bundle. Raises `BundleUnreadable`, and `OSError` where there is no such file."""
     with path.open("rb") as file:
         with _understood("the file"):

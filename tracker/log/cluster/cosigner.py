@@ -15,22 +15,22 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tracker.log.cluster.divergence import Divergence, believed, named_keys, own_root
+from tracker.log.cluster.divergence import Divergence, trusted_checkpoint, named_keys, own_root
 from tracker.errors import LogError, NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import Checkpoint
-from tracker.log.merkle.cosignature import Cosigner, cosignature
+from tracker.log.merkle.cosignature import CosignerKey, cosignature
 from tracker.log.merkle.diff import Difference, first_difference
 from tracker.log.merkle.note import DASH, Signer, Verifier, read_note
 from tracker.log.merkle.tree import root_at
 from tracker.log.contract import ClusteredLog
-from tracker.log.cluster.messages import Complaint, Cosigned
+from tracker.log.cluster.messages import DivergenceReport, CosignedTree
 
 LOOK_SECONDS = 1.0
 
 _log = structlog.get_logger("vouching")
 
 
-class Vouching:
+class Cosigner:
     """What one node finds. `signer` cosigns; None on the signing node.
 
     `trusted`: keys that checkpoints have to be signed with; where there are none, the key that came with the first one.
@@ -52,7 +52,7 @@ class Vouching:
         self.looked = asyncio.Event()
         self.halted = asyncio.Event()
         self.diverged: Divergence | None = None
-        self.complaints: list[Complaint] = []
+        self.complaints: list[DivergenceReport] = []
         """Of nodes that have diverged and were not made anew since, this one too."""
         self.doubt: str | None = None
         """Why the newest checkpoint is not believed, or that somebody else signs, too."""
@@ -88,7 +88,7 @@ class Vouching:
     async def _answer_neighbours(self) -> None:
         while True:
             try:
-                await self._log.answer_neighbours()
+                await self._log.answer_peers()
             except LogError as error:
                 _log.warning("other nodes cannot ask this one now, trying again", reason=str(error))
                 await asyncio.sleep(LOOK_SECONDS)
@@ -111,8 +111,8 @@ class Vouching:
             self._compared = newest[0]
         if self.diverged is not None:
             await self._complain(self.diverged)
-        self._hear(await self._log.complaints())
-        self.aside = await self._log.set_aside()
+        self._hear(await self._log.divergence_reports())
+        self.aside = await self._log.quarantined()
 
     async def _is_ours(self, size: int, note: str) -> bool:
         """Whether this node holds the tree that a checkpoint signs. Where it is to be believed, and it does not: diverged."""
@@ -130,7 +130,7 @@ class Vouching:
     def _believed(self, size: int, note: str, trusted: Sequence[Verifier]) -> Checkpoint | None:
         """What the note says, None where it is not to be believed: then it is said once, and nothing is cosigned."""
         try:
-            signed = believed(size, note, trusted, self._origin)
+            signed = trusted_checkpoint(size, note, trusted, self._origin)
         except (NoteMalformed, NoteUnverified) as error:
             self._doubt(f"the checkpoint of {size} records cannot be believed: {error}")
             return None
@@ -154,7 +154,9 @@ class Vouching:
         if any(line.startswith(f"{DASH}{signer.name} ") for line in await self._log.cosignatures(size)):
             return
         line = cosignature(read_note(note).text, signer, self._now() // 1_000_000)
-        await self._log.vouch(Cosigned(self._node, size, signer.name, line, str(Cosigner.of(signer))))
+        await self._log.publish_tree_message(
+            CosignedTree(self._node, size, signer.name, line, str(CosignerKey.of(signer)))
+        )
 
     async def _complain(self, found: Divergence) -> None:
         if found.difference is None:
@@ -164,9 +166,9 @@ class Vouching:
                 _log.critical("the first record that differs", position=difference.position)
         if not self._has_complained:
             position = None if found.difference is None else found.difference.position
-            await self._log.vouch(Complaint(self._node, found.size, found.root, position))
+            await self._log.publish_tree_message(DivergenceReport(self._node, found.size, found.root, position))
             # Whoever guessed the message could have taken its id: the servers pass a repeat over for a while.
-            self._has_complained = any(each.node == self._node for each in await self._log.complaints())
+            self._has_complained = any(each.node == self._node for each in await self._log.divergence_reports())
 
     async def _difference(self, found: Divergence) -> Difference | None:
         for node in await self._log.holders_of(found.size):
@@ -182,7 +184,7 @@ class Vouching:
                 _log.info("a node does not say which record differs", node=node, reason=str(error))
         return None
 
-    def _hear(self, complaints: list[Complaint]) -> None:
+    def _hear(self, complaints: list[DivergenceReport]) -> None:
         for each in complaints:
             if each not in self.complaints and each.node != self._node:
                 _log.critical("another node has diverged", node=each.node, size=each.size, position=each.position)

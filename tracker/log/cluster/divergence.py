@@ -53,7 +53,7 @@ async def named_keys(log: NamingLog) -> list[Verifier]:
         return []
 
 
-async def believed_keys(log: object, known: Sequence[Verifier]) -> Sequence[Verifier]:
+async def trusted_keys(log: object, known: Sequence[Verifier]) -> Sequence[Verifier]:
     """The keys that are known; where there are none, the one that the log names. Raises `LogError`."""
     return known or (await named_keys(log) if isinstance(log, NamingLog) else [])
 
@@ -88,14 +88,14 @@ async def divergence(log: ComparedLog, trusted: Sequence[Verifier], origin: str)
     if newest is None:
         return None
     try:
-        signed = believed(*newest, trusted or await named_keys(log), origin)
+        signed = trusted_checkpoint(*newest, trusted or await named_keys(log), origin)
     except (NoteMalformed, NoteUnverified):
         return None
     root = await own_root(log, signed.size)
     return None if root == signed.root else Divergence(signed.size, root, signed.root)
 
 
-def believed(size: int, note: str, trusted: Sequence[Verifier], origin: str) -> Checkpoint:
+def trusted_checkpoint(size: int, note: str, trusted: Sequence[Verifier], origin: str) -> Checkpoint:
     """What a checkpoint that is kept as one of `size` records says. Raises `NoteMalformed`, `NoteUnverified`."""
     signed = open_checkpoint(note, trusted)
     if (signed.origin, signed.size) != (origin, size):

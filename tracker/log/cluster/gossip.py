@@ -28,7 +28,7 @@ _log = structlog.get_logger("neighbours")
 Short = Annotated[str, msgspec.Meta(max_length=200)]
 
 
-class SourceSeen(msgspec.Struct, frozen=True, kw_only=True):
+class SourceActivity(msgspec.Struct, frozen=True, kw_only=True):
     """What a node's hooks saw of a source since the node was started; times in µs. "?" is no source of ours."""
 
     name: Short
@@ -38,7 +38,7 @@ class SourceSeen(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: dict[Short, int]
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a node is. `position` of its log; `views` of what is projected, None where it has none; times in µs.
 
     `behind_seconds` is None before it was level with the stream. `cosigned`: records of the largest signed tree that it
@@ -57,13 +57,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     cosigned: int
     diverged: int | None
     doubt: Annotated[str, msgspec.Meta(max_length=2_000)] | None
-    sources: list[SourceSeen]
+    sources: list[SourceActivity]
 
 
-class Heard(msgspec.Struct, frozen=True):
+class PeerStatus(msgspec.Struct, frozen=True):
     """What a node said last, and how many µs ago."""
 
-    status: Status
+    status: NodeStatus
     ago: int
 
     @property
@@ -72,18 +72,18 @@ class Heard(msgspec.Struct, frozen=True):
         return self.ago > SILENT_US
 
 
-_decoder = msgspec.json.Decoder(Status)
+_decoder = msgspec.json.Decoder(NodeStatus)
 
 
-class Neighbours:
+class NodeGossip:
     """All nodes as this one has heard them. `say` gives this node's status; `now` µs since the epoch."""
 
-    def __init__(self, log: ClusteredLog, say: Callable[[], Awaitable[Status]], now: Callable[[], int]) -> None:
+    def __init__(self, log: ClusteredLog, say: Callable[[], Awaitable[NodeStatus]], now: Callable[[], int]) -> None:
         self._log = log
         self._say = say
         self._now = now
-        self._own: Status | None = None
-        self._heard: dict[str, tuple[Status, int]] = {}
+        self._own: NodeStatus | None = None
+        self._heard: dict[str, tuple[NodeStatus, int]] = {}
         self._told: set[str] = set()
 
     async def run(self) -> None:
@@ -94,24 +94,24 @@ class Neighbours:
                 self._own = await self._say()
                 self._heard[self._own.node] = (self._own, self._now())
                 if not is_listening:
-                    await self._log.hear_nodes(self._hear)
+                    await self._log.receive_statuses(self._hear)
                     is_listening = True
-                await self._log.tell_nodes(msgspec.json.encode(self._own))
+                await self._log.publish_status(msgspec.json.encode(self._own))
             except TrackerError as error:
                 _log.debug("other nodes are not told how this one is", reason=str(error))
             self._notice()
             await asyncio.sleep(EVERY_SECONDS)
 
-    def nodes(self) -> list[Heard]:
+    def nodes(self) -> list[PeerStatus]:
         """By name, this one too."""
         now = self._now()
-        return [Heard(status, max(0, now - at)) for _, (status, at) in sorted(self._heard.items())]
+        return [PeerStatus(status, max(0, now - at)) for _, (status, at) in sorted(self._heard.items())]
 
-    def others(self) -> list[Status]:
+    def others(self) -> list[NodeStatus]:
         """What the others said last."""
         return [each.status for each in self.nodes() if self._own is None or each.status.node != self._own.node]
 
-    def heard(self) -> int:
+    def peers(self) -> int:
         """How many nodes are not silent, this one too."""
         return sum(not each.is_silent for each in self.nodes())
 

@@ -23,7 +23,7 @@ Root = Annotated[bytes, msgspec.Meta(max_length=32)]
 Name = Annotated[str, msgspec.Meta(max_length=500)]
 
 
-class Signed(msgspec.Struct, frozen=True, tag="signed"):
+class SignedTree(msgspec.Struct, frozen=True, tag="signed"):
     """A checkpoint: the signed `note` about the tree of `size` records. `key`: the verifier key of the node's signatures."""
 
     node: Name
@@ -32,7 +32,7 @@ class Signed(msgspec.Struct, frozen=True, tag="signed"):
     key: Line = ""
 
 
-class Cosigned(msgspec.Struct, frozen=True, tag="cosigned"):
+class CosignedTree(msgspec.Struct, frozen=True, tag="cosigned"):
     """The cosignature `line`, with its newline, under the checkpoint of `size`; `name` is the key's, `key` its text."""
 
     node: Name
@@ -42,7 +42,7 @@ class Cosigned(msgspec.Struct, frozen=True, tag="cosigned"):
     key: Line = ""
 
 
-class Complaint(msgspec.Struct, frozen=True, tag="complaint"):
+class DivergenceReport(msgspec.Struct, frozen=True, tag="complaint"):
     """`root` is the node's own at that size, b"" where it has fewer records; `position` None: not found."""
 
     node: Name
@@ -51,13 +51,13 @@ class Complaint(msgspec.Struct, frozen=True, tag="complaint"):
     position: Size | None
 
 
-Voucher = Signed | Cosigned | Complaint
+TreeMessage = SignedTree | CosignedTree | DivergenceReport
 
 _encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Voucher] = msgspec.json.Decoder(Voucher)
+_decoder: msgspec.json.Decoder[TreeMessage] = msgspec.json.Decoder(TreeMessage)
 
 
-def encode(voucher: Voucher) -> bytes:
+def encode(voucher: TreeMessage) -> bytes:
     """The bytes of the message."""
     return _encoder.encode(voucher)
 
@@ -67,7 +67,7 @@ def message_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def decode(message: bytes) -> Voucher | None:
+def decode(message: bytes) -> TreeMessage | None:
     """What it says; None where the message is none of these."""
     try:
         found = _decoder.decode(message)

@@ -72,7 +72,7 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"jetstream.{files[0]}" if files else ""
 
 
-class InClear(nats.errors.Error):
+class PlaintextForbidden(nats.errors.Error):
     """A server that offers no TLS, where we say nothing without."""
 
 
@@ -84,11 +84,11 @@ class Connection(Client):
     def _connect_command(self) -> bytes:
         # The first that is said. The driver goes over to TLS before it, where the server asks for that.
         if self.is_encrypted and not self._server_info.get("tls_required"):
-            raise InClear
+            raise PlaintextForbidden
         return super()._connect_command()
 
 
-class Heard:
+class AsyncErrors:
     """What the driver complains of: each reason once, until there is a connection again.
 
     `denied` is asked first: whether it is the answer to a question that somebody waits for.
@@ -109,7 +109,7 @@ class Heard:
         text = str(error) or type(error).__name__
         if self._denied(text):
             return
-        advice = why(error, self._settings)
+        advice = explain_failure(error, self._settings)
         if advice is not None:
             self.refused = advice
             self._refusals += 1
@@ -127,7 +127,7 @@ class Heard:
         self.said.clear()
 
 
-async def connect(client: Connection, settings: StreamSettings, heard: Heard, **callbacks: Any) -> None:
+async def connect(client: Connection, settings: StreamSettings, heard: AsyncErrors, **callbacks: Any) -> None:
     """Connect. Raises `OSError` that says why not, `nats.errors.Error`, `ValueError`."""
     logging.getLogger("asyncio").addFilter(_without_eof)
     options = _options(settings)
@@ -150,7 +150,7 @@ async def connect(client: Connection, settings: StreamSettings, heard: Heard, **
     heard.connected()
 
 
-async def _let_go(client: Connection, heard: Heard) -> None:
+async def _let_go(client: Connection, heard: AsyncErrors) -> None:
     """Close what is half open. After a handshake that failed the driver would wait for its end for ever."""
     heard.is_trying = False
     with contextlib.suppress(TimeoutError, OSError):
@@ -158,10 +158,10 @@ async def _let_go(client: Connection, heard: Heard) -> None:
             await client.close()
 
 
-def why(error: Exception, settings: StreamSettings) -> str | None:
+def explain_failure(error: Exception, settings: StreamSettings) -> str | None:
     """What to change in config.toml; None for what may mend by itself."""
     text = str(error).lower()
-    if isinstance(error, InClear):
+    if isinstance(error, PlaintextForbidden):
         return "the server offers no TLS, and nothing is said to it without: tls {} in nats-server.conf, or no jetstream.tls_ca"
     if isinstance(error, ssl.SSLCertVerificationError):
         return _why_not_trusted(error, settings)

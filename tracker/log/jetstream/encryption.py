@@ -23,11 +23,11 @@ from tracker.domain.deliveries import Verified
 from tracker.errors import LogError, LogMissing, LogUnavailable
 from tracker.log.keys.frame_keys import GIVEN_UP, about_record, by_frame
 from tracker.log.frames import FrameRow
-from tracker.log.jetstream.key_bucket import KeyBucket, Unfit
+from tracker.log.jetstream.key_bucket import KeyBucket, BucketUnfit
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.jetstream.orphan_keys import EVERY_SECONDS, Reached, sweep
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import Master, Vault, open_names, wrapped_names
+from tracker.log.keys.key_store import MasterKey, KeyStore, unwrap_dedupe_secret, wrap_dedupe_secret
 from tracker.log.keys.frame_store import KEY_BYTES, DataKey
 
 LEADER_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 5.0, 1.0, 2.0
@@ -49,10 +49,10 @@ def id_of_copied(rows: Sequence[FrameRow]) -> bytes:
     return hashlib.sha256(b"copied" + msgspec.msgpack.encode(rows[0])).digest()[:FRAME_ID_BYTES]
 
 
-class StreamSealing:
+class FrameEncryption:
     """What one node does with bodies and keys."""
 
-    def __init__(self, stream: Stream, replica: Replica, vault: Vault) -> None:
+    def __init__(self, stream: Stream, replica: Replica, vault: KeyStore) -> None:
         self._stream = stream
         self._bucket = KeyBucket(stream)
         self._replica = replica
@@ -184,12 +184,12 @@ class StreamSealing:
                 try:
                     self.trouble = None if await self._bucket.is_there() else self._bucket.missing()
                     self.unfit = None
-                except Unfit as error:  # somebody edited it while we run
+                except BucketUnfit as error:  # somebody edited it while we run
                     self.trouble = self.unfit = str(error)
 
 
 async def join_names(
-    settings: StreamSettings, masters: Sequence[Master], names: bytes | None = None, *, is_new_node: bool = False
+    settings: StreamSettings, masters: Sequence[MasterKey], names: bytes | None = None, *, is_new_node: bool = False
 ) -> bytes:
     """What all nodes hash dedupe keys with: as the bucket says, which is made where there is none.
 
@@ -204,8 +204,8 @@ async def join_names(
         if is_new_node and (not await bucket.is_there() or await bucket.names() is None):
             await _expect_empty(stream, bucket)
         await bucket.make()
-        new = wrapped_names(masters[0], names or os.urandom(KEY_BYTES))
-        return open_names(await agreed_names(bucket, new), ciphers)
+        new = wrap_dedupe_secret(masters[0], names or os.urandom(KEY_BYTES))
+        return unwrap_dedupe_secret(await agreed_names(bucket, new), ciphers)
     finally:
         await stream.close()
 
@@ -235,7 +235,7 @@ async def _expect_empty(stream: Stream, bucket: KeyBucket) -> None:
             )
 
 
-async def rewrap(settings: StreamSettings, vault: Vault) -> int:
+async def rewrap(settings: StreamSettings, vault: KeyStore) -> int:
     """Wrap all entries of the bucket by the vault's current master key; how many were wrapped anew. Raises `LogError`."""
     stream = await Stream.open(settings)
     try:
@@ -246,13 +246,13 @@ async def rewrap(settings: StreamSettings, vault: Vault) -> int:
             if anew is not None:
                 await bucket.rewrap(frame, entry, anew)
                 count += 1
-        await bucket.rename(vault.wrapped_names(), vault.current)
+        await bucket.rename(vault.wrapped_dedupe_secret(), vault.current)
         return count
     finally:
         await stream.close()
 
 
-async def sealing_of(stream: Stream, replica: Replica, vault: Vault | None) -> StreamSealing | None:
+async def sealing_of(stream: Stream, replica: Replica, vault: KeyStore | None) -> FrameEncryption | None:
     """What a node seals with; None where bodies are kept in clear.
 
     Raises `LogUnavailable` where other nodes seal and this one has no master key, or a key store that is not theirs;
@@ -270,9 +270,9 @@ async def sealing_of(stream: Stream, replica: Replica, vault: Vault | None) -> S
     names = await bucket.names() if await bucket.is_there() else None
     if names is None:
         raise LogMissing(bucket.missing())
-    if vault.opened_names(names) != vault.names:
+    if vault.unwrap_dedupe_secret(names) != vault.dedupe_secret:
         raise LogUnavailable(
             f"{vault.path} is not the key store of this stream: its dedupe keys would be other ones. Keep it, records may "
             "open with nothing else; a node that has none gets one with `tracker init`"
         )
-    return StreamSealing(stream, replica, vault)
+    return FrameEncryption(stream, replica, vault)

@@ -28,11 +28,11 @@ from tracker.log.jetstream.stream import (
     NO_STREAM,
     OTHERWISE,
     WRONG_LAST,
-    Refused,
+    PublishRefused,
     Stream,
     answered,
-    ours,
-    unlike,
+    is_our_stream,
+    config_mismatch,
 )
 
 NAMES, RESTORED = "names", "restored"
@@ -44,7 +44,7 @@ TRIES = 20
 _NAMES = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
-class Unfit(LogUnavailable):
+class BucketUnfit(LogUnavailable):
     """There is a bucket, which does not do what it has to."""
 
 
@@ -82,13 +82,13 @@ class KeyBucket:
         """Whether there is one. Raises `Unfit` where it would not keep keys, or not let them go, `LogUnavailable`."""
         try:
             found = await self._stream.ask(f"STREAM.INFO.KV_{self.name}", {})
-        except Refused as error:
+        except PublishRefused as error:
             if error.code == NO_STREAM:
                 return False
             raise
-        wrong = unlike(found["config"], OTHERWISE | self._wanted() | {"max_msg_size": -1, "sealed": False})
+        wrong = config_mismatch(found["config"], OTHERWISE | self._wanted() | {"max_msg_size": -1, "sealed": False})
         if wrong:
-            raise Unfit(
+            raise BucketUnfit(
                 f"the bucket {self.name} would not keep data keys, or not let them go: {'; '.join(wrong)}. Set it so with "
                 f"`nats stream edit KV_{self.name}`"
             )
@@ -116,7 +116,7 @@ class KeyBucket:
         """Say it as the first node; False where another one was quicker."""
         try:
             await self._put(NAMES, msgspec.msgpack.encode(dict(names)), after=0)
-        except Refused as error:
+        except PublishRefused as error:
             if error.code == WRONG_LAST:
                 return False
             raise
@@ -193,7 +193,7 @@ class KeyBucket:
         """What time it is where the bucket is, s since 1970, and when it was made, as the server says it."""
         try:
             told = await self._stream.ask(f"STREAM.INFO.KV_{self.name}", {})
-        except Refused as error:
+        except PublishRefused as error:
             if error.code == NO_STREAM:
                 raise LogMissing(self.missing()) from None
             raise
@@ -250,7 +250,7 @@ class KeyBucket:
         """False where somebody else was quicker, or the acknowledgement was lost: look again."""
         try:
             await self._put(key if isinstance(key, str) else key.hex(), entry, after=latest)
-        except Refused as error:
+        except PublishRefused as error:
             if error.code == WRONG_LAST:
                 return False
             raise
@@ -265,7 +265,7 @@ class KeyBucket:
         while (found := await self._message({"seq": at, "next_by_subj": self._subject(key)})) and found[0] < latest:
             try:
                 await self._stream.ask(f"STREAM.MSG.DELETE.KV_{self.name}", {"seq": found[0]})
-            except Refused as error:
+            except PublishRefused as error:
                 if error.code not in {NO_MESSAGE, DELETE_FAILED}:  # another node was quicker
                     raise
             at = found[0] + 1
@@ -273,7 +273,7 @@ class KeyBucket:
     async def _put(self, key: str, value: bytes, *, after: int) -> int:
         headers = {"Nats-Expected-Stream": f"KV_{self.name}", "Nats-Expected-Last-Subject-Sequence": str(after)}
         try:
-            with ours("the bucket did not acknowledge"):
+            with is_our_stream("the bucket did not acknowledge"):
                 answer = await self._stream.request(self._subject(key), value, PUT_SECONDS, headers)
         except LogUnavailable:
             if not await self.is_there():
@@ -288,7 +288,7 @@ class KeyBucket:
     async def _message(self, asked: dict[str, Any]) -> _Message | None:
         try:
             found = (await self._stream.ask(f"STREAM.MSG.GET.KV_{self.name}", asked))["message"]
-        except Refused as error:
+        except PublishRefused as error:
             if error.code == NO_MESSAGE:
                 return None
             if error.code == NO_STREAM:

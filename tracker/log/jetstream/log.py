@@ -28,12 +28,12 @@ from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, row_of, wei
 from tracker.log.group_commit import GroupCommit, LogObserver
 from tracker.log.jetstream.validation import expect_fit, expect_ours
 from tracker.log.jetstream.replicator import Replicator
-from tracker.log.jetstream.encryption import StreamSealing, id_of_copied, sealing_of
-from tracker.log.jetstream.stream import WRONG_LAST, Refused, Stream, StreamSettings, StreamState
-from tracker.log.jetstream.tree_messages import VouchingReplica
-from tracker.log.sqlite.trust import Known
+from tracker.log.jetstream.encryption import FrameEncryption, id_of_copied, sealing_of
+from tracker.log.jetstream.stream import WRONG_LAST, PublishRefused, Stream, StreamSettings, StreamState
+from tracker.log.jetstream.tree_messages import ClusterReplica
+from tracker.log.sqlite.trust import TrustedKeys
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import Vault
+from tracker.log.keys.key_store import KeyStore
 from tracker.log.keys.frame_store import DataKey
 
 RETRY_SECONDS = 15.0
@@ -51,12 +51,12 @@ LOOKS = 3_600
 Done = TypeVar("Done")
 
 
-class JetstreamLog(VouchingReplica):
+class JetstreamLog(ClusterReplica):
     """The contract of `Log` on a stream and a replica. Opened by `open`, never by its constructor."""
 
     def __init__(
         self, stream: Stream, replica: Replica, state: StreamState, sequence: int, *, queue_bound: int,
-        observe: LogObserver | None, sealing: StreamSealing | None = None,
+        observe: LogObserver | None, sealing: FrameEncryption | None = None,
     ) -> None:  # fmt: skip
         super().__init__(replica)
         self._sealing = sealing
@@ -97,8 +97,8 @@ class JetstreamLog(VouchingReplica):
         observe: LogObserver | None = None,
         busy_timeout: float = 3.0,
         body_bytes: int = 0,
-        vault: Vault | None = None,
-        known: Known | None = None,
+        vault: KeyStore | None = None,
+        known: TrustedKeys | None = None,
     ) -> Self:
         """Open this node's replica and go on applying the stream to it. It may be behind (`caught_up`).
 
@@ -110,7 +110,7 @@ class JetstreamLog(VouchingReplica):
             replica = await Replica.open(path, queue_bound=queue_bound, busy_timeout=busy_timeout, vault=vault)
             undo.push_async_callback(replica.close)
             cursor = await replica.cursor()
-            await replica.believe(known)
+            await replica.set_trusted_keys(known)
             stream = await Stream.open(settings)
             undo.push_async_callback(stream.close)
             state = await expect_fit(stream, cursor, body_bytes=body_bytes)
@@ -144,9 +144,11 @@ class JetstreamLog(VouchingReplica):
         async def erase() -> Appended:
             return (await self._commit([verified], erasing=positions))[0]
 
-        return await self._group_commit.alone(erase)
+        return await self._group_commit.run_exclusive(erase)
 
-    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]) -> list[int]:
+    async def append_raw(
+        self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]
+    ) -> list[int]:
         """Append records as another log keeps them, in one frame; their positions. `erases`: what the only one erases.
 
         `keys`: of each record, None for one in clear and for one that is erased. Raises `LogUnavailable`, also where anybody else has appended to the stream since this node applied it.
@@ -162,7 +164,7 @@ class JetstreamLog(VouchingReplica):
                 entry = self._sealing.entry_of(frame.id, keys)
             return await self._sent(frame, entry, after=self._replicator.sequence)
 
-        positions = [answer.position for answer in await self._group_commit.alone(taken)]
+        positions = [answer.position for answer in await self._group_commit.run_exclusive(taken)]
         if erases and self._sealing is not None:
             await self._sealing.withdraw(erases)
         return positions
@@ -214,7 +216,7 @@ class JetstreamLog(VouchingReplica):
         """See `ClusteredLog.servers`."""
         return self.state.servers
 
-    async def probe(self) -> None:
+    async def check_writable(self) -> None:
         """Whether records could be taken now. Raises as `append` does."""
         now = asyncio.get_running_loop().time()
         self._expect_ours()
@@ -229,7 +231,7 @@ class JetstreamLog(VouchingReplica):
             raise LogUnavailable(f"the stream has said nothing for {now - self._looked_at:.0f} s: has it a leader?")
         if self._failed is not None and now - self._failed[0] < FAILURE_SECONDS:
             raise LogUnavailable(f"the last append failed, none has succeeded since: {self._failed[1]}")
-        await self.replica.probe()
+        await self.replica.check_writable()
 
     def _expect_ours(self) -> None:
         """Raise where this node must not vouch for anything."""
@@ -251,7 +253,7 @@ class JetstreamLog(VouchingReplica):
 
     async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
         self._expect_taking()
-        named = [(each, self.replica.names_of(each)) for each in batch]
+        named = [(each, self.replica.dedupe_hashes(each)) for each in batch]
         known = await self.replica.positions_of_keys([(each.source, name) for each, names in named for name in names])
         firsts = [
             next((known[each.source, name] for name in names if (each.source, name) in known), None)
@@ -329,7 +331,7 @@ class JetstreamLog(VouchingReplica):
                 return await attempt(min(ATTEMPT_SECONDS, max(left, 0.1)))
             except LogUnavailable as error:
                 # The servers know a message that they have by its id before they look at its place.
-                if isinstance(error, Refused) and error.code == WRONG_LAST:
+                if isinstance(error, PublishRefused) and error.code == WRONG_LAST:
                     raise LogUnavailable("somebody else writes into the stream meanwhile: stop it first") from None
                 pause = BACK_OFF[min(attempts, len(BACK_OFF) - 1)]
                 if loop.time() + pause >= min(deadline, self._ends):

@@ -24,21 +24,21 @@ class _Jetstream(msgspec.Struct):
     config: _Settings | None = None
 
 
-class _Told(msgspec.Struct):
+class _VarzResponse(msgspec.Struct):
     """What `/varz` says, as far as it is needed."""
 
     server_name: str
     jetstream: _Jetstream | None = None
 
 
-class Unread(NamedTuple):
+class UnreadServers(NamedTuple):
     """Of which nothing is known: `addresses` that do not answer, `servers` of the stream that none of them is."""
 
     addresses: list[str]
     servers: list[str]
 
 
-async def expect_synced(addresses: Sequence[str], servers: Sequence[str]) -> Unread:
+async def expect_synced(addresses: Sequence[str], servers: Sequence[str]) -> UnreadServers:
     """Ask each address; `servers` are the names of those that hold the stream.
 
     Raises `LogUnavailable` naming the servers that do not sync always.
@@ -49,7 +49,7 @@ async def expect_synced(addresses: Sequence[str], servers: Sequence[str]) -> Unr
         for address in addresses:
             try:
                 async with web.get(f"{address.rstrip('/')}/varz") as answer:
-                    told = msgspec.json.decode(await answer.read(), type=_Told)
+                    told = msgspec.json.decode(await answer.read(), type=_VarzResponse)
             except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError):
                 silent.append(address)
             else:
@@ -62,4 +62,4 @@ async def expect_synced(addresses: Sequence[str], servers: Sequence[str]) -> Unr
             f"{', '.join(late)}: NATS acknowledges before it syncs, a power cut would lose what was answered 200: write "
             '"sync_interval: always" under jetstream in nats-server.conf of each server'
         )
-    return Unread(silent, [name for name in servers if name not in found])
+    return UnreadServers(silent, [name for name in servers if name not in found])

@@ -18,7 +18,7 @@ from tracker.errors import LogUnavailable
 from tracker.log.jetstream.key_bucket import KeyBucket, Revision, seconds
 from tracker.log.jetstream.stream import Stream
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import Vault
+from tracker.log.keys.key_store import KeyStore
 
 ORPHAN_SECONDS = 600.0
 EVERY_SECONDS = 600.0
@@ -30,7 +30,7 @@ Reached = Callable[[int], Awaitable[None]]
 
 
 async def sweep(
-    stream: Stream, replica: Replica, vault: Vault, reached: Reached, *, older_than: float = ORPHAN_SECONDS
+    stream: Stream, replica: Replica, vault: KeyStore, reached: Reached, *, older_than: float = ORPHAN_SECONDS
 ) -> int:
     """How many entries were given up; they were put more than `older_than` s ago. Raises `LogError`."""
     bucket = KeyBucket(stream)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from tracker.domain.deliveries import Record
-from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
+from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
 from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.frame_store import DataKey
 
 
-class ReplicaReading:
+class ReplicaReader:
     """The reading and proving half of `Log`, handed on to `replica`. Each method: see `Log`."""
 
     def __init__(self, replica: Replica) -> None:
@@ -22,8 +22,8 @@ class ReplicaReading:
     async def record(self, position: int) -> Record | None:
         return await self.replica.record(position)
 
-    async def last_of(self, source: str) -> int:
-        return await self.replica.last_of(source)
+    async def last_from_source(self, source: str) -> int:
+        return await self.replica.last_from_source(source)
 
     def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
         return self.replica.read(after, limit=limit)
@@ -31,8 +31,8 @@ class ReplicaReading:
     async def wait(self, after: int, timeout: float) -> int:
         return await self.replica.wait(after, timeout)
 
-    async def positions_of(self, source: str) -> list[int]:
-        return await self.replica.positions_of(source)
+    async def positions_erased_by(self, source: str) -> list[int]:
+        return await self.replica.positions_erased_by(source)
 
     async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
         return await self.replica.erased(after, limit)
@@ -54,11 +54,11 @@ class ReplicaReading:
     async def tile(self, level: int, n: int) -> list[bytes]:
         return await self.replica.tile(level, n)
 
-    async def leaf(self, position: int) -> KeptLeaf | None:
+    async def leaf(self, position: int) -> StoredLeaf | None:
         return await self.replica.leaf(position)
 
-    def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
-        return self.replica.read_kept(after)
+    def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
+        return self.replica.read_stored(after)
 
     async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
         return await self.replica.checkpoints(after=after, limit=limit)

@@ -24,7 +24,7 @@ from tracker.log.cluster import messages
 from tracker.log.frames import Frame, decode
 from tracker.log.jetstream.validation import expect_fit
 from tracker.log.jetstream.stream import Inbox, Stream
-from tracker.log.sqlite.replica import Cursor, Entry, Replica
+from tracker.log.sqlite.replica import Cursor, StreamEntry, Replica
 
 BATCH_MESSAGES = 256
 BATCH_BYTES = 32 * 1024 * 1024
@@ -44,13 +44,13 @@ ASK_SECONDS = 1.0
 _log = structlog.get_logger("replicator")
 
 
-class Arrived(NamedTuple):
+class ReceivedFrame(NamedTuple):
     """A message read and decoded; `frame` None: no frame.
 
     `flaw`: why what was sent as a frame is none.
     """
 
-    entry: Entry
+    entry: StreamEntry
     frame: Frame | None
     size: int
     flaw: str | None = None
@@ -110,7 +110,7 @@ class Replicator:
         self.trouble = error
 
     async def _follow(self) -> None:
-        queue: asyncio.Queue[Arrived] = asyncio.Queue(QUEUE_MESSAGES)
+        queue: asyncio.Queue[ReceivedFrame] = asyncio.Queue(QUEUE_MESSAGES)
         cursor = await self._replica.cursor()
         self._held = 0
         self._move(cursor.sequence)  # another process may have been quicker
@@ -123,7 +123,7 @@ class Replicator:
         await self._stream.broken()
         raise _Lost("the connection broke")
 
-    async def _read(self, cursor: Cursor, queue: asyncio.Queue[Arrived]) -> None:
+    async def _read(self, cursor: Cursor, queue: asyncio.Queue[ReceivedFrame]) -> None:
         await expect_fit(self._stream, cursor, body_bytes=0, timeout=ASK_SECONDS)  # it may have lost its end meanwhile
         reader = f"tracker-{secrets.token_hex(8)}"
         inbox = await self._stream.inbox()
@@ -134,7 +134,7 @@ class Replicator:
             await inbox.close()
             await self._stream.drop_consumer(reader)
 
-    async def _read_from(self, reader: str, inbox: Inbox, after: int, queue: asyncio.Queue[Arrived]) -> None:
+    async def _read_from(self, reader: str, inbox: Inbox, after: int, queue: asyncio.Queue[ReceivedFrame]) -> None:
         asked = {
             "batch": BATCH_MESSAGES, "max_bytes": max(BATCH_BYTES, 2 * self._stream.max_message_bytes),
             "expires": EXPIRES_SECONDS * 10**9, "idle_heartbeat": HEARTBEAT_MS * 10**6,
@@ -171,7 +171,7 @@ class Replicator:
             self._stream.expect_pulling()
             raise _Lost(f"the reader said nothing for {SILENCE_SECONDS:.0f} s") from None
 
-    async def _arrived(self, message: Msg, after: int) -> Arrived:
+    async def _arrived(self, message: Msg, after: int) -> ReceivedFrame:
         try:
             arrived = _arrived(message, self._stream.name)
         except NodeOutdated:
@@ -196,7 +196,7 @@ class Replicator:
                 "copy the replica of a node that has applied it"
             )
 
-    async def _apply(self, queue: asyncio.Queue[Arrived]) -> None:
+    async def _apply(self, queue: asyncio.Queue[ReceivedFrame]) -> None:
         while True:
             batch = [await queue.get()]
             records, size = len(batch[0].entry.rows), batch[0].size
@@ -236,7 +236,7 @@ def _unserved(message: Msg, status: str, after: int) -> int:
     raise _Lost(f"the reader ended: {status} {headers.get('Description', '')}")
 
 
-def _arrived(message: Msg, stream: str) -> Arrived:
+def _arrived(message: Msg, stream: str) -> ReceivedFrame:
     """The message of a stream. What was sent elsewhere than to its frames has no rows."""
     # $JS.ACK.<stream>.<reader>.<times>.<sequence>.<…>.<ns since 1970>.<left>, or with domain and account behind ACK
     words = message.reply.split(".")
@@ -248,5 +248,5 @@ def _arrived(message: Msg, stream: str) -> Arrived:
         flaw = "it says nothing about the tree"
     digest = hashlib.sha256(message.data).digest()
     rows, erases, named = (frame.records, frame.erases, frame.id) if frame is not None else ((), (), b"")
-    entry = Entry(int(sequence), digest, rows, erases, named, said=said)
-    return Arrived(entry, frame, len(message.data), flaw)
+    entry = StreamEntry(int(sequence), digest, rows, erases, named, said=said)
+    return ReceivedFrame(entry, frame, len(message.data), flaw)

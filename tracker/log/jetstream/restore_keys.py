@@ -26,8 +26,8 @@ from tracker.log.jetstream.key_bucket import TRIES, KeyBucket
 from tracker.log.jetstream.encryption import AT_ONCE, agreed_names
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.sqlite.replica import Replica
-from tracker.log.sqlite.required_keys import Needed, NeededKeys, needed_keys
-from tracker.log.keys.key_store import Vault
+from tracker.log.sqlite.required_keys import RequiredKeys, RequiredKeysReader, open_required_keys
+from tracker.log.keys.key_store import KeyStore
 from tracker.log.keys.frame_store import DataKey
 
 LEADER_SECONDS = 15.0
@@ -50,7 +50,7 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 async def restore(
-    settings: StreamSettings, path: Path, vault: Vault, *, partly: bool = False, progress: Progress | None = None
+    settings: StreamSettings, path: Path, vault: KeyStore, *, partly: bool = False, progress: Progress | None = None
 ) -> Restored:
     """Put back what is missing in the bucket. A server may run meanwhile, here and elsewhere.
 
@@ -64,7 +64,7 @@ async def restore(
             cursor = await replica.cursor()
             await expect_fit(stream, cursor, body_bytes=0)
             ahead = await _ahead(stream, cursor.sequence)
-            async with needed_keys(path, ahead.erased) as needed:
+            async with open_required_keys(path, ahead.erased) as needed:
                 bucket = await _bucket(stream, vault, needed, ahead, partly=partly)
                 one = _Restoring(bucket, vault)
                 frames = await one.all(needed, progress)
@@ -108,7 +108,9 @@ async def _ahead(stream: Stream, after: int) -> _Ahead:
     return found
 
 
-async def _bucket(stream: Stream, vault: Vault, needed: NeededKeys, ahead: _Ahead, *, partly: bool) -> KeyBucket:
+async def _bucket(
+    stream: Stream, vault: KeyStore, needed: RequiredKeysReader, ahead: _Ahead, *, partly: bool
+) -> KeyBucket:
     """The bucket, made where there is none. Raises `LogUnavailable` where it is not ours, or cannot be whole."""
     bucket = KeyBucket(stream)
 
@@ -125,7 +127,7 @@ async def _bucket(stream: Stream, vault: Vault, needed: NeededKeys, ahead: _Ahea
         if not partly:
             await _expect_whole(bucket, vault, needed, ahead)
         await _patiently(make)
-    if vault.opened_names(await agreed_names(bucket, vault.wrapped_names())) != vault.names:
+    if vault.unwrap_dedupe_secret(await agreed_names(bucket, vault.wrapped_dedupe_secret())) != vault.dedupe_secret:
         raise LogUnavailable(
             f"{vault.path} is not the key store of the bucket {bucket.name}: its dedupe keys would be other ones. Nothing "
             "was put into it"
@@ -145,7 +147,7 @@ async def _patiently(attempt: Callable[[], Awaitable[Done]]) -> Done:
         await asyncio.sleep(0.2)
 
 
-async def _expect_whole(bucket: KeyBucket, vault: Vault, needed: NeededKeys, ahead: _Ahead) -> None:
+async def _expect_whole(bucket: KeyBucket, vault: KeyStore, needed: RequiredKeysReader, ahead: _Ahead) -> None:
     missing: list[int] = []
     async for page in needed.pages():
         ours = await vault.entries([each.frame for each in page])
@@ -174,13 +176,13 @@ async def _without_keys(bucket: KeyBucket, ahead: _Ahead, applied: Collection[by
 class _Restoring:
     """One run: `entries` put, positions whose keys are `missing`."""
 
-    def __init__(self, bucket: KeyBucket, vault: Vault) -> None:
+    def __init__(self, bucket: KeyBucket, vault: KeyStore) -> None:
         self._bucket = bucket
         self._vault = vault
         self.entries = 0
         self.missing: set[int] = set()
 
-    async def all(self, needed: NeededKeys, progress: Progress | None) -> int:
+    async def all(self, needed: RequiredKeysReader, progress: Progress | None) -> int:
         """How many frames there are."""
         done = 0
         async for page in needed.pages():
@@ -197,7 +199,7 @@ class _Restoring:
                 progress(done, max(done, needed.count))
         return done
 
-    async def _restore(self, needed: Needed, ours: bytes | None) -> None:
+    async def _restore(self, needed: RequiredKeys, ours: bytes | None) -> None:
         for _ in range(TRIES):
             latest, entry = await self._bucket.held(needed.frame) or (0, None)
             has = _places(entry)
@@ -230,7 +232,7 @@ def _places(entry: bytes | None) -> set[int]:
     return set() if entry is None else {n for n, each in enumerate(decode(entry).wrapped) if each is not None}
 
 
-def _opened(vault: Vault, frame: bytes, entry: bytes | None, wanted: Collection[int]) -> dict[int, DataKey]:
+def _opened(vault: KeyStore, frame: bytes, entry: bytes | None, wanted: Collection[int]) -> dict[int, DataKey]:
     """Those of the wanted keys that open; what does not (damaged, another master key) is as good as lost."""
     try:
         return {} if entry is None else vault.unwrapped(frame, entry, wanted)

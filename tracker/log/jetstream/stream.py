@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from tracker.errors import LogMissing, LogUnavailable
-from tracker.log.jetstream.connection import Connection, Heard, StreamSettings, connect, without_secret
+from tracker.log.jetstream.connection import Connection, AsyncErrors, StreamSettings, connect, without_secret
 
 FORMAT = "1"
 ASK_SECONDS = 5.0
@@ -80,7 +80,7 @@ class _Sequences(msgspec.Struct):
     last_seq: int
 
 
-class _Told(msgspec.Struct):
+class _StreamInfo(msgspec.Struct):
     """An answer of STREAM.INFO, as far as it is needed."""
 
     config: dict[str, Any]
@@ -88,7 +88,7 @@ class _Told(msgspec.Struct):
     cluster: _Cluster | None = None
 
 
-class Refused(LogUnavailable):
+class PublishRefused(LogUnavailable):
     """The server answered with an error; `code` is JetStream's."""
 
     def __init__(self, message: str, code: int) -> None:
@@ -113,7 +113,7 @@ class Inbox(NamedTuple):
 
 
 @contextlib.contextmanager
-def ours(what: str) -> Generator[None]:
+def is_our_stream(what: str) -> Generator[None]:
     """Whatever the driver raises in here is a `LogUnavailable`."""
     try:
         yield
@@ -144,7 +144,7 @@ class Stream:
         """Connect. Raises `LogUnavailable` where none of the servers can be reached or they do not let us in."""
         client = Connection()
         stream = cls(client, settings)
-        heard = Heard(settings, stream._denied)
+        heard = AsyncErrors(settings, stream._denied)
 
         async def disconnected() -> None:
             stream._broken.set()
@@ -154,7 +154,7 @@ class Stream:
             heard.connected()
             _log.info("connected again", server=client.connected_url.netloc if client.connected_url else "")
 
-        with ours(f"NATS at {', '.join(map(without_secret, settings.servers))} cannot be reached"):
+        with is_our_stream(f"NATS at {', '.join(map(without_secret, settings.servers))} cannot be reached"):
             await connect(client, settings, heard, disconnected_cb=disconnected, reconnected_cb=reconnected)
         return stream
 
@@ -176,13 +176,13 @@ class Stream:
         """What the stream's leader says now. Raises `LogMissing` where there is no such stream, `LogUnavailable`."""
         try:
             found = await self.ask(f"STREAM.INFO.{self.name}", {}, timeout)
-        except Refused as error:
+        except PublishRefused as error:
             if error.code == NO_STREAM:
                 raise LogMissing(
                     f"there is no stream {self.name!r}: check jetstream.stream, or make it with `tracker init`"
                 ) from None
             raise
-        told = msgspec.convert(found, _Told)
+        told = msgspec.convert(found, _StreamInfo)
         cluster = told.cluster or _Cluster()
         servers = (cluster.leader, *(each.name for each in cluster.replicas or ()))
         return StreamState(told.config, told.state.first_seq, told.state.last_seq, tuple(filter(None, servers)))
@@ -193,9 +193,9 @@ class Stream:
         until = clock() + PLACING_SECONDS
         while True:
             try:
-                await self.ask(f"STREAM.CREATE.{self.name}", wanted(self.settings, log_id), 2 * ASK_SECONDS)
+                await self.ask(f"STREAM.CREATE.{self.name}", wanted_config(self.settings, log_id), 2 * ASK_SECONDS)
                 return await self.state()
-            except Refused as error:
+            except PublishRefused as error:
                 if error.code != NO_PEERS or clock() > until:
                     raise
             # Servers that have only just found each other take one another for offline.
@@ -205,7 +205,7 @@ class Stream:
         """The message at a sequence, as the leader has it; None where there is none."""
         try:
             found = await self.ask(f"STREAM.MSG.GET.{self.name}", {"seq": sequence}, timeout)
-        except Refused as error:
+        except PublishRefused as error:
             if error.code == NO_MESSAGE:
                 return None
             raise
@@ -218,7 +218,7 @@ class Stream:
 
         `after`: only right behind that message; `Refused` with `WRONG_LAST` where another one is the last.
         """
-        with ours("the stream did not acknowledge"):
+        with is_our_stream("the stream did not acknowledge"):
             headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": self.name}
             if after is not None:
                 headers["Nats-Expected-Last-Sequence"] = str(after)
@@ -243,7 +243,7 @@ class Stream:
 
     async def inbox(self) -> Inbox:
         """An address of our own."""
-        with ours("NATS"):
+        with is_our_stream("NATS"):
             address = self._client.new_inbox()
             arrived: asyncio.Queue[Msg] = asyncio.Queue()
             subscription = await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType] - a Future of anything
@@ -253,7 +253,7 @@ class Stream:
 
     async def pull(self, consumer: str, reply: str, asked: dict[str, Any]) -> None:
         """Ask a reader for messages."""
-        with ours("NATS"):
+        with is_our_stream("NATS"):
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{consumer}"
             await self._client.publish(subject, msgspec.json.encode(asked), reply=reply)
 
@@ -264,17 +264,17 @@ class Stream:
 
     async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> None:
         """Have `heard` called with what nodes say outside the stream under `<stream>.<subject>`, until it is closed."""
-        with ours("NATS"):
+        with is_our_stream("NATS"):
             await self._client.subscribe(f"{self.name}.{subject}", cb=heard)  # pyright: ignore[reportUnknownMemberType]
 
     async def ask_node(self, subject: str, data: bytes, timeout: float) -> bytes:
         """What a node answers that listens to `<stream>.<subject>`. Raises `LogUnavailable`."""
-        with ours(f"{self.name}.{subject}"):
+        with is_our_stream(f"{self.name}.{subject}"):
             return (await self.request(f"{self.name}.{subject}", data, timeout)).data
 
     async def tell(self, subject: str, data: bytes) -> None:
         """Say something to whoever listens now; nothing keeps it. Raises `LogUnavailable`."""
-        with ours("NATS"):
+        with is_our_stream("NATS"):
             if not self._client.is_connected:
                 raise LogUnavailable("there is no connection to NATS")
             await self._client.publish(subject, data)
@@ -289,7 +289,7 @@ class Stream:
 
     async def ask(self, what: str, asked: dict[str, Any], timeout: float = ASK_SECONDS) -> dict[str, Any]:
         """Ask JetStream's API. Raises `Refused` with its error, `LogUnavailable` where nobody answers."""
-        with ours("JetStream"):
+        with is_our_stream("JetStream"):
             answer = await self.request(f"$JS.API.{what}", msgspec.json.encode(asked), timeout)
         return answered(answer, "JetStream")
 
@@ -340,7 +340,7 @@ class Stream:
         return f"this node ({who}) may not {what}: give it its rights (docs/engines/jetstream.md, Who may do what)"
 
 
-def wanted(settings: StreamSettings, log_id: str) -> dict[str, Any]:
+def wanted_config(settings: StreamSettings, log_id: str) -> dict[str, Any]:
     """The settings of a stream that keeps a log."""
     return {
         "name": settings.stream, "subjects": [f"{settings.stream}.frames", f"{settings.stream}.checkpoints"],
@@ -362,13 +362,13 @@ OTHERWISE = {
 
 def differences(state: StreamState, settings: StreamSettings) -> list[str]:
     """What of a stream's settings is not as a log needs it: "max_age is 3600000000000, not 0"."""
-    needed: dict[str, Any] = OTHERWISE | wanted(settings, state.log_id)
+    needed: dict[str, Any] = OTHERWISE | wanted_config(settings, state.log_id)
     for free in ("name", "metadata", "max_consumers", "allow_direct"):
         del needed[free]
-    return unlike(state.config, needed)
+    return config_mismatch(state.config, needed)
 
 
-def unlike(config: dict[str, Any], needed: dict[str, Any]) -> list[str]:
+def config_mismatch(config: dict[str, Any], needed: dict[str, Any]) -> list[str]:
     """What of a stream's settings is not as it is needed: "max_age is 3600000000000, not 0"."""
     found: list[str] = []
     for key, value in needed.items():
@@ -395,6 +395,6 @@ def answered(answer: Msg, what: str) -> dict[str, Any]:
         error = found["error"]
         if error.get("err_code") == NO_JETSTREAM:
             reason = "the account that we are let into has no JetStream: another jetstream.user, or enable it for the account"
-            raise Refused(f"{what}: {reason}", NO_JETSTREAM)
-        raise Refused(f"{what}: {error.get('description', 'refused')}", error.get("err_code", 0))
+            raise PublishRefused(f"{what}: {reason}", NO_JETSTREAM)
+        raise PublishRefused(f"{what}: {error.get('description', 'refused')}", error.get("err_code", 0))
     return found

@@ -16,9 +16,9 @@ from nats.aio.msg import Msg
 from tracker.errors import LogError, LogUnavailable
 from tracker.log.merkle.hashing import HASH_BYTES
 from tracker.log.jetstream.replicator import Replicator
-from tracker.log.jetstream.replica_log import ReplicaReading
+from tracker.log.jetstream.replica_log import ReplicaReader
 from tracker.log.jetstream.stream import Stream
-from tracker.log.cluster.messages import Complaint, Signed, Voucher, encode, message_id
+from tracker.log.cluster.messages import DivergenceReport, SignedTree, TreeMessage, encode, message_id
 
 VOUCH_SECONDS = 10.0
 ATTEMPT_SECONDS = 2.0
@@ -26,13 +26,13 @@ PAUSE_SECONDS = 0.2
 HASHES_SECONDS = 3.0
 
 
-class VouchingReplica(ReplicaReading):
+class ClusterReplica(ReplicaReader):
     """The half of a clustered log that is about its tree."""
 
     _stream: Stream
     _replicator: Replicator
 
-    async def vouch(self, voucher: Voucher) -> None:
+    async def publish_tree_message(self, voucher: TreeMessage) -> None:
         """Say something about the tree; every node keeps it, this one on return. Raises `LogUnavailable`."""
         data = encode(voucher)
         try:
@@ -48,12 +48,12 @@ class VouchingReplica(ReplicaReading):
             except LogUnavailable:  # there may be a leader again in a moment
                 await asyncio.sleep(PAUSE_SECONDS)
 
-    async def keep_checkpoint(self, size: int, note: str) -> bool:
+    async def store_checkpoint(self, size: int, note: str) -> bool:
         """See `Log.keep_checkpoint`: every node keeps it."""
         if await self._note_of(size) is not None:
             return False
         settings = self._stream.settings
-        await self.vouch(Signed(settings.node, size, note, settings.key))
+        await self.publish_tree_message(SignedTree(settings.node, size, note, settings.key))
         return await self._note_of(size) == note
 
     async def keep_signed(self, size: int, note: str, key: str) -> bool:
@@ -63,7 +63,7 @@ class VouchingReplica(ReplicaReading):
         """
         if await self._note_of(size) is not None:
             return False
-        await self.vouch(Signed(self._stream.settings.node, size, note, key))
+        await self.publish_tree_message(SignedTree(self._stream.settings.node, size, note, key))
         if await self._note_of(size) is None:
             raise LogUnavailable(
                 f"the checkpoint of {size} records is signed with a key that this node does not know: compare it, and write "
@@ -74,17 +74,17 @@ class VouchingReplica(ReplicaReading):
             )
         return True
 
-    async def set_aside(self) -> int:
+    async def quarantined(self) -> int:
         """See `ClusteredLog.set_aside`."""
-        return await self.replica.set_aside()
+        return await self.replica.quarantined()
 
     async def _note_of(self, size: int) -> str | None:
         found = await self.replica.checkpoints(after=size - 1, limit=1)
         return next((note for each, note in found if each == size), None)
 
-    async def complaints(self) -> list[Complaint]:
+    async def divergence_reports(self) -> list[DivergenceReport]:
         """See `ClusteredLog.complaints`."""
-        return await self.replica.complaints()
+        return await self.replica.divergence_reports()
 
     async def named_key(self) -> str | None:
         """See `ClusteredLog.named_key`."""
@@ -104,11 +104,11 @@ class VouchingReplica(ReplicaReading):
         answer = await self._stream.ask_node(f"tiles.{node}", asked, HASHES_SECONDS)
         return [answer[at : at + HASH_BYTES] for at in range(0, len(answer), HASH_BYTES)]
 
-    async def tell_nodes(self, news: bytes) -> None:
+    async def publish_status(self, news: bytes) -> None:
         """See `ClusteredLog.tell_nodes`."""
         await self._stream.tell(f"{self._stream.name}.nodes.{self._stream.settings.node}", news)
 
-    async def hear_nodes(self, heard: Callable[[bytes], None]) -> None:
+    async def receive_statuses(self, heard: Callable[[bytes], None]) -> None:
         """See `ClusteredLog.hear_nodes`."""
 
         async def hear(message: Msg) -> None:
@@ -116,7 +116,7 @@ class VouchingReplica(ReplicaReading):
 
         await self._stream.listen("nodes.*", hear)
 
-    async def answer_neighbours(self) -> None:
+    async def answer_peers(self) -> None:
         """See `ClusteredLog.answer_neighbours`."""
 
         async def answer(message: Msg) -> None:

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.merkle.leaf import framed
 from tracker.log.record_compression import MAGIC
-from tracker.log.shipped_dictionaries import Shipped
+from tracker.log.shipped_dictionaries import ShippedDictionaries
 from tracker.log.sqlite.file import publish
 from tracker.log.keys.frame_store import (
     CREATE_FRAMES,
@@ -76,7 +76,7 @@ _FRAME = struct.Struct(">Q")
 REWRAP = 2_000
 
 
-class Master(NamedTuple):
+class MasterKey(NamedTuple):
     """A master key: `id` names it in the store, `key` are 32 bytes."""
 
     id: str
@@ -86,17 +86,19 @@ class Master(NamedTuple):
         return f"Master({self.id!r}, …)"
 
 
-class Sealed(NamedTuple):
+class EncryptedBody(NamedTuple):
     """A record sealed, as it goes into the log, and what its leaf says about the plain bytes."""
 
     body: bytes
     commitment: bytes
 
 
-class Vault(FrameStore):
+class KeyStore(FrameStore):
     """One key store. Made by `create`, opened by `open`; `masters[0]` wraps, the others only open."""
 
-    def __init__(self, path: Path, connection: aiosqlite.Connection, masters: Sequence[Master], names: bytes) -> None:
+    def __init__(
+        self, path: Path, connection: aiosqlite.Connection, masters: Sequence[MasterKey], names: bytes
+    ) -> None:
         self.path = path
         self._connection = connection
         self._lock = asyncio.Lock()
@@ -104,10 +106,10 @@ class Vault(FrameStore):
         self._masters: Mapping[str, AESGCM] = {master.id: AESGCM(master.key) for master in masters}
         self._names = names
         self._ahead: dict[int, DataKey] = {}
-        self._shipped = Shipped()
+        self._shipped = ShippedDictionaries()
 
     @staticmethod
-    async def create(path: Path, masters: Sequence[Master], names: bytes | None = None) -> None:
+    async def create(path: Path, masters: Sequence[MasterKey], names: bytes | None = None) -> None:
         """Make an empty key store. Raises `LogUnavailable` when there is something at `path` already.
 
         `names`: what dedupe keys are hashed with where it is not a new one, 32 bytes.
@@ -130,7 +132,7 @@ class Vault(FrameStore):
                 draft.unlink(missing_ok=True)
 
     @classmethod
-    async def open(cls, path: Path, masters: Sequence[Master]) -> Self:
+    async def open(cls, path: Path, masters: Sequence[MasterKey]) -> Self:
         """Open a key store. Raises `LogMissing`, `LogCorrupt` (none of ours), `LogUnavailable` (no master key fits)."""
         if not path.exists():
             raise LogMissing(f"there is no key store at {path}: bring it back, or make one with `tracker init`")
@@ -159,7 +161,7 @@ class Vault(FrameStore):
             await connection.close()
             raise
 
-    def name_of(self, source: str, dedupe_key: str) -> str:
+    def dedupe_hash(self, source: str, dedupe_key: str) -> str:
         """What a sealed log knows a delivery by: keyed, so that nobody can guess a body from it."""
         return "hmac:" + hmac.digest(self._names, f"{source}\0{dedupe_key}".encode(), "sha256").hex()
 
@@ -180,7 +182,7 @@ class Vault(FrameStore):
                 self._ahead = held | made
         return {position: self._ahead.pop(position) for position in range(first, last + 1)}
 
-    async def keep(self, keys: Mapping[int, DataKey]) -> None:
+    async def store(self, keys: Mapping[int, DataKey]) -> None:
         """Keep the data keys of records that were sealed elsewhere, by position. Durable on return."""
         master = self._masters[self._current]
         rows = [
@@ -204,7 +206,7 @@ class Vault(FrameStore):
         return made, rows
 
     @property
-    def names(self) -> bytes:
+    def dedupe_secret(self) -> bytes:
         """What dedupe keys are hashed with: one for all nodes of a cluster."""
         return self._names
 
@@ -213,17 +215,17 @@ class Vault(FrameStore):
         """The id of the master key that wraps."""
         return self._current
 
-    def wrapped_names(self) -> dict[str, bytes]:
+    def wrapped_dedupe_secret(self) -> dict[str, bytes]:
         """What dedupe keys are hashed with, as a bucket says it."""
         return {self._current: wrap(self._masters[self._current], self._names, NAMES_AAD)}
 
-    def opened_names(self, wrapped: Mapping[str, bytes]) -> bytes:
+    def unwrap_dedupe_secret(self, wrapped: Mapping[str, bytes]) -> bytes:
         """What a bucket says. Raises `LogUnavailable` where its master key is not configured."""
-        return open_names(wrapped, self._masters)
+        return unwrap_dedupe_secret(wrapped, self._masters)
 
     def seal(
         self, position: int, vendor: str, proof: bytes, body: bytes, key: DataKey, *, about: bytes | None = None
-    ) -> Sealed:
+    ) -> EncryptedBody:
         """Seal the record of a position, packed where that is smaller, with a key of its own (`keys_for`).
 
         `about`: what is authenticated with it instead of the position (`about_record`).
@@ -232,7 +234,7 @@ class Vault(FrameStore):
         plain = framed(proof, body)
         inside = self._shipped.pack(vendor, proof, body) or plain
         sealed = nonce + AESGCM(key.key).encrypt(nonce, inside, _POSITION.pack(position) if about is None else about)
-        return Sealed(sealed, hmac.digest(key.salt, plain, "sha256"))
+        return EncryptedBody(sealed, hmac.digest(key.salt, plain, "sha256"))
 
     def unseal(self, position: int, sealed: bytes, key: DataKey, *, about: bytes | None = None) -> tuple[bytes, bytes]:
         """(proof, body) of a sealed record; `about`: what else may have been authenticated with it than the position.
@@ -328,12 +330,12 @@ class Vault(FrameStore):
             raise LogUnavailable(f"the key store {self.path} cannot be read now: {error}") from error
 
 
-def wrapped_names(master: Master, names: bytes) -> dict[str, bytes]:
+def wrap_dedupe_secret(master: MasterKey, names: bytes) -> dict[str, bytes]:
     """What dedupe keys are hashed with, by the master key that wraps it: what a bucket says to all nodes."""
     return {master.id: wrap(AESGCM(master.key), names, NAMES_AAD)}
 
 
-def open_names(wrapped: Mapping[str, bytes], masters: Mapping[str, AESGCM]) -> bytes:
+def unwrap_dedupe_secret(wrapped: Mapping[str, bytes], masters: Mapping[str, AESGCM]) -> bytes:
     """What dedupe keys are hashed with, as a bucket says it. Raises `LogUnavailable` where no master key fits."""
     for master, secret in wrapped.items():
         if master in masters:
@@ -343,7 +345,7 @@ def open_names(wrapped: Mapping[str, bytes], masters: Mapping[str, AESGCM]) -> b
     )
 
 
-async def _fill(draft: Path, master: Master, names: bytes) -> None:
+async def _fill(draft: Path, master: MasterKey, names: bytes) -> None:
     connection = await _connect(draft)
     try:
         for statement in (*SCHEMA, CREATE_FRAMES, CREATE_SWEPT):

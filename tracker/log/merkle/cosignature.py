@@ -25,7 +25,7 @@ SIGNATURE_BYTES = 64
 LATEST = 2**63 - 1
 
 
-class Cosigner(NamedTuple):
+class CosignerKey(NamedTuple):
     """The public key of a cosigner."""
 
     name: str
@@ -62,7 +62,7 @@ class Cosigner(NamedTuple):
 class Cosigned(NamedTuple):
     """Who vouches for a checkpoint, and when (seconds since the epoch)."""
 
-    by: Cosigner
+    by: CosignerKey
     seconds: int
 
 
@@ -72,7 +72,7 @@ def cosignature(text: str, signer: Signer, seconds: int) -> str:
     Whoever calls has looked.
     """
     made = _TIME.pack(seconds) + signer.sign(_statement(text, seconds))
-    return f"{DASH}{signer.name} {base64.b64encode(Cosigner.of(signer).id + made).decode()}\n"
+    return f"{DASH}{signer.name} {base64.b64encode(CosignerKey.of(signer).id + made).decode()}\n"
 
 
 def with_cosignatures(note: str, lines: Iterable[str]) -> str:
@@ -82,14 +82,14 @@ def with_cosignatures(note: str, lines: Iterable[str]) -> str:
     return cosigned
 
 
-def cosigned(note: str, known: Sequence[Cosigner]) -> list[Cosigned]:
+def cosigned(note: str, known: Sequence[CosignerKey]) -> list[Cosigned]:
     """Who of the known cosigners vouches for a note; lines of others are passed over.
 
     Raises `NoteMalformed`; `NoteUnverified` when a line in the name of one of them is not his.
     """
     read = read_note(note)
     keys = {(each.name, each.id): each for each in known}
-    found: dict[Cosigner, Cosigned] = {}
+    found: dict[CosignerKey, Cosigned] = {}
     for name, key_id, made in read.signatures:
         key = keys.get((name, key_id))
         if key is None:
@@ -103,7 +103,7 @@ def cosigned(note: str, known: Sequence[Cosigner]) -> list[Cosigned]:
     return list(found.values())
 
 
-def _fits(key: Cosigner, text: str, seconds: int, signature: bytes) -> bool:
+def _fits(key: CosignerKey, text: str, seconds: int, signature: bytes) -> bool:
     return Verifier(key.name, key.public).fits(_statement(text, seconds), signature)
 
 

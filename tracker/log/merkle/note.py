@@ -126,7 +126,7 @@ class Note(NamedTuple):
     signatures: tuple[Signature, ...]
 
 
-class Opened(NamedTuple):
+class OpenedNote(NamedTuple):
     """A note that `signers`, one or more, vouch for."""
 
     text: str
@@ -159,7 +159,7 @@ def read_note(note: str) -> Note:
     return Note(text + "\n", signatures)
 
 
-def open_note(note: str, verifiers: Sequence[Verifier]) -> Opened:
+def open_note(note: str, verifiers: Sequence[Verifier]) -> OpenedNote:
     """The text and who vouches for it. Signatures of unknown keys are passed over.
 
     Raises `NoteMalformed`; `NoteUnverified` when none of these keys signed it, or one signature of theirs is wrong.
@@ -178,7 +178,7 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> Opened:
         by = ", ".join(f"{name}+{key_id.hex()}" for name, key_id, _ in read.signatures)
         wanted = ", ".join(each.label for each in verifiers) or "none"
         raise NoteUnverified(f"it is signed by {by}; known keys: {wanted}")
-    return Opened(read.text, tuple(signed.values()))
+    return OpenedNote(read.text, tuple(signed.values()))
 
 
 def decoded(text: str) -> bytes | None:

@@ -29,7 +29,7 @@ def _places(columns: int, rows: int) -> str:
     return ", ".join([row] * rows)
 
 
-def bound(rows: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
+def value_chunks(rows: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
     """For at most `MOST_ROWS` at once: the list of `(?, …)` and what is bound to it; NULL where there is no row."""
     for start in range(0, len(rows), MOST_ROWS):
         some = rows[start : start + MOST_ROWS]
@@ -38,12 +38,12 @@ def bound(rows: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
         yield _places(columns, size), values + [None] * (columns * (size - len(some)))
 
 
-def inserting(into: str, rows: Sequence[Row]) -> list[Statement]:
+def insert_statements(into: str, rows: Sequence[Row]) -> list[Statement]:
     """What puts rows `into` a table with its columns, `records (position, …)`; none of the first column is NULL."""
-    return [(_inserting(into, places), values) for places, values in bound(rows)]
+    return [(_inserting(into, places), values) for places, values in value_chunks(rows)]
 
 
-async def at_once(connection: aiosqlite.Connection, statements: Sequence[Statement]) -> None:
+async def execute_batch(connection: aiosqlite.Connection, statements: Sequence[Statement]) -> None:
     """Run one after the other, without coming back to the event loop between them; what fails is the last that ran."""
 
     def run(plain: sqlite3.Connection) -> None:

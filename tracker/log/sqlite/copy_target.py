@@ -9,21 +9,23 @@ import aiosqlite
 
 from tracker.errors import LogUnavailable
 from tracker.log.frames import FrameRow
-from tracker.log.sqlite.replica import Entry, Replica
+from tracker.log.sqlite.replica import StreamEntry, Replica
 from tracker.log.sqlite.log import Change
 from tracker.log.sqlite.tree import SELECT_CHECKPOINT
-from tracker.log.sqlite.messages import keeping
+from tracker.log.sqlite.messages import store_statements
 from tracker.log.keys.frame_store import DataKey
-from tracker.log.cluster.messages import Signed
+from tracker.log.cluster.messages import SignedTree
 
 
-class TakingLog(Replica):
+class CopyTarget(Replica):
     """A log of its own that is being filled; it goes on where an earlier copy ended."""
 
     # Nobody is answered for what is copied: after a power cut the copy goes on from what is there.
     synchronous: ClassVar[str] = "NORMAL"
 
-    async def take(self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]) -> list[int]:
+    async def append_raw(
+        self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]
+    ) -> list[int]:
         """Append these in one transaction; their positions. `erases`: what the only one of them says is erased.
 
         `keys`: of each record, None for one in clear and for one that is erased. Raises `LogUnavailable`, also where the file is a replica, or has one of them already.
@@ -32,7 +34,7 @@ class TakingLog(Replica):
             raise LogUnavailable(f"{self.path} is a replica of the stream {self._follows}: copy into the stream")
 
         async def write(connection: aiosqlite.Connection) -> Change[list[int]]:
-            change = await self._apply(connection, [Entry(0, b"", rows, erases)])
+            change = await self._apply(connection, [StreamEntry(0, b"", rows, erases)])
             ((*answers,),) = (answer or () for answer in change.answer)
             if any(answer.duplicate for answer in answers):
                 raise LogUnavailable(f"{self.path} has some of these records already, at other positions")
@@ -42,8 +44,8 @@ class TakingLog(Replica):
         if vault is None and any(row[8] is not None for row in rows):
             raise LogUnavailable("sealed records are to be copied: name a master key under [sealing] keys")
         if vault is not None:
-            await vault.keep({head + 1 + n: key for n, key in enumerate(keys) if key is not None})
-        positions = await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
+            await vault.store({head + 1 + n: key for n, key in enumerate(keys) if key is not None})
+        positions = await self._group_commit.run_exclusive(lambda: self._in_transaction(write, remember=True))
         if vault is not None and erases:
             await vault.destroy(erases)
         return positions
@@ -57,6 +59,6 @@ class TakingLog(Replica):
         async def write(connection: aiosqlite.Connection) -> Change[bool]:
             if await connection.execute_fetchall(SELECT_CHECKPOINT, (size,)):
                 return Change(False)
-            return Change(True, statements=keeping(Signed("", size, note, key)))
+            return Change(True, statements=store_statements(SignedTree("", size, note, key)))
 
-        return await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
+        return await self._group_commit.run_exclusive(lambda: self._in_transaction(write, remember=True))

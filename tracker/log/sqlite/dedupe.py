@@ -8,7 +8,7 @@ from typing import Any
 import aiosqlite
 
 from tracker.domain.deliveries import Appended, Verified
-from tracker.log.sqlite.bulk import bound
+from tracker.log.sqlite.bulk import value_chunks
 
 # The first row is the head; each other row is a repeat. Unused pairs are NULL and match nothing. CROSS JOIN keeps the
 # wanted keys on the left: each is one search of the index (with IN (VALUES …) SQLite scans all of it). The index is of
@@ -24,13 +24,13 @@ FROM wanted CROSS JOIN records ON substr(records.dedupe_key, -12) = substr(wante
 """With its `(?, ?)` put in, as many as there are keys or a few more."""
 
 
-async def placed(
+async def assign_positions(
     connection: aiosqlite.Connection, batch: Sequence[Verified], names_of: Callable[[Verified], tuple[str, ...]]
 ) -> tuple[list[Appended], list[tuple[Any, ...]]]:
     """The answer to each of the batch, and the rows to insert. The write lock must be held."""
     named = [(verified, names_of(verified)) for verified in batch]
     wanted = [(verified.source, name) for verified, names in named for name in names]
-    head, positions = await known(connection, wanted)
+    head, positions = await known_positions(connection, wanted)
     answers: list[Appended] = []
     rows: list[tuple[Any, ...]] = []
     for verified, names in named:
@@ -47,20 +47,20 @@ async def placed(
     return answers, rows
 
 
-async def known(
+async def known_positions(
     connection: aiosqlite.Connection, wanted: Sequence[tuple[str, str]]
 ) -> tuple[int, dict[tuple[str, str], int]]:
     """The last position, and where those of the wanted (source, dedupe key) are that are kept. 0 where none is wanted."""
     positions: dict[tuple[str, str], int] = {}
     head = 0
-    for places, values in bound(wanted):
+    for places, values in value_chunks(wanted):
         rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEATS.format(places), values)
         positions.update({(source, key): position for source, key, position in rows})
         head = positions.pop((None, None))  # pyright: ignore[reportArgumentType] - the first row
     return head, positions
 
 
-def placed_at(
+def position_of(
     head: int, positions: dict[tuple[str, str], int], rows: Sequence[tuple[Any, ...]]
 ) -> tuple[list[Appended], list[tuple[Any, ...]]]:
     """The same for rows as they are kept, (source, vendor, event, dedupe key …, body, commitment): answers, rows to insert.

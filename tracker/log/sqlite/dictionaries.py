@@ -21,7 +21,7 @@ import aiosqlite
 
 from tracker.domain.deliveries import Record
 from tracker.errors import LogCorrupt, LogError
-from tracker.log.contract import KeptRecord
+from tracker.log.contract import StoredRecord
 from tracker.log.record_compression import MAGIC, Packer, Pair, better, dictionary_of, is_packed, numbered
 
 SELECT_CURRENT = "SELECT source, vendor, max(id) FROM dictionaries GROUP BY source, vendor"
@@ -50,14 +50,14 @@ UNPACKED_BYTES = 8 * 1024 * 1024
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
-Plain = TypeVar("Plain", Record, KeptRecord)
+Plain = TypeVar("Plain", Record, StoredRecord)
 Said = tuple[str, str]
 """(source, vendor)"""
 Alone = Callable[[Callable[[aiosqlite.Connection], Awaitable[None]]], Awaitable[None]]
 """Runs something in a transaction of its own, between two commits."""
 
 
-class Packing:
+class DictionaryStore:
     """The dictionaries of one log. `fetch` reads it, `alone` writes to it."""
 
     def __init__(self, fetch: Fetch, alone: Alone) -> None:

@@ -14,19 +14,19 @@ from tracker.domain.deliveries import LOST, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.log.keys.frame_keys import Copy, about_record
 from tracker.log.record_compression import Pair
-from tracker.log.sqlite.dictionaries import Packing, bounded
+from tracker.log.sqlite.dictionaries import DictionaryStore, bounded
 from tracker.log.sqlite.tree import SELECT_ANY_SEALED, SELECT_COPIES, SELECT_ERASURES, SELECT_SEALED
-from tracker.log.keys.key_store import Vault
+from tracker.log.keys.key_store import KeyStore
 from tracker.log.keys.frame_store import DataKey
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
 
 
-class Sealing:
+class RecordEncryption:
     """What one log does with bodies. `vault` None: kept in clear, and refused where others were sealed before."""
 
-    def __init__(self, vault: Vault | None) -> None:
+    def __init__(self, vault: KeyStore | None) -> None:
         self.vault = vault
         self._has_clear = True
         self._is_replica = False
@@ -47,11 +47,11 @@ class Sealing:
         # Sealed once, sealed for ever: what is in clear stands before the first sealed record.
         self._has_clear = size > 0 and first_sealed != 1
 
-    def names_of(self, verified: Verified) -> tuple[str, ...]:
+    def dedupe_hashes(self, verified: Verified) -> tuple[str, ...]:
         """The dedupe key to keep, and those under which the same delivery may have been kept before."""
         if self.vault is None:
             return (verified.dedupe_key,)
-        sealed = self.vault.name_of(verified.source, verified.dedupe_key)
+        sealed = self.vault.dedupe_hash(verified.source, verified.dedupe_key)
         return (sealed, verified.dedupe_key) if self._has_clear else (sealed,)
 
     async def sealed(self, rows: list[Row]) -> tuple[list[Row], list[bytes | None]]:
@@ -82,7 +82,7 @@ class Sealing:
         keys = await self.vault.keys_of_copies(first.values())
         return {position: keys[copy] for position, copy in first.items() if copy in keys}
 
-    async def records(self, rows: Sequence[Row], fetch: Fetch, packing: Packing) -> Iterator[list[Record]]:
+    async def records(self, rows: Sequence[Row], fetch: Fetch, packing: DictionaryStore) -> Iterator[list[Record]]:
         """What rows of the log say, by position without gaps, in lists of at most 8 MiB (or one record).
 
         Raises `LogUnavailable`, `LogCorrupt`, also while the lists are taken.

@@ -137,7 +137,7 @@ async def _recognise(connection: aiosqlite.Connection, path: Path) -> None:
         raise LogCorrupt(f"{path} is not a log of Tracker: check log.path; nothing was changed in it")
 
 
-class Whereabouts:
+class FileIdentity:
     """Whether the files that were opened are still the ones under these names.
 
     SQLite goes on writing happily into a file that was deleted or moved away, and what is acknowledged then is lost.

@@ -22,21 +22,21 @@ from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.log.merkle.tree import Frontier
 from tracker.log.group_commit import QUEUE_BYTES, GroupCommit, LogObserver
-from tracker.log.sqlite.file import Whereabouts, make, reader, writer
-from tracker.log.sqlite.dedupe import placed
-from tracker.log.sqlite.dictionaries import Packing
-from tracker.log.sqlite.proving import COLUMNS, SqliteProving
-from tracker.log.sqlite.bulk import Statement, at_once, inserting
-from tracker.log.sqlite.encryption import Sealing
+from tracker.log.sqlite.file import FileIdentity, make, reader, writer
+from tracker.log.sqlite.dedupe import assign_positions
+from tracker.log.sqlite.dictionaries import DictionaryStore
+from tracker.log.sqlite.proving import COLUMNS, SqliteTreeReader
+from tracker.log.sqlite.bulk import Statement, execute_batch, insert_statements
+from tracker.log.sqlite.encryption import RecordEncryption
 from tracker.log.sqlite.tree import (
     INSERT_ERASURE,
     INSERT_TILE,
     LEAVES,
     SELECT_SIZE_AND_FIRST_SEALED,
     frontier_of,
-    grown,
+    appended_tiles,
 )
-from tracker.log.keys.key_store import Vault
+from tracker.log.keys.key_store import KeyStore
 from tracker.log.keys.frame_store import DataKey
 
 CHUNK_RECORDS = 1000
@@ -70,7 +70,7 @@ class Change(NamedTuple, Generic[Written]):
     statements: Sequence[Statement] = ()
 
 
-class SqliteLog(SqliteProving):
+class SqliteLog(SqliteTreeReader):
     """The contract of `Log` in one file. Made by `create` and opened by `open`, never by its constructor."""
 
     # With NORMAL a power cut was measured to lose 2 % of what was acknowledged.
@@ -84,20 +84,20 @@ class SqliteLog(SqliteProving):
         queue_bound: int,
         observe: LogObserver | None,
         busy_timeout: float,
-        vault: Vault | None = None,
+        vault: KeyStore | None = None,
     ) -> None:
         self.path = path
         self._writer: aiosqlite.Connection | None = connections[0]
         self._reader = connections[1]
         self._busy_timeout = busy_timeout
-        self._whereabouts = Whereabouts(path)
+        self._whereabouts = FileIdentity(path)
         self._changed = asyncio.Event()
         self._closed = False
         self._frontier: Frontier | None = None
         self._failed: tuple[float, str] | None = None
         self._follows: str | None = None
-        self._sealing = Sealing(vault)
-        self._packing = Packing(self._fetch, self._write_alone)
+        self._sealing = RecordEncryption(vault)
+        self._packing = DictionaryStore(self._fetch, self._write_alone)
         self._group_commit = GroupCommit(self._commit, queue_bound=queue_bound, observe=observe)
 
     @classmethod
@@ -113,7 +113,7 @@ class SqliteLog(SqliteProving):
         queue_bound: int = 10_000,
         observe: LogObserver | None = None,
         busy_timeout: float = 3.0,
-        vault: Vault | None = None,
+        vault: KeyStore | None = None,
         sealed_stay: bool = False,
     ) -> Self:
         """Open an existing log and bring its schema up to date.
@@ -160,7 +160,7 @@ class SqliteLog(SqliteProving):
         """See `Log.append_all`. Shares its transaction with whatever else is waiting."""
         return await self._group_commit.append(batch) if batch else []
 
-    async def probe(self) -> None:
+    async def check_writable(self) -> None:
         """Whether records could be taken now: an empty transaction that waits its turn. Raises as `append` does.
 
         An empty transaction writes nothing, so a write that failed is remembered: until one succeeds, or 30 s.
@@ -185,7 +185,7 @@ class SqliteLog(SqliteProving):
             )
 
         async def write(connection: aiosqlite.Connection) -> Change[list[Appended]]:
-            answers, rows = await placed(connection, batch, self._sealing.names_of)
+            answers, rows = await assign_positions(connection, batch, self._sealing.dedupe_hashes)
             if not rows:
                 return Change(answers)
             frontier, statements = await self._grown(connection, *await self._sealing.sealed(rows))
@@ -208,7 +208,7 @@ class SqliteLog(SqliteProving):
             await connection.execute("BEGIN IMMEDIATE")
             begun = True
             change = await write(connection)
-            await at_once(connection, [*change.statements, ("COMMIT", ())])
+            await execute_batch(connection, [*change.statements, ("COMMIT", ())])
         except BaseException as error:
             await self._back_out(connection)
             if begun and remember:
@@ -239,10 +239,10 @@ class SqliteLog(SqliteProving):
                 "find it with `tracker verify`"
             )
         frontier = held.copy()
-        leaves, full = grown(frontier, rows, commitments)
+        leaves, full = appended_tiles(frontier, rows, commitments)
         # The leaves are over the plain bytes, so the tree is the same however they are kept.
-        records = inserting(RECORDS, await self._packing.packed(rows, commitments))
-        return frontier, [*records, *inserting(LEAVES, leaves), *((INSERT_TILE, tile) for tile in full)]
+        records = insert_statements(RECORDS, await self._packing.packed(rows, commitments))
+        return frontier, [*records, *insert_statements(LEAVES, leaves), *((INSERT_TILE, tile) for tile in full)]
 
     async def _write_alone(self, work: Callable[[aiosqlite.Connection], Awaitable[None]]) -> None:
         """Run something that adds no record in a transaction between two commits. Raises `LogUnavailable`."""
@@ -250,7 +250,7 @@ class SqliteLog(SqliteProving):
         async def write(connection: aiosqlite.Connection) -> Change[None]:
             return Change(await work(connection))
 
-        await self._group_commit.alone(lambda: self._in_transaction(write, remember=False))
+        await self._group_commit.run_exclusive(lambda: self._in_transaction(write, remember=False))
 
     async def _writing(self) -> aiosqlite.Connection:
         if self._writer is None:
@@ -276,7 +276,7 @@ class SqliteLog(SqliteProving):
         rows = await self._fetch(SELECT_RECORD, (position,))
         return next(iter(await self._sealing.records(rows, self._fetch, self._packing)))[0] if rows else None
 
-    async def last_of(self, source: str) -> int:
+    async def last_from_source(self, source: str) -> int:
         """See `Log.last_of`."""
         ((position,),) = await self._fetch(SELECT_LAST_OF, (source,))
         return position
@@ -318,7 +318,7 @@ class SqliteLog(SqliteProving):
 
     async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
         """See `Log.append_erasure`. The record and what it erases are in one transaction, on a connection of its own."""
-        return await self._group_commit.alone(lambda: self._erase(verified, positions))
+        return await self._group_commit.run_exclusive(lambda: self._erase(verified, positions))
 
     async def _erase(self, verified: Verified, positions: Sequence[int]) -> Appended:
         return (await self._commit([verified], erasing=positions))[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracker.log.sqlite.bulk import Statement
-from tracker.log.cluster.messages import Complaint, Cosigned, Signed, Voucher
+from tracker.log.cluster.messages import DivergenceReport, CosignedTree, SignedTree, TreeMessage
 
 INSERT_CHECKPOINT_ONCE = """
 INSERT INTO checkpoints (size, note) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM checkpoints WHERE size = ?1)
@@ -28,19 +28,19 @@ AND NOT EXISTS (SELECT 1 FROM signings AS s WHERE s.node = c.node AND s.size > c
 """
 
 
-def keeping(voucher: Voucher) -> list[Statement]:
+def store_statements(voucher: TreeMessage) -> list[Statement]:
     """What keeps it; nothing happens where it is kept already."""
     match voucher:
-        case Signed():
+        case SignedTree():
             signing = (INSERT_SIGNING_ONCE, (voucher.size, voucher.node, voucher.key))
             return [(INSERT_CHECKPOINT_ONCE, (voucher.size, voucher.note)), signing]
-        case Cosigned():
+        case CosignedTree():
             return [(INSERT_COSIGNATURE_ONCE, (voucher.size, voucher.name, voucher.node, voucher.line))]
-        case Complaint():
+        case DivergenceReport():
             row = (voucher.size, voucher.node, voucher.root, voucher.position)
             return [(INSERT_COMPLAINT_ONCE, row)]
 
 
-def complaints_of(rows: Sequence[tuple[Any, ...]]) -> list[Complaint]:
+def read_divergence_reports(rows: Sequence[tuple[Any, ...]]) -> list[DivergenceReport]:
     """The rows of `SELECT_COMPLAINTS`."""
-    return [Complaint(node, size, root, position) for size, node, root, position in rows]
+    return [DivergenceReport(node, size, root, position) for size, node, root, position in rows]

@@ -16,13 +16,13 @@ import aiosqlite
 import msgspec
 
 from tracker.errors import LogCorrupt
-from tracker.log.sqlite.tree import hash_what_is_there
+from tracker.log.sqlite.tree import hash_existing_records
 
 APPLICATION_ID = 1414679378
 """`PRAGMA application_id` of every log of ours ("TRKR"), written by the first step."""
 
 
-AFTER: Mapping[str, Callable[[aiosqlite.Connection], Awaitable[None]]] = {"0002_tree.sql": hash_what_is_there}
+AFTER: Mapping[str, Callable[[aiosqlite.Connection], Awaitable[None]]] = {"0002_tree.sql": hash_existing_records}
 """What SQL alone cannot do, in the step's own transaction."""
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from tracker.errors import LogUnavailable
 from tracker.log.merkle.leaf import kept_digest
 from tracker.log.merkle.tree import root_at
-from tracker.log.contract import KeptLeaf, KeptRecord, TreeHead
+from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
 from tracker.log.sqlite.file import writer
-from tracker.log.sqlite.dictionaries import Packing, bounded
+from tracker.log.sqlite.dictionaries import DictionaryStore, bounded
 from tracker.log.sqlite.tree import (
     INSERT_CHECKPOINT,
     SELECT_CHECKPOINT,
@@ -33,10 +33,10 @@ from tracker.log.sqlite.messages import (
     SELECT_HOLDERS,
     SELECT_NAMED_KEY,
     SELECT_SIGNING,
-    complaints_of,
+    read_divergence_reports,
 )
 from tracker.log.keys.frame_store import DataKey
-from tracker.log.cluster.messages import Complaint
+from tracker.log.cluster.messages import DivergenceReport
 
 COLUMNS = "position, source, vendor, event, dedupe_key, received_at, origin, proof, body"
 KEPT_RECORDS = 500
@@ -46,12 +46,12 @@ FROM records LEFT JOIN leaves USING (position) WHERE records.position > ? ORDER 
 """  # noqa: S608 - only column names are put in
 
 
-class SqliteProving(ABC):
+class SqliteTreeReader(ABC):
     """The proving half of `Log`, over the reads of an engine."""
 
     path: Path
     _busy_timeout: float
-    _packing: Packing
+    _packing: DictionaryStore
 
     @abstractmethod
     async def _fetch(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]: ...
@@ -73,7 +73,7 @@ class SqliteProving(ABC):
         """See `Log.tile`."""
         return [row[0] for row in await self._fetch(*tile_question(level, n))]
 
-    async def leaf(self, position: int) -> KeptLeaf | None:
+    async def leaf(self, position: int) -> StoredLeaf | None:
         """See `Log.leaf`."""
         rows = await self._fetch(SELECT_LEAF, (position,))
         if not rows:
@@ -84,9 +84,9 @@ class SqliteProving(ABC):
         proof, body = self._packing.as_it_came(row) if commitment is None else row[7:9]
         keys = await self._keys(position - 1, position)
         salt = keys[position].salt if position in keys else None
-        return KeptLeaf(position, leaf, kept_digest(proof, body), commitment, salt)
+        return StoredLeaf(position, leaf, kept_digest(proof, body), commitment, salt)
 
-    async def read_kept(self, after: int) -> AsyncIterator[list[KeptRecord]]:
+    async def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
         """See `Log.read_kept`."""
         after, until = max(after, 0), await self.head()
         while after < until:
@@ -98,14 +98,14 @@ class SqliteProving(ABC):
                 yield part
             after = rows[-1][0]
 
-    def _kept(self, row: tuple[Any, ...]) -> KeptRecord:
+    def _kept(self, row: tuple[Any, ...]) -> StoredRecord:
         if row[7] or row[10] is not None:
-            return KeptRecord(*row)
+            return StoredRecord(*row)
         position, source, vendor, event, key, received_at, origin, _, _, leaf, _ = row
         proof, body = self._packing.as_it_came(row)
-        return KeptRecord(position, source, vendor, event, key, received_at, origin, proof, body, leaf, None)
+        return StoredRecord(position, source, vendor, event, key, received_at, origin, proof, body, leaf, None)
 
-    async def positions_of(self, source: str) -> list[int]:
+    async def positions_erased_by(self, source: str) -> list[int]:
         """See `Log.positions_of`."""
         return [position for (position,) in await self._fetch(SELECT_POSITIONS_OF, (source,))]
 
@@ -129,7 +129,7 @@ class SqliteProving(ABC):
         rows = await self._fetch(SELECT_TILE_BEYOND)
         return (rows[0][0], rows[0][1]) if rows else None
 
-    async def keep_checkpoint(self, size: int, note: str) -> bool:
+    async def store_checkpoint(self, size: int, note: str) -> bool:
         """See `Log.keep_checkpoint`. On a connection of its own: the writing one may be in a transaction."""
         try:
             connection = await writer(self.path, busy_timeout=self._busy_timeout)
@@ -166,9 +166,9 @@ class SqliteProving(ABC):
         """The nodes that signed or cosigned the checkpoint of that size, the signing one first."""
         return [node for (node,) in await self._fetch(SELECT_HOLDERS, (size,))]
 
-    async def complaints(self) -> list[Complaint]:
+    async def divergence_reports(self) -> list[DivergenceReport]:
         """What nodes said that hold another tree, and have not been made anew since."""
-        return complaints_of(await self._fetch(SELECT_COMPLAINTS))
+        return read_divergence_reports(await self._fetch(SELECT_COMPLAINTS))
 
     async def last_checkpoint(self) -> tuple[int, str] | None:
         """See `Log.last_checkpoint`."""

@@ -23,14 +23,14 @@ from tracker.log.merkle.leaf import record_leaf
 from tracker.log.keys.frame_keys import Copy
 from tracker.log.frames import FrameRow
 from tracker.log.sqlite.log import SELECT_HEAD, Change, SqliteLog
-from tracker.log.sqlite.trust import COUNT_ASIDE, Believing, Known, about
+from tracker.log.sqlite.trust import COUNT_ASIDE, TrustPolicy, TrustedKeys, about
 from tracker.log.sqlite.file import make
-from tracker.log.sqlite.dedupe import known, placed_at
-from tracker.log.sqlite.messages import keeping
-from tracker.log.cluster.messages import Voucher
-from tracker.log.sqlite.bulk import inserting
+from tracker.log.sqlite.dedupe import known_positions, position_of
+from tracker.log.sqlite.messages import store_statements
+from tracker.log.cluster.messages import TreeMessage
+from tracker.log.sqlite.bulk import insert_statements
 from tracker.log.sqlite.tree import SELECT_COPIES
-from tracker.log.keys.key_store import Vault
+from tracker.log.keys.key_store import KeyStore
 
 INSERT_CURSOR = "INSERT INTO stream (one, log_id, name, sequence, digest) VALUES (1, ?, ?, 0, x'')"
 SELECT_CURSOR = "SELECT log_id, name, sequence, digest FROM stream"
@@ -58,7 +58,7 @@ class Cursor(NamedTuple):
     digest: bytes
 
 
-class Entry(NamedTuple):
+class StreamEntry(NamedTuple):
     """A message of the stream as it is applied; one that is no frame has no rows."""
 
     sequence: int
@@ -66,7 +66,7 @@ class Entry(NamedTuple):
     rows: Sequence[FrameRow] = ()
     erases: Sequence[int] = ()
     frame: bytes = b""
-    said: Voucher | None = None
+    said: TreeMessage | None = None
 
     @property
     def is_sealed(self) -> bool:
@@ -83,7 +83,7 @@ class Replica(SqliteLog):
 
     bring: Callable[[list[bytes]], Awaitable[None]] | None = None
     gone: Callable[[list[int]], None] | None = None
-    known: Known | None = None
+    known: TrustedKeys | None = None
     """Whose word about the tree is kept (`believe`). None: everybody's."""
     has_sealed = False
     """Whether a sealed record was applied since this was opened."""
@@ -91,7 +91,7 @@ class Replica(SqliteLog):
     synchronous: ClassVar[str] = "NORMAL"
 
     @classmethod
-    async def begin(cls, path: str | Path, *, log_id: str, stream: str) -> None:
+    async def init(cls, path: str | Path, *, log_id: str, stream: str) -> None:
         """Make an empty replica, and its directory. Raises `LogUnavailable` when there is something at `path` already."""
 
         async def finish(connection: aiosqlite.Connection) -> None:
@@ -108,7 +108,7 @@ class Replica(SqliteLog):
             )
         return Cursor(*rows[0])
 
-    async def apply(self, entries: Sequence[Entry]) -> list[list[Appended] | None]:
+    async def apply(self, entries: Sequence[StreamEntry]) -> list[list[Appended] | None]:
         """Apply messages that follow one another, in one transaction; the answers to the records of each.
 
         None for one that was applied before. Raises `LogCorrupt` where messages are missing between the cursor and
@@ -124,7 +124,7 @@ class Replica(SqliteLog):
             await self._destroy_gone(self._sealing.vault, entries, answers)
         return answers
 
-    async def _applied(self, entries: Sequence[Entry]) -> list[list[Appended] | None]:
+    async def _applied(self, entries: Sequence[StreamEntry]) -> list[list[Appended] | None]:
         async def write(connection: aiosqlite.Connection) -> Change[list[list[Appended] | None]]:
             ((sequence,),) = await connection.execute_fetchall("SELECT sequence FROM stream")
             fresh = [entry for entry in entries if entry.sequence > sequence]
@@ -139,13 +139,13 @@ class Replica(SqliteLog):
             return Change(answers, change.frontier, [*change.statements, here])
 
         flaws: list[tuple[int, str, str]] = []
-        answers = await self._group_commit.alone(lambda: self._in_transaction(write, remember=True))
+        answers = await self._group_commit.run_exclusive(lambda: self._in_transaction(write, remember=True))
         for sequence, what, why in flaws:
             _log.error("what somebody says about the tree is set aside", sequence=sequence, what=what, why=why)
         return answers
 
     async def _hear(
-        self, connection: aiosqlite.Connection, fresh: Sequence[Entry], answers: Sequence[list[Appended] | None]
+        self, connection: aiosqlite.Connection, fresh: Sequence[StreamEntry], answers: Sequence[list[Appended] | None]
     ) -> list[tuple[int, str, str]]:
         """Keep what these say about the tree; (sequence, what, why) of what is set aside. Their records are not here yet."""
         flaws: list[tuple[int, str, str]] = []
@@ -157,40 +157,40 @@ class Replica(SqliteLog):
             if entry.said is None:
                 continue
             if self.known is None:
-                for statement in keeping(entry.said):
+                for statement in store_statements(entry.said):
                     await connection.execute(*statement)
                 continue
-            believing = Believing(connection, self.known)
-            why = await believing.keep(entry.said, head)
+            believing = TrustPolicy(connection, self.known)
+            why = await believing.store(entry.said, head)
             if why is not None:
-                await believing.set_aside(entry.sequence, entry.said, why)
+                await believing.quarantine(entry.sequence, entry.said, why)
                 flaws.append((entry.sequence, about(entry.said), why))
         return flaws
 
-    async def believe(self, known: Known | None) -> None:
+    async def set_trusted_keys(self, known: TrustedKeys | None) -> None:
         """From now on keep only what is signed with a known key, also of what was set aside, if the file takes it now."""
         self.known = known
 
         async def write(connection: aiosqlite.Connection) -> Change[None]:
             if known is not None:
-                await Believing(connection, known).look_again()
+                await TrustPolicy(connection, known).look_again()
             return Change(None)
 
         try:
-            if await self.set_aside():
-                await self._group_commit.alone(lambda: self._in_transaction(write, remember=False))
+            if await self.quarantined():
+                await self._group_commit.run_exclusive(lambda: self._in_transaction(write, remember=False))
         except LogUnavailable as error:  # the next start looks again
             _log.warning("what was set aside is not looked at again now", reason=str(error))
 
-    async def set_aside(self) -> int:
+    async def quarantined(self) -> int:
         """How many messages about the tree are not signed with a known key."""
         ((count,),) = await self._fetch(COUNT_ASIDE)
         return count
 
     async def _apply(
-        self, connection: aiosqlite.Connection, fresh: Sequence[Entry]
+        self, connection: aiosqlite.Connection, fresh: Sequence[StreamEntry]
     ) -> Change[list[list[Appended] | None]]:
-        head, positions = await known(connection, [(row[0], row[3]) for entry in fresh for row in entry.rows])
+        head, positions = await known_positions(connection, [(row[0], row[3]) for entry in fresh for row in entry.rows])
         rows: list[tuple[Any, ...]] = []
         commitments: list[bytes | None] = []
         answers: list[list[Appended] | None] = []
@@ -198,7 +198,7 @@ class Replica(SqliteLog):
         frames: list[tuple[int, bytes]] = []
         copies: list[tuple[int, int, int]] = []
         for entry in fresh:
-            given, kept = placed_at(head, positions, entry.rows)
+            given, kept = position_of(head, positions, entry.rows)
             answers.append(given)
             if entry.frame and entry.is_sealed:
                 frames.append((entry.sequence, entry.frame))
@@ -212,14 +212,14 @@ class Replica(SqliteLog):
                 erasures += [(position, kept[0][0]) for position in entry.erases]
                 rows += kept
                 commitments += [row[8] for row, one in zip(entry.rows, given, strict=True) if not one.duplicate]
-        sealed = [*inserting(FRAMES, frames), *inserting(COPIES, copies)]
+        sealed = [*insert_statements(FRAMES, frames), *insert_statements(COPIES, copies)]
         if not rows:
             return Change(answers, None, sealed)
         frontier, statements = await self._grown(connection, rows, commitments)
         return Change(answers, frontier, [*statements, *sealed, *((INSERT_ERASURE_ONCE, each) for each in erasures)])
 
     async def _destroy_gone(
-        self, vault: Vault, entries: Sequence[Entry], answers: Sequence[list[Appended] | None]
+        self, vault: KeyStore, entries: Sequence[StreamEntry], answers: Sequence[list[Appended] | None]
     ) -> None:
         """Destroy the keys here of what these erase, and of what they bring again though it is erased."""
         positions = [position for entry in entries for position in entry.erases]
@@ -251,14 +251,14 @@ class Replica(SqliteLog):
             before = page[-1][0]
         return found
 
-    def names_of(self, verified: Verified) -> tuple[str, ...]:
+    def dedupe_hashes(self, verified: Verified) -> tuple[str, ...]:
         """What a delivery would be known by here, and what it may be known by from before."""
-        return self._sealing.names_of(verified)
+        return self._sealing.dedupe_hashes(verified)
 
     async def positions_of_keys(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Where those of the (source, dedupe key) are that this replica has applied."""
         try:
-            return (await known(self._reader, wanted))[1] if wanted else {}
+            return (await known_positions(self._reader, wanted))[1] if wanted else {}
         except (sqlite3.Error, ValueError) as error:  # closed meanwhile: "no active connection"
             raise LogUnavailable(f"the log cannot be read now: {error}") from error
 

@@ -36,7 +36,7 @@ ORDER BY sequence, n
 """  # noqa: S608 - a number of ours
 
 
-class Needed(NamedTuple):
+class RequiredKeys(NamedTuple):
     """One frame: `wanted` are the positions of its records by their place in it, `gone` the places of erased ones."""
 
     frame: bytes
@@ -44,14 +44,14 @@ class Needed(NamedTuple):
     gone: set[int]
 
 
-class NeededKeys:
+class RequiredKeysReader:
     """Opened by `needed_keys`."""
 
     def __init__(self, connection: aiosqlite.Connection, count: int) -> None:
         self._connection = connection
         self.count = count
 
-    async def pages(self) -> AsyncGenerator[list[Needed]]:
+    async def pages(self) -> AsyncGenerator[list[RequiredKeys]]:
         """All frames in stream order, at most 200 a list. Raises `LogUnavailable`."""
         after = 0
         while True:
@@ -61,9 +61,9 @@ class NeededKeys:
                 raise LogUnavailable(f"the log cannot be read now: {error}") from error
             if not rows:
                 return
-            after, page = rows[-1][0], dict[int, Needed]()
+            after, page = rows[-1][0], dict[int, RequiredKeys]()
             for sequence, frame, n, position, is_gone in rows:
-                one = page.setdefault(sequence, Needed(frame, {}, set()))
+                one = page.setdefault(sequence, RequiredKeys(frame, {}, set()))
                 if is_gone:
                     one.gone.add(n)
                 elif n is not None:
@@ -72,7 +72,7 @@ class NeededKeys:
 
 
 @asynccontextmanager
-async def needed_keys(path: Path, erased: Iterable[int] = ()) -> AsyncGenerator[NeededKeys]:
+async def open_required_keys(path: Path, erased: Iterable[int] = ()) -> AsyncGenerator[RequiredKeysReader]:
     """What the replica at `path` needs now. `erased`: positions that the stream says are, though it is not applied here.
 
     Raises `LogUnavailable`.
@@ -87,7 +87,7 @@ async def needed_keys(path: Path, erased: Iterable[int] = ()) -> AsyncGenerator[
         await connection.execute(NEEDED)
         await connection.execute(FILL)
         ((count,),) = await connection.execute_fetchall(COUNT)
-        yield NeededKeys(connection, count)
+        yield RequiredKeysReader(connection, count)
     except sqlite3.Error as error:
         raise LogUnavailable(f"{path} cannot be read now: {error}") from error
     finally:

@@ -13,7 +13,7 @@ import aiosqlite
 
 from tracker.log.merkle.leaves import leaves_of
 from tracker.log.merkle.tree import WIDTH, Frontier, Full, Tile, frontier_at
-from tracker.log.sqlite.bulk import at_once, inserting
+from tracker.log.sqlite.bulk import execute_batch, insert_statements
 
 LEAVES = "leaves (position, hash, commitment)"
 INSERT_TILE = "INSERT INTO tiles (level, n, hash) VALUES (?, ?, ?)"
@@ -85,7 +85,9 @@ def tiles_of(connection: aiosqlite.Connection) -> Tile:
     return tile
 
 
-def grown(frontier: Frontier, rows: Iterable[Row], commitments: Sequence[bytes | None]) -> tuple[list[Row], list[Full]]:
+def appended_tiles(
+    frontier: Frontier, rows: Iterable[Row], commitments: Sequence[bytes | None]
+) -> tuple[list[Row], list[Full]]:
     """The leaves and filled tiles of new record rows, in order; the frontier moves on past them."""
     kept = [(*row[:9], None, commitment) for row, commitment in zip(rows, commitments, strict=True)]
     hashes = leaves_of(kept)
@@ -98,13 +100,13 @@ async def frontier_of(connection: aiosqlite.Connection) -> Frontier:
     return await frontier_at(size, tiles_of(connection))
 
 
-async def hash_what_is_there(connection: aiosqlite.Connection) -> None:
+async def hash_existing_records(connection: aiosqlite.Connection) -> None:
     """Make the leaves of records that were appended before there was a tree. Part of the migration's transaction.
 
     Never at another time: a record without a leaf was put in around Tracker, and must not get one.
     """
     frontier = await frontier_of(connection)
     while rows := [tuple(row) for row in await connection.execute_fetchall(SELECT_UNHASHED, (frontier.size, CHUNK))]:
-        leaves, full = grown(frontier, rows, [None] * len(rows))
-        await at_once(connection, inserting(LEAVES, leaves))
+        leaves, full = appended_tiles(frontier, rows, [None] * len(rows))
+        await execute_batch(connection, insert_statements(LEAVES, leaves))
         await connection.executemany(INSERT_TILE, full)

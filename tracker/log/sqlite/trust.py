@@ -21,10 +21,10 @@ import msgspec
 
 from tracker.errors import NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import read_checkpoint, read_checkpoint_text
-from tracker.log.merkle.cosignature import Cosigner, cosigned, with_cosignatures
+from tracker.log.merkle.cosignature import CosignerKey, cosigned, with_cosignatures
 from tracker.log.merkle.note import Verifier, open_note, read_note
-from tracker.log.sqlite.messages import SELECT_NAMED_KEY, keeping
-from tracker.log.cluster.messages import Complaint, Cosigned, Signed, Voucher, decode, encode
+from tracker.log.sqlite.messages import SELECT_NAMED_KEY, store_statements
+from tracker.log.cluster.messages import DivergenceReport, CosignedTree, SignedTree, TreeMessage, decode, encode
 
 MOST_COSIGNERS = 50
 """Names that bring their own key. A note has room for no more than 100 lines."""
@@ -46,34 +46,34 @@ COUNT_ASIDE = "SELECT count(*) FROM set_aside"
 DELETE_ASIDE = "DELETE FROM set_aside WHERE sequence = ?"
 
 
-class Known(NamedTuple):
+class TrustedKeys(NamedTuple):
     """The keys an operator names: of whoever signs checkpoints of this log, and of nodes that cosign."""
 
     verifiers: Sequence[Verifier] = ()
-    cosigners: Sequence[Cosigner] = ()
+    cosigners: Sequence[CosignerKey] = ()
 
 
-class Believing:
+class TrustPolicy:
     """One transaction's look at what is said. `connection` is in it."""
 
-    def __init__(self, connection: aiosqlite.Connection, known: Known) -> None:
+    def __init__(self, connection: aiosqlite.Connection, known: TrustedKeys) -> None:
         self._connection = connection
         self._known = known
 
-    async def keep(self, voucher: Voucher, head: int) -> str | None:
+    async def store(self, voucher: TreeMessage, head: int) -> str | None:
         """Keep it where it is to be believed; else say why it is not. `head`: records there were when it was said."""
         try:
-            if isinstance(voucher, Signed):
+            if isinstance(voucher, SignedTree):
                 voucher = msgspec.structs.replace(voucher, key=str(await self._signer_of(voucher, head)))
             else:
                 note = await self._one(SELECT_NOTE, voucher.size)
                 if note is None:
                     return "no checkpoint of that size is kept"
-                if isinstance(voucher, Cosigned):
+                if isinstance(voucher, CosignedTree):
                     await self._expect_cosigned(voucher, note)
         except (NoteMalformed, NoteUnverified) as error:
             return str(error)[:WHY_LENGTH]  # it quotes what somebody sent
-        for statement in keeping(voucher):
+        for statement in store_statements(voucher):
             await self._connection.execute(*statement)
         return None
 
@@ -81,14 +81,14 @@ class Believing:
         """Keep what can be believed by now of what was set aside."""
         for sequence, message in await self._connection.execute_fetchall(SELECT_ASIDE):
             voucher = decode(message)
-            if voucher is not None and await self.keep(voucher, head=0) is None:
+            if voucher is not None and await self.store(voucher, head=0) is None:
                 await self._connection.execute(DELETE_ASIDE, (sequence,))
 
-    async def set_aside(self, sequence: int, voucher: Voucher, why: str) -> None:
+    async def quarantine(self, sequence: int, voucher: TreeMessage, why: str) -> None:
         """Keep it where nothing looks at it; what is too much is in the stream all the same."""
         await self._connection.execute(INSERT_ASIDE, (sequence, encode(voucher), why, MOST_ASIDE))
 
-    async def _signer_of(self, said: Signed, head: int) -> Verifier:
+    async def _signer_of(self, said: SignedTree, head: int) -> Verifier:
         """Whose checkpoint it is, whatever it says of that itself. Raises `NoteMalformed`, `NoteUnverified`."""
         keys = list(self._known.verifiers)
         if not keys and (named := await self._one(SELECT_NAMED_KEY)) is not None:
@@ -108,7 +108,7 @@ class Believing:
             raise NoteUnverified("another checkpoint of that size is kept already")
         return opened.signers[0]
 
-    async def _expect_cosigned(self, said: Cosigned, note: str) -> None:
+    async def _expect_cosigned(self, said: CosignedTree, note: str) -> None:
         if said.name != f"{read_checkpoint(note).origin}/{said.node}":
             raise NoteMalformed(f"the node {said.node!r} does not cosign as {said.name!r}")
         # Nothing but the line: a signature that is in the note already says nothing of it.
@@ -117,10 +117,10 @@ class Believing:
             raise NoteMalformed("it is more than one line")
         keys = [each for each in self._known.cosigners if each.name == said.name]
         if not keys and (named := await self._one(SELECT_COSIGNER, said.name)) is not None:
-            keys.append(Cosigner.read(named))
+            keys.append(CosignerKey.read(named))
         is_new = not keys
         if is_new and said.key and await self._one(SELECT_COSIGNERS) < MOST_COSIGNERS:
-            keys.append(Cosigner.read(said.key))
+            keys.append(CosignerKey.read(said.key))
         if not [each for each in cosigned(alone, keys) if each.by.name == said.name]:
             raise NoteUnverified(f"no key that is known for {said.name!r} made that line")
         if is_new:
@@ -133,12 +133,12 @@ class Believing:
         return None
 
 
-def about(voucher: Voucher) -> str:
+def about(voucher: TreeMessage) -> str:
     """What a voucher is, for people."""
     match voucher:
-        case Signed():
+        case SignedTree():
             return f"the checkpoint of {voucher.size} records"
-        case Cosigned():
+        case CosignedTree():
             return f"a cosignature under the checkpoint of {voucher.size} records"
-        case Complaint():
+        case DivergenceReport():
             return f"a complaint about the checkpoint of {voucher.size} records"

@@ -17,7 +17,7 @@ from tracker.domain.facts import (
     EndReason,
     Fact,
     Micros,
-    Place,
+    SessionRef,
     RecordingAborted,
     RecordingFact,
     RecordingFailed,
@@ -58,7 +58,7 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True):
     info: Message
     at: Micros
     stamped: bool
-    place: Place | None
+    place: SessionRef | None
     started_at: Micros | None
     id: str
 

@@ -25,7 +25,7 @@ from tracker.domain.facts import (
     ParticipantConnectionAborted,
     ParticipantJoined,
     ParticipantLeft,
-    Place,
+    SessionRef,
     Precision,
     SessionEnded,
     SessionResumed,
@@ -63,7 +63,7 @@ _KNOWN = protojson.spellings(*_ENVELOPE, "room", "participant", "track", "egress
 _SAID = protojson.spellings("event", "id", "created_at")
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     """What any event says, whatever its kind.
 
     `at` is `own`, the event's `createdAt` (to the second; when the server queued it), else when we received it;
@@ -96,12 +96,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             return self.fact(start, "s", **detail)
         return self.fact(**detail)
 
-    def place(self, at: Micros | None = None, *, ends_at: Micros | None = None, **ids: str | None) -> Place | None:
+    def place(self, at: Micros | None = None, *, ends_at: Micros | None = None, **ids: str | None) -> SessionRef | None:
         """Where this belongs; None when the event names no room."""
         if self.run is None and self.room is None:
             return None
         named = {"room_sid": self.run, "room_name": self.room} | ids
-        return Place(
+        return SessionRef(
             at=self.at if at is None else at,
             run=self.run,
             room=self.room,
@@ -130,7 +130,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
         return (Unknown(**(self.fact() | about), place=self.place()),)
 
 
-def told(message: Message, received_at: Micros) -> Told:
+def event_context(message: Message, received_at: Micros) -> EventContext:
     """What an event says of itself and of where it belongs."""
     room = message.message("room")
     run, name, created = room.text("sid"), room.text("name"), _creation(room)
@@ -146,7 +146,7 @@ def told(message: Message, received_at: Micros) -> Told:
     own = message.moment("created_at", "s")
     # Only servers up to 1.8.4 tell what they lost; later ones lose in silence.
     dropped = message.whole("num_dropped") or 0
-    return Told(
+    return EventContext(
         event=(message.text("event") or "")[:_LONGEST_NAME],
         message=message,
         at=received_at if own is None else own,
@@ -169,7 +169,7 @@ def _creation(room: Message) -> Micros | None:
     return room.moment("creation_time_ms", "ms") or room.moment("creation_time", "s")
 
 
-def room_started(said: Told) -> tuple[Fact, ...]:
+def room_started(said: EventContext) -> tuple[Fact, ...]:
     """The first announcement of a sid, or a later one: told apart by the event alone, so that order cannot matter."""
     room, created = said.message.message("room"), said.created
     metadata = protojson.metadata(room.text("metadata"))
@@ -185,7 +185,7 @@ def room_started(said: Told) -> tuple[Fact, ...]:
     return (SessionStarted(**fact, place=said.place(created), started_at=created),)
 
 
-def room_finished(said: Told) -> tuple[Fact, ...]:
+def room_finished(said: EventContext) -> tuple[Fact, ...]:
     """The end of a run; why, tell only servers after 1.13.5."""
     theirs = said.message.enum("room_end_reason")
     fact = said.end(said.created, metadata=protojson.metadata(said.message.message("room").text("metadata")))
@@ -194,7 +194,7 @@ def room_finished(said: Told) -> tuple[Fact, ...]:
     return (SessionEnded(**fact, place=place, started_at=said.created, reason=reason, vendor_reason=theirs),)
 
 
-def participant(said: Told) -> tuple[Fact, ...]:
+def participant(said: EventContext) -> tuple[Fact, ...]:
     """A connection became active, ended, or never became active; `participant.sid` is the connection."""
     person = said.message.message("participant")
     connection = person.text("sid")
@@ -222,7 +222,7 @@ def participant(said: Told) -> tuple[Fact, ...]:
     return (ParticipantConnectionAborted(**fact, **about, reason=reason, vendor_reason=theirs),)
 
 
-def track(said: Told) -> tuple[Fact, ...]:
+def track(said: EventContext) -> tuple[Fact, ...]:
     """Media of a participant began or stopped; these events hold sids, names and identities only."""
     media, person = said.message.message("track"), said.message.message("participant")
     stream = media.text("sid")
@@ -240,7 +240,7 @@ def track(said: Told) -> tuple[Fact, ...]:
     return (StreamPublished(**said.fact(changed, "us", **detail), **about, place=said.place(changed)),)
 
 
-def ingress(said: Told) -> tuple[Fact, ...]:
+def ingress(said: EventContext) -> tuple[Fact, ...]:
     """Media from outside; its address and stream key are never repeated."""
     info = said.message.message("ingress_info")
     activity = info.text("ingress_id")
@@ -269,7 +269,7 @@ def ingress(said: Told) -> tuple[Fact, ...]:
     return (IngressEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
 
 
-def agent_job(said: Told) -> tuple[Fact, ...]:
+def agent_job(said: EventContext) -> tuple[Fact, ...]:
     """An agent's work in a room; in the protocol since 2026-08, sent by no released server yet."""
     job = said.message.message("job")
     activity = job.text("id")

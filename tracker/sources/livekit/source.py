@@ -20,8 +20,8 @@ from tracker.sources import protojson
 from tracker.sources.livekit import egress as livekit_egress
 from tracker.sources.livekit import events as reading
 from tracker.sources.contract import SourceSettings
-from tracker.sources.livekit.events import Told
-from tracker.sources.webhook_jwt import verify_jwt, written
+from tracker.sources.livekit.events import EventContext
+from tracker.sources.webhook_jwt import verify_jwt, encode_proof
 from tracker.sources.protojson import Message
 
 
@@ -46,7 +46,7 @@ class LivekitSource:
         verify_jwt(token, keys=self._keys, body=delivery.body, received_at=delivery.received_at)
         return self._named(delivery.body, delivery.received_at, "webhook", {"scheme": "jwt", "jwt": token})
 
-    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
         """See `Source.admit`."""
         return self._named(body, received_at, "import", proof)
 
@@ -61,7 +61,7 @@ class LivekitSource:
             dedupe_key=f"{event}:{event_id}" if event and event_id else f"sha256:{hashlib.sha256(body).hexdigest()}",
             received_at=received_at,
             origin=origin,
-            proof=written(proof),
+            proof=encode_proof(proof),
             body=body,
         )
 
@@ -72,7 +72,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     if message is None:
         unreadable = (("unreadable", "the body is no JSON object"),)
         return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    said = reading.told(message, record.received_at)
+    said = reading.event_context(message, record.received_at)
     reader = _READERS.get(said.event)
     if reader is None:
         return said.unknown()
@@ -81,7 +81,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     return reader(said)
 
 
-def _egress(said: Told) -> tuple[Fact, ...]:
+def _egress(said: EventContext) -> tuple[Fact, ...]:
     info = said.message.message("egress_info")
     if not info:
         return said.unread(f"{said.event} without egressInfo")
@@ -100,7 +100,7 @@ def _egress(said: Told) -> tuple[Fact, ...]:
     return livekit_egress.read(egress, said.fact)
 
 
-_READERS: dict[str, Callable[[Told], tuple[Fact, ...]]] = {
+_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "room_started": reading.room_started,
     "room_finished": reading.room_finished,
     "participant_joined": reading.participant,

@@ -25,7 +25,7 @@ from tracker.domain.facts import (
     NodeStatus,
     ParticipantJoined,
     ParticipantLeft,
-    Place,
+    SessionRef,
     RecordingFact,
     RecordingFailed,
     RecordingProcessing,
@@ -41,7 +41,15 @@ from tracker.domain.facts import (
     SubscriptionStarted,
     Unknown,
 )
-from tracker.sources.openvidu.fields import FieldMissing, Told, dimensions, needed, readable_name, text, told
+from tracker.sources.openvidu.fields import (
+    FieldMissing,
+    EventContext,
+    dimensions,
+    needed,
+    readable_name,
+    text,
+    event_context,
+)
 from tracker.sources.openvidu.wire import Event, read_event, shown_name
 
 
@@ -75,7 +83,7 @@ def _read(event: Event, record: Record) -> tuple[Fact, ...]:
         return (_unreadable(event, record, event.unreadable),)
     reader = _READERS.get(event.name)
     if reader is not None:
-        return reader(told(event, record))
+        return reader(event_context(event, record))
     return (_unknown(event, record, "unknown_event", shown_name(event)),)
 
 
@@ -84,23 +92,23 @@ def _unreadable(event: Event, record: Record, why: str) -> Unknown:
 
 
 def _unknown(event: Event, record: Record, anomaly: str, why: str) -> Unknown:
-    said = told(event, record, (anomaly, why))
+    said = event_context(event, record, (anomaly, why))
     fact = said.fact()
     if event.name:
         fact["detail"]["event"] = shown_name(event)
     return Unknown(**fact, place=said.place() if said.room or said.run else None, subject_id=said.room)
 
 
-def _session_created(said: Told) -> tuple[Fact, ...]:
+def _session_created(said: EventContext) -> tuple[Fact, ...]:
     return (SessionCreated(**said.fact(), place=said.place(starts=said.own), started_at=said.own),)
 
 
-def _session_destroyed(said: Told) -> tuple[Fact, ...]:
+def _session_destroyed(said: EventContext) -> tuple[Fact, ...]:
     place = said.place(starts=said.start, ends=said.at)
     return (SessionEnded(**said.fact("reason"), **said.ending(), place=place, started_at=said.start),)
 
 
-def _participant(said: Told) -> dict[str, Any]:
+def _participant(said: EventContext) -> dict[str, Any]:
     connection = _connection_or_none(said)
     nameless = connection is None
     # Without an id somebody came all the same; the moment of the join still tells one such connection from another.
@@ -124,34 +132,34 @@ def _participant(said: Told) -> dict[str, Any]:
     }
 
 
-def _participant_joined(said: Told) -> tuple[Fact, ...]:
+def _participant_joined(said: EventContext) -> tuple[Fact, ...]:
     return (ParticipantJoined(**_participant(said), joined_at=said.own),)
 
 
-def _participant_left(said: Told) -> tuple[Fact, ...]:
+def _participant_left(said: EventContext) -> tuple[Fact, ...]:
     return (ParticipantLeft(**_participant(said), **said.ending(), joined_at=said.start),)
 
 
-def _webrtc_created(said: Told) -> tuple[Fact, ...]:
+def _webrtc_created(said: EventContext) -> tuple[Fact, ...]:
     if _inbound(said):
         return (SubscriptionStarted(**_subscription(said), started_at=said.own),)
     return (StreamPublished(**_stream(said), started_at=said.own),)
 
 
-def _webrtc_destroyed(said: Told) -> tuple[Fact, ...]:
+def _webrtc_destroyed(said: EventContext) -> tuple[Fact, ...]:
     if _inbound(said):
         return (SubscriptionEnded(**_subscription(said), **said.ending(), started_at=said.start),)
     return (StreamUnpublished(**_stream(said), **said.ending(), started_at=said.start),)
 
 
-def _inbound(said: Told) -> bool:
+def _inbound(said: EventContext) -> bool:
     direction = text(said.inner.get("connection"))
     if direction not in ("INBOUND", "OUTBOUND"):
         raise FieldMissing("connection is neither INBOUND nor OUTBOUND")
     return direction == "INBOUND"
 
 
-def _subscription(said: Told) -> dict[str, Any]:
+def _subscription(said: EventContext) -> dict[str, Any]:
     publisher = text(said.inner.get("receivingFrom"))
     # ≤ 2.8 names no stream: a connection publishes one at a time, so the publisher's id names it (see _stream).
     stream = text(said.inner.get("streamId")) or publisher
@@ -160,7 +168,7 @@ def _subscription(said: Told) -> dict[str, Any]:
     return {**_leg(said), "stream": stream, "connection": _connection(said), "publisher": publisher}
 
 
-def _stream(said: Told) -> dict[str, Any]:
+def _stream(said: EventContext) -> dict[str, Any]:
     connection = _connection(said)
     audio, video = said.inner.get("audioEnabled") is True, said.inner.get("videoEnabled") is True
     source = text(said.inner.get("videoSource"))
@@ -175,23 +183,23 @@ def _stream(said: Told) -> dict[str, Any]:
     }
 
 
-def _leg(said: Told) -> dict[str, Any]:
+def _leg(said: EventContext) -> dict[str, Any]:
     fact = said.fact("connectionId", "participantId", "connection", "receivingFrom", "streamId", "reason")
     if "videoDimensions" in said.inner:
         fact["detail"]["videoDimensions"] = dimensions(said.inner["videoDimensions"])
     return {**fact, "place": said.place()}
 
 
-def _connection(said: Told) -> str:
+def _connection(said: EventContext) -> str:
     return _connection_or_none(said) or needed(said.inner, "participantId")
 
 
-def _connection_or_none(said: Told) -> str | None:
+def _connection_or_none(said: EventContext) -> str | None:
     # 2.17 introduced connectionId and still sends participantId beside it; before there was only the latter.
     return text(said.inner.get("connectionId")) or text(said.inner.get("participantId"))
 
 
-def _recording_status_changed(said: Told) -> tuple[Fact, ...]:
+def _recording_status_changed(said: EventContext) -> tuple[Fact, ...]:
     status = text(said.inner.get("status"))
     kind = _RECORDING_KINDS.get(status or "", RecordingProcessing)
     over = kind in (RecordingStopped, RecordingReady, RecordingFailed)
@@ -207,16 +215,16 @@ def _recording_status_changed(said: Told) -> tuple[Fact, ...]:
     )
 
 
-def _recording_started(said: Told) -> tuple[Fact, ...]:
+def _recording_started(said: EventContext) -> tuple[Fact, ...]:
     return (RecordingStarted(**_recording(said, measured=False), legacy=True, started_at=said.own),)
 
 
-def _recording_stopped(said: Told) -> tuple[Fact, ...]:
+def _recording_stopped(said: EventContext) -> tuple[Fact, ...]:
     fields = _recording(said, measured=True)
     return (RecordingStopped(**fields, **said.ending(), legacy=True, started_at=said.start, stopped_at=said.own),)
 
 
-def _recording(said: Told, *, measured: bool) -> dict[str, Any]:
+def _recording(said: EventContext, *, measured: bool) -> dict[str, Any]:
     # `measured`: size and duration mean something. A `started` may carry the finished file's, because the sender
     # prints an object that has changed meanwhile; from a start they are not believed.
     recording = needed(said.inner, "id")
@@ -234,35 +242,35 @@ def _recording(said: Told, *, measured: bool) -> dict[str, Any]:
     }
 
 
-def _broadcast_started(said: Told) -> tuple[Fact, ...]:
+def _broadcast_started(said: EventContext) -> tuple[Fact, ...]:
     return (BroadcastStarted(**_broadcast(said), started_at=said.own),)
 
 
-def _broadcast_stopped(said: Told) -> tuple[Fact, ...]:
+def _broadcast_stopped(said: EventContext) -> tuple[Fact, ...]:
     return (BroadcastStopped(**_broadcast(said), **said.ending(), started_at=said.start),)
 
 
-def _broadcast(said: Told) -> dict[str, Any]:
+def _broadcast(said: EventContext) -> dict[str, Any]:
     # Undocumented events without a known id; a session has one broadcast at a time, so the session names it.
     if said.room is None:
         raise FieldMissing("sessionId is missing")
     return {**said.fact("reason"), "place": said.place(), "activity": said.room}
 
 
-def _signal_sent(said: Told) -> tuple[Fact, ...]:
+def _signal_sent(said: EventContext) -> tuple[Fact, ...]:
     fact = said.fact("from")
     sender = text(said.inner.get("from"))  # null: sent by the application's server over REST
     return (SignalSent(**fact, place=said.place(), actor=sender, subject_id=said.room),)
 
 
-def _filter_event(said: Told) -> tuple[Fact, ...]:
+def _filter_event(said: EventContext) -> tuple[Fact, ...]:
     actor = text(said.inner.get("connectionId")) or text(said.inner.get("participantId"))
     fact = said.fact("connectionId", "participantId", "streamId")
     stream = text(said.inner.get("streamId"))
     return (FilterEvent(**fact, place=said.place(), actor=actor, subject_type="stream", subject_id=stream),)
 
 
-def _node_crashed(said: Told) -> tuple[Fact, ...]:
+def _node_crashed(said: EventContext) -> tuple[Fact, ...]:
     listed = said.inner.get("sessionIds")
     rooms = [text(item) for item in cast("list[Any]", listed)] if isinstance(listed, list) else []
     node = _node(said)
@@ -272,29 +280,29 @@ def _node_crashed(said: Told) -> tuple[Fact, ...]:
         NodeCrashed(**said.fact(), **node),
         *(
             # sessionIds are plain, not unique ones: the moment of the crash tells which run it was.
-            NodeCrashed(**alone, **node, place=Place(at=lost, room=room, ids=(("sessionId", room),)))
+            NodeCrashed(**alone, **node, place=SessionRef(at=lost, room=room, ids=(("sessionId", room),)))
             for room in dict.fromkeys(rooms)
             if room is not None
         ),
     )
 
 
-def _node_recovered(said: Told) -> tuple[Fact, ...]:
+def _node_recovered(said: EventContext) -> tuple[Fact, ...]:
     return (NodeRecovered(**said.fact(), **_node(said)),)
 
 
-def _node_status(said: Told) -> tuple[Fact, ...]:
+def _node_status(said: EventContext) -> tuple[Fact, ...]:
     return (NodeStatus(**said.fact(), **_node(said)),)
 
 
-def _node(said: Told) -> dict[str, Any]:
+def _node(said: EventContext) -> dict[str, Any]:
     node = text(said.inner.get("id")) or text(said.inner.get("nodeId"))
     if node is None and "clusterId" in said.inner:  # autoscaling is about all nodes together
         return {"subject_type": "cluster", "subject_id": text(said.inner.get("clusterId"))}
     return {"subject_type": "node", "subject_id": node}
 
 
-_READERS: dict[str, Callable[[Told], tuple[Fact, ...]]] = {
+_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "sessionCreated": _session_created,
     "sessionDestroyed": _session_destroyed,
     "participantJoined": _participant_joined,

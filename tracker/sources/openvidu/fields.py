@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from tracker.domain.deliveries import Record
-from tracker.domain.facts import EndReason, Micros, Place
+from tracker.domain.facts import EndReason, Micros, SessionRef
 from tracker.sources.json_reading import whole_text
 from tracker.sources.openvidu.wire import Event, parse_json
 
@@ -61,7 +61,7 @@ class FieldMissing(Exception):
     """An event lacks the field that says what it is about; the message names the field. Stays in this vendor."""
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     """What any event says, whatever its kind.
 
     `inner` are its fields, made safe to keep (see `_kept`). `at` is when it happened, `own` the event's own timestamp
@@ -95,7 +95,9 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
         vendor_reason = text(self.inner.get("reason"))
         return {"reason": end_reason(vendor_reason), "vendor_reason": vendor_reason}
 
-    def place(self, *, starts: Micros | None = None, ends: Micros | None = None, recording: str | None = None) -> Place:
+    def place(
+        self, *, starts: Micros | None = None, ends: Micros | None = None, recording: str | None = None
+    ) -> SessionRef:
         """Where this belongs; `starts` / `ends`: this event itself states when its run began / is over (µs).
 
         `uniqueSessionId` is `sessionId + "_" + start in ms` (Session.java), so a stated start makes the run key of
@@ -108,7 +110,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
         if run is None and self.room is not None and starts is not None:
             run = f"{self.room}_{starts // 1000}"
         ids = (("sessionId", self.room), ("uniqueSessionId", run), ("recordingId", recording))
-        return Place(
+        return SessionRef(
             at=self.at if self.start is None else self.start,
             run=run,
             room=self.room,
@@ -128,7 +130,7 @@ def _left_out(mapped: tuple[str, ...]) -> frozenset[str]:
     return frozenset({"sessionId", "uniqueSessionId", "timestamp", "startTime", "endTime", *mapped})
 
 
-def told(event: Event, record: Record, *anomalies: tuple[str, str]) -> Told:
+def event_context(event: Event, record: Record, *anomalies: tuple[str, str]) -> EventContext:
     """What `event` says, with `anomalies` seen so far. Never raises."""
     inner = _kept_fields(event.inner)
     own = micros(inner.get("timestamp"))
@@ -145,7 +147,7 @@ def told(event: Event, record: Record, *anomalies: tuple[str, str]) -> Told:
     room = text(inner.get("sessionId"))
     if room is None and run is not None and start_in_key(run) is not None:
         room = run.rpartition("_")[0]
-    return Told(
+    return EventContext(
         inner=inner,
         at=record.received_at if own is None else own,
         own=own,

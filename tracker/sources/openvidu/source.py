@@ -16,7 +16,7 @@ from tracker.domain.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.openvidu.events import interpret
 from tracker.sources.openvidu.wire import dedupe_key, read_event, shown_name
-from tracker.sources.webhook_jwt import which_secret, written
+from tracker.sources.webhook_jwt import which_secret, encode_proof
 
 
 __all__ = ["RULES", "OpenviduSource", "interpret"]
@@ -60,7 +60,7 @@ class OpenviduSource:
         proof: dict[str, str | int] = {"scheme": "header", "header": self._header, "key": key}
         return self._named(delivery.body, delivery.received_at, "webhook", proof)
 
-    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
         """See `Source.admit`. The body may be a webhook body or a CDR line."""
         return self._named(body, received_at, "import", proof)
 
@@ -73,6 +73,6 @@ class OpenviduSource:
             dedupe_key=dedupe_key(body, event),
             received_at=received_at,
             origin=origin,
-            proof=written(proof),
+            proof=encode_proof(proof),
             body=body,
         )

@@ -22,7 +22,7 @@ from tracker.domain.facts import (
     Micros,
     ParticipantJoined,
     ParticipantLeft,
-    Place,
+    SessionRef,
     RecordingAborted,
     RecordingFact,
     RecordingFailed,
@@ -80,7 +80,7 @@ class FieldMissing(Exception):
     """An event lacks the field that says what it is about; the message names the field. Stays in this vendor."""
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     """What any event says: its name, `data`, when it was sent (`at`, µs), and what was wrong with the envelope.
 
     `is_dated` is False where the envelope has no usable creationDate and `at` is when we received it.
@@ -103,11 +103,11 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             "anomalies": self.anomalies,
         }
 
-    def place(self, at: Micros | None = None, **more: Any) -> Place:
+    def place(self, at: Micros | None = None, **more: Any) -> SessionRef:
         """The room, at the start of the thing (`at`, µs) or when this was sent. Raises `FieldMissing`."""
         ids = (("roomId", self.room), *more.pop("ids", ()))
         name = text(self.data.get("roomName"))
-        return Place(at=self.at if at is None else at, room=self.room, room_name=name, ids=ids, **more)
+        return SessionRef(at=self.at if at is None else at, room=self.room, room_name=name, ids=ids, **more)
 
     @property
     def room(self) -> str:
@@ -138,7 +138,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
         return (_unreadable(said, f"unforeseen {type(error).__name__}"),)
 
 
-def _told(body: dict[str, Any], record: Record, *, has_body: bool = True) -> Told:
+def _told(body: dict[str, Any], record: Record, *, has_body: bool = True) -> EventContext:
     sent = micros(body.get("creationDate"))
     anomalies: list[tuple[str, str]] = []
     if sent is None and has_body:
@@ -149,7 +149,7 @@ def _told(body: dict[str, Any], record: Record, *, has_body: bool = True) -> Tol
     if sent is not None and proof.get("scheme") == SCHEME and str(sent // 1000) != str(stamp):
         # Without the stamp itself, which tells when it was signed: the proof keeps it, and a view does not depend on it.
         anomalies.append(("clock_skew", f"X-Timestamp is not the body's creationDate {sent // 1000}"))
-    return Told(
+    return EventContext(
         event=event_name(body.get("event")),
         data=fields(body.get("data")),
         at=record.received_at if sent is None else sent,
@@ -171,11 +171,11 @@ def micros(value: object) -> Micros | None:
     return moment if 0 < moment < LAST else None
 
 
-def _unreadable(said: Told, why: str) -> Unknown:
+def _unreadable(said: EventContext, why: str) -> Unknown:
     return _raw(said, ("unreadable", why))
 
 
-def _raw(said: Told, anomaly: tuple[str, str]) -> Unknown:
+def _raw(said: EventContext, anomaly: tuple[str, str]) -> Unknown:
     """The event as it came, scalars only: what we do not know may hold secrets deeper down."""
     shown = {name: value for name, value in fields(kept(said.data)).items() if not isinstance(value, dict | list)}
     fact = said.fact()
@@ -185,16 +185,16 @@ def _raw(said: Told, anomaly: tuple[str, str]) -> Unknown:
     return Unknown(**fact, place=said.place() if room else None, subject_id=room)
 
 
-def _meeting_detail(said: Told) -> dict[str, Any]:
+def _meeting_detail(said: EventContext) -> dict[str, Any]:
     return picked(said.data, "status", "meetingEndAction", "owner", "config")
 
 
-def _meeting_started(said: Told) -> tuple[Fact, ...]:
+def _meeting_started(said: EventContext) -> tuple[Fact, ...]:
     fact = said.fact(**_meeting_detail(said))
     return (SessionStarted(**fact, place=said.place(starts_at=said.at), started_at=said.at),)
 
 
-def _meeting_ended(said: Told) -> tuple[Fact, ...]:
+def _meeting_ended(said: EventContext) -> tuple[Fact, ...]:
     # `status` is no help: with the end action "delete" it still says active_meeting (handleRoomFinished).
     told_why = text(said.data.get("reason")) or text(said.data.get("cause"))
     reason: EndReason = "normal" if told_why is None else "timeout" if told_why == "max_duration_reached" else "unknown"
@@ -202,7 +202,7 @@ def _meeting_ended(said: Told) -> tuple[Fact, ...]:
     return (SessionEnded(**fact, place=said.place(ends_at=said.at), reason=reason, vendor_reason=told_why),)
 
 
-def _participant(said: Told) -> tuple[dict[str, Any], str, Micros | None, Place]:
+def _participant(said: EventContext) -> tuple[dict[str, Any], str, Micros | None, SessionRef]:
     """(participant, identity, joinDate, place). joinDate 0 means the backend did not know it."""
     person = fields(said.data.get("participant"))
     identity = text(person.get("participantIdentity"))
@@ -219,13 +219,13 @@ def _connection(person: dict[str, Any], identity: str, joined: Micros | None) ->
     }  # fmt: skip
 
 
-def _participant_joined(said: Told) -> tuple[Fact, ...]:
+def _participant_joined(said: EventContext) -> tuple[Fact, ...]:
     person, identity, joined, place = _participant(said)
     fact = said.fact(joined, **picked(person, "role", "externalId", "metadata"))
     return (ParticipantJoined(**fact, place=place, **_connection(person, identity, joined)),)
 
 
-def _participant_left(said: Told) -> tuple[Fact, ...]:
+def _participant_left(said: EventContext) -> tuple[Fact, ...]:
     person, identity, joined, place = _participant(said)
     told_why = text(person.get("leaveReason"))
     fact = said.fact(micros(person.get("leaveDate")), **picked(person, "role", "externalId", "metadata"))
@@ -234,14 +234,14 @@ def _participant_left(said: Told) -> tuple[Fact, ...]:
     return (ParticipantLeft(**fact, place=place, **who, reason=reason, vendor_reason=told_why),)
 
 
-def _participant_changed(said: Told) -> tuple[Fact, ...]:
+def _participant_changed(said: EventContext) -> tuple[Fact, ...]:
     """A role or a raised hand: we know the event, there is no kind of its own for it, so it is no anomaly."""
     person, identity, _, place = _participant(said)
     fact = said.fact(event=said.event, participant=kept(person), **picked(said.data, "origin"))
     return (Unknown(**fact, place=place, actor=identity, subject_type="participant", subject_id=identity),)
 
 
-def _recording(said: Told) -> tuple[Fact, ...]:
+def _recording(said: EventContext) -> tuple[Fact, ...]:
     data = said.data
     recording = text(data.get("recordingId"))
     if recording is None:
@@ -300,11 +300,11 @@ def _in_recording_id(recording: str | None, part: int) -> str | None:
     return parts[part] or None if len(parts) == 3 else None
 
 
-def _test(said: Told) -> tuple[Fact, ...]:
+def _test(said: EventContext) -> tuple[Fact, ...]:
     return (Test(**said.fact(**picked(said.data, "message")), subject_type="source"),)
 
 
-_READERS: dict[str, Callable[[Told], tuple[Fact, ...]]] = {
+_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "meetingStarted": _meeting_started,
     "meetingEnded": _meeting_ended,
     "recordingStarted": _recording,

@@ -19,7 +19,7 @@ from tracker.domain.facts import Micros, RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.json_reading import BodyUnreadable, event_name, read_object
 from tracker.sources.openvidu_meet.events import SCHEME, interpret
-from tracker.sources.webhook_jwt import written
+from tracker.sources.webhook_jwt import encode_proof
 
 
 __all__ = ["RULES", "OpenviduMeetSource", "interpret"]
@@ -76,7 +76,7 @@ class OpenviduMeetSource:
         }  # fmt: skip
         return self._named(delivery.body, delivery.received_at, "webhook", proof)
 
-    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
         """See `Source.admit`. The body is one webhook body."""
         return self._named(body, received_at, "import", proof)
 
@@ -103,7 +103,7 @@ class OpenviduMeetSource:
             dedupe_key=hashlib.sha256(body).hexdigest(),
             received_at=received_at,
             origin=origin,
-            proof=written(proof),
+            proof=encode_proof(proof),
             body=body,
         )
 

@@ -19,7 +19,7 @@ from tracker.domain.facts import (
     Micros,
     ParticipantJoined,
     ParticipantLeft,
-    Place,
+    SessionRef,
     Precision,
     SessionCreated,
     SessionEnded,
@@ -56,7 +56,7 @@ _KNOWN = protojson.spellings(
 )
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     """What any event says, whatever its kind.
 
     `at` is `created_at` (s; LiveKit's queueing of a relayed event, the sending of plugNmeet's own), else when we received
@@ -93,12 +93,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     def place(
         self, at: Micros | None = None, *, starts_at: Micros | None = None, ends_at: Micros | None = None
-    ) -> Place | None:
+    ) -> SessionRef | None:
         """Where this belongs; None when the event names no room."""
         if self.run is None and self.room is None:
             return None
         named = {"room_sid": self.run, "room_id": self.room}
-        return Place(
+        return SessionRef(
             at=self.at if at is None else at,
             run=self.run,
             room=self.room,
@@ -130,13 +130,13 @@ def event_name(message: Message) -> str:
     return (message.text("event") or "").lower()[:_LONGEST_NAME]
 
 
-def told(message: Message, received_at: Micros) -> Told:
+def event_context(message: Message, received_at: Micros) -> EventContext:
     """What any event says. `received_at` (µs) stands in where it tells no time (before 2024-04-23)."""
     room = message.message("room")
     metadata = _metadata(room)
     own = message.moment("created_at", "s")
     dropped = message.whole("num_dropped") or 0
-    return Told(
+    return EventContext(
         event=event_name(message),
         message=message,
         at=received_at if own is None else own,
@@ -158,24 +158,24 @@ def _metadata(room: Message) -> Message:
     return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else Message({})
 
 
-def _room_detail(said: Told) -> dict[str, Any]:
+def _room_detail(said: EventContext) -> dict[str, Any]:
     given = said.metadata.value("extra_data")
     inner = protojson.parsed(given) if isinstance(given, str) else None
     return {
         "parent_room_id": said.metadata.text("parent_room_id"),
         "is_breakout_room": said.metadata.flag("is_breakout_room") or None,
-        "extra_data": protojson.shown(inner if isinstance(inner, dict | list) else given),
+        "extra_data": protojson.displayable(inner if isinstance(inner, dict | list) else given),
     }
 
 
-def room_created(said: Told) -> tuple[Fact, ...]:
+def room_created(said: EventContext) -> tuple[Fact, ...]:
     """The run exists, says plugNmeet itself, nobody need ever join it."""
     created = said.created or said.at
     place = said.place(created, starts_at=said.created or said.own)
     return (SessionCreated(**said.fact(said.created, **_room_detail(said)), place=place, started_at=created),)
 
 
-def room_started(said: Told) -> tuple[Fact, ...]:
+def room_started(said: EventContext) -> tuple[Fact, ...]:
     """LiveKit's room began, or was announced again: told apart by the event alone, so that order cannot matter."""
     created = said.created or said.at
     detail = _room_detail(said)
@@ -187,7 +187,7 @@ def room_started(said: Told) -> tuple[Fact, ...]:
     return (SessionStarted(**said.fact(said.created, **detail), place=place, started_at=created),)
 
 
-def room_ended(said: Told) -> tuple[Fact, ...]:
+def room_ended(said: EventContext) -> tuple[Fact, ...]:
     """By `session_ended` (plugNmeet) or `room_finished` (LiveKit): the same end, told by two. Neither says why."""
     fact = said.end(said.created, event=said.event, **_room_detail(said))
     place = said.place(starts_at=said.created, ends_at=fact["at"])
@@ -207,7 +207,7 @@ def _person_kind(person: Message) -> str:
     return _BOTS.get(identity) or by_prefix or protojson.person_kind(person)
 
 
-def participant(said: Told) -> tuple[Fact, ...]:
+def participant(said: EventContext) -> tuple[Fact, ...]:
     """A join or a leave; the leave states its join."""
     person = said.message.message("participant")
     connection = person.text("sid")
@@ -233,7 +233,7 @@ def participant(said: Told) -> tuple[Fact, ...]:
     return (ParticipantLeft(**said.end(joined_at, **detail), **about, reason=reason, vendor_reason=theirs),)
 
 
-def track(said: Told) -> tuple[Fact, ...]:
+def track(said: EventContext) -> tuple[Fact, ...]:
     """A track published or gone; the person is told by sid and identity only."""
     found, person = said.message.message("track"), said.message.message("participant")
     stream = found.text("sid")

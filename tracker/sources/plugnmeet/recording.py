@@ -29,7 +29,7 @@ from tracker.domain.facts import (
     TranscriptionUsage,
 )
 from tracker.sources import protojson
-from tracker.sources.plugnmeet.events import Told
+from tracker.sources.plugnmeet.events import EventContext
 from tracker.sources.protojson import Message
 
 
@@ -60,7 +60,7 @@ def _reason(info: Message) -> EndReason:
     return "normal" if info.text("recorder_msg") else "unknown"
 
 
-def recorded(said: Told) -> tuple[Fact, ...]:
+def recorded(said: EventContext) -> tuple[Fact, ...]:
     """A step of a recording."""
     info = said.message.message("recording_info")
     name = info.text("record_id")
@@ -89,7 +89,7 @@ def _size(info: Message) -> int | None:
     return round(size * _BYTES_A_MB)
 
 
-def broadcast(said: Told) -> tuple[Fact, ...]:
+def broadcast(said: EventContext) -> tuple[Fact, ...]:
     """RTMP to the outside; the address (it ends in a stream key) is never told, nor shown where an error repeats it."""
     info = said.message.message("recording_info")
     activity = info.text("record_id")
@@ -102,7 +102,7 @@ def broadcast(said: Told) -> tuple[Fact, ...]:
     return (BroadcastStopped(**base, **about, reason=_reason(info), vendor_reason=_failure(info)),)
 
 
-def transcription(said: Told) -> tuple[Fact, ...]:
+def transcription(said: EventContext) -> tuple[Fact, ...]:
     """Speech to text of one person (up to 2.0). The end states its length in whole seconds, none when it was under one."""
     speech = said.message.message("speech_service")
     person = speech.text("user_id")
@@ -124,19 +124,19 @@ def _seconds(speech: Message) -> int | None:
     return usage if usage is not None and 0 < usage < _LARGEST else None
 
 
-def transcription_usage(said: Told) -> tuple[Fact, ...]:
+def transcription_usage(said: EventContext) -> tuple[Fact, ...]:
     """What the whole run used, sent after its end."""
     usage = _seconds(said.message.message("speech_service"))
     return (TranscriptionUsage(**said.fact(total_usage_s=usage), place=said.place(), subject_type="transcription"),)
 
 
-def artifact(said: Told) -> tuple[Fact, ...]:
+def artifact(said: EventContext) -> tuple[Fact, ...]:
     """A file made from the call, or what making it used."""
     made = said.message.message("room_artifact")
     about = made.message("metadata")
     file, job, user = about.message("file_info"), about.message("provider_job_info"), about.message("user_info")
     size = file.whole("file_size")
-    usage = {name: protojson.shown(dict(found.fields)) for name in _USAGES if (found := about.message(name))}
+    usage = {name: protojson.displayable(dict(found.fields)) for name in _USAGES if (found := about.message(name))}
     fact = said.fact(
         type=made.enum("type", *_ARTIFACTS) or _ARTIFACTS[0],
         file_path=protojson.masked_query(file.text("file_path")),
@@ -151,7 +151,7 @@ def artifact(said: Told) -> tuple[Fact, ...]:
     return (ArtifactCreated(**fact, **subject, place=said.place(), actor=user.text("user_id")),)
 
 
-def analytics(said: Told) -> tuple[Fact, ...]:
+def analytics(said: EventContext) -> tuple[Fact, ...]:
     """The analytics file exists, about 50 s after the end; since 2.0 `file_id` is the artifact's id."""
     file_id = said.message.message("analytics").text("file_id")
     return (AnalyticsReady(**said.fact(), subject_type="artifact", subject_id=file_id, place=said.place()),)

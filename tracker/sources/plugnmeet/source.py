@@ -20,8 +20,8 @@ from tracker.sources.plugnmeet import events as reading
 from tracker.sources.plugnmeet import recording
 from tracker.sources import protojson
 from tracker.sources.contract import SourceSettings
-from tracker.sources.plugnmeet.events import Told
-from tracker.sources.webhook_jwt import unverified_header, verify_jwt, written
+from tracker.sources.plugnmeet.events import EventContext
+from tracker.sources.webhook_jwt import unverified_header, verify_jwt, encode_proof
 from tracker.sources.protojson import Message
 
 
@@ -48,7 +48,7 @@ class PlugnmeetSource:
         verify_jwt(token, keys=self._keys, body=delivery.body, received_at=delivery.received_at)
         return self._named(delivery.body, delivery.received_at, "webhook", {"scheme": "jwt", "jwt": token})
 
-    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
         """See `Source.admit`."""
         return self._named(body, received_at, "import", proof)
 
@@ -63,7 +63,7 @@ class PlugnmeetSource:
             dedupe_key=f"{event}:{event_id}" if event and event_id else f"sha256:{hashlib.sha256(body).hexdigest()}",
             received_at=received_at,
             origin=origin,
-            proof=written(proof),
+            proof=encode_proof(proof),
             body=body,
         )
 
@@ -82,7 +82,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     if message is None:
         unreadable = (("unreadable", "the body is no JSON object"),)
         return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    said = reading.told(message, record.received_at)
+    said = reading.event_context(message, record.received_at)
     reader = _READERS.get(said.event)
     if reader is None:
         return said.unknown()
@@ -91,7 +91,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     return reader(said)
 
 
-_READERS: dict[str, Callable[[Told], tuple[Fact, ...]]] = {
+_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "room_created": reading.room_created,
     "room_started": reading.room_started,
     "session_ended": reading.room_ended,

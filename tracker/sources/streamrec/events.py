@@ -20,7 +20,7 @@ from tracker.domain.deliveries import Record
 from tracker.domain.facts import (
     Fact,
     Micros,
-    Place,
+    SessionRef,
     RecordingStarted,
     RecordingStopped,
     RecordingUploaded,
@@ -54,7 +54,7 @@ class FieldMissing(Exception):
     """A message lacks the field that says what it is about; the message names the field. Stays in this vendor."""
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     """What any body says: its name, its fields, the relayed message's `data`, the hints, and when we received it."""
 
     name: str
@@ -84,12 +84,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             "anomalies": anomalies,
         }
 
-    def place(self, at: Micros | None, run: str | None, client: str | None, **more: Any) -> Place:
+    def place(self, at: Micros | None, run: str | None, client: str | None, **more: Any) -> SessionRef:
         """The session `run` of `client`; `more` are further arguments and `rec_id`. Raises `FieldMissing`."""
         if run is None and client is None:
             raise FieldMissing("client_id is missing, and sid names no session")
         ids = (("client_id", client), ("session_id", run), *((name, more.pop(name, None)) for name in _OTHER_IDS))
-        return Place(
+        return SessionRef(
             at=self.received_at if at is None else at,
             run=run,
             room=client,
@@ -108,7 +108,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     except BodyUnreadable as why:
         body, problem = {}, str(why)
     hints = proof_of(record)
-    said = Told(
+    said = EventContext(
         name=name_of(body),
         body=body,
         data=fields(body.get("data")),
@@ -147,7 +147,7 @@ def moment(value: object) -> Micros | None:
     return at if 0 < at < LAST else None
 
 
-def _raw(said: Told, *anomalies: tuple[str, str]) -> Unknown:
+def _raw(said: EventContext, *anomalies: tuple[str, str]) -> Unknown:
     """The message without a reading: its name only, because an SDP, a webhook_url or a guest token is a secret.
 
     Only `sid` places it: the session_id of an unread message may be a supervisor's, which is no session of an agent.
@@ -158,7 +158,7 @@ def _raw(said: Told, *anomalies: tuple[str, str]) -> Unknown:
     return Unknown(**fact, place=place, subject_id=said.sid)
 
 
-def _recording(said: Told, at: Micros | None = None) -> dict[str, Any]:
+def _recording(said: EventContext, at: Micros | None = None) -> dict[str, Any]:
     """Which recording, begun `at` (µs) where that is stated: `rec_id`, else the hint `rid`.
 
     Where there is neither, the name is made up of session (or client) and time: `projections` finds the one meant.
@@ -178,7 +178,7 @@ def _recording(said: Told, at: Micros | None = None) -> dict[str, Any]:
     return told | {"place": said.place(at, said.run, client, anchor=anchor, rec_id=rec_id)}
 
 
-def _span(said: Told, start: str, stop: str) -> tuple[Micros | None, Micros | None, Anomalies]:
+def _span(said: EventContext, start: str, stop: str) -> tuple[Micros | None, Micros | None, Anomalies]:
     """Both ends as stated, and what is wrong with them."""
     began, ended = moment(said.body.get(start)), moment(said.body.get(stop))
     anomalies = tuple(
@@ -189,7 +189,7 @@ def _span(said: Told, start: str, stop: str) -> tuple[Micros | None, Micros | No
     return began, ended, anomalies
 
 
-def _upload_ready(said: Told) -> tuple[Fact, ...]:
+def _upload_ready(said: EventContext) -> tuple[Fact, ...]:
     began, ended, anomalies = _span(said, "recording_started_at", "recording_stopped_at")
     told: dict[str, Any] = _recording(said, began or ended)
     told |= {
@@ -209,13 +209,13 @@ def _upload_ready(said: Told) -> tuple[Fact, ...]:
     return (stopped, RecordingUploaded(**said.fact(), **told))
 
 
-def _upload_failed(said: Told) -> tuple[Fact, ...]:
+def _upload_failed(said: EventContext) -> tuple[Fact, ...]:
     # No time in it at all: the anchor lets it follow the recording's other messages.
     told = _recording(said)
     return (RecordingUploadFailed(**said.fact(), **told, http_status=count(said.body.get("upload_status_code"))),)
 
 
-def _session_finished(said: Told) -> tuple[Fact, ...]:
+def _session_finished(said: EventContext) -> tuple[Fact, ...]:
     began, ended, anomalies = _span(said, "started_at", "stopped_at")
     # rec_id is undocumented here and may be empty: it helps to find, it never names the session.
     rec_id = said.of("rec_id")
@@ -231,7 +231,7 @@ def _session_finished(said: Told) -> tuple[Fact, ...]:
     return (SessionEnded(**said.fact(ended, anomalies), place=place, started_at=began, reason="normal"),)
 
 
-def _supervisor_session_finished(said: Told) -> tuple[Fact, ...]:
+def _supervisor_session_finished(said: EventContext) -> tuple[Fact, ...]:
     began, ended, anomalies = _span(said, "started_at", "stopped_at")
     activity = said.of("supervisor_session_id")
     if activity is None:
@@ -252,21 +252,21 @@ def _supervisor_session_finished(said: Told) -> tuple[Fact, ...]:
     )
 
 
-def _session_start(said: Told) -> tuple[Fact, ...]:
+def _session_start(said: EventContext) -> tuple[Fact, ...]:
     place = said.place(None, said.run, said.of("client_id"), starts_at=said.received_at)
     return (SessionStarted(**said.fact(**picked(said.data, "version")), place=place),)
 
 
-def _recording_start(said: Told) -> tuple[Fact, ...]:
+def _recording_start(said: EventContext) -> tuple[Fact, ...]:
     return (RecordingStarted(**said.fact(), **_recording(said)),)
 
 
-def _recording_stop(said: Told) -> tuple[Fact, ...]:
+def _recording_stop(said: EventContext) -> tuple[Fact, ...]:
     told = _recording(said)
     return (RecordingStopped(**said.fact(), **told, reason="normal"),)
 
 
-def _supervisor_join_session(said: Told) -> tuple[Fact, ...]:
+def _supervisor_join_session(said: EventContext) -> tuple[Fact, ...]:
     activity = said.of("session_id", "supervisor_session_id")
     if activity is None:
         raise FieldMissing("session_id is missing")
@@ -288,17 +288,17 @@ def _supervisor_join_session(said: Told) -> tuple[Fact, ...]:
     )
 
 
-def _other_session(said: Told, own: str) -> str | None:
+def _other_session(said: EventContext, own: str) -> str | None:
     """The hint, where it is not the supervisor's own session: then it is the one that is listened to."""
     return said.sid if said.sid != own else None
 
 
-def _no_kind(said: Told) -> tuple[Fact, ...]:
+def _no_kind(said: EventContext) -> tuple[Fact, ...]:
     """Signalling we know and have no kind for: no anomaly."""
     return (_raw(said),)
 
 
-_READERS: dict[str, Callable[[Told], tuple[Fact, ...]]] = {
+_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "upload_ready": _upload_ready,
     "upload_failed": _upload_failed,
     "session_finished": _session_finished,

@@ -16,7 +16,7 @@ from tracker.errors import SignatureMismatch, SignatureMissing
 from tracker.domain.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.json_reading import BodyUnreadable, read_object, text
-from tracker.sources.webhook_jwt import which_secret, written
+from tracker.sources.webhook_jwt import which_secret, encode_proof
 from tracker.sources.streamrec.events import interpret, name_of
 
 
@@ -63,7 +63,7 @@ class StreamrecSource:
                 proof[name] = hint
         return self._named(delivery.body, delivery.received_at, "webhook", proof)
 
-    def admit(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
+    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
         """See `Source.admit`. The body is a webhook's or a relayed realtime message."""
         return self._named(body, received_at, "import", proof)
 
@@ -76,7 +76,7 @@ class StreamrecSource:
             dedupe_key=hashlib.sha256(body).hexdigest(),
             received_at=received_at,
             origin=origin,
-            proof=written(proof),
+            proof=encode_proof(proof),
             body=body,
         )
 

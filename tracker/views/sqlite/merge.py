@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tracker.errors import ViewsUnavailable
-from tracker.views.contract import Absorbed
+from tracker.views.contract import MergeResult
 from tracker.views.sqlite.schema import SELECT_STAMP, UNFINISHED
 from tracker.views.sqlite.writer import SELECT_CHECKPOINT, SELECT_SOURCES, source_of
 
@@ -64,7 +64,7 @@ SELECT_SHARED_ROOMS = """
 SELECT source, room, ours, theirs FROM shared_rooms WHERE (source, room) > (?, ?) ORDER BY source, room LIMIT ?"""
 
 
-def absorb(connection: sqlite3.Connection, part: Path, join_states: JoinStates) -> Absorbed:
+def merge(connection: sqlite3.Connection, part: Path, join_states: JoinStates) -> MergeResult:
     """Take in a part of `build` that was put by. Raises `ViewsUnavailable` for anything else."""
     if connection.in_transaction:
         connection.commit()
@@ -86,7 +86,7 @@ def absorb(connection: sqlite3.Connection, part: Path, join_states: JoinStates) 
     (position,) = connection.execute(SELECT_CHECKPOINT.replace("meta", "part.meta")).fetchone()
     connection.execute("COMMIT")
     connection.execute("DETACH part")
-    return Absorbed(
+    return MergeResult(
         position=position,
         sources=[(ours.get(row.source), row) for row in theirs],
         sessions=[name for (name,) in connection.execute(SELECT_SHARED_SESSIONS)],

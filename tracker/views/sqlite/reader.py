@@ -37,7 +37,7 @@ NEITHER: tuple[tuple[str, list[Any]]] = (("", []),)
 _OUTDATED_ID = re.compile(r"(?P<room>.+)_(?P<ms>[0-9]{1,15})")
 
 
-class SqliteReading(ABC):
+class SqliteReader(ABC):
     """`ViewsReader` over three ways to ask: one statement, one that may take long, or several of one moment."""
 
     @abstractmethod
@@ -52,7 +52,7 @@ class SqliteReading(ABC):
     async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
         """The rows of several statements, none of which sees a save the others do not."""
 
-    async def checkpoint(self) -> int:
+    async def projected_position(self) -> int:
         """See `ViewsReader`."""
         return (await self.rows(SELECT_CHECKPOINT))[0][0]
 

@@ -36,7 +36,7 @@ _columns = attrgetter(
 )  # fmt: skip
 
 
-class Altered(msgspec.Struct, frozen=True):
+class RowDiff(msgspec.Struct, frozen=True):
     """One session that was saved before."""
 
     rows: SessionRows
@@ -52,7 +52,7 @@ class Altered(msgspec.Struct, frozen=True):
     joined_changed: bool
 
 
-class Kept:
+class SavedRows:
     """The rows that the last saves wrote, by session id."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Kept:
         self._position = changes.position
 
 
-def altered(before: SessionRows, rows: SessionRows) -> Altered:
+def row_diff(before: SessionRows, rows: SessionRows) -> RowDiff:
     """What has to be written so that the rows of `before` become `rows`."""
     added: dict[str, Any] = {}
     removed: dict[str, list[tuple[Micros, str]]] = {}
@@ -101,7 +101,7 @@ def altered(before: SessionRows, rows: SessionRows) -> Altered:
         lookups_removed = tuple(sorted(old_lookups - new_lookups))
         added["lookups"] = tuple(sorted(new_lookups - old_lookups))
     gaps_changed = before.gaps != rows.gaps
-    return Altered(
+    return RowDiff(
         rows=rows,
         added=msgspec.structs.replace(rows, **added, gaps=rows.gaps if gaps_changed else ()),
         removed=removed,

@@ -16,13 +16,13 @@ import aiosqlite
 
 from tracker.errors import ViewsUnavailable
 from tracker.views.sqlite.dump import dump_rows
-from tracker.views.sqlite.reader import Row, SqliteReading
+from tracker.views.sqlite.reader import Row, SqliteReader
 from tracker.views.sqlite.file import connect, named_errors
 
 CHUNK = 500
 
 
-class FrozenViews(SqliteReading):
+class ViewsSnapshot(SqliteReader):
     """`ViewsReader` of one moment; `frozen` opens it."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
@@ -58,7 +58,7 @@ class FrozenViews(SqliteReading):
 
 
 @asynccontextmanager
-async def frozen(path: Path) -> AsyncGenerator[FrozenViews]:
+async def open_snapshot(path: Path) -> AsyncGenerator[ViewsSnapshot]:
     """The views at a path, as they are now. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
     failures: list[Exception] = []
 
@@ -74,10 +74,10 @@ async def frozen(path: Path) -> AsyncGenerator[FrozenViews]:
     try:
         if failures:
             raise failures[0]
-        views = FrozenViews(path, connection)
+        views = ViewsSnapshot(path, connection)
         await views.rows("BEGIN")
         # The first look is what fixes the moment.
-        await views.checkpoint()
+        await views.projected_position()
         yield views
     finally:
         await connection.close()

@@ -23,13 +23,13 @@ import structlog
 from tracker.errors import ViewsUnavailable
 from tracker.domain.facts import Micros
 from tracker.views.sqlite import writer as sql
-from tracker.views.contract import Absorbed, Changes, SavedEntry, SharedRoom
-from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, absorb
-from tracker.views.sqlite.row_diff import Kept
+from tracker.views.contract import MergeResult, Changes, SavedEntry, SharedRoom
+from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, merge
+from tracker.views.sqlite.row_diff import SavedRows
 from tracker.views.sqlite.counting import counted, save_counts
 from tracker.views.sqlite.dump import dump_rows
 from tracker.views.sqlite.encoding import unpack_state
-from tracker.views.sqlite.reader import Row, SqliteReading
+from tracker.views.sqlite.reader import Row, SqliteReader
 from tracker.views.sqlite.schema import SEARCHABLE
 from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, inode_of, named_errors, start_building, swap_in  # fmt: skip
 from tracker.views.sqlite.search_index import save_texts
@@ -101,14 +101,14 @@ class _Door:
             await connection.close()
 
 
-class SqliteViews(SqliteReading):
+class SqliteViews(SqliteReader):
     """`ViewsWriter` (when opened writable) and `ViewsReader` over one file."""
 
     def __init__(self, path: Path, *, writable: bool, building: bool = False) -> None:
         self._path = path
         self._building = building
         self._writer = _Door(path, writable=True, building=building) if writable else None
-        self._kept = Kept()
+        self._kept = SavedRows()
         self._goes_on = False
         """Whether the open transaction waits for the next save."""
         # Views being built are one long transaction, which only its own connection can look into.
@@ -146,10 +146,10 @@ class SqliteViews(SqliteReading):
 
     async def finish(self) -> None:
         """Close views of `build` and make them whole: from then on they are opened like any others."""
-        await self.put_by()
+        await self.close_partial()
         await asyncio.to_thread(finish_building, self._path)
 
-    async def put_by(self) -> None:
+    async def close_partial(self) -> None:
         """Close views of `build` as they are, for others to `absorb`."""
         door = self._writing_door()
         async with door.lock:
@@ -157,12 +157,12 @@ class SqliteViews(SqliteReading):
                 await (await door.open()).commit()
         await self.close()
 
-    async def absorb(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> Absorbed:
+    async def merge(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> MergeResult:
         """See `HalvedViews`. Into views of `build` only; nothing more is read of `part` then."""
         door = self._writing_door()
         async with door.lock:
             with self._named_errors():
-                return await _in_its_thread(await door.open(), absorb, part, join_rooms)
+                return await _in_its_thread(await door.open(), merge, part, join_rooms)
 
     async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
         """See `HalvedViews`."""
@@ -197,7 +197,7 @@ class SqliteViews(SqliteReading):
                 with self._named_errors():
                     replaced.append(await door.refresh())
         if replaced[0]:
-            self._kept = Kept()
+            self._kept = SavedRows()
         return replaced[0]
 
     async def close(self) -> None:
@@ -297,7 +297,7 @@ class SqliteViews(SqliteReading):
                     raise
                 self._goes_on = more
 
-    async def revert(self) -> None:
+    async def rollback(self) -> None:
         """See `ViewsWriter`."""
         door = self._writing_door()
         async with door.lock:
@@ -326,7 +326,7 @@ class SqliteViews(SqliteReading):
             yield
 
 
-def _save(connection: sqlite3.Connection, changes: Changes, kept: Kept | None, more: bool) -> None:
+def _save(connection: sqlite3.Connection, changes: Changes, kept: SavedRows | None, more: bool) -> None:
     """One save, from its beginning to its commit, if there is no `more` to come; `kept` None: into views being built."""
     numbers, fresh = sql.begin(connection, sql.names_in(changes))
     if kept is None:

@@ -18,7 +18,7 @@ from tracker.domain.ordering import rank_of, tie_of
 from tracker.domain.rows import EntryRow
 from tracker.views.sqlite import encoding as packing
 from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow
-from tracker.views.sqlite.row_diff import Altered, altered, first, over_at_of
+from tracker.views.sqlite.row_diff import RowDiff, row_diff, first, over_at_of
 from tracker.views.sqlite.encoding import entry_of
 from tracker.views.sqlite.queries import ENTRY, NUMBERED
 
@@ -175,7 +175,7 @@ def batches(
     Nothing is encoded before SQLite pulls it.
     """
     sessions = [rows for rows in changes.sessions if rows.session.id not in kept]
-    again = [altered(kept[name], rows) for rows in changes.sessions if (name := rows.session.id) in kept]
+    again = [row_diff(kept[name], rows) for rows in changes.sessions if (name := rows.session.id) in kept]
     stale = [(numbers[name],) for name in (*changes.gone, *(rows.session.id for rows in sessions)) if name not in fresh]
     if stale:
         for statement in DELETE_OF_SESSION:
@@ -204,7 +204,7 @@ def batches(
     yield SAVE_CHECKPOINT, [(changes.position,)]
 
 
-def _of_altered(again: Sequence[tuple[int, Altered]]) -> Iterator[Batch]:
+def _of_altered(again: Sequence[tuple[int, RowDiff]]) -> Iterator[Batch]:
     """What goes of sessions that were saved before, and their own rows."""
     for table, statement in DELETE_CHILDREN.items():
         removed = [(number, *key) for number, one in again for key in one.removed.get(table, ())]

@@ -84,7 +84,7 @@ async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(
     }).encode()  # fmt: skip
     async with stores.reading_log(config) as log:
         source = stores.sources(config)["lk"]
-        await log.append(source.admit(body, received_at=START, proof={"scheme": "import"}))
+        await log.append(source.verify_trusted(body, received_at=START, proof={"scheme": "import"}))
     await desk.rebuild(config)
     path = await bundled.bundle(config, "lk:RM_x", tmp_path / "it.zip")
     readme = unpacked(path)["README.html"].decode()
@@ -98,14 +98,14 @@ async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(
 async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path: Path) -> None:
     """Mixed, with runs that end each other, in rooms without ids: what came from outside is named, the rest follows."""
     config = configured(tmp_path / "log", sealed=False)
-    await desk.begin(config)
+    await desk.init(config)
     sources = stores.sources(config)
     everything = list(samples())
     random.Random(7).shuffle(everything)
     async with stores.reading_log(config) as log:
         await log.append_all(
             [
-                sources[SOURCES[sample.vendor]].admit(
+                sources[SOURCES[sample.vendor]].verify_trusted(
                     sample.body, received_at=sample.now + n, proof={"scheme": "import"}
                 )
                 for n, sample in enumerate(everything)
@@ -123,7 +123,7 @@ async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path:
 
 async def test_a_session_that_is_going_on_has_a_bundle_too(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
-    await desk.begin(config)
+    await desk.init(config)
     await bundled.take(config, [("livekit", sent) for sent in whole_call("livekit", START)[:5]])
     path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
     assert json.loads(unpacked(path)["timeline.json"])["session"]["stuck"] is True
@@ -207,7 +207,7 @@ async def test_a_bundle_is_held_against_the_checkpoints_that_were_shipped(tmp_pa
     # The same operator, the same key, another log of the same size.
     other = configured(tmp_path / "other")
     shutil.copy(config.evidence.key_file, other.evidence.key_file)
-    await desk.begin(other)
+    await desk.init(other)
     await bundled.take(other, [("livekit", sent) for sent in whole_call("livekit", START, seed=5)])
     forged = await bundled.bundle(other, await session_of(other, "livekit"), tmp_path / "forged.zip")
     assert not failed(await verified(forged, config))
@@ -278,7 +278,7 @@ async def test_erasures_that_tell_of_other_sources_are_withheld_from_who_may_not
 
     session = await session_of(config, "livekit")
     async with desk_reading.door_of(config) as door:
-        door = msgspec.structs.replace(door, bundling=stores.bundling(config, door.log))
+        door = msgspec.structs.replace(door, bundling=stores.bundle_settings(config, door.log))
         with (tmp_path / "it.zip").open("w+b") as file:
             await bundles.make(door, Reader("narrow", frozenset(SCOPES), ("lk",)), session, file)
     found = await verified(tmp_path / "it.zip", config)
@@ -303,7 +303,7 @@ async def test_what_another_node_has_still_to_sign_is_bundled_unsigned_and_says_
 
     session = await session_of(config, "livekit")
     async with desk_reading.door_of(config) as door:
-        bundling = stores.bundling(config, door.log)._replace(sign=None, keys=keys)
+        bundling = stores.bundle_settings(config, door.log)._replace(sign=None, keys=keys)
         door = msgspec.structs.replace(door, bundling=bundling)
         with (tmp_path / "it.zip").open("w+b") as file:
             await bundles.make(door, desk_reading.READER, session, file)
@@ -374,7 +374,7 @@ async def test_a_bundle_is_never_written_over_a_file(config: Config, tmp_path: P
 async def test_an_end_known_from_elsewhere_is_compared_and_named(tmp_path: Path) -> None:
     """A server that was started again ended a session: the bundle holds no record of that."""
     config = configured(tmp_path / "log", sealed=False)
-    await desk.begin(config)
+    await desk.init(config)
     first, second = tmp_path / "CDR.2023-11-14_22-13-00.log", tmp_path / "CDR.2023-11-15_22-14-00.log"
     first.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START)[:6]) + b"\n")
     second.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START + 86_400_000_000, seed=9)) + b"\n")

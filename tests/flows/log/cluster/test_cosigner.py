@@ -14,7 +14,7 @@ import pytest
 from tests.support.cluster import Cluster, node
 from tests.support.server import READ, Running, now
 from tracker.demo.calls import whole_call
-from tracker.log.merkle.cosignature import Cosigner, cosigned
+from tracker.log.merkle.cosignature import CosignerKey, cosigned
 from tracker.log.merkle.leaves import leaves_of
 from tracker.log.sqlite.log import SqliteLog
 
@@ -22,7 +22,7 @@ from tracker.log.sqlite.log import SqliteLog
 async def tamper(path: Path, position: int) -> None:
     """Change a record of a stopped node, and its leaf, as somebody would who knows how."""
     log = await SqliteLog.open(path)
-    (record,) = [each async for chunk in log.read_kept(position - 1) for each in chunk if each.position == position]
+    (record,) = [each async for chunk in log.read_stored(position - 1) for each in chunk if each.position == position]
     await log.close()
     changed = record._replace(body=record.body.replace(b"room", b"mood"))
     assert changed != record
@@ -52,7 +52,7 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             assert code == 0, complaint
             made = json.loads(out)
             # The line of the other node stands under the log's own, on both.
-            key = Cosigner.read((await second.text(web, "/v1/log/key"))[1])
+            key = CosignerKey.read((await second.text(web, "/v1/log/key"))[1])
             assert key.name.endswith("/b")
             notes = [
                 await each.until(web, f"/v1/log/checkpoint?size={made['size']}", f"{key.name} ")

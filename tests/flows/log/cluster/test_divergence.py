@@ -16,7 +16,7 @@ import zstandard
 
 from tests.support.cluster import Cluster, node
 from tests.support.server import READ, Running, now
-from tracker.demo.calls import Sent
+from tracker.demo.calls import SampleDelivery
 from tracker.log.frames import CLEAR, MAGIC, VERSION, ZSTD, Frame, decode
 
 HEAD = MAGIC + bytes([VERSION])
@@ -35,10 +35,10 @@ def frame(*rows: list[Any], erases: tuple[int, ...] = ()) -> bytes:
     return HEAD + CLEAR + msgspec.msgpack.encode([secrets.token_bytes(16), "stranger", rows, erases])
 
 
-def started(n: int) -> Sent:
+def started(n: int) -> SampleDelivery:
     room = {"sid": f"RM_{n}", "name": "r"}
     body = {"event": "room_started", "id": f"EV_{n}", "createdAt": "1700000000", "room": room}
-    return Sent(event="room_started", body=json.dumps(body).encode(), at=now())
+    return SampleDelivery(event="room_started", body=json.dumps(body).encode(), at=now())
 
 
 REFUSED = [

@@ -97,14 +97,14 @@ async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lack
         for user, right in (("readerless", "CREATE"), ("unread", "MSG.NEXT")):
             chosen = settings(server, certificates, user=user)
             path = tmp_path / f"{user}.db"
-            await Replica.begin(path, log_id=await join(chosen, "x"), stream="s")
+            await Replica.init(path, log_id=await join(chosen, "x"), stream="s")
             log = await JetstreamLog.open(path, chosen)
             capsys.readouterr()
             await asyncio.sleep(3.5)
             with pytest.raises(
                 LogUnavailable, match=rf"may not publish to .JS.API.CONSUMER.{right}.s.\*: give it its rights"
             ):
-                await log.probe()
+                await log.check_writable()
             await log.close()
             said = capsys.readouterr().out
             assert said.count("may not publish") == 1, said

@@ -24,7 +24,7 @@ from tracker.log.jetstream.encryption import join_names
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
 
 cluster = own_cluster
@@ -65,7 +65,7 @@ async def test_two_nodes_seal_into_one_history_and_a_third_reads_it_offline(clus
     third = await opened(tmp_path / "c", settings_of(cluster, node="c", stream=settings.stream))
     await third.close()
     offline = await SqliteLog.open(
-        tmp_path / "c" / "log.db", vault=await Vault.open(tmp_path / "c" / "keys.db", MASTERS)
+        tmp_path / "c" / "log.db", vault=await KeyStore.open(tmp_path / "c" / "keys.db", MASTERS)
     )
     assert await told(offline) == await told(first)
     assert (await offline.leaf(5)) == await first.leaf(5)
@@ -83,7 +83,7 @@ async def test_what_is_erased_on_one_node_is_gone_on_all_with_every_copy_of_it(
     await level(first, second)
     # And surely so: as if this node had not applied the first yet when it was given the same.
     again = [each.body for each in given].index((await told(first))[2][2])
-    frame, keys = second._framed([(given[again], second.replica.names_of(given[again])[0])], ())
+    frame, keys = second._framed([(given[again], second.replica.dedupe_hashes(given[again])[0])], ())
     assert (await second._sent(frame, keys))[0] == Appended(3, duplicate=True)
     await level(first, second)
     copies = await first.replica.copies_of(range(1, 21))
@@ -128,7 +128,7 @@ async def test_a_copy_that_arrives_after_the_erasure_loses_its_key_too(cluster: 
     await log.append_erasure(delivery("erasing", source="tracker"), [1])
     await log.destroy_keys([1])
     # Another node, that had not applied the first when it was given the same.
-    frame, keys = log._framed([(delivery("a"), log.replica.names_of(delivery("a"))[0])], ())
+    frame, keys = log._framed([(delivery("a"), log.replica.dedupe_hashes(delivery("a"))[0])], ())
     assert await log._sent(frame, keys) == [Appended(1, duplicate=True)]
     assert not await log.replica._sealing.vault.keys_of_copies(await log.replica.copies_of([1]))
     assert log._sealing._gone[-1][1] == [1]
@@ -177,14 +177,16 @@ async def test_whoever_has_no_master_key_or_another_store_is_refused(cluster: Cl
     settings = settings_of(cluster)
     first = await opened(tmp_path / "a", settings)
     await first.append(delivery("a"))
-    await Replica.begin(tmp_path / "clear.db", log_id=first.state.log_id, stream=settings.stream)
+    await Replica.init(tmp_path / "clear.db", log_id=first.state.log_id, stream=settings.stream)
     with pytest.raises(LogMissing, match="other nodes seal"):
         await JetstreamLog.open(tmp_path / "clear.db", settings)
-    await Vault.create(tmp_path / "other.db", MASTERS)
+    await KeyStore.create(tmp_path / "other.db", MASTERS)
     with pytest.raises(LogUnavailable, match="not the key store of this stream"):
-        await JetstreamLog.open(tmp_path / "clear.db", settings, vault=await Vault.open(tmp_path / "other.db", MASTERS))
+        await JetstreamLog.open(
+            tmp_path / "clear.db", settings, vault=await KeyStore.open(tmp_path / "other.db", MASTERS)
+        )
     with pytest.raises(LogUnavailable, match="master key 2026, which is not configured"):
-        await join_names(settings, [Master("other", bytes(32))])
+        await join_names(settings, [MasterKey("other", bytes(32))])
     await first.close()
 
 
@@ -205,12 +207,12 @@ async def test_a_new_node_makes_no_other_bucket_in_the_place_of_a_lost_one(clust
 async def test_a_log_that_was_in_clear_is_sealed_from_now_on(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     (tmp_path / "a").mkdir()
-    await Replica.begin(tmp_path / "a" / "log.db", log_id=await join(settings, "x"), stream=settings.stream)
+    await Replica.init(tmp_path / "a" / "log.db", log_id=await join(settings, "x"), stream=settings.stream)
     log = await JetstreamLog.open(tmp_path / "a" / "log.db", settings)
     await log.caught_up(10)
     await log.append(delivery("a"))
     await log.close()
-    await Vault.create(tmp_path / "a" / "keys.db", MASTERS, await join_names(settings, MASTERS))
+    await KeyStore.create(tmp_path / "a" / "keys.db", MASTERS, await join_names(settings, MASTERS))
     log = await opened(tmp_path / "a", settings)
     assert await log.append(delivery("a")) == Appended(1, duplicate=True)
     assert await log.append(delivery("b")) == Appended(2, duplicate=False)

@@ -14,7 +14,7 @@ from tests.support.cluster import Cluster
 from tests.contracts.log_contract import delivery
 from tests.support.replicas import opened, settings_of
 from tracker.errors import LogUnavailable
-from tracker.log.keys.key_store import Master
+from tracker.log.keys.key_store import MasterKey
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -36,7 +36,7 @@ async def test_a_bucket_that_is_edited_under_a_running_node_gets_nothing_until_i
         async with asyncio.timeout(20):
             while True:
                 try:
-                    await log.probe()
+                    await log.check_writable()
                 except LogUnavailable as error:
                     if words is not None and words in str(error):
                         return
@@ -45,7 +45,7 @@ async def test_a_bucket_that_is_edited_under_a_running_node_gets_nothing_until_i
                         return
                 await asyncio.sleep(0.1)
 
-    log = await opened(tmp_path / "a" / "log.db", settings, [Master("main", bytes(32))])
+    log = await opened(tmp_path / "a" / "log.db", settings, [MasterKey("main", bytes(32))])
     try:
         await log.append(delivery("1"))
         good = await asked("INFO", {})

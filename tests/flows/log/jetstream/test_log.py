@@ -19,9 +19,9 @@ from tracker.log.jetstream import connection
 from tracker.log.frames import row_of
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.validation import expect_fit, join
-from tracker.log.jetstream.stream import Stream, StreamSettings, wanted
+from tracker.log.jetstream.stream import Stream, StreamSettings, wanted_config
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.sqlite.replica import Entry, Replica
+from tracker.log.sqlite.replica import StreamEntry, Replica
 
 
 cluster = own_cluster
@@ -136,14 +136,18 @@ async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(clus
         await log.append(delivery(key))
     await log._stream.publish(b"TKF\x02c...", "n", 5)
     late = tmp_path / "late.db"
-    await Replica.begin(late, log_id=log.state.log_id, stream=log._stream.name)
+    await Replica.init(late, log_id=log.state.log_id, stream=log._stream.name)
     second = await JetstreamLog.open(late, log._stream.settings)
     for each in (log, second):
         async with asyncio.timeout(10):
             while each.stopped() is None:
                 await asyncio.sleep(0.02)
         assert await each.head() == 2
-        for refused in (each.probe(), each.append(delivery("c")), each.take([row_of(delivery("c"))], [], [None])):
+        for refused in (
+            each.check_writable(),
+            each.append(delivery("c")),
+            each.append_raw([row_of(delivery("c"))], [], [None]),
+        ):
             with pytest.raises(NodeOutdated, match=r"frame 3 .* version 2, this Tracker knows 1: upgrade this node"):
                 await refused
         await each.close()
@@ -160,8 +164,8 @@ async def test_a_node_that_has_diverged_takes_nothing_and_destroys_no_shared_key
     found.append("not what was signed")
     erasing = delivery("erasing", source="tracker")
     for refused in (
-        log.append(delivery("a")), log.append_erasure(erasing, [1]), log.take([row_of(delivery("c"))], [], [None]),
-        log.probe(),
+        log.append(delivery("a")), log.append_erasure(erasing, [1]), log.append_raw([row_of(delivery("c"))], [], [None]),
+        log.check_writable(),
     ):  # fmt: skip
         with pytest.raises(NodeDiverged, match="not what was signed"):
             await refused
@@ -180,7 +184,7 @@ async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
         log._replicator.trouble = LogCorrupt("the stream has lost message 3")
     else:
         log._level.clear()
-    for refused in (log.append(delivery("a")), log.take([row_of(delivery("a"))], [], [None])):
+    for refused in (log.append(delivery("a")), log.append_raw([row_of(delivery("a"))], [], [None])):
         with pytest.raises(LogError, match=r"max_age is 5|lost message 3|catching up"):
             await refused
     assert (await log._stream.state()).last == 0
@@ -238,7 +242,7 @@ async def test_a_stream_made_by_hand_is_refused_by_init(
     if "mirror" in made:
         await join(other, "x")
     config = msgspec.json.decode(msgspec.json.encode(made).decode().replace("{}", name))
-    config = {key: value for key, value in (wanted(settings, "x") | config).items() if value is not None}
+    config = {key: value for key, value in (wanted_config(settings, "x") | config).items() if value is not None}
     await stream.ask(f"STREAM.CREATE.{settings.stream}", config, 10)
     await stream.close()
     with pytest.raises(LogUnavailable, match=complaint):
@@ -257,7 +261,7 @@ async def test_a_stream_that_is_edited_under_a_running_node_gets_nothing_more_un
     settings = settings_of(cluster)
     log = await opened(tmp_path / "log.db", settings)
     by_hand = await Stream.open(settings)
-    config = wanted(settings, log.state.log_id)
+    config = wanted_config(settings, log.state.log_id)
     await by_hand.ask(f"STREAM.UPDATE.{settings.stream}", config | {"max_age": 3600 * 10**9}, 10)
     async with asyncio.timeout(20):
         while not (reason := await unready(log)):
@@ -286,7 +290,7 @@ async def refused(log: JetstreamLog) -> str:
 
 async def unready(log: JetstreamLog) -> str:
     try:
-        await log.probe()
+        await log.check_writable()
     except LogUnavailable as error:
         return str(error)
     return ""
@@ -294,7 +298,7 @@ async def unready(log: JetstreamLog) -> str:
 
 async def test_a_missing_stream_and_one_of_another_log_are_refused(cluster: Cluster, tmp_path: Path) -> None:
     settings, other = settings_of(cluster), settings_of(cluster)
-    await Replica.begin(tmp_path / "a.db", log_id="mine", stream=settings.stream)
+    await Replica.init(tmp_path / "a.db", log_id="mine", stream=settings.stream)
     with pytest.raises(LogMissing, match="there is no stream"):
         await JetstreamLog.open(tmp_path / "a.db", settings)
     await join(other, "another")
@@ -324,7 +328,7 @@ async def test_a_stream_behind_its_replica_or_with_another_history_is_refused(cl
 
 
 async def test_a_replica_takes_nothing_that_the_stream_did_not_bring(tmp_path: Path) -> None:
-    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    await Replica.init(tmp_path / "a.db", log_id="x", stream="s")
     log = await SqliteLog.open(tmp_path / "a.db")
     with pytest.raises(LogUnavailable, match="replica of the stream s"):
         await log.append(delivery("a"))
@@ -333,9 +337,9 @@ async def test_a_replica_takes_nothing_that_the_stream_did_not_bring(tmp_path: P
 
 
 async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> None:
-    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    await Replica.init(tmp_path / "a.db", log_id="x", stream="s")
     replica = await Replica.open(tmp_path / "a.db")
-    one, three = Entry(1, b"1" * 32, [row_of(delivery("a"))]), Entry(3, b"3" * 32, [row_of(delivery("c"))])
+    one, three = StreamEntry(1, b"1" * 32, [row_of(delivery("a"))]), StreamEntry(3, b"3" * 32, [row_of(delivery("c"))])
     assert await replica.apply([one]) == [[Appended(1, duplicate=False)]]
     with pytest.raises(LogCorrupt, match="missing after 1"):
         await replica.apply([three])
@@ -346,7 +350,7 @@ async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> N
 
 async def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.6)
-    await Replica.begin(tmp_path / "a.db", log_id="x", stream="s")
+    await Replica.init(tmp_path / "a.db", log_id="x", stream="s")
     settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3)
     with pytest.raises(LogUnavailable, match="cannot be reached"):
         await JetstreamLog.open(tmp_path / "a.db", settings)

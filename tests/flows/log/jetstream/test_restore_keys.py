@@ -19,7 +19,7 @@ from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.key_bucket import KeyBucket
 from tracker.log.jetstream.restore_keys import restore
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
 
 cluster = own_cluster
@@ -144,7 +144,7 @@ async def test_a_half_of_an_entry_is_made_whole_by_the_other_node(cluster: Clust
         copies = await logs[0].replica.copies_of([1, 2, 3, 4])
         await asyncio.gather(*(log.close() for log in logs))
         for node, lost in (("a", copies[:2]), ("b", copies[1:3])):
-            vault = await Vault.open(nodes.keys(node), MASTERS)
+            vault = await KeyStore.open(nodes.keys(node), MASTERS)
             await vault.destroy_copies(lost)
             await vault.close()
         await nodes.lose_bucket()
@@ -263,10 +263,10 @@ async def test_another_master_key_or_another_log_puts_nothing_back(cluster: Clus
         await asyncio.gather(log.close(), stranger.close())
         await nodes.lose_bucket()
         with pytest.raises(LogUnavailable, match="the master key under .sealing. is another one"):
-            await nodes.restore("a", masters=[Master("2026", bytes(32))])
+            await nodes.restore("a", masters=[MasterKey("2026", bytes(32))])
         with pytest.raises(LogUnavailable, match="which is not configured"):
-            await nodes.restore("a", masters=[Master("other", bytes(32))])
-        vault = await Vault.open(others.keys("a"), MASTERS)
+            await nodes.restore("a", masters=[MasterKey("other", bytes(32))])
+        vault = await KeyStore.open(others.keys("a"), MASTERS)
         # The key store of one cluster beside the replica of another; and both, with the other's stream.
         with pytest.raises(LogUnavailable, match="lacks the keys of 3 records"):
             await restore(nodes.settings("a"), nodes.replica("a"), vault)
@@ -275,7 +275,7 @@ async def test_another_master_key_or_another_log_puts_nothing_back(cluster: Clus
         await vault.close()
         assert (await nodes.restore("a")).entries == 3
         before = await nodes.entries()
-        vault = await Vault.open(others.keys("a"), MASTERS)
+        vault = await KeyStore.open(others.keys("a"), MASTERS)
         with pytest.raises(LogUnavailable, match="is not the key store of the bucket"):
             await restore(nodes.settings("a"), nodes.replica("a"), vault, partly=True)
         await vault.close()
@@ -285,7 +285,7 @@ async def test_another_master_key_or_another_log_puts_nothing_back(cluster: Clus
 async def test_keys_of_an_older_master_key_are_put_back_wrapped_by_the_current_one(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    newer = Master("2027", bytes(reversed(range(32))))
+    newer = MasterKey("2027", bytes(reversed(range(32))))
     async with SealedNodes(cluster, tmp_path) as nodes:
         log = await nodes.open("a")
         await given(log, "a", 3)

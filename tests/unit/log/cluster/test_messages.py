@@ -6,20 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from tracker.log.sqlite.replica import Entry, Replica
-from tracker.log.cluster.messages import Complaint, Cosigned, Signed, Voucher, decode, encode, message_id
+from tracker.log.sqlite.replica import StreamEntry, Replica
+from tracker.log.cluster.messages import (
+    DivergenceReport,
+    CosignedTree,
+    SignedTree,
+    TreeMessage,
+    decode,
+    encode,
+    message_id,
+)
 
 
 @pytest.mark.parametrize(
     "voucher",
     [
-        Signed("a", 5, "a note\n\n— of it\n", "log+00000000+key"),
-        Cosigned("b", 5, "log/b", "— log/b AAAA\n"),
-        Complaint("b", 2**63 - 1, b"", None),
-        Complaint("ü", 1, bytes(32), 1),
+        SignedTree("a", 5, "a note\n\n— of it\n", "log+00000000+key"),
+        CosignedTree("b", 5, "log/b", "— log/b AAAA\n"),
+        DivergenceReport("b", 2**63 - 1, b"", None),
+        DivergenceReport("ü", 1, bytes(32), 1),
     ],
 )
-def test_what_is_said_is_read(voucher: Voucher) -> None:
+def test_what_is_said_is_read(voucher: TreeMessage) -> None:
     assert decode(encode(voucher)) == voucher
     assert message_id(encode(voucher)) == message_id(encode(voucher))
 
@@ -44,17 +52,22 @@ def test_what_says_nothing_of_ours_is_passed_over(message: bytes) -> None:
     assert decode(message) is None
 
 
-@pytest.mark.parametrize("settling", [Signed("b", 3, "note\n"), Cosigned("b", 3, "log/b", "line\n")])
+@pytest.mark.parametrize("settling", [SignedTree("b", 3, "note\n"), CosignedTree("b", 3, "log/b", "line\n")])
 async def test_a_complaint_is_settled_by_a_larger_tree_that_the_node_signs_or_cosigns(
-    tmp_path: Path, settling: Voucher
+    tmp_path: Path, settling: TreeMessage
 ) -> None:
-    await Replica.begin(tmp_path / "log.db", log_id="x", stream="s")
+    await Replica.init(tmp_path / "log.db", log_id="x", stream="s")
     log = await Replica.open(tmp_path / "log.db")
-    said = [Complaint("b", 2, bytes(32), 1), Signed("a", 2, "note\n"), Cosigned("c", 3, "log/c", "line\n"), settling]
+    said = [
+        DivergenceReport("b", 2, bytes(32), 1),
+        SignedTree("a", 2, "note\n"),
+        CosignedTree("c", 3, "log/c", "line\n"),
+        settling,
+    ]
     for n, each in enumerate(said, 1):
-        assert await log.complaints() == said[: int(n > 1)]
-        await log.apply([Entry(n, b"", said=each)])
-    assert await log.complaints() == []
+        assert await log.divergence_reports() == said[: int(n > 1)]
+        await log.apply([StreamEntry(n, b"", said=each)])
+    assert await log.divergence_reports() == []
     await log.close()
 
 

@@ -23,7 +23,7 @@ from tracker.log.sqlite import dictionaries
 from tracker.log.memory import MemoryLog
 from tracker.log.record_compression import MAGIC, MOST_BYTES, Packer, better, is_packed
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
 START = 1_700_000_000_000_000
 
@@ -79,7 +79,7 @@ async def damaged(path: Path) -> list[int]:
     log = await SqliteLog.open(path)
     found = [
         record.position
-        async for chunk in log.read_kept(0)
+        async for chunk in log.read_stored(0)
         for record, leaf in zip(chunk, leaves_of(chunk), strict=True)
         if record.leaf != leaf
     ]
@@ -127,8 +127,8 @@ async def test_packed_or_not_the_log_says_the_same_and_has_the_same_tree(path: P
     await memory.append_all(sent)
     assert await everything(log) == await everything(memory)
     assert await log.tree_head() == await memory.tree_head()
-    assert [chunk async for chunk in log.read_kept(0)] == [
-        chunk[at : at + 500] async for chunk in memory.read_kept(0) for at in range(0, len(chunk), 500)
+    assert [chunk async for chunk in log.read_stored(0)] == [
+        chunk[at : at + 500] async for chunk in memory.read_stored(0) for at in range(0, len(chunk), 500)
     ]
     for position in (1, 1600):
         assert await log.leaf(position) == await memory.leaf(position)
@@ -208,7 +208,7 @@ async def test_what_is_unpacked_at_once_is_bounded(packed: Path) -> None:
     spaces = Packer().pack(b"{}", b" " * (3 * 1024 * 1024))
     tamper(packed, "UPDATE records SET body = ?, proof = x'' WHERE position BETWEEN 11 AND 20", spaces)
     log = await SqliteLog.open(packed)
-    for chunks in (log.read(0), log.read_kept(0)):
+    for chunks in (log.read(0), log.read_stored(0)):
         async for chunk in chunks:
             assert sum(len(record.body) for record in chunk) <= 8 * 1024 * 1024
     await log.close()
@@ -288,9 +288,9 @@ async def test_what_has_nothing_in_common_gets_no_dictionary() -> None:
 async def test_a_sealed_log_trains_no_dictionary(path: Path, tmp_path: Path) -> None:
     sent = deliveries(3000)
     await (await packing_log(path, sent[:900])).close()
-    masters = [Master("first", bytes(range(32)))]
-    await Vault.create(tmp_path / "keys.db", masters)
-    log = await SqliteLog.open(path, vault=await Vault.open(tmp_path / "keys.db", masters))
+    masters = [MasterKey("first", bytes(range(32)))]
+    await KeyStore.create(tmp_path / "keys.db", masters)
+    log = await SqliteLog.open(path, vault=await KeyStore.open(tmp_path / "keys.db", masters))
     for start in range(900, 3000, 500):
         await log.append_all(sent[start : start + 500])
         await trained(log)

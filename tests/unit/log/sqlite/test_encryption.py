@@ -16,10 +16,10 @@ from tracker.domain.deliveries import Appended
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.merkle.leaf import commitment_of, record_leaf
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
-FIRST = Master("first", bytes(range(32)))
-SECOND = Master("second", bytes(range(1, 33)))
+FIRST = MasterKey("first", bytes(range(32)))
+SECOND = MasterKey("second", bytes(range(1, 33)))
 SECRET_TEXT = b"alice@example.org said hello"
 
 
@@ -31,14 +31,14 @@ def keys(tmp_path: Path) -> Path:
 @pytest.fixture
 async def log(tmp_path: Path, keys: Path) -> AsyncIterator[SqliteLog]:
     await SqliteLog.create(tmp_path / "log.db")
-    await Vault.create(keys, [FIRST])
+    await KeyStore.create(keys, [FIRST])
     log = await opened(tmp_path)
     yield log
     await log.close()
 
 
-async def opened(folder: Path, *masters: Master) -> SqliteLog:
-    vault = await Vault.open(folder / "keys.db", masters or (FIRST,))
+async def opened(folder: Path, *masters: MasterKey) -> SqliteLog:
+    vault = await KeyStore.open(folder / "keys.db", masters or (FIRST,))
     return await SqliteLog.open(folder / "log.db", vault=vault)
 
 
@@ -54,7 +54,7 @@ class TestSealedLog(LogContract):
     @pytest.fixture
     async def log(self, tmp_path: Path) -> AsyncIterator[SqliteLog]:
         await SqliteLog.create(tmp_path / "log.db")
-        await Vault.create(tmp_path / "keys.db", [FIRST])
+        await KeyStore.create(tmp_path / "keys.db", [FIRST])
         log = await opened(tmp_path)
         yield log
         await log.close()
@@ -73,7 +73,7 @@ async def test_nothing_of_a_body_a_proof_or_a_key_stands_on_the_disk(log: Sqlite
 
 async def test_the_leaf_commits_to_the_sealed_bytes_and_unguessably_to_the_plain_ones(log: SqliteLog) -> None:
     await log.append(delivery("a", body=SECRET_TEXT))
-    (kept,) = [each async for chunk in log.read_kept(0) for each in chunk]
+    (kept,) = [each async for chunk in log.read_stored(0) for each in chunk]
     leaf = await log.leaf(1)
     assert leaf is not None
     assert leaf.salt is not None
@@ -118,7 +118,7 @@ async def test_what_a_destroyed_key_was_stands_nowhere_on_the_disk(log: SqliteLo
 async def test_after_rotation_the_old_master_key_is_not_needed(log: SqliteLog, tmp_path: Path) -> None:
     await log.append_all([delivery(f"k{n}", body=SECRET_TEXT) for n in range(4500)])
     await log.close()
-    vault = await Vault.open(tmp_path / "keys.db", [SECOND, FIRST])
+    vault = await KeyStore.open(tmp_path / "keys.db", [SECOND, FIRST])
     assert await vault.others() >= 4500
     done: int | None = 0
     while done is not None:
@@ -130,7 +130,7 @@ async def test_after_rotation_the_old_master_key_is_not_needed(log: SqliteLog, t
     assert await again.append(delivery("k7")) == Appended(8, duplicate=True)
     await again.close()
     with pytest.raises(LogUnavailable, match="second"):
-        await Vault.open(tmp_path / "keys.db", [FIRST])
+        await KeyStore.open(tmp_path / "keys.db", [FIRST])
 
 
 async def test_two_processes_seal_in_turn_and_each_reads_all(log: SqliteLog, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ async def test_two_processes_seal_in_turn_and_each_reads_all(log: SqliteLog, tmp
 
 async def test_another_master_key_of_the_same_name_is_refused(log: SqliteLog, keys: Path) -> None:
     with pytest.raises(LogUnavailable, match="another one"):
-        await Vault.open(keys, [Master("first", SECOND.key)])
+        await KeyStore.open(keys, [MasterKey("first", SECOND.key)])
 
 
 async def test_a_sealed_log_is_not_opened_without_its_keys(log: SqliteLog, tmp_path: Path, keys: Path) -> None:
@@ -155,7 +155,7 @@ async def test_a_sealed_log_is_not_opened_without_its_keys(log: SqliteLog, tmp_p
     await log.close()
     keys.unlink()
     with pytest.raises(LogMissing, match="key store"):
-        await Vault.open(keys, [FIRST])
+        await KeyStore.open(keys, [FIRST])
 
 
 async def test_what_was_recorded_in_clear_is_a_repeat_after_sealing_began(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_what_was_recorded_in_clear_is_a_repeat_after_sealing_began(tmp_pa
     clear = await SqliteLog.open(tmp_path / "log.db")
     await clear.append(delivery("a"))
     await clear.close()
-    await Vault.create(tmp_path / "keys.db", [FIRST])
+    await KeyStore.create(tmp_path / "keys.db", [FIRST])
     log = await opened(tmp_path)
     assert await log.append(delivery("a")) == Appended(1, duplicate=True)
     assert await log.append(delivery("b")) == Appended(2, duplicate=False)
@@ -185,7 +185,7 @@ async def test_a_damaged_key_store_is_named_and_leaves_no_thread_behind(tmp_path
     (tmp_path / "keys.db").write_bytes(b"no database at all" * 100)
     before = threading.active_count()
     with pytest.raises(LogCorrupt, match="keys.db"):
-        await Vault.open(tmp_path / "keys.db", [FIRST])
+        await KeyStore.open(tmp_path / "keys.db", [FIRST])
     for _ in range(100):
         if threading.active_count() <= before:
             break

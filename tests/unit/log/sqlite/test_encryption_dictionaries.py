@@ -13,8 +13,8 @@ from tracker.demo.calls import VENDORS, whole_call
 from tracker.errors import LogCorrupt
 from tracker.log.merkle.leaf import commitment_of, framed
 from tracker.log.record_compression import dictionary_of
-from tracker.log.shipped_dictionaries import NUMBERS, Shipped
-from tracker.log.keys.key_store import Master, Vault
+from tracker.log.shipped_dictionaries import NUMBERS, ShippedDictionaries
+from tracker.log.keys.key_store import MasterKey, KeyStore
 
 SHIPPED = {
     "40001.zdict": "444f831ac63e44b1fa43a71247b5a5bec94d30f0ad0ee09bbb582a9a4961689f",
@@ -27,10 +27,10 @@ SHIPPED = {
 
 
 @pytest.fixture
-async def vault(tmp_path: Path) -> Vault:
-    masters = [Master("first", bytes(32))]
-    await Vault.create(tmp_path / "keys.db", masters)
-    return await Vault.open(tmp_path / "keys.db", masters)
+async def vault(tmp_path: Path) -> KeyStore:
+    masters = [MasterKey("first", bytes(32))]
+    await KeyStore.create(tmp_path / "keys.db", masters)
+    return await KeyStore.open(tmp_path / "keys.db", masters)
 
 
 def test_the_dictionaries_are_the_ones_that_were_shipped() -> None:
@@ -42,7 +42,7 @@ def test_the_dictionaries_are_the_ones_that_were_shipped() -> None:
 
 
 @pytest.mark.parametrize("vendor", [*VENDORS, "tracker"])
-async def test_whatever_is_sealed_opens_as_it_came(vault: Vault, vendor: str) -> None:
+async def test_whatever_is_sealed_opens_as_it_came(vault: KeyStore, vendor: str) -> None:
     bodies = [sample.body for sample in samples()] + [b"", b"{}", b"\x28\xb5\x2f\xfd", bytes(range(256))]
     keys = await vault.keys_for(1, len(bodies))
     for position, body in enumerate(bodies, 1):
@@ -55,14 +55,14 @@ async def test_whatever_is_sealed_opens_as_it_came(vault: Vault, vendor: str) ->
 
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_call_that_no_dictionary_knew_takes_less_than_half(vendor: str) -> None:
-    shipped = Shipped()
+    shipped = ShippedDictionaries()
     bodies = [sent.body for seed in range(5) for sent in whole_call(vendor, 1_800_000_000_000_000, seed=1000 + seed)]
     frames = [shipped.pack(vendor, b"{}", body) for body in bodies]
     assert all(frame is not None and dictionary_of(frame) == NUMBERS[vendor] for frame in frames)
     assert sum(len(frame or b"") for frame in frames) < sum(map(len, bodies)) / 2
 
 
-async def test_a_record_sealed_without_packing_opens(vault: Vault) -> None:
+async def test_a_record_sealed_without_packing_opens(vault: KeyStore) -> None:
     (key,) = (await vault.keys_for(1, 1)).values()
     vault._shipped.pack = lambda _vendor, _proof, _body: None  # type: ignore[method-assign]
     sealed = vault.seal(1, "livekit", b"proof", b"body", key)
@@ -71,7 +71,7 @@ async def test_a_record_sealed_without_packing_opens(vault: Vault) -> None:
     await vault.close()
 
 
-async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(vault: Vault) -> None:
+async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(vault: KeyStore) -> None:
     (key,) = (await vault.keys_for(1, 1)).values()
     strange = (vault._shipped.pack("livekit", b"p", b'{"event":"room_started"}' * 9) or b"").replace(
         NUMBERS["livekit"].to_bytes(2, "little"), (50_000).to_bytes(2, "little"), 1

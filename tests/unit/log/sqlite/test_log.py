@@ -21,7 +21,7 @@ from tests.contracts.log_contract import LogContract, delivery
 from tracker.domain.deliveries import OURS, Appended
 from tracker.errors import LogBusy, LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.sqlite import log as sqlite, dedupe, tree
-from tracker.log.file_lock import hold
+from tracker.log.file_lock import lock
 from tracker.log.memory import MemoryLog
 from tracker.log.sqlite.log import SqliteLog
 
@@ -132,7 +132,7 @@ async def test_after_a_record_put_in_around_us_nothing_is_appended(log: SqliteLo
 @pytest.mark.parametrize("table", ["leaves", "tiles", "checkpoints"])
 async def test_nothing_of_the_tree_can_be_changed(log: SqliteLog, path: Path, table: str) -> None:
     await log.append_all([delivery(f"k{n}") for n in range(257)])
-    await log.keep_checkpoint(257, "note")
+    await log.store_checkpoint(257, "note")
     with closing(sqlite3.connect(path, isolation_level=None)) as plain:
         names = ", ".join(row[1] for row in plain.execute(f"PRAGMA table_info({table})"))
         for statement in (
@@ -229,10 +229,10 @@ async def test_a_locked_file_refuses_everybody_and_heals_by_itself(log: SqliteLo
         answers = await asyncio.gather(*[log.append(delivery(f"k{n}")) for n in range(5)], return_exceptions=True)
         assert [type(answer) for answer in answers] == [LogUnavailable] * 5
         with pytest.raises(LogUnavailable):
-            await log.probe()
+            await log.check_writable()
         assert await log.head() == 1
         other.execute("ROLLBACK")
-    await log.probe()
+    await log.check_writable()
     assert await log.append(delivery("k0")) == Appended(2, duplicate=False)
 
 
@@ -330,23 +330,23 @@ async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(path: Pat
 
 def test_a_second_server_is_told_who_serves_the_log(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    with hold(path), pytest.raises(LogUnavailable, match=f"process {os.getpid()} on "):
-        hold(path)
-    hold(path).close()
+    with lock(path), pytest.raises(LogUnavailable, match=f"process {os.getpid()} on "):
+        lock(path)
+    lock(path).close()
 
 
 def test_a_lock_whose_file_is_removed_meanwhile_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, lock, removed = tmp_path / "log.db", tmp_path / "log.db.lock", []
+    path, lock_file, removed = tmp_path / "log.db", tmp_path / "log.db.lock", []
 
     def flock(descriptor: int, operation: int) -> None:
         if not removed:
-            removed.append(lock.unlink())
+            removed.append(lock_file.unlink())
         real(descriptor, operation)
 
     real = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", flock)
-    with hold(path), pytest.raises(LogUnavailable, match="already served"):
-        hold(path)
+    with lock(path), pytest.raises(LogUnavailable, match="already served"):
+        lock(path)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from tracker.domain.facts import (
 )
 from tracker.sources.contract import Source, SourceSettings
 from tracker.sources.livekit.source import LivekitSource, interpret
-from tracker.sources.replay_proof import delivery_again
+from tracker.sources.replay_proof import stored_delivery
 
 
 F = TypeVar("F", bound=Fact)
@@ -113,7 +113,7 @@ def recorded(verified: Verified) -> Record:
 
 def kept(body: bytes) -> Record:
     source = LivekitSource(SourceSettings(name="lk", vendor="livekit"))
-    return recorded(source.admit(body, received_at=RECEIVED, proof={"file": "f", "line": 1}))
+    return recorded(source.verify_trusted(body, received_at=RECEIVED, proof={"file": "f", "line": 1}))
 
 
 def facts_of(name: str) -> tuple[Fact, ...]:
@@ -165,7 +165,7 @@ def test_every_sample_is_proved_at_its_moment_and_again_from_its_record(sample: 
     )
     assert json.loads(verified.proof) == {"scheme": "jwt", "jwt": sample["headers"]["Authorization"]}
     assert sample["secret"] not in verified.proof.decode()
-    again = delivery_again(recorded(verified))
+    again = stored_delivery(recorded(verified))
     assert again is not None
     assert source.verify(again) == verified
 

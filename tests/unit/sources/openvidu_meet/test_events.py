@@ -97,7 +97,7 @@ def recorded(verified: Verified) -> Record:
 
 
 def kept(body: bytes) -> Record:
-    return recorded(SOURCE.admit(body, received_at=RECEIVED, proof={}))
+    return recorded(SOURCE.verify_trusted(body, received_at=RECEIVED, proof={}))
 
 
 def said(event: str, data: object, **envelope: Any) -> tuple[Fact, ...]:
@@ -268,7 +268,7 @@ def test_a_repeat_is_known_by_its_bytes() -> None:
 
 
 def test_what_is_imported_keeps_the_proof_it_was_given() -> None:
-    verified = SOURCE.admit(BODY, received_at=5, proof={"file": "hooks.jsonl", "line": 3})
+    verified = SOURCE.verify_trusted(BODY, received_at=5, proof={"file": "hooks.jsonl", "line": 3})
     assert (verified.origin, verified.event) == ("import", "meetingStarted")
     assert json.loads(verified.proof) == {"file": "hooks.jsonl", "line": 3}
 

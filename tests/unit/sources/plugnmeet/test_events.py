@@ -105,7 +105,7 @@ def verified(headers: dict[str, str], body: bytes = BODY, *, now: int = NOW) -> 
 
 
 def kept(body: bytes) -> Record:
-    admitted = SOURCE.admit(body, received_at=1_800_000_000_123_456, proof={"file": "x.jsonl", "line": 1})
+    admitted = SOURCE.verify_trusted(body, received_at=1_800_000_000_123_456, proof={"file": "x.jsonl", "line": 1})
     return Record(position=1, **msgspec.structs.asdict(admitted))
 
 
@@ -243,7 +243,7 @@ def test_the_source_prints_no_secret() -> None:
 
 
 def key(**fields: Any) -> str:
-    return SOURCE.admit(json.dumps(fields).encode(), received_at=1, proof={}).dedupe_key
+    return SOURCE.verify_trusted(json.dumps(fields).encode(), received_at=1, proof={}).dedupe_key
 
 
 def test_a_retry_and_a_second_address_repeat_event_and_id() -> None:
@@ -257,7 +257,7 @@ def test_a_retry_and_a_second_address_repeat_event_and_id() -> None:
 def test_the_end_told_twice_with_one_id_is_two_records() -> None:
     first, second = (BY_NAME[f"legacy/{event}-shared-id"] for event in ("session_ended", "room_finished"))
     assert json.loads(first["body_text"])["id"] == json.loads(second["body_text"])["id"]
-    keys = {SOURCE.admit(s["body_text"].encode(), received_at=1, proof={}).dedupe_key for s in (first, second)}
+    keys = {SOURCE.verify_trusted(s["body_text"].encode(), received_at=1, proof={}).dedupe_key for s in (first, second)}
     assert keys == {"session_ended:EV_pnSharedId01", "room_finished:EV_pnSharedId01"}
 
 
@@ -268,7 +268,7 @@ def test_an_upper_case_name_is_the_same_event() -> None:
 @pytest.mark.parametrize("event_id", ["", None, 7, ["EV_1"]])
 def test_an_event_without_an_id_is_known_by_its_bytes(event_id: object) -> None:
     body = json.dumps({"event": "START_RECORDING", "id": event_id}).encode()
-    admitted = SOURCE.admit(body, received_at=1, proof={"file": "old.jsonl", "line": 3})
+    admitted = SOURCE.verify_trusted(body, received_at=1, proof={"file": "old.jsonl", "line": 3})
     assert admitted.dedupe_key == f"sha256:{hashlib.sha256(body).hexdigest()}"
     assert admitted.event == "start_recording"
     assert (admitted.origin, json.loads(admitted.proof)) == ("import", {"file": "old.jsonl", "line": 3})

@@ -167,12 +167,14 @@ def test_a_repeat_is_known_by_its_bytes_whatever_the_address() -> None:
     body = json.dumps(WEBHOOKS[0]).encode()
     keys = {SOURCE.verify(each).dedupe_key for each in (arrived(body), arrived(body, token=TOKENS[1], sid="x"))}
     assert keys == {hashlib.sha256(body).hexdigest()}
-    assert SOURCE.admit(body, received_at=5, proof={}).dedupe_key in keys
+    assert SOURCE.verify_trusted(body, received_at=5, proof={}).dedupe_key in keys
     assert SOURCE.verify(arrived(body + b" ")).dedupe_key not in keys
 
 
 def test_what_is_imported_keeps_the_proof_it_was_given_and_may_hold_hints() -> None:
-    verified = SOURCE.admit(json.dumps(WEBHOOKS[2]).encode(), received_at=5, proof={"file": "f", "line": 3, "sid": "s"})
+    verified = SOURCE.verify_trusted(
+        json.dumps(WEBHOOKS[2]).encode(), received_at=5, proof={"file": "f", "line": 3, "sid": "s"}
+    )
     assert (verified.origin, verified.event) == ("import", "session_finished")
     (fact,) = interpret(recorded(verified))
     assert fact.place is not None

@@ -12,31 +12,33 @@ from tracker.server import stores
 from tracker.demo.calls import whole_call
 from tracker.errors import ViewsMissing
 from tracker.projector.projector import Projector
-from tracker.views.sqlite.snapshot import frozen
+from tracker.views.sqlite.snapshot import open_snapshot
 
 
 async def test_what_is_saved_or_swapped_in_meanwhile_is_not_seen(tmp_path: Path) -> None:
     config = configured(tmp_path / "log", sealed=False)
     await filled(config, ["livekit"])
     calls = whole_call("livekit", START + 600_000_000, seed=3)
-    async with frozen(config.views_path) as before:
-        at = await before.checkpoint()
+    async with open_snapshot(config.views_path) as before:
+        at = await before.projected_position()
         dumped = [row async for row in before.dump(positions=True)]
         sources = stores.sources(config)
         async with stores.reading_log(config) as log, stores.views_at(config.views_path, writable=True) as live:
-            await log.append_all([sources["lk"].admit(each.body, received_at=each.at, proof={}) for each in calls])
+            await log.append_all(
+                [sources["lk"].verify_trusted(each.body, received_at=each.at, proof={}) for each in calls]
+            )
             await Projector(log, live, now=stores.now).catch_up()
-            assert await live.checkpoint() == at + len(calls)
-        assert await before.checkpoint() == at
+            assert await live.projected_position() == at + len(calls)
+        assert await before.projected_position() == at
         await bundles.take(config, [("plugnmeet", each) for each in whole_call("plugnmeet", START)])
         assert [row async for row in before.dump(positions=True)] == dumped
         assert [row.source for row in await before.sources()] == ["lk"]
-    async with frozen(config.views_path) as after:
+    async with open_snapshot(config.views_path) as after:
         assert [row.source for row in await after.sources()] == ["lk", "pnm"]
 
 
 async def test_views_that_are_missing_are_not_made(tmp_path: Path) -> None:
     with pytest.raises(ViewsMissing):
-        async with frozen(tmp_path / "none.db"):
+        async with open_snapshot(tmp_path / "none.db"):
             pass
     assert not (tmp_path / "none.db").exists()

@@ -85,23 +85,23 @@ async def test_missing_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
 async def test_readers_cannot_save(tmp_path: Path) -> None:
     await (await opened(tmp_path / "views.db", 2)).close()
     views = await SqliteViews.open(tmp_path / "views.db", writable=False)
-    assert await views.checkpoint() == 2
+    assert await views.projected_position() == 2
     with pytest.raises(ViewsUnavailable):
         await views.save(Changes(position=3))
     await views.close()
     await views.close()
     with pytest.raises(ViewsUnavailable):
-        await views.checkpoint()
+        await views.projected_position()
 
 
 async def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     views = await opened(tmp_path / "views.db", 1)
     with pytest.raises(ViewsUnavailable):
         await views.save(Changes(position=2, entries=entries(2, 2), rooms=[("ov", None, b"")]))  # pyright: ignore[reportArgumentType]
-    assert await views.checkpoint() == 1
+    assert await views.projected_position() == 1
     assert await views.record_sessions(2) == []
     await views.save(Changes(position=2, entries=entries(2, 2)))
-    assert await views.checkpoint() == 2
+    assert await views.projected_position() == 2
     await views.close()
 
 
@@ -110,7 +110,7 @@ async def test_readers_see_nothing_of_a_save_with_more_to_come_and_one_that_fail
 ) -> None:
     views = await opened(tmp_path / "views.db", 1)
     await views.save(Changes(position=2, entries=entries(2, 2)), more=True)
-    assert [await views.checkpoint(), await views.record_sessions(2), len(await views.entries_after(0, 0, limit=9))] == [
+    assert [await views.projected_position(), await views.record_sessions(2), len(await views.entries_after(0, 0, limit=9))] == [
         1, [], 1,
     ]  # fmt: skip
     with pytest.raises(ViewsUnavailable):
@@ -120,7 +120,7 @@ async def test_readers_see_nothing_of_a_save_with_more_to_come_and_one_that_fail
     await views.save(Changes(position=3, entries=entries(3, 3)), more=True)
     await views.close()
     views = await SqliteViews.open(tmp_path / "views.db", writable=True)
-    assert [await views.checkpoint(), len(await views.entries_after(0, 0, limit=9))] == [2, 2]
+    assert [await views.projected_position(), len(await views.entries_after(0, 0, limit=9))] == [2, 2]
     await views.close()
 
 
@@ -147,12 +147,12 @@ async def test_a_swap_by_another_process_is_picked_up_and_hurts_nobody(tmp_path:
     assert other.exitcode == 0
     # Between the swap and refresh: the writer is still on the old file, whose name is taken.
     await running.save(Changes(position=2_005, entries=entries(6, 2_005)))
-    assert await running.checkpoint() == 30
+    assert await running.projected_position() == 30
     assert await running.refresh() is True
     assert await running.refresh() is False
     assert len(await running.entries_after(0, 0, limit=100)) == 30
     await running.save(Changes(position=31, entries=entries(31, 31)))
-    assert await running.checkpoint() == 31
+    assert await running.projected_position() == 31
     assert sound(path)
     await running.close()
     assert sound(path)
@@ -171,7 +171,7 @@ async def test_closing_the_old_file_leaves_the_wal_of_the_new_one_alone(tmp_path
     await old.close()
     assert (tmp_path / "views.db-wal").stat().st_size > 0
     late = await SqliteViews.open(path, writable=False)
-    assert await late.checkpoint() == 31
+    assert await late.projected_position() == 31
     await late.close()
     await new.close()
     assert sound(path)
@@ -200,10 +200,10 @@ async def test_vanished_views_are_missing_until_they_are_made_again(tmp_path: Pa
     with pytest.raises(ViewsMissing):
         await views.refresh()
     with pytest.raises(ViewsMissing):
-        await views.checkpoint()
+        await views.projected_position()
     await SqliteViews.create(path)
     assert await views.refresh() is True
-    assert await views.checkpoint() == 0
+    assert await views.projected_position() == 0
     await views.close()
 
 
@@ -347,7 +347,7 @@ async def test_views_that_are_being_built_are_nobody_elses_until_they_are_finish
         await SqliteViews.open(path, writable=False)
     await views.finish()
     finished = await SqliteViews.open(path, writable=True)
-    assert await finished.checkpoint() == 3
+    assert await finished.projected_position() == 3
     await finished.save(Changes(position=4, entries=entries(4, 4)))
     await finished.close()
     await SqliteViews.create(tmp_path / "made.db")
