@@ -9,50 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 
-import msgspec
 from aiohttp import web
 
 from tracker.api.auth import Reader
-from tracker.api.lists import supervisor_session_of
 from tracker.views.answers import Page, Session
 from tracker.api.route import STUCK_AFTER, ApiRequest, ApiContext, Route, StreamAnswer, ZipAnswer
-from tracker.api.sessions import (
-    connection_of, entry_of, participant_of, recording_of, session_of, stream_of, the_session,
-)  # fmt: skip
-from tracker.evidence.bundle.build import BundleContents, BundleRequest, write_bundle
+from tracker.api.sessions import the_session
+from tracker.evidence.bundle.build import BundleRequest, write_bundle
+from tracker.evidence.bundle.contents import bundle_contents
 from tracker.errors import EvidenceError, LogUnavailable, NotFound
 from tracker.domain.rows import SessionRow
 from tracker.views.contract import ViewsReader
 
 PAGE = 1000
 SENT_AT_ONCE = 256 * 1024
-
-_Ask = Callable[[int, str | None], Awaitable[tuple[list[Any], str | None]]]
-
-
-def bundle_contents(door: ApiContext, row: SessionRow) -> BundleContents:
-    """A session with everything in it, as the routes below `/v1/sessions/{id}` answer it."""
-    views, name = door.views, row.id
-
-    def of_session(ask: Any, **more: Any) -> _Ask:
-        return lambda limit, cursor: ask(session_id=name, limit=limit, cursor=cursor, **more)
-
-    questions: dict[str, tuple[_Ask, Callable[[Any], msgspec.Struct]]] = {
-        "participants": (of_session(views.participants, identity=None, sources=None), participant_of),
-        "connections": (of_session(views.connections), connection_of),
-        "streams": (of_session(views.streams), stream_of),
-        "recordings": (of_session(views.recordings, status=None, sources=None), recording_of),
-        "supervisor_sessions": (
-            of_session(views.supervisor_sessions, client=None, sources=None),
-            supervisor_session_of,
-        ),
-        "timeline": (of_session(views.timeline, kinds=(), subject=None), entry_of),
-    }
-    return BundleContents(row, session_of(door, row), {part: _pages(*how) for part, how in questions.items()})
 
 
 async def make(door: ApiContext, reader: Reader, session_id: str, file: IO[bytes]) -> None:
@@ -65,15 +39,15 @@ async def make(door: ApiContext, reader: Reader, session_id: str, file: IO[bytes
         raise NotFound("this server makes no evidence bundles")
     made_at = door.now()
     async with bundling.gate, bundling.open_snapshot() as views:
-        # Everything is of one moment: also whether it is stuck, which can be decided again for the moment the manifest names.
-        still = msgspec.structs.replace(door, views=views, now=lambda: made_at)
         row = await _row(views, session_id)
+        # Whether the session is stuck is decided for `made_at`. The manifest names both, so a verifier can decide it again.
+        stuck_after = door.stuck_after.get(row.source, STUCK_AFTER)
         wanted = BundleRequest(
-            told=bundle_contents(still, row),
+            told=bundle_contents(views, row, stuck_before=made_at - stuck_after),
             positions=_positions(views, session_id),
             sees=reader.sees,
             made_at=made_at,
-            stuck_after=door.stuck_after.get(row.source, STUCK_AFTER),
+            stuck_after=stuck_after,
         )
         await write_bundle(file, door.log, bundling, wanted)
 
@@ -137,15 +111,6 @@ async def _positions(views: ViewsReader, session_id: str) -> AsyncIterator[Seque
     while found := await views.session_positions(session_id, limit=PAGE, after=after):
         yield found
         after = found[-1]
-
-
-async def _pages(ask: _Ask, shape: Callable[[Any], msgspec.Struct]) -> AsyncIterator[Sequence[msgspec.Struct]]:
-    cursor: str | None = None
-    while True:
-        rows, cursor = await ask(PAGE, cursor)
-        yield [shape(row) for row in rows]
-        if cursor is None:
-            return
 
 
 ROUTES = (

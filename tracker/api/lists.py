@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from tracker.views.answers import Agent, Appearance, DayStats, Page, Peak, Recording, Room, RoomSummary, Session, SourceStats, Stats, Supervisor, SupervisorSession, time_of  # fmt: skip
+from tracker.views.answers import Appearance, DayStats, Page, Peak, Recording, Room, RoomSummary, Session, SourceStats, Stats, SupervisorSession, time_of  # fmt: skip
 from tracker.api.route import ApiRequest, Route, SeveralFound
 from tracker.api.parameters import LARGEST, PAGED, SOURCE, moment, text
-from tracker.api.sessions import participant_of, recording_of, session_called
+from tracker.api.sessions import session_called
 from tracker.errors import NotFound
-from tracker.domain.rows import SupervisorSessionRow
+from tracker.views.presenters import present_participant, present_recording, present_supervisor_session
 
 
 async def find_rooms(asked: ApiRequest) -> Page[RoomSummary]:
@@ -34,7 +34,7 @@ async def find_appearances(asked: ApiRequest) -> Page[Appearance]:
     rows, after = await asked.context.views.participants(
         session_id=None, identity=asked.query["identity"], sources=asked.sources, **asked.paging
     )
-    found = [Appearance(session_id=row.session_id, **msgspec.structs.asdict(participant_of(row))) for row in rows]
+    found = [Appearance(session_id=row.session_id, **msgspec.structs.asdict(present_participant(row))) for row in rows]
     return Page(found, after)
 
 
@@ -43,7 +43,7 @@ async def find_recordings(asked: ApiRequest) -> Page[Recording]:
     rows, after = await asked.context.views.recordings(
         session_id=None, status=asked.query["status"], sources=asked.sources, **asked.paging
     )
-    return Page([recording_of(row) for row in rows], after)
+    return Page([present_recording(row) for row in rows], after)
 
 
 async def find_supervisor_sessions(asked: ApiRequest) -> Page[SupervisorSession]:
@@ -55,7 +55,7 @@ async def find_supervisor_sessions(asked: ApiRequest) -> Page[SupervisorSession]
         sources=asked.sources,
         **asked.paging,
     )
-    return Page([supervisor_session_of(row) for row in rows], after)
+    return Page([present_supervisor_session(row) for row in rows], after)
 
 
 async def find_supervisor_session(asked: ApiRequest) -> SupervisorSession:
@@ -63,7 +63,7 @@ async def find_supervisor_session(asked: ApiRequest) -> SupervisorSession:
     any_id = asked.path["id"]
     rows = await asked.context.views.supervisor_session(any_id)
     # A session's id begins with its source, and a source's name holds no colon.
-    found = [supervisor_session_of(row) for row in rows if asked.reader.sees(row.session_id.partition(":")[0])]
+    found = [present_supervisor_session(row) for row in rows if asked.reader.sees(row.session_id.partition(":")[0])]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -95,20 +95,6 @@ async def find_stats(asked: ApiRequest) -> Stats:
         days=[DayStats(**day) for day in found["days"]],
         peak=Peak(found["peak"]["sessions"], time_of(found["peak"]["at"])),
         sources=[sources[name] for name in sorted(sources)],
-    )
-
-
-def supervisor_session_of(row: SupervisorSessionRow) -> SupervisorSession:
-    """A supervisor session as it is answered."""
-    return SupervisorSession(
-        id=row.id,
-        supervisor=Supervisor(row.supervisor_client),
-        agent=Agent(row.agent_session, row.agent_client),
-        session_id=row.session_id,
-        started_at=time_of(row.started_at),
-        ended_at=time_of(row.ended_at),
-        duration_ms=row.duration_ms,
-        provenance=row.provenance,
     )
 
 

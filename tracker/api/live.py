@@ -27,7 +27,8 @@ from tracker.api.auth import Reader
 from tracker.views.answers import Entry, Page, Session
 from tracker.api.route import ApiRequest, Route, StreamAnswer
 from tracker.api.parameters import SOURCE, text
-from tracker.api.sessions import KIND, entry_of, the_session
+from tracker.views.presenters import present_entry
+from tracker.api.sessions import KIND, the_session
 from tracker.errors import ParameterInvalid, ViewsError, ViewsUnavailable
 from tracker.domain.rows import EntryRow
 from tracker.views.contract import ViewsReader
@@ -325,7 +326,7 @@ class _Client:
 
 def frame_of(row: EntryRow) -> LiveEvent:
     """An entry as one server-sent event."""
-    data = msgspec.json.encode(entry_of(row))
+    data = msgspec.json.encode(present_entry(row))
     wire = b"id: %b\nevent: entry\ndata: %b\n\n" % (row.id.encode(), data)
     return LiveEvent((row.position, row.n), row.source, row.kind, row.session_id, wire)
 

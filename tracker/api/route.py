@@ -16,8 +16,11 @@ from tracker.api.parameters import Parameter
 from tracker.evidence.bundle.build import BundleSettings
 from tracker.errors import Ambiguous
 from tracker.domain.facts import Micros
+from tracker.domain.rows import SessionRow
 from tracker.log.contract import Log
+from tracker.views.answers import Session
 from tracker.views.contract import ViewsReader
+from tracker.views.presenters import present_session
 
 STUCK_AFTER = 12 * 3_600 * 1_000_000
 """For sources whose records are here but which are configured no more, in µs."""
@@ -46,6 +49,10 @@ class ApiContext(msgspec.Struct, frozen=True):
     def stuck_before(self, source: str) -> Micros:
         """The latest last event (µs) with which an open session of `source` counts as stuck now."""
         return self.now() - self.stuck_after.get(source, STUCK_AFTER)
+
+    def present_session(self, row: SessionRow) -> Session:
+        """The answer for a session; whether it is stuck is decided now."""
+        return present_session(row, stuck_before=self.stuck_before(row.source))
 
 
 class ApiRequest(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from aiohttp import web
 from tracker.views.answers import Appearance, Recording, Room, SupervisorSession, time_of
 from tracker.api.route import ApiRequest
 from tracker.api.parameters import PAGED, micros_of
-from tracker.api.sessions import recording_of
+from tracker.views.presenters import present_recording
 from tracker.dashboard.page_route import API, PageRoute, ask
 from tracker.dashboard.rendering import page
 from tracker.dashboard.sessions_page import form_values, lines_of
@@ -190,7 +190,7 @@ async def _ledger(
         rows, _ = await asked.context.views.recordings(
             session_id=session_id, status=None, sources=asked.reader.sources, limit=1_000, cursor=None
         )
-        recordings[session_id] = [recording_of(row) for row in rows]
+        recordings[session_id] = [present_recording(row) for row in rows]
     now = time_of(asked.context.now())
     lines: list[SupervisionLine] = []
     for each in sessions:

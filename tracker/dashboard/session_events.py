@@ -14,7 +14,7 @@ import msgspec
 
 from tracker.views.answers import Entry, time_of
 from tracker.api.route import ApiRequest
-from tracker.api.sessions import entry_of
+from tracker.views.presenters import present_entry
 from tracker.dashboard.lanes_parts import SessionParts, base_of, keys_of
 from tracker.domain.facts import Micros
 from tracker.domain.rows import EntryRow, SessionRow
@@ -52,7 +52,7 @@ def lines_of(rows: Iterable[EntryRow], names: Mapping[str, str]) -> list[EventLi
         subject = row.subject_id
         lines.append(
             EventLine(
-                entry=entry_of(row),
+                entry=present_entry(row),
                 since_ms=None if before is None else (row.at - before) // 1000,
                 delay_ms=delay_of(row),
                 subject=None if subject is None else names.get(subject, subject),
@@ -115,14 +115,14 @@ async def every_entry(asked: ApiRequest, session: SessionRow) -> AsyncIterator[l
 
 def json_lines(rows: Iterable[EntryRow]) -> bytes:
     """Entries as the API answers them, one a line."""
-    return msgspec.json.Encoder().encode_lines([entry_of(row) for row in rows])
+    return msgspec.json.Encoder().encode_lines([present_entry(row) for row in rows])
 
 
 def timeline_csv(rows: Iterable[EntryRow]) -> bytes:
     """Entries as lines of `TIMELINE_COLUMNS`."""
     lines: list[list[Any]] = []
     for row in rows:
-        entry = entry_of(row)
+        entry = present_entry(row)
         lines.append(
             [entry.at, entry.received_at, delay_of(row), entry.kind, entry.subject.type, entry.subject.id, entry.actor,
              entry.provenance, entry.clock, entry.source, entry.position, entry.id,

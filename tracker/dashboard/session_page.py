@@ -21,7 +21,8 @@ from tracker.views.answers import time_of
 from tracker.api.route import ApiRequest
 from tracker.api.parameters import CURSOR, choice, micros_of, whole
 from tracker.api.problems import encoded
-from tracker.api.sessions import connection_of, participant_of, recording_of, session_of, the_session
+from tracker.api.sessions import the_session
+from tracker.views.presenters import present_connection, present_participant, present_recording
 from tracker.dashboard.page_route import PageRoute
 from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
 from tracker.dashboard.lanes_compact import compact as compact_lanes
@@ -57,7 +58,7 @@ async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     row = await the_session(asked)
     is_whole = asked.query["part"] is None
     parts = await parts_of(asked, row, STILL_BOUNDS)
-    session = session_of(asked.context, row)
+    session = asked.context.present_session(row)
     names = names_of(parts)
     now = asked.context.now()
     # In a thread: a session of thousands of people must not keep a delivery waiting.
@@ -90,14 +91,14 @@ async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
         projected=await asked.context.views.projected_position(),
         people=[
             (
-                participant_of(person),
-                [connection_of(each) for each in joins.get(person.id, [])],
+                present_participant(person),
+                [present_connection(each) for each in joins.get(person.id, [])],
                 time_of(present_since(joins.get(person.id, []), now)) if lanes.goes_on else None,
             )
             for person in parts.participants[:ATTENDED]
         ],
         people_left_out=max(0, max(session.participants, len(parts.participants)) - ATTENDED),
-        recordings=[recording_of(each) for each in parts.recordings],
+        recordings=[present_recording(each) for each in parts.recordings],
         supervisors=[
             (each, time_of(each.started_at), time_of(each.ended_at)) for each in parts.supervisors
         ],
@@ -128,7 +129,7 @@ async def show_lanes(_request: web.Request, asked: ApiRequest) -> web.StreamResp
     """`GET /sessions/{id}/lanes.json`: see `lanes_compact`."""
     row = await the_session(asked)
     position, now = await asked.context.views.projected_position(), asked.context.now()
-    stuck = session_of(asked.context, row).stuck
+    stuck = asked.context.present_session(row).stuck
     parts = await parts_of(asked, row, FULL_BOUNDS)
     known = {"id": row.id, "position": position, "now": now, "state": row.state, "last_position": row.last_position}
 

@@ -24,6 +24,7 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from tracker.evidence.bundle import readme_page
+from tracker.evidence.bundle.contents import BundleContents
 from tracker.evidence.bundle.manifest import CHECKPOINT, FORMAT, KEY, MANIFEST, PARTS, PROOFS, README, RECORDS, SMALL, TIMELINE, Inclusion, Manifest, OutsideEnd, Reading, Tree, SessionIdentity, Writer, encode_manifest  # fmt: skip
 from tracker.evidence.bundle.record_lines import RecordLine, write_line
 from tracker.evidence.bundle.zip_writer import BundleWriter, Piecewise
@@ -36,7 +37,6 @@ from tracker.log.merkle.cosignature import with_cosignatures
 from tracker.log.merkle.note import Verifier
 from tracker.log.merkle.tree import Tile, inclusion_proof, root_at
 from tracker.log.contract import Log
-from tracker.domain.rows import SessionRow
 from tracker.views.contract import READING, ViewsReader
 
 TILES = 512
@@ -61,14 +61,6 @@ class BundleSettings(NamedTuple):
     hidden: Mapping[str, frozenset[str]]
     open_snapshot: Callable[[], AbstractAsyncContextManager[ViewsReader]]
     gate: asyncio.Semaphore
-
-
-class BundleContents(NamedTuple):
-    """The session as the API answers it: JSON bytes of the session, and pages of rows of each of `PARTS`."""
-
-    row: SessionRow
-    session: msgspec.Struct
-    parts: Mapping[str, AsyncIterator[Sequence[msgspec.Struct]]]
 
 
 class BundleRequest(NamedTuple):

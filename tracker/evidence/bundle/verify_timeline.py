@@ -18,9 +18,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import msgspec
 
 from tracker.server import stores
-from tracker.api.auth import Access
-from tracker.api.route import ApiContext
-from tracker.api.bundles import bundle_contents
+from tracker.evidence.bundle.contents import bundle_contents
 from tracker.evidence.bundle.manifest import PARTS, Manifest, OutsideEnd
 from tracker.evidence.bundle.build import timeline_pieces
 from tracker.evidence.bundle.zip_reader import is_plausible
@@ -110,19 +108,10 @@ class _Comparison:
         ]
 
     async def _made(self, row: SessionRow) -> bytes:
-        session = self._manifest.session
-        door = ApiContext(
-            log=self._log,
-            views=self._views,
-            access=Access((), now=self._now),
-            now=self._now,
-            stuck_after={session.source: self._manifest.reading.stuck_after_ms * 1000},
-            vendors={session.source: session.vendor},
-            unready=_nothing_wrong,
-            metrics=_nothing_measured,
-        )
+        stuck_before = self._made_at - self._manifest.reading.stuck_after_ms * 1000
+        contents = bundle_contents(self._views, row, stuck_before=stuck_before)
         self._entries = 0
-        return b"".join([piece async for piece in timeline_pieces(bundle_contents(door, row), self._count)])
+        return b"".join([piece async for piece in timeline_pieces(contents, self._count)])
 
     def _count(self, entries: Sequence[msgspec.Struct]) -> None:
         self._entries += len(entries)
@@ -229,11 +218,3 @@ def _json(text: bytes) -> Any:
 def _short(value: Any) -> str:
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= 120 else text[:120] + "…"
-
-
-async def _nothing_wrong() -> list[str]:
-    return []
-
-
-def _nothing_measured() -> tuple[bytes, str]:
-    return b"", ""
