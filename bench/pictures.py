@@ -14,7 +14,6 @@ import contextlib
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from urllib.parse import quote
 import aiohttp
 from playwright.async_api import Browser, Page, async_playwright
 
+from tracker.domain.clock import now
 from tracker.demo.show import SOURCES, config_text, read_token
 from tracker.demo.calls import VENDORS, SampleDelivery, sign, whole_call
 from tracker.demo.process import ServerProcess, start_server
@@ -60,11 +60,6 @@ class Told:
         """The path of this vendor's newest session."""
         session = (await self.get("/v1/sessions", source=SOURCES[vendor]))["items"][0]
         return f"/sessions/{quote(session['id'], safe='')}"
-
-
-def now() -> int:
-    """µs since the epoch."""
-    return time.time_ns() // 1000
 
 
 def lost(vendor: str, sent: SampleDelivery, call: list[SampleDelivery]) -> bool:

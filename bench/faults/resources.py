@@ -37,7 +37,7 @@ from tracker.log.sqlite.log import SqliteLog
 faults: list[str] = []
 ENOUGH = 400
 """MiB above what a server has when nothing is asked of it: so much it needs at most."""
-JUMPING = "import sys, pathlib, time; from tracker.server import stores; from tracker.cli import main as cli\nclock = pathlib.Path(sys.argv.pop(1))\nstores.now = lambda: time.time_ns() // 1000 + int(clock.read_text() or 0)\nsys.exit(cli.main())"
+JUMPING = "import sys, pathlib, time; from tracker.domain import clock; from tracker.cli import main as cli\noffset = pathlib.Path(sys.argv.pop(1))\nclock.now = lambda: time.time_ns() // 1000 + int(offset.read_text() or 0)\nsys.exit(cli.main())"
 
 
 async def send(running: Running, web: aiohttp.ClientSession, n: int, size: int = 3000) -> tuple[int, str, int]:

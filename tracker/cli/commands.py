@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tracker.domain import clock
 from tracker.cli import output as printing
 from tracker.cli import bundle, desk, desk_copying, desk_erasing, desk_reading
 from tracker.server import stores, logging_setup, server
@@ -260,7 +261,7 @@ def token(arguments: argparse.Namespace) -> int:
             scopes=scopes,
             sources=arguments.source or None,
             expires_s=max(1, micros(arguments.expires, "--expires") // 1_000_000),
-            now=stores.now(),
+            now=clock.now(),
             subject=arguments.subject,
             audience=config.access.audience,
             issuer=config.access.issuer,

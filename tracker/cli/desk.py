@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from tracker.domain import clock
 from tracker.cli import desk_reading
 from tracker.ingest import file_import
 from tracker.projector import rebuild as rebuilding
@@ -102,7 +103,7 @@ async def import_files(
     """See `importer.import_files`. Raises `ConfigInvalid` for an unknown source, `LogError`."""
     source = stores.source(config.source(source_name))
     async with stores.appending_log(config) as log:
-        return await file_import.import_files(source, log, files, now=stores.now, progress=progress)
+        return await file_import.import_files(source, log, files, now=clock.now, progress=progress)
 
 
 async def rebuild(config: Config, progress: Progress | None = None, *, waits: bool = False) -> RebuildResult:

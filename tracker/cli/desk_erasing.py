@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from tracker.cli import desk, desk_reading
+from tracker.domain import clock
 from tracker.server import stores
 from tracker.config.load import Config
 from tracker.privacy.erasure import SECRET_BYTES, Eraser, Plan, Progress, Selection, finish, is_too_short
@@ -54,7 +55,7 @@ async def _present_views(config: Config) -> AsyncGenerator[ViewsReader]:
 def selections_of_retention(config: Config) -> list[Selection]:
     """What is older than its source's `retention`."""
     return [
-        Selection(why="retention", before=stores.now() - source.retention, sources=(source.name,))
+        Selection(why="retention", before=clock.now() - source.retention, sources=(source.name,))
         for source in config.sources
         if source.retention is not None
     ]
@@ -63,7 +64,7 @@ def selections_of_retention(config: Config) -> list[Selection]:
 async def plan(config: Config, selection: Selection, progress: Progress | None = None) -> Plan:
     """What an erasure would touch. Changes nothing. Raises `LogError`."""
     async with stores.reading_log(config) as log:
-        return await Eraser(log, selection, now=stores.now).plan(progress)
+        return await Eraser(log, selection, now=clock.now).plan(progress)
 
 
 async def erase(config: Config, selections: Sequence[Selection], progress: Progress | None = None) -> list[Plan]:
@@ -79,7 +80,7 @@ async def erase(config: Config, selections: Sequence[Selection], progress: Progr
         await finish(log)
         died = _secret_of(unfinished)
         for selection in selections:
-            eraser = Eraser(log, selection, now=stores.now, secret=died)
+            eraser = Eraser(log, selection, now=clock.now, secret=died)
             found = await eraser.plan(progress)
             if found.positions or found.erasures:
                 _keep_secret(unfinished, eraser.secret)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from tracker.domain import clock
 from tracker.server import stores
 from tracker.api.auth import SCOPES, Access, Reader
 from tracker.api.route import ApiRequest, ApiContext, Route
@@ -72,8 +73,8 @@ async def door_of(config: Config) -> AsyncGenerator[ApiContext]:
         yield ApiContext(
             log=log,
             views=views,
-            access=Access((), now=stores.now),
-            now=stores.now,
+            access=Access((), now=clock.now),
+            now=clock.now,
             stuck_after={each.name: each.stuck_after for each in config.sources},
             vendors={each.name: each.vendor for each in config.sources},
             unready=_never,

@@ -18,7 +18,6 @@ import random
 import secrets
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -32,6 +31,7 @@ from rich.table import Table
 
 from tracker.cli.output import out as standard_output
 from tracker.cli.tables import sessions_table, timeline_table
+from tracker.domain import clock
 from tracker.demo.calls import CALL_SECONDS, ISSUERS, VENDORS, SampleDelivery, sign, whole_call
 from tracker.demo.process import ServerProcess, ServerFailed, start_server
 from tracker.errors import TrackerError
@@ -143,12 +143,12 @@ class Player:
 
     async def play_live(self, pace: float) -> None:
         """Act 1: five calls at once, each delivery at its moment."""
-        start = _now()
+        start = clock.now()
         calls = {vendor: whole_call(vendor, start, pace=pace) for vendor in VENDORS}
 
         async def play(vendor: str, step: Step) -> None:
             for sent in calls[vendor]:
-                await asyncio.sleep(max(0.0, (sent.at - _now()) / 1_000_000))
+                await asyncio.sleep(max(0.0, (sent.at - clock.now()) / 1_000_000))
                 await self._fire(self._signed(vendor, sent))
                 step()
 
@@ -159,7 +159,7 @@ class Player:
 
     async def play_hostile(self, pace: float) -> None:
         """Act 2: calls that ended just now, in the worst shape a network can give them."""
-        start = _now() - round(CALL_SECONDS * pace * 1_000_000)
+        start = clock.now() - round(CALL_SECONDS * pace * 1_000_000)
         shots: list[Request] = []
         for vendor in VENDORS:
             kept = [sent for n, sent in enumerate(whole_call(vendor, start, seed=1, pace=pace)) if n % 3 != 1]
@@ -177,8 +177,8 @@ class Player:
 
         async def play(vendor: str, seed: int) -> None:
             with contextlib.suppress(aiohttp.ClientError):
-                for sent in whole_call(vendor, _now(), seed=seed, pace=ENCORE_PACE):
-                    await asyncio.sleep(max(0.0, (sent.at - _now()) / 1_000_000))
+                for sent in whole_call(vendor, clock.now(), seed=seed, pace=ENCORE_PACE):
+                    await asyncio.sleep(max(0.0, (sent.at - clock.now()) / 1_000_000))
                     await self._fire(self._signed(vendor, sent))
 
         async with asyncio.TaskGroup() as group:
@@ -199,15 +199,15 @@ class Player:
         return not any(tally.failed for tally in self.tallies.values())
 
     def _signed(self, vendor: str, sent: SampleDelivery) -> Request:
-        headers, suffix, _ = sign(vendor, sent.body, self._keys[vendor], _now())
+        headers, suffix, _ = sign(vendor, sent.body, self._keys[vendor], clock.now())
         return Request(vendor, sent, headers, suffix, sent.body)
 
     def _forged(self, vendor: str, sent: SampleDelivery) -> list[Request]:
         """One delivery with a secret that is not ours; where the body is signed, one with a changed body as well."""
-        headers, suffix, _ = sign(vendor, sent.body, "guessed-" + "x" * 32, _now())
+        headers, suffix, _ = sign(vendor, sent.body, "guessed-" + "x" * 32, clock.now())
         forged = [Request(vendor, sent, headers, suffix, sent.body, forged=True)]
         if vendor in {"openvidu_meet", "livekit", "plugnmeet"}:
-            headers, suffix, _ = sign(vendor, sent.body, self._keys[vendor], _now())
+            headers, suffix, _ = sign(vendor, sent.body, self._keys[vendor], clock.now())
             forged.append(Request(vendor, sent, headers, suffix, sent.body.replace(b"{", b"{ ", 1), forged=True))
         return forged
 
@@ -301,10 +301,6 @@ def config_text(folder: Path, keys: dict[str, str], read_key: str, port: int) ->
 
 def read_token(key: str) -> str:
     """A token for everything, for a day."""
-    now = _now() // 1_000_000
+    now = clock.now() // 1_000_000
     claims = {"sub": "demo", "scope": "read:sessions read:records", "iat": now, "exp": now + 86_400}
     return jwt.encode(claims, key, algorithm="HS256", headers={"kid": "demo"})
-
-
-def _now() -> int:
-    return time.time_ns() // 1000

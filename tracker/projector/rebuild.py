@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from tracker.projector import gc_tuning
+from tracker.domain import clock
 from tracker.server import stores
 from tracker.log.contract import Log
 from tracker.projector.merge import merge_parts
@@ -152,7 +153,7 @@ class PartProcess:
 
 def projecting(log: Log, views: LiveViews, hidden: Hidden) -> Projector:
     """The projector of a rebuild."""
-    return Projector(log, views, now=stores.now, hidden=hidden, batch=REBUILD_BATCH, hold=REBUILD_HOLD)
+    return Projector(log, views, now=clock.now, hidden=hidden, batch=REBUILD_BATCH, hold=REBUILD_HOLD)
 
 
 def _make_half(

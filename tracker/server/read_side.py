@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from tracker.domain import clock
 from tracker.server import stores
 from tracker.api.app import add_routes
 from tracker.api.route import ApiContext
@@ -50,7 +51,7 @@ class ReadSide:
         self._log = log
         self._views = views
         self._metrics = metrics
-        self._projector = Projector(log, views, now=stores.now, watcher=metrics, hidden=stores.hidden(config))
+        self._projector = Projector(log, views, now=clock.now, watcher=metrics, hidden=stores.hidden(config))
         self._found = 0
         """Where the views were before the projector began."""
         self.access = stores.access(config)
@@ -71,7 +72,7 @@ class ReadSide:
             log=self._log,
             views=self._views,
             access=self.access,
-            now=stores.now,
+            now=clock.now,
             stuck_after={each.name: each.stuck_after for each in config.sources},
             vendors={each.name: each.vendor for each in config.sources},
             unready=unready,
@@ -105,7 +106,7 @@ class ReadSide:
             # It has not begun: a rebuild may be making the views.
             self._found = await self._views.projected_position()
         waiting = await self._log.record(self.position + 1)
-        seconds = 0.0 if waiting is None else (stores.now() - waiting.received_at) / 1_000_000
+        seconds = 0.0 if waiting is None else (clock.now() - waiting.received_at) / 1_000_000
         return self.position, seconds
 
     async def _begin(self) -> None:

@@ -24,6 +24,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from tracker.domain import clock
 from tracker.privacy import retention
 from tracker.projector import gc_tuning
 from tracker.server import catch_up, erasure_sync, clock_watch, stores
@@ -79,7 +80,7 @@ class Server:
             stores.sources(config),
             log,
             max_body_bytes=config.server.max_body_bytes,
-            now=stores.now,
+            now=clock.now,
             metrics=metrics,
         )
         self.signer = stores.signer(config)
@@ -88,7 +89,7 @@ class Server:
         self.cluster = log if isinstance(log, ClusteredLog) else None
         self.gossip: NodeGossip | None = None
         if self.cluster is not None and vouching is not None:
-            self.gossip = NodeGossip(self.cluster, functools.partial(self._status, self.cluster, vouching), stores.now)
+            self.gossip = NodeGossip(self.cluster, functools.partial(self._status, self.cluster, vouching), clock.now)
             metrics.knows(self.gossip.peers)
         self.connections: ConnectionLimiter | None = None
 
@@ -241,7 +242,7 @@ def _signals(stop: Callable[[], None]) -> Generator[None]:
 
 @contextlib.asynccontextmanager
 async def _station(config: Config, role: Role) -> AsyncGenerator[Server]:
-    metrics = Metrics(stores.now)
+    metrics = Metrics(clock.now)
     async with contextlib.AsyncExitStack() as stack:
         log = await stores.open_log(config, metrics)
         stack.push_async_callback(log.close)
@@ -281,7 +282,7 @@ async def _run(
                 *([] if station.reading is None else station.reading.lasting()),
                 station.sign(),
                 station.requests.let_go(),
-                clock_watch.watch(stores.now),
+                clock_watch.watch(clock.now),
             ]
             if station.cluster is not None:
                 lasting.append(catch_up.show(station.cluster, showing))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tracker.log.cluster import divergence as diverging
+from tracker.domain import clock
 from tracker.server import cluster_stores
 from tracker.api.auth import Access, AccessKey
 from tracker.evidence.bundle.build import BundleSettings
@@ -47,11 +47,6 @@ BUNDLES = 2
 """Evidence bundles made at once: each holds a temporary file, and a core for as long as it compresses."""
 
 _log = structlog.get_logger("joining")
-
-
-def now() -> int:
-    """The clock: µs since the epoch, UTC."""
-    return time.time_ns() // 1_000
 
 
 def source(config: SourceConfig) -> Source:
@@ -354,7 +349,7 @@ def tree_cosigner(config: Config, log: ClusteredLog) -> Cosigner:
     """What compares this node with what is signed."""
     return Cosigner(
         log, node=config.jetstream.node, origin=config.evidence.origin, signs=config.jetstream.signs,
-        signer=cosigner(config), trusted=verifiers(config), now=now,
+        signer=cosigner(config), trusted=verifiers(config), now=clock.now,
     )  # fmt: skip
 
 
@@ -385,7 +380,7 @@ def bundle_settings(config: Config, log: Log, watcher: CheckpointWatcher | None 
 def access(config: Config) -> Access:
     """Who may read."""
     keys = [access_key(key) for key in config.access.keys]
-    return Access(keys, audience=config.access.audience, issuer=config.access.issuer, now=now)
+    return Access(keys, audience=config.access.audience, issuer=config.access.issuer, now=clock.now)
 
 
 def access_key(key: AccessKeyConfig) -> AccessKey:

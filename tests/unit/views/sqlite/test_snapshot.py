@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import bundles
 from tests.support.bundles import START, configured, filled
+from tracker.domain import clock
 from tracker.server import stores
 from tracker.demo.calls import whole_call
 from tracker.errors import ViewsMissing
@@ -27,7 +28,7 @@ async def test_what_is_saved_or_swapped_in_meanwhile_is_not_seen(tmp_path: Path)
             await log.append_all(
                 [sources["lk"].verify_trusted(each.body, received_at=each.at, proof={}) for each in calls]
             )
-            await Projector(log, live, now=stores.now).catch_up()
+            await Projector(log, live, now=clock.now).catch_up()
             assert await live.projected_position() == at + len(calls)
         assert await before.projected_position() == at
         await bundles.take(config, [("plugnmeet", each) for each in whole_call("plugnmeet", START)])
