@@ -18,3 +18,9 @@ test: $(VENV)/ready
 	$(VENV)/bin/basedpyright
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/crash
 	$(PY) -m pytest tests/crash
+
+# The static site of docs/, in site/. It is not committed.
+.PHONY: docs
+docs: $(VENV)/ready
+	$(VENV)/bin/pip install -q -e '.[docs]'
+	$(VENV)/bin/mkdocs build

@@ -94,7 +94,7 @@ async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_
 
 
 async def test_nodes_upgraded_one_by_one_refuse_nothing_between_them_and_a_copy_begins_a_third(tmp_path: Path) -> None:
-    """docs/operations.md: Upgrading, and a cluster's Backup and restore."""
+    """docs/guides/upgrade.md and docs/guides/backup.md: Upgrading, and a cluster's Backup and restore."""
     async with DeployedCluster(tmp_path / "nats") as cluster:
         code, _, complaint = await node(cluster, "init", tmp_path / "a").run("init")
         assert code == 0, complaint

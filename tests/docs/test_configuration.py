@@ -1,4 +1,4 @@
-"""config.toml and docs/configuration.md say what `tracker/config/load.py` reads, no key more and none less."""
+"""config.toml and docs/reference/configuration.md say what `tracker/config/load.py` reads, no key more and none less."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import DOCS, ROOT
 from tracker.config import load, evidence, jetstream, encryption, schema
 
-PAGE = ROOT / "docs" / "configuration.md"
+PAGE = DOCS / "reference" / "configuration.md"
 EXAMPLE = ROOT / "config.toml"
 TABLES = {
     "[server]": schema.ServerTable,

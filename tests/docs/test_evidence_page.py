@@ -1,4 +1,4 @@
-"""docs/evidence.md: its program, which has nothing of ours in it, believes a true record and no other."""
+"""docs/explanation/evidence.md: its program, which has nothing of ours in it, believes a true record and no other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tracker.log.merkle.tree import inclusion_proof
 from tracker.log.memory import MemoryLog
 from tracker.domain.deliveries import Verified
 
-PAGE = DOCS / "evidence.md"
+PAGE = DOCS / "explanation" / "evidence.md"
 PROGRAM = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[0]
 SIGNER = Signer.made("tracker.test/log")
 AT = 9

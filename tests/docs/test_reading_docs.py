@@ -1,4 +1,4 @@
-"""docs/api.md and docs/errors.md miss no route, parameter, field or error."""
+"""docs/reference/api.md and docs/reference/errors.md miss no route, parameter, field or error."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tracker.api import openapi, problems
 from tracker.api.app import ROUTES
 from tracker.ingest.webhooks import REFUSALS
 
-API = (DOCS / "api.md").read_text("utf-8")
-ERRORS = (DOCS / "errors.md").read_text("utf-8")
+API = (DOCS / "reference" / "api.md").read_text("utf-8")
+ERRORS = (DOCS / "reference" / "errors.md").read_text("utf-8")
 DOCUMENT = json.loads(openapi.document(ROUTES))
 
 

@@ -56,8 +56,8 @@ def samples() -> Iterator[Sample]:
 
 
 def kinds_of(vendor: str) -> dict[str, set[str]]:
-    """Vendor event → the timeline kinds docs/sources/<vendor>.md says it becomes."""
-    text = (ROOT / "docs" / "sources" / f"{vendor}.md").read_text("utf-8")
+    """Vendor event → the timeline kinds docs/reference/vendors/<vendor>.md says it becomes."""
+    text = (ROOT / "docs" / "reference" / "vendors" / f"{vendor}.md").read_text("utf-8")
     table = text.split("| vendor event | timeline kind |", 1)[1].split("\n\n", 1)[0]
     found: dict[str, set[str]] = {}
     for row in table.splitlines():

@@ -1,7 +1,7 @@
 """What proves the log: signed checkpoints, the key they are signed with, and proofs against them.
 
 Nothing is signed here: reading never makes a checkpoint. Hashes are base64 of 32 bytes; how a proof is checked, in any
-language, is in docs/evidence.md.
+language, is in docs/explanation/evidence.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     400 parameter-invalid · 401 token-invalid · 403 scope-missing · 404 not-found · 405 method-not-allowed
     503 views-* log-* with Retry-After · 504 views-behind · 500 failed
 
-Several sessions for one id (300) are an answer with a list, not a problem. `docs/errors.md` says what to do about each.
+Several sessions for one id (300) are an answer with a list, not a problem. `docs/reference/errors.md` says what to do about each.
 """
 
 from __future__ import annotations

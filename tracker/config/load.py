@@ -4,7 +4,7 @@
 
 Whatever is wrong is a `ConfigInvalid` that names the key by its full path (`sources[1].stuck_after`) and says how to fix
 it; it never holds a secret. This file knows no other room: `service` hands the values on. Every key is described in
-docs/configuration.md, and a test holds it to that.
+docs/reference/configuration.md, and a test holds it to that.
 """
 
 from __future__ import annotations

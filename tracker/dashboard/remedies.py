@@ -37,7 +37,7 @@ REMEDIES = {
         "Disk full, or the file locked or gone: this server's output says which.",
     ),
     "log_missing": ("The log is gone", "Put the log back where log.path says; this server's output says more."),
-    "log_corrupt": ("The log cannot be read", "Stop, and follow docs/operations.md: restore the log from its copy."),
+    "log_corrupt": ("The log cannot be read", "Stop, and follow docs/guides/backup.md: restore the log from its copy."),
     "failed": ("A mistake in Tracker", "This server's output says where it is: please report it."),
     "unreadable": (
         "Recorded, but they cannot be read",

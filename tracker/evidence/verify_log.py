@@ -8,7 +8,7 @@
 
 Nothing is believed but the public keys and the shipped file; everything else is computed again, in one pass. Where a leaf
 does not fit its record, the tree goes on with the stored one, so that one changed record is one fault. What cannot be
-noticed is in docs/evidence.md.
+noticed is in docs/explanation/evidence.md.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ server that made it) by Tracker {version}.</p>
 bundle (a contract, their web site, an earlier bundle): the <code>key.txt</code> in here proves only that the bundle agrees with
 itself. Whoever has the secrets of the video servers adds <code>--config config.toml</code>, and the signatures of the
 video servers are checked again too. How to check it with other software, byte by byte, is in
-<code>docs/evidence.md</code> of Tracker.</p>
+<code>docs/reference/bundle.md</code> of Tracker.</p>
 <h2>What is proved</h2>
 <ul>
 <li>Each message is, byte for byte, the one that stands at its position of the log: its body, what came to prove it, and

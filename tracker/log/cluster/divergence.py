@@ -31,7 +31,7 @@ class Divergence(NamedTuple):
         where = "" if self.difference is None else f", from position {self.difference.position} on"
         return (
             f"this node has diverged: its first {self.size} records are not those of the signed checkpoint{where}. Stop it, "
-            "keep its files, and start it empty (docs/operations.md)"
+            "keep its files, and start it empty (docs/guides/cluster-troubleshoot.md)"
         )
 
 

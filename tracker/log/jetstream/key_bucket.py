@@ -9,7 +9,7 @@ without a frame; a copy that is run again puts its own in the place of it, any o
 Here, and only here, messages can be deleted. Destroying a key: a new revision of the entry without it, acknowledged, then
 every older one is deleted, which overwrites it. If we die in between, doing it again does the rest.
 
-LIMIT: the servers' Raft logs hold what was overwritten until the servers compact them by themselves (docs/evidence.md).
+LIMIT: the servers' Raft logs hold what was overwritten until the servers compact them by themselves (docs/guides/erase.md).
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class KeyBucket:
         """What to tell whoever needs the bucket where there is none."""
         return (
             f"there is no bucket {self.name} of data keys: make it with `tracker init`; where there was one, put it back "
-            "with `tracker restore-keys` (docs/operations.md)"
+            "with `tracker restore-keys` (docs/guides/cluster-troubleshoot.md)"
         )
 
     async def entry(self, frame: bytes) -> bytes:

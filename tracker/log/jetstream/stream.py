@@ -337,7 +337,7 @@ class Stream:
         """Which line is missing in the servers' configuration, for whom."""
         who = self.settings.identity or "nobody named in [jetstream]"
         what = READER.sub(".*", what)  # the same line each time, and as it has to be written
-        return f"this node ({who}) may not {what}: give it its rights (docs/engines/jetstream.md, Who may do what)"
+        return f"this node ({who}) may not {what}: give it its rights (docs/guides/cluster.md, Who may do what)"
 
 
 def wanted_config(settings: StreamSettings, log_id: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ async def expect_fit(stream: Stream, cursor: Cursor, *, body_bytes: int, timeout
     if state.last < cursor.sequence:
         raise LogCorrupt(
             f"the stream {name} ends at message {state.last}, this replica has applied {cursor.sequence}: the stream has "
-            "lost what was acknowledged, or is another one; nothing may be added to it (docs/operations.md)"
+            "lost what was acknowledged, or is another one; nothing may be added to it (docs/guides/cluster-troubleshoot.md)"
         )
     if state.last > cursor.sequence and state.first > cursor.sequence + 1:
         raise LogCorrupt(
@@ -46,7 +46,7 @@ async def expect_fit(stream: Stream, cursor: Cursor, *, body_bytes: int, timeout
         if there is None or hashlib.sha256(there).digest() != cursor.digest:
             raise LogCorrupt(
                 f"message {cursor.sequence} of the stream {name} is not the one that this replica has applied: its "
-                "history is another one (docs/operations.md)"
+                "history is another one (docs/guides/cluster-troubleshoot.md)"
             )
     needed = body_bytes + PROOF_BYTES + FRAME_BYTES + HEADER_BYTES
     if body_bytes and stream.max_message_bytes + HEADER_BYTES < needed:

@@ -10,7 +10,7 @@ r"""The leaf of a record: every field an auditor relies on, framed so that no tw
     commitment          = HMAC-SHA256 with the record's salt over framed(proof, body) in clear
 
 With salt and bytes anyone can check the commitment; without the salt (it goes when a record is erased) nothing can be
-guessed from it. The leaf's hash is SHA-256 of 0x00 and the leaf. docs/evidence.md says the same for other languages.
+guessed from it. The leaf's hash is SHA-256 of 0x00 and the leaf. docs/explanation/evidence.md says the same for other languages.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """LiveKit (and so OpenVidu 3): webhooks proved by a JWT that names their body.
 
-Reference: https://docs.livekit.io/home/server/webhooks/ (what it leaves out: docs/sources/livekit.md); the schema is
+Reference: https://docs.livekit.io/home/server/webhooks/ (what it leaves out: docs/reference/vendors/livekit.md); the schema is
 livekit/protocol `protobufs/livekit_webhook.proto`, what fills it livekit `pkg/telemetry/events.go`. The proof is
 `sources/webhook_jwt.py`, the encoding `protojson.py`; rooms and people are read in `sources/livekit/events.py`, egress, which becomes a
 recording or a broadcast, in `sources/livekit/egress.py`.

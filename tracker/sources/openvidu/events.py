@@ -6,7 +6,7 @@
     recording…          by status; recordingStarted/Stopped (≤ 2.20) are `legacy`
     node…, HANode…      no session; nodeCrashed lists those it took down
 
-Fields and their quirks: docs/sources/openvidu.md.
+Fields and their quirks: docs/reference/vendors/openvidu.md.
 """
 
 from __future__ import annotations

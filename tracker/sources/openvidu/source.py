@@ -1,7 +1,7 @@
 """OpenVidu 2: webhooks proved by a fixed header, and the CDR files that hold the same events.
 
 Reference: https://docs.openvidu.io/en/2.32.0/reference-docs/openvidu-server-webhook/ (what it leaves out:
-docs/sources/openvidu.md). The bytes are read in `sources/openvidu/wire.py`, their meaning in `sources/openvidu/events.py`.
+docs/reference/vendors/openvidu.md). The bytes are read in `sources/openvidu/wire.py`, their meaning in `sources/openvidu/events.py`.
 
 LIMIT: OpenVidu 2 signs nothing. The header proves that the sender knows the secret, not that the body is unchanged:
 whoever reads one request can send others. Use TLS and a network allow-list beside it.

@@ -5,7 +5,7 @@
     participant…    (≥ 3.9) known by identity and joinDate, which a left repeats
 
 `creationDate` of the envelope is when the sending began; `data.creationDate` is the age of the *room*. Links in the
-data open the room (`?secret=`): facts never hold them. Fields and quirks: docs/sources/openvidu_meet.md.
+data open the room (`?secret=`): facts never hold them. Fields and quirks: docs/reference/vendors/openvidu_meet.md.
 """
 
 from __future__ import annotations

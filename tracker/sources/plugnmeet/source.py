@@ -1,6 +1,6 @@
 """plugNmeet: webhooks proved by a JWT that names their body, some relayed from its LiveKit, some its own.
 
-Reference: https://www.plugnmeet.org/docs/developer-guide/webhooks (where it differs from the wire: docs/sources/plugnmeet.md);
+Reference: https://www.plugnmeet.org/docs/developer-guide/webhooks (where it differs from the wire: docs/reference/vendors/plugnmeet.md);
 the schema is plugnmeet-protocol `proto_files/plugnmeet_common.proto`, what fills it plugNmeet-server `pkg/models/`. The
 proof is `sources/webhook_jwt.py`, the encoding `protojson.py`; rooms and people are read in `sources/plugnmeet/events.py`, what a call
 leaves behind in `sources/plugnmeet/recording.py`.

@@ -4,7 +4,7 @@
     relayed messages (`type`)      at starts; they carry no time, so ours stands in (`clock: receiver`)
     hints (`sid`, `rid`)           query parameters of the address, kept in the proof: session and recording meant
 
-A room is a client (the agent), a session one stream of it. Which fields there are: docs/sources/streamrec.md.
+A room is a client (the agent), a session one stream of it. Which fields there are: docs/reference/vendors/streamrec.md.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ RECORD = st.tuples(
 
 
 def defined(record: tuple[object, ...]) -> bytes:
-    """docs/evidence.md, in other words."""
+    """docs/explanation/evidence.md, in other words."""
 
     def framed(piece: bytes) -> bytes:
         return len(piece).to_bytes(4, "big") + piece

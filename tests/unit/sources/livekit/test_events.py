@@ -921,7 +921,7 @@ def test_texts_nested_in_texts_end_the_reading_of_nobody() -> None:
 
 
 def test_the_page_says_what_every_event_becomes() -> None:
-    page = (TESTS.parent / "docs" / "sources" / "livekit.md").read_text("utf-8")
+    page = (TESTS.parent / "docs" / "reference" / "vendors" / "livekit.md").read_text("utf-8")
     assert "| vendor event | timeline kind |" in page
     table = page.split("| vendor event | timeline kind |\n|---|---|\n")[1].split("\n\n")[0]
     rows = [re.findall(r"`([^`]+)`", row) for row in table.splitlines()]
@@ -944,7 +944,7 @@ def test_the_page_says_what_every_event_becomes() -> None:
 
 
 def test_the_page_names_every_reason() -> None:
-    page = (TESTS.parent / "docs" / "sources" / "livekit.md").read_text("utf-8")
+    page = (TESTS.parent / "docs" / "reference" / "vendors" / "livekit.md").read_text("utf-8")
     for theirs, ours in re.findall(r"^\| `([A-Z_]+)` \| `([a-z_]+)` \|$", page, re.MULTILINE):
         if theirs.startswith("ROOM_END_"):
             (fact,) = said("room_finished", room=FULL, roomEndReason=theirs)

@@ -651,7 +651,7 @@ def test_reading_never_raises_whatever_becomes_of_a_sample(data: st.DataObject) 
 
 
 def test_the_table_of_the_page_equals_what_is_read() -> None:
-    page = (ROOT / "docs/sources/plugnmeet.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/vendors/plugnmeet.md").read_text("utf-8")
     table = page.split("| vendor event | timeline kind |\n|---|---|\n")[1].split("\n\n")[0]
     rows = [row.strip("|").split("|") for row in table.splitlines()]
     told = {(re.findall(r"`([^`]+)`", event)[0], kind.strip(" `")) for event, kind in rows if "`" in event}

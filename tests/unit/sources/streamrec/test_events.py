@@ -498,7 +498,7 @@ def test_any_mutation_of_a_sample_is_read_without_raising(data: st.DataObject) -
 
 
 def test_the_page_says_of_every_event_what_it_is_read_as() -> None:
-    page = (ROOT / "docs" / "sources" / "streamrec.md").read_text("utf-8")
+    page = (ROOT / "docs" / "reference" / "vendors" / "streamrec.md").read_text("utf-8")
     table = page.split("| vendor event | timeline kind |\n")[1].split("\n\n")[0].splitlines()[1:]
     told: dict[str, list[str]] = {}
     for row in table:
