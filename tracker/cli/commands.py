@@ -252,7 +252,9 @@ def token(arguments: argparse.Namespace) -> int:
     keys = [key for key in config.access.keys if arguments.key in {None, key.id}]
     if not keys:
         wanted = "key" if arguments.key is None else f"key with id {arguments.key!r}"
-        raise ConfigInvalid(f"access.keys: there is no {wanted}: add one to {config.path}, see docs/reference/configuration.md")
+        raise ConfigInvalid(
+            f"access.keys: there is no {wanted}: add one to {config.path}, see docs/reference/configuration.md"
+        )
     # RS256 and EdDSA keys may be there for checking only.
     signing = next((key for key in keys if key.secret or key.private_key), keys[0])
     printing.print_line(
