@@ -6,18 +6,30 @@ $(VENV)/ready: pyproject.toml
 	$(VENV)/bin/pip install -q -e '.[dev]'
 	touch $@
 
-.PHONY: demo test
+.PHONY: demo check static test long
 demo: $(VENV)/ready
 	$(PY) -m tracker demo
 
-# Tests wait more than they compute: two files at a time. Those that break things are timed, and have the machine to themselves.
-test: $(VENV)/ready
+# Lint, format, import contracts, types.
+static: $(VENV)/ready
 	$(VENV)/bin/ruff check tracker
 	$(VENV)/bin/ruff format --check tracker tests bench
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/basedpyright
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/crash
-	$(PY) -m pytest tests/crash
+
+# While you work: everything static, the unit tests and the contract tests. At most 90 seconds on two cores.
+check: static
+	$(PY) -m pytest -n 2 tests/architecture tests/contracts tests/unit
+
+# Everything the README promises, in at most 9 minutes on two cores. Flows wait more than they compute, so four
+# workers share two cores. Tests marked `alone` measure time: they run afterwards, one by one.
+test: static
+	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not long and not alone'
+	$(PY) -m pytest --durations 20 -m 'alone and not long'
+
+# What takes longer: more kills, more cuts, more mutations, long soaks.
+long: $(VENV)/ready
+	$(PY) -m pytest --durations 0 -m long
 
 # The static site of docs/, in site/. It is not committed.
 .PHONY: docs

@@ -1,4 +1,4 @@
-"""What several suites share: one cluster for the whole run, started when the first test asks for it."""
+"""Fixtures for every suite: one JetStream cluster for each worker of a run, started by the first test that uses it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from tests.support.cluster import Cluster
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    """Three servers that sync always. Do not kill them: others use them too; take a stream name of your own."""
-    async with Cluster(tmp_path_factory.mktemp("cluster")) as started:
-        yield started
+    """Three servers with `sync_interval: always`. Other tests share them: kill none, and use a stream name of your own."""
+    async with Cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running

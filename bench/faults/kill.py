@@ -18,8 +18,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.crash.test_kill import SENDERS, send_until_cut
-from tests.support.server import SOURCES, Running
+from tests.support.senders import SENDERS, send_until_killed
+from tests.support.server import Running
 from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.log.sqlite.log import SqliteLog
 
@@ -55,7 +55,7 @@ async def rounds(folder: Path, number: int, seed: int) -> list[str]:
             calls += 1
         await running.start(init=each == 0)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as web:
-            waiting = [asyncio.create_task(send_until_cut(running, web, queue, answered)) for _ in range(SENDERS)]
+            waiting = [asyncio.create_task(send_until_killed(running, web, queue, answered)) for _ in range(SENDERS)]
             if each % 2:
                 rebuilds += await rebuild_and_kill(running, drawn.uniform(0.2, 1.2))
             else:

@@ -28,8 +28,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.faults.plug import apart
-from tests.crash.test_memory import half_sent
+from bench.faults.server_power import restart_in_own_mount_namespace
+from tests.support.senders import start_large_upload
 from tests.support.server import SECRETS, SOURCES, Running, now
 from tracker.demo.calls import sign
 from tracker.log.sqlite.log import SqliteLog
@@ -244,7 +244,7 @@ async def little_memory(space: Path, mib: int) -> None:
 async def large(port: int) -> str:
     """A delivery of 4 MB on a connection of its own, its last bytes when all the others are half-way there."""
     try:
-        reader, writer = await half_sent(port)
+        reader, writer = await start_large_upload(port)
         await asyncio.sleep(1)
         writer.write(b"y" * 988 + b'"}')
         said = await asyncio.wait_for(reader.readline(), 40)
@@ -454,5 +454,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    apart("bench.faults.resources")
+    restart_in_own_mount_namespace("bench.faults.resources")
     sys.exit(asyncio.run(main()))

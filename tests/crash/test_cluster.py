@@ -1,11 +1,9 @@
-"""A cluster is broken in every way once, and loses nothing that was answered; the long rounds are in `bench/faults/cluster.py`."""
+"""A cluster with servers killed, cut off and stalled loses nothing that was answered. `bench/faults/cluster.py` does it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,33 +13,27 @@ import pytest
 from tests.support.cluster import Cluster, node
 from tests.support.load import Load, deliveries
 from tests.support.power_loss import Disk, why_not
+from tests.support.programs import run_bench
 from tests.support.server import Running
-from tests.support.samples import ROOT
 
 
-def broken(*options: str) -> str:
-    """What the program printed; it has to find nothing."""
-    command = [sys.executable, "-m", "bench.faults.cluster", "--quick", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    return done.stdout
+@pytest.mark.parametrize(
+    "options", [["--quick"], pytest.param([], marks=pytest.mark.long)], ids=["each fault once", "all rounds"]
+)
+def test_after_kills_cuts_and_stalls_every_node_has_each_answered_delivery_once(options: list[str]) -> None:
+    printed = run_bench("bench.faults.cluster", *options, seconds=300 if options else 1200)
+    assert "lost 0, gaps 0, twice 0" in printed
+    assert ("power of all servers cut" in printed) == (why_not() is None), printed
 
 
-def test_whatever_is_killed_cut_or_stalled_what_was_answered_is_there_once_on_every_node() -> None:
-    said = broken()
-    assert "lost 0, gaps 0, twice 0" in said
-    assert ("power of all servers cut" in said) == (why_not() is None), said
-
-
-def test_servers_that_sync_by_default_lose_acknowledged_messages_in_a_power_cut_and_those_that_sync_always_do_not() -> (
-    None
-):
+@pytest.mark.long  # it tests NATS, and that our power cut is one; Tracker has no part in it
+def test_servers_with_default_syncs_lose_acknowledged_messages_in_a_power_cut_and_with_sync_always_none() -> None:
     if reason := why_not():
         pytest.skip(reason)
-    assert "always" in broken("--control")
+    assert "always" in run_bench("bench.faults.cluster", "--quick", "--control", seconds=300)
 
 
-async def test_servers_that_do_not_sync_always_are_refused_and_where_that_cannot_be_read_it_is_told(
+async def test_servers_without_sync_always_are_refused_and_an_unknown_sync_setting_is_reported(
     tmp_path: Path,
 ) -> None:
     async with Cluster(tmp_path / "servers", sync=None) as cluster:
@@ -50,13 +42,13 @@ async def test_servers_that_do_not_sync_always_are_refused_and_where_that_cannot
             await seen.start(init=True)
         unseen = await node(tmp_path, "b", cluster, monitored=False).start(init=True)
         async with aiohttp.ClientSession() as web, web.get(f"{unseen.url}/metrics") as answer:
-            told = (await answer.text()).splitlines()
+            metrics = (await answer.text()).splitlines()
         assert await unseen.stop() == 0
         assert "monitoring" in unseen.printed.read_text()
-        assert "tracker_stream_servers_unread 3.0" in told
+        assert "tracker_stream_servers_unread 3.0" in metrics
 
 
-async def test_a_node_whose_stream_has_lost_what_it_applied_takes_nothing_more_and_says_so(tmp_path: Path) -> None:
+async def test_a_node_whose_stream_has_lost_what_it_applied_takes_nothing_more_and_reports_it(tmp_path: Path) -> None:
     if reason := why_not():
         pytest.skip(reason)
     disk = Disk(tmp_path / "power").mount()
@@ -74,20 +66,20 @@ async def test_a_node_whose_stream_has_lost_what_it_applied_takes_nothing_more_a
         disk.cut_power()
         for number in range(3):
             cluster.start_server(number)
-        source, seen = deliveries(), set[int]()
+        source, statuses = deliveries(), set[int]()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as web:
             deadline = time.monotonic() + 60
-            said = ""
-            while "lost" not in said and time.monotonic() < deadline:
+            readiness = ""
+            while "lost" not in readiness and time.monotonic() < deadline:
                 for _ in range(len(load.answered) + 1):
                     fresh = next(source)
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    seen.add((await running.post(web, *fresh))[0])
+                    statuses.add((await running.post(web, *fresh))[0])
                     async with web.get(f"{running.url}/readyz") as answer:
-                        said = await answer.text()
+                        readiness = await answer.text()
                 await asyncio.sleep(0.3)
-        assert "lost" in said, running.printed.read_text()[-3000:]
-        assert seen == {503}
+        assert "lost" in readiness, running.printed.read_text()[-3000:]
+        assert statuses == {503}
         await running.kill()
         with pytest.raises(AssertionError, match="lost"):
             await running.start()
@@ -99,17 +91,17 @@ async def test_a_node_whose_stream_has_lost_what_it_applied_takes_nothing_more_a
 async def test_a_node_that_has_nothing_to_apply_is_ready_again_when_the_servers_are_back(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "servers") as cluster, aiohttp.ClientSession() as web:
         running = await node(tmp_path, "a", cluster).start(init=True)
-        assert await becomes(web, running, 200)
+        assert await readiness_becomes(web, running, 200)
         cluster.kill()
-        assert await becomes(web, running, 503)
+        assert await readiness_becomes(web, running, 503)
         for number in range(3):
             cluster.start_server(number)
-        assert await becomes(web, running, 200)
+        assert await readiness_becomes(web, running, 200)
         assert await running.stop() == 0
 
 
-async def becomes(web: aiohttp.ClientSession, running: Running, status: int) -> bool:
-    """Whether `/readyz` answers so within a minute."""
+async def readiness_becomes(web: aiohttp.ClientSession, running: Running, status: int) -> bool:
+    """Whether `/readyz` answers with this status within a minute."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         async with web.get(f"{running.url}/readyz") as answer:

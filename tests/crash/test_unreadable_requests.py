@@ -1,4 +1,4 @@
-"""A request that is no HTTP is told by its kind: what was sent may hold a secret, and stands nowhere."""
+"""A request that is not HTTP is logged without its bytes: they may hold a secret."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.server import Running
 SECRET = b"a-token-that-nobody-may-read"
 
 
-async def test_what_could_not_be_read_is_not_quoted(tmp_path: Path) -> None:
+async def test_the_bytes_of_an_unreadable_request_are_not_logged(tmp_path: Path) -> None:
     running = await Running(tmp_path).start(init=True)
     port = int(running.url.rsplit(":", 1)[1])
     for request in (
@@ -22,6 +22,6 @@ async def test_what_could_not_be_read_is_not_quoted(tmp_path: Path) -> None:
         assert b" 400 " in await reader.readline()
         writer.close()
     assert await running.stop() == 0
-    told = running.printed.read_bytes()
-    assert SECRET not in told
-    assert told.count(b"a request could not be read") == 2
+    printed = running.printed.read_bytes()
+    assert SECRET not in printed
+    assert printed.count(b"a request could not be read") == 2

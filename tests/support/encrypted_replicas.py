@@ -18,12 +18,9 @@ from tests.support.cluster import Cluster
 from tests.support.replicas import opened, settings_of
 from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.jetstream.validation import join
 from tracker.log.jetstream.key_bucket import KeyBucket
 from tracker.log.jetstream.restore_keys import Restored, restore
-from tracker.log.jetstream.encryption import join_names
 from tracker.log.jetstream.stream import Stream, StreamSettings
-from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.key_store import MasterKey, KeyStore
 
 MASTERS = (MasterKey("2026", bytes(range(32))),)

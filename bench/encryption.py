@@ -1,4 +1,4 @@
-"""What tree and sealing cost at the log: `python bench/sealing.py [records]`. Appends by 64 callers at once, in one run.
+"""What tree and sealing cost at the log: `python bench/encryption.py [records]`. Appends by 64 callers at once, in one run.
 
 Prints microseconds and records per second for a log in clear (with its tree), a sealed one, and a plain table beside them.
 """

@@ -1,4 +1,4 @@
-"""The list of calls over very many sessions: `python bench/list_of_a_million.py [sessions]` (1,000,000; ~5 minutes, 3 GB).
+"""The list of calls over very many sessions: `python bench/session_list.py [sessions]` (1,000,000; ~5 minutes, 3 GB).
 
 Fills a views file and prints what each filter of `GET /v1/sessions` takes at the views, first and again, in milliseconds.
 With `--keep FOLDER` the file stays, and is used again when it is there.

@@ -1,8 +1,8 @@
-"""What is killed, and how it is looked at afterwards: the works of `python -m bench.faults.steps` and `bench.faults.syscalls`.
+"""Workloads that get killed, and their checks: for `python -m bench.faults.write_steps` and `python -m bench.faults.syscalls`.
 
-prepare   a folder with config.toml and what was there before
-run       the work, in a process that is killed; tells what was acknowledged
-check     after the kill: what is wrong. It does the work again to its end, as a sender or an operator would
+prepare   makes a folder with config.toml and the files that were there before
+run       does the work, in a process that gets killed; reports what was acknowledged
+check     after the kill: finds what is wrong, and repeats the work to its end, as a sender or an operator would
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tracker.log.sqlite.log import SqliteLog
 START = 1_700_000_000_000_000
 
 
-class Work(NamedTuple):
-    """Something that is killed. `check` gets what was acknowledged before and says what is wrong."""
+class Workload(NamedTuple):
+    """Work that gets killed. `check` is given what was acknowledged before the kill, and returns what is wrong."""
 
     name: str
     prepare: Callable[[Path], Awaitable[None]]
@@ -53,12 +53,12 @@ def delivery(n: int) -> Verified:
 
 
 def config_of(folder: Path) -> Config:
-    """The configuration in that folder."""
+    """The configuration of that folder."""
     return load(folder / "config.toml", {})
 
 
 def write_config(folder: Path, *, sealed: bool) -> None:
-    """The demo's five sources, in clear or sealed."""
+    """Write config.toml with the demo's five sources; `sealed` encrypts records."""
     text = sealed_config(folder) if sealed else config_text(folder, SECRETS, READ_KEY, 0)
     (folder / "config.toml").write_text(text, "utf-8")
 
@@ -67,7 +67,7 @@ BEFORE, BATCHES, WIDE = 253, 4, 3
 
 
 async def prepare_append(folder: Path, *, sealed: bool = False) -> None:
-    """A log just before a tile of its tree is full, left by a server that was killed (its WAL is there)."""
+    """A log with 253 records: the next batches fill a tile of its tree."""
     write_config(folder, sealed=sealed)
     await desk.init(config_of(folder))
     log = await stores.open_log(config_of(folder))
@@ -76,7 +76,7 @@ async def prepare_append(folder: Path, *, sealed: bool = False) -> None:
 
 
 async def run_append(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
-    """Open, append batches and a repeat of each, close."""
+    """Open the log, append batches with one repeat each, close it."""
     log = await stores.open_log(config_of(folder))
 
     async def one(n: int) -> None:
@@ -89,34 +89,34 @@ async def run_append(folder: Path, acknowledge: Callable[[str, int], None]) -> N
 
 
 async def check_append(folder: Path, acknowledged: dict[str, int]) -> list[str]:
-    """All that was acknowledged, each once; then the rest is sent again."""
+    """Everything acknowledged is there, once; then everything is sent again."""
     config = config_of(folder)
     log = await stores.open_log(config)
-    faults = await sent_again(log, [delivery(n) for n in range(BEFORE + BATCHES * WIDE)], acknowledged)
+    faults = await check_and_resend(log, [delivery(n) for n in range(BEFORE + BATCHES * WIDE)], acknowledged)
     await log.close()
-    return faults + await verified(config, BEFORE + BATCHES * WIDE)
+    return faults + await verify(config, BEFORE + BATCHES * WIDE)
 
 
-async def sent_again(log: Log, sent: list[Verified], acknowledged: dict[str, int]) -> list[str]:
-    """What is wrong with the records of these in a log, before and after they are all sent again."""
+async def check_and_resend(log: Log, sent: list[Verified], acknowledged: dict[str, int]) -> list[str]:
+    """What is wrong with the records of these deliveries, and with the answers when all of them are sent again."""
     faults: list[str] = []
-    kept = [record async for chunk in log.read(0) for record in chunk]
+    records = [record async for chunk in log.read(0) for record in chunk]
     bodies = {each.body: each.dedupe_key for each in sent}
-    if [record.position for record in kept] != list(range(1, len(kept) + 1)):
+    if [record.position for record in records] != list(range(1, len(records) + 1)):
         faults.append("a gap")
-    if len({record.body for record in kept}) != len(kept):
-        faults.append("twice")
-    there = {bodies[record.body]: record.position for record in kept}
-    faults += [f"lost: {key} at {at}" for key, at in acknowledged.items() if there.get(key) != at]
-    again = await log.append_all(sent)
+    if len({record.body for record in records}) != len(records):
+        faults.append("a record is there twice")
+    positions = {bodies[record.body]: record.position for record in records}
+    faults += [f"lost: {key} at {at}" for key, at in acknowledged.items() if positions.get(key) != at]
+    answers = await log.append_all(sent)
     return faults + [
         f"not the first position: {each.dedupe_key}"
-        for each, a in zip(sent, again, strict=True)
-        if a.duplicate != (each.dedupe_key in there) or (a.duplicate and a.position != there[each.dedupe_key])
+        for each, a in zip(sent, answers, strict=True)
+        if a.duplicate != (each.dedupe_key in positions) or (a.duplicate and a.position != positions[each.dedupe_key])
     ]
 
 
-async def verified(config: Config, count: int | None = None) -> list[str]:
+async def verify(config: Config, count: int | None = None) -> list[str]:
     """What `tracker verify` finds."""
 
     @contextlib.contextmanager
@@ -131,17 +131,17 @@ async def verified(config: Config, count: int | None = None) -> list[str]:
 
 
 async def prepare_init(folder: Path) -> None:
-    """Nothing is there."""
+    """Only config.toml."""
     write_config(folder, sealed=True)
 
 
 async def run_init(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
-    """`tracker init` with keys."""
+    """Run `tracker init` with encryption."""
     await desk.init(config_of(folder))
 
 
 async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
-    """No log, or a whole one; and init again makes what is missing."""
+    """The log is missing or complete; a second init makes what is missing."""
     config = config_of(folder)
     with contextlib.suppress(LogMissing):
         await (await stores.open_log(config)).close()
@@ -149,8 +149,8 @@ async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
         await desk.init(config)
     except Exception as error:
         if "exists already" not in str(error):
-            return [f"init again: {error}"]
-    return await verified(config, 0)
+            return [f"the second init failed: {error}"]
+    return await verify(config, 0)
 
 
 async def prepare_old(folder: Path) -> None:
@@ -177,12 +177,12 @@ async def run_migrate(folder: Path, _acknowledge: Callable[[str, int], None]) ->
 
 
 async def check_migrated(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
-    """It is whole."""
-    return await verified(config_of(folder), 300)
+    """The log is complete."""
+    return await verify(config_of(folder), 300)
 
 
 def write_calls(folder: Path, seeds: range) -> None:
-    """A JSON Lines file a vendor and a seed."""
+    """Write one JSON Lines file for each vendor and seed."""
     for seed in seeds:
         for vendor in VENDORS:
             lines = [sent.body for sent in whole_call(vendor, START + seed * 3_600_000_000, seed=seed)]
@@ -190,7 +190,7 @@ def write_calls(folder: Path, seeds: range) -> None:
 
 
 async def import_calls(folder: Path, seeds: range) -> int:
-    """Import those files; how many lines are known afterwards."""
+    """Import those files; returns how many lines the log has afterwards."""
     lines = 0
     for seed in seeds:
         for vendor in VENDORS:
@@ -201,34 +201,34 @@ async def import_calls(folder: Path, seeds: range) -> int:
 
 
 async def prepare_import(folder: Path) -> None:
-    """An empty sealed log beside files to import."""
+    """An empty encrypted log, and files to import."""
     write_config(folder, sealed=True)
     await desk.init(config_of(folder))
     write_calls(folder, range(1))
 
 
 async def run_import(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
-    """Import them all; acknowledged is what a report counted as new or known."""
+    """Import all files; acknowledges the lines that the reports count as new or known."""
     acknowledge("lines", await import_calls(folder, range(1)))
 
 
 async def check_import(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
-    """Importing again adds the rest, and a third time nothing."""
+    """A second import adds the rest; a third adds nothing."""
     config = config_of(folder)
     await import_calls(folder, range(1))
     log = await stores.open_log(config)
     head = await log.head()
     kept = [record.body async for chunk in log.read(0) for record in chunk]
     await log.close()
-    faults = [] if len(set(kept)) == len(kept) == head else ["twice"]
+    faults = [] if len(set(kept)) == len(kept) == head else ["a record is there twice"]
     lines = {line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()}
     faults += [] if set(kept) == lines else [f"{len(lines - set(kept))} lines are missing"]
     await import_calls(folder, range(1))
-    return faults + await verified(config, head)
+    return faults + await verify(config, head)
 
 
 async def prepare_views(folder: Path, *, sealed: bool = False) -> None:
-    """A log with calls of all vendors and views of the first of them."""
+    """A log with calls of all vendors, and views of the first of them."""
     await prepare_import(folder) if sealed else None
     if not sealed:
         write_config(folder, sealed=False)
@@ -242,20 +242,20 @@ async def prepare_views(folder: Path, *, sealed: bool = False) -> None:
 
 
 async def run_rebuild(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
-    """`tracker rebuild`."""
+    """Run `tracker rebuild`."""
     acknowledge("position", (await desk.rebuild(config_of(folder))).position)
 
 
 async def check_rebuild(folder: Path, acknowledged: dict[str, int]) -> list[str]:
-    """Old views, or new ones: whole. Then a rebuild runs through and leaves nothing behind."""
+    """The old or the new views are there, complete. Then a rebuild runs to its end and leaves no file behind."""
     config = config_of(folder)
     try:
         checked = await desk.check(config)
     except ViewsMissing:
-        return ["the views are gone"]
+        return ["the views are missing"]
     faults = checked.differences
     if acknowledged and checked.behind:
-        faults.append("acknowledged, but the old views are there")
+        faults.append("the rebuild was acknowledged, but the old views are there")
     await desk.rebuild(config)
     checked = await desk.check(config)
     left = [path.name for path in folder.iterdir() if path.name.startswith("views.db-") and "lock" not in path.name]
@@ -264,7 +264,7 @@ async def check_rebuild(folder: Path, acknowledged: dict[str, int]) -> list[str]
 
 
 async def prepare_erasing(folder: Path) -> None:
-    """A sealed log with views."""
+    """An encrypted log with views."""
     await prepare_views(folder, sealed=True)
 
 
@@ -276,7 +276,7 @@ async def run_erasing(folder: Path, acknowledge: Callable[[str, int], None]) -> 
 
 
 async def check_erasing(folder: Path, acknowledged: dict[str, int]) -> list[str]:
-    """Erased or not, nothing else is lost; erasing again erases all of it, and only it."""
+    """The source is erased or not, and nothing else is lost; a second erasure erases all of it, and only it."""
     config = config_of(folder)
 
     async def erased() -> dict[str, set[bool]]:
@@ -287,26 +287,30 @@ async def check_erasing(folder: Path, acknowledged: dict[str, int]) -> list[str]
                     found.setdefault(record.source, set()).add(record.erased_by is not None)
         return found
 
-    faults = ["acknowledged, but readable"] if acknowledged and (await erased())["lk"] != {True} else []
+    faults = (
+        ["the erasure was acknowledged, but records are readable"]
+        if acknowledged and (await erased())["lk"] != {True}
+        else []
+    )
     selection = Selection(why="retention", before=START * 2, sources=("lk",))
     await desk_erasing.erase(config, [selection])
     found = await erased()
     faults += [f"{source}: {sorted(each)}" for source, each in found.items() if each != {source == "lk"}]
     await desk.rebuild(config)
-    return faults + await verified(config) + (await desk.check(config)).differences
+    return faults + await verify(config) + (await desk.check(config)).differences
 
 
 async def prepare_sealed(folder: Path) -> None:
-    """As `append`, sealed."""
+    """Like `append`, encrypted."""
     await prepare_append(folder, sealed=True)
 
 
 UNTRAINED, MEANWHILE, TRAINED = dictionaries.SAMPLE - 2, 8, 2
-"""Records before the run, up to the end of the training that the second of them begins, and after it."""
+"""Records before the run; during the training, which the second of them starts; and after it."""
 
 
 async def prepare_train(folder: Path) -> None:
-    """A log whose source is about to get its dictionary."""
+    """A log whose source needs two more records to get its dictionary."""
     write_config(folder, sealed=False)
     await desk.init(config_of(folder))
     log = await stores.open_log(config_of(folder))
@@ -315,7 +319,7 @@ async def prepare_train(folder: Path) -> None:
 
 
 async def run_train(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
-    """Append while the dictionary is trained, and some that are packed with it."""
+    """Append while the dictionary is trained, then append some records that are compressed with it."""
     log = await SqliteLog.open(config_of(folder).log.path)
     for n, each in enumerate(deliveries(UNTRAINED + MEANWHILE + TRAINED)[UNTRAINED:]):
         if n == MEANWHILE:
@@ -325,32 +329,32 @@ async def run_train(folder: Path, acknowledge: Callable[[str, int], None]) -> No
 
 
 async def check_trained(folder: Path, acknowledged: dict[str, int]) -> list[str]:
-    """As `append`; and the dictionary is there, or is trained with the next record."""
+    """Like `append`; and the dictionary is there, or the next records train it."""
     config = config_of(folder)
     sent = deliveries(UNTRAINED + MEANWHILE + TRAINED)
     log = await SqliteLog.open(config.log.path)
-    faults = await sent_again(log, sent, acknowledged)
+    faults = await check_and_resend(log, sent, acknowledged)
     for first in (10_000, 20_000):
         await log.append_all(deliveries(1, first=first))
         await trained(log)
     await log.close()
     if rows(config.log.path, "SELECT count(*) FROM dictionaries") != [(1,)]:
-        faults.append("not one dictionary")
+        faults.append("there is not exactly one dictionary")
     if rows(config.log.path, "SELECT substr(body, 1, 4) FROM records ORDER BY position DESC LIMIT 1") != [(MAGIC,)]:
-        faults.append("the last record is not packed")
-    return faults + await verified(config, len(sent) + 2)
+        faults.append("the last record is not compressed")
+    return faults + await verify(config, len(sent) + 2)
 
 
-WORKS = {
-    work.name: work
-    for work in (
-        Work("init", prepare_init, run_init, check_init),
-        Work("migrate", prepare_old, run_migrate, check_migrated),
-        Work("append", prepare_append, run_append, check_append),
-        Work("sealed", prepare_sealed, run_append, check_append),
-        Work("train", prepare_train, run_train, check_trained),
-        Work("import", prepare_import, run_import, check_import),
-        Work("rebuild", prepare_views, run_rebuild, check_rebuild),
-        Work("erase", prepare_erasing, run_erasing, check_erasing),
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("init", prepare_init, run_init, check_init),
+        Workload("migrate", prepare_old, run_migrate, check_migrated),
+        Workload("append", prepare_append, run_append, check_append),
+        Workload("sealed", prepare_sealed, run_append, check_append),
+        Workload("train", prepare_train, run_train, check_trained),
+        Workload("import", prepare_import, run_import, check_import),
+        Workload("rebuild", prepare_views, run_rebuild, check_rebuild),
+        Workload("erase", prepare_erasing, run_erasing, check_erasing),
     )
 }

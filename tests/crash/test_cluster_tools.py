@@ -1,8 +1,7 @@
-"""What breaks clusters breaks them truly: a proxy that cuts inside an acknowledgement, a leader that is killed, real power cuts."""
+"""The tools that break clusters: a proxy cuts inside an acknowledgement, and a killed leader is replaced."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import nats
@@ -14,20 +13,20 @@ from tests.support.cluster import Cluster
 from tests.support.tcp_proxy import ACKNOWLEDGEMENT, Proxy
 
 
-async def quiet(_: Exception) -> None:
+async def ignore(_: Exception) -> None:
     """Connections are lost on purpose."""
 
 
-async def test_a_cut_within_an_acknowledgement_leaves_the_message_stored_and_the_sender_without_an_answer(
+async def test_a_cut_within_an_acknowledgement_stores_the_message_and_leaves_the_sender_without_an_answer(
     cluster: Cluster,
 ) -> None:
-    direct = await nats.connect(servers=cluster.urls, error_cb=quiet)
+    direct = await nats.connect(servers=cluster.urls, error_cb=ignore)
     await direct.jetstream().add_stream(StreamConfig(name="cutting", subjects=["cutting.*"], num_replicas=3))
     leader = await cluster.leader_of("cutting")
     proxy = await Proxy("127.0.0.1", int(cluster.urls[leader].rsplit(":", 1)[1])).start()
-    client = await nats.connect(servers=[proxy.url], error_cb=quiet, allow_reconnect=False)
+    client = await nats.connect(servers=[proxy.url], error_cb=ignore, allow_reconnect=False)
     cut = proxy.cut_within(ACKNOWLEDGEMENT)
-    with pytest.raises((nats.errors.Error, asyncio.TimeoutError)):
+    with pytest.raises((nats.errors.Error, TimeoutError)):
         await client.jetstream(timeout=2).publish("cutting.x", b"one")
     assert cut.is_set()
     assert (await direct.jetstream().stream_info("cutting")).state.messages == 1
@@ -38,7 +37,7 @@ async def test_a_cut_within_an_acknowledgement_leaves_the_message_stored_and_the
 
 async def test_a_killed_leader_is_replaced_and_comes_back(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
-        client = await nats.connect(servers=cluster.urls, error_cb=quiet)
+        client = await nats.connect(servers=cluster.urls, error_cb=ignore)
         await client.jetstream().add_stream(StreamConfig(name="killed", subjects=["killed.*"], num_replicas=3))
         leader = await cluster.leader_of("killed")
         cluster.kill(leader)

@@ -1,4 +1,4 @@
-"""What keeping costs: `python bench/keeping.py [--events 50000] [--kinds calls,samples] [--vendors livekit,…]`.
+"""What keeping costs: `python bench/compression.py [--events 50000] [--kinds calls,samples] [--vendors livekit,…]`.
 
 For each vendor and kind of traffic (`traffic.py`) a log is filled, packed and as it came, and its views are built. Prints
 bytes an event: the raw bodies and their proofs, the log by its parts, the ratio of the whole log to the raw bodies; the

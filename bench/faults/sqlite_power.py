@@ -1,4 +1,4 @@
-"""Power cuts below SQLite: `python -m bench.faults.power [--appends 400] [--cuts 400] [--sealed] [--seed 1]`.
+"""Power cuts below SQLite: `python -m bench.faults.sqlite_power [--appends 400] [--cuts 400] [--sealed] [--seed 1]`.
 
 The log's own code runs on a SQLite whose file system layer (apsw's VFS) writes down every write, truncation, sync and
 deletion. Then the power is cut after any of them: what was synced is there; of what was not, nothing, everything, or any

@@ -1,0 +1,12 @@
+"""Mutated samples of every vendor: `verify` raises only refusals, `interpret` raises nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.programs import run_bench
+
+
+@pytest.mark.parametrize("inputs", [20_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_no_mutated_delivery_breaks_verify_or_interpret(inputs: int) -> None:
+    run_bench("bench.faults.fuzz", "--mutations", "--inputs", str(inputs), seconds=600)
