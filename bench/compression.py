@@ -27,7 +27,7 @@ from tracker.demo.calls import VENDORS
 from tracker.domain.deliveries import Verified
 from tracker.log.sqlite import dictionaries
 from tracker.log.sqlite.log import SqliteLog
-from tracker.projector.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
+from tracker.projector.projector import REBUILD_BATCH_RECORDS, REBUILD_DEFERRED_SESSIONS, Projector
 from tracker.views.sqlite.views import SqliteViews
 
 BATCH = 100
@@ -70,7 +70,9 @@ async def rebuild(path: Path, views_path: Path) -> float:
     log = await SqliteLog.open(path)
     views = await SqliteViews.build(views_path)
     started = time.process_time()
-    await Projector(log, views, now=lambda: 0, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up()
+    await Projector(
+        log, views, now=lambda: 0, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
+    ).catch_up()
     await views.finish()
     used = time.process_time() - started
     await log.close()

@@ -24,7 +24,7 @@ from traffic import START, source_of
 
 from tracker.projector import gc_tuning
 from tracker.log.sqlite.log import SqliteLog
-from tracker.projector.projector import REBUILD_BATCH, REBUILD_HOLD, Projector
+from tracker.projector.projector import REBUILD_BATCH_RECORDS, REBUILD_DEFERRED_SESSIONS, Projector
 from tracker.views.sqlite.views import SqliteViews
 
 MEASURED = 10_000
@@ -50,7 +50,9 @@ async def build(log_path: Path, path: Path, until: int) -> None:
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.build(path)
     with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
-        await Projector(log, views, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up(until=until)
+        await Projector(
+            log, views, now=lambda: START, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
+        ).catch_up(until=until)
     await views.finish()
     await log.close()
 

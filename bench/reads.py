@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import itertools
 import multiprocessing
 import random
@@ -32,12 +31,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import aiohttp
 
 from calls import DAY, HOUR, calls, deliveries
-from rebuild import opened
+from rebuild import context_of, opened
 from tests.support.server import READ, Running
 from tracker.demo.show import SOURCES
 from tracker.demo.calls import ISSUERS, VENDORS
 from tracker.log.sqlite.log import SqliteLog
-from tracker.projector.rebuild import build
+from tracker.projector.rebuild import build_views
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 from tracker.views.contract import SessionFilter
@@ -128,8 +127,8 @@ async def rebuild(path: Path, views_path: Path) -> None:
     views_path.unlink(missing_ok=True)
     begun = time.monotonic()
     async with opened(path) as log:
-        position = await build(
-            log, functools.partial(opened, path), views_path, hidden={},
+        position = await build_views(
+            log, views_path, context_of(path),
             progress=lambda at, head: progress("views", at, head, begun),
         )  # fmt: skip
     seconds = time.monotonic() - begun

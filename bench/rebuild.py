@@ -33,7 +33,8 @@ import msgspec
 from tracker.demo.calls import ISSUERS, VENDORS, whole_call
 from tracker.log.contract import Log
 from tracker.log.sqlite.log import SqliteLog
-from tracker.projector.rebuild import build
+from tracker.projector.rebuild import RebuildContext, build_views
+from tracker.server import stores
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 
@@ -101,6 +102,11 @@ async def opened(path: Path) -> AsyncGenerator[Log]:
         await log.close()
 
 
+def context_of(path: Path) -> RebuildContext:
+    """How both processes of a rebuild open their stores."""
+    return RebuildContext(functools.partial(opened, path), stores.new_views, {})
+
+
 def rebuilt(path: Path) -> Path:
     """Where the views go: never where a server's are."""
     return path.with_name(f"{path.stem}-rebuilt.db")
@@ -111,7 +117,7 @@ async def rebuild(path: Path, *, alone: bool) -> int:
     views_path = rebuilt(path)
     views_path.unlink(missing_ok=True)
     async with opened(path) as log:
-        return await build(log, functools.partial(opened, path), views_path, hidden={}, alone=alone)
+        return await build_views(log, views_path, context_of(path), single_process=alone)
 
 
 def eventsourced(path: Path) -> tuple[type, object]:

@@ -33,7 +33,7 @@ async def test_large_bodies_beyond_the_bound_are_refused_and_small_ones_are_reco
         assert (await running.post(web, "openvidu", calls[0]))[0] == 200
         async with web.get(running.url + "/readyz") as answer:
             assert answer.status == 503
-            assert "half-way here" in await answer.text()
+            assert "being received" in await answer.text()
         resident = Path(f"/proc/{running.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]
         assert int(resident) * 1024 < 2 * ARRIVING_BYTES + 100_000_000
         for _, writer in uploads:

@@ -16,7 +16,7 @@ from tests.support.bundles import configured, filled, session_of, unpacked
 from tracker.cli import desk_erasing
 from tracker.server import stores
 from tracker.evidence.bundle import manifest
-from tracker.evidence.bundle.verify import NAMES
+from tracker.evidence.bundle.verify import CHECK_NAMES
 
 PAGE = (DOCS / "reference" / "bundle.md").read_text("utf-8")
 
@@ -66,7 +66,7 @@ def test_the_program_believes_a_true_bundle_and_no_other(kind: str, program: Pat
 
 
 def test_every_file_and_every_check_is_on_the_page() -> None:
-    for name in (*manifest.BOUNDS, *NAMES):
+    for name in (*manifest.MAX_BYTES, *CHECK_NAMES):
         assert f"`{name}`" in PAGE, name
     for part in manifest.PARTS:
         assert f"`{part}`" in PAGE, part

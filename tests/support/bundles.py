@@ -127,7 +127,7 @@ def covered_up(files: dict[str, bytes]) -> dict[str, bytes]:
     ]
     entries = msgspec.json.decode(files[contents.TIMELINE])["timeline"]
     manifest = msgspec.structs.replace(manifest, files=members)
-    readme = b"".join(readme_page.page_of(manifest, entries))
+    readme = b"".join(readme_page.page(manifest, entries))
     said = contents.Member(name=contents.README, size_bytes=len(readme), sha256=hashlib.sha256(readme).hexdigest())
     manifest = msgspec.structs.replace(manifest, files=[*members, said])
     return {**rest, contents.README: readme, contents.MANIFEST: contents.encode_manifest(manifest)}

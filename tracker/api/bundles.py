@@ -43,7 +43,7 @@ async def make(door: ApiContext, reader: Reader, session_id: str, file: IO[bytes
         # Whether the session is stuck is decided for `made_at`. The manifest names both, so a verifier can decide it again.
         stuck_after = door.stuck_after.get(row.source, STUCK_AFTER)
         wanted = BundleRequest(
-            told=bundle_contents(views, row, stuck_before=made_at - stuck_after),
+            contents=bundle_contents(views, row, stuck_before=made_at - stuck_after),
             positions=_positions(views, session_id),
             sees=reader.sees,
             made_at=made_at,

@@ -24,13 +24,13 @@ from tracker.cli import desk_reading
 from tracker.ingest import file_import
 from tracker.projector import rebuild as rebuilding
 from tracker.server import erasure_sync, stores
-from tracker.evidence.bundle.record_lines import RecordLine, write_line
+from tracker.evidence.bundle.record_lines import RecordLine, encode_line
 from tracker.config.load import Config
 from tracker.domain.deliveries import OURS, Record
 from tracker.errors import ConfigInvalid, LogCorrupt, LogUnavailable, ViewsMissing, ViewsUnavailable
 from tracker.ingest.file_import import FileReport
 from tracker.log.contract import Log
-from tracker.projector.projector import Progress, differences
+from tracker.projector.projector import Progress, compare_views
 
 MOST_DIFFERENCES = 20
 PAGE = 1000
@@ -139,7 +139,7 @@ async def check(config: Config, progress: Progress | None = None, *, limit: int 
                 return CheckResult(position, 0, [f"the views are at position {position}, but the log ends at {head}"])
             await _build(config, log, path, progress, until=position)
             async with stores.views_at(path, writable=False) as fresh:
-                return CheckResult(position, head - position, await differences(held, fresh, limit=limit))
+                return CheckResult(position, head - position, await compare_views(held, fresh, limit=limit))
 
 
 async def records(
@@ -169,7 +169,7 @@ async def lines_with_leaves(config: Config, found: AsyncGenerator[Record]) -> As
             leaf = await log.leaf(record.position)
             if leaf is None:
                 raise LogCorrupt(f"the record at position {record.position} has no leaf: run `tracker verify`")
-            yield write_line(RecordLine(record, leaf._replace(salt=None) if record.erased_by is not None else leaf))
+            yield encode_line(RecordLine(record, leaf._replace(salt=None) if record.erased_by is not None else leaf))
 
 
 async def records_at(config: Config, positions: Sequence[int]) -> AsyncGenerator[Record]:
@@ -199,9 +199,10 @@ async def _records_behind(config: Config, any_id: str, after: int) -> AsyncGener
 
 
 async def _build(config: Config, log: Log, path: Path, progress: Progress | None, *, until: int | None = None) -> int:
-    open_log = functools.partial(stores.reading_log, config)
-    hidden = stores.hidden(config)
-    return await rebuilding.build(log, open_log, path, hidden=hidden, progress=progress, until=until)
+    context = rebuilding.RebuildContext(
+        functools.partial(stores.reading_log, config), stores.new_views, stores.hidden(config)
+    )
+    return await rebuilding.build_views(log, path, context, progress=progress, until=until)
 
 
 class _AtWork(ViewsUnavailable):
@@ -256,6 +257,6 @@ def remove_left_over(config: Config, suffix: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    rebuilding.remove_half(path)
+    rebuilding.remove_part(path)
     for ending in ("", "-wal", "-shm", "-journal", "-lock"):
         path.with_name(path.name + ending).unlink(missing_ok=True)

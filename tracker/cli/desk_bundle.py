@@ -11,7 +11,7 @@ from tracker.cli import desk_reading
 from tracker.server import stores
 from tracker.api import bundles
 from tracker.evidence.bundle.verify_records import Progress
-from tracker.evidence.bundle.verify import BundleVerification, Trusted, verify_bundle
+from tracker.evidence.bundle.verify import BundleVerification, TrustAnchors, verify_bundle
 from tracker.evidence.checkpoint_file import ShippedNote, read_shipped
 from tracker.config.load import Config
 from tracker.cli.desk_evidence import read_verifier
@@ -61,7 +61,7 @@ async def verify(
     known = [read_verifier(text) for text in keys] or ([] if config is None else stores.verifiers(config))
     shipped = [note.text for path in files for note in _shipped(path)] if files else None
     try:
-        return await verify_bundle(bundle, Trusted(known, sources, shipped), progress)
+        return await verify_bundle(bundle, TrustAnchors(known, sources, shipped), progress)
     except OSError as error:
         raise ParameterInvalid("BUNDLE", f"{bundle} cannot be read: {error.strerror or error}") from None
 

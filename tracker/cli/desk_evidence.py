@@ -14,20 +14,21 @@ from tracker.server import stores
 from tracker.api import evidence
 from tracker.api.evidence import ConsistencyProof, InclusionProof
 from tracker.evidence.checkpoint_file import read_shipped
-from tracker.evidence.checkpointer import MadeCheckpoint
+from tracker.evidence.checkpointer import SignedCheckpoint
 from tracker.config.load import Config
-from tracker.evidence.cosigned import check_cosignatures
 from tracker.errors import CheckpointUnwritten, ConfigInvalid, NoteMalformed, ParameterInvalid, ViewsError
 from tracker.log.merkle.note import Verifier
 from tracker.evidence.verify_records import check_erasures, check_proofs
-from tracker.evidence.verify_log import MOST_FAULTS, Fault, Progress, Shipped, Verification, verify_log
+from tracker.evidence.verify_log import (
+    MAX_FAULTS, Fault, Progress, ShippedFile, Verification, check_cosignatures, verify_log,
+)  # fmt: skip
 from tracker.log.cluster.divergence import named_keys
 
 Bars = Callable[[str, str], AbstractContextManager[Progress]]
 """(title, unit) → a progress bar."""
 
 
-async def checkpoint(config: Config) -> MadeCheckpoint | None:
+async def checkpoint(config: Config) -> SignedCheckpoint | None:
     """Sign the log as it is now; the checkpoint there is when it has not grown, None while it is empty.
 
     Raises `ConfigInvalid` without a key, `EvidenceError` (nothing was signed), `LogError`.
@@ -40,7 +41,7 @@ async def checkpoint(config: Config) -> MadeCheckpoint | None:
             f"evidence.key_file: there is no key at {config.evidence.key_file}: `tracker init` makes it"
         )
     async with stores.copy_source(config) as log:
-        return await stores.checkpointer(config, log, signer).make()
+        return await stores.checkpointer(config, log, signer).sign()
 
 
 async def prove_inclusion(config: Config, position: int, size: int | None) -> InclusionProof:
@@ -63,7 +64,7 @@ async def verify(
     files: Sequence[Path] = (),
     views: bool = False,
     proofs: bool = False,
-    limit: int = MOST_FAULTS,
+    limit: int = MAX_FAULTS,
 ) -> Verification:
     """Verify the whole log; with `views` and `proofs` also what was made from it and what the vendors said.
 
@@ -76,7 +77,7 @@ async def verify(
     async with stores.tree_log(config) as log:
         with bars("verify", "records") as bar:
             named = await named_keys(log)
-            found = await verify_log(log, known or named, shipped=shipped, progress=bar, limit=limit)
+            found = await verify_log(log, known or named, shipped=shipped, progress=bar, max_faults=limit)
         found.named_key = next((str(each) for each in named if each not in known), None)
         found.is_named_only = found.named_key is not None and not known
         if not found.is_cut_short:
@@ -84,7 +85,7 @@ async def verify(
             await check_cosignatures(log, stores.cosigners(config), found)
         if proofs:
             with bars("proofs", "records") as bar:
-                await check_proofs(log, stores.sources(config), found, progress=bar, limit=limit)
+                await check_proofs(log, stores.sources(config), found, progress=bar, max_faults=limit)
     if views:
         with bars("views", "records") as bar:
             await _check_views(config, found, bar)
@@ -104,11 +105,11 @@ async def _check_views(config: Config, found: Verification, bar: Progress) -> No
         found.faults.append(Fault(None, "the views do not follow from the log: run `tracker rebuild`"))
 
 
-def _shipped(config: Config, files: Sequence[Path]) -> list[Shipped]:
+def _shipped(config: Config, files: Sequence[Path]) -> list[ShippedFile]:
     here = config.evidence.file
     paths = [*files, *([here] if here.exists() and here.resolve() not in {each.resolve() for each in files} else [])]
     try:
-        return [Shipped(path.name, read_shipped(path)) for path in paths]
+        return [ShippedFile(path.name, read_shipped(path)) for path in paths]
     except CheckpointUnwritten as error:
         raise ParameterInvalid("--checkpoints", str(error)) from None
 

@@ -18,8 +18,8 @@ from tracker.errors import CheckpointUnwritten, NoteMalformed
 from tracker.log.merkle.checkpoint import NOTE, pieces, read_checkpoint
 
 TAIL_BYTES = 64 * 1024
-PATIENCE = 10.0
-POLL = 0.05
+LOCK_SECONDS = 10.0
+POLL_SECONDS = 0.05
 
 
 class Tail(NamedTuple):
@@ -108,14 +108,14 @@ def read_shipped(path: Path) -> list[ShippedNote]:
 
 
 async def _lock(path: Path, descriptor: int) -> None:
-    deadline = asyncio.get_running_loop().time() + PATIENCE
+    deadline = asyncio.get_running_loop().time() + LOCK_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if asyncio.get_running_loop().time() > deadline:
                 raise CheckpointUnwritten(f"{path} is held by another process: try again") from None
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_SECONDS)
         except OSError as error:
             raise _refused(path, error) from error
         else:

@@ -30,14 +30,14 @@ RETRY_SECONDS = 60.0
 log_line = structlog.get_logger("checkpoints")
 
 
-class MadeCheckpoint(NamedTuple):
+class SignedCheckpoint(NamedTuple):
     """A checkpoint: the signed `note` about the tree of `size` records."""
 
     size: int
     note: str
 
 
-class CheckpointWatcher(Protocol):
+class CheckpointObserver(Protocol):
     """What the station tells about itself (metrics)."""
 
     def checkpointed(self, size: int) -> None:
@@ -59,15 +59,15 @@ class Checkpointer:
         *,
         file: Path,
         former: Sequence[Verifier] = (),
-        watcher: CheckpointWatcher | None = None,
+        observer: CheckpointObserver | None = None,
     ) -> None:
         self._log = log
         self._signer = signer
         self._file = file
         self._trusted = (signer.verifier, *former)
-        self._watcher = watcher
+        self._watcher = observer
 
-    async def make(self) -> MadeCheckpoint | None:
+    async def sign(self) -> SignedCheckpoint | None:
         """Sign the log as it is now; when it has not grown, the checkpoint there is. None while it is empty.
 
         On return it is kept and in the file. Raises `HistoryChanged` (nothing was signed), `CheckpointUnwritten`,
@@ -89,7 +89,7 @@ class Checkpointer:
         while True:
             delay = every
             try:
-                made = await self.make()
+                made = await self.sign()
                 if made is None:
                     await self._log.wait(0, every)
                     delay = 0.0
@@ -107,7 +107,7 @@ class Checkpointer:
                 log_line.exception("no checkpoint, trying again")
             await asyncio.sleep(delay)
 
-    async def _make(self, held: LockedFile) -> MadeCheckpoint | None:
+    async def _make(self, held: LockedFile) -> SignedCheckpoint | None:
         kept, tail, head = await self._log.last_checkpoint(), held.tail(), await self._log.tree_head()
         if kept is not None:
             await self._expect_continued(kept[1], head, "kept in the log")
@@ -115,13 +115,13 @@ class Checkpointer:
             await self._expect_continued(tail.note, head, f"in {self._file}")
         if head.size == 0:
             return None
-        made = None if kept is None else MadeCheckpoint(*kept)
+        made = None if kept is None else SignedCheckpoint(*kept)
         if made is None or made.size < head.size:
             note = sign_note(checkpoint_text(self._signer.name, head.size, head.root), [self._signer])
             if not await self._log.store_checkpoint(head.size, note):
                 # Somebody with another file signed the same tree in this moment; theirs is the one that is kept.
                 ((_, note),) = await self._log.checkpoints(after=head.size - 1, limit=1)
-            made = MadeCheckpoint(head.size, note)
+            made = SignedCheckpoint(head.size, note)
         missing = await self._log.checkpoints(after=tail.size)
         held.append(tail, [note for _, note in missing])
         return made
@@ -139,14 +139,14 @@ class Checkpointer:
                 f"the newest checkpoint {where} signs {signed.size} records, the log has {head.size}: it was rolled back "
                 "or replaced. Nothing is signed: bring the whole log back, and run `tracker verify`"
             )
-        if not await continues(self._log, signed, head):
+        if not await is_consistent(self._log, signed, head):
             raise HistoryChanged(
                 f"the log does not continue the newest checkpoint {where}, of {signed.size} records: something in it was "
                 "changed. Nothing is signed: copy everything, and run `tracker verify`"
             )
 
 
-async def continues(log: Log, signed: Checkpoint, head: TreeHead) -> bool:
+async def is_consistent(log: Log, signed: Checkpoint, head: TreeHead) -> bool:
     """Whether the tree at `head` begins with the one that was signed (`signed.size` at most `head.size`)."""
     proof: list[bytes] = []
     if 0 < signed.size < head.size:

@@ -15,7 +15,7 @@ from tracker.log.merkle.note import Signer, Verifier
 Key = TypeVar("Key")
 
 
-def make_key(path: Path, origin: str) -> Verifier | None:
+def create_key(path: Path, origin: str) -> Verifier | None:
     """Make a key named `origin`; its public half, or None when there is a file at `path` already: it stays as it is.
 
     It appears under its name only when it is complete and on the disk. Raises `ConfigInvalid`.

@@ -24,13 +24,14 @@ import msgspec
 from tracker.evidence.checkpoint_file import ShippedNote
 from tracker.errors import LogError, NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint
+from tracker.log.merkle.cosignature import CosignerKey, cosigned, with_cosignatures
 from tracker.log.merkle.leaves import leaves_of
-from tracker.log.merkle.note import Verifier
+from tracker.log.merkle.note import Verifier, read_note
 from tracker.log.merkle.tree import WIDTH, Frontier
 from tracker.log.contract import StoredRecord, Log
 
-MOST_FAULTS = 20
-NEARBY = 1_000
+MAX_FAULTS = 20
+MAX_LIST_RECORDS = 1_000
 """No list of records that is read at once is longer."""
 
 Progress = Callable[[int, int], None]
@@ -66,7 +67,7 @@ class Verification(msgspec.Struct, kw_only=True):
     is_cut_short: bool = False
 
 
-class Shipped(NamedTuple):
+class ShippedFile(NamedTuple):
     """A file of checkpoints, by its name and pieces."""
 
     name: str
@@ -83,15 +84,15 @@ async def verify_log(
     log: Log,
     keys: Sequence[Verifier],
     *,
-    shipped: Sequence[Shipped] = (),
+    shipped: Sequence[ShippedFile] = (),
     progress: Progress | None = None,
-    limit: int = MOST_FAULTS,
+    max_faults: int = MAX_FAULTS,
 ) -> Verification:
     """Verify everything that is in the log now against itself, its checkpoints and the shipped ones.
 
     `keys` are the public keys checkpoints may be signed with. Raises nothing about what it finds: that is in `faults`.
     """
-    return await _Pass(log, keys, limit).run(shipped, progress)
+    return await _Pass(log, keys, max_faults).run(shipped, progress)
 
 
 class _Pass:
@@ -108,7 +109,7 @@ class _Pass:
         self._gap: int | None = None
         self.found = Verification()
 
-    async def run(self, shipped: Sequence[Shipped], progress: Progress | None) -> Verification:
+    async def run(self, shipped: Sequence[ShippedFile], progress: Progress | None) -> Verification:
         """The whole pass. What is signed is read first: the log may grow meanwhile, never shrink."""
         found = self.found
         try:
@@ -134,7 +135,7 @@ class _Pass:
     async def _first_unreadable(self) -> int:
         """Where, in the list of records that could not be read; its beginning where each alone can be."""
         after = self._frontier.size
-        for position in range(after + 1, after + 1 + NEARBY):
+        for position in range(after + 1, after + 1 + MAX_LIST_RECORDS):
             try:
                 await self._log.leaf(position)
             except LogError:
@@ -163,7 +164,7 @@ class _Pass:
             elif signed is not None:
                 self._wanted[size].append(_Signed(signed.root, where, is_kept=True))
 
-    def _read_shipped(self, shipped: Shipped, kept: Sequence[tuple[int, str]]) -> None:
+    def _read_shipped(self, shipped: ShippedFile, kept: Sequence[tuple[int, str]]) -> None:
         sizes = {size for size, _ in kept}
         for each in shipped.notes:
             where = f"line {each.line} of {shipped.name}"
@@ -316,3 +317,25 @@ def _tile_fault(level: int, n: int, what: str) -> tuple[int, str]:
         first,
         f"hash {n} of level {level} of the stored tree {what}: the tree of positions {first} to {first + WIDTH**level - 1} was changed",
     )
+
+
+async def check_cosignatures(log: Log, keys: Sequence[CosignerKey], found: Verification) -> None:
+    """Check the cosignatures under all checkpoints. Adds to `found` who cosigned up to which size, and faults."""
+    cosigned_sizes: dict[str, int] = {}
+    try:
+        for size, note in await log.checkpoints():
+            for line in await log.cosignatures(size):
+                try:
+                    cosigned_sizes |= dict.fromkeys(_cosigner_labels(note, line, keys), size)
+                except (NoteMalformed, NoteUnverified) as error:
+                    found.faults.append(Fault(None, f"under the checkpoint of {size} records: {error}"))
+    except LogError as error:
+        found.faults.append(Fault(None, f"the cosignatures cannot be read: {error}"))
+    found.cosigned = cosigned_sizes
+
+
+def _cosigner_labels(note: str, line: str, keys: Sequence[CosignerKey]) -> list[str]:
+    """Who made the cosignature in this line: the key's label, or only a name if no such key is known."""
+    signed = with_cosignatures(note, [line])
+    labels = [each.by.label for each in cosigned(signed, keys)]
+    return labels or [f"{read_note(signed).signatures[-1].name} (its key is not known)"]

@@ -21,10 +21,10 @@ from tracker.log.contract import Log
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.sources.replay_proof import stored_delivery
-from tracker.evidence.verify_log import MOST_FAULTS, Fault, Progress, Verification
+from tracker.evidence.verify_log import MAX_FAULTS, Fault, Progress, Verification
 
-SEALED_KEY = "hmac:"
-ERASED_AT_ONCE = 10_000
+KEYED_HASH_PREFIX = "hmac:"
+ERASURES_PER_READ = 10_000
 
 
 async def check_proofs(
@@ -33,7 +33,7 @@ async def check_proofs(
     found: Verification,
     *,
     progress: Progress | None = None,
-    limit: int = MOST_FAULTS,
+    max_faults: int = MAX_FAULTS,
 ) -> None:
     """Go over the bodies of the whole log; what is wrong and how proofs fared is added to `found`."""
     proofs: Counter[str] = Counter()
@@ -45,14 +45,14 @@ async def check_proofs(
                 found.faults += [Fault(record.position, what) for what in naming_faults(record, readers)]
                 if record.erased_by == LOST:
                     _add(found, record.position, "its key is gone, and no record says that it was erased")
-                outcome, fault = proof_again(record, configured)
+                outcome, fault = recheck_proof(record, configured)
                 proofs[outcome] += 1
                 if fault is not None:
                     found.faults.append(Fault(record.position, fault))
             last = records[-1].position
             if progress is not None:
                 progress(last, max(head, last))
-            if len(found.faults) >= limit:
+            if len(found.faults) >= max_faults:
                 found.is_cut_short = True
                 break
             await asyncio.sleep(0)
@@ -85,7 +85,7 @@ async def check_erasures(log: Log, found: Verification) -> None:
             for position in () if record is None else _told_by(record):
                 if 0 < position < by:
                     says[position] = by
-        after, rows = 0, await log.erased(0, ERASED_AT_ONCE)
+        after, rows = 0, await log.erased(0, ERASURES_PER_READ)
         while rows:
             for position, by in rows:
                 if by > head and by <= await log.head():
@@ -100,7 +100,7 @@ async def check_erasures(log: Log, found: Verification) -> None:
                 else:
                     says[position] = 0
             after = rows[-1][0]
-            rows = await log.erased(after, ERASED_AT_ONCE)
+            rows = await log.erased(after, ERASURES_PER_READ)
     except LogUnavailable:
         return
     for position in (n for n in range(1, head + 1) if says[n]):
@@ -108,7 +108,7 @@ async def check_erasures(log: Log, found: Verification) -> None:
 
 
 def _add(found: Verification, position: int, what: str) -> None:
-    if len(found.faults) < MOST_FAULTS:
+    if len(found.faults) < MAX_FAULTS:
         found.faults.append(Fault(position, what))
 
 
@@ -135,12 +135,12 @@ def naming_faults(record: Record, readers: dict[tuple[str, str], Source]) -> lis
     if named.event != record.event:
         faults.append(f"its body is a {named.event!r}, the record says {record.event!r}")
     # A sealed log knows deliveries by a keyed hash; there the leaf alone ties the key to the body.
-    if named.dedupe_key != record.dedupe_key and not record.dedupe_key.startswith(SEALED_KEY):
+    if named.dedupe_key != record.dedupe_key and not record.dedupe_key.startswith(KEYED_HASH_PREFIX):
         faults.append("its dedupe key does not follow from its body: one of them was changed")
     return faults
 
 
-def proof_again(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:
+def recheck_proof(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:
     """What became of a record's proof, and what is wrong with it."""
     if record.erased_by is not None:
         return "erased", None

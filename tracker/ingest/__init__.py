@@ -1,1 +1,1 @@
-"""The ways into the log: webhooks over HTTP, and files."""
+"""Puts deliveries into the log: webhooks over HTTP, and files."""

@@ -1,7 +1,8 @@
-"""Bodies that are half-way here: bounded for all connections together, so that many large ones do not take the memory.
+"""Reads request bodies within one memory bound for all connections together.
 
-The first 32 KiB of each count as nothing: whoever sends ordinary deliveries is not refused because of who sends huge ones,
-and the number of connections bounds those. What is whole waits in the log's queue, which has a bound of its own.
+The first 32 KiB of each body are not counted, so large uploads never cause an ordinary delivery to be refused. The
+limit on connections bounds those uncounted bytes. A body that was read completely waits in the log's queue, which has
+its own bound.
 """
 
 from __future__ import annotations
@@ -15,41 +16,46 @@ if TYPE_CHECKING:
     from aiohttp import StreamReader
 
 BODY_SECONDS = 60.0
-"""A body that takes longer is given up: its connection is worth more."""
-ARRIVING_BYTES = 128 * 1024 * 1024
-SMALL = 32 * 1024
+"""A body that takes longer to arrive is given up, to free its connection."""
+MAX_BUFFERED_BYTES = 128 * 1024 * 1024
+"""Counted bytes of all partly read bodies together."""
+UNCOUNTED_BYTES = 32 * 1024
+"""Bytes of each body that do not count."""
 
 
 class BodyReader:
-    """Reads bodies. `held` is how many bytes of all of them count now, never more than `most`."""
+    """Reads bodies. `buffered_bytes` is the counted total now; it never exceeds `max_bytes`."""
 
-    def __init__(self, most: int = ARRIVING_BYTES) -> None:
-        self._most = most
-        self.held = 0
+    def __init__(self, max_bytes: int = MAX_BUFFERED_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self.buffered_bytes = 0
 
-    async def body(self, content: StreamReader, bound: int) -> bytes:
-        """One body to its end, or until it is more than `bound` bytes.
+    async def read(self, content: StreamReader, limit: int) -> bytes:
+        """Read one body to its end, or until it exceeds `limit` bytes.
 
-        Raises `TimeoutError` after `BODY_SECONDS`, `LogBusy` where there is no room for it.
+        Raises `TimeoutError` after `BODY_SECONDS`, and `LogBusy` when the memory bound is reached.
         """
         body, counted = bytearray(), 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in content.iter_any():
-                    more = max(0, len(body) + len(chunk) - SMALL - counted)
-                    if self.held + more > self._most:
-                        raise LogBusy(f"{self._most} bytes of bodies are half-way here: there is no room for more")
-                    counted += more
-                    self.held += more
+                    added = max(0, len(body) + len(chunk) - UNCOUNTED_BYTES - counted)
+                    if self.buffered_bytes + added > self._max_bytes:
+                        raise LogBusy(f"{self._max_bytes} bytes of request bodies are being received: no more fit")
+                    counted += added
+                    self.buffered_bytes += added
                     body += chunk
-                    if len(body) > bound:
+                    if len(body) > limit:
                         break
             return bytes(body)
         finally:
-            self.held -= counted
+            self.buffered_bytes -= counted
 
-    def why_full(self) -> str | None:
-        """For /readyz: why large bodies are refused now; None when there is room for more."""
-        if self.held < self._most * 0.9:
+    def full_reason(self) -> str | None:
+        """Why large bodies are refused now, for `/readyz`; None while there is room."""
+        if self.buffered_bytes < self._max_bytes * 0.9:
             return None
-        return f"{self.held} bytes of bodies are half-way here, {self._most} may be: large ones are refused"
+        return (
+            f"{self.buffered_bytes} bytes of request bodies are being received, the limit is {self._max_bytes}: "
+            "large bodies are refused"
+        )

@@ -22,10 +22,10 @@ from tracker.projections.state import SessionState, decode_state, encode_state
 from tracker.sources import registry
 from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow, ViewsWriter
 
-REMEMBERED = 2_000
+CACHE_SIZE = 2_000
 """Sessions and rooms kept decoded between batches."""
 
-AHEAD = 86_400_000_000
+MAX_CLOCK_AHEAD = 86_400_000_000
 """How far (µs) a sender may be ahead of the moment we received it and still tell what time it is there: a day."""
 
 RoomKey = tuple[str, str]
@@ -54,24 +54,24 @@ class BatchCache:
         self.runs: dict[RoomKey, Runs] = {}
         """Of some of these rooms: their runs, as long as nothing else is learned of them."""
         self.sources: dict[str, tuple[SourceRow, SourceState]] | None = None
-        self.held: OrderedDict[str, None] = OrderedDict()
+        self.deferred: OrderedDict[str, None] = OrderedDict()
         """Sessions that changed since their rows were saved, the least recently changed first: no cache, but what is to be done."""
 
     def trim(self) -> None:
         """Forget the least recently used; never a session that is held, as those were used last."""
-        while len(self.states) > REMEMBERED:
+        while len(self.states) > CACHE_SIZE:
             self.states.popitem(last=False)
-        while len(self.rooms) > REMEMBERED:
+        while len(self.rooms) > CACHE_SIZE:
             self.runs.pop(self.rooms.popitem(last=False)[0], None)
 
 
 class Batch:
     """One batch. Use once."""
 
-    def __init__(self, views: ViewsWriter, memory: BatchCache, recall: LoadFacts) -> None:
+    def __init__(self, views: ViewsWriter, cache: BatchCache, load_facts: LoadFacts) -> None:
         self._views = views
-        self._recall = recall
-        self._memory = memory
+        self._recall = load_facts
+        self._memory = cache
         self._runs: dict[RoomKey, Runs] = {}
         self._rules: dict[str, RunRules] = {}
         self._new_rooms: set[RoomKey] = set()
@@ -80,27 +80,29 @@ class Batch:
         self._emptied: set[str] = set()
         self._saved: dict[tuple[int, int], SavedEntry] = {}
 
-    async def changes(self, records: Sequence[Record], evidence: Sequence[SourcedFact], *, hold: int = 0) -> Changes:
+    async def changes(
+        self, records: Sequence[Record], facts: Sequence[SourcedFact], *, deferred_sessions: int = 0
+    ) -> Changes:
         """Everything these records change in the views, except the rows of the `hold` sessions that changed last.
 
         Those are held in memory, to be rendered once they have not changed for a while, or by `rest`.
         """
-        assert hold <= REMEMBERED  # noqa: S101 - a constant of the projector's
-        rechecked = await self._learn_sources(records, evidence)
-        named = [_room_of(item) for item in evidence]
+        assert deferred_sessions <= CACHE_SIZE  # noqa: S101 - a constant of the projector's
+        rechecked = await self._learn_sources(records, facts)
+        named = [_room_of(item) for item in facts]
         rooms = await self._load_rooms({key for key in named if key is not None})
         before = {key: self._known_runs(key, state) for key, state in rooms.items()}
-        learned = self._learn_rooms(rooms, evidence, named)
+        learned = self._learn_rooms(rooms, facts, named)
         for key in learned:
             self._memory.runs[key] = self._resolve(key, rooms[key])
         self._runs.update((key, self._memory.runs[key]) for key in rooms)
         moving = await self._moving(learned, before)
-        homes = [self._home(item, key) for item, key in zip(evidence, named, strict=True)]
+        homes = [self._home(item, key) for item, key in zip(facts, named, strict=True)]
         await self._load_states(self._wanted(homes, moving, learned, before), rechecked)
         await self._refold(moving)
-        self._place(evidence, homes)
+        self._place(facts, homes)
         gone = self._emptied - self._touched.keys()
-        sessions = await self._rendered(self._due(gone, hold))
+        sessions = await self._rendered(self._due(gone, deferred_sessions))
         self._memory.trim()
         assert self._memory.sources is not None  # noqa: S101 - loaded above
         touched_sources = {record.source for record in records}
@@ -113,7 +115,7 @@ class Batch:
             sources=[self._source_row(name) for name in sorted(touched_sources)],
         )
 
-    async def rest(self, position: int) -> Changes:
+    async def deferred_changes(self, position: int) -> Changes:
         """The rows of every session that is still held; `position`: of the last record projected."""
         return Changes(position=position, sessions=await self._rendered(self._due((), 0)))
 
@@ -152,7 +154,7 @@ class Batch:
         for item in evidence:
             fact, state = item.fact, known[item.source][1]
             at = fact.at
-            if at > state.latest and fact.clock == "server" and at <= item.received_at + AHEAD:
+            if at > state.latest and fact.clock == "server" and at <= item.received_at + MAX_CLOCK_AHEAD:
                 state.latest = at
                 changed.setdefault(item.source, False)
             run = fact.server_run
@@ -340,7 +342,7 @@ class Batch:
 
     def _due(self, gone: Iterable[str], hold: int) -> list[SessionState]:
         """The sessions to render now: all that changed but the last `hold` of them."""
-        held = self._memory.held
+        held = self._memory.deferred
         for name in self._touched:
             held[name] = None
             held.move_to_end(name)

@@ -1,7 +1,8 @@
-"""How often the garbage collector looks in a process with much to do: rarely, and never at what was there when it began.
+"""Garbage collection in busy processes: rarely, and never of objects that exist from the start.
 
-A delivery leaves nothing behind that is in a cycle (measured: 0 objects of 2,000 deliveries), so looking after every 700 new objects
-found nothing, for a tenth of what a delivery costs, and for a sixth of a rebuild. What the reading side leaves is found a little later.
+Handling a delivery creates no reference cycles (measured: 0 objects in 2,000 deliveries). Python's default, a
+collection after every 700 new objects, found nothing and took a tenth of the time of a delivery and a sixth of a
+rebuild. Cycles that reads create are freed a little later.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from contextlib import contextmanager
 
 SERVING = (20_000, 10, 10)
 REBUILDING = (50_000, 20, 100)
-"""Objects that are new and still there, then how many looks at the young make one at the older."""
+"""Thresholds as `gc.set_threshold` takes them."""
 
 
 @contextmanager
 def collect_rarely(thresholds: tuple[int, int, int]) -> Generator[None]:
-    """Until leaving; `thresholds` as above."""
+    """Exempt existing objects from collection and use these thresholds until leaving."""
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()

@@ -25,15 +25,15 @@ from tracker.projections.state import decode_state
 from tracker.sources import registry
 from tracker.views.contract import MergeResult, Changes, MergeableViews, SharedRoom, SourceRow
 
-ROOMS = 200
-SESSIONS = 500
+ROOMS_PER_STEP = 200
+SESSIONS_PER_STEP = 500
 """Looked at in one step."""
 
 _state = msgspec.msgpack.Decoder(SourceState).decode
 _packed = msgspec.msgpack.Encoder().encode
 
 
-async def merge_parts(views: MergeableViews, part: Path, recall: LoadFacts) -> int:
+async def merge_parts(views: MergeableViews, part: Path, load_facts: LoadFacts) -> int:
     """Take the second half in and mend what it changes; the position the views are at then.
 
     `views` are of the records up to those of `part`, both just as the projector left them. `recall`: facts from the log.
@@ -45,23 +45,23 @@ async def merge_parts(views: MergeableViews, part: Path, recall: LoadFacts) -> i
     )
     told_twice = set(absorbed.sessions)
     after = ("", "")
-    while shared := await views.shared_rooms(after, limit=ROOMS):
-        seam = PartMerger(views, BatchCache(), recall)
-        await views.save(await seam.rooms(shared, position))
+    while shared := await views.shared_rooms(after, limit=ROOMS_PER_STEP):
+        seam = PartMerger(views, BatchCache(), load_facts)
+        await views.save(await seam.merge_rooms(shared, position))
         told_twice -= seam.refolded
         after = (shared[-1].source, shared[-1].room)
-    for names in _parts(sorted(told_twice), SESSIONS):
+    for names in _parts(sorted(told_twice), SESSIONS_PER_STEP):
         theirs = await views.their_states(names)
-        await views.save(await PartMerger(views, BatchCache(), recall).sessions(theirs, position))
-    for names in _parts(await _waiting(views, absorbed), SESSIONS):
-        await views.save(await PartMerger(views, BatchCache(), recall).again(names, position))
+        await views.save(await PartMerger(views, BatchCache(), load_facts).merge_sessions(theirs, position))
+    for names in _parts(await _waiting(views, absorbed), SESSIONS_PER_STEP):
+        await views.save(await PartMerger(views, BatchCache(), load_facts).render_sessions(names, position))
     return position
 
 
 class PartMerger(Batch):
     """One step along the seam of the two halves. Use once, with a memory of its own."""
 
-    async def rooms(self, shared: Sequence[SharedRoom], position: int) -> Changes:
+    async def merge_rooms(self, shared: Sequence[SharedRoom], position: int) -> Changes:
         """Everything that these rooms, told of in both halves, change."""
         await self._learn_sources((), ())
         self._learn_rules()
@@ -79,7 +79,7 @@ class PartMerger(Batch):
         moving = {session: await self._told_in(session) for session in sorted(recut)}
         return await self._mended(moving, beside, position)
 
-    async def sessions(self, theirs: Mapping[str, bytes], position: int) -> Changes:
+    async def merge_sessions(self, theirs: Mapping[str, bytes], position: int) -> Changes:
         """These sessions, with what the other half folded of them."""
         await self._learn_sources((), ())
         self._learn_rules()
@@ -88,7 +88,7 @@ class PartMerger(Batch):
             self._memory.states[name].join(decode_state(state))
         return await self._mended({}, set(theirs), position)
 
-    async def again(self, names: Sequence[str], position: int) -> Changes:
+    async def render_sessions(self, names: Sequence[str], position: int) -> Changes:
         """These sessions as they are now."""
         await self._learn_sources((), ())
         self._learn_rules()

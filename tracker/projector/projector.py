@@ -1,74 +1,65 @@
-"""The only writer of views: reads the log in batches, places facts in runs, folds, renders, saves with the checkpoint.
+"""The only writer of the views: reads the log in batches, folds facts into sessions, saves rows and position together.
 
-    records → facts → rooms learn → runs found (facts of re-cut runs move) → states folded → rows rendered → one save
+    records ─► facts ─► rooms learn of runs ─► facts assigned to runs ─► sessions folded ─► rows rendered ─► one save
 
-Live and rebuild are the same code on different files. Batches that wait together are saved in one transaction. If we die
-anywhere here, the views are those of the last one: the next start reads on from their checkpoint. Nobody calls the projector; it
-watches the log.
+Live projection and rebuild are the same code on different files. Batches that are waiting together share one
+transaction. If we die anywhere here, the views are those of the last complete transaction, and the next start continues
+from their projected position. Nothing calls the projector; it watches the log (law 3).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
 import structlog
 
 from tracker.domain.deliveries import Micros, Record
-from tracker.log.erasure_records import RemainingFacts
-from tracker.errors import LogCorrupt, TrackerError
 from tracker.domain.facts import Fact
-from tracker.log.contract import Log
-from tracker.projections.sourced_fact import SourcedFact
 from tracker.domain.redaction import redacted
+from tracker.errors import LogCorrupt, TrackerError
+from tracker.log.contract import Log
+from tracker.log.erasure_records import RemainingFacts
+from tracker.projections.sourced_fact import SourcedFact
 from tracker.projector.batch import Batch, BatchCache
 from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
-BATCH = 2_000
-REBUILD_BATCH = 3_000
-"""A batch asks the views and saves its rooms once; of a larger one more is out of the processor's cache when it is folded."""
-TOGETHER = 20_000
-"""Records that go into the live views in one transaction, at most, where so many wait: with ten thousand calls under way each
-record of a batch changes pages of its own, and most of them are changed again by the batches that follow."""
-TOGETHER_SECONDS = 3.0
-"""So long after it began a transaction takes no other batch in: who reads, or is told live, sees how it goes on. A server that is
-killed again and again gets on all the same."""
-HOLD = 1_500
-"""Changed sessions that are not rendered before the end of such a transaction, at most: nobody sees them earlier."""
-REBUILD_HOLD = 1_500
-"""Nobody waits for the views of a rebuild: a session is rendered and saved when this many others have changed after it."""
+BATCH_RECORDS = 2_000
+REBUILD_BATCH_RECORDS = 3_000
+"""Each batch reads states from the views and saves its rooms once. Larger batches no longer fit the CPU cache."""
+TRANSACTION_RECORDS = 20_000
+"""The live views take at most this many records in one transaction. With ten thousand calls in progress each record of a
+batch changes different database pages, and the following batches change most of them again: one commit writes them once."""
+TRANSACTION_SECONDS = 3.0
+"""A transaction takes no more batches after this time, so that readers and live streams see progress, and a server that is
+killed again and again still gets ahead."""
+DEFERRED_SESSIONS = 1_500
+"""Within such a transaction, at most this many changed sessions are rendered only at its end: nobody sees them before."""
+REBUILD_DEFERRED_SESSIONS = 1_500
+"""A rebuild renders and saves a session once this many others have changed after it: nobody reads these views yet."""
 
-NOTHING: frozenset[str] = frozenset()
-WAIT = 1.0
-RESTS = 4.0
-LONGEST_REST = 0.2
-"""Seconds. What comes while the projector rests, so many times as long as it worked, shares a save with what came before it. A
-batch of 16 costs twice as much an event as one of 250, and nobody sees the fifth of a second; what comes alone is looked at at once."""
-BACK_OFF = (0.2, 1.0, 5.0)
+WAIT_SECONDS = 1.0
+REST_FACTOR = 4.0
+MAX_REST_SECONDS = 0.2
+"""After each pass, sleep four times as long as it took, at most 0.2 s, so that new records share one transaction: an event
+costs twice as much in a batch of 16 as in one of 250. A single new record is projected at once."""
+RETRY_SECONDS = (0.2, 1.0, 5.0)
 
-log_line = structlog.get_logger("projector")
+_log = structlog.get_logger("projector")
 
 
-class Watcher(Protocol):
-    """What the projector tells about itself (metrics)."""
+class ProjectorObserver(Protocol):
+    """What the projector reports while it runs. The server counts it (`server/metrics`)."""
 
     def projected(self, position: int, head: int, lag_seconds: float) -> None:
-        """After each batch: where the views are, where the log is, and how old the oldest unprojected record was."""
+        """After each batch: the projected position, the log's head, and the age of the oldest unprojected record."""
         ...
 
     def unreadable(self, source: str, kind: str) -> None:
-        """A fact carried the anomaly `unreadable` or `unknown_event`."""
-        ...
-
-
-class LiveViews(ViewsWriter, Protocol):
-    """Views that can be replaced under us by an offline rebuild."""
-
-    async def refresh(self) -> bool:
-        """Whether the file was replaced (and reopened)."""
+        """A fact has the anomaly `unreadable` or `unknown_event`."""
         ...
 
 
@@ -82,172 +73,181 @@ class Projector:
     def __init__(
         self,
         log: Log,
-        views: LiveViews,
+        views: ViewsWriter,
         *,
         now: Callable[[], Micros],
-        watcher: Watcher | None = None,
-        batch: int = BATCH,
+        observer: ProjectorObserver | None = None,
+        batch_size: int = BATCH_RECORDS,
         hidden: Mapping[str, frozenset[str]] = {},
-        hold: int = 0,
+        deferred_sessions: int = 0,
     ) -> None:
-        """`hold`: how many changed sessions need not be in the views until `catch_up` returns: only where nobody reads them."""
+        """`now` is the clock for the reported lag. `hidden`: source → fields of details that are not shown.
+
+        `deferred_sessions`: this many changed sessions may be missing in the views until `catch_up` returns. Only for
+        views that nobody reads yet.
+        """
         self._log = log
         self._views = views
         self._now = now
-        self._watcher = watcher
-        self._batch = batch
+        self._observer = observer
+        self._batch_size = batch_size
         self._hidden = hidden
-        self._hold = hold
-        self._skeletons = RemainingFacts(log)
-        self._memory = BatchCache()
+        self._deferred_sessions = deferred_sessions
+        self._remaining_facts = RemainingFacts(log)
+        self._cache = BatchCache()
         self.position = 0
-        """Of the last record that readers of the views see."""
-        self._reached = 0
-        """Of the last record in the views, which is further where a save is to be completed by the next."""
-        self._oldest: Micros | None = None
-        """When the first record after `position` was received, if it has been read."""
-        self._began = 0.0
-        """When it was read (the loop's seconds)."""
+        """The last record that readers of the views see."""
+        self._saved_position = 0
+        """The last record in the views. Higher than `position` while a transaction is open."""
+        self._oldest_received_at: Micros | None = None
+        """When the first record of the open transaction was received."""
+        self._transaction_began = 0.0
+        """When that record was read (event loop seconds)."""
 
     async def run(self) -> None:
-        """Project for ever. A failure is logged and tried again with back-off: ingest must not notice (law 3)."""
+        """Project for ever. A failure is logged and retried with back-off; ingest does not notice it (law 3)."""
         failures = 0
         clock = asyncio.get_running_loop().time
         while True:
             try:
-                begun = clock()
+                began = clock()
                 await self.catch_up()
-                await asyncio.sleep(min(LONGEST_REST, RESTS * (clock() - begun)))
-                await self._log.wait(self.position, WAIT)
+                await asyncio.sleep(min(MAX_REST_SECONDS, REST_FACTOR * (clock() - began)))
+                await self._log.wait(self.position, WAIT_SECONDS)
                 failures = 0
             except TrackerError as error:
-                self._memory = BatchCache()
-                log_line.error("projection stopped, trying again", reason=str(error), failures=failures + 1)
-                await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
+                self._cache = BatchCache()
+                _log.error("projection stopped, trying again", reason=str(error), failures=failures + 1)
+                await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
                 failures += 1
 
     async def catch_up(self, progress: Progress | None = None, *, until: int | None = None) -> int:
-        """Project everything up to the present head, or up to position `until`; returns the position reached."""
-        await self._settle()
+        """Project up to the present head, or up to position `until`. Returns the position reached."""
+        await self._start()
         head = await self._log.head() if until is None else until
-        if self._watcher is not None and head <= self.position:
-            self._watcher.projected(self.position, head, 0.0)
+        if self._observer is not None and head <= self.position:
+            self._observer.projected(self.position, head, 0.0)
         limit = None if until is None else max(0, until - self.position)
-        async with aclosing(self._gathered(limit)) as batches:
+        async with aclosing(self._batches(limit)) as batches:
             async for records in batches:
-                evidence = await self._evidence(records)
-                await self._project(records, evidence, head)
+                await self._project(records, await self._facts_of(records), head)
                 if progress is not None:
-                    progress(self._reached, max(head, self._reached))
+                    progress(self._saved_position, max(head, self._saved_position))
                 if await self._views.refresh():
-                    # An offline rebuild swapped its file in: go on from its checkpoint, with nothing remembered.
-                    self._memory = BatchCache()
+                    # A rebuild swapped its file in: continue from its position.
+                    self._cache = BatchCache()
                     break
             else:
-                await self._complete()
+                await self._save_deferred()
                 return self.position
         return await self.catch_up(progress, until=until)
 
-    async def _gathered(self, limit: int | None) -> AsyncGenerator[list[Record]]:
-        """The records after our position, in batches as large as they may be."""
-        waiting: list[Record] = []
+    async def _batches(self, limit: int | None) -> AsyncGenerator[list[Record]]:
+        """The records after the projected position, at most `limit`, in full batches and a last smaller one."""
+        pending: list[Record] = []
         async for records in self._log.read(self.position, limit=limit):
-            waiting += records
-            while len(waiting) >= self._batch:
-                yield waiting[: self._batch]
-                waiting = waiting[self._batch :]
-        if waiting:
-            yield waiting
+            pending += records
+            while len(pending) >= self._batch_size:
+                yield pending[: self._batch_size]
+                pending = pending[self._batch_size :]
+        if pending:
+            yield pending
 
-    async def _settle(self) -> None:
-        if await self._views.refresh() or self.position == 0 or self._reached != self.position:
-            self._memory = BatchCache()
+    async def _start(self) -> None:
+        """Drop what was not committed and continue from the position of the views."""
+        if await self._views.refresh() or self.position == 0 or self._saved_position != self.position:
+            self._cache = BatchCache()
         await self._views.rollback()
-        checkpoint = await self._views.projected_position()
-        if checkpoint != self.position:
-            self._memory = BatchCache()
-        self.position = self._reached = checkpoint
-        self._oldest = None
+        position = await self._views.projected_position()
+        if position != self.position:
+            self._cache = BatchCache()
+        self.position = self._saved_position = position
+        self._oldest_received_at = None
 
-    async def _project(self, records: list[Record], evidence: list[SourcedFact], head: int) -> None:
+    async def _project(self, records: list[Record], facts: list[SourcedFact], head: int) -> None:
         last = records[-1].position
-        # Readers wait anyway for what is behind. If we die before the last save of the transaction, all of it is read again.
         clock = asyncio.get_running_loop().time
-        if self._oldest is None:
-            self._oldest, self._began = records[0].received_at, clock()
-        more = last < head and last - self.position < TOGETHER and clock() - self._began < TOGETHER_SECONDS
-        hold = self._hold or (HOLD if more else 0)
+        if self._oldest_received_at is None:
+            self._oldest_received_at, self._transaction_began = records[0].received_at, clock()
+        # If we die before the transaction is committed, all its records are read again.
+        stays_open = (
+            last < head
+            and last - self.position < TRANSACTION_RECORDS
+            and clock() - self._transaction_began < TRANSACTION_SECONDS
+        )
+        deferred = self._deferred_sessions or (DEFERRED_SESSIONS if stays_open else 0)
         try:
-            changes = await Batch(self._views, self._memory, self.load_facts).changes(records, evidence, hold=hold)
-            await self._views.save(changes, more=more)
+            changes = await self._batch().changes(records, facts, deferred_sessions=deferred)
+            await self._views.save(changes, more=stays_open)
         except BaseException:
-            # What was folded in memory may not have been saved.
-            self._memory = BatchCache()
+            # The cache may hold states that were not saved.
+            self._cache = BatchCache()
             raise
-        self._reached = last
-        if not more:
+        self._saved_position = last
+        if not stays_open:
             self.position = last
-        if self._watcher is not None:
-            self._tell(evidence, self._watcher, head)
-        if not more:
-            self._oldest = None
+        if self._observer is not None:
+            self._report(facts, self._observer, head)
+        if not stays_open:
+            self._oldest_received_at = None
 
-    async def _complete(self) -> None:
-        """Save what is held, and with it what waits for another save."""
-        if self._memory.held or self._reached != self.position:
-            await self._views.save(await Batch(self._views, self._memory, self.load_facts).rest(self._reached))
-            self.position = self._reached
+    def _batch(self) -> Batch:
+        return Batch(self._views, self._cache, self.load_facts)
+
+    async def _save_deferred(self) -> None:
+        """Save the deferred sessions, and commit the open transaction."""
+        if self._cache.deferred or self._saved_position != self.position:
+            await self._views.save(await self._batch().deferred_changes(self._saved_position))
+            self.position = self._saved_position
 
     async def load_facts(self, positions: Sequence[int]) -> list[SourcedFact]:
-        """The facts of records projected before. Raises `LogCorrupt` where one is missing."""
+        """The facts of records that were projected before. Raises `LogCorrupt` where a record is missing."""
         records: list[Record] = []
         for position in positions:
             record = await self._log.record(position)
             if record is None:
                 raise LogCorrupt(
-                    f"position {position} was projected and is not in the log: restore the log from a copy"
+                    f"the log has no record at position {position}, which was projected: restore the log from a copy"
                 )
             records.append(record)
-        return await self._evidence(records)
+        return await self._facts_of(records)
 
-    async def _evidence(self, records: Sequence[Record]) -> list[SourcedFact]:
-        """What these records say, or what is left of them, without what is not shown."""
-        erased = await self._skeletons.of(records)
+    async def _facts_of(self, records: Sequence[Record]) -> list[SourcedFact]:
+        """The facts of these records; of an erased record, those that remain. Hidden fields are removed."""
+        remaining = await self._remaining_facts.of(records)
         return [
-            item
+            fact
             for record in records
-            for item in sourced_facts(record, erased, self._hidden.get(record.source, NOTHING))
+            for fact in sourced_facts(record, remaining, self._hidden.get(record.source, frozenset()))
         ]
 
-    def _tell(self, evidence: list[SourcedFact], watcher: Watcher, head: int) -> None:
-        lag = max(0, self._now() - (self._oldest or 0)) / 1_000_000
-        watcher.projected(self.position, max(head, self.position), lag)
-        for item in evidence:
+    def _report(self, facts: list[SourcedFact], observer: ProjectorObserver, head: int) -> None:
+        lag = max(0, self._now() - (self._oldest_received_at or 0)) / 1_000_000
+        observer.projected(self.position, max(head, self.position), lag)
+        for item in facts:
             for kind, _ in item.fact.anomalies:
                 if kind in {"unreadable", "unknown_event"}:
-                    watcher.unreadable(item.source, kind)
+                    observer.unreadable(item.source, kind)
 
 
 def sourced_facts(
-    record: Record, erased: Mapping[int, tuple[Fact, ...]] = {}, hidden: frozenset[str] = frozenset()
+    record: Record, remaining: Mapping[int, tuple[Fact, ...]] = {}, hidden: frozenset[str] = frozenset()
 ) -> list[SourcedFact]:
     """The facts of a record, each with the record's identity.
 
-    `erased`: what is left of erased records, by position. `hidden`: fields of details that are not shown.
+    `remaining`: position of an erased record → the facts that remain of it. `hidden`: fields of details to remove.
     """
-    facts = erased[record.position] if record.position in erased else registry.interpret(record)
-    return identified(record, [redacted(fact, hidden) for fact in facts] if hidden else facts)
-
-
-def identified(record: Record, facts: Iterable[Fact]) -> list[SourcedFact]:
-    """The facts of a record, in their order, each with the record's identity."""
+    facts = remaining[record.position] if record.position in remaining else registry.interpret(record)
     return [
-        SourcedFact(fact, record.position, n, record.source, record.vendor, record.dedupe_key, record.received_at)
+        SourcedFact(
+            redacted(fact, hidden) if hidden else fact, record.position, n, record.source, record.vendor,
+            record.dedupe_key, record.received_at,
+        )
         for n, fact in enumerate(facts)
-    ]
+    ]  # fmt: skip
 
 
-class Dumped(Protocol):
+class DumpableViews(Protocol):
     """Views that can be compared."""
 
     def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
@@ -255,20 +255,20 @@ class Dumped(Protocol):
         ...
 
 
-async def differences(held: Dumped, fresh: Dumped, *, limit: int = 20) -> list[str]:
-    """The first rows in which two views of the same log differ, in words; empty when they are identical."""
+async def compare_views(current: DumpableViews, rebuilt: DumpableViews, *, limit: int = 20) -> list[str]:
+    """The first rows in which two views of the same log differ, in words; empty when they are equal."""
     found: list[str] = []
-    async with aclosing(held.dump(positions=True)) as left, aclosing(fresh.dump(positions=True)) as right:
+    async with aclosing(current.dump(positions=True)) as left, aclosing(rebuilt.dump(positions=True)) as right:
         a, b = await anext(left, None), await anext(right, None)
         while (a is not None or b is not None) and len(found) < limit:
             if b is None or (a is not None and a[0] < b[0]):
-                found.append(f"{a[0] if a else ''}: only in the views, not in the rebuild")
+                found.append(f"{a[0] if a else ''}: is in the views, but does not follow from the log")
                 a = await anext(left, None)
             elif a is None or b[0] < a[0]:
-                found.append(f"{b[0]}: missing in the views")
+                found.append(f"{b[0]}: follows from the log, but is missing in the views")
                 b = await anext(right, None)
             else:
                 if a[1] != b[1]:
-                    found.append(f"{a[0]}: {a[1].decode()} but the log says {b[1].decode()}")
+                    found.append(f"{a[0]}: the views have {a[1].decode()}, the log gives {b[1].decode()}")
                 a, b = await anext(left, None), await anext(right, None)
     return found

@@ -1,11 +1,11 @@
-"""Make whole new views of a log, on two cores where there are two: each half of the log in a process of its own.
+"""Builds complete new views from a log, in two processes where there are two CPU cores.
 
-    this process     first half ────► views ──┐
-                                              ├─► put together (`projection_halves`) ─► what came meanwhile ─► finished
-    second process   second half ───► part ───┘
+    this process     first half of the log  ──► views ──┐
+                                                        ├─► merged (`projector/merge`) ─► newer records ─► finished
+    second process   second half of the log ──► part ───┘
 
-The second process opens the log by itself and writes a file of its own. Whatever happens to it, the views of the first half
-are views of the beginning of the log like any others: then this process goes on from there alone.
+The second process opens the log itself and writes a file of its own. If it fails, nothing is lost: the first half is a
+complete projection up to its last position, and this process continues from there alone.
 """
 
 from __future__ import annotations
@@ -21,167 +21,162 @@ from contextlib import AbstractAsyncContextManager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from tracker.projector import gc_tuning
 from tracker.domain import clock
-from tracker.server import stores
 from tracker.log.contract import Log
+from tracker.projector import gc_tuning
 from tracker.projector.merge import merge_parts
-from tracker.projector.projector import REBUILD_BATCH, REBUILD_HOLD, LiveViews, Progress, Projector
-from tracker.views.contract import MergeableViews
+from tracker.projector.projector import (
+    REBUILD_BATCH_RECORDS, REBUILD_DEFERRED_SESSIONS, Progress, Projector,
+)  # fmt: skip
+from tracker.views.contract import MergeableViews, ViewsWriter
 
-OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
-"""How the second process opens the log: importable by name, as `functools.partial(joining.reading_log, config)` is."""
-
-Hidden = Mapping[str, frozenset[str]]
-"""Source → fields of details that are not shown."""
-
-WORTH_HALVES = 20_000
-"""Records: for fewer, starting a process takes longer than it saves."""
-HEAD_START = 4_000
-"""Records the first process reads while the second one starts."""
-ENDING = "-half"
-LOOKED_AT = 0.05
-"""Seconds between looks at whether the second process is done."""
+MIN_PARALLEL_RECORDS = 20_000
+"""For fewer records, starting a process takes longer than it saves."""
+HEAD_START_RECORDS = 4_000
+"""Records the first process projects while the second one starts."""
+PART_SUFFIX = "-half"
+POLL_SECONDS = 0.05
+"""Seconds between checks whether the second process has ended."""
 
 
-async def build(
+class RebuildContext(NamedTuple):
+    """How a rebuild opens its stores.
+
+    The second process gets this pickled: every function has to be importable by name, or a `functools.partial` of one
+    that is. `open_log` opens the log for reading. `new_views(path, after)` creates empty views for the records after a
+    position and completes the file on leaving. `hidden`: source → fields not shown.
+    """
+
+    open_log: Callable[[], AbstractAsyncContextManager[Log]]
+    new_views: Callable[[Path, int], AbstractAsyncContextManager[MergeableViews]]
+    hidden: Mapping[str, frozenset[str]]
+
+    def projector(self, log: Log, views: ViewsWriter) -> Projector:
+        """The projector of a rebuild."""
+        return Projector(
+            log, views, now=clock.now, hidden=self.hidden, batch_size=REBUILD_BATCH_RECORDS,
+            deferred_sessions=REBUILD_DEFERRED_SESSIONS,
+        )  # fmt: skip
+
+
+async def build_views(
     log: Log,
-    open_log: OpenLog,
     path: Path,
+    context: RebuildContext,
     *,
-    hidden: Hidden,
     progress: Progress | None = None,
     until: int | None = None,
-    alone: bool = False,
+    single_process: bool = False,
 ) -> int:
-    """Make views at `path`, where there is nothing, of the log up to `until` or its present head; the position reached.
+    """Build views in a new file at `path`, up to `until` or the present head. Returns the position reached.
 
-    `alone`: on one core. Raises `LogError`, `ViewsUnavailable`; what is at `path` (and beside it) is worth nothing then.
+    Raises `LogError`, `ViewsUnavailable`; then the file at `path`, and its part beside it, are incomplete: remove them.
     """
     head = await log.head() if until is None else until
     second: PartProcess | None = None
-    if not alone and head >= WORTH_HALVES and len(os.sched_getaffinity(0)) > 1:
-        second = PartProcess(open_log, path, (head + HEAD_START) // 2, head, hidden)
-    # Looked for once more on leaving: by then what was remembered is gone.
+    if not single_process and head >= MIN_PARALLEL_RECORDS and len(os.sched_getaffinity(0)) > 1:
+        second = PartProcess(context, path, (head + HEAD_START_RECORDS) // 2, head)
     with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
-        async with stores.new_views(path) as views:
-            return await _filled(views, projecting(log, views, hidden), second, progress, until)
+        async with context.new_views(path, 0) as views:
+            projector = context.projector(log, views)
+            if second is not None:
+                with second:
+                    await projector.catch_up(second.combined_progress(progress), until=second.after)
+                    if await second.wait(progress):
+                        await merge_parts(views, second.path, projector.load_facts)
+                # Remove the part before the indices are built: the disk need not hold both.
+                remove_part(path)
+            return await projector.catch_up(progress, until=until)
 
 
-async def _filled(
-    views: MergeableViews,
-    projector: Projector,
-    second: PartProcess | None,
-    progress: Progress | None,
-    until: int | None,
-) -> int:
-    if second is not None:
-        with second:
-            await projector.catch_up(second.told(progress), until=second.after)
-            if await second.ended(progress):
-                await merge_parts(views, second.path, projector.load_facts)
-        # Before the indices are made: the disk need not hold both.
-        remove_half(second.beside)
-    return await projector.catch_up(progress, until=until)
-
-
-def remove_half(path: Path) -> None:
-    """Remove what a second process left beside the views at `path`."""
+def remove_part(path: Path) -> None:
+    """Remove the file of a second process beside the views at `path`, if there is one."""
     for ending in ("", "-lock"):
-        path.with_name(path.name + ENDING + ending).unlink(missing_ok=True)
+        path.with_name(path.name + PART_SUFFIX + ending).unlink(missing_ok=True)
 
 
 class PartProcess:
-    """A process that makes views of the records after position `after` up to `head`; use it as a context manager.
+    """A process that builds views of the records after `after` up to `head`. Use it as a context manager.
 
-    `path`: of the views of the first half; its own lie beside them.
+    `views_path` is the file of the first half; the process writes to `path`, beside it.
     """
 
-    def __init__(self, open_log: OpenLog, path: Path, after: int, head: int, hidden: Hidden) -> None:
-        self.beside = path
-        self.path = path.with_name(path.name + ENDING)
+    def __init__(self, context: RebuildContext, views_path: Path, after: int, head: int) -> None:
+        self.path = views_path.with_name(views_path.name + PART_SUFFIX)
         self.after = after
         self._head = head
-        # Spawned, because a fork copies threads' locks.
-        context = multiprocessing.get_context("spawn")
-        # Without a lock: one writes, one reads, and of a process that is killed no semaphore stays behind.
-        self._reached = context.RawValue(ctypes.c_longlong, after)
-        shown = dict(hidden)
-        self._process: BaseProcess = context.Process(
-            target=_make_half, args=(open_log, self.path, after, head, shown, self._reached), daemon=True
+        # Spawn: a forked process would inherit locks that other threads hold.
+        spawn = multiprocessing.get_context("spawn")
+        # No lock: one process writes, one reads. A lock's semaphore would outlive a killed process.
+        self._reached = spawn.RawValue(ctypes.c_longlong, after)
+        # Only plain dicts can be pickled, not every mapping.
+        context = context._replace(hidden=dict(context.hidden))
+        self._process: BaseProcess = spawn.Process(
+            target=_build_part, args=(context, self.path, after, head, self._reached), daemon=True
         )
-        self._started = False
+        self._is_started = False
 
     def __enter__(self) -> Self:
         try:
             self._process.start()
-            self._started = True
+            self._is_started = True
         except OSError:
-            # No process more may be started: then there is none.
+            # The system allows no more processes: `wait` returns False, and the rebuild continues in this one.
             pass
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._started:
+        if self._is_started:
             self._process.kill()
             self._process.join()
 
     @property
     def pid(self) -> int | None:
-        """Its process id, once started."""
+        """The process id, once started."""
         return self._process.pid
 
-    def told(self, progress: Progress | None) -> Progress | None:
-        """How far both are, as if it were one."""
+    def combined_progress(self, progress: Progress | None) -> Progress | None:
+        """A callback for the first process that adds the second one's progress."""
         if progress is None:
             return None
         return lambda position, _: progress(position + self._reached.value - self.after, self._head)
 
-    async def ended(self, progress: Progress | None) -> bool:
-        """Wait for its end; whether its half is made."""
-        told = self.told(progress)
-        while self._started and self._process.is_alive():
-            if told is not None:
-                told(self.after, self._head)
-            await asyncio.sleep(LOOKED_AT)
-        return self._started and self._process.exitcode == 0
+    async def wait(self, progress: Progress | None) -> bool:
+        """Wait until the process ends. Returns whether its part is complete."""
+        report = self.combined_progress(progress)
+        while self._is_started and self._process.is_alive():
+            if report is not None:
+                report(self.after, self._head)
+            await asyncio.sleep(POLL_SECONDS)
+        return self._is_started and self._process.exitcode == 0
 
 
-def projecting(log: Log, views: LiveViews, hidden: Hidden) -> Projector:
-    """The projector of a rebuild."""
-    return Projector(log, views, now=clock.now, hidden=hidden, batch=REBUILD_BATCH, hold=REBUILD_HOLD)
-
-
-def _make_half(
-    open_log: OpenLog, path: Path, after: int, head: int, hidden: Hidden, reached: ctypes.c_longlong
-) -> None:
-    """The second process. It lives as long as its parent, even one that was killed, and leaves Ctrl-C to it."""
+def _build_part(context: RebuildContext, path: Path, after: int, head: int, reached: ctypes.c_longlong) -> None:
+    """The second process. It ends with its parent, even if that was killed, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
-            asyncio.run(_half(open_log, path, after, head, hidden, reached))
+            asyncio.run(_project_part(context, path, after, head, reached))
     except Exception:
         os._exit(1)
 
 
-async def _half(
-    open_log: OpenLog, path: Path, after: int, head: int, hidden: Hidden, reached: ctypes.c_longlong
-) -> None:
-    def tell(position: int, _: int) -> None:
+async def _project_part(context: RebuildContext, path: Path, after: int, head: int, reached: ctypes.c_longlong) -> None:
+    def report(position: int, _: int) -> None:
         reached.value = position
 
-    async with open_log() as log, stores.new_views(path, after) as views:
-        await projecting(log, views, hidden).catch_up(tell, until=head)
+    async with context.open_log() as log, context.new_views(path, after) as views:
+        await context.projector(log, views).catch_up(report, until=head)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        # Nothing to clean up: whoever rebuilds next removes the file, and nobody is left to answer.
+        # No cleanup: the next rebuild removes the file.
         os._exit(1)

@@ -116,11 +116,11 @@ class Metrics(Collector):
     def _count(self, source: str, outcome: str) -> None:
         self.outcomes[source, outcome] = self.outcomes.get((source, outcome), 0) + 1
 
-    def seen(self, source: str, at: int) -> None:
-        """A source's last authentic delivery came at `at` (µs)."""
+    def authenticated(self, source: str, received_at: int) -> None:
+        """See `IngestObserver.authenticated`."""
         if source not in self._last_seen:
             self._last_delivery.labels(source).set_function(lambda: (self._now() - self._last_seen[source]) / 1_000_000)
-        self._last_seen[source] = at
+        self._last_seen[source] = received_at
 
     def committed(self, records: int, seconds: float) -> None:
         """See `LogObserver.committed`."""

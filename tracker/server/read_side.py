@@ -51,7 +51,7 @@ class ReadSide:
         self._log = log
         self._views = views
         self._metrics = metrics
-        self._projector = Projector(log, views, now=clock.now, watcher=metrics, hidden=stores.hidden(config))
+        self._projector = Projector(log, views, now=clock.now, observer=metrics, hidden=stores.hidden(config))
         self._found = 0
         """Where the views were before the projector began."""
         self.access = stores.access(config)

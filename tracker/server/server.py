@@ -81,7 +81,7 @@ class Server:
             log,
             max_body_bytes=config.server.max_body_bytes,
             now=clock.now,
-            metrics=metrics,
+            observer=metrics,
         )
         self.signer = stores.signer(config)
         self.checkpoints = self.signer and stores.checkpointer(config, log, self.signer, metrics)
@@ -143,7 +143,7 @@ class Server:
     async def unready(self) -> list[str]:
         """Why this server should get no traffic now; empty when it should."""
         short = None if self.connections is None else self.connections.why_short()
-        reasons = [each for each in (short, self.ingest.arriving.why_full()) if each is not None]
+        reasons = [each for each in (short, self.ingest.body_reader.full_reason()) if each is not None]
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.log.check_writable()

@@ -18,7 +18,7 @@ from tracker.domain import clock
 from tracker.server import cluster_stores
 from tracker.api.auth import Access, AccessKey
 from tracker.evidence.bundle.build import BundleSettings
-from tracker.evidence.checkpointer import Checkpointer, CheckpointWatcher
+from tracker.evidence.checkpointer import Checkpointer, CheckpointObserver
 from tracker.config.load import AccessKeyConfig, Config, SourceConfig
 from tracker.log.copy_log import CopySource
 from tracker.errors import LogMissing, LogUnavailable, NodeDiverged, ViewsMissing, ViewsOutdated
@@ -31,7 +31,7 @@ from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.trust import TrustedKeys
 from tracker.log.sqlite.copy_target import CopyTarget
 from tracker.log.keys.key_store import MasterKey, KeyStore
-from tracker.evidence.signing_key import make_key, read_cosigners, read_key, read_verifiers
+from tracker.evidence.signing_key import create_key, read_cosigners, read_key, read_verifiers
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.log.cluster.divergence import Divergence, trusted_keys
@@ -293,7 +293,7 @@ async def copy_views(config: Config, to: Path) -> None:
 
 def create_signer(config: Config) -> Verifier | None:
     """Make the key that signs checkpoints; None when there is one: it stays. Raises `ConfigInvalid`."""
-    return make_key(config.evidence.key_file, _key_name(config))
+    return create_key(config.evidence.key_file, _key_name(config))
 
 
 def signer(config: Config) -> Signer | None:
@@ -339,10 +339,10 @@ def _known(config: Config) -> TrustedKeys:
     return TrustedKeys(verifiers(config), cosigners(config))
 
 
-def checkpointer(config: Config, log: Log, signing: Signer, watcher: CheckpointWatcher | None = None) -> Checkpointer:
+def checkpointer(config: Config, log: Log, signing: Signer, watcher: CheckpointObserver | None = None) -> Checkpointer:
     """What signs the log."""
     former = read_verifiers(config.evidence.former_keys)
-    return Checkpointer(log, signing, file=config.evidence.file, former=former, watcher=watcher)
+    return Checkpointer(log, signing, file=config.evidence.file, former=former, observer=watcher)
 
 
 def tree_cosigner(config: Config, log: ClusteredLog) -> Cosigner:
@@ -365,11 +365,11 @@ async def expect_undiverged(config: Config, log: diverging.ComparedLog) -> None:
         raise NodeDiverged(str(found))
 
 
-def bundle_settings(config: Config, log: Log, watcher: CheckpointWatcher | None = None) -> BundleSettings:
+def bundle_settings(config: Config, log: Log, watcher: CheckpointObserver | None = None) -> BundleSettings:
     """What evidence bundles need of the operator. Raises `ConfigInvalid`."""
     signing = signer(config)
     return BundleSettings(
-        sign=None if signing is None else checkpointer(config, log, signing, watcher).make,
+        sign=None if signing is None else checkpointer(config, log, signing, watcher).sign,
         keys=lambda: trusted_keys(log, verifiers(config)),
         hidden=hidden(config),
         open_snapshot=lambda: open_snapshot(config.views_path),

@@ -27,7 +27,7 @@ from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.note import Signer, Verifier
 from tracker.log.merkle.tree import consistent, inclusion_root
 from tracker.log.memory import MemoryLog
-from tracker.evidence.signing_key import make_key, read_key, read_verifiers
+from tracker.evidence.signing_key import create_key, read_key, read_verifiers
 
 ORIGIN = "tracker.test/log"
 SIGNER = Signer.made(ORIGIN)
@@ -60,7 +60,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def station(log: MemoryLog, file: Path, seen: Seen | None = None, signer: Signer = SIGNER, **more: Any) -> Checkpointer:
-    return Checkpointer(log, signer, file=file, watcher=seen, **more)
+    return Checkpointer(log, signer, file=file, observer=seen, **more)
 
 
 def sizes(file: Path) -> list[int | None]:
@@ -70,14 +70,14 @@ def sizes(file: Path) -> list[int | None]:
 async def test_it_signs_the_log_when_it_grew_and_only_then(file: Path) -> None:
     log, seen = MemoryLog(), Seen()
     made = station(log, file, seen)
-    assert await made.make() is None
+    assert await made.sign() is None
     await log.append(delivery(1))
-    first = await made.make()
+    first = await made.sign()
     assert first is not None
     assert open_checkpoint(first.note, [SIGNER.verifier]) == (ORIGIN, *(await log.tree_head()))
-    assert await made.make() == first
+    assert await made.sign() == first
     await log.append(delivery(2))
-    second = await made.make()
+    second = await made.sign()
     assert second is not None
     assert await log.checkpoints() == [first, second]
     assert file.read_text() == f"{first.note}\n{second.note}\n"
@@ -89,11 +89,11 @@ async def test_a_death_between_keeping_and_appending_heals_at_the_next_run(file:
     log = MemoryLog()
     for n in range(1, 4):
         await log.append(delivery(n))
-        await station(log, file).make()
+        await station(log, file).sign()
     whole = file.read_bytes()
     file.write_bytes(whole[: max(0, len(whole) + torn)])
     inode = file.stat().st_ino
-    await station(log, file).make()
+    await station(log, file).sign()
     assert file.read_bytes() == whole
     assert file.stat().st_ino == inode
 
@@ -103,11 +103,11 @@ async def test_wherever_it_died_the_file_grows_to_what_it_would_have_been(file: 
     log = MemoryLog()
     for n in range(1, 3):
         await log.append(delivery(n))
-        await station(log, file).make()
+        await station(log, file).sign()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) - cut])
     await log.append(delivery(3))
-    await station(log, file).make()
+    await station(log, file).sign()
     assert file.read_bytes().startswith(whole)
     assert sizes(file) == [1, 2, 3]
 
@@ -115,11 +115,11 @@ async def test_wherever_it_died_the_file_grows_to_what_it_would_have_been(file: 
 async def test_what_somebody_else_wrote_into_the_file_is_left_and_the_rest_is_readable(file: Path) -> None:
     log = MemoryLog()
     await log.append(delivery(1))
-    await station(log, file).make()
+    await station(log, file).sign()
     with file.open("a") as foreign:
         foreign.write("a remark")
     await log.append(delivery(2))
-    await station(log, file).make()
+    await station(log, file).sign()
     assert sizes(file) == [1, None, 2]
 
 
@@ -127,10 +127,10 @@ async def test_a_removed_file_is_made_whole_again(file: Path) -> None:
     log = MemoryLog()
     for n in range(1, 4):
         await log.append(delivery(n))
-        await station(log, file).make()
+        await station(log, file).sign()
     whole = file.read_bytes()
     file.unlink()
-    await station(log, file).make()
+    await station(log, file).sign()
     assert file.read_bytes() == whole
 
 
@@ -138,15 +138,15 @@ async def test_a_log_that_shrank_or_changed_is_not_signed(file: Path) -> None:
     log, seen = MemoryLog(), Seen()
     for n in range(1, 4):
         await log.append(delivery(n))
-    await station(log, file).make()
+    await station(log, file).sign()
     whole = file.read_bytes()
     shorter, other = MemoryLog(), MemoryLog()
     await shorter.append(delivery(1))
     await other.append_all([delivery(n) for n in range(4, 9)])
     with pytest.raises(HistoryChanged, match="signs 3 records, the log has 1"):
-        await station(shorter, file, seen).make()
+        await station(shorter, file, seen).sign()
     with pytest.raises(HistoryChanged, match="does not continue"):
-        await station(other, file, seen).make()
+        await station(other, file, seen).sign()
     assert file.read_bytes() == whole
     assert await other.last_checkpoint() is None
     assert seen.failures == 2
@@ -155,11 +155,11 @@ async def test_a_log_that_shrank_or_changed_is_not_signed(file: Path) -> None:
 async def test_a_new_key_goes_on_only_where_the_former_one_is_known(file: Path) -> None:
     log, new = MemoryLog(), Signer.made(ORIGIN)
     await log.append(delivery(1))
-    await station(log, file).make()
+    await station(log, file).sign()
     await log.append(delivery(2))
     with pytest.raises(HistoryChanged, match="cannot be believed"):
-        await station(log, file, signer=new).make()
-    made = await station(log, file, signer=new, former=[SIGNER.verifier]).make()
+        await station(log, file, signer=new).sign()
+    made = await station(log, file, signer=new, former=[SIGNER.verifier]).sign()
     assert made is not None
     assert open_checkpoint(made.note, [new.verifier]).size == 2
 
@@ -169,7 +169,7 @@ async def test_a_file_that_cannot_be_written_means_no_signature(tmp_path: Path) 
     await log.append(delivery(1))
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointUnwritten):
-        await station(log, tmp_path / "folder", seen).make()
+        await station(log, tmp_path / "folder", seen).sign()
     assert await log.last_checkpoint() is None
     assert seen.failures == 1
 
@@ -179,12 +179,12 @@ async def test_two_stations_at_once_take_turns(file: Path) -> None:
     stations = [station(log, file) for _ in range(4)]
     for n in range(1, 9):
         await log.append(delivery(n))
-        await asyncio.gather(*(each.make() for each in stations))
+        await asyncio.gather(*(each.sign() for each in stations))
     assert sizes(file) == list(range(1, 9))
     async with locked(file):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await stations[0].make()
+                await stations[0].sign()
 
 
 async def test_the_schedule_signs_the_first_record_soon_and_survives_failures(file: Path) -> None:
@@ -212,13 +212,13 @@ def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "data" / "key"
     before = os.umask(0)
     try:
-        verifier = make_key(path, ORIGIN)
+        verifier = create_key(path, ORIGIN)
     finally:
         os.umask(before)
     assert verifier is not None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text()
-    assert make_key(path, ORIGIN) is None
+    assert create_key(path, ORIGIN) is None
     assert path.read_text() == text
     assert [each.name for each in path.parent.iterdir()] == ["key"]
     signer = read_key(path, ORIGIN)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.paths import SAMPLES
 from tracker.domain.deliveries import Record
+from tracker.ingest import file_import
 from tracker.ingest.file_import import FileReport, Progress, import_files
 from tracker.log.memory import MemoryLog
 from tracker.sources.contract import SourceSettings
@@ -154,7 +155,7 @@ async def test_a_missing_file_is_reported_and_the_others_are_read(log: MemoryLog
 async def test_a_line_without_end_is_unreadable_and_the_next_one_is_read(
     log: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracker.importer.LINE_BYTES", 4096)
+    monkeypatch.setattr(file_import, "MAX_LINE_BYTES", 4096)
     file = tmp_path / "a.jsonl"
     file.write_text('{"a":"' + "x" * 20_000 + '"}\n' + created(1) + "\n")
     (report,) = await imported(log, file)

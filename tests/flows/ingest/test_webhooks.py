@@ -69,7 +69,7 @@ class Door:
         self.log = log
         self.source = source
         self.metrics = Metrics(lambda: NOW + 5_000_000)
-        self.ingest = Ingest({"lk": source}, log, max_body_bytes=BOUND, now=lambda: NOW, metrics=self.metrics)
+        self.ingest = Ingest({"lk": source}, log, max_body_bytes=BOUND, now=lambda: NOW, observer=self.metrics)
         app = web.Application()
         self.ingest.add_routes(app)
         self.server = TestServer(app)
@@ -297,7 +297,7 @@ async def test_what_is_answered_leaves_nothing_for_the_garbage_collector(log_pat
     async def send(body: bytes, proof: str) -> str:
         sent = Delivery(source="lk", body=body, received_at=NOW, headers={"x-signature": proof})
         try:
-            await together.recorded(source, sent)
+            await together.submit(source, sent)
         except (SignatureMismatch, LogUnavailable) as error:
             return type(error).__name__
         return "recorded"

@@ -19,7 +19,7 @@ import pytest
 from tests.support.server import READ, READ_KEY, SECRETS, Running, now
 from tracker.cli import desk, desk_erasing
 from tracker.server import stores
-from tracker.evidence.bundle.record_lines import faults_of, read_line
+from tracker.evidence.bundle.record_lines import leaf_faults, decode_line
 from tracker.cli.main import main
 from tracker.config.load import load
 from tracker.demo.show import config_text
@@ -378,9 +378,9 @@ def test_a_name_is_found_however_deep_in_json_it_stands(run: Run, tmp_path: Path
 def test_every_leaf_of_a_sealed_log_follows_from_its_export(filled: Run, tmp_path: Path) -> None:
     assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
     out = filled("export", "--leaves")[1]
-    lines = [read_line(line.encode() + b"\n") for line in out.split("\n") if line]
+    lines = [decode_line(line.encode() + b"\n") for line in out.split("\n") if line]
     assert len(lines) > 60
-    assert [fault for line in lines for fault in faults_of(line)] == []
+    assert [fault for line in lines for fault in leaf_faults(line)] == []
     frontier = Frontier()
     for line in lines:
         frontier.append(line.leaf.hash)

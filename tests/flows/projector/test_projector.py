@@ -13,7 +13,7 @@ from tracker.projector import projector as projector_module
 from tracker.demo.calls import ISSUERS, VENDORS, whole_call
 from tracker.errors import LogUnavailable
 from tracker.log.sqlite.log import SqliteLog
-from tracker.projector.projector import REBUILD_BATCH, REBUILD_HOLD, Projector, differences
+from tracker.projector.projector import REBUILD_BATCH_RECORDS, REBUILD_DEFERRED_SESSIONS, Projector, compare_views
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 from tracker.views.contract import SessionFilter
@@ -65,7 +65,7 @@ async def test_views_built_live_in_any_batches_over_restarts_are_those_of_a_rebu
         if chance.random() < 0.1:
             await live.close()
             live = await SqliteViews.open(tmp_path / "live.db", writable=True)
-            projector = Projector(log, live, now=lambda: START, batch=chance.choice([1, 3, 2_000]))
+            projector = Projector(log, live, now=lambda: START, batch_size=chance.choice([1, 3, 2_000]))
     await assert_rebuilt_alike(live, log, tmp_path)
     for each in (live, log):
         await each.close()
@@ -73,11 +73,13 @@ async def test_views_built_live_in_any_batches_over_restarts_are_those_of_a_rebu
 
 async def assert_rebuilt_alike(live: SqliteViews, log: SqliteLog, folder: Path) -> None:
     fresh = await SqliteViews.build(folder / "rebuilt.db")
-    await Projector(log, fresh, now=lambda: START, batch=REBUILD_BATCH, hold=REBUILD_HOLD).catch_up()
+    await Projector(
+        log, fresh, now=lambda: START, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
+    ).catch_up()
     await fresh.finish()
     await fresh.close()
     rebuilt = await SqliteViews.open(folder / "rebuilt.db", writable=False)
-    assert await differences(live, rebuilt) == []
+    assert await compare_views(live, rebuilt) == []
     told = await words(rebuilt)
     assert await words(live) == told
     assert any(told.values())
@@ -93,14 +95,14 @@ async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chance = random.Random(seed)
-    monkeypatch.setattr(projector_module, "TOGETHER", 50)
-    monkeypatch.setattr(projector_module, "HOLD", 3)
+    monkeypatch.setattr(projector_module, "TRANSACTION_RECORDS", 50)
+    monkeypatch.setattr(projector_module, "DEFERRED_SESSIONS", 3)
     log = await mixed_log(tmp_path / "log.db", chance)
     head = await log.head()
     await SqliteViews.create(tmp_path / "live.db")
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
     reader = await SqliteViews.open(tmp_path / "live.db", writable=False)
-    projector = Projector(log, live, now=lambda: START, batch=4)
+    projector = Projector(log, live, now=lambda: START, batch_size=4)
     looks: set[tuple[int, int]] = set()
     failures = 0
     while projector.position < head:
@@ -129,11 +131,11 @@ async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and
 async def test_views_far_behind_show_how_they_get_on_where_that_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projector_module, "TOGETHER_SECONDS", 0.0)
+    monkeypatch.setattr(projector_module, "TRANSACTION_SECONDS", 0.0)
     log = await mixed_log(tmp_path / "log.db", random.Random(1))
     await SqliteViews.create(tmp_path / "live.db")
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
-    projector = Projector(log, live, now=lambda: START, batch=10)
+    projector = Projector(log, live, now=lambda: START, batch_size=10)
     shown: list[int] = []
     head = await projector.catch_up(lambda position, _: shown.append(projector.position))
     assert shown == [*range(10, head, 10), head]
@@ -151,7 +153,7 @@ async def test_a_comparison_that_has_found_enough_leaves_nothing_open(tmp_path: 
         await Projector(log, views[-1], now=lambda: START).catch_up(until=until)
     stumbled: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, told: stumbled.append(str(told)))
-    assert len(await differences(*views, limit=3)) == 3
+    assert len(await compare_views(*views, limit=3)) == 3
     for each in (*views, log):
         await each.close()
     gc.collect()

@@ -42,7 +42,7 @@ async def views_of(vendor: str, sent: list[SampleDelivery], *, batch: int = 2_00
     source, log, views = source_of(vendor), MemoryLog(), MemoryViews()
     for one in sent:
         await log.append(source.verify(delivery_of(vendor, one)))
-    await Projector(log, views, now=lambda: START, batch=batch, hold=hold).catch_up()
+    await Projector(log, views, now=lambda: START, batch_size=batch, deferred_sessions=hold).catch_up()
     await log.close()
     return views
 

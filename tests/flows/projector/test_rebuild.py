@@ -1,4 +1,4 @@
-"""A rebuild on two cores gives the very same views as on one, also when its second process dies or never starts."""
+"""A rebuild in two processes gives the same views as in one, also when the second process dies or never starts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,9 @@ from tracker.demo.calls import VENDORS, whole_call
 from tracker.log.contract import Log
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.batch import LoadFacts
-from tracker.projector.projector import differences
-from tracker.projector.rebuild import ENDING, PartProcess, build
+from tracker.projector.projector import Progress, compare_views
+from tracker.projector.rebuild import PART_SUFFIX, PartProcess, RebuildContext, build_views
+from tracker.server import stores
 from tracker.views.contract import MergeableViews
 from tracker.views.sqlite.views import SqliteViews
 
@@ -41,15 +42,19 @@ async def opened(path: Path) -> AsyncGenerator[Log]:
 
 
 @asynccontextmanager
-async def gone(path: Path) -> AsyncGenerator[Log]:
+async def missing(path: Path) -> AsyncGenerator[Log]:
     raise FileNotFoundError(path)
     yield
 
 
+def context(path: Path, open_log: Callable[[Path], AbstractAsyncContextManager[Log]] = opened) -> RebuildContext:
+    return RebuildContext(functools.partial(open_log, path), stores.new_views, HIDDEN)
+
+
 @pytest.fixture(autouse=True)
-def _any_log_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    monkeypatch.setattr(rebuild, "WORTH_HALVES", 1)
-    monkeypatch.setattr(rebuild, "HEAD_START", 0)
+def _parallel_for_any_log(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
+    monkeypatch.setattr(rebuild, "MIN_PARALLEL_RECORDS", 1)
+    monkeypatch.setattr(rebuild, "HEAD_START_RECORDS", 0)
 
 
 async def log_at(path: Path, seed: int = 1) -> int:
@@ -67,20 +72,20 @@ async def rows(path: Path) -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_two_halves_are_the_views_of_the_whole_log(tmp_path: Path, seed: int) -> None:
+async def test_two_merged_halves_equal_the_views_of_the_whole_log(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "log.db"
     head = await log_at(path, seed)
     steps: list[tuple[int, int]] = []
     async with opened(path) as log:
-        both = functools.partial(build, log, functools.partial(opened, path), hidden=HIDDEN)
         for until in (None, head * 2 // 3):
             ends = head if until is None else until
-            alone, halves = tmp_path / f"{until}-alone.db", tmp_path / f"{until}-halves.db"
-            assert await both(alone, alone=True, until=until) == ends
-            assert await both(halves, until=until, progress=lambda at, of: steps.append((at, of))) == ends
-            assert not halves.with_name(halves.name + ENDING).exists()
-            views = [await SqliteViews.open(each, writable=False) for each in (alone, halves)]
-            assert await differences(*views) == []
+            single, halves = tmp_path / f"{until}-single.db", tmp_path / f"{until}-halves.db"
+            progress: Progress = lambda at, of: steps.append((at, of))  # noqa: E731
+            assert await build_views(log, single, context(path), single_process=True, until=until) == ends
+            assert await build_views(log, halves, context(path), until=until, progress=progress) == ends
+            assert not halves.with_name(halves.name + PART_SUFFIX).exists()
+            views = [await SqliteViews.open(each, writable=False) for each in (single, halves)]
+            assert await compare_views(*views) == []
             assert await words(views[0]) == await words(views[1])
             assert [row for row, *_ in await views[0].rows(COUNTS)] == [row for row, *_ in await views[1].rows(COUNTS)]
             for each in views:
@@ -88,13 +93,15 @@ async def test_two_halves_are_the_views_of_the_whole_log(tmp_path: Path, seed: i
             assert steps == sorted(steps)
             assert steps[-1] == (ends, ends)
             steps.clear()
-    assert b"198.51.100.4" not in b"".join(row for key, row in await rows(alone) if "openvidu:" in key)
+    assert b"198.51.100.4" not in b"".join(row for key, row in await rows(single) if "openvidu:" in key)
 
 
 COUNTS = "SELECT json_array(source, span, at, net, peak) FROM levels UNION ALL SELECT json_array(span, at, source, sessions) FROM counts ORDER BY 1"
 
 
-async def test_a_second_process_that_is_killed_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rebuild_finishes_without_a_second_process_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "log.db"
     await log_at(path)
     killed: list[int] = []
@@ -108,27 +115,25 @@ async def test_a_second_process_that_is_killed_is_done_without(tmp_path: Path, m
             return self
 
     async with opened(path) as log:
-        both = functools.partial(build, log, functools.partial(opened, path), hidden=HIDDEN)
-        await both(tmp_path / "alone.db", alone=True)
-        monkeypatch.setattr(rebuild, "Second", Dying)
-        await both(tmp_path / "halves.db")
+        await build_views(log, tmp_path / "single.db", context(path), single_process=True)
+        monkeypatch.setattr(rebuild, "PartProcess", Dying)
+        await build_views(log, tmp_path / "halves.db", context(path))
     assert killed
     assert not is_running(killed[0])
-    assert await rows(tmp_path / "halves.db") == await rows(tmp_path / "alone.db")
+    assert await rows(tmp_path / "halves.db") == await rows(tmp_path / "single.db")
 
 
-async def test_a_second_process_that_cannot_read_the_log_is_done_without(tmp_path: Path) -> None:
+async def test_a_rebuild_finishes_without_a_second_process_that_cannot_read_the_log(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     head = await log_at(path)
     async with opened(path) as log:
-        both = functools.partial(build, log, functools.partial(gone, path), hidden=HIDDEN)
-        await both(tmp_path / "alone.db", alone=True)
-        assert await both(tmp_path / "halves.db") == head
-    assert await rows(tmp_path / "halves.db") == await rows(tmp_path / "alone.db")
+        await build_views(log, tmp_path / "single.db", context(path, missing), single_process=True)
+        assert await build_views(log, tmp_path / "halves.db", context(path, missing)) == head
+    assert await rows(tmp_path / "halves.db") == await rows(tmp_path / "single.db")
     assert sorted(each.name for each in tmp_path.glob("halves*")) == ["halves.db", "halves.db-lock"]
 
 
-def test_a_sealed_log_with_an_erased_person_is_rebuilt_in_halves_and_what_a_killed_rebuild_left_goes(
+def test_an_encrypted_log_with_an_erased_person_is_rebuilt_in_halves_and_leftovers_of_a_killed_rebuild_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.toml"
@@ -140,34 +145,34 @@ def test_a_sealed_log_with_an_erased_person_is_rebuilt_in_halves_and_what_a_kill
         assert main(["import", "--config", str(config), source, str(tmp_path / "calls")]) == 0
     assert main(["rebuild", "--config", str(config)]) == 0
     assert main(["erase", "--config", str(config), "--identity", "user-alice", "--yes"]) == 0
-    together: list[Path] = []
+    merged: list[Path] = []
 
-    async def put_together(views: MergeableViews, part: Path, recall: LoadFacts) -> int:
-        together.append(part)
-        return await merge.merge_parts(views, part, recall)
+    async def merge_parts(views: MergeableViews, part: Path, load_facts: LoadFacts) -> int:
+        merged.append(part)
+        return await merge.merge_parts(views, part, load_facts)
 
-    monkeypatch.setattr(rebuild, "put_together", put_together)
-    left = [tmp_path / f"views.db-rebuild{ENDING}{ending}" for ending in ("", "-lock")]
+    monkeypatch.setattr(rebuild, "merge_parts", merge_parts)
+    left = [tmp_path / f"views.db-rebuild{PART_SUFFIX}{ending}" for ending in ("", "-lock")]
     left[0].write_bytes(b"half of a file")
     assert main(["rebuild", "--config", str(config)]) == 0
-    assert together == left[:1]
+    assert merged == left[:1]
     assert not list(tmp_path.glob("views.db-rebuild*"))
-    monkeypatch.setattr(rebuild, "WORTH_HALVES", 10**9)
+    monkeypatch.setattr(rebuild, "MIN_PARALLEL_RECORDS", 10**9)
     assert main(["rebuild", "--check", "--config", str(config)]) == 0
-    assert len(together) == 1
+    assert len(merged) == 1
 
 
 ORPHAN = """
-import functools, sys, time
+import sys, time
 from pathlib import Path
-from tracker.server import stores
-from tracker.projector.rebuild import Second
+from tracker.projector.rebuild import PartProcess, RebuildContext
 
 def never():
     time.sleep(60)
 
 if __name__ == "__main__":
-    with Second(never, Path(sys.argv[1]), 1, 2, {}) as second:
+    context = RebuildContext(never, never, {})
+    with PartProcess(context, Path(sys.argv[1]), 1, 2) as second:
         print(second.pid, flush=True)
         time.sleep(60)
 """

@@ -27,7 +27,7 @@ from tracker.errors import LogUnavailable
 from tracker.log.contract import Log
 from tracker.log.file_lock import lock
 from tracker.log.sqlite.log import SqliteLog
-from tracker.projector.projector import Projector, differences
+from tracker.projector.projector import Projector, compare_views
 from tracker.server.auto_rebuild import refill
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
@@ -85,7 +85,7 @@ async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_th
     fresh = await SqliteViews.open(tmp_path / "fresh.db", writable=True)
     await Projector(stores.log, fresh, now=now).catch_up()
     assert await stores.views.projected_position() == await stores.log.head() > stores.head
-    assert await differences(stores.views, fresh) == []
+    assert await compare_views(stores.views, fresh) == []
     await fresh.close()
 
 

@@ -75,7 +75,7 @@ async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str, 
     sources = {name_of(sample): source_of(sample) for sample in mine}
     metrics = Metrics(lambda: frozen["now"])
     app = web.Application()
-    Ingest(sources, log, max_body_bytes=1 << 22, now=lambda: frozen["now"], metrics=metrics).add_routes(app)
+    Ingest(sources, log, max_body_bytes=1 << 22, now=lambda: frozen["now"], observer=metrics).add_routes(app)
     positions: dict[int, Sample] = {}
     async with TestClient(TestServer(app)) as client:
         for sample in mine:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.support.paths import SAMPLES
-from tracker.ingest.file_import import _in_order, read_line  # pyright: ignore[reportPrivateUsage]
+from tracker.ingest.file_import import import_order, read_line
 
 
 CDR = b'{"sessionCreated":{"sessionId":"MySession","timestamp":1714770057250}}'
@@ -93,7 +93,7 @@ def test_cdr_files_are_read_in_the_order_they_were_written() -> None:
         "CDR.2020-01-02_10-00-00.log",
         "CDR.2020-01-01_10-00-00.log.gz",
     ]
-    assert [path.name for path in _in_order(iter(map(Path, given)))] == [
+    assert [path.name for path in import_order(map(Path, given))] == [
         "CDR.2020-01-01_10-00-00.log.gz",
         "other.jsonl",
         "CDR.2020-01-02_10-00-00.log",  # the run of the day before goes on into this day

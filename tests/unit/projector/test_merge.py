@@ -19,7 +19,7 @@ from tracker.projector.batch import Batch, BatchCache
 from tracker.projector.merge import PartMerger, merge_parts
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projections.runs import RoomState, merge_rooms
-from tracker.projector.projector import differences
+from tracker.projector.projector import compare_views
 from tracker.views.contract import Changes
 from tracker.views.sqlite.views import SqliteViews
 
@@ -71,7 +71,7 @@ async def compared(told: Told, middle: int, size: int) -> list[str]:
         for each in (whole, first):
             await each.finish()
         views = [await SqliteViews.open(folder / each, writable=False) for each in ("whole", "first")]
-        found = await differences(*views)
+        found = await compare_views(*views)
         for each in views:
             await each.close()
         return found
@@ -117,6 +117,6 @@ def test_without_mending_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     async def unmended(_: PartMerger, __: object, position: int) -> Changes:
         return Changes(position=position)
 
-    for step in ("rooms", "sessions"):
+    for step in ("merge_rooms", "merge_sessions"):
         monkeypatch.setattr(PartMerger, step, unmended)
     assert asyncio.run(compared(told, 12, 3)) != []

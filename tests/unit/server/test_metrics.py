@@ -36,10 +36,10 @@ def test_every_metric_has_its_promised_name() -> None:
 def test_the_silence_of_a_source_is_measured_when_asked() -> None:
     clock = [10_000_000]
     metrics = Metrics(lambda: clock[0])
-    metrics.seen("lk", 4_000_000)
+    metrics.authenticated("lk", 4_000_000)
     assert 'tracker_source_last_delivery_seconds{source="lk"} 6.0' in lines(metrics)
     clock[0] = 20_000_000
-    metrics.seen("lk", 5_000_000)
+    metrics.authenticated("lk", 5_000_000)
     assert 'tracker_source_last_delivery_seconds{source="lk"} 15.0' in lines(metrics)
 
 

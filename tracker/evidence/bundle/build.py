@@ -25,8 +25,8 @@ import msgspec
 
 from tracker.evidence.bundle import readme_page
 from tracker.evidence.bundle.contents import BundleContents
-from tracker.evidence.bundle.manifest import CHECKPOINT, FORMAT, KEY, MANIFEST, PARTS, PROOFS, README, RECORDS, SMALL, TIMELINE, Inclusion, Manifest, OutsideEnd, Reading, Tree, SessionIdentity, Writer, encode_manifest  # fmt: skip
-from tracker.evidence.bundle.record_lines import RecordLine, write_line
+from tracker.evidence.bundle.manifest import CHECKPOINT, FORMAT, KEY, MANIFEST, PARTS, PROOFS, README, RECORDS, SMALL_BYTES, TIMELINE, InclusionProof, Manifest, InferredEnd, ReadingSettings, Tree, SessionIdentity, WriterVersion, encode_manifest  # fmt: skip
+from tracker.evidence.bundle.record_lines import RecordLine, encode_line
 from tracker.evidence.bundle.zip_writer import BundleWriter, Piecewise
 from tracker.domain.deliveries import LOST, OURS, Micros, Record
 from tracker.domain.record_json import exact_time
@@ -39,13 +39,15 @@ from tracker.log.merkle.tree import Tile, inclusion_proof, root_at
 from tracker.log.contract import Log
 from tracker.views.contract import READING, ViewsReader
 
-TILES = 512
-WRITTEN_AT_ONCE = 256 * 1024
-READ_AT_ONCE = 16
-UNSIGNED = "The log this comes from has no signing key (the operator makes one with `tracker init`)"
-NOT_YET = "The node that signs this log has not signed all of these records yet (ask again after its next checkpoint)"
+CACHED_TILES = 512
+WRITE_BYTES = 256 * 1024
+CONCURRENT_READS = 16
+NO_SIGNING_KEY = "The log this comes from has no signing key (the operator makes one with `tracker init`)"
+NOT_SIGNED_YET = (
+    "The node that signs this log has not signed all of these records yet (ask again after its next checkpoint)"
+)
 
-Sees = Callable[[str], bool]
+MaySee = Callable[[str], bool]
 """Whether whoever asks may see a source."""
 
 
@@ -66,9 +68,9 @@ class BundleSettings(NamedTuple):
 class BundleRequest(NamedTuple):
     """What to make. `positions`: the records behind the session, ascending."""
 
-    told: BundleContents
+    contents: BundleContents
     positions: AsyncIterator[Sequence[int]]
-    sees: Sees
+    sees: MaySee
     made_at: Micros
     stuck_after: Micros
 
@@ -83,9 +85,7 @@ async def write_bundle(file: IO[bytes], log: Log, bundling: BundleSettings, want
         raise
 
 
-async def timeline_pieces(
-    told: BundleContents, seen: Callable[[Sequence[msgspec.Struct]], None]
-) -> AsyncIterator[bytes]:
+async def timeline_json(told: BundleContents, seen: Callable[[Sequence[msgspec.Struct]], None]) -> AsyncIterator[bytes]:
     """timeline.json in pieces; `seen` gets the entries. There is one spelling."""
     yield b'{"session":' + msgspec.json.encode(told.session)
     for part in PARTS:
@@ -139,12 +139,12 @@ class _Making:
         with self._writer.member(RECORDS) as into:
             pieces = _Pieces(into)
             async for positions in self._wanted.positions:
-                for start in range(0, len(positions), READ_AT_ONCE):
-                    some = positions[start : start + READ_AT_ONCE]
+                for start in range(0, len(positions), CONCURRENT_READS):
+                    some = positions[start : start + CONCURRENT_READS]
                     for line in await asyncio.gather(*map(self._line, some)):
                         if line.record.erased_by not in {None, LOST}:
                             erasures.add(line.record.erased_by or LOST)
-                        await pieces.write(write_line(line))
+                        await pieces.write(encode_line(line))
                     self._positions += some
             records = len(self._positions)
             self._erasures = sorted(erasures)
@@ -155,7 +155,7 @@ class _Making:
                     blank = msgspec.structs.replace(line.record, proof=b"{}", body=b"")
                     line = RecordLine(blank, line.leaf._replace(salt=None), is_withheld=True)
                 self._positions.append(position)
-                await pieces.write(write_line(line))
+                await pieces.write(encode_line(line))
             await pieces.end()
         return records
 
@@ -187,7 +187,7 @@ class _Making:
             kept = await self._log.last_checkpoint()
         if kept is None or kept[0] < last or not keys:
             head = await self._log.tree_head()
-            return head.size, head.root, None, NOT_YET if keys else UNSIGNED
+            return head.size, head.root, None, NOT_SIGNED_YET if keys else NO_SIGNING_KEY
         try:
             signed = open_checkpoint(kept[1], keys)
         except (NoteMalformed, NoteUnverified) as error:
@@ -213,7 +213,7 @@ class _Making:
                     hashes = await inclusion_proof(position - 1, size, tile)
                 except IndexError:
                     raise LogCorrupt("the tree of the log lacks hashes: run `tracker verify`") from None
-                proof = Inclusion(position=position, hashes=[_encoded(each) for each in hashes])
+                proof = InclusionProof(position=position, hashes=[_encoded(each) for each in hashes])
                 await pieces.write((b",\n" if n else b"\n") + msgspec.json.encode(proof))
                 await asyncio.sleep(0)
             await pieces.write(b"]}\n")
@@ -223,38 +223,38 @@ class _Making:
         def seen(entries: Sequence[msgspec.Struct]) -> None:
             self._entries += len(entries)
             told: Iterable[dict[str, Any]] = map(msgspec.to_builtins, entries)
-            rows.writelines(map(readme_page.row_of, told))
+            rows.writelines(map(readme_page.page_row, told))
 
         with self._writer.member(TIMELINE) as into:
             pieces = _Pieces(into)
-            async for piece in timeline_pieces(self._wanted.told, seen):
+            async for piece in timeline_json(self._wanted.contents, seen):
                 await pieces.write(piece)
             await pieces.end()
 
     async def _write_page(self, manifest: Manifest, rows: IO[bytes]) -> None:
         rows.seek(0)
         with self._writer.member(README) as into:
-            into.write(readme_page.top_of(manifest))
-            while piece := await asyncio.to_thread(rows.read, WRITTEN_AT_ONCE):
+            into.write(readme_page.page_top(manifest))
+            while piece := await asyncio.to_thread(rows.read, WRITE_BYTES):
                 await asyncio.to_thread(into.write, piece)
             into.write(readme_page.END.encode())
 
     def _manifest(self, records: int, tree: Tree) -> Manifest:
-        row, wanted = self._wanted.told.row, self._wanted
+        row, wanted = self._wanted.contents.row, self._wanted
         end = None
         if row.end is not None and row.end.provenance == "inferred" and row.ended_at is not None:
-            end = OutsideEnd(at=exact_time(row.ended_at), reason=row.end.reason)
+            end = InferredEnd(at=exact_time(row.ended_at), reason=row.end.reason)
         return Manifest(
             format=FORMAT,
             made_at=exact_time(wanted.made_at),
-            tracker=Writer(version=version("tracker"), reading=READING),
+            tracker=WriterVersion(version=version("tracker"), reading=READING),
             session=SessionIdentity(id=row.id, source=row.source, vendor=row.vendor),
             records=records,
             erasures=len(self._erasures),
             withheld=self._withheld,
             entries=self._entries,
             tree=tree,
-            reading=Reading(
+            reading=ReadingSettings(
                 hidden=sorted(self._bundling.hidden.get(row.source, ())),
                 stuck_after_ms=wanted.stuck_after // 1000,
                 inferred_end=end,
@@ -274,12 +274,12 @@ class _Pieces:
     async def write(self, piece: bytes) -> None:
         self._held.append(piece)
         self._size += len(piece)
-        if self._size >= WRITTEN_AT_ONCE:
+        if self._size >= WRITE_BYTES:
             await self.end()
 
     async def end(self) -> None:
         held, self._held, self._size = b"".join(self._held), [], 0
-        if len(held) > SMALL:
+        if len(held) > SMALL_BYTES:
             await asyncio.to_thread(self._into.write, held)
         elif held:
             self._into.write(held)
@@ -292,7 +292,7 @@ def _remembering(tile: Tile) -> Tile:
     async def remembered(level: int, n: int) -> Sequence[bytes]:
         if (level, n) not in known:
             known[level, n] = await tile(level, n)
-            if len(known) > TILES:
+            if len(known) > CACHED_TILES:
                 known.popitem(last=False)
         known.move_to_end((level, n))
         return known[level, n]

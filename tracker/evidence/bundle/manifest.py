@@ -21,25 +21,25 @@ FORMAT = "tracker/evidence-bundle/1"
 MANIFEST, RECORDS, PROOFS, TIMELINE = "manifest.json", "records.jsonl", "proofs.json", "timeline.json"
 CHECKPOINT, KEY, README = "checkpoint.txt", "key.txt", "README.html"
 
-SMALL = 64 * 1024
-IN_MEMORY = 128 * 1024 * 1024
-BOUNDS = {
+SMALL_BYTES = 64 * 1024
+MAX_IN_MEMORY_BYTES = 128 * 1024 * 1024
+MAX_BYTES = {
     MANIFEST: 1024 * 1024,
     RECORDS: 8 * 1024**3,
-    PROOFS: IN_MEMORY,
-    TIMELINE: IN_MEMORY,
-    CHECKPOINT: SMALL,
-    KEY: SMALL,
-    README: IN_MEMORY,
+    PROOFS: MAX_IN_MEMORY_BYTES,
+    TIMELINE: MAX_IN_MEMORY_BYTES,
+    CHECKPOINT: SMALL_BYTES,
+    KEY: SMALL_BYTES,
+    README: MAX_IN_MEMORY_BYTES,
 }
 """Every file that may be in a bundle, and how many bytes it may have. Only lines of records are not read at once."""
 
-NEEDED = (MANIFEST, RECORDS, PROOFS, TIMELINE, README)
+REQUIRED = (MANIFEST, RECORDS, PROOFS, TIMELINE, README)
 PARTS = ("participants", "connections", "streams", "recordings", "supervisor_sessions", "timeline")
 """The lists of timeline.json, after `session`."""
 
 
-class Writer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WriterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which Tracker wrote the bundle, and which reading of the log its timeline is."""
 
     version: str
@@ -62,14 +62,14 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     why_unsigned: str | None
 
 
-class OutsideEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class InferredEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An end of the session that was worked out, perhaps from records that are not in the bundle. `at` with µs."""
 
     at: str
     reason: str
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReadingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the timeline depends on besides the records.
 
     `hidden`: fields the operator lets nobody see. `stuck_after_ms`: silence after which an open session is called stuck.
@@ -77,7 +77,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     hidden: list[str]
     stuck_after_ms: int
-    inferred_end: OutsideEnd | None
+    inferred_end: InferredEnd | None
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,18 +96,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     format: str
     made_at: str
-    tracker: Writer
+    tracker: WriterVersion
     session: SessionIdentity
     records: int
     erasures: int
     withheld: list[int]
     entries: int
     tree: Tree
-    reading: Reading
+    reading: ReadingSettings
     files: list[Member]
 
 
-class Inclusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class InclusionProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The hashes (base64) from the leaf of a record to the root, lowest first (RFC 9162, 2.1.3.1)."""
 
     position: int
@@ -119,7 +119,7 @@ class Proofs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     size: int
     root: str
-    inclusion: list[Inclusion]
+    inclusion: list[InclusionProof]
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -127,7 +127,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def seal_of(manifest: Manifest) -> str:
+def digest_without_readme(manifest: Manifest) -> str:
     """What the README names: the SHA-256 (hex) of the manifest without the README's own line."""
     rest = [each for each in manifest.files if each.name != README]
     return hashlib.sha256(encode_manifest(msgspec.structs.replace(manifest, files=rest))).hexdigest()

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from tracker.evidence.bundle.manifest import MANIFEST, Manifest, seal_of
+from tracker.evidence.bundle.manifest import MANIFEST, Manifest, digest_without_readme
 
-LONGEST = 300
+MAX_DETAIL_CHARS = 300
 
 STYLE = """\
 body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
@@ -85,9 +85,9 @@ ABOUT = {
 }
 
 
-def top_of(manifest: Manifest) -> bytes:
+def page_top(manifest: Manifest) -> bytes:
     """The page up to the rows of its table. `manifest` as it is without the page."""
-    head = HEAD.format(seal=seal_of(manifest), session=_shown(manifest.session.id), style=STYLE)
+    head = HEAD.format(seal=digest_without_readme(manifest), session=_shown(manifest.session.id), style=STYLE)
     tree = f"one signed statement fixes all {manifest.tree.size} messages of the log as it was then."
     if manifest.tree.why_unsigned is not None:
         tree = "<b>not in this bundle</b>, it is not signed."
@@ -116,23 +116,23 @@ def top_of(manifest: Manifest) -> bytes:
     return _encoded(head + body)
 
 
-def row_of(entry: Mapping[str, Any]) -> bytes:
+def page_row(entry: Mapping[str, Any]) -> bytes:
     """One entry of timeline.json as a row."""
     subject = entry["subject"]
     about = f"{subject['type']} {subject['id'] or ''}".strip()
     detail = msgspec.json.encode(entry["detail"]).decode() if entry["detail"] else ""
-    if len(detail) > LONGEST:
-        detail = detail[:LONGEST] + "…"
+    if len(detail) > MAX_DETAIL_CHARS:
+        detail = detail[:MAX_DETAIL_CHARS] + "…"
     kind = str(entry["kind"]).replace(".", " ").replace("_", " ")
     at = str(entry["at"] or "").replace("T", " ").removesuffix("Z")
     cells = (at, kind, about, entry["actor"] or "", entry["provenance"], entry["position"], detail)
     return _encoded("<tr>" + "".join(f"<td>{_shown(str(cell))}</td>" for cell in cells) + "</tr>\n")
 
 
-def page_of(manifest: Manifest, entries: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
+def page(manifest: Manifest, entries: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
     """The page in pieces."""
-    yield top_of(manifest)
-    yield from map(row_of, entries)
+    yield page_top(manifest)
+    yield from map(page_row, entries)
     yield _encoded(END)
 
 

@@ -22,8 +22,8 @@ from tracker.log.merkle.leaf import commitment_of, kept_digest, leaf_of
 from tracker.log.merkle.note import decoded
 from tracker.log.contract import StoredLeaf
 
-LARGEST = 2**63
-LONGEST_PROOF = 1024 * 1024
+POSITION_LIMIT = 2**63
+MAX_PROOF_BYTES = 1024 * 1024
 
 
 class RecordLine(NamedTuple):
@@ -66,7 +66,7 @@ class _JsonLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 _read = msgspec.json.Decoder(_JsonLine).decode
 
 
-def write_line(line: RecordLine) -> bytes:
+def encode_line(line: RecordLine) -> bytes:
     """The bytes of the line, with its newline. Raises `ValueError` where the proof is no JSON."""
     record, leaf = line.record, line.leaf
     told = envelope(record) | {
@@ -83,13 +83,13 @@ def write_line(line: RecordLine) -> bytes:
     return msgspec.json.encode(told) + b"\n"
 
 
-def read_line(written: bytes) -> RecordLine:
+def decode_line(written: bytes) -> RecordLine:
     """The line these bytes are. Raises `BundleUnreadable` for anything `write_line` would write otherwise."""
     try:
         told = _read(written)
         body = told.body_text.encode() if told.body_text is not None else base64.b64decode(told.body_b64 or "")
         proof, leaf = told.proof_text.encode(), told.leaf
-        if not 0 < told.position < LARGEST or len(proof) > LONGEST_PROOF:
+        if not 0 < told.position < POSITION_LIMIT or len(proof) > MAX_PROOF_BYTES:
             raise ValueError("its position or its proof is nothing a log holds")
         record = Record(
             position=told.position,
@@ -111,7 +111,7 @@ def read_line(written: bytes) -> RecordLine:
             None if leaf.salt is None else _bytes(leaf.salt),
         )
         line = RecordLine(record, kept, told.withheld)
-        same = write_line(line) == written
+        same = encode_line(line) == written
     except (ValueError, RecursionError, OverflowError) as error:
         raise BundleUnreadable(f"is no record of a bundle: {str(error)[:200]}") from None
     if not same:
@@ -119,7 +119,7 @@ def read_line(written: bytes) -> RecordLine:
     return line
 
 
-def faults_of(line: RecordLine) -> list[str]:
+def leaf_faults(line: RecordLine) -> list[str]:
     """What of a line does not fit its own leaf, in words; empty when all of it does."""
     record, leaf = line.record, line.leaf
     found: list[str] = []

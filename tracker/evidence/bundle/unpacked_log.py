@@ -9,7 +9,7 @@ from asyncio import Future
 from collections.abc import AsyncIterator, Sequence
 from typing import IO, NoReturn
 
-from tracker.evidence.bundle.record_lines import RecordLine, read_line
+from tracker.evidence.bundle.record_lines import RecordLine, decode_line
 from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
@@ -45,7 +45,7 @@ class UnpackedLog:
         if place is None:
             return None
         self._spool.seek(place[0])
-        return read_line(self._spool.read(place[1]))
+        return decode_line(self._spool.read(place[1]))
 
     async def head(self) -> int:
         """See `Log.head`."""

@@ -23,10 +23,19 @@ import msgspec
 
 from tracker.evidence.bundle import verify_timeline
 from tracker.evidence.bundle import readme_page
-from tracker.evidence.bundle.manifest import CHECKPOINT, KEY, MANIFEST, NEEDED, README, TIMELINE, Manifest, seal_of
+from tracker.evidence.bundle.manifest import (
+    CHECKPOINT,
+    KEY,
+    MANIFEST,
+    REQUIRED,
+    README,
+    TIMELINE,
+    Manifest,
+    digest_without_readme,
+)
 from tracker.evidence.bundle.zip_reader import OpenBundle, open_bundle
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
-from tracker.evidence.bundle.verify_records import Progress, RecordsRead, check_inclusion, read_records
+from tracker.evidence.bundle.verify_records import Progress, RecordsResult, check_inclusion, check_records
 from tracker.domain.record_json import exact_micros
 from tracker.errors import BundleUnreadable, EvidenceError, LogCorrupt, NoteMalformed
 from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
@@ -34,7 +43,7 @@ from tracker.log.merkle.note import Verifier, decoded
 from tracker.sources.contract import Source
 from tracker.views.contract import READING
 
-MOST_PROBLEMS = 20
+MAX_PROBLEMS = 20
 HEAD_BYTES = 4096
 
 Outcome = Literal["ok", "failed", "not checked"]
@@ -63,7 +72,7 @@ class BundleVerification(msgspec.Struct, kw_only=True):
         return any(check.outcome == "failed" for check in self.checks)
 
 
-class Trusted(NamedTuple):
+class TrustAnchors(NamedTuple):
     """What the verifier has from elsewhere: keys of checkpoints, secrets of senders (None: none given), notes that were shipped."""
 
     keys: Sequence[Verifier] = ()
@@ -71,10 +80,12 @@ class Trusted(NamedTuple):
     shipped: Sequence[str] | None = None
 
 
-NOTHING = Trusted()
+NO_ANCHORS = TrustAnchors()
 
 
-async def verify_bundle(path: Path, trusted: Trusted = NOTHING, progress: Progress | None = None) -> BundleVerification:
+async def verify_bundle(
+    path: Path, trusted: TrustAnchors = NO_ANCHORS, progress: Progress | None = None
+) -> BundleVerification:
     """Verify one bundle. Raises `OSError` where there is no such file; whatever is wrong with it is in the checks."""
     found = BundleVerification(bundle=path.name)
     verifying = _Verifying(trusted, found, progress)
@@ -87,13 +98,13 @@ async def verify_bundle(path: Path, trusted: Trusted = NOTHING, progress: Progre
     return found
 
 
-NAMES = (
+CHECK_NAMES = (
     "file", "manifest", "records", "inclusion", "checkpoint", "signer", "names", "vendors", "timeline", "page", "shipped",
 )  # fmt: skip
 
 
 class _Verifying:
-    def __init__(self, trusted: Trusted, found: BundleVerification, progress: Progress | None) -> None:
+    def __init__(self, trusted: TrustAnchors, found: BundleVerification, progress: Progress | None) -> None:
         self._trusted = trusted
         self._found = found
         self._progress = progress
@@ -106,7 +117,7 @@ class _Verifying:
         self._found.session, self._found.records = manifest.session.id, manifest.records
         with TemporaryFile() as spool, TemporaryDirectory() as folder:
             log = UnpackedLog(spool)
-            read = read_records(bundle, manifest, log, self._trusted.sources, self._progress)
+            read = check_records(bundle, manifest, log, self._trusted.sources, self._progress)
             about = f"{manifest.records} records"
             about += f", {read.erased} of them erased" if read.erased else ""
             self._add("records", read.problems, about)
@@ -125,15 +136,15 @@ class _Verifying:
     def tell_the_rest(self) -> None:
         """Say of every check that was not made that it was not."""
         done = {check.name for check in self._found.checks}
-        for name in NAMES:
+        for name in CHECK_NAMES:
             if name not in done and (name != "shipped" or self._trusted.shipped is not None):
                 self._skip(name, "the bundle cannot be read so far")
-        self._found.checks.sort(key=lambda check: NAMES.index(check.name))
+        self._found.checks.sort(key=lambda check: CHECK_NAMES.index(check.name))
 
     def _add(self, name: str, problems: Sequence[str], about: str) -> None:
         outcome: Outcome = "failed" if problems else "ok"
         self._found.checks.append(
-            Check(name=name, outcome=outcome, about=about, problems=list(problems[:MOST_PROBLEMS]))
+            Check(name=name, outcome=outcome, about=about, problems=list(problems[:MAX_PROBLEMS]))
         )
 
     def _skip(self, name: str, why: str) -> None:
@@ -226,13 +237,13 @@ class _Verifying:
             self._skip("vendors", told)
 
     async def _check_timeline(
-        self, bundle: OpenBundle, manifest: Manifest, log: UnpackedLog, read: RecordsRead, folder: Path
+        self, bundle: OpenBundle, manifest: Manifest, log: UnpackedLog, read: RecordsResult, folder: Path
     ) -> None:
         if not read.is_whole:
             self._skip("timeline", "the records cannot be read, so nothing follows from them")
             return
         try:
-            again = await verify_timeline.compare(log, manifest, bundle.content(TIMELINE), folder)
+            again = await verify_timeline.compare_timeline(log, manifest, bundle.content(TIMELINE), folder)
         except LogCorrupt as error:
             if manifest.withheld:
                 self._skip("timeline", f"what is left of erased records was withheld: {error}")
@@ -264,7 +275,7 @@ class _Verifying:
         bare = msgspec.structs.replace(manifest, files=files)
         try:
             entries = bundle.decoded(TIMELINE, _Entries).timeline
-            made = b"".join(readme_page.page_of(bare, entries))
+            made = b"".join(readme_page.page(bare, entries))
             given = bundle.content(README)
         except BundleUnreadable as error:
             self.fail("page", str(error))
@@ -274,7 +285,7 @@ class _Verifying:
             return
         if made == given:
             self._add("page", [], f"{README} says what manifest and timeline say")
-        elif f'content="{seal_of(manifest)}"'.encode() not in given[:HEAD_BYTES]:
+        elif f'content="{digest_without_readme(manifest)}"'.encode() not in given[:HEAD_BYTES]:
             self.fail("page", f"{README} is not the page of this {MANIFEST}: one of the two was changed")
         elif manifest.tracker.version != version("tracker"):
             why = f"{README} was written by Tracker {manifest.tracker.version[:40]}: do not rely on it, read {TIMELINE}"
@@ -289,7 +300,7 @@ class _Entries(msgspec.Struct, frozen=True):
 
 def _manifest_faults(bundle: OpenBundle, manifest: Manifest) -> list[str]:
     names = [each.name for each in manifest.files]
-    expected = {*NEEDED, *(() if manifest.tree.why_unsigned is not None else (CHECKPOINT, KEY))} - {MANIFEST}
+    expected = {*REQUIRED, *(() if manifest.tree.why_unsigned is not None else (CHECKPOINT, KEY))} - {MANIFEST}
     found = [f"{name}: the manifest does not name it" for name in bundle.sizes if name not in {MANIFEST, *names}]
     found += [f"{name}: the manifest names it twice" for name, count in Counter(names).items() if count > 1]
     found += [f"{name}: the manifest does not name it" for name in sorted(expected - set(names) - set(bundle.sizes))]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from tracker.evidence.bundle.manifest import PROOFS, RECORDS, Manifest, Proofs
-from tracker.evidence.bundle.record_lines import RecordLine, faults_of, read_line
+from tracker.evidence.bundle.record_lines import RecordLine, leaf_faults, decode_line
 from tracker.evidence.bundle.zip_reader import OpenBundle
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.domain.deliveries import LOST, OURS
@@ -20,16 +20,16 @@ from tracker.log.erasure_records import EVENT, Erasure
 from tracker.errors import BundleUnreadable
 from tracker.log.merkle.note import decoded
 from tracker.log.merkle.tree import inclusion_root
-from tracker.evidence.verify_records import naming_faults, proof_again
+from tracker.evidence.verify_records import naming_faults, recheck_proof
 from tracker.sources.contract import Source
 
-EVERY = 100
+PROGRESS_LINES = 100
 
 Progress = Callable[[int, int], None]
 """(lines seen, all of them)"""
 
 
-class RecordsRead(msgspec.Struct, kw_only=True):
+class RecordsResult(msgspec.Struct, kw_only=True):
     """What going over the records found. `leaves`: (position, leaf hash) of each line, in order.
 
     `problems` are about leaves and order, `names` about what does not follow from bodies, `wrong` about senders' proofs,
@@ -45,13 +45,13 @@ class RecordsRead(msgspec.Struct, kw_only=True):
     is_whole: bool = False
 
 
-def read_records(
+def check_records(
     bundle: OpenBundle,
     manifest: Manifest,
     log: UnpackedLog,
     sources: Mapping[str, Source] | None,
     progress: Progress | None = None,
-) -> RecordsRead:
+) -> RecordsResult:
     """Check every record and put it into `log`. Raises nothing about what it finds."""
     return _Reading(manifest, log, sources).run(bundle, progress)
 
@@ -93,14 +93,14 @@ class _Reading:
         self._told: dict[int, frozenset[int]] = {}
         self._withheld: list[int] = []
         self._counts = [0, 0]
-        self.found = RecordsRead()
+        self.found = RecordsResult()
 
-    def run(self, bundle: OpenBundle, progress: Progress | None) -> RecordsRead:
+    def run(self, bundle: OpenBundle, progress: Progress | None) -> RecordsResult:
         found, number = self.found, 0
         try:
             for number, written in enumerate(bundle.lines(RECORDS), 1):
                 self._take(written, f"line {number} of {RECORDS}")
-                if progress is not None and number % EVERY == 0:
+                if progress is not None and number % PROGRESS_LINES == 0:
                     progress(number, max(number, self._manifest.records + self._manifest.erasures))
             found.is_whole = len(found.leaves) == number
         except BundleUnreadable as error:
@@ -112,7 +112,7 @@ class _Reading:
 
     def _take(self, written: bytes, where: str) -> None:
         try:
-            line = read_line(written)
+            line = decode_line(written)
         except BundleUnreadable as error:
             self.found.problems.append(f"{where} {error}")
             return
@@ -127,7 +127,7 @@ class _Reading:
         session = self._manifest.session
         if not is_erasure and (record.source, record.vendor) != (session.source, session.vendor):
             self._complain(line, "it is of another source than the session")
-        self.found.problems += [f"position {record.position}: {fault}" for fault in faults_of(line)]
+        self.found.problems += [f"position {record.position}: {fault}" for fault in leaf_faults(line)]
         self.found.leaves.append((record.position, line.leaf.hash))
         self._counts[is_erasure] += 1
         self._log.put(record.position, written, is_of_session=not is_erasure)
@@ -144,7 +144,7 @@ class _Reading:
             self._complain(line, "only erasures are withheld, never what came from a sender")
             return
         self.found.names += [f"position {record.position}: {fault}" for fault in naming_faults(record, self._readers)]
-        outcome, wrong = proof_again(record, self._sources or {})
+        outcome, wrong = recheck_proof(record, self._sources or {})
         self.found.proofs[outcome] += 1
         if wrong is not None:
             self.found.wrong.append(f"position {record.position}: {wrong}")

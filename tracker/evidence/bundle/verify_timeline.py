@@ -19,8 +19,8 @@ import msgspec
 
 from tracker.server import stores
 from tracker.evidence.bundle.contents import bundle_contents
-from tracker.evidence.bundle.manifest import PARTS, Manifest, OutsideEnd
-from tracker.evidence.bundle.build import timeline_pieces
+from tracker.evidence.bundle.manifest import PARTS, Manifest, InferredEnd
+from tracker.evidence.bundle.build import timeline_json
 from tracker.evidence.bundle.zip_reader import is_plausible
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.domain.deliveries import Micros
@@ -32,8 +32,8 @@ from tracker.projector.projector import Projector
 from tracker.sources import registry
 from tracker.views.contract import Changes, SessionRows, ViewsReader, ViewsWriter
 
-MOST = 20
-FAR = 2**60
+MAX_DIFFERENCES = 20
+FAR_FUTURE = 2**60
 """µs: later than everything; and, negated, earlier."""
 OVERLAP = "overlap"
 
@@ -49,7 +49,7 @@ class TimelineComparison(NamedTuple):
     from_outside: list[str]
 
 
-async def compare(log: UnpackedLog, manifest: Manifest, given: bytes, folder: Path) -> TimelineComparison:
+async def compare_timeline(log: UnpackedLog, manifest: Manifest, given: bytes, folder: Path) -> TimelineComparison:
     """Make the timeline again and compare it with the bytes `given`. `folder` is ours to write in.
 
     Raises `TrackerError`, where what erased records said is not in the bundle.
@@ -90,7 +90,7 @@ class _Comparison:
             differences.append(
                 f"the manifest counts {self._manifest.entries} entries, the records give {self._entries}"
             )
-        return TimelineComparison(differences[:MOST], outside)
+        return TimelineComparison(differences[:MAX_DIFFERENCES], outside)
 
     def _now(self) -> Micros:
         return self._made_at
@@ -111,7 +111,7 @@ class _Comparison:
         stuck_before = self._made_at - self._manifest.reading.stuck_after_ms * 1000
         contents = bundle_contents(self._views, row, stuck_before=stuck_before)
         self._entries = 0
-        return b"".join([piece async for piece in timeline_pieces(contents, self._count)])
+        return b"".join([piece async for piece in timeline_json(contents, self._count)])
 
     def _count(self, entries: Sequence[msgspec.Struct]) -> None:
         self._entries += len(entries)
@@ -128,12 +128,12 @@ class _Comparison:
                 case "server_shutdown":
                     return RenderContext(rules=rules, restarts=(at,)), [told]
                 case "timeout":
-                    return RenderContext(rules=rules, latest=FAR), [told]
+                    return RenderContext(rules=rules, latest=FAR_FUTURE), [told]
                 case _:
                     return None, []
         if OVERLAP in _anomalies(self._given):
             told = "that the next session of this room began before this one ended"
-            return RenderContext(rules=rules, next_start=-FAR), [told]
+            return RenderContext(rules=rules, next_start=-FAR_FUTURE), [told]
         return None, []
 
     async def _render_again(self, around: RenderContext) -> SessionRow:
@@ -148,10 +148,10 @@ class _Comparison:
         return rows.session
 
 
-def _inferred(row: SessionRow) -> OutsideEnd | None:
+def _inferred(row: SessionRow) -> InferredEnd | None:
     if row.end is None or row.end.provenance != "inferred" or row.ended_at is None:
         return None
-    return OutsideEnd(at=exact_time(row.ended_at), reason=row.end.reason)
+    return InferredEnd(at=exact_time(row.ended_at), reason=row.end.reason)
 
 
 def _anomalies(given: bytes) -> set[str]:
@@ -173,7 +173,7 @@ def _differences(given: bytes, made: bytes) -> list[str]:
     found = [f"timeline.json has {name!r}, which no timeline has" for name in told if name not in derived]
     found += _fields_that_differ("session", told.get("session"), derived.get("session"))
     for part in PARTS:
-        if len(found) >= MOST:
+        if len(found) >= MAX_DIFFERENCES:
             break
         found += _items_that_differ(part, told.get(part), derived.get(part))
     return found or ["timeline.json is not what the records say"]
@@ -187,7 +187,7 @@ def _items_that_differ(part: str, told: Any, derived: Any) -> list[str]:
         found += _fields_that_differ(f"{part} {name}", here[name], there[name])
     if not found and told != derived:
         found.append(f"{part}: not in the order the records give")
-    return sorted(found)[:MOST]
+    return sorted(found)[:MAX_DIFFERENCES]
 
 
 def _fields_that_differ(what: str, told: Any, derived: Any) -> list[str]:

@@ -20,14 +20,14 @@ from typing import IO, TypeVar
 
 import msgspec
 
-from tracker.evidence.bundle.manifest import BOUNDS, FORMAT, IN_MEMORY, MANIFEST, Manifest, encode_manifest
+from tracker.evidence.bundle.manifest import MAX_BYTES, FORMAT, MAX_IN_MEMORY_BYTES, MANIFEST, Manifest, encode_manifest
 from tracker.errors import BundleUnreadable
 
-ALLOWANCE = 16 * 1024 * 1024
-RATIO = 200
+EXTRA_BYTES = 16 * 1024 * 1024
+MAX_RATIO = 200
 """A zip may grow to so many times its size, and `ALLOWANCE`; what calls say never compresses so well."""
-LONGEST_LINE = 64 * 1024 * 1024
-PIECE = 256 * 1024
+MAX_LINE_BYTES = 64 * 1024 * 1024
+CHUNK_BYTES = 256 * 1024
 SMALL_JSON, THING, PART = 1024 * 1024, 16, 6
 """Larger JSON has at least so many bytes for each list or object, and for each comma; else it grows too much when it is read."""
 LOCAL = struct.Struct("<4s5H3L2H")
@@ -48,23 +48,23 @@ class OpenBundle:
         self._infos = {info.filename: info for info in opened.infolist()}
         self.sizes = {name: info.file_size for name, info in self._infos.items()}
 
-    def pieces(self, name: str) -> Iterator[bytes]:
+    def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of a file, in pieces. Raises `BundleUnreadable`."""
         if name not in self._infos:
             raise BundleUnreadable(f"{name} is missing")
         with _understood(name), self._zip.open(self._infos[name]) as file:
-            left = BOUNDS[name]
-            while piece := file.read(PIECE):
+            left = MAX_BYTES[name]
+            while piece := file.read(CHUNK_BYTES):
                 left -= len(piece)
                 if left < 0:
-                    raise BundleUnreadable(f"{name} has more than {BOUNDS[name]} bytes")
+                    raise BundleUnreadable(f"{name} has more than {MAX_BYTES[name]} bytes")
                 yield piece
 
     def content(self, name: str) -> bytes:
         """All bytes of a file that is read at once. Raises `BundleUnreadable`."""
-        if BOUNDS[name] > IN_MEMORY:
+        if MAX_BYTES[name] > MAX_IN_MEMORY_BYTES:
             raise BundleUnreadable(f"{name} is not read at once")
-        return b"".join(self.pieces(name))
+        return b"".join(self.chunks(name))
 
     def text(self, name: str) -> str:
         """A small file as text. Raises `BundleUnreadable`."""
@@ -76,12 +76,12 @@ class OpenBundle:
     def lines(self, name: str) -> Iterator[bytes]:
         """The lines of a file with their newlines. Raises `BundleUnreadable`; also where the last one has none."""
         held = b""
-        for piece in self.pieces(name):
+        for piece in self.chunks(name):
             *whole, held = (held + piece).split(b"\n")
             for line in whole:
                 yield line + b"\n"
-            if len(held) > LONGEST_LINE:
-                raise BundleUnreadable(f"{name} has a line of more than {LONGEST_LINE} bytes")
+            if len(held) > MAX_LINE_BYTES:
+                raise BundleUnreadable(f"{name} has a line of more than {MAX_LINE_BYTES} bytes")
         if held:
             raise BundleUnreadable(f"the last line of {name} does not end: something was cut off")
 
@@ -98,7 +98,7 @@ class OpenBundle:
     def digest(self, name: str) -> str:
         """The SHA-256 of a file, in hex. Raises `BundleUnreadable`."""
         found = hashlib.sha256()
-        for piece in self.pieces(name):
+        for piece in self.chunks(name):
             found.update(piece)
         return found.hexdigest()
 
@@ -133,22 +133,22 @@ def open_bundle(path: Path) -> Generator[OpenBundle]:
 
 def _expect_harmless(archive: zipfile.ZipFile, file: IO[bytes], size: int) -> None:
     infos = archive.infolist()
-    if len(infos) > len(BOUNDS):
-        raise BundleUnreadable(f"it has {len(infos)} files; a bundle has at most {len(BOUNDS)}")
+    if len(infos) > len(MAX_BYTES):
+        raise BundleUnreadable(f"it has {len(infos)} files; a bundle has at most {len(MAX_BYTES)}")
     names = [info.filename for info in infos]
     for info in infos:
         shown = ascii(info.orig_filename[:80])
-        if info.orig_filename not in BOUNDS or info.filename != info.orig_filename:
+        if info.orig_filename not in MAX_BYTES or info.filename != info.orig_filename:
             raise BundleUnreadable(f"it has a file {shown}, which no bundle has")
         if names.count(info.filename) > 1:
             raise BundleUnreadable(f"it has the file {shown} more than once")
         if info.flag_bits & ENCRYPTED or info.compress_type not in METHODS:
             raise BundleUnreadable(f"{shown} is encrypted or packed in a way no bundle is")
-        if info.file_size > BOUNDS[info.filename]:
+        if info.file_size > MAX_BYTES[info.filename]:
             raise BundleUnreadable(
-                f"{shown} would have {info.file_size} bytes; at most {BOUNDS[info.filename]} are read"
+                f"{shown} would have {info.file_size} bytes; at most {MAX_BYTES[info.filename]} are read"
             )
-    if sum(info.file_size for info in infos) > ALLOWANCE + RATIO * size:
+    if sum(info.file_size for info in infos) > EXTRA_BYTES + MAX_RATIO * size:
         raise BundleUnreadable("it would grow to far more than any bundle does: it was made to fill a disk")
     if archive.comment:
         raise BundleUnreadable("something was written behind its end")

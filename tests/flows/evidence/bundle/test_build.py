@@ -54,7 +54,7 @@ async def test_the_bundle_of_a_call_verifies(config: Config, vendor: str, tmp_pa
 async def test_the_files_are_what_they_are_said_to_be(config: Config, tmp_path: Path) -> None:
     session = await session_of(config, "livekit")
     files = unpacked(await bundled.bundle(config, session, tmp_path / "it.zip"))
-    assert set(files) == set(contents.BOUNDS)
+    assert set(files) == set(contents.MAX_BYTES)
     key = Verifier.read(files["key.txt"].decode())
     signed = open_checkpoint(files["checkpoint.txt"].decode(), [key])
     manifest = json.loads(files["manifest.json"])

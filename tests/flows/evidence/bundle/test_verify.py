@@ -18,7 +18,7 @@ from tests.support import bundles
 from tests.support.bundles import changed, configured, failed, filled, outcomes, packed, session_of, unpacked, verified
 from tracker.server import stores
 from tracker.evidence.bundle import zip_reader
-from tracker.evidence.bundle.manifest import BOUNDS
+from tracker.evidence.bundle.manifest import MAX_BYTES
 from tracker.config.load import Config
 from tracker.log.merkle.checkpoint import checkpoint_text
 from tracker.log.merkle.note import Signer, sign_note
@@ -50,7 +50,7 @@ def other(config: Config) -> dict[str, bytes]:
 # A byte, anywhere
 
 
-@pytest.mark.parametrize("name", sorted(BOUNDS))
+@pytest.mark.parametrize("name", sorted(MAX_BYTES))
 async def test_a_changed_byte_is_caught_and_its_file_named(name: str, pristine: Path, tmp_path: Path) -> None:
     size = len(unpacked(pristine)[name])
     places = {0, size - 1, size // 2, *random.Random(name).sample(range(size), min(size, 8))}
@@ -66,7 +66,7 @@ async def test_a_changed_byte_is_caught_and_its_file_named(name: str, pristine: 
         assert "manifest" in problems or name == "manifest.json"
 
 
-@pytest.mark.parametrize("name", sorted(BOUNDS))
+@pytest.mark.parametrize("name", sorted(MAX_BYTES))
 async def test_a_missing_file_is_named(name: str, pristine: Path, tmp_path: Path) -> None:
     files = unpacked(pristine)
     del files[name]
@@ -402,6 +402,6 @@ async def test_json_made_to_fill_the_memory_is_not_read(pristine: Path, tmp_path
 async def test_an_endless_line_is_not_kept_in_memory(
     pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zip_reader, "LONGEST_LINE", 1024 * 1024)
+    monkeypatch.setattr(zip_reader, "MAX_LINE_BYTES", 1024 * 1024)
     files = unpacked(pristine) | {"records.jsonl": random.Random(1).randbytes(3 * 1024 * 1024).replace(b"\n", b" ")}
     assert "has a line of more" in failed(await verified(packed(files, tmp_path / "bad.zip")))["records"][0]
