@@ -61,7 +61,7 @@ async def verify(
     known = [read_verifier(text) for text in keys] or ([] if config is None else stores.verifiers(config))
     shipped = [note.text for path in files for note in _shipped(path)] if files else None
     try:
-        return await verify_bundle(bundle, TrustAnchors(known, sources, shipped), progress)
+        return await verify_bundle(bundle, stores.new_views, TrustAnchors(known, sources, shipped), progress)
     except OSError as error:
         raise ParameterInvalid("BUNDLE", f"{bundle} cannot be read: {error.strerror or error}") from None
 

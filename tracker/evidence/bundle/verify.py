@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from tracker.evidence.bundle import verify_timeline
+from tracker.evidence.bundle.verify_timeline import NewViews, compare_timeline
 from tracker.evidence.bundle import readme_page
 from tracker.evidence.bundle.manifest import (
     CHECKPOINT,
@@ -84,11 +84,11 @@ NO_ANCHORS = TrustAnchors()
 
 
 async def verify_bundle(
-    path: Path, trusted: TrustAnchors = NO_ANCHORS, progress: Progress | None = None
+    path: Path, new_views: NewViews, trusted: TrustAnchors = NO_ANCHORS, progress: Progress | None = None
 ) -> BundleVerification:
     """Verify one bundle. Raises `OSError` where there is no such file; whatever is wrong with it is in the checks."""
     found = BundleVerification(bundle=path.name)
-    verifying = _Verifying(trusted, found, progress)
+    verifying = _Verifying(new_views, trusted, found, progress)
     try:
         with open_bundle(path) as bundle:
             await verifying.run(bundle)
@@ -104,7 +104,10 @@ CHECK_NAMES = (
 
 
 class _Verifying:
-    def __init__(self, trusted: TrustAnchors, found: BundleVerification, progress: Progress | None) -> None:
+    def __init__(
+        self, new_views: NewViews, trusted: TrustAnchors, found: BundleVerification, progress: Progress | None
+    ) -> None:
+        self._new_views = new_views
         self._trusted = trusted
         self._found = found
         self._progress = progress
@@ -243,7 +246,9 @@ class _Verifying:
             self._skip("timeline", "the records cannot be read, so nothing follows from them")
             return
         try:
-            again = await verify_timeline.compare_timeline(log, manifest, bundle.content(TIMELINE), folder)
+            again = await compare_timeline(
+                log, manifest, bundle.content(TIMELINE), self._new_views, folder / "views.db"
+            )
         except LogCorrupt as error:
             if manifest.withheld:
                 self._skip("timeline", f"what is left of erased records was withheld: {error}")

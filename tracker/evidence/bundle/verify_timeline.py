@@ -11,13 +11,13 @@ They are taken from the bundle, everything that follows from them is compared, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
-from tracker.server import stores
 from tracker.evidence.bundle.contents import bundle_contents
 from tracker.evidence.bundle.manifest import PARTS, Manifest, InferredEnd
 from tracker.evidence.bundle.build import timeline_json
@@ -38,8 +38,12 @@ FAR_FUTURE = 2**60
 OVERLAP = "overlap"
 
 
-class _Views(ViewsWriter, ViewsReader, Protocol):
-    """Both halves of one store."""
+class TemporaryViews(ViewsWriter, ViewsReader, Protocol):
+    """Views that are written and read in one process."""
+
+
+NewViews = Callable[[Path], AbstractAsyncContextManager[TemporaryViews]]
+"""Creates empty views in a new file."""
 
 
 class TimelineComparison(NamedTuple):
@@ -49,17 +53,19 @@ class TimelineComparison(NamedTuple):
     from_outside: list[str]
 
 
-async def compare_timeline(log: UnpackedLog, manifest: Manifest, given: bytes, folder: Path) -> TimelineComparison:
-    """Make the timeline again and compare it with the bytes `given`. `folder` is ours to write in.
+async def compare_timeline(
+    log: UnpackedLog, manifest: Manifest, given: bytes, new_views: NewViews, path: Path
+) -> TimelineComparison:
+    """Make the timeline again and compare it with the bytes `given`. `new_views` creates temporary views at `path`.
 
     Raises `TrackerError`, where what erased records said is not in the bundle.
     """
-    async with stores.new_views(folder / "views.db") as views:
+    async with new_views(path) as views:
         return await _Comparison(log, views, manifest, given).run()
 
 
 class _Comparison:
-    def __init__(self, log: UnpackedLog, views: _Views, manifest: Manifest, given: bytes) -> None:
+    def __init__(self, log: UnpackedLog, views: TemporaryViews, manifest: Manifest, given: bytes) -> None:
         self._log = log
         self._views = views
         self._manifest = manifest
