@@ -32,8 +32,8 @@ from tracker.views.sqlite.views import SqliteViews
 
 BATCH = 100
 PARTS = {
-    "records": ("records",), "index": ("records_by_end_of_key", "records_of_ours"),
-    "tree": ("leaves", "sealed_leaves", "tiles"),
+    "records": ("records",), "index": ("records_by_end_of_key", "records_of_tracker"),
+    "tree": ("leaves", "encrypted_leaves", "tiles"),
 }  # fmt: skip
 SIZE = "length(proof) + length(body)"
 MEANS = f"SELECT avg({SIZE}), avg({SIZE}) FILTER (WHERE length(proof) = 0) FROM records"

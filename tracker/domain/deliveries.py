@@ -17,7 +17,7 @@ import msgspec
 from tracker.domain.facts import Micros
 
 
-Origin = Literal["webhook", "import"]
+Origin = Literal["webhook", "import", "observation"]
 
 OURS = "tracker"
 """Source and vendor of records Tracker itself appends (erasures): they tell of the log, not of calls."""

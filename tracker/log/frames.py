@@ -26,7 +26,7 @@ from tracker.errors import LogUnavailable, NodeOutdated
 from tracker.log.contract import StoredRecord
 
 MAGIC = b"TKF"
-VERSION = 1
+VERSION = 2
 CLEAR, ZSTD = b"c", b"z"
 HEAD_BYTES = len(MAGIC) + 2
 FRAME_BYTES = 512

@@ -237,7 +237,7 @@ class RawRecord(msgspec.Struct, frozen=True, kw_only=True):
     event: str
     dedupe_key: str
     received_at: Time | None
-    origin: Literal["webhook", "import"]
+    origin: Literal["webhook", "import", "observation"]
     proof: Any
     size_bytes: int
     sessions: list[str]

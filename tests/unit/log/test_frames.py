@@ -81,7 +81,7 @@ def test_what_is_no_frame_of_ours_is_none(message: bytes) -> None:
 
 
 def test_a_frame_of_a_newer_tracker_is_not_passed_over() -> None:
-    with pytest.raises(NodeOutdated, match=r"frame 17 .* version 2, this Tracker knows 1: upgrade this node"):
+    with pytest.raises(NodeOutdated, match=r"frame 17 .* version 3, this Tracker knows 2: upgrade this node"):
         decode(MAGIC + bytes([VERSION + 1]) + CLEAR + b"...", 17)
 
 

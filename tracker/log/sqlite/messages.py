@@ -13,7 +13,7 @@ INSERT INTO checkpoints (size, note) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FR
 """
 INSERT_SIGNING_ONCE = "INSERT OR IGNORE INTO signings (size, node, key) VALUES (?, ?, ?)"
 INSERT_COSIGNATURE_ONCE = "INSERT OR IGNORE INTO cosignatures (size, name, node, line) VALUES (?, ?, ?, ?)"
-INSERT_COMPLAINT_ONCE = "INSERT OR IGNORE INTO complaints (size, node, root, position) VALUES (?, ?, ?, ?)"
+INSERT_COMPLAINT_ONCE = "INSERT OR IGNORE INTO divergence_reports (size, node, root, position) VALUES (?, ?, ?, ?)"
 SELECT_COSIGNATURES = "SELECT name, line FROM cosignatures WHERE size = ? ORDER BY name"
 SELECT_HOLDERS = """
 SELECT node FROM signings WHERE size = ?1 UNION ALL SELECT node FROM cosignatures WHERE size = ?1
@@ -22,7 +22,7 @@ SELECT_NAMED_KEY = "SELECT key FROM signings WHERE key <> '' ORDER BY size LIMIT
 SELECT_SIGNING = "SELECT node FROM signings WHERE size = ?"
 # A node that was made anew and has cosigned a larger tree since, or signed it, has settled what it complained about.
 SELECT_COMPLAINTS = """
-SELECT size, node, root, position FROM complaints AS c
+SELECT size, node, root, position FROM divergence_reports AS c
 WHERE NOT EXISTS (SELECT 1 FROM cosignatures AS s WHERE s.node = c.node AND s.size > c.size)
 AND NOT EXISTS (SELECT 1 FROM signings AS s WHERE s.node = c.node AND s.size > c.size) ORDER BY size, node LIMIT 1000
 """

@@ -1,6 +1,7 @@
-"""Bring a SQLite log's schema up to date: numbered files, each in one transaction.
+"""Bring the schema of a SQLite log up to date with numbered files, each in one transaction.
 
-    NNNN_what.sql   one step from version NNNN-1 to NNNN; its last statement writes NNNN into `user_version`
+    0001_log.sql    makes version 9; versions 1 to 8 were never released
+    NNNN_what.sql   one step from version NNNN-1 to NNNN, from 0010 on; its last statement writes NNNN into `user_version`
 
 If we die inside a step, SQLite rolls it back and the next start runs it again. Two processes that start together run
 each step once: the version is read again under the write lock.
@@ -9,25 +10,22 @@ each step once: the version is read again under the write lock.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 
 import aiosqlite
 import msgspec
 
 from tracker.errors import LogCorrupt
-from tracker.log.sqlite.tree import hash_existing_records
 
 APPLICATION_ID = 1414679378
-"""`PRAGMA application_id` of every log of ours ("TRKR"), written by the first step."""
-
-
-AFTER: Mapping[str, Callable[[aiosqlite.Connection], Awaitable[None]]] = {"0002_tree.sql": hash_existing_records}
-"""What SQL alone cannot do, in the step's own transaction."""
+"""`PRAGMA application_id` of every log ("TRKR"), written by the first step."""
+FIRST_VERSION = 9
+"""The version that the first file makes."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One migration file: `version` is its number, `sql` its text."""
+    """One migration file: the `version` it makes, and its text `sql`."""
 
     version: int
     name: str
@@ -37,23 +35,31 @@ class Step(msgspec.Struct, frozen=True):
 def steps() -> tuple[Step, ...]:
     """The steps that ship with this Tracker, in order."""
     files = (file for file in resources.files("tracker.migrations.sqlite").iterdir() if file.name.endswith(".sql"))
-    found = (Step(int(file.name.split("_", 1)[0]), file.name, file.read_text(encoding="utf-8")) for file in files)
+    found = (
+        Step(max(int(file.name.split("_", 1)[0]), FIRST_VERSION), file.name, file.read_text(encoding="utf-8"))
+        for file in files
+    )
     return tuple(sorted(found, key=lambda step: step.version))
 
 
 async def migrate(connection: aiosqlite.Connection, path: Sequence[Step] | None = None) -> int:
-    """Run the steps this file has not seen; return its version.
+    """Run the steps that this file has not seen; return its version.
 
     The connection must be in autocommit mode (`isolation_level=None`). Raises `LogCorrupt` when the file was written by
-    a newer Tracker, and the driver's error when a step fails: nothing of that step is left behind.
+    a newer Tracker or by one before the first release, and the driver's error when a step fails: nothing of that step
+    is left behind.
     """
     wanted = steps() if path is None else path
     version = await _version(connection)
+    if 0 < version < FIRST_VERSION:
+        raise LogCorrupt(
+            f"the log has schema version {version}: an earlier, unreleased Tracker wrote it, and this one cannot read it. "
+            "Keep the file; begin a new log with `tracker init` at another log.path, and import the deliveries again"
+        )
     if wanted and version > wanted[-1].version:
-        message = (
+        raise LogCorrupt(
             f"the log has schema version {version}, this Tracker knows {wanted[-1].version}: start the newer Tracker"
         )
-        raise LogCorrupt(message)
     for step in wanted:
         if step.version > version:
             version = await _run(connection, step)
@@ -66,8 +72,6 @@ async def _run(connection: aiosqlite.Connection, step: Step) -> int:
         if await _version(connection) < step.version:
             for statement in statements(step.sql):
                 await connection.execute(statement)
-            if step.name in AFTER:
-                await AFTER[step.name](connection)
         version = await _version(connection)
         if version < step.version:
             raise LogCorrupt(f"{step.name} does not set user_version = {step.version}")

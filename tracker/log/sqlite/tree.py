@@ -13,7 +13,6 @@ import aiosqlite
 
 from tracker.log.merkle.leaves import leaves_of
 from tracker.log.merkle.tree import WIDTH, Frontier, Full, Tile, frontier_at
-from tracker.log.sqlite.bulk import execute_batch, insert_statements
 
 LEAVES = "leaves (position, hash, commitment)"
 INSERT_TILE = "INSERT INTO tiles (level, n, hash) VALUES (?, ?, ?)"
@@ -59,11 +58,6 @@ INSERT_CHECKPOINT = "INSERT INTO checkpoints (size, note) VALUES (?, ?)"
 SELECT_CHECKPOINT = "SELECT 1 FROM checkpoints WHERE size = ?"
 SELECT_CHECKPOINTS = "SELECT size, note FROM checkpoints WHERE size > ? ORDER BY size LIMIT ?"
 SELECT_LAST_CHECKPOINT = "SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1"
-SELECT_UNHASHED = """
-SELECT position, source, vendor, event, dedupe_key, received_at, origin, proof, body
-FROM records WHERE position > ? ORDER BY position LIMIT ?
-"""
-CHUNK = 2_000
 
 Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Any]
@@ -98,15 +92,3 @@ async def frontier_of(connection: aiosqlite.Connection) -> Frontier:
     """The tree's right edge as it is stored."""
     ((size,),) = await connection.execute_fetchall(SELECT_TREE_SIZE)
     return await frontier_at(size, tiles_of(connection))
-
-
-async def hash_existing_records(connection: aiosqlite.Connection) -> None:
-    """Make the leaves of records that were appended before there was a tree. Part of the migration's transaction.
-
-    Never at another time: a record without a leaf was put in around Tracker, and must not get one.
-    """
-    frontier = await frontier_of(connection)
-    while rows := [tuple(row) for row in await connection.execute_fetchall(SELECT_UNHASHED, (frontier.size, CHUNK))]:
-        leaves, full = appended_tiles(frontier, rows, [None] * len(rows))
-        await execute_batch(connection, insert_statements(LEAVES, leaves))
-        await connection.executemany(INSERT_TILE, full)

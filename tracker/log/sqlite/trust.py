@@ -39,11 +39,11 @@ SELECT_COSIGNER = "SELECT key FROM cosigners WHERE name = ?"
 SELECT_COSIGNERS = "SELECT count(*) FROM cosigners"
 INSERT_COSIGNER = "INSERT INTO cosigners (name, key) VALUES (?, ?)"
 INSERT_ASIDE = """
-INSERT OR IGNORE INTO set_aside (sequence, message, why) SELECT ?, ?, ? WHERE (SELECT count(*) FROM set_aside) < ?
+INSERT OR IGNORE INTO quarantine (sequence, message, why) SELECT ?, ?, ? WHERE (SELECT count(*) FROM quarantine) < ?
 """
-SELECT_ASIDE = "SELECT sequence, message FROM set_aside ORDER BY sequence"
-COUNT_ASIDE = "SELECT count(*) FROM set_aside"
-DELETE_ASIDE = "DELETE FROM set_aside WHERE sequence = ?"
+SELECT_ASIDE = "SELECT sequence, message FROM quarantine ORDER BY sequence"
+COUNT_ASIDE = "SELECT count(*) FROM quarantine"
+DELETE_ASIDE = "DELETE FROM quarantine WHERE sequence = ?"
 
 
 class TrustedKeys(NamedTuple):

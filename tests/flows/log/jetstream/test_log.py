@@ -134,7 +134,7 @@ async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(clus
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     for key in "ab":
         await log.append(delivery(key))
-    await log._stream.publish(b"TKF\x02c...", "n", 5)
+    await log._stream.publish(b"TKF\x03c...", "n", 5)
     late = tmp_path / "late.db"
     await Replica.init(late, log_id=log.state.log_id, stream=log._stream.name)
     second = await JetstreamLog.open(late, log._stream.settings)
@@ -148,7 +148,7 @@ async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(clus
             each.append(delivery("c")),
             each.append_raw([row_of(delivery("c"))], [], [None]),
         ):
-            with pytest.raises(NodeOutdated, match=r"frame 3 .* version 2, this Tracker knows 1: upgrade this node"):
+            with pytest.raises(NodeOutdated, match=r"frame 3 .* version 3, this Tracker knows 2: upgrade this node"):
                 await refused
         await each.close()
 

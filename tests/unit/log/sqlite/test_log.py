@@ -367,7 +367,7 @@ async def test_repeats_are_found_by_the_index_of_ends_of_keys(log: SqliteLog, pa
 async def test_our_own_records_are_found_by_their_index(log: SqliteLog, path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plan = plain.execute(f"EXPLAIN QUERY PLAN {statement}", [OURS]).fetchall()
-    assert any("USING INDEX records_of_ours" in row[3] for row in plan), plan
+    assert any("USING INDEX records_of_tracker" in row[3] for row in plan), plan
 
 
 async def test_keys_that_end_alike_are_told_apart(log: SqliteLog) -> None:
