@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from tracker.domain.deliveries import Verified
-from tracker.log.merkle.leaf import record_leaf
+from tracker.log.merkle.leaf import record_leaf_hash
 from tracker.log.merkle.tree import Frontier
 from tracker.log.sqlite import log as engine
 from tracker.log.sqlite.log import SqliteLog
@@ -76,7 +76,9 @@ def leaf_cost(records: int) -> float:
     frontier = Frontier()
     started = time.perf_counter()
     for n in range(records):
-        frontier.append(record_leaf(n, "lk", "livekit", "participant_joined", f"p:EV_{n}", n, "webhook", PROOF, BODY))
+        frontier.append(
+            record_leaf_hash(n, "lk", "livekit", "participant_joined", f"p:EV_{n}", n, "webhook", PROOF, BODY)
+        )
     return (time.perf_counter() - started) / records * 1e6
 
 

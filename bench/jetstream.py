@@ -29,9 +29,9 @@ from nats.js.errors import ServiceUnavailableError
 
 from tests.support.cluster import Cluster
 from tracker.domain.deliveries import Verified
-from tracker.log.frames import CLEAR, MAGIC, VERSION, Frame, decode, encode, row_of
+from tracker.log.frames import UNCOMPRESSED, MAGIC, VERSION, Frame, decode, encode, frame_row
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.jetstream.validation import join
+from tracker.log.jetstream.validation import join_stream
 from tracker.log.jetstream.connection import StreamSettings
 from tracker.log.sqlite.replica import Replica
 
@@ -73,9 +73,12 @@ def frames(node: str, records: Sequence[Verified], size: int, *, packed: bool) -
     """(frame id, bytes) of Tracker's frames of so many events, packed as it packs them (to a tenth) or not."""
     found: list[tuple[bytes, bytes]] = []
     for n in range(0, len(records), size):
-        frame = Frame(os.urandom(16), node, [row_of(each) for each in records[n : n + size]])
+        frame = Frame(os.urandom(16), node, [frame_row(each) for each in records[n : n + size]])
         found.append(
-            (frame.id, encode(frame) if packed else MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode(frame))
+            (
+                frame.id,
+                encode(frame) if packed else MAGIC + bytes([VERSION]) + UNCOMPRESSED + msgspec.msgpack.encode(frame),
+            )
         )
     return found
 
@@ -121,7 +124,7 @@ async def tracker_ingest(urls: list[str], stream: str, node: str, count: int, si
     """Callers that append one event after the other, twice as many as a frame holds: while one is under way, the next fills."""
     records = iter(events(node, count))
     log = await _opened(urls, stream, node, folder)
-    await log.caught_up()
+    await log.wait_until_caught_up()
 
     async def call() -> None:
         for each in records:
@@ -150,7 +153,7 @@ async def tracker_catch_up(urls: list[str], stream: str, node: str, count: int, 
 async def _opened(urls: list[str], stream: str, node: str, folder: str) -> JetstreamLog:
     settings = StreamSettings(servers=tuple(urls), stream=stream, node=node, replicas=3)
     path = Path(folder) / f"{stream}-{node}" / "log.db"
-    await Replica.init(path, log_id=await join(settings, stream), stream=stream)
+    await Replica.init(path, log_id=await join_stream(settings, stream), stream=stream)
     return await JetstreamLog.open(path, settings)
 
 

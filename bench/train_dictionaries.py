@@ -15,7 +15,7 @@ import zstandard
 from traffic import KINDS
 
 from tracker.log.merkle.leaf import framed
-from tracker.log.record_compression import DICTIONARY_BYTES, LEVEL, numbered
+from tracker.log.record_compression import DICTIONARY_BYTES, LEVEL, with_id
 from tracker.log.shipped_dictionaries import NUMBERS
 
 EACH = 1_500
@@ -26,4 +26,4 @@ for vendor, number in NUMBERS.items():
         framed(event.proof, event.body) for kind in KINDS.values() for event in itertools.islice(kind(vendor, 7), EACH)
     ]
     made = zstandard.train_dictionary(DICTIONARY_BYTES, texts, level=LEVEL).as_bytes()
-    Path(sys.argv[1], f"{number}.zdict").write_bytes(numbered(made, number))
+    Path(sys.argv[1], f"{number}.zdict").write_bytes(with_id(made, number))

@@ -75,7 +75,7 @@ class Steps:
         for name in ("fsync", "replace", "rename", "link", "unlink", "ftruncate"):
             real = getattr(os, name)
             setattr(os, name, lambda *args, f=real, **named: counted.run(lambda: f(*args, **named)))
-        train = dictionaries.better
+        train = dictionaries.train_better
 
         def training(*args: Any) -> Any:
             # It runs in its own thread, beside appends. So only its begin and end are steps.
@@ -84,7 +84,7 @@ class Steps:
             counted.run(lambda: None)
             return result
 
-        dictionaries.better = training
+        dictionaries.train_better = training
 
 
 def in_child(work: Callable[[], Any]) -> int:

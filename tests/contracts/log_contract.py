@@ -9,8 +9,8 @@ import pytest
 from tracker.domain.deliveries import Appended, Verified
 from tracker.errors import LogUnavailable
 from tracker.log.merkle.hashing import EMPTY_ROOT
-from tracker.log.merkle.leaf import record_leaf
-from tracker.log.merkle.tree import Frontier, consistency_proof, consistent, inclusion_proof, inclusion_root
+from tracker.log.merkle.leaf import record_leaf_hash
+from tracker.log.merkle.tree import Frontier, consistency_proof, is_consistent, inclusion_proof, inclusion_root
 from tracker.log.contract import Log
 
 
@@ -187,7 +187,7 @@ class LogContract:
         await log.append(delivery("k0"))
         leaves: list[bytes] = []
         async for chunk in log.read_stored(0):
-            leaves += [record_leaf(*each[:9], commitment=each.commitment) for each in chunk]
+            leaves += [record_leaf_hash(*each[:9], commitment=each.commitment) for each in chunk]
         frontier = Frontier()
         for leaf in leaves:
             frontier.append(leaf)
@@ -206,7 +206,7 @@ class LogContract:
         await log.append_all([delivery(f"k{n}") for n in range(1200)])
         kept = [each async for chunk in log.read_stored(100) for each in chunk]
         assert [each.position for each in kept] == list(range(101, 1201))
-        assert all(record_leaf(*each[:9], each.commitment) == each.leaf for each in kept)
+        assert all(record_leaf_hash(*each[:9], each.commitment) == each.leaf for each in kept)
 
     async def test_a_proof_of_any_record_leads_to_the_root(self, log: Log) -> None:
         await log.append_all([delivery(f"k{n}") for n in range(700)])
@@ -218,7 +218,7 @@ class LogContract:
             assert kept is not None
             proof = await inclusion_proof(position - 1, size, log.tile)
             assert inclusion_root(position - 1, size, kept.hash, proof) == root
-        assert consistent(*older, size, root, await consistency_proof(older.size, size, log.tile))
+        assert is_consistent(*older, size, root, await consistency_proof(older.size, size, log.tile))
 
     async def test_checkpoints_are_kept_for_ever_one_a_size(self, log: Log) -> None:
         assert await log.last_checkpoint() is None

@@ -16,9 +16,9 @@ from nats.errors import NoRespondersError
 from tracker.domain.deliveries import Verified
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.keys.frame_keys import FrameKeys, encode
-from tracker.log.jetstream.validation import join
+from tracker.log.jetstream.validation import join_stream
 from tracker.log.jetstream.key_bucket import KeyBucket
-from tracker.log.jetstream.encryption import join_names
+from tracker.log.jetstream.encryption import join_key_bucket
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.key_store import MasterKey
@@ -51,7 +51,7 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
         refused: list[str] = []
         async with connected(cluster, "tracker", refused) as node:
             await forbidden(node, refused, "$JS.API.STREAM.CREATE.tracker")
-        assert await join(settings(cluster, "maker", "a"), LOG_ID) == LOG_ID
+        assert await join_stream(settings(cluster, "maker", "a"), LOG_ID) == LOG_ID
 
         refused.clear()
         async with connected(cluster, "maker", refused) as maker:
@@ -60,7 +60,7 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
 
         forbidden_before = violations(cluster)
         await two_nodes(cluster, tmp_path)
-        assert await join_names(settings(cluster, "maker", "a"), MASTERS) == await names_of(cluster)
+        assert await join_key_bucket(settings(cluster, "maker", "a"), MASTERS) == await names_of(cluster)
         for n, user in enumerate(("maker", "tracker")):
             await keys(cluster, user, bytes([n] * 16))
         assert violations(cluster) == forbidden_before
@@ -90,11 +90,11 @@ async def two_nodes(cluster: DeployedCluster, folder: Path) -> None:
     logs: list[JetstreamLog] = []
     for node in ("a", "b"):
         chosen = settings(cluster, "tracker", node)
-        await Replica.init(folder / f"{node}.db", log_id=await join(chosen, "another"), stream="tracker")
+        await Replica.init(folder / f"{node}.db", log_id=await join_stream(chosen, "another"), stream="tracker")
         logs.append(await JetstreamLog.open(folder / f"{node}.db", chosen, body_bytes=4 * 2**20))
     try:
         for n, log in enumerate(logs):
-            assert await log.caught_up(10)
+            assert await log.wait_until_caught_up(10)
             assert (await log.append(verified(n))).position == n + 1
             await log.check_writable()
         assert await logs[0].wait(1, 10) == 2
@@ -141,7 +141,7 @@ async def asked(node: Client, other: Client) -> None:
 
 async def names_of(cluster: DeployedCluster) -> bytes:
     """What a second node finds in the bucket, as the user of nodes."""
-    return await join_names(settings(cluster, "tracker", "b"), MASTERS)
+    return await join_key_bucket(settings(cluster, "tracker", "b"), MASTERS)
 
 
 async def keys(cluster: DeployedCluster, user: str, frame: bytes) -> None:
@@ -149,15 +149,15 @@ async def keys(cluster: DeployedCluster, user: str, frame: bytes) -> None:
     stream = await Stream.open(settings(cluster, user, "a"))
     bucket = KeyBucket(stream)
     assert await stream.message(1)
-    before = await bucket.frames(0)
+    before = await bucket.next_revision(0)
     entry = encode(FrameKeys("main", [b"wrapped"]))
     await bucket.put(frame, entry)
-    assert await bucket.entry(frame) == entry
-    await bucket.withdraw(frame, {0})
-    left = await bucket.frames(0 if before is None else before[0])
+    assert await bucket.get(frame) == entry
+    await bucket.destroy_keys(frame, {0})
+    left = await bucket.next_revision(0 if before is None else before[0])
     assert left is not None
     assert left[1:3] == (frame, encode(FrameKeys("main", [None])))
-    assert await bucket.frames(left[0]) is None
+    assert await bucket.next_revision(left[0]) is None
     await stream.close()
 
 

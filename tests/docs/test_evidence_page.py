@@ -22,7 +22,7 @@ from tracker.domain.deliveries import Verified
 
 PAGE = DOCS / "explanation" / "evidence.md"
 PROGRAM = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[0]
-SIGNER = Signer.made("tracker.test/log")
+SIGNER = Signer.generate("tracker.test/log")
 AT = 9
 
 
@@ -44,7 +44,7 @@ async def files(tmp_path: Path) -> list[Path]:
     assert record is not None
     hashes = [base64.b64encode(each).decode() for each in await inclusion_proof(AT - 1, size, log.tile)]
     contents = {
-        "checkpoint": sign_note(checkpoint_text(SIGNER.name, size, root), [Signer.made("witness/w"), SIGNER]),
+        "checkpoint": sign_note(checkpoint_text(SIGNER.name, size, root), [Signer.generate("witness/w"), SIGNER]),
         "key": f"{SIGNER.verifier}\n",
         "record.json": json.dumps(envelope(record)),
         "proof.json": json.dumps({"hashes": hashes}),

@@ -19,7 +19,7 @@ from tests.support.replicas import opened, settings_of
 from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.key_bucket import KeyBucket
-from tracker.log.jetstream.restore_keys import Restored, restore
+from tracker.log.jetstream.restore_keys import RestoreResult, restore_keys
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.keys.key_store import MasterKey, KeyStore
 
@@ -57,11 +57,11 @@ class SealedNodes:
         self._closing.push_async_callback(log.close)
         return log
 
-    async def restore(self, node: str, *, partly: bool = False, masters: Sequence[MasterKey] = MASTERS) -> Restored:
+    async def restore(self, node: str, *, partly: bool = False, masters: Sequence[MasterKey] = MASTERS) -> RestoreResult:
         """What `tracker restore-keys` does on a node."""
         vault = await KeyStore.open(self.keys(node), masters)
         try:
-            return await restore(self.settings(node), self.replica(node), vault, partly=partly)
+            return await restore_keys(self.settings(node), self.replica(node), vault, partly=partly)
         finally:
             await vault.close()
 
@@ -77,14 +77,14 @@ class SealedNodes:
     async def lose_bucket(self) -> None:
         """Somebody deletes it."""
         async with self.connected() as stream:
-            await stream.ask(f"STREAM.DELETE.KV_{self.stream}-keys", {})
+            await stream.api_request(f"STREAM.DELETE.KV_{self.stream}-keys", {})
 
     async def entries(self) -> dict[bytes, list[bytes | None]]:
         """The wrapped keys of every revision in the bucket, by frame."""
         found: dict[bytes, list[bytes | None]] = {}
         async with self.connected() as stream:
             bucket, after = KeyBucket(stream), 0
-            while (each := await bucket.frames(after)) is not None:
+            while (each := await bucket.next_revision(after)) is not None:
                 after = each.sequence
                 found.setdefault(each.frame, []).extend(decode(each.entry).wrapped)
         return found

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tests.support.cluster import Cluster
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.jetstream.validation import join
-from tracker.log.jetstream.encryption import join_names
+from tracker.log.jetstream.validation import join_stream
+from tracker.log.jetstream.encryption import join_key_bucket
 from tracker.log.jetstream.connection import StreamSettings
 from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.key_store import MasterKey, KeyStore
@@ -37,10 +37,10 @@ async def opened(path: Path, settings: StreamSettings, masters: Sequence[MasterK
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         if masters:
-            await KeyStore.create(keys, masters, await join_names(settings, masters, is_new_node=True))
-        await Replica.init(path, log_id=await join(settings, secrets.token_hex(8)), stream=settings.stream)
+            await KeyStore.create(keys, masters, await join_key_bucket(settings, masters, is_new_node=True))
+        await Replica.init(path, log_id=await join_stream(settings, secrets.token_hex(8)), stream=settings.stream)
     log = await JetstreamLog.open(path, settings, vault=await KeyStore.open(keys, masters) if masters else None)
-    assert await log.caught_up(20)
+    assert await log.wait_until_caught_up(20)
     return log
 
 

@@ -19,7 +19,7 @@ from tracker.config import load
 from tracker.server import stores
 from tracker.domain.deliveries import Verified
 from tracker.log.merkle.hashing import complete_root
-from tracker.log.merkle.leaf import record_leaf
+from tracker.log.merkle.leaf import record_leaf_hash
 from tracker.evidence.verify_log import Progress, Verification
 
 SIZE, FIRST, AFTER = 700, 300, 3
@@ -100,7 +100,7 @@ class Tampered:
 def leaf_again(log: Tampered, position: int) -> None:
     """Give a record the leaf it has now."""
     ((*fields,),) = log.all("SELECT * FROM records WHERE position = ?", position)
-    log.run("UPDATE leaves SET hash = ? WHERE position = ?", record_leaf(*fields), position)
+    log.run("UPDATE leaves SET hash = ? WHERE position = ?", record_leaf_hash(*fields), position)
 
 
 def tree_again(log: Tampered) -> None:

@@ -85,12 +85,12 @@ async def rekey(config: Config, progress: Progress | None = None) -> int:
     try:
         # With the last position the older master's name goes, so it comes last.
         frames = await stores.rewrap_frames(config, vault)
-        count, done = await vault.others(), 0
+        count, done = await vault.count_outdated(), 0
         after: int | None = 0
         while after is not None:
             if progress is not None:
                 progress(done, count)
-            left = await vault.others()
+            left = await vault.count_outdated()
             after, done = await vault.rewrap(after), count - left
         return count + frames
     finally:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from tracker.log import copy_log
 from tracker.server import stores
 from tracker.config.load import Config
-from tracker.log.copy_log import Copied, Progress
+from tracker.log.copy_log import CopyResult, Progress
 from tracker.privacy.erasure import finish
 from tracker.errors import ConfigInvalid, LogUnavailable
 from tracker.log.cluster.divergence import trusted_keys
 from tracker.log.contract import Log
 
 
-async def copy(config: Config, to: Config, progress: Progress | None = None) -> Copied:
+async def copy(config: Config, to: Config, progress: Progress | None = None) -> CopyResult:
     """Copy the log of `config` into that of `to`, or the rest of it after a copy that ended early.
 
     Raises `ConfigInvalid` where both are the same, `LogError`.
@@ -26,7 +26,7 @@ async def copy(config: Config, to: Config, progress: Progress | None = None) -> 
                 # Before it goes on, too: an earlier run may have died between an erasure and its keys.
                 await _finished(to, target)
                 keys = [*stores.verifiers(config), *await trusted_keys(source, [])]
-                copied = await copy_log.copy(source, target, progress, verifiers=keys)
+                copied = await copy_log.copy_log(source, target, progress, verifiers=keys)
                 await _finished(to, target)
                 return copied
 
@@ -36,7 +36,7 @@ async def _finished(to: Config, target: Log) -> None:
         await finish(target)
 
 
-def unnamed(copied: Copied, to: Config) -> list[str]:
+def unnamed(copied: CopyResult, to: Config) -> list[str]:
     """The keys of the checkpoints that were copied which the config of the target does not name. Raises `ConfigInvalid`."""
     named = {str(each) for each in stores.verifiers(to)}
     return [key for key in copied.keys if key not in named]

@@ -22,7 +22,7 @@ from tracker.evidence.verify_records import check_erasures, check_proofs
 from tracker.evidence.verify_log import (
     MAX_FAULTS, Fault, Progress, ShippedFile, Verification, check_cosignatures, verify_log,
 )  # fmt: skip
-from tracker.log.cluster.divergence import named_keys
+from tracker.log.cluster.divergence import announced_keys
 
 Bars = Callable[[str, str], AbstractContextManager[Progress]]
 """(title, unit) → a progress bar."""
@@ -76,7 +76,7 @@ async def verify(
     shipped = _shipped(config, files)
     async with stores.tree_log(config) as log:
         with bars("verify", "records") as bar:
-            named = await named_keys(log)
+            named = await announced_keys(log)
             found = await verify_log(log, known or named, shipped=shipped, progress=bar, max_faults=limit)
         found.named_key = next((str(each) for each in named if each not in known), None)
         found.is_named_only = found.named_key is not None and not known

@@ -10,12 +10,12 @@ from tracker.config.load import Config
 from tracker.errors import ConfigInvalid
 
 if TYPE_CHECKING:
-    from tracker.log.jetstream.restore_keys import Restored
+    from tracker.log.jetstream.restore_keys import RestoreResult
 
 
 async def restore_keys(
     config: Config, *, partly: bool = False, progress: Callable[[int, int], None] | None = None
-) -> Restored:
+) -> RestoreResult:
     """Put back what the bucket lacks and this node has; make it where there is none. A server may run meanwhile.
 
     `partly`: make it also where this node cannot make it whole. Raises `ConfigInvalid` where nothing is sealed or there is

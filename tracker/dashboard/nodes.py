@@ -73,7 +73,7 @@ def cluster_view(request: web.Request) -> NodesPage | None:
         signing=[each.status.node for each in nodes if each.status.signs and not each.is_silent],
         diverged=_diverged(cluster.vouching),
         doubt=cluster.vouching.doubt,
-        complaints=[(each.node, each.size, each.position) for each in cluster.vouching.complaints],
+        complaints=[(each.node, each.size, each.position) for each in cluster.vouching.divergence_reports],
     )
 
 

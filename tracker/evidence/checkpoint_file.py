@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracker.errors import CheckpointUnwritten, NoteMalformed
-from tracker.log.merkle.checkpoint import NOTE, pieces, read_checkpoint
+from tracker.log.merkle.checkpoint import NOTE, split_checkpoint_file, read_checkpoint
 
 TAIL_BYTES = 64 * 1024
 LOCK_SECONDS = 10.0
@@ -103,7 +103,8 @@ def read_shipped(path: Path) -> list[ShippedNote]:
     except OSError as error:
         raise _refused(path, error) from error
     return [
-        ShippedNote(piece.line, piece.text, _size_of(piece.text) if piece.is_note else None) for piece in pieces(text)
+        ShippedNote(piece.line, piece.text, _size_of(piece.text) if piece.is_note else None)
+        for piece in split_checkpoint_file(text)
     ]
 
 

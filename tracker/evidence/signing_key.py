@@ -22,7 +22,7 @@ def create_key(path: Path, origin: str) -> Verifier | None:
     """
     if path.exists() or path.is_symlink():
         return None
-    signer = Signer.made(origin)
+    signer = Signer.generate(origin)
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

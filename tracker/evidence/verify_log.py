@@ -24,10 +24,10 @@ import msgspec
 from tracker.evidence.checkpoint_file import ShippedNote
 from tracker.errors import LogError, NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint
-from tracker.log.merkle.cosignature import CosignerKey, cosigned, with_cosignatures
-from tracker.log.merkle.leaves import leaves_of
+from tracker.log.merkle.cosignature import CosignerKey, verify_cosignatures, with_cosignatures
+from tracker.log.merkle.leaves import record_leaf_hashes
 from tracker.log.merkle.note import Verifier, read_note
-from tracker.log.merkle.tree import WIDTH, Frontier
+from tracker.log.merkle.tree import TILE_WIDTH, Frontier
 from tracker.log.contract import StoredRecord, Log
 
 MAX_FAULTS = 20
@@ -197,7 +197,7 @@ class _Pass:
 
     async def _go_over(self, head: int, progress: Progress | None) -> None:
         async for chunk in self._log.read_stored(0):
-            leaves = leaves_of(chunk)
+            leaves = record_leaf_hashes(chunk)
             first, last = self._frontier.size + 1, self._frontier.size + len(chunk)
             # Positions ascend, so the ends tell whether they are dense.
             is_whole = chunk[0].position == first and chunk[-1].position == last
@@ -273,16 +273,16 @@ class _Pass:
             )
             return
         for level, hashes in sorted(self._tiles.items()):
-            for n in range(0, len(hashes), WIDTH):
-                stored = await self._log.tile(level, n // WIDTH)
-                for at, (have, want) in enumerate(zip(stored, hashes[n : n + WIDTH], strict=False)):
+            for n in range(0, len(hashes), TILE_WIDTH):
+                stored = await self._log.tile(level, n // TILE_WIDTH)
+                for at, (have, want) in enumerate(zip(stored, hashes[n : n + TILE_WIDTH], strict=False)):
                     if have != want and not self._is_told(level, n + at):
                         self._fault(*_tile_fault(level, n + at, "is not what its leaves make"))
                         return
-                if len(stored) < len(hashes[n : n + WIDTH]):
+                if len(stored) < len(hashes[n : n + TILE_WIDTH]):
                     self._fault(*_tile_fault(level, n + len(stored), "is missing"))
                     return
-        beyond = await self._log.tile_beyond()
+        beyond = await self._log.surplus_tile()
         if beyond is not None:
             level, n = beyond
             self._fault(
@@ -293,7 +293,7 @@ class _Pass:
 
     def _is_told(self, level: int, n: int) -> bool:
         """Whether something under this hash is a fault already: then it was bound to differ."""
-        width = WIDTH**level
+        width = TILE_WIDTH**level
         return any(n * width < (fault.position or 0) <= (n + 1) * width for fault in self.found.faults)
 
     def _tell_unreached(self) -> None:
@@ -312,10 +312,10 @@ class _Pass:
 
 
 def _tile_fault(level: int, n: int, what: str) -> tuple[int, str]:
-    first = n * WIDTH**level + 1
+    first = n * TILE_WIDTH**level + 1
     return (
         first,
-        f"hash {n} of level {level} of the stored tree {what}: the tree of positions {first} to {first + WIDTH**level - 1} was changed",
+        f"hash {n} of level {level} of the stored tree {what}: the tree of positions {first} to {first + TILE_WIDTH**level - 1} was changed",
     )
 
 
@@ -337,5 +337,5 @@ async def check_cosignatures(log: Log, keys: Sequence[CosignerKey], found: Verif
 def _cosigner_labels(note: str, line: str, keys: Sequence[CosignerKey]) -> list[str]:
     """Who made the cosignature in this line: the key's label, or only a name if no such key is known."""
     signed = with_cosignatures(note, [line])
-    labels = [each.by.label for each in cosigned(signed, keys)]
+    labels = [each.key.label for each in verify_cosignatures(signed, keys)]
     return labels or [f"{read_note(signed).signatures[-1].name} (its key is not known)"]

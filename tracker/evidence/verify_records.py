@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import msgspec
 
 from tracker.domain.deliveries import LOST, OURS, Record
-from tracker.log.erasure_records import EVENT, Erasure
+from tracker.log.erasure_records import EVENT, ErasureBody
 from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt, LogUnavailable
 from tracker.log.contract import Log
 from tracker.sources import registry
@@ -67,9 +67,9 @@ async def check_erasures(log: Log, found: Verification) -> None:
 
     Without the master keys erasures cannot be read where they are sealed, and nothing is compared.
     """
-    ours = await log.positions_erased_by(OURS)
+    ours = await log.positions_from_source(OURS)
     head = await log.head()
-    if not ours and not await log.erased(0, 1):
+    if not ours and not await log.erased_positions(0, 1):
         return
     says = array("q", bytes(8 * (head + 1)))
     damaged: set[int] = set()
@@ -85,7 +85,7 @@ async def check_erasures(log: Log, found: Verification) -> None:
             for position in () if record is None else _told_by(record):
                 if 0 < position < by:
                     says[position] = by
-        after, rows = 0, await log.erased(0, ERASURES_PER_READ)
+        after, rows = 0, await log.erased_positions(0, ERASURES_PER_READ)
         while rows:
             for position, by in rows:
                 if by > head and by <= await log.head():
@@ -100,7 +100,7 @@ async def check_erasures(log: Log, found: Verification) -> None:
                 else:
                     says[position] = 0
             after = rows[-1][0]
-            rows = await log.erased(after, ERASURES_PER_READ)
+            rows = await log.erased_positions(after, ERASURES_PER_READ)
     except LogUnavailable:
         return
     for position in (n for n in range(1, head + 1) if says[n]):
@@ -117,7 +117,7 @@ def _told_by(record: Record) -> set[int]:
     if (record.source, record.event) != (OURS, EVENT):
         return set()
     try:
-        return {each.position for each in msgspec.json.decode(record.body, type=Erasure).erased}
+        return {each.position for each in msgspec.json.decode(record.body, type=ErasureBody).erased}
     except msgspec.DecodeError:
         return set()
 

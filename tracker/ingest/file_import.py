@@ -31,7 +31,7 @@ import msgspec
 
 from tracker.domain.deliveries import Verified
 from tracker.log.contract import Log
-from tracker.log.frames import weight
+from tracker.log.frames import max_frame_bytes
 from tracker.sources.contract import Source
 
 
@@ -95,7 +95,7 @@ async def import_files(
     for path in import_order(_expand_folders(files)):
         report = FileReport(file=str(path))
         reports.append(report)
-        reader = _FileReader(path, report, source, now, log.most_bytes)
+        reader = _FileReader(path, report, source, now, log.max_batch_bytes)
         while (batch := await asyncio.to_thread(reader.next_batch)) is not None:
             for appended in await log.append_all(batch) if batch else []:
                 if appended.duplicate:
@@ -131,7 +131,7 @@ class _FileReader:
     def next_batch(self) -> list[Verified] | None:
         """The next deliveries, at most 500; empty when all lines were skipped; None at the end of the file."""
         batch = [] if self._carried_over is None else [self._carried_over]
-        size, lines_read = weight(batch), len(batch)
+        size, lines_read = max_frame_bytes(batch), len(batch)
         self._carried_over = None
         try:
             for number, line, is_whole in self._lines:
@@ -142,7 +142,7 @@ class _FileReader:
                     proof: dict[str, str | int] = {"scheme": "import", "file": self._path.name, "line": number}
                     proof |= self._run | hints
                     verified = self._source.verify_trusted(body, received_at=self._now(), proof=proof)
-                    added = weight([verified])
+                    added = max_frame_bytes([verified])
                     if added > self._max_batch_bytes:
                         self._report.unreadable.append(number)
                         continue

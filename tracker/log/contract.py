@@ -32,7 +32,7 @@ class StoredLeaf(NamedTuple):
 
     position: int
     hash: bytes
-    kept: bytes
+    digest: bytes
     commitment: bytes | None
     salt: bytes | None
 
@@ -57,7 +57,7 @@ class Log(Protocol):
     """One log. All methods raise `LogUnavailable` when the store cannot answer; nothing was recorded then."""
 
     @property
-    def most_bytes(self) -> int:
+    def max_batch_bytes(self) -> int:
         """What `append_all` may be given at once, weighed by `frames.weight`; more may be refused with `LogUnavailable`."""
         ...
 
@@ -113,15 +113,15 @@ class Log(Protocol):
         """
         ...
 
-    async def positions_erased_by(self, source: str) -> list[int]:
+    async def positions_from_source(self, source: str) -> list[int]:
         """All positions of a source, ascending. For sources with few records."""
         ...
 
-    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
+    async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:
         """(position, position of the record that says it was erased) of erased records after a position, at most `limit`."""
         ...
 
-    async def tile_beyond(self) -> tuple[int, int] | None:
+    async def surplus_tile(self) -> tuple[int, int] | None:
         """(level, n) of a stored hash of the tree that there are not leaves enough for, or None, as it should be."""
         ...
 
@@ -170,7 +170,7 @@ class ServedLog(Log, Protocol):
         ...
 
 
-class Behind(NamedTuple):
+class Lag(NamedTuple):
     """How far a node is behind the others: messages of the stream that it has not applied, and for how many seconds.
 
     `seconds` is infinite before it was level for the first time since its start.
@@ -184,28 +184,28 @@ class Behind(NamedTuple):
 class ClusteredLog(ServedLog, Protocol):
     """A log that many nodes share; this node's replica may be behind. `erasures` is set with each erasure applied here."""
 
-    erasures: asyncio.Event
+    erasure_applied: asyncio.Event
 
-    def behind(self) -> Behind:
+    def lag(self) -> Lag:
         """How far this node is behind, as far as it knows."""
         ...
 
-    def stopped(self) -> NodeDiverged | NodeOutdated | None:
+    def stop_reason(self) -> NodeDiverged | NodeOutdated | None:
         """Why this node takes nothing, and has to be asked nothing, until somebody mends it; None as it should be."""
         ...
 
-    def stop_where(self, diverged: Callable[[], object | None]) -> None:
+    def set_divergence_check(self, diverged: Callable[[], object | None]) -> None:
         """From now on ask `diverged` whether this node's records are not those that were signed: then it is `stopped`.
 
         It goes on following the stream, so that it can say so there; it appends no records and destroys no shared keys.
         """
         ...
 
-    def refused(self) -> int:
+    def skipped_messages(self) -> int:
         """Messages of the stream passed over since this was opened: no node can have sent them."""
         ...
 
-    def end_within(self, seconds: float) -> None:
+    def limit_shutdown(self, seconds: float) -> None:
         """What is accepted, or will be, is tried for no longer than so many seconds from now: the server stops."""
         ...
 
@@ -217,7 +217,7 @@ class ClusteredLog(ServedLog, Protocol):
         """The names of the servers that hold the stream."""
         ...
 
-    async def caught_up(self, timeout: float | None = None) -> bool:
+    async def wait_until_caught_up(self, timeout: float | None = None) -> bool:
         """Return True as soon as everything that was there at the start is applied; False after `timeout` seconds."""
         ...
 
@@ -229,23 +229,23 @@ class ClusteredLog(ServedLog, Protocol):
         """What nodes said that hold another tree, and have not been made anew since."""
         ...
 
-    async def quarantined(self) -> int:
+    async def quarantined_count(self) -> int:
         """How many messages about the tree are not signed with a key that this node knows: nothing rests on them."""
         ...
 
-    async def signer_of(self, size: int) -> str | None:
+    async def signing_node(self, size: int) -> str | None:
         """The node that signed the checkpoint of that size."""
         ...
 
-    async def named_key(self) -> str | None:
+    async def announced_key(self) -> str | None:
         """The verifier key that the node of the first checkpoint said it signs with."""
         ...
 
-    async def holders_of(self, size: int) -> list[str]:
+    async def nodes_holding(self, size: int) -> list[str]:
         """The other nodes that signed or cosigned the checkpoint of that size, the signing one first."""
         ...
 
-    async def hashes_of(self, node: str, level: int, n: int) -> Sequence[bytes]:
+    async def peer_tile(self, node: str, level: int, n: int) -> Sequence[bytes]:
         """A tile of another node's tree, as that node has it now. Raises `LogUnavailable` where it does not answer."""
         ...
 

@@ -19,11 +19,11 @@ import msgspec
 
 from tracker.domain.deliveries import OURS, Origin
 from tracker.errors import LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
-from tracker.log.merkle.leaves import leaves_of
+from tracker.log.merkle.leaves import record_leaf_hashes
 from tracker.log.merkle.note import Verifier, open_note
 from tracker.log.merkle.tree import root_at
 from tracker.log.contract import StoredRecord, Log
-from tracker.log.frames import FrameRow, weight
+from tracker.log.frames import FrameRow, max_frame_bytes
 from tracker.log.keys.frame_store import DataKey
 
 Progress = Callable[[int, int], None]
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 class CopySource(Log, Protocol):
     """A log that can be read as it stands."""
 
-    async def erasures_told(self, after: int, until: int) -> dict[int, list[int]]:
+    async def erasures_made_by(self, after: int, until: int) -> dict[int, list[int]]:
         """What each of the records after a position and up to another one says is erased."""
         ...
 
@@ -41,7 +41,7 @@ class CopySource(Log, Protocol):
         ...
 
 
-class Target(Log, Protocol):
+class CopyTarget(Log, Protocol):
     """A log that takes records as they stand."""
 
     async def append_raw(
@@ -53,12 +53,12 @@ class Target(Log, Protocol):
         """
         ...
 
-    async def keep_signed(self, size: int, note: str, key: str) -> bool:
+    async def store_signed_checkpoint(self, size: int, note: str, key: str) -> bool:
         """See `Log.keep_checkpoint`. `key`: the verifier key it is signed with, "" where that is not known."""
         ...
 
 
-class Copied(msgspec.Struct, frozen=True):
+class CopyResult(msgspec.Struct, frozen=True):
     """Both logs now: `records` and `root` (base64) of the tree over them; `new` of them were copied by this run.
 
     `keys`: the verifier keys of the `checkpoints`, as far as they are known.
@@ -71,9 +71,9 @@ class Copied(msgspec.Struct, frozen=True):
     keys: list[str]
 
 
-async def copy(
-    source: CopySource, target: Target, progress: Progress | None = None, *, verifiers: Sequence[Verifier] = ()
-) -> Copied:
+async def copy_log(
+    source: CopySource, target: CopyTarget, progress: Progress | None = None, *, verifiers: Sequence[Verifier] = ()
+) -> CopyResult:
     """Bring the target up to what the source has when this begins; closes neither.
 
     `verifiers`: public keys that the source's checkpoints may be signed with; the target is told which it was. Raises `LogUnavailable` where the target is another log, `LogCorrupt` where the source's records are not what its tree
@@ -81,7 +81,7 @@ async def copy(
     """
     began = await _expect_beginning(source, target)
     done = began
-    async for rows, erases in _pieces(source, target.most_bytes, began):
+    async for rows, erases in _pieces(source, target.max_batch_bytes, began):
         is_sealed = any(row[8] is not None for row in rows)
         keys = await source.data_keys(done, done + len(rows)) if is_sealed else {}
         positions = await target.append_raw(rows, erases, [keys.get(done + 1 + n) for n in range(len(rows))])
@@ -97,10 +97,10 @@ async def copy(
         raise LogUnavailable("somebody else writes to the target meanwhile: stop it first")
     root = (await target.tree_head()).root
     keys = list(dict.fromkeys(key for key in signed_with if key))
-    return Copied(done, done - began, len(signed_with), base64.b64encode(root).decode(), keys)
+    return CopyResult(done, done - began, len(signed_with), base64.b64encode(root).decode(), keys)
 
 
-async def _expect_beginning(source: CopySource, target: Target) -> int:
+async def _expect_beginning(source: CopySource, target: CopyTarget) -> int:
     """How many records the target has. Raises `LogUnavailable` unless they are the source's first ones."""
     held, whole = await target.tree_head(), await source.tree_head()
     if held.size > whole.size:
@@ -119,17 +119,17 @@ async def _pieces(source: CopySource, most_bytes: int, after: int) -> AsyncItera
     async for chunk in source.read_stored(after):
         if [record.position for record in chunk] != list(range(after + 1, after + 1 + len(chunk))):
             raise LogCorrupt(f"positions are missing after {after}: find out with `tracker verify`, and copy nothing")
-        if leaves_of(chunk) != [record.leaf for record in chunk]:
+        if record_leaf_hashes(chunk) != [record.leaf for record in chunk]:
             raise LogCorrupt(
                 "a record is not the one its leaf was made of: find it with `tracker verify`, copy nothing"
             )
         after = chunk[-1].position
         is_ours = any(record.source == OURS for record in chunk)
-        told = await source.erasures_told(chunk[0].position - 1, after) if is_ours else {}
+        told = await source.erasures_made_by(chunk[0].position - 1, after) if is_ours else {}
         piece: list[FrameRow] = []
         size = 0
         for record in chunk:
-            row, erases, more = _row_of(record), told.get(record.position, []), weight([record])
+            row, erases, more = _row_of(record), told.get(record.position, []), max_frame_bytes([record])
             if piece and (erases or size + more > most_bytes):
                 yield piece, []
                 piece, size = [], 0
@@ -142,7 +142,9 @@ async def _pieces(source: CopySource, most_bytes: int, after: int) -> AsyncItera
             yield piece, []
 
 
-async def _copy_checkpoints(source: CopySource, target: Target, until: int, verifiers: Sequence[Verifier]) -> list[str]:
+async def _copy_checkpoints(
+    source: CopySource, target: CopyTarget, until: int, verifiers: Sequence[Verifier]
+) -> list[str]:
     """The key of each that is in both now, "" where it is not known."""
     held = dict(await target.checkpoints())
     wanted = {size: note for size, note in await source.checkpoints() if size <= until}
@@ -150,7 +152,7 @@ async def _copy_checkpoints(source: CopySource, target: Target, until: int, veri
     for size, note in wanted.items():
         found.append(_key_of(note, verifiers))
         if size not in held:
-            await target.keep_signed(size, note, found[-1])
+            await target.store_signed_checkpoint(size, note, found[-1])
     return found
 
 

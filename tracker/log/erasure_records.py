@@ -23,27 +23,27 @@ from tracker.log.contract import Log
 from tracker.domain.redaction import kept_facts
 
 EVENT = "erasure"
-MOST = 500
+MAX_ERASED = 500
 REMEMBERED = 64
 
 
-class Erased(msgspec.Struct, frozen=True):
+class ErasedRecord(msgspec.Struct, frozen=True):
     """What is left of one record."""
 
     position: int
     facts: list[dict[str, Any]]
 
 
-class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+class ErasureBody(msgspec.Struct, frozen=True, kw_only=True):
     """The body of an erasure record. `at` in µs; `why` names a rule, never a person."""
 
     event: str = EVENT
     why: str
     at: Micros
-    erased: list[Erased]
+    erased: list[ErasedRecord]
 
 
-def erasure_record(erasure: Erasure) -> Verified:
+def make_erasure_record(erasure: ErasureBody) -> Verified:
     """The record to append for one erasure."""
     body = msgspec.json.encode(erasure)
     return Verified(
@@ -58,13 +58,13 @@ def erasure_record(erasure: Erasure) -> Verified:
     )
 
 
-def erasure_in(record: Record) -> list[Erased]:
+def read_erasure(record: Record) -> list[ErasedRecord]:
     """What an erasure record says is erased; [] where it cannot be read: no Tracker wrote it, a stranger to a cluster did.
 
     It must stop nobody. What is read as erased does not depend on it.
     """
     try:
-        return msgspec.json.decode(record.body, type=Erasure).erased
+        return msgspec.json.decode(record.body, type=ErasureBody).erased
     except (msgspec.DecodeError, RecursionError):
         return []
 
@@ -76,7 +76,7 @@ class RemainingFacts:
         self._log = log
         self._known: dict[int, Mapping[int, tuple[Fact, ...]]] = {}
 
-    async def of(self, records: Sequence[Record]) -> dict[int, tuple[Fact, ...]]:
+    async def facts_of(self, records: Sequence[Record]) -> dict[int, tuple[Fact, ...]]:
         """Position → facts, of those records that were erased. Raises `LogError`."""
         found: dict[int, tuple[Fact, ...]] = {}
         for record in records:
@@ -98,7 +98,7 @@ class RemainingFacts:
             if record.erased_by == LOST:
                 return {}
             try:
-                known = {each.position: kept_facts(each.facts) for each in erasure_in(record)}
+                known = {each.position: kept_facts(each.facts) for each in read_erasure(record)}
             except (msgspec.DecodeError, RecursionError):  # as below
                 known = {}
             if len(self._known) >= REMEMBERED:

@@ -27,21 +27,21 @@ from tracker.log.contract import StoredRecord
 
 MAGIC = b"TKF"
 VERSION = 2
-CLEAR, ZSTD = b"c", b"z"
+UNCOMPRESSED, ZSTD = b"c", b"z"
 HEAD_BYTES = len(MAGIC) + 2
 FRAME_BYTES = 512
 """What a frame weighs besides its records, with the headers of its message."""
 RECORD_BYTES = 256
 """What a record weighs at most besides its texts, proof and body; sealed it has a commitment and a longer key."""
-UNPACKED_BYTES = 64 * 1024 * 1024
+MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 """No NATS server takes a larger message, so none is written, packed or not; what unpacks to more is not unpacked."""
-MOST_RECORDS = 10_000
+MAX_RECORDS = 10_000
 """A group commit has 500, `Log.append_all` as many as it is given."""
-MOST_ERASED = 10_000
+MAX_ERASED = 10_000
 """One erasure names 500; where it erases an earlier one, copied it brings what that one erased as well."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Of sources and vendors, as config.toml has it: they are parts of addresses and ids."""
-LATEST = 253_402_300_799_999_999
+MAX_RECEIVED_AT = 253_402_300_799_999_999
 """The last microsecond of the year 9999: later ones are no dates."""
 PACK_LEVEL = 1
 
@@ -64,7 +64,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 
 
-def row_of(verified: Verified) -> FrameRow:
+def frame_row(verified: Verified) -> FrameRow:
     """A delivery as it is kept in clear."""
     return (
         verified.source, verified.vendor, verified.event, verified.dedupe_key,
@@ -72,7 +72,7 @@ def row_of(verified: Verified) -> FrameRow:
     )  # fmt: skip
 
 
-def weight(records: Sequence[Verified | StoredRecord]) -> int:
+def max_frame_bytes(records: Sequence[Verified | StoredRecord]) -> int:
     """At most so many bytes these take in a frame, `FRAME_BYTES` besides."""
     return sum(
         RECORD_BYTES + len(each.body) + len(each.proof) + sum(map(_bytes_in, (each.source, each.vendor, each.event)))
@@ -85,19 +85,19 @@ def _bytes_in(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def flaw(frame: Frame) -> str | None:
+def find_flaw(frame: Frame) -> str | None:
     """Why no node can have sent this, None where one can. Names and numbers only: nothing that a stranger wrote."""
     records = frame.records
-    if not 1 <= len(records) <= MOST_RECORDS:
-        return f"it has {len(records)} records, not 1 to {MOST_RECORDS}"
+    if not 1 <= len(records) <= MAX_RECORDS:
+        return f"it has {len(records)} records, not 1 to {MAX_RECORDS}"
     if frame.erases and (len(records) != 1 or records[0][0] != OURS):
         return f"it erases, and is not one record of {OURS!r}"
-    if len(frame.erases) > MOST_ERASED:
-        return f"it erases {len(frame.erases)} records, more than {MOST_ERASED}"
+    if len(frame.erases) > MAX_ERASED:
+        return f"it erases {len(frame.erases)} records, more than {MAX_ERASED}"
     for n, row in enumerate(records):
         if NAME.fullmatch(row[0]) is None or NAME.fullmatch(row[1]) is None:
             return f"source or vendor of its record {n} is no name"
-        if not 0 <= row[4] <= LATEST:
+        if not 0 <= row[4] <= MAX_RECEIVED_AT:
             return f"its record {n} was received at no date"
     return None
 
@@ -108,14 +108,14 @@ def encode(frame: Frame) -> bytes:
     Raises `LogUnavailable` where every node would pass it over.
     """
     plain = _encoder.encode(frame)
-    found = flaw(frame)
-    if found is None and len(plain) > UNPACKED_BYTES:
-        found = f"it has {len(plain)} bytes unpacked, more than {UNPACKED_BYTES}"
+    found = find_flaw(frame)
+    if found is None and len(plain) > MAX_UNPACKED_BYTES:
+        found = f"it has {len(plain)} bytes unpacked, more than {MAX_UNPACKED_BYTES}"
     if found is not None:
         raise LogUnavailable(f"this cannot be put into the stream: {found}")
     packed = zstandard.ZstdCompressor(level=PACK_LEVEL).compress(plain)
     head = MAGIC + bytes([VERSION])
-    return head + ZSTD + packed if len(packed) < len(plain) else head + CLEAR + plain
+    return head + ZSTD + packed if len(packed) < len(plain) else head + UNCOMPRESSED + plain
 
 
 def decode(message: bytes, sequence: int = 0) -> Frame | str:
@@ -137,14 +137,14 @@ def decode(message: bytes, sequence: int = 0) -> Frame | str:
     # RecursionError: values in values in values.
     except (msgspec.MsgspecError, zstandard.ZstdError, ValueError, RecursionError) as error:
         return f"it cannot be unpacked ({type(error).__name__})"
-    return flaw(frame) or frame
+    return find_flaw(frame) or frame
 
 
 def _unpacked(packing: bytes, packed: bytes) -> bytes:
-    if packing == CLEAR:
+    if packing == UNCOMPRESSED:
         return packed
     if packing != ZSTD:  # this version has no other
         raise ValueError("unknown packing")
-    if zstandard.frame_content_size(packed) > UNPACKED_BYTES:
+    if zstandard.frame_content_size(packed) > MAX_UNPACKED_BYTES:
         raise ValueError("too large")
-    return zstandard.ZstdDecompressor().decompress(packed, max_output_size=UNPACKED_BYTES)
+    return zstandard.ZstdDecompressor().decompress(packed, max_output_size=MAX_UNPACKED_BYTES)

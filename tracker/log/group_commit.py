@@ -64,7 +64,7 @@ class _Group:
             self.answer.set_result(answers if self.many else answers[0])
 
 
-def content(records: Sequence[Verified]) -> int:
+def content_bytes(records: Sequence[Verified]) -> int:
     """Bytes of bodies and proofs."""
     if len(records) == 1:  # nearly always, and asked for each delivery
         return len(records[0].body) + len(records[0].proof)
@@ -85,7 +85,7 @@ class GroupCommit:
         queue_bound: int,
         observe: LogObserver | None,
         batch_bytes: int = BATCH_BYTES,
-        weigh: Weigh = content,
+        weigh: Weigh = content_bytes,
     ) -> None:
         """`batch_bytes`: what one commit holds at most, as `weigh` weighs it, unless one append alone is larger."""
         self._commit = commit
@@ -101,13 +101,13 @@ class GroupCommit:
     async def append(self, records: Sequence[Verified]) -> list[Appended]:
         """Wait until these are durable, all in one transaction. Raises `LogBusy` at once, or the commit's `LogError`."""
         answer: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
-        self._join(_Group([storable(verified) for verified in records], answer, self._weigh, many=True))
+        self._join(_Group([storable_texts(verified) for verified in records], answer, self._weigh, many=True))
         return await answer
 
     def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
         """See `Log.append_for`."""
         try:
-            self._join(_Group([storable(verified)], answer, self._weigh, many=False))
+            self._join(_Group([storable_texts(verified)], answer, self._weigh, many=False))
         except LogError as error:
             if not answer.done():
                 # Its traceback would hold this call, and so the future that holds it.
@@ -211,7 +211,7 @@ def _refuse(group: _Group, refusal: LogError) -> None:
         group.answer.set_exception(error)
 
 
-def storable(verified: Verified) -> Verified:
+def storable_texts(verified: Verified) -> Verified:
     r"""The same with texts every store can hold: lone surrogates (legal in JSON's escapes) become `\udXXX`, spelled out.
 
     One such text would otherwise fail the whole transaction it shares. The body keeps the bytes as they came.

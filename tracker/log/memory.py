@@ -12,10 +12,10 @@ import msgspec
 
 from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import LogUnavailable
-from tracker.log.merkle.leaf import kept_digest, record_leaf
-from tracker.log.merkle.tree import WIDTH, Frontier
+from tracker.log.merkle.leaf import stored_digest, record_leaf_hash
+from tracker.log.merkle.tree import TILE_WIDTH, Frontier
 from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
-from tracker.log.group_commit import QUEUE_BYTES, storable
+from tracker.log.group_commit import QUEUE_BYTES, storable_texts
 
 CHUNK_RECORDS = 1000
 
@@ -33,7 +33,7 @@ class MemoryLog:
         self._closed = False
 
     @property
-    def most_bytes(self) -> int:
+    def max_batch_bytes(self) -> int:
         """See `Log.most_bytes`."""
         return QUEUE_BYTES
 
@@ -59,7 +59,7 @@ class MemoryLog:
     def _appended(self, batch: Sequence[Verified]) -> list[Appended]:
         self._refuse_when_closed()
         before = len(self._records)
-        answers = [self._place(storable(verified)) for verified in batch]
+        answers = [self._place(storable_texts(verified)) for verified in batch]
         if len(self._records) > before:
             self._changed.set()
             self._changed = asyncio.Event()
@@ -76,7 +76,7 @@ class MemoryLog:
             return Appended(known, duplicate=True)
         position = len(self._records) + 1
         self._records.append(Record(position=position, **msgspec.structs.asdict(verified)))
-        leaf = record_leaf(position, *msgspec.structs.astuple(verified))
+        leaf = record_leaf_hash(position, *msgspec.structs.astuple(verified))
         self._tiles[0].append(leaf)
         for level, _, found in self._frontier.append(leaf):
             self._tiles.setdefault(level, []).append(found)
@@ -130,18 +130,18 @@ class MemoryLog:
                 self._records[n] = msgspec.structs.replace(record, proof=b"{}", body=b"", erased_by=appended.position)
         return appended
 
-    async def positions_erased_by(self, source: str) -> list[int]:
+    async def positions_from_source(self, source: str) -> list[int]:
         """See `Log.positions_of`."""
         return [record.position for record in self._records if record.source == source]
 
-    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
+    async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:
         """See `Log.erased`."""
         gone = [
             (each.position, each.erased_by) for each in self._records[max(after, 0) :] if each.erased_by is not None
         ]
         return gone[:limit]
 
-    async def tile_beyond(self) -> tuple[int, int] | None:
+    async def surplus_tile(self) -> tuple[int, int] | None:
         """See `Log.tile_beyond`. Nobody else can put one in."""
         return None
 
@@ -157,14 +157,14 @@ class MemoryLog:
     async def tile(self, level: int, n: int) -> list[bytes]:
         """See `Log.tile`."""
         self._refuse_when_closed()
-        return self._tiles.get(level, [])[n * WIDTH : (n + 1) * WIDTH] if n >= 0 else []
+        return self._tiles.get(level, [])[n * TILE_WIDTH : (n + 1) * TILE_WIDTH] if n >= 0 else []
 
     async def leaf(self, position: int) -> StoredLeaf | None:
         """See `Log.leaf`."""
         record = await self.record(position)
         if record is None:
             return None
-        return StoredLeaf(position, self._tiles[0][position - 1], kept_digest(record.proof, record.body), None, None)
+        return StoredLeaf(position, self._tiles[0][position - 1], stored_digest(record.proof, record.body), None, None)
 
     async def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
         """See `Log.read_kept`."""

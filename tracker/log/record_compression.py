@@ -23,7 +23,7 @@ LEVEL = 1
 """Measured: 3 makes it 1 % smaller for 1 µs a record more, 9 makes it 3 % smaller for 10 µs."""
 DICTIONARY_BYTES = 16 * 1024
 """Measured beside 8, 32 and 64 KiB: the others are no smaller on any vendor's bodies."""
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 """Larger records are kept as they came."""
 TRAINED_BYTES = 16 * 1024
 """Larger records are not trained on."""
@@ -56,7 +56,7 @@ class Packer:
 
     def pack(self, proof: bytes, body: bytes) -> bytes | None:
         """One frame of both, or None where they are better kept as they came."""
-        if len(proof) + len(body) > MOST_BYTES - 8:
+        if len(proof) + len(body) > MAX_BYTES - 8:
             return None
         frame = self._compressor.compress(framed(proof, body))
         return frame if len(frame) < len(proof) + len(body) or is_packed(proof, body) else None
@@ -87,17 +87,17 @@ def dictionary_of(frame: bytes) -> int:
         said = zstandard.get_frame_parameters(frame)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
-    if not 8 <= said.content_size <= MOST_BYTES:
+    if not 8 <= said.content_size <= MAX_BYTES:
         raise ValueError("its size is not that of a record")
     return said.dict_id
 
 
-def numbered(dictionary: bytes, number: int) -> bytes:
+def with_id(dictionary: bytes, number: int) -> bytes:
     """A dictionary with this id: it stands behind the magic number, and every frame packed with it names it."""
     return dictionary[:4] + _ID.pack(number) + dictionary[8:]
 
 
-def better(latest: Sequence[Pair], than: bytes | None) -> bytes | None:
+def train_better(latest: Sequence[Pair], than: bytes | None) -> bytes | None:
     """A dictionary trained on all but the first 200 of these, if it packs those a tenth smaller than `than` (None: plain).
 
     Some 50 ms of the processor; for a thread, the GIL is free meanwhile.

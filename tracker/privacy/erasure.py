@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 import msgspec
 
 from tracker.domain.deliveries import LOST, OURS, Micros, Record
-from tracker.log.erasure_records import EVENT, MOST, Erased, Erasure, erasure_record, erasure_in
+from tracker.log.erasure_records import EVENT, MAX_ERASED, ErasedRecord, ErasureBody, make_erasure_record, read_erasure
 from tracker.errors import ParameterInvalid
 from tracker.domain.facts import ConnectionFact, Fact
 from tracker.log.contract import ClusteredLog, Log
@@ -108,8 +108,8 @@ class Eraser:
     async def erase(self, plan: Plan, progress: Progress | None = None) -> int:
         """Carry a plan of ours out; how many records were erased. Raises `LogError`: then running it again does the rest."""
         done = 0
-        for start in range(0, len(plan.positions), MOST):
-            positions = plan.positions[start : start + MOST]
+        for start in range(0, len(plan.positions), MAX_ERASED):
+            positions = plan.positions[start : start + MAX_ERASED]
             erased = [each for position in positions if (each := await self._skeleton(position)) is not None]
             await self._carry_out(plan.why, erased, [each.position for each in erased])
             done += len(erased)
@@ -119,12 +119,14 @@ class Eraser:
         for position in plan.erasures:
             told = await self._told_again(position)
             if told is not None:
-                await self._carry_out(plan.why, [Erased(position, []), *told], [position])
+                await self._carry_out(plan.why, [ErasedRecord(position, []), *told], [position])
         return done
 
-    async def _carry_out(self, why: str, erased: list[Erased], gone: Sequence[int]) -> None:
+    async def _carry_out(self, why: str, erased: list[ErasedRecord], gone: Sequence[int]) -> None:
         if gone:
-            await self._log.append_erasure(erasure_record(Erasure(why=why, at=self._now(), erased=erased)), gone)
+            await self._log.append_erasure(
+                make_erasure_record(ErasureBody(why=why, at=self._now(), erased=erased)), gone
+            )
             await self._log.destroy_keys(gone)
 
     async def _plan_erasures(self, plan: Plan) -> None:
@@ -135,27 +137,30 @@ class Eraser:
             sealed = kept is not None and kept.commitment is not None
             (plan.erasures if sealed else plan.in_clear).append(position)
 
-    async def _told_again(self, position: int) -> list[Erased] | None:
+    async def _told_again(self, position: int) -> list[ErasedRecord] | None:
         """What an earlier erasure tells, without whom this one is about; None when it does not tell of them."""
         record = await self._log.record(position)
         if record is None or record.erased_by is not None or record.event != EVENT:
             return None
-        is_changed, told = False, erasure_in(record)
+        is_changed, told = False, read_erasure(record)
         for n, each in enumerate(told):
             if self._selection.needles or each.position in self._touched_before.get(position, ()):
                 about = await self._log.record(each.position)
                 before = kept_facts(each.facts)
                 after = tuple(self._left(fact, about.vendor if about else "") for fact in before)
                 if after != before:
-                    is_changed, told[n] = True, Erased(each.position, [msgspec.to_builtins(fact) for fact in after])
+                    is_changed, told[n] = (
+                        True,
+                        ErasedRecord(each.position, [msgspec.to_builtins(fact) for fact in after]),
+                    )
         return told if is_changed else None
 
-    async def _skeleton(self, position: int) -> Erased | None:
+    async def _skeleton(self, position: int) -> ErasedRecord | None:
         record = await self._log.record(position)
         if record is None or record.erased_by is not None:
             return None
         facts = [msgspec.to_builtins(self._left(fact, record.vendor)) for fact in registry.interpret(record)]
-        return Erased(position, facts)
+        return ErasedRecord(position, facts)
 
     def _left(self, fact: Fact, vendor: str) -> Fact:
         if self._selection.needles:
@@ -165,7 +170,7 @@ class Eraser:
     async def _touched(self, progress: Progress | None) -> AsyncIterator[tuple[Record, tuple[Fact, ...]]]:
         head = await self._log.head()
         async for record in self._candidates():
-            if progress is not None and record.position % MOST == 0:
+            if progress is not None and record.position % MAX_ERASED == 0:
                 progress(record.position, head)
             if record.vendor == OURS:
                 if self._selection.needles and record.erased_by is None:
@@ -239,9 +244,9 @@ async def finish(log: Log) -> None:
     last = (
         [await log.last_from_source(OURS)]
         if not isinstance(log, ClusteredLog)
-        else (await log.positions_erased_by(OURS))[-LATEST:]
+        else (await log.positions_from_source(OURS))[-LATEST:]
     )
     for position in last:
         record = await log.record(position)
         if record is not None and record.event == EVENT and record.erased_by is None:
-            await log.destroy_keys([each.position for each in erasure_in(record)])
+            await log.destroy_keys([each.position for each in read_erasure(record)])

@@ -214,7 +214,7 @@ class Projector:
 
     async def _facts_of(self, records: Sequence[Record]) -> list[SourcedFact]:
         """The facts of these records; of an erased record, those that remain. Hidden fields are removed."""
-        remaining = await self._remaining_facts.of(records)
+        remaining = await self._remaining_facts.facts_of(records)
         return [
             fact
             for record in records

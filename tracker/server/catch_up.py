@@ -15,7 +15,7 @@ from aiohttp.typedefs import Middleware
 from tracker.api.problems import problem_of
 from tracker.errors import NodeBehind, NodeDiverged
 from tracker.log.contract import ClusteredLog
-from tracker.log.jetstream.monitoring import expect_synced
+from tracker.log.jetstream.monitoring import require_sync_always
 
 SHOW_SECONDS = 0.25
 MOMENT_SECONDS = 2.0
@@ -33,7 +33,7 @@ _log = structlog.get_logger("cluster")
 
 def reasons(log: ClusteredLog, behind_at_most: float) -> list[str]:
     """Why readers should go to another node; `behind_at_most` in seconds."""
-    messages, seconds = log.behind()
+    messages, seconds = log.lag()
     if seconds <= behind_at_most:
         return []
     ago = "" if seconds == float("inf") else f"{seconds:.0f} s, "
@@ -49,7 +49,7 @@ def gate(log: ClusteredLog, behind_at_most: float) -> Middleware:
     ) -> web.StreamResponse:
         if request.path.startswith(ANSWERED):
             return await handler(request)
-        stopped = log.stopped()
+        stopped = log.stop_reason()
         if stopped is not None:
             if isinstance(stopped, NodeDiverged) and request.path.startswith(TELLING):
                 return await handler(request)
@@ -66,26 +66,26 @@ async def warn_if_behind(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
     A node that was away for a moment is level on return. Raises `LogUnavailable` where a server does not sync always.
     """
     unread = await _unread(log, monitoring)
-    await log.caught_up(MOMENT_SECONDS)
+    await log.wait_until_caught_up(MOMENT_SECONDS)
     return unread
 
 
 async def show(log: ClusteredLog, showing: ProgressDisplay | None) -> None:
     """Return when the node is level for the first time; say how it gets on meanwhile."""
-    if await log.caught_up(SHOW_SECONDS):
+    if await log.wait_until_caught_up(SHOW_SECONDS):
         return
     if showing is None:
-        await log.caught_up()
+        await log.wait_until_caught_up()
         return
     with showing() as shown:
-        while not await log.caught_up(SHOW_SECONDS):
+        while not await log.wait_until_caught_up(SHOW_SECONDS):
             shown(*log.progress())
         shown(*log.progress())
     _log.info("level with the stream", messages=log.progress()[1])
 
 
 async def _unread(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
-    addresses, servers = await expect_synced(monitoring, log.servers())
+    addresses, servers = await require_sync_always(monitoring, log.servers())
     unread = max(len(addresses), len(servers), 0 if monitoring else 1)
     if unread:
         _log.warning(

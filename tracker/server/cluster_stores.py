@@ -18,7 +18,7 @@ from tracker.log.keys.key_store import MasterKey, KeyStore
 if TYPE_CHECKING:
     from tracker.log.jetstream.log import JetstreamLog
     from tracker.log.jetstream.connection import StreamSettings
-    from tracker.log.jetstream.restore_keys import Restored
+    from tracker.log.jetstream.restore_keys import RestoreResult
 
 ID_BYTES = 16
 Told = Callable[[str], None]
@@ -32,12 +32,12 @@ async def create(config: Config, told: Told | None = None) -> None:
     Raises `LogUnavailable` where there is a replica, or the stream cannot be made or would not keep a log.
     """
     _engine()
-    from tracker.log.jetstream.validation import join  # noqa: PLC0415 - see the top
+    from tracker.log.jetstream.validation import join_stream  # noqa: PLC0415 - see the top
 
     if config.log.path.exists():
         raise LogUnavailable(f"{config.log.path} exists already: it is left as it is")
     new = secrets.token_hex(ID_BYTES)
-    log_id = await join(_settings(config), new)
+    log_id = await join_stream(_settings(config), new)
     if told is not None:
         name = config.jetstream.stream
         told(
@@ -56,28 +56,28 @@ async def join_names(config: Config, masters: Sequence[MasterKey], names: bytes 
     Raises `LogUnavailable` where it cannot be made, is wrapped by another master key, or may have been lost.
     """
     _engine()
-    from tracker.log.jetstream.encryption import join_names  # noqa: PLC0415 - see the top
+    from tracker.log.jetstream.encryption import join_key_bucket  # noqa: PLC0415 - see the top
 
     is_new_node = names is None and not config.log.path.exists()
-    return await join_names(_settings(config), masters, names, is_new_node=is_new_node)
+    return await join_key_bucket(_settings(config), masters, names, is_new_node=is_new_node)
 
 
 async def rewrap(config: Config, vault: KeyStore) -> int:
     """Wrap the data keys in the bucket by the current master key; how many frames were wrapped anew. Raises `LogError`."""
     _engine()
-    from tracker.log.jetstream.encryption import rewrap  # noqa: PLC0415 - see the top
+    from tracker.log.jetstream.encryption import rewrap_bucket  # noqa: PLC0415 - see the top
 
-    return await rewrap(_settings(config), vault)
+    return await rewrap_bucket(_settings(config), vault)
 
 
 async def restore_keys(
     config: Config, vault: KeyStore, *, partly: bool, progress: Callable[[int, int], None] | None = None
-) -> Restored:
+) -> RestoreResult:
     """Put the bucket of data keys back from what this node has. Raises `LogError`."""
     _engine()
-    from tracker.log.jetstream.restore_keys import restore  # noqa: PLC0415 - see the top
+    from tracker.log.jetstream.restore_keys import restore_keys  # noqa: PLC0415 - see the top
 
-    return await restore(_settings(config), config.log.path, vault, partly=partly, progress=progress)
+    return await restore_keys(_settings(config), config.log.path, vault, partly=partly, progress=progress)
 
 
 async def open_log(

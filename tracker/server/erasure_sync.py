@@ -43,9 +43,9 @@ def remember(views: Path, position: int) -> None:
 
 async def run(config: Path, views: Path, log: ClusteredLog) -> None:
     """Run for ever. A failure is logged and tried again."""
-    await log.caught_up()
+    await log.wait_until_caught_up()
     while True:
-        log.erasures.clear()
+        log.erasure_applied.clear()
         if await log.last_from_source(OURS) > erasures_applied(views):
             await asyncio.sleep(SETTLE_SECONDS)
             last = await log.last_from_source(OURS)
@@ -53,7 +53,7 @@ async def run(config: Path, views: Path, log: ClusteredLog) -> None:
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             _log.info("the views are made anew without what was erased", position=last)
-        await log.erasures.wait()
+        await log.erasure_applied.wait()
 
 
 async def _rebuilt(config: Path) -> bool:

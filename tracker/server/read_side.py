@@ -115,7 +115,7 @@ class ReadSide:
             telling = group.create_task(self._tell())
             if isinstance(self._log, ClusteredLog):
                 # Nobody is answered before that, and how much is missing shows only then.
-                await self._log.caught_up()
+                await self._log.wait_until_caught_up()
             await refill(self._config, self._log, self._views)
             telling.cancel()
 
@@ -132,7 +132,7 @@ class ReadSide:
         if self._vouching is None:
             await self._project()
             return
-        await self._vouching.looked.wait()
+        await self._vouching.compared.wait()
         async with asyncio.TaskGroup() as group:
             projecting = group.create_task(self._project())
             await self._vouching.halted.wait()

@@ -38,7 +38,7 @@ from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest.webhooks import Ingest
 from tracker.log.contract import ClusteredLog, ServedLog
 from tracker.server.metrics import Metrics
-from tracker.log.cluster.gossip import NodeGossip, SourceActivity, NodeStatus, seconds_of
+from tracker.log.cluster.gossip import NodeGossip, SourceActivity, NodeStatus, finite_seconds
 from tracker.server.read_side import ReadSide
 from tracker.server.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
 from tracker.server.request_tracking import KEEPALIVE_SECONDS, InFlightRequests
@@ -90,7 +90,7 @@ class Server:
         self.gossip: NodeGossip | None = None
         if self.cluster is not None and vouching is not None:
             self.gossip = NodeGossip(self.cluster, functools.partial(self._status, self.cluster, vouching), clock.now)
-            metrics.knows(self.gossip.peers)
+            metrics.knows(self.gossip.live_count)
         self.connections: ConnectionLimiter | None = None
 
     def app(self) -> web.Application:
@@ -123,13 +123,13 @@ class Server:
 
     async def _status(self, log: ClusteredLog, vouching: Cosigner) -> NodeStatus:
         ingest, metrics, settings = self.ingest, self.metrics, self.config.jetstream
-        minute, behind, diverged = metrics.last_minute(), log.behind(), vouching.diverged
+        minute, behind, diverged = metrics.last_minute(), log.lag(), vouching.diverged
         names = {*(each.name for each in self.config.sources), *(name for name, _ in metrics.outcomes)}
         return NodeStatus(
             node=settings.node, role=self.role, version=version("tracker"), started=metrics.since,
             position=await log.head(), views=None if self.reading is None else self.reading.position,
-            behind_messages=behind.messages, behind_seconds=seconds_of(behind.seconds), signs=settings.signs,
-            cosigned=vouching.cosigned, diverged=None if diverged is None else diverged.size, doubt=vouching.doubt,
+            behind_messages=behind.messages, behind_seconds=finite_seconds(behind.seconds), signs=settings.signs,
+            cosigned=vouching.cosigned_size, diverged=None if diverged is None else diverged.size, doubt=vouching.doubt,
             sources=[
                 SourceActivity(
                     name=name, last_seen=ingest.last_seen.get(name), last_refused=ingest.last_refused.get(name),
@@ -173,7 +173,7 @@ class Server:
                     )
                 return
             # A tree that is behind would be taken for one that was rolled back.
-            await self.cluster.caught_up()
+            await self.cluster.wait_until_caught_up()
         if self.checkpoints is None:
             _log.warning(
                 "no checkpoints: nobody can prove later that the log was not changed. `tracker init` makes the key",
@@ -248,12 +248,14 @@ async def _station(config: Config, role: Role) -> AsyncGenerator[Server]:
         stack.push_async_callback(log.close)
         vouching = None
         if isinstance(log, ClusteredLog):
-            metrics.follows(log.behind, await catch_up.warn_if_behind(log, config.jetstream.monitoring), log.refused)
+            metrics.follows(
+                log.lag, await catch_up.warn_if_behind(log, config.jetstream.monitoring), log.skipped_messages
+            )
             vouching = await _compared(config, log)
-            metrics.vouches(vouching.seen)
+            metrics.vouches(vouching.metrics)
         if config.sealing.masters:
             # On a node that has diverged these positions may be other people's.
-            if not isinstance(log, ClusteredLog) or log.stopped() is None:
+            if not isinstance(log, ClusteredLog) or log.stop_reason() is None:
                 await finish(log)
         else:
             _log.info("bodies are kept in clear: without a master key under [sealing] nothing can be erased")
@@ -269,7 +271,7 @@ async def _compared(config: Config, log: ClusteredLog) -> Cosigner:
     """What compares this node with what is signed. It was compared once: nothing is taken before that."""
     vouching = stores.tree_cosigner(config, log)
     begun = await stores.divergence(config, log)
-    log.stop_where(lambda: vouching.diverged or begun)
+    log.set_divergence_check(lambda: vouching.diverged or begun)
     return vouching
 
 
@@ -345,7 +347,7 @@ async def _listening(station: Server) -> AsyncGenerator[str]:
             port = listening.sockets[0].getsockname()[1]
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         if station.cluster is not None:
-            station.cluster.end_within(TRYING * server.shutdown_grace)
+            station.cluster.limit_shutdown(TRYING * server.shutdown_grace)
         if station.reading is not None:
             station.reading.live.stop()
         await station.requests.end(server.shutdown_grace)

@@ -29,7 +29,7 @@ from tracker.log.group_commit import LogObserver
 from tracker.log.file_lock import FileLock, lock
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.trust import TrustedKeys
-from tracker.log.sqlite.copy_target import CopyTarget
+from tracker.log.sqlite.copy_target import SqliteCopyTarget
 from tracker.log.keys.key_store import MasterKey, KeyStore
 from tracker.evidence.signing_key import create_key, read_cosigners, read_key, read_verifiers
 from tracker.sources import registry
@@ -133,7 +133,7 @@ async def rewrap_frames(config: Config, vault: KeyStore) -> int:
     """Wrap what belongs to a cluster, here and in its bucket; how many keys were wrapped anew here. Raises `LogError`."""
     count, after = 0, b""
     while after is not None:
-        after, done = await vault.rewrap_frames(after)
+        after, done = await vault.rewrap_entries(after)
         count += done
     if config.log.engine == "jetstream":
         await cluster_stores.rewrap(config, vault)
@@ -190,7 +190,7 @@ async def appending_log(config: Config) -> AsyncGenerator[Log]:
     log = await open_log(config)
     try:
         if isinstance(log, ClusteredLog):
-            await log.caught_up()
+            await log.wait_until_caught_up()
             await expect_undiverged(config, log)
         yield log
     finally:
@@ -231,15 +231,15 @@ async def copy_source(config: Config) -> AsyncGenerator[CopySource]:
 
 
 @asynccontextmanager
-async def copy_target(config: Config) -> AsyncGenerator[JetstreamLog | CopyTarget]:
+async def copy_target(config: Config) -> AsyncGenerator[JetstreamLog | SqliteCopyTarget]:
     """The log to copy into, closed on leaving. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
         log = await cluster_stores.open_log(config, _known(config), vault=await _vault_of(config))
     else:
-        log = await CopyTarget.open(config.log.path, vault=await _vault_of(config), sealed_stay=True)
+        log = await SqliteCopyTarget.open(config.log.path, vault=await _vault_of(config), sealed_stay=True)
     try:
         if isinstance(log, ClusteredLog):
-            await log.caught_up()
+            await log.wait_until_caught_up()
             await expect_undiverged(config, log)
         yield log
     finally:
@@ -309,7 +309,7 @@ def cosigner(config: Config) -> Signer | None:
 def cosigners(config: Config) -> list[CosignerKey]:
     """The public keys of nodes that cosign, this one's too. Raises `ConfigInvalid`."""
     own = cosigner(config)
-    return [*read_cosigners(config.evidence.cosigner_keys), *([] if own is None else [CosignerKey.of(own)])]
+    return [*read_cosigners(config.evidence.cosigner_keys), *([] if own is None else [CosignerKey.from_signer(own)])]
 
 
 def public_key(config: Config) -> str | None:
@@ -317,7 +317,7 @@ def public_key(config: Config) -> str | None:
     signing, cosigning = signer(config), cosigner(config)
     if signing is not None:
         return str(signing.verifier)
-    return None if cosigning is None else str(CosignerKey.of(cosigning))
+    return None if cosigning is None else str(CosignerKey.from_signer(cosigning))
 
 
 def _cosigns(config: Config) -> bool:
@@ -355,7 +355,7 @@ def tree_cosigner(config: Config, log: ClusteredLog) -> Cosigner:
 
 async def divergence(config: Config, log: diverging.ComparedLog) -> Divergence | None:
     """How a node's records differ from what is signed. Raises `LogError`, `ConfigInvalid`."""
-    return await diverging.divergence(log, verifiers(config), config.evidence.origin)
+    return await diverging.find_divergence(log, verifiers(config), config.evidence.origin)
 
 
 async def expect_undiverged(config: Config, log: diverging.ComparedLog) -> None:

@@ -25,12 +25,12 @@ from tracker.domain.deliveries import Verified
 from tracker.errors import CheckpointUnwritten, ConfigInvalid, HistoryChanged
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.note import Signer, Verifier
-from tracker.log.merkle.tree import consistent, inclusion_root
+from tracker.log.merkle.tree import is_consistent, inclusion_root
 from tracker.log.memory import MemoryLog
 from tracker.evidence.signing_key import create_key, read_key, read_verifiers
 
 ORIGIN = "tracker.test/log"
-SIGNER = Signer.made(ORIGIN)
+SIGNER = Signer.generate(ORIGIN)
 
 
 def delivery(n: int) -> Verified:
@@ -153,7 +153,7 @@ async def test_a_log_that_shrank_or_changed_is_not_signed(file: Path) -> None:
 
 
 async def test_a_new_key_goes_on_only_where_the_former_one_is_known(file: Path) -> None:
-    log, new = MemoryLog(), Signer.made(ORIGIN)
+    log, new = MemoryLog(), Signer.generate(ORIGIN)
     await log.append(delivery(1))
     await station(log, file).sign()
     await log.append(delivery(2))
@@ -265,7 +265,7 @@ async def test_a_server_serves_checkpoints_key_and_proofs_that_verify(tmp_path: 
             assert inclusion_root(1, newer.size, leaf, hashes) == newer.root
             between = await running.get(web, "/v1/log/proof/consistency", first=str(older.size))
             hashes = [base64.b64decode(each) for each in between["hashes"]]
-            assert consistent(older.size, older.root, newer.size, newer.root, hashes)
+            assert is_consistent(older.size, older.root, newer.size, newer.root, hashes)
             for path, status, words in (
                 ("/v1/log/checkpoint?size=99999", 404, "no checkpoint"),
                 ("/v1/log/proof/inclusion", 400, "position"),

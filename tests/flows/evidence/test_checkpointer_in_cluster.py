@@ -18,7 +18,7 @@ from tests.support.cluster import Cluster, node
 from tests.support.server import READ, Running, now
 from tracker.demo.calls import whole_call
 from tracker.log.merkle.checkpoint import checkpoint_text
-from tracker.log.merkle.cosignature import CosignerKey, cosignature, cosigned
+from tracker.log.merkle.cosignature import CosignerKey, cosign, verify_cosignatures
 from tracker.log.merkle.note import Signer, read_note, sign_note
 from tracker.log.cluster.messages import DivergenceReport, CosignedTree, SignedTree, encode
 
@@ -114,7 +114,7 @@ async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_
     tmp_path: Path, cluster: Cluster
 ) -> None:
     stream = f"forged-{secrets.token_hex(4)}"
-    forger, origin, huge = Signer.made("tracker.local/log"), "tracker.local/log", 10**15
+    forger, origin, huge = Signer.generate("tracker.local/log"), "tracker.local/log", 10**15
     lie = sign_note(checkpoint_text(origin, huge, bytes(32)), [forger])
     forged = SignedTree("a", huge, lie, str(forger.verifier))
     first = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
@@ -130,9 +130,9 @@ async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_
             key = await key_of(web, first)
             # From now on the size of the next checkpoint can be guessed, and a line in the other node's name.
             again = SignedTree("a", 2, sign_note(checkpoint_text(origin, 2, bytes(32)), [forger]), key)
-            liar = Signer.made(f"{origin}/b")
-            line = cosignature(read_note(made["note"]).text, liar, 5)
-            false = CosignedTree("b", made["size"], liar.name, line, str(CosignerKey.of(liar)))
+            liar = Signer.generate(f"{origin}/b")
+            line = cosign(read_note(made["note"]).text, liar, 5)
+            false = CosignedTree("b", made["size"], liar.name, line, str(CosignerKey.from_signer(liar)))
             alarm = DivergenceReport("b", huge, bytes(32), None)
             await published(cluster, f"{stream}.checkpoints", *map(encode, (again, false, alarm)))
             position = (await second.post(web, "livekit", sent[1]))[1]["position"]
@@ -142,7 +142,9 @@ async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_
             for each in (first, second):
                 whole = await each.until(web, "/v1/log/checkpoint", f"{origin}/b ")
                 assert whole.startswith(newest["note"])
-                assert [line.by.name for line in cosigned(whole, [CosignerKey.read(await key_of(web, second))])]
+                assert [
+                    line.key.name for line in verify_cosignatures(whole, [CosignerKey.read(await key_of(web, second))])
+                ]
                 shown = await each.until(web, "/metrics", "tracker_vouchers_set_aside 4.0")
                 for told_so in ("stream_refused 1.0", "log_diverged 0.0", "nodes_diverged 0.0", "doubted 0.0"):
                     assert told_so in shown

@@ -19,7 +19,7 @@ from tests.contracts.log_contract import delivery
 from tests.support.server import Running
 from tracker.server import stores
 from tracker.config.load import load
-from tracker.log.erasure_records import Erased, Erasure, erasure_record
+from tracker.log.erasure_records import ErasedRecord, ErasureBody, make_erasure_record
 from tracker.log.merkle.checkpoint import checkpoint_text
 from tracker.log.merkle.note import sign_note
 from tracker.log.sqlite.log import SqliteLog
@@ -52,7 +52,9 @@ async def filled(running: Running, records: int = 3_000) -> None:
         ])  # fmt: skip
         if start in {500, 1000}:
             erased = [start - 100, start - 99]
-            record = erasure_record(Erasure(why="identity", at=start, erased=[Erased(each, []) for each in erased]))
+            record = make_erasure_record(
+                ErasureBody(why="identity", at=start, erased=[ErasedRecord(each, []) for each in erased])
+            )
             await log.append_erasure(record, erased)
             await checkpointed(log, running)
     await log.close()
@@ -182,7 +184,7 @@ async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_eras
     assert (await before.run("init"))[0] == 0
     log = await stores.open_log(load(before.config, {}))
     await log.append_all([delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(700)])
-    record = erasure_record(Erasure(why="identity", at=1, erased=[Erased(each, []) for each in (5, 6)]))
+    record = make_erasure_record(ErasureBody(why="identity", at=1, erased=[ErasedRecord(each, []) for each in (5, 6)]))
     await log.append_erasure(record, [5, 6])
     await log.destroy_keys([5, 6])
     await log.append(delivery("after"))
@@ -198,7 +200,7 @@ async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_eras
     assert shown == [True] * 4 + [False] * 2 + [True] * 2
     # An erasure after the copy goes along with the next one, and repeats are known everywhere.
     log = await stores.open_log(load(before.config, {}))
-    await log.append_erasure(erasure_record(Erasure(why="identity", at=2, erased=[Erased(7, [])])), [7])
+    await log.append_erasure(make_erasure_record(ErasureBody(why="identity", at=2, erased=[ErasedRecord(7, [])])), [7])
     await log.destroy_keys([7])
     await log.close()
     await copied(before, there)

@@ -25,7 +25,7 @@ from tracker.config.load import load
 from tracker.demo.show import config_text
 from tracker.demo.calls import VENDORS, whole_call
 from tracker.privacy.erasure import Eraser, Selection
-from tracker.log.erasure_records import Erased, Erasure, erasure_record
+from tracker.log.erasure_records import ErasedRecord, ErasureBody, make_erasure_record
 from tracker.log.merkle.tree import Frontier
 from tracker.log.file_lock import lock
 from tracker.server.metrics import Metrics
@@ -332,8 +332,8 @@ async def test_a_died_erasure_is_finished_by_the_next_start(tmp_path: Path) -> N
     eraser = Eraser(log, Selection(why="session", positions=(2, 3)), now=now)
     plan = await eraser.plan()
     assert plan.positions == [2, 3]
-    erasure = Erasure(why="session", at=now(), erased=[Erased(2, []), Erased(3, [])])
-    await log.append_erasure(erasure_record(erasure), [2, 3])
+    erasure = ErasureBody(why="session", at=now(), erased=[ErasedRecord(2, []), ErasedRecord(3, [])])
+    await log.append_erasure(make_erasure_record(erasure), [2, 3])
     # Died here: the keys are still there.
     await log.close()
     await running.start()

@@ -154,7 +154,7 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
                 await process.wait()
         assert PERSON not in on_disk(first.folder)
         log = await SqliteLog.open(first.log_path, vault=await KeyStore.open(first.folder / "keys.db", MASTERS))
-        erased = [position for position, _ in await log.erased(0, 1000)]
+        erased = [position for position, _ in await log.erased_positions(0, 1000)]
         assert erased
         assert await log.head() > head
         await log.close()

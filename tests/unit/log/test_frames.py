@@ -16,9 +16,9 @@ from tracker.config import load
 from tracker.errors import LogUnavailable, NodeOutdated
 from tracker.log import frames
 from tracker.log.frames import (
-    CLEAR,
+    UNCOMPRESSED,
     FRAME_BYTES,
-    LATEST,
+    MAX_RECEIVED_AT,
     MAGIC,
     VERSION,
     ZSTD,
@@ -26,8 +26,8 @@ from tracker.log.frames import (
     FrameRow,
     decode,
     encode,
-    row_of,
-    weight,
+    frame_row,
+    max_frame_bytes,
 )
 
 ID = b"i" * 16
@@ -37,10 +37,12 @@ HEAD = MAGIC + bytes([VERSION])
 
 
 def frame(*bodies: bytes) -> Frame:
-    return Frame(ID, "a", [row_of(delivery(f"k{n}", body=body)) for n, body in enumerate(bodies)])
+    return Frame(ID, "a", [frame_row(delivery(f"k{n}", body=body)) for n, body in enumerate(bodies)])
 
 
-@given(st.lists(st.tuples(NAMES, TEXT, st.binary(max_size=200), st.integers(0, LATEST)), min_size=1, max_size=5))
+@given(
+    st.lists(st.tuples(NAMES, TEXT, st.binary(max_size=200), st.integers(0, MAX_RECEIVED_AT)), min_size=1, max_size=5)
+)
 def test_what_goes_in_comes_out(drawn: list[tuple[str, str, bytes, int]]) -> None:
     records = [(source, "v", "e", key, at, "import", b"{}", body, None) for source, key, body, at in drawn]
     sent = Frame(ID, "node", records)
@@ -54,7 +56,7 @@ def test_commitments_travel() -> None:
 
 def test_what_repeats_is_packed_and_noise_is_not() -> None:
     packed, noise = encode(frame(b'{"event":"participant_joined"}' * 50)), encode(frame(secrets.token_bytes(900)))
-    assert (packed[4:5], noise[4:5]) == (ZSTD, CLEAR)
+    assert (packed[4:5], noise[4:5]) == (ZSTD, UNCOMPRESSED)
     assert len(packed) < 300
     assert len(noise) < 900 + 200
 
@@ -62,18 +64,18 @@ def test_what_repeats_is_packed_and_noise_is_not() -> None:
 @given(st.lists(st.tuples(TEXT, st.binary(max_size=300)), min_size=1, max_size=20))
 def test_no_frame_is_heavier_than_it_was_weighed(drawn: list[tuple[str, bytes]]) -> None:
     batch = [delivery(key, body=body, event=key * 3) for key, body in drawn]
-    assert len(encode(Frame(ID, "n" * 64, [row_of(each) for each in batch]))) <= weight(batch) + FRAME_BYTES
+    assert len(encode(Frame(ID, "n" * 64, [frame_row(each) for each in batch]))) <= max_frame_bytes(batch) + FRAME_BYTES
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        b"", b"TKF", b"TK", b"hello", MAGIC + bytes([VERSION]) + CLEAR, MAGIC + bytes([VERSION]) + ZSTD + b"no zstd",
+        b"", b"TKF", b"TK", b"hello", MAGIC + bytes([VERSION]) + UNCOMPRESSED, MAGIC + bytes([VERSION]) + ZSTD + b"no zstd",
         MAGIC + bytes([VERSION]) + b"q...",
-        MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode([b"short", "a", []]),
-        MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 2**63, "import", b"", b"", None]]]),
-        MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 1, "guess", b"", b"", None]]]),
-        MAGIC + bytes([VERSION]) + CLEAR + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 1, "import", b"", b"", b"c"]]]),
+        MAGIC + bytes([VERSION]) + UNCOMPRESSED + msgspec.msgpack.encode([b"short", "a", []]),
+        MAGIC + bytes([VERSION]) + UNCOMPRESSED + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 2**63, "import", b"", b"", None]]]),
+        MAGIC + bytes([VERSION]) + UNCOMPRESSED + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 1, "guess", b"", b"", None]]]),
+        MAGIC + bytes([VERSION]) + UNCOMPRESSED + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 1, "import", b"", b"", b"c"]]]),
     ],
 )  # fmt: skip
 def test_what_is_no_frame_of_ours_is_none(message: bytes) -> None:
@@ -82,7 +84,7 @@ def test_what_is_no_frame_of_ours_is_none(message: bytes) -> None:
 
 def test_a_frame_of_a_newer_tracker_is_not_passed_over() -> None:
     with pytest.raises(NodeOutdated, match=r"frame 17 .* version 3, this Tracker knows 2: upgrade this node"):
-        decode(MAGIC + bytes([VERSION + 1]) + CLEAR + b"...", 17)
+        decode(MAGIC + bytes([VERSION + 1]) + UNCOMPRESSED + b"...", 17)
 
 
 def test_a_frame_that_claims_to_be_huge_is_not_unpacked() -> None:
@@ -99,7 +101,7 @@ def test_a_bomb_is_not_unpacked_whatever_it_says_of_its_size() -> None:
         assert "cannot be unpacked" in str(decode(HEAD + ZSTD + packed))
 
 
-ROW = row_of(delivery("k"))
+ROW = frame_row(delivery("k"))
 
 
 def changed(n: int, value: object) -> FrameRow:
@@ -120,7 +122,7 @@ def changed(n: int, value: object) -> FrameRow:
         ([changed(0, "l" * 65)], [], "source or vendor"),
         ([changed(1, "<b>")], [], "source or vendor"),
         ([changed(4, -1)], [], "no date"),
-        ([changed(4, LATEST + 1)], [], "no date"),
+        ([changed(4, MAX_RECEIVED_AT + 1)], [], "no date"),
         ([ROW], [1], "it erases"),
         ([changed(0, "tracker"), ROW], [1], "it erases"),
         ([changed(0, "tracker")], [1] * 10_001, "it erases 10001 records"),
@@ -130,7 +132,7 @@ def test_what_no_node_can_have_sent_is_no_frame_and_cannot_be_made(
     records: list[FrameRow], erases: list[int], why: str
 ) -> None:
     sent = Frame(ID, "a", records, erases)
-    assert why in str(decode(HEAD + CLEAR + msgspec.msgpack.encode(sent)))
+    assert why in str(decode(HEAD + UNCOMPRESSED + msgspec.msgpack.encode(sent)))
     with pytest.raises(LogUnavailable, match=why):
         encode(sent)
 
@@ -144,8 +146,8 @@ def test_what_is_deeply_nested_or_has_more_fields_is_no_frame() -> None:
     row = msgspec.msgpack.encode(ROW)
     nested = b"\x91" * 100_000 + b"\x90"
     start = b"\x95\xc4\x10" + ID + b"\xa1a"
-    assert "cannot be unpacked" in str(decode(HEAD + CLEAR + start + b"\x91" + row + b"\x90" + nested))
-    assert "cannot be unpacked" in str(decode(HEAD + CLEAR + start + nested))
+    assert "cannot be unpacked" in str(decode(HEAD + UNCOMPRESSED + start + b"\x91" + row + b"\x90" + nested))
+    assert "cannot be unpacked" in str(decode(HEAD + UNCOMPRESSED + start + nested))
 
 
 def test_no_frame_is_made_that_is_larger_unpacked_than_any_server_takes() -> None:

@@ -30,12 +30,12 @@ from tracker.evidence.bundle.record_lines import RecordLine, encode_line
 from tracker.evidence.bundle.zip_writer import BundleWriter, Piecewise
 from tracker.domain.deliveries import LOST, OURS, Micros, Record
 from tracker.domain.record_json import exact_time
-from tracker.log.erasure_records import Erasure
+from tracker.log.erasure_records import ErasureBody
 from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.cosignature import with_cosignatures
 from tracker.log.merkle.note import Verifier
-from tracker.log.merkle.tree import Tile, inclusion_proof, root_at
+from tracker.log.merkle.tree import ReadTile, inclusion_proof, root_at
 from tracker.log.contract import Log
 from tracker.views.contract import READING, ViewsReader
 
@@ -173,7 +173,7 @@ class _Making:
 
     async def _may_be_seen(self, erasure: Record) -> bool:
         """Whether an erasure tells only of sources whoever asks may see."""
-        for each in msgspec.json.decode(erasure.body, type=Erasure).erased:
+        for each in msgspec.json.decode(erasure.body, type=ErasureBody).erased:
             record = await self._log.record(each.position)
             if record is None or not (record.vendor == OURS or self._wanted.sees(record.source)):
                 return False
@@ -285,7 +285,7 @@ class _Pieces:
             self._into.write(held)
 
 
-def _remembering(tile: Tile) -> Tile:
+def _remembering(tile: ReadTile) -> ReadTile:
     """The same tiles; the last few are read once: proofs of one session share most of theirs."""
     known: OrderedDict[tuple[int, int], Sequence[bytes]] = OrderedDict()
 

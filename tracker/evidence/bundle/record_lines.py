@@ -18,8 +18,8 @@ from tracker.domain.deliveries import Origin, Record
 from tracker.domain.record_json import envelope, exact_micros
 from tracker.errors import BundleUnreadable
 from tracker.log.merkle.hashing import HASH_BYTES, leaf_hash
-from tracker.log.merkle.leaf import commitment_of, kept_digest, leaf_of
-from tracker.log.merkle.note import decoded
+from tracker.log.merkle.leaf import compute_commitment, stored_digest, leaf_bytes
+from tracker.log.merkle.note import decode_base64
 from tracker.log.contract import StoredLeaf
 
 POSITION_LIMIT = 2**63
@@ -75,7 +75,7 @@ def encode_line(line: RecordLine) -> bytes:
         "withheld": line.is_withheld,
         "leaf": {
             "hash": _encoded(leaf.hash),
-            "kept": _encoded(leaf.kept),
+            "kept": _encoded(leaf.digest),
             "commitment": _encoded(leaf.commitment),
             "salt": _encoded(leaf.salt),
         },
@@ -125,18 +125,18 @@ def leaf_faults(line: RecordLine) -> list[str]:
     found: list[str] = []
     if line.has_bytes:
         if leaf.commitment is None:
-            if leaf.kept != kept_digest(record.proof, record.body):
+            if leaf.digest != stored_digest(record.proof, record.body):
                 found.append("its body or proof is not what its leaf was made of")
         elif leaf.salt is None:
             found.append("its salt is missing: body and proof cannot be compared with its leaf")
-        elif commitment_of(leaf.salt, record.proof, record.body) != leaf.commitment:
+        elif compute_commitment(leaf.salt, record.proof, record.body) != leaf.commitment:
             found.append("its body, proof or salt is not what its leaf was made of")
     elif record.body or json.loads(record.proof) != {} or leaf.salt is not None:
         found.append("it is said to be erased or withheld, and has bytes all the same")
     made = leaf_hash(
-        leaf_of(
+        leaf_bytes(
             record.position, record.source, record.vendor, record.event, record.dedupe_key, record.received_at,
-            record.origin, leaf.kept, leaf.commitment or b"",
+            record.origin, leaf.digest, leaf.commitment or b"",
         )
     )  # fmt: skip
     if made != leaf.hash:
@@ -149,7 +149,7 @@ def _encoded(found: bytes | None) -> str | None:
 
 
 def _bytes(text: str) -> bytes:
-    found = decoded(text)
+    found = decode_base64(text)
     if found is None:
         raise ValueError("base64 has one spelling")
     return found

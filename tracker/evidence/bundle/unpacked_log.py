@@ -27,7 +27,7 @@ class UnpackedLog:
         """Of the records of the session, ascending; those of erasures are not among them: `read` leaves them out."""
 
     @property
-    def most_bytes(self) -> int:
+    def max_batch_bytes(self) -> int:
         """See `Log.most_bytes`. Nothing is taken."""
         return 0
 
@@ -98,15 +98,15 @@ class UnpackedLog:
         """Refused."""
         _refuse()
 
-    async def positions_erased_by(self, source: str) -> list[int]:  # noqa: ARG002 - the contract's
+    async def positions_from_source(self, source: str) -> list[int]:  # noqa: ARG002 - the contract's
         """Refused."""
         _refuse()
 
-    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:  # noqa: ARG002 - the contract's
+    async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:  # noqa: ARG002 - the contract's
         """Refused."""
         _refuse()
 
-    async def tile_beyond(self) -> tuple[int, int] | None:
+    async def surplus_tile(self) -> tuple[int, int] | None:
         """Refused."""
         _refuse()
 

@@ -39,7 +39,7 @@ from tracker.evidence.bundle.verify_records import Progress, RecordsResult, chec
 from tracker.domain.record_json import exact_micros
 from tracker.errors import BundleUnreadable, EvidenceError, LogCorrupt, NoteMalformed
 from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
-from tracker.log.merkle.note import Verifier, decoded
+from tracker.log.merkle.note import Verifier, decode_base64
 from tracker.sources.contract import Source
 from tracker.views.contract import READING
 
@@ -323,4 +323,4 @@ def _manifest_faults(bundle: OpenBundle, manifest: Manifest) -> list[str]:
 
 
 def _says(signed: Checkpoint, size: int, root: str) -> bool:
-    return (signed.size, signed.root) == (size, decoded(root))
+    return (signed.size, signed.root) == (size, decode_base64(root))

@@ -16,9 +16,9 @@ from tracker.evidence.bundle.record_lines import RecordLine, leaf_faults, decode
 from tracker.evidence.bundle.zip_reader import OpenBundle
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.domain.deliveries import LOST, OURS
-from tracker.log.erasure_records import EVENT, Erasure
+from tracker.log.erasure_records import EVENT, ErasureBody
 from tracker.errors import BundleUnreadable
-from tracker.log.merkle.note import decoded
+from tracker.log.merkle.note import decode_base64
 from tracker.log.merkle.tree import inclusion_root
 from tracker.evidence.verify_records import naming_faults, recheck_proof
 from tracker.sources.contract import Source
@@ -62,7 +62,7 @@ def check_inclusion(bundle: OpenBundle, manifest: Manifest, leaves: list[tuple[i
         proofs = bundle.decoded(PROOFS, Proofs)
     except BundleUnreadable as error:
         return [str(error)], ""
-    size, root = manifest.tree.size, decoded(manifest.tree.root)
+    size, root = manifest.tree.size, decode_base64(manifest.tree.root)
     found: list[str] = []
     if (proofs.size, proofs.root) != (manifest.tree.size, manifest.tree.root):
         found.append(f"{PROOFS} is about another tree than the manifest names")
@@ -76,7 +76,7 @@ def check_inclusion(bundle: OpenBundle, manifest: Manifest, leaves: list[tuple[i
         if proof is None:
             found.append(f"position {position}: no proof that the record is in the log")
             continue
-        hashes = [decoded(text) for text in proof.hashes]
+        hashes = [decode_base64(text) for text in proof.hashes]
         whole = [each for each in hashes if each is not None]
         if len(whole) != len(hashes) or inclusion_root(position - 1, size, leaf, whole) != root:
             found.append(f"position {position}: its leaf is not in the tree, or the proof was changed")
@@ -155,7 +155,7 @@ class _Reading:
             self._withheld.append(position)
             return
         try:
-            erasure = msgspec.json.decode(line.record.body, type=Erasure)
+            erasure = msgspec.json.decode(line.record.body, type=ErasureBody)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._complain(line, f"no erasure can be read from it: {str(error)[:200]}")
             return

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tracker.log.cluster.divergence import Divergence, trusted_checkpoint, named_keys, own_root
+from tracker.log.cluster.divergence import Divergence, trusted_checkpoint, announced_keys, own_root
 from tracker.errors import LogError, NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import Checkpoint
-from tracker.log.merkle.cosignature import CosignerKey, cosignature
+from tracker.log.merkle.cosignature import CosignerKey, cosign
 from tracker.log.merkle.diff import Difference, first_difference
-from tracker.log.merkle.note import DASH, Signer, Verifier, read_note
+from tracker.log.merkle.note import SIGNATURE_PREFIX, Signer, Verifier, read_note
 from tracker.log.merkle.tree import root_at
 from tracker.log.contract import ClusteredLog
 from tracker.log.cluster.messages import DivergenceReport, CosignedTree
@@ -49,16 +49,16 @@ class Cosigner:
         trusted: Sequence[Verifier],
         now: Callable[[], int],
     ) -> None:
-        self.looked = asyncio.Event()
+        self.compared = asyncio.Event()
         self.halted = asyncio.Event()
         self.diverged: Divergence | None = None
-        self.complaints: list[DivergenceReport] = []
+        self.divergence_reports: list[DivergenceReport] = []
         """Of nodes that have diverged and were not made anew since, this one too."""
         self.doubt: str | None = None
         """Why the newest checkpoint is not believed, or that somebody else signs, too."""
-        self.cosigned = 0
+        self.cosigned_size = 0
         """Records of the largest tree that this node has found to be the signed one since it was started."""
-        self.aside = 0
+        self.quarantined = 0
         """Messages about the tree that nobody known has signed: they move nothing."""
         self._log = log
         self._node = node
@@ -80,10 +80,10 @@ class Cosigner:
                 _log.warning("what is signed cannot be compared now, trying again", reason=str(error))
             await asyncio.sleep(LOOK_SECONDS)
 
-    def seen(self) -> tuple[int, int, int, int, int]:
+    def metrics(self) -> tuple[int, int, int, int, int]:
         """For metrics: is this node diverged, how many are, is there a doubt, records of the largest tree found ours, `aside`."""
         is_diverged, is_in_doubt = self.diverged is not None, self.doubt is not None
-        return int(is_diverged), len(self.complaints), int(is_in_doubt), self.cosigned, self.aside
+        return int(is_diverged), len(self.divergence_reports), int(is_in_doubt), self.cosigned_size, self.quarantined
 
     async def _answer_neighbours(self) -> None:
         while True:
@@ -97,26 +97,26 @@ class Cosigner:
 
     async def _look(self) -> None:
         newest = await self._log.last_checkpoint()
-        is_first = not self.looked.is_set()
+        is_first = not self.compared.is_set()
         is_new = newest is not None and newest[0] > self._compared and self.diverged is None
         is_ours = newest is not None and is_new and await self._is_ours(*newest)
         # Before anything is said: reading goes on without a connection, too.
-        self.looked.set()
+        self.compared.set()
         if newest is not None and is_ours:
             if not is_first:
                 await self._notice_another_signer(newest[0])
             await self._cosign(*newest)
-            self.cosigned = newest[0]
+            self.cosigned_size = newest[0]
         if newest is not None and is_new:
             self._compared = newest[0]
         if self.diverged is not None:
             await self._complain(self.diverged)
         self._hear(await self._log.divergence_reports())
-        self.aside = await self._log.quarantined()
+        self.quarantined = await self._log.quarantined_count()
 
     async def _is_ours(self, size: int, note: str) -> bool:
         """Whether this node holds the tree that a checkpoint signs. Where it is to be believed, and it does not: diverged."""
-        signed = self._believed(size, note, self._trusted or await named_keys(self._log))
+        signed = self._believed(size, note, self._trusted or await announced_keys(self._log))
         if signed is None:
             return False
         root = await own_root(self._log, size)
@@ -138,7 +138,7 @@ class Cosigner:
         return signed
 
     async def _notice_another_signer(self, size: int) -> None:
-        by = await self._log.signer_of(size)
+        by = await self._log.signing_node(size)
         # What is there at the start may be from a time when another node signed.
         if self._signs and by not in {None, self._node}:
             self._doubt(f"node {by} signs checkpoints, too: exactly one may (jetstream.signs)")
@@ -151,11 +151,11 @@ class Cosigner:
         signer = self._signer
         if signer is None:
             return
-        if any(line.startswith(f"{DASH}{signer.name} ") for line in await self._log.cosignatures(size)):
+        if any(line.startswith(f"{SIGNATURE_PREFIX}{signer.name} ") for line in await self._log.cosignatures(size)):
             return
-        line = cosignature(read_note(note).text, signer, self._now() // 1_000_000)
+        line = cosign(read_note(note).text, signer, self._now() // 1_000_000)
         await self._log.publish_tree_message(
-            CosignedTree(self._node, size, signer.name, line, str(CosignerKey.of(signer)))
+            CosignedTree(self._node, size, signer.name, line, str(CosignerKey.from_signer(signer)))
         )
 
     async def _complain(self, found: Divergence) -> None:
@@ -171,10 +171,10 @@ class Cosigner:
             self._has_complained = any(each.node == self._node for each in await self._log.divergence_reports())
 
     async def _difference(self, found: Divergence) -> Difference | None:
-        for node in await self._log.holders_of(found.size):
+        for node in await self._log.nodes_holding(found.size):
 
             async def there(level: int, n: int, node: str = node) -> Sequence[bytes]:
-                return await self._log.hashes_of(node, level, n)
+                return await self._log.peer_tile(node, level, n)
 
             try:
                 # Whoever holds what was signed can say where we differ from it.
@@ -186,6 +186,6 @@ class Cosigner:
 
     def _hear(self, complaints: list[DivergenceReport]) -> None:
         for each in complaints:
-            if each not in self.complaints and each.node != self._node:
+            if each not in self.divergence_reports and each.node != self._node:
                 _log.critical("another node has diverged", node=each.node, size=each.size, position=each.position)
-        self.complaints = complaints
+        self.divergence_reports = complaints

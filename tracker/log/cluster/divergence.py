@@ -36,17 +36,17 @@ class Divergence(NamedTuple):
 
 
 @runtime_checkable
-class NamingLog(Protocol):
+class AnnouncedKeyReader(Protocol):
     """A log that knows which key the node of its first checkpoint said it signs with."""
 
-    async def named_key(self) -> str | None:
+    async def announced_key(self) -> str | None:
         """Its verifier key."""
         ...
 
 
-async def named_keys(log: NamingLog) -> list[Verifier]:
+async def announced_keys(log: AnnouncedKeyReader) -> list[Verifier]:
     """What is believed on a node that was told no key: every node has the same first checkpoint."""
-    named = await log.named_key()
+    named = await log.announced_key()
     try:
         return [] if named is None else [Verifier.read(named)]
     except NoteMalformed:
@@ -55,7 +55,7 @@ async def named_keys(log: NamingLog) -> list[Verifier]:
 
 async def trusted_keys(log: object, known: Sequence[Verifier]) -> Sequence[Verifier]:
     """The keys that are known; where there are none, the one that the log names. Raises `LogError`."""
-    return known or (await named_keys(log) if isinstance(log, NamingLog) else [])
+    return known or (await announced_keys(log) if isinstance(log, AnnouncedKeyReader) else [])
 
 
 class TreeLog(Protocol):
@@ -70,7 +70,7 @@ class TreeLog(Protocol):
         ...
 
 
-class ComparedLog(TreeLog, NamingLog, Protocol):
+class ComparedLog(TreeLog, AnnouncedKeyReader, Protocol):
     """A log with checkpoints and a tree."""
 
     async def last_checkpoint(self) -> tuple[int, str] | None:
@@ -78,7 +78,7 @@ class ComparedLog(TreeLog, NamingLog, Protocol):
         ...
 
 
-async def divergence(log: ComparedLog, trusted: Sequence[Verifier], origin: str) -> Divergence | None:
+async def find_divergence(log: ComparedLog, trusted: Sequence[Verifier], origin: str) -> Divergence | None:
     """How the log differs from its newest checkpoint, None where it does not. Raises `LogError`.
 
     `trusted`: keys that it has to be signed with; where there are none, the key that came with the first one. One that is
@@ -88,7 +88,7 @@ async def divergence(log: ComparedLog, trusted: Sequence[Verifier], origin: str)
     if newest is None:
         return None
     try:
-        signed = trusted_checkpoint(*newest, trusted or await named_keys(log), origin)
+        signed = trusted_checkpoint(*newest, trusted or await announced_keys(log), origin)
     except (NoteMalformed, NoteUnverified):
         return None
     root = await own_root(log, signed.size)

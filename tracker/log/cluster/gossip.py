@@ -21,7 +21,7 @@ from tracker.log.contract import ClusteredLog
 EVERY_SECONDS = 3.0
 SILENT_US = 15_000_000
 FORGOTTEN_US = 24 * 3_600 * 1_000_000
-MOST_NODES = 100
+MAX_NODES = 100
 
 _log = structlog.get_logger("neighbours")
 
@@ -111,7 +111,7 @@ class NodeGossip:
         """What the others said last."""
         return [each.status for each in self.nodes() if self._own is None or each.status.node != self._own.node]
 
-    def peers(self) -> int:
+    def live_count(self) -> int:
         """How many nodes are not silent, this one too."""
         return sum(not each.is_silent for each in self.nodes())
 
@@ -125,7 +125,7 @@ class NodeGossip:
             if status.started != own.started:
                 self._warn(f"another node calls itself {own.node!r} too: give each a jetstream.node of its own")
             return
-        if status.node in self._heard or len(self._heard) < MOST_NODES:
+        if status.node in self._heard or len(self._heard) < MAX_NODES:
             self._heard[status.node] = (status, self._now())
 
     def _notice(self) -> None:
@@ -141,6 +141,6 @@ class NodeGossip:
             _log.critical("the cluster is not in order", reason=what)
 
 
-def seconds_of(seconds: float) -> float | None:
+def finite_seconds(seconds: float) -> float | None:
     """Seconds as they can be sent: None where they are infinite."""
     return None if math.isinf(seconds) else seconds

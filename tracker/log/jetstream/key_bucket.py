@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
-from tracker.log.keys.frame_keys import GIVEN_UP, decode, encode, without
+from tracker.log.keys.frame_keys import EMPTY_ENTRY, decode, encode, without_keys
 from tracker.log.jetstream.stream import (
     NO_MESSAGE,
     NO_STREAM,
-    OTHERWISE,
+    UNSET_CONFIG,
     WRONG_LAST,
     PublishRefused,
     Stream,
-    answered,
-    is_our_stream,
+    read_reply,
+    translated_errors,
     config_mismatch,
 )
 
@@ -71,22 +71,22 @@ class KeyBucket:
         self._stream = stream
         self.name = f"{stream.name}-keys"
 
-    async def make(self) -> None:
+    async def create(self) -> None:
         """Make it where there is none. Raises `LogUnavailable` where it cannot be, or would not keep keys."""
-        if not await self.is_there():
+        if not await self.exists():
             # Whoever is quicker makes the same one.
-            await self._stream.ask(f"STREAM.CREATE.KV_{self.name}", self._wanted(), 10.0)
-            await self.is_there()
+            await self._stream.api_request(f"STREAM.CREATE.KV_{self.name}", self._wanted(), 10.0)
+            await self.exists()
 
-    async def is_there(self) -> bool:
+    async def exists(self) -> bool:
         """Whether there is one. Raises `Unfit` where it would not keep keys, or not let them go, `LogUnavailable`."""
         try:
-            found = await self._stream.ask(f"STREAM.INFO.KV_{self.name}", {})
+            found = await self._stream.api_request(f"STREAM.INFO.KV_{self.name}", {})
         except PublishRefused as error:
             if error.code == NO_STREAM:
                 return False
             raise
-        wrong = config_mismatch(found["config"], OTHERWISE | self._wanted() | {"max_msg_size": -1, "sealed": False})
+        wrong = config_mismatch(found["config"], UNSET_CONFIG | self._wanted() | {"max_msg_size": -1, "sealed": False})
         if wrong:
             raise BucketUnfit(
                 f"the bucket {self.name} would not keep data keys, or not let them go: {'; '.join(wrong)}. Set it so with "
@@ -102,7 +102,7 @@ class KeyBucket:
             "deny_purge": False, "allow_rollup_hdrs": True, "allow_direct": True,
         }  # fmt: skip
 
-    async def names(self) -> Mapping[str, bytes] | None:
+    async def dedupe_secret(self) -> Mapping[str, bytes] | None:
         """What dedupe keys are hashed with, by the master key that wraps it; None before the first node said it."""
         found = await self._entry(NAMES)
         if found is None:
@@ -112,7 +112,7 @@ class KeyBucket:
         except msgspec.MsgspecError as error:
             raise LogCorrupt(f"{NAMES} in the bucket {self.name} cannot be read: {error}") from None
 
-    async def say_names(self, names: Mapping[str, bytes]) -> bool:
+    async def publish_dedupe_secret(self, names: Mapping[str, bytes]) -> bool:
         """Say it as the first node; False where another one was quicker."""
         try:
             await self._put(NAMES, msgspec.msgpack.encode(dict(names)), after=0)
@@ -122,14 +122,14 @@ class KeyBucket:
             raise
         return True
 
-    async def rename(self, names: Mapping[str, bytes], master: str) -> None:
+    async def rewrap_dedupe_secret(self, names: Mapping[str, bytes], master: str) -> None:
         """Say it anew, wrapped by this master key, unless it is; what was said before goes."""
         found = await self._entry(NAMES)
         if found is not None and set(_NAMES.decode(found[1])) != {master}:
             latest = await self._put(NAMES, msgspec.msgpack.encode(dict(names)), after=found[0])
             await self._forget(NAMES, latest)
 
-    async def say_restored(self, last: int) -> None:
+    async def mark_restored(self, last: int) -> None:
         """Say that this bucket is put back: entries of frames up to that message of the stream may be missing still."""
         told = str(last).encode()
         if not await self._replaced(RESTORED, 0, told):
@@ -137,7 +137,7 @@ class KeyBucket:
             if found is not None and int(found[1]) < last:  # where another node is quicker, it says about the same
                 await self._replaced(RESTORED, found[0], told)
 
-    async def restored(self) -> int:
+    async def restored_until(self) -> int:
         """What was said so; 0 where the bucket was never lost."""
         found = await self._entry(RESTORED)
         return 0 if found is None else int(found[1])
@@ -159,7 +159,7 @@ class KeyBucket:
                 return
         raise LogUnavailable(f"the keys of frame {frame.hex()} are changed by others again and again: send it again")
 
-    async def held(self, frame: bytes) -> tuple[int, bytes] | None:
+    async def find(self, frame: bytes) -> tuple[int, bytes] | None:
         """(its sequence, entry) of a frame; None where there is none."""
         return await self._entry(frame.hex())
 
@@ -174,7 +174,7 @@ class KeyBucket:
             await self._forget(frame.hex(), None)
         return True
 
-    async def give_up(self, found: Revision) -> bool:
+    async def empty(self, found: Revision) -> bool:
         """Destroy all keys of an entry that nobody has changed since, and say so in its place; False where somebody has.
 
         Its frame may appear all the same, from a machine that stood still: then nodes find that its records have no keys.
@@ -184,29 +184,31 @@ class KeyBucket:
             return False
         # Without keys already: whoever gave it up died before the older revisions were overwritten.
         is_done = not decode(latest[1]).wrapped
-        if not is_done and (latest[0] != found.sequence or not await self._replaced(found.frame, latest[0], GIVEN_UP)):
+        if not is_done and (
+            latest[0] != found.sequence or not await self._replaced(found.frame, latest[0], EMPTY_ENTRY)
+        ):
             return False
         await self._forget(found.frame.hex(), None)
         return not is_done
 
-    async def clock(self) -> tuple[float, str]:
+    async def server_clock(self) -> tuple[float, str]:
         """What time it is where the bucket is, s since 1970, and when it was made, as the server says it."""
         try:
-            told = await self._stream.ask(f"STREAM.INFO.KV_{self.name}", {})
+            told = await self._stream.api_request(f"STREAM.INFO.KV_{self.name}", {})
         except PublishRefused as error:
             if error.code == NO_STREAM:
-                raise LogMissing(self.missing()) from None
+                raise LogMissing(self.missing_message()) from None
             raise
-        return seconds(told["ts"]), told["created"]
+        return parse_time(told["ts"]), told["created"]
 
-    def missing(self) -> str:
+    def missing_message(self) -> str:
         """What to tell whoever needs the bucket where there is none."""
         return (
             f"there is no bucket {self.name} of data keys: make it with `tracker init`; where there was one, put it back "
             "with `tracker restore-keys` (docs/guides/cluster-troubleshoot.md)"
         )
 
-    async def entry(self, frame: bytes) -> bytes:
+    async def get(self, frame: bytes) -> bytes:
         """The keys of a frame, as the leader has them. Raises `LogCorrupt` where there is no such entry."""
         found = await self._entry(frame.hex())
         if found is None:
@@ -216,14 +218,14 @@ class KeyBucket:
             )
         return found[1]
 
-    async def withdraw(self, frame: bytes, gone: Collection[int]) -> None:
+    async def destroy_keys(self, frame: bytes, gone: Collection[int]) -> None:
         """Destroy these keys of a frame. Nothing of them can be read from the bucket on return; again is harmless."""
         for _ in range(TRIES):
             found = await self._entry(frame.hex())
             if found is None:
                 return
             latest, entry = found
-            left = without(decode(entry), gone)
+            left = without_keys(decode(entry), gone)
             if left is not None and not await self._replaced(frame, latest, encode(left)):
                 continue
             await self._forget(frame.hex(), latest if left is None else None)
@@ -236,7 +238,7 @@ class KeyBucket:
         if found is not None and found[1] == entry and await self._replaced(frame, found[0], anew):
             await self._forget(frame.hex(), None)
 
-    async def frames(self, after: int) -> Revision | None:
+    async def next_revision(self, after: int) -> Revision | None:
         """The next revision of an entry in the bucket after a sequence."""
         while True:
             found = await self._message({"seq": after + 1, "next_by_subj": f"$KV.{self.name}.*"})
@@ -264,7 +266,7 @@ class KeyBucket:
         at = 1
         while (found := await self._message({"seq": at, "next_by_subj": self._subject(key)})) and found[0] < latest:
             try:
-                await self._stream.ask(f"STREAM.MSG.DELETE.KV_{self.name}", {"seq": found[0]})
+                await self._stream.api_request(f"STREAM.MSG.DELETE.KV_{self.name}", {"seq": found[0]})
             except PublishRefused as error:
                 if error.code not in {NO_MESSAGE, DELETE_FAILED}:  # another node was quicker
                     raise
@@ -273,13 +275,13 @@ class KeyBucket:
     async def _put(self, key: str, value: bytes, *, after: int) -> int:
         headers = {"Nats-Expected-Stream": f"KV_{self.name}", "Nats-Expected-Last-Subject-Sequence": str(after)}
         try:
-            with is_our_stream("the bucket did not acknowledge"):
+            with translated_errors("the bucket did not acknowledge"):
                 answer = await self._stream.request(self._subject(key), value, PUT_SECONDS, headers)
         except LogUnavailable:
-            if not await self.is_there():
-                raise LogUnavailable(self.missing()) from None
+            if not await self.exists():
+                raise LogUnavailable(self.missing_message()) from None
             raise
-        return answered(answer, "the bucket did not take the keys")["seq"]
+        return read_reply(answer, "the bucket did not take the keys")["seq"]
 
     async def _entry(self, key: str) -> tuple[int, bytes] | None:
         found = await self._message({"last_by_subj": self._subject(key)})
@@ -287,20 +289,20 @@ class KeyBucket:
 
     async def _message(self, asked: dict[str, Any]) -> _Message | None:
         try:
-            found = (await self._stream.ask(f"STREAM.MSG.GET.KV_{self.name}", asked))["message"]
+            found = (await self._stream.api_request(f"STREAM.MSG.GET.KV_{self.name}", asked))["message"]
         except PublishRefused as error:
             if error.code == NO_MESSAGE:
                 return None
             if error.code == NO_STREAM:
-                raise LogMissing(self.missing()) from None
+                raise LogMissing(self.missing_message()) from None
             raise
         data = base64.b64decode(found.get("data", ""))
-        return _Message(found["seq"], found["subject"], data, seconds(found["time"]))
+        return _Message(found["seq"], found["subject"], data, parse_time(found["time"]))
 
     def _subject(self, key: str) -> str:
         return f"$KV.{self.name}.{key}"
 
 
-def seconds(told: str) -> float:
+def parse_time(told: str) -> float:
     """A server's time, s since 1970; it has nanoseconds."""
     return datetime.fromisoformat(told).timestamp()

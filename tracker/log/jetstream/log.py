@@ -23,12 +23,12 @@ from typing import Self, TypeVar
 
 from tracker.domain.deliveries import Appended, Verified
 from tracker.errors import LogCorrupt, LogError, LogUnavailable, NodeBehind, NodeDiverged, NodeOutdated
-from tracker.log.contract import Behind
-from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, row_of, weight
+from tracker.log.contract import Lag
+from tracker.log.frames import FRAME_BYTES, Frame, FrameRow, encode, frame_row, max_frame_bytes
 from tracker.log.group_commit import GroupCommit, LogObserver
-from tracker.log.jetstream.validation import expect_fit, expect_ours
+from tracker.log.jetstream.validation import check_stream, check_config
 from tracker.log.jetstream.replicator import Replicator
-from tracker.log.jetstream.encryption import FrameEncryption, id_of_copied, sealing_of
+from tracker.log.jetstream.encryption import FrameEncryption, copied_frame_id, open_frame_encryption
 from tracker.log.jetstream.stream import WRONG_LAST, PublishRefused, Stream, StreamSettings, StreamState
 from tracker.log.jetstream.tree_messages import ClusterReplica
 from tracker.log.sqlite.trust import TrustedKeys
@@ -60,10 +60,10 @@ class JetstreamLog(ClusterReplica):
     ) -> None:  # fmt: skip
         super().__init__(replica)
         self._sealing = sealing
-        self.erasures = asyncio.Event()
+        self.erasure_applied = asyncio.Event()
         if sealing is not None:
-            replica.bring, replica.gone = sealing.bring, sealing.told_gone
-            sealing.told = self.erasures.set
+            replica.fetch_keys, replica.on_erased = sealing.fetch_keys, sealing.schedule_destruction
+            sealing.on_erasure = self.erasure_applied.set
         self.state = state
         self._stream = stream
         self._waiting: dict[bytes, asyncio.Future[list[Appended]]] = {}
@@ -78,10 +78,18 @@ class JetstreamLog(ClusterReplica):
         self._ends = float("inf")
         self._limit: asyncio.Timeout | None = None
         self._group_commit = GroupCommit(
-            self._commit, queue_bound=queue_bound, observe=observe, batch_bytes=self.most_bytes, weigh=weight
+            self._commit,
+            queue_bound=queue_bound,
+            observe=observe,
+            batch_bytes=self.max_batch_bytes,
+            weigh=max_frame_bytes,
         )
         self._saw(state)
-        upkeep = () if sealing is None else sealing.upkeep(self._replicator.reached, lambda: self.stopped() is None)
+        upkeep = (
+            ()
+            if sealing is None
+            else sealing.background_tasks(self._replicator.reached, lambda: self.stop_reason() is None)
+        )
         # Owned here and not by the service: what was accepted is still answered while the service ends.
         self._tasks = [
             asyncio.create_task(each, name="log-stream") for each in (self._replicator.run(), self._look(), *upkeep)
@@ -113,8 +121,8 @@ class JetstreamLog(ClusterReplica):
             await replica.set_trusted_keys(known)
             stream = await Stream.open(settings)
             undo.push_async_callback(stream.close)
-            state = await expect_fit(stream, cursor, body_bytes=body_bytes)
-            sealing = await sealing_of(stream, replica, vault)
+            state = await check_stream(stream, cursor, body_bytes=body_bytes)
+            sealing = await open_frame_encryption(stream, replica, vault)
             log = cls(
                 stream, replica, state, cursor.sequence, queue_bound=queue_bound, observe=observe, sealing=sealing
             )
@@ -122,7 +130,7 @@ class JetstreamLog(ClusterReplica):
         return log
 
     @property
-    def most_bytes(self) -> int:
+    def max_batch_bytes(self) -> int:
         """See `Log.most_bytes`: so much fits into a frame whether it packs well or not."""
         return self._stream.max_message_bytes - FRAME_BYTES
 
@@ -156,7 +164,7 @@ class JetstreamLog(ClusterReplica):
 
         async def taken() -> list[Appended]:
             self._expect_taking()
-            frame = Frame(id_of_copied(rows), self._stream.settings.node, list(rows), list(erases))
+            frame = Frame(copied_frame_id(rows), self._stream.settings.node, list(rows), list(erases))
             entry = None
             if any(row[8] is not None for row in rows):
                 if self._sealing is None:
@@ -166,47 +174,47 @@ class JetstreamLog(ClusterReplica):
 
         positions = [answer.position for answer in await self._group_commit.run_exclusive(taken)]
         if erases and self._sealing is not None:
-            await self._sealing.withdraw(erases)
+            await self._sealing.destroy_keys(erases)
         return positions
 
     async def destroy_keys(self, positions: Sequence[int]) -> None:
         """See `Log.destroy_keys`. On return they are gone from the bucket and from this node; other nodes follow the stream."""
         if self._sealing is None:
             raise LogUnavailable("records are kept in clear: without [sealing] keys nothing can be erased")
-        if isinstance(self.stopped(), NodeDiverged):  # these positions may be other people's
+        if isinstance(self.stop_reason(), NodeDiverged):  # these positions may be other people's
             self._expect_ours()
-        await self._sealing.withdraw(positions)
+        await self._sealing.destroy_keys(positions)
 
-    async def caught_up(self, timeout: float | None = None) -> bool:
+    async def wait_until_caught_up(self, timeout: float | None = None) -> bool:
         """See `ClusteredLog.caught_up`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._level.wait()
         return self._level.is_set()
 
-    def behind(self) -> Behind:
+    def lag(self) -> Lag:
         """See `ClusteredLog.behind`."""
         messages = max(0, self.state.last - self._replicator.sequence)
         if not self._level.is_set():
-            return Behind(messages, float("inf"))
+            return Lag(messages, float("inf"))
         # By no clock but our own steady one: that of this machine, or of a server, may be an hour off.
         self._compare()
-        return Behind(messages, max(0.0, asyncio.get_running_loop().time() - self._level_at))
+        return Lag(messages, max(0.0, asyncio.get_running_loop().time() - self._level_at))
 
-    def stopped(self) -> NodeDiverged | NodeOutdated | None:
+    def stop_reason(self) -> NodeDiverged | NodeOutdated | None:
         """See `ClusteredLog.stopped`."""
         found, trouble = self._diverged(), self._replicator.trouble
         if found is not None:
             return NodeDiverged(str(found))
         return NodeOutdated(str(trouble)) if isinstance(trouble, NodeOutdated) else None
 
-    def stop_where(self, diverged: Callable[[], object | None]) -> None:
+    def set_divergence_check(self, diverged: Callable[[], object | None]) -> None:
         """See `ClusteredLog.stop_where`."""
         self._diverged = diverged
 
-    def refused(self) -> int:
+    def skipped_messages(self) -> int:
         """See `ClusteredLog.refused`."""
-        return self._replicator.refused
+        return self._replicator.skipped
 
     def progress(self) -> tuple[int, int]:
         """See `ClusteredLog.progress`."""
@@ -235,7 +243,7 @@ class JetstreamLog(ClusterReplica):
 
     def _expect_ours(self) -> None:
         """Raise where this node must not vouch for anything."""
-        stopped = self.stopped()
+        stopped = self.stop_reason()
         if stopped is not None:
             raise stopped
 
@@ -243,12 +251,12 @@ class JetstreamLog(ClusterReplica):
         """Raise where nothing may be added by this node now, in whichever way."""
         self._expect_ours()
         if not self._level.is_set():
-            raise NodeBehind(f"this node is catching up: it is {self.behind().messages} messages behind the stream")
+            raise NodeBehind(f"this node is catching up: it is {self.lag().messages} messages behind the stream")
         unfit = self._replicator.trouble if isinstance(self._replicator.trouble, LogCorrupt) else self._unfit
         unfit = unfit or (self._sealing and self._sealing.unfit)
         if unfit is not None:
             raise LogUnavailable(f"nothing is added to the stream: {unfit}")
-        if self._sealing is None and self.replica.has_sealed:
+        if self._sealing is None and self.replica.has_encrypted:
             raise LogUnavailable("other nodes seal what they record: name the master key under [sealing] keys")
 
     async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
@@ -267,9 +275,9 @@ class JetstreamLog(ClusterReplica):
         """The frame of deliveries and the names they are known by; where they are sealed, its keys."""
         frame_id = secrets.token_bytes(16)
         if self._sealing is None:
-            rows, keys = [row_of(each) for each, _ in fresh], None
+            rows, keys = [frame_row(each) for each, _ in fresh], None
         else:
-            rows, keys = self._sealing.sealed(frame_id, fresh)
+            rows, keys = self._sealing.encrypt(frame_id, fresh)
         return Frame(frame_id, self._stream.settings.node, rows, list(erasing)), keys
 
     async def _sent(self, frame: Frame, keys: bytes | None, *, after: int | None = None) -> list[Appended]:
@@ -363,7 +371,7 @@ class JetstreamLog(ClusterReplica):
         self.state = state
         self._looked_at = asyncio.get_running_loop().time()
         try:
-            expect_ours(state, self._stream.settings)
+            check_config(state, self._stream.settings)
             self._unfit = None
         except LogUnavailable as error:  # somebody edited the stream while we run
             self._unfit = str(error)
@@ -377,7 +385,7 @@ class JetstreamLog(ClusterReplica):
         while self._looks and self._replicator.sequence >= self._looks[0][1]:
             self._level_at = self._looks.popleft()[0]
 
-    def end_within(self, seconds: float) -> None:
+    def limit_shutdown(self, seconds: float) -> None:
         """See `ClusteredLog.end_within`."""
         self._ends = min(self._ends, asyncio.get_running_loop().time() + seconds)
         until = None if self._limit is None else self._limit.when()
@@ -387,7 +395,7 @@ class JetstreamLog(ClusterReplica):
 
     async def close(self) -> None:
         """See `Log.close`."""
-        self.end_within(CLOSING_SECONDS)
+        self.limit_shutdown(CLOSING_SECONDS)
         try:
             await self._group_commit.close()
             # Again and again: a TaskGroup one of whose tasks fails in the moment it is cancelled forgets that it was.

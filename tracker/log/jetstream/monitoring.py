@@ -38,7 +38,7 @@ class UnreadServers(NamedTuple):
     servers: list[str]
 
 
-async def expect_synced(addresses: Sequence[str], servers: Sequence[str]) -> UnreadServers:
+async def require_sync_always(addresses: Sequence[str], servers: Sequence[str]) -> UnreadServers:
     """Ask each address; `servers` are the names of those that hold the stream.
 
     Raises `LogUnavailable` naming the servers that do not sync always.

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from tracker.errors import LogUnavailable
-from tracker.log.jetstream.key_bucket import KeyBucket, Revision, seconds
+from tracker.log.jetstream.key_bucket import KeyBucket, Revision, parse_time
 from tracker.log.jetstream.stream import Stream
 from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.key_store import KeyStore
@@ -29,26 +29,26 @@ Reached = Callable[[int], Awaitable[None]]
 """Returns once this node has applied the stream up to a message."""
 
 
-async def sweep(
+async def sweep_orphan_keys(
     stream: Stream, replica: Replica, vault: KeyStore, reached: Reached, *, older_than: float = ORPHAN_SECONDS
 ) -> int:
     """How many entries were given up; they were put more than `older_than` s ago. Raises `LogError`."""
     bucket = KeyBucket(stream)
-    now, made = await bucket.clock()
+    now, made = await bucket.server_clock()
     # What is older than the stream belongs to another one of that name: perhaps the only keys there are.
-    began = seconds((await stream.ask(f"STREAM.INFO.{stream.name}", {}))["created"])
-    after, count, is_over = await vault.swept(made), 0, False
+    began = parse_time((await stream.api_request(f"STREAM.INFO.{stream.name}", {}))["created"])
+    after, count, is_over = await vault.sweep_progress(made), 0, False
     while not is_over:
         page: list[Revision] = []
         while len(page) < PAGE and not is_over:
-            found = await bucket.frames(after)
+            found = await bucket.next_revision(after)
             if found is None or found.at > now - older_than:
                 is_over = True
             else:
                 page, after = [*page, found], found.sequence
         for each in await _orphans([each for each in page if each.at >= began], stream, replica, reached):
-            count += await bucket.give_up(each)
-        await vault.keep_swept(made, after)
+            count += await bucket.empty(each)
+        await vault.save_sweep_progress(made, after)
     return count
 
 

@@ -31,22 +31,22 @@ class ReplicaReader:
     async def wait(self, after: int, timeout: float) -> int:
         return await self.replica.wait(after, timeout)
 
-    async def positions_erased_by(self, source: str) -> list[int]:
-        return await self.replica.positions_erased_by(source)
+    async def positions_from_source(self, source: str) -> list[int]:
+        return await self.replica.positions_from_source(source)
 
-    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
-        return await self.replica.erased(after, limit)
+    async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:
+        return await self.replica.erased_positions(after, limit)
 
-    async def erasures_told(self, after: int, until: int) -> dict[int, list[int]]:
+    async def erasures_made_by(self, after: int, until: int) -> dict[int, list[int]]:
         """See `SqliteProving.erasures_told`."""
-        return await self.replica.erasures_told(after, until)
+        return await self.replica.erasures_made_by(after, until)
 
     async def data_keys(self, after: int, until: int) -> dict[int, DataKey]:
         """See `SqliteProving.data_keys`."""
         return await self.replica.data_keys(after, until)
 
-    async def tile_beyond(self) -> tuple[int, int] | None:
-        return await self.replica.tile_beyond()
+    async def surplus_tile(self) -> tuple[int, int] | None:
+        return await self.replica.surplus_tile()
 
     async def tree_head(self) -> TreeHead:
         return await self.replica.tree_head()

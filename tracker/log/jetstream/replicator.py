@@ -22,7 +22,7 @@ from tracker.domain.deliveries import Appended
 from tracker.errors import LogCorrupt, LogError, LogUnavailable, NodeOutdated
 from tracker.log.cluster import messages
 from tracker.log.frames import Frame, decode
-from tracker.log.jetstream.validation import expect_fit
+from tracker.log.jetstream.validation import check_stream
 from tracker.log.jetstream.stream import Inbox, Stream
 from tracker.log.sqlite.replica import Cursor, StreamEntry, Replica
 
@@ -76,7 +76,7 @@ class Replicator:
         self._held = 0
         self.sequence = sequence
         self.trouble: LogError | None = None
-        self.refused = 0
+        self.skipped = 0
         """Messages passed over since this was opened: no node can have sent them as frames."""
 
     async def reached(self, sequence: int) -> None:
@@ -124,15 +124,17 @@ class Replicator:
         raise _Lost("the connection broke")
 
     async def _read(self, cursor: Cursor, queue: asyncio.Queue[ReceivedFrame]) -> None:
-        await expect_fit(self._stream, cursor, body_bytes=0, timeout=ASK_SECONDS)  # it may have lost its end meanwhile
+        await check_stream(
+            self._stream, cursor, body_bytes=0, timeout=ASK_SECONDS
+        )  # it may have lost its end meanwhile
         reader = f"tracker-{secrets.token_hex(8)}"
         inbox = await self._stream.inbox()
         try:
-            await self._stream.consumer(reader, cursor.sequence, idle_seconds=IDLE_SECONDS)
+            await self._stream.create_consumer(reader, cursor.sequence, idle_seconds=IDLE_SECONDS)
             await self._read_from(reader, inbox, cursor.sequence, queue)
         finally:
             await inbox.close()
-            await self._stream.drop_consumer(reader)
+            await self._stream.delete_consumer(reader)
 
     async def _read_from(self, reader: str, inbox: Inbox, after: int, queue: asyncio.Queue[ReceivedFrame]) -> None:
         asked = {
@@ -179,7 +181,7 @@ class Replicator:
             await self.reached(after)
             raise
         if arrived.flaw is not None:
-            self.refused += 1
+            self.skipped += 1
             _log.error("a message is passed over, as on every node", sequence=arrived.entry.sequence, why=arrived.flaw)
         return arrived
 

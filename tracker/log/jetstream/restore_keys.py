@@ -18,12 +18,12 @@ from typing import TypeVar
 import msgspec
 
 from tracker.errors import LogCorrupt, LogUnavailable
-from tracker.log.keys.frame_keys import Copy, by_frame, decode, encode, without
+from tracker.log.keys.frame_keys import EncryptedCopy, group_by_frame, decode, encode, without_keys
 from tracker.log.frames import Frame
 from tracker.log.frames import decode as frame_of
-from tracker.log.jetstream.validation import expect_fit
+from tracker.log.jetstream.validation import check_stream
 from tracker.log.jetstream.key_bucket import TRIES, KeyBucket
-from tracker.log.jetstream.encryption import AT_ONCE, agreed_names
+from tracker.log.jetstream.encryption import AT_ONCE, agree_on_dedupe_secret
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.sqlite.replica import Replica
 from tracker.log.sqlite.required_keys import RequiredKeys, RequiredKeysReader, open_required_keys
@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 Done = TypeVar("Done")
 
 
-class Restored(msgspec.Struct, frozen=True):
+class RestoreResult(msgspec.Struct, frozen=True):
     """`entries` were put back or completed, of `frames`; keys of `missing` records are neither there nor here.
 
     `first`: the position of the first of them. `ahead`: so many records more, in messages that this node has not applied.
@@ -49,9 +49,9 @@ class Restored(msgspec.Struct, frozen=True):
     ahead: int
 
 
-async def restore(
+async def restore_keys(
     settings: StreamSettings, path: Path, vault: KeyStore, *, partly: bool = False, progress: Progress | None = None
-) -> Restored:
+) -> RestoreResult:
     """Put back what is missing in the bucket. A server may run meanwhile, here and elsewhere.
 
     Makes the bucket where there is none, and refuses that where this node cannot make it whole, unless `partly`. Raises
@@ -62,7 +62,7 @@ async def restore(
         stream = await Stream.open(settings)
         try:
             cursor = await replica.cursor()
-            await expect_fit(stream, cursor, body_bytes=0)
+            await check_stream(stream, cursor, body_bytes=0)
             ahead = await _ahead(stream, cursor.sequence)
             async with open_required_keys(path, ahead.erased) as needed:
                 bucket = await _bucket(stream, vault, needed, ahead, partly=partly)
@@ -70,11 +70,11 @@ async def restore(
                 frames = await one.all(needed, progress)
             newer = await _ahead(stream, ahead.last)
             erased = await replica.copies_of(newer.erased)
-            for frame, gone in by_frame(erased).items():
-                await bucket.withdraw(frame, gone)
+            for frame, gone in group_by_frame(erased).items():
+                await bucket.destroy_keys(frame, gone)
             if erased:
                 await vault.destroy_copies(erased)
-            return Restored(
+            return RestoreResult(
                 frames, one.entries, len(one.missing), min(one.missing, default=None),
                 await _without_keys(bucket, ahead, await replica.applied_among(ahead.sealed.keys())),
             )  # fmt: skip
@@ -116,18 +116,21 @@ async def _bucket(
 
     async def has_names() -> bool:
         # One without was made by hand, or by a run that died.
-        return await bucket.is_there() and await bucket.names() is not None
+        return await bucket.exists() and await bucket.dedupe_secret() is not None
 
     async def make() -> None:
-        await bucket.make()
+        await bucket.create()
         # Before nodes find the names, and begin to look for keys.
-        await bucket.say_restored(ahead.last)
+        await bucket.mark_restored(ahead.last)
 
     if not await _patiently(has_names):
         if not partly:
             await _expect_whole(bucket, vault, needed, ahead)
         await _patiently(make)
-    if vault.unwrap_dedupe_secret(await agreed_names(bucket, vault.wrapped_dedupe_secret())) != vault.dedupe_secret:
+    if (
+        vault.unwrap_dedupe_secret(await agree_on_dedupe_secret(bucket, vault.wrapped_dedupe_secret()))
+        != vault.dedupe_secret
+    ):
         raise LogUnavailable(
             f"{vault.path} is not the key store of the bucket {bucket.name}: its dedupe keys would be other ones. Nothing "
             "was put into it"
@@ -168,7 +171,7 @@ async def _without_keys(bucket: KeyBucket, ahead: _Ahead, applied: Collection[by
     count = 0
     for frame, records in ahead.sealed.items():
         if frame not in applied:
-            held = await bucket.held(frame)
+            held = await bucket.find(frame)
             count += records if held is None or not decode(held[1]).wrapped else 0
     return count
 
@@ -191,7 +194,7 @@ class _Restoring:
                 part = page[start : start + AT_ONCE]
                 await asyncio.gather(*(self._restore(each, ours.get(each.frame)) for each in part))
             # A key store that comes from a backup.
-            left = [Copy(each.frame, n) for each in page for n in each.gone & _places(ours.get(each.frame))]
+            left = [EncryptedCopy(each.frame, n) for each in page for n in each.gone & _places(ours.get(each.frame))]
             if left:
                 await self._vault.destroy_copies(left)
             done += len(page)
@@ -201,25 +204,25 @@ class _Restoring:
 
     async def _restore(self, needed: RequiredKeys, ours: bytes | None) -> None:
         for _ in range(TRIES):
-            latest, entry = await self._bucket.held(needed.frame) or (0, None)
+            latest, entry = await self._bucket.find(needed.frame) or (0, None)
             has = _places(entry)
             given = _opened(self._vault, needed.frame, ours, needed.wanted.keys() - has)
             missing = {position for n, position in needed.wanted.items() if n not in has and n not in given}
             if given or not (latest or missing):
-                kept = {} if entry is None else self._vault.unwrapped(needed.frame, entry, has - needed.gone)
+                kept = {} if entry is None else self._vault.unwrap_entry(needed.frame, entry, has - needed.gone)
                 size = max([0, *(n + 1 for n in (*needed.wanted, *needed.gone, *has))])
-                anew = self._vault.wrapped(needed.frame, [(kept | given).get(n) for n in range(size)])
+                anew = self._vault.wrap_entry(needed.frame, [(kept | given).get(n) for n in range(size)])
                 if not await self._bucket.replace(needed.frame, latest, anew):
                     continue
                 self.entries += 1
                 entry = anew
             elif needed.gone:
                 # Also where nothing of them is there: who put the entry may have died before older ones were overwritten.
-                await self._bucket.withdraw(needed.frame, needed.gone)
+                await self._bucket.destroy_keys(needed.frame, needed.gone)
             if entry is not None and needed.wanted.keys() & has - _places(ours):
                 # This node came by when the entry was half put back.
-                left = without(decode(entry), needed.gone)
-                await self._vault.complete(needed.frame, ours, entry if left is None else encode(left))
+                left = without_keys(decode(entry), needed.gone)
+                await self._vault.replace_entry(needed.frame, ours, entry if left is None else encode(left))
             self.missing |= missing
             return
         raise LogUnavailable(
@@ -235,6 +238,6 @@ def _places(entry: bytes | None) -> set[int]:
 def _opened(vault: KeyStore, frame: bytes, entry: bytes | None, wanted: Collection[int]) -> dict[int, DataKey]:
     """Those of the wanted keys that open; what does not (damaged, another master key) is as good as lost."""
     try:
-        return {} if entry is None else vault.unwrapped(frame, entry, wanted)
+        return {} if entry is None else vault.unwrap_entry(frame, entry, wanted)
     except (LogUnavailable, LogCorrupt):
         return {}

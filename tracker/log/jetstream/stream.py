@@ -113,7 +113,7 @@ class Inbox(NamedTuple):
 
 
 @contextlib.contextmanager
-def is_our_stream(what: str) -> Generator[None]:
+def translated_errors(what: str) -> Generator[None]:
     """Whatever the driver raises in here is a `LogUnavailable`."""
     try:
         yield
@@ -154,7 +154,7 @@ class Stream:
             heard.connected()
             _log.info("connected again", server=client.connected_url.netloc if client.connected_url else "")
 
-        with is_our_stream(f"NATS at {', '.join(map(without_secret, settings.servers))} cannot be reached"):
+        with translated_errors(f"NATS at {', '.join(map(without_secret, settings.servers))} cannot be reached"):
             await connect(client, settings, heard, disconnected_cb=disconnected, reconnected_cb=reconnected)
         return stream
 
@@ -175,7 +175,7 @@ class Stream:
     async def state(self, *, timeout: float = ASK_SECONDS) -> StreamState:
         """What the stream's leader says now. Raises `LogMissing` where there is no such stream, `LogUnavailable`."""
         try:
-            found = await self.ask(f"STREAM.INFO.{self.name}", {}, timeout)
+            found = await self.api_request(f"STREAM.INFO.{self.name}", {}, timeout)
         except PublishRefused as error:
             if error.code == NO_STREAM:
                 raise LogMissing(
@@ -187,13 +187,15 @@ class Stream:
         servers = (cluster.leader, *(each.name for each in cluster.replicas or ()))
         return StreamState(told.config, told.state.first_seq, told.state.last_seq, tuple(filter(None, servers)))
 
-    async def make(self, log_id: str) -> StreamState:
+    async def create(self, log_id: str) -> StreamState:
         """Make the stream. Raises `LogUnavailable` where it cannot be, also when there is one of that name."""
         clock = asyncio.get_running_loop().time
         until = clock() + PLACING_SECONDS
         while True:
             try:
-                await self.ask(f"STREAM.CREATE.{self.name}", wanted_config(self.settings, log_id), 2 * ASK_SECONDS)
+                await self.api_request(
+                    f"STREAM.CREATE.{self.name}", wanted_config(self.settings, log_id), 2 * ASK_SECONDS
+                )
                 return await self.state()
             except PublishRefused as error:
                 if error.code != NO_PEERS or clock() > until:
@@ -204,7 +206,7 @@ class Stream:
     async def message(self, sequence: int, *, timeout: float = ASK_SECONDS) -> bytes | None:
         """The message at a sequence, as the leader has it; None where there is none."""
         try:
-            found = await self.ask(f"STREAM.MSG.GET.{self.name}", {"seq": sequence}, timeout)
+            found = await self.api_request(f"STREAM.MSG.GET.{self.name}", {"seq": sequence}, timeout)
         except PublishRefused as error:
             if error.code == NO_MESSAGE:
                 return None
@@ -218,14 +220,14 @@ class Stream:
 
         `after`: only right behind that message; `Refused` with `WRONG_LAST` where another one is the last.
         """
-        with is_our_stream("the stream did not acknowledge"):
+        with translated_errors("the stream did not acknowledge"):
             headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": self.name}
             if after is not None:
                 headers["Nats-Expected-Last-Sequence"] = str(after)
             answer = await self.request(f"{self.name}.{subject}", data, timeout, headers)
-        return answered(answer, "the stream did not take it")["seq"]
+        return read_reply(answer, "the stream did not take it")["seq"]
 
-    async def consumer(self, name: str, after: int, *, idle_seconds: int) -> None:
+    async def create_consumer(self, name: str, after: int, *, idle_seconds: int) -> None:
         """Make a reader of everything after a sequence; it goes by itself when nobody has asked it for so long."""
         config = {
             "name": name, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1, "ack_policy": "none",
@@ -234,16 +236,16 @@ class Stream:
         }  # fmt: skip
         asked = {"stream_name": self.name, "config": config, "action": "create"}
         self._may_pull = True
-        await self.ask(f"CONSUMER.CREATE.{self.name}.{name}", asked, CONSUMER_SECONDS)
+        await self.api_request(f"CONSUMER.CREATE.{self.name}.{name}", asked, CONSUMER_SECONDS)
 
-    async def drop_consumer(self, name: str) -> None:
+    async def delete_consumer(self, name: str) -> None:
         """Let a reader go. It would go by itself; whatever is in the way is passed over."""
         with contextlib.suppress(LogUnavailable):
-            await self.ask(f"CONSUMER.DELETE.{self.name}.{name}", {}, 1.0)
+            await self.api_request(f"CONSUMER.DELETE.{self.name}.{name}", {}, 1.0)
 
     async def inbox(self) -> Inbox:
         """An address of our own."""
-        with is_our_stream("NATS"):
+        with translated_errors("NATS"):
             address = self._client.new_inbox()
             arrived: asyncio.Queue[Msg] = asyncio.Queue()
             subscription = await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType] - a Future of anything
@@ -253,7 +255,7 @@ class Stream:
 
     async def pull(self, consumer: str, reply: str, asked: dict[str, Any]) -> None:
         """Ask a reader for messages."""
-        with is_our_stream("NATS"):
+        with translated_errors("NATS"):
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{consumer}"
             await self._client.publish(subject, msgspec.json.encode(asked), reply=reply)
 
@@ -264,17 +266,17 @@ class Stream:
 
     async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> None:
         """Have `heard` called with what nodes say outside the stream under `<stream>.<subject>`, until it is closed."""
-        with is_our_stream("NATS"):
+        with translated_errors("NATS"):
             await self._client.subscribe(f"{self.name}.{subject}", cb=heard)  # pyright: ignore[reportUnknownMemberType]
 
-    async def ask_node(self, subject: str, data: bytes, timeout: float) -> bytes:
+    async def request_from_node(self, subject: str, data: bytes, timeout: float) -> bytes:
         """What a node answers that listens to `<stream>.<subject>`. Raises `LogUnavailable`."""
-        with is_our_stream(f"{self.name}.{subject}"):
+        with translated_errors(f"{self.name}.{subject}"):
             return (await self.request(f"{self.name}.{subject}", data, timeout)).data
 
-    async def tell(self, subject: str, data: bytes) -> None:
+    async def publish_unstored(self, subject: str, data: bytes) -> None:
         """Say something to whoever listens now; nothing keeps it. Raises `LogUnavailable`."""
-        with is_our_stream("NATS"):
+        with translated_errors("NATS"):
             if not self._client.is_connected:
                 raise LogUnavailable("there is no connection to NATS")
             await self._client.publish(subject, data)
@@ -287,11 +289,11 @@ class Stream:
         await asyncio.wait([closing], timeout=CLOSING_SECONDS)
         closing.cancel()
 
-    async def ask(self, what: str, asked: dict[str, Any], timeout: float = ASK_SECONDS) -> dict[str, Any]:
+    async def api_request(self, what: str, asked: dict[str, Any], timeout: float = ASK_SECONDS) -> dict[str, Any]:
         """Ask JetStream's API. Raises `Refused` with its error, `LogUnavailable` where nobody answers."""
-        with is_our_stream("JetStream"):
+        with translated_errors("JetStream"):
             answer = await self.request(f"$JS.API.{what}", msgspec.json.encode(asked), timeout)
-        return answered(answer, "JetStream")
+        return read_reply(answer, "JetStream")
 
     async def request(self, subject: str, data: bytes, timeout: float, headers: dict[str, str] | None = None) -> Msg:
         """The answer. Where the connection breaks it can not come any more, and is not waited for."""
@@ -352,7 +354,7 @@ def wanted_config(settings: StreamSettings, log_id: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-OTHERWISE = {
+UNSET_CONFIG = {
     "no_ack": False, "allow_msg_ttl": False, "allow_msg_counter": False, "subject_delete_marker_ttl": 0,
     "mirror": None, "sources": None, "subject_transform": None, "persist_mode": None, "first_seq": None,
     "republish": None, "consumer_limits": None,
@@ -360,9 +362,9 @@ OTHERWISE = {
 """What a server leaves out where it is so; anything else would lose or change messages, show them elsewhere, or end readers."""
 
 
-def differences(state: StreamState, settings: StreamSettings) -> list[str]:
+def wrong_settings(state: StreamState, settings: StreamSettings) -> list[str]:
     """What of a stream's settings is not as a log needs it: "max_age is 3600000000000, not 0"."""
-    needed: dict[str, Any] = OTHERWISE | wanted_config(settings, state.log_id)
+    needed: dict[str, Any] = UNSET_CONFIG | wanted_config(settings, state.log_id)
     for free in ("name", "metadata", "max_consumers", "allow_direct"):
         del needed[free]
     return config_mismatch(state.config, needed)
@@ -385,7 +387,7 @@ def _plain(value: Any) -> Any:
     return None if not value or value == "default" else value
 
 
-def answered(answer: Msg, what: str) -> dict[str, Any]:
+def read_reply(answer: Msg, what: str) -> dict[str, Any]:
     """What JetStream says. Raises `Refused` where that is an error."""
     try:
         found: dict[str, Any] = msgspec.json.decode(answer.data)

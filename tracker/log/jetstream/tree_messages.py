@@ -56,7 +56,7 @@ class ClusterReplica(ReplicaReader):
         await self.publish_tree_message(SignedTree(settings.node, size, note, settings.key))
         return await self._note_of(size) == note
 
-    async def keep_signed(self, size: int, note: str, key: str) -> bool:
+    async def store_signed_checkpoint(self, size: int, note: str, key: str) -> bool:
         """Keep a checkpoint that another log was signed with; `key`: the verifier key, "" where it is not known.
 
         False when there is one of that size already. Raises `LogUnavailable`, also where this node does not know the key.
@@ -74,9 +74,9 @@ class ClusterReplica(ReplicaReader):
             )
         return True
 
-    async def quarantined(self) -> int:
+    async def quarantined_count(self) -> int:
         """See `ClusteredLog.set_aside`."""
-        return await self.replica.quarantined()
+        return await self.replica.quarantined_count()
 
     async def _note_of(self, size: int) -> str | None:
         found = await self.replica.checkpoints(after=size - 1, limit=1)
@@ -86,27 +86,27 @@ class ClusterReplica(ReplicaReader):
         """See `ClusteredLog.complaints`."""
         return await self.replica.divergence_reports()
 
-    async def named_key(self) -> str | None:
+    async def announced_key(self) -> str | None:
         """See `ClusteredLog.named_key`."""
-        return await self.replica.named_key()
+        return await self.replica.announced_key()
 
-    async def holders_of(self, size: int) -> list[str]:
+    async def nodes_holding(self, size: int) -> list[str]:
         """See `ClusteredLog.holders_of`."""
-        return [each for each in await self.replica.holders_of(size) if each != self._stream.settings.node]
+        return [each for each in await self.replica.nodes_holding(size) if each != self._stream.settings.node]
 
-    async def signer_of(self, size: int) -> str | None:
+    async def signing_node(self, size: int) -> str | None:
         """See `ClusteredLog.signer_of`."""
-        return await self.replica.signer_of(size)
+        return await self.replica.signing_node(size)
 
-    async def hashes_of(self, node: str, level: int, n: int) -> Sequence[bytes]:
+    async def peer_tile(self, node: str, level: int, n: int) -> Sequence[bytes]:
         """See `ClusteredLog.hashes_of`."""
         asked = msgspec.json.encode((level, n))
-        answer = await self._stream.ask_node(f"tiles.{node}", asked, HASHES_SECONDS)
+        answer = await self._stream.request_from_node(f"tiles.{node}", asked, HASHES_SECONDS)
         return [answer[at : at + HASH_BYTES] for at in range(0, len(answer), HASH_BYTES)]
 
     async def publish_status(self, news: bytes) -> None:
         """See `ClusteredLog.tell_nodes`."""
-        await self._stream.tell(f"{self._stream.name}.nodes.{self._stream.settings.node}", news)
+        await self._stream.publish_unstored(f"{self._stream.name}.nodes.{self._stream.settings.node}", news)
 
     async def receive_statuses(self, heard: Callable[[bytes], None]) -> None:
         """See `ClusteredLog.hear_nodes`."""
@@ -123,7 +123,7 @@ class ClusterReplica(ReplicaReader):
             try:
                 level, n = msgspec.json.decode(message.data, type=tuple[int, int])
                 hashes = b"".join(await self.replica.tile(level, n))
-                await self._stream.tell(message.reply, hashes)
+                await self._stream.publish_unstored(message.reply, hashes)
             except (msgspec.MsgspecError, LogError):  # whoever asked is not answered, and asks another one
                 return
 

@@ -13,7 +13,7 @@ from tracker.log.jetstream.stream import (
     Stream,
     StreamSettings,
     StreamState,
-    differences,
+    wrong_settings,
 )
 from tracker.log.sqlite.replica import Cursor
 
@@ -21,10 +21,10 @@ PROOF_BYTES = 64 * 1024
 """Room for what stands beside a body in a frame."""
 
 
-async def expect_fit(stream: Stream, cursor: Cursor, *, body_bytes: int, timeout: float = ASK_SECONDS) -> StreamState:
+async def check_stream(stream: Stream, cursor: Cursor, *, body_bytes: int, timeout: float = ASK_SECONDS) -> StreamState:
     """The stream's state. Raises `LogMissing`, or `LogUnavailable` and `LogCorrupt` that say what is not as it has to be."""
     state = await stream.state(timeout=timeout)
-    expect_ours(state, stream.settings)
+    check_config(state, stream.settings)
     name = stream.name
     if state.log_id != cursor.log_id:
         raise LogCorrupt(
@@ -57,7 +57,7 @@ async def expect_fit(stream: Stream, cursor: Cursor, *, body_bytes: int, timeout
     return state
 
 
-def expect_ours(state: StreamState, settings: StreamSettings) -> None:
+def check_config(state: StreamState, settings: StreamSettings) -> None:
     """Raise `LogUnavailable` where the stream is none of ours or would not keep what it is given."""
     if not state.log_id:
         raise LogUnavailable(
@@ -68,7 +68,7 @@ def expect_ours(state: StreamState, settings: StreamSettings) -> None:
             f"the stream {settings.stream} has the format {state.format!r}, this Tracker knows {FORMAT!r}: start the newer "
             "Tracker"
         )
-    wrong = differences(state, settings)
+    wrong = wrong_settings(state, settings)
     if wrong:
         raise LogUnavailable(
             f"the stream {settings.stream} would not keep a log: {'; '.join(wrong)}. Set it so with "
@@ -76,7 +76,7 @@ def expect_ours(state: StreamState, settings: StreamSettings) -> None:
         )
 
 
-async def join(settings: StreamSettings, log_id: str) -> str:
+async def join_stream(settings: StreamSettings, log_id: str) -> str:
     """The id of the log in the stream: that of the one there is, else `log_id` where one is made now.
 
     Raises `LogUnavailable` where it cannot be made, or the one there is would not keep a log.
@@ -86,8 +86,8 @@ async def join(settings: StreamSettings, log_id: str) -> str:
         try:
             state = await stream.state()
         except LogMissing:
-            state = await stream.make(log_id)
-        expect_ours(state, settings)
+            state = await stream.create(log_id)
+        check_config(state, settings)
         return state.log_id
     finally:
         await stream.close()

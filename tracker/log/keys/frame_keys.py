@@ -27,7 +27,7 @@ class FrameKeys(msgspec.Struct, frozen=True, array_like=True):
     wrapped: list[bytes | None]
 
 
-class Copy(NamedTuple):
+class EncryptedCopy(NamedTuple):
     """One sealed copy of a record in the stream: the n-th of that frame."""
 
     frame: bytes
@@ -51,18 +51,18 @@ def decode(entry: bytes) -> FrameKeys:
         raise LogCorrupt(f"the data keys of a frame cannot be read: {error}") from None
 
 
-GIVEN_UP = encode(FrameKeys("", []))
+EMPTY_ENTRY = encode(FrameKeys("", []))
 """What stands for an entry that was swept: its frame was not in the stream. A record of it has no key."""
 
 
-def without(keys: FrameKeys, gone: Collection[int]) -> FrameKeys | None:
+def without_keys(keys: FrameKeys, gone: Collection[int]) -> FrameKeys | None:
     """The same without these; None where none of them is there any more."""
     if not any(n < len(keys.wrapped) and keys.wrapped[n] is not None for n in gone):
         return None
     return FrameKeys(keys.master, [None if n in gone else each for n, each in enumerate(keys.wrapped)])
 
 
-def by_frame(copies: Iterable[Copy]) -> dict[bytes, set[int]]:
+def group_by_frame(copies: Iterable[EncryptedCopy]) -> dict[bytes, set[int]]:
     """The same, by frame."""
     found: dict[bytes, set[int]] = {}
     for copy in copies:
@@ -70,12 +70,12 @@ def by_frame(copies: Iterable[Copy]) -> dict[bytes, set[int]]:
     return found
 
 
-def about_key(frame: bytes, n: int) -> bytes:
+def wrapped_key_aad(frame: bytes, n: int) -> bytes:
     """What a wrapped data key is bound to."""
     return b"frame" + frame + _LENGTH.pack(n)
 
 
-def about_record(source: str, name: str) -> bytes:
+def record_aad(source: str, name: str) -> bytes:
     """What a body sealed for a stream is bound to: the name that the log knows the record by."""
     told = source.encode()
     return b"record" + _LENGTH.pack(len(told)) + told + name.encode()

@@ -13,7 +13,15 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tracker.errors import LogCorrupt, LogUnavailable
-from tracker.log.keys.frame_keys import Copy, FrameKeys, about_key, by_frame, decode, encode, without
+from tracker.log.keys.frame_keys import (
+    EncryptedCopy,
+    FrameKeys,
+    wrapped_key_aad,
+    group_by_frame,
+    decode,
+    encode,
+    without_keys,
+)
 
 CREATE_FRAMES = "CREATE TABLE IF NOT EXISTS frames (id BLOB PRIMARY KEY, keys BLOB NOT NULL) STRICT"
 CREATE_SWEPT = "CREATE TABLE IF NOT EXISTS swept (bucket TEXT PRIMARY KEY, sequence INTEGER NOT NULL) STRICT"
@@ -57,15 +65,16 @@ class FrameStore(ABC):
     @abstractmethod
     async def _in_transaction(self, statement: str, rows: Sequence[Sequence[Any]]) -> None: ...
 
-    def wrapped(self, frame: bytes, keys: Sequence[DataKey | None]) -> bytes:
+    def wrap_entry(self, frame: bytes, keys: Sequence[DataKey | None]) -> bytes:
         """The entry for the records of a frame; None for one that has no key."""
         master = self._masters[self._current]
         found = [
-            None if key is None else wrap(master, key.key + key.salt, about_key(frame, n)) for n, key in enumerate(keys)
+            None if key is None else wrap(master, key.key + key.salt, wrapped_key_aad(frame, n))
+            for n, key in enumerate(keys)
         ]
         return encode(FrameKeys(self._current, found))
 
-    def unwrapped(self, frame: bytes, entry: bytes, wanted: Iterable[int]) -> dict[int, DataKey]:
+    def unwrap_entry(self, frame: bytes, entry: bytes, wanted: Iterable[int]) -> dict[int, DataKey]:
         """Those of the wanted keys that are still there. Raises `LogUnavailable` where their master key is not configured."""
         keys = decode(entry)
         master = self._masters.get(keys.master)
@@ -76,11 +85,11 @@ class FrameStore(ABC):
                 continue
             if master is None:
                 raise LogUnavailable(f"records need the master key {keys.master!r}: name it under [sealing] keys")
-            secret = unwrap(master, one, about_key(frame, n), self.path)
+            secret = unwrap(master, one, wrapped_key_aad(frame, n), self.path)
             found[n] = DataKey(secret[:KEY_BYTES], secret[KEY_BYTES:])
         return found
 
-    def is_sound(self, frame: bytes, entry: bytes) -> bool:
+    def is_valid_entry(self, frame: bytes, entry: bytes) -> bool:
         """Whether whoever made an entry had the master key that it names; True where that is none of ours."""
         try:
             keys = decode(entry)
@@ -91,11 +100,11 @@ class FrameStore(ABC):
         if master is None or first is None:
             return True
         try:
-            return bool(self.unwrapped(frame, entry, [first]))
+            return bool(self.unwrap_entry(frame, entry, [first]))
         except LogUnavailable:
             return False
 
-    async def keep_frames(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+    async def store_entries(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         """Keep entries of the bucket, (frame, entry), of frames that nothing is kept of. Durable on return."""
         async with self._lock:
             await self._in_transaction(INSERT_FRAME, entries)
@@ -111,7 +120,7 @@ class FrameStore(ABC):
         async with self._lock:
             return await self._entries(frames)
 
-    async def complete(self, frame: bytes, before: bytes | None, entry: bytes) -> None:
+    async def replace_entry(self, frame: bytes, before: bytes | None, entry: bytes) -> None:
         """Keep an entry of the bucket in the place of what was kept of that frame `before`, unless that has changed."""
         async with self._lock:
             if before is None:
@@ -119,43 +128,43 @@ class FrameStore(ABC):
             else:
                 await self._in_transaction(COMPLETE_FRAME, [(entry, frame, before)])
 
-    async def swept(self, bucket: str) -> int:
+    async def sweep_progress(self, bucket: str) -> int:
         """Up to which message the bucket that was made then is swept."""
         async with self._lock:
             found = await self._fetch(SELECT_SWEPT, (bucket,))
         return found[0][0] if found else 0
 
-    async def keep_swept(self, bucket: str, sequence: int) -> None:
+    async def save_sweep_progress(self, bucket: str, sequence: int) -> None:
         """Say so."""
         async with self._lock:
             await self._in_transaction(KEEP_SWEPT, [(bucket, sequence)])
 
-    async def keys_of_copies(self, copies: Iterable[Copy]) -> dict[Copy, DataKey]:
+    async def keys_of_copies(self, copies: Iterable[EncryptedCopy]) -> dict[EncryptedCopy, DataKey]:
         """The data keys of these that are still there."""
-        wanted = by_frame(copies)
-        found: dict[Copy, DataKey] = {}
+        wanted = group_by_frame(copies)
+        found: dict[EncryptedCopy, DataKey] = {}
         async with self._lock:
             entries = await self._entries(wanted)
         for frame, entry in entries.items():
-            found |= {Copy(frame, n): key for n, key in self.unwrapped(frame, entry, wanted[frame]).items()}
+            found |= {EncryptedCopy(frame, n): key for n, key in self.unwrap_entry(frame, entry, wanted[frame]).items()}
         return found
 
-    async def destroy_copies(self, copies: Iterable[Copy]) -> None:
+    async def destroy_copies(self, copies: Iterable[EncryptedCopy]) -> None:
         """Destroy the keys of these here, and what SQLite would leave behind of them. Durable on return.
 
         Raises `LogUnavailable` when somebody else holds the file; running it again goes on.
         """
-        gone = by_frame(copies)
+        gone = group_by_frame(copies)
 
         def left(frame: bytes, entry: bytes) -> bytes | None:
-            keys = without(decode(entry), gone[frame])
+            keys = without_keys(decode(entry), gone[frame])
             return None if keys is None else encode(keys)
 
         async with self._lock:
             await self._change(gone, left)
             await self._forget()
 
-    async def rewrap_frames(self, after: bytes = b"") -> tuple[bytes | None, int]:
+    async def rewrap_entries(self, after: bytes = b"") -> tuple[bytes | None, int]:
         """Wrap the keys of the next 200 frames by the current master key.
 
         The last frame done, None when none was left; and how many keys were wrapped anew.
@@ -163,7 +172,7 @@ class FrameStore(ABC):
         done: list[bytes] = []
 
         def anew(frame: bytes, entry: bytes) -> bytes | None:
-            new = self.rewrapped(frame, entry)
+            new = self.rewrap_entry(frame, entry)
             done.extend([] if new is None else [each for each in decode(entry).wrapped if each is not None])
             return new
 
@@ -173,13 +182,13 @@ class FrameStore(ABC):
             await self._forget()
         return (found[-1] if found else None), len(done)
 
-    def rewrapped(self, frame: bytes, entry: bytes) -> bytes | None:
+    def rewrap_entry(self, frame: bytes, entry: bytes) -> bytes | None:
         """An entry wrapped by the current master key; None where it is already."""
         keys = decode(entry)
         if keys.master == self._current:
             return None
-        opened = self.unwrapped(frame, entry, range(len(keys.wrapped)))
-        return self.wrapped(frame, [opened.get(n) for n in range(len(keys.wrapped))])
+        opened = self.unwrap_entry(frame, entry, range(len(keys.wrapped)))
+        return self.wrap_entry(frame, [opened.get(n) for n in range(len(keys.wrapped))])
 
     async def _change(self, frames: Iterable[bytes], change: Callable[[bytes, bytes], bytes | None]) -> None:
         """Change what is kept of frames, (frame, entry) → entry or None, under the file's own lock. Hold ours."""

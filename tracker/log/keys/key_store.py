@@ -34,7 +34,7 @@ from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.merkle.leaf import framed
 from tracker.log.record_compression import MAGIC
 from tracker.log.shipped_dictionaries import ShippedDictionaries
-from tracker.log.sqlite.file import publish
+from tracker.log.sqlite.file import publish_file
 from tracker.log.keys.frame_store import (
     CREATE_FRAMES,
     CREATE_SWEPT,
@@ -124,7 +124,7 @@ class KeyStore(FrameStore):
             draft.unlink(missing_ok=True)
             os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             await _fill(draft, masters[0], names or os.urandom(KEY_BYTES))
-            publish(draft, path)
+            publish_file(draft, path)
         except (OSError, sqlite3.Error) as error:
             raise LogUnavailable(f"{path} cannot be made: {error}") from error
         finally:
@@ -165,7 +165,7 @@ class KeyStore(FrameStore):
         """What a sealed log knows a delivery by: keyed, so that nobody can guess a body from it."""
         return "hmac:" + hmac.digest(self._names, f"{source}\0{dedupe_key}".encode(), "sha256").hex()
 
-    async def keys_for(self, first: int, last: int) -> dict[int, DataKey]:
+    async def make_keys(self, first: int, last: int) -> dict[int, DataKey]:
         """Data keys of the positions about to be sealed, durable on return. Hold the log's write lock meanwhile.
 
         Raises `LogUnavailable`; then nothing may be sealed.
@@ -211,7 +211,7 @@ class KeyStore(FrameStore):
         return self._names
 
     @property
-    def current(self) -> str:
+    def current_master(self) -> str:
         """The id of the master key that wraps."""
         return self._current
 
@@ -223,7 +223,7 @@ class KeyStore(FrameStore):
         """What a bucket says. Raises `LogUnavailable` where its master key is not configured."""
         return unwrap_dedupe_secret(wrapped, self._masters)
 
-    def seal(
+    def encrypt(
         self, position: int, vendor: str, proof: bytes, body: bytes, key: DataKey, *, about: bytes | None = None
     ) -> EncryptedBody:
         """Seal the record of a position, packed where that is smaller, with a key of its own (`keys_for`).
@@ -236,7 +236,7 @@ class KeyStore(FrameStore):
         sealed = nonce + AESGCM(key.key).encrypt(nonce, inside, _POSITION.pack(position) if about is None else about)
         return EncryptedBody(sealed, hmac.digest(key.salt, plain, "sha256"))
 
-    def unseal(self, position: int, sealed: bytes, key: DataKey, *, about: bytes | None = None) -> tuple[bytes, bytes]:
+    def decrypt(self, position: int, sealed: bytes, key: DataKey, *, about: bytes | None = None) -> tuple[bytes, bytes]:
         """(proof, body) of a sealed record; `about`: what else may have been authenticated with it than the position.
 
         Raises `LogCorrupt` when the key does not fit the bytes.
@@ -270,7 +270,7 @@ class KeyStore(FrameStore):
             await self._in_transaction(DELETE_KEY, [(position,) for position in positions])
             await self._forget()
 
-    async def others(self) -> int:
+    async def count_outdated(self) -> int:
         """How many data keys are not wrapped by the current master key."""
         async with self._lock:
             ((count,),) = await self._fetch(COUNT_OTHERS, (self._current,))

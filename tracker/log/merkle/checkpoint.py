@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tracker.errors import NoteMalformed
 from tracker.log.merkle.hashing import HASH_BYTES
-from tracker.log.merkle.note import Verifier, decoded, open_note, read_note
+from tracker.log.merkle.note import Verifier, decode_base64, open_note, read_note
 
 NOTE = re.compile(r"(?:[^\n]+\n){3,}\n(?:— [^\n]+\n)+(?=\n|\Z)")
 """One checkpoint in a file of them."""
@@ -31,7 +31,7 @@ class Checkpoint(NamedTuple):
     root: bytes
 
 
-class Piece(NamedTuple):
+class FileSection(NamedTuple):
     """A part of a file of checkpoints that begins in `line` (from 1); `is_note` when it has the form of a note."""
 
     line: int
@@ -52,7 +52,7 @@ def read_checkpoint_text(text: str) -> Checkpoint:
     if len(lines) < 4 or lines[-1] or not all(lines[:-1]):
         raise NoteMalformed("no checkpoint: it is an origin, a size and a root, each in a line, none empty")
     origin, size, encoded = lines[:3]
-    root = decoded(encoded)
+    root = decode_base64(encoded)
     if not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or root is None or len(root) != HASH_BYTES:
         raise NoteMalformed("no checkpoint: its second line is a number, its third the base64 of 32 bytes")
     return Checkpoint(origin, int(size), root)
@@ -68,7 +68,7 @@ def open_checkpoint(note: str, verifiers: Sequence[Verifier]) -> Checkpoint:
     return read_checkpoint_text(open_note(note, verifiers).text)
 
 
-def pieces(text: str) -> Iterator[Piece]:
+def split_checkpoint_file(text: str) -> Iterator[FileSection]:
     """The notes of a file of checkpoints in order, and whatever stands between them."""
     at, line = 0, 1
     while at < len(text):
@@ -77,7 +77,7 @@ def pieces(text: str) -> Iterator[Piece]:
             continue
         found = NOTE.match(text, at)
         end = found.end() if found else _end_of_block(text, at)
-        yield Piece(line, text[at:end], found is not None)
+        yield FileSection(line, text[at:end], found is not None)
         line += text.count("\n", at, end)
         at = end
 

@@ -17,12 +17,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 from tracker.errors import NoteMalformed, NoteUnverified
-from tracker.log.merkle.note import DASH, Signer, Verifier, id_of_key, key_parts, read_note
+from tracker.log.merkle.note import SIGNATURE_PREFIX, Signer, Verifier, compute_key_id, parse_key, read_note
 
 COSIGNATURE = b"\x04"
 _TIME = struct.Struct(">Q")
 SIGNATURE_BYTES = 64
-LATEST = 2**63 - 1
+MAX_SECONDS = 2**63 - 1
 
 
 class CosignerKey(NamedTuple):
@@ -32,14 +32,14 @@ class CosignerKey(NamedTuple):
     public: bytes
 
     @classmethod
-    def of(cls, signer: Signer) -> Self:
+    def from_signer(cls, signer: Signer) -> Self:
         """The cosigner that this private key makes."""
         return cls(signer.name, signer.verifier.public)
 
     @classmethod
     def read(cls, text: str) -> Self:
         """From its verifier key: name+hex(key id)+base64(0x04 ‖ public key). Raises `NoteMalformed`."""
-        name, given, public = key_parts(text.strip(), "cosigner's verifier key", COSIGNATURE)
+        name, given, public = parse_key(text.strip(), "cosigner's verifier key", COSIGNATURE)
         found = cls(name, public)
         if found.id != given:
             raise NoteMalformed(f"the verifier key of {name} does not have the id it names: copy it again, all of it")
@@ -48,7 +48,7 @@ class CosignerKey(NamedTuple):
     @property
     def id(self) -> bytes:
         """The 4 bytes that name the key in a signature."""
-        return id_of_key(self.name, COSIGNATURE, self.public)
+        return compute_key_id(self.name, COSIGNATURE, self.public)
 
     @property
     def label(self) -> str:
@@ -59,20 +59,20 @@ class CosignerKey(NamedTuple):
         return f"{self.label}+{base64.b64encode(COSIGNATURE + self.public).decode()}"
 
 
-class Cosigned(NamedTuple):
+class Cosignature(NamedTuple):
     """Who vouches for a checkpoint, and when (seconds since the epoch)."""
 
-    by: CosignerKey
+    key: CosignerKey
     seconds: int
 
 
-def cosignature(text: str, signer: Signer, seconds: int) -> str:
+def cosign(text: str, signer: Signer, seconds: int) -> str:
     """The line, with its newline, that says: at this moment I hold a tree that begins with the one of this checkpoint.
 
     Whoever calls has looked.
     """
     made = _TIME.pack(seconds) + signer.sign(_statement(text, seconds))
-    return f"{DASH}{signer.name} {base64.b64encode(CosignerKey.of(signer).id + made).decode()}\n"
+    return f"{SIGNATURE_PREFIX}{signer.name} {base64.b64encode(CosignerKey.from_signer(signer).id + made).decode()}\n"
 
 
 def with_cosignatures(note: str, lines: Iterable[str]) -> str:
@@ -82,14 +82,14 @@ def with_cosignatures(note: str, lines: Iterable[str]) -> str:
     return cosigned
 
 
-def cosigned(note: str, known: Sequence[CosignerKey]) -> list[Cosigned]:
+def verify_cosignatures(note: str, known: Sequence[CosignerKey]) -> list[Cosignature]:
     """Who of the known cosigners vouches for a note; lines of others are passed over.
 
     Raises `NoteMalformed`; `NoteUnverified` when a line in the name of one of them is not his.
     """
     read = read_note(note)
     keys = {(each.name, each.id): each for each in known}
-    found: dict[CosignerKey, Cosigned] = {}
+    found: dict[CosignerKey, Cosignature] = {}
     for name, key_id, made in read.signatures:
         key = keys.get((name, key_id))
         if key is None:
@@ -97,14 +97,14 @@ def cosigned(note: str, known: Sequence[CosignerKey]) -> list[Cosigned]:
         if len(made) != _TIME.size + SIGNATURE_BYTES:
             raise NoteUnverified(f"the cosignature of {key.label} is not one")
         (seconds,) = _TIME.unpack_from(made)
-        if seconds > LATEST or not _fits(key, read.text, seconds, made[_TIME.size :]):
+        if seconds > MAX_SECONDS or not _fits(key, read.text, seconds, made[_TIME.size :]):
             raise NoteUnverified(f"the cosignature of {key.label} does not fit the text")
-        found[key] = Cosigned(key, seconds)
+        found[key] = Cosignature(key, seconds)
     return list(found.values())
 
 
 def _fits(key: CosignerKey, text: str, seconds: int, signature: bytes) -> bool:
-    return Verifier(key.name, key.public).fits(_statement(text, seconds), signature)
+    return Verifier(key.name, key.public).verifies(_statement(text, seconds), signature)
 
 
 def _statement(text: str, seconds: int) -> str:

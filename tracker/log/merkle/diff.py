@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import NamedTuple
 
-from tracker.log.merkle.tree import HEIGHT, WIDTH, Tile, widths
+from tracker.log.merkle.tree import TILE_HEIGHT, TILE_WIDTH, ReadTile, partial_widths
 
 
 class Difference(NamedTuple):
@@ -16,15 +16,15 @@ class Difference(NamedTuple):
     there: bytes
 
 
-async def first_difference(size: int, here: Tile, there: Tile) -> Difference | None:
+async def first_difference(size: int, here: ReadTile, there: ReadTile) -> Difference | None:
     """The first of `size` leaves that differs; None where the leaves are the same, and only what is made of them is not."""
     n = 0
-    for level in reversed(range(len(widths(size)))):
-        count = min(WIDTH, (size >> (HEIGHT * level)) - n * WIDTH)
+    for level in reversed(range(len(partial_widths(size)))):
+        count = min(TILE_WIDTH, (size >> (TILE_HEIGHT * level)) - n * TILE_WIDTH)
         pairs = zip_longest((await here(level, n))[:count], (await there(level, n))[:count], fillvalue=b"")
         # Where the full ones are the same it is in the unfinished one behind them.
         at, ours, theirs = next(((i, a, b) for i, (a, b) in enumerate(pairs) if a != b), (count, b"", b""))
         if level == 0 and at < count:
-            return Difference(n * WIDTH + at + 1, ours, theirs)
-        n = n * WIDTH + at
+            return Difference(n * TILE_WIDTH + at + 1, ours, theirs)
+        n = n * TILE_WIDTH + at
     return None

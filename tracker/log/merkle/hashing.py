@@ -40,7 +40,7 @@ def peaks(hashes: Sequence[bytes]) -> list[bytes]:
     return found
 
 
-def fold(tops: Sequence[bytes]) -> bytes:
+def fold_peaks(tops: Sequence[bytes]) -> bytes:
     """The root over peaks, leftmost first."""
     if not tops:
         return EMPTY_ROOT

@@ -34,17 +34,17 @@ def framed(proof: bytes, body: bytes) -> bytes:
     return _FRAME.pack(len(proof)) + proof + body
 
 
-def kept_digest(proof: bytes, body: bytes) -> bytes:
+def stored_digest(proof: bytes, body: bytes) -> bytes:
     """SHA-256 of what stands in the log."""
     return hashlib.sha256(framed(proof, body)).digest()
 
 
-def commitment_of(salt: bytes, proof: bytes, body: bytes) -> bytes:
+def compute_commitment(salt: bytes, proof: bytes, body: bytes) -> bytes:
     """What a sealed record says about its plain bytes."""
     return hmac.digest(salt, framed(proof, body), "sha256")
 
 
-def leaf_of(
+def leaf_bytes(
     position: int,
     source: str,
     vendor: str,
@@ -74,7 +74,7 @@ def _text(text: str) -> bytes:
     return _piece(text.encode())
 
 
-def record_leaf(
+def record_leaf_hash(
     position: int,
     source: str,
     vendor: str,
@@ -87,5 +87,7 @@ def record_leaf(
     commitment: bytes | None = None,
 ) -> bytes:
     """The hash of the leaf of a record as it stands in the log (`proof` and `body` sealed, or in clear)."""
-    kept = kept_digest(proof, body)
-    return leaf_hash(leaf_of(position, source, vendor, event, dedupe_key, received_at, origin, kept, commitment or b""))
+    kept = stored_digest(proof, body)
+    return leaf_hash(
+        leaf_bytes(position, source, vendor, event, dedupe_key, received_at, origin, kept, commitment or b"")
+    )

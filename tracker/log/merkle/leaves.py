@@ -22,7 +22,7 @@ _NOTHING = _LENGTH.pack(0)
 _DIGEST = _LENGTH.pack(32)
 
 
-def leaves_of(records: Iterable[Kept]) -> list[bytes]:
+def record_leaf_hashes(records: Iterable[Kept]) -> list[bytes]:
     """The leaf hash of each record, in order, from the record as it stands."""
     names: dict[tuple[str, str, str], bytes] = {}
     origins: dict[str, bytes] = {}

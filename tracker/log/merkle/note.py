@@ -25,9 +25,9 @@ from tracker.errors import NoteMalformed, NoteUnverified
 ED25519 = b"\x01"
 KEY_BYTES = 32
 ID_BYTES = 4
-PRIVATE = "PRIVATE+KEY+"
-DASH = "— "
-MOST_SIGNATURES = 100
+PRIVATE_KEY_PREFIX = "PRIVATE+KEY+"
+SIGNATURE_PREFIX = "— "
+MAX_SIGNATURES = 100
 """The standard asks for 16 at least; more than this is somebody who wants us to work."""
 
 
@@ -40,7 +40,7 @@ class Verifier(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Self:
         """From a verifier key (vkey). Raises `NoteMalformed`."""
-        name, given, public = key_parts(text.strip(), "verifier key", ED25519)
+        name, given, public = parse_key(text.strip(), "verifier key", ED25519)
         found = cls(name, public)
         if found.id != given:
             raise NoteMalformed(f"the verifier key of {name} does not have the id it names: copy it again, all of it")
@@ -49,7 +49,7 @@ class Verifier(NamedTuple):
     @property
     def id(self) -> bytes:
         """The 4 bytes that name the key in a signature."""
-        return id_of_key(self.name, ED25519, self.public)
+        return compute_key_id(self.name, ED25519, self.public)
 
     @property
     def label(self) -> str:
@@ -59,7 +59,7 @@ class Verifier(NamedTuple):
     def __str__(self) -> str:
         return f"{self.label}+{_encoded(ED25519 + self.public)}"
 
-    def fits(self, text: str, signature: bytes) -> bool:
+    def verifies(self, text: str, signature: bytes) -> bool:
         """Whether this key made that signature (64 bytes) over the text."""
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, text.encode())
@@ -72,14 +72,14 @@ class Signer:
     """A private key. Its text, `str(…)`, is a secret; `repr` does not show it."""
 
     def __init__(self, name: str, seed: bytes) -> None:
-        if not is_name(name):
+        if not is_key_name(name):
             raise NoteMalformed(f"{name!r} cannot name a key: no blanks, no plus, not empty")
         self._seed = seed
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         self.verifier = Verifier(name, self._key.public_key().public_bytes_raw())
 
     @classmethod
-    def made(cls, name: str) -> Self:
+    def generate(cls, name: str) -> Self:
         """A new key."""
         return cls(name, Ed25519PrivateKey.generate().private_bytes_raw())
 
@@ -87,16 +87,16 @@ class Signer:
     def read(cls, text: str) -> Self:
         """From its text. Raises `NoteMalformed`, which never holds it."""
         stripped = text.strip()
-        if not stripped.startswith(PRIVATE):
-            raise NoteMalformed(f"no signer key: it begins with {PRIVATE}")
-        name, given, seed = key_parts(stripped.removeprefix(PRIVATE), "signer key", ED25519)
+        if not stripped.startswith(PRIVATE_KEY_PREFIX):
+            raise NoteMalformed(f"no signer key: it begins with {PRIVATE_KEY_PREFIX}")
+        name, given, seed = parse_key(stripped.removeprefix(PRIVATE_KEY_PREFIX), "signer key", ED25519)
         found = cls(name, seed)
         if found.verifier.id != given:
             raise NoteMalformed(f"the signer key of {name} does not have the id it names: copy it again, all of it")
         return found
 
     def __str__(self) -> str:
-        return f"{PRIVATE}{self.verifier.label}+{_encoded(ED25519 + self._seed)}"
+        return f"{PRIVATE_KEY_PREFIX}{self.verifier.label}+{_encoded(ED25519 + self._seed)}"
 
     def __repr__(self) -> str:
         return f"Signer({self.verifier.label!r}, …)"
@@ -133,7 +133,7 @@ class OpenedNote(NamedTuple):
     signers: tuple[Verifier, ...]
 
 
-def is_name(name: str) -> bool:
+def is_key_name(name: str) -> bool:
     """Whether it can name a key: not empty, no blanks of any alphabet, no plus, nothing unprintable."""
     return bool(name) and "+" not in name and not any(each.isspace() or each < " " for each in name) and _is_utf8(name)
 
@@ -143,7 +143,7 @@ def sign_note(text: str, signers: Iterable[Signer]) -> str:
     _expect_text(text)
     if not text.endswith("\n"):
         raise NoteMalformed("the text of a note ends in a newline")
-    lines = (f"{DASH}{each.name} {_encoded(each.verifier.id + each.sign(text))}\n" for each in signers)
+    lines = (f"{SIGNATURE_PREFIX}{each.name} {_encoded(each.verifier.id + each.sign(text))}\n" for each in signers)
     return f"{text}\n{''.join(lines)}"
 
 
@@ -154,8 +154,8 @@ def read_note(note: str) -> Note:
     if not gap or not text or not lines.endswith("\n"):
         raise NoteMalformed("no note: it is text, an empty line, and lines of signatures")
     signatures = tuple(_signature(line) for line in lines.removesuffix("\n").split("\n"))
-    if len(signatures) > MOST_SIGNATURES:
-        raise NoteMalformed(f"more than {MOST_SIGNATURES} signatures")
+    if len(signatures) > MAX_SIGNATURES:
+        raise NoteMalformed(f"more than {MAX_SIGNATURES} signatures")
     return Note(text + "\n", signatures)
 
 
@@ -171,7 +171,7 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> OpenedNote:
         verifier = known.get((name, key_id))
         if verifier is None:
             continue
-        if not verifier.fits(read.text, signature):
+        if not verifier.verifies(read.text, signature):
             raise NoteUnverified(f"the signature of {verifier.label} does not fit the text")
         signed[name, key_id] = verifier
     if not signed:
@@ -181,7 +181,7 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> OpenedNote:
     return OpenedNote(read.text, tuple(signed.values()))
 
 
-def decoded(text: str) -> bytes | None:
+def decode_base64(text: str) -> bytes | None:
     """Standard base64 in its one spelling; None when it is not."""
     try:
         found = base64.b64decode(text, validate=True)
@@ -190,17 +190,17 @@ def decoded(text: str) -> bytes | None:
     return found if _encoded(found) == text else None
 
 
-def id_of_key(name: str, algorithm: bytes, public: bytes) -> bytes:
+def compute_key_id(name: str, algorithm: bytes, public: bytes) -> bytes:
     """The 4 bytes that name a key; `algorithm` is the byte of its kind of signature."""
     return hashlib.sha256(name.encode() + b"\n" + algorithm + public).digest()[:ID_BYTES]
 
 
-def key_parts(text: str, what: str, algorithm: bytes) -> tuple[str, bytes, bytes]:
+def parse_key(text: str, what: str, algorithm: bytes) -> tuple[str, bytes, bytes]:
     """Name, id (as it stands there) and 32 bytes of a key's text. Raises `NoteMalformed`, calling it `what`."""
     name, _, rest = text.partition("+")
     named, _, encoded = rest.partition("+")
-    key = decoded(encoded)
-    if not is_name(name) or not re.fullmatch("[0-9a-f]{8}", named) or key is None:
+    key = decode_base64(encoded)
+    if not is_key_name(name) or not re.fullmatch("[0-9a-f]{8}", named) or key is None:
         raise NoteMalformed(f"no {what}: it is a name, 8 hex digits and base64 with + between")
     if key[:1] != algorithm or len(key) != 1 + KEY_BYTES:
         raise NoteMalformed(f"the {what} of {name} is not an Ed25519 key")
@@ -208,9 +208,15 @@ def key_parts(text: str, what: str, algorithm: bytes) -> tuple[str, bytes, bytes
 
 
 def _signature(line: str) -> Signature:
-    name, gap, encoded = line.removeprefix(DASH).partition(" ")
-    found = decoded(encoded)
-    if not line.startswith(DASH) or not gap or not is_name(name) or found is None or len(found) <= ID_BYTES:
+    name, gap, encoded = line.removeprefix(SIGNATURE_PREFIX).partition(" ")
+    found = decode_base64(encoded)
+    if (
+        not line.startswith(SIGNATURE_PREFIX)
+        or not gap
+        or not is_key_name(name)
+        or found is None
+        or len(found) <= ID_BYTES
+    ):
         raise NoteMalformed(f"no line of a signature: {line[:80]!r}")
     return Signature(name, found[:ID_BYTES], found[ID_BYTES:])
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from tracker.log.merkle.hashing import EMPTY_ROOT, complete_root, fold, node_hash, peaks
+from tracker.log.merkle.hashing import EMPTY_ROOT, complete_root, fold_peaks, node_hash, peaks
 
-WIDTH = 256
-HEIGHT = 8
+TILE_WIDTH = 256
+TILE_HEIGHT = 8
 
-Tile = Callable[[int, int], Awaitable[Sequence[bytes]]]
+ReadTile = Callable[[int, int], Awaitable[Sequence[bytes]]]
 """(level, n) → the hashes of that tile, as many as there are, in order."""
 
-Full = tuple[int, int, bytes]
+FullTile = tuple[int, int, bytes]
 """(level, n, hash): a tile of the level below became full; this is its root, the n-th hash of `level`."""
 
 
@@ -36,9 +36,9 @@ class Frontier:
         """Another one of the same tree, to append to and throw away if the store refuses."""
         return Frontier(self.size, self.levels)
 
-    def append(self, leaf: bytes) -> list[Full]:
+    def append(self, leaf: bytes) -> list[FullTile]:
         """Take one leaf hash in; the tiles it filled."""
-        full: list[Full] = []
+        full: list[FullTile] = []
         self.size += 1
         level, found = 0, leaf
         while True:
@@ -46,21 +46,21 @@ class Frontier:
                 self.levels.append([])
             tile = self.levels[level]
             tile.append(found)
-            if len(tile) < WIDTH:
+            if len(tile) < TILE_WIDTH:
                 return full
             found = complete_root(tile)
             tile.clear()
             level += 1
-            full.append((level, (self.size >> (HEIGHT * level)) - 1, found))
+            full.append((level, (self.size >> (TILE_HEIGHT * level)) - 1, found))
 
-    def extend(self, leaves: Sequence[bytes]) -> list[Full]:
+    def extend(self, leaves: Sequence[bytes]) -> list[FullTile]:
         """Take many leaf hashes in, in order; the tiles they filled."""
-        full: list[Full] = []
+        full: list[FullTile] = []
         at = 0
         while at < len(leaves):
             full += self.append(leaves[at])
             # What does not fill the tile needs no look at each.
-            rest = leaves[at + 1 : at + WIDTH - len(self.levels[0])]
+            rest = leaves[at + 1 : at + TILE_WIDTH - len(self.levels[0])]
             self.levels[0] += rest
             self.size += len(rest)
             at += 1 + len(rest)
@@ -68,33 +68,33 @@ class Frontier:
 
     def root(self) -> bytes:
         """The root of the tree."""
-        return fold([peak for level in reversed(self.levels) for peak in peaks(level)])
+        return fold_peaks([peak for level in reversed(self.levels) for peak in peaks(level)])
 
 
-def widths(size: int) -> list[int]:
+def partial_widths(size: int) -> list[int]:
     """How many hashes the unfinished tile of each level holds in a tree of `size` leaves."""
     found: list[int] = []
     while size:
-        found.append(size % WIDTH)
-        size //= WIDTH
+        found.append(size % TILE_WIDTH)
+        size //= TILE_WIDTH
     return found
 
 
-async def frontier_at(size: int, tile: Tile) -> Frontier:
+async def load_frontier(size: int, tile: ReadTile) -> Frontier:
     """The right edge of the tree of the first `size` leaves, from what is stored: one tile a level is read."""
     levels: list[Sequence[bytes]] = []
-    for level, width in enumerate(widths(size)):
-        n = size >> (HEIGHT * (level + 1))
+    for level, width in enumerate(partial_widths(size)):
+        n = size >> (TILE_HEIGHT * (level + 1))
         levels.append((await tile(level, n))[:width] if width else [])
     return Frontier(size, levels)
 
 
-async def root_at(size: int, tile: Tile) -> bytes:
+async def root_at(size: int, tile: ReadTile) -> bytes:
     """The root of the tree of the first `size` leaves."""
-    return (await frontier_at(size, tile)).root() if size else EMPTY_ROOT
+    return (await load_frontier(size, tile)).root() if size else EMPTY_ROOT
 
 
-async def inclusion_proof(index: int, size: int, tile: Tile) -> list[bytes]:
+async def inclusion_proof(index: int, size: int, tile: ReadTile) -> list[bytes]:
     """The hashes that lead from leaf `index` (from 0) to the root of the first `size` leaves, lowest first.
 
     RFC 9162, 2.1.3.1. `0 <= index < size` must hold.
@@ -112,7 +112,7 @@ async def inclusion_proof(index: int, size: int, tile: Tile) -> list[bytes]:
     return await _subtrees(reversed(ranges), tile)
 
 
-async def consistency_proof(first: int, second: int, tile: Tile) -> list[bytes]:
+async def consistency_proof(first: int, second: int, tile: ReadTile) -> list[bytes]:
     """The hashes that show the tree of `first` leaves to be the beginning of that of `second`. RFC 9162, 2.1.4.1.
 
     `0 < first <= second` must hold; it is empty when they are equal.
@@ -150,7 +150,7 @@ def inclusion_root(index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -
     return found if last == 0 else None
 
 
-def consistent(first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]) -> bool:
+def is_consistent(first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]) -> bool:
     """Whether the tree of `first` leaves is the beginning of that of `second`. RFC 9162, 2.1.4.2."""
     if first == second:
         return first_root == second_root and not proof
@@ -183,7 +183,7 @@ def _split(count: int) -> int:
     return 1 << ((count - 1).bit_length() - 1)
 
 
-async def _subtrees(ranges: Iterable[tuple[int, int]], tile: Tile) -> list[bytes]:
+async def _subtrees(ranges: Iterable[tuple[int, int]], tile: ReadTile) -> list[bytes]:
     """The roots over ranges of leaves; each tile is read once."""
     seen: dict[tuple[int, int], Sequence[bytes]] = {}
 
@@ -195,15 +195,15 @@ async def _subtrees(ranges: Iterable[tuple[int, int]], tile: Tile) -> list[bytes
     return [await _subtree(start, end, known) for start, end in ranges]
 
 
-async def _subtree(start: int, end: int, tile: Tile) -> bytes:
+async def _subtree(start: int, end: int, tile: ReadTile) -> bytes:
     """The root over leaves `start` … `end` - 1: complete subtrees from the tiles, folded."""
     tops: list[bytes] = []
     while start < end:
         height = (end - start).bit_length() - 1
-        level, inner = divmod(height, HEIGHT)
-        first = start >> (HEIGHT * level)
-        hashes = await tile(level, first // WIDTH)
-        within = first % WIDTH
+        level, inner = divmod(height, TILE_HEIGHT)
+        first = start >> (TILE_HEIGHT * level)
+        hashes = await tile(level, first // TILE_WIDTH)
+        within = first % TILE_WIDTH
         tops.append(complete_root(hashes[within : within + (1 << inner)]))
         start += 1 << height
-    return fold(tops)
+    return fold_peaks(tops)

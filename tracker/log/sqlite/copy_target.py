@@ -17,7 +17,7 @@ from tracker.log.keys.frame_store import DataKey
 from tracker.log.cluster.messages import SignedTree
 
 
-class CopyTarget(Replica):
+class SqliteCopyTarget(Replica):
     """A log of its own that is being filled; it goes on where an earlier copy ended."""
 
     # Nobody is answered for what is copied: after a power cut the copy goes on from what is there.
@@ -50,7 +50,7 @@ class CopyTarget(Replica):
             await vault.destroy(erases)
         return positions
 
-    async def keep_signed(self, size: int, note: str, key: str) -> bool:
+    async def store_signed_checkpoint(self, size: int, note: str, key: str) -> bool:
         """Keep a checkpoint, and the verifier key it is signed with, as a log of many nodes does; "" where it is not known.
 
         False when there is one of that size already. Raises `LogUnavailable`.

@@ -60,7 +60,7 @@ async def known_positions(
     return head, positions
 
 
-def position_of(
+def place_rows(
     head: int, positions: dict[tuple[str, str], int], rows: Sequence[tuple[Any, ...]]
 ) -> tuple[list[Appended], list[tuple[Any, ...]]]:
     """The same for rows as they are kept, (source, vendor, event, dedupe key …, body, commitment): answers, rows to insert.

@@ -22,7 +22,7 @@ import aiosqlite
 from tracker.domain.deliveries import Record
 from tracker.errors import LogCorrupt, LogError
 from tracker.log.contract import StoredRecord
-from tracker.log.record_compression import MAGIC, Packer, Pair, better, dictionary_of, is_packed, numbered
+from tracker.log.record_compression import MAGIC, Packer, Pair, train_better, dictionary_of, is_packed, with_id
 
 SELECT_CURRENT = "SELECT source, vendor, max(id) FROM dictionaries GROUP BY source, vendor"
 SELECT_CURRENT_OF = "SELECT max(id) FROM dictionaries WHERE source = ? AND vendor = ?"
@@ -103,7 +103,7 @@ class DictionaryStore:
             rows = await self._fetch(SELECT_LATEST, (*said, SAMPLED_BYTES, SAMPLE))
             await self.load(rows)
             than = None if held is None else self._packers[held].dictionary
-            made = await asyncio.to_thread(better, [self.plain(row) for row in rows], than)
+            made = await asyncio.to_thread(train_better, [self.plain(row) for row in rows], than)
             if made is not None:
                 await self._alone(lambda connection: _keep(connection, said, held, made))
             await self._look_for_dictionaries()
@@ -175,4 +175,4 @@ async def _keep(connection: aiosqlite.Connection, said: Said, held: int | None, 
     ((current,),) = await connection.execute_fetchall(SELECT_CURRENT_OF, said)
     if current == held:
         ((last,),) = await connection.execute_fetchall(SELECT_LAST_ID)
-        await connection.execute(INSERT_DICTIONARY, (last + 1, *said, numbered(made, last + 1)))
+        await connection.execute(INSERT_DICTIONARY, (last + 1, *said, with_id(made, last + 1)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from tracker.domain.deliveries import LOST, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
-from tracker.log.keys.frame_keys import Copy, about_record
+from tracker.log.keys.frame_keys import EncryptedCopy, record_aad
 from tracker.log.record_compression import Pair
 from tracker.log.sqlite.dictionaries import DictionaryStore, bounded
 from tracker.log.sqlite.tree import SELECT_ANY_SEALED, SELECT_COPIES, SELECT_ERASURES, SELECT_SEALED
@@ -63,9 +63,9 @@ class RecordEncryption:
             return rows, [None] * len(rows)
         found: list[Row] = []
         commitments: list[bytes | None] = []
-        keys = await self.vault.keys_for(rows[0][0], rows[-1][0])
+        keys = await self.vault.make_keys(rows[0][0], rows[-1][0])
         for row in rows:
-            one = self.vault.seal(row[0], row[2], row[7], row[8], keys[row[0]])
+            one = self.vault.encrypt(row[0], row[2], row[7], row[8], keys[row[0]])
             found.append((*row[:7], b"", one.body))
             commitments.append(one.commitment)
         return found, commitments
@@ -76,9 +76,9 @@ class RecordEncryption:
             return {}
         if not self._is_replica:
             return await self.vault.keys(after, until)
-        first: dict[int, Copy] = {}
+        first: dict[int, EncryptedCopy] = {}
         for position, frame, n in await fetch(SELECT_COPIES, (after, until)):
-            first.setdefault(position, Copy(frame, n))
+            first.setdefault(position, EncryptedCopy(frame, n))
         keys = await self.vault.keys_of_copies(first.values())
         return {position: keys[copy] for position, copy in first.items() if copy in keys}
 
@@ -106,9 +106,9 @@ class RecordEncryption:
                 return record_of(row, packing.plain(row))
             if position in erased or position not in keys:
                 return record_of(row, (b"{}", b""), erased.get(position, LOST))
-            about = about_record(row[1], row[4])
+            about = record_aad(row[1], row[4])
             try:
-                return record_of(row, vault.unseal(position, row[8], keys[position], about=about))
+                return record_of(row, vault.decrypt(position, row[8], keys[position], about=about))
             except LogCorrupt:
                 # A stranger may put bytes into the stream under a frame's id: nobody would get past them. `verify` tells
                 # them from a record that was changed.

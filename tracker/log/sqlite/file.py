@@ -18,7 +18,7 @@ from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.sqlite.migrate import APPLICATION_ID, migrate
 
 
-async def make(path: Path, finish: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None) -> None:
+async def create_file(path: Path, finish: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None) -> None:
     """Make a new, empty log at `path`, and its directory. Raises `LogUnavailable` when something is there already.
 
     `finish`: what else a whole log of this kind has.
@@ -38,7 +38,7 @@ async def make(path: Path, finish: Callable[[aiosqlite.Connection], Awaitable[No
                 await finish(connection)
         finally:
             await connection.close()
-        publish(draft, path)
+        publish_file(draft, path)
     except FileExistsError as error:
         raise LogUnavailable(f"{path} was made by somebody else at the same moment") from error
     except (OSError, sqlite3.Error) as error:
@@ -48,7 +48,7 @@ async def make(path: Path, finish: Callable[[aiosqlite.Connection], Awaitable[No
             draft.unlink(missing_ok=True)
 
 
-def publish(draft: Path, path: Path) -> None:
+def publish_file(draft: Path, path: Path) -> None:
     """Give a whole file its name, durably, where nothing has it. Raises `FileExistsError`, `OSError`; the draft may stay."""
     try:
         os.link(draft, path)  # unlike a rename it never replaces what is there
@@ -63,7 +63,7 @@ def publish(draft: Path, path: Path) -> None:
         os.close(directory)
 
 
-async def writer(path: Path, *, busy_timeout: float, synchronous: str = "FULL") -> aiosqlite.Connection:
+async def open_writer(path: Path, *, busy_timeout: float, synchronous: str = "FULL") -> aiosqlite.Connection:
     """A connection that appends: WAL, schema up to date.
 
     Raises `LogMissing`, `LogCorrupt` when the file is not a log of ours, `LogUnavailable` when it cannot be used now.
@@ -92,7 +92,7 @@ async def writer(path: Path, *, busy_timeout: float, synchronous: str = "FULL") 
     return connection
 
 
-async def reader(path: Path, *, busy_timeout: float) -> aiosqlite.Connection:
+async def open_reader(path: Path, *, busy_timeout: float) -> aiosqlite.Connection:
     """A connection that can only read. Raises `LogUnavailable`."""
     connection = await _connect(path, "ro", busy_timeout)
     try:

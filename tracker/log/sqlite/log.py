@@ -22,7 +22,7 @@ from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.log.merkle.tree import Frontier
 from tracker.log.group_commit import QUEUE_BYTES, GroupCommit, LogObserver
-from tracker.log.sqlite.file import FileIdentity, make, reader, writer
+from tracker.log.sqlite.file import FileIdentity, create_file, open_reader, open_writer
 from tracker.log.sqlite.dedupe import assign_positions
 from tracker.log.sqlite.dictionaries import DictionaryStore
 from tracker.log.sqlite.proving import COLUMNS, SqliteTreeReader
@@ -103,7 +103,7 @@ class SqliteLog(SqliteTreeReader):
     @classmethod
     async def create(cls, path: str | Path) -> None:
         """Make an empty log and its directory. Raises `LogUnavailable` when there is something at `path` already."""
-        await make(Path(path))
+        await create_file(Path(path))
 
     @classmethod
     async def open(
@@ -127,9 +127,9 @@ class SqliteLog(SqliteTreeReader):
         async with contextlib.AsyncExitStack() as undo:
             if vault is not None:
                 undo.push_async_callback(vault.close)
-            writing = await writer(real, busy_timeout=busy_timeout, synchronous=cls.synchronous)
+            writing = await open_writer(real, busy_timeout=busy_timeout, synchronous=cls.synchronous)
             undo.push_async_callback(writing.close)
-            reading = await reader(real, busy_timeout=busy_timeout)
+            reading = await open_reader(real, busy_timeout=busy_timeout)
             undo.push_async_callback(reading.close)
             log = cls(
                 real, (writing, reading),
@@ -144,7 +144,7 @@ class SqliteLog(SqliteTreeReader):
         return log
 
     @property
-    def most_bytes(self) -> int:
+    def max_batch_bytes(self) -> int:
         """See `Log.most_bytes`."""
         return QUEUE_BYTES
 
@@ -254,7 +254,7 @@ class SqliteLog(SqliteTreeReader):
 
     async def _writing(self) -> aiosqlite.Connection:
         if self._writer is None:
-            self._writer = await writer(self.path, busy_timeout=self._busy_timeout, synchronous=self.synchronous)
+            self._writer = await open_writer(self.path, busy_timeout=self._busy_timeout, synchronous=self.synchronous)
         return self._writer
 
     async def _back_out(self, connection: aiosqlite.Connection) -> None:

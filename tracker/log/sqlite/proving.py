@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tracker.errors import LogUnavailable
-from tracker.log.merkle.leaf import kept_digest
+from tracker.log.merkle.leaf import stored_digest
 from tracker.log.merkle.tree import root_at
 from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
-from tracker.log.sqlite.file import writer
+from tracker.log.sqlite.file import open_writer
 from tracker.log.sqlite.dictionaries import DictionaryStore, bounded
 from tracker.log.sqlite.tree import (
     INSERT_CHECKPOINT,
@@ -84,7 +84,7 @@ class SqliteTreeReader(ABC):
         proof, body = self._packing.as_it_came(row) if commitment is None else row[7:9]
         keys = await self._keys(position - 1, position)
         salt = keys[position].salt if position in keys else None
-        return StoredLeaf(position, leaf, kept_digest(proof, body), commitment, salt)
+        return StoredLeaf(position, leaf, stored_digest(proof, body), commitment, salt)
 
     async def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
         """See `Log.read_kept`."""
@@ -105,15 +105,15 @@ class SqliteTreeReader(ABC):
         proof, body = self._packing.as_it_came(row)
         return StoredRecord(position, source, vendor, event, key, received_at, origin, proof, body, leaf, None)
 
-    async def positions_erased_by(self, source: str) -> list[int]:
+    async def positions_from_source(self, source: str) -> list[int]:
         """See `Log.positions_of`."""
         return [position for (position,) in await self._fetch(SELECT_POSITIONS_OF, (source,))]
 
-    async def erased(self, after: int, limit: int) -> list[tuple[int, int]]:
+    async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:
         """See `Log.erased`."""
         return [(position, by) for position, by in await self._fetch(SELECT_ERASED, (after, limit))]
 
-    async def erasures_told(self, after: int, until: int) -> dict[int, list[int]]:
+    async def erasures_made_by(self, after: int, until: int) -> dict[int, list[int]]:
         """What each of the records after a position and up to another one says is erased."""
         found: dict[int, list[int]] = {}
         for position, by in await self._fetch(SELECT_ERASURES_TOLD, (after, until)):
@@ -124,7 +124,7 @@ class SqliteTreeReader(ABC):
         """What opens the sealed records after a position and up to another one, as far as it is still there."""
         return await self._keys(after, until)
 
-    async def tile_beyond(self) -> tuple[int, int] | None:
+    async def surplus_tile(self) -> tuple[int, int] | None:
         """See `Log.tile_beyond`."""
         rows = await self._fetch(SELECT_TILE_BEYOND)
         return (rows[0][0], rows[0][1]) if rows else None
@@ -132,7 +132,7 @@ class SqliteTreeReader(ABC):
     async def store_checkpoint(self, size: int, note: str) -> bool:
         """See `Log.keep_checkpoint`. On a connection of its own: the writing one may be in a transaction."""
         try:
-            connection = await writer(self.path, busy_timeout=self._busy_timeout)
+            connection = await open_writer(self.path, busy_timeout=self._busy_timeout)
             try:
                 await connection.execute("BEGIN IMMEDIATE")
                 if await connection.execute_fetchall(SELECT_CHECKPOINT, (size,)):
@@ -154,15 +154,15 @@ class SqliteTreeReader(ABC):
         """See `Log.cosignatures`."""
         return [line for _, line in await self._fetch(SELECT_COSIGNATURES, (size,))]
 
-    async def signer_of(self, size: int) -> str | None:
+    async def signing_node(self, size: int) -> str | None:
         """The node that signed the checkpoint of that size, in a cluster."""
         return next((node for (node,) in await self._fetch(SELECT_SIGNING, (size,))), None)
 
-    async def named_key(self) -> str | None:
+    async def announced_key(self) -> str | None:
         """The verifier key that the node of the first checkpoint said it signs with, in a cluster."""
         return next((key for (key,) in await self._fetch(SELECT_NAMED_KEY)), None)
 
-    async def holders_of(self, size: int) -> list[str]:
+    async def nodes_holding(self, size: int) -> list[str]:
         """The nodes that signed or cosigned the checkpoint of that size, the signing one first."""
         return [node for (node,) in await self._fetch(SELECT_HOLDERS, (size,))]
 

@@ -19,13 +19,13 @@ import structlog
 
 from tracker.domain.deliveries import Appended, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
-from tracker.log.merkle.leaf import record_leaf
-from tracker.log.keys.frame_keys import Copy
+from tracker.log.merkle.leaf import record_leaf_hash
+from tracker.log.keys.frame_keys import EncryptedCopy
 from tracker.log.frames import FrameRow
 from tracker.log.sqlite.log import SELECT_HEAD, Change, SqliteLog
 from tracker.log.sqlite.trust import COUNT_ASIDE, TrustPolicy, TrustedKeys, about
-from tracker.log.sqlite.file import make
-from tracker.log.sqlite.dedupe import known_positions, position_of
+from tracker.log.sqlite.file import create_file
+from tracker.log.sqlite.dedupe import known_positions, place_rows
 from tracker.log.sqlite.messages import store_statements
 from tracker.log.cluster.messages import TreeMessage
 from tracker.log.sqlite.bulk import insert_statements
@@ -81,11 +81,11 @@ class Replica(SqliteLog):
     as lost; `gone` is told the positions whose keys have to go from everywhere.
     """
 
-    bring: Callable[[list[bytes]], Awaitable[None]] | None = None
-    gone: Callable[[list[int]], None] | None = None
-    known: TrustedKeys | None = None
+    fetch_keys: Callable[[list[bytes]], Awaitable[None]] | None = None
+    on_erased: Callable[[list[int]], None] | None = None
+    trusted_keys: TrustedKeys | None = None
     """Whose word about the tree is kept (`believe`). None: everybody's."""
-    has_sealed = False
+    has_encrypted = False
     """Whether a sealed record was applied since this was opened."""
 
     synchronous: ClassVar[str] = "NORMAL"
@@ -97,7 +97,7 @@ class Replica(SqliteLog):
         async def finish(connection: aiosqlite.Connection) -> None:
             await connection.execute(INSERT_CURSOR, (log_id, stream))
 
-        await make(Path(path), finish)
+        await create_file(Path(path), finish)
 
     async def cursor(self) -> Cursor:
         """How far it is. Raises `LogCorrupt` where the file is a log of its own and no replica."""
@@ -116,9 +116,9 @@ class Replica(SqliteLog):
         """
         sealed = [entry.frame for entry in entries if entry.is_sealed]
         if sealed:
-            self.has_sealed = True
-            if self.bring is not None:
-                await self.bring(sealed)
+            self.has_encrypted = True
+            if self.fetch_keys is not None:
+                await self.fetch_keys(sealed)
         answers = await self._applied(entries)
         if self._sealing.vault is not None:
             await self._destroy_gone(self._sealing.vault, entries, answers)
@@ -156,11 +156,11 @@ class Replica(SqliteLog):
             head = max([head, *(one.position for one in given or ())])
             if entry.said is None:
                 continue
-            if self.known is None:
+            if self.trusted_keys is None:
                 for statement in store_statements(entry.said):
                     await connection.execute(*statement)
                 continue
-            believing = TrustPolicy(connection, self.known)
+            believing = TrustPolicy(connection, self.trusted_keys)
             why = await believing.store(entry.said, head)
             if why is not None:
                 await believing.quarantine(entry.sequence, entry.said, why)
@@ -169,7 +169,7 @@ class Replica(SqliteLog):
 
     async def set_trusted_keys(self, known: TrustedKeys | None) -> None:
         """From now on keep only what is signed with a known key, also of what was set aside, if the file takes it now."""
-        self.known = known
+        self.trusted_keys = known
 
         async def write(connection: aiosqlite.Connection) -> Change[None]:
             if known is not None:
@@ -177,12 +177,12 @@ class Replica(SqliteLog):
             return Change(None)
 
         try:
-            if await self.quarantined():
+            if await self.quarantined_count():
                 await self._group_commit.run_exclusive(lambda: self._in_transaction(write, remember=False))
         except LogUnavailable as error:  # the next start looks again
             _log.warning("what was set aside is not looked at again now", reason=str(error))
 
-    async def quarantined(self) -> int:
+    async def quarantined_count(self) -> int:
         """How many messages about the tree are not signed with a known key."""
         ((count,),) = await self._fetch(COUNT_ASIDE)
         return count
@@ -198,7 +198,7 @@ class Replica(SqliteLog):
         frames: list[tuple[int, bytes]] = []
         copies: list[tuple[int, int, int]] = []
         for entry in fresh:
-            given, kept = position_of(head, positions, entry.rows)
+            given, kept = place_rows(head, positions, entry.rows)
             answers.append(given)
             if entry.frame and entry.is_sealed:
                 frames.append((entry.sequence, entry.frame))
@@ -229,14 +229,16 @@ class Replica(SqliteLog):
                 positions += [each for each in again if await self._fetch(SELECT_IS_ERASED, (each,))]
         if positions:
             await vault.destroy_copies(await self.copies_of(positions))
-            if self.gone is not None:
-                self.gone(positions)
+            if self.on_erased is not None:
+                self.on_erased(positions)
 
-    async def copies_of(self, positions: Sequence[int]) -> list[Copy]:
+    async def copies_of(self, positions: Sequence[int]) -> list[EncryptedCopy]:
         """All sealed copies that the stream holds of these records."""
-        found: list[Copy] = []
+        found: list[EncryptedCopy] = []
         for position in positions:
-            found += [Copy(frame, n) for _, frame, n in await self._fetch(SELECT_COPIES, (position - 1, position))]
+            found += [
+                EncryptedCopy(frame, n) for _, frame, n in await self._fetch(SELECT_COPIES, (position - 1, position))
+            ]
         return found
 
     async def applied_among(self, frames: Collection[bytes]) -> set[bytes]:
@@ -273,7 +275,7 @@ class Replica(SqliteLog):
         for row in rows:
             position = positions[row[0], row[3]]
             ((leaf,),) = await self._fetch(SELECT_LEAF_HASH, (position,))
-            is_ours = position not in seen and record_leaf(position, *row[:8], commitment=row[8]) == leaf
+            is_ours = position not in seen and record_leaf_hash(position, *row[:8], commitment=row[8]) == leaf
             seen.add(position)
             answers.append(Appended(position, duplicate=not is_ours))
         return answers

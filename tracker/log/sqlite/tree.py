@@ -11,8 +11,8 @@ from typing import Any
 
 import aiosqlite
 
-from tracker.log.merkle.leaves import leaves_of
-from tracker.log.merkle.tree import WIDTH, Frontier, Full, Tile, frontier_at
+from tracker.log.merkle.leaves import record_leaf_hashes
+from tracker.log.merkle.tree import TILE_WIDTH, Frontier, FullTile, ReadTile, load_frontier
 
 LEAVES = "leaves (position, hash, commitment)"
 INSERT_TILE = "INSERT INTO tiles (level, n, hash) VALUES (?, ?, ?)"
@@ -66,11 +66,11 @@ Fetch = Callable[[str, Sequence[Any]], Any]
 def tile_question(level: int, n: int) -> tuple[str, tuple[int, ...]]:
     """The statement that gives the hashes of one tile, and what to bind."""
     if level == 0:
-        return SELECT_LEAVES, (n * WIDTH, (n + 1) * WIDTH)
-    return SELECT_TILE, (level, n * WIDTH, (n + 1) * WIDTH)
+        return SELECT_LEAVES, (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
+    return SELECT_TILE, (level, n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
 
 
-def tiles_of(connection: aiosqlite.Connection) -> Tile:
+def tiles_of(connection: aiosqlite.Connection) -> ReadTile:
     """The tiles as this connection sees them."""
 
     async def tile(level: int, n: int) -> list[bytes]:
@@ -81,14 +81,14 @@ def tiles_of(connection: aiosqlite.Connection) -> Tile:
 
 def appended_tiles(
     frontier: Frontier, rows: Iterable[Row], commitments: Sequence[bytes | None]
-) -> tuple[list[Row], list[Full]]:
+) -> tuple[list[Row], list[FullTile]]:
     """The leaves and filled tiles of new record rows, in order; the frontier moves on past them."""
     kept = [(*row[:9], None, commitment) for row, commitment in zip(rows, commitments, strict=True)]
-    hashes = leaves_of(kept)
+    hashes = record_leaf_hashes(kept)
     return [(row[0], leaf, row[10]) for row, leaf in zip(kept, hashes, strict=True)], frontier.extend(hashes)
 
 
 async def frontier_of(connection: aiosqlite.Connection) -> Frontier:
     """The tree's right edge as it is stored."""
     ((size,),) = await connection.execute_fetchall(SELECT_TREE_SIZE)
-    return await frontier_at(size, tiles_of(connection))
+    return await load_frontier(size, tiles_of(connection))

@@ -21,7 +21,7 @@ import msgspec
 
 from tracker.errors import NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import read_checkpoint, read_checkpoint_text
-from tracker.log.merkle.cosignature import CosignerKey, cosigned, with_cosignatures
+from tracker.log.merkle.cosignature import CosignerKey, verify_cosignatures, with_cosignatures
 from tracker.log.merkle.note import Verifier, open_note, read_note
 from tracker.log.sqlite.messages import SELECT_NAMED_KEY, store_statements
 from tracker.log.cluster.messages import DivergenceReport, CosignedTree, SignedTree, TreeMessage, decode, encode
@@ -121,7 +121,7 @@ class TrustPolicy:
         is_new = not keys
         if is_new and said.key and await self._one(SELECT_COSIGNERS) < MOST_COSIGNERS:
             keys.append(CosignerKey.read(said.key))
-        if not [each for each in cosigned(alone, keys) if each.by.name == said.name]:
+        if not [each for each in verify_cosignatures(alone, keys) if each.key.name == said.name]:
             raise NoteUnverified(f"no key that is known for {said.name!r} made that line")
         if is_new:
             await self._connection.execute(INSERT_COSIGNER, (said.name, said.key))

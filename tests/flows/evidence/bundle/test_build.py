@@ -179,7 +179,7 @@ async def test_without_a_signing_key_the_bundle_says_so_plainly(tmp_path: Path) 
     assert not failed(found)
     assert outcomes(found)["checkpoint"] == outcomes(found)["signer"] == "not checked"
     # Whoever names a key expects a signature: taking it away is noticed.
-    assert "checkpoint" in failed(await verified(path, None, keys=[str(Signer.made("someone").verifier)]))
+    assert "checkpoint" in failed(await verified(path, None, keys=[str(Signer.generate("someone").verifier)]))
 
 
 async def test_a_log_that_was_rolled_back_gives_no_bundle(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_the_command_line_makes_and_verifies_a_bundle(config: Config, cli, tmp_p
     assert code == 0
     assert json.loads(out)["session"] == session
     assert {check["name"]: check["outcome"] for check in json.loads(out)["checks"]}["signer"] == "ok"
-    code, out, _ = cli("verify", path.name, "--key", str(Signer.made("tracker.test/log").verifier))
+    code, out, _ = cli("verify", path.name, "--key", str(Signer.generate("tracker.test/log").verifier))
     assert code == 1
     assert "do not rely on this bundle" in out
     assert cli("verify", path.name, "--config", at)[0] == 0

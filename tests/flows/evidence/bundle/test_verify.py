@@ -171,7 +171,7 @@ COVERED = {
     "a size that was signed": ("checkpoint.txt", lambda note: note.replace(b"\n64\n", b"\n65\n"), "checkpoint", "does not fit"),
     "an origin that was signed": ("checkpoint.txt", lambda note: note.replace(b"tracker.test/log\n", b"tracker.test/lag\n", 1), "checkpoint", ""),
     "a checkpoint that is none": ("checkpoint.txt", lambda _note: b"hello\n", "checkpoint", "note"),
-    "a key": ("key.txt", lambda _key: f"{Signer.made('tracker.test/log').verifier}\n".encode(), "checkpoint", "signed by"),
+    "a key": ("key.txt", lambda _key: f"{Signer.generate('tracker.test/log').verifier}\n".encode(), "checkpoint", "signed by"),
     "a key that is none": ("key.txt", lambda key: key[:-9] + b"\n", "checkpoint", "key"),
     "who was there": ("timeline.json", document(setting("timeline", 1, "actor", to="mallory")), "timeline", "actor"),
     "when it was": ("timeline.json", document(setting("timeline", 1, "at", to="2023-11-14T22:13:59.000Z")), "timeline", "at is"),
@@ -264,7 +264,7 @@ async def test_everything_signed_anew_is_caught_by_the_key_that_is_known(
 ) -> None:
     """A forger with a key of their own: the bundle agrees with itself, and only the operator's key shows it."""
     files = unpacked(pristine)
-    forger = Signer.made("tracker.test/log")
+    forger = Signer.generate("tracker.test/log")
     size, root = (json.loads(files["manifest.json"])["tree"][name] for name in ("size", "root"))
     text = checkpoint_text("tracker.test/log", size, base64.b64decode(root))
     files["checkpoint.txt"], files["key.txt"] = sign_note(text, [forger]).encode(), f"{forger.verifier}\n".encode()

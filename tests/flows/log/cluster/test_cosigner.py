@@ -14,8 +14,8 @@ import pytest
 from tests.support.cluster import Cluster, node
 from tests.support.server import READ, Running, now
 from tracker.demo.calls import whole_call
-from tracker.log.merkle.cosignature import CosignerKey, cosigned
-from tracker.log.merkle.leaves import leaves_of
+from tracker.log.merkle.cosignature import CosignerKey, verify_cosignatures
+from tracker.log.merkle.leaves import record_leaf_hashes
 from tracker.log.sqlite.log import SqliteLog
 
 
@@ -32,7 +32,7 @@ async def tamper(path: Path, position: int) -> None:
         file.execute(
             "UPDATE records SET proof = ?, body = ? WHERE position = ?", (changed.proof, changed.body, position)
         )
-        file.execute("UPDATE leaves SET hash = ? WHERE position = ?", (leaves_of([changed])[0], position))
+        file.execute("UPDATE leaves SET hash = ? WHERE position = ?", (record_leaf_hashes([changed])[0], position))
     file.close()
 
 
@@ -60,7 +60,7 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             ]
             assert notes[0] == notes[1]
             assert notes[0].startswith(made["note"])
-            assert [each.by for each in cosigned(notes[0], [key])] == [key]
+            assert [each.key for each in verify_cosignatures(notes[0], [key])] == [key]
             assert (await second.run("checkpoint"))[0] == 2
             told = f"cosigned up to {made['size']} records by {key.name}"
             assert f"{told} (its key is not known)" in (await first.run("verify"))[1]

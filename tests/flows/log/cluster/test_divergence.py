@@ -17,7 +17,7 @@ import zstandard
 from tests.support.cluster import Cluster, node
 from tests.support.server import READ, Running, now
 from tracker.demo.calls import SampleDelivery
-from tracker.log.frames import CLEAR, MAGIC, VERSION, ZSTD, Frame, decode
+from tracker.log.frames import UNCOMPRESSED, MAGIC, VERSION, ZSTD, Frame, decode
 
 HEAD = MAGIC + bytes([VERSION])
 
@@ -32,7 +32,7 @@ def row(n: int, **changed: Any) -> list[Any]:
 
 
 def frame(*rows: list[Any], erases: tuple[int, ...] = ()) -> bytes:
-    return HEAD + CLEAR + msgspec.msgpack.encode([secrets.token_bytes(16), "stranger", rows, erases])
+    return HEAD + UNCOMPRESSED + msgspec.msgpack.encode([secrets.token_bytes(16), "stranger", rows, erases])
 
 
 def started(n: int) -> SampleDelivery:
@@ -43,7 +43,7 @@ def started(n: int) -> SampleDelivery:
 
 REFUSED = [
     b"garbage", HEAD, HEAD + b"q", HEAD + ZSTD + b"no zstd", HEAD + ZSTD + zstandard.compress(bytes(2**27)),
-    HEAD + CLEAR + b"\x91" * 100_000, frame(), frame(row(1, source="l\0k")), frame(row(1, source="../etc")),
+    HEAD + UNCOMPRESSED + b"\x91" * 100_000, frame(), frame(row(1, source="l\0k")), frame(row(1, source="../etc")),
     frame(row(1), row(2, at=-5)), frame(row(1, at=2**62)), frame(row(1), erases=(1,)), frame(row(1, origin="guess")),
     frame(*[row(n) for n in range(10_001)]), frame(row(1, source="tracker", vendor="tracker"), erases=(1,) * 10_001),
 ]  # fmt: skip
@@ -132,7 +132,7 @@ async def test_sealed_records_of_a_stranger_and_an_erasure_that_says_nothing_sto
                 await publish(cluster, f"$KV.{stream}-keys.{key.hex()}", entry)
             sealed = {"body": secrets.token_bytes(90), "commitment": secrets.token_bytes(32)}
             strange = [
-                HEAD + CLEAR + msgspec.msgpack.encode([key, "stranger", [row(n, **sealed)], []])
+                HEAD + UNCOMPRESSED + msgspec.msgpack.encode([key, "stranger", [row(n, **sealed)], []])
                 for n, key in enumerate([*ids, held])
             ]
             erasing = row(9, source="tracker", vendor="tracker", event="erasure", body=b"no json")
@@ -172,7 +172,7 @@ async def test_a_frame_of_a_newer_tracker_is_told_at_once_to_whoever_asks(tmp_pa
     try:
         async with aiohttp.ClientSession() as web:
             assert (await running.post(web, "livekit", started(1)))[0] == 200
-            await publish(cluster, f"{stream}.frames", MAGIC + bytes([VERSION + 1]) + CLEAR + b"...")
+            await publish(cluster, f"{stream}.frames", MAGIC + bytes([VERSION + 1]) + UNCOMPRESSED + b"...")
             told = f"of the stream is of version {VERSION + 1}, this Tracker knows {VERSION}: upgrade this node"
             for _ in range(2):
                 await running.until(web, "/readyz", told)

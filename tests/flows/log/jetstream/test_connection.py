@@ -14,7 +14,7 @@ from tests.support.nats_tls import ACCOUNTS, PASSWORD, Authority, Secured, tls
 from tracker.demo.show import config_text
 from tracker.errors import LogUnavailable
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.jetstream.validation import join
+from tracker.log.jetstream.validation import join_stream
 from tracker.log.jetstream.connection import StreamSettings
 from tracker.log.jetstream.stream import Stream
 from tracker.log.sqlite.replica import Replica
@@ -49,7 +49,7 @@ async def told(server: Secured, certificates: Path, **changed: Any) -> str:
     with pytest.raises(LogUnavailable) as raised:
         stream = await Stream.open(settings(server, certificates, **changed))
         try:
-            await stream.make("x")
+            await stream.create("x")
         finally:
             await stream.close()
     said = str(raised.value)
@@ -97,7 +97,7 @@ async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lack
         for user, right in (("readerless", "CREATE"), ("unread", "MSG.NEXT")):
             chosen = settings(server, certificates, user=user)
             path = tmp_path / f"{user}.db"
-            await Replica.init(path, log_id=await join(chosen, "x"), stream="s")
+            await Replica.init(path, log_id=await join_stream(chosen, "x"), stream="s")
             log = await JetstreamLog.open(path, chosen)
             capsys.readouterr()
             await asyncio.sleep(3.5)

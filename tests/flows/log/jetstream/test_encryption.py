@@ -18,9 +18,9 @@ from tracker.domain.deliveries import Appended
 from tracker.errors import LogMissing, LogUnavailable
 from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.jetstream.validation import join
+from tracker.log.jetstream.validation import join_stream
 from tracker.log.jetstream.key_bucket import KeyBucket
-from tracker.log.jetstream.encryption import join_names
+from tracker.log.jetstream.encryption import join_key_bucket
 from tracker.log.jetstream.stream import Stream, StreamSettings
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import Replica
@@ -113,7 +113,7 @@ async def expect_withdrawn(log: JetstreamLog, gone: list[int]) -> None:
     bucket = KeyBucket(log._stream)
     lost = set(await log.replica.copies_of(gone))
     after, seen = 0, dict[bytes, int]()
-    while (found := await bucket.frames(after)) is not None:
+    while (found := await bucket.next_revision(after)) is not None:
         after, frame, entry, _ = found
         seen[frame] = seen.get(frame, 0) + 1
         for n, wrapped in enumerate(decode(entry).wrapped):
@@ -186,7 +186,7 @@ async def test_whoever_has_no_master_key_or_another_store_is_refused(cluster: Cl
             tmp_path / "clear.db", settings, vault=await KeyStore.open(tmp_path / "other.db", MASTERS)
         )
     with pytest.raises(LogUnavailable, match="master key 2026, which is not configured"):
-        await join_names(settings, [MasterKey("other", bytes(32))])
+        await join_key_bucket(settings, [MasterKey("other", bytes(32))])
     await first.close()
 
 
@@ -197,29 +197,29 @@ async def test_a_new_node_makes_no_other_bucket_in_the_place_of_a_lost_one(clust
     await first.close()
     stream = await Stream.open(settings)
     bucket = KeyBucket(stream)
-    await stream.ask(f"STREAM.DELETE.KV_{bucket.name}", {})
+    await stream.api_request(f"STREAM.DELETE.KV_{bucket.name}", {})
     with pytest.raises(LogUnavailable, match="it was lost"):
-        await join_names(settings, MASTERS, is_new_node=True)
-    assert not await bucket.is_there()
+        await join_key_bucket(settings, MASTERS, is_new_node=True)
+    assert not await bucket.exists()
     await stream.close()
 
 
 async def test_a_log_that_was_in_clear_is_sealed_from_now_on(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     (tmp_path / "a").mkdir()
-    await Replica.init(tmp_path / "a" / "log.db", log_id=await join(settings, "x"), stream=settings.stream)
+    await Replica.init(tmp_path / "a" / "log.db", log_id=await join_stream(settings, "x"), stream=settings.stream)
     log = await JetstreamLog.open(tmp_path / "a" / "log.db", settings)
-    await log.caught_up(10)
+    await log.wait_until_caught_up(10)
     await log.append(delivery("a"))
     await log.close()
-    await KeyStore.create(tmp_path / "a" / "keys.db", MASTERS, await join_names(settings, MASTERS))
+    await KeyStore.create(tmp_path / "a" / "keys.db", MASTERS, await join_key_bucket(settings, MASTERS))
     log = await opened(tmp_path / "a", settings)
     assert await log.append(delivery("a")) == Appended(1, duplicate=True)
     assert await log.append(delivery("b")) == Appended(2, duplicate=False)
     assert await log.append(delivery("b")) == Appended(2, duplicate=True)
     assert [each[3] for each in await told(log)] == [None, None]
     stream = await Stream.open(settings)
-    assert not await KeyBucket(stream).say_names({})
+    assert not await KeyBucket(stream).publish_dedupe_secret({})
     await stream.close()
     await log.close()
 

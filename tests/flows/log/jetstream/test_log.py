@@ -16,9 +16,9 @@ from tests.support.replicas import level, opened, settings_of
 from tracker.domain.deliveries import Appended
 from tracker.errors import LogCorrupt, LogError, LogMissing, LogUnavailable, NodeDiverged, NodeOutdated
 from tracker.log.jetstream import connection
-from tracker.log.frames import row_of
+from tracker.log.frames import frame_row
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.jetstream.validation import expect_fit, join
+from tracker.log.jetstream.validation import check_stream, join_stream
 from tracker.log.jetstream.stream import Stream, StreamSettings, wanted_config
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import StreamEntry, Replica
@@ -68,8 +68,10 @@ async def test_an_empty_node_catches_up_with_what_was_erased_and_all(cluster: Cl
     await first.append_erasure(delivery("erasing again", source="tracker"), [6, 7, 99_999, -1])
     late = await opened(tmp_path / "b.db", settings_of(cluster, node="b", stream=settings.stream))
     assert await late.tree_head() == await first.tree_head()
-    assert await late.erased(0, 10) == await first.erased(0, 10) == [(5, 2001), (6, 2001), (7, 2002)]
-    assert late.behind().messages == 0
+    assert (
+        await late.erased_positions(0, 10) == await first.erased_positions(0, 10) == [(5, 2001), (6, 2001), (7, 2002)]
+    )
+    assert late.lag().messages == 0
     await asyncio.gather(first.close(), late.close())
 
 
@@ -115,9 +117,9 @@ async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
 async def test_a_reader_that_was_taken_away_is_made_anew(cluster: Cluster, tmp_path: Path) -> None:
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     await log.append(delivery("a"))
-    readers = (await log._stream.ask(f"CONSUMER.NAMES.{log._stream.name}", {}, 5))["consumers"]
+    readers = (await log._stream.api_request(f"CONSUMER.NAMES.{log._stream.name}", {}, 5))["consumers"]
     assert len(readers) == 1
-    await log._stream.drop_consumer(readers[0])
+    await log._stream.delete_consumer(readers[0])
     assert await asyncio.wait_for(log.append(delivery("b")), 10) == Appended(2, duplicate=False)
     await log.close()
 
@@ -126,7 +128,7 @@ async def test_what_is_no_frame_is_passed_over_and_counted(cluster: Cluster, tmp
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     await log._stream.publish(b"hello", "h", 5)
     assert await log.append(delivery("a")) == Appended(1, duplicate=False)
-    assert log.refused() == 1
+    assert log.skipped_messages() == 1
     await log.close()
 
 
@@ -140,13 +142,13 @@ async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(clus
     second = await JetstreamLog.open(late, log._stream.settings)
     for each in (log, second):
         async with asyncio.timeout(10):
-            while each.stopped() is None:
+            while each.stop_reason() is None:
                 await asyncio.sleep(0.02)
         assert await each.head() == 2
         for refused in (
             each.check_writable(),
             each.append(delivery("c")),
-            each.append_raw([row_of(delivery("c"))], [], [None]),
+            each.append_raw([frame_row(delivery("c"))], [], [None]),
         ):
             with pytest.raises(NodeOutdated, match=r"frame 3 .* version 3, this Tracker knows 2: upgrade this node"):
                 await refused
@@ -159,12 +161,12 @@ async def test_a_node_that_has_diverged_takes_nothing_and_destroys_no_shared_key
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     await log.append(delivery("a"))
     found: list[str] = []
-    log.stop_where(lambda: found[0] if found else None)
+    log.set_divergence_check(lambda: found[0] if found else None)
     await log.append(delivery("b"))
     found.append("not what was signed")
     erasing = delivery("erasing", source="tracker")
     for refused in (
-        log.append(delivery("a")), log.append_erasure(erasing, [1]), log.append_raw([row_of(delivery("c"))], [], [None]),
+        log.append(delivery("a")), log.append_erasure(erasing, [1]), log.append_raw([frame_row(delivery("c"))], [], [None]),
         log.check_writable(),
     ):  # fmt: skip
         with pytest.raises(NodeDiverged, match="not what was signed"):
@@ -184,7 +186,7 @@ async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
         log._replicator.trouble = LogCorrupt("the stream has lost message 3")
     else:
         log._level.clear()
-    for refused in (log.append(delivery("a")), log.append_raw([row_of(delivery("a"))], [], [None])):
+    for refused in (log.append(delivery("a")), log.append_raw([frame_row(delivery("a"))], [], [None])):
         with pytest.raises(LogError, match=r"max_age is 5|lost message 3|catching up"):
             await refused
     assert (await log._stream.state()).last == 0
@@ -201,7 +203,7 @@ async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
         # Waiting together they are several frames; what packs well may be larger than a frame.
         assert sorted(answer.position for answer in await asyncio.gather(*map(log.append, noise))) == list(range(1, 21))
         assert (await log.append(delivery("zeros", body=bytes(200_000)))).position == 21
-        assert log.most_bytes < 64 * 1024
+        assert log.max_batch_bytes < 64 * 1024
         await log.close()
         with pytest.raises(LogUnavailable, match="max_payload: 5MB"):
             await JetstreamLog.open(tmp_path / "a.db", log._stream.settings, body_bytes=4 * 2**20)
@@ -211,7 +213,7 @@ async def edit(cluster: Cluster, settings: StreamSettings, **config: object) -> 
     """Give a stream other settings, as an operator might."""
     stream = await Stream.open(settings)
     state = await stream.state()
-    await stream.ask(f"STREAM.UPDATE.{settings.stream}", state.config | config, 10)
+    await stream.api_request(f"STREAM.UPDATE.{settings.stream}", state.config | config, 10)
     await stream.close()
 
 
@@ -240,19 +242,19 @@ async def test_a_stream_made_by_hand_is_refused_by_init(
     name = other.stream if "mirror" in made else settings.stream  # what is mirrored is another stream, and there
     stream = await Stream.open(settings)
     if "mirror" in made:
-        await join(other, "x")
+        await join_stream(other, "x")
     config = msgspec.json.decode(msgspec.json.encode(made).decode().replace("{}", name))
     config = {key: value for key, value in (wanted_config(settings, "x") | config).items() if value is not None}
-    await stream.ask(f"STREAM.CREATE.{settings.stream}", config, 10)
+    await stream.api_request(f"STREAM.CREATE.{settings.stream}", config, 10)
     await stream.close()
     with pytest.raises(LogUnavailable, match=complaint):
-        await join(settings, "y")
+        await join_stream(settings, "y")
 
 
 async def test_a_stream_on_more_servers_than_asked_for_keeps_a_log(cluster: Cluster) -> None:
     settings = settings_of(cluster)
     fewer = msgspec.structs.replace(settings, replicas=1)
-    assert await join(settings, "x") == await join(fewer, "y") == "x"
+    assert await join_stream(settings, "x") == await join_stream(fewer, "y") == "x"
 
 
 async def test_a_stream_that_is_edited_under_a_running_node_gets_nothing_more_until_it_is_as_it_was(
@@ -262,7 +264,7 @@ async def test_a_stream_that_is_edited_under_a_running_node_gets_nothing_more_un
     log = await opened(tmp_path / "log.db", settings)
     by_hand = await Stream.open(settings)
     config = wanted_config(settings, log.state.log_id)
-    await by_hand.ask(f"STREAM.UPDATE.{settings.stream}", config | {"max_age": 3600 * 10**9}, 10)
+    await by_hand.api_request(f"STREAM.UPDATE.{settings.stream}", config | {"max_age": 3600 * 10**9}, 10)
     async with asyncio.timeout(20):
         while not (reason := await unready(log)):
             await asyncio.sleep(0.1)
@@ -271,7 +273,7 @@ async def test_a_stream_that_is_edited_under_a_running_node_gets_nothing_more_un
     async with asyncio.timeout(60):
         while "max_age" not in await refused(log):
             await asyncio.sleep(0.1)
-    await by_hand.ask(f"STREAM.UPDATE.{settings.stream}", config, 10)
+    await by_hand.api_request(f"STREAM.UPDATE.{settings.stream}", config, 10)
     async with asyncio.timeout(20):
         while await unready(log):
             await asyncio.sleep(0.1)
@@ -301,7 +303,7 @@ async def test_a_missing_stream_and_one_of_another_log_are_refused(cluster: Clus
     await Replica.init(tmp_path / "a.db", log_id="mine", stream=settings.stream)
     with pytest.raises(LogMissing, match="there is no stream"):
         await JetstreamLog.open(tmp_path / "a.db", settings)
-    await join(other, "another")
+    await join_stream(other, "another")
     with pytest.raises(LogCorrupt, match="holds the log another, this replica follows the log mine"):
         await JetstreamLog.open(tmp_path / "a.db", other)
     await SqliteLog.create(tmp_path / "own.db")
@@ -320,10 +322,10 @@ async def test_a_stream_behind_its_replica_or_with_another_history_is_refused(cl
     await replica.close()
     stream = await Stream.open(settings)
     with pytest.raises(LogCorrupt, match="ends at message 2, this replica has applied 3"):
-        await expect_fit(stream, cursor._replace(sequence=3), body_bytes=0)
+        await check_stream(stream, cursor._replace(sequence=3), body_bytes=0)
     with pytest.raises(LogCorrupt, match="its history is another one"):
-        await expect_fit(stream, cursor._replace(digest=b"x" * 32), body_bytes=0)
-    await expect_fit(stream, cursor, body_bytes=0)
+        await check_stream(stream, cursor._replace(digest=b"x" * 32), body_bytes=0)
+    await check_stream(stream, cursor, body_bytes=0)
     await stream.close()
 
 
@@ -339,7 +341,10 @@ async def test_a_replica_takes_nothing_that_the_stream_did_not_bring(tmp_path: P
 async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> None:
     await Replica.init(tmp_path / "a.db", log_id="x", stream="s")
     replica = await Replica.open(tmp_path / "a.db")
-    one, three = StreamEntry(1, b"1" * 32, [row_of(delivery("a"))]), StreamEntry(3, b"3" * 32, [row_of(delivery("c"))])
+    one, three = (
+        StreamEntry(1, b"1" * 32, [frame_row(delivery("a"))]),
+        StreamEntry(3, b"3" * 32, [frame_row(delivery("c"))]),
+    )
     assert await replica.apply([one]) == [[Appended(1, duplicate=False)]]
     with pytest.raises(LogCorrupt, match="missing after 1"):
         await replica.apply([three])

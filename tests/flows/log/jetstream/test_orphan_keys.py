@@ -17,10 +17,10 @@ from tracker.server import stores
 from tracker.config.load import load
 from tracker.demo.show import config_text
 from tracker.domain.deliveries import LOST
-from tracker.log.erasure_records import Erased, Erasure, erasure_record
+from tracker.log.erasure_records import ErasedRecord, ErasureBody, make_erasure_record
 from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.jetstream.orphan_keys import sweep
+from tracker.log.jetstream.orphan_keys import sweep_orphan_keys
 
 DYING = """
 import os, signal, sys
@@ -54,7 +54,7 @@ async def swept(log: JetstreamLog, *, older_than: float = -60) -> int:
     """What a sweep gives up that has waited long enough."""
     assert log._sealing is not None
     vault = log._sealing._vault
-    return await sweep(log._stream, log.replica, vault, log._replicator.reached, older_than=older_than)
+    return await sweep_orphan_keys(log._stream, log.replica, vault, log._replicator.reached, older_than=older_than)
 
 
 async def test_keys_whose_frame_never_came_are_swept_and_no_others(nodes: SealedNodes) -> None:
@@ -102,7 +102,7 @@ async def test_keys_older_than_the_stream_are_left_alone(nodes: SealedNodes) -> 
     await log.append(delivery("a"))
     await log.close()
     async with nodes.connected() as stream:
-        await stream.ask(f"STREAM.DELETE.{nodes.stream}", {})
+        await stream.api_request(f"STREAM.DELETE.{nodes.stream}", {})
     assert await swept(await nodes.open("b")) == 0
     ((wrapped,),) = (await nodes.entries()).values()
     assert wrapped is not None
@@ -145,7 +145,9 @@ async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_r
         # The same frame, longer by now; then what erases, behind it.
         await log.append_all([delivery(f"l{n}") for n in range(40)])
         await died(1)
-        await log.append_erasure(erasure_record(Erasure(why="identity", at=1, erased=[Erased(3, [])])), [3])
+        await log.append_erasure(
+            make_erasure_record(ErasureBody(why="identity", at=1, erased=[ErasedRecord(3, [])])), [3]
+        )
         await log.destroy_keys([3])
         await died(2)
     finally:
@@ -166,11 +168,11 @@ async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_r
     node = await stores.open_log(load(there.config, {}))
     assert isinstance(node, JetstreamLog)
     try:
-        assert await node.caught_up(20)
+        assert await node.wait_until_caught_up(20)
         gone = [1, 60]
         lost = [held[frame][n] for frame, n in await node.replica.copies_of(gone)]
-        told = [Erased(each, []) for each in gone]
-        await node.append_erasure(erasure_record(Erasure(why="identity", at=2, erased=told)), gone)
+        told = [ErasedRecord(each, []) for each in gone]
+        await node.append_erasure(make_erasure_record(ErasureBody(why="identity", at=2, erased=told)), gone)
         await node.destroy_keys(gone)
         assert await swept(node) == 0
     finally:

@@ -18,7 +18,7 @@ from tracker.log.jetstream import encryption
 from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.key_bucket import KeyBucket
-from tracker.log.jetstream.restore_keys import restore
+from tracker.log.jetstream.restore_keys import restore_keys
 from tracker.log.keys.key_store import MasterKey, KeyStore
 
 
@@ -86,7 +86,7 @@ async def test_a_node_that_lacks_keys_makes_no_bucket_and_each_adds_what_it_has(
         with pytest.raises(LogUnavailable, match=r"lacks the keys of 3 records \(the first at position 1\)"):
             await nodes.restore("a")
         async with nodes.connected() as stream:
-            assert not await KeyBucket(stream).is_there()
+            assert not await KeyBucket(stream).exists()
         with pytest.raises(LogMissing, match="restore-keys"):
             await nodes.open("a")
         first, second = await asyncio.gather(nodes.restore("a", partly=True), nodes.restore("b", partly=True))
@@ -125,7 +125,7 @@ async def test_a_bucket_that_was_made_by_hand_is_as_good_as_none(cluster: Cluste
         await log.close()
         await nodes.lose_bucket()
         async with nodes.connected() as stream:
-            await KeyBucket(stream).make()
+            await KeyBucket(stream).create()
         with pytest.raises(LogUnavailable, match="it was lost"):
             await nodes.open("b")
         with pytest.raises(LogMissing, match="restore-keys"):
@@ -214,10 +214,10 @@ async def test_an_erased_key_that_stands_in_the_bucket_again_is_taken_out(cluste
         ((frame, _),) = await log.replica.copies_of([2])
         async with nodes.connected() as stream:
             bucket = KeyBucket(stream)
-            held = await bucket.held(frame)
+            held = await bucket.find(frame)
             assert held is not None
             await erase(log, [2])
-            latest = await bucket.held(frame)
+            latest = await bucket.find(frame)
             assert latest is not None
             # As somebody does who puts an old copy back.
             assert await bucket.replace(frame, latest[0], held[1])
@@ -238,7 +238,7 @@ async def test_an_erasure_that_comes_while_keys_are_put_back_is_not_undone(
         await other.close()
         ((frame, _),) = await log.replica.copies_of([2])
         await nodes.lose_bucket()
-        held = KeyBucket.held
+        held = KeyBucket.find
         erasing: list[asyncio.Task[None]] = []
 
         async def erased_meanwhile(bucket: KeyBucket, wanted: bytes) -> tuple[int, bytes] | None:
@@ -269,15 +269,15 @@ async def test_another_master_key_or_another_log_puts_nothing_back(cluster: Clus
         vault = await KeyStore.open(others.keys("a"), MASTERS)
         # The key store of one cluster beside the replica of another; and both, with the other's stream.
         with pytest.raises(LogUnavailable, match="lacks the keys of 3 records"):
-            await restore(nodes.settings("a"), nodes.replica("a"), vault)
+            await restore_keys(nodes.settings("a"), nodes.replica("a"), vault)
         with pytest.raises(LogCorrupt, match="this replica follows the log"):
-            await restore(nodes.settings("a"), others.replica("a"), vault)
+            await restore_keys(nodes.settings("a"), others.replica("a"), vault)
         await vault.close()
         assert (await nodes.restore("a")).entries == 3
         before = await nodes.entries()
         vault = await KeyStore.open(others.keys("a"), MASTERS)
         with pytest.raises(LogUnavailable, match="is not the key store of the bucket"):
-            await restore(nodes.settings("a"), nodes.replica("a"), vault, partly=True)
+            await restore_keys(nodes.settings("a"), nodes.replica("a"), vault, partly=True)
         await vault.close()
         assert await nodes.entries() == before
 
@@ -292,6 +292,6 @@ async def test_keys_of_an_older_master_key_are_put_back_wrapped_by_the_current_o
         await nodes.lose_bucket()
         assert (await nodes.restore("a", masters=[newer, *MASTERS])).entries == 3
         async with nodes.connected() as stream:
-            found = await KeyBucket(stream).frames(0)
+            found = await KeyBucket(stream).next_revision(0)
             assert found is not None
             assert decode(found.entry).master == newer.id

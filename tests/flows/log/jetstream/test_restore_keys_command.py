@@ -53,14 +53,14 @@ def sealed(folder: Path, name: str, cluster: Cluster) -> Running:
 
 async def delete_bucket(cluster: Cluster) -> None:
     stream = await Stream.open(StreamSettings(servers=tuple(cluster.urls), stream="tracker", node="x", replicas=3))
-    await stream.ask("STREAM.DELETE.KV_tracker-keys", {})
+    await stream.api_request("STREAM.DELETE.KV_tracker-keys", {})
     await stream.close()
 
 
 async def entries(cluster: Cluster) -> dict[bytes, list[bytes | None]]:
     stream = await Stream.open(StreamSettings(servers=tuple(cluster.urls), stream="tracker", node="x", replicas=3))
     bucket, after, found = KeyBucket(stream), 0, dict[bytes, list[bytes | None]]()
-    while (each := await bucket.frames(after)) is not None:
+    while (each := await bucket.next_revision(after)) is not None:
         after = each.sequence
         found.setdefault(each.frame, []).extend(decode(each.entry).wrapped)
     await stream.close()

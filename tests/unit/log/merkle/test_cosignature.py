@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tracker.errors import NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import checkpoint_text, open_checkpoint
-from tracker.log.merkle.cosignature import Cosigned, CosignerKey, cosignature, cosigned, with_cosignatures
+from tracker.log.merkle.cosignature import Cosignature, CosignerKey, cosign, verify_cosignatures, with_cosignatures
 from tracker.log.merkle.note import Signer, read_note, sign_note
 
 LOG = Signer("example.com/log", bytes(range(32)))
@@ -23,43 +23,45 @@ TEXT = read_note(NOTE).text
 @given(seconds=st.integers(min_value=0, max_value=2**63 - 1), root=st.binary(min_size=32, max_size=32))
 def test_a_cosignature_is_believed_and_tells_when(seconds: int, root: bytes) -> None:
     note = sign_note(checkpoint_text("example.com/log", 7, root), [LOG])
-    both = with_cosignatures(note, [cosignature(read_note(note).text, each, seconds) for each in (ONE, OTHER)])
-    assert cosigned(both, [CosignerKey.of(ONE)]) == [Cosigned(CosignerKey.of(ONE), seconds)]
-    assert len(cosigned(both, [CosignerKey.of(ONE), CosignerKey.of(OTHER)])) == 2
+    both = with_cosignatures(note, [cosign(read_note(note).text, each, seconds) for each in (ONE, OTHER)])
+    assert verify_cosignatures(both, [CosignerKey.from_signer(ONE)]) == [
+        Cosignature(CosignerKey.from_signer(ONE), seconds)
+    ]
+    assert len(verify_cosignatures(both, [CosignerKey.from_signer(ONE), CosignerKey.from_signer(OTHER)])) == 2
 
 
 def test_whoever_knows_only_the_log_s_key_believes_a_cosigned_checkpoint_all_the_same() -> None:
-    assert open_checkpoint(with_cosignatures(NOTE, [cosignature(TEXT, ONE, 9)]), [LOG.verifier]).size == 7
+    assert open_checkpoint(with_cosignatures(NOTE, [cosign(TEXT, ONE, 9)]), [LOG.verifier]).size == 7
 
 
 def test_nobody_vouches_for_a_note_without_cosignatures() -> None:
-    assert cosigned(NOTE, [CosignerKey.of(ONE)]) == []
+    assert verify_cosignatures(NOTE, [CosignerKey.from_signer(ONE)]) == []
 
 
 def test_a_cosignature_over_another_tree_is_not_believed() -> None:
-    line = cosignature(checkpoint_text("example.com/log", 8, bytes(32)), ONE, 9)
+    line = cosign(checkpoint_text("example.com/log", 8, bytes(32)), ONE, 9)
     with pytest.raises(NoteUnverified, match="does not fit"):
-        cosigned(with_cosignatures(NOTE, [line]), [CosignerKey.of(ONE)])
+        verify_cosignatures(with_cosignatures(NOTE, [line]), [CosignerKey.from_signer(ONE)])
 
 
 def test_another_time_than_was_signed_is_not_believed() -> None:
-    name, encoded = cosignature(TEXT, ONE, 9).removeprefix("— ").rstrip("\n").split(" ")
+    name, encoded = cosign(TEXT, ONE, 9).removeprefix("— ").rstrip("\n").split(" ")
     raw = bytearray(base64.b64decode(encoded))
     raw[11] += 1
     forged = f"— {name} {base64.b64encode(raw).decode()}\n"
     with pytest.raises(NoteUnverified, match="does not fit"):
-        cosigned(with_cosignatures(NOTE, [forged]), [CosignerKey.of(ONE)])
+        verify_cosignatures(with_cosignatures(NOTE, [forged]), [CosignerKey.from_signer(ONE)])
 
 
 def test_a_signature_of_the_log_s_own_kind_is_no_cosignature() -> None:
     # Same key, same text, but signed as a log signs: the ids differ, so it is another key's line.
-    assert cosigned(sign_note(TEXT, [ONE]), [CosignerKey.of(ONE)]) == []
+    assert verify_cosignatures(sign_note(TEXT, [ONE]), [CosignerKey.from_signer(ONE)]) == []
 
 
 def test_a_line_that_is_too_short_is_not_believed() -> None:
-    line = f"— {ONE.name} {base64.b64encode(CosignerKey.of(ONE).id + bytes(8)).decode()}\n"
+    line = f"— {ONE.name} {base64.b64encode(CosignerKey.from_signer(ONE).id + bytes(8)).decode()}\n"
     with pytest.raises(NoteUnverified, match="is not one"):
-        cosigned(with_cosignatures(NOTE, [line]), [CosignerKey.of(ONE)])
+        verify_cosignatures(with_cosignatures(NOTE, [line]), [CosignerKey.from_signer(ONE)])
 
 
 def test_a_line_that_is_no_signature_cannot_be_added() -> None:
@@ -68,7 +70,7 @@ def test_a_line_that_is_no_signature_cannot_be_added() -> None:
 
 
 def test_a_verifier_key_is_read_back() -> None:
-    assert CosignerKey.read(str(CosignerKey.of(ONE))) == CosignerKey.of(ONE)
+    assert CosignerKey.read(str(CosignerKey.from_signer(ONE))) == CosignerKey.from_signer(ONE)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,8 @@ def test_a_verifier_key_is_read_back() -> None:
         "",
         "a+b",
         str(ONE.verifier),
-        str(CosignerKey.of(ONE)).replace("node-b", "node-x"),
-        str(CosignerKey.of(ONE))[:-4],
+        str(CosignerKey.from_signer(ONE)).replace("node-b", "node-x"),
+        str(CosignerKey.from_signer(ONE))[:-4],
     ],
 )
 def test_what_is_no_verifier_key_of_a_cosigner_is_refused(text: str) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import pytest
 
 from tracker.log.merkle.diff import Difference, first_difference
-from tracker.log.merkle.tree import WIDTH, Frontier, Tile
+from tracker.log.merkle.tree import TILE_WIDTH, Frontier, ReadTile
 
 
 def leaf(n: int, *, other: bool = False) -> bytes:
     return hashlib.sha256(f"{n}{other}".encode()).digest()
 
 
-def tree(leaves: Sequence[bytes]) -> tuple[Tile, list[tuple[int, int]]]:
+def tree(leaves: Sequence[bytes]) -> tuple[ReadTile, list[tuple[int, int]]]:
     """Its tiles, and which of them were asked for."""
     tiles: dict[int, list[bytes]] = {0: list(leaves)}
     for level, _, found in Frontier().extend(leaves):
@@ -24,7 +24,7 @@ def tree(leaves: Sequence[bytes]) -> tuple[Tile, list[tuple[int, int]]]:
 
     async def tile(level: int, n: int) -> list[bytes]:
         asked.append((level, n))
-        return tiles.get(level, [])[n * WIDTH : (n + 1) * WIDTH]
+        return tiles.get(level, [])[n * TILE_WIDTH : (n + 1) * TILE_WIDTH]
 
     return tile, asked
 

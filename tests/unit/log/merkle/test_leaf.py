@@ -7,8 +7,8 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.log.merkle.leaf import record_leaf
-from tracker.log.merkle.leaves import leaves_of
+from tracker.log.merkle.leaf import record_leaf_hash
+from tracker.log.merkle.leaves import record_leaf_hashes
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 RECORD = st.tuples(
@@ -35,5 +35,5 @@ def defined(record: tuple[object, ...]) -> bytes:
 
 @given(st.lists(RECORD, max_size=8))
 def test_many_leaves_are_the_same_as_one_by_one(records: list[tuple[object, ...]]) -> None:
-    expected = [record_leaf(*record[:9], commitment=record[10]) for record in records]
-    assert leaves_of(records) == expected == [defined(record) for record in records]
+    expected = [record_leaf_hash(*record[:9], commitment=record[10]) for record in records]
+    assert record_leaf_hashes(records) == expected == [defined(record) for record in records]

@@ -15,7 +15,7 @@ from tracker.errors import EvidenceError, NoteMalformed, NoteUnverified
 from tracker.log.merkle.checkpoint import (
     checkpoint_text,
     open_checkpoint,
-    pieces,
+    split_checkpoint_file,
     read_checkpoint,
     read_checkpoint_text,
 )
@@ -152,8 +152,8 @@ def test_a_signer_does_not_show_its_key() -> None:
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 2**60), st.from_regex(r"[a-z0-9./-]{1,40}", fullmatch=True))
 @settings(deadline=None)
 def test_a_checkpoint_made_here_is_read_by_another_reading_of_the_standard(root: bytes, size: int, origin: str) -> None:
-    signer = Signer.made(origin)
-    note = sign_note(checkpoint_text(origin, size, root), [signer, Signer.made("witness.example/w")])
+    signer = Signer.generate(origin)
+    note = sign_note(checkpoint_text(origin, size, root), [signer, Signer.generate("witness.example/w")])
     assert as_c2sp_says(note.encode(), str(signer.verifier)) == (origin, size, root)
     assert open_checkpoint(note, [signer.verifier]) == (origin, size, root)
     assert Signer.read(str(signer)).sign("x") == signer.sign("x")
@@ -199,9 +199,9 @@ def test_a_file_of_checkpoints_is_taken_apart_and_strays_are_told() -> None:
     signer = Signer.read(PETER_PRIVATE)
     notes = [sign_note(checkpoint_text("PeterNeumann", n, bytes(32)), [signer]) for n in (1, 2, 3)]
     whole = "\n".join(notes) + "\n"
-    assert [(piece.text, piece.is_note) for piece in pieces(whole)] == [(note, True) for note in notes]
+    assert [(piece.text, piece.is_note) for piece in split_checkpoint_file(whole)] == [(note, True) for note in notes]
     broken = notes[0] + "\n" + notes[1][:30] + "\n\n" + notes[2]
-    found = list(pieces(broken))
+    found = list(split_checkpoint_file(broken))
     assert [piece.is_note for piece in found] == [True, False, True]
     assert (found[1].line, found[2].text) == (7, notes[2])
-    assert [piece.is_note for piece in pieces("nonsense")] == [False]
+    assert [piece.is_note for piece in split_checkpoint_file("nonsense")] == [False]

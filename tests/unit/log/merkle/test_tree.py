@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from tracker.log.merkle.hashing import EMPTY_ROOT, leaf_hash, node_hash
 from tracker.log.merkle.tree import (
-    WIDTH,
+    TILE_WIDTH,
     Frontier,
     consistency_proof,
-    consistent,
-    frontier_at,
+    is_consistent,
+    load_frontier,
     inclusion_proof,
     inclusion_root,
     root_at,
@@ -84,7 +84,7 @@ def grown(count: int) -> tuple[Frontier, list[bytes], Callable[[int, int], Await
             stored[level].append(found)
 
     async def tile(level: int, n: int) -> Sequence[bytes]:
-        return stored.get(level, [])[n * WIDTH : (n + 1) * WIDTH]
+        return stored.get(level, [])[n * TILE_WIDTH : (n + 1) * TILE_WIDTH]
 
     return frontier, leaves, tile
 
@@ -110,7 +110,7 @@ def test_every_proof_is_the_one_the_standard_defines(count: int, data: st.DataOb
     first = data.draw(st.integers(1, size))
     root, older = mth(leaves[:size]), mth(leaves[:first])
     assert run(root_at(size, tile)) == root
-    assert run(frontier_at(size, tile)).root() == root
+    assert run(load_frontier(size, tile)).root() == root
     if size == count:
         assert frontier.root() == root
     proof = run(inclusion_proof(index, size, tile))
@@ -118,7 +118,7 @@ def test_every_proof_is_the_one_the_standard_defines(count: int, data: st.DataOb
     assert inclusion_root(index, size, leaves[index], proof) == root
     between = run(consistency_proof(first, size, tile))
     assert between == subproof(first, leaves[:size], True)
-    assert consistent(first, older, size, root, between)
+    assert is_consistent(first, older, size, root, between)
 
 
 @settings(max_examples=60, deadline=None)
@@ -135,9 +135,9 @@ def test_no_changed_proof_leads_to_the_root(count: int, data: st.DataObject) -> 
     assert inclusion_root(index, count, leaves[index], proof[:-1]) is None or len(proof) == 0
     first = data.draw(st.integers(1, count - 1))
     between = run(consistency_proof(first, count, tile))
-    assert not consistent(first, leaf_hash(b"another"), count, root, between)
-    assert not consistent(first, mth(leaves[:first]), count, leaf_hash(b"another"), between)
-    assert not consistent(first, mth(leaves[:first]), count, root, between[:-1])
+    assert not is_consistent(first, leaf_hash(b"another"), count, root, between)
+    assert not is_consistent(first, mth(leaves[:first]), count, leaf_hash(b"another"), between)
+    assert not is_consistent(first, mth(leaves[:first]), count, root, between[:-1])
 
 
 @given(st.lists(st.integers(0, 700), max_size=6))
@@ -153,7 +153,7 @@ def test_leaves_taken_in_at_once_make_the_same_tree(counts: list[int]) -> None:
 @pytest.mark.parametrize("size", [255, 256, 257, 65_535, 65_536, 65_537])
 def test_a_frontier_read_from_the_tiles_grows_on_as_the_first_one_did(size: int) -> None:
     frontier, _, tile = grown(size)
-    again = run(frontier_at(size, tile))
+    again = run(load_frontier(size, tile))
     assert again.levels[: len(frontier.levels)] == frontier.levels[: len(again.levels)]
     leaf = leaf_hash(b"next")
     assert again.append(leaf) == frontier.append(leaf)

@@ -19,10 +19,10 @@ from tracker.log.merkle.checkpoint import checkpoint_text, open_checkpoint
 from tracker.log.merkle.hashing import leaf_hash
 from tracker.log.merkle.note import Signer, Verifier, sign_note
 from tracker.log.merkle.tree import (
-    WIDTH,
+    TILE_WIDTH,
     Frontier,
     consistency_proof,
-    consistent,
+    is_consistent,
     inclusion_proof,
     inclusion_root,
     root_at,
@@ -61,7 +61,7 @@ def test_trees_and_proofs_are_those_of_go(levels: dict[int, list[bytes]]) -> Non
             size, first, index = each["size"], each["first"], each["index"]
 
             async def tile(level: int, n: int) -> Sequence[bytes]:
-                return levels.get(level, [])[n * WIDTH : (n + 1) * WIDTH]
+                return levels.get(level, [])[n * TILE_WIDTH : (n + 1) * TILE_WIDTH]
 
             root, older = raw(each["root"]), raw(each["first_root"])
             assert (await root_at(size, tile), await root_at(first, tile)) == (root, older)
@@ -69,7 +69,7 @@ def test_trees_and_proofs_are_those_of_go(levels: dict[int, list[bytes]]) -> Non
             assert await inclusion_proof(index, size, tile) == inclusion
             assert await consistency_proof(first, size, tile) == consistency
             assert inclusion_root(index, size, levels[0][index], inclusion) == root
-            assert consistent(first, older, size, root, consistency)
+            assert is_consistent(first, older, size, root, consistency)
 
     asyncio.run(compare())
 

@@ -18,10 +18,10 @@ from tests.contracts.log_contract import LogContract
 from tracker.domain.deliveries import Verified
 from tracker.demo.calls import whole_call
 from tracker.errors import LogCorrupt
-from tracker.log.merkle.leaves import leaves_of
+from tracker.log.merkle.leaves import record_leaf_hashes
 from tracker.log.sqlite import dictionaries
 from tracker.log.memory import MemoryLog
-from tracker.log.record_compression import MAGIC, MOST_BYTES, Packer, better, is_packed
+from tracker.log.record_compression import MAGIC, MAX_BYTES, Packer, train_better, is_packed
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.keys.key_store import MasterKey, KeyStore
 
@@ -80,7 +80,7 @@ async def damaged(path: Path) -> list[int]:
     found = [
         record.position
         async for chunk in log.read_stored(0)
-        for record, leaf in zip(chunk, leaves_of(chunk), strict=True)
+        for record, leaf in zip(chunk, record_leaf_hashes(chunk), strict=True)
         if record.leaf != leaf
     ]
     await log.close()
@@ -198,7 +198,7 @@ async def test_without_its_dictionary_each_packed_record_is_damage_and_new_ones_
 
 
 async def test_a_frame_that_claims_to_be_huge_is_damage_and_not_unpacked(packed: Path) -> None:
-    bomb = zstandard.ZstdCompressor().compress(bytes(MOST_BYTES + 1))
+    bomb = zstandard.ZstdCompressor().compress(bytes(MAX_BYTES + 1))
     assert len(bomb) < 4096
     tamper(packed, "UPDATE records SET body = ?, proof = x'' WHERE position = 7", bomb)
     assert await damaged(packed) == [7]
@@ -281,8 +281,8 @@ async def test_when_the_traffic_changes_another_dictionary_is_kept(
 
 async def test_what_has_nothing_in_common_gets_no_dictionary() -> None:
     chance = random.Random(1)
-    assert better([(b"{}", chance.randbytes(200)) for _ in range(1000)], None) is None
-    assert better([], None) is None
+    assert train_better([(b"{}", chance.randbytes(200)) for _ in range(1000)], None) is None
+    assert train_better([], None) is None
 
 
 async def test_a_sealed_log_trains_no_dictionary(path: Path, tmp_path: Path) -> None:

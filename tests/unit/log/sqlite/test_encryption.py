@@ -14,7 +14,7 @@ import pytest
 from tests.contracts.log_contract import LogContract, delivery
 from tracker.domain.deliveries import Appended
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
-from tracker.log.merkle.leaf import commitment_of, record_leaf
+from tracker.log.merkle.leaf import compute_commitment, record_leaf_hash
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.keys.key_store import MasterKey, KeyStore
 
@@ -77,8 +77,8 @@ async def test_the_leaf_commits_to_the_sealed_bytes_and_unguessably_to_the_plain
     leaf = await log.leaf(1)
     assert leaf is not None
     assert leaf.salt is not None
-    assert record_leaf(*kept[:9], commitment=kept.commitment) == kept.leaf == leaf.hash
-    assert leaf.commitment == commitment_of(leaf.salt, b'{"iss":"k"}', SECRET_TEXT)
+    assert record_leaf_hash(*kept[:9], commitment=kept.commitment) == kept.leaf == leaf.hash
+    assert leaf.commitment == compute_commitment(leaf.salt, b'{"iss":"k"}', SECRET_TEXT)
 
 
 async def test_an_erased_record_is_gone_and_its_leaf_stays(log: SqliteLog, tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ async def test_after_rotation_the_old_master_key_is_not_needed(log: SqliteLog, t
     await log.append_all([delivery(f"k{n}", body=SECRET_TEXT) for n in range(4500)])
     await log.close()
     vault = await KeyStore.open(tmp_path / "keys.db", [SECOND, FIRST])
-    assert await vault.others() >= 4500
+    assert await vault.count_outdated() >= 4500
     done: int | None = 0
     while done is not None:
         done = await vault.rewrap(done)
-    assert await vault.others() == 0
+    assert await vault.count_outdated() == 0
     await vault.close()
     again = await opened(tmp_path, SECOND)
     assert {each.body async for chunk in again.read(0) for each in chunk} == {SECRET_TEXT}

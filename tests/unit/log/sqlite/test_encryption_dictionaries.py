@@ -11,7 +11,7 @@ import pytest
 from tests.support.samples import samples
 from tracker.demo.calls import VENDORS, whole_call
 from tracker.errors import LogCorrupt
-from tracker.log.merkle.leaf import commitment_of, framed
+from tracker.log.merkle.leaf import compute_commitment, framed
 from tracker.log.record_compression import dictionary_of
 from tracker.log.shipped_dictionaries import NUMBERS, ShippedDictionaries
 from tracker.log.keys.key_store import MasterKey, KeyStore
@@ -44,12 +44,12 @@ def test_the_dictionaries_are_the_ones_that_were_shipped() -> None:
 @pytest.mark.parametrize("vendor", [*VENDORS, "tracker"])
 async def test_whatever_is_sealed_opens_as_it_came(vault: KeyStore, vendor: str) -> None:
     bodies = [sample.body for sample in samples()] + [b"", b"{}", b"\x28\xb5\x2f\xfd", bytes(range(256))]
-    keys = await vault.keys_for(1, len(bodies))
+    keys = await vault.make_keys(1, len(bodies))
     for position, body in enumerate(bodies, 1):
         for proof in (b"", b'{"scheme":"jwt"}'):
-            sealed = vault.seal(position, vendor, proof, body, keys[position])
-            assert vault.unseal(position, sealed.body, keys[position]) == (proof, body)
-            assert sealed.commitment == commitment_of(keys[position].salt, proof, body)
+            sealed = vault.encrypt(position, vendor, proof, body, keys[position])
+            assert vault.decrypt(position, sealed.body, keys[position]) == (proof, body)
+            assert sealed.commitment == compute_commitment(keys[position].salt, proof, body)
     await vault.close()
 
 
@@ -63,21 +63,21 @@ def test_a_call_that_no_dictionary_knew_takes_less_than_half(vendor: str) -> Non
 
 
 async def test_a_record_sealed_without_packing_opens(vault: KeyStore) -> None:
-    (key,) = (await vault.keys_for(1, 1)).values()
+    (key,) = (await vault.make_keys(1, 1)).values()
     vault._shipped.pack = lambda _vendor, _proof, _body: None  # type: ignore[method-assign]
-    sealed = vault.seal(1, "livekit", b"proof", b"body", key)
+    sealed = vault.encrypt(1, "livekit", b"proof", b"body", key)
     assert len(sealed.body) == 12 + len(framed(b"proof", b"body")) + 16
-    assert vault.unseal(1, sealed.body, key) == (b"proof", b"body")
+    assert vault.decrypt(1, sealed.body, key) == (b"proof", b"body")
     await vault.close()
 
 
 async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(vault: KeyStore) -> None:
-    (key,) = (await vault.keys_for(1, 1)).values()
+    (key,) = (await vault.make_keys(1, 1)).values()
     strange = (vault._shipped.pack("livekit", b"p", b'{"event":"room_started"}' * 9) or b"").replace(
         NUMBERS["livekit"].to_bytes(2, "little"), (50_000).to_bytes(2, "little"), 1
     )
     vault._shipped.pack = lambda _vendor, _proof, _body: strange  # type: ignore[method-assign]
-    sealed = vault.seal(1, "livekit", b"p", b"b", key)
+    sealed = vault.encrypt(1, "livekit", b"p", b"b", key)
     with pytest.raises(LogCorrupt, match="position 1 does not unpack: this Tracker ships no dictionary 50000"):
-        vault.unseal(1, sealed.body, key)
+        vault.decrypt(1, sealed.body, key)
     await vault.close()
