@@ -10,7 +10,7 @@ from tracker.domain.deliveries import Appended, Verified
 from tracker.errors import LogUnavailable
 from tracker.log.merkle.hashing import EMPTY_ROOT
 from tracker.log.merkle.leaf import record_leaf_hash
-from tracker.log.merkle.tree import Frontier, consistency_proof, is_consistent, inclusion_proof, inclusion_root
+from tracker.log.merkle.tree import Frontier, consistency_proof, verify_consistency, inclusion_proof, inclusion_root
 from tracker.log.contract import Log
 
 
@@ -218,7 +218,7 @@ class LogContract:
             assert kept is not None
             proof = await inclusion_proof(position - 1, size, log.tile)
             assert inclusion_root(position - 1, size, kept.hash, proof) == root
-        assert is_consistent(*older, size, root, await consistency_proof(older.size, size, log.tile))
+        assert verify_consistency(*older, size, root, await consistency_proof(older.size, size, log.tile))
 
     async def test_checkpoints_are_kept_for_ever_one_a_size(self, log: Log) -> None:
         assert await log.last_checkpoint() is None

@@ -57,7 +57,9 @@ class SealedNodes:
         self._closing.push_async_callback(log.close)
         return log
 
-    async def restore(self, node: str, *, partly: bool = False, masters: Sequence[MasterKey] = MASTERS) -> RestoreResult:
+    async def restore(
+        self, node: str, *, partly: bool = False, masters: Sequence[MasterKey] = MASTERS
+    ) -> RestoreResult:
         """What `tracker restore-keys` does on a node."""
         vault = await KeyStore.open(self.keys(node), masters)
         try:

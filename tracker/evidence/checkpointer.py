@@ -22,7 +22,7 @@ from tracker.evidence.checkpoint_file import LockedFile
 from tracker.errors import EvidenceError, HistoryChanged, NoteMalformed, NoteUnverified, TrackerError
 from tracker.log.merkle.checkpoint import Checkpoint, checkpoint_text, open_checkpoint
 from tracker.log.merkle.note import Signer, Verifier, sign_note
-from tracker.log.merkle.tree import consistency_proof, is_consistent
+from tracker.log.merkle.tree import consistency_proof, verify_consistency
 from tracker.log.contract import Log, TreeHead
 
 RETRY_SECONDS = 60.0
@@ -154,4 +154,4 @@ async def is_consistent(log: Log, signed: Checkpoint, head: TreeHead) -> bool:
             proof = await consistency_proof(signed.size, head.size, log.tile)
         except IndexError:  # tiles are missing
             return False
-    return is_consistent(signed.size, signed.root, head.size, head.root, proof)
+    return verify_consistency(signed.size, signed.root, head.size, head.root, proof)

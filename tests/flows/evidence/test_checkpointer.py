@@ -25,7 +25,7 @@ from tracker.domain.deliveries import Verified
 from tracker.errors import CheckpointUnwritten, ConfigInvalid, HistoryChanged
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.note import Signer, Verifier
-from tracker.log.merkle.tree import is_consistent, inclusion_root
+from tracker.log.merkle.tree import verify_consistency, inclusion_root
 from tracker.log.memory import MemoryLog
 from tracker.evidence.signing_key import create_key, read_key, read_verifiers
 
@@ -265,7 +265,7 @@ async def test_a_server_serves_checkpoints_key_and_proofs_that_verify(tmp_path: 
             assert inclusion_root(1, newer.size, leaf, hashes) == newer.root
             between = await running.get(web, "/v1/log/proof/consistency", first=str(older.size))
             hashes = [base64.b64decode(each) for each in between["hashes"]]
-            assert is_consistent(older.size, older.root, newer.size, newer.root, hashes)
+            assert verify_consistency(older.size, older.root, newer.size, newer.root, hashes)
             for path, status, words in (
                 ("/v1/log/checkpoint?size=99999", 404, "no checkpoint"),
                 ("/v1/log/proof/inclusion", 400, "position"),

@@ -150,7 +150,7 @@ def inclusion_root(index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -
     return found if last == 0 else None
 
 
-def is_consistent(first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]) -> bool:
+def verify_consistency(first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]) -> bool:
     """Whether the tree of `first` leaves is the beginning of that of `second`. RFC 9162, 2.1.4.2."""
     if first == second:
         return first_root == second_root and not proof
