@@ -1,15 +1,16 @@
-"""Rebuild large logs, beside what reading them costs at the least: `python bench/rebuild.py [events ...] [--log FILE] [--modes …]`.
+"""Rebuild large logs, compared with a plain scan: `python bench/rebuild.py [events ...] [--log FILE] [--modes …]`.
 
-    scan            the log read and its JSON decoded by msgspec, nothing made of it
+    scan            reads the log and decodes its JSON with msgspec: the least a rebuild has to do
     rebuild, alone  a rebuild in one process, on one core
-    rebuild         what `tracker rebuild` does: a second process makes the views of the second half meanwhile
-    eventsourcing   the same bodies as events of the eventsourcing library, read from its SQLite recorder, made events
-                    again and decoded: nothing folded, nothing saved
+    rebuild         `tracker rebuild`: a second process makes the views of the second half meanwhile
+    eventsourcing   reads the same bodies as events from the SQLite recorder of the eventsourcing library, and decodes
+                    them; it folds and saves nothing
 
-Each runs in a process of its own; a hundred calls of the five vendors are always under way. Prints events per second and
-CPU time an event with their ratios to the scan, and the peak memory of all its processes together. CPU time is the
-steadier figure on a machine that others use too: of two processes the busier one says how long both cores would take. Without arguments: 100,000 and 1,000,000 events.
-`--log`: a log that is there, of any server or bench; the views of the last rebuild stay beside it, under a name of their own.
+Each mode runs in a process of its own. A hundred calls of the five vendors are open at any time. Prints events per second
+and CPU time per event, both also relative to the scan, and the peak memory of all its processes together. CPU time is the
+steadier figure on a busy machine; of two processes, the busier one determines how long two cores take. Default sizes:
+100,000 and 1,000,000 events. The mode `eventsourcing` needs `pip install eventsourcing`; without it, it is left out.
+`--log`: an existing log, of a server or a benchmark. The views of the last rebuild stay beside it, under another name.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import importlib.util
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
@@ -41,14 +43,15 @@ from tracker.sources.contract import SourceSettings
 START = 1_700_000_000_000_000
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
 HOUR = 3_600_000_000
-AT_ONCE = 20
-"""Calls of each vendor under way at the same time."""
+CALLS_AT_ONCE = 20
+"""Open calls of each vendor at any time."""
 SECTION = 1_000
+"""Events that the eventsourcing library reads at once."""
 ROOMS = UUID("5e6f0f5e-3f0e-4b0f-9d55-6a1f7a2f3f10")
 
 
 async def fill(path: Path, events: int) -> None:
-    """Write a log of `events` records: whole calls of the five vendors, a hundred at a time, mixed as they come."""
+    """Write a log of `events` records: whole calls of the five vendors, a hundred at a time, merged by time."""
     sources = {
         vendor: registry.build(
             SourceSettings(
@@ -65,9 +68,9 @@ async def fill(path: Path, events: int) -> None:
     while written < events:
         sent = [
             (one.at, vendor, one.body)
-            for call in range(hour * AT_ONCE, (hour + 1) * AT_ONCE)
+            for call in range(hour * CALLS_AT_ONCE, (hour + 1) * CALLS_AT_ONCE)
             for vendor in VENDORS
-            for one in whole_call(vendor, START + hour * HOUR + call % AT_ONCE * 1_000_000, seed=call)
+            for one in whole_call(vendor, START + hour * HOUR + call % CALLS_AT_ONCE * 1_000_000, seed=call)
         ]
         sent = sorted(sent)[: events - written]
         proof: dict[str, str | int] = {"scheme": "import"}
@@ -80,7 +83,7 @@ async def fill(path: Path, events: int) -> None:
 
 
 async def scan(path: Path) -> int:
-    """Read every record and decode its JSON: the least a rebuild has to do."""
+    """Read every record and decode its JSON."""
     log = await SqliteLog.open(path)
     decode = msgspec.json.decode
     seen = 0
@@ -94,7 +97,7 @@ async def scan(path: Path) -> int:
 
 @contextlib.asynccontextmanager
 async def opened(path: Path) -> AsyncGenerator[Log]:
-    """The log, as each process of a rebuild opens it."""
+    """Open the log; close it at the end."""
     log = await SqliteLog.open(path)
     try:
         yield log
@@ -107,23 +110,23 @@ def context_of(path: Path) -> RebuildContext:
     return RebuildContext(functools.partial(opened, path), stores.new_views, {})
 
 
-def rebuilt(path: Path) -> Path:
+def views_path_of(path: Path) -> Path:
     """Where the views go: never where a server's are."""
     return path.with_name(f"{path.stem}-rebuilt.db")
 
 
 async def rebuild(path: Path, *, alone: bool) -> int:
-    """Make new views from the log, as `tracker rebuild` does: half of them in a second process where there is a second core."""
-    views_path = rebuilt(path)
+    """Make new views from the log as `tracker rebuild` does: half of them in a second process, if there is a second core."""
+    views_path = views_path_of(path)
     views_path.unlink(missing_ok=True)
     async with opened(path) as log:
         return await build_views(log, views_path, context_of(path), single_process=alone)
 
 
-def eventsourced(path: Path) -> tuple[type, object]:
-    """An event type of the eventsourcing library that holds a body, and an application on its SQLite recorder."""
-    from eventsourcing.application import Application  # noqa: PLC0415 - only this mode needs it
-    from eventsourcing.domain import Aggregate  # noqa: PLC0415
+@functools.cache
+def event_class() -> type:
+    """An event of the eventsourcing library that holds a body. Made once: the library refuses a second class of that name."""
+    from eventsourcing.domain import Aggregate  # noqa: PLC0415 - only this mode needs it
 
     class Received(Aggregate.Event):
         """A delivery."""
@@ -132,36 +135,49 @@ def eventsourced(path: Path) -> tuple[type, object]:
 
     globals()["Received"] = Received
     Received.__qualname__ = "Received"
-    return Received, Application({"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": f"{path}.events"})
+    return Received
+
+
+@contextlib.contextmanager
+def eventsourcing_application(path: Path) -> Generator[Any]:
+    """An application of the eventsourcing library on its SQLite recorder, beside the log; closed at the end."""
+    from eventsourcing.application import Application  # noqa: PLC0415 - only this mode needs it
+
+    event_class()
+    application = Application({"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": f"{path}.events"})
+    try:
+        yield application
+    finally:
+        application.close()
 
 
 async def copy_events(path: Path) -> int:
-    """Append the bodies of the log to the library's recorder, one aggregate a source."""
-    received, application = eventsourced(path)
-    log = await SqliteLog.open(path)
+    """Append the bodies of the log to the library's recorder, one aggregate for each source."""
+    received = event_class()
     versions: dict[str, int] = {}
-    async for records in log.read(0):
-        stored = []
-        for record in records:
-            version = versions[record.source] = versions.get(record.source, 0) + 1
-            event = received(
-                originator_id=uuid5(ROOMS, record.source), originator_version=version,
-                timestamp=received.create_timestamp(), body=record.body.decode(),
-            )  # fmt: skip
-            stored.append(application.mapper.to_stored_event(event))
-        application.recorder.insert_events(stored)
-    await log.close()
+    with eventsourcing_application(path) as application:
+        async with opened(path) as log:
+            async for records in log.read(0):
+                stored = []
+                for record in records:
+                    version = versions[record.source] = versions.get(record.source, 0) + 1
+                    event = received(
+                        originator_id=uuid5(ROOMS, record.source), originator_version=version,
+                        timestamp=received.create_timestamp(), body=record.body.decode(),
+                    )  # fmt: skip
+                    stored.append(application.mapper.to_stored_event(event))
+                application.recorder.insert_events(stored)
     return sum(versions.values())
 
 
 def replay(path: Path) -> int:
     """Read every event back through the library, and decode its body."""
-    _, application = eventsourced(path)
     seen = 0
-    while section := application.recorder.select_notifications(seen + 1, SECTION):
-        for notification in section:
-            msgspec.json.decode(application.mapper.to_domain_event(notification).body)
-        seen += len(section)
+    with eventsourcing_application(path) as application:
+        while section := application.recorder.select_notifications(seen + 1, SECTION):
+            for notification in section:
+                msgspec.json.decode(application.mapper.to_domain_event(notification).body)
+            seen += len(section)
     return seen
 
 
@@ -174,31 +190,34 @@ MODES = {
 
 
 def measure(mode: str, path: Path) -> None:
-    """Run one of them here and print what it took: events, seconds, CPU seconds of us and of the second process, peak MB of both."""
+    """Run one mode here; print events, seconds, CPU seconds of this and of the second process, peak MB of both."""
     started, cpu = time.perf_counter(), time.process_time()
     seen = MODES[mode](path)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    usage, helped = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = (usage.ru_maxrss + helped.ru_maxrss) / 1024
-    print(f"{seen} {seconds:.2f} {cpu:.2f} {helped.ru_utime + helped.ru_stime:.2f} {peak:.0f}")
+    usage, second = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = (usage.ru_maxrss + second.ru_maxrss) / 1024
+    print(f"{seen} {seconds:.2f} {cpu:.2f} {second.ru_utime + second.ru_stime:.2f} {peak:.0f}")
 
 
-def made(events: int, folder: Path) -> Path:
-    """A log of so many events."""
+def make_log(events: int, folder: Path) -> Path:
+    """Write a log of that many events."""
     path = folder / f"{events}.db"
     asyncio.run(fill(path, events))
     return path
 
 
 async def head_of(path: Path) -> int:
-    """How many events a log has."""
+    """How many events the log has."""
     async with opened(path) as log:
         return await log.head()
 
 
 def compare(path: Path, modes: list[str]) -> None:
-    """Measure each way in a process of its own, and print a table. The scan is always there: the others are told by it."""
+    """Measure each mode in a process of its own and print a table. Always with the scan: the others are relative to it."""
     events = asyncio.run(head_of(path))
+    if "eventsourcing" in modes and importlib.util.find_spec("eventsourcing") is None:
+        print("eventsourcing is left out: it is not installed (pip install eventsourcing)", file=sys.stderr)
+        modes = [each for each in modes if each != "eventsourcing"]
     if "eventsourcing" in modes:
         asyncio.run(copy_events(path))
     log_bytes = path.stat().st_size
@@ -212,8 +231,8 @@ def compare(path: Path, modes: list[str]) -> None:
         done = subprocess.run(  # noqa: S603 - ourselves
             [sys.executable, __file__, mode, str(path)], capture_output=True, text=True, check=True
         )
-        seen, seconds, cpu, helped, peak = (float(each) for each in done.stdout.split())
-        took = found[mode] = Took(seen / seconds, cpu / events * 1e6, helped / events * 1e6)
+        seen, seconds, cpu, second, peak = (float(each) for each in done.stdout.split())
+        took = found[mode] = Took(seen / seconds, cpu / events * 1e6, second / events * 1e6)
         scan = found["scan"]
         print(
             f"{mode:16}{seconds:9.1f}{took.speed:10.0f}{took.speed / scan.speed:13.3f}{took.cost:14.1f}"
@@ -226,13 +245,13 @@ def compare(path: Path, modes: list[str]) -> None:
             f"both cores: {both.speed / alone.speed:.2f} × one by the clock, "
             f"{alone.cost / max(both.cost, both.second):.2f} × by the processor time of the busier process"
         )
-    if rebuilt(path).exists():
-        views = rebuilt(path).stat().st_size
+    if views_path_of(path).exists():
+        views = views_path_of(path).stat().st_size
         print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes an event, {views / log_bytes:.2f} of the log")
 
 
 class Took(NamedTuple):
-    """Events a second by the clock, and µs of processor time an event: of the process, and of the second one."""
+    """Events per second by the clock; CPU time per event in µs, of the process and of the second one."""
 
     speed: float
     cost: float
@@ -240,7 +259,7 @@ class Took(NamedTuple):
 
 
 def main() -> None:
-    """Measure the log given, or logs of the sizes given, or of 100,000 and 1,000,000 events."""
+    """Measure the log or the sizes named on the command line."""
     if len(sys.argv) == 3 and sys.argv[1] in MODES:  # noqa: PLR2004 - called by itself
         measure(sys.argv[1], Path(sys.argv[2]))
         return
@@ -248,13 +267,13 @@ def main() -> None:
     parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--log", type=Path)
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
-    given = parser.parse_args()
-    if given.log is not None:
-        compare(given.log, given.modes)
+    options = parser.parse_args()
+    if options.log is not None:
+        compare(options.log, options.modes)
         return
-    for events in given.events:
+    for events in options.events:
         with tempfile.TemporaryDirectory() as folder:
-            compare(made(events, Path(folder)), given.modes)
+            compare(make_log(events, Path(folder)), options.modes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every file is held to: its sign, and where clocks, I/O and tasks may be."""
+"""Rules for every file of `tracker/`: docstrings, the size of the top level, purity, tasks, imports."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ import pytest
 
 from tests.support.paths import ROOT
 
-HOUSE = ROOT / "tracker"
-FILES = sorted(HOUSE.rglob("*.py"))
+TRACKER = ROOT / "tracker"
+FILES = sorted(TRACKER.rglob("*.py"))
+MAX_PACKAGES = 20
+MAX_TOP_LEVEL_FILES = 3
 PURE = ("domain/", "sources/", "projections/", "errors.py")
-CLOCK = "domain/clock.py"
-"""The one module of the pure packages that reads a clock; the others get the time from their callers."""
 CLOCKS_AND_IO = {
     "asyncio", "aiohttp", "aiosqlite", "http", "io", "logging", "os", "pathlib", "random", "secrets", "select", "socket",
-    "sqlite3", "structlog", "subprocess", "threading", "time", "tracker.domain.clock", "urllib.request", "uuid",
+    "sqlite3", "structlog", "subprocess", "threading", "time", "urllib.request", "uuid",
 }  # fmt: skip
-TASKS_OF_THEIR_OWN = {
-    "log/group_commit.py": "close() has to outlive whatever ended the service: what was accepted is recorded or refused",
-    "log/jetstream/log.py": "the same: what was accepted while the service ends is still published, applied and answered",
-    "log/jetstream/stream.py": "a request is given up when the connection breaks; both its tasks are over when it returns",
-    "log/sqlite/dictionaries.py": "a training is the log's own and ends with it; appending must not wait for it",
+CLOCK = "domain/clock.py"
+"""The only pure file that may read the time, if it is there: everybody else gets the time from a caller."""
+CLOCK_CALLS = {"now", "utcnow", "today", "time_ns", "monotonic"}
+TASKS_OUTSIDE_A_GROUP = {
+    "log/group_commit.py": "close() outlives whatever ended the server: accepted records are committed or refused",
+    "log/jetstream/log.py": "the same: records accepted while the server ends are still published, applied and answered",
+    "log/jetstream/stream.py": "a request is given up when the connection breaks; both its tasks end before it returns",
+    "log/sqlite/dictionaries.py": "a training belongs to the log and ends with it; appends must not wait for it",
 }
-"""Files that may start a task outside of a TaskGroup, each with its reason."""
+"""Files that may start a task outside of a TaskGroup → the reason."""
 GROUPS = {"group", "tasks"}
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+"""Names of TaskGroups."""
 
 
 def name_of(path: Path) -> str:
-    return path.relative_to(HOUSE).as_posix()
+    return path.relative_to(TRACKER).as_posix()
 
 
 @cache
@@ -42,16 +44,12 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), str(path))
 
 
-def pure() -> list[Path]:
+def pure_files() -> list[Path]:
     return [path for path in FILES if name_of(path).startswith(PURE) and name_of(path) != CLOCK]
 
 
-def functions(path: Path) -> Iterator[Function]:
-    return (node for node in ast.walk(tree_of(path)) if isinstance(node, Function))
-
-
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, module) of every import, at any depth; of `from a import b` both `a` and `a.b`."""
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import, at any depth; for `from a import b` both `a` and `a.b`."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, each.name) for each in node.names)
@@ -60,22 +58,29 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{each.name}") for each in node.names)
 
 
-def test_the_house_is_found() -> None:
-    assert HOUSE / "errors.py" in FILES
-    assert HOUSE / "sources" / "contract.py" in pure()
+def test_these_tests_find_the_files() -> None:
+    assert TRACKER / "errors.py" in FILES
+    assert TRACKER / "sources" / "contract.py" in pure_files()
 
 
-def test_every_file_has_a_sign_on_its_door() -> None:
-    unsigned = []
+def test_the_top_level_holds_few_packages_and_almost_no_files() -> None:
+    packages = [path.parent.name for path in TRACKER.glob("*/__init__.py")]
+    files = [path.name for path in TRACKER.glob("*.py")]
+    assert len(packages) <= MAX_PACKAGES, packages
+    assert len(files) <= MAX_TOP_LEVEL_FILES, files
+
+
+def test_every_file_says_in_its_first_line_what_it_is() -> None:
+    missing = []
     for path in FILES:
-        sign = (ast.get_docstring(tree_of(path)) or "").split("\n", 1)[0].strip()
-        if len(sign.split()) < 3 or sign[-1] not in ".:;…":
-            unsigned.append(f"{name_of(path)}: {sign!r}")
-    assert not unsigned
+        first_line = (ast.get_docstring(tree_of(path)) or "").split("\n", 1)[0].strip()
+        if len(first_line.split()) < 3 or first_line[-1] not in ".:;…":
+            missing.append(f"{name_of(path)}: {first_line!r}")
+    assert not missing
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=name_of)
-def test_a_room_says_what_it_is_and_nothing_else(path: Path) -> None:
+def test_the_init_of_a_package_holds_only_a_docstring(path: Path) -> None:
     body = tree_of(path).body
     assert len(body) == 1
     assert isinstance(body[0], ast.Expr)
@@ -83,8 +88,8 @@ def test_a_room_says_what_it_is_and_nothing_else(path: Path) -> None:
     assert isinstance(body[0].value.value, str)
 
 
-def test_tasks_are_started_in_a_task_group_only() -> None:
-    loose = []
+def test_tasks_are_started_only_in_a_task_group() -> None:
+    found = []
     for path in FILES:
         for node in ast.walk(tree_of(path)):
             if not isinstance(node, ast.Attribute | ast.Name):
@@ -95,49 +100,48 @@ def test_tasks_are_started_in_a_task_group_only() -> None:
             owner = node.value if isinstance(node, ast.Attribute) else None
             if name == "create_task" and isinstance(owner, ast.Name) and owner.id in GROUPS:
                 continue
-            loose.append((name_of(path), node.lineno))
-    assert not [f"{name}:{line}" for name, line in loose if name not in TASKS_OF_THEIR_OWN]
-    assert set(TASKS_OF_THEIR_OWN) <= {name for name, _ in loose}, "an exception that is not needed any more"
+            found.append((name_of(path), node.lineno))
+    assert not [f"{name}:{line}" for name, line in found if name not in TASKS_OUTSIDE_A_GROUP]
+    assert set(TASKS_OUTSIDE_A_GROUP) <= {name for name, _ in found}, "an exception is no longer needed: remove it"
 
 
-def test_pure_rooms_wait_for_nothing() -> None:
-    waiting = ast.Await | ast.AsyncFor | ast.AsyncWith | ast.AsyncFunctionDef
+def test_pure_files_await_nothing() -> None:
+    waits = ast.Await | ast.AsyncFor | ast.AsyncWith | ast.AsyncFunctionDef
     found = [
         f"{name_of(path)}:{node.lineno}"
-        for path in pure()
-        # A Protocol may say that somebody else waits; here nobody implements one.
+        for path in pure_files()
         for node in ast.walk(tree_of(path))
-        if isinstance(node, waiting)
+        if isinstance(node, waits)
     ]
     assert not found
 
 
-def test_pure_rooms_know_no_clock_and_no_outside() -> None:
-    outside = [
+def test_pure_files_import_no_clock_and_no_io() -> None:
+    found = [
         f"{name_of(path)}:{line} {module}"
-        for path in pure()
-        for line, module in imported(path)
+        for path in pure_files()
+        for line, module in imports(path)
         if any(module == name or module.startswith(f"{name}.") for name in CLOCKS_AND_IO)
     ]
-    assert not outside
+    assert not found
 
 
-def test_pure_rooms_never_ask_what_time_it_is() -> None:
-    asked = [
+def test_pure_files_never_ask_for_the_time_nor_open_or_print_anything() -> None:
+    found = [
         f"{name_of(path)}:{node.lineno} {ast.unparse(node)}"
-        for path in pure()
+        for path in pure_files()
         for node in ast.walk(tree_of(path))
-        if (isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today", "time_ns", "monotonic"})
+        if (isinstance(node, ast.Attribute) and node.attr in CLOCK_CALLS)
         or (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
             and node.func.id in {"open", "print", "input"}
         )
     ]
-    assert not asked
+    assert not found
 
 
-def test_promises_to_fix_something_later_are_not_kept_in_the_code() -> None:
+def test_no_comment_promises_to_fix_something_later() -> None:
     marks = re.compile(r"#.*\b(TODO|FIXME|XXX|HACK)\b")
     assert not [name_of(path) for path in FILES if marks.search(path.read_text("utf-8"))]
 
