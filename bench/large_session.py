@@ -14,6 +14,7 @@ import asyncio
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `tests.support`
 
 from tests.support.server import READ, Running
 from tracker.demo.calls import ISSUERS

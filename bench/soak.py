@@ -1,12 +1,11 @@
-"""Half an hour under half of what it can take: `python -m bench.soak [--minutes 30] [--seed 1]`.
+"""A soak at half of the maximum load: `python -m bench.soak [--minutes 30] [--seed 1]`.
 
-The first minute finds the most deliveries a second that 64 connections get answered; from then on half of that is sent: calls
-of all vendors side by side, 3 % of the deliveries again, 5 % out of order, while others read. Every one to three minutes
-the server is killed (`kill -9`) or stopped and started again; the last third is one life. At the end: every 200 is in the
-log at its position exactly once, no gap; `verify --views` and `rebuild --check` find nothing; memory is flat: once `WARM`
-deliveries have filled the caches no life grows by more than `GROWTH` MiB a million, and of lives as warm none needs more than
-`BETWEEN` times what the first did.
-Prints a table; exit code 1 when anything is not so.
+The first minute finds the most deliveries per second that 64 connections get answered. From then on half of that is sent:
+calls of all vendors at the same time, 3 % of the deliveries repeated, 5 % out of order, while others read. Every one to three
+minutes the server is killed (`kill -9`) or stopped, and started again; the last third runs without a restart. At the end:
+every delivery answered 200 is in the log at its position exactly once, no gap; `verify --views` and `rebuild --check` find
+nothing; memory is flat: once `WARM` deliveries have filled the caches, no run grows by more than `GROWTH` MiB per million,
+and no warm run needs more than `BETWEEN` times what the first did. Prints a table; the exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ READS = ("/v1/sessions?limit=50", "/v1/sessions?state=open&limit=20", "/v1/stats
 
 
 class Sending(NamedTuple):
-    """One delivery: which vendor's, its exact body, and the query of its hook address."""
+    """One delivery: its vendor, its body, and the query of its URL."""
 
     vendor: str
     body: bytes
@@ -49,49 +48,49 @@ class Sending(NamedTuple):
 
 
 def mark(source: str, body: bytes) -> int:
-    """64 bits of a delivery."""
+    """64 bits that identify a delivery."""
     return int.from_bytes(hashlib.blake2b(source.encode() + b"\0" + body, digest_size=8).digest())
 
 
 class Traffic:
-    """Deliveries of many calls side by side, without an end: some come twice, some before the one that was before them."""
+    """Endless deliveries of many open calls; some are repeated, some out of order."""
 
     def __init__(self, seed: int) -> None:
-        self._drawn = random.Random(seed)
+        self._chance = random.Random(seed)
         self._calls: list[deque[Sending]] = []
         self._again: deque[Sending] = deque()
-        self._told = 0
+        self._calls_made = 0
 
     def next(self) -> Sending:
-        """The next one to be sent."""
-        if self._again and self._drawn.random() < 0.03:
+        """The next delivery to send."""
+        if self._again and self._chance.random() < 0.03:
             return self._again.popleft()
         while len(self._calls) < OPEN_CALLS:
             self._calls.append(self._new())
-        at = self._drawn.randrange(OPEN_CALLS)
+        at = self._chance.randrange(OPEN_CALLS)
         call = self._calls[at]
-        if len(call) > 1 and self._drawn.random() < 0.05:
+        if len(call) > 1 and self._chance.random() < 0.05:
             call[0], call[1] = call[1], call[0]
         sending = call.popleft()
         if not call:
             self._calls[at] = self._new()
-        if self._drawn.random() < 0.04 and len(self._again) < 5_000:
+        if self._chance.random() < 0.04 and len(self._again) < 5_000:
             self._again.append(sending)
         return sending
 
     def back(self, sending: Sending) -> None:
-        """It got no answer: its sender tries again soon."""
-        self._calls[self._drawn.randrange(len(self._calls))].appendleft(sending)
+        """Put back a delivery without an answer: it is sent again soon."""
+        self._calls[self._chance.randrange(len(self._calls))].appendleft(sending)
 
     def _new(self) -> deque[Sending]:
-        vendor = VENDORS[self._told % len(VENDORS)]
-        sent = whole_call(vendor, START + self._told * 20_000_000, seed=self._told)
-        self._told += 1
+        vendor = VENDORS[self._calls_made % len(VENDORS)]
+        sent = whole_call(vendor, START + self._calls_made * 20_000_000, seed=self._calls_made)
+        self._calls_made += 1
         return deque(Sending(vendor, one.body, "&".join(f"{n}={v}" for n, v in one.query.items())) for one in sent)
 
 
 class Ledger:
-    """What was answered: a mark of each delivery by its position, and every status."""
+    """Every answer: the mark of each delivery by its position, and a count of each status."""
 
     def __init__(self) -> None:
         self.marks = array("Q", [0])
@@ -100,15 +99,15 @@ class Ledger:
         self.wrong: list[str] = []
 
     def answered(self, sending: Sending, status: int, body: bytes) -> None:
-        """Note one answer."""
+        """Record one answer."""
         self.statuses[status] += 1
         if status != 200:
             if status != 503:
                 self.wrong.append(f"{sending.vendor}: {status} {body[:200]!r}")
             return
-        said = msgspec.json.decode(body)
-        position, found = said["position"], mark(SOURCES[sending.vendor], sending.body)
-        self.repeats += said["duplicate"]
+        answer = msgspec.json.decode(body)
+        position, found = answer["position"], mark(SOURCES[sending.vendor], sending.body)
+        self.repeats += answer["duplicate"]
         if position >= len(self.marks):
             self.marks.extend([0] * (position + 10_000 - len(self.marks)))
         if self.marks[position] not in (0, found):
@@ -127,12 +126,12 @@ class Sender(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ready."""
+        """Report the connection as idle."""
         self._transport = transport  # type: ignore[assignment]
         self._crowd.idle.append(self)
 
     def send(self, sending: Sending) -> None:
-        """One request."""
+        """Send one request."""
         headers, suffix, _ = sign(sending.vendor, sending.body, SECRETS[sending.vendor], now())
         path = f"/hooks/{SOURCES[sending.vendor]}{suffix}" + (f"?{sending.query}" if sending.query else "")
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -141,7 +140,7 @@ class Sender(asyncio.Protocol):
         self._transport.write(head.encode() + sending.body)
 
     def data_received(self, data: bytes) -> None:
-        """An answer has a length; it is told when it is whole."""
+        """Collect an answer until its content length is reached, then report it."""
         self._held += data
         end = self._held.find(b"\r\n\r\n")
         if end < 0:
@@ -155,12 +154,12 @@ class Sender(asyncio.Protocol):
         self._crowd.answered(self, sending, status, body, time.perf_counter() - self._began)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The server is gone: what was under way is sent again, and so is the connection."""
+        """The server is gone: report the delivery that has no answer."""
         self._crowd.lost(self, self._under_way)
 
 
 class Crowd:
-    """All senders. `rate` in deliveries a second; infinite for as many as get answered."""
+    """All senders. `rate`: deliveries per second; infinite: as many as are answered."""
 
     def __init__(self, running: Running, seed: int) -> None:
         self.running = running
@@ -176,7 +175,7 @@ class Crowd:
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Send for ever, a few milliseconds' worth at a time. What could not be sent in a second is left out."""
+        """Send forever, every few milliseconds. Deliveries that could not be sent within a second are skipped."""
         for _ in range(CONNECTIONS):
             self._connect()
         before = time.perf_counter()
@@ -193,7 +192,7 @@ class Crowd:
             self.idle.pop().send(self.traffic.next())
 
     def answered(self, sender: Sender, sending: Sending, status: int, body: bytes, seconds: float) -> None:
-        """One answer."""
+        """Handle one answer."""
         at = time.perf_counter()
         self.longest_silence, self._last = max(self.longest_silence, at - self._last), at
         if status == 200:
@@ -205,7 +204,7 @@ class Crowd:
         self._pump()
 
     def lost(self, sender: Sender, sending: Sending | None) -> None:
-        """One connection is gone."""
+        """Handle a lost connection."""
         if sending is not None:
             self.traffic.back(sending)
         if sender in self.idle:
@@ -230,7 +229,7 @@ class Crowd:
 
 
 class Look(NamedTuple):
-    """The server at one moment. Memory in MiB; `lag` in records, -1 when it was not told."""
+    """The server at one moment. Memory in MiB; `lag` in records, -1 if unknown."""
 
     life: int
     seconds: float
@@ -242,7 +241,7 @@ class Look(NamedTuple):
 
 
 class Watch:
-    """Looks at the server every second, and reads as users do."""
+    """Measures the server every second, and reads as users do."""
 
     def __init__(self, running: Running, crowd: Crowd) -> None:
         self.running, self.crowd = running, crowd
@@ -254,7 +253,7 @@ class Watch:
         self.began = time.perf_counter()
 
     async def run(self) -> None:
-        """For ever."""
+        """Measure forever."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as web:
             number = 0
             while True:
@@ -263,7 +262,7 @@ class Watch:
                 lag = await self._lag(web)
                 try:
                     self._look(life, lag)
-                except (OSError, KeyError):  # between two lives
+                except (OSError, KeyError):  # the server is restarting
                     continue
                 for path in (READS[number % len(READS)], READS[(number + 1) % len(READS)]):
                     await self._read(web, path)
@@ -273,10 +272,10 @@ class Watch:
         if self.running.process is None:
             return
         process = Path(f"/proc/{self.running.process.pid}")
-        told = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         look = Look(
             life, time.perf_counter() - self.began, sum(self.crowd.ledger.statuses.values()),
-            int(told["RssAnon"].split()[0]) / 1024, int(told["VmRSS"].split()[0]) / 1024,
+            int(fields["RssAnon"].split()[0]) / 1024, int(fields["VmRSS"].split()[0]) / 1024,
             len(list((process / "fd").iterdir())), lag,
         )  # fmt: skip
         if life == self.life:
@@ -306,8 +305,8 @@ class Watch:
         self.reads.append(time.perf_counter() - began)
 
 
-async def ended_and_begun(running: Running, watch: Watch, *, kill: bool) -> None:
-    """The end of one life and the beginning of the next."""
+async def restart(running: Running, watch: Watch, *, kill: bool) -> None:
+    """Kill or stop the server, and start it again."""
     if kill:
         await running.kill()
     elif (code := await running.stop()) != 0:
@@ -317,7 +316,7 @@ async def ended_and_begun(running: Running, watch: Watch, *, kill: bool) -> None
     await running.start()
 
 
-async def soak(running: Running, crowd: Crowd, watch: Watch, minutes: float, drawn: random.Random) -> float:
+async def soak(running: Running, crowd: Crowd, watch: Watch, minutes: float, chance: random.Random) -> float:
     """All of it but the checks; the most deliveries a second that were answered."""
     await running.start(init=True)
     tasks = [asyncio.create_task(crowd.run()), asyncio.create_task(watch.run())]
@@ -333,9 +332,9 @@ async def soak(running: Running, crowd: Crowd, watch: Watch, minutes: float, dra
     scale = min(1.0, minutes / 10)
     restarts_until = end - minutes * 20
     while time.perf_counter() < restarts_until:
-        until = min(restarts_until, time.perf_counter() + drawn.uniform(60, 180) * scale)
+        until = min(restarts_until, time.perf_counter() + chance.uniform(60, 180) * scale)
         await asyncio.sleep(max(0, until - time.perf_counter()))
-        await ended_and_begun(running, watch, kill=drawn.random() < 0.6)
+        await restart(running, watch, kill=chance.random() < 0.6)
         print(f"  life {watch.life}: {crowd.ledger.statuses[200]} answered", file=sys.stderr, flush=True)
     await asyncio.sleep(max(0, end - time.perf_counter()))
     crowd.closing = True
@@ -348,8 +347,8 @@ async def soak(running: Running, crowd: Crowd, watch: Watch, minutes: float, dra
     return maximum
 
 
-async def kept(running: Running, ledger: Ledger) -> tuple[int, list[str]]:
-    """Records of the log, and what of the answers is not as it was said."""
+async def compare_log(running: Running, ledger: Ledger) -> tuple[int, list[str]]:
+    """Compare the log with the answers; returns (records, what is wrong)."""
     log = await SqliteLog.open(running.log_path)
     position, lost, found = 0, 0, array("Q")
     gaps = 0
@@ -358,12 +357,12 @@ async def kept(running: Running, ledger: Ledger) -> tuple[int, list[str]]:
             position += 1
             gaps += record.position != position
             here = mark(record.source, record.body)
-            said = ledger.marks[position] if position < len(ledger.marks) else 0
-            lost += said not in (0, here)
+            expected = ledger.marks[position] if position < len(ledger.marks) else 0
+            lost += expected not in (0, here)
             found.append(here)
     await log.close()
-    lost += sum(1 for said in ledger.marks[position + 1 :] if said)
-    unknown = sum(1 for said in ledger.marks[1 : position + 1] if not said)
+    lost += sum(1 for expected in ledger.marks[position + 1 :] if expected)
+    unknown = sum(1 for expected in ledger.marks[1 : position + 1] if not expected)
     twice = len(found) - len(set(found))
     print(f"{'answered 200':34}{ledger.statuses[200]:12,} ({ledger.repeats:,} of them repeats)")
     print(f"{'records in the log':34}{position:12,} ({unknown:,} whose answer a kill cut off)")
@@ -380,8 +379,8 @@ def slope(looks: list[Look]) -> float:
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / across if across else 0.0
 
 
-def lives(watch: Watch) -> list[str]:
-    """The table of the server's lives; what of it is not flat."""
+def print_runs(watch: Watch) -> list[str]:
+    """Print a row for each run of the server; returns where memory grew."""
     print(
         f"{'life':>5}{'seconds':>9}{'answered':>10}{'MiB warm':>10}{'at end':>8}{'most':>7}{'resident':>10}"
         f"{'MiB/million':>13}{'files':>7}{'lag p50':>9}{'most':>8}  ended"
@@ -412,14 +411,14 @@ def lives(watch: Watch) -> list[str]:
 
 
 def percentiles(name: str, seconds: list[float]) -> None:
-    """A row."""
+    """Print a row of percentiles."""
     found = sorted(seconds) or [0.0]
     p50, p99 = found[len(found) // 2] * 1000, found[int(len(found) * 0.99)] * 1000
     print(f"{name:34}{p50:9.1f} ms p50{p99:9.1f} ms p99{found[-1] * 1000:9.0f} ms most")
 
 
 async def checked(running: Running) -> list[str]:
-    """Both commands that compare, whole."""
+    """Run the two commands that compare everything."""
     faults: list[str] = []
     for command in (("verify", "--views"), ("rebuild", "--check")):
         began = time.perf_counter()
@@ -430,7 +429,7 @@ async def checked(running: Running) -> list[str]:
 
 
 async def until_projected(running: Running) -> float:
-    """Wait until the views are at the log's end; how long that took."""
+    """Wait until the views are at the end of the log; returns the seconds."""
     began = time.perf_counter()
     async with aiohttp.ClientSession() as web:
         while time.perf_counter() - began < 300:
@@ -442,13 +441,13 @@ async def until_projected(running: Running) -> float:
     return time.perf_counter() - began
 
 
-async def whole(folder: Path, minutes: float, seed: int) -> list[str]:
-    """The soak, the checks and the tables; what was found."""
-    running, drawn = Running(folder), random.Random(seed)
+async def run_soak(folder: Path, minutes: float, seed: int) -> list[str]:
+    """Run the soak, check, print the tables; returns what is wrong."""
+    running, chance = Running(folder), random.Random(seed)
     crowd = Crowd(running, seed)
     watch = Watch(running, crowd)
     try:
-        maximum = await soak(running, crowd, watch, minutes, drawn)
+        maximum = await soak(running, crowd, watch, minutes, chance)
         behind = await until_projected(running)
         faults = list(crowd.ledger.wrong[:5])
         if (code := await running.stop()) != 0:
@@ -456,7 +455,7 @@ async def whole(folder: Path, minutes: float, seed: int) -> list[str]:
     finally:
         if running.process is not None:
             await running.kill()
-    faults += lives(watch)
+    faults += print_runs(watch)
     killed = watch.endings.count("killed")
     print(f"{'most a second; then':34}{maximum:12,.0f}{maximum / 2:8,.0f}")
     print(f"{'minutes, lives, kills':34}{minutes:12.1f}{len(watch.endings):8}{killed:8}")
@@ -468,22 +467,22 @@ async def whole(folder: Path, minutes: float, seed: int) -> list[str]:
     print(f"{'views at the end of the log after':34}{behind:9.1f} s")
     wrong_reads = [status for status in watch.read_statuses if status not in (0, 200, 503)]
     faults += [f"reads got {wrong_reads}"] if wrong_reads else []
-    told = running.printed.read_text("utf-8", "replace")
-    faults += ["a traceback in the server's log"] if "Traceback" in told else []
-    count, missing = await kept(running, crowd.ledger)
+    printed = running.printed.read_text("utf-8", "replace")
+    faults += ["a traceback in the server's log"] if "Traceback" in printed else []
+    count, missing = await compare_log(running, crowd.ledger)
     files = {path.name: path.stat().st_size for path in folder.glob("*.db")}
     print(f"{'bytes a record, by file':34}{ {name: size // max(1, count) for name, size in sorted(files.items())} }")
     return faults + missing + await checked(running)
 
 
 def main() -> int:
-    """The tables."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--minutes", type=float, default=30)
-    asked.add_argument("--seed", type=int, default=1)
-    given = asked.parse_args()
+    """Print the tables; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        faults = asyncio.run(whole(Path(folder), given.minutes, given.seed))
+        faults = asyncio.run(run_soak(Path(folder), options.minutes, options.seed))
     print("faults:", faults or "none")
     return 1 if faults else 0
 

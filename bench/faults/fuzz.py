@@ -1,10 +1,10 @@
 """Fuzzed deliveries: `python -m bench.faults.fuzz [--inputs 1000000] [--vendors openvidu,livekit …] [--mutations]`.
 
-Coverage-guided with atheris (`pip install -e '.[faults]'`) where it is there, else, and with `--mutations`, by mutating
-the samples. Each input is a body, and headers around it, for `verify` of a vendor; then, whatever `verify` said, the same
-body as a record for `interpret`. Only `DeliveryRejected` may come out of `verify`, nothing out of `interpret`, and neither
-may take longer than two seconds. What was found is written to `--keep` and belongs into tests/samples/fuzzed.jsonl.
-Prints a table; exit code 1 when anything was found.
+Coverage-guided by atheris if it is installed (`pip install -e '.[faults]'`); otherwise, and with `--mutations`, by random
+changes to the samples. Each input is a body with headers for the `verify` of a vendor. Then, whatever `verify` answered, the
+same body is a record for `interpret`. `verify` may raise only `DeliveryRejected`, `interpret` nothing, and neither may take
+longer than two seconds. Findings are written to `--keep`; they belong into tests/samples/fuzzed.jsonl.
+Prints a table; the exit code is 1 if there are findings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SLOW_SECONDS = 2.0
 
 
 class Target:
-    """One vendor's `verify` and `interpret`, given bytes."""
+    """`verify` and `interpret` of one vendor, as a function of bytes."""
 
     def __init__(self, vendor: str) -> None:
         from tests.support.samples import LATER, SECRET
@@ -43,7 +43,7 @@ class Target:
             name="s", vendor=vendor, secrets=(SECRET,), keys={ISSUERS.get(vendor, "k"): SECRET}, header="Authorization"
         )
         self.source = registry.build(settings)
-        # The vendor's own: the registry would show whatever it raises as unreadable.
+        # The vendor's own function: the registry turns its exceptions into an `unreadable` fact.
         self._interpret = registry.VENDORS[vendor].interpret
         self._vendor, self._secret, self._later = vendor, SECRET, LATER
         self._sign, self._delivery, self._record, self._rejected = sign, Delivery, Record, DeliveryRejected
@@ -51,12 +51,12 @@ class Target:
         self.slowest = 0.0
 
     def one(self, data: bytes) -> None:
-        """Raises whatever must not come out. The first byte says how much of the proof is right."""
+        """Run one input; raises what neither function may raise. The first byte chooses what is wrong with the proof."""
         began = time.perf_counter()
         how, body = (data[0], data[1:]) if data else (0, b"")
         headers, suffix, _ = self._sign(self._vendor, body, self._secret, self._later)
         headers = {name.lower(): value for name, value in headers.items()}
-        if how % 4 == 1:  # the proof itself is fuzzed
+        if how % 4 == 1:  # fuzz the proof itself
             text = body[:2000].decode("latin1").replace("\n", " ").replace("\r", " ")
             headers = {
                 name: text if n == how // 4 % max(1, len(headers)) else v for n, (name, v) in enumerate(headers.items())
@@ -88,15 +88,15 @@ class Target:
 
 
 def seeds(vendor: str) -> list[bytes]:
-    """Bodies of the samples, and what was found before."""
+    """Bodies of the samples, and inputs found earlier."""
     from tests.support.samples import samples
 
     found = [b"\0" + sample.body for sample in samples() if sample.vendor == vendor]
-    return found + [base64.b64decode(each["input"]) for each in kept() if each["vendor"] == vendor]
+    return found + [base64.b64decode(each["input"]) for each in earlier_findings() if each["vendor"] == vendor]
 
 
-def kept() -> Iterator[dict[str, str]]:
-    """What fuzzing found before."""
+def earlier_findings() -> Iterator[dict[str, str]]:
+    """Inputs that fuzzing found earlier, from tests/samples/fuzzed.jsonl."""
     path = ROOT / "tests" / "samples" / "fuzzed.jsonl"
     yield from (json.loads(line) for line in path.read_text("utf-8").splitlines()) if path.exists() else ()
 
@@ -108,48 +108,48 @@ VALUES = (
 )  # fmt: skip
 
 
-def mutated(corpus: Sequence[bytes], drawn: random.Random) -> bytes:
-    """A sample with values changed, pieces removed, doubled or of another sample, and bits flipped."""
-    data = bytearray(drawn.choice(corpus))
-    if drawn.random() < 0.3 and data:
-        data[0] = drawn.randrange(256)
-    for _ in range(drawn.choice((1, 1, 2, 3, 6))):
-        what = drawn.randrange(6)
+def mutate_sample(corpus: Sequence[bytes], chance: random.Random) -> bytes:
+    """A sample with changed values, with pieces removed, doubled or from another sample, and with changed bytes."""
+    data = bytearray(chance.choice(corpus))
+    if chance.random() < 0.3 and data:
+        data[0] = chance.randrange(256)
+    for _ in range(chance.choice((1, 1, 2, 3, 6))):
+        what = chance.randrange(6)
         colons = [n for n, byte in enumerate(data) if byte == 58] if what < 3 else []
         if colons:
-            start = drawn.choice(colons) + 1
+            start = chance.choice(colons) + 1
             end = min((n for n in (data.find(b",", start), data.find(b"}", start)) if n > 0), default=len(data))
             if what == 2:
-                other = drawn.choice(corpus)
-                at = drawn.randrange(len(other))
+                other = chance.choice(corpus)
+                at = chance.randrange(len(other))
                 data[start:end] = other[at : at + end - start]
             else:
-                data[start:end] = drawn.choice(VALUES)
+                data[start:end] = chance.choice(VALUES)
         elif data and what == 3:
-            data[drawn.randrange(len(data))] = drawn.randrange(256)
+            data[chance.randrange(len(data))] = chance.randrange(256)
         elif data and what == 4:
-            at = drawn.randrange(len(data))
-            del data[at : at + drawn.choice((1, 2, 8, 40))]
+            at = chance.randrange(len(data))
+            del data[at : at + chance.choice((1, 2, 8, 40))]
         elif data:
-            at = drawn.randrange(len(data))
-            data[at:at] = data[at : at + drawn.choice((1, 8, 80))]
+            at = chance.randrange(len(data))
+            data[at:at] = data[at : at + chance.choice((1, 8, 80))]
     return bytes(data)
 
 
 class Found(NamedTuple):
-    """An input and what came out."""
+    """An input and the error it caused."""
 
     vendor: str
     data: bytes
     error: str
 
 
-def mutate(vendor: str, inputs: int, seed: int) -> tuple[Target, list[Found]]:
-    """Without coverage."""
-    target, corpus, drawn = Target(vendor), seeds(vendor), random.Random(seed)
+def run_mutations(vendor: str, inputs: int, seed: int) -> tuple[Target, list[Found]]:
+    """Run random mutations, without coverage guidance."""
+    target, corpus, chance = Target(vendor), seeds(vendor), random.Random(seed)
     found: dict[str, Found] = {}
     for n in range(inputs):
-        data = corpus[n] if n < len(corpus) else mutated(corpus, drawn)
+        data = corpus[n] if n < len(corpus) else mutate_sample(corpus, chance)
         try:
             target.one(data)
         except Exception as error:
@@ -157,8 +157,8 @@ def mutate(vendor: str, inputs: int, seed: int) -> tuple[Target, list[Found]]:
     return target, list(found.values())
 
 
-def guided(vendor: str, inputs: int, folder: Path) -> None:
-    """In a process of its own: atheris never returns."""
+def fuzz_guided(vendor: str, inputs: int, folder: Path) -> None:
+    """Run atheris; it never returns, so this needs a process of its own."""
     import atheris
 
     with atheris.instrument_imports(include=["tracker.sources", "tracker.domain"]):
@@ -178,7 +178,7 @@ def guided(vendor: str, inputs: int, folder: Path) -> None:
 
 
 def run_guided(vendor: str, inputs: int) -> tuple[str, list[Found]]:
-    """(what it said about itself, what it found)."""
+    """Run atheris in a child process; returns (its statistics, findings)."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -207,27 +207,27 @@ def run_guided(vendor: str, inputs: int) -> tuple[str, list[Found]]:
 
 
 def main() -> int:
-    """The table."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--inputs", type=int, default=1_000_000, help="for all vendors together")
-    asked.add_argument("--vendors", default=",".join(VENDORS))
-    asked.add_argument("--mutations", action="store_true")
-    asked.add_argument("--seed", type=int, default=1)
-    asked.add_argument("--keep", type=Path)
-    asked.add_argument("--guided", type=Path, help=argparse.SUPPRESS)
-    given = asked.parse_args()
+    """Print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="for all vendors together")
+    parser.add_argument("--vendors", default=",".join(VENDORS))
+    parser.add_argument("--mutations", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--guided", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
-    vendors = given.vendors.split(",")
-    if given.guided:
-        guided(vendors[0], given.inputs, given.guided)
+    vendors = options.vendors.split(",")
+    if options.guided:
+        fuzz_guided(vendors[0], options.inputs, options.guided)
         return 0
     try:
         import atheris as _  # noqa: F401
 
-        has_atheris = not given.mutations
+        has_atheris = not options.mutations
     except ImportError:
         has_atheris = False
-    each, every = given.inputs // len(vendors), []
+    each, every = options.inputs // len(vendors), []
     print(
         f"{'vendor':15}{'inputs':>9}{'verified':>10}{'rejected':>10}{'facts':>10}{'slowest ms':>12}{'MiB':>6}{'seconds':>9}{'found':>7}"
     )
@@ -237,7 +237,7 @@ def main() -> int:
             said, found = run_guided(vendor, each)
             print(f"{vendor:15}{each:9}  {said:56}{time.perf_counter() - began:9.0f}{len(found):7}", flush=True)
         else:
-            target, found = mutate(vendor, each, given.seed)
+            target, found = run_mutations(vendor, each, options.seed)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             print(
                 f"{vendor:15}{each:9}{target.verified:10}{target.rejected:10}{target.facts:10}{target.slowest * 1000:12.0f}{peak:6}"
@@ -246,8 +246,8 @@ def main() -> int:
         every += found
     for one in every:
         print(one.vendor, one.error)
-    if given.keep and every:
-        with given.keep.open("a", encoding="utf-8") as file:
+    if options.keep and every:
+        with options.keep.open("a", encoding="utf-8") as file:
             for one in every:
                 file.write(json.dumps({"vendor": one.vendor, "input": base64.b64encode(one.data).decode()}) + "\n")
     return 1 if every else 0

@@ -1,8 +1,9 @@
-"""Every route of the OpenAPI description, asked with everything it allows and much it does not: `python -m bench.faults.openapi`.
+"""Requests to every route of the OpenAPI description, valid and invalid: `python -m bench.faults.openapi`.
 
-`[--examples 100] [--minutes 10]`; needs `pip install -e '.[faults]'` (schemathesis). A real server filled with whole calls
-of all vendors; no answer may be a 5xx (but 503 and 504, which are promised), none may take longer than ten seconds, every
-answer has to be as it is described, and the server's memory may not grow. Prints schemathesis's own report and the memory.
+`[--examples 100] [--minutes 10]`; needs `pip install -e '.[faults]'` (schemathesis). The server is real and filled with
+whole calls of all vendors. No answer may be a 5xx (except 503 and 504, which are documented), none may take longer than ten
+seconds, every answer has to match its description, and the server's memory may not grow. Prints schemathesis's own report
+and the memory.
 """
 
 from __future__ import annotations
@@ -27,18 +28,20 @@ HOOKS = """
 import schemathesis
 
 @schemathesis.check
-def no_mistake(ctx, response, case):
+def no_server_error(ctx, response, case):
     assert response.status_code < 500 or response.status_code in (503, 504), response.status_code
 
 @schemathesis.hook
 def map_query(ctx, query):
-    # Waiting five seconds for a position that never comes is promised, and would be most of the run.
+    # `at_least` waits five seconds for a position that never comes: that would be most of the run.
     return {name: value for name, value in (query or {}).items() if name != "at_least"}
 """
 
 
-async def asked(url: str, examples: int, seed: int, checks: str, minutes: float, hooks: Path) -> tuple[int, str]:
-    """One run of schemathesis; its exit code and report."""
+async def run_schemathesis(
+    url: str, examples: int, seed: int, checks: str, minutes: float, hooks: Path
+) -> tuple[int, str]:
+    """Run schemathesis once; returns its exit code and report."""
     program = Path(sysconfig.get_path("scripts")) / "schemathesis"
     command = [
         str(program if program.exists() else shutil.which("schemathesis") or "schemathesis"), "run", f"{url}/openapi.json",
@@ -48,7 +51,7 @@ async def asked(url: str, examples: int, seed: int, checks: str, minutes: float,
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         *command,
-        env=os.environ | {"SCHEMATHESIS_HOOKS": "asked_hooks", "PYTHONPATH": str(hooks)},
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "tracker_hooks", "PYTHONPATH": str(hooks)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -57,17 +60,17 @@ async def asked(url: str, examples: int, seed: int, checks: str, minutes: float,
 
 
 async def main() -> int:
-    """The report."""
-    parsed = argparse.ArgumentParser(description=__doc__)
-    parsed.add_argument("--examples", type=int, default=100)
-    parsed.add_argument("--seed", type=int, default=1)
-    parsed.add_argument("--minutes", type=float, default=10, help="a round is ended after so long")
-    parsed.add_argument("--rounds", type=int, default=2, help="memory is compared between them")
-    parsed.add_argument("--checks", default="no_mistake,status_code_conformance,response_schema_conformance")
-    given = parsed.parse_args()
+    """Print the report; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=10, help="the most minutes of a round")
+    parser.add_argument("--rounds", type=int, default=2, help="memory is compared between them")
+    parser.add_argument("--checks", default="no_server_error,status_code_conformance,response_schema_conformance")
+    options = parser.parse_args()
     worst = 0
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "asked_hooks.py").write_text(HOOKS, "utf-8")
+        (Path(folder) / "tracker_hooks.py").write_text(HOOKS, "utf-8")
         running = await Running(Path(folder)).start(init=True)
         try:
             async with aiohttp.ClientSession() as web:
@@ -76,16 +79,16 @@ async def main() -> int:
                         for sent in whole_call(vendor, now() - (n + 1) * HOUR, seed=n):
                             await running.post(web, vendor, sent)
             print(f"memory before: {memory(running):.0f} MiB", flush=True)
-            for number in range(given.rounds):
-                code, report = await asked(
-                    running.url, given.examples, given.seed + number, given.checks, given.minutes, Path(folder)
+            for number in range(options.rounds):
+                code, report = await run_schemathesis(
+                    running.url, options.examples, options.seed + number, options.checks, options.minutes, Path(folder)
                 )
                 worst = max(worst, code)
                 print(report)
                 print(f"memory after round {number + 1}: {memory(running):.0f} MiB", flush=True)
-            told = running.printed.read_text("utf-8", "replace")
-            mistakes = [line for line in told.splitlines() if "Traceback" in line]
-            print("mistakes in the server's log:", len(mistakes), *mistakes[:3], sep="\n")
+            printed = running.printed.read_text("utf-8", "replace")
+            tracebacks = [line for line in printed.splitlines() if "Traceback" in line]
+            print("tracebacks in the server's log:", len(tracebacks), *tracebacks[:3], sep="\n")
         finally:
             await running.stop()
     return worst

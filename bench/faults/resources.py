@@ -1,9 +1,9 @@
-"""Resources that run out: `python -m bench.faults.resources [--only disk,files …]`.
+"""Resources that run out: `python -m bench.faults.resources [--only disk,limits …]`.
 
-A real server; something is taken away from it while it runs, then given back. While it lasts deliveries get 503 with
-Retry-After (or are recorded late), /healthz stays 200, /readyz says so; afterwards, without a restart, deliveries are
-recorded, /readyz is 200, and nothing that was answered 200 is missing. Cases that need root or strace say when they are
-left out. Prints a table; exit code 1 when anything is not so.
+Something is taken away from a running server, then given back. Meanwhile deliveries get 503 with Retry-After (or are
+recorded late), /healthz stays 200 and /readyz reports the problem. Afterwards, without a restart, deliveries are recorded,
+/readyz is 200, and nothing answered 200 is missing. Cases that need root or strace are skipped without them, and say so.
+Prints a table; the exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ async def case(
 
 
 async def missing(running: Running, answers: list[tuple[int, str, int]]) -> int:
-    """How many that were answered 200 are not in the log."""
+    """How many deliveries answered 200 are not in the log."""
     log = await SqliteLog.open(running.log_path)
     head = await log.head()
     kept = [record.position async for chunk in log.read(0) for record in chunk]
@@ -116,7 +116,7 @@ async def missing(running: Running, answers: list[tuple[int, str, int]]) -> int:
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncGenerator[Running]:
-    """A server on an empty log in that folder."""
+    """A server on an empty log in that folder; stopped at the end."""
     running = Running(folder)
     await running.start(init=True)
     try:
@@ -127,18 +127,18 @@ async def serving(folder: Path) -> AsyncGenerator[Running]:
 
 
 def run(*command: str) -> None:
-    """A command that has to succeed."""
+    """Run a command that has to succeed."""
     subprocess.run(command, check=True, capture_output=True)
 
 
 def pid_of(running: Running) -> int:
-    """Its process."""
+    """The server's process id."""
     assert running.process is not None
     return running.process.pid
 
 
 async def disk(space: Path) -> None:
-    """A small file system, full."""
+    """A small file system is full."""
     mount = space / "small"
     mount.mkdir()
     run("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(mount))
@@ -160,7 +160,7 @@ async def disk(space: Path) -> None:
 
 
 async def limits(space: Path) -> None:
-    """Limits of the process, taken and given back from outside."""
+    """Limits of the process are lowered and raised again from outside."""
     async with serving(space / "limits") as running:
         pid = pid_of(running)
 
@@ -205,13 +205,13 @@ async def limits(space: Path) -> None:
 
 
 async def memory(space: Path) -> None:
-    """`ENOUGH` more memory than it has, and a crowd of large bodies; then less than it has."""
+    """`ENOUGH` more memory than it uses, and many large bodies; then less than it uses."""
     await little_memory(space, ENOUGH)
     await no_memory(space)
 
 
 async def little_memory(space: Path, mib: int) -> None:
-    """So many MiB more than it has mapped, and three times as many in bodies: it lives, and answers 200 or 503."""
+    """`mib` MiB more than it has mapped, and bodies of three times that size: it stays alive and answers 200 or 503."""
     folder = space / f"more-{mib}"
     folder.mkdir()
     async with serving(folder) as running, aiohttp.ClientSession() as web:
@@ -221,7 +221,7 @@ async def little_memory(space: Path, mib: int) -> None:
         endless = resource.prlimit(pid, resource.RLIMIT_AS)
         printed = running.printed.stat().st_size
         resource.prlimit(pid, resource.RLIMIT_AS, (mapped + mib * 2**20, endless[1]))
-        found = Counter(await asyncio.gather(*(large(port) for _ in range(3 * mib // 4))))
+        found = Counter(await asyncio.gather(*(send_large(port) for _ in range(3 * mib // 4))))
         small = [await send(running, web, n) for n in range(3)]
         ready, healthz = await status(running, "/readyz"), await status(running, "/healthz")
         with contextlib.suppress(ProcessLookupError):
@@ -241,21 +241,21 @@ async def little_memory(space: Path, mib: int) -> None:
     )
 
 
-async def large(port: int) -> str:
-    """A delivery of 4 MB on a connection of its own, its last bytes when all the others are half-way there."""
+async def send_large(port: int) -> str:
+    """Send a delivery of 4 MB on its own connection, its last bytes after a second; returns the status."""
     try:
         reader, writer = await start_large_upload(port)
         await asyncio.sleep(1)
         writer.write(b"y" * 988 + b'"}')
-        said = await asyncio.wait_for(reader.readline(), 40)
+        first_line = await asyncio.wait_for(reader.readline(), 40)
         writer.close()
-        return said[9:12].decode() or "none"
+        return first_line[9:12].decode() or "none"
     except (OSError, TimeoutError):
         return "none"
 
 
 async def no_memory(space: Path) -> None:
-    """Less memory than it has. Python may die of it anywhere: then nothing may be lost, and a new start goes on."""
+    """Less memory than it uses. Python may die anywhere: then nothing may be lost, and a restart continues."""
     async with serving(space) as running:
         pid = pid_of(running)
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * 4096
@@ -277,7 +277,7 @@ async def no_memory(space: Path) -> None:
         found = {answer[0] for answer in answers}
         counts = " ".join(f"{code or 'none'}:{sum(a[0] == code for a in answers)}" for code in sorted(found))
         print(
-            f"{'memory: less than it has':26}{counts:22}{'':17}{after[0]:8}{'':8}{lost:6}{'  the process ended' if ended else ''}",
+            f"{'memory: less than it uses':26}{counts:22}{'':17}{after[0]:8}{'':8}{lost:6}{'  the process ended' if ended else ''}",
             flush=True,
         )
         if lost or after[0] != 200 or found - {0, 200, 503}:
@@ -285,14 +285,14 @@ async def no_memory(space: Path) -> None:
 
 
 async def traced(space: Path) -> None:
-    """System calls that fail or take long, with strace."""
+    """System calls fail or take long, by strace."""
     async with serving(space / "traced") as running:
         refused, slow = b"delivery not recorded", b"the log is slow"
         for name, what, statuses, ready, says in (
-            ("fdatasync says EIO", "fdatasync,fsync:error=EIO", {503}, {503}, refused),
-            ("pwrite says ENOSPC", "pwrite64:error=ENOSPC", {503}, {503}, refused),
+            ("fdatasync fails: EIO", "fdatasync,fsync:error=EIO", {503}, {503}, refused),
+            ("pwrite fails: ENOSPC", "pwrite64:error=ENOSPC", {503}, {503}, refused),
             (
-                "everything says EROFS",
+                "every write fails: EROFS",
                 "pwrite64,fdatasync,fsync,ftruncate,fallocate:error=EROFS",
                 {503},
                 {503},
@@ -319,7 +319,7 @@ async def traced(space: Path) -> None:
 
 
 async def read_only(space: Path) -> None:
-    """ext4 goes read-only under a running server, as it does after an error. Only another mount heals it."""
+    """ext4 turns read-only under a running server, as it does after an error. Only a new mount heals it."""
     image, mount = space / "image", space / "ext4"
     mount.mkdir()
     with image.open("wb") as file:
@@ -337,7 +337,7 @@ async def read_only(space: Path) -> None:
         await running.start(init=True)
         async with aiohttp.ClientSession() as web:
             first = [await send(running, web, n) for n in range(20)]
-            os.sync()  # config.toml and what else is not ours to make durable
+            os.sync()  # config.toml and other files that the server does not sync
             Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
             answers = [await send(running, web, n) for n in range(5)]
         found = {answer[:2] for answer in answers}
@@ -375,7 +375,7 @@ async def read_only(space: Path) -> None:
 
 
 async def clock(space: Path) -> None:
-    """The server's clock jumps an hour ahead and a day back: proofs with a time are refused meanwhile, the rest is taken."""
+    """The server's clock jumps an hour ahead and a day back: proofs with a time are refused meanwhile, others are accepted."""
     folder = space / "clock"
     folder.mkdir()
     running = Running(folder)
@@ -413,13 +413,13 @@ async def clock(space: Path) -> None:
                 sent = SampleDelivery("room_started", body, now())
                 found.append((await running.post(web, vendor, sent))[0])
             position = (await send(running, web, n))[2]
-            if not jump:  # a read token has times too
+            if not jump:  # a read token is valid for a limited time too
                 await running.get(web, "/v1/sessions", at_least=str(position))
             ready = await status(running, "/readyz")
             print(f"{'clock ' + name:26}header {found[0]}, HMAC {found[1]}, JWT {found[2]}{ready:8}")
             await asyncio.sleep(1.2)
             if n and b"the clock jumped" not in running.printed.read_bytes()[printed:]:
-                faults.append(f"clock {name}: not told")
+                faults.append(f"clock {name}: the jump is not in the log")
             if found[0] != 200 or ready != 200 or (n in {0, 3} and found != [200] * 3):
                 faults.append(f"clock {name}: expected {expected[name]}")
     await running.stop()
@@ -430,20 +430,20 @@ async def clock(space: Path) -> None:
 
 
 async def main() -> int:
-    """The table."""
+    """Print the table; returns the exit code."""
     cases = {"disk": disk, "limits": limits, "memory": memory, "traced": traced, "read-only": read_only, "clock": clock}
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--only", default=",".join(cases))
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(cases))
+    options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     print(
         f"{'taken away':26}{'answers':22}{'/readyz':>8}{'/healthz':>9}{'after':>8}{'/readyz':>8}{'lost':>6}{'lines':>7}"
     )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as space:
-        for name in given.only.split(","):
+        for name in options.only.split(","):
             if (name in {"disk", "read-only"} and os.geteuid()) or (name == "traced" and not shutil.which("strace")):
-                print(f"{name:26}left out: needs {'strace' if name == 'traced' else 'root'}")
+                print(f"{name:26}skipped: needs {'strace' if name == 'traced' else 'root'}")
                 continue
             (Path(space) / name).mkdir()
             for part in ("limits", "traced"):

@@ -1,8 +1,8 @@
-"""Senders that misbehave: `python -m bench.faults.senders [--idle 10000] [--mad 400] [--seconds 8]`.
+"""Misbehaving senders: `python -m bench.faults.senders [--idle 10000] [--mad 400] [--seconds 8]`.
 
-A real server over real HTTP. Slow heads, half bodies, idle connections and bodies of every evil kind; then one source gone
-mad beside a calm one. Prints a table; exit code 1 when an answer is wrong, a 5xx comes that is not back-pressure, or the
-calm source is refused. `--quick`: what `make test` asks for.
+A real server over real HTTP. Slow heads, half bodies, idle connections and malicious bodies; then one source that sends
+without limit beside a calm one. Prints a table; the exit code is 1 if an answer is wrong, a 5xx comes that is not
+back-pressure, or the calm source is refused. `--quick`: the short run of `make test`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ROW = "{:42}{:>34}"
 faults: list[str] = []
 
 
-def row(what: str, found: object, expected: object = None) -> None:
-    """One line; a fault when it is not as expected."""
+def print_row(what: str, found: object, expected: object = None) -> None:
+    """Print one row; count a fault if it is not as expected."""
     bad = expected is not None and found != expected
     if bad:
         faults.append(what)
@@ -36,19 +36,19 @@ def row(what: str, found: object, expected: object = None) -> None:
 
 
 def memory(running: Running) -> float:
-    """MiB the server holds."""
+    """Resident memory of the server in MiB."""
     assert running.process is not None
     text = Path(f"/proc/{running.process.pid}/status").read_text()
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def port_of(running: Running) -> int:
-    """Where it listens."""
+    """The port it listens on."""
     return int(running.url.rsplit(":", 1)[1])
 
 
 async def raw(running: Running, request: bytes, seconds: float = 5.0) -> str:
-    """The first line of the answer to these bytes; how it ended where there is none."""
+    """The first line of the answer to these bytes; `silent` or `closed` if there is none."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(running))
     try:
         writer.write(request)
@@ -79,7 +79,7 @@ BODIES = {
 
 
 async def bodies(running: Running, web: aiohttp.ClientSession) -> None:
-    """Whatever the body: authentic is recorded, and the views go on."""
+    """An authentic body is recorded, whatever it holds, and the views follow."""
     headers = {"Authorization": SECRETS["openvidu"]}
     signed, _, _ = sign("openvidu", b"{}", SECRETS["openvidu"], now())
     headers |= signed
@@ -87,9 +87,9 @@ async def bodies(running: Running, web: aiohttp.ClientSession) -> None:
     for name, body in BODIES.items():
         began = time.perf_counter()
         async with web.post(f"{running.url}/hooks/ov", data=body, headers=headers) as answer:
-            said = await answer.json(content_type=None)
-            position = said.get("position", position)
-            row(name, f"{answer.status} in {(time.perf_counter() - began) * 1000:.0f} ms")
+            body_of_answer = await answer.json(content_type=None)
+            position = body_of_answer.get("position", position)
+            print_row(name, f"{answer.status} in {(time.perf_counter() - began) * 1000:.0f} ms")
             if answer.status != 200:
                 faults.append(name)
     for name, data, more, wanted in (
@@ -99,45 +99,45 @@ async def bodies(running: Running, web: aiohttp.ClientSession) -> None:
         ("4 MiB + 1", b"x" * (4 * 1024 * 1024 + 1), {}, 413),
     ):
         async with web.post(f"{running.url}/hooks/ov", data=data, headers=headers | more) as answer:
-            row(name, answer.status, wanted)
+            print_row(name, answer.status, wanted)
 
     async def chunks():
         for n in range(1000):
             yield b"%d," % n
 
     async with web.post(f"{running.url}/hooks/ov", data=chunks(), headers=headers) as answer:
-        row("chunked, 1,000 pieces", answer.status, 200)
+        print_row("chunked, 1,000 pieces", answer.status, 200)
         position = (await answer.json())["position"]
     await running.get(web, "/v1/sessions", at_least=str(position))
-    row("views afterwards", "at the head", "at the head")
+    print_row("views afterwards", "at the head", "at the head")
 
 
 async def slow(running: Running, web: aiohttp.ClientSession, count: int, *, wait: bool) -> None:
-    """Heads byte by byte, and bodies that stop half-way: others are served meanwhile."""
+    """Heads sent byte by byte, and bodies that stop half-way: others are served meanwhile."""
     held = [await asyncio.open_connection("127.0.0.1", port_of(running)) for _ in range(count)]
     for n, (_, writer) in enumerate(held):
         body = b"Content-Length: 1000\r\n\r\nhalf" if n % 2 else b""
         writer.write(b"POST /hooks/ov HTTP/1.1\r\nHost: x\r\n" + body)
     began = time.perf_counter()
-    status, _ = await one(running, web, "openvidu", 0)
-    row(f"a delivery beside {count} slow senders", f"{status} in {(time.perf_counter() - began) * 1000:.0f} ms")
+    status, _ = await send_one(running, web, "openvidu", 0)
+    print_row(f"a delivery, with {count} slow senders", f"{status} in {(time.perf_counter() - began) * 1000:.0f} ms")
     if wait:
         seconds = 0
         while seconds < 100 and not all(reader.at_eof() for reader, _ in held):
             for reader, writer in held:
                 if not reader.at_eof() and not writer.is_closing():
                     writer.write(b"X") if held.index((reader, writer)) % 2 == 0 else None
-            await asyncio.gather(*(drained(reader) for reader, _ in held))
+            await asyncio.gather(*(drain(reader) for reader, _ in held))
             seconds += 1
-        row("all of them are let go after", f"{seconds} s")
+        print_row("all of them are closed after", f"{seconds} s")
         if seconds >= 100:
-            faults.append("slow senders are kept")
+            faults.append("slow senders are not closed")
     for _, writer in held:
         writer.close()
 
 
-async def drained(reader: asyncio.StreamReader) -> None:
-    """Read whatever comes for a second."""
+async def drain(reader: asyncio.StreamReader) -> None:
+    """Read for one second."""
     try:
         async with asyncio.timeout(1):
             while await reader.read(1000):
@@ -146,8 +146,8 @@ async def drained(reader: asyncio.StreamReader) -> None:
         pass
 
 
-async def one(running: Running, web: aiohttp.ClientSession, vendor: str, n: int) -> tuple[int, float]:
-    """One new delivery: status, seconds."""
+async def send_one(running: Running, web: aiohttp.ClientSession, vendor: str, n: int) -> tuple[int, float]:
+    """Send a new delivery; returns status and seconds."""
     body = json.dumps({"event": "test", "n": n, "vendor": vendor, "at": time.time_ns()}).encode()
     headers, suffix, _ = sign(vendor, body, SECRETS[vendor], now())
     began = time.perf_counter()
@@ -157,15 +157,15 @@ async def one(running: Running, web: aiohttp.ClientSession, vendor: str, n: int)
 
 
 async def idle(running: Running, web: aiohttp.ClientSession, count: int) -> None:
-    """Connections that say nothing."""
+    """Connections without a request."""
     before = memory(running)
     held = []
     for _ in range(count):
         held.append(await asyncio.open_connection("127.0.0.1", port_of(running)))
-    status, seconds = await one(running, web, "openvidu", 0)
+    status, seconds = await send_one(running, web, "openvidu", 0)
     with_them = memory(running)
-    row(f"a delivery beside {count} idle connections", f"{status} in {seconds * 1000:.0f} ms")
-    row("memory for each of them", f"{(with_them - before) * 1024 / count:.1f} KiB")
+    print_row(f"a delivery, with {count} idle connections", f"{status} in {seconds * 1000:.0f} ms")
+    print_row("memory for each of them", f"{(with_them - before) * 1024 / count:.1f} KiB")
     if status != 200:
         faults.append("idle connections")
     for _, writer in held:
@@ -174,7 +174,7 @@ async def idle(running: Running, web: aiohttp.ClientSession, count: int) -> None
 
 
 async def large(running: Running, count: int) -> None:
-    """So many connections that send 4 MB each, all at once and on their own; what the server holds meanwhile."""
+    """`count` connections send 4 MB each at the same time; prints the server's memory meanwhile."""
     headers, suffix, _ = sign("openvidu", b"", SECRETS["openvidu"], now())
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     size, piece, statuses, most = 4_000_000, b"x" * 50_000, Counter[str](), 0.0
@@ -207,14 +207,14 @@ async def large(running: Running, count: int) -> None:
     looking = asyncio.create_task(look())
     await asyncio.gather(*(one_large(n) for n in range(count)))
     looking.cancel()
-    row(f"4 MB on each of {count} connections", dict(sorted(statuses.items())))
-    row("memory meanwhile, at most", f"{most:.0f} MiB")
+    print_row(f"4 MB on each of {count} connections", dict(sorted(statuses.items())))
+    print_row("maximum memory meanwhile", f"{most:.0f} MiB")
     if not set(statuses) <= {"200", "503", "none"} or not statuses["200"]:
         faults.append("large bodies")
 
 
 async def mad(running: Running, connections: int, seconds: float) -> None:
-    """One source sends as fast as it can on many connections; another a few times a second."""
+    """One source sends as fast as it can on many connections; another sends twenty times a second."""
     end = time.monotonic() + seconds
     counts: dict[int, int] = {}
     calm: list[tuple[int, float]] = []
@@ -232,47 +232,49 @@ async def mad(running: Running, connections: int, seconds: float) -> None:
     async def stay_calm(web: aiohttp.ClientSession) -> None:
         n = 0
         while time.monotonic() < end:
-            calm.append(await one(running, web, "livekit", n := n + 1))
+            calm.append(await send_one(running, web, "livekit", n := n + 1))
             await asyncio.sleep(0.05)
 
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as raging, aiohttp.ClientSession() as quiet:
         await asyncio.gather(stay_calm(quiet), *(rage(raging, n) for n in range(connections)))
     times = sorted(second for _, second in calm)
-    row(f"mad source, {connections} connections", f"{sum(counts.values()) / seconds:.0f}/s {counts}")
-    row("calm source beside it, p50 and max", f"{times[len(times) // 2] * 1000:.0f} ms, {times[-1] * 1000:.0f} ms")
-    row("calm source refused", sum(status != 200 for status, _ in calm), 0)
+    print_row(f"mad source, {connections} connections", f"{sum(counts.values()) / seconds:.0f}/s {counts}")
+    print_row(
+        "calm source meanwhile, p50 and max", f"{times[len(times) // 2] * 1000:.0f} ms, {times[-1] * 1000:.0f} ms"
+    )
+    print_row("calm source refused", sum(status != 200 for status, _ in calm), 0)
 
 
-async def over_the_bound(running: Running) -> None:
-    """The log is locked by somebody else while both sources send: the queue is full of one, the other is still taken."""
+async def fill_queue(running: Running) -> None:
+    """Another process locks the log while both sources send: one source fills its share of the queue, the other still gets in."""
     import sqlite3
 
     other = sqlite3.connect(running.log_path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as web:
-        first = [asyncio.create_task(one(running, web, "openvidu", n)) for n in range(60)]
+        first = [asyncio.create_task(send_one(running, web, "openvidu", n)) for n in range(60)]
         await asyncio.sleep(0.7)
-        calm = [asyncio.create_task(one(running, web, "livekit", n)) for n in range(2)]
+        calm = [asyncio.create_task(send_one(running, web, "livekit", n)) for n in range(2)]
         await asyncio.sleep(0.7)
         refused = sum(task.done() and task.result()[0] == 503 for task in first)
-        row("mad source over its share of 16", f"{refused} of 60 get 503")
-        row("calm source waits and is not refused", [task.done() for task in calm], [False, False])
+        print_row("mad source over its share of 16", f"{refused} of 60 get 503")
+        print_row("calm source waits and is not refused", [task.done() for task in calm], [False, False])
         other.execute("ROLLBACK")
         other.close()
-        row("calm source once the log is free", [status for status, _ in await asyncio.gather(*calm)], [200, 200])
+        print_row("calm source once the log is free", [status for status, _ in await asyncio.gather(*calm)], [200, 200])
         await asyncio.gather(*first)
-        row("mad source once the log is free", (await one(running, web, "openvidu", 1000))[0], 200)
+        print_row("mad source once the log is free", (await send_one(running, web, "openvidu", 1000))[0], 200)
 
 
 async def main() -> int:
-    """The table."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--idle", type=int, default=10_000)
-    asked.add_argument("--mad", type=int, default=400)
-    asked.add_argument("--seconds", type=float, default=8)
-    asked.add_argument("--quick", action="store_true")
-    given = asked.parse_args()
+    """Print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--idle", type=int, default=10_000)
+    parser.add_argument("--mad", type=int, default=400)
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory() as folder:
@@ -280,18 +282,18 @@ async def main() -> int:
         text = running.config.read_text("utf-8")
         await running.start(init=True)
         try:
-            # A connection each: the server closes one whose body was refused, and a client that reuses it sees a reset.
+            # A new connection for each request: the server closes one whose body it refused.
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as web:
                 await bodies(running, web)
-                await slow(running, web, 20 if given.quick else 400, wait=not given.quick)
-                await idle(running, web, 200 if given.quick else given.idle)
-                await large(running, 40 if given.quick else given.idle)
-                await mad(running, 20 if given.quick else given.mad, 1 if given.quick else given.seconds)
-                row("memory at the end", f"{memory(running):.0f} MiB")
-            row("stops in peace", await running.stop(), 0)
+                await slow(running, web, 20 if options.quick else 400, wait=not options.quick)
+                await idle(running, web, 200 if options.quick else options.idle)
+                await large(running, 40 if options.quick else options.idle)
+                await mad(running, 20 if options.quick else options.mad, 1 if options.quick else options.seconds)
+                print_row("memory at the end", f"{memory(running):.0f} MiB")
+            print_row("exit code", await running.stop(), 0)
             running.config.write_text(text.replace('engine = "sqlite"', 'engine = "sqlite"\nqueue_bound = 16'), "utf-8")
             await running.start()
-            await over_the_bound(running)
+            await fill_queue(running)
         finally:
             await running.stop()
     print("faults:", faults or "none")

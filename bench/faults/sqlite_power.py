@@ -1,10 +1,10 @@
 """Power cuts below SQLite: `python -m bench.faults.sqlite_power [--appends 400] [--cuts 400] [--sealed] [--seed 1]`.
 
-The log's own code runs on a SQLite whose file system layer (apsw's VFS) writes down every write, truncation, sync and
-deletion. Then the power is cut after any of them: what was synced is there; of what was not, nothing, everything, or any
-part of it, torn at sectors. The ordinary log is opened on what is left: everything acknowledged before the cut is there,
-at its position, without a gap, and `verify` finds nothing. The same with synchronous=NORMAL and OFF is the control: there
-acknowledged records have to be lost, or the cut is no cut. Exit code 1 when anything is not so.
+The log's own code runs on a SQLite whose file system layer (apsw's VFS) records every write, truncation, sync and deletion.
+Then the power is cut after any of them: what was synced is there; of the rest, nothing, everything or any part, torn at
+sectors. The ordinary log opens what is left: every record acknowledged before the cut is at its position, without a gap,
+and `verify` finds nothing. The same runs with synchronous=NORMAL and OFF are the control: they have to lose acknowledged
+records, or the cut is not a power cut. The exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ class Step(NamedTuple):
 
 
 class Tracing(apsw.VFS):
-    """A file system that notes down what it is told, and does it."""
+    """A file system that records every step and executes it."""
 
     def __init__(self, steps: list[Step]) -> None:
         self.steps = steps
         super().__init__("tracing", "")
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
-        """Open a file that notes."""
+        """Open a file that records its steps."""
         return TracedFile(self.steps, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
-        """Remove one."""
+        """Delete a file."""
         super().xDelete(filename, syncdir)
         self.steps.append(Step("delete", Path(filename).name, int(syncdir)))
 
 
 class TracedFile(apsw.VFSFile):
-    """One file of it."""
+    """An open file of `Tracing`."""
 
     def __init__(self, steps: list[Step], name: Any, flags: list[int]) -> None:
         self._steps = steps
@@ -68,22 +68,22 @@ class TracedFile(apsw.VFSFile):
         super().__init__("", name, flags)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        """Write."""
+        """Write, and record it."""
         super().xWrite(data, offset)
         self._steps.append(Step("write", self._name, offset, bytes(data)))
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
-        """Cut."""
+        """Truncate, and record it."""
         super().xTruncate(newsize)
         self._steps.append(Step("truncate", self._name, newsize))
 
     def xSync(self, flags: int) -> None:  # noqa: N802
-        """Make durable. Not really: the machine's disk has nothing to do with it."""
+        """Record a sync. The real disk is not synced: the simulated one decides what survives."""
         self._steps.append(Step("sync", self._name))
 
 
 class Connection:
-    """What the log asks of aiosqlite, on apsw. `synchronous`: put in the place of FULL."""
+    """The part of aiosqlite that the log uses, on apsw. `synchronous` replaces FULL."""
 
     def __init__(self, path: Path, mode: str, synchronous: str) -> None:
         flags = apsw.SQLITE_OPEN_READWRITE if mode != "rwc" else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
@@ -93,15 +93,15 @@ class Connection:
         self._synchronous = synchronous
 
     async def execute(self, sql: str, bound: Sequence[Any] = ()) -> None:
-        """One statement."""
+        """Run one statement."""
         await self.execute_fetchall(sql, bound)
 
     async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """One statement, many times."""
+        """Run one statement for many rows."""
         self._on.executemany(sql, rows)
 
     async def execute_fetchall(self, sql: str, bound: Any = ()) -> list[Any]:
-        """One statement and its rows."""
+        """Run one statement; returns its rows."""
         try:
             return list(
                 self._on.execute(sql.replace("synchronous = FULL", f"synchronous = {self._synchronous}"), bound)
@@ -110,25 +110,25 @@ class Connection:
             raise sqlite3.OperationalError(str(error)) from error
 
     async def _execute(self, run: Callable[[apsw.Connection], None], on: apsw.Connection) -> None:
-        """Several statements in one go."""
+        """Run several statements in one call."""
         try:
             run(on)
         except apsw.Error as error:
             raise sqlite3.OperationalError(str(error)) from error
 
     async def rollback(self) -> None:
-        """Back, if there is anything."""
+        """Roll back, if a transaction is open."""
         if not self._on.get_autocommit():
             self._on.execute("ROLLBACK")
 
     async def close(self) -> None:
-        """Let go."""
+        """Close it."""
         self._on.close()
 
 
-def delivery(n: int, drawn: random.Random) -> Verified:
-    """The n-th."""
-    body = b"%d:" % n + drawn.randbytes(drawn.choice([50, 900, 900, 5_000, 20_000]))
+def delivery(n: int, chance: random.Random) -> Verified:
+    """The n-th delivery, of random size."""
+    body = b"%d:" % n + chance.randbytes(chance.choice([50, 900, 900, 5_000, 20_000]))
     return Verified(
         source="lk", vendor="livekit", event="e", dedupe_key=f"k{n}", received_at=n, origin="webhook", proof=b"p",
         body=body,
@@ -136,18 +136,18 @@ def delivery(n: int, drawn: random.Random) -> Verified:
 
 
 class Run(NamedTuple):
-    """A log that was written: what was there first, every step since, and what was acknowledged when."""
+    """A log that was written: the files at the beginning, every step since, and what was acknowledged after which step."""
 
     first: dict[str, bytes]
     steps: list[Step]
     acknowledged: list[tuple[int, int, bytes]]
 
 
-async def written(folder: Path, appends: int, synchronous: str, *, sealed: bool, seed: int) -> Run:
-    """Write a log on the file system that notes."""
+async def write_log(folder: Path, appends: int, synchronous: str, *, sealed: bool, seed: int) -> Run:
+    """Write a log on the file system that records steps."""
     steps: list[Step] = []
     acknowledged: list[tuple[int, int, bytes]] = []
-    drawn = random.Random(seed)
+    chance = random.Random(seed)
     await SqliteLog.create(folder / "log.db")
     if sealed:
         await KeyStore.create(folder / "keys.db", MASTERS)
@@ -167,7 +167,7 @@ async def written(folder: Path, appends: int, synchronous: str, *, sealed: bool,
         mock.patch("tracker.log.sqlite.file._connect", log_connection),
         mock.patch("tracker.log.keys.key_store._connect", vault_connection),
     ):
-        for _ in range(2):  # closed and opened again once
+        for _ in range(2):  # the second time it is opened again
             vault = await KeyStore.open(folder / "keys.db", MASTERS) if sealed else None
             log = await SqliteLog.open(folder / "log.db", vault=vault)
 
@@ -178,20 +178,20 @@ async def written(folder: Path, appends: int, synchronous: str, *, sealed: bool,
             end = len(acknowledged) + appends // 2
             while len(acknowledged) < end:
                 size = len(acknowledged)
-                await asyncio.gather(*(one(delivery(size + n, drawn)) for n in range(drawn.choice([1, 1, 2, 5]))))
+                await asyncio.gather(*(one(delivery(size + n, chance)) for n in range(chance.choice([1, 1, 2, 5]))))
             await log.close()
     vfs.unregister()
     return Run(first, steps, acknowledged)
 
 
 class Disk:
-    """What a disk holds of every name."""
+    """The files of a simulated disk."""
 
     def __init__(self, first: dict[str, bytes]) -> None:
         self.files = {name: File(content) for name, content in first.items()}
 
     def take(self, step: Step) -> None:
-        """One more step. The first sync of a new file and a durable removal sync the directory, as SQLite does on Unix."""
+        """Apply a step. The first sync of a new file and a durable removal sync the directory, as SQLite does on Unix."""
         file = self.files.setdefault(step.name, File(None))
         if (step.what == "sync" and file.is_new()) or (step.what == "delete" and step.at):
             for other in self.files.values():
@@ -200,59 +200,59 @@ class Disk:
 
 
 class File:
-    """What a disk holds of one name: what is durable (None: no such file), and what was done since."""
+    """One file: its durable content (None: no such file), and the steps since."""
 
     def __init__(self, durable: bytes | None) -> None:
         self.durable = durable
         self.pending: list[Step] = []
 
     def is_new(self) -> bool:
-        """Whether the directory does not know it durably yet."""
+        """Whether the directory entry is not durable yet."""
         return self.durable is None or any(step.what == "delete" for step in self.pending)
 
     def settle(self) -> None:
-        """The directory is synced: what was removed stays removed."""
+        """The directory is synced: a removed file stays removed."""
         removed = [n for n, step in enumerate(self.pending) if step.what == "delete"]
         if removed:
             self.durable = None
             self.pending = self.pending[removed[-1] + 1 :]
 
     def take(self, step: Step) -> None:
-        """One more step."""
+        """Apply a step."""
         if step.what == "sync" or (step.what == "delete" and step.at):
             self.pending.append(step)
-            self.durable = applied(self.durable, self.pending)
+            self.durable = apply_steps(self.durable, self.pending)
             self.pending = []
         else:
             self.pending.append(step)
 
-    def left(self, model: str, drawn: random.Random) -> bytes | None:
-        """What a cut leaves of it."""
+    def left(self, model: str, chance: random.Random) -> bytes | None:
+        """What a power cut leaves of it."""
         if model == "nothing":
             return self.durable
         if model == "everything":
-            return applied(self.durable, self.pending)
+            return apply_steps(self.durable, self.pending)
         lives = [0] + [n + 1 for n, step in enumerate(self.pending) if step.what == "delete"]
-        begin = drawn.choice(lives)
+        begin = chance.choice(lives)
         end = next((n for n in lives if n > begin), len(self.pending) + 1) - 1
-        parts = [part for step in self.pending[begin:end] for part in torn(step, drawn)]
-        return applied(self.durable if begin == 0 else None, parts)
+        parts = [part for step in self.pending[begin:end] for part in torn(step, chance)]
+        return apply_steps(self.durable if begin == 0 else None, parts)
 
 
-def torn(step: Step, drawn: random.Random) -> Iterator[Step]:
-    """Any sectors of a write; all or nothing of anything else."""
+def torn(step: Step, chance: random.Random) -> Iterator[Step]:
+    """Any sectors of a write; all or nothing of any other step."""
     if step.what != "write":
-        yield from [step] * drawn.randrange(2)
-    elif (whole := drawn.random()) < 0.5:
+        yield from [step] * chance.randrange(2)
+    elif (whole := chance.random()) < 0.5:
         yield from [step] * (whole < 0.25)
     else:
         for start in range(0, len(step.data), SECTOR):
-            if drawn.random() < 0.5:
+            if chance.random() < 0.5:
                 yield Step("write", step.name, step.at + start, step.data[start : start + SECTOR])
 
 
-def applied(content: bytes | None, steps: Sequence[Step]) -> bytes | None:
-    """A file after these steps."""
+def apply_steps(content: bytes | None, steps: Sequence[Step]) -> bytes | None:
+    """The content of a file after these steps."""
     held = None if content is None else bytearray(content)
     for step in steps:
         if step.what == "delete":
@@ -267,18 +267,18 @@ def applied(content: bytes | None, steps: Sequence[Step]) -> bytes | None:
     return None if held is None else bytes(held)
 
 
-async def found_wrong(folder: Path, acknowledged: dict[int, bytes], *, sealed: bool) -> tuple[int, list[str]]:
-    """(acknowledged records that are lost, everything else that is wrong) after a cut."""
+async def check_after_cut(folder: Path, acknowledged: dict[int, bytes], *, sealed: bool) -> tuple[int, list[str]]:
+    """(acknowledged records that are lost, everything else that is wrong)."""
     try:
         vault = await KeyStore.open(folder / "keys.db", MASTERS) if sealed else None
         log = await SqliteLog.open(folder / "log.db", vault=vault)
     except Exception as error:
-        return len(acknowledged), [f"it does not open: {error}"]
+        return len(acknowledged), [f"the log does not open: {error}"]
     try:
         kept = {record.position: record.body async for chunk in log.read(0) for record in chunk}
         faults = [str(fault) for fault in (await verify_log(log, [])).faults]
     except Exception as error:
-        return len(acknowledged), [f"it cannot be read: {error}"]
+        return len(acknowledged), [f"the log cannot be read: {error}"]
     finally:
         await log.close()
     lost = sum(kept.get(position) != body for position, body in acknowledged.items())
@@ -287,10 +287,10 @@ async def found_wrong(folder: Path, acknowledged: dict[int, bytes], *, sealed: b
     return lost, faults
 
 
-async def cut(run: Run, space: Path, cuts: int, *, sealed: bool, seed: int) -> tuple[int, int, int, list[str]]:
+async def cut_power(run: Run, space: Path, cuts: int, *, sealed: bool, seed: int) -> tuple[int, int, int, list[str]]:
     """(cuts, cuts that lost something, acknowledged records lost, faults)."""
-    drawn = random.Random(seed)
-    moments = sorted(drawn.sample(range(1, len(run.steps) + 1), min(cuts, len(run.steps))))
+    chance = random.Random(seed)
+    moments = sorted(chance.sample(range(1, len(run.steps) + 1), min(cuts, len(run.steps))))
     disk = Disk(run.first)
     done = losing = all_lost = at = 0
     faults: list[str] = []
@@ -302,10 +302,10 @@ async def cut(run: Run, space: Path, cuts: int, *, sealed: bool, seed: int) -> t
         for model in MODELS:
             with tempfile.TemporaryDirectory(dir=space) as folder:
                 for name, file in disk.files.items():
-                    left = file.left(model, drawn)
+                    left = file.left(model, chance)
                     if left is not None:
                         (Path(folder) / name).write_bytes(left)
-                lost, wrong = await found_wrong(Path(folder), acknowledged, sealed=sealed)
+                lost, wrong = await check_after_cut(Path(folder), acknowledged, sealed=sealed)
             done += 1
             losing += lost > 0
             all_lost += lost
@@ -314,13 +314,13 @@ async def cut(run: Run, space: Path, cuts: int, *, sealed: bool, seed: int) -> t
 
 
 async def main() -> int:
-    """The table."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--appends", type=int, default=400)
-    asked.add_argument("--cuts", type=int, default=400)
-    asked.add_argument("--seed", type=int, default=1)
-    asked.add_argument("--sealed", action="store_true")
-    given = asked.parse_args()
+    """Print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--appends", type=int, default=400)
+    parser.add_argument("--cuts", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sealed", action="store_true")
+    options = parser.parse_args()
     print(f"{'synchronous':12}{'steps':>7}{'syncs':>7}{'cuts':>6}{'losing':>8}{'lost':>8}{'damaged':>9}{'seconds':>9}")
     bad = False
     for synchronous in ("FULL", "NORMAL", "OFF"):
@@ -328,8 +328,10 @@ async def main() -> int:
         with tempfile.TemporaryDirectory() as space:
             folder = Path(space) / "log"
             folder.mkdir()
-            run = await written(folder, given.appends, synchronous, sealed=given.sealed, seed=given.seed)
-            done, losing, lost, faults = await cut(run, Path(space), given.cuts, sealed=given.sealed, seed=given.seed)
+            run = await write_log(folder, options.appends, synchronous, sealed=options.sealed, seed=options.seed)
+            done, losing, lost, faults = await cut_power(
+                run, Path(space), options.cuts, sealed=options.sealed, seed=options.seed
+            )
         syncs = sum(step.what == "sync" for step in run.steps)
         seconds = time.perf_counter() - began
         print(

@@ -27,7 +27,6 @@ from tracker.privacy.erasure import Selection
 from tracker.errors import LogMissing, ViewsMissing
 from tracker.log.sqlite import dictionaries
 from tracker.log.contract import Log
-from tracker.log.sqlite.migrate import migrate, steps
 from tracker.log.record_compression import MAGIC
 from tracker.log.sqlite.log import SqliteLog
 
@@ -151,34 +150,6 @@ async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
         if "exists already" not in str(error):
             return [f"the second init failed: {error}"]
     return await verify(config, 0)
-
-
-async def prepare_old(folder: Path) -> None:
-    """A log of the first version, with records."""
-    write_config(folder, sealed=False)
-    path = folder / "log.db"
-    import aiosqlite
-
-    connection = await aiosqlite.connect(path, isolation_level=None)
-    await migrate(connection, steps()[:1])
-    for n in range(300):
-        v = delivery(n)
-        await connection.execute(
-            "INSERT INTO records (position, source, vendor, event, dedupe_key, received_at, origin, proof, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (n + 1, v.source, v.vendor, v.event, v.dedupe_key, v.received_at, v.origin, v.proof, v.body),
-        )
-    await connection.close()
-
-
-async def run_migrate(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
-    """Open it with this version."""
-    await (await stores.open_log(config_of(folder))).close()
-
-
-async def check_migrated(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
-    """The log is complete."""
-    return await verify(config_of(folder), 300)
 
 
 def write_calls(folder: Path, seeds: range) -> None:
@@ -349,7 +320,6 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("init", prepare_init, run_init, check_init),
-        Workload("migrate", prepare_old, run_migrate, check_migrated),
         Workload("append", prepare_append, run_append, check_append),
         Workload("sealed", prepare_sealed, run_append, check_append),
         Workload("train", prepare_train, run_train, check_trained),

