@@ -90,7 +90,7 @@ async def record_on_two_nodes(cluster: DeployedCluster, folder: Path) -> None:
     logs: list[JetstreamLog] = []
     for node in ("a", "b"):
         node_settings = settings(cluster, "tracker", node)
-        await Replica.init(folder / f"{node}.db", log_id=await join_stream(chosen, "another"), stream="tracker")
+        await Replica.init(folder / f"{node}.db", log_id=await join_stream(node_settings, "another"), stream="tracker")
         logs.append(await JetstreamLog.open(folder / f"{node}.db", node_settings, body_bytes=4 * 2**20))
     try:
         for n, log in enumerate(logs):
