@@ -10,20 +10,20 @@ from aiohttp import web
 from tracker.api.route import ApiContext
 from tracker.api.health import READING
 from tracker.api.problems import only
-from tracker.dashboard import across_pages, log_page, session_page, sessions_page, sources_page, statistics_page
+from tracker.dashboard import list_pages, log_page, session_page, sessions_page, sources_page, statistics_page
 from tracker.dashboard.ingest_stats import INGEST_STATS, NOTHING, IngestStats
 from tracker.dashboard.page_route import PageRoute, answering
-from tracker.dashboard.nodes import CLUSTER, ClusterView
+from tracker.dashboard.cluster_status import CLUSTER, ClusterView
 from tracker.dashboard.summary import HEADS, HeadCounter
 from tracker.dashboard.rendering import HEADERS
-from tracker.dashboard.signing_in import SignIn
+from tracker.dashboard.sign_in import SignIn
 
 __all__ = ["PAGES", "add_routes"]
 
 PAGES: tuple[PageRoute, ...] = (
     *sessions_page.PAGES,
     *session_page.PAGES,
-    *across_pages.PAGES,
+    *list_pages.PAGES,
     *statistics_page.PAGES,
     *sources_page.PAGES,
     *log_page.PAGES,

@@ -1,26 +1,161 @@
-"""A session as swim lanes: what is drawn, before anybody draws it. Pure: rows in, lanes out.
+"""A session as swim lanes: which lanes and bars there are. Pure: rows in, lanes out; drawing is done elsewhere.
 
     session ─ recordings (with their phases) ─ supervisor sessions ─ other activities ─ people
                                                                                           └ what they publish
                                                                                           └ what they receive
 
-Times are µs since the epoch, UTC. Both ends of every bar say how they are known; a bar without an end goes on.
+Times are µs since the epoch, UTC. Both ends of a bar say how they are known; a bar without an end is still running.
+
+Bars of one lane that overlap get rows of their own, so that two devices of one person are both visible. A medium that is
+published several times is one lane; so is everything received from one person.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from tracker.dashboard.lanes_parts import Bar, Dot, Lane, Lanes, Mark, SessionParts, base_of, keys_of
-from tracker.dashboard.lanes_people import people_lanes, steps_of
-from tracker.domain.facts import Micros
-from tracker.domain.rows import ConnectionRow, EntryRow, RecordingRow, SessionRow, SupervisorSessionRow
+import msgspec
+
+from tracker.domain.facts import Micros, Provenance
+from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
+from tracker.projections.people import PEOPLE, union
 
 LEAST = 1_000_000
 """No axis is shorter than this, µs."""
 
 TAIL = 0.5
 """How much longer than the call itself the axis may become for what follows it (a recording being made ready)."""
+
+LaneKind = Literal["session", "recording", "supervisor", "activity", "participant", "stream", "subscription"]
+
+
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """One interval. `key` is what entries call it; `phase` what it is in its lane; `row` which row of the lane it lies in."""
+
+    key: str
+    phase: str
+    start: Micros | None
+    end: Micros | None
+    start_by: Provenance | None
+    end_by: Provenance | None
+    reason: str | None = None
+    note: str | None = None
+    row: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still goes on."""
+        return self.end is None and self.end_by is None
+
+
+class Dot(msgspec.Struct, frozen=True, kw_only=True):
+    """One moment in a lane: a status a recording reached."""
+
+    at: Micros
+    name: str
+    position: int | None
+
+
+class Lane(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the picture. `parent` is the key of the lane it belongs to; `rows` how many rows its bars need."""
+
+    kind: LaneKind
+    key: str
+    label: str
+    about: str | None = None
+    parent: str | None = None
+    bars: list[Bar]
+    dots: list[Dot] = []
+    rows: int = 1
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """An anomaly where it was noticed. `key` is of the bar or lane it is about, where one is known."""
+
+    at: Micros
+    kind: str
+    detail: str
+    position: int | None
+    key: str | None = None
+
+
+class Lanes(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole picture.
+
+    `begin` to `until` is the axis; `latest` the last moment anything here tells of, which may lie beyond it.
+    `goes_on`: the session is open and was heard of lately, so its axis ends now. `steps`: (since when, people present).
+    `left_out` names what was read only in part, with how many rows that were.
+    """
+
+    begin: Micros
+    until: Micros
+    latest: Micros
+    goes_on: bool
+    lanes: list[Lane]
+    marks: list[Mark]
+    steps: list[tuple[Micros, int]]
+    left_out: dict[str, int] = {}
+
+
+class SessionParts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the lanes are made of. `noticed` are entries at the positions of anomalies; `left_out` as in `Lanes`."""
+
+    session: SessionRow
+    participants: Sequence[ParticipantRow] = ()
+    connections: Sequence[ConnectionRow] = ()
+    streams: Sequence[StreamRow] = ()
+    recordings: Sequence[RecordingRow] = ()
+    supervisors: Sequence[SupervisorSessionRow] = ()
+    activities: Sequence[EntryRow] = ()
+    noticed: Sequence[EntryRow] = ()
+    left_out: dict[str, int] = {}
+
+
+def keys_of(row: EntryRow) -> tuple[str, ...]:
+    """The keys of the bars and lanes an entry may belong to, the most exact first."""
+    subject = row.subject_id or ""
+    match row.subject_type:
+        case "participant":
+            connection = row.detail.get("connection")
+            exact = base_of(connection) if isinstance(connection, str) else subject
+            return f"c:{exact}", f"p:{subject}"
+        case "stream":
+            return f"s:{subject}", f"p:{row.actor or ''}"
+        case "subscription":
+            return f"r:{subject}@{row.actor or ''}", f"p:{row.actor or ''}"
+        case "recording":
+            return (f"rec:{subject}",)
+        case "supervisor_session":
+            return (f"sup:{subject}",)
+        case "session":
+            return ("session",)
+        case other:
+            return (f"act:{other}:{subject}",)
+
+
+def base_of(identity: str) -> str:
+    """The vendor's own id of a row that shares it with others (`CAM~2` → `CAM`)."""
+    head, tilde, number = identity.rpartition("~")
+    return head if tilde and number.isdigit() else identity
+
+
+def stacked(bars: Sequence[Bar]) -> tuple[list[Bar], int]:
+    """The bars in order of their starts, each in the first row where it covers no other; and the number of rows."""
+    free_from: list[float] = []
+    placed: list[Bar] = []
+    for bar in sorted(bars, key=lambda bar: (_left(bar), bar.key)):
+        left, right = _left(bar), float("inf") if bar.is_open else float(bar.end or _left(bar))
+        row = next((n for n, free in enumerate(free_from) if free <= left), len(free_from))
+        if row == len(free_from):
+            free_from.append(right)
+        free_from[row] = max(right, left + 1)
+        placed.append(bar if not row else msgspec.structs.replace(bar, row=row))
+    return placed, max(1, len(free_from))
+
+
+def _left(bar: Bar) -> Micros:
+    return bar.start if bar.start is not None else bar.end or 0
 
 
 def lanes_of(parts: SessionParts, *, now: Micros, is_stuck: bool) -> Lanes:
@@ -181,3 +316,117 @@ def _marks(parts: SessionParts, begin: Micros, until: Micros) -> list[Mark]:
             at, key = until if at is None else at, None
         marks.append(Mark(at=at, kind=anomaly.kind, detail=anomaly.detail, position=anomaly.position, key=key))
     return sorted(marks, key=lambda mark: mark.at)
+
+
+def people_lanes(parts: SessionParts) -> list[Lane]:
+    """Each person, and under them what they publish and what they receive."""
+    bars: dict[str, list[Bar]] = {}
+    where: dict[str, ConnectionRow] = {}
+    for row in parts.connections:
+        where[row.participant] = row
+        bars.setdefault(row.participant, []).append(_connection_bar(row))
+    names = {row.id: row.name or row.identity or row.id for row in parts.participants}
+    media: dict[str, dict[tuple[str, str], list[StreamRow]]] = {}
+    for stream in parts.streams:
+        wanted = (stream.direction, _channel(stream))
+        media.setdefault(stream.participant or "", {}).setdefault(wanted, []).append(stream)
+    lanes: list[Lane] = []
+    for person in parts.participants:
+        seen = where.get(person.id)
+        about = [person.kind if person.kind != "standard" else None, seen.platform if seen else None]
+        theirs, rows = stacked(bars.get(person.id, []))
+        key = f"p:{person.id}"
+        lanes.append(
+            Lane(
+                kind="participant",
+                key=key,
+                label=names[person.id],
+                about=" · ".join(word for word in about if word) or None,
+                bars=theirs,
+                rows=rows,
+            )
+        )
+        lanes += _media_lanes(key, media.pop(person.id, {}), names)
+    nobody = {channel: streams for theirs in media.values() for channel, streams in theirs.items()}
+    if nobody and not parts.left_out.get("participants"):
+        lanes.append(Lane(kind="participant", key="p:", label="nobody known", bars=[]))
+        lanes += _media_lanes("p:", nobody, names)
+    return lanes
+
+
+def _connection_bar(row: ConnectionRow) -> Bar:
+    return Bar(
+        key=f"c:{base_of(row.id)}",
+        phase="aborted" if row.aborted else "connection",
+        start=row.joined_at,
+        end=row.left_at,
+        start_by=row.join_provenance,
+        end_by=row.leave.provenance if row.leave else None,
+        reason=row.leave.reason if row.leave else None,
+        note=row.leave.vendor_reason if row.leave else None,
+    )
+
+
+def _channel(row: StreamRow) -> str:
+    """What makes streams one lane: the same medium published again and again, or everything received of one person."""
+    if row.direction == "published":
+        return " · ".join(word for word in (row.label, row.media) if word) or "stream"
+    return row.publisher or row.stream
+
+
+def _media_lanes(parent: str, found: dict[tuple[str, str], list[StreamRow]], names: dict[str, str]) -> list[Lane]:
+    lanes: list[Lane] = []
+    # Published before received, each in the order it began.
+    for (direction, channel), rows in sorted(found.items(), key=lambda item: item[0][0] != "published"):
+        is_published = direction == "published"
+        theirs, count = stacked([_stream_bar(row) for row in rows])
+        lanes.append(
+            Lane(
+                kind="stream" if is_published else "subscription",
+                key=f"{parent}/{direction}/{channel}",
+                label=channel if is_published else f"from {names.get(channel, channel)}",
+                about=None if is_published else " · ".join(sorted({row.media for row in rows if row.media})) or None,
+                parent=parent,
+                bars=theirs,
+                rows=count,
+            )
+        )
+    return lanes
+
+
+def _stream_bar(row: StreamRow) -> Bar:
+    is_published = row.direction == "published"
+    return Bar(
+        key=f"s:{row.stream}" if is_published else f"r:{row.stream}@{row.connection or row.participant or ''}",
+        phase="stream" if is_published else "subscription",
+        start=row.started_at,
+        end=row.ended_at,
+        start_by=row.start_provenance,
+        end_by=row.end.provenance if row.end else None,
+        reason=row.end.reason if row.end else None,
+        note=row.end.vendor_reason if row.end else None,
+    )
+
+
+def steps_of(participants: Sequence[ParticipantRow], connections: Sequence[ConnectionRow]) -> list[tuple[Micros, int]]:
+    """How many people were present since when: persons only, each once, however often they are connected."""
+    people = {row.id for row in participants if row.kind in PEOPLE}
+    spans: dict[str, list[tuple[Micros, Micros | None]]] = {}
+    for row in connections:
+        if row.joined_at is not None and not row.aborted and (row.participant in people or not people):
+            spans.setdefault(row.participant, []).append((row.joined_at, row.left_at))
+    changes: dict[Micros, int] = {}
+    for theirs in spans.values():
+        for start, end in union(theirs):
+            if end is not None and end <= start:
+                continue
+            changes[start] = changes.get(start, 0) + 1
+            if end is not None:
+                changes[end] = changes.get(end, 0) - 1
+    steps: list[tuple[Micros, int]] = []
+    present = 0
+    for at, change in sorted(changes.items()):
+        if change:
+            present += change
+            steps.append((at, present))
+    return steps

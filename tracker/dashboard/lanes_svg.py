@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from markupsafe import Markup, escape
 
-from tracker.dashboard.lanes_parts import Bar, Lane, Lanes, Mark
+from tracker.dashboard.lanes import Bar, Lane, Lanes, Mark
 from tracker.domain.facts import Micros
 
 WIDTH = 1200

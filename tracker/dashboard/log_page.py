@@ -9,9 +9,9 @@ from aiohttp import web
 
 from tracker.api.route import ApiRequest
 from tracker.api.parameters import choice
-from tracker.dashboard.across_pages import sources_of
+from tracker.dashboard.list_pages import sources_of
 from tracker.dashboard.page_route import API, PageRoute, ask
-from tracker.dashboard.nodes import cluster_view
+from tracker.dashboard.cluster_status import cluster_view
 from tracker.dashboard.rendering import page
 from tracker.dashboard.sessions_page import form_values
 

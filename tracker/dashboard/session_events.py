@@ -15,7 +15,7 @@ import msgspec
 from tracker.views.answers import Entry, time_of
 from tracker.api.route import ApiRequest
 from tracker.views.presenters import present_entry
-from tracker.dashboard.lanes_parts import SessionParts, base_of, keys_of
+from tracker.dashboard.lanes import SessionParts, base_of, keys_of
 from tracker.domain.facts import Micros
 from tracker.domain.rows import EntryRow, SessionRow
 

@@ -25,7 +25,7 @@ from tracker.api.sessions import the_session
 from tracker.views.presenters import present_connection, present_participant, present_recording
 from tracker.dashboard.page_route import PageRoute
 from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
-from tracker.dashboard.lanes_compact import compact as compact_lanes
+from tracker.dashboard.lanes_json import compact as compact_lanes
 from tracker.dashboard.lanes_svg import draw_lanes
 from tracker.dashboard.rendering import HEADERS, page
 from tracker.dashboard.session_events import (
@@ -39,7 +39,7 @@ from tracker.dashboard.session_events import (
     names_of,
     timeline_csv,
 )  # fmt: skip
-from tracker.dashboard.session_reading import STILL_BOUNDS, FULL_BOUNDS, parts_of, proved_by
+from tracker.dashboard.session_rows import STILL_BOUNDS, FULL_BOUNDS, parts_of, proved_by
 from tracker.domain.facts import Micros
 from tracker.projections.people import union
 from tracker.domain.rows import ConnectionRow, SessionRow

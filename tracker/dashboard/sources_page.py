@@ -11,7 +11,7 @@ from tracker.views.answers import time_of
 from tracker.api.route import ApiRequest
 from tracker.dashboard.ingest_stats import READ, TAKEN, IngestStats
 from tracker.dashboard.page_route import PageRoute, ask
-from tracker.dashboard.nodes import ingest_stats_of, cluster_view
+from tracker.dashboard.cluster_status import ingest_stats_of, cluster_view
 from tracker.dashboard.remedies import FIRST_STEPS, REMEDIES
 from tracker.dashboard.rendering import page
 

@@ -21,7 +21,7 @@ from tracker.api.live import LiveStream
 from tracker.config.load import Config
 from tracker.dashboard import app as dashboard
 from tracker.dashboard.ingest_stats import IngestStats
-from tracker.dashboard.nodes import ClusterView
+from tracker.dashboard.cluster_status import ClusterView
 from tracker.errors import TrackerError
 from tracker.log.contract import ClusteredLog, Log
 from tracker.server.metrics import Metrics

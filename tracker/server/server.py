@@ -32,7 +32,7 @@ from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound
 from tracker.api.health import Health
 from tracker.config.load import Config
 from tracker.dashboard.ingest_stats import IngestStats
-from tracker.dashboard.nodes import ClusterView
+from tracker.dashboard.cluster_status import ClusterView
 from tracker.privacy.erasure import finish
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest.webhooks import Ingest

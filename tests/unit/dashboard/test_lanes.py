@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
-from tracker.dashboard.lanes_compact import compact
-from tracker.dashboard.lanes_parts import Bar, Lane, SessionParts, keys_of, stacked
-from tracker.dashboard.lanes_people import steps_of
+from tracker.dashboard.lanes_json import compact
+from tracker.dashboard.lanes import Bar, Lane, SessionParts, keys_of, stacked
+from tracker.dashboard.lanes import steps_of
 from tracker.dashboard.session_page import present_since
 from tracker.domain.rows import (
     Anomaly,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from tracker.dashboard.lanes_parts import Bar, Lane, Lanes, Mark
+from tracker.dashboard.lanes import Bar, Lane, Lanes, Mark
 from tracker.dashboard.lanes_svg import MOST, draw_lanes, shown_lanes, ticks
 
 S = 1_000_000

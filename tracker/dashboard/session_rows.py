@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tracker.api.route import ApiRequest
-from tracker.dashboard.lanes_parts import SessionParts
+from tracker.dashboard.lanes import SessionParts
 from tracker.domain.deliveries import Record
 from tracker.domain.rows import EntryRow, SessionRow
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracker.dashboard.lanes_parts import Lanes
+from tracker.dashboard.lanes import Lanes
 from tracker.domain.facts import Micros
 
 
