@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from tracker.api.auth import SCOPES, Access, AccessKey, mint
+from tracker.api.auth import SCOPES, Access, AccessKey, mint_token
 from tracker.api import openapi
 from tracker.api.app import ROUTES, add_routes
 from tracker.api.route import ApiContext
@@ -81,8 +81,8 @@ def test_every_registered_route_is_described_and_no_other() -> None:
             now=lambda: NOW,
             stuck_after={},
             vendors={},
-            unready=views,
-            metrics=views,
+            unready_reasons=views,
+            render_metrics=views,
         ),
     )
     registered = {resource.canonical for resource in app.router.resources()}
@@ -183,20 +183,20 @@ async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -
             now=lambda: NOW,
             stuck_after={},
             vendors={"s": vendor},
-            unready=unready,
-            metrics=lambda: (b"", "text/plain"),
+            unready_reasons=unready,
+            render_metrics=lambda: (b"", "text/plain"),
         ),
     )
-    headers = {"Authorization": "Bearer " + mint(KEY, scopes=SCOPES, sources=None, expires_s=60, now=NOW)}
+    headers = {"Authorization": "Bearer " + mint_token(KEY, scopes=SCOPES, sources=None, expires_s=60, now=NOW)}
     async with TestClient(TestServer(app)) as client:
         async with client.get("/v1/sessions", headers=headers) as response:
             session = (await response.json())["items"][0]["id"]
         for route in ROUTES:
-            if route.streams:
+            if route.is_stream:
                 continue
             for any_id in (session, "none"):
                 path = route.path.replace("{id}", any_id).replace("{position}", "1" if any_id == session else "none")
-                needed = {each.name: "1" for each in route.parameters if each.needed}
+                needed = {each.name: "1" for each in route.parameters if each.is_required}
                 async with client.get(path, headers=headers, params=needed) as response:
                     told = DOCUMENT["paths"][route.path]["get"]["responses"][str(response.status)]
                     if "$ref" in told:

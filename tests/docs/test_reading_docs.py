@@ -36,23 +36,25 @@ def test_every_error_that_reaches_http_is_on_the_page() -> None:
         if name in {"ConfigInvalid", "Ambiguous"} or issubclass(leaf, errors.EvidenceError):
             assert f"`{name}`" in ERRORS
         else:
-            assert problems.kind_of(leaf("x", "y") if name == "ParameterInvalid" else leaf()) in HOOKS | READS, name
+            assert problems.problem_kind(leaf("x", "y") if name == "ParameterInvalid" else leaf()) in HOOKS | READS, (
+                name
+            )
 
 
 def test_the_statuses_on_the_page_are_those_of_the_doors() -> None:
-    for error, (status, _, _) in problems.STATUSES.items():
-        kind = problems.kind_of(error("x", "y") if error is errors.ParameterInvalid else error())
+    for error, (status, _, _) in problems.ERROR_STATUSES.items():
+        kind = problems.problem_kind(error("x", "y") if error is errors.ParameterInvalid else error())
         assert READS.get(kind) == str(status), kind
     for error, (status, _, _) in REFUSALS.items():
-        assert HOOKS.get(problems.kind_of(error())) == str(status)
+        assert HOOKS.get(problems.problem_kind(error())) == str(status)
     for leaf in leaves(errors.LogError):
-        assert HOOKS[problems.kind_of(leaf())] == "503"
+        assert HOOKS[problems.problem_kind(leaf())] == "503"
 
 
 def test_every_error_a_reader_can_meet_has_a_status() -> None:
     for branch in (errors.QueryError, errors.ViewsError, errors.LogError):
         for leaf in leaves(branch):
-            assert leaf in problems.STATUSES or leaf is errors.Ambiguous
+            assert leaf in problems.ERROR_STATUSES or leaf is errors.Ambiguous
 
 
 def test_every_route_and_parameter_is_on_the_page() -> None:

@@ -32,13 +32,13 @@ SCOPES = ("read:sessions", "read:records", "admin")
 LEEWAY_S = 60
 """How far the clocks of whoever mints and of this machine may be apart, in seconds."""
 
-MOST_TOKEN_BYTES = 16_384
-MOST_SECONDS = 1e12
+MAX_TOKEN_BYTES = 16_384
+MAX_SECONDS = 1e12
 
 Algorithm = Literal["HS256", "RS256", "EdDSA"]
 Claims = dict[str, Any]
 
-_NO_CLOCK: Options = {
+_SIGNATURE_ONLY: Options = {
     "verify_signature": True, "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False,
     "verify_iss": False, "verify_sub": False, "verify_jti": False,
 }  # fmt: skip
@@ -71,7 +71,7 @@ class Reader(msgspec.Struct, frozen=True):
     scopes: frozenset[str]
     sources: tuple[str, ...] | None = None
 
-    def may(self, scope: str) -> bool:
+    def has_scope(self, scope: str) -> bool:
         """Whether the token is good for `scope`."""
         return scope in self.scopes or "admin" in self.scopes
 
@@ -80,7 +80,7 @@ class Reader(msgspec.Struct, frozen=True):
         return self.sources is None or source in self.sources
 
 
-_LOCAL = Reader("local", frozenset(SCOPES), None)
+_LOCAL_READER = Reader("local", frozenset(SCOPES), None)
 
 
 class Access:
@@ -97,7 +97,7 @@ class Access:
         issuer: str | None = None,
         now: Callable[[], int],
     ) -> None:
-        self._keys = {key.id: (key, _verifying(key)) for key in keys}
+        self._keys = {key.id: (key, _verification_key(key)) for key in keys}
         if len(self._keys) != len(keys):
             raise ConfigInvalid("access.keys: an id is there twice: give each key an id of its own")
         self._audience = audience
@@ -114,7 +114,7 @@ class Access:
         """
         if authorization is None:
             if cookie is not None and _digest(cookie) in self._opened:
-                return _LOCAL
+                return _LOCAL_READER
             if self._keys and cookie:
                 return self._read(cookie)
             if not self._keys:
@@ -129,22 +129,22 @@ class Access:
         claims = self._claims(token)
         self._check_times(claims)
         self._check_names(claims)
-        return _reader(claims)
+        return _reader_from_claims(claims)
 
     @property
     def has_keys(self) -> bool:
         """Whether tokens open this door; without keys only the one-time link does."""
         return bool(self._keys)
 
-    def one_time_link(self, *, beside_keys: bool = False) -> str | None:
+    def one_time_link(self, *, even_with_keys: bool = False) -> str | None:
         """A path that opens once and is good for everything; None where keys are configured, unless `beside_keys`."""
-        if self._keys and not beside_keys:
+        if self._keys and not even_with_keys:
             return None
         code = secrets.token_urlsafe(32)
         self._codes.add(_digest(code))
         return f"/open?code={code}"
 
-    def open(self, code: str) -> str:
+    def redeem_code(self, code: str) -> str:
         """Take the code of a link, once, for the value of the cookie `tracker_session`. Raises `TokenInvalid`."""
         try:
             self._codes.remove(_digest(code))
@@ -156,7 +156,7 @@ class Access:
         self._opened.add(_digest(opened))
         return opened
 
-    def close(self, cookie: str) -> None:
+    def end_session(self, cookie: str) -> None:
         """What a link gave is good no more. A token stays good until it expires: only its bearer forgets it."""
         self._opened.discard(_digest(cookie))
 
@@ -164,14 +164,14 @@ class Access:
         """The claims of a token whose signature fits one of our keys."""
         if not self._keys:
             raise TokenInvalid("no read key is configured here: open the one-time link, or configure [access] keys")
-        if len(token) > MOST_TOKEN_BYTES:
+        if len(token) > MAX_TOKEN_BYTES:
             raise TokenInvalid("the token is too long")
         for key, verifying in self._candidates(token):
             try:
                 with warnings.catch_warnings():
                     # How long a secret has to be is for whoever configures it; here it only has to fit.
                     warnings.simplefilter("ignore")
-                    return jwt.decode(token, verifying, algorithms=[key.algorithm], options=_NO_CLOCK)
+                    return jwt.decode(token, verifying, algorithms=[key.algorithm], options=_SIGNATURE_ONLY)
             except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
                 continue
         raise TokenInvalid("the token's signature does not fit a key of this server, or it is no JWT of claims")
@@ -198,13 +198,13 @@ class Access:
 
     def _check_times(self, claims: Claims) -> None:
         now = self._now() / 1_000_000
-        expires = _seconds(claims, "exp")
+        expires = _claimed_time(claims, "exp")
         if expires is None:
             raise TokenInvalid("the token has no expiry (exp): mint one that ends")
         if expires + LEEWAY_S <= now:
             raise TokenInvalid("the token is expired: mint another")
         for name in ("nbf", "iat"):
-            begins = _seconds(claims, name)
+            begins = _claimed_time(claims, name)
             if begins is not None and begins - LEEWAY_S > now:
                 raise TokenInvalid(f"the token is from the future ({name}): set the clocks of both hosts")
 
@@ -218,7 +218,7 @@ class Access:
             raise TokenInvalid("the token is not of the issuer expected here (iss)")
 
 
-def mint(
+def mint_token(
     key: AccessKey,
     *,
     scopes: Sequence[str],
@@ -253,14 +253,14 @@ def mint(
         raise ConfigInvalid(f"access key {key.id!r} cannot sign: it is no {key.algorithm} key") from None
 
 
-def _verifying(key: AccessKey) -> Any:
+def _verification_key(key: AccessKey) -> Any:
     """What PyJWT verifies with: prepared once, so that a key that is none is found at the start."""
     if key.algorithm == "HS256":
         if not key.secret:
             raise ConfigInvalid(f"access key {key.id!r}: HS256 needs a secret")
         text = key.secret
     else:
-        text = key.public_key or _public_of(key)
+        text = key.public_key or _public_key(key)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -270,7 +270,7 @@ def _verifying(key: AccessKey) -> Any:
     return text
 
 
-def _public_of(key: AccessKey) -> str:
+def _public_key(key: AccessKey) -> str:
     if not key.private_key:
         raise ConfigInvalid(f"access key {key.id!r}: {key.algorithm} needs a public key (public_key_file)")
     try:
@@ -281,7 +281,7 @@ def _public_of(key: AccessKey) -> str:
     return private.public_key().public_bytes(*pem).decode()
 
 
-def _reader(claims: Claims) -> Reader:
+def _reader_from_claims(claims: Claims) -> Reader:
     scope: object = claims.get("scope", "")
     if not isinstance(scope, str):
         raise TokenInvalid("the token's scope is not a space-separated text")
@@ -299,12 +299,12 @@ def _reader(claims: Claims) -> Reader:
 _ALL = object()
 
 
-def _seconds(claims: Claims, name: str) -> float | None:
+def _claimed_time(claims: Claims, name: str) -> float | None:
     found: object = claims.get(name)
     if found is None:
         return None
     # Bounded, so that neither an infinity nor a number of a thousand digits gets into the arithmetic.
-    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < MOST_SECONDS:
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < MAX_SECONDS:
         raise TokenInvalid(f"the token's {name} is not a time in seconds")
     return float(found)
 

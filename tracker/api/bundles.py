@@ -17,31 +17,31 @@ from aiohttp import web
 
 from tracker.api.auth import Reader
 from tracker.views.answers import Page, Session
-from tracker.api.route import STUCK_AFTER, ApiRequest, ApiContext, Route, StreamAnswer, ZipAnswer
-from tracker.api.sessions import the_session
+from tracker.api.route import DEFAULT_STUCK_AFTER, ApiRequest, ApiContext, Route, StreamAnswer, ZipAnswer
+from tracker.api.sessions import requested_session
 from tracker.evidence.bundle.build import BundleRequest, write_bundle
 from tracker.evidence.bundle.contents import bundle_contents
 from tracker.errors import EvidenceError, LogUnavailable, NotFound
 from tracker.domain.rows import SessionRow
 from tracker.views.contract import ViewsReader
 
-PAGE = 1000
-SENT_AT_ONCE = 256 * 1024
+PAGE_POSITIONS = 1000
+CHUNK_BYTES = 256 * 1024
 
 
-async def make(door: ApiContext, reader: Reader, session_id: str, file: IO[bytes]) -> None:
+async def make_bundle(context: ApiContext, reader: Reader, session_id: str, file: IO[bytes]) -> None:
     """Write the bundle of a session into an empty file.
 
     Raises `NotFound`, `ViewsError`, `LogError`, `EvidenceError`.
     """
-    bundling = door.bundling
+    bundling = context.bundle_settings
     if bundling is None:
         raise NotFound("this server makes no evidence bundles")
-    made_at = door.now()
+    made_at = context.now()
     async with bundling.gate, bundling.open_snapshot() as views:
-        row = await _row(views, session_id)
+        row = await _session_row(views, session_id)
         # Whether the session is stuck is decided for `made_at`. The manifest names both, so a verifier can decide it again.
-        stuck_after = door.stuck_after.get(row.source, STUCK_AFTER)
+        stuck_after = context.stuck_after.get(row.source, DEFAULT_STUCK_AFTER)
         wanted = BundleRequest(
             contents=bundle_contents(views, row, stuck_before=made_at - stuck_after),
             positions=_positions(views, session_id),
@@ -49,32 +49,32 @@ async def make(door: ApiContext, reader: Reader, session_id: str, file: IO[bytes
             made_at=made_at,
             stuck_after=stuck_after,
         )
-        await write_bundle(file, door.log, bundling, wanted)
+        await write_bundle(file, context.log, bundling, wanted)
 
 
 async def find_bundle(asked: ApiRequest) -> StreamAnswer:
     """`GET /v1/sessions/{id}/evidence`."""
-    session = await the_session(asked)
+    session = await requested_session(asked)
 
     async def stream(request: web.Request, told: Mapping[str, str]) -> web.StreamResponse:
         response = web.StreamResponse(headers=told)
         response.content_type = "application/zip"
-        response.headers["Content-Disposition"] = f'attachment; filename="{file_name(session.id)}"'
+        response.headers["Content-Disposition"] = f'attachment; filename="{bundle_file_name(session.id)}"'
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "no-store"
         if request.method == "HEAD":
             await response.prepare(request)
             return response
-        async with _unnamed() as file:
+        async with _temporary_file() as file:
             try:
-                await make(asked.context, asked.reader, session.id, file)
+                await make_bundle(asked.context, asked.reader, session.id, file)
             except EvidenceError as error:
                 # The operator reads why in the server's output; it may name files.
                 raise LogUnavailable(f"no evidence can be made: {error}") from error
             response.content_length = file.seek(0, 2)
             file.seek(0)
             await response.prepare(request)
-            while piece := await asyncio.to_thread(file.read, SENT_AT_ONCE):
+            while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 await response.write(piece)
             await response.write_eof()
         return response
@@ -82,13 +82,13 @@ async def find_bundle(asked: ApiRequest) -> StreamAnswer:
     return StreamAnswer(stream)
 
 
-def file_name(session_id: str) -> str:
+def bundle_file_name(session_id: str) -> str:
     """What the bundle of a session may be called on any disk."""
     return f"evidence-{re.sub(r'[^A-Za-z0-9._-]+', '_', session_id)[:120]}.zip"
 
 
 @contextlib.asynccontextmanager
-async def _unnamed() -> AsyncGenerator[IO[bytes]]:
+async def _temporary_file() -> AsyncGenerator[IO[bytes]]:
     """A temporary file. Raises `LogUnavailable` where the disk is full."""
     try:
         with TemporaryFile() as file:
@@ -99,7 +99,7 @@ async def _unnamed() -> AsyncGenerator[IO[bytes]]:
         raise LogUnavailable(f"the bundle cannot be written to a temporary file: {error}") from error
 
 
-async def _row(views: ViewsReader, session_id: str) -> SessionRow:
+async def _session_row(views: ViewsReader, session_id: str) -> SessionRow:
     row = await views.session(session_id)
     if row is None:
         raise NotFound(f"no session has the id {session_id[:200]!r} any more")
@@ -108,14 +108,14 @@ async def _row(views: ViewsReader, session_id: str) -> SessionRow:
 
 async def _positions(views: ViewsReader, session_id: str) -> AsyncIterator[Sequence[int]]:
     after = 0
-    while found := await views.session_positions(session_id, limit=PAGE, after=after):
+    while found := await views.session_positions(session_id, limit=PAGE_POSITIONS, after=after):
         yield found
         after = found[-1]
 
 
 ROUTES = (
     Route(path="/v1/sessions/{id}/evidence", name="findEvidence",
-          about="The evidence bundle: one zip with the raw records, what Tracker reads from them, and the proofs. It is checked offline with "
+          description="The evidence bundle: one zip with the raw records, what Tracker reads from them, and the proofs. It is checked offline with "
           "`tracker verify`. Needs the scope read:records: bodies hold personal data.",
-          scope="read:records", parameters=(), answer=ZipAnswer, handler=find_bundle, several=Page[Session], missing=True),
+          scope="read:records", parameters=(), answer=ZipAnswer, handler=find_bundle, choices=Page[Session], can_be_missing=True),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tracker.api.route import ApiRequest, TextAnswer, Route
-from tracker.api.parameters import whole
+from tracker.api.parameters import integer
 from tracker.errors import LogCorrupt, NotFound, NoteMalformed, ParameterInvalid
 from tracker.log.merkle.cosignature import with_cosignatures
 from tracker.log.merkle.tree import consistency_proof, inclusion_proof, root_at
@@ -58,13 +58,13 @@ async def prove_inclusion(log: Log, position: int, size: int | None) -> Inclusio
         return InclusionProof(
             position=position,
             leaf_index=position - 1,
-            leaf_hash=_encoded(leaves[(position - 1) % 256]),
+            leaf_hash=_base64(leaves[(position - 1) % 256]),
             size=size,
-            root=_encoded(await root_at(size, log.tile)),
+            root=_base64(await root_at(size, log.tile)),
             hashes=_all_encoded(await inclusion_proof(position - 1, size, log.tile)),
         )
     except IndexError:
-        raise _damaged() from None
+        raise _damaged_tree() from None
 
 
 async def prove_consistency(log: Log, first: int, second: int | None) -> ConsistencyProof:
@@ -80,12 +80,12 @@ async def prove_consistency(log: Log, first: int, second: int | None) -> Consist
         return ConsistencyProof(
             first=first,
             second=second,
-            first_root=_encoded(await root_at(first, log.tile)),
-            second_root=_encoded(await root_at(second, log.tile)),
+            first_root=_base64(await root_at(first, log.tile)),
+            second_root=_base64(await root_at(second, log.tile)),
             hashes=_all_encoded(await consistency_proof(first, second, log.tile)),
         )
     except IndexError:
-        raise _damaged() from None
+        raise _damaged_tree() from None
 
 
 async def find_checkpoint(asked: ApiRequest) -> TextAnswer:
@@ -94,7 +94,7 @@ async def find_checkpoint(asked: ApiRequest) -> TextAnswer:
     if size is None:
         newest = await log.last_checkpoint()
         if newest is None:
-            raise NotFound(_why_there_is_none(asked.context.log_key))
+            raise NotFound(_no_checkpoint_reason(asked.context.log_key))
         return await _cosigned(log, *newest)
     for found, note in await log.checkpoints(after=size - 1, limit=1):
         if found == size:
@@ -143,44 +143,44 @@ async def _size_or_newest(log: Log, size: int | None, head: int) -> int:
     return newest[0]
 
 
-def _why_there_is_none(log_key: str | None) -> str:
+def _no_checkpoint_reason(log_key: str | None) -> str:
     if log_key is None:
         return _NO_KEY
     return "no checkpoint was made yet: `tracker checkpoint` makes one now, and the server by its schedule"
 
 
-def _damaged() -> LogCorrupt:
+def _damaged_tree() -> LogCorrupt:
     return LogCorrupt("the tree of the log lacks hashes: run `tracker verify`")
 
 
-def _encoded(found: bytes) -> str:
+def _base64(found: bytes) -> str:
     return base64.b64encode(found).decode()
 
 
 def _all_encoded(found: Sequence[bytes]) -> list[str]:
-    return [_encoded(each) for each in found]
+    return [_base64(each) for each in found]
 
 
 _NO_KEY = (
     "this log is not signed: there is no key at `evidence.key_file`. The operator makes one with `tracker init` and "
     "starts the server again"
 )
-_SIZE = whole("size", "The tree of this many records; else that of the newest checkpoint.", least=1)
-_POSITION = msgspec.structs.replace(whole("position", "The position of the record.", least=1), needed=True)
-_FIRST = msgspec.structs.replace(whole("first", "The smaller tree, in records.", least=1), needed=True)
-_SECOND = whole("second", "The larger tree, in records; else that of the newest checkpoint.", least=1)
+_SIZE = integer("size", "The tree of this many records; else that of the newest checkpoint.", minimum=1)
+_POSITION = msgspec.structs.replace(integer("position", "The position of the record.", minimum=1), is_required=True)
+_FIRST = msgspec.structs.replace(integer("first", "The smaller tree, in records.", minimum=1), is_required=True)
+_SECOND = integer("second", "The larger tree, in records; else that of the newest checkpoint.", minimum=1)
 
 ROUTES = (
     Route(path="/v1/log/checkpoint", name="findCheckpoint",
-          about="A signed checkpoint of the log, as c2sp.org/tlog-checkpoint has it: the newest, or that of `size`.",
-          scope="read:sessions", parameters=(_SIZE,), answer=TextAnswer, handler=find_checkpoint, missing=True),
-    Route(path="/v1/log/key", name="findLogKey", about="The public key of checkpoints, as a verifier key of c2sp.org/signed-note.",
-          scope="read:sessions", parameters=(), answer=TextAnswer, handler=find_key, missing=True),
+          description="A signed checkpoint of the log, as c2sp.org/tlog-checkpoint has it: the newest, or that of `size`.",
+          scope="read:sessions", parameters=(_SIZE,), answer=TextAnswer, handler=find_checkpoint, can_be_missing=True),
+    Route(path="/v1/log/key", name="findLogKey", description="The public key of checkpoints, as a verifier key of c2sp.org/signed-note.",
+          scope="read:sessions", parameters=(), answer=TextAnswer, handler=find_key, can_be_missing=True),
     Route(path="/v1/log/proof/inclusion", name="findInclusionProof",
-          about="The proof that a record is in the log, against a checkpoint (RFC 9162, 2.1.3).",
-          scope="read:sessions", parameters=(_POSITION, _SIZE), answer=InclusionProof, handler=find_inclusion, missing=True),
+          description="The proof that a record is in the log, against a checkpoint (RFC 9162, 2.1.3).",
+          scope="read:sessions", parameters=(_POSITION, _SIZE), answer=InclusionProof, handler=find_inclusion, can_be_missing=True),
     Route(path="/v1/log/proof/consistency", name="findConsistencyProof",
-          about="The proof that the log at one size is the beginning of the log at another (RFC 9162, 2.1.4).",
+          description="The proof that the log at one size is the beginning of the log at another (RFC 9162, 2.1.4).",
           scope="read:sessions", parameters=(_FIRST, _SECOND), answer=ConsistencyProof, handler=find_consistency,
-          missing=True),
+          can_be_missing=True),
 )  # fmt: skip

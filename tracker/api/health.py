@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from tracker.views.answers import Alive, Readiness
-from tracker.api.problems import encoded, only, problem_of
+from tracker.api.problems import json_response, method_not_allowed, error_response
 from tracker.errors import TokenInvalid
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     Answer = Callable[[web.Request], Awaitable[web.Response]]
 
-COOKIE = "tracker_session"
-READING = ("GET", "HEAD")
+SESSION_COOKIE = "tracker_session"
+READ_METHODS = ("GET", "HEAD")
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -27,7 +27,7 @@ POLICY = (
 )
 """The viewer styles itself inline; nothing is loaded from another host, and no script but ours and the viewer's runs."""
 
-SHOWN = {
+DOCS_FILES = {
     "/docs": ("docs.html", "text/html"),
     "/docs/docs.css": ("docs.css", "text/css"),
     "/docs/rapidoc-min.js": ("rapidoc-min.js", "text/javascript"),
@@ -39,27 +39,29 @@ SHOWN = {
 class Health:
     """The rooms that every server has. `unready` gives the reasons why it should get no traffic; `metrics` a body and its type."""
 
-    def __init__(self, unready: Callable[[], Awaitable[list[str]]], metrics: Callable[[], tuple[bytes, str]]) -> None:
-        self._unready = unready
-        self._rendered = metrics
+    def __init__(
+        self, unready_reasons: Callable[[], Awaitable[list[str]]], render_metrics: Callable[[], tuple[bytes, str]]
+    ) -> None:
+        self._unready_reasons = unready_reasons
+        self._render_metrics = render_metrics
 
     def add_routes(self, app: web.Application) -> None:
         """Answer its paths; other methods than GET and HEAD are told so."""
         _answer_all(app, {"/healthz": self._alive, "/readyz": self._ready, "/metrics": self._metrics})
 
     async def _alive(self, _request: web.Request) -> web.Response:
-        return encoded(200, Alive(alive=True))
+        return json_response(200, Alive(alive=True))
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        reasons = await self._unready()
-        return encoded(503 if reasons else 200, Readiness(ready=not reasons, reasons=reasons))
+        reasons = await self._unready_reasons()
+        return json_response(503 if reasons else 200, Readiness(ready=not reasons, reasons=reasons))
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        body, content_type = self._rendered()
+        body, content_type = self._render_metrics()
         return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
 
-class Description:
+class ApiDocs:
     """What tells of the door for reading, and lets in who has the one-time link. `document` is openapi.json, encoded."""
 
     def __init__(self, access: Access, document: bytes) -> None:
@@ -68,13 +70,15 @@ class Description:
 
     def add_routes(self, app: web.Application) -> None:
         """Answer its paths; other methods than GET and HEAD are told so."""
-        _answer_all(app, {"/openapi.json": self._openapi, "/open": self._open} | dict.fromkeys(SHOWN, self._static))
+        _answer_all(
+            app, {"/openapi.json": self._openapi, "/open": self._open} | dict.fromkeys(DOCS_FILES, self._static)
+        )
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._document, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
     async def _static(self, request: web.Request) -> web.Response:
-        name, content_type = SHOWN[request.path]
+        name, content_type = DOCS_FILES[request.path]
         body = (resources.files("tracker.api") / "static" / name).read_bytes()
         headers = {
             "Content-Security-Policy": POLICY,
@@ -89,20 +93,20 @@ class Description:
             # A preview must not use the link up.
             return web.Response(headers={"Cache-Control": "no-store"})
         try:
-            opened = self._access.open(request.query.get("code", ""))
+            opened = self._access.redeem_code(request.query.get("code", ""))
         except TokenInvalid as error:
             if self._is_in(request):
                 return web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
-            return problem_of(error)
+            return error_response(error)
         response = web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
-        response.set_cookie(COOKIE, opened, httponly=True, samesite="Strict", path="/")
+        response.set_cookie(SESSION_COOKIE, opened, httponly=True, samesite="Strict", path="/")
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     def _is_in(self, request: web.Request) -> bool:
         """Whether this browser has been let in: a link clicked twice leads on, it only opens nothing."""
         try:
-            self._access.authorize(None, request.cookies.get(COOKIE))
+            self._access.authorize(None, request.cookies.get(SESSION_COOKIE))
         except TokenInvalid:
             return False
         return True
@@ -115,6 +119,6 @@ def _answer_all(app: web.Application, answers: Mapping[str, Answer]) -> None:
 
 def _read_only(answer: Answer) -> Answer:
     async def answered(request: web.Request) -> web.Response:
-        return await answer(request) if request.method in READING else only("GET, HEAD")
+        return await answer(request) if request.method in READ_METHODS else method_not_allowed("GET, HEAD")
 
     return answered

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from tracker.views.answers import Appearance, DayStats, Page, Peak, Recording, Room, RoomSummary, Session, SourceStats, Stats, SupervisorSession, time_of  # fmt: skip
-from tracker.api.route import ApiRequest, Route, SeveralFound
-from tracker.api.parameters import LARGEST, PAGED, SOURCE, moment, text
-from tracker.api.sessions import session_called
+from tracker.api.route import ApiRequest, Route, MultipleChoices
+from tracker.api.parameters import MAX_INTEGER, PAGING, SOURCE, timestamp, text
+from tracker.api.sessions import session_by_id
 from tracker.errors import NotFound
 from tracker.views.presenters import present_participant, present_recording, present_supervisor_session
 
@@ -48,7 +48,7 @@ async def find_recordings(asked: ApiRequest) -> Page[Recording]:
 
 async def find_supervisor_sessions(asked: ApiRequest) -> Page[SupervisorSession]:
     """`GET /v1/supervisor-sessions`: newest first."""
-    session = None if asked.query["session"] is None else await session_called(asked, asked.query["session"])
+    session = None if asked.query["session"] is None else await session_by_id(asked, asked.query["session"])
     rows, after = await asked.context.views.supervisor_sessions(
         session_id=None if session is None else session.id,
         client=asked.query["client"],
@@ -70,15 +70,15 @@ async def find_supervisor_session(asked: ApiRequest) -> SupervisorSession:
         raise NotFound(f"no supervisor session has the id {any_id[:200]!r}")
     message = f"{len(found)} supervisor sessions have the id {any_id[:200]!r}: ask for one of them by its own id"
     page: Page[SupervisorSession] = Page(found, None)
-    raise SeveralFound(message, tuple(row.id for row in found), page)
+    raise MultipleChoices(message, tuple(row.id for row in found), page)
 
 
 async def find_stats(asked: ApiRequest) -> Stats:
     """`GET /v1/stats`: from the views, without reading the log."""
     start, end = asked.query["from"], asked.query["to"]
     found = await asked.context.views.stats(
-        from_at=-LARGEST if start is None else start,
-        to_at=LARGEST if end is None else end,
+        from_at=-MAX_INTEGER if start is None else start,
+        to_at=MAX_INTEGER if end is None else end,
         sources=asked.reader.sources,
     )
     sources = {
@@ -103,25 +103,25 @@ _STATUS = text("status", "Only recordings with this status.")
 _CLIENT = text("client", "Only those of this supervisor or agent, by client id.")
 _SESSION = text("session", "Only those of this session of an agent, by our id or any id its vendor has for it.")
 _TIMES = (
-    moment("from", "Count sessions that began at this moment or later; without it all."),
-    moment("to", "Count sessions that began before this moment; without it all."),
+    timestamp("from", "Count sessions that began at this moment or later; without it all."),
+    timestamp("to", "Count sessions that began before this moment; without it all."),
 )
 
 ROUTES = (
-    Route(path="/v1/rooms", name="findRooms", about="Rooms and how many sessions they had.", scope="read:sessions",
-          parameters=(SOURCE, *PAGED), answer=Page[RoomSummary], handler=find_rooms),
-    Route(path="/v1/participants", name="findParticipants", about="People across sessions, newest first.",
-          scope="read:sessions", parameters=(_IDENTITY, SOURCE, *PAGED), answer=Page[Appearance],
+    Route(path="/v1/rooms", name="findRooms", description="Rooms and how many sessions they had.", scope="read:sessions",
+          parameters=(SOURCE, *PAGING), answer=Page[RoomSummary], handler=find_rooms),
+    Route(path="/v1/participants", name="findParticipants", description="People across sessions, newest first.",
+          scope="read:sessions", parameters=(_IDENTITY, SOURCE, *PAGING), answer=Page[Appearance],
           handler=find_appearances),
-    Route(path="/v1/recordings", name="findRecordings", about="Recordings across sessions, newest first.",
-          scope="read:sessions", parameters=(_STATUS, SOURCE, *PAGED), answer=Page[Recording], handler=find_recordings),
+    Route(path="/v1/recordings", name="findRecordings", description="Recordings across sessions, newest first.",
+          scope="read:sessions", parameters=(_STATUS, SOURCE, *PAGING), answer=Page[Recording], handler=find_recordings),
     Route(path="/v1/supervisor-sessions", name="findSupervisorSessions",
-          about="Supervisors listening to agents, newest first.", scope="read:sessions",
-          parameters=(_CLIENT, _SESSION, SOURCE, *PAGED), answer=Page[SupervisorSession],
-          handler=find_supervisor_sessions, several=Page[Session], missing=True),
+          description="Supervisors listening to agents, newest first.", scope="read:sessions",
+          parameters=(_CLIENT, _SESSION, SOURCE, *PAGING), answer=Page[SupervisorSession],
+          handler=find_supervisor_sessions, choices=Page[Session], can_be_missing=True),
     Route(path="/v1/supervisor-sessions/{id}", name="findSupervisorSession",
-          about="One of them, by our id or the vendor's.", scope="read:sessions", parameters=(),
-          answer=SupervisorSession, handler=find_supervisor_session, several=Page[SupervisorSession], missing=True),
-    Route(path="/v1/stats", name="findStats", about="Open now, per day, at the peak, per source.",
+          description="One of them, by our id or the vendor's.", scope="read:sessions", parameters=(),
+          answer=SupervisorSession, handler=find_supervisor_session, choices=Page[SupervisorSession], can_be_missing=True),
+    Route(path="/v1/stats", name="findStats", description="Open now, per day, at the peak, per source.",
           scope="read:sessions", parameters=_TIMES, answer=Stats, handler=find_stats),
 )  # fmt: skip

@@ -28,7 +28,7 @@ from tracker.views.answers import Entry, Page, Session
 from tracker.api.route import ApiRequest, Route, StreamAnswer
 from tracker.api.parameters import SOURCE, text
 from tracker.views.presenters import present_entry
-from tracker.api.sessions import KIND, the_session
+from tracker.api.sessions import KIND, requested_session
 from tracker.errors import ParameterInvalid, ViewsError, ViewsUnavailable
 from tracker.domain.rows import EntryRow
 from tracker.views.contract import ViewsReader
@@ -38,30 +38,30 @@ HEARTBEAT_S = 15.0
 SLOW_S = 10.0
 """A client that takes none of what it is sent for so long is cut off."""
 
-KEPT = 10_000
-KEPT_BYTES = 16 * 1024 * 1024
+MAX_BUFFERED_EVENTS = 10_000
+MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 """What the hub keeps at most for clients that follow it; one that falls farther behind reads from the views."""
 
-PAGE = 500
-CATCHING_UP = 4
+PAGE_ENTRIES = 500
+MAX_CATCHING_UP = 4
 """So many clients read older entries from the views at a time; the others wait for their turn."""
 
 WRITE_BYTES = 64 * 1024
 SOCKET_BYTES = 128 * 1024
 """What the kernel holds for one client: memory of 1,000 clients stays bounded there too."""
 
-END = 2**62
+AFTER_ALL = 2**62
 """Greater than the `n` of any entry: `(position, END)` is after everything of that position."""
 
 _log = structlog.get_logger("live")
 
-Key = tuple[int, int]
+EventKey = tuple[int, int]
 
 
 class LiveEvent(NamedTuple):
     """One entry as it goes over the wire, and what filters look at."""
 
-    key: Key
+    key: EventKey
     source: str
     kind: str
     session_id: str | None
@@ -75,27 +75,27 @@ class LiveFilter(msgspec.Struct):
     sources: tuple[str, ...] | None
     kinds: frozenset[str]
     session: str | None
-    asked_id: str | None
-    others: set[str] = msgspec.field(default_factory=set[str])
+    requested_id: str | None
+    other_sessions: set[str] = msgspec.field(default_factory=set[str])
     """Session ids known not to be meant."""
 
-    def takes(self, frame: LiveEvent) -> bool:
+    def accepts(self, event: LiveEvent) -> bool:
         """Whether the client gets this entry."""
         return (
-            (self.sources is None or frame.source in self.sources)
-            and (not self.kinds or frame.kind in self.kinds)
-            and (self.session is None or frame.session_id == self.session)
+            (self.sources is None or event.source in self.sources)
+            and (not self.kinds or event.kind in self.kinds)
+            and (self.session is None or event.session_id == self.session)
         )
 
-    def may_have_moved(self, frames: Sequence[LiveEvent]) -> bool:
+    def session_may_have_moved(self, events: Sequence[LiveEvent]) -> bool:
         """Whether the session may be one of these under another id: only ids made of a room and a time are replaced."""
         if self.session is None or not _PROVISIONAL.fullmatch(self.session):
             return False
         source = self.session.partition(":")[0]
-        new = {frame.session_id for frame in frames if frame.source == source and frame.session_id is not None}
-        new -= {self.session, *self.others}
-        if len(self.others) < KEPT:
-            self.others |= new
+        new = {frame.session_id for frame in events if frame.source == source and frame.session_id is not None}
+        new -= {self.session, *self.other_sessions}
+        if len(self.other_sessions) < MAX_BUFFERED_EVENTS:
+            self.other_sessions |= new
         return bool(new)
 
 
@@ -112,24 +112,24 @@ class LiveStream:
         poll_s: float = POLL_S,
         heartbeat_s: float = HEARTBEAT_S,
         slow_s: float = SLOW_S,
-        kept: int = KEPT,
+        max_buffered: int = MAX_BUFFERED_EVENTS,
     ) -> None:
         self._views = views
         self._poll_s = poll_s
         self._heartbeat_s = heartbeat_s
         self._slow_s = slow_s
-        self._kept = kept
-        self._frames: list[LiveEvent] = []
+        self._max_buffered = max_buffered
+        self._events: list[LiveEvent] = []
         self._bytes = 0
         self._dropped = 0
         """How many frames were let go of: the number of `_frames[0]`."""
-        self._floor: Key | None = None
+        self._floor: EventKey | None = None
         """Everything after this key, and up to the last frame, is in `_frames`. None: nothing was read yet."""
-        self._last: Key = (0, 0)
+        self._last: EventKey = (0, 0)
         self._news = asyncio.Event()
         self._stopping = False
         self._clients: set[_Client] = set()
-        self._turns = asyncio.Semaphore(CATCHING_UP)
+        self._turns = asyncio.Semaphore(MAX_CATCHING_UP)
 
     @property
     def clients(self) -> int:
@@ -157,10 +157,10 @@ class LiveStream:
         self._stopping = True
         self._wake()
         for client in self._clients:
-            client.cut_if_stuck()
+            client.disconnect_if_blocked()
 
     async def stream(
-        self, request: web.Request, wanted: LiveFilter, after: Key, headers: Mapping[str, str]
+        self, request: web.Request, live_filter: LiveFilter, after: EventKey, headers: Mapping[str, str]
     ) -> web.StreamResponse:
         """Answer one client until it goes, is too slow, or we stop. `after`: the entry it had last.
 
@@ -173,7 +173,7 @@ class LiveStream:
         # The library's own bound (the kernel's too) comes second: ours is the one that says what happened.
         response = EventSourceResponse(headers=headers, ping_interval=self._heartbeat_s, send_timeout=2 * self._slow_s)
         response.headers["X-Content-Type-Options"] = "nosniff"
-        _bound_socket(request)
+        _limit_socket_buffer(request)
         client = _Client(request, response, self._slow_s)
         self._clients.add(client)
         try:
@@ -181,7 +181,7 @@ class LiveStream:
                 await response.prepare(request)
                 # Bytes at once: proxies and browsers call a stream open when the first have come.
                 await client.write(b"retry: 1000\n\n")
-                await self._feed(client, wanted, after)
+                await self._feed(client, live_filter, after)
         except TimeoutError:
             _log.info("live client cut off: it did not take what it was sent", seconds=self._slow_s)
         except ViewsError as error:
@@ -195,34 +195,34 @@ class LiveStream:
     async def _follow(self) -> None:
         """Take what came since the last time; where nobody listens, only note where the present is."""
         if self._floor is None or not self._clients:
-            self._forget((await self._views.projected_position(), END))
+            self._restart_after((await self._views.projected_position(), AFTER_ALL))
             return
-        while rows := await self._views.entries_after(*self._last, limit=PAGE):
-            frames = [frame_of(row) for row in rows]
-            self._frames += frames
+        while rows := await self._views.entries_after(*self._last, limit=PAGE_ENTRIES):
+            frames = [encode_event(row) for row in rows]
+            self._events += frames
             self._bytes += sum(len(frame.wire) for frame in frames)
             self._last = frames[-1].key
             self._trim()
             self._wake()
-            if len(rows) < PAGE:
+            if len(rows) < PAGE_ENTRIES:
                 return
 
-    def _forget(self, floor: Key) -> None:
+    def _restart_after(self, floor: EventKey) -> None:
         """Begin anew after `floor`. Views being made again are behind where we were: never go back."""
-        self._dropped += len(self._frames)
-        self._frames.clear()
+        self._dropped += len(self._events)
+        self._events.clear()
         self._bytes = 0
         self._floor = self._last = max(floor, self._last)
 
     def _trim(self) -> None:
-        surplus = max(0, len(self._frames) - self._kept)
-        left = self._bytes - sum(len(frame.wire) for frame in self._frames[:surplus])
-        while left > KEPT_BYTES and surplus < len(self._frames) - 1:
-            left -= len(self._frames[surplus].wire)
+        surplus = max(0, len(self._events) - self._max_buffered)
+        left = self._bytes - sum(len(frame.wire) for frame in self._events[:surplus])
+        while left > MAX_BUFFERED_BYTES and surplus < len(self._events) - 1:
+            left -= len(self._events[surplus].wire)
             surplus += 1
         if surplus:
-            self._floor = self._frames[surplus - 1].key
-            del self._frames[:surplus]
+            self._floor = self._events[surplus - 1].key
+            del self._events[:surplus]
             self._dropped += surplus
             self._bytes = left
 
@@ -230,56 +230,60 @@ class LiveStream:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def _feed(self, client: _Client, wanted: LiveFilter, after: Key) -> None:
+    async def _feed(self, client: _Client, live_filter: LiveFilter, after: EventKey) -> None:
         number = -1
-        while not self._stopping and client.is_there:
+        while not self._stopping and client.is_connected:
             if number < self._dropped:
                 # New, or fallen behind what the hub keeps: from the views until the hub has what follows.
-                after = await self._catch_up(client, wanted, after)
-                number = self._dropped + bisect.bisect_right(self._frames, after, key=_key)
+                after = await self._catch_up(client, live_filter, after)
+                number = self._dropped + bisect.bisect_right(self._events, after, key=_key)
             news = self._news
-            frames = self._frames[number - self._dropped :]
+            frames = self._events[number - self._dropped :]
             number += len(frames)
             # What a client had before the hub read it.
             frames = frames[bisect.bisect_right(frames, after, key=_key) :]
             if frames:
                 after = frames[-1].key
-                await self._send(client, wanted, frames)
+                await self._send(client, live_filter, frames)
                 continue
             with contextlib.suppress(TimeoutError):
                 # Now and then even without news: a client that went is noticed by its heartbeat.
                 async with asyncio.timeout(self._heartbeat_s):
                     await news.wait()
 
-    async def _catch_up(self, client: _Client, wanted: LiveFilter, after: Key) -> Key:
+    async def _catch_up(self, client: _Client, live_filter: LiveFilter, after: EventKey) -> EventKey:
         """Send what the hub does not hold; the last key before what it does."""
-        while not self._stopping and client.is_there:
+        while not self._stopping and client.is_connected:
             floor = self._floor
             if floor is not None and after >= floor:
                 break
             async with self._turns:
-                rows = await self._views.entries_after(*after, limit=PAGE)
+                rows = await self._views.entries_after(*after, limit=PAGE_ENTRIES)
             if rows:
-                frames = [frame_of(row) for row in rows]
+                frames = [encode_event(row) for row in rows]
                 after = frames[-1].key
-                await self._send(client, wanted, frames)
-            elif floor is not None and (await self._views.projected_position(), END) >= floor:
+                await self._send(client, live_filter, frames)
+            elif floor is not None and (await self._views.projected_position(), AFTER_ALL) >= floor:
                 after = floor
             else:
                 # The hub has not begun, or views are being made again and are not yet where we were.
                 await asyncio.sleep(self._poll_s)
         return after
 
-    async def _send(self, client: _Client, wanted: LiveFilter, frames: Sequence[LiveEvent]) -> None:
-        if wanted.may_have_moved(frames) and wanted.session is not None and wanted.asked_id is not None:
+    async def _send(self, client: _Client, live_filter: LiveFilter, events: Sequence[LiveEvent]) -> None:
+        if (
+            live_filter.session_may_have_moved(events)
+            and live_filter.session is not None
+            and live_filter.requested_id is not None
+        ):
             with contextlib.suppress(ViewsError):
-                if await self._views.session(wanted.session) is None:
-                    found = await self._views.lookup(wanted.asked_id, wanted.reader.sources)
-                    wanted.session = found[0].id if len(found) == 1 else wanted.session
-                    wanted.others.discard(wanted.session)
+                if await self._views.session(live_filter.session) is None:
+                    found = await self._views.lookup(live_filter.requested_id, live_filter.reader.sources)
+                    live_filter.session = found[0].id if len(found) == 1 else live_filter.session
+                    live_filter.other_sessions.discard(live_filter.session)
         waiting = bytearray()
-        for frame in frames:
-            if wanted.takes(frame):
+        for frame in events:
+            if live_filter.accepts(frame):
                 waiting += frame.wire
                 if len(waiting) >= WRITE_BYTES:
                     await client.write(bytes(waiting))
@@ -298,7 +302,7 @@ class _Client:
         self._writing = False
 
     @property
-    def is_there(self) -> bool:
+    def is_connected(self) -> bool:
         transport = self._request.transport
         return transport is not None and not transport.is_closing() and self._response.is_connected()
 
@@ -309,29 +313,29 @@ class _Client:
             async with asyncio.timeout(self._slow_s):
                 await self._response.write(wire)
         except TimeoutError:
-            self.cut()
+            self.disconnect()
             raise
         finally:
             self._writing = False
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """Close without waiting: what lies in buffers for a client that does not read would never go."""
         if self._request.transport is not None:
             self._request.transport.abort()
 
-    def cut_if_stuck(self) -> None:
+    def disconnect_if_blocked(self) -> None:
         if self._writing:
-            self.cut()
+            self.disconnect()
 
 
-def frame_of(row: EntryRow) -> LiveEvent:
+def encode_event(row: EntryRow) -> LiveEvent:
     """An entry as one server-sent event."""
     data = msgspec.json.encode(present_entry(row))
     wire = b"id: %b\nevent: entry\ndata: %b\n\n" % (row.id.encode(), data)
     return LiveEvent((row.position, row.n), row.source, row.kind, row.session_id, wire)
 
 
-def key_of(text: str, name: str) -> Key:
+def parse_event_id(text: str, name: str) -> EventKey:
     """`{position}-{n}` of the event a client had last. Raises `ParameterInvalid`."""
     found = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", text.strip(), re.ASCII)
     if found is None:
@@ -339,7 +343,7 @@ def key_of(text: str, name: str) -> Key:
     return int(found[1]), int(found[2])
 
 
-async def find_live(asked: ApiRequest) -> StreamAnswer:
+async def follow_live(asked: ApiRequest) -> StreamAnswer:
     """`GET /v1/live`."""
     live, query = asked.context.live, asked.query
     if live is None:
@@ -348,28 +352,28 @@ async def find_live(asked: ApiRequest) -> StreamAnswer:
     session = None
     if asked_id is not None:
         of_session = ApiRequest(context=asked.context, reader=asked.reader, path={"id": asked_id}, query=query)
-        session = (await the_session(of_session)).id
+        session = (await requested_session(of_session)).id
     wanted = LiveFilter(asked.reader, asked.sources, frozenset(query["kind"]), session, asked_id)
 
     async def stream(request: web.Request, told: Mapping[str, str]) -> web.StreamResponse:
         # The header is newer: a browser that comes back sends it with the address it first came with.
         header = request.headers.get("Last-Event-ID")
         if header:
-            after = key_of(header, "Last-Event-ID")
+            after = parse_event_id(header, "Last-Event-ID")
         elif query["last_event_id"] is not None:
-            after = key_of(query["last_event_id"], "last_event_id")
+            after = parse_event_id(query["last_event_id"], "last_event_id")
         else:
-            after = int(told["X-Log-Position"]), END
+            after = int(told["X-Log-Position"]), AFTER_ALL
         return await live.stream(request, wanted, after, told)
 
     return StreamAnswer(stream)
 
 
-def _key(frame: LiveEvent) -> Key:
+def _key(frame: LiveEvent) -> EventKey:
     return frame.key
 
 
-def _bound_socket(request: web.Request) -> None:
+def _limit_socket_buffer(request: web.Request) -> None:
     found: Any = None if request.transport is None else request.transport.get_extra_info("socket")
     if found is not None:
         with contextlib.suppress(OSError):
@@ -389,6 +393,6 @@ _ABOUT = (
 )
 
 ROUTES = (
-    Route(path="/v1/live", name="followEntries", about=_ABOUT, scope="read:sessions", parameters=_PARAMETERS,
-          answer=Entry, handler=find_live, several=Page[Session], missing=True, streams=True),
+    Route(path="/v1/live", name="followEntries", description=_ABOUT, scope="read:sessions", parameters=_PARAMETERS,
+          answer=Entry, handler=follow_live, choices=Page[Session], can_be_missing=True, is_stream=True),
 )  # fmt: skip

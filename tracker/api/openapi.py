@@ -16,7 +16,7 @@ from tracker.api.problems import Problem
 Json = dict[str, Any]
 
 TEMPLATE = "#/components/schemas/{name}"
-ABOUT = """\
+DESCRIPTION = """\
 The flight recorder for video calls: what happened in them, read from an append-only log of signed webhooks.
 
 Times are RFC 3339 in UTC with milliseconds, null when unknown; durations are whole milliseconds. Lists have `items` and
@@ -24,7 +24,7 @@ Times are RFC 3339 in UTC with milliseconds, null when unknown; durations are wh
 an answer holds; `at_least` waits for a position, for example the one a hook just answered.
 """
 
-PROBLEMS: dict[str, str] = {
+PROBLEM_DESCRIPTIONS: dict[str, str] = {
     "400": "A parameter is unknown or its value is bad; `parameter` names it.",
     "401": "No token, or one that does not verify.",
     "403": "The token lacks the scope of this route.",
@@ -35,7 +35,7 @@ PROBLEMS: dict[str, str] = {
     "504": "The views did not reach `at_least` within 5 s.",
 }
 
-PARTS: dict[str, tuple[str, Json]] = {
+PATH_PARAMETERS: dict[str, tuple[str, Json]] = {
     "id": ("Percent-encoded where it holds `/` or `:`.", {"type": "string"}),
     "position": ("A place in the log: 1, 2, 3 …", {"type": "integer", "minimum": 1}),
 }
@@ -50,7 +50,7 @@ def document(routes: Iterable[Route]) -> bytes:
     found |= {
         kind
         for route in served
-        for kind in (route.answer, route.several)
+        for kind in (route.answer, route.choices)
         if kind not in {None, BytesAnswer, TextAnswer, ZipAnswer}
     }
     kinds = sorted(found, key=str)
@@ -59,14 +59,14 @@ def document(routes: Iterable[Route]) -> bytes:
     paths: Json = {route.path: {"get": _operation(route, references)} for route in served}
     whole: Json = {
         "openapi": "3.1.0",
-        "info": {"title": "Tracker", "version": "1", "description": ABOUT},
+        "info": {"title": "Tracker", "version": "1", "description": DESCRIPTION},
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
         "tags": [{"name": name} for name in dict.fromkeys([*map(_tag, served), "health"])],
         "paths": paths | _open_paths(references),
         "components": {
             "schemas": components,
-            "responses": {status: _problem(status, references) for status in PROBLEMS},
+            "responses": {status: _problem(status, references) for status in PROBLEM_DESCRIPTIONS},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
                 "opened": {"type": "apiKey", "in": "cookie", "name": "tracker_session"},
@@ -78,18 +78,24 @@ def document(routes: Iterable[Route]) -> bytes:
 
 def _operation(route: Route, references: dict[Any, Json]) -> Json:
     parts: list[Json] = [
-        {"name": name, "in": "path", "required": True, "description": PARTS[name][0], "schema": PARTS[name][1]}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": PATH_PARAMETERS[name][0],
+            "schema": PATH_PARAMETERS[name][1],
+        }
         for name in re.findall(r"\{(\w+)\}", route.path)
     ]
-    responses: Json = {"200": _answer(route.answer, references, "The answer.", streams=route.streams)}
-    if route.several is not None:
-        responses["300"] = _answer(route.several, references, "Several have that id: ask for one of these by its own.")
-    expected = [status for status in PROBLEMS if status != "404" or route.missing]
+    responses: Json = {"200": _answer(route.answer, references, "The answer.", streams=route.is_stream)}
+    if route.choices is not None:
+        responses["300"] = _answer(route.choices, references, "Several have that id: ask for one of these by its own.")
+    expected = [status for status in PROBLEM_DESCRIPTIONS if status != "404" or route.can_be_missing]
     responses |= {status: {"$ref": f"#/components/responses/{status}"} for status in expected}
     return {
         "operationId": route.name,
-        "summary": route.about.split(".")[0].split(":")[0] + ".",
-        "description": f"{route.about}\n\nScope: `{route.scope}`.",
+        "summary": route.description.split(".")[0].split(":")[0] + ".",
+        "description": f"{route.description}\n\nScope: `{route.scope}`.",
         "tags": [_tag(route)],
         "security": [{"bearer": [route.scope]}, {"opened": []}],
         "parameters": [*parts, *map(_parameter, (*route.parameters, AT_LEAST))],
@@ -99,11 +105,11 @@ def _operation(route: Route, references: dict[Any, Json]) -> Json:
 
 def _parameter(parameter: Parameter) -> Json:
     told: Json = {
-        "name": parameter.name, "in": "query", "required": parameter.needed, "description": parameter.about,
+        "name": parameter.name, "in": "query", "required": parameter.is_required, "description": parameter.description,
         "schema": parameter.schema,
     }  # fmt: skip
     # Repeated is the form OpenAPI can say; commas are read too.
-    return told | ({"style": "form", "explode": True} if parameter.many else {})
+    return told | ({"style": "form", "explode": True} if parameter.is_repeatable else {})
 
 
 def _answer(kind: Any, references: dict[Any, Json], about: str, *, streams: bool = False) -> Json:
@@ -122,7 +128,7 @@ def _answer(kind: Any, references: dict[Any, Json], about: str, *, streams: bool
 
 def _problem(status: str, references: dict[Any, Json]) -> Json:
     told: Json = {
-        "description": PROBLEMS[status],
+        "description": PROBLEM_DESCRIPTIONS[status],
         "content": {"application/problem+json": {"schema": references[Problem]}},
     }
     headers: Json = {}

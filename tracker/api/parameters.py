@@ -18,10 +18,10 @@ from tracker.domain.facts import Micros
 
 Schema = dict[str, Any]
 
-LARGEST = 2**62
+MAX_INTEGER = 2**62
 DEFAULT_LIMIT = 50
-MOST = 1_000
-LONGEST = 1_024
+MAX_LIMIT = 1_000
+MAX_TEXT_CHARS = 1_024
 """No text is longer than this, in characters."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -36,53 +36,55 @@ class Parameter(msgspec.Struct, frozen=True):
     """
 
     name: str
-    about: str
+    description: str
     schema: Schema
-    read: Callable[[str], Any]
-    many: bool = False
+    parse: Callable[[str], Any]
+    is_repeatable: bool = False
     default: Any = None
-    needed: bool = False
+    is_required: bool = False
 
 
 def text(name: str, about: str) -> Parameter:
     """Any text that is not empty."""
-    return Parameter(name, about, {"type": "string", "minLength": 1, "maxLength": LONGEST}, str)
+    return Parameter(name, about, {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARS}, str)
 
 
-def whole(name: str, about: str, *, least: int = 0, most: int = LARGEST, default: int | None = None) -> Parameter:
+def integer(
+    name: str, about: str, *, minimum: int = 0, maximum: int = MAX_INTEGER, default: int | None = None
+) -> Parameter:
     """A whole number within bounds."""
 
     def read(value: str) -> int:
-        if not re.fullmatch(r"\d{1,19}", value, re.ASCII) or not least <= int(value) <= most:
-            raise ValueError(f"is a whole number from {least} to {most}")
+        if not re.fullmatch(r"\d{1,19}", value, re.ASCII) or not minimum <= int(value) <= maximum:
+            raise ValueError(f"is a whole number from {minimum} to {maximum}")
         return int(value)
 
-    schema: Schema = {"type": "integer", "minimum": least, "maximum": most}
+    schema: Schema = {"type": "integer", "minimum": minimum, "maximum": maximum}
     return Parameter(name, about, schema if default is None else schema | {"default": default}, read, default=default)
 
 
-def moment(name: str, about: str) -> Parameter:
+def timestamp(name: str, about: str) -> Parameter:
     """A moment, read as µs since the epoch: RFC 3339 with an offset, or a day, which is its midnight in UTC."""
     example = "2026-03-01T09:30:00Z"
-    return Parameter(name, about, {"type": "string", "examples": [example, "2026-03-01"]}, micros_of)
+    return Parameter(name, about, {"type": "string", "examples": [example, "2026-03-01"]}, parse_micros)
 
 
 def choice(name: str, about: str, options: Sequence[str]) -> Parameter:
     """One of a few words."""
-    return Parameter(name, about, {"type": "string", "enum": list(options)}, _one_of(options))
+    return Parameter(name, about, {"type": "string", "enum": list(options)}, _parse_choice(options))
 
 
 def choices(name: str, about: str, options: Sequence[str]) -> Parameter:
     """Some of a few words: repeated, or separated by commas."""
     schema = {"type": "array", "items": {"type": "string", "enum": list(options)}}
-    return Parameter(name, about, schema, _one_of(options), many=True, default=())
+    return Parameter(name, about, schema, _parse_choice(options), is_repeatable=True, default=())
 
 
-AT_LEAST = whole("at_least", "Wait (up to 5 s, then 504) until the views have reached this position of the log.")
-LIMIT = whole("limit", "How many items one page has at most.", least=1, most=MOST, default=DEFAULT_LIMIT)
+AT_LEAST = integer("at_least", "Wait (up to 5 s, then 504) until the views have reached this position of the log.")
+LIMIT = integer("limit", "How many items one page has at most.", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT)
 CURSOR = text("cursor", "`next` of the page before, as it was given.")
 SOURCE = text("source", "Only what came from this source, by its name in config.toml.")
-PAGED = (LIMIT, CURSOR)
+PAGING = (LIMIT, CURSOR)
 
 
 def read_query(query: Iterable[tuple[str, str]], parameters: Sequence[Parameter]) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def read_query(query: Iterable[tuple[str, str]], parameters: Sequence[Parameter]
     return {parameter.name: _value(parameter, given[parameter.name]) for parameter in parameters}
 
 
-def micros_of(value: str) -> Micros:
+def parse_micros(value: str) -> Micros:
     """A moment in µs since the epoch, cut below the microsecond. Raises ValueError saying what is wanted."""
     wanted = "is a moment such as 2026-03-01T09:30:00Z (RFC 3339, with an offset) or a day such as 2026-03-01"
     try:
@@ -115,7 +117,7 @@ def micros_of(value: str) -> Micros:
     raise ValueError(wanted)
 
 
-def _one_of(options: Sequence[str]) -> Callable[[str], str]:
+def _parse_choice(options: Sequence[str]) -> Callable[[str], str]:
     def read(value: str) -> str:
         if value not in options:
             raise ValueError(f"is one of {', '.join(options)}")
@@ -126,18 +128,18 @@ def _one_of(options: Sequence[str]) -> Callable[[str], str]:
 
 def _value(parameter: Parameter, given: list[str]) -> Any:
     if not given:
-        if parameter.needed:
+        if parameter.is_required:
             raise ParameterInvalid(parameter.name, "is missing; it has to be there")
         return parameter.default
-    if len(given) > 1 and not parameter.many:
+    if len(given) > 1 and not parameter.is_repeatable:
         raise ParameterInvalid(parameter.name, "is there more than once; give it once")
-    parts = [part for value in given for part in value.split(",")] if parameter.many else given
+    parts = [part for value in given for part in value.split(",")] if parameter.is_repeatable else given
     if not all(parts):
         raise ParameterInvalid(parameter.name, "is empty; give it a value or leave it out")
-    if any(len(part) > LONGEST for part in parts) or len(parts) > MOST:
-        raise ParameterInvalid(parameter.name, f"is longer than {LONGEST} characters")
+    if any(len(part) > MAX_TEXT_CHARS for part in parts) or len(parts) > MAX_LIMIT:
+        raise ParameterInvalid(parameter.name, f"is longer than {MAX_TEXT_CHARS} characters")
     try:
-        found = [parameter.read(part) for part in parts]
+        found = [parameter.parse(part) for part in parts]
     except ValueError as error:
         raise ParameterInvalid(parameter.name, str(error)) from None
-    return tuple(dict.fromkeys(found)) if parameter.many else found[0]
+    return tuple(dict.fromkeys(found)) if parameter.is_repeatable else found[0]

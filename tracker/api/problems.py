@@ -37,9 +37,9 @@ from tracker.errors import (
     ViewsUnavailable,
 )  # fmt: skip
 
-RETRY = {"Retry-After": "2"}
+RETRY_SOON = {"Retry-After": "2"}
 
-STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
+ERROR_STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
     ParameterInvalid: (400, "A parameter cannot be used", {}),
     TokenInvalid: (401, "No token that opens this door", {"WWW-Authenticate": 'Bearer realm="tracker"'}),
     ScopeMissing: (
@@ -49,26 +49,26 @@ STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
     ),
     NotFound: (404, "Nothing has that id", {}),
     Erased: (410, "These bytes were erased", {}),
-    ViewsBehind: (504, "The views have not got there yet", RETRY),
-    ViewsMissing: (503, "There are no views yet", RETRY),
-    ViewsOutdated: (503, "The views are of another version", RETRY),
-    ViewsUnavailable: (503, "The views cannot answer now", RETRY),
-    LogMissing: (503, "There is no log", RETRY),
-    LogUnavailable: (503, "The log cannot answer now", RETRY),
-    LogBusy: (503, "The log is busy", RETRY),
-    LogCorrupt: (503, "The log cannot be read", RETRY),
-    NodeBehind: (503, "This node is catching up", RETRY),
-    NodeOutdated: (503, "This node has to be upgraded", RETRY),
-    NodeDiverged: (503, "This node is not to be believed", RETRY),
+    ViewsBehind: (504, "The views have not got there yet", RETRY_SOON),
+    ViewsMissing: (503, "There are no views yet", RETRY_SOON),
+    ViewsOutdated: (503, "The views are of another version", RETRY_SOON),
+    ViewsUnavailable: (503, "The views cannot answer now", RETRY_SOON),
+    LogMissing: (503, "There is no log", RETRY_SOON),
+    LogUnavailable: (503, "The log cannot answer now", RETRY_SOON),
+    LogBusy: (503, "The log is busy", RETRY_SOON),
+    LogCorrupt: (503, "The log cannot be read", RETRY_SOON),
+    NodeBehind: (503, "This node is catching up", RETRY_SOON),
+    NodeOutdated: (503, "This node has to be upgraded", RETRY_SOON),
+    NodeDiverged: (503, "This node is not to be believed", RETRY_SOON),
 }
 """This door's status table: status, title, headers."""
 
-OPERATORS = (
+STORES_UNAVAILABLE = (
     "the stores behind this door cannot answer now: try again shortly. The operator finds why in the server's output."
 )
 
 
-PLAIN = (ViewsBehind, NodeBehind, NodeOutdated, NodeDiverged)
+SHOWN_TO_READERS = (ViewsBehind, NodeBehind, NodeOutdated, NodeDiverged)
 """Said to readers as they are: another node answers them."""
 
 
@@ -82,40 +82,40 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parameter: str | None = None
 
 
-def problem_of(error: TrackerError) -> web.Response:
+def error_response(error: TrackerError) -> web.Response:
     """The problem a reader is told; what names files and disks stays in our own log."""
-    status, title, headers = STATUSES.get(type(error), (503, "No answer now", RETRY))
-    silent = isinstance(error, LogError | ViewsError) and not isinstance(error, PLAIN)
-    detail = OPERATORS if silent else str(error)
+    status, title, headers = ERROR_STATUSES.get(type(error), (503, "No answer now", RETRY_SOON))
+    silent = isinstance(error, LogError | ViewsError) and not isinstance(error, SHOWN_TO_READERS)
+    detail = STORES_UNAVAILABLE if silent else str(error)
     parameter = error.parameter if isinstance(error, ParameterInvalid) else None
-    return problem(status, kind_of(error), title, detail, headers=headers, parameter=parameter)
+    return problem_response(status, problem_kind(error), title, detail, headers=headers, parameter=parameter)
 
 
-def kind_of(error: Exception) -> str:
+def problem_kind(error: Exception) -> str:
     """The last part of the problem's type: the error's name in kebab-case."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
 
 
-def no_such_route(path: str) -> web.Response:
+def unknown_route(path: str) -> web.Response:
     """For paths under /v1 that are none."""
     detail = f"there is no {path[:200]!r} here; /openapi.json lists every route"
-    return problem(404, "route-unknown", "No such route", detail)
+    return problem_response(404, "route-unknown", "No such route", detail)
 
 
-def only(allow: str) -> web.Response:
+def method_not_allowed(allow: str) -> web.Response:
     """For other methods than those of the route."""
-    return problem(
+    return problem_response(
         405, "method-not-allowed", "This door only reads", f"send {allow.partition(',')[0]}", headers={"Allow": allow}
     )
 
 
-def failed() -> web.Response:
+def internal_error() -> web.Response:
     """A mistake of ours: said as such, and nothing about it leaks."""
     detail = "there is no answer because of a mistake in Tracker; its log says where: please report it"
-    return problem(500, "failed", "Tracker made a mistake", detail)
+    return problem_response(500, "failed", "Tracker made a mistake", detail)
 
 
-def problem(
+def problem_response(
     status: int,
     kind: str,
     title: str,
@@ -128,10 +128,10 @@ def problem(
     document = Problem(
         type=f"urn:tracker:problem:{kind}", title=title, status=status, detail=detail, parameter=parameter
     )
-    return encoded(status, document, content_type="application/problem+json", headers=headers)
+    return json_response(status, document, content_type="application/problem+json", headers=headers)
 
 
-def encoded(
+def json_response(
     status: int, document: Any, *, content_type: str = "application/json", headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """A JSON answer that no cache keeps."""

@@ -12,20 +12,20 @@ import msgspec
 
 from tracker.views.answers import Page, RawRecord, Session, time_of
 from tracker.api.route import ApiRequest, BytesAnswer, Route
-from tracker.api.parameters import LARGEST, PAGED, SOURCE, whole
-from tracker.api.sessions import the_session
+from tracker.api.parameters import MAX_INTEGER, PAGING, SOURCE, integer
+from tracker.api.sessions import requested_session
 from tracker.domain.deliveries import Record
 from tracker.errors import Erased, NotFound, ParameterInvalid
 
-SCANNED = 20_000
-CHUNK = 500
-LISTED_BODY = 64 * 1024
+MAX_SCANNED = 20_000
+CHUNK_RECORDS = 500
+MAX_LISTED_BODY = 64 * 1024
 """Longer bodies, in bytes, are not in lists: their `body_url` has them."""
 
 
 async def find_session_records(asked: ApiRequest) -> Page[RawRecord]:
     """`GET /v1/sessions/{id}/records`: the records behind a session, by position."""
-    session = await the_session(asked)
+    session = await requested_session(asked)
     limit: int = asked.query["limit"]
     after = _after(asked)
     positions = await asked.context.views.session_positions(session.id, limit=limit + 1, after=after)
@@ -33,7 +33,7 @@ async def find_session_records(asked: ApiRequest) -> Page[RawRecord]:
     for position in positions[:limit]:
         record = await asked.context.log.record(position)
         if record is not None:
-            items.append(await _record_of(asked, record, longest=LISTED_BODY))
+            items.append(await _present_record(asked, record, max_body_bytes=MAX_LISTED_BODY))
     return Page(items, str(positions[limit - 1]) if len(positions) > limit else None)
 
 
@@ -44,16 +44,16 @@ async def find_records(asked: ApiRequest) -> Page[RawRecord]:
     narrowed = asked.sources
     found: list[Record] = []
     head = await asked.context.log.head()
-    while len(found) <= limit and after < head and scanned < SCANNED:
+    while len(found) <= limit and after < head and scanned < MAX_SCANNED:
         begun = after
-        async for records in asked.context.log.read(after, limit=limit + 1 if narrowed is None else CHUNK):
+        async for records in asked.context.log.read(after, limit=limit + 1 if narrowed is None else CHUNK_RECORDS):
             # Nothing is kept beyond the page: bodies may be large.
             fitting = [record for record in records if narrowed is None or record.source in narrowed]
             found += fitting[: limit + 1 - len(found)]
             after, scanned = records[-1].position, scanned + len(records)
         if after == begun:
             break
-    items = [await _record_of(asked, record, longest=LISTED_BODY) for record in found[:limit]]
+    items = [await _present_record(asked, record, max_body_bytes=MAX_LISTED_BODY) for record in found[:limit]]
     if len(found) > limit:
         return Page(items, str(found[limit - 1].position))
     return Page(items, str(after) if after < head else None)
@@ -61,18 +61,18 @@ async def find_records(asked: ApiRequest) -> Page[RawRecord]:
 
 async def find_record(asked: ApiRequest) -> RawRecord:
     """`GET /v1/records/{position}`."""
-    return await _record_of(asked, await _the_record(asked), longest=None)
+    return await _present_record(asked, await _requested_record(asked), max_body_bytes=None)
 
 
 async def find_body(asked: ApiRequest) -> BytesAnswer:
     """`GET /v1/records/{position}/body`."""
-    record = await _the_record(asked)
+    record = await _requested_record(asked)
     if record.erased_by is not None:
         raise Erased(f"the body of record {record.position} was erased; record {record.erased_by} says so")
     return BytesAnswer(record.body, f"record-{record.position}.bin")
 
 
-async def _the_record(asked: ApiRequest) -> Record:
+async def _requested_record(asked: ApiRequest) -> Record:
     position = asked.path["position"]
     known = re.fullmatch(r"[0-9]{1,18}", position)
     record = await asked.context.log.record(int(position)) if known else None
@@ -81,7 +81,7 @@ async def _the_record(asked: ApiRequest) -> Record:
     return record
 
 
-async def _record_of(asked: ApiRequest, record: Record, *, longest: int | None) -> RawRecord:
+async def _present_record(asked: ApiRequest, record: Record, *, max_body_bytes: int | None) -> RawRecord:
     return RawRecord(
         position=record.position,
         source=record.source,
@@ -94,13 +94,13 @@ async def _record_of(asked: ApiRequest, record: Record, *, longest: int | None) 
         size_bytes=len(record.body),
         sessions=await asked.context.views.record_sessions(record.position),
         body_url=f"/v1/records/{record.position}/body",
-        body=_text_of(record.body) if _is_shown(record, longest) else None,
+        body=_text_of(record.body) if _is_shown(record, max_body_bytes) else None,
         erased_by=record.erased_by,
     )
 
 
-def _is_shown(record: Record, longest: int | None) -> bool:
-    return record.erased_by is None and (longest is None or len(record.body) <= longest)
+def _is_shown(record: Record, max_body_bytes: int | None) -> bool:
+    return record.erased_by is None and (max_body_bytes is None or len(record.body) <= max_body_bytes)
 
 
 def _proof_of(record: Record) -> object:
@@ -122,24 +122,24 @@ def _after(asked: ApiRequest) -> int:
     cursor: str | None = asked.query["cursor"]
     if cursor is None:
         return asked.query.get("after") or 0
-    if not re.fullmatch(r"[0-9]{1,19}", cursor) or int(cursor) > LARGEST:
+    if not re.fullmatch(r"[0-9]{1,19}", cursor) or int(cursor) > MAX_INTEGER:
         raise ParameterInvalid("cursor", "is not a `next` of this list; leave it out to begin again")
     return int(cursor)
 
 
-_AFTER = whole("after", "Only records with greater positions.")
+_AFTER = integer("after", "Only records with greater positions.")
 _WHICH = "Needs the scope read:records: bodies hold personal data."
 
 ROUTES = (
     Route(path="/v1/sessions/{id}/records", name="findSessionRecords",
-          about=f"The raw records behind a session, by position. {_WHICH}", scope="read:records", parameters=PAGED,
-          answer=Page[RawRecord], handler=find_session_records, several=Page[Session], missing=True),
-    Route(path="/v1/records", name="findRecords", about=f"The log, by position. {_WHICH}", scope="read:records",
-          parameters=(_AFTER, SOURCE, *PAGED),
+          description=f"The raw records behind a session, by position. {_WHICH}", scope="read:records", parameters=PAGING,
+          answer=Page[RawRecord], handler=find_session_records, choices=Page[Session], can_be_missing=True),
+    Route(path="/v1/records", name="findRecords", description=f"The log, by position. {_WHICH}", scope="read:records",
+          parameters=(_AFTER, SOURCE, *PAGING),
           answer=Page[RawRecord], handler=find_records),
-    Route(path="/v1/records/{position}", name="findRecord", about=f"One raw record. {_WHICH}", scope="read:records",
-          parameters=(), answer=RawRecord, handler=find_record, missing=True),
+    Route(path="/v1/records/{position}", name="findRecord", description=f"One raw record. {_WHICH}", scope="read:records",
+          parameters=(), answer=RawRecord, handler=find_record, can_be_missing=True),
     Route(path="/v1/records/{position}/body", name="findRecordBody",
-          about=f"The exact bytes that were received. {_WHICH}", scope="read:records", parameters=(), answer=BytesAnswer,
-          handler=find_body, missing=True),
+          description=f"The exact bytes that were received. {_WHICH}", scope="read:records", parameters=(), answer=BytesAnswer,
+          handler=find_body, can_be_missing=True),
 )  # fmt: skip

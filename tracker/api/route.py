@@ -22,7 +22,7 @@ from tracker.views.answers import Session
 from tracker.views.contract import ViewsReader
 from tracker.views.presenters import present_session
 
-STUCK_AFTER = 12 * 3_600 * 1_000_000
+DEFAULT_STUCK_AFTER = 12 * 3_600 * 1_000_000
 """For sources whose records are here but which are configured no more, in µs."""
 
 
@@ -40,15 +40,15 @@ class ApiContext(msgspec.Struct, frozen=True):
     now: Callable[[], int]
     stuck_after: Mapping[str, int]
     vendors: Mapping[str, str]
-    unready: Callable[[], Awaitable[list[str]]]
-    metrics: Callable[[], tuple[bytes, str]]
+    unready_reasons: Callable[[], Awaitable[list[str]]]
+    render_metrics: Callable[[], tuple[bytes, str]]
     live: Any = None
     log_key: str | None = None
-    bundling: BundleSettings | None = None
+    bundle_settings: BundleSettings | None = None
 
     def stuck_before(self, source: str) -> Micros:
         """The latest last event (µs) with which an open session of `source` counts as stuck now."""
-        return self.now() - self.stuck_after.get(source, STUCK_AFTER)
+        return self.now() - self.stuck_after.get(source, DEFAULT_STUCK_AFTER)
 
     def present_session(self, row: SessionRow) -> Session:
         """The answer for a session; whether it is stuck is decided now."""
@@ -100,7 +100,7 @@ class StreamAnswer(msgspec.Struct, frozen=True):
     stream: Callable[[web.Request, Mapping[str, str]], Awaitable[web.StreamResponse]]
 
 
-class SeveralFound(Ambiguous):
+class MultipleChoices(Ambiguous):
     """Several have that id; `page` is the list to choose from."""
 
     def __init__(self, message: str, matches: tuple[str, ...], page: msgspec.Struct) -> None:
@@ -116,12 +116,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     name: str
-    about: str
+    description: str
     scope: str
     parameters: tuple[Parameter, ...]
     answer: Any
     handler: Callable[[ApiRequest], Awaitable[msgspec.Struct]]
-    several: Any = None
-    missing: bool = False
+    choices: Any = None
+    can_be_missing: bool = False
     """Whether it may answer 404."""
-    streams: bool = False
+    is_stream: bool = False

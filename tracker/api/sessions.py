@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tracker.views.answers import Connection, Entry, Page, Participant, Recording, Session, Stream
-from tracker.api.route import ApiRequest, Route, SeveralFound
-from tracker.api.parameters import PAGED, SOURCE, choice, choices, moment, text, whole
+from tracker.api.route import ApiRequest, Route, MultipleChoices
+from tracker.api.parameters import PAGING, SOURCE, choice, choices, timestamp, text, integer
 from tracker.errors import NotFound
 from tracker.domain.facts import KINDS
 from tracker.domain.rows import SessionRow
@@ -18,10 +18,10 @@ FILTERS = (
     text("identity", "Only sessions this person was in, by identity or name."),
     choice("state", "open, ended, or stuck: open and silent for longer than the source's `stuck_after`.",
            ("open", "ended", "stuck")),
-    moment("from", "Only sessions that began at this moment or later."),
-    moment("to", "Only sessions that began before this moment."),
+    timestamp("from", "Only sessions that began at this moment or later."),
+    timestamp("to", "Only sessions that began before this moment."),
     choices("has", "Only sessions with all of these.", ("recording", "supervisor", "anomaly")),
-    whole("min_duration_ms", "Only sessions that lasted at least this long, in milliseconds."),
+    integer("min_duration_ms", "Only sessions that lasted at least this long, in milliseconds."),
     text("q", "Only sessions with this text in an id, a room, an identity or a name."),
 )  # fmt: skip
 
@@ -51,12 +51,12 @@ async def find_sessions(asked: ApiRequest) -> Page[Session]:
 
 async def find_session(asked: ApiRequest) -> Session:
     """`GET /v1/sessions/{id}`."""
-    return asked.context.present_session(await the_session(asked))
+    return asked.context.present_session(await requested_session(asked))
 
 
 async def find_timeline(asked: ApiRequest) -> Page[Entry]:
     """`GET /v1/sessions/{id}/timeline`: by time."""
-    session = await the_session(asked)
+    session = await requested_session(asked)
     rows, after = await asked.context.views.timeline(
         session.id, kinds=asked.query["kind"], subject=asked.query["subject"], **asked.paging
     )
@@ -65,7 +65,7 @@ async def find_timeline(asked: ApiRequest) -> Page[Entry]:
 
 async def find_participants(asked: ApiRequest) -> Page[Participant]:
     """`GET /v1/sessions/{id}/participants`: by their first join."""
-    session = await the_session(asked)
+    session = await requested_session(asked)
     rows, after = await asked.context.views.participants(
         session_id=session.id, identity=None, sources=None, **asked.paging
     )
@@ -74,32 +74,32 @@ async def find_participants(asked: ApiRequest) -> Page[Participant]:
 
 async def find_connections(asked: ApiRequest) -> Page[Connection]:
     """`GET /v1/sessions/{id}/connections`: by their join."""
-    session = await the_session(asked)
+    session = await requested_session(asked)
     rows, after = await asked.context.views.connections(session.id, **asked.paging)
     return Page([present_connection(row) for row in rows], after)
 
 
 async def find_streams(asked: ApiRequest) -> Page[Stream]:
     """`GET /v1/sessions/{id}/streams`: by their start."""
-    session = await the_session(asked)
+    session = await requested_session(asked)
     rows, after = await asked.context.views.streams(session.id, **asked.paging)
     return Page([present_stream(row) for row in rows], after)
 
 
 async def find_recordings(asked: ApiRequest) -> Page[Recording]:
     """`GET /v1/sessions/{id}/recordings`: by their start."""
-    session = await the_session(asked)
+    session = await requested_session(asked)
     rows, after = await asked.context.views.recordings(session_id=session.id, status=None, sources=None, **asked.paging)
     return Page([present_recording(row) for row in rows], after)
 
 
-async def the_session(asked: ApiRequest) -> SessionRow:
-    """The one session the path means. Raises `NotFound`, or `SeveralFound` with the list."""
-    return await session_called(asked, asked.path["id"])
+async def requested_session(asked: ApiRequest) -> SessionRow:
+    """The one session the path means. Raises `NotFound`, or `MultipleChoices` with the list."""
+    return await session_by_id(asked, asked.path["id"])
 
 
-async def session_called(asked: ApiRequest, any_id: str) -> SessionRow:
-    """The one session with this id, ours or its vendor's. Raises `NotFound`, or `SeveralFound` with the list."""
+async def session_by_id(asked: ApiRequest, any_id: str) -> SessionRow:
+    """The one session with this id, ours or its vendor's. Raises `NotFound`, or `MultipleChoices` with the list."""
     found = await asked.context.views.lookup(any_id, asked.reader.sources)
     if len(found) == 1:
         return found[0]
@@ -107,34 +107,34 @@ async def session_called(asked: ApiRequest, any_id: str) -> SessionRow:
         raise NotFound(f"no session has the id {any_id[:200]!r}; GET /v1/sessions?q= searches parts of ids and names")
     page: Page[Session] = Page([asked.context.present_session(row) for row in found], None)
     message = f"{len(found)} sessions have the id {any_id[:200]!r}: ask for one of them by its own id"
-    raise SeveralFound(message, tuple(row.id for row in found), page)
+    raise MultipleChoices(message, tuple(row.id for row in found), page)
 
 
 _ONE = "{id} is our id of the session, or any id its vendor has for it or its parts."
 _TIMELINE = (
     KIND,
     text("subject", "Only what is about the one with this vendor id."),
-    *PAGED,
+    *PAGING,
 )
 
 ROUTES = (
-    Route(path="/v1/sessions", name="findSessions", about="Sessions, newest first.", scope="read:sessions",
-          parameters=(*FILTERS, *PAGED), answer=Page[Session], handler=find_sessions),
-    Route(path="/v1/sessions/{id}", name="findSession", about=f"One session. {_ONE}", scope="read:sessions",
-          parameters=(), answer=Session, handler=find_session, several=Page[Session], missing=True),
-    Route(path="/v1/sessions/{id}/timeline", name="findTimeline", about=f"What happened, by time. {_ONE}",
+    Route(path="/v1/sessions", name="findSessions", description="Sessions, newest first.", scope="read:sessions",
+          parameters=(*FILTERS, *PAGING), answer=Page[Session], handler=find_sessions),
+    Route(path="/v1/sessions/{id}", name="findSession", description=f"One session. {_ONE}", scope="read:sessions",
+          parameters=(), answer=Session, handler=find_session, choices=Page[Session], can_be_missing=True),
+    Route(path="/v1/sessions/{id}/timeline", name="findTimeline", description=f"What happened, by time. {_ONE}",
           scope="read:sessions", parameters=_TIMELINE, answer=Page[Entry], handler=find_timeline,
-          several=Page[Session], missing=True),
-    Route(path="/v1/sessions/{id}/participants", name="findSessionParticipants", about=f"Who was there. {_ONE}",
-          scope="read:sessions", parameters=PAGED, answer=Page[Participant], handler=find_participants,
-          several=Page[Session], missing=True),
-    Route(path="/v1/sessions/{id}/connections", name="findConnections", about=f"Every join and its end. {_ONE}",
-          scope="read:sessions", parameters=PAGED, answer=Page[Connection], handler=find_connections,
-          several=Page[Session], missing=True),
-    Route(path="/v1/sessions/{id}/streams", name="findStreams", about=f"Media published and received. {_ONE}",
-          scope="read:sessions", parameters=PAGED, answer=Page[Stream], handler=find_streams,
-          several=Page[Session], missing=True),
-    Route(path="/v1/sessions/{id}/recordings", name="findSessionRecordings", about=f"Its recordings. {_ONE}",
-          scope="read:sessions", parameters=PAGED, answer=Page[Recording], handler=find_recordings,
-          several=Page[Session], missing=True),
+          choices=Page[Session], can_be_missing=True),
+    Route(path="/v1/sessions/{id}/participants", name="findSessionParticipants", description=f"Who was there. {_ONE}",
+          scope="read:sessions", parameters=PAGING, answer=Page[Participant], handler=find_participants,
+          choices=Page[Session], can_be_missing=True),
+    Route(path="/v1/sessions/{id}/connections", name="findConnections", description=f"Every join and its end. {_ONE}",
+          scope="read:sessions", parameters=PAGING, answer=Page[Connection], handler=find_connections,
+          choices=Page[Session], can_be_missing=True),
+    Route(path="/v1/sessions/{id}/streams", name="findStreams", description=f"Media published and received. {_ONE}",
+          scope="read:sessions", parameters=PAGING, answer=Page[Stream], handler=find_streams,
+          choices=Page[Session], can_be_missing=True),
+    Route(path="/v1/sessions/{id}/recordings", name="findSessionRecordings", description=f"Its recordings. {_ONE}",
+          scope="read:sessions", parameters=PAGING, answer=Page[Recording], handler=find_recordings,
+          choices=Page[Session], can_be_missing=True),
 )  # fmt: skip

@@ -20,8 +20,8 @@ from tracker.domain import clock
 from tracker.cli import output as printing
 from tracker.cli import bundle, desk, desk_copying, desk_erasing, desk_reading
 from tracker.server import stores, logging_setup, server
-from tracker.api.auth import SCOPES, mint
-from tracker.api.parameters import micros_of
+from tracker.api.auth import SCOPES, mint_token
+from tracker.api.parameters import parse_micros
 from tracker.cli.tables import sessions_table, timeline_table
 from tracker.config.load import Config, load
 from tracker.config.values import micros
@@ -258,7 +258,7 @@ def token(arguments: argparse.Namespace) -> int:
     # RS256 and EdDSA keys may be there for checking only.
     signing = next((key for key in keys if key.secret or key.private_key), keys[0])
     printing.print_line(
-        mint(
+        mint_token(
             stores.access_key(signing),
             scopes=scopes,
             sources=arguments.source or None,
@@ -290,7 +290,7 @@ async def _selections(arguments: argparse.Namespace) -> list[Selection]:
     if arguments.retention:
         return desk_erasing.selections_of_retention(config)
     try:
-        before = micros_of(arguments.before)
+        before = parse_micros(arguments.before)
     except ValueError as error:
         raise ParameterInvalid("--before", str(error)) from None
     names = tuple(config.source(name).name for name in arguments.source)

@@ -26,9 +26,9 @@ async def make(config: Config, any_id: str, to: Path | None) -> Path:
     `EvidenceError` (the log cannot be signed). Whatever is raised, no file is left.
     """
     async with desk_reading.door_of(config) as plain:
-        door = msgspec.structs.replace(plain, bundling=stores.bundle_settings(config, plain.log))
+        door = msgspec.structs.replace(plain, bundle_settings=stores.bundle_settings(config, plain.log))
         session = await desk_reading.only_session(door.views, any_id)
-        path = to or Path(bundles.file_name(session.id))
+        path = to or Path(bundles.bundle_file_name(session.id))
         try:
             file = path.open("x+b")
         except FileExistsError:
@@ -37,7 +37,7 @@ async def make(config: Config, any_id: str, to: Path | None) -> Path:
             raise ParameterInvalid("--out", f"{path} cannot be written: {error.strerror or error}") from None
         try:
             with file:
-                await bundles.make(door, desk_reading.READER, session.id, file)
+                await bundles.make_bundle(door, desk_reading.READER, session.id, file)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -77,8 +77,8 @@ async def door_of(config: Config) -> AsyncGenerator[ApiContext]:
             now=clock.now,
             stuck_after={each.name: each.stuck_after for each in config.sources},
             vendors={each.name: each.vendor for each in config.sources},
-            unready=_never,
-            metrics=_nothing,
+            unready_reasons=_never,
+            render_metrics=_nothing,
         )
 
 

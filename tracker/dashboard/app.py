@@ -8,8 +8,8 @@ from importlib import resources
 from aiohttp import web
 
 from tracker.api.route import ApiContext
-from tracker.api.health import READING
-from tracker.api.problems import only
+from tracker.api.health import READ_METHODS
+from tracker.api.problems import method_not_allowed
 from tracker.dashboard import list_pages, log_page, session_page, sessions_page, sources_page, statistics_page
 from tracker.dashboard.ingest_stats import INGEST_STATS, NOTHING, IngestStats
 from tracker.dashboard.page_route import PageRoute, answering
@@ -62,13 +62,13 @@ class Files:
 
     async def answer(self, request: web.Request) -> web.Response:
         """One file; 304 where the browser has it already."""
-        if request.method not in READING:
-            return only("GET, HEAD")
+        if request.method not in READ_METHODS:
+            return method_not_allowed("GET, HEAD")
         return self._answer(request, request.match_info["name"])
 
     async def icon(self, request: web.Request) -> web.Response:
         """The picture in a browser's tab."""
-        return self._answer(request, ICON) if request.method in READING else only("GET, HEAD")
+        return self._answer(request, ICON) if request.method in READ_METHODS else method_not_allowed("GET, HEAD")
 
     def _answer(self, request: web.Request, name: str) -> web.Response:
         found = self._files.get(name)

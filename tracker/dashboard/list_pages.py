@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tracker.views.answers import Appearance, Recording, Room, SupervisorSession, time_of
 from tracker.api.route import ApiRequest
-from tracker.api.parameters import PAGED, micros_of
+from tracker.api.parameters import PAGING, parse_micros
 from tracker.views.presenters import present_recording
 from tracker.dashboard.page_route import API, PageRoute, ask
 from tracker.dashboard.rendering import page
@@ -177,7 +177,7 @@ async def _appeared(asked: ApiRequest, people: Sequence[Appearance]) -> list[Per
         is_here = row is not None and row.state == "open" and row.last_event_at > asked.context.stuck_before(row.source)
         # Of several joins only the API's sum is sure; of one that goes on, its beginning says it all.
         since = each.first_joined_at if is_here and each.last_left_at is None and each.connections == 1 else None
-        so_far = 0 if since is None else max(0, (asked.context.now() - micros_of(since)) // 1_000)
+        so_far = 0 if since is None else max(0, (asked.context.now() - parse_micros(since)) // 1_000)
         found.append(PersonLine(person=each, room=room, since=since, present_ms=max(each.presence_ms, so_far)))
     return found
 
@@ -209,14 +209,14 @@ def overlap_ms(one: tuple[str | None, str | None], other: tuple[str | None, str 
     starts, ends = (one[0], other[0]), (one[1], other[1])
     if None in starts or None in ends:
         return 0
-    begin = max(micros_of(each) for each in starts if each is not None)
-    end = min(micros_of(each) for each in ends if each is not None)
+    begin = max(parse_micros(each) for each in starts if each is not None)
+    end = min(parse_micros(each) for each in ends if each is not None)
     return max(0, (end - begin) // 1_000)
 
 
 PAGES = (
     PageRoute(path="/rooms", parameters=API["findRooms"].parameters, show=show_rooms),
-    PageRoute(path="/rooms/{source}/{id}", parameters=PAGED, show=show_room),
+    PageRoute(path="/rooms/{source}/{id}", parameters=PAGING, show=show_room),
     PageRoute(path="/people", parameters=API["findParticipants"].parameters, show=show_people),
     PageRoute(path="/recordings", parameters=API["findRecordings"].parameters, show=show_recordings),
     PageRoute(path="/supervisors", parameters=API["findSupervisorSessions"].parameters, show=show_supervisors),

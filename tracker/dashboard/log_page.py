@@ -41,7 +41,7 @@ async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
         older=max(0, first - 1 - limit) if first > 1 else None,
         given=form_values(asked),
         sources=await sources_of(asked),
-        may_read=asked.reader.may("read:records"),
+        may_read=asked.reader.has_scope("read:records"),
         cluster=cluster_view(request),
     )
 
@@ -49,7 +49,7 @@ async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
 async def show_record(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /log/{position}`."""
     record: Any = await ask(asked, "findRecord")
-    may_read = asked.reader.may("read:records")
+    may_read = asked.reader.has_scope("read:records")
     form = asked.query["form"] or "readable"
     text, language = _readable(record.body, form) if may_read and record.body is not None else (None, None)
     return page(

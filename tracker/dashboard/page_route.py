@@ -23,10 +23,10 @@ from aiohttp import web
 
 from tracker.api.auth import Reader
 from tracker.api.app import ROUTES
-from tracker.api.route import ApiRequest, ApiContext, Route, SeveralFound
-from tracker.api.health import COOKIE, READING
+from tracker.api.route import ApiRequest, ApiContext, Route, MultipleChoices
+from tracker.api.health import SESSION_COOKIE, READ_METHODS
 from tracker.api.parameters import Parameter, read_query
-from tracker.api.problems import OPERATORS, STATUSES, only
+from tracker.api.problems import STORES_UNAVAILABLE, ERROR_STATUSES, method_not_allowed
 from tracker.dashboard.rendering import READER, page
 from tracker.errors import LogError, ScopeMissing, TokenInvalid, TrackerError, ViewsBehind, ViewsError
 
@@ -47,15 +47,15 @@ class PageRoute(msgspec.Struct, frozen=True, kw_only=True):
 
 def reader_of(door: ApiContext, request: web.Request) -> Reader:
     """Who looks, by the cookie or a bearer token. Raises `TokenInvalid`."""
-    return door.access.authorize(request.headers.get("Authorization"), request.cookies.get(COOKIE))
+    return door.access.authorize(request.headers.get("Authorization"), request.cookies.get(SESSION_COOKIE))
 
 
 def answering(door: ApiContext, route: PageRoute) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The aiohttp handler of one page."""
 
     async def answered(request: web.Request) -> web.StreamResponse:
-        if request.method not in READING:
-            return only("GET, HEAD")
+        if request.method not in READ_METHODS:
+            return method_not_allowed("GET, HEAD")
         try:
             reader = request[READER] = reader_of(door, request)
         except TokenInvalid:
@@ -65,7 +65,7 @@ def answering(door: ApiContext, route: PageRoute) -> Callable[[web.Request], Awa
             given = [(name, value) for name, value in request.query.items() if value]
             values = read_query(given, route.parameters)
             return await route.show(request, asked(door, reader, request.match_info, values))
-        except SeveralFound as found:
+        except MultipleChoices as found:
             return page(request, "several.html", status=300, message=str(found), found=found.page)
         except TrackerError as error:
             return problem_page(request, error)
@@ -104,9 +104,11 @@ async def ask(question: ApiRequest, route: str, **given: str | tuple[str, ...] |
 
 def problem_page(request: web.Request, error: TrackerError) -> web.Response:
     """The page that says why there is no other."""
-    status, title, headers = STATUSES.get(type(error), (503, "No answer now", {"Retry-After": "2"}))
+    status, title, headers = ERROR_STATUSES.get(type(error), (503, "No answer now", {"Retry-After": "2"}))
     silent = isinstance(error, LogError | ViewsError) and not isinstance(error, ViewsBehind)
-    response = page(request, "problem.html", status=status, title=title, detail=OPERATORS if silent else str(error))
+    response = page(
+        request, "problem.html", status=status, title=title, detail=STORES_UNAVAILABLE if silent else str(error)
+    )
     response.headers.update(headers)
     return response
 
@@ -118,5 +120,5 @@ def to_sign_in(request: web.Request) -> web.Response:
 
 
 def _expect_scope(reader: Reader, scope: str) -> None:
-    if not reader.may(scope):
+    if not reader.has_scope(scope):
         raise ScopeMissing(f"this page needs the scope {scope}: mint a token with `tracker token --scope {scope}`")

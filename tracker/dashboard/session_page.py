@@ -19,9 +19,9 @@ from aiohttp import web
 
 from tracker.views.answers import time_of
 from tracker.api.route import ApiRequest
-from tracker.api.parameters import CURSOR, choice, micros_of, whole
-from tracker.api.problems import encoded
-from tracker.api.sessions import the_session
+from tracker.api.parameters import CURSOR, choice, parse_micros, integer
+from tracker.api.problems import json_response
+from tracker.api.sessions import requested_session
 from tracker.views.presenters import present_connection, present_participant, present_recording
 from tracker.dashboard.page_route import PageRoute
 from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
@@ -55,7 +55,7 @@ EVIDENCE = "/v1/sessions/{id}/evidence"
 
 async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}`. `?part=summary` leaves out picture and list, for a script that has both."""
-    row = await the_session(asked)
+    row = await requested_session(asked)
     is_whole = asked.query["part"] is None
     parts = await parts_of(asked, row, STILL_BOUNDS)
     session = asked.context.present_session(row)
@@ -76,7 +76,7 @@ async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
         joins.setdefault(connection.participant, []).append(connection)
 
     def so_far(since: str | None) -> int | None:
-        return None if since is None else (now - micros_of(since)) // 1_000
+        return None if since is None else (now - parse_micros(since)) // 1_000
 
     shown = page(
         request,
@@ -109,7 +109,7 @@ async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
         lines=lines,
         after=after,
         is_first=asked.query["cursor"] is None,
-        may_read_records=asked.reader.may("read:records"),
+        may_read_records=asked.reader.has_scope("read:records"),
         has_evidence=any(resource.canonical == EVIDENCE for resource in request.app.router.resources()),
     )  # fmt: skip
     return _compressed(shown)
@@ -127,7 +127,7 @@ def present_since(connections: Sequence[ConnectionRow], now: Micros) -> Micros |
 
 async def show_lanes(_request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/lanes.json`: see `lanes_compact`."""
-    row = await the_session(asked)
+    row = await requested_session(asked)
     position, now = await asked.context.views.projected_position(), asked.context.now()
     stuck = asked.context.present_session(row).stuck
     parts = await parts_of(asked, row, FULL_BOUNDS)
@@ -136,12 +136,12 @@ async def show_lanes(_request: web.Request, asked: ApiRequest) -> web.StreamResp
     def encode() -> bytes:
         return msgspec.json.encode(known | compact_lanes(lanes_of(parts, now=now, is_stuck=stuck)))
 
-    return _compressed(encoded(200, msgspec.Raw(await asyncio.to_thread(encode)), headers=HEADERS))
+    return _compressed(json_response(200, msgspec.Raw(await asyncio.to_thread(encode)), headers=HEADERS))
 
 
 async def show_events(_request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/events.json`: by time; with `?after=` those of records behind a position, in log order."""
-    row = await the_session(asked)
+    row = await requested_session(asked)
     after, views = asked.query["after"], asked.context.views
     if after is None:
         rows, following = await views.timeline(
@@ -152,12 +152,12 @@ async def show_events(_request: web.Request, asked: ApiRequest) -> web.StreamRes
         rows, following = [entry for entry in found if entry.session_id == row.id], None
         after = found[-1].position if found else after
     answer = {"items": [compact_event(entry) for entry in rows], "next": following, "after": after}
-    return _compressed(encoded(200, answer, headers=HEADERS))
+    return _compressed(json_response(200, answer, headers=HEADERS))
 
 
 async def export_timeline_csv(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/timeline.csv`."""
-    row = await the_session(asked)
+    row = await requested_session(asked)
 
     async def chunks() -> AsyncIterator[bytes]:
         yield csv_of([TIMELINE_COLUMNS])
@@ -169,7 +169,7 @@ async def export_timeline_csv(request: web.Request, asked: ApiRequest) -> web.St
 
 async def export_timeline_json_lines(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/timeline.jsonl`: the entries exactly as `/v1/sessions/{id}/timeline` answers them."""
-    row = await the_session(asked)
+    row = await requested_session(asked)
 
     async def chunks() -> AsyncIterator[bytes]:
         async for rows in every_entry(asked, row):
@@ -180,7 +180,7 @@ async def export_timeline_json_lines(request: web.Request, asked: ApiRequest) ->
 
 async def export_attendance(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/attendance.csv`: one line a connection."""
-    row = await the_session(asked)
+    row = await requested_session(asked)
     parts = await parts_of(asked, row, FULL_BOUNDS)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -210,7 +210,7 @@ def _compressed(response: web.Response) -> web.Response:
     return response
 
 
-_AFTER = whole("after", "Only what records behind this position of the log told, in log order.")
+_AFTER = integer("after", "Only what records behind this position of the log told, in log order.")
 _PART = choice("part", "Leave out the picture and the list.", ("summary",))
 
 PAGES = (

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from tracker.api.auth import MOST_TOKEN_BYTES
+from tracker.api.auth import MAX_TOKEN_BYTES
 from tracker.api.route import ApiContext
-from tracker.api.health import COOKIE
-from tracker.api.problems import only
+from tracker.api.health import SESSION_COOKIE
+from tracker.api.problems import method_not_allowed
 from tracker.dashboard.page_route import reader_of
 from tracker.dashboard.rendering import page
 from tracker.errors import TokenInvalid
@@ -36,7 +36,7 @@ class SignIn:
         if request.method in {"GET", "HEAD"}:
             return self._form(request, safe_next(request.query.get("next")))
         if request.method != "POST":
-            return only("GET, HEAD, POST")
+            return method_not_allowed("GET, HEAD, POST")
         if not is_ours(request):
             return self._form(request, "/", said="This form was sent by another site: sign in here.", status=403)
         given = await request.post()
@@ -52,19 +52,21 @@ class SignIn:
         except TokenInvalid as error:
             return self._form(request, wanted, said=str(error), status=401)
         response = _gone_to(wanted)
-        response.set_cookie(COOKIE, token, httponly=True, samesite="Strict", path="/", secure=_is_encrypted(request))
+        response.set_cookie(
+            SESSION_COOKIE, token, httponly=True, samesite="Strict", path="/", secure=_is_encrypted(request)
+        )
         return response
 
     async def _sign_out(self, request: web.Request) -> web.Response:
         if request.method != "POST":
-            return only("POST")
+            return method_not_allowed("POST")
         if not is_ours(request):
             return self._form(request, "/", said="This form was sent by another site: sign out here.", status=403)
-        cookie = request.cookies.get(COOKIE)
+        cookie = request.cookies.get(SESSION_COOKIE)
         if cookie is not None:
-            self._door.access.close(cookie)
+            self._door.access.end_session(cookie)
         response = _gone_to("/sign-in")
-        response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
+        response.del_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="Strict")
         return response
 
     def _form(self, request: web.Request, wanted: str, *, said: str | None = None, status: int = 200) -> web.Response:
@@ -89,7 +91,7 @@ class SignIn:
 
 def safe_next(wanted: str | None) -> str:
     """A path of ours to go on to; `/` for whatever might lead away."""
-    if not wanted or len(wanted) > MOST_TOKEN_BYTES or not wanted.isprintable() or "\\" in wanted:
+    if not wanted or len(wanted) > MAX_TOKEN_BYTES or not wanted.isprintable() or "\\" in wanted:
         return "/"
     try:
         parts = urlsplit(wanted)

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from tracker.views.answers import Session, time_of
 from tracker.api.route import ApiRequest
-from tracker.api.parameters import micros_of
+from tracker.api.parameters import parse_micros
 from tracker.dashboard.page_route import API, PageRoute, ask
 from tracker.dashboard.charts import Bar, Step, bars, steps
 from tracker.dashboard.rendering import duration, page
@@ -84,8 +84,8 @@ def concurrency(calls: list[Session], now: Micros) -> list[Step]:
         began = each.started_at or each.created_at
         over = each.ended_at or (each.last_event_at if each.stuck else None)
         if began is not None:
-            begin = micros_of(began)
-            edges += [(begin, 1), (max(begin, now if over is None else micros_of(over)), -1)]
+            begin = parse_micros(began)
+            edges += [(begin, 1), (max(begin, now if over is None else parse_micros(over)), -1)]
     found: list[Step] = []
     level = 0
     for at, change in sorted(edges):

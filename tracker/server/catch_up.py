@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from tracker.api.problems import problem_of
+from tracker.api.problems import error_response
 from tracker.errors import NodeBehind, NodeDiverged
 from tracker.log.contract import ClusteredLog
 from tracker.log.jetstream.monitoring import require_sync_always
@@ -53,9 +53,11 @@ def gate(log: ClusteredLog, behind_at_most: float) -> Middleware:
         if stopped is not None:
             if isinstance(stopped, NodeDiverged) and request.path.startswith(TELLING):
                 return await handler(request)
-            return problem_of(stopped)
+            return error_response(stopped)
         found = reasons(log, behind_at_most)
-        return problem_of(NodeBehind(f"{found[0]}: ask again, or another node")) if found else await handler(request)
+        return (
+            error_response(NodeBehind(f"{found[0]}: ask again, or another node")) if found else await handler(request)
+        )
 
     return gated
 

@@ -20,7 +20,7 @@ import structlog
 from aiohttp import web
 
 from tracker.views.answers import Alive, Readiness
-from tracker.api.problems import encoded, problem
+from tracker.api.problems import json_response, problem_response
 
 RESERVE = 1280
 """Descriptors kept back, more than the backlog lets in at one time; where few are allowed, a quarter of them.
@@ -106,10 +106,12 @@ async def _refuse(request: web.BaseRequest) -> web.StreamResponse:
     """Alive, not ready, and nothing else."""
     why = "there are no file descriptors for more connections"
     if request.path == "/healthz":
-        response = encoded(200, Alive(alive=True))
+        response = json_response(200, Alive(alive=True))
     elif request.path == "/readyz":
-        response = encoded(503, Readiness(ready=False, reasons=[why]), headers=RETRY)
+        response = json_response(503, Readiness(ready=False, reasons=[why]), headers=RETRY)
     else:
-        response = problem(503, "too-many-connections", "No more connections", f"{why}: try again", headers=RETRY)
+        response = problem_response(
+            503, "too-many-connections", "No more connections", f"{why}: try again", headers=RETRY
+        )
     response.force_close()
     return response

@@ -75,11 +75,11 @@ class ReadSide:
             now=clock.now,
             stuck_after={each.name: each.stuck_after for each in config.sources},
             vendors={each.name: each.vendor for each in config.sources},
-            unready=unready,
-            metrics=self._metrics.render,
+            unready_reasons=unready,
+            render_metrics=self._metrics.render,
             live=self.live,
             log_key=log_key,
-            bundling=stores.bundle_settings(config, self._log, self._metrics),
+            bundle_settings=stores.bundle_settings(config, self._log, self._metrics),
         )
         add_routes(app, door)
         dashboard.add_routes(app, door, arrivals, cluster)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from tracker.api.problems import problem
+from tracker.api.problems import problem_response
 from tracker.config.load import Config
 from tracker.errors import ConfigInvalid
 
@@ -44,9 +44,9 @@ async def _take_it_elsewhere(_request: web.Request) -> web.Response:
     detail = (
         "this node only answers readers (--role read); nothing was recorded: send it to a node that takes deliveries"
     )
-    return problem(503, "role-read", "Not recorded", detail, headers=ELSEWHERE)
+    return problem_response(503, "role-read", "Not recorded", detail, headers=ELSEWHERE)
 
 
 async def _ask_elsewhere(_request: web.Request) -> web.Response:
     detail = "this node only takes deliveries (--role ingest): ask a node that answers readers"
-    return problem(404, "role-ingest", "Nothing to read here", detail)
+    return problem_response(404, "role-ingest", "Nothing to read here", detail)

@@ -305,7 +305,7 @@ async def _run(
                     _log.info("ready", address=address, sources=[each.name for each in station.config.sources])
                     if ready is not None:
                         reading = station.reading
-                        ready(address, None if reading is None else reading.access.one_time_link(beside_keys=link))
+                        ready(address, None if reading is None else reading.access.one_time_link(even_with_keys=link))
                     await stop.wait()
                     _log.info("stopping", grace_seconds=station.config.server.shutdown_grace)
             finally:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from tests.support.cluster import Cluster
 from tests.support.replicas import opened, settings_of
-from tracker.api.auth import SCOPES, Access, AccessKey, mint
+from tracker.api.auth import SCOPES, Access, AccessKey, mint_token
 from tracker.api import app as door_app
 from tracker.api.app import add_routes
 from tracker.api.route import ApiContext
@@ -71,7 +71,7 @@ class House:
         self.access = access or Access([KEY], now=lambda: NOW)
         self.door = ApiContext(
             log=self.log, views=views, access=self.access, now=lambda: NOW, stuck_after={"lk": 20 * HOUR},
-            vendors=VENDORS | NEVER, unready=self.unready, metrics=lambda: (b"up 1\n", "text/plain; version=0.0.4"),
+            vendors=VENDORS | NEVER, unready_reasons=self.unready, render_metrics=lambda: (b"up 1\n", "text/plain; version=0.0.4"),
         )  # fmt: skip
         self.client: TestClient[Any, Any]
 
@@ -85,7 +85,7 @@ class House:
             await self.projector.catch_up()
 
     def token(self, *scopes: str, sources: list[str] | None = None) -> dict[str, str]:
-        minted = mint(KEY, scopes=scopes or SCOPES, sources=sources, expires_s=600, now=NOW)
+        minted = mint_token(KEY, scopes=scopes or SCOPES, sources=sources, expires_s=600, now=NOW)
         return {"Authorization": f"Bearer {minted}"}
 
     async def get(self, path: str, *, status: int = 200, **narrowed: Any) -> Any:
@@ -459,7 +459,7 @@ async def test_a_reader_can_wait_for_its_own_write(house: House) -> None:
 
 
 async def test_waiting_ends_and_says_so(full: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_app, "WAIT_S", 0.1)
+    monkeypatch.setattr(door_app, "AT_LEAST_TIMEOUT_S", 0.1)
     head = await full.views.projected_position()
     for path in ("/v1/sessions", "/v1/stats", "/v1/records/1/body", "/v1/sessions/none"):
         async with full.client.get(f"{path}?at_least={head + 1}", headers=full.token()) as response:

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.support.server import READ, READ_KEY, Running, now
-from tracker.api.auth import AccessKey, mint
+from tracker.api.auth import AccessKey, mint_token
 from tracker.demo.calls import whole_call
 
 END = 999_999_999
@@ -204,7 +204,7 @@ async def test_filters_and_the_token_narrow_the_stream(server: Running, web: aio
         position = await play(server, web, vendor)
     sessions = (await server.get(web, "/v1/sessions", at_least=str(position)))["items"]
     one = next(each for each in sessions if each["source"] == "lk")
-    narrow = mint(
+    narrow = mint_token(
         AccessKey("demo", "HS256", READ_KEY), scopes=["read:sessions"], sources=["ov"], expires_s=60, now=now()
     )
     only_ov = {"Authorization": f"Bearer {narrow}"}

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.server import READ, READ_KEY, SECRETS, TOKEN, Running, now
-from tracker.api.auth import AccessKey, mint
+from tracker.api.auth import AccessKey, mint_token
 from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.demo.show import config_text
 
@@ -37,7 +37,7 @@ PATHS = (
 
 
 def token(*scopes: str, sources: list[str] | None = None) -> str:
-    return mint(KEY, scopes=scopes or ("read:sessions",), sources=sources, expires_s=600, now=now())
+    return mint_token(KEY, scopes=scopes or ("read:sessions",), sources=sources, expires_s=600, now=now())
 
 
 class Seen(HTMLParser):
@@ -306,7 +306,7 @@ async def test_a_person_has_every_call_and_their_whole_presence(filled: Running)
 
 
 async def test_without_a_session_pages_lead_to_signing_in_and_the_api_answers_401(filled: Running) -> None:
-    for cookie in (None, "guessed", mint(KEY, scopes=["admin"], sources=None, expires_s=-120, now=now())):
+    for cookie in (None, "guessed", mint_token(KEY, scopes=["admin"], sources=None, expires_s=-120, now=now())):
         async with Reader(filled.url, cookie) as reader:
             for path, wanted in (("/", "/sign-in"), ("/log?after=3", "/sign-in?next=%2Flog%3Fafter%3D3")):
                 async with reader.web.get(filled.url + path, allow_redirects=False) as answer:

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.server import READ, READ_KEY, Running, now
-from tracker.api.auth import AccessKey, mint
+from tracker.api.auth import AccessKey, mint_token
 from tracker.demo.calls import SampleDelivery, whole_call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -160,7 +160,7 @@ async def test_the_list_has_since_delay_and_the_raw_record(house: House) -> None
 
 async def test_without_read_records_there_is_no_way_to_raw_records(house: House) -> None:
     key = AccessKey("demo", "HS256", READ_KEY)
-    token = mint(key, scopes=["read:sessions"], sources=None, expires_s=600, now=now())
+    token = mint_token(key, scopes=["read:sessions"], sources=None, expires_s=600, now=now())
     status, text, _ = await house.get(EVIL_PAGE, {"Authorization": f"Bearer {token}"})
     assert status == 200
     assert "/v1/records/" not in text
@@ -228,7 +228,7 @@ async def test_the_summary_alone_leaves_out_picture_and_list(house: House) -> No
 )
 async def test_a_narrowed_token_sees_nothing_of_other_sources(house: House, path: str) -> None:
     key = AccessKey("demo", "HS256", READ_KEY)
-    token = mint(key, scopes=["read:sessions", "read:records"], sources=["ov"], expires_s=600, now=now())
+    token = mint_token(key, scopes=["read:sessions", "read:records"], sources=["ov"], expires_s=600, now=now())
     status, text, _ = await house.get(EVIL_PAGE + path, {"Authorization": f"Bearer {token}"})
     assert status == 404
     assert "RM_evil" not in text.replace("&#39;lk:RM_evil&#39;", "")

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from tracker.api.auth import SCOPES, Access, AccessKey, mint
+from tracker.api.auth import SCOPES, Access, AccessKey, mint_token
 from tracker.errors import ConfigInvalid, TokenInvalid
 
 NOW = 1_790_000_000_000_000
@@ -73,36 +73,36 @@ def refused(door: Access, sent: str | None, cookie: str | None = None) -> str:
 
 @pytest.mark.parametrize("key", [HS, RS, ED], ids=lambda key: key.algorithm)
 def test_a_minted_token_opens_what_it_says(key: AccessKey) -> None:
-    minted = mint(
+    minted = mint_token(
         key, scopes=["read:sessions", "read:records"], sources=["ov", "lk"], expires_s=60, now=NOW, subject="ann"
     )
     reader = access(HS, RS, ED).authorize(f"Bearer {minted}")
     assert reader.subject == "ann"
     assert reader.scopes == {"read:sessions", "read:records"}
     assert reader.sources == ("ov", "lk")
-    assert reader.may("read:records")
-    assert not reader.may("admin")
+    assert reader.has_scope("read:records")
+    assert not reader.has_scope("admin")
     assert reader.sees("ov")
     assert not reader.sees("rec")
     assert jwt.get_unverified_header(minted)["kid"] == key.id
 
 
 def test_admin_includes_every_scope_and_no_narrowing_means_all() -> None:
-    reader = access().authorize("Bearer " + mint(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW))
-    assert all(reader.may(scope) for scope in SCOPES)
+    reader = access().authorize("Bearer " + mint_token(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW))
+    assert all(reader.has_scope(scope) for scope in SCOPES)
     assert reader.sources is None
     assert reader.sees("anything")
 
 
 def test_a_private_key_alone_can_verify_too() -> None:
     alone = AccessKey("rs", "RS256", None, None, RSA_PRIVATE)
-    assert access(alone).authorize("Bearer " + mint(RS, scopes=["admin"], sources=None, expires_s=60, now=NOW))
+    assert access(alone).authorize("Bearer " + mint_token(RS, scopes=["admin"], sources=None, expires_s=60, now=NOW))
 
 
 def test_without_a_kid_every_key_of_that_algorithm_is_tried() -> None:
     other = AccessKey("other", "HS256", "another-secret-of-at-least-thirty-two-bytes")
     assert access(other, HS, RS).authorize(f"Bearer {token()}").subject == ""
-    assert access().authorize(f"bearer {token()}").may("read:sessions")
+    assert access().authorize(f"bearer {token()}").has_scope("read:sessions")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_another_key_or_changed_claims_are_refused() -> None:
     refused(access(), f"Bearer {token(key='another-secret-of-at-least-thirty-two-bytes')}")
     header, _, signature = token().split(".")
     refused(access(), f"Bearer {header}.{part(claims(scope='admin'))}.{signature}")
-    refused(access(RS), "Bearer " + mint(ED, scopes=["admin"], sources=None, expires_s=60, now=NOW))
+    refused(access(RS), "Bearer " + mint_token(ED, scopes=["admin"], sources=None, expires_s=60, now=NOW))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_the_clock_is_the_one_that_was_given() -> None:
 
 def test_audience_and_issuer_are_checked_when_configured() -> None:
     door = access(HS, audience="tracker", issuer="house")
-    good = mint(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW, audience="tracker", issuer="house")
+    good = mint_token(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW, audience="tracker", issuer="house")
     assert door.authorize(f"Bearer {good}")
     assert door.authorize(f"Bearer {token(aud=['x', 'tracker'], iss='house')}")
     for changed in (
@@ -187,7 +187,7 @@ def test_a_link_opens_once_and_only_where_no_key_is_configured() -> None:
     door = access()
     assert door.one_time_link() is None
     with pytest.raises(TokenInvalid):
-        door.open("")
+        door.redeem_code("")
     alone = Access([], now=lambda: NOW)
     link, other = alone.one_time_link(), alone.one_time_link()
     assert link is not None
@@ -195,13 +195,13 @@ def test_a_link_opens_once_and_only_where_no_key_is_configured() -> None:
     path, _, code = link.partition("=")
     assert path == "/open?code"
     assert len(base64.urlsafe_b64decode(code + "=")) == 32
-    cookie = alone.open(code)
+    cookie = alone.redeem_code(code)
     reader = alone.authorize(None, cookie)
     assert reader.sources is None
-    assert all(reader.may(scope) for scope in SCOPES)
+    assert all(reader.has_scope(scope) for scope in SCOPES)
     for again in (code, cookie, "", "\ud800"):
         with pytest.raises(TokenInvalid):
-            alone.open(again)
+            alone.redeem_code(again)
     refused(alone, None)
     refused(alone, None, code)
     refused(alone, f"Bearer {token()}", None)
@@ -210,15 +210,15 @@ def test_a_link_opens_once_and_only_where_no_key_is_configured() -> None:
 
 def test_a_link_beside_keys_is_made_on_purpose_and_takes_nothing_from_tokens() -> None:
     door = access()
-    link = door.one_time_link(beside_keys=True)
+    link = door.one_time_link(even_with_keys=True)
     assert link is not None
     refused(door, None, "guessed")
-    cookie = door.open(link.partition("=")[2])
-    assert door.authorize(None, cookie).may("admin")
-    assert not door.authorize(f"Bearer {token()}", cookie).may("admin"), "the header goes first"
+    cookie = door.redeem_code(link.partition("=")[2])
+    assert door.authorize(None, cookie).has_scope("admin")
+    assert not door.authorize(f"Bearer {token()}", cookie).has_scope("admin"), "the header goes first"
     with pytest.raises(TokenInvalid):
-        door.open(link.partition("=")[2])
-    door.close(cookie)
+        door.redeem_code(link.partition("=")[2])
+    door.end_session(cookie)
     refused(door, None, cookie)
 
 
@@ -230,10 +230,10 @@ def test_a_key_that_cannot_sign_says_which() -> None:
         AccessKey("k", "RS256", None, None, "no pem"),
     ):
         with pytest.raises(ConfigInvalid, match="'k'"):
-            mint(key, scopes=["admin"], sources=None, expires_s=60, now=NOW)
+            mint_token(key, scopes=["admin"], sources=None, expires_s=60, now=NOW)
     for scopes in ([], ["read:everything"]):
         with pytest.raises(ConfigInvalid, match="scope"):
-            mint(HS, scopes=scopes, sources=None, expires_s=60, now=NOW)
+            mint_token(HS, scopes=scopes, sources=None, expires_s=60, now=NOW)
 
 
 def test_a_key_that_cannot_verify_is_found_at_the_start() -> None:
@@ -261,12 +261,17 @@ def test_keys_are_never_printed() -> None:
 
 def test_a_cookie_holds_a_token_and_never_widens_one() -> None:
     door = access()
-    good = mint(HS, scopes=["read:sessions"], sources=["ov"], expires_s=60, now=NOW)
-    everything = mint(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW)
+    good = mint_token(HS, scopes=["read:sessions"], sources=["ov"], expires_s=60, now=NOW)
+    everything = mint_token(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW)
     assert door.authorize(None, good) == door.authorize(f"Bearer {good}")
     assert door.authorize(f"Bearer {good}", everything).sources == ("ov",)
     refused(door, "Bearer wrong", everything)
-    for cookie in ("", "wrong", f"Bearer {good}", mint(HS, scopes=["admin"], sources=None, expires_s=-120, now=NOW)):
+    for cookie in (
+        "",
+        "wrong",
+        f"Bearer {good}",
+        mint_token(HS, scopes=["admin"], sources=None, expires_s=-120, now=NOW),
+    ):
         refused(door, None, cookie)
 
 
@@ -274,8 +279,8 @@ def test_a_closed_session_of_a_link_is_closed() -> None:
     alone = Access([], now=lambda: NOW)
     link = alone.one_time_link()
     assert link is not None
-    cookie = alone.open(link.partition("=")[2])
+    cookie = alone.redeem_code(link.partition("=")[2])
     assert alone.authorize(None, cookie)
-    alone.close(cookie)
-    alone.close("never opened")
+    alone.end_session(cookie)
+    alone.end_session("never opened")
     refused(alone, None, cookie)

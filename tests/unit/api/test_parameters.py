@@ -24,7 +24,7 @@ DAY = 86_400_000_000
     ],
 )  # fmt: skip
 def test_a_moment_is_read_in_microseconds(text: str, micros: int) -> None:
-    assert p.micros_of(text) == micros
+    assert p.parse_micros(text) == micros
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_moment_is_read_in_microseconds(text: str, micros: int) -> None:
 )  # fmt: skip
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="RFC 3339"):
-        p.micros_of(text)
+        p.parse_micros(text)
 
 
 @given(st.datetimes(min_value=dt.datetime(1, 1, 2), max_value=dt.datetime(9999, 12, 30), timezones=st.just(dt.UTC)))
@@ -42,7 +42,7 @@ def test_every_time_we_answer_can_be_asked_with(moment: dt.datetime) -> None:
     micros = (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
     said = time_of(micros)
     assert said is not None
-    assert p.micros_of(said) == micros - micros % 1000
+    assert p.parse_micros(said) == micros - micros % 1000
 
 
 def test_a_time_no_calendar_holds_is_null() -> None:

@@ -278,9 +278,9 @@ async def test_erasures_that_tell_of_other_sources_are_withheld_from_who_may_not
 
     session = await session_of(config, "livekit")
     async with desk_reading.door_of(config) as door:
-        door = msgspec.structs.replace(door, bundling=stores.bundle_settings(config, door.log))
+        door = msgspec.structs.replace(door, bundle_settings=stores.bundle_settings(config, door.log))
         with (tmp_path / "it.zip").open("w+b") as file:
-            await bundles.make(door, Reader("narrow", frozenset(SCOPES), ("lk",)), session, file)
+            await bundles.make_bundle(door, Reader("narrow", frozenset(SCOPES), ("lk",)), session, file)
     found = await verified(tmp_path / "it.zip", config)
     assert not failed(found)
     assert outcomes(found)["timeline"] == "not checked"
@@ -304,9 +304,9 @@ async def test_what_another_node_has_still_to_sign_is_bundled_unsigned_and_says_
     session = await session_of(config, "livekit")
     async with desk_reading.door_of(config) as door:
         bundling = stores.bundle_settings(config, door.log)._replace(sign=None, keys=keys)
-        door = msgspec.structs.replace(door, bundling=bundling)
+        door = msgspec.structs.replace(door, bundle_settings=bundling)
         with (tmp_path / "it.zip").open("w+b") as file:
-            await bundles.make(door, desk_reading.READER, session, file)
+            await bundles.make_bundle(door, desk_reading.READER, session, file)
     assert outcomes(await verified(tmp_path / "it.zip"))["checkpoint"] == "not checked"
     said = json.loads(unpacked(tmp_path / "it.zip")["manifest.json"])["tree"]["why_unsigned"]
     assert ("has not signed all of these records yet" in said) is is_key_known
