@@ -1,6 +1,7 @@
-"""One batch of facts on its way into the views: rooms learn, facts find their run, sessions are folded and rendered.
+"""Turns one batch of records into changes of the views: rooms learn of runs, facts find their run, sessions are folded.
 
-Everything kept between batches is a cache (`Memory`): dropping it at any moment changes nothing but speed.
+What is kept between batches is a cache (`BatchCache`), except for the list of deferred sessions: dropping the cache
+costs time and changes nothing else.
 """
 
 from __future__ import annotations
@@ -23,42 +24,43 @@ from tracker.sources import registry
 from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow, ViewsWriter
 
 CACHE_SIZE = 2_000
-"""Sessions and rooms kept decoded between batches."""
+"""Sessions and rooms kept decoded between batches, at most."""
 
 MAX_CLOCK_AHEAD = 86_400_000_000
-"""How far (µs) a sender may be ahead of the moment we received it and still tell what time it is there: a day."""
+"""µs (one day). A fact dated further after its reception does not move the source's latest moment."""
 
 RoomKey = tuple[str, str]
+"""(source, room)."""
 
 LoadFacts = Callable[[Sequence[int]], Awaitable[Sequence[SourcedFact]]]
-"""The facts of the records at these positions, in their order: from the log, where they stand for good."""
+"""The facts of the records at these positions, in this order, read from the log."""
 
 
 class SourceState(msgspec.Struct):
-    """What is known of a source as a whole: the server runs seen (label → earliest moment) and the latest moment."""
+    """What is known of a whole source: the server runs seen (label → earliest moment), and the latest moment. All µs."""
 
     runs: dict[str, Micros] = {}
     latest: Micros = 0
 
     def restarts(self) -> tuple[Micros, ...]:
-        """When a server run other than the first is known to have begun, ascending."""
+        """When the server runs after the first one began, as far as known, ascending."""
         return tuple(sorted(self.runs.values())[1:])
 
 
 class BatchCache:
-    """Decoded states and rooms of recent batches."""
+    """Decoded states and rooms of recent batches, least recently used first."""
 
     def __init__(self) -> None:
         self.states: OrderedDict[str, SessionState] = OrderedDict()
         self.rooms: OrderedDict[RoomKey, RoomState] = OrderedDict()
         self.runs: dict[RoomKey, Runs] = {}
-        """Of some of these rooms: their runs, as long as nothing else is learned of them."""
+        """The resolved runs of some of these rooms; dropped when a room learns something."""
         self.sources: dict[str, tuple[SourceRow, SourceState]] | None = None
         self.deferred: OrderedDict[str, None] = OrderedDict()
-        """Sessions that changed since their rows were saved, the least recently changed first: no cache, but what is to be done."""
+        """Sessions whose rows still have to be saved, least recently changed first. Not a cache: dropping it loses changes."""
 
     def trim(self) -> None:
-        """Forget the least recently used; never a session that is held, as those were used last."""
+        """Drop the least recently used; never a deferred session: those were used last."""
         while len(self.states) > CACHE_SIZE:
             self.states.popitem(last=False)
         while len(self.rooms) > CACHE_SIZE:
@@ -70,65 +72,66 @@ class Batch:
 
     def __init__(self, views: ViewsWriter, cache: BatchCache, load_facts: LoadFacts) -> None:
         self._views = views
-        self._recall = load_facts
-        self._memory = cache
+        self._cache = cache
+        self._load_facts = load_facts
         self._runs: dict[RoomKey, Runs] = {}
         self._rules: dict[str, RunRules] = {}
         self._new_rooms: set[RoomKey] = set()
-        """Rooms that nothing was told of before: no fact of an earlier batch can have to move in them."""
+        """Rooms that no earlier batch mentioned: none of their facts can have to move."""
         self._touched: dict[str, SessionState] = {}
-        self._emptied: set[str] = set()
+        self._refolded: set[str] = set()
         self._saved: dict[tuple[int, int], SavedEntry] = {}
 
     async def changes(
         self, records: Sequence[Record], facts: Sequence[SourcedFact], *, deferred_sessions: int = 0
     ) -> Changes:
-        """Everything these records change in the views, except the rows of the `hold` sessions that changed last.
+        """Everything these records change in the views, except the rows of the last `deferred_sessions` changed sessions.
 
-        Those are held in memory, to be rendered once they have not changed for a while, or by `rest`.
+        Deferred sessions stay in the cache and are rendered once other sessions have changed after them, or by
+        `deferred_changes`.
         """
-        assert deferred_sessions <= CACHE_SIZE  # noqa: S101 - a constant of the projector's
-        rechecked = await self._learn_sources(records, facts)
-        named = [_room_of(item) for item in facts]
-        rooms = await self._load_rooms({key for key in named if key is not None})
-        before = {key: self._known_runs(key, state) for key, state in rooms.items()}
-        learned = self._learn_rooms(rooms, facts, named)
+        assert deferred_sessions <= CACHE_SIZE  # noqa: S101 - a constant of the projector
+        changed_sources = await self._learn_sources(records, facts)
+        fact_rooms = [_room_of(item) for item in facts]
+        rooms = await self._load_rooms({key for key in fact_rooms if key is not None})
+        runs_before = {key: self._cached_runs(key, state) for key, state in rooms.items()}
+        learned = self._learn_rooms(rooms, facts, fact_rooms)
         for key in learned:
-            self._memory.runs[key] = self._resolve(key, rooms[key])
-        self._runs.update((key, self._memory.runs[key]) for key in rooms)
-        moving = await self._moving(learned, before)
-        homes = [self._home(item, key) for item, key in zip(facts, named, strict=True)]
-        await self._load_states(self._wanted(homes, moving, learned, before), rechecked)
-        await self._refold(moving)
+            self._cache.runs[key] = self._resolve_runs(key, rooms[key])
+        self._runs.update((key, self._cache.runs[key]) for key in rooms)
+        reassigned = await self._reassigned_sessions(learned, runs_before)
+        homes = [self._home(item, key) for item, key in zip(facts, fact_rooms, strict=True)]
+        await self._load_states(self._affected_sessions(homes, reassigned, learned, runs_before), changed_sources)
+        # A reassigned fact can enter a session outside `reassigned` only if that session is new.
+        self._place(*await self._reassign(reassigned))
         self._place(facts, homes)
-        gone = self._emptied - self._touched.keys()
-        sessions = await self._rendered(self._due(gone, deferred_sessions))
-        self._memory.trim()
-        assert self._memory.sources is not None  # noqa: S101 - loaded above
-        touched_sources = {record.source for record in records}
+        gone = self._refolded - self._touched.keys()
+        sessions = await self._render_sessions(self._due(gone, deferred_sessions))
+        self._cache.trim()
+        assert self._cache.sources is not None  # noqa: S101 - loaded above
         return Changes(
             position=records[-1].position,
             sessions=sessions,
             gone=sorted(gone),
             entries=[self._saved[key] for key in sorted(self._saved)],
             rooms=[(*key, encode_room(rooms[key])) for key in sorted(learned)],
-            sources=[self._source_row(name) for name in sorted(touched_sources)],
+            sources=[self._source_row(name) for name in sorted({record.source for record in records})],
         )
 
     async def deferred_changes(self, position: int) -> Changes:
-        """The rows of every session that is still held; `position`: of the last record projected."""
-        return Changes(position=position, sessions=await self._rendered(self._due((), 0)))
+        """The rows of every deferred session. `position` is that of the last record projected."""
+        return Changes(position=position, sessions=await self._render_sessions(self._due((), 0)))
 
     # sources
 
-    async def _learn_sources(self, records: Sequence[Record], evidence: Sequence[SourcedFact]) -> dict[str, bool]:
-        """Take in what the batch says of its sources. Returns those with newly known restarts, by name."""
-        if self._memory.sources is None:
+    async def _learn_sources(self, records: Sequence[Record], facts: Sequence[SourcedFact]) -> dict[str, bool]:
+        """Update the sources of the batch. Returns those that changed: name → whether a restart became known."""
+        if self._cache.sources is None:
             rows = await self._views.sources()
-            self._memory.sources = {
+            self._cache.sources = {
                 row.source: (row, msgspec.msgpack.decode(row.state, type=SourceState)) for row in rows
             }
-        known = self._memory.sources
+        known = self._cache.sources
         latest: dict[str, Record] = {}
         counts: dict[str, int] = {}
         received: dict[str, Micros] = {}
@@ -151,7 +154,7 @@ class Batch:
             )
             known[source] = (row, state)
         changed: dict[str, bool] = {}
-        for item in evidence:
+        for item in facts:
             fact, state = item.fact, known[item.source][1]
             at = fact.at
             if at > state.latest and fact.clock == "server" and at <= item.received_at + MAX_CLOCK_AHEAD:
@@ -164,55 +167,58 @@ class Batch:
         return changed
 
     def _source_row(self, name: str) -> SourceRow:
-        assert self._memory.sources is not None  # noqa: S101 - loaded above
-        row, state = self._memory.sources[name]
+        assert self._cache.sources is not None  # noqa: S101 - loaded above
+        row, state = self._cache.sources[name]
         return msgspec.structs.replace(row, state=msgspec.msgpack.encode(state))
 
     # rooms
 
     async def _load_rooms(self, keys: AbstractSet[RoomKey]) -> dict[RoomKey, RoomState]:
-        missing = [key for key in keys if key not in self._memory.rooms]
+        missing = [key for key in keys if key not in self._cache.rooms]
         if missing:
             for key, state in (await self._views.rooms(missing)).items():
-                self._memory.rooms[key] = decode_room(state)
-            self._new_rooms.update(key for key in missing if key not in self._memory.rooms)
+                self._cache.rooms[key] = decode_room(state)
+            self._new_rooms.update(key for key in missing if key not in self._cache.rooms)
         rooms: dict[RoomKey, RoomState] = {}
         for key in sorted(keys):
-            rooms[key] = self._memory.rooms.setdefault(key, RoomState())
-            self._memory.rooms.move_to_end(key)
+            rooms[key] = self._cache.rooms.setdefault(key, RoomState())
+            self._cache.rooms.move_to_end(key)
         return rooms
 
-    def _known_runs(self, key: RoomKey, state: RoomState) -> Runs:
-        """The runs of a room in memory: resolved again only after something was learned."""
-        runs = self._memory.runs.get(key)
+    def _cached_runs(self, key: RoomKey, state: RoomState) -> Runs:
+        """The runs of a room; resolved only if they are not in the cache."""
+        runs = self._cache.runs.get(key)
         if runs is None:
-            runs = self._memory.runs[key] = self._resolve(key, state)
+            runs = self._cache.runs[key] = self._resolve_runs(key, state)
         return runs
 
-    def _resolve(self, key: RoomKey, state: RoomState) -> Runs:
+    def _resolve_runs(self, key: RoomKey, state: RoomState) -> Runs:
         return Runs(key[1], state, self._rules[key[0]])
 
     def _learn_rooms(
-        self, rooms: dict[RoomKey, RoomState], evidence: Sequence[SourcedFact], named: Sequence[RoomKey | None]
+        self, rooms: dict[RoomKey, RoomState], facts: Sequence[SourcedFact], fact_rooms: Sequence[RoomKey | None]
     ) -> set[RoomKey]:
+        """Add what the facts say about runs to their rooms. Returns the rooms that changed."""
         learned: set[RoomKey] = set()
-        for item, key in zip(evidence, named, strict=True):
+        for item, key in zip(facts, fact_rooms, strict=True):
             place = item.fact.place
             if key is not None and place is not None and rooms[key].learn(place, timed=item.fact.clock == "server"):
                 learned.add(key)
         return learned
 
-    async def _moving(self, learned: set[RoomKey], before: dict[RoomKey, Runs]) -> dict[str, list[SourcedFact]]:
-        """Sessions whose facts must be dealt out anew, with all their facts: those next to a new or vanished start."""
-        recut: set[str] = set()
+    async def _reassigned_sessions(
+        self, learned: set[RoomKey], runs_before: dict[RoomKey, Runs]
+    ) -> dict[str, list[SourcedFact]]:
+        """Sessions whose facts have to be assigned to runs again, with all their facts: those next to a changed start."""
+        names: set[str] = set()
         for key in sorted(learned - self._new_rooms):
-            recut |= await self._recut(key, before[key])
-        return {session: await self._told_in(session) for session in sorted(recut)}
+            names |= await self._find_reassigned(key, runs_before[key])
+        return {session: await self._facts_of_session(session) for session in sorted(names)}
 
-    async def _recut(self, key: RoomKey, before: Runs) -> set[str]:
-        """Sessions of one room that facts have to leave or to enter, where they were placed by its runs of `before`."""
+    async def _find_reassigned(self, key: RoomKey, before: Runs) -> set[str]:
+        """Sessions of one room that facts leave or enter, compared with the runs in `before`."""
         source, room = key
-        recut: set[str] = set()
+        names: set[str] = set()
         window = self._window(before, self._runs[key], self._rules[source])
         if window is not None:
             for saved in await self._views.room_entries(source, room, *window):
@@ -220,17 +226,17 @@ class Batch:
                     source, self._runs[key].find_run(decode_session_ref(room, saved.placed_at, saved.place))
                 )
                 if home != saved.row.session_id:
-                    recut.update({home, saved.row.session_id or home})
-        return recut
+                    names.update({home, saved.row.session_id or home})
+        return names
 
-    async def _told_in(self, session: str) -> list[SourcedFact]:
-        """Every fact placed in a session so far."""
+    async def _facts_of_session(self, session: str) -> list[SourcedFact]:
+        """Every fact assigned to a session so far."""
         placed = {(saved.row.position, saved.row.n) for saved in await self._views.session_entries(session)}
-        told = await self._recall(sorted({position for position, _ in placed}))
-        return [item for item in told if (item.position, item.n) in placed]
+        facts = await self._load_facts(sorted({position for position, _ in placed}))
+        return [item for item in facts if (item.position, item.n) in placed]
 
     def _window(self, before: Runs, after: Runs, rules: RunRules) -> tuple[Micros | None, Micros | None] | None:
-        """Between which moments facts may have to move; None: nowhere."""
+        """The moments (µs, None: unbounded) between which facts may have to move; None if no fact has to."""
         if rules.ends_only:
             same = before.starts_of == after.starts_of and before.runs == after.runs and before.anchors == after.anchors
             return None if same else (None, None)
@@ -252,6 +258,7 @@ class Batch:
     # sessions
 
     def _home(self, item: SourcedFact, room: RoomKey | None) -> str | None:
+        """The session a fact belongs to; None for a fact that names no session."""
         place = item.fact.place
         if place is None:
             return None
@@ -259,66 +266,67 @@ class Batch:
             return session_id(item.source, place.run)
         return None if room is None else session_id(item.source, self._runs[room].find_run(place))
 
-    def _wanted(
-        self, homes: Iterable[str | None], moving: Iterable[str], learned: set[RoomKey], before: dict[RoomKey, Runs]
+    def _affected_sessions(
+        self,
+        homes: Iterable[str | None],
+        reassigned: Iterable[str],
+        learned: set[RoomKey],
+        runs_before: dict[RoomKey, Runs],
     ) -> set[str]:
-        wanted = {home for home in homes if home is not None}
-        wanted.update(moving)
+        """The sessions that get facts, lose facts, or whose next run changed."""
+        names = {home for home in homes if home is not None}
+        names.update(reassigned)
         for key in learned:
-            runs = set(before[key].runs) ^ set(self._runs[key].runs)
-            starts = {run.start for run in runs}
-            both = before[key].runs + self._runs[key].runs
-            for start in starts:
+            changed = set(runs_before[key].runs) ^ set(self._runs[key].runs)
+            both = runs_before[key].runs + self._runs[key].runs
+            for start in {run.start for run in changed}:
                 earlier = [run for run in both if run.start < start]
                 if earlier:
-                    wanted.add(session_id(key[0], max(earlier).key))
-            wanted.update(session_id(key[0], run.key) for run in runs)
-        return wanted
+                    names.add(session_id(key[0], max(earlier).key))
+            names.update(session_id(key[0], run.key) for run in changed)
+        return names
 
-    async def _load_states(self, wanted: set[str], rechecked: dict[str, bool]) -> None:
-        assert self._memory.sources is not None  # noqa: S101 - loaded before
-        for source, restarted in rechecked.items():
-            state = self._memory.sources[source][1]
+    async def _load_states(self, names: set[str], changed_sources: dict[str, bool]) -> None:
+        """Load these sessions, and those whose end may depend on a changed source."""
+        assert self._cache.sources is not None  # noqa: S101 - loaded before
+        for source, has_restarted in changed_sources.items():
+            state = self._cache.sources[source][1]
             limit = self._rules[source].never_joined_after
-            if restarted and state.restarts():
-                wanted.update(await self._views.unreported_sessions(source, begins_before=state.restarts()[-1]))
+            if has_restarted and state.restarts():
+                names.update(await self._views.unreported_sessions(source, begins_before=state.restarts()[-1]))
             if limit is not None:
-                wanted.update(await self._views.never_joined_sessions(source, begins_before=state.latest - limit))
-        missing = [name for name in sorted(wanted) if name not in self._memory.states]
+                names.update(await self._views.never_joined_sessions(source, begins_before=state.latest - limit))
+        missing = [name for name in sorted(names) if name not in self._cache.states]
         if missing:
-            for name, state in (await self._views.states(missing)).items():
-                self._memory.states[name] = decode_state(state)
-        for name in wanted:
-            held = self._memory.states.get(name)
-            if held is not None:
-                self._memory.states.move_to_end(name)
-                self._touched[name] = held
+            for name, encoded in (await self._views.states(missing)).items():
+                self._cache.states[name] = decode_state(encoded)
+        for name in names:
+            session = self._cache.states.get(name)
+            if session is not None:
+                self._cache.states.move_to_end(name)
+                self._touched[name] = session
 
-    async def _refold(self, moving: dict[str, list[SourcedFact]]) -> None:
-        """Fold sessions whose facts were dealt out anew from nothing."""
-        # A fact may move into a session that is not among those refolded only if that session is new: see `_moving`.
-        self._place(*await self._dealt_out(moving))
-
-    async def _dealt_out(self, moving: dict[str, list[SourcedFact]]) -> tuple[list[SourcedFact], list[str | None]]:
-        """Forget these sessions; all their facts, and the session each of them belongs to."""
-        for name in moving:
+    async def _reassign(self, sessions: dict[str, list[SourcedFact]]) -> tuple[list[SourcedFact], list[str | None]]:
+        """Forget the folded states of these sessions. Returns all their facts, and the session each belongs to now."""
+        for name in sessions:
             self._touched.pop(name, None)
-            self._memory.states.pop(name, None)
-            self._emptied.add(name)
-        evidence = [item for group in moving.values() for item in group]
-        named = [_room_of(item) for item in evidence]
-        rooms = {key for key in named if key is not None} - self._runs.keys()
-        for vendor, source in {(i.vendor, i.source) for i in evidence}:
+            self._cache.states.pop(name, None)
+            self._refolded.add(name)
+        facts = [item for group in sessions.values() for item in group]
+        fact_rooms = [_room_of(item) for item in facts]
+        missing = {key for key in fact_rooms if key is not None} - self._runs.keys()
+        for vendor, source in {(item.vendor, item.source) for item in facts}:
             self._rules.setdefault(source, registry.rules(vendor))
-        if rooms:
-            loaded = await self._views.rooms(sorted(rooms))
-            for key in rooms:
-                self._runs[key] = self._resolve(key, decode_room(loaded[key]) if key in loaded else RoomState())
-        return evidence, [self._home(item, key) for item, key in zip(evidence, named, strict=True)]
+        if missing:
+            loaded = await self._views.rooms(sorted(missing))
+            for key in missing:
+                self._runs[key] = self._resolve_runs(key, decode_room(loaded[key]) if key in loaded else RoomState())
+        return facts, [self._home(item, key) for item, key in zip(facts, fact_rooms, strict=True)]
 
-    def _place(self, evidence: Sequence[SourcedFact], homes: Sequence[str | None]) -> None:
+    def _place(self, facts: Sequence[SourcedFact], homes: Sequence[str | None]) -> None:
+        """Fold facts into their sessions, and keep their entries to be saved."""
         saved = self._saved
-        for item, home in zip(evidence, homes, strict=True):
+        for item, home in zip(facts, homes, strict=True):
             place = item.fact.place
             if home is not None:
                 fold(self._state(home, item), item)
@@ -331,49 +339,49 @@ class Batch:
     def _state(self, home: str, item: SourcedFact) -> SessionState:
         state = self._touched.get(home)
         if state is None:
-            state = self._memory.states.get(home)
+            state = self._cache.states.get(home)
         if state is None:
             state = SessionState(source=item.source, vendor=item.vendor, run=home[len(item.source) + 1 :])
-            self._memory.states[home] = state
+            self._cache.states[home] = state
         self._touched[home] = state
         return state
 
     # rows
 
-    def _due(self, gone: Iterable[str], hold: int) -> list[SessionState]:
-        """The sessions to render now: all that changed but the last `hold` of them."""
-        held = self._memory.deferred
+    def _due(self, gone: Iterable[str], deferred_sessions: int) -> list[SessionState]:
+        """The sessions to render now: all changed ones except the last `deferred_sessions`."""
+        deferred = self._cache.deferred
         for name in self._touched:
-            held[name] = None
-            held.move_to_end(name)
+            deferred[name] = None
+            deferred.move_to_end(name)
         for name in gone:
-            held.pop(name, None)
-        due = [held.popitem(last=False)[0] for _ in range(len(held) - hold)]
-        return [self._memory.states[name] for name in sorted(due)]
+            deferred.pop(name, None)
+        due = [deferred.popitem(last=False)[0] for _ in range(len(deferred) - deferred_sessions)]
+        return [self._cache.states[name] for name in sorted(due)]
 
-    async def _rendered(self, due: Sequence[SessionState]) -> list[SessionRows]:
-        await self._load_neighbours(due)
+    async def _render_sessions(self, due: Sequence[SessionState]) -> list[SessionRows]:
+        await self._load_rooms_of(due)
         return [self._render(state) for state in due]
 
-    async def _load_neighbours(self, due: Sequence[SessionState]) -> None:
-        """Load the rooms of these sessions that this batch did not name, so that their ends can be inferred."""
-        wanted: set[RoomKey] = set()
+    async def _load_rooms_of(self, due: Sequence[SessionState]) -> None:
+        """Load the rooms of these sessions that the batch did not mention: the next run may end a session."""
+        rooms: set[RoomKey] = set()
         for state in due:
             room = state.room.value("room")
             if isinstance(room, str) and (state.source, room) not in self._runs:
-                wanted.add((state.source, room))
+                rooms.add((state.source, room))
             self._rules.setdefault(state.source, registry.rules(state.vendor))
-        missing = [key for key in sorted(wanted) if key not in self._memory.rooms]
+        missing = [key for key in sorted(rooms) if key not in self._cache.rooms]
         if missing:
-            for key, room_state in (await self._views.rooms(missing)).items():
-                self._memory.rooms[key] = decode_room(room_state)
-        for key in wanted:
-            state = self._memory.rooms.get(key)
-            self._runs[key] = self._resolve(key, RoomState()) if state is None else self._known_runs(key, state)
+            for key, encoded in (await self._views.rooms(missing)).items():
+                self._cache.rooms[key] = decode_room(encoded)
+        for key in rooms:
+            state = self._cache.rooms.get(key)
+            self._runs[key] = self._resolve_runs(key, RoomState()) if state is None else self._cached_runs(key, state)
 
     def _render(self, state: SessionState) -> SessionRows:
-        assert self._memory.sources is not None  # noqa: S101 - loaded before
-        source = self._memory.sources[state.source][1]
+        assert self._cache.sources is not None  # noqa: S101 - loaded before
+        source = self._cache.sources[state.source][1]
         runs = self._runs.get((state.source, state.room.value("room") or ""))
         start = start_claim(state)
         rows = render(
@@ -399,6 +407,6 @@ class Batch:
 
 
 def _room_of(item: SourcedFact) -> RoomKey | None:
-    """The room a fact names."""
+    """The room a fact names, or None."""
     place = item.fact.place
     return (item.source, place.room) if place is not None and place.room else None

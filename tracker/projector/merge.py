@@ -1,12 +1,12 @@
-"""Views of a log that were made in two halves at the same time, put together: what neither half could know alone is mended.
+"""Merges views that were built from two consecutive parts of a log, and corrects what neither part could know alone.
 
-    absorbed   everything of the second half goes in as it is; rooms and sources in both are joined
-    rooms      facts whose run begins or ends in the other half move; sessions that the next run ended are rendered anew
-    sessions   of those told of in both halves, what was folded is joined
-    sources    sessions that only the latest moment or a restart of their whole source ends are rendered anew
+    merge      all rows of the second part are added; rooms and sources known to both are joined
+    rooms      facts whose run begins or ends in the other part move; sessions that the next run ended are rendered again
+    sessions   the folded states of sessions known to both are joined
+    sources    sessions that a restart or the latest moment of their whole source ends are rendered again
 
-All of it is what a later batch does to earlier ones (`projection_batch`), and mostly there is little: the sessions that were
-open in the middle. A step is bounded, so that memory stays flat.
+A later batch does the same to earlier ones (`projector/batch`). Usually little changes: the sessions that were open at
+the boundary. Each step is bounded, so that memory stays flat.
 """
 
 from __future__ import annotations
@@ -27,99 +27,97 @@ from tracker.views.contract import MergeResult, Changes, MergeableViews, SharedR
 
 ROOMS_PER_STEP = 200
 SESSIONS_PER_STEP = 500
-"""Looked at in one step."""
 
-_state = msgspec.msgpack.Decoder(SourceState).decode
-_packed = msgspec.msgpack.Encoder().encode
+_decode_state = msgspec.msgpack.Decoder(SourceState).decode
+_encode_state = msgspec.msgpack.Encoder().encode
 
 
 async def merge_parts(views: MergeableViews, part: Path, load_facts: LoadFacts) -> int:
-    """Take the second half in and mend what it changes; the position the views are at then.
+    """Merge the views at `part` into `views` and correct what changes. Returns the position of the views then.
 
-    `views` are of the records up to those of `part`, both just as the projector left them. `recall`: facts from the log.
+    `views` hold the records before those of `part`; both are as the projector left them. `load_facts` reads the log.
     """
-    absorbed = await views.merge(part, _rooms_joined)
-    position = absorbed.position
+    merged = await views.merge(part, _join_rooms)
+    position = merged.position
     await views.save(
-        Changes(position=position, sources=[_source_joined(ours, theirs) for ours, theirs in absorbed.sources])
+        Changes(position=position, sources=[_join_sources(ours, theirs) for ours, theirs in merged.sources])
     )
-    told_twice = set(absorbed.sessions)
+    shared_sessions = set(merged.sessions)
     after = ("", "")
     while shared := await views.shared_rooms(after, limit=ROOMS_PER_STEP):
-        seam = PartMerger(views, BatchCache(), load_facts)
-        await views.save(await seam.merge_rooms(shared, position))
-        told_twice -= seam.refolded
+        merger = PartMerger(views, BatchCache(), load_facts)
+        await views.save(await merger.merge_rooms(shared, position))
+        shared_sessions -= merger.refolded
         after = (shared[-1].source, shared[-1].room)
-    for names in _parts(sorted(told_twice), SESSIONS_PER_STEP):
+    for names in _chunks(sorted(shared_sessions), SESSIONS_PER_STEP):
         theirs = await views.their_states(names)
         await views.save(await PartMerger(views, BatchCache(), load_facts).merge_sessions(theirs, position))
-    for names in _parts(await _waiting(views, absorbed), SESSIONS_PER_STEP):
+    for names in _chunks(await _sessions_ended_by_source(views, merged), SESSIONS_PER_STEP):
         await views.save(await PartMerger(views, BatchCache(), load_facts).render_sessions(names, position))
     return position
 
 
 class PartMerger(Batch):
-    """One step along the seam of the two halves. Use once, with a memory of its own."""
+    """One step of the merge. Use once, with a cache of its own."""
 
     async def merge_rooms(self, shared: Sequence[SharedRoom], position: int) -> Changes:
-        """Everything that these rooms, told of in both halves, change."""
-        await self._learn_sources((), ())
-        self._learn_rules()
-        recut: set[str] = set()
-        beside: set[str] = set()
+        """Everything that changes because of these rooms, which both parts know."""
+        await self._load_sources()
+        to_reassign: set[str] = set()
+        to_render: set[str] = set()
         for source, room, ours, theirs in shared:
             key = (source, room)
-            halves = decode_room(ours), decode_room(theirs)
-            whole = self._memory.rooms[key] = merge_rooms(*halves)
-            after = self._runs[key] = self._memory.runs[key] = self._resolve(key, whole)
-            for half in halves:
-                before = self._resolve(key, half)
-                recut |= await self._recut(key, before)
-                beside.update(session_id(source, run) for run in _beside_changes(before, after))
-        moving = {session: await self._told_in(session) for session in sorted(recut)}
-        return await self._mended(moving, beside, position)
+            parts = decode_room(ours), decode_room(theirs)
+            merged = self._cache.rooms[key] = merge_rooms(*parts)
+            after = self._runs[key] = self._cache.runs[key] = self._resolve_runs(key, merged)
+            for part in parts:
+                before = self._resolve_runs(key, part)
+                to_reassign |= await self._find_reassigned(key, before)
+                to_render.update(session_id(source, run) for run in _runs_with_changed_ends(before, after))
+        reassigned = {session: await self._facts_of_session(session) for session in sorted(to_reassign)}
+        return await self._corrected(reassigned, to_render, position)
 
     async def merge_sessions(self, theirs: Mapping[str, bytes], position: int) -> Changes:
-        """These sessions, with what the other half folded of them."""
-        await self._learn_sources((), ())
-        self._learn_rules()
+        """Join these sessions with the states that the second part folded."""
+        await self._load_sources()
         await self._load_states(set(theirs), {})
         for name, state in theirs.items():
-            self._memory.states[name].join(decode_state(state))
-        return await self._mended({}, set(theirs), position)
+            self._cache.states[name].join(decode_state(state))
+        return await self._corrected({}, set(theirs), position)
 
     async def render_sessions(self, names: Sequence[str], position: int) -> Changes:
-        """These sessions as they are now."""
-        await self._learn_sources((), ())
-        self._learn_rules()
-        return await self._mended({}, set(names), position)
+        """Render these sessions again."""
+        await self._load_sources()
+        return await self._corrected({}, set(names), position)
 
     @property
     def refolded(self) -> set[str]:
-        """Sessions that were folded from all their facts."""
-        return self._emptied
+        """Sessions that were folded again from all their facts."""
+        return self._refolded
 
-    def _learn_rules(self) -> None:
-        assert self._memory.sources is not None  # noqa: S101 - loaded before
-        for source, (row, _) in self._memory.sources.items():
+    async def _load_sources(self) -> None:
+        await self._learn_sources((), ())
+        assert self._cache.sources is not None  # noqa: S101 - loaded by `_learn_sources`
+        for source, (row, _) in self._cache.sources.items():
             self._rules[source] = registry.rules(row.vendor)
 
-    async def _mended(self, moving: dict[str, list[SourcedFact]], beside: set[str], position: int) -> Changes:
-        evidence, homes = await self._dealt_out(moving)
-        # Of a session that takes facts in again and is not folded from nothing, nothing changes: a fact told twice is told.
-        await self._load_states((beside | {home for home in homes if home is not None}) - moving.keys(), {})
-        self._place(evidence, homes)
-        gone = self._emptied - self._touched.keys()
+    async def _corrected(self, reassigned: dict[str, list[SourcedFact]], to_render: set[str], position: int) -> Changes:
+        facts, homes = await self._reassign(reassigned)
+        # Other sessions may get facts they have already: folding a fact again changes nothing.
+        others = (to_render | {home for home in homes if home is not None}) - reassigned.keys()
+        await self._load_states(others, {})
+        self._place(facts, homes)
+        gone = self._refolded - self._touched.keys()
         return Changes(
             position=position,
-            sessions=await self._rendered(self._due(gone, 0)),
+            sessions=await self._render_sessions(self._due(gone, 0)),
             gone=sorted(gone),
             entries=[self._saved[key] for key in sorted(self._saved)],
         )
 
 
-def _beside_changes(before: Runs, after: Runs) -> Iterator[str]:
-    """The runs of `before` that another run follows now, and those that are no longer as they were."""
+def _runs_with_changed_ends(before: Runs, after: Runs) -> Iterator[str]:
+    """The runs in `before` that changed, and those that a changed run follows."""
     starts = [run.start for run in before.runs]
     for changed in {*before.runs} ^ {*after.runs}:
         earlier = bisect_left(starts, changed.start)
@@ -128,15 +126,15 @@ def _beside_changes(before: Runs, after: Runs) -> Iterator[str]:
     yield from (run.key for run in {*before.runs} - {*after.runs})
 
 
-async def _waiting(views: MergeableViews, absorbed: MergeResult) -> list[str]:
-    """Sessions that end, or end otherwise, by what their whole source tells."""
+async def _sessions_ended_by_source(views: MergeableViews, merged: MergeResult) -> list[str]:
+    """Sessions whose end depends on a restart or the latest moment of their source, which both parts know together."""
     names: set[str] = set()
-    for ours, theirs in absorbed.sources:
+    for ours, theirs in merged.sources:
         if ours is None:
             continue
-        whole = _state(_source_joined(ours, theirs).state)
+        whole = _decode_state(_join_sources(ours, theirs).state)
         limit = registry.rules(theirs.vendor).never_joined_after
-        known = (_state(ours.state).restarts(), _state(theirs.state).restarts())
+        known = (_decode_state(ours.state).restarts(), _decode_state(theirs.state).restarts())
         if whole.restarts() and any(restarts != whole.restarts() for restarts in known):
             names.update(await views.unreported_sessions(theirs.source, begins_before=whole.restarts()[-1]))
         if limit is not None:
@@ -144,10 +142,10 @@ async def _waiting(views: MergeableViews, absorbed: MergeResult) -> list[str]:
     return sorted(names)
 
 
-def _source_joined(ours: SourceRow | None, theirs: SourceRow) -> SourceRow:
+def _join_sources(ours: SourceRow | None, theirs: SourceRow) -> SourceRow:
     if ours is None:
         return theirs
-    first, second = _state(ours.state), _state(theirs.state)
+    first, second = _decode_state(ours.state), _decode_state(theirs.state)
     runs = {
         label: min(at for state in (first, second) if (at := state.runs.get(label)) is not None)
         for label in first.runs | second.runs
@@ -157,14 +155,14 @@ def _source_joined(ours: SourceRow | None, theirs: SourceRow) -> SourceRow:
         vendor=theirs.vendor,
         last_received_at=max(ours.last_received_at, theirs.last_received_at),
         records=ours.records + theirs.records,
-        state=_packed(SourceState(runs, max(first.latest, second.latest))),
+        state=_encode_state(SourceState(runs, max(first.latest, second.latest))),
     )
 
 
-def _rooms_joined(ours: bytes, theirs: bytes) -> bytes:
+def _join_rooms(ours: bytes, theirs: bytes) -> bytes:
     return encode_room(merge_rooms(decode_room(ours), decode_room(theirs)))
 
 
-def _parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     for first in range(0, len(names), size):
         yield names[first : first + size]

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import structlog
 
+from tracker.domain import clock
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import Fact
 from tracker.domain.redaction import redacted
@@ -75,7 +76,7 @@ class Projector:
         log: Log,
         views: ViewsWriter,
         *,
-        now: Callable[[], Micros],
+        now: Callable[[], Micros] = clock.now,
         observer: ProjectorObserver | None = None,
         batch_size: int = BATCH_RECORDS,
         hidden: Mapping[str, frozenset[str]] = {},

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tracker.domain import clock
 from tracker.log.contract import Log
 from tracker.projector import gc_tuning
 from tracker.projector.merge import merge_parts
@@ -56,7 +55,7 @@ class RebuildContext(NamedTuple):
     def projector(self, log: Log, views: ViewsWriter) -> Projector:
         """The projector of a rebuild."""
         return Projector(
-            log, views, now=clock.now, hidden=self.hidden, batch_size=REBUILD_BATCH_RECORDS,
+            log, views, hidden=self.hidden, batch_size=REBUILD_BATCH_RECORDS,
             deferred_sessions=REBUILD_DEFERRED_SESSIONS,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Views kept up to date in any batch sizes, over restarts, are those of a rebuild: the rows, the sums, the words that `q` finds."""
+"""Views built live, in any batch sizes and over restarts, equal rebuilt views: rows, counts and search results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START = 1_700_000_000_000_000
 
 
 async def mixed_log(path: Path, chance: random.Random) -> SqliteLog:
-    """Calls of all vendors side by side, some deliveries lost, some late."""
+    """A log of interleaved calls of all vendors, with some deliveries lost and some late."""
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
     sent = []
@@ -43,16 +43,16 @@ async def mixed_log(path: Path, chance: random.Random) -> SqliteLog:
     return log
 
 
-async def words(views: SqliteViews) -> dict[str, list[str]]:
+async def search_results(views: SqliteViews) -> dict[str, list[str]]:
     found = {}
-    for asked in ("alice", "room", "standup", "a", "web", "bob"):
-        rows, _ = await views.find_sessions(SessionFilter(q=asked), limit=1000, cursor=None)
-        found[asked] = [row.id for row in rows]
+    for query in ("alice", "room", "standup", "a", "web", "bob"):
+        rows, _ = await views.find_sessions(SessionFilter(q=query), limit=1000, cursor=None)
+        found[query] = [row.id for row in rows]
     return found
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_views_built_live_in_any_batches_over_restarts_are_those_of_a_rebuild(tmp_path: Path, seed: int) -> None:
+async def test_views_built_live_in_any_batches_over_restarts_equal_rebuilt_views(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     log = await mixed_log(tmp_path / "log.db", chance)
     head, until = await log.head(), 0
@@ -66,12 +66,12 @@ async def test_views_built_live_in_any_batches_over_restarts_are_those_of_a_rebu
             await live.close()
             live = await SqliteViews.open(tmp_path / "live.db", writable=True)
             projector = Projector(log, live, now=lambda: START, batch_size=chance.choice([1, 3, 2_000]))
-    await assert_rebuilt_alike(live, log, tmp_path)
+    await assert_equals_rebuild(live, log, tmp_path)
     for each in (live, log):
         await each.close()
 
 
-async def assert_rebuilt_alike(live: SqliteViews, log: SqliteLog, folder: Path) -> None:
+async def assert_equals_rebuild(live: SqliteViews, log: SqliteLog, folder: Path) -> None:
     fresh = await SqliteViews.build(folder / "rebuilt.db")
     await Projector(
         log, fresh, now=lambda: START, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
@@ -80,9 +80,9 @@ async def assert_rebuilt_alike(live: SqliteViews, log: SqliteLog, folder: Path) 
     await fresh.close()
     rebuilt = await SqliteViews.open(folder / "rebuilt.db", writable=False)
     assert await compare_views(live, rebuilt) == []
-    told = await words(rebuilt)
-    assert await words(live) == told
-    assert any(told.values())
+    expected = await search_results(rebuilt)
+    assert await search_results(live) == expected
+    assert any(expected.values())
     await rebuilt.close()
 
 
@@ -91,7 +91,7 @@ class Interrupted(LogUnavailable):
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and_outlive_its_failure(
+async def test_readers_see_an_open_transaction_only_after_its_end_and_a_failed_one_never(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chance = random.Random(seed)
@@ -103,7 +103,7 @@ async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
     reader = await SqliteViews.open(tmp_path / "live.db", writable=False)
     projector = Projector(log, live, now=lambda: START, batch_size=4)
-    looks: set[tuple[int, int]] = set()
+    observed: set[tuple[int, int]] = set()
     failures = 0
     while projector.position < head:
         breaks_at = projector.position + chance.randrange(1, 120)
@@ -116,21 +116,19 @@ async def test_views_far_behind_show_nothing_of_a_transaction_before_its_end_and
             await projector.catch_up(interrupt)
         except Interrupted:
             failures += 1
-        shown, told = await reader.projected_position(), await reader.entries_after(0, 0, limit=100_000)
-        looks.add((shown, max((entry.position for entry in told), default=0)))
+        shown, entries = await reader.projected_position(), await reader.entries_after(0, 0, limit=100_000)
+        observed.add((shown, max((entry.position for entry in entries), default=0)))
         assert projector.position == shown
     assert failures > 1
-    assert all(last <= shown for shown, last in looks)
-    # Every transaction ended where it had to, or at the head.
-    assert {shown % 52 for shown, _ in looks if shown < head} == {0}
-    await assert_rebuilt_alike(live, log, tmp_path)
+    assert all(last <= shown for shown, last in observed)
+    # Every transaction ended at its maximum of records, or at the head.
+    assert {shown % 52 for shown, _ in observed if shown < head} == {0}
+    await assert_equals_rebuild(live, log, tmp_path)
     for each in (reader, live, log):
         await each.close()
 
 
-async def test_views_far_behind_show_how_they_get_on_where_that_takes_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_long_catch_up_shows_progress_to_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projector_module, "TRANSACTION_SECONDS", 0.0)
     log = await mixed_log(tmp_path / "log.db", random.Random(1))
     await SqliteViews.create(tmp_path / "live.db")
@@ -139,23 +137,23 @@ async def test_views_far_behind_show_how_they_get_on_where_that_takes_long(
     shown: list[int] = []
     head = await projector.catch_up(lambda position, _: shown.append(projector.position))
     assert shown == [*range(10, head, 10), head]
-    await assert_rebuilt_alike(live, log, tmp_path)
+    await assert_equals_rebuild(live, log, tmp_path)
     for each in (live, log):
         await each.close()
 
 
-async def test_a_comparison_that_has_found_enough_leaves_nothing_open(tmp_path: Path) -> None:
+async def test_a_comparison_that_stops_early_leaves_nothing_open(tmp_path: Path) -> None:
     log = await mixed_log(tmp_path / "log.db", random.Random(1))
     views: list[SqliteViews] = []
     for name, until in (("short.db", 100), ("long.db", await log.head())):
         await SqliteViews.create(tmp_path / name)
         views.append(await SqliteViews.open(tmp_path / name, writable=True))
         await Projector(log, views[-1], now=lambda: START).catch_up(until=until)
-    stumbled: list[str] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, told: stumbled.append(str(told)))
+    errors: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
     assert len(await compare_views(*views, limit=3)) == 3
     for each in (*views, log):
         await each.close()
     gc.collect()
     await asyncio.sleep(0.05)
-    assert stumbled == []
+    assert errors == []

@@ -1,4 +1,4 @@
-"""Whole calls on two nodes at once: whichever node takes what, in any order, both tell what one machine tells."""
+"""Complete calls on two nodes at once: whichever node gets which delivery, in any order, the views equal those of one server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.memory_views import MemoryViews
 
 
 def every_call() -> list[Verified]:
-    """A call of each vendor, told in order, each vendor a source of its own."""
+    """The deliveries of one call of each vendor, in order, each vendor as a source of its own."""
     return [
         msgspec.structs.replace(source_of(vendor).verify(delivery_of(vendor, sent)), source=vendor)
         for vendor in VENDORS
@@ -38,22 +38,22 @@ async def views_on(log: Log, *, batch: int = 2_000) -> MemoryViews:
     return views
 
 
-async def told_by_one_machine(calls: Sequence[Verified]) -> bytes:
+async def content_on_one_server(calls: Sequence[Verified]) -> bytes:
     log = MemoryLog()
     for each in calls:
         await log.append(each)
     return content(await views_on(log))
 
 
-def exactly(views: MemoryViews) -> Any:
+def all_rows(views: MemoryViews) -> Any:
     """Every row, with positions, ids and states."""
     return msgspec.to_builtins([views.sessions, sorted(views.entries.items())])
 
 
-async def expect_one_story(
+async def expect_equal_views(
     cluster: Cluster, folder: Path, halves: Sequence[Sequence[Verified]], batches: Sequence[int]
 ) -> None:
-    """Both nodes take their half at the same time, and then tell what one machine tells that was told in order."""
+    """Both nodes get their half at the same time; their views equal those of one server that got everything in order."""
     calls = every_call()
     async with nodes(cluster, folder, "a", "b") as logs:
         answers = await asyncio.gather(
@@ -63,16 +63,16 @@ async def expect_one_story(
         await level(*logs)
         assert await logs[0].tree_head() == await logs[1].tree_head()
         first, second = [await views_on(log, batch=batch) for log, batch in zip(logs, batches, strict=True)]
-    assert exactly(first) == exactly(second)
-    assert content(first) == await told_by_one_machine(calls)
+    assert all_rows(first) == all_rows(second)
+    assert content(first) == await content_on_one_server(calls)
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_both_nodes_given_everything_in_opposite_order_tell_what_one_machine_tells(
+async def test_nodes_that_get_everything_in_opposite_order_have_the_views_of_one_server(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     calls = every_call()
-    await expect_one_story(cluster, tmp_path, (calls + calls[:9], calls[::-1]), (2_000, 7))
+    await expect_equal_views(cluster, tmp_path, (calls + calls[:9], calls[::-1]), (2_000, 7))
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -81,7 +81,7 @@ async def test_both_nodes_given_everything_in_opposite_order_tell_what_one_machi
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(data=st.data())
-async def test_calls_split_over_two_nodes_in_any_order_with_repeats_tell_what_one_machine_tells(
+async def test_calls_split_over_two_nodes_in_any_order_with_repeats_give_the_views_of_one_server(
     cluster: Cluster, tmp_path: Path, data: st.DataObject
 ) -> None:
     calls = every_call()
@@ -90,6 +90,6 @@ async def test_calls_split_over_two_nodes_in_any_order_with_repeats_tell_what_on
     turns = data.draw(st.lists(st.sampled_from((0, 1)), min_size=len(calls), max_size=len(calls)))
     halves = tuple([calls[n] for n, turn in zip(order, turns, strict=True) if turn == node] for node in (0, 1))
     for half in halves:
-        half += [calls[n] for n in repeats]  # what either of the two may have had already
+        half += [calls[n] for n in repeats]  # which the other node may have recorded already
     batches = data.draw(st.tuples(st.integers(1, 9), st.integers(10, 2_000)))
-    await expect_one_story(cluster, tmp_path, halves, batches)
+    await expect_equal_views(cluster, tmp_path, halves, batches)

@@ -1,4 +1,4 @@
-"""One whole call of each vendor: in order, reversed, shuffled, everything twice, and with every third delivery lost."""
+"""A complete call of each vendor: in order, reversed, shuffled, repeated, and with every third delivery lost."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def delivery_of(vendor: str, sent: SampleDelivery) -> Delivery:
     )  # fmt: skip
 
 
-async def views_of(vendor: str, sent: list[SampleDelivery], *, batch: int = 2_000, hold: int = 0) -> MemoryViews:
+async def views_of(vendor: str, sent: list[SampleDelivery], *, batch: int = 2_000, deferred: int = 0) -> MemoryViews:
     source, log, views = source_of(vendor), MemoryLog(), MemoryViews()
     for one in sent:
         await log.append(source.verify(delivery_of(vendor, one)))
-    await Projector(log, views, now=lambda: START, batch_size=batch, deferred_sessions=hold).catch_up()
+    await Projector(log, views, now=lambda: START, batch_size=batch, deferred_sessions=deferred).catch_up()
     await log.close()
     return views
 
@@ -92,13 +92,15 @@ async def test_any_permutation_with_repeats_in_any_batches_gives_the_same_views(
     call = whole_call(vendor, START) + whole_call(vendor, START + 3_600_000_000, seed=1)
     order = data.draw(st.permutations(range(len(call))))
     repeats = data.draw(st.lists(st.sampled_from(range(len(call))), max_size=5))
-    batch, hold = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 2))
+    batch, deferred = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 2))
     changed = [call[n] for n in [*order, *repeats]]
-    assert content(await views_of(vendor, changed, batch=batch, hold=hold)) == content(await views_of(vendor, call))
+    assert content(await views_of(vendor, changed, batch=batch, deferred=deferred)) == content(
+        await views_of(vendor, call)
+    )
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-async def test_a_call_told_in_full_is_one_ended_session_with_its_people(vendor: str) -> None:
+async def test_a_complete_call_is_one_ended_session_with_its_participants(vendor: str) -> None:
     views = await views_of(vendor, whole_call(vendor, START))
     sessions = [rows.session for rows in views.sessions.values()]
     assert [session.state for session in sessions] == ["ended"]
@@ -110,18 +112,18 @@ async def test_a_call_told_in_full_is_one_ended_session_with_its_people(vendor: 
 
 
 UNTRACEABLE = {
-    ("openvidu_meet", 1): "one person came and left, and both were lost; Meet sends nothing else that names them",
-    ("streamrec", 2): "the supervisor came and left, and both were lost",
+    ("openvidu_meet", 1): "one person's join and leave were lost, and Meet sends nothing else that names them",
+    ("streamrec", 2): "the supervisor's join and leave were lost",
 }
-"""What loss leaves no trace in the rest of the call, by vendor and the first delivery lost."""
+"""Losses that leave no trace in the rest of the call: (vendor, first lost delivery) → why."""
 
 
 @pytest.mark.parametrize("first", range(3))
 @pytest.mark.parametrize("vendor", VENDORS)
-async def test_losses_are_repaired_or_left_open_and_named(vendor: str, first: int) -> None:
+async def test_losses_are_repaired_or_left_open_and_reported(vendor: str, first: int) -> None:
     call = whole_call(vendor, START)
-    kept = [one for n, one in enumerate(call) if n % 3 != first]
-    (session,) = [rows.session for rows in (await views_of(vendor, kept)).sessions.values()]
+    received = [one for n, one in enumerate(call) if n % 3 != first]
+    (session,) = [rows.session for rows in (await views_of(vendor, received)).sessions.values()]
     if (vendor, first) in UNTRACEABLE:
         assert session.completeness == "complete"
         return

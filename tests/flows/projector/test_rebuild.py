@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.privacy.test_erasure import sealed_config
-from tests.flows.projector.test_projector import mixed_log, words
+from tests.flows.projector.test_projector import mixed_log, search_results
 from tracker.projector import merge, rebuild
 from tracker.cli.main import main
 from tracker.demo.calls import VENDORS, whole_call
@@ -86,7 +86,7 @@ async def test_two_merged_halves_equal_the_views_of_the_whole_log(tmp_path: Path
             assert not halves.with_name(halves.name + PART_SUFFIX).exists()
             views = [await SqliteViews.open(each, writable=False) for each in (single, halves)]
             assert await compare_views(*views) == []
-            assert await words(views[0]) == await words(views[1])
+            assert await search_results(views[0]) == await search_results(views[1])
             assert [row for row, *_ in await views[0].rows(COUNTS)] == [row for row, *_ in await views[1].rows(COUNTS)]
             for each in views:
                 await each.close()

@@ -1,4 +1,4 @@
-"""How often the garbage collector looks is changed for a while, never for good."""
+"""The garbage collector is tuned inside the context manager and restored after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tracker.projector import gc_tuning
 
 
 @pytest.mark.parametrize("thresholds", [gc_tuning.SERVING, gc_tuning.REBUILDING])
-def test_the_collector_is_as_it_was_afterwards(thresholds: tuple[int, int, int]) -> None:
+def test_thresholds_and_freezing_are_restored(thresholds: tuple[int, int, int]) -> None:
     before = gc.get_threshold()
     with gc_tuning.collect_rarely(thresholds):
         assert gc.get_threshold() == thresholds
@@ -19,7 +19,7 @@ def test_the_collector_is_as_it_was_afterwards(thresholds: tuple[int, int, int])
     assert gc.get_freeze_count() == 0
 
 
-def test_also_after_an_error() -> None:
+def test_thresholds_are_restored_after_an_error() -> None:
     before = gc.get_threshold()
     with pytest.raises(KeyError), gc_tuning.collect_rarely(gc_tuning.SERVING):
         raise KeyError
