@@ -57,7 +57,7 @@ def test_the_program_believes_a_true_bundle_and_no_other(kind: str, program: Pat
     ]:
         edited = files | {name: files[name].replace(old, new, 1)}
         assert edited[name] != files[name]
-        covered = bundles.covered_up(edited)
+        covered = bundles.with_corrected_digests(edited)
         assert run(program, bundles.packed(covered, tmp_path / "bad.zip"), key).returncode != 0
         if kind != "sealed":
             break

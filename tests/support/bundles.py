@@ -1,4 +1,4 @@
-"""Logs with whole signed calls in them, bundles made of them, and bundles changed behind Tracker's back."""
+"""Logs of complete signed calls, bundles made from them, and manipulated bundles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from tests.support.server import READ_KEY, SECRETS
 from tracker.cli import desk, desk_bundle
 from tracker.server import stores
-from tracker.evidence.bundle import manifest as contents, readme_page
+from tracker.evidence.bundle import manifest as names, readme_page
 from tracker.evidence.bundle.manifest import Manifest
 from tracker.evidence.bundle.verify import BundleVerification
 from tracker.config.load import Config, load
@@ -26,7 +26,7 @@ Edit = Callable[[bytes], bytes]
 
 
 def configured(folder: Path, *, sealed: bool = True) -> Config:
-    """A config with all five vendors whose files are all in `folder`."""
+    """A config with all five vendors; all its files are in `folder`."""
     folder.mkdir(exist_ok=True)
     text = config_text(folder, SECRETS, READ_KEY, 0)
     more = f'{SEALING}path = "{folder}/keys.db"\n' if sealed else ""
@@ -38,14 +38,14 @@ def configured(folder: Path, *, sealed: bool = True) -> Config:
 
 
 async def filled(config: Config, vendors: Sequence[str] = VENDORS, start: int = START) -> None:
-    """Make the log, take whole calls in as webhooks, mixed as they come, and make the views."""
+    """Create the log, append complete calls of these vendors, interleaved by time, and build the views."""
     await desk.init(config)
     calls = [(sent.at, vendor, sent) for vendor in vendors for sent in whole_call(vendor, start)]
-    await take(config, [(vendor, sent) for _, vendor, sent in sorted(calls, key=lambda call: call[0])])
+    await append(config, [(vendor, sent) for _, vendor, sent in sorted(calls, key=lambda call: call[0])])
 
 
-async def take(config: Config, deliveries: Sequence[tuple[str, SampleDelivery]]) -> None:
-    """Verify and append signed deliveries, then make the views anew."""
+async def append(config: Config, deliveries: Sequence[tuple[str, SampleDelivery]]) -> None:
+    """Verify and append signed deliveries, then rebuild the views."""
     sources = stores.sources(config)
     async with stores.reading_log(config) as log:
         for vendor, sent in deliveries:
@@ -67,7 +67,7 @@ async def sessions(config: Config) -> list[str]:
 
 
 async def session_of(config: Config, vendor: str) -> str:
-    """The id of the one session of a vendor (the one with the most records where the vendor has several)."""
+    """The id of a vendor's session; the one with the most records if there are several."""
     found = [name for name in await sessions(config) if name.startswith(SOURCES[vendor] + ":")]
     counted = [(len([1 async for _ in desk.records(config, session=name)]), name) for name in found]
     return max(counted)[1]
@@ -79,55 +79,55 @@ async def bundle(config: Config, session: str, to: Path) -> Path:
 
 
 async def verified(path: Path, config: Config | None = None, **more: object) -> BundleVerification:
-    """What `tracker verify` finds."""
+    """The result of `tracker verify`."""
     return await desk_bundle.verify(path, config, **more)  # type: ignore[arg-type]
 
 
 def failed(found: BundleVerification) -> dict[str, list[str]]:
-    """The checks that failed, with what is wrong."""
+    """The checks that failed: name → problems."""
     return {check.name: check.problems for check in found.checks if check.outcome == "failed"}
 
 
 def outcomes(found: BundleVerification) -> dict[str, str]:
-    """check → ok, failed or not checked."""
+    """Check → "ok", "failed" or "not checked"."""
     return {check.name: check.outcome for check in found.checks}
 
 
 def unpacked(path: Path) -> dict[str, bytes]:
-    """The files of a bundle."""
+    """The files in a bundle."""
     with zipfile.ZipFile(path) as opened:
         return {name: opened.read(name) for name in opened.namelist()}
 
 
 def packed(files: Mapping[str, bytes], to: Path) -> Path:
-    """These files as a zip."""
+    """Write these files into a zip."""
     with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as into:
         for name, content in files.items():
             into.writestr(name, content)
     return to
 
 
-def changed(path: Path, to: Path, edits: Mapping[str, Edit], *, covered: bool = False) -> Path:
-    """The bundle with some files edited; `covered`: by somebody who writes manifest and README anew, so that they fit."""
+def changed(path: Path, to: Path, edits: Mapping[str, Edit], *, corrected: bool = False) -> Path:
+    """A bundle with some files edited. With `corrected`, manifest and README are written again so that all digests match."""
     files = unpacked(path)
     for name, edit in edits.items():
         before = files[name]
         files[name] = edit(before)
         assert files[name] != before, f"{name} was not changed"
-    return packed(covered_up(files) if covered else files, to)
+    return packed(with_corrected_digests(files) if corrected else files, to)
 
 
-def covered_up(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Manifest and README made anew for these files."""
-    manifest = msgspec.json.decode(files[contents.MANIFEST], type=Manifest)
-    rest = {name: content for name, content in files.items() if name not in {contents.MANIFEST, contents.README}}
+def with_corrected_digests(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The files with a manifest and README that match them."""
+    manifest = msgspec.json.decode(files[names.MANIFEST], type=Manifest)
+    rest = {name: content for name, content in files.items() if name not in {names.MANIFEST, names.README}}
     members = [
-        contents.Member(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        names.Member(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         for name, content in rest.items()
     ]
-    entries = msgspec.json.decode(files[contents.TIMELINE])["timeline"]
+    entries = msgspec.json.decode(files[names.TIMELINE])["timeline"]
     manifest = msgspec.structs.replace(manifest, files=members)
     readme = b"".join(readme_page.page(manifest, entries))
-    said = contents.Member(name=contents.README, size_bytes=len(readme), sha256=hashlib.sha256(readme).hexdigest())
-    manifest = msgspec.structs.replace(manifest, files=[*members, said])
-    return {**rest, contents.README: readme, contents.MANIFEST: contents.encode_manifest(manifest)}
+    page = names.Member(name=names.README, size_bytes=len(readme), sha256=hashlib.sha256(readme).hexdigest())
+    manifest = msgspec.structs.replace(manifest, files=[*members, page])
+    return {**rest, names.README: readme, names.MANIFEST: names.encode_manifest(manifest)}

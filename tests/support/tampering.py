@@ -1,8 +1,8 @@
-"""A log with two checkpoints to tamper with, and the file of a log with its guards taken off.
+"""A log with two checkpoints to tamper with, and access to its file without the protecting triggers.
 
-at = await make(folder)                     # of one machine; `jetstream`: of a node
-with closing(Tampered(at.log.path)) as log: log.run("UPDATE …"); leaf_again(log, 100); tree_again(log)
-assert told(await verified(at)) == […]      # what `tracker verify` says
+at = await make(folder)                     # of a single server; with `jetstream`, of a cluster node
+with closing(Tampered(at.log.path)) as log: log.run("UPDATE …"); update_leaf(log, 100); rebuild_tiles(log)
+assert faults(await verified(at)) == […]    # what `tracker verify` reports
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tracker.log.merkle.leaf import record_leaf_hash
 from tracker.evidence.verify_log import Progress, Verification
 
 SIZE, FIRST, AFTER = 700, 300, 3
-"""Records, the first checkpoint, and records that no checkpoint has seen yet."""
+"""Records under the second checkpoint, under the first one, and records under no checkpoint yet."""
 
 
 def delivery(n: int, *, other: bool = False) -> Verified:
@@ -35,7 +35,7 @@ def delivery(n: int, *, other: bool = False) -> Verified:
 
 
 def config_at(folder: Path, *, jetstream: dict[str, object] | None = None, **evidence: object) -> load.Config:
-    """Of one machine, or with `[jetstream]` of a node."""
+    """The config of a single server, or with `jetstream` of a cluster node."""
     tables: dict[str, dict[str, object]] = {"log": {"path": "log.db"}, "views": {"path": "views.db"},
               "evidence": {"key_file": "key", "file": "checkpoints.txt", "origin": "tracker.test/log"}}  # fmt: skip
     tables["evidence"] |= evidence
@@ -54,7 +54,7 @@ async def grow(at: load.Config, first: int, last: int, *, forged: Sequence[int] 
 async def make(
     folder: Path, *, forged: Sequence[int] = (), key: bytes | None = None, jetstream: dict[str, object] | None = None
 ) -> load.Config:
-    """A log with two checkpoints; `key`: the text of the signing key, else a new one."""
+    """Create a log with two checkpoints. `key`: the text of the signing key; without it a new one is created."""
     folder.mkdir()
     at = config_at(folder, jetstream=jetstream)
     if key is not None:
@@ -75,12 +75,12 @@ async def verified(at: load.Config, **options: object) -> Verification:
     return await desk_evidence.verify(at, no_bar, **options)  # type: ignore[arg-type]
 
 
-def told(found: Verification) -> list[str]:
+def faults(found: Verification) -> list[str]:
     return [f"{fault.position}: {fault.what}" for fault in found.faults]
 
 
 class Tampered:
-    """The file with its guards taken off."""
+    """The log's file without the triggers that refuse changes."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -97,14 +97,14 @@ class Tampered:
         self._connection.close()
 
 
-def leaf_again(log: Tampered, position: int) -> None:
-    """Give a record the leaf it has now."""
+def update_leaf(log: Tampered, position: int) -> None:
+    """Give a changed record its matching leaf."""
     ((*fields,),) = log.all("SELECT * FROM records WHERE position = ?", position)
     log.run("UPDATE leaves SET hash = ? WHERE position = ?", record_leaf_hash(*fields), position)
 
 
-def tree_again(log: Tampered) -> None:
-    """Make all full tiles anew from the leaves."""
+def rebuild_tiles(log: Tampered) -> None:
+    """Compute all full tiles from the leaves."""
     leaves = [row[0] for row in log.all("SELECT hash FROM leaves ORDER BY position")]
     for n in range(len(leaves) // 256):
         log.run(

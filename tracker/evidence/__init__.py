@@ -1,1 +1,1 @@
-"""What proves the log: signed checkpoints, proofs, and the verification of a whole log."""
+"""Proves what is in the log: signed checkpoints, proofs, verification, and evidence bundles."""

@@ -1,4 +1,4 @@
-"""The file of the key that signs checkpoints: made once with mode 600, never overwritten, read at the start."""
+"""The key file for signing checkpoints: created once with mode 600, never overwritten, read at start."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Key = TypeVar("Key")
 
 
 def create_key(path: Path, origin: str) -> Verifier | None:
-    """Make a key named `origin`; its public half, or None when there is a file at `path` already: it stays as it is.
+    """Create a key named `origin` and return its public key; None if a file exists at `path`, which is not changed.
 
-    It appears under its name only when it is complete and on the disk. Raises `ConfigInvalid`.
+    The file gets its name only when it is complete and on the disk. Raises `ConfigInvalid`.
     """
     if path.exists() or path.is_symlink():
         return None
@@ -32,12 +32,12 @@ def create_key(path: Path, origin: str) -> Verifier | None:
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(draft, path)  # unlike a rename it never replaces what is there
+            os.link(draft, path)  # unlike a rename, never replaces an existing file
         except FileExistsError:
             return None
     except OSError as error:
         raise ConfigInvalid(
-            f"evidence.key_file: {path} cannot be written ({error.strerror}): choose another place, or make room"
+            f"evidence.key_file: {path} cannot be written ({error.strerror}): choose another path, or free disk space"
         ) from None
     finally:
         with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ def create_key(path: Path, origin: str) -> Verifier | None:
 
 
 def read_key(path: Path, origin: str) -> Signer | None:
-    """The key, None when there is no file. Raises `ConfigInvalid`: it is none of ours, or of a log of another name."""
+    """The key, or None if there is no file. Raises `ConfigInvalid` for anything but a key of the log named `origin`."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -59,22 +59,22 @@ def read_key(path: Path, origin: str) -> Signer | None:
     try:
         signer = Signer.read(text)
     except NoteMalformed as error:
-        raise ConfigInvalid(f"evidence.key_file: {path}: {error}: bring back the copy you kept") from None
+        raise ConfigInvalid(f"evidence.key_file: {path}: {error}: restore it from your backup") from None
     if signer.name != origin:
         raise ConfigInvalid(
             f"evidence.origin: the key in {path} belongs to the log {signer.name!r}: write origin = {signer.name!r}, "
-            "or move the key away and make one with `tracker init` (its verifier key then goes to evidence.former_keys)"
+            "or move the key away and create one with `tracker init` (then add the old verifier key to evidence.former_keys)"
         )
     return signer
 
 
 def read_cosigners(texts: tuple[str, ...]) -> list[CosignerKey]:
-    """`evidence.cosigner_keys`. Raises `ConfigInvalid`."""
+    """The keys in `evidence.cosigner_keys`. Raises `ConfigInvalid`."""
     return _read_all(texts, CosignerKey.read, "cosigner_keys")
 
 
 def read_verifiers(texts: tuple[str, ...]) -> list[Verifier]:
-    """`evidence.former_keys`. Raises `ConfigInvalid`."""
+    """The keys in `evidence.former_keys`. Raises `ConfigInvalid`."""
     return _read_all(texts, Verifier.read, "former_keys")
 
 

@@ -1,8 +1,9 @@
-"""What the vendors said, checked again: is every record called and keyed as its body says, does its proof hold.
+"""Checks records against what their vendors sent: event name and dedupe key, the vendor's proof, and erasures.
 
-`proofs` counts records by what became of their proof: `checked` (verified again with the configured secret), `key unknown`
-(its key is no longer configured), `source unknown` (the source is no longer configured), `only the key is kept`, `import`
-(the operator's word), `wrong`, `erased` (there is nothing left to check).
+`Verification.proofs` counts records by the outcome of checking their proof: `checked` (verified again with the
+configured secret), `key unknown` (its key is no longer configured), `source unknown` (the source is no longer
+configured), `only the key is kept`, `import` (the operator added it, there is no proof), `wrong`, `erased` (nothing is
+left to check).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tracker.sources.replay_proof import stored_delivery
 from tracker.evidence.verify_log import MAX_FAULTS, Fault, Progress, Verification
 
 KEYED_HASH_PREFIX = "hmac:"
+"""Dedupe keys of an encrypted log begin with this."""
 ERASURES_PER_READ = 10_000
 
 
@@ -35,16 +37,16 @@ async def check_proofs(
     progress: Progress | None = None,
     max_faults: int = MAX_FAULTS,
 ) -> None:
-    """Go over the bodies of the whole log; what is wrong and how proofs fared is added to `found`."""
+    """Read the bodies of the whole log; add faults and the outcomes of the proofs to `found`."""
     proofs: Counter[str] = Counter()
-    readers: dict[tuple[str, str], Source] = {}
+    sources: dict[tuple[str, str], Source] = {}
     head, last = await log.head(), 0
     try:
         async for records in log.read(0):
             for record in records:
-                found.faults += [Fault(record.position, what) for what in naming_faults(record, readers)]
+                found.faults += [Fault(record.position, what) for what in naming_faults(record, sources)]
                 if record.erased_by == LOST:
-                    _add(found, record.position, "its key is gone, and no record says that it was erased")
+                    _add(found, record.position, "its data key is missing, and no record says that it was erased")
                 outcome, fault = recheck_proof(record, configured)
                 proofs[outcome] += 1
                 if fault is not None:
@@ -63,48 +65,49 @@ async def check_proofs(
 
 
 async def check_erasures(log: Log, found: Verification) -> None:
-    """Compare what is read as erased with what the erasures say, both ways; what differs is added to `found`.
+    """Compare the records the log treats as erased with those the erasure records name; add differences to `found`.
 
-    Without the master keys erasures cannot be read where they are sealed, and nothing is compared.
+    Without the master keys, encrypted erasure records cannot be read, and nothing is compared.
     """
-    ours = await log.positions_from_source(OURS)
+    erasure_positions = await log.positions_from_source(OURS)
     head = await log.head()
-    if not ours and not await log.erased_positions(0, 1):
+    if not erasure_positions and not await log.erased_positions(0, 1):
         return
-    says = array("q", bytes(8 * (head + 1)))
+    # Position → the erasure record that names it, 0 once the log's own list confirms that.
+    erased_by = array("q", bytes(8 * (head + 1)))
     damaged: set[int] = set()
     try:
-        for by in ours:
+        for by in erasure_positions:
             try:
                 record = await log.record(by)
             except LogCorrupt as error:
                 _add(found, by, str(error))
                 damaged.add(by)
                 continue
-            # Ascending: of an erasure that was erased in its turn, the later one says the same.
-            for position in () if record is None else _told_by(record):
+            # Ascending: if an erasure record was erased, the later erasure names its positions too.
+            for position in () if record is None else _erased_positions(record):
                 if 0 < position < by:
-                    says[position] = by
+                    erased_by[position] = by
         after, rows = 0, await log.erased_positions(0, ERASURES_PER_READ)
         while rows:
             for position, by in rows:
                 if by > head and by <= await log.head():
                     if 0 < position <= head:
-                        says[position] = 0  # erased while we look
+                        erased_by[position] = 0  # erased while this runs
                 elif by > head:
-                    _add(found, position, f"it is read as erased by the record at {by}, which is not in the log")
+                    _add(found, position, f"the log treats it as erased by the record at {by}, which does not exist")
                 elif by in damaged and 0 < position <= head:
-                    says[position] = 0
-                elif not 0 < position <= head or says[position] != by:
-                    _add(found, position, f"it is read as erased by the record at {by}, which does not say so")
+                    erased_by[position] = 0
+                elif not 0 < position <= head or erased_by[position] != by:
+                    _add(found, position, f"the log treats it as erased by the record at {by}, which does not name it")
                 else:
-                    says[position] = 0
+                    erased_by[position] = 0
             after = rows[-1][0]
             rows = await log.erased_positions(after, ERASURES_PER_READ)
     except LogUnavailable:
         return
-    for position in (n for n in range(1, head + 1) if says[n]):
-        _add(found, position, f"the record at {says[position]} says that it was erased, but it is not read so")
+    for position in (n for n in range(1, head + 1) if erased_by[n]):
+        _add(found, position, f"the record at {erased_by[position]} erased it, but the log does not treat it as erased")
 
 
 def _add(found: Verification, position: int, what: str) -> None:
@@ -112,8 +115,8 @@ def _add(found: Verification, position: int, what: str) -> None:
         found.faults.append(Fault(position, what))
 
 
-def _told_by(record: Record) -> set[int]:
-    """The positions that an erasure record names; none when it is no such record."""
+def _erased_positions(record: Record) -> set[int]:
+    """The positions that an erasure record names; empty for other records."""
     if (record.source, record.event) != (OURS, EVENT):
         return set()
     try:
@@ -122,26 +125,26 @@ def _told_by(record: Record) -> set[int]:
         return set()
 
 
-def naming_faults(record: Record, readers: dict[tuple[str, str], Source]) -> list[str]:
-    """What of a record does not follow from its body. `readers` are kept from record to record."""
+def naming_faults(record: Record, sources: dict[tuple[str, str], Source]) -> list[str]:
+    """Faults in the event name and dedupe key, which follow from the body. `sources` is a cache between calls."""
     if record.vendor not in registry.VENDORS or record.erased_by is not None:
         return []
-    of = record.source, record.vendor
-    reader = readers.get(of)
-    if reader is None:
-        reader = readers[of] = registry.build(SourceSettings(name=record.source, vendor=record.vendor))
-    named = reader.verify_trusted(record.body, received_at=record.received_at, proof={})
+    key = record.source, record.vendor
+    source = sources.get(key)
+    if source is None:
+        source = sources[key] = registry.build(SourceSettings(name=record.source, vendor=record.vendor))
+    derived = source.verify_trusted(record.body, received_at=record.received_at, proof={})
     faults: list[str] = []
-    if named.event != record.event:
-        faults.append(f"its body is a {named.event!r}, the record says {record.event!r}")
-    # A sealed log knows deliveries by a keyed hash; there the leaf alone ties the key to the body.
-    if named.dedupe_key != record.dedupe_key and not record.dedupe_key.startswith(KEYED_HASH_PREFIX):
+    if derived.event != record.event:
+        faults.append(f"its body is a {derived.event!r}, the record says {record.event!r}")
+    # An encrypted log has keyed hashes as dedupe keys; there only the leaf ties the key to the body.
+    if derived.dedupe_key != record.dedupe_key and not record.dedupe_key.startswith(KEYED_HASH_PREFIX):
         faults.append("its dedupe key does not follow from its body: one of them was changed")
     return faults
 
 
 def recheck_proof(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:
-    """What became of a record's proof, and what is wrong with it."""
+    """The outcome of checking a record's proof again, and the fault if the proof is wrong."""
     if record.erased_by is not None:
         return "erased", None
     if record.origin == "import":
@@ -157,5 +160,5 @@ def recheck_proof(record: Record, configured: Mapping[str, Source]) -> tuple[str
     except KeyUnknown:
         return "key unknown", None
     except DeliveryRejected as error:
-        return "wrong", f"its proof does not fit any more: {error}"
+        return "wrong", f"its proof does not match its body any more: {error}"
     return "checked", None

@@ -1,4 +1,4 @@
-"""Checkpoints: signed when the log grew, kept, shipped, served; never two histories."""
+"""Checkpoints: signed when the log grew, stored, appended to the file, served; never two histories."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tracker.domain.deliveries import Verified
 from tracker.errors import CheckpointUnwritten, ConfigInvalid, HistoryChanged
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.note import Signer, Verifier
-from tracker.log.merkle.tree import verify_consistency, inclusion_root
+from tracker.log.merkle.tree import inclusion_root, verify_consistency
 from tracker.log.memory import MemoryLog
 from tracker.evidence.signing_key import create_key, read_key, read_verifiers
 
@@ -40,8 +40,8 @@ def delivery(n: int) -> Verified:
     )  # fmt: skip
 
 
-class Seen:
-    """What the station told."""
+class Recorder:
+    """Records what the checkpointer reports."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -59,25 +59,27 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "data" / "checkpoints.txt"
 
 
-def station(log: MemoryLog, file: Path, seen: Seen | None = None, signer: Signer = SIGNER, **more: Any) -> Checkpointer:
-    return Checkpointer(log, signer, file=file, observer=seen, **more)
+def checkpointer(
+    log: MemoryLog, file: Path, observer: Recorder | None = None, signer: Signer = SIGNER, **more: Any
+) -> Checkpointer:
+    return Checkpointer(log, signer, file=file, observer=observer, **more)
 
 
 def sizes(file: Path) -> list[int | None]:
     return [each.size for each in read_shipped(file)]
 
 
-async def test_it_signs_the_log_when_it_grew_and_only_then(file: Path) -> None:
-    log, seen = MemoryLog(), Seen()
-    made = station(log, file, seen)
-    assert await made.sign() is None
+async def test_it_signs_the_log_only_when_it_grew(file: Path) -> None:
+    log, seen = MemoryLog(), Recorder()
+    signing = checkpointer(log, file, seen)
+    assert await signing.sign() is None
     await log.append(delivery(1))
-    first = await made.sign()
+    first = await signing.sign()
     assert first is not None
     assert open_checkpoint(first.note, [SIGNER.verifier]) == (ORIGIN, *(await log.tree_head()))
-    assert await made.sign() == first
+    assert await signing.sign() == first
     await log.append(delivery(2))
-    second = await made.sign()
+    second = await signing.sign()
     assert second is not None
     assert await log.checkpoints() == [first, second]
     assert file.read_text() == f"{first.note}\n{second.note}\n"
@@ -85,111 +87,111 @@ async def test_it_signs_the_log_when_it_grew_and_only_then(file: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [-1, -2, -30, -120, -100_000])
-async def test_a_death_between_keeping_and_appending_heals_at_the_next_run(file: Path, torn: int) -> None:
+async def test_the_next_run_repairs_a_crash_between_storing_and_appending(file: Path, torn: int) -> None:
     log = MemoryLog()
     for n in range(1, 4):
         await log.append(delivery(n))
-        await station(log, file).sign()
+        await checkpointer(log, file).sign()
     whole = file.read_bytes()
     file.write_bytes(whole[: max(0, len(whole) + torn)])
     inode = file.stat().st_ino
-    await station(log, file).sign()
+    await checkpointer(log, file).sign()
     assert file.read_bytes() == whole
     assert file.stat().st_ino == inode
 
 
 @pytest.mark.parametrize("cut", range(1, 260, 7))
-async def test_wherever_it_died_the_file_grows_to_what_it_would_have_been(file: Path, cut: int) -> None:
+async def test_after_a_crash_anywhere_in_a_note_the_file_grows_as_without_it(file: Path, cut: int) -> None:
     log = MemoryLog()
     for n in range(1, 3):
         await log.append(delivery(n))
-        await station(log, file).sign()
+        await checkpointer(log, file).sign()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) - cut])
     await log.append(delivery(3))
-    await station(log, file).sign()
+    await checkpointer(log, file).sign()
     assert file.read_bytes().startswith(whole)
     assert sizes(file) == [1, 2, 3]
 
 
-async def test_what_somebody_else_wrote_into_the_file_is_left_and_the_rest_is_readable(file: Path) -> None:
+async def test_foreign_text_in_the_file_stays_and_the_rest_is_readable(file: Path) -> None:
     log = MemoryLog()
     await log.append(delivery(1))
-    await station(log, file).sign()
+    await checkpointer(log, file).sign()
     with file.open("a") as foreign:
         foreign.write("a remark")
     await log.append(delivery(2))
-    await station(log, file).sign()
+    await checkpointer(log, file).sign()
     assert sizes(file) == [1, None, 2]
 
 
-async def test_a_removed_file_is_made_whole_again(file: Path) -> None:
+async def test_a_removed_file_is_written_again(file: Path) -> None:
     log = MemoryLog()
     for n in range(1, 4):
         await log.append(delivery(n))
-        await station(log, file).sign()
+        await checkpointer(log, file).sign()
     whole = file.read_bytes()
     file.unlink()
-    await station(log, file).sign()
+    await checkpointer(log, file).sign()
     assert file.read_bytes() == whole
 
 
 async def test_a_log_that_shrank_or_changed_is_not_signed(file: Path) -> None:
-    log, seen = MemoryLog(), Seen()
+    log, seen = MemoryLog(), Recorder()
     for n in range(1, 4):
         await log.append(delivery(n))
-    await station(log, file).sign()
+    await checkpointer(log, file).sign()
     whole = file.read_bytes()
     shorter, other = MemoryLog(), MemoryLog()
     await shorter.append(delivery(1))
     await other.append_all([delivery(n) for n in range(4, 9)])
     with pytest.raises(HistoryChanged, match="signs 3 records, the log has 1"):
-        await station(shorter, file, seen).sign()
+        await checkpointer(shorter, file, seen).sign()
     with pytest.raises(HistoryChanged, match="does not continue"):
-        await station(other, file, seen).sign()
+        await checkpointer(other, file, seen).sign()
     assert file.read_bytes() == whole
     assert await other.last_checkpoint() is None
     assert seen.failures == 2
 
 
-async def test_a_new_key_goes_on_only_where_the_former_one_is_known(file: Path) -> None:
+async def test_a_new_key_continues_only_if_the_former_one_is_known(file: Path) -> None:
     log, new = MemoryLog(), Signer.generate(ORIGIN)
     await log.append(delivery(1))
-    await station(log, file).sign()
+    await checkpointer(log, file).sign()
     await log.append(delivery(2))
-    with pytest.raises(HistoryChanged, match="cannot be believed"):
-        await station(log, file, signer=new).sign()
-    made = await station(log, file, signer=new, former=[SIGNER.verifier]).sign()
+    with pytest.raises(HistoryChanged, match="is not trusted"):
+        await checkpointer(log, file, signer=new).sign()
+    made = await checkpointer(log, file, signer=new, former=[SIGNER.verifier]).sign()
     assert made is not None
     assert open_checkpoint(made.note, [new.verifier]).size == 2
 
 
-async def test_a_file_that_cannot_be_written_means_no_signature(tmp_path: Path) -> None:
-    log, seen = MemoryLog(), Seen()
+async def test_without_a_writable_file_nothing_is_signed(tmp_path: Path) -> None:
+    log, seen = MemoryLog(), Recorder()
     await log.append(delivery(1))
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointUnwritten):
-        await station(log, tmp_path / "folder", seen).sign()
+        await checkpointer(log, tmp_path / "folder", seen).sign()
     assert await log.last_checkpoint() is None
     assert seen.failures == 1
 
 
-async def test_two_stations_at_once_take_turns(file: Path) -> None:
+async def test_concurrent_checkpointers_take_turns(file: Path) -> None:
     log = MemoryLog()
-    stations = [station(log, file) for _ in range(4)]
+    checkpointers = [checkpointer(log, file) for _ in range(4)]
     for n in range(1, 9):
         await log.append(delivery(n))
-        await asyncio.gather(*(each.sign() for each in stations))
+        await asyncio.gather(*(each.sign() for each in checkpointers))
     assert sizes(file) == list(range(1, 9))
     async with locked(file):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await stations[0].sign()
+                await checkpointers[0].sign()
 
 
 async def test_the_schedule_signs_the_first_record_soon_and_survives_failures(file: Path) -> None:
-    log, seen = MemoryLog(), Seen()
-    running = asyncio.ensure_future(station(log, file, seen).run(0.05))
+    log, seen = MemoryLog(), Recorder()
+    running = asyncio.ensure_future(checkpointer(log, file, seen).run(0.05))
     await asyncio.sleep(0.02)
     await log.append(delivery(1))
     await asyncio.sleep(0.05)
@@ -208,7 +210,7 @@ async def test_the_schedule_signs_the_first_record_soon_and_survives_failures(fi
         await running
 
 
-def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_key_is_created_once_and_readable_only_by_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "data" / "key"
     before = os.umask(0)
     try:
@@ -233,7 +235,7 @@ def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert text[30:60] not in str(raised.value)
 
 
-def test_former_keys_are_read_or_named() -> None:
+def test_former_keys_are_read_or_reported() -> None:
     assert read_verifiers((str(SIGNER.verifier),)) == [SIGNER.verifier]
     with pytest.raises(ConfigInvalid, match=r"evidence.former_keys\[1\]"):
         read_verifiers((str(SIGNER.verifier), "nonsense"))
@@ -277,8 +279,8 @@ async def test_a_server_serves_checkpoints_key_and_proofs_that_verify(tmp_path: 
                 ("/v1/log/proof/consistency?first=2&second=1", 400, "first"),
             ):
                 async with web.get(running.url + path, headers=READ) as answer:
-                    told = await answer.json(content_type=None)
-                    assert (answer.status, words in told["detail"]) == (status, True), told
+                    document = await answer.json(content_type=None)
+                    assert (answer.status, words in document["detail"]) == (status, True), document
             async with web.get(running.url + "/v1/log/key") as answer:
                 assert answer.status == 401
             _, narrow, _ = await running.run("token", "--scope", "read:sessions", "--source", "ov")
@@ -289,10 +291,10 @@ async def test_a_server_serves_checkpoints_key_and_proofs_that_verify(tmp_path: 
             assert (code, json.loads(printed)) == (0, proof)
             code, printed, _ = await running.run("proof", "consistency", str(older.size), "--json")
             assert (code, json.loads(printed)) == (0, between)
-            code, printed, complaint = await running.run("verify", "--proofs", "--json")
-            assert code == 0, printed + complaint
-            told = json.loads(printed)
-            assert (told["checkpoints"], told["shipped"], told["proofs"]) == (2, 2, {"checked": len(calls)})
+            code, printed, err = await running.run("verify", "--proofs", "--json")
+            assert code == 0, printed + err
+            result = json.loads(printed)
+            assert (result["checkpoints"], result["shipped"], result["proofs"]) == (2, 2, {"checked": len(calls)})
             async with web.get(running.url + "/metrics") as answer:
                 assert f"tracker_checkpoint_size {float(older.size)}" in await answer.text()
     finally:
@@ -323,15 +325,15 @@ async def test_without_a_key_everything_else_works_and_the_answer_says_what_to_d
 @pytest.mark.parametrize(
     ("line", "words"), [("former_keys = ['x']", "former_keys[0]"), ("origin = 'b/log'", "evidence.origin")]
 )
-async def test_a_key_that_does_not_fit_is_told_before_anything_starts(tmp_path: Path, line: str, words: str) -> None:
+async def test_a_wrong_key_is_reported_before_anything_starts(tmp_path: Path, line: str, words: str) -> None:
     running = Running(tmp_path)
     assert (await running.run("init"))[0] == 0
     running.config.write_text(f"{running.config.read_text()}\n[evidence]\n{line}\n")
-    code, _, complaint = await running.run("serve")
-    assert (code, words in complaint) == (2, True), complaint
+    code, _, err = await running.run("serve")
+    assert (code, words in err) == (2, True), err
 
 
-async def test_a_schedule_that_is_off_signs_on_demand_only(tmp_path: Path) -> None:
+async def test_with_the_schedule_off_checkpoints_are_made_on_demand_only(tmp_path: Path) -> None:
     text_of = config_text(tmp_path, SECRETS, READ_KEY, 0) + '\n[evidence]\nevery = "off"\n'
     running = await Running(tmp_path, config=text_of).start(init=True)
     try:

@@ -1,4 +1,4 @@
-"""Evidence of two nodes: what one proves and bundles the other's checkpoints confirm, and strangers verify it offline."""
+"""Evidence in a cluster: both nodes give the same proofs and bundles, which anybody can verify offline."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tracker.log.merkle.note import Signer, read_note, sign_note
 from tracker.log.cluster.messages import DivergenceReport, CosignedTree, SignedTree, encode
 
 
-async def told(running: Running, *arguments: str) -> dict[str, Any]:
-    code, out, complaint = await running.run(*arguments, "--json")
-    assert code == 0, out + complaint
+async def run_json(running: Running, *arguments: str) -> dict[str, Any]:
+    code, out, err = await running.run(*arguments, "--json")
+    assert code == 0, out + err
     return json.loads(out)
 
 
 async def verified(bundle: Path, *more: str) -> dict[str, str]:
-    """Outcomes by check, verified where there is nothing but the bundle: no config, no log, no server asked."""
+    """Check → outcome, verified in a folder that has nothing else: no config, no log."""
     empty = bundle.with_suffix("")
     empty.mkdir()
     process = await asyncio.create_subprocess_exec(
@@ -56,7 +56,7 @@ def inside(bundle: Path, name: str) -> str:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_cosigned(
+async def test_every_node_gives_the_same_proofs_and_bundles_signed_by_one_and_cosigned_by_the_other(
     tmp_path: Path, cluster: Cluster
 ) -> None:
     stream = f"evidence-{secrets.token_hex(4)}"
@@ -68,7 +68,7 @@ async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_co
             for sent in whole_call("livekit", now()):
                 position = (await first.post(web, "livekit", sent))[1]["position"]
             (session,) = (await second.get(web, "/v1/sessions", at_least=str(position)))["items"]
-            made = await told(first, "checkpoint")
+            made = await run_json(first, "checkpoint")
             size = str(made["size"])
             for each in (first, second):
                 await each.until(web, f"/v1/log/checkpoint?size={size}", "/b ")
@@ -86,13 +86,13 @@ async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_co
             ]
         for n, each in enumerate((first, second)):
             bundles.append(tmp_path / f"written-{n}.zip")
-            code, _, complaint = await each.run("export", "--evidence", session["id"], "--out", str(bundles[-1]))
-            assert code == 0, complaint
-        roots = {(await told(each, "verify", "--views", "--proofs"))["root"] for each in (first, second)}
+            code, _, err = await each.run("export", "--evidence", session["id"], "--out", str(bundles[-1]))
+            assert code == 0, err
+        roots = {(await run_json(each, "verify", "--views", "--proofs"))["root"] for each in (first, second)}
         assert len(roots) == 1
         for bundle in bundles:
             outcomes = await verified(bundle, "--key", key)
-            assert outcomes.pop("vendors") == "not checked"  # their secrets are not handed out
+            assert outcomes.pop("vendors") == "not checked"  # the senders' secrets are not in this folder
             assert set(outcomes.values()) == {"ok"}
             assert inside(bundle, "checkpoint.txt") == note
             assert inside(bundle, "key.txt") == f"{key}\n"
@@ -101,7 +101,7 @@ async def test_what_any_node_proves_and_bundles_is_the_same_signed_by_one_and_co
 
 
 async def published(cluster: Cluster, subject: str, *messages: bytes) -> None:
-    """As somebody does who has a node's password, and no key."""
+    """Publish messages with a node's password but without its key."""
     client = await nats.connect(cluster.urls[0])  # pyright: ignore[reportUnknownMemberType]
     stream = client.jetstream()  # pyright: ignore[reportUnknownMemberType]
     for each in messages:
@@ -110,9 +110,7 @@ async def published(cluster: Cluster, subject: str, *messages: bytes) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_comparing(
-    tmp_path: Path, cluster: Cluster
-) -> None:
+async def test_forged_messages_about_the_tree_are_counted_and_change_nothing(tmp_path: Path, cluster: Cluster) -> None:
     stream = f"forged-{secrets.token_hex(4)}"
     forger, origin, huge = Signer.generate("tracker.local/log"), "tracker.local/log", 10**15
     lie = sign_note(checkpoint_text(origin, huge, bytes(32)), [forger])
@@ -124,34 +122,32 @@ async def test_forged_words_about_the_tree_move_no_node_are_counted_and_stop_no_
         async with aiohttp.ClientSession() as web:
             await published(cluster, f"{stream}.checkpoints", encode(forged), b"garbage")
             assert (await first.post(web, "livekit", sent[0]))[0] == 200
-            made = await told(first, "checkpoint")
+            made = await run_json(first, "checkpoint")
             for each in (first, second):
                 await each.until(web, f"/v1/log/checkpoint?size={made['size']}", f"{origin}/b ")
             key = await key_of(web, first)
-            # From now on the size of the next checkpoint can be guessed, and a line in the other node's name.
-            again = SignedTree("a", 2, sign_note(checkpoint_text(origin, 2, bytes(32)), [forger]), key)
+            # The forger now guesses the size of the next checkpoint, and forges a line in the other node's name.
+            forged_next = SignedTree("a", 2, sign_note(checkpoint_text(origin, 2, bytes(32)), [forger]), key)
             liar = Signer.generate(f"{origin}/b")
             line = cosign(read_note(made["note"]).text, liar, 5)
             false = CosignedTree("b", made["size"], liar.name, line, str(CosignerKey.from_signer(liar)))
             alarm = DivergenceReport("b", huge, bytes(32), None)
-            await published(cluster, f"{stream}.checkpoints", *map(encode, (again, false, alarm)))
+            await published(cluster, f"{stream}.checkpoints", *map(encode, (forged_next, false, alarm)))
             position = (await second.post(web, "livekit", sent[1]))[1]["position"]
             assert position == 2
-            newest = await told(first, "checkpoint")
+            newest = await run_json(first, "checkpoint")
             assert newest["size"] == 2
             for each in (first, second):
                 whole = await each.until(web, "/v1/log/checkpoint", f"{origin}/b ")
                 assert whole.startswith(newest["note"])
-                assert [
-                    line.key.name for line in verify_cosignatures(whole, [CosignerKey.read(await key_of(web, second))])
-                ]
+                assert [line.key.name for line in verify_cosignatures(whole, [CosignerKey.read(await key_of(web, second))])]
                 shown = await each.until(web, "/metrics", "tracker_vouchers_set_aside 4.0")
-                for told_so in ("stream_refused 1.0", "log_diverged 0.0", "nodes_diverged 0.0", "doubted 0.0"):
-                    assert told_so in shown
+                for expected in ("stream_refused 1.0", "log_diverged 0.0", "nodes_diverged 0.0", "doubted 0.0"):
+                    assert expected in shown
                 assert "is set aside" in each.printed.read_text()
         for each in (first, second):
-            code, out, complaint = await each.run("verify")
-            assert (code, "2 kept" in out) == (0, True), out + complaint
+            code, out, err = await each.run("verify")
+            assert (code, "2 kept" in out) == (0, True), out + err
     finally:
         await asyncio.gather(first.stop(), second.stop())
 

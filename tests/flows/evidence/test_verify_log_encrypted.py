@@ -1,4 +1,4 @@
-"""A sealed log is verified without its keys; an erasure changes no proof, and what only looks like one is named."""
+"""An encrypted log is verified without its keys; an erasure invalidates no proof, and a forged erasure is reported."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A sealed log with one whole call of each of two vendors, signed; then a command on it."""
+    """Runs a command on an encrypted log that has one complete call of each of two vendors and a checkpoint."""
     config = tmp_path / "config.toml"
     config.write_text(config_text(tmp_path, SECRETS, READ_KEY, 0).replace("[access]", f"{SEALING}[access]"), "utf-8")
 
     def command(name: str, *arguments: str) -> tuple[int, str, str]:
         code = main([name, "--config", str(config), *arguments])
-        out, complaint = capsys.readouterr()
-        return code, out, complaint
+        out, err = capsys.readouterr()
+        return code, out, err
 
     assert command("init")[0] == 0
     for vendor, source in (("livekit", "lk"), ("openvidu", "ov")):
@@ -40,8 +40,8 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     return command
 
 
-def unsealed(tmp_path: Path) -> None:
-    """What an auditor has: no master key."""
+def remove_master_keys(tmp_path: Path) -> None:
+    """Leave what an auditor has: no master key."""
     config = tmp_path / "config.toml"
     config.write_text(config.read_text("utf-8").replace(SEALING, ""), "utf-8")
 
@@ -54,21 +54,21 @@ def change(path: Path, *statements: str) -> None:
             log.execute(each)
 
 
-def test_a_sealed_log_verifies_with_views_and_proofs(run: Run) -> None:
-    code, out, complaint = run("verify", "--views", "--proofs", "--json")
-    assert code == 0, out + complaint
-    told = json.loads(out)
-    assert (told["checkpoints"], told["shipped"], told["views"], told["faults"]) == (1, 1, [], [])
-    assert told["proofs"] == {"import": told["records"]}
+def test_an_encrypted_log_verifies_with_views_and_proofs(run: Run) -> None:
+    code, out, err = run("verify", "--views", "--proofs", "--json")
+    assert code == 0, out + err
+    result = json.loads(out)
+    assert (result["checkpoints"], result["shipped"], result["views"], result["faults"]) == (1, 1, [], [])
+    assert result["proofs"] == {"import": result["records"]}
 
 
-def test_whoever_has_no_master_key_verifies_all_the_same_and_reads_nothing(run: Run, tmp_path: Path) -> None:
-    unsealed(tmp_path)
+def test_without_a_master_key_the_log_verifies_and_no_body_is_read(run: Run, tmp_path: Path) -> None:
+    remove_master_keys(tmp_path)
     assert run("verify")[0] == 0
     assert run("proof", "inclusion", "3")[0] == 0
-    code, _, complaint = run("verify", "--proofs")
+    code, _, err = run("verify", "--proofs")
     assert code == 1
-    assert "sealed" in complaint
+    assert "sealed" in err
     change(
         tmp_path / "log.db",
         "UPDATE records SET body = body || x'00' WHERE position = 3".replace(
@@ -77,21 +77,21 @@ def test_whoever_has_no_master_key_verifies_all_the_same_and_reads_nothing(run: 
     )
     code, out, _ = run("verify")
     assert code == 1
-    assert "position 3: the record is not the one its leaf was made of" in out
+    assert "position 3: the record does not match its leaf" in out
 
 
 def test_after_an_erasure_every_checkpoint_still_holds(run: Run) -> None:
     session = json.loads(run("sessions", "--source", "lk", "--json")[1])["items"][0]["id"]
-    code, out, complaint = run("erase", "--session", session, "--yes")
-    assert code == 0, out + complaint
-    code, out, complaint = run("verify", "--proofs", "--json")
-    assert code == 0, out + complaint
-    told = json.loads(out)
-    assert told["checkpoints"] == 1
-    assert told["proofs"]["erased"] > 0
+    code, out, err = run("erase", "--session", session, "--yes")
+    assert code == 0, out + err
+    code, out, err = run("verify", "--proofs", "--json")
+    assert code == 0, out + err
+    result = json.loads(out)
+    assert result["checkpoints"] == 1
+    assert result["proofs"]["erased"] > 0
 
 
-def test_an_erasure_that_no_record_tells_is_named(run: Run, tmp_path: Path) -> None:
+def test_an_erasure_without_an_erasure_record_is_reported(run: Run, tmp_path: Path) -> None:
     change(
         tmp_path / "log.db",
         "INSERT INTO erasures (position, erased_by) VALUES (4, 9)",
@@ -99,41 +99,41 @@ def test_an_erasure_that_no_record_tells_is_named(run: Run, tmp_path: Path) -> N
     )
     code, out, _ = run("verify")
     assert code == 1
-    assert "position 4: it is read as erased by the record at 9, which does not say so" in out
-    assert "position 5: it is read as erased by the record at 900, which is not in the log" in out
+    assert "position 4: the log treats it as erased by the record at 9, which does not name it" in out
+    assert "position 5: the log treats it as erased by the record at 900, which does not exist" in out
 
 
-def test_an_erasure_that_is_hidden_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_hidden_erasure_is_reported(run: Run, tmp_path: Path) -> None:
     session = json.loads(run("sessions", "--json")[1])["items"][0]["id"]
     assert run("erase", "--session", session, "--yes")[0] == 0
     change(tmp_path / "log.db", "DELETE FROM erasures WHERE position = (SELECT min(position) FROM erasures)")
     code, out, _ = run("verify")
     assert code == 1
-    assert "says that it was erased, but it is not read so" in out
+    assert "erased it, but the log does not treat it as erased" in out
 
 
-def test_an_erasure_that_was_changed_is_named_once(run: Run, tmp_path: Path) -> None:
+def test_a_changed_erasure_record_is_reported_once(run: Run, tmp_path: Path) -> None:
     session = json.loads(run("sessions", "--json")[1])["items"][0]["id"]
     assert run("erase", "--session", session, "--yes")[0] == 0
     change(tmp_path / "log.db", "UPDATE records SET body = zeroblob(80) WHERE source = 'tracker'")
-    code, out, complaint = run("verify")
-    assert code == 1, complaint
+    code, out, err = run("verify")
+    assert code == 1, err
     assert "does not open with its key" in out
-    assert "the record is not the one its leaf was made of" in out
-    assert "does not say so" not in out
+    assert "the record does not match its leaf" in out
+    assert "does not name it" not in out
 
 
-def test_a_hash_that_waits_for_records_to_come_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_hash_of_records_that_do_not_exist_is_reported(run: Run, tmp_path: Path) -> None:
     change(tmp_path / "log.db", "INSERT INTO tiles (level, n, hash) VALUES (1, 7, zeroblob(32))")
     code, out, _ = run("verify")
     assert code == 1
-    assert "hash 7 of level 1 of the stored tree is about records that are not there" in out
+    assert "hash 7 of level 1 of the stored tree is about records that do not exist" in out
 
 
-def test_a_key_that_was_destroyed_without_a_word_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_key_destroyed_without_an_erasure_record_is_reported(run: Run, tmp_path: Path) -> None:
     (keys,) = [path for path in tmp_path.rglob("keys.db")]
     change(keys, "DELETE FROM keys WHERE position = 6")
     assert run("verify")[0] == 0
     code, out, _ = run("verify", "--proofs")
     assert code == 1
-    assert "position 6: its key is gone, and no record says that it was erased" in out
+    assert "position 6: its data key is missing, and no record says that it was erased" in out

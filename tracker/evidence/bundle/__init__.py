@@ -1,1 +1,1 @@
-"""Evidence bundles: one session in a zip that anybody can verify offline."""
+"""Evidence bundles: one session in a zip file that anybody can verify offline."""

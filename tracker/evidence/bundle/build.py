@@ -1,12 +1,12 @@
-"""A bundle is made: records, proofs, timeline, checkpoint, page, manifest, in that order, into one file.
+"""Builds a bundle: records, proofs, timeline, checkpoint, page and manifest, in this order, into one file.
 
-    records      each as the log has it now, then the erasures that erased ones depend on
-    checkpoint   the newest that covers them all; where there is none, a new one (or none, and the bundle says why)
-    proofs       each against that checkpoint's tree
-    timeline     as whoever asks gets it from the API (`Told`)
+    records      each as the log has it now, then the erasure records that erased ones depend on
+    checkpoint   the newest that covers them all; if there is none, a new one (or none, and the bundle says why)
+    proofs       of each record, against that checkpoint's tree
+    timeline     as the API answers it to the person who asks (`BundleContents`)
 
-Memory is bounded by a page of rows, whatever the size of the session. LIMIT: an erasure is one record, and may tell of other
-sessions erased with it (in pseudonyms); its proof needs all of it.
+Memory is bounded by one page of rows, whatever the size of the session. LIMIT: an erasure is one record, which may name
+other sessions erased with it (by pseudonyms); its proof needs the whole record.
 """
 
 from __future__ import annotations
@@ -15,47 +15,51 @@ import asyncio
 import base64
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import msgspec
 
-from tracker.evidence.bundle import readme_page
-from tracker.evidence.bundle.contents import BundleContents
-from tracker.evidence.bundle.manifest import CHECKPOINT, FORMAT, KEY, MANIFEST, PARTS, PROOFS, README, RECORDS, SMALL_BYTES, TIMELINE, InclusionProof, Manifest, InferredEnd, ReadingSettings, Tree, SessionIdentity, WriterVersion, encode_manifest  # fmt: skip
-from tracker.evidence.bundle.record_lines import RecordLine, encode_line
-from tracker.evidence.bundle.zip_writer import BundleWriter, Piecewise
 from tracker.domain.deliveries import LOST, OURS, Micros, Record
 from tracker.domain.record_json import exact_time
-from tracker.log.erasure_records import ErasureBody
 from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
+from tracker.evidence.bundle import readme_page
+from tracker.evidence.bundle.contents import BundleContents
+from tracker.evidence.bundle.manifest import (
+    CHECKPOINT, FORMAT, KEY, MANIFEST, PARTS, PROOFS, README, RECORDS, SMALL_BYTES, TIMELINE, InclusionProof,
+    InferredEnd, Manifest, ReadingSettings, SessionIdentity, Tree, WriterVersion, encode_manifest,
+)  # fmt: skip
+from tracker.evidence.bundle.record_lines import RecordLine, encode_line
+from tracker.evidence.bundle.zip_writer import BundleWriter, MemberFile
+from tracker.log.contract import Log
+from tracker.log.erasure_records import ErasureBody
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.cosignature import with_cosignatures
 from tracker.log.merkle.note import Verifier
 from tracker.log.merkle.tree import ReadTile, inclusion_proof, root_at
-from tracker.log.contract import Log
 from tracker.views.contract import READING, ViewsReader
 
 CACHED_TILES = 512
 WRITE_BYTES = 256 * 1024
 CONCURRENT_READS = 16
-NO_SIGNING_KEY = "The log this comes from has no signing key (the operator makes one with `tracker init`)"
+NO_SIGNING_KEY = "The log has no signing key (the operator creates one with `tracker init`)"
 NOT_SIGNED_YET = (
-    "The node that signs this log has not signed all of these records yet (ask again after its next checkpoint)"
+    "The node that signs the log has not signed all of these records yet (request it again after the next checkpoint)"
 )
 
 MaySee = Callable[[str], bool]
-"""Whether whoever asks may see a source."""
+"""Whether the person who asks may see a source."""
 
 
 class BundleSettings(NamedTuple):
-    """What bundles need of the operator. `sign` makes a checkpoint of the log as it is; None: there is no key here.
+    """What building a bundle needs from the server.
 
-    `keys` gives every public key of checkpoints, [] where nobody signs. `hidden`: fields nobody sees, by source. `frozen`: the views of one moment.
-    `gate`: how many are made at once.
+    `sign` makes a checkpoint of the log as it is now; None where this node has no signing key. `keys` returns every public
+    key of checkpoints, [] where nobody signs. `hidden`: source → fields shown to nobody. `open_snapshot` opens the views
+    at one moment. `gate` limits how many bundles are built at once.
     """
 
     sign: Callable[[], Awaitable[object]] | None
@@ -66,7 +70,7 @@ class BundleSettings(NamedTuple):
 
 
 class BundleRequest(NamedTuple):
-    """What to make. `positions`: the records behind the session, ascending."""
+    """One bundle to build. `positions`: pages of the positions of the session's records, ascending. Times are in µs."""
 
     contents: BundleContents
     positions: AsyncIterator[Sequence[int]]
@@ -75,37 +79,39 @@ class BundleRequest(NamedTuple):
     stuck_after: Micros
 
 
-async def write_bundle(file: IO[bytes], log: Log, bundling: BundleSettings, wanted: BundleRequest) -> Manifest:
+async def write_bundle(file: IO[bytes], log: Log, settings: BundleSettings, request: BundleRequest) -> Manifest:
     """Write one bundle into `file`. Raises `LogError`, `ViewsError`, `EvidenceError` (the log cannot be signed)."""
-    making = _Making(file, log, bundling, wanted)
+    builder = _BundleBuilder(file, log, settings, request)
     try:
-        return await making.run()
+        return await builder.run()
     except BaseException:
-        making.abandon()
+        builder.abandon()
         raise
 
 
-async def timeline_json(told: BundleContents, seen: Callable[[Sequence[msgspec.Struct]], None]) -> AsyncIterator[bytes]:
-    """timeline.json in pieces; `seen` gets the entries. There is one spelling."""
-    yield b'{"session":' + msgspec.json.encode(told.session)
+async def timeline_json(
+    contents: BundleContents, on_entries: Callable[[Sequence[msgspec.Struct]], None]
+) -> AsyncIterator[bytes]:
+    """timeline.json in pieces; `on_entries` gets the timeline entries. The same contents give the same bytes."""
+    yield b'{"session":' + msgspec.json.encode(contents.session)
     for part in PARTS:
         yield b',\n"' + part.encode() + b'":['
         is_first = True
-        async for rows in told.parts[part]:
+        async for rows in contents.parts[part]:
             for row in rows:
                 yield (b"\n" if is_first else b",\n") + msgspec.json.encode(row)
                 is_first = False
             if part == "timeline":
-                seen(rows)
+                on_entries(rows)
         yield b"]"
     yield b"}\n"
 
 
-class _Making:
-    def __init__(self, file: IO[bytes], log: Log, bundling: BundleSettings, wanted: BundleRequest) -> None:
+class _BundleBuilder:
+    def __init__(self, file: IO[bytes], log: Log, settings: BundleSettings, request: BundleRequest) -> None:
         self._log = log
-        self._bundling = bundling
-        self._wanted = wanted
+        self._settings = settings
+        self._request = request
         self._writer = BundleWriter(file)
         self._positions: list[int] = []
         self._erasures: list[int] = []
@@ -114,15 +120,15 @@ class _Making:
 
     async def run(self) -> Manifest:
         records = await self._write_records()
-        keys = await self._bundling.keys()
-        size, root, note, why = await self._checkpoint(max(self._positions, default=0), keys)
+        keys = await self._settings.keys()
+        size, root, note, why_unsigned = await self._checkpoint(max(self._positions, default=0), keys)
         await self._write_proofs(size, root)
         with SpooledTemporaryFile[bytes](max_size=1024 * 1024) as rows:
             await self._write_timeline(rows)
             if note is not None:
                 self._writer.add(CHECKPOINT, note.encode())
                 self._writer.add(KEY, "".join(f"{key}\n" for key in keys).encode())
-            manifest = self._manifest(records, Tree(size=size, root=_encoded(root), why_unsigned=why))
+            manifest = self._manifest(records, Tree(size=size, root=_encoded(root), why_unsigned=why_unsigned))
             await self._write_page(manifest, rows)
         manifest = msgspec.structs.replace(manifest, files=list(self._writer.members))
         self._writer.add(MANIFEST, encode_manifest(manifest))
@@ -130,71 +136,71 @@ class _Making:
         return manifest
 
     def abandon(self) -> None:
-        """Let go of the file; what is in it is no bundle."""
+        """Release the file; its content is no complete bundle."""
         with contextlib.suppress(OSError):
             self._writer.close()
 
     async def _write_records(self) -> int:
         erasures: set[int] = set()
-        with self._writer.member(RECORDS) as into:
-            pieces = _Pieces(into)
-            async for positions in self._wanted.positions:
+        with self._writer.member(RECORDS) as file:
+            buffered = _BufferedMember(file)
+            async for positions in self._request.positions:
                 for start in range(0, len(positions), CONCURRENT_READS):
-                    some = positions[start : start + CONCURRENT_READS]
-                    for line in await asyncio.gather(*map(self._line, some)):
+                    page = positions[start : start + CONCURRENT_READS]
+                    for line in await asyncio.gather(*map(self._line, page)):
                         if line.record.erased_by not in {None, LOST}:
                             erasures.add(line.record.erased_by or LOST)
-                        await pieces.write(encode_line(line))
-                    self._positions += some
+                        await buffered.write(encode_line(line))
+                    self._positions += page
             records = len(self._positions)
             self._erasures = sorted(erasures)
             for position in self._erasures:
                 line = await self._line(position)
-                if not await self._may_be_seen(line.record):
+                if not await self._may_see_erasure(line.record):
                     self._withheld.append(position)
-                    blank = msgspec.structs.replace(line.record, proof=b"{}", body=b"")
-                    line = RecordLine(blank, line.leaf._replace(salt=None), is_withheld=True)
+                    empty = msgspec.structs.replace(line.record, proof=b"{}", body=b"")
+                    line = RecordLine(empty, line.leaf._replace(salt=None), is_withheld=True)
                 self._positions.append(position)
-                await pieces.write(encode_line(line))
-            await pieces.end()
+                await buffered.write(encode_line(line))
+            await buffered.flush()
         return records
 
     async def _line(self, position: int) -> RecordLine:
-        # Somebody may erase it between the two questions: then both are asked again.
+        # If the record is erased between the two reads, read both again.
         for _ in range(3):
             record, leaf = await self._log.record(position), await self._log.leaf(position)
             if record is None or leaf is None:
-                raise LogCorrupt(f"the log has no whole record at position {position}: run `tracker verify`")
+                raise LogCorrupt(f"the log has no complete record at position {position}: run `tracker verify`")
             if record.erased_by is not None:
                 return RecordLine(record, leaf._replace(salt=None))
             if leaf.commitment is None or leaf.salt is not None:
                 return RecordLine(record, leaf)
-        raise LogUnavailable(f"the key of the record at position {position} cannot be read now")
+        raise LogUnavailable(f"the data key of the record at position {position} cannot be read now: try again")
 
-    async def _may_be_seen(self, erasure: Record) -> bool:
-        """Whether an erasure tells only of sources whoever asks may see."""
+    async def _may_see_erasure(self, erasure: Record) -> bool:
+        """Whether an erasure record names only records of sources that the person who asks may see."""
         for each in msgspec.json.decode(erasure.body, type=ErasureBody).erased:
             record = await self._log.record(each.position)
-            if record is None or not (record.vendor == OURS or self._wanted.sees(record.source)):
+            if record is None or not (record.vendor == OURS or self._request.sees(record.source)):
                 return False
         return True
 
     async def _checkpoint(self, last: int, keys: Sequence[Verifier]) -> tuple[int, bytes, str | None, str | None]:
-        """(size, root, note, why there is no note) of the tree to prove against; it holds position `last`."""
-        kept = await self._log.last_checkpoint()
-        if (kept is None or kept[0] < last) and self._bundling.sign is not None:
-            await self._bundling.sign()
-            kept = await self._log.last_checkpoint()
-        if kept is None or kept[0] < last or not keys:
+        """(size, root, note, why there is no note) of the tree to prove against, which includes position `last`."""
+        newest = await self._log.last_checkpoint()
+        if (newest is None or newest[0] < last) and self._settings.sign is not None:
+            await self._settings.sign()
+            newest = await self._log.last_checkpoint()
+        if newest is None or newest[0] < last or not keys:
             head = await self._log.tree_head()
             return head.size, head.root, None, NOT_SIGNED_YET if keys else NO_SIGNING_KEY
         try:
-            signed = open_checkpoint(kept[1], keys)
+            signed = open_checkpoint(newest[1], keys)
         except (NoteMalformed, NoteUnverified) as error:
-            raise EvidenceError(f"the newest checkpoint cannot be believed: {error}") from None
-        if signed.size != kept[0] or signed.root != await self._root(signed.size):
-            raise EvidenceError("the log is not the one its newest checkpoint signed: run `tracker verify`")
-        note = with_cosignatures(kept[1], await self._log.cosignatures(signed.size))
+            raise EvidenceError(f"the newest checkpoint is not trusted: {error}: run `tracker verify`") from None
+        if signed.size != newest[0] or signed.root != await self._root(signed.size):
+            raise EvidenceError("the log does not match its newest checkpoint: run `tracker verify`")
+        note = with_cosignatures(newest[1], await self._log.cosignatures(signed.size))
         return signed.size, signed.root, note, None
 
     async def _root(self, size: int) -> bytes | None:
@@ -204,49 +210,48 @@ class _Making:
             return None
 
     async def _write_proofs(self, size: int, root: bytes) -> None:
-        tile = _remembering(self._log.tile)
-        with self._writer.member(PROOFS) as into:
-            pieces = _Pieces(into)
-            await pieces.write(b'{"size":%d,"root":%s,"inclusion":[' % (size, msgspec.json.encode(_encoded(root))))
+        tile = _cached(self._log.tile)
+        with self._writer.member(PROOFS) as file:
+            buffered = _BufferedMember(file)
+            await buffered.write(b'{"size":%d,"root":%s,"inclusion":[' % (size, msgspec.json.encode(_encoded(root))))
             for n, position in enumerate(self._positions):
                 try:
                     hashes = await inclusion_proof(position - 1, size, tile)
                 except IndexError:
-                    raise LogCorrupt("the tree of the log lacks hashes: run `tracker verify`") from None
+                    raise LogCorrupt("hashes are missing in the tree of the log: run `tracker verify`") from None
                 proof = InclusionProof(position=position, hashes=[_encoded(each) for each in hashes])
-                await pieces.write((b",\n" if n else b"\n") + msgspec.json.encode(proof))
+                await buffered.write((b",\n" if n else b"\n") + msgspec.json.encode(proof))
                 await asyncio.sleep(0)
-            await pieces.write(b"]}\n")
-            await pieces.end()
+            await buffered.write(b"]}\n")
+            await buffered.flush()
 
     async def _write_timeline(self, rows: IO[bytes]) -> None:
-        def seen(entries: Sequence[msgspec.Struct]) -> None:
+        def add_rows(entries: Sequence[msgspec.Struct]) -> None:
             self._entries += len(entries)
-            told: Iterable[dict[str, Any]] = map(msgspec.to_builtins, entries)
-            rows.writelines(map(readme_page.page_row, told))
+            rows.writelines(readme_page.page_row(msgspec.to_builtins(entry)) for entry in entries)
 
-        with self._writer.member(TIMELINE) as into:
-            pieces = _Pieces(into)
-            async for piece in timeline_json(self._wanted.contents, seen):
-                await pieces.write(piece)
-            await pieces.end()
+        with self._writer.member(TIMELINE) as file:
+            buffered = _BufferedMember(file)
+            async for piece in timeline_json(self._request.contents, add_rows):
+                await buffered.write(piece)
+            await buffered.flush()
 
     async def _write_page(self, manifest: Manifest, rows: IO[bytes]) -> None:
         rows.seek(0)
-        with self._writer.member(README) as into:
-            into.write(readme_page.page_top(manifest))
+        with self._writer.member(README) as file:
+            file.write(readme_page.page_top(manifest))
             while piece := await asyncio.to_thread(rows.read, WRITE_BYTES):
-                await asyncio.to_thread(into.write, piece)
-            into.write(readme_page.END.encode())
+                await asyncio.to_thread(file.write, piece)
+            file.write(readme_page.END.encode())
 
     def _manifest(self, records: int, tree: Tree) -> Manifest:
-        row, wanted = self._wanted.contents.row, self._wanted
+        row = self._request.contents.row
         end = None
         if row.end is not None and row.end.provenance == "inferred" and row.ended_at is not None:
             end = InferredEnd(at=exact_time(row.ended_at), reason=row.end.reason)
         return Manifest(
             format=FORMAT,
-            made_at=exact_time(wanted.made_at),
+            made_at=exact_time(self._request.made_at),
             tracker=WriterVersion(version=version("tracker"), reading=READING),
             session=SessionIdentity(id=row.id, source=row.source, vendor=row.vendor),
             records=records,
@@ -255,41 +260,41 @@ class _Making:
             entries=self._entries,
             tree=tree,
             reading=ReadingSettings(
-                hidden=sorted(self._bundling.hidden.get(row.source, ())),
-                stuck_after_ms=wanted.stuck_after // 1000,
+                hidden=sorted(self._settings.hidden.get(row.source, ())),
+                stuck_after_ms=self._request.stuck_after // 1000,
                 inferred_end=end,
             ),
             files=list(self._writer.members),
         )
 
 
-class _Pieces:
-    """Small pieces gathered into larger ones, compressed off the loop."""
+class _BufferedMember:
+    """Collects small pieces and writes them together; large writes are compressed in a thread."""
 
-    def __init__(self, into: Piecewise) -> None:
-        self._into = into
-        self._held: list[bytes] = []
+    def __init__(self, file: MemberFile) -> None:
+        self._file = file
+        self._pieces: list[bytes] = []
         self._size = 0
 
     async def write(self, piece: bytes) -> None:
-        self._held.append(piece)
+        self._pieces.append(piece)
         self._size += len(piece)
         if self._size >= WRITE_BYTES:
-            await self.end()
+            await self.flush()
 
-    async def end(self) -> None:
-        held, self._held, self._size = b"".join(self._held), [], 0
-        if len(held) > SMALL_BYTES:
-            await asyncio.to_thread(self._into.write, held)
-        elif held:
-            self._into.write(held)
+    async def flush(self) -> None:
+        joined, self._pieces, self._size = b"".join(self._pieces), [], 0
+        if len(joined) > SMALL_BYTES:
+            await asyncio.to_thread(self._file.write, joined)
+        elif joined:
+            self._file.write(joined)
 
 
-def _remembering(tile: ReadTile) -> ReadTile:
-    """The same tiles; the last few are read once: proofs of one session share most of theirs."""
+def _cached(tile: ReadTile) -> ReadTile:
+    """Read each of the last few tiles once: the proofs of one session share most of theirs."""
     known: OrderedDict[tuple[int, int], Sequence[bytes]] = OrderedDict()
 
-    async def remembered(level: int, n: int) -> Sequence[bytes]:
+    async def cached(level: int, n: int) -> Sequence[bytes]:
         if (level, n) not in known:
             known[level, n] = await tile(level, n)
             if len(known) > CACHED_TILES:
@@ -297,8 +302,8 @@ def _remembering(tile: ReadTile) -> ReadTile:
         known.move_to_end((level, n))
         return known[level, n]
 
-    return remembered
+    return cached
 
 
-def _encoded(found: bytes) -> str:
-    return base64.b64encode(found).decode()
+def _encoded(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()

@@ -1,4 +1,4 @@
-"""What a bundle says about its session: the session and its rows, presented as the API answers them, read page by page."""
+"""The contents of timeline.json: a session and its rows as the API answers them, read page by page."""
 
 from __future__ import annotations
 

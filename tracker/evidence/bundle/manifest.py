@@ -1,14 +1,15 @@
-"""What stands in an evidence bundle: its files by name, their bounds, and the JSON of those that say how to read it.
+"""The files of an evidence bundle: their names, their size limits, and the JSON types of manifest.json and proofs.json.
 
-    manifest.json    what this is, and the SHA-256 of every other file
-    records.jsonl    a line a record: an envelope and its leaf (`lines.py`); erasures that these depend on come last
-    proofs.json      for each line, that its leaf is in the tree
-    timeline.json    what Tracker reads from the records, as the API answers it
-    checkpoint.txt   the signed note about that tree        (not in a bundle of a log that nobody signs)
-    key.txt          the public keys of checkpoints          (likewise)
-    README.html      all of it in plain words
+    manifest.json    names the session and the SHA-256 of every other file
+    records.jsonl    one record per line: an envelope and its leaf (`record_lines.py`); erasure records come last
+    proofs.json      for each line, the proof that its leaf is in the tree
+    timeline.json    what Tracker derives from the records, as the API answers it
+    checkpoint.txt   the signed note about that tree        (missing if nobody signs the log)
+    key.txt          the public keys of checkpoints         (likewise)
+    README.html      all of it for people
 
-The README names the digest of the manifest without the README's own line; so each of the two fixes the other.
+The README names the digest of the manifest without the README's own entry, and the manifest has the README's digest: a
+change of one shows in the other.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ MAX_BYTES = {
     KEY: SMALL_BYTES,
     README: MAX_IN_MEMORY_BYTES,
 }
-"""Every file that may be in a bundle, and how many bytes it may have. Only lines of records are not read at once."""
+"""Every file a bundle may have, and its size limit in bytes. All but records.jsonl are read into memory."""
 
 REQUIRED = (MANIFEST, RECORDS, PROOFS, TIMELINE, README)
 PARTS = ("participants", "connections", "streams", "recordings", "supervisor_sessions", "timeline")
-"""The lists of timeline.json, after `session`."""
+"""The lists in timeline.json, after `session`."""
 
 
 class WriterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which Tracker wrote the bundle, and which reading of the log its timeline is."""
+    """The Tracker that wrote the bundle: its version, and the `READING` (`views/contract`) of its timeline."""
 
     version: str
     reading: int
 
 
 class SessionIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose evidence it is."""
+    """The session that the bundle is about."""
 
     id: str
     source: str
@@ -55,7 +56,7 @@ class SessionIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The tree the proofs lead to; `root` in base64. `why_unsigned` None: checkpoint.txt is its signed note."""
+    """The tree that the proofs lead to; `root` in base64. `why_unsigned` is None if checkpoint.txt signs it."""
 
     size: int
     root: str
@@ -63,7 +64,7 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class InferredEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An end of the session that was worked out, perhaps from records that are not in the bundle. `at` with µs."""
+    """A session end that no record reports; a rule inferred it, possibly from records outside the bundle. `at` has µs."""
 
     at: str
     reason: str
@@ -72,7 +73,7 @@ class InferredEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class ReadingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the timeline depends on besides the records.
 
-    `hidden`: fields the operator lets nobody see. `stuck_after_ms`: silence after which an open session is called stuck.
+    `hidden`: fields the operator shows to nobody. `stuck_after_ms`: silence after which an open session counts as stuck.
     """
 
     hidden: list[str]
@@ -89,9 +90,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """manifest.json. `records` and `erasures` count lines of records.jsonl. `made_at` is the server's clock, with µs.
+    """manifest.json. `records` and `erasures` count lines of records.jsonl. `made_at` is the server's time, with µs.
 
-    `withheld`: positions of erasures whose bodies tell of sources the reader may not see.
+    `withheld`: positions of erasure records that are left out because they name sources the reader may not see.
+    `entries` counts timeline entries.
     """
 
     format: str
@@ -108,14 +110,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class InclusionProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The hashes (base64) from the leaf of a record to the root, lowest first (RFC 9162, 2.1.3.1)."""
+    """The hashes (base64) from a record's leaf to the root, lowest first (RFC 9162, 2.1.3.1)."""
 
     position: int
     hashes: list[str]
 
 
 class Proofs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """proofs.json: `size` and `root` are those of the tree."""
+    """proofs.json. `size` and `root` are those of the tree."""
 
     size: int
     root: str
@@ -123,11 +125,11 @@ class Proofs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json: there is one spelling."""
+    """The bytes of manifest.json. Every manifest has exactly one encoding."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def digest_without_readme(manifest: Manifest) -> str:
-    """What the README names: the SHA-256 (hex) of the manifest without the README's own line."""
+    """The SHA-256 (hex) of the manifest without the README's entry, as the README names it."""
     rest = [each for each in manifest.files if each.name != README]
     return hashlib.sha256(encode_manifest(msgspec.structs.replace(manifest, files=rest))).hexdigest()

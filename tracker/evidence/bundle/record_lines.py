@@ -1,9 +1,9 @@
-"""A line of records.jsonl: a record as the importer reads it, and what is needed to compute its leaf.
+"""A line of records.jsonl: a record in the envelope that the importer reads, and what its leaf is computed from.
 
     {…envelope…, "proof_text": …, "erased_by": …, "withheld": …, "leaf": {"hash": …, "kept": …, "commitment": …, "salt": …}}
 
-There is one spelling: what is read is written again and compared, so nothing can be added that nobody looks at. Hashes
-are base64. Of an erased record only the leaf is left; what it said is in the record at `erased_by`.
+Every line has exactly one encoding: a line that was read is encoded again and compared, so nothing can be added that no
+check looks at. Hashes are base64. Of an erased record only the leaf remains; `erased_by` is the record that erased it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from tracker.domain.deliveries import Origin, Record
 from tracker.domain.record_json import envelope, exact_micros
 from tracker.errors import BundleUnreadable
 from tracker.log.merkle.hashing import HASH_BYTES, leaf_hash
-from tracker.log.merkle.leaf import compute_commitment, stored_digest, leaf_bytes
+from tracker.log.merkle.leaf import compute_commitment, leaf_bytes, stored_digest
 from tracker.log.merkle.note import decode_base64
 from tracker.log.contract import StoredLeaf
 
 POSITION_LIMIT = 2**63
+"""Positions are below this."""
 MAX_PROOF_BYTES = 1024 * 1024
 
 
 class RecordLine(NamedTuple):
-    """A record and its leaf; `is_withheld`: its bytes are left out, because they tell of what the reader may not see."""
+    """A record and its leaf. `is_withheld`: proof and body are left out, because the reader may not see them."""
 
     record: Record
     leaf: StoredLeaf
@@ -35,7 +36,7 @@ class RecordLine(NamedTuple):
 
     @property
     def has_bytes(self) -> bool:
-        """Whether proof and body are here as they came."""
+        """Whether the line has the original proof and body."""
         return self.record.erased_by is None and not self.is_withheld
 
 
@@ -63,13 +64,13 @@ class _JsonLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     leaf: _Leaf
 
 
-_read = msgspec.json.Decoder(_JsonLine).decode
+_decode = msgspec.json.Decoder(_JsonLine).decode
 
 
 def encode_line(line: RecordLine) -> bytes:
-    """The bytes of the line, with its newline. Raises `ValueError` where the proof is no JSON."""
+    """The line as bytes, with its newline. Raises `ValueError` if the proof is no JSON."""
     record, leaf = line.record, line.leaf
-    told = envelope(record) | {
+    fields = envelope(record) | {
         "proof_text": record.proof.decode("utf-8"),
         "erased_by": record.erased_by,
         "withheld": line.is_withheld,
@@ -80,67 +81,67 @@ def encode_line(line: RecordLine) -> bytes:
             "salt": _encoded(leaf.salt),
         },
     }
-    return msgspec.json.encode(told) + b"\n"
+    return msgspec.json.encode(fields) + b"\n"
 
 
-def decode_line(written: bytes) -> RecordLine:
-    """The line these bytes are. Raises `BundleUnreadable` for anything `write_line` would write otherwise."""
+def decode_line(line_bytes: bytes) -> RecordLine:
+    """Decode a line. Raises `BundleUnreadable` unless it is exactly what `encode_line` writes."""
     try:
-        told = _read(written)
-        body = told.body_text.encode() if told.body_text is not None else base64.b64decode(told.body_b64 or "")
-        proof, leaf = told.proof_text.encode(), told.leaf
-        if not 0 < told.position < POSITION_LIMIT or len(proof) > MAX_PROOF_BYTES:
-            raise ValueError("its position or its proof is nothing a log holds")
+        fields = _decode(line_bytes)
+        body = fields.body_text.encode() if fields.body_text is not None else base64.b64decode(fields.body_b64 or "")
+        proof, leaf = fields.proof_text.encode(), fields.leaf
+        if not 0 < fields.position < POSITION_LIMIT or len(proof) > MAX_PROOF_BYTES:
+            raise ValueError("its position or proof is out of bounds")
         record = Record(
-            position=told.position,
-            source=told.source,
-            vendor=told.vendor,
-            event=told.event,
-            dedupe_key=told.dedupe_key,
-            received_at=exact_micros(told.received_at),
-            origin=told.origin,
+            position=fields.position,
+            source=fields.source,
+            vendor=fields.vendor,
+            event=fields.event,
+            dedupe_key=fields.dedupe_key,
+            received_at=exact_micros(fields.received_at),
+            origin=fields.origin,
             proof=proof,
             body=body,
-            erased_by=told.erased_by,
+            erased_by=fields.erased_by,
         )
-        kept = StoredLeaf(
-            told.position,
+        stored_leaf = StoredLeaf(
+            fields.position,
             _hash(leaf.hash),
-            _hash(leaf.kept),
+            _hash(leaf.digest),
             None if leaf.commitment is None else _hash(leaf.commitment),
             None if leaf.salt is None else _bytes(leaf.salt),
         )
-        line = RecordLine(record, kept, told.withheld)
-        same = encode_line(line) == written
+        line = RecordLine(record, stored_leaf, fields.withheld)
+        is_canonical = encode_line(line) == line_bytes
     except (ValueError, RecursionError, OverflowError) as error:
         raise BundleUnreadable(f"is no record of a bundle: {str(error)[:200]}") from None
-    if not same:
-        raise BundleUnreadable("is not written as Tracker writes it: something in it was changed, added or left out")
+    if not is_canonical:
+        raise BundleUnreadable("is not encoded as Tracker encodes it: something in it was changed, added or removed")
     return line
 
 
 def leaf_faults(line: RecordLine) -> list[str]:
-    """What of a line does not fit its own leaf, in words; empty when all of it does."""
+    """What in a line does not match its own leaf, in words; empty if everything matches."""
     record, leaf = line.record, line.leaf
     found: list[str] = []
     if line.has_bytes:
         if leaf.commitment is None:
             if leaf.digest != stored_digest(record.proof, record.body):
-                found.append("its body or proof is not what its leaf was made of")
+                found.append("its body or proof does not match its leaf")
         elif leaf.salt is None:
             found.append("its salt is missing: body and proof cannot be compared with its leaf")
         elif compute_commitment(leaf.salt, record.proof, record.body) != leaf.commitment:
-            found.append("its body, proof or salt is not what its leaf was made of")
+            found.append("its body, proof or salt does not match its leaf")
     elif record.body or json.loads(record.proof) != {} or leaf.salt is not None:
-        found.append("it is said to be erased or withheld, and has bytes all the same")
-    made = leaf_hash(
+        found.append("it is marked as erased or withheld, but has a body, proof or salt")
+    computed = leaf_hash(
         leaf_bytes(
             record.position, record.source, record.vendor, record.event, record.dedupe_key, record.received_at,
             record.origin, leaf.digest, leaf.commitment or b"",
         )
     )  # fmt: skip
-    if made != leaf.hash:
-        found.append("its fields do not make its leaf: a field, a digest or the leaf was changed")
+    if computed != leaf.hash:
+        found.append("its fields do not match its leaf: a field, a digest or the leaf was changed")
     return found
 
 
@@ -151,12 +152,12 @@ def _encoded(found: bytes | None) -> str | None:
 def _bytes(text: str) -> bytes:
     found = decode_base64(text)
     if found is None:
-        raise ValueError("base64 has one spelling")
+        raise ValueError("invalid or non-canonical base64")
     return found
 
 
 def _hash(text: str) -> bytes:
     found = _bytes(text)
     if len(found) != HASH_BYTES:
-        raise ValueError("a hash has 32 bytes")
+        raise ValueError(f"a hash must have {HASH_BYTES} bytes")
     return found

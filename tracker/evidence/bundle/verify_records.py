@@ -1,7 +1,7 @@
-"""The records of a bundle, checked one by one while they are unpacked: leaf, order, name, proof of the sender.
+"""Checks the records of a bundle one by one while they are unpacked: leaf, order, names, the sender's proof.
 
-Only lines that are records at all go into the unpacked log. What was erased has to be named by an erasure that is here
-too, with a leaf of its own.
+Only lines that are valid records go into the unpacked log. An erased record must be named by an erasure record that is in
+the bundle too, with a leaf of its own.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from tracker.evidence.verify_records import naming_faults, recheck_proof
 from tracker.sources.contract import Source
 
 PROGRESS_LINES = 100
+"""Progress is reported after this many lines."""
 
 Progress = Callable[[int, int], None]
-"""(lines seen, all of them)"""
+"""(lines read, lines in all)"""
 
 
 class RecordsResult(msgspec.Struct, kw_only=True):
-    """What going over the records found. `leaves`: (position, leaf hash) of each line, in order.
+    """The result of checking the records. `leaves`: (position, leaf hash) of each line, in order.
 
-    `problems` are about leaves and order, `names` about what does not follow from bodies, `wrong` about senders' proofs,
-    `proofs` counts what became of those. `is_whole`: every line is a record, so that something may follow from them.
+    `problems` are about leaves and order, `names` about event names and dedupe keys, `wrong` about senders' proofs;
+    `proofs` counts the outcomes of those. `is_complete`: every line is a record, so that a timeline can be derived.
     """
 
     leaves: list[tuple[int, bytes]] = []
@@ -42,7 +43,7 @@ class RecordsResult(msgspec.Struct, kw_only=True):
     wrong: list[str] = []
     proofs: Counter[str] = msgspec.field(default_factory=Counter[str])
     erased: int = 0
-    is_whole: bool = False
+    is_complete: bool = False
 
 
 def check_records(
@@ -52,12 +53,12 @@ def check_records(
     sources: Mapping[str, Source] | None,
     progress: Progress | None = None,
 ) -> RecordsResult:
-    """Check every record and put it into `log`. Raises nothing about what it finds."""
-    return _Reading(manifest, log, sources).run(bundle, progress)
+    """Check every record and add it to `log`. Raises nothing about the records: see the result."""
+    return _RecordChecker(manifest, log, sources).run(bundle, progress)
 
 
 def check_inclusion(bundle: OpenBundle, manifest: Manifest, leaves: list[tuple[int, bytes]]) -> tuple[list[str], str]:
-    """(problems, what was found) of the proofs that each leaf is in the tree the manifest names."""
+    """Check the proofs that each leaf is in the tree the manifest names. Returns (problems, what was found)."""
     try:
         proofs = bundle.decoded(PROOFS, Proofs)
     except BundleUnreadable as error:
@@ -65,11 +66,9 @@ def check_inclusion(bundle: OpenBundle, manifest: Manifest, leaves: list[tuple[i
     size, root = manifest.tree.size, decode_base64(manifest.tree.root)
     found: list[str] = []
     if (proofs.size, proofs.root) != (manifest.tree.size, manifest.tree.root):
-        found.append(f"{PROOFS} is about another tree than the manifest names")
+        found.append(f"{PROOFS} is about a different tree than the manifest names")
     if [each.position for each in proofs.inclusion] != [position for position, _ in leaves]:
-        found.append(
-            f"{PROOFS} is not about the records that are here: a record or a proof was added, removed or moved"
-        )
+        found.append(f"{PROOFS} does not match the records: a record or a proof was added, removed or moved")
     by_position = {each.position: each for each in proofs.inclusion}
     for position, leaf in leaves:
         proof = by_position.get(position)
@@ -83,73 +82,78 @@ def check_inclusion(bundle: OpenBundle, manifest: Manifest, leaves: list[tuple[i
     return found, f"{len(leaves)} leaves are in the tree of {size} records"
 
 
-class _Reading:
+class _RecordChecker:
     def __init__(self, manifest: Manifest, log: UnpackedLog, sources: Mapping[str, Source] | None) -> None:
         self._manifest = manifest
         self._log = log
         self._sources = sources
-        self._readers: dict[tuple[str, str], Source] = {}
+        self._derived_sources: dict[tuple[str, str], Source] = {}
         self._erased: dict[int, int] = {}
-        self._told: dict[int, frozenset[int]] = {}
+        self._erasures: dict[int, frozenset[int]] = {}
         self._withheld: list[int] = []
         self._counts = [0, 0]
-        self.found = RecordsResult()
+        """Records of the session, erasure records."""
+        self.result = RecordsResult()
 
     def run(self, bundle: OpenBundle, progress: Progress | None) -> RecordsResult:
-        found, number = self.found, 0
+        result, number = self.result, 0
         try:
-            for number, written in enumerate(bundle.lines(RECORDS), 1):
-                self._take(written, f"line {number} of {RECORDS}")
+            for number, line_bytes in enumerate(bundle.lines(RECORDS), 1):
+                self._check_line(line_bytes, f"line {number} of {RECORDS}")
                 if progress is not None and number % PROGRESS_LINES == 0:
                     progress(number, max(number, self._manifest.records + self._manifest.erasures))
-            found.is_whole = len(found.leaves) == number
+            result.is_complete = len(result.leaves) == number
         except BundleUnreadable as error:
-            found.problems.append(str(error))
+            result.problems.append(str(error))
         self._compare_counts()
         self._compare_erasures()
-        found.erased = len(self._erased)
-        return found
+        result.erased = len(self._erased)
+        return result
 
-    def _take(self, written: bytes, where: str) -> None:
+    def _check_line(self, line_bytes: bytes, where: str) -> None:
         try:
-            line = decode_line(written)
+            line = decode_line(line_bytes)
         except BundleUnreadable as error:
-            self.found.problems.append(f"{where} {error}")
+            self.result.problems.append(f"{where} {error}")
             return
         record = line.record
         is_erasure = record.vendor == OURS and record.event == EVENT
-        last = self.found.leaves[-1][0] if self.found.leaves else 0
+        last = self.result.leaves[-1][0] if self.result.leaves else 0
         begins_erasures = is_erasure and self._counts[True] == 0
         if self._counts[True] and not is_erasure:
-            self._complain(line, "a record of the session stands behind the erasures: it was moved or added")
+            self._add_line_problem(
+                line, "it is a record of the session after the erasure records: it was moved or added"
+            )
         elif record.position <= last and not begins_erasures:
-            self._complain(line, f"it stands behind position {last}: records were swapped or are here twice")
+            self._add_line_problem(line, f"it comes after position {last}: records were swapped or repeated")
         session = self._manifest.session
         if not is_erasure and (record.source, record.vendor) != (session.source, session.vendor):
-            self._complain(line, "it is of another source than the session")
-        self.found.problems += [f"position {record.position}: {fault}" for fault in leaf_faults(line)]
-        self.found.leaves.append((record.position, line.leaf.hash))
+            self._add_line_problem(line, "it is from another source than the session")
+        self.result.problems += [f"position {record.position}: {fault}" for fault in leaf_faults(line)]
+        self.result.leaves.append((record.position, line.leaf.hash))
         self._counts[is_erasure] += 1
-        self._log.put(record.position, written, is_of_session=not is_erasure)
+        self._log.put(record.position, line_bytes, is_of_session=not is_erasure)
         if is_erasure:
-            self._take_erasure(line)
+            self._check_erasure(line)
         else:
-            self._take_delivery(line)
+            self._check_delivery(line)
 
-    def _take_delivery(self, line: RecordLine) -> None:
+    def _check_delivery(self, line: RecordLine) -> None:
         record = line.record
         if record.erased_by is not None:
             self._erased[record.position] = record.erased_by
         elif line.is_withheld:
-            self._complain(line, "only erasures are withheld, never what came from a sender")
+            self._add_line_problem(line, "it is marked as withheld, which only erasure records can be")
             return
-        self.found.names += [f"position {record.position}: {fault}" for fault in naming_faults(record, self._readers)]
+        self.result.names += [
+            f"position {record.position}: {fault}" for fault in naming_faults(record, self._derived_sources)
+        ]
         outcome, wrong = recheck_proof(record, self._sources or {})
-        self.found.proofs[outcome] += 1
+        self.result.proofs[outcome] += 1
         if wrong is not None:
-            self.found.wrong.append(f"position {record.position}: {wrong}")
+            self.result.wrong.append(f"position {record.position}: {wrong}")
 
-    def _take_erasure(self, line: RecordLine) -> None:
+    def _check_erasure(self, line: RecordLine) -> None:
         position = line.record.position
         if line.is_withheld:
             self._withheld.append(position)
@@ -157,36 +161,36 @@ class _Reading:
         try:
             erasure = msgspec.json.decode(line.record.body, type=ErasureBody)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._complain(line, f"no erasure can be read from it: {str(error)[:200]}")
+            self._add_line_problem(line, f"it is no valid erasure record: {str(error)[:200]}")
             return
-        self._told[position] = frozenset(each.position for each in erasure.erased)
+        self._erasures[position] = frozenset(each.position for each in erasure.erased)
 
     def _compare_counts(self) -> None:
         manifest = self._manifest
-        wanted = [manifest.records, manifest.erasures]
-        if self._counts != wanted:
-            self.found.problems.append(
-                f"{self._counts[0]} records and {self._counts[1]} erasures are here, the manifest counts {wanted[0]} and {wanted[1]}"
+        expected = [manifest.records, manifest.erasures]
+        if self._counts != expected:
+            self.result.problems.append(
+                f"the bundle has {self._counts[0]} records and {self._counts[1]} erasures, the manifest counts {expected[0]} and {expected[1]}"
             )
         if self._withheld != manifest.withheld:
-            self.found.problems.append("other erasures are withheld than the manifest says")
+            self.result.problems.append("the withheld erasures are not those in the manifest")
 
     def _compare_erasures(self) -> None:
-        """Each erased record is named by an erasure that is here; an erasure that names none of them should not be."""
+        """Each erased record must be named by an erasure in the bundle, and each erasure must name one of them."""
         for position, by in self._erased.items():
             if by == LOST:
-                self._say(
-                    position, "it has no bytes, and no record says that it was erased: its key was lost or withheld"
+                self._add_problem(
+                    position, "it has no body, and no record says that it was erased: its data key was lost or withheld"
                 )
-            elif by in self._told and position not in self._told[by]:
-                self._say(position, f"the erasure at position {by} does not name it")
-            elif by not in self._told and by not in self._withheld:
-                self._say(position, f"the erasure at position {by} is not in this bundle")
-        for position in {*self._told, *self._withheld} - set(self._erased.values()):
-            self._say(position, "this erasure is about none of the records here")
+            elif by in self._erasures and position not in self._erasures[by]:
+                self._add_problem(position, f"the erasure at position {by} does not name it")
+            elif by not in self._erasures and by not in self._withheld:
+                self._add_problem(position, f"the erasure at position {by} is not in this bundle")
+        for position in {*self._erasures, *self._withheld} - set(self._erased.values()):
+            self._add_problem(position, "this erasure names none of the records in the bundle")
 
-    def _complain(self, line: RecordLine, what: str) -> None:
-        self._say(line.record.position, what)
+    def _add_line_problem(self, line: RecordLine, what: str) -> None:
+        self._add_problem(line.record.position, what)
 
-    def _say(self, position: int, what: str) -> None:
-        self.found.problems.append(f"position {position}: {what}")
+    def _add_problem(self, position: int, what: str) -> None:
+        self.result.problems.append(f"position {position}: {what}")

@@ -1,10 +1,10 @@
-"""A bundle from strangers, opened: nothing in it is believed, no name in it becomes a path, no size in it is trusted.
+"""Opens a bundle from strangers safely: no content is trusted, no name becomes a path, no stated size is believed.
 
-    only files a bundle may have, each once, none encrypted       anything else is refused before a byte is unpacked
-    sizes bounded each and together, and counted while reading    a small zip cannot become a full disk
-    nothing hidden between the files, before or after them        two programs must not see two contents
+    only files of a bundle, each once, none encrypted             everything else is refused before a byte is unpacked
+    sizes bounded one by one and in total, counted while reading  a small zip cannot fill the disk
+    nothing between the files, before or after them               two programs must not see different contents
 
-Every way in which it cannot be read is a `BundleUnreadable`, whatever the libraries below make of it.
+Everything that makes a bundle unreadable is raised as `BundleUnreadable`, whatever the libraries raise.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from tracker.errors import BundleUnreadable
 
 EXTRA_BYTES = 16 * 1024 * 1024
 MAX_RATIO = 200
-"""A zip may grow to so many times its size, and `ALLOWANCE`; what calls say never compresses so well."""
+"""A zip may unpack to at most this many times its size, plus `EXTRA_BYTES`. Records of calls never compress that well."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
-SMALL_JSON, THING, PART = 1024 * 1024, 16, 6
-"""Larger JSON has at least so many bytes for each list or object, and for each comma; else it grows too much when it is read."""
-LOCAL = struct.Struct("<4s5H3L2H")
-END = struct.Struct("<4s4H2LH")
-WHOLE = 0xFFFFFFFF
+SMALL_JSON = 1024 * 1024
+BYTES_PER_CONTAINER, BYTES_PER_COMMA = 16, 6
+"""JSON larger than `SMALL_JSON` needs this many bytes per list or object, and per comma; denser JSON fills the memory."""
+LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+END_RECORD = struct.Struct("<4s4H2LH")
+ZIP64 = 0xFFFFFFFF
 ENCRYPTED = 0x1
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
@@ -40,7 +41,7 @@ Read = TypeVar("Read")
 
 
 class OpenBundle:
-    """An opened bundle; `sizes` are those of the files it has."""
+    """An open bundle. `sizes`: name of a file in it → bytes."""
 
     def __init__(self, file: IO[bytes], opened: zipfile.ZipFile) -> None:
         self._file = file
@@ -49,21 +50,21 @@ class OpenBundle:
         self.sizes = {name: info.file_size for name, info in self._infos.items()}
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file, in pieces. Raises `BundleUnreadable`."""
+        """The bytes of a file in chunks. Raises `BundleUnreadable`."""
         if name not in self._infos:
             raise BundleUnreadable(f"{name} is missing")
-        with _understood(name), self._zip.open(self._infos[name]) as file:
+        with _as_unreadable(name), self._zip.open(self._infos[name]) as file:
             left = MAX_BYTES[name]
-            while piece := file.read(CHUNK_BYTES):
-                left -= len(piece)
+            while chunk := file.read(CHUNK_BYTES):
+                left -= len(chunk)
                 if left < 0:
                     raise BundleUnreadable(f"{name} has more than {MAX_BYTES[name]} bytes")
-                yield piece
+                yield chunk
 
     def content(self, name: str) -> bytes:
-        """All bytes of a file that is read at once. Raises `BundleUnreadable`."""
+        """All bytes of a file that fits into memory. Raises `BundleUnreadable`."""
         if MAX_BYTES[name] > MAX_IN_MEMORY_BYTES:
-            raise BundleUnreadable(f"{name} is not read at once")
+            raise BundleUnreadable(f"{name} is too large to be read into memory")
         return b"".join(self.chunks(name))
 
     def text(self, name: str) -> str:
@@ -71,67 +72,71 @@ class OpenBundle:
         try:
             return self.content(name).decode()
         except UnicodeDecodeError:
-            raise BundleUnreadable(f"{name} is no UTF-8 text") from None
+            raise BundleUnreadable(f"{name} is not UTF-8 text") from None
 
     def lines(self, name: str) -> Iterator[bytes]:
-        """The lines of a file with their newlines. Raises `BundleUnreadable`; also where the last one has none."""
-        held = b""
-        for piece in self.chunks(name):
-            *whole, held = (held + piece).split(b"\n")
-            for line in whole:
+        """The lines of a file with their newlines. Raises `BundleUnreadable`, also if the last one has no newline."""
+        rest = b""
+        for chunk in self.chunks(name):
+            *complete, rest = (rest + chunk).split(b"\n")
+            for line in complete:
                 yield line + b"\n"
-            if len(held) > MAX_LINE_BYTES:
+            if len(rest) > MAX_LINE_BYTES:
                 raise BundleUnreadable(f"{name} has a line of more than {MAX_LINE_BYTES} bytes")
-        if held:
-            raise BundleUnreadable(f"the last line of {name} does not end: something was cut off")
+        if rest:
+            raise BundleUnreadable(f"the last line of {name} is incomplete: something was cut off")
 
     def decoded(self, name: str, kind: type[Read]) -> Read:
-        """The JSON of a file as what it has to be. Raises `BundleUnreadable`."""
+        """The JSON of a file as this type. Raises `BundleUnreadable`."""
         content = self.content(name)
         if not is_plausible(content):
-            raise BundleUnreadable(f"{name} holds next to nothing in very many pieces: it was made to fill the memory")
+            raise BundleUnreadable(f"{name} has very many tiny values: it was made to fill the memory")
         try:
             return msgspec.json.decode(content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
-            raise BundleUnreadable(f"{name} is not what it has to be: {str(error)[:300]}") from None
+            raise BundleUnreadable(f"{name} is malformed: {str(error)[:300]}") from None
 
     def digest(self, name: str) -> str:
         """The SHA-256 of a file, in hex. Raises `BundleUnreadable`."""
-        found = hashlib.sha256()
-        for piece in self.chunks(name):
-            found.update(piece)
-        return found.hexdigest()
+        digest = hashlib.sha256()
+        for chunk in self.chunks(name):
+            digest.update(chunk)
+        return digest.hexdigest()
 
     def manifest(self) -> Manifest:
-        """manifest.json. Raises `BundleUnreadable`, also for one of another format or spelled otherwise."""
+        """manifest.json. Raises `BundleUnreadable`, also for another format or another encoding."""
         content = self.content(MANIFEST)
         manifest = self.decoded(MANIFEST, Manifest)
         if manifest.format != FORMAT:
-            raise BundleUnreadable(f"this bundle has the format {manifest.format[:80]!r}; this Tracker reads {FORMAT}")
+            raise BundleUnreadable(
+                f"this bundle has the format {manifest.format[:80]!r}, this Tracker reads {FORMAT}: use another version"
+            )
         if encode_manifest(manifest) != content:
-            raise BundleUnreadable(f"{MANIFEST} is not written as Tracker writes it: it was edited")
+            raise BundleUnreadable(f"{MANIFEST} is not encoded as Tracker encodes it: it was edited")
         return manifest
 
 
 def is_plausible(content: bytes) -> bool:
-    """Whether JSON says enough for its size to be read: millions of empty lists fill the memory and say nothing."""
-    things, parts = content.count(b"{") + content.count(b"["), content.count(b",")
-    return len(content) <= SMALL_JSON or (things * THING <= len(content) and parts * PART <= len(content))
+    """Whether it is safe to decode JSON: millions of empty lists would fill the memory."""
+    containers, commas = content.count(b"{") + content.count(b"["), content.count(b",")
+    return len(content) <= SMALL_JSON or (
+        containers * BYTES_PER_CONTAINER <= len(content) and commas * BYTES_PER_COMMA <= len(content)
+    )
 
 
 @contextlib.contextmanager
 def open_bundle(path: Path) -> Generator[OpenBundle]:
-    """Open a bundle. Raises `BundleUnreadable`, and `OSError` where there is no such file."""
+    """Open a bundle. Raises `BundleUnreadable`, and `OSError` if there is no such file."""
     with path.open("rb") as file:
-        with _understood("the file"):
+        with _as_unreadable("the file"):
             archive = zipfile.ZipFile(file)
         with archive:
-            with _understood("the file"):
-                _expect_harmless(archive, file, path.stat().st_size)
+            with _as_unreadable("the file"):
+                _expect_safe(archive, file, path.stat().st_size)
             yield OpenBundle(file, archive)
 
 
-def _expect_harmless(archive: zipfile.ZipFile, file: IO[bytes], size: int) -> None:
+def _expect_safe(archive: zipfile.ZipFile, file: IO[bytes], size: int) -> None:
     infos = archive.infolist()
     if len(infos) > len(MAX_BYTES):
         raise BundleUnreadable(f"it has {len(infos)} files; a bundle has at most {len(MAX_BYTES)}")
@@ -143,40 +148,40 @@ def _expect_harmless(archive: zipfile.ZipFile, file: IO[bytes], size: int) -> No
         if names.count(info.filename) > 1:
             raise BundleUnreadable(f"it has the file {shown} more than once")
         if info.flag_bits & ENCRYPTED or info.compress_type not in METHODS:
-            raise BundleUnreadable(f"{shown} is encrypted or packed in a way no bundle is")
+            raise BundleUnreadable(f"{shown} is encrypted or compressed in a way no bundle is")
         if info.file_size > MAX_BYTES[info.filename]:
             raise BundleUnreadable(
-                f"{shown} would have {info.file_size} bytes; at most {MAX_BYTES[info.filename]} are read"
+                f"{shown} has {info.file_size} bytes, at most {MAX_BYTES[info.filename]} are allowed"
             )
     if sum(info.file_size for info in infos) > EXTRA_BYTES + MAX_RATIO * size:
-        raise BundleUnreadable("it would grow to far more than any bundle does: it was made to fill a disk")
+        raise BundleUnreadable("it unpacks to far more than any bundle does: it was made to fill a disk")
     if archive.comment:
-        raise BundleUnreadable("something was written behind its end")
+        raise BundleUnreadable("something was added after its end")
     _expect_contiguous(archive, file, size)
 
 
 def _expect_contiguous(archive: zipfile.ZipFile, file: IO[bytes], size: int) -> None:
-    """Raise `BundleUnreadable` unless the files follow each other from the first byte to the table of contents, the last."""
+    """Raise `BundleUnreadable` unless the files and the central directory fill the zip without gaps."""
     at = 0
     for info in sorted(archive.infolist(), key=lambda each: each.header_offset):
         if info.header_offset != at:
-            raise BundleUnreadable("something lies hidden between its files")
+            raise BundleUnreadable("something is hidden between its files")
         file.seek(at)
-        header = LOCAL.unpack(file.read(LOCAL.size))
+        header = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
         name_length, extra_length = header[-2:]
         if header[0] != b"PK\x03\x04" or file.read(name_length) != info.filename.encode():
-            raise BundleUnreadable("its files are not those its table of contents names")
-        at += LOCAL.size + name_length + extra_length + info.compress_size
-    file.seek(-END.size, 2)
-    *_, table_bytes, table_at, _ = END.unpack(file.read(END.size))
-    # Both are all ones where the real ones stand in front of it: a bundle of more than 4 GiB.
-    ends = WHOLE in {table_bytes, table_at} or table_at + table_bytes + END.size == size
-    if at != archive.start_dir or not ends:
-        raise BundleUnreadable("something lies hidden between or behind its files")
+            raise BundleUnreadable("its files are not those in its central directory")
+        at += LOCAL_HEADER.size + name_length + extra_length + info.compress_size
+    file.seek(-END_RECORD.size, 2)
+    *_, directory_bytes, directory_at, _ = END_RECORD.unpack(file.read(END_RECORD.size))
+    # A bundle of more than 4 GiB has the real values in a ZIP64 record before this one.
+    is_zip64 = ZIP64 in {directory_bytes, directory_at}
+    if at != archive.start_dir or not (is_zip64 or directory_at + directory_bytes + END_RECORD.size == size):
+        raise BundleUnreadable("something is hidden between or after its files")
 
 
 @contextlib.contextmanager
-def _understood(what: str) -> Generator[None]:
+def _as_unreadable(what: str) -> Generator[None]:
     try:
         yield
     except (

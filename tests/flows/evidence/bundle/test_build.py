@@ -1,4 +1,4 @@
-"""The evidence of a session in one file: made from any vendor's call, and verified without the log it came from."""
+"""Bundles of sessions of every vendor, and their verification without the log they came from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import bundles as bundled
+from tests.support import bundles as support
 from tests.support.bundles import START, configured, failed, filled, outcomes, session_of, unpacked, verified
 from tests.support.samples import samples
 from tracker.cli import desk, desk_erasing
@@ -30,20 +30,20 @@ SIGNED_BY_THE_SENDER = {"openvidu_meet", "livekit", "plugnmeet"}
 
 @pytest.fixture(scope="module", params=["sealed", "in clear"])
 def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    made = configured(tmp_path_factory.mktemp("log") / "log", sealed=request.param == "sealed")
-    asyncio.run(filled(made))
-    return made
+    config = configured(tmp_path_factory.mktemp("log") / "log", sealed=request.param == "sealed")
+    asyncio.run(filled(config))
+    return config
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
 async def test_the_bundle_of_a_call_verifies(config: Config, vendor: str, tmp_path: Path) -> None:
     session = await session_of(config, vendor)
-    path = await bundled.bundle(config, session, tmp_path / "it.zip")
+    path = await support.bundle(config, session, tmp_path / "it.zip")
 
-    alone = await verified(path)
-    assert not failed(alone)
-    assert alone.session == session
-    assert {name for name, outcome in outcomes(alone).items() if outcome != "ok"} == {"signer", "vendors"}
+    untrusting = await verified(path)
+    assert not failed(untrusting)
+    assert untrusting.session == session
+    assert {name for name, outcome in outcomes(untrusting).items() if outcome != "ok"} == {"signer", "vendors"}
 
     trusting = await verified(path, config)
     assert not failed(trusting)
@@ -51,9 +51,9 @@ async def test_the_bundle_of_a_call_verifies(config: Config, vendor: str, tmp_pa
     assert outcomes(trusting)["vendors"] == ("ok" if vendor in SIGNED_BY_THE_SENDER else "not checked")
 
 
-async def test_the_files_are_what_they_are_said_to_be(config: Config, tmp_path: Path) -> None:
+async def test_every_file_has_the_content_its_name_says(config: Config, tmp_path: Path) -> None:
     session = await session_of(config, "livekit")
-    files = unpacked(await bundled.bundle(config, session, tmp_path / "it.zip"))
+    files = unpacked(await support.bundle(config, session, tmp_path / "it.zip"))
     assert set(files) == set(contents.MAX_BYTES)
     key = Verifier.read(files["key.txt"].decode())
     signed = open_checkpoint(files["checkpoint.txt"].decode(), [key])
@@ -61,14 +61,14 @@ async def test_the_files_are_what_they_are_said_to_be(config: Config, tmp_path: 
     assert manifest["tree"]["size"] == signed.size
     lines = [json.loads(line) for line in files["records.jsonl"].splitlines()]
     assert [line["body_text"].encode() for line in lines] == [sent.body for sent in whole_call("livekit", START)]
-    told = json.loads(files["timeline.json"])
-    assert told["session"]["id"] == session
-    assert len(told["timeline"]) == manifest["entries"]
-    assert list(told) == ["session", *contents.PARTS]
+    timeline = json.loads(files["timeline.json"])
+    assert timeline["session"]["id"] == session
+    assert len(timeline["timeline"]) == manifest["entries"]
+    assert list(timeline) == ["session", *contents.PARTS]
 
 
 async def test_the_records_of_a_bundle_can_be_imported_again(config: Config, tmp_path: Path) -> None:
-    files = unpacked(await bundled.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "it.zip"))
+    files = unpacked(await support.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "it.zip"))
     (tmp_path / "records.jsonl").write_bytes(files["records.jsonl"])
     (report,) = await desk.import_files(config, "pnm", [tmp_path / "records.jsonl"])
     assert (report.new, report.unreadable) == (0, [])
@@ -86,7 +86,7 @@ async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(
         source = stores.sources(config)["lk"]
         await log.append(source.verify_trusted(body, received_at=START, proof={"scheme": "import"}))
     await desk.rebuild(config)
-    path = await bundled.bundle(config, "lk:RM_x", tmp_path / "it.zip")
+    path = await support.bundle(config, "lk:RM_x", tmp_path / "it.zip")
     readme = unpacked(path)["README.html"].decode()
     assert "<script" not in readme
     assert "<img" not in readme
@@ -96,7 +96,7 @@ async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(
 
 
 async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path: Path) -> None:
-    """Mixed, with runs that end each other, in rooms without ids: what came from outside is named, the rest follows."""
+    """All samples mixed, with runs that end each other: what came from outside is named, the rest follows from the records."""
     config = configured(tmp_path / "log", sealed=False)
     await desk.init(config)
     sources = stores.sources(config)
@@ -113,24 +113,24 @@ async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path:
         )
     await desk.rebuild(config)
     outside = 0
-    for n, session in enumerate(await bundled.sessions(config)):
-        found = await verified(await bundled.bundle(config, session, tmp_path / f"{n}.zip"))
+    for n, session in enumerate(await support.sessions(config)):
+        found = await verified(await support.bundle(config, session, tmp_path / f"{n}.zip"))
         assert not failed(found), session
         (timeline,) = (check for check in found.checks if check.name == "timeline")
         outside += "outside" in timeline.about
     assert outside > 2
 
 
-async def test_a_session_that_is_going_on_has_a_bundle_too(tmp_path: Path) -> None:
+async def test_a_running_session_has_a_bundle_too(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await desk.init(config)
-    await bundled.take(config, [("livekit", sent) for sent in whole_call("livekit", START)[:5]])
-    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    await support.append(config, [("livekit", sent) for sent in whole_call("livekit", START)[:5]])
+    path = await support.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
     assert json.loads(unpacked(path)["timeline.json"])["session"]["stuck"] is True
     assert not failed(await verified(path, config))
 
 
-async def test_what_the_operator_hides_is_hidden_in_the_timeline_and_it_verifies(tmp_path: Path) -> None:
+async def test_hidden_fields_are_missing_in_the_timeline_and_the_bundle_verifies(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     configured(folder)
     text = (folder / "config.toml").read_text("utf-8")
@@ -141,7 +141,7 @@ async def test_what_the_operator_hides_is_hidden_in_the_timeline_and_it_verifies
 
     config = load(folder / "config.toml", {})
     await filled(config)
-    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    path = await support.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
     files = unpacked(path)
     assert json.loads(files["manifest.json"])["reading"]["hidden"] == ["name", "reason"]
     assert {person["name"] for person in json.loads(files["timeline.json"])["participants"]} == {None}
@@ -151,34 +151,34 @@ async def test_what_the_operator_hides_is_hidden_in_the_timeline_and_it_verifies
 # Signing
 
 
-async def test_a_checkpoint_is_made_only_when_the_newest_does_not_cover_the_records(tmp_path: Path) -> None:
+async def test_a_checkpoint_is_made_only_if_the_newest_does_not_cover_the_records(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit"])
     session = await session_of(config, "livekit")
-    first = unpacked(await bundled.bundle(config, session, tmp_path / "1.zip"))
+    first = unpacked(await support.bundle(config, session, tmp_path / "1.zip"))
     async with stores.reading_log(config) as log:
         assert len(await log.checkpoints()) == 1
-    await bundled.take(config, [("plugnmeet", sent) for sent in whole_call("plugnmeet", START)])
-    second = unpacked(await bundled.bundle(config, session, tmp_path / "2.zip"))
+    await support.append(config, [("plugnmeet", sent) for sent in whole_call("plugnmeet", START)])
+    second = unpacked(await support.bundle(config, session, tmp_path / "2.zip"))
     assert first["checkpoint.txt"] == second["checkpoint.txt"]
-    await bundled.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "3.zip")
+    await support.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "3.zip")
     async with stores.reading_log(config) as log:
         assert len(await log.checkpoints()) == 2
 
 
-async def test_without_a_signing_key_the_bundle_says_so_plainly(tmp_path: Path) -> None:
+async def test_without_a_signing_key_the_bundle_says_that_it_is_not_signed(tmp_path: Path) -> None:
     config = configured(tmp_path / "log", sealed=False)
     await filled(config, ["livekit"])
     config.evidence.key_file.unlink()
-    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    path = await support.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
     files = unpacked(path)
     assert "checkpoint.txt" not in files
     assert "no signing key" in json.loads(files["manifest.json"])["tree"]["why_unsigned"]
-    assert "Nobody signed this" in files["README.html"].decode()
+    assert "This bundle is not signed" in files["README.html"].decode()
     found = await verified(path)
     assert not failed(found)
     assert outcomes(found)["checkpoint"] == outcomes(found)["signer"] == "not checked"
-    # Whoever names a key expects a signature: taking it away is noticed.
+    # With a key given, a missing signature is a failure.
     assert "checkpoint" in failed(await verified(path, None, keys=[str(Signer.generate("someone").verifier)]))
 
 
@@ -187,49 +187,49 @@ async def test_a_log_that_was_rolled_back_gives_no_bundle(tmp_path: Path) -> Non
     await filled(config, ["livekit"])
     session = await session_of(config, "livekit")
     old = config.log.path.read_bytes()
-    await bundled.take(config, [("plugnmeet", sent) for sent in whole_call("plugnmeet", START)])
-    await bundled.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "1.zip")
+    await support.append(config, [("plugnmeet", sent) for sent in whole_call("plugnmeet", START)])
+    await support.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "1.zip")
     for ending in ("-wal", "-shm"):
         config.log.path.with_name(config.log.path.name + ending).unlink(missing_ok=True)
     config.log.path.write_bytes(old)
     await desk.rebuild(config)
     with pytest.raises(HistoryChanged):
-        await bundled.bundle(config, session, tmp_path / "2.zip")
+        await support.bundle(config, session, tmp_path / "2.zip")
     assert not (tmp_path / "2.zip").exists()
 
 
-async def test_a_bundle_is_held_against_the_checkpoints_that_were_shipped(tmp_path: Path) -> None:
+async def test_a_bundle_is_compared_with_the_shipped_checkpoints(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit"])
-    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    path = await support.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
     assert outcomes(await verified(path, None, files=[config.evidence.file]))["shipped"] == "ok"
 
-    # The same operator, the same key, another log of the same size.
+    # The same operator and key, but a different log of the same size.
     other = configured(tmp_path / "other")
     shutil.copy(config.evidence.key_file, other.evidence.key_file)
     await desk.init(other)
-    await bundled.take(other, [("livekit", sent) for sent in whole_call("livekit", START, seed=5)])
-    forged = await bundled.bundle(other, await session_of(other, "livekit"), tmp_path / "forged.zip")
+    await support.append(other, [("livekit", sent) for sent in whole_call("livekit", START, seed=5)])
+    forged = await support.bundle(other, await session_of(other, "livekit"), tmp_path / "forged.zip")
     assert not failed(await verified(forged, config))
     (problem,) = failed(await verified(forged, config, files=[config.evidence.file]))["shipped"]
-    assert "another tree" in problem
+    assert "a different tree" in problem
 
 
-# Erasing
+# Erasures
 
 
-async def test_after_an_erasure_old_bundles_of_others_hold_and_new_ones_have_pseudonyms(tmp_path: Path) -> None:
+async def test_after_an_erasure_old_bundles_verify_and_new_ones_have_pseudonyms(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit", "plugnmeet"])
     erased, other = await session_of(config, "livekit"), await session_of(config, "plugnmeet")
-    before = await bundled.bundle(config, other, tmp_path / "before.zip")
-    itself = await bundled.bundle(config, erased, tmp_path / "itself.zip")
+    before = await support.bundle(config, other, tmp_path / "before.zip")
+    itself = await support.bundle(config, erased, tmp_path / "itself.zip")
 
     await desk_erasing.erase(config, [await desk_erasing.selection_of_session(config, erased)])
 
     assert not failed(await verified(before, config))
     assert not failed(await verified(itself, config))
-    after = await bundled.bundle(config, erased, tmp_path / "after.zip")
+    after = await support.bundle(config, erased, tmp_path / "after.zip")
     found = await verified(after, config)
     assert not failed(found)
     files = unpacked(after)
@@ -238,14 +238,14 @@ async def test_after_an_erasure_old_bundles_of_others_hold_and_new_ones_have_pse
     assert "erased-" in files["README.html"].decode()
     was, now = (json.loads(unpacked(each)["timeline.json"])["timeline"] for each in (itself, after))
     assert [(entry["at"], entry["kind"]) for entry in was] == [(entry["at"], entry["kind"]) for entry in now]
-    assert not failed(await verified(await bundled.bundle(config, other, tmp_path / "2.zip"), config))
+    assert not failed(await verified(await support.bundle(config, other, tmp_path / "2.zip"), config))
 
 
-async def test_one_person_erased_leaves_a_bundle_of_both_kinds_of_records(tmp_path: Path) -> None:
+async def test_after_erasing_one_person_a_bundle_has_erased_and_other_records(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit", "plugnmeet"])
     await desk_erasing.erase(config, [await desk_erasing.selection_of_person(config, "user-alice")])
-    path = await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
+    path = await support.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
     found = await verified(path, config)
     assert not failed(found)
     assert outcomes(found)["vendors"] == "ok"
@@ -254,20 +254,20 @@ async def test_one_person_erased_leaves_a_bundle_of_both_kinds_of_records(tmp_pa
     assert b"user-alice" not in b"".join(unpacked(path).values())
 
 
-async def test_an_erasure_that_is_left_out_is_missed(tmp_path: Path) -> None:
+async def test_a_missing_erasure_record_is_noticed(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit"])
     session = await session_of(config, "livekit")
     await desk_erasing.erase(config, [await desk_erasing.selection_of_session(config, session)])
-    path = await bundled.bundle(config, session, tmp_path / "it.zip")
+    path = await support.bundle(config, session, tmp_path / "it.zip")
     files = unpacked(path)
     files["records.jsonl"] = b"".join(files["records.jsonl"].splitlines(keepends=True)[:-1])
-    found = failed(await verified(bundled.packed(bundled.covered_up(files), tmp_path / "bad.zip")))
+    found = failed(await verified(support.packed(support.with_corrected_digests(files), tmp_path / "bad.zip")))
     assert "is not in this bundle" in found["records"][-1]
     assert found["timeline"]
 
 
-async def test_erasures_that_tell_of_other_sources_are_withheld_from_who_may_not_see_them(tmp_path: Path) -> None:
+async def test_erasures_that_name_other_sources_are_withheld_from_readers_who_may_not_see_those(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit", "plugnmeet"])
     await desk_erasing.erase(config, [Selection(why="before", before=START * 2)])
@@ -289,7 +289,7 @@ async def test_erasures_that_tell_of_other_sources_are_withheld_from_who_may_not
 
 
 @pytest.mark.parametrize("is_key_known", [True, False])
-async def test_what_another_node_has_still_to_sign_is_bundled_unsigned_and_says_so(
+async def test_records_that_another_node_has_not_signed_yet_give_an_unsigned_bundle_that_says_so(
     tmp_path: Path, is_key_known: bool
 ) -> None:
     config = configured(tmp_path / "log")
@@ -308,8 +308,8 @@ async def test_what_another_node_has_still_to_sign_is_bundled_unsigned_and_says_
         with (tmp_path / "it.zip").open("w+b") as file:
             await bundles.make_bundle(door, desk_reading.READER, session, file)
     assert outcomes(await verified(tmp_path / "it.zip"))["checkpoint"] == "not checked"
-    said = json.loads(unpacked(tmp_path / "it.zip")["manifest.json"])["tree"]["why_unsigned"]
-    assert ("has not signed all of these records yet" in said) is is_key_known
+    why_unsigned = json.loads(unpacked(tmp_path / "it.zip")["manifest.json"])["tree"]["why_unsigned"]
+    assert ("has not signed all of these records yet" in why_unsigned) is is_key_known
 
 
 # The command line
@@ -321,8 +321,8 @@ def cli(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main([*arguments])
-        out, complaint = capsys.readouterr()
-        return code, out, complaint
+        out, err = capsys.readouterr()
+        return code, out, err
 
     return run
 
@@ -330,13 +330,13 @@ def cli(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
 def test_the_command_line_makes_and_verifies_a_bundle(config: Config, cli, tmp_path: Path) -> None:
     at = str(config.path)
     session = asyncio.run(session_of(config, "livekit"))
-    code, out, complaint = cli("export", "--config", at, "--evidence", session)
-    assert code == 0, complaint
+    code, out, err = cli("export", "--config", at, "--evidence", session)
+    assert code == 0, err
     (path,) = tmp_path.glob("evidence-lk_*.zip")
     assert path.name in out
-    # Nothing but the file: there is no config.toml here.
-    code, out, complaint = cli("verify", path.name)
-    assert code == 0, complaint
+    # From the file alone: there is no config.toml here.
+    code, out, err = cli("verify", path.name)
+    assert code == 0, err
     assert "everything that was checked holds; not checked: signer, vendors" in out
     key = stores.verifiers(config)[0]
     code, out, _ = cli("verify", path.name, "--key", str(key), "--json")
@@ -349,7 +349,7 @@ def test_the_command_line_makes_and_verifies_a_bundle(config: Config, cli, tmp_p
     assert cli("verify", path.name, "--config", at)[0] == 0
 
 
-def test_the_command_line_says_what_cannot_be(config: Config, cli, tmp_path: Path) -> None:
+def test_the_command_line_refuses_what_cannot_be_done(config: Config, cli, tmp_path: Path) -> None:
     at = str(config.path)
     assert cli("export", "--config", at, "--evidence", "nothing")[0] == 2
     assert cli("export", "--config", at, "--evidence", "x", "--source", "lk")[0] == 2
@@ -368,11 +368,11 @@ def test_the_command_line_says_what_cannot_be(config: Config, cli, tmp_path: Pat
 async def test_a_bundle_is_never_written_over_a_file(config: Config, tmp_path: Path) -> None:
     (tmp_path / "there.zip").touch()
     with pytest.raises(ParameterInvalid):
-        await bundled.bundle(config, await session_of(config, "livekit"), tmp_path / "there.zip")
+        await support.bundle(config, await session_of(config, "livekit"), tmp_path / "there.zip")
 
 
-async def test_an_end_known_from_elsewhere_is_compared_and_named(tmp_path: Path) -> None:
-    """A server that was started again ended a session: the bundle holds no record of that."""
+async def test_an_end_known_from_other_records_is_compared_and_named(tmp_path: Path) -> None:
+    """A restart of the server ended the session, and the bundle has no record of that."""
     config = configured(tmp_path / "log", sealed=False)
     await desk.init(config)
     first, second = tmp_path / "CDR.2023-11-14_22-13-00.log", tmp_path / "CDR.2023-11-15_22-14-00.log"
@@ -380,8 +380,8 @@ async def test_an_end_known_from_elsewhere_is_compared_and_named(tmp_path: Path)
     second.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START + 86_400_000_000, seed=9)) + b"\n")
     await desk.import_files(config, "ov", [first, second])
     await desk.rebuild(config)
-    (session,) = [name for name in await bundled.sessions(config) if str(START // 1000) in name]
-    path = await bundled.bundle(config, session, tmp_path / "it.zip")
+    (session,) = [name for name in await support.sessions(config) if str(START // 1000) in name]
+    path = await support.bundle(config, session, tmp_path / "it.zip")
     end = json.loads(unpacked(path)["manifest.json"])["reading"]["inferred_end"]
     assert end["reason"] == "server_shutdown"
     found = await verified(path)
@@ -389,11 +389,11 @@ async def test_an_end_known_from_elsewhere_is_compared_and_named(tmp_path: Path)
     (timeline,) = (check for check in found.checks if check.name == "timeline")
     assert "not proved by it: the end of the session" in timeline.about
     readme = unpacked(path)["README.html"].decode()
-    assert "Here also the end of the session (server_shutdown)" in readme
+    assert "that includes the end of the session (server_shutdown)" in readme
 
     def later(content: bytes) -> bytes:
         return content.replace(end["at"].encode(), b"2030-01-01T00:00:00.000000Z")
 
     assert "timeline" in failed(
-        await verified(bundled.changed(path, tmp_path / "bad.zip", {"manifest.json": later}, covered=True))
+        await verified(support.changed(path, tmp_path / "bad.zip", {"manifest.json": later}, corrected=True))
     )

@@ -129,7 +129,7 @@ async def test_a_second_node_that_signs_is_not_believed_and_told_of(tmp_path: Pa
             assert "tracker_log_diverged 0.0" in (await second.text(web, "/metrics"))[1]
             code, _, complaint = await second.run("checkpoint")
             assert code == 1
-            assert "cannot be believed" in complaint
+            assert "is not trusted" in complaint
             await first.until(web, "/sources", "The nodes a, c sign: exactly one may")
             assert (await first.run("checkpoint"))[0] == 0
     finally:

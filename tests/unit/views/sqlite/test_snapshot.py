@@ -31,7 +31,7 @@ async def test_what_is_saved_or_swapped_in_meanwhile_is_not_seen(tmp_path: Path)
             await Projector(log, live, now=clock.now).catch_up()
             assert await live.projected_position() == at + len(calls)
         assert await before.projected_position() == at
-        await bundles.take(config, [("plugnmeet", each) for each in whole_call("plugnmeet", START)])
+        await bundles.append(config, [("plugnmeet", each) for each in whole_call("plugnmeet", START)])
         assert [row async for row in before.dump(positions=True)] == dumped
         assert [row.source for row in await before.sources()] == ["lk"]
     async with open_snapshot(config.views_path) as after:
