@@ -95,7 +95,7 @@ async def leader(deployment: Deployment, times: int) -> None:
         deployment.cluster.kill(number)
         await deployment.cluster.leader_of(STREAM)
         agreed = time.monotonic() - killed
-        deployment.print_row(f"leader killed, {n + 1}", await deployment.load.is_answered(killed), agreed)
+        deployment.print_row(f"leader killed, {n + 1}", await deployment.load.wait_for_recovery(killed), agreed)
         deployment.cluster.start_server(number)
         await deployment.cluster.ready()
 
@@ -104,7 +104,7 @@ async def follower(deployment: Deployment, times: int) -> None:
     number = (await deployment.cluster.leader_of(STREAM) + 1) % 3
     killed = time.monotonic()
     deployment.cluster.kill(number)
-    deployment.print_row("a replica's server killed", await deployment.load.is_answered(killed))
+    deployment.print_row("a replica's server killed", await deployment.load.wait_for_recovery(killed))
     deployment.cluster.start_server(number)
     await deployment.cluster.ready()
 
@@ -115,7 +115,7 @@ async def ingest(deployment: Deployment, times: int) -> None:
     await deployment.nodes[B].kill()
     await asyncio.sleep(1)
     await deployment.nodes[B].start()
-    deployment.print_row("ingest node b killed, back after 1 s", await deployment.load.is_answered(killed, B))
+    deployment.print_row("ingest node b killed, back after 1 s", await deployment.load.wait_for_recovery(killed, B))
 
 
 async def reader(deployment: Deployment, times: int) -> None:
@@ -140,7 +140,7 @@ async def power(deployment: Deployment, times: int) -> None:
         for number in range(3):
             deployment.cluster.start_server(number)
         await deployment.cluster.ready()
-        deployment.print_row(f"power of all servers cut, {n + 1}", await deployment.load.is_answered(cut))
+        deployment.print_row(f"power of all servers cut, {n + 1}", await deployment.load.wait_for_recovery(cut))
 
 
 async def ack(deployment: Deployment, times: int) -> None:
@@ -157,13 +157,13 @@ async def _break_connection(deployment: Deployment, how: Literal["cut", "stall"]
     number = await deployment.cluster.leader_of(STREAM)
     for n, proxy in enumerate(deployment.proxies):
         proxy.mend() if n == number else proxy.cut()
-    await deployment.load.is_answered(time.monotonic(), A)
+    await deployment.load.wait_for_recovery(time.monotonic(), A)
     happened = deployment.proxies[number].cut_within(ACKNOWLEDGEMENT, how)
     for n, proxy in enumerate(deployment.proxies):
         if n != number:
             proxy.mend()
     await asyncio.wait_for(happened.wait(), 30)
-    deployment.print_row(what, await deployment.load.is_answered(time.monotonic(), A))
+    deployment.print_row(what, await deployment.load.wait_for_recovery(time.monotonic(), A))
     deployment.proxies[number].mend()
 
 
@@ -172,7 +172,7 @@ async def both(deployment: Deployment, times: int) -> None:
     deployment.load.both = True
     await asyncio.sleep(2 * times)
     deployment.load.both = False
-    deployment.print_row("each delivery to both nodes at once", await deployment.load.is_answered(began))
+    deployment.print_row("each delivery to both nodes at once", await deployment.load.wait_for_recovery(began))
 
 
 Fault = Callable[[Deployment, int], Awaitable[None]]

@@ -1,6 +1,6 @@
-"""Load on several nodes of a cluster, and a tail of one, both of which outlive whatever happens to the nodes.
+"""Senders for several nodes of a cluster, and readers of one node, which survive failures of the nodes.
 
-load = Load([a, b]); load.start() … await load.drain()     # what was answered, and when
+load = Load([a, b]); load.start() … await load.drain()     # which deliveries were answered, and when
 tail = Tail(c) … await tail.reaches(position, seconds)     # every position once, in order, or a fault
 """
 
@@ -24,14 +24,14 @@ ANSWER_SECONDS = 25
 
 
 def deliveries() -> Iterator[tuple[str, SampleDelivery]]:
-    """Deliveries of whole calls of all vendors: without end, and each of them once."""
+    """An endless series of different deliveries: complete calls of all vendors."""
     for call in itertools.count():
         for vendor in VENDORS:
             yield from ((vendor, sent) for sent in whole_call(vendor, START + call * 3_600_000_000, seed=call))
 
 
 class Load:
-    """Senders that repeat what was not answered, each time to the next node. `both`: each delivery to all nodes at once."""
+    """Senders that repeat an unanswered delivery to the next node. With `both`, they send each delivery to all nodes at once."""
 
     def __init__(self, nodes: Sequence[Running], *, senders: int = SENDERS) -> None:
         self.both = False
@@ -46,7 +46,7 @@ class Load:
         self._tasks = [asyncio.create_task(self._send(turn)) for turn in range(self._senders)]
 
     async def drain(self) -> None:
-        """Nothing new is begun; returns when everything that was begun has been answered."""
+        """Begin no new deliveries, and wait until all begun ones are answered."""
         self._stopping = True
         await asyncio.gather(*self._tasks)
 
@@ -73,10 +73,10 @@ class Load:
         return list(range(len(self._nodes))) if self.both else [turn % len(self._nodes)]
 
     async def _post(self, web: aiohttp.ClientSession, node: int, vendor: str, sent: SampleDelivery) -> bool:
-        """Whether it was answered for good."""
+        """Send one delivery; whether the answer is final."""
         began = time.monotonic()
         try:
-            status, said = await self._nodes[node].post(web, vendor, sent)
+            status, answer = await self._nodes[node].post(web, vendor, sent)
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
             self.refused[type(error).__name__] += 1
             return False
@@ -84,32 +84,32 @@ class Load:
             self.refused["503"] += 1
             return False
         if status != 200:
-            self.faults.append(f"{status} {said}")
+            self.faults.append(f"{status} {answer}")
             return True
         key = (SOURCES[vendor], sent.body)
-        if self.answered.setdefault(key, said["position"]) != said["position"]:
+        if self.answered.setdefault(key, answer["position"]) != answer["position"]:
             self.faults.append(f"answered {self.answered[key]}, then {said['position']}")
         self._times[node].append((began, time.monotonic()))
         return True
 
-    def again_after(self, when: float, *nodes: int) -> float:
-        """Seconds until each of these nodes (all) had answered a delivery sent after that moment; inf while one has not."""
+    def recovery_seconds(self, when: float, *nodes: int) -> float:
+        """Seconds from `when` until each of these nodes (default: all) answered a delivery sent after it; inf if one has not yet."""
         return max(
             min((end - when for began, end in self._times[node] if began >= when), default=float("inf"))
             for node in nodes or range(len(self._nodes))
         )
 
-    async def is_answered(self, since: float, *nodes: int, seconds: float = 90) -> float:
-        """`again_after`, as soon as it is known. Raises AssertionError when nothing is answered for so long."""
+    async def wait_for_recovery(self, since: float, *nodes: int, seconds: float = 90) -> float:
+        """Wait for `recovery_seconds` and return it. Raises `AssertionError` if there is no answer within `seconds`."""
         deadline = time.monotonic() + seconds
-        while (again := self.again_after(since, *nodes)) == float("inf"):
-            assert time.monotonic() < deadline, f"nothing is answered any more: {self.refused}"
+        while (recovered := self.recovery_seconds(since, *nodes)) == float("inf"):
+            assert time.monotonic() < deadline, f"no delivery is answered any more: {self.refused}"
             await asyncio.sleep(0.02)
-        return again
+        return recovered
 
 
 class Tail:
-    """A reader of one node's records that goes on where it was."""
+    """A reader of one node's records that resumes after its last position."""
 
     def __init__(self, node: Running) -> None:
         self.seen, self.interrupted = 0, 0
@@ -118,7 +118,7 @@ class Tail:
         self._task = asyncio.create_task(self._follow())
 
     async def reaches(self, position: int, seconds: float = 60) -> None:
-        """Returns when it saw that position, as its last."""
+        """Wait until the tail has read this position as its last."""
         deadline = time.monotonic() + seconds
         while self.seen < position and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -149,7 +149,7 @@ class Tail:
 
 
 class Live:
-    """A listener of one node's live stream from its beginning, who comes back with the last id it saw."""
+    """A client of one node's live stream from its beginning that reconnects with the last id it received."""
 
     def __init__(self, node: Running) -> None:
         self.ids: list[tuple[int, int]] = []
@@ -157,7 +157,7 @@ class Live:
         self._task = asyncio.create_task(self._follow())
 
     async def matches(self, other: Live, seconds: float = 60) -> list[str]:
-        """Waits until both saw the same entries, and stops both; what was found."""
+        """Wait until both received the same entries, and stop both. Returns the faults."""
         deadline = time.monotonic() + seconds
         while (not self.ids or self.ids != other.ids) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Files in, records out: every line is recorded once, and none disappears without a word."""
+"""Importing files: every line is recorded once or listed in the report."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_record_says_which_file_line_and_run_it_came_from(log: MemoryLog
     assert (record.origin, record.received_at, record.body) == ("import", NOW, created(1).encode())
 
 
-async def test_an_exported_record_keeps_the_hints_of_its_address_and_its_run(log: MemoryLog, tmp_path: Path) -> None:
+async def test_an_exported_record_keeps_its_hints_and_its_run(log: MemoryLog, tmp_path: Path) -> None:
     file = tmp_path / "export.jsonl"
     proofs = (
         {"scheme": "url_token", "key": 0, "sid": "s-1", "rid": "r-1"},
@@ -69,8 +69,8 @@ async def test_an_exported_record_keeps_the_hints_of_its_address_and_its_run(log
     lines = [json.dumps({"source": "ov", "proof": proof, "body_text": created(n)}) for n, proof in enumerate(proofs)]
     file.write_text("\n".join(lines) + "\n")
     await imported(log, file)
-    kept = [json.loads(record.proof) for record in await records(log)]
-    assert [list(proof.items())[3:] for proof in kept] == [
+    proofs_in_log = [json.loads(record.proof) for record in await records(log)]
+    assert [list(proof.items())[3:] for proof in proofs_in_log] == [
         [("sid", "s-1"), ("rid", "r-1")],
         [("run", "21-00-57")],
         [],
@@ -78,7 +78,7 @@ async def test_an_exported_record_keeps_the_hints_of_its_address_and_its_run(log
     ]
 
 
-async def test_every_line_is_accounted_for(log: MemoryLog, tmp_path: Path) -> None:
+async def test_every_line_is_counted(log: MemoryLog, tmp_path: Path) -> None:
     file = tmp_path / "docker.log"
     lines = [
         "openvidu-server_1  | [INFO] 2020-05-27 19:47:00,000 [main] io.openvidu.server.OpenViduServer - Started",
@@ -94,7 +94,7 @@ async def test_every_line_is_accounted_for(log: MemoryLog, tmp_path: Path) -> No
     assert report.lines == report.new + report.known + report.skipped + len(report.unreadable)
 
 
-async def test_garbage_is_listed_by_line_and_stops_nothing(log: MemoryLog, tmp_path: Path) -> None:
+async def test_garbage_is_listed_by_line_and_does_not_stop_the_import(log: MemoryLog, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     garbage = b"\r\nno json\n\x00\xff\xfe\x80\n[1]\n"
     file.write_bytes(b"\xef\xbb\xbf" + created(1).encode() + garbage + created(2).encode())
@@ -102,7 +102,7 @@ async def test_garbage_is_listed_by_line_and_stops_nothing(log: MemoryLog, tmp_p
     assert (report.lines, report.new, report.unreadable, report.partial, report.error) == (5, 2, [2, 3, 4], None, None)
 
 
-async def test_a_line_still_being_written_is_taken_by_the_next_import(log: MemoryLog, tmp_path: Path) -> None:
+async def test_an_incomplete_last_line_is_recorded_by_the_next_import(log: MemoryLog, tmp_path: Path) -> None:
     file = tmp_path / "CDR.2024-05-03_21-00-57.log"
     file.write_text(created(1) + "\n" + created(2)[:30])
     (report,) = await imported(log, file)
@@ -122,7 +122,7 @@ async def test_a_cdr_line_and_its_webhook_are_one_record(log: MemoryLog, tmp_pat
     assert [(report.new, report.known) for report in reports] == [(1, 0), (0, 1)]
 
 
-async def test_packed_files_and_folders_are_read_oldest_run_first(log: MemoryLog, tmp_path: Path) -> None:
+async def test_gzip_files_and_folders_are_read_oldest_run_first(log: MemoryLog, tmp_path: Path) -> None:
     (tmp_path / "CDR.2024-05-04_09-00-00.log").write_text(created(2) + "\n")
     with gzip.open(tmp_path / "CDR.2024-05-03_21-00-57.log.gz", "wb") as packed:
         packed.write(created(1).encode() + b"\n")
@@ -132,7 +132,7 @@ async def test_packed_files_and_folders_are_read_oldest_run_first(log: MemoryLog
     assert [json.loads(record.body)["sessionCreated"]["sessionId"] for record in await records(log)] == ["S1", "S2"]
 
 
-async def test_a_damaged_archive_keeps_what_was_read_and_says_so(log: MemoryLog, tmp_path: Path) -> None:
+async def test_a_damaged_archive_is_reported_and_its_readable_part_recorded(log: MemoryLog, tmp_path: Path) -> None:
     whole = gzip.compress("".join(created(n, "X" * 50) + "\n" for n in range(3000)).encode())
     (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b.jsonl.gz").write_bytes(b"this is no archive")
@@ -142,7 +142,7 @@ async def test_a_damaged_archive_keeps_what_was_read_and_says_so(log: MemoryLog,
     assert (second.new, bool(second.error)) == (0, True)
 
 
-async def test_a_missing_file_is_reported_and_the_others_are_read(log: MemoryLog, tmp_path: Path) -> None:
+async def test_a_missing_file_is_reported_and_the_others_are_imported(log: MemoryLog, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(created(1) + "\n")
     (tmp_path / "empty").mkdir()
@@ -152,7 +152,7 @@ async def test_a_missing_file_is_reported_and_the_others_are_read(log: MemoryLog
     assert folder.error == "a folder without .log or .jsonl files in it"
 
 
-async def test_a_line_without_end_is_unreadable_and_the_next_one_is_read(
+async def test_a_too_long_line_is_unreadable_and_the_next_one_is_recorded(
     log: MemoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_import, "MAX_LINE_BYTES", 4096)

@@ -1,4 +1,4 @@
-"""What is taken from a line of a file, and in which order files are read."""
+"""What is read from a line of a file, and in which order files are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREFIX = b"[INFO] 2020-05-27 19:47:05,730 [worker] io.openvidu.server.cdr.CDRLog
         b"[INFO] 2020-05-27 19:47:05,730 [worker {7}] io.openvidu.server.cdr.CDRLoggerFile - ",
     ],
 )
-def test_a_cdr_line_is_the_same_bytes_behind_every_prefix(before: bytes) -> None:
+def test_a_cdr_line_gives_the_same_bytes_behind_every_prefix(before: bytes) -> None:
     assert read_line(before + CDR) == CDR
 
 
@@ -40,25 +40,25 @@ def test_a_dash_inside_the_json_starts_nothing() -> None:
 @pytest.mark.parametrize(
     "line", [b"", b"no json", b"[1,2]", b'"text {"', b"{", b'{"a":1', b"\x00\xff\xfe{\x80", b"null"]
 )
-def test_what_is_no_json_object_is_not_read(line: bytes) -> None:
+def test_a_line_without_a_json_object_is_not_read(line: bytes) -> None:
     assert read_line(line) is None
 
 
-def test_json_a_server_prints_beside_its_cdr_is_no_event() -> None:
+def test_other_json_in_a_server_log_is_no_event() -> None:
     assert read_line(b'[INFO] 2020-05-27 19:47:05,730 [t] RpcConnection - {"id":1,"method":"ping"}') is None
 
 
-def test_every_sample_of_the_cdr_is_read_as_it_is() -> None:
+def test_every_cdr_sample_is_read_unchanged() -> None:
     for line in (SAMPLES / "openvidu2-cdr.jsonl").read_bytes().splitlines():
         assert read_line(line) == line
 
 
-def test_bytes_that_are_not_utf_8_are_kept_as_they_are() -> None:
+def test_bytes_that_are_not_utf_8_stay_unchanged() -> None:
     line = (SAMPLES / "openvidu2-body-v2.15-latin1.bin").read_bytes().strip()
     assert read_line(line) == line
 
 
-def test_a_lone_surrogate_and_deep_nesting_do_no_harm() -> None:
+def test_a_lone_surrogate_is_read_and_deep_nesting_is_not() -> None:
     line = b'{"event":"meetingStarted","data":{"roomName":"\\ud83d"}}'
     assert read_line(line) == line
     assert read_line(b'{"a":' * 100_000) is None
@@ -78,7 +78,7 @@ def test_a_vendor_event_with_a_field_of_that_name_is_no_envelope() -> None:
     assert read_line(line) == line
 
 
-def test_the_signed_samples_are_read_as_the_bytes_that_were_signed() -> None:
+def test_the_signed_samples_give_the_bytes_that_were_signed() -> None:
     for name in ("livekit-signed.jsonl", "plugnmeet-signed.jsonl", "openvidu-meet-signed.jsonl"):
         for line in (SAMPLES / name).read_bytes().splitlines():
             sample = msgspec.json.decode(line)
@@ -96,6 +96,6 @@ def test_cdr_files_are_read_in_the_order_they_were_written() -> None:
     assert [path.name for path in import_order(map(Path, given))] == [
         "CDR.2020-01-01_10-00-00.log.gz",
         "other.jsonl",
-        "CDR.2020-01-02_10-00-00.log",  # the run of the day before goes on into this day
+        "CDR.2020-01-02_10-00-00.log",  # this run began on the day before
         "CDR.2020-01-02_08-00-00.log",
     ]
