@@ -140,7 +140,9 @@ async def test_forged_messages_about_the_tree_are_counted_and_change_nothing(tmp
             for each in (first, second):
                 whole = await each.until(web, "/v1/log/checkpoint", f"{origin}/b ")
                 assert whole.startswith(newest["note"])
-                assert [line.key.name for line in verify_cosignatures(whole, [CosignerKey.read(await key_of(web, second))])]
+                assert [
+                    line.key.name for line in verify_cosignatures(whole, [CosignerKey.read(await key_of(web, second))])
+                ]
                 shown = await each.until(web, "/metrics", "tracker_vouchers_set_aside 4.0")
                 for expected in ("stream_refused 1.0", "log_diverged 0.0", "nodes_diverged 0.0", "doubted 0.0"):
                     assert expected in shown

@@ -107,7 +107,7 @@ def decode_line(line_bytes: bytes) -> RecordLine:
         stored_leaf = StoredLeaf(
             fields.position,
             _hash(leaf.hash),
-            _hash(leaf.digest),
+            _hash(leaf.kept),
             None if leaf.commitment is None else _hash(leaf.commitment),
             None if leaf.salt is None else _bytes(leaf.salt),
         )
