@@ -19,6 +19,7 @@ from tracker.log.merkle.tree import Frontier
 from tracker.log.sqlite import log as engine
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.server.sources import shipped_dictionaries
 
 CALLERS = 64
 BODY, PROOF = os.urandom(300).hex().encode(), os.urandom(200).hex().encode()
@@ -53,7 +54,7 @@ async def measured(folder: Path, records: int, *, sealed: bool, tree: bool = Tru
     if sealed:
         master = MasterKey("bench", os.urandom(32))
         await KeyStore.create(folder / "keys.db", [master])
-        vault = await KeyStore.open(folder / "keys.db", [master])
+        vault = await KeyStore.open(folder / "keys.db", [master], shipped_dictionaries())
     kept = engine.appended_tiles
     if not tree:
         # The same log without leaves: triggers keep them out of the way of nothing else.

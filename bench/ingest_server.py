@@ -33,6 +33,7 @@ from tracker.server.metrics import Metrics
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
 from tracker.server.request_tracking import InFlightRequests
+from tracker.server.sources import shipped_dictionaries
 
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
 NOW = 1_790_000_000_000_000
@@ -98,7 +99,7 @@ async def tracked(app: web.Application, source: Source, folder: Path, mode: str)
     if mode == "sealed":
         master = MasterKey("bench", os.urandom(32))
         await KeyStore.create(folder / "keys.db", [master])
-        vault = await KeyStore.open(folder / "keys.db", [master])
+        vault = await KeyStore.open(folder / "keys.db", [master], shipped_dictionaries())
     if mode == "no-tree":
         engine.appended_tiles = _no_leaves  # type: ignore[assignment]
     metrics = Metrics(lambda: NOW)

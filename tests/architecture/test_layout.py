@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+from tracker.sources import registry
 
 TRACKER = ROOT / "tracker"
 FILES = sorted(TRACKER.rglob("*.py"))
@@ -139,6 +140,34 @@ def test_pure_files_never_ask_for_the_time_nor_open_or_print_anything() -> None:
         )
     ]
     assert not found
+
+
+VENDOR_NAME = re.compile(r"openvidu|livekit|plugnmeet|streamrec|eyeson", re.IGNORECASE)
+MAY_NAME_VENDORS = {
+    "tracker/sources/registry.py": "lists the vendors' folders",
+    "tracker/sources/livekit_protocol.py": "the objects of livekit/protocol, which two vendors send",
+    "tracker/sources/webhook_jwt.py": "the token of livekit/protocol, which two vendors send",
+    "tracker/config/example.toml": "an example of every vendor's table",
+}
+"""Files outside of the vendors' folders, each with its reason."""
+
+
+def test_only_its_own_folder_names_a_vendor() -> None:
+    folders = [TRACKER / "sources" / folder for folder in registry.FOLDERS]
+    files = [
+        path
+        for root in (TRACKER, ROOT / "tests" / "support")
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix not in {".pyc", ".zdict"} and not any(map(path.is_relative_to, folders))
+    ]
+    naming = {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if VENDOR_NAME.search(path.name) or VENDOR_NAME.search(path.read_text("utf-8", "replace"))
+    }
+    assert {name for name in registry.FOLDERS if not VENDOR_NAME.search(name)} == set()
+    assert sorted(naming - set(MAY_NAME_VENDORS)) == []
+    assert set(MAY_NAME_VENDORS) <= naming, "an exception that is not needed any more"
 
 
 def test_no_comment_promises_to_fix_something_later() -> None:

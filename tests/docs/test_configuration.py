@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.paths import DOCS, ROOT
+from tracker.sources import registry
 from tracker.config import load, evidence, jetstream, encryption, schema
 
 PAGE = DOCS / "reference" / "configuration.md"
@@ -86,9 +87,5 @@ def test_the_example_with_everything_uncommented_loads_all_vendors(tmp_path: Pat
     code = re.compile(r"^# (?=\[|[a-z_]+ = )", re.MULTILINE)
     (tmp_path / "config.toml").write_text(code.sub("", EXAMPLE.read_text("utf-8")))
     found = load.load(tmp_path / "config.toml", SECRETS)
-    assert {source.vendor for source in found.sources} == set(load.VENDORS)
+    assert {source.vendor for source in found.sources} == set(registry.VENDORS)
     assert [key.id for key in found.access.keys] == ["main"]
-
-
-def test_what_init_writes_is_the_example_of_the_repository() -> None:
-    assert (ROOT / "tracker" / "config" / "example.toml").read_bytes() == EXAMPLE.read_bytes()

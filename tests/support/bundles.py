@@ -19,6 +19,7 @@ from tracker.config.load import Config, load
 from tracker.domain.deliveries import Delivery
 from tracker.demo.show import SOURCES, config_text
 from tracker.demo.calls import VENDORS, SampleDelivery, sign, whole_call
+from tracker.server.sources import build_sources
 
 START = 1_700_000_000_000_000
 SEALING = f'[sealing]\nkeys = [{{ id = "main", secret = "{"ab" * 32}" }}]\n'
@@ -46,7 +47,7 @@ async def filled(config: Config, vendors: Sequence[str] = VENDORS, start: int = 
 
 async def append(config: Config, deliveries: Sequence[tuple[str, SampleDelivery]]) -> None:
     """Verify and append signed deliveries, then rebuild the views."""
-    sources = stores.sources(config)
+    sources = build_sources(config)
     async with stores.reading_log(config) as log:
         for vendor, sent in deliveries:
             headers, suffix, _ = sign(vendor, sent.body, SECRETS[vendor], sent.at)

@@ -1,12 +1,13 @@
-"""Every line of tests/samples as a delivery: signed ones as they are, at their own moment; others signed for the test."""
+"""Every sample of tests/samples as a delivery: signed ones as they were sent, at their own time; others signed for the test."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
+import tomllib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.support.paths import ROOT
 from tracker.demo.calls import ISSUERS, sign
@@ -14,7 +15,10 @@ from tracker.demo.calls import ISSUERS, sign
 SAMPLES = ROOT / "tests" / "samples"
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
 LATER = 1_790_000_000_000_000
-"""When samples that hold no moment of their own arrive, µs."""
+"""When samples without a time of their own arrive, µs."""
+
+OF_THE_CONNECTION = {"host", "content-length", "connection"}
+"""Headers that the test's own HTTP client sets."""
 
 
 class Sample(NamedTuple):
@@ -31,28 +35,21 @@ class Sample(NamedTuple):
 
 
 def samples() -> Iterator[Sample]:
-    """All of them, file by file."""
-    for vendor in ("livekit", "plugnmeet"):
-        for n, line in enumerate(_lines(f"{vendor}-signed.jsonl"), 1):
-            said = json.loads(line)
-            headers = {k: v for k, v in said["headers"].items() if k not in {"Host", "Content-Length"}}
-            body = said["body_text"].encode()
-            yield Sample(
-                vendor, f"{vendor}:{n}", body, headers, "", said["now"] * 1_000_000, said["key"], said["secret"]
-            )
-    for n, line in enumerate(_lines("openvidu-meet-signed.jsonl"), 1):
-        said = json.loads(line)
-        headers = {k: v for k, v in said["headers"].items() if k.startswith("x-")}
-        body = base64.b64decode(said["body_b64"])
-        now = int(headers["x-timestamp"]) * 1000
-        yield Sample("openvidu_meet", f"meet-signed:{n}", body, headers, "", now, "", said["key"])
-    for vendor, file in (("openvidu_meet", "openvidu-meet.jsonl"), ("streamrec", "streamrec.jsonl")):
-        for n, line in enumerate(_lines(file), 1):
-            yield _signed(vendor, f"{file}:{n}", json.dumps(json.loads(line)["body"]).encode())
-    for file in ("openvidu2-webhook.jsonl", "openvidu2-timelines.jsonl", "openvidu2-cdr.jsonl"):
-        for n, line in enumerate(_lines(file), 1):
-            yield _signed("openvidu", f"{file}:{n}", line)
-    yield _signed("openvidu", "latin1", (SAMPLES / "openvidu2-body-v2.15-latin1.bin").read_bytes())
+    """All of them, file by file, as tests/samples/index.toml lists them."""
+    for each in tomllib.loads((SAMPLES / "index.toml").read_text("utf-8"))["files"]:
+        content = (SAMPLES / each["file"]).read_bytes()
+        prefix = each.get("id", each["file"])
+        if each["holds"] == "file":
+            yield _signed(each["vendor"], prefix, content)
+            continue
+        for n, line in enumerate(content.splitlines(), 1):
+            name = f"{prefix}:{n}"
+            if each["holds"] == "signed":
+                yield _as_sent(each["vendor"], name, json.loads(line))
+            elif each["holds"] == "body":
+                yield _signed(each["vendor"], name, json.dumps(json.loads(line)["body"]).encode())
+            else:
+                yield _signed(each["vendor"], name, line)
 
 
 def kinds_of(vendor: str) -> dict[str, set[str]]:
@@ -68,10 +65,15 @@ def kinds_of(vendor: str) -> dict[str, set[str]]:
     return found
 
 
+def _as_sent(vendor: str, name: str, sample: dict[str, Any]) -> Sample:
+    headers = {key: value for key, value in sample["headers"].items() if key.lower() not in OF_THE_CONNECTION}
+    body = base64.b64decode(sample["body_b64"]) if "body_b64" in sample else sample["body_text"].encode()
+    now = sample["now"] * 1_000_000 if "now" in sample else int(headers["x-timestamp"]) * 1000
+    # Where there is no issuer, the key is the secret.
+    key, secret = (sample["key"], sample["secret"]) if "secret" in sample else ("", sample["key"])
+    return Sample(vendor, name, body, headers, "", now, key, secret)
+
+
 def _signed(vendor: str, name: str, body: bytes) -> Sample:
     headers, suffix, _ = sign(vendor, body, SECRET, LATER)
     return Sample(vendor, name, body, headers, suffix, LATER, ISSUERS.get(vendor, ""), SECRET)
-
-
-def _lines(file: str) -> list[bytes]:
-    return (SAMPLES / file).read_bytes().splitlines()

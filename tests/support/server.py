@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ READ = {"Authorization": f"Bearer {TOKEN}"}
 class Running:
     """`tracker serve` on a folder; `url` once it is ready. Start it again after `stop` or `kill`."""
 
-    def __init__(self, folder: Path, *, config: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, config: str | None = None, program: Sequence[str] = (sys.executable, "-m", "tracker")
+    ) -> None:
         self.folder = folder
+        self.program = program
         self.config = folder / "config.toml"
         self.printed = folder / "server.txt"
         self.url = ""
@@ -41,7 +45,7 @@ class Running:
     async def run(self, *arguments: str) -> tuple[int, str, str]:
         """One command to its end: exit code, standard output, standard error."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tracker", arguments[0], "--config", str(self.config), *arguments[1:],
+            *self.program, arguments[0], "--config", str(self.config), *arguments[1:],
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, complaint = await process.communicate()
@@ -54,7 +58,7 @@ class Running:
         with self.printed.open("ab") as printed:
             before = self.printed.stat().st_size
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tracker", "serve", "--config", str(self.config), *options,
+                *self.program, "serve", "--config", str(self.config), *options,
                 stdout=printed, stderr=asyncio.subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         deadline = time.monotonic() + 20

@@ -16,6 +16,7 @@ from typing import Any
 
 from tracker.cli import desk, desk_evidence
 from tracker.config import load
+from tracker.demo.calls import VENDORS
 from tracker.server import stores
 from tracker.domain.deliveries import Verified
 from tracker.log.merkle.hashing import complete_root
@@ -29,7 +30,7 @@ SIZE, FIRST, AFTER = 700, 300, 3
 def delivery(n: int, *, other: bool = False) -> Verified:
     body = {"event": "room_started", "n": n} | ({"forged": True} if other else {})
     return Verified(
-        source="lk", vendor="livekit", event="room_started", dedupe_key=f"key-{n}", received_at=1_700_000_000_000_000 + n,
+        source="lk", vendor=VENDORS[0], event="room_started", dedupe_key=f"key-{n}", received_at=1_700_000_000_000_000 + n,
         origin="webhook", proof=b'{"iss":"k"}', body=json.dumps(body).encode(),
     )  # fmt: skip
 

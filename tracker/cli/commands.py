@@ -23,13 +23,14 @@ from tracker.server import stores, logging_setup, server
 from tracker.api.auth import SCOPES, mint_token
 from tracker.api.parameters import parse_micros
 from tracker.cli.tables import sessions_table, timeline_table
-from tracker.config.load import Config, load
+from tracker.config.load import Config
 from tracker.config.values import micros
 from tracker.domain.deliveries import Record
 from tracker.domain.record_json import envelope
 from tracker.privacy.erasure import Plan, Selection
 from tracker.errors import ConfigInvalid, ParameterInvalid
 from tracker.ingest.file_import import FileReport
+from tracker.server.sources import load_config
 
 try:
     from uvloop import new_event_loop
@@ -43,7 +44,7 @@ def init(arguments: argparse.Namespace) -> int:
     if not path.exists():
         _write_new(path, _example(arguments.engine))
         printing.print_line(f"wrote {path}: add your sources to it")
-    config = load(path, os.environ)
+    config = load_config(path, os.environ)
     if arguments.engine not in {None, config.log.engine}:
         raise ConfigInvalid(
             f'log.engine: {path} says "{config.log.engine}": write engine = "{arguments.engine}" under [log]'
@@ -170,7 +171,7 @@ def erase(arguments: argparse.Namespace) -> int:
 
 def copy(arguments: argparse.Namespace) -> int:
     """Copy the log into that of another config.toml; both have the same root then."""
-    to = load(arguments.to, os.environ)
+    to = load_config(arguments.to, os.environ)
     with printing.progress("copy", "records") as bar:
         copied = asyncio.run(desk_copying.copy(arguments.config, to, bar))
     if arguments.json:

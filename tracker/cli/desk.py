@@ -31,6 +31,7 @@ from tracker.errors import ConfigInvalid, LogCorrupt, LogUnavailable, ViewsMissi
 from tracker.ingest.file_import import FileReport
 from tracker.log.contract import Log
 from tracker.projector.projector import Progress, compare_views
+from tracker.server.sources import build_source
 
 MOST_DIFFERENCES = 20
 PAGE = 1000
@@ -101,7 +102,7 @@ async def import_files(
     config: Config, source_name: str, files: Sequence[Path], progress: file_import.Progress | None = None
 ) -> list[FileReport]:
     """See `importer.import_files`. Raises `ConfigInvalid` for an unknown source, `LogError`."""
-    source = stores.source(config.source(source_name))
+    source = build_source(config.source(source_name))
     async with stores.appending_log(config) as log:
         return await file_import.import_files(source, log, files, now=clock.now, progress=progress)
 

@@ -17,6 +17,7 @@ from tracker.config.load import Config
 from tracker.cli.desk_evidence import read_verifier
 from tracker.errors import CheckpointUnwritten, ParameterInvalid
 from tracker.sources.contract import Source
+from tracker.server.sources import build_sources
 
 
 async def make(config: Config, any_id: str, to: Path | None) -> Path:
@@ -57,7 +58,7 @@ async def verify(
     That is `keys` (or those of `config`), `files` of checkpoints that were shipped, and the senders' secrets in `config`.
     Raises `ParameterInvalid` (a key or file that cannot be read), `ConfigInvalid`.
     """
-    sources: Mapping[str, Source] | None = None if config is None else stores.sources(config)
+    sources: Mapping[str, Source] | None = None if config is None else build_sources(config)
     known = [read_verifier(text) for text in keys] or ([] if config is None else stores.verifiers(config))
     shipped = [note.text for path in files for note in _shipped(path)] if files else None
     try:

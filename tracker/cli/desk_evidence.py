@@ -23,6 +23,7 @@ from tracker.evidence.verify_log import (
     MAX_FAULTS, Fault, Progress, ShippedFile, Verification, check_cosignatures, verify_log,
 )  # fmt: skip
 from tracker.log.cluster.divergence import announced_keys
+from tracker.server.sources import build_sources
 
 Bars = Callable[[str, str], AbstractContextManager[Progress]]
 """(title, unit) → a progress bar."""
@@ -85,7 +86,7 @@ async def verify(
             await check_cosignatures(log, stores.cosigners(config), found)
         if proofs:
             with bars("proofs", "records") as bar:
-                await check_proofs(log, stores.sources(config), found, progress=bar, max_faults=limit)
+                await check_proofs(log, build_sources(config), found, progress=bar, max_faults=limit)
     if views:
         with bars("views", "records") as bar:
             await _check_views(config, found, bar)

@@ -17,10 +17,10 @@ import structlog
 from tracker.cli import commands
 from tracker.cli import evidence, keys
 from tracker.cli.output import print_error
-from tracker.config.load import load
 from tracker.config.schema import Engine
 from tracker.errors import ConfigInvalid, LogMissing, QueryError, TrackerError
 from tracker.server.roles import Role
+from tracker.server.sources import load_config
 
 DONE, PROBLEM, WRONG_USE = 0, 1, 2
 INTERRUPTED = 130
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # A bundle is verified without config.toml, unless one is named.
         if arguments.needs_config and not (arguments.config is None and getattr(arguments, "bundle", None)):
-            arguments.config = load(arguments.config or CONFIG, os.environ)
+            arguments.config = load_config(arguments.config or CONFIG, os.environ)
         return command(arguments)
     except (ConfigInvalid, LogMissing, QueryError) as error:
         print_error(str(error))
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     take = add(
         "import",
         commands.import_files,
-        "Read OpenVidu CDR files or JSON Lines of any vendor into the log.",
+        "Read webhook bodies from JSON Lines files, or events from a server's own log files, into the log.",
         as_json=True,
     )
     take.add_argument("source", metavar="SOURCE", help="the name of the source in config.toml")
@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     _add_export(add("export", commands.export, "Raw records as JSON Lines, which `tracker import` reads back."))
     evidence.add_to(add, _position)
     _add_token(add("token", commands.token, "Mint a token for reading and print it alone."))
-    _add_demo(add("demo", commands.demo, "Play signed calls of all five vendors into a tracker on a temporary log."))
+    _add_demo(add("demo", commands.demo, "Play signed calls of every vendor into a tracker on a temporary log."))
     return top
 
 

@@ -16,28 +16,18 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
 from tracker.config.evidence import EvidenceConfig, read_evidence
 from tracker.config.jetstream import JetstreamConfig, read_jetstream
 from tracker.config.encryption import SealingConfig, read_sealing
-from tracker.config.secret_lookup import Lookup
+from tracker.config.secret_lookup import MAP_KEYS, SECRET_KEYS, Lookup
 from tracker.config.schema import Algorithm, Engine, FileTables, Guarded, KeyTable, ServerTable, SourceTable
 from tracker.config.values import expect_apart, micros, path_of
 from tracker.errors import ConfigInvalid
 
-VENDORS: Mapping[str, Literal["secrets", "keys"]] = {
-    "openvidu": "secrets",
-    "openvidu_meet": "secrets",
-    "livekit": "keys",
-    "plugnmeet": "keys",
-    "streamrec": "secrets",
-}
-"""What each vendor proves with. A copy of what the vendors' files say (config imports no room); a test compares."""
-
-OURS = "tracker"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
@@ -95,7 +85,8 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
 
     name: str
     vendor: str
-    header: str
+    header: str | None = None
+    secrets_key: str | None = None
     secrets: tuple[str, ...] = ()
     keys: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     stuck_after: int
@@ -271,8 +262,6 @@ def _sources(tables: tuple[SourceTable, ...], lookup: Lookup) -> tuple[SourceCon
             raise ConfigInvalid(
                 f"{where}.name: {table.name!r} is part of an address: use letters, digits, '_', '.' and '-', at most 64"
             )
-        if table.name == OURS:
-            raise ConfigInvalid(f"{where}.name: {OURS!r} is what Tracker calls its own records: choose another name")
         if table.name in found:
             raise ConfigInvalid(
                 f"{where}.name: {table.name!r} is already the name of sources[{found[table.name]}]: "
@@ -284,22 +273,17 @@ def _sources(tables: tuple[SourceTable, ...], lookup: Lookup) -> tuple[SourceCon
 
 
 def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
-    needs = VENDORS.get(table.vendor)
-    if needs is None:
-        close = difflib.get_close_matches(table.vendor, VENDORS, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(VENDORS)}"
-        raise ConfigInvalid(f"{where}.vendor: {table.vendor!r} is unknown; {advice}")
-    if table.header is not None and table.vendor != "openvidu":
-        raise ConfigInvalid(f"{where}.header: only vendor openvidu has a header of its own choice: remove the key")
     if table.header is not None and HEADER.fullmatch(table.header) is None:
         # Not shown: people write the whole line here, with the secret.
         raise ConfigInvalid(f'{where}.header: this is no name of a header: write only the name, like "Authorization"')
+    key = lookup.secrets_key(table, where)
     return SourceConfig(
         name=table.name,
         vendor=table.vendor,
-        header=table.header or "Authorization",
-        secrets=lookup.secrets(table, where) if needs == "secrets" else (),
-        keys=lookup.keys(table, where) if needs == "keys" else {},
+        header=table.header,
+        secrets_key=key,
+        secrets=lookup.secrets(table, key, where) if key in SECRET_KEYS else (),
+        keys=lookup.keys(table, key, where) if key in MAP_KEYS else {},
         stuck_after=micros(table.stuck_after, f"{where}.stuck_after"),
         retention=None if table.retention is None else micros(table.retention, f"{where}.retention"),
         redact=table.redact,

@@ -22,13 +22,6 @@ MAP_KEYS = ("keys", "keys_env", "keys_file")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 
 
-class SourceTexts(Protocol):
-    """The secret keys of one `[[sources]]`."""
-
-    @property
-    def vendor(self) -> str: ...
-
-
 class OneText(Protocol):
     """The keys of a single secret."""
 
@@ -58,38 +51,27 @@ class Lookup:
         self._environ = environ
         self._folder = folder
 
-    def secrets(self, table: SourceTexts, where: str) -> tuple[str, ...]:
-        """One secret or several while rotating. Raises `ConfigInvalid`."""
-        given = _given(table, MAP_KEYS)
-        if given:
-            raise ConfigInvalid(
-                f"{where}.{given[0]}: vendor {table.vendor} proves with a secret, not with keys by issuer: "
-                "use secret, secret_env or secret_file"
-            )
-        key = _one_of(table, SECRET_KEYS, where, f"vendor {table.vendor} needs secret, secret_env or secret_file")
+    def secrets_key(self, table: object, where: str) -> str | None:
+        """The key of `[[sources]]` that names its secrets; None where there is none. Raises `ConfigInvalid` for several."""
+        given = _given(table, SECRET_KEYS + MAP_KEYS)
+        if len(given) > 1:
+            raise ConfigInvalid(f"{where}.{given[1]}: given beside {given[0]}: keep one of the two")
+        return given[0] if given else None
+
+    def secrets(self, table: object, key: str, where: str) -> tuple[str, ...]:
+        """The secrets under `key`: one, or several during a rotation. Raises `ConfigInvalid`."""
         value: Any = getattr(table, key)
         at = f"{where}.{key}"
-        found = {
-            "secret": lambda: (value,),
-            "secret_env": lambda: (self._variable(value, at),),
-            "secret_file": lambda: (self._file(value, at),),
-            "secrets": lambda: tuple(value),
-            "secrets_env": lambda: _several(self._variable(value, at), r"[,\n]"),
-            "secrets_file": lambda: _several(self._file(value, at), r"\n"),
-        }[key]()
-        return _filled(found, at)
+        if key.endswith("_env"):
+            value = self._variable(value, at)
+        elif key.endswith("_file"):
+            value = self._file(value, at)
+        if key in {"secrets_env", "secrets_file"}:
+            value = _several(value, r"[,\n]" if key == "secrets_env" else r"\n")
+        return _filled((value,) if isinstance(value, str) else tuple(value), at)
 
-    def keys(self, table: SourceTexts, where: str) -> dict[str, str]:
-        """Issuer → secret. Raises `ConfigInvalid`."""
-        given = _given(table, SECRET_KEYS)
-        if given:
-            raise ConfigInvalid(
-                f"{where}.{given[0]}: vendor {table.vendor} proves with keys by issuer: "
-                'use keys = { issuer = "secret" }, keys_env or keys_file'
-            )
-        key = _one_of(
-            table, MAP_KEYS, where, f'vendor {table.vendor} needs keys = {{ issuer = "secret" }}, keys_env or keys_file'
-        )
+    def keys(self, table: object, key: str, where: str) -> dict[str, str]:
+        """The map from issuer to secret under `key`. Raises `ConfigInvalid`."""
         value: Any = getattr(table, key)
         at = f"{where}.{key}"
         if key == "keys_env":
@@ -174,7 +156,7 @@ class Lookup:
         except UnicodeDecodeError:
             raise ConfigInvalid(f"{at}: the file is not UTF-8 text: save it as UTF-8") from None
         except (ValueError, RuntimeError):  # a NUL in the name; '~' of somebody nobody knows
-            raise ConfigInvalid(f"{at}: this is no path of a file: write one like secrets/openvidu") from None
+            raise ConfigInvalid(f"{at}: this is no path of a file: write one like secrets/hook") from None
         # Editors and `echo` end a file with a newline; a secret that really ends in one is written twice.
         return text.removesuffix("\n").removesuffix("\r")
 

@@ -18,11 +18,10 @@ from tracker.api.parameters import Parameter, choice
 from tracker.dashboard.page_route import API, PageRoute
 from tracker.dashboard.summary import summarise
 from tracker.dashboard.rendering import page
+from tracker.sources import registry
+from tracker.sources.contract import Vendor
 
 DURATIONS = (("60000", "1 minute"), ("300000", "5 minutes"), ("1800000", "30 minutes"), ("3600000", "1 hour"))
-MEET = "openvidu_meet"
-AFTERWARDS = {"none": "OPEN", "close": "CLOSED", "delete": "DELETED"}
-"""What becomes of an OpenVidu Meet room when its meeting ends, by its `meetingEndAction`."""
 
 
 class SessionLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,8 +30,9 @@ class SessionLine(msgspec.Struct, frozen=True, kw_only=True):
     session: Session
     running_ms: int | None
     began_at: str | None
-    meet: str | None
-    """ACTIVE, OPEN, CLOSED or DELETED: what OpenVidu Meet calls its room after this; None for other vendors."""
+    room_state: str | None
+    """What the vendor calls the state of the room, for vendors that have a word for it."""
+    vendor_title: str
 
 
 async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
@@ -76,21 +76,25 @@ async def _line(asked: ApiRequest, session: Session, now: int) -> SessionLine:
     began_at = session.started_at or session.created_at
     row = await asked.context.views.session(session.id) if session.state == "open" else None
     running = None if row is None else max(0, (now - row.begins_at) // 1_000)
-    return SessionLine(session=session, running_ms=running, began_at=began_at, meet=await _meet_of(asked, session))
+    vendor = registry.VENDORS.get(session.vendor)
+    return SessionLine(
+        session=session,
+        running_ms=running,
+        began_at=began_at,
+        room_state=None if vendor is None else await _room_state(asked, session, vendor),
+        vendor_title=session.vendor if vendor is None else vendor.title,
+    )
 
 
-async def _meet_of(asked: ApiRequest, session: Session) -> str | None:
-    """The words of the vendor's own list of rooms."""
-    if session.vendor != MEET:
+async def _room_state(asked: ApiRequest, session: Session, vendor: Vendor) -> str | None:
+    if vendor.room_state is None:
         return None
     if session.state == "open":
-        return "ACTIVE"
+        return vendor.room_state(None)
     rows, _ = await asked.context.views.timeline(
         session.id, kinds=["session.ended"], subject=None, limit=1, cursor=None
     )
-    said: dict[str, Any] = rows[0].detail if rows else {}
-    # `status` of an ended meeting is not to be trusted: with "delete" it still says active_meeting.
-    return "CLOSED" if said.get("status") == "closed" else AFTERWARDS.get(str(said.get("meetingEndAction")), "OPEN")
+    return vendor.room_state(rows[0].detail if rows else {})
 
 
 def _parameters() -> tuple[Parameter, ...]:

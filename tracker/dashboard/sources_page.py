@@ -12,8 +12,9 @@ from tracker.api.route import ApiRequest
 from tracker.dashboard.ingest_stats import READ, TAKEN, IngestStats
 from tracker.dashboard.page_route import PageRoute, ask
 from tracker.dashboard.cluster_status import ingest_stats_of, cluster_view
-from tracker.dashboard.remedies import FIRST_STEPS, REMEDIES
+from tracker.dashboard.delivery_outcomes import OUTCOMES
 from tracker.dashboard.rendering import page
+from tracker.sources import registry
 
 RECENT_DAYS = 7
 
@@ -75,7 +76,7 @@ def _line(outcome: str, count: int) -> OutcomeLine:
     told = {
         "recorded": ("Recorded", ""),
         "duplicate": ("Sent again: recorded before, and counted once", ""),
-    } | REMEDIES
+    } | OUTCOMES
     meaning, remedy = told.get(outcome, (outcome.replace("_", " "), "This server's output says more."))
     is_refused = outcome not in TAKEN and outcome not in READ
     return OutcomeLine(outcome=outcome, count=count, meaning=meaning, remedy=remedy, is_refused=is_refused)
@@ -98,8 +99,13 @@ def _shown(asked: ApiRequest, arrivals: IngestStats, stats: Any) -> SourceSummar
         last_refusal=None if refused is None else _line(refused[1], 1),
         lines=lines_of(arrivals, stats.source),
         is_configured=stats.source in asked.context.vendors,
-        steps=FIRST_STEPS.get(stats.vendor) if last_seen_at is None else None,
+        steps=_first_steps(stats.vendor) if last_seen_at is None else None,
     )
+
+
+def _first_steps(vendor: str) -> str | None:
+    known = registry.VENDORS.get(vendor)
+    return None if known is None else known.first_steps
 
 
 PAGES = (PageRoute(path="/sources", parameters=(), show=show),)

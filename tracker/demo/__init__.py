@@ -1,1 +1,1 @@
-"""Whole signed calls of every vendor, and `tracker demo`, which plays them."""
+"""`tracker demo`: a server on a temporary log, and signed calls of every vendor."""

@@ -1,4 +1,4 @@
-"""Where the demo lives: `tracker init` and `tracker serve` in their own process, as an operator would start them."""
+"""The demo's server: `tracker init` and `tracker serve` in their own process, as an operator would start them."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ LINK = re.compile(r"(http://\S+)/open\?code=\S+\n")
 
 
 class ServerFailed(TrackerError):
-    """The demo's tracker did not start, or ended by itself; the message holds the end of what it printed."""
+    """The demo's server did not start; the message ends with the last lines it printed."""
 
 
 @final
 class ServerProcess:
-    """A running tracker at `url`, known once the house is ready."""
+    """A running tracker; `url` is set once it is ready."""
 
     def __init__(self, server: asyncio.subprocess.Process, printed: Path) -> None:
         self.url = ""
         self.link = ""
-        """Opens once, and signs in; known once the house is ready."""
+        """The one-time link that signs in; set once the server is ready."""
         self._server = server
         self._printed = printed
 
     async def ready(self) -> None:
-        """Return once the link is printed and `/readyz` answers 200. Raises `HouseFailed` when it does not within 30 s."""
+        """Return once the link is printed and `/readyz` answers 200. Raises `ServerFailed` after 30 s."""
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         async with aiohttp.ClientSession() as web:
             while self._server.returncode is None and asyncio.get_running_loop().time() < deadline:
-                # The server says where it is: what it bound is its own, whoever else looks for a port.
+                # Read the address from the server's output: only then is it certain that the port is its own.
                 found = LINK.search(self._printed.read_text("utf-8"))
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     if found is not None and await _is_ready(web, found[1]):
                         self.url, self.link = found[1], found[0].rstrip()
                         return
                 await asyncio.sleep(0.05)
-        raise ServerFailed(f"the demo's tracker did not start:\n{_end_of(self._printed)}")
+        raise ServerFailed(f"the demo's server did not start:\n{_last_lines(self._printed)}")
 
     async def ended(self) -> None:
-        """Return when the server has ended by itself or by Ctrl-C."""
+        """Return when the server process has ended."""
         await self._server.wait()
 
     async def stop(self) -> None:
-        """End it as an operator would, and for good after 10 s."""
+        """Send SIGTERM, and SIGKILL after 10 s."""
         if self._server.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -69,25 +69,25 @@ class ServerProcess:
 
 @contextlib.asynccontextmanager
 async def start_server(config: Path) -> AsyncGenerator[ServerProcess]:
-    """A tracker with a new log, serving on loopback as `config` says; stopped on leaving.
+    """A server with a new log, started as `config` says; stopped on exit.
 
-    What it prints goes to `server.txt` beside the configuration. Raises `HouseFailed`.
+    Its output goes to `server.txt` in the folder of `config`. Raises `ServerFailed`.
     """
     printed = config.with_name("server.txt")
     with printed.open("wb") as output:
-        created = await _started("init", config, output)
+        created = await _start("init", config, output)
         if await created.wait() != 0:
-            raise ServerFailed(f"tracker init failed:\n{_end_of(printed)}")
-        house = ServerProcess(await _started("serve", config, output, "--link"), printed)
+            raise ServerFailed(f"tracker init failed:\n{_last_lines(printed)}")
+        server = ServerProcess(await _start("serve", config, output, "--link"), printed)
         try:
-            await house.ready()
-            yield house
+            await server.ready()
+            yield server
         finally:
-            await house.stop()
+            await server.stop()
 
 
-async def _started(command: str, config: Path, output: IO[bytes], *more: str) -> asyncio.subprocess.Process:
-    # Our own package, also when the demo runs from a source tree that is not installed.
+async def _start(command: str, config: Path, output: IO[bytes], *more: str) -> asyncio.subprocess.Process:
+    # This package, also when the demo runs from a source tree that is not installed.
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
     return await asyncio.create_subprocess_exec(
@@ -102,5 +102,5 @@ async def _is_ready(web: aiohttp.ClientSession, url: str) -> bool:
         return answer.status == 200
 
 
-def _end_of(printed: Path) -> str:
+def _last_lines(printed: Path) -> str:
     return "\n".join(printed.read_text("utf-8", "replace").splitlines()[-20:])

@@ -44,7 +44,7 @@ class RunRules(msgspec.Struct, frozen=True):
     Both in microseconds. `ends_only`: the vendor sends nothing at starts, so a start told only by its end event is no
     sign of loss, and a keyed run without a stated start is matched to the span of an end event that contains it.
     `starts_when_joined`: a created room starts with its first join, so people in one that never started are a sign of loss.
-    `room_is_person`: the room is one person's (StreamRec's client), present for as long as the run lasts.
+    `room_is_person`: the room is one person's, present for as long as the run lasts.
     """
 
     tolerance: Micros = 0
@@ -103,7 +103,7 @@ class SessionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionCreated(SessionFact, frozen=True, kw_only=True, tag="session.created"):
-    """The room was set up; nobody need be in it (plugNmeet `room_created`, OpenVidu `sessionCreated`)."""
+    """The room was set up; nobody need be in it."""
 
 
 class SessionStarted(SessionFact, frozen=True, kw_only=True, tag="session.started"):
@@ -115,14 +115,14 @@ class SessionEnded(SessionFact, frozen=True, kw_only=True, tag="session.ended"):
 
 
 class SessionResumed(SessionFact, frozen=True, kw_only=True, tag="session.resumed"):
-    """The same run was announced again (LiveKit: the same sid started on another node)."""
+    """The same run was announced again (it moved to another node)."""
 
 
 class ConnectionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
     """About one join of one participant.
 
     `connection` is the vendor's connection id; with `joined_at` it names the interval when `keyed_by_join` is set
-    (OpenVidu, Meet: ids may repeat), alone otherwise (LiveKit `PA_…`). `joined_at` on a left gives a derived join.
+    (the vendor may use an id twice), alone otherwise. `joined_at` on a left gives a derived join.
     `identity` is the person; `person` says what kind of participant it is ("standard" are people).
     """
 
@@ -193,12 +193,12 @@ class SubscriptionEnded(SubscriptionFact, frozen=True, kw_only=True, tag="subscr
 
 
 class RecordingFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
-    """About one recording. `recording` is the vendor's id; `keyed_by_start`: ids may be reused (OpenVidu).
+    """About one recording. `recording` is the vendor's id; `keyed_by_start`: the vendor may use an id twice.
 
-    `status` is the vendor's raw status. `started_at`/`stopped_at` are stated by the event; `legacy` marks OpenVidu's
-    recordingStarted/Stopped, which are shown only where no recordingStatusChanged says the same. `alias` is another name
+    `status` is the vendor's raw status. `started_at`/`stopped_at` are stated by the event; `legacy` marks
+    a former kind of event, which is shown only where no newer kind says the same. `alias` is another name
     some of its messages may know it by. `nameless`: the message names none, `recording` is made up, and time alone tells
-    which recording of its session was meant (StreamRec's relayed messages).
+    which recording of its session was meant.
     """
 
     recording: str

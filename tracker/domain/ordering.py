@@ -1,6 +1,6 @@
 """Which of two things comes first in a timeline when both are told for the same moment. Pure.
 
-LiveKit and plugNmeet tell time in whole seconds: what happened within one is put into causal order (a join before the
+Some vendors state times in whole seconds: what happened within one is put into causal order (a join before the
 stream it publishes, that before the leave, that before the end of the session), and never into the order of arrival.
 """
 

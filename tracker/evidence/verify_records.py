@@ -21,7 +21,6 @@ from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt, LogUnavaila
 from tracker.log.contract import Log
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings
-from tracker.sources.replay_proof import stored_delivery
 from tracker.evidence.verify_log import MAX_FAULTS, Fault, Progress, Verification
 
 KEYED_HASH_PREFIX = "hmac:"
@@ -152,7 +151,7 @@ def recheck_proof(record: Record, configured: Mapping[str, Source]) -> tuple[str
     source = configured.get(record.source)
     if source is None or source.vendor != record.vendor:
         return "source unknown", None
-    delivery = stored_delivery(record)
+    delivery = registry.stored_delivery(record)
     if delivery is None:
         return "only the key is kept", None
     try:

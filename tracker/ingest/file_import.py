@@ -1,15 +1,14 @@
-"""Imports files: OpenVidu CDR files and JSON Lines. Importing the same file twice adds nothing.
+"""Imports files: JSON Lines, and a vendor's own log files (CDR files). Importing the same file twice adds nothing.
 
     file ─► lines ─► the JSON of each line ─► source.verify_trusted ─► log.append_all (500 at a time)
 
-A line may be a webhook body, an OpenVidu CDR object, either of them behind a log or docker prefix, or an envelope
+A line may be a webhook body, the event of a CDR file, either of them behind a log or docker prefix, or an envelope
 (`body_b64` / `body_text`) as Tracker exports it. The log gets the exact bytes of the JSON. A line that is not imported
 is counted; unless it is a log line without JSON, the report also lists its number.
 
 If we die here: each batch is durable or absent as a whole, and the next run adds what is missing.
 
-LIMIT: `received_at` of an imported record is the time of the import. An event without a time of its own (StreamRec
-`upload_failed`) gets that time.
+LIMIT: `received_at` of an imported record is the time of the import. An event without a time of its own gets that time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ import msgspec
 from tracker.domain.deliveries import Verified
 from tracker.log.contract import Log
 from tracker.log.frames import max_frame_bytes
-from tracker.sources.contract import Source
+from tracker.sources import registry
+from tracker.sources.contract import LogFiles, Source
 
 
 BATCH_LINES = 500
@@ -43,11 +43,7 @@ MAX_BATCH_LINES_READ = 20 * BATCH_LINES
 """A batch ends after this many lines even if few of them are imported, so that progress is reported."""
 
 BOM = b"\xef\xbb\xbf"
-CDR_NAME = re.compile(r"^CDR\.(?P<date>\d{4}-\d{2}-\d{2})_(?P<run>\d{2}-\d{2}-\d{2})\.log(\.gz)?$")
 LOG_LINE = re.compile(rb"^\S+\s+\| |\[(TRACE|DEBUG|INFO|WARN|ERROR|FATAL) *\]|^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
-CDR_LOGGER = re.compile(rb"CDRLogger|CallDetailRecord")
-HINTS = ("sid", "rid", "run")
-"""Fields of an exported proof that are kept: StreamRec's correlation hints, and the run of a CDR file."""
 
 IMPORTED_SUFFIXES = (".log", ".jsonl", ".log.gz", ".jsonl.gz")
 """The files of a folder that are imported."""
@@ -121,7 +117,7 @@ class _FileReader:
         self._source = source
         self._now = now
         self._is_log = False
-        cdr = CDR_NAME.match(path.name)
+        cdr = _match_log_file(path)
         # The suffix is the start time of the server process: the projector ends what an older run left open.
         self._run = {"run": cdr["run"]} if cdr else {}
         self._lines = self._numbered_lines()
@@ -221,7 +217,7 @@ def _parse_line(line: bytes) -> BodyAndHints | None:
 
 
 def _json_object(text: bytes) -> dict[str, Any] | None:
-    """The JSON object, or None. Also accepts a lone surrogate (OpenVidu Meet) and ISO-8859-1 (OpenVidu ≤ 2.17)."""
+    """The JSON object, or None. Also accepts a lone surrogate and ISO-8859-1."""
     try:
         parsed: object = msgspec.json.decode(text)
     except (ValueError, RecursionError):
@@ -242,7 +238,7 @@ def _holds_no_cdr(line: bytes) -> bool:
     start = line.find(b"{")
     if start < 0:
         return True
-    if start == 0 or CDR_LOGGER.search(line[:start]):
+    if start == 0 or any(files.logger.search(line[:start]) for files in _log_files()):
         return False
     # Another logger's complete JSON, or text with a brace in it, is no event; truncated JSON may have been one.
     return not line[:start].endswith(b" - ") or _json_object(line[start:]) is not None
@@ -269,7 +265,8 @@ def _hints_of(envelope: dict[str, Any]) -> dict[str, str]:
     """The correlation hints in the proof of an exported record."""
     proof = envelope.get("proof")
     fields = cast("dict[str, Any]", proof) if isinstance(proof, dict) else {}
-    return {name: fields[name] for name in HINTS if isinstance(fields.get(name), str)}
+    names = [name for vendor in registry.VENDORS.values() for name in vendor.import_hints]
+    return {name: fields[name] for name in names if isinstance(fields.get(name), str)}
 
 
 def _expand_folders(paths: Sequence[Path]) -> Iterator[Path]:
@@ -282,15 +279,24 @@ def _expand_folders(paths: Sequence[Path]) -> Iterator[Path]:
         yield from inside or [path]
 
 
+def _log_files() -> list[LogFiles]:
+    return [vendor.log_files for vendor in registry.VENDORS.values() if vendor.log_files is not None]
+
+
+def _match_log_file(path: Path) -> re.Match[str] | None:
+    """How the name matches a vendor's log files; None for other files."""
+    return next((match for files in _log_files() if (match := files.name.match(path.name))), None)
+
+
 def import_order(paths: Iterable[Path]) -> list[Path]:
     """Sort CDR files among themselves in the order their lines were written; other files keep their places.
 
     Within one day, a run that began on an earlier day comes before runs that began on this day, whatever their time.
     """
     listed = list(paths)
-    cdr = [(match["date"], match["run"], path) for path in listed if (match := CDR_NAME.match(path.name))]
+    cdr = [(match["date"], match["run"], path) for path in listed if (match := _match_log_file(path))]
     began: dict[str, str] = {}
     for date, run, _ in cdr:
         began[run] = min(date, began.get(run, date))
     ordered = iter(sorted(cdr, key=lambda each: (each[0], began[each[1]], each[1])))
-    return [next(ordered)[2] if CDR_NAME.match(path.name) else path for path in listed]
+    return [next(ordered)[2] if _match_log_file(path) else path for path in listed]

@@ -1,6 +1,6 @@
 """Which recording was meant by messages that do not name it: by another name, else by time. Pure.
 
-StreamRec's webhooks name a recording by `rec_id`, which an application that relays `recording_start` may not know yet. Such a
+A vendor's webhooks may name a recording by an id that the application, which relays its start, does not know yet. Such a
 message is kept as an interval of its own under a made-up name; here, where all facts of the session are known, it joins the
 named recording that began (or stopped) at about that moment. What fits none stays a recording of its own.
 """

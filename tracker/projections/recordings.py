@@ -15,7 +15,7 @@ ORDER = ("started", "processing", "stopped", "aborted", "limit_reached", "failed
 
 
 class RenderedRecording(msgspec.Struct):
-    """A recording row. `legacy`: only OpenVidu's old recordingStarted/Stopped told of it."""
+    """A recording row. `legacy`: only events of a former kind reported it."""
 
     row: RecordingRow
     legacy: bool
@@ -42,7 +42,7 @@ def _when(interval: Interval) -> Micros:
 
 
 def _paired(intervals: dict[str, Interval]) -> dict[str, Interval]:
-    """Ends that do not tell their start (OpenVidu 2.0's recordingStopped) go to the latest start of their id before them."""
+    """Ends that do not tell their start go to the latest start of their id before them."""
     paired = dict(intervals)
     for key, interval in sorted(intervals.items()):
         if interval.start is not None or interval.end is None:

@@ -28,6 +28,7 @@ from tracker.domain import clock
 from tracker.privacy import retention
 from tracker.projector import gc_tuning
 from tracker.server import catch_up, erasure_sync, clock_watch, stores
+from tracker.server.sources import build_sources
 from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound_receiving
 from tracker.api.health import Health
 from tracker.config.load import Config
@@ -77,7 +78,7 @@ class Server:
         self.role: Role = role
         self.cosigner = vouching
         self.ingest = Ingest(
-            stores.sources(config),
+            build_sources(config),
             log,
             max_body_bytes=config.server.max_body_bytes,
             now=clock.now,

@@ -19,7 +19,7 @@ from tracker.server import cluster_stores
 from tracker.api.auth import Access, AccessKey
 from tracker.evidence.bundle.build import BundleSettings
 from tracker.evidence.checkpointer import Checkpointer, CheckpointObserver
-from tracker.config.load import AccessKeyConfig, Config, SourceConfig
+from tracker.config.load import AccessKeyConfig, Config
 from tracker.log.copy_log import CopySource
 from tracker.errors import LogMissing, LogUnavailable, NodeDiverged, ViewsMissing, ViewsOutdated
 from tracker.log.merkle.cosignature import CosignerKey
@@ -32,8 +32,7 @@ from tracker.log.sqlite.trust import TrustedKeys
 from tracker.log.sqlite.copy_target import SqliteCopyTarget
 from tracker.log.keys.key_store import MasterKey, KeyStore
 from tracker.evidence.signing_key import create_key, read_cosigners, read_key, read_verifiers
-from tracker.sources import registry
-from tracker.sources.contract import Source, SourceSettings
+from tracker.server.sources import shipped_dictionaries
 from tracker.log.cluster.divergence import Divergence, trusted_keys
 from tracker.log.cluster.cosigner import Cosigner
 from tracker.views.sqlite.views import SqliteViews
@@ -47,20 +46,6 @@ BUNDLES = 2
 """Evidence bundles made at once: each holds a temporary file, and a core for as long as it compresses."""
 
 _log = structlog.get_logger("joining")
-
-
-def source(config: SourceConfig) -> Source:
-    """One configured sender."""
-    return registry.build(
-        SourceSettings(
-            name=config.name, vendor=config.vendor, secrets=config.secrets, keys=config.keys, header=config.header
-        )
-    )
-
-
-def sources(config: Config) -> Mapping[str, Source]:
-    """All configured senders by name."""
-    return {each.name: source(each) for each in config.sources}
 
 
 def hidden(config: Config) -> Mapping[str, frozenset[str]]:
@@ -126,7 +111,7 @@ def masters(config: Config) -> list[MasterKey]:
 
 async def open_key_store(config: Config) -> KeyStore:
     """The key store. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
-    return await KeyStore.open(config.sealing.path, masters(config))
+    return await KeyStore.open(config.sealing.path, masters(config), shipped_dictionaries())
 
 
 async def rewrap_frames(config: Config, vault: KeyStore) -> int:

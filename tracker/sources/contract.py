@@ -1,31 +1,37 @@
-"""The seam of a vendor: prove a delivery, name it, and read what it means. Pure: no I/O, no clock.
+"""What a vendor provides: one `Vendor` object that proves its deliveries, names them, and reads what they mean.
 
-A vendor file defines three things, found by `sources/registry.py` under the vendor's name:
+Everything here is pure: no I/O and no clock. A vendor is one folder, `sources/<vendor>/`:
 
-    `<Vendor>Source`   a `Source`: built from a `SourceSettings`, it proves and names deliveries
-    `interpret`        `(record) -> facts`: the same for every configured source of that vendor
-    `RULES`            how its runs are told apart
+    vendor.py        `VENDOR`, the object that `sources/registry.py` finds
+    source.py        a `Source`: built from a `SourceSettings`, it proves and names deliveries
+    events.py        `interpret(record) -> facts`: the same for every configured source of that vendor
+    sample_call.py   one whole signed call, for `tracker demo` and the tests
+    *.zdict          the dictionaries that compress its encrypted records
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from tracker.domain.deliveries import Delivery, Record, Verified
-from tracker.domain.facts import Fact
+from tracker.domain.facts import Fact, RunRules
+from tracker.sources.sample_calls import SampleCall
 
 Interpret = Callable[[Record], tuple[Fact, ...]]
-"""What a kept record means. Never raises: what cannot be read becomes an `Unknown` fact with an anomaly."""
+"""Reads what a record means. Never raises: what cannot be read becomes an `Unknown` fact with an anomaly."""
+
+SecretsKey = Literal["secrets", "keys"]
 
 
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The secrets and names of one `[[sources]]` table, already read from environment and files.
+    """The secrets and options of one `[[sources]]` table, already read from environment and files.
 
-    `secrets` is a list for rotation (openvidu, openvidu_meet, streamrec); `keys` maps issuer to secret
-    (livekit, plugnmeet). `header` is OpenVidu 2's header name. Never printed: `repr` hides it.
+    `secrets` holds several secrets during a rotation; `keys` maps an issuer to its secret. A vendor uses one of the two.
+    `header` names the header that carries the secret, for vendors that let the operator choose it. `repr` hides secrets.
     """
 
     name: str
@@ -45,16 +51,56 @@ class Source(Protocol):
     vendor: str
 
     def verify(self, delivery: Delivery) -> Verified:
-        """The delivery, proved authentic on its raw bytes at `delivery.received_at`, with event name and dedupe key.
+        """Prove that the delivery is authentic, from its raw bytes at `delivery.received_at`; add event name and dedupe key.
 
-        Raises a `DeliveryRejected` leaf (SignatureMissing, SignatureMismatch, SignatureStale, KeyUnknown); then the
-        delivery must not be recorded. A body that is authentic but cannot be parsed is returned all the same.
+        Raises a `DeliveryRejected` leaf (SignatureMissing, SignatureMismatch, SignatureStale, KeyUnknown); such a delivery
+        must not be recorded. An authentic body that cannot be parsed is returned all the same.
         """
         ...
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """A body read from a file the operator vouches for: named and keyed as `verify` does, proof as given.
+        """Name a body from a file that the operator vouches for. Event name and dedupe key are those of `verify`.
 
-        `received_at` in µs. A CDR line and its webhook get the same dedupe key. Never raises.
+        `received_at` in µs; `proof` is recorded as passed. Never raises.
         """
         ...
+
+
+class LogFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """How a vendor's server writes its events into log files, for `tracker import`."""
+
+    name: re.Pattern[str]
+    """Matches the file's name; its group `date` is the day, its group `run` the time the server process started."""
+    logger: re.Pattern[bytes]
+    """Matches the name of the logger that writes events, in the prefix of a line."""
+
+
+class Vendor(msgspec.Struct, frozen=True, kw_only=True):
+    """All that Tracker knows of one vendor."""
+
+    name: str
+    """What `vendor` is in config.toml and in records."""
+    title: str
+    """What people call it."""
+    build: Callable[[SourceSettings], Source]
+    interpret: Interpret
+    rules: RunRules
+    """How its runs of a room are told apart."""
+    needs: SecretsKey
+    """What it proves deliveries with: a list of secrets, or secrets by issuer."""
+    accepts_header: bool = False
+    """Whether the operator may choose the header that carries the secret."""
+    signs_body: bool = False
+    """Whether the proof covers the bytes of the body."""
+    first_steps: str
+    """What to set up at the sender, for a source that never received anything."""
+    dictionary: int = 0
+    """The number of the shipped zstd dictionary for its encrypted records; 0: none."""
+    headers_from_proof: Callable[[Mapping[str, Any]], dict[str, str] | None] = lambda _: None
+    """The headers that proved a delivery, from the recorded proof; None where the proof does not hold them."""
+    import_hints: tuple[str, ...] = ()
+    """Fields of a recorded proof that say which run a body belongs to; an import of exported records preserves them."""
+    log_files: LogFiles | None = None
+    room_state: Callable[[Mapping[str, Any] | None], str] | None = None
+    """What the vendor calls the state of a session's room: from the detail of the session's end, None while it is open."""
+    sample: SampleCall | None = None

@@ -1,6 +1,6 @@
 """JSON that leaves no doubt, read at once; anything else is None, and left to a reader that looks closely.
 
-The close readers (`protojson`, `json_reading`, `openvidu_wire`) walk what they parsed in Python: too deep? a number no
+The close readers (`protojson`, `json_reading`, a vendor's own) walk what they parsed in Python: too deep? a number no
 store holds? a lone surrogate? a key twice? Here the same answers come from C, for bodies as nearly all senders write them:
 
     too deep                no value nests deeper than it has opening brackets

@@ -1,10 +1,8 @@
-"""Read protojson tolerantly, and in it the LiveKit objects (participant, track) that two vendors send.
+"""Read protojson tolerantly: the JSON of protobuf messages.
 
-protojson writes 64-bit integers as strings, leaves zero values out, and gives enums by name or, where the sender does not
-know the name, by number. Go's encoder spells fields in camelCase (LiveKit) or snake_case (plugNmeet); protobuf's JSON
-mapping obliges every reader to take both, so `Message` does. A value of a wrong type reads as absent: nothing here raises.
-
-LiveKit's objects: livekit/protocol `protobufs/livekit_models.proto`.
+protojson writes 64-bit integers as strings, leaves zero values out, and writes enums by name or, where the sender does not
+know the name, by number. Go's encoder spells fields in camelCase or in snake_case, by its options; protobuf's JSON mapping
+obliges every reader to accept both, so `Message` does. A value of a wrong type reads as absent: nothing here raises.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from tracker.domain.facts import EndReason, Micros, Precision
+from tracker.domain.facts import Micros
 from tracker.sources import plain_json
 from tracker.sources.json_reading import whole_text
 
@@ -43,27 +41,6 @@ _ADDRESS = re.compile(
 )
 _TOKEN = re.compile(r"eyJ[\w-]{10,}(?:\.[\w-]*)*", re.ASCII)
 _DIGITS = re.compile(r"-?[0-9]{1,19}", re.ASCII)
-
-# DisconnectReason, livekit_models.proto:702-736; which server reason becomes which: livekit pkg/rtc/types/interfaces.go.
-_DISCONNECTED: Mapping[str, EndReason] = {
-    "CLIENT_INITIATED": "left",
-    "DUPLICATE_IDENTITY": "replaced",
-    "SERVER_SHUTDOWN": "server_shutdown",
-    "PARTICIPANT_REMOVED": "removed",
-    "ROOM_DELETED": "closed_by_server",
-    "ROOM_CLOSED": "closed_by_server",
-    "STATE_MISMATCH": "network_lost",
-    "SIGNAL_CLOSE": "network_lost",
-    "CONNECTION_TIMEOUT": "network_lost",
-    "MEDIA_FAILURE": "network_lost",
-    "JOIN_FAILURE": "join_failed",
-    "MIGRATION": "migrated",
-    "USER_UNAVAILABLE": "left",
-    "USER_REJECTED": "left",
-    "SIP_TRUNK_FAILURE": "server_failure",
-    "AGENT_ERROR": "server_failure",
-}
-_LABELS = {"screen_share": "screen", "screen_share_audio": "screen_audio"}
 
 
 class Message:
@@ -276,53 +253,6 @@ def others(message: Message, known: frozenset[str]) -> dict[str, Any]:
 def present(**fields: Any) -> dict[str, Any]:
     """The given fields without those that are None or empty."""
     return {name: value for name, value in fields.items() if value or value not in (None, "", {}, [])}
-
-
-def joined_at(participant: Message) -> tuple[Micros, Precision] | None:
-    """When a participant joined, as finely as it is stated (`joined_at_ms` since 2025-01, `joined_at` before)."""
-    if (fine := participant.moment("joined_at_ms", "ms")) is not None:
-        return fine, "ms"
-    return None if (coarse := participant.moment("joined_at", "s")) is None else (coarse, "s")
-
-
-def person_kind(participant: Message) -> str:
-    """What kind of participant, in lower case; absent is the enum's zero, a person; `hidden`: one nobody else sees."""
-    kind = participant.enum("kind", "STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT") or "STANDARD"
-    if kind == "STANDARD" and participant.message("permission").flag("hidden"):
-        return "hidden"
-    return f"kind_{kind}" if _DIGITS.fullmatch(kind) else kind.lower()
-
-
-def person_detail(participant: Message) -> dict[str, Any]:
-    """What a participant's object tells beyond the fields of a fact."""
-    return present(
-        hidden=participant.message("permission").flag("hidden") or None,
-        metadata=metadata(participant.text("metadata")),
-        attributes=displayable(dict(participant.message("attributes").fields)),
-        region=participant.text("region"),
-    )
-
-
-def disconnected(participant: Message) -> tuple[EndReason, str | None]:
-    """Why a connection ended: our word and the vendor's (a number where the vendor itself had no name for it)."""
-    theirs = participant.enum("disconnect_reason")
-    return _DISCONNECTED.get(theirs or "", "unknown"), theirs
-
-
-def track_media(track: Message) -> dict[str, str]:
-    """The `media` and `label` of a track; an absent type is the enum's zero, audio."""
-    media = (track.enum("type", "AUDIO", "VIDEO", "DATA") or "AUDIO").lower()
-    source = (
-        track.enum("source", "UNKNOWN", "CAMERA", "MICROPHONE", "SCREEN_SHARE", "SCREEN_SHARE_AUDIO") or ""
-    ).lower()
-    return present(media=media, label=_LABELS.get(source, "" if source == "unknown" else source))
-
-
-def track_detail(track: Message) -> dict[str, Any]:
-    """What a track's object tells beyond the fields of a fact."""
-    return present(
-        name=track.text("name"), mime_type=track.text("mime_type"), width=track.whole("width"), height=track.whole("height")
-    )  # fmt: skip
 
 
 def _sound(value: Any, depth: int) -> Any:

@@ -121,7 +121,7 @@ def _secret_of(claims: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[str,
 def _is_signed(signed: str, signature: str, secret: str) -> bool:
     """Whether `signature` is the one way to write the HMAC of `signed`; both are ASCII by their shape."""
     digest = hmac.digest(secret.encode("utf-8", "surrogatepass"), signed.encode(), "sha256")
-    return hmac.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"="), signature.encode())
+    return hmac.compare_digest(_base64url(digest), signature.encode())
 
 
 def _check_times(claims: Mapping[str, Any], received_at: Micros) -> None:
@@ -168,3 +168,31 @@ def encode_proof(proof: Mapping[str, str | int]) -> bytes:
     except (ValueError, OverflowError):  # lone surrogates, wide numbers
         plain = b"\xff"
     return plain if plain.isascii() else json.dumps(proof, separators=(",", ":")).encode()
+
+
+def headers_from_proof(proof: Mapping[str, Any]) -> dict[str, str] | None:
+    """The header that carried a recorded token. See `Vendor.headers_from_proof`."""
+    match proof:
+        case {"scheme": "jwt", "jwt": str(token)}:
+            return {"authorization": token}
+        case _:
+            return None
+
+
+def sign_jwt(issuer: str, secret: str, *, body: bytes, now: Micros) -> str:
+    """The token a server sends with `body`, valid for 5 minutes from `now` (µs). For sample calls: any secret will do."""
+    seconds = now // 1_000_000
+    claims = {
+        "iss": issuer,
+        "nbf": seconds,
+        "iat": seconds,
+        "exp": seconds + 300,
+        "sha256": base64.b64encode(hashlib.sha256(body).digest()).decode(),
+    }
+    signed = b".".join(_base64url(_write(part)) for part in ({"alg": _ALGORITHM, "typ": "JWT"}, claims))
+    signature = _base64url(hmac.digest(secret.encode(), signed, "sha256"))
+    return (signed + b"." + signature).decode()
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import structlog
 
-from tests.support.paths import ROOT
 from tests.support.server import READ_KEY, SECRETS
 from tests.support.samples import SAMPLES
 from tracker.cli.main import main
@@ -59,10 +58,6 @@ def test_init_makes_a_config_and_a_log_once(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "new" / "data" / "log.db").exists()
     assert main(["init", "--config", str(config)]) == 1
     assert "exists already" in capsys.readouterr().err
-
-
-def test_the_example_that_init_writes_is_the_one_in_the_repository() -> None:
-    assert (ROOT / "tracker" / "config" / "example.toml").read_bytes() == (ROOT / "config.toml").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tracker.log.keys.frame_keys import decode
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.server.sources import shipped_dictionaries
 
 MASTER = "ab" * 32
 MASTERS = (MasterKey("main", bytes.fromhex(MASTER)),)
@@ -67,7 +68,7 @@ async def fill(cluster: Cluster, subject: str) -> None:
 async def keys_of(running: Running, positions: list[int]) -> list[bytes]:
     """The wrapped data keys of all copies of these records, as this node keeps them."""
     replica = await Replica.open(running.log_path, sealed_stay=True)
-    vault = await KeyStore.open(running.folder / "keys.db", MASTERS)
+    vault = await KeyStore.open(running.folder / "keys.db", MASTERS, shipped_dictionaries())
     copies = await replica.copies_of(positions)
     found: list[bytes] = []
     for frame, n in copies:
@@ -153,7 +154,9 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
                     process.kill()
                 await process.wait()
         assert PERSON not in on_disk(first.folder)
-        log = await SqliteLog.open(first.log_path, vault=await KeyStore.open(first.folder / "keys.db", MASTERS))
+        log = await SqliteLog.open(
+            first.log_path, vault=await KeyStore.open(first.folder / "keys.db", MASTERS, shipped_dictionaries())
+        )
         erased = [position for position, _ in await log.erased_positions(0, 1000)]
         assert erased
         assert await log.head() > head

@@ -11,7 +11,8 @@ import jwt
 import pytest
 
 from tests.support.paths import SAMPLES
-from tracker.demo.calls import CALL_SECONDS, ISSUERS, VENDORS, sign, whole_call
+from tracker.demo.calls import ISSUERS, VENDORS, sign, whole_call
+from tracker.sources.sample_calls import CALL_SECONDS
 
 
 START = 1_786_000_000_000_000

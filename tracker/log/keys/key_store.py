@@ -97,7 +97,12 @@ class KeyStore(FrameStore):
     """One key store. Made by `create`, opened by `open`; `masters[0]` wraps, the others only open."""
 
     def __init__(
-        self, path: Path, connection: aiosqlite.Connection, masters: Sequence[MasterKey], names: bytes
+        self,
+        path: Path,
+        connection: aiosqlite.Connection,
+        masters: Sequence[MasterKey],
+        names: bytes,
+        dictionaries: ShippedDictionaries,
     ) -> None:
         self.path = path
         self._connection = connection
@@ -106,7 +111,7 @@ class KeyStore(FrameStore):
         self._masters: Mapping[str, AESGCM] = {master.id: AESGCM(master.key) for master in masters}
         self._names = names
         self._ahead: dict[int, DataKey] = {}
-        self._shipped = ShippedDictionaries()
+        self._shipped = dictionaries
 
     @staticmethod
     async def create(path: Path, masters: Sequence[MasterKey], names: bytes | None = None) -> None:
@@ -132,8 +137,10 @@ class KeyStore(FrameStore):
                 draft.unlink(missing_ok=True)
 
     @classmethod
-    async def open(cls, path: Path, masters: Sequence[MasterKey]) -> Self:
-        """Open a key store. Raises `LogMissing`, `LogCorrupt` (none of ours), `LogUnavailable` (no master key fits)."""
+    async def open(
+        cls, path: Path, masters: Sequence[MasterKey], dictionaries: ShippedDictionaries | None = None
+    ) -> Self:
+        """Open a key store; `dictionaries` compress the records it encrypts. Raises `LogMissing`, `LogCorrupt` (none of ours), `LogUnavailable` (no master key fits)."""
         if not path.exists():
             raise LogMissing(f"there is no key store at {path}: bring it back, or make one with `tracker init`")
         connection = await _connect(path)
@@ -149,7 +156,8 @@ class KeyStore(FrameStore):
             known = {master.id: AESGCM(master.key) for master in masters}
             for master, wrapped in rows:
                 if master in known:
-                    return cls(path, connection, masters, unwrap(known[master], wrapped, NAMES_AAD, path))
+                    names = unwrap(known[master], wrapped, NAMES_AAD, path)
+                    return cls(path, connection, masters, names, dictionaries or ShippedDictionaries())
             named = ", ".join(master for master, _ in rows)
             raise LogUnavailable(
                 f"{path} is wrapped by the master key {named}, which is not configured under [sealing]"

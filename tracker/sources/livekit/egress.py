@@ -78,7 +78,7 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True):
         return next((mode for mode in _MODES if self.info.message(mode)), None)
 
 
-def read(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fact, ...]:
+def read_egress(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fact, ...]:
     """The facts of an egress event; `fact(at, precision, **detail)` gives the arguments every fact takes."""
     at = _moment(egress)
     precision = "s" if at is None else "us"

@@ -9,11 +9,12 @@ What fills them is livekit `pkg/telemetry/events.go`; the objects are livekit/pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from tracker.domain.deliveries import Record
 from tracker.domain.facts import (
     AgentJobEnded,
     AgentJobStarted,
@@ -34,7 +35,8 @@ from tracker.domain.facts import (
     StreamUnpublished,
     Unknown,
 )
-from tracker.sources import protojson
+from tracker.sources import livekit_protocol, protojson
+from tracker.sources.livekit.egress import Egress, read_egress
 from tracker.sources.protojson import Message
 
 
@@ -200,21 +202,21 @@ def participant(said: EventContext) -> tuple[Fact, ...]:
     connection = person.text("sid")
     if connection is None:
         return said.unread(f"{said.event} without participant.sid")
-    joined = protojson.joined_at(person)
+    joined = livekit_protocol.joined_at(person)
     joined_at = joined[0] if joined else None
     about: dict[str, Any] = {
         "place": said.place(joined_at),
         "connection": connection,
         "identity": person.text("identity"),
         "name": person.text("name"),
-        "person": protojson.person_kind(person),
+        "person": livekit_protocol.person_kind(person),
         "joined_at": joined_at,
     }
-    detail = protojson.person_detail(person)
+    detail = livekit_protocol.person_detail(person)
     if said.event == "participant_joined":
         at, precision = joined or (None, "s")
         return (ParticipantJoined(**said.fact(at, precision, **detail), **about),)
-    reason, theirs = protojson.disconnected(person)
+    reason, theirs = livekit_protocol.disconnected(person)
     if said.event == "participant_left":
         return (ParticipantLeft(**said.end(joined_at, **detail), **about, reason=reason, vendor_reason=theirs),)
     reason = "join_failed" if theirs is None else reason
@@ -229,8 +231,8 @@ def track(said: EventContext) -> tuple[Fact, ...]:
     if stream is None:
         return said.unread(f"{said.event} without track.sid")
     about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": person.text("identity")}
-    about |= protojson.track_media(media)
-    detail = protojson.track_detail(media)
+    about |= livekit_protocol.track_media(media)
+    detail = livekit_protocol.track_detail(media)
     # When the track was last changed: its publication, unless it was changed since.
     changed = media.message("version").moment("unix_micro", "us")
     if said.event == "track_unpublished":
@@ -295,3 +297,55 @@ def agent_job(said: EventContext) -> tuple[Fact, ...]:
     fact = said.end(started_at, **detail) if ended_at is None else said.fact(ended_at, "us", **detail)
     reason = _JOB_ENDED.get(status or "", "unknown")
     return (AgentJobEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
+
+
+def interpret(record: Record) -> tuple[Fact, ...]:
+    """What a LiveKit webhook means. Never raises."""
+    message = protojson.read(record.body)
+    if message is None:
+        unreadable = (("unreadable", "the body is no JSON object"),)
+        return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
+    said = event_context(message, record.received_at)
+    reader = _READERS.get(said.event)
+    if reader is None:
+        return said.unknown()
+    if said.run is None and said.room is None:
+        return said.unread(f"{said.event} without room")
+    return reader(said)
+
+
+def _egress(said: EventContext) -> tuple[Fact, ...]:
+    info = said.message.message("egress_info")
+    if not info:
+        return said.unread(f"{said.event} without egressInfo")
+    started_at = info.moment("started_at", "ns")
+    egress_id = info.text("egress_id")
+    egress = Egress(
+        event=said.event,
+        info=info,
+        at=said.at,
+        stamped=said.own is not None,
+        place=said.place(started_at, egress_id=egress_id),
+        started_at=started_at,
+        # An automatic egress that failed to start has no id (livekit `pkg/rtc/egress.go:44-57`): its event has one.
+        id=egress_id or f"egress:{said.message.text('id') or f'{said.room or said.run}@{said.at}'}",
+    )
+    return read_egress(egress, said.fact)
+
+
+_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
+    "room_started": room_started,
+    "room_finished": room_finished,
+    "participant_joined": participant,
+    "participant_left": participant,
+    "participant_connection_aborted": participant,
+    "track_published": track,
+    "track_unpublished": track,
+    "egress_started": _egress,
+    "egress_updated": _egress,
+    "egress_ended": _egress,
+    "ingress_started": ingress,
+    "ingress_ended": ingress,
+    "agent_job_started": agent_job,
+    "agent_job_ended": agent_job,
+}

@@ -12,15 +12,11 @@ what keeps a replay out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
-from tracker.domain.deliveries import Delivery, Origin, Record, Verified
-from tracker.domain.facts import Fact, RunRules, Unknown
+from tracker.domain.deliveries import Delivery, Origin, Verified
+from tracker.domain.facts import RunRules
 from tracker.sources import protojson
-from tracker.sources.livekit import egress as livekit_egress
-from tracker.sources.livekit import events as reading
 from tracker.sources.contract import SourceSettings
-from tracker.sources.livekit.events import EventContext
 from tracker.sources.webhook_jwt import verify_jwt, encode_proof
 from tracker.sources.protojson import Message
 
@@ -64,55 +60,3 @@ class LivekitSource:
             proof=encode_proof(proof),
             body=body,
         )
-
-
-def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a LiveKit webhook means. Never raises."""
-    message = protojson.read(record.body)
-    if message is None:
-        unreadable = (("unreadable", "the body is no JSON object"),)
-        return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    said = reading.event_context(message, record.received_at)
-    reader = _READERS.get(said.event)
-    if reader is None:
-        return said.unknown()
-    if said.run is None and said.room is None:
-        return said.unread(f"{said.event} without room")
-    return reader(said)
-
-
-def _egress(said: EventContext) -> tuple[Fact, ...]:
-    info = said.message.message("egress_info")
-    if not info:
-        return said.unread(f"{said.event} without egressInfo")
-    started_at = info.moment("started_at", "ns")
-    egress_id = info.text("egress_id")
-    egress = livekit_egress.Egress(
-        event=said.event,
-        info=info,
-        at=said.at,
-        stamped=said.own is not None,
-        place=said.place(started_at, egress_id=egress_id),
-        started_at=started_at,
-        # An automatic egress that failed to start has no id (livekit `pkg/rtc/egress.go:44-57`): its event has one.
-        id=egress_id or f"egress:{said.message.text('id') or f'{said.room or said.run}@{said.at}'}",
-    )
-    return livekit_egress.read(egress, said.fact)
-
-
-_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
-    "room_started": reading.room_started,
-    "room_finished": reading.room_finished,
-    "participant_joined": reading.participant,
-    "participant_left": reading.participant,
-    "participant_connection_aborted": reading.participant,
-    "track_published": reading.track,
-    "track_unpublished": reading.track,
-    "egress_started": _egress,
-    "egress_updated": _egress,
-    "egress_ended": _egress,
-    "ingress_started": reading.ingress,
-    "ingress_ended": reading.ingress,
-    "agent_job_started": reading.agent_job,
-    "agent_job_ended": reading.agent_job,
-}

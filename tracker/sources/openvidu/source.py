@@ -14,12 +14,8 @@ from tracker.domain.deliveries import Delivery, Origin, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing
 from tracker.domain.facts import RunRules
 from tracker.sources.contract import SourceSettings
-from tracker.sources.openvidu.events import interpret
 from tracker.sources.openvidu.wire import dedupe_key, read_event, shown_name
 from tracker.sources.webhook_jwt import which_secret, encode_proof
-
-
-__all__ = ["RULES", "OpenviduSource", "interpret"]
 
 RULES = RunRules(
     # Starts are exact. Only a join without REST (≤ 2.15) is stamped, some ms, before its session. It must stay below

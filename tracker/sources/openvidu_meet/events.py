@@ -10,7 +10,7 @@ data open the room (`?secret=`): facts never hold them. Fields and quirks: docs/
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -316,3 +316,15 @@ _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "participantHandChanged": _participant_changed,
     "testEvent": _test,
 }
+
+
+_AFTERWARDS = {"none": "OPEN", "close": "CLOSED", "delete": "DELETED"}
+"""What becomes of the room when its meeting ends, by its `meetingEndAction`."""
+
+
+def room_state(end: Mapping[str, Any] | None) -> str:
+    """ACTIVE, OPEN, CLOSED or DELETED: what OpenVidu Meet's own list calls the room. See `Vendor.room_state`."""
+    if end is None:
+        return "ACTIVE"
+    # `status` of an ended meeting cannot be trusted: with the end action "delete" it still says active_meeting.
+    return "CLOSED" if end.get("status") == "closed" else _AFTERWARDS.get(str(end.get("meetingEndAction")), "OPEN")

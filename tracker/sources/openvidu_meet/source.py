@@ -12,17 +12,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from tracker.domain.deliveries import Delivery, Origin, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.domain.facts import Micros, RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.json_reading import BodyUnreadable, event_name, read_object
-from tracker.sources.openvidu_meet.events import SCHEME, interpret
+from tracker.sources.openvidu_meet.events import SCHEME
 from tracker.sources.webhook_jwt import encode_proof
-
-
-__all__ = ["RULES", "OpenviduMeetSource", "interpret"]
 
 RULES = RunRules(
     # Webhooks are sent concurrently, each stamped when its sending starts: a join may be stamped before the
@@ -113,3 +112,12 @@ def _name_in(body: bytes) -> str:
         return event_name(read_object(body).get("event"))
     except BodyUnreadable:
         return ""
+
+
+def headers_from_proof(proof: Mapping[str, Any]) -> dict[str, str] | None:
+    """See `Vendor.headers_from_proof`."""
+    match proof:
+        case {"scheme": "hmac-sha256", "timestamp": str(stamp), "signature": str(signature)}:
+            return {"x-timestamp": stamp, "x-signature": signature}
+        case _:
+            return None

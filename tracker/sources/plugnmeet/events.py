@@ -10,26 +10,42 @@ LIMIT: from 2.4 a track of a hybrid native client names the sid of a twin whose 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
 
+from tracker.domain.deliveries import Record
 from tracker.domain.facts import (
+    AnalyticsReady,
+    ArtifactCreated,
+    BroadcastStarted,
+    BroadcastStopped,
+    EndReason,
     Fact,
     Micros,
     ParticipantJoined,
     ParticipantLeft,
-    SessionRef,
     Precision,
+    RecordingFailed,
+    RecordingProcessing,
+    RecordingReady,
+    RecordingStarted,
+    RecordingStopped,
     SessionCreated,
     SessionEnded,
+    SessionRef,
     SessionResumed,
     SessionStarted,
     StreamPublished,
     StreamUnpublished,
+    TranscriptionEnded,
+    TranscriptionStarted,
+    TranscriptionUsage,
     Unknown,
 )
-from tracker.sources import protojson
+from tracker.sources import livekit_protocol, protojson
 from tracker.sources.protojson import Message
 
 
@@ -204,7 +220,7 @@ def _person_kind(person: Message) -> str:
     """What kind of participant: plugNmeet's own names tell more than LiveKit's kind."""
     identity = person.text("identity") or ""
     by_prefix = next((kind for prefix, kind in _PREFIXES.items() if identity.startswith(prefix)), None)
-    return _BOTS.get(identity) or by_prefix or protojson.person_kind(person)
+    return _BOTS.get(identity) or by_prefix or livekit_protocol.person_kind(person)
 
 
 def participant(said: EventContext) -> tuple[Fact, ...]:
@@ -213,7 +229,7 @@ def participant(said: EventContext) -> tuple[Fact, ...]:
     connection = person.text("sid")
     if connection is None:
         return said.unread(f"{said.event} without participant.sid")
-    joined = protojson.joined_at(person)
+    joined = livekit_protocol.joined_at(person)
     joined_at = joined[0] if joined else None
     first = joined_at is not None and said.created is not None and 0 <= joined_at - said.created <= _FIRST_JOIN_WITHIN
     about: dict[str, Any] = {
@@ -224,12 +240,12 @@ def participant(said: EventContext) -> tuple[Fact, ...]:
         "person": _person_kind(person),
         "joined_at": joined_at,
     }
-    detail = protojson.person_detail(person)
+    detail = livekit_protocol.person_detail(person)
     if said.event == "participant_joined":
         # Sent when the connection became active, which `created_at` tells to the second and only after queueing.
         at, precision = joined or (None, "s")
         return (ParticipantJoined(**said.fact(at, precision, **detail), **about),)
-    reason, theirs = protojson.disconnected(person)
+    reason, theirs = livekit_protocol.disconnected(person)
     return (ParticipantLeft(**said.end(joined_at, **detail), **about, reason=reason, vendor_reason=theirs),)
 
 
@@ -240,8 +256,8 @@ def track(said: EventContext) -> tuple[Fact, ...]:
     if stream is None:
         return said.unread(f"{said.event} without track.sid")
     about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": _identity(person)}
-    about |= protojson.track_media(found)
-    detail = protojson.track_detail(found)
+    about |= livekit_protocol.track_media(found)
+    detail = livekit_protocol.track_detail(found)
     # When the track was last changed: its publication, unless it was changed since.
     fine = found.message("version").moment("unix_micro", "us")
     if said.event == "track_unpublished":
@@ -249,3 +265,165 @@ def track(said: EventContext) -> tuple[Fact, ...]:
     if fine is None or said.own is None or abs(fine - said.own) > _FINER_WITHIN:
         return (StreamPublished(**said.fact(**detail), **about, place=said.place()),)
     return (StreamPublished(**said.fact(fine, "us", **detail), **about, place=said.place(fine)),)
+
+
+_SUCCESS = "success"
+_BYTES_A_MB = 1_000_000
+"""transcoder_service.go:292: `float32(stat.Size()) / 1000000.0`, rounded to two places."""
+
+_LARGEST = 2**53
+
+# RoomArtifactType, plugnmeet_room_artifacts.proto. The wire has names; the documentation's samples have numbers.
+_ARTIFACTS = (
+    "UNKNOWN_ARTIFACT", "MEETING_ANALYTICS", "MEETING_SUMMARY", "MEETING_SUMMARY_USAGE", "SPEECH_TRANSCRIPTION",
+    "SPEECH_TRANSCRIPTION_USAGE", "SYNTHESIZED_SPEECH_USAGE", "CHAT_TRANSLATION_USAGE",
+    "AI_TEXT_CHAT_INTERACTION_USAGE", "AI_TEXT_CHAT_SUMMARIZATION_USAGE",
+)  # fmt: skip
+_USAGES = ("token_usage", "duration_usage", "character_count_usage")
+
+
+def _failure(info: Message) -> str | None:
+    """What went wrong, in the recorder's words; None for a success, and where it says nothing."""
+    message = info.text("recorder_msg")
+    return None if message is None or message.strip().lower() == _SUCCESS else protojson.masked(message)
+
+
+def _reason(info: Message) -> EndReason:
+    if _failure(info) is not None:
+        return "server_failure"
+    return "normal" if info.text("recorder_msg") else "unknown"
+
+
+def recorded(said: EventContext) -> tuple[Fact, ...]:
+    """A step of a recording."""
+    info = said.message.message("recording_info")
+    name = info.text("record_id")
+    if name is None:
+        return said.unread(f"{said.event} without recording_info.record_id")
+    failure = _failure(info)
+    base = said.fact(recorder_id=info.text("recorder_id"), recorder_msg=protojson.masked(info.text("recorder_msg")))
+    about: dict[str, Any] = {"place": said.place(), "recording": name}
+    if said.event == "start_recording":
+        return (RecordingStarted(**base, **about),)
+    if said.event == "recording_proceeded":
+        made: dict[str, Any] = {"url": protojson.masked_query(info.text("file_path")), "size_bytes": _size(info)}
+        return (RecordingReady(**base, **about, **made),)
+    failed = RecordingFailed(**(base | {"anomalies": ()}), **about, reason="server_failure", vendor_reason=failure)
+    if said.event == "end_recording":
+        stopped = RecordingStopped(**base, **about, reason=_reason(info), vendor_reason=failure)
+        return (stopped,) if failure is None else (stopped, failed)
+    return (RecordingProcessing(**base, **about),) if failure is None else (failed,)
+
+
+def _size(info: Message) -> int | None:
+    """`file_size`, MB, in bytes; None for 0, which says nothing."""
+    size = info.number("file_size")
+    if size is None or not math.isfinite(size) or not 0 < size * _BYTES_A_MB < _LARGEST:
+        return None
+    return round(size * _BYTES_A_MB)
+
+
+def broadcast(said: EventContext) -> tuple[Fact, ...]:
+    """RTMP to the outside; the address (it ends in a stream key) is never told, nor shown where an error repeats it."""
+    info = said.message.message("recording_info")
+    activity = info.text("record_id")
+    if activity is None:
+        return said.unread(f"{said.event} without recording_info.record_id")
+    base = said.fact(recorder_id=info.text("recorder_id"), recorder_msg=protojson.masked(info.text("recorder_msg")))
+    about: dict[str, Any] = {"place": said.place(), "activity": activity}
+    if said.event == "start_rtmp":
+        return (BroadcastStarted(**base, **about),)
+    return (BroadcastStopped(**base, **about, reason=_reason(info), vendor_reason=_failure(info)),)
+
+
+def transcription(said: EventContext) -> tuple[Fact, ...]:
+    """Speech to text of one person (up to 2.0). The end states its length in whole seconds, none when it was under one."""
+    speech = said.message.message("speech_service")
+    person = speech.text("user_id")
+    if person is None:
+        return said.unread(f"{said.event} without speech_service.user_id")
+    about: dict[str, Any] = {"activity": person, "identity": person}
+    if said.event == "speech_to_text_session_started":
+        return (TranscriptionStarted(**said.fact(), **about, place=said.place()),)
+    usage = _seconds(speech)
+    # redis/speech_to_text.go:71-89 (v2.0.0): the seconds since this person's last start.
+    lasted = usage * 1_000_000 if usage and said.own is not None else None
+    started_at = said.at - lasted if lasted is not None and lasted < said.at else None
+    fact = said.fact(total_usage_s=usage)
+    return (TranscriptionEnded(**fact, **about, place=said.place(started_at), started_at=started_at, reason="unknown"),)
+
+
+def _seconds(speech: Message) -> int | None:
+    usage = speech.whole("total_usage")
+    return usage if usage is not None and 0 < usage < _LARGEST else None
+
+
+def transcription_usage(said: EventContext) -> tuple[Fact, ...]:
+    """What the whole run used, sent after its end."""
+    usage = _seconds(said.message.message("speech_service"))
+    return (TranscriptionUsage(**said.fact(total_usage_s=usage), place=said.place(), subject_type="transcription"),)
+
+
+def artifact(said: EventContext) -> tuple[Fact, ...]:
+    """A file made from the call, or what making it used."""
+    made = said.message.message("room_artifact")
+    about = made.message("metadata")
+    file, job, user = about.message("file_info"), about.message("provider_job_info"), about.message("user_info")
+    size = file.whole("file_size")
+    usage = {name: protojson.displayable(dict(found.fields)) for name in _USAGES if (found := about.message(name))}
+    fact = said.fact(
+        type=made.enum("type", *_ARTIFACTS) or _ARTIFACTS[0],
+        file_path=protojson.masked_query(file.text("file_path")),
+        size_bytes=size if size and size > 0 else None,
+        mime_type=file.text("mime_type"),
+        job_id=job.text("job_id"),
+        reference_artifact_id=about.text("reference_artifact_id"),
+        user_name=user.text("name"),
+        **usage,
+    )
+    subject: dict[str, Any] = {"subject_type": "artifact", "subject_id": made.text("artifact_id")}
+    return (ArtifactCreated(**fact, **subject, place=said.place(), actor=user.text("user_id")),)
+
+
+def analytics(said: EventContext) -> tuple[Fact, ...]:
+    """The analytics file exists, about 50 s after the end; since 2.0 `file_id` is the artifact's id."""
+    file_id = said.message.message("analytics").text("file_id")
+    return (AnalyticsReady(**said.fact(), subject_type="artifact", subject_id=file_id, place=said.place()),)
+
+
+def interpret(record: Record) -> tuple[Fact, ...]:
+    """What a plugNmeet webhook means. Never raises."""
+    message = protojson.read(record.body)
+    if message is None:
+        unreadable = (("unreadable", "the body is no JSON object"),)
+        return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
+    said = event_context(message, record.received_at)
+    reader = _READERS.get(said.event)
+    if reader is None:
+        return said.unknown()
+    if said.run is None and said.room is None:
+        return said.unread(f"{said.event} without room")
+    return reader(said)
+
+
+_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
+    "room_created": room_created,
+    "room_started": room_started,
+    "session_ended": room_ended,
+    "room_finished": room_ended,
+    "participant_joined": participant,
+    "participant_left": participant,
+    "track_published": track,
+    "track_unpublished": track,
+    "start_recording": recorded,
+    "end_recording": recorded,
+    "recording_proceeded": recorded,
+    "recording_transcoding_finished": recorded,
+    "start_rtmp": broadcast,
+    "end_rtmp": broadcast,
+    "speech_to_text_session_started": transcription,
+    "speech_to_text_session_ended": transcription,
+    "speech_to_text_total_usage": transcription_usage,
+    "artifact_created": artifact,
+    "analytics_proceeded": analytics,
+}

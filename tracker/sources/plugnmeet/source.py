@@ -12,15 +12,13 @@ what keeps a replay out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from tracker.domain.deliveries import Delivery, Origin, Record, Verified
-from tracker.domain.facts import Fact, RunRules, Unknown
-from tracker.sources.plugnmeet import events as reading
-from tracker.sources.plugnmeet import recording
+from tracker.domain.deliveries import Delivery, Origin, Verified
+from tracker.domain.facts import RunRules
 from tracker.sources import protojson
 from tracker.sources.contract import SourceSettings
-from tracker.sources.plugnmeet.events import EventContext
+from tracker.sources.plugnmeet.events import event_name
 from tracker.sources.webhook_jwt import unverified_header, verify_jwt, encode_proof
 from tracker.sources.protojson import Message
 
@@ -54,7 +52,7 @@ class PlugnmeetSource:
 
     def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
         message = protojson.read(body) or Message({})
-        event, event_id = reading.event_name(message), message.text("id")
+        event, event_id = event_name(message), message.text("id")
         return Verified(
             source=self.name,
             vendor=self.vendor,
@@ -74,41 +72,3 @@ def _token(headers: Mapping[str, str]) -> str:
     if unverified_header(first) is not None:
         return first
     return headers.get("hash-token", "").strip(" \t") or first
-
-
-def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a plugNmeet webhook means. Never raises."""
-    message = protojson.read(record.body)
-    if message is None:
-        unreadable = (("unreadable", "the body is no JSON object"),)
-        return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    said = reading.event_context(message, record.received_at)
-    reader = _READERS.get(said.event)
-    if reader is None:
-        return said.unknown()
-    if said.run is None and said.room is None:
-        return said.unread(f"{said.event} without room")
-    return reader(said)
-
-
-_READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
-    "room_created": reading.room_created,
-    "room_started": reading.room_started,
-    "session_ended": reading.room_ended,
-    "room_finished": reading.room_ended,
-    "participant_joined": reading.participant,
-    "participant_left": reading.participant,
-    "track_published": reading.track,
-    "track_unpublished": reading.track,
-    "start_recording": recording.recorded,
-    "end_recording": recording.recorded,
-    "recording_proceeded": recording.recorded,
-    "recording_transcoding_finished": recording.recorded,
-    "start_rtmp": recording.broadcast,
-    "end_rtmp": recording.broadcast,
-    "speech_to_text_session_started": recording.transcription,
-    "speech_to_text_session_ended": recording.transcription,
-    "speech_to_text_total_usage": recording.transcription_usage,
-    "artifact_created": recording.artifact,
-    "analytics_proceeded": recording.analytics,
-}

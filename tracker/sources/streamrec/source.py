@@ -17,10 +17,7 @@ from tracker.domain.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.json_reading import BodyUnreadable, read_object, text
 from tracker.sources.webhook_jwt import which_secret, encode_proof
-from tracker.sources.streamrec.events import interpret, name_of
-
-
-__all__ = ["RULES", "StreamrecSource", "interpret"]
+from tracker.sources.streamrec.events import name_of
 
 RULES = RunRules(
     # A relayed session_start is dated by our clock, the start in session_finished by theirs.
@@ -29,7 +26,7 @@ RULES = RunRules(
     room_is_person=True,
 )
 
-_HINTS = ("sid", "rid")
+HINTS = ("sid", "rid")
 _LONGEST_HINT = 200
 
 
@@ -57,7 +54,7 @@ class StreamrecSource:
                 " compare the webhook_url of the realtime messages with config.toml"
             )
         proof: dict[str, str | int] = {"scheme": "url_token", "key": key}
-        for name in _HINTS:
+        for name in HINTS:
             hint = text(delivery.query.get(name))
             if hint is not None and len(hint) <= _LONGEST_HINT and delivery.token not in hint:
                 proof[name] = hint

@@ -24,6 +24,7 @@ from tracker.errors import HistoryChanged, ParameterInvalid
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.note import Signer, Verifier
 from tracker.cli.main import main
+from tracker.server.sources import build_sources
 
 SIGNED_BY_THE_SENDER = {"openvidu_meet", "livekit", "plugnmeet"}
 
@@ -83,7 +84,7 @@ async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(
         "participant": {"sid": "PA_x", "identity": name, "joinedAt": "1700000000"},
     }).encode()  # fmt: skip
     async with stores.reading_log(config) as log:
-        source = stores.sources(config)["lk"]
+        source = build_sources(config)["lk"]
         await log.append(source.verify_trusted(body, received_at=START, proof={"scheme": "import"}))
     await desk.rebuild(config)
     path = await support.bundle(config, "lk:RM_x", tmp_path / "it.zip")
@@ -99,7 +100,7 @@ async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path:
     """All samples mixed, with runs that end each other: what came from outside is named, the rest follows from the records."""
     config = configured(tmp_path / "log", sealed=False)
     await desk.init(config)
-    sources = stores.sources(config)
+    sources = build_sources(config)
     everything = list(samples())
     random.Random(7).shuffle(everything)
     async with stores.reading_log(config) as log:

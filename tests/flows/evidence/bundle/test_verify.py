@@ -22,6 +22,7 @@ from tracker.evidence.bundle.manifest import MAX_BYTES
 from tracker.config.load import Config
 from tracker.log.merkle.checkpoint import checkpoint_text
 from tracker.log.merkle.note import Signer, sign_note
+from tracker.server.sources import build_sources
 
 Edit = Callable[[bytes], bytes]
 
@@ -278,7 +279,7 @@ async def test_a_delivery_the_sender_did_not_sign_is_found_with_the_senders_secr
     """The operator adds a record and signs the log: bundle and log agree, but the vendor's signature is invalid."""
     forged_config = configured(tmp_path / "log")
     await filled(forged_config, ["openvidu"])
-    source = stores.sources(forged_config)["lk"]
+    source = build_sources(forged_config)["lk"]
     body = b'{"event":"room_started","room":{"sid":"RM_f","name":"r"},"id":"EV_f","createdAt":"1700000000"}'
     forged = source.verify_trusted(body, received_at=bundles.START, proof={"scheme": "jwt", "jwt": "a.b.c"})
     async with stores.reading_log(forged_config) as log:

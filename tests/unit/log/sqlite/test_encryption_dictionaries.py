@@ -13,7 +13,8 @@ from tracker.demo.calls import VENDORS, whole_call
 from tracker.errors import LogCorrupt
 from tracker.log.merkle.leaf import compute_commitment, framed
 from tracker.log.record_compression import dictionary_of
-from tracker.log.shipped_dictionaries import NUMBERS, ShippedDictionaries
+from tracker.server.sources import shipped_dictionaries
+from tracker.sources import registry
 from tracker.log.keys.key_store import MasterKey, KeyStore
 
 SHIPPED = {
@@ -25,17 +26,21 @@ SHIPPED = {
 }
 """SHA-256 of every dictionary ever shipped: records are packed with them, so they are as they are for ever."""
 
+NUMBERS = {name: vendor.dictionary for name, vendor in registry.VENDORS.items()}
+"""The dictionary that each vendor's records are compressed with."""
+
 
 @pytest.fixture
 async def vault(tmp_path: Path) -> KeyStore:
     masters = [MasterKey("first", bytes(32))]
     await KeyStore.create(tmp_path / "keys.db", masters)
-    return await KeyStore.open(tmp_path / "keys.db", masters)
+    return await KeyStore.open(tmp_path / "keys.db", masters, shipped_dictionaries())
 
 
 def test_the_dictionaries_are_the_ones_that_were_shipped() -> None:
-    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-             for file in (resources.files("tracker.log") / "dictionaries").iterdir()}  # fmt: skip
+    sources = resources.files("tracker.sources")
+    files = [file for folder in registry.FOLDERS for file in (sources / folder).iterdir() if ".zdict" in file.name]
+    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     assert found == SHIPPED
     assert {f"{number}.zdict" for number in NUMBERS.values()} <= set(found)
     assert set(NUMBERS) == set(VENDORS)
@@ -55,7 +60,7 @@ async def test_whatever_is_sealed_opens_as_it_came(vault: KeyStore, vendor: str)
 
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_call_that_no_dictionary_knew_takes_less_than_half(vendor: str) -> None:
-    shipped = ShippedDictionaries()
+    shipped = shipped_dictionaries()
     bodies = [sent.body for seed in range(5) for sent in whole_call(vendor, 1_800_000_000_000_000, seed=1000 + seed)]
     frames = [shipped.pack(vendor, b"{}", body) for body in bodies]
     assert all(frame is not None and dictionary_of(frame) == NUMBERS[vendor] for frame in frames)

@@ -41,8 +41,9 @@ from tracker.domain.facts import (
     Unknown,
 )
 from tracker.sources.contract import Source, SourceSettings
-from tracker.sources.livekit.source import LivekitSource, interpret
-from tracker.sources.replay_proof import stored_delivery
+from tracker.sources.livekit.events import interpret
+from tracker.sources.livekit.source import LivekitSource
+from tracker.sources.registry import stored_delivery
 
 
 F = TypeVar("F", bound=Fact)

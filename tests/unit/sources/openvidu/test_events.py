@@ -41,7 +41,8 @@ from tracker.domain.facts import (
     Unknown,
 )
 from tracker.sources.contract import Source, SourceSettings
-from tracker.sources.openvidu.source import RULES, OpenviduSource, interpret
+from tracker.sources.openvidu.events import interpret
+from tracker.sources.openvidu.source import RULES, OpenviduSource
 from tracker.sources.openvidu.wire import Event
 
 

@@ -36,7 +36,8 @@ from tracker.domain.facts import (
     Unknown,
 )
 from tracker.sources.contract import Source, SourceSettings
-from tracker.sources.openvidu_meet.source import RULES, OpenviduMeetSource, interpret
+from tracker.sources.openvidu_meet.events import interpret
+from tracker.sources.openvidu_meet.source import RULES, OpenviduMeetSource
 
 
 F = TypeVar("F", bound=Fact)

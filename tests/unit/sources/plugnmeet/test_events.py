@@ -40,7 +40,8 @@ from tracker.domain.facts import (
     Unknown,
 )
 from tracker.sources.contract import Source, SourceSettings
-from tracker.sources.plugnmeet.source import RULES, PlugnmeetSource, interpret
+from tracker.sources.plugnmeet.events import interpret
+from tracker.sources.plugnmeet.source import RULES, PlugnmeetSource
 
 
 F = TypeVar("F", bound=Fact)

@@ -30,7 +30,8 @@ from tracker.domain.facts import (
     Unknown,
 )
 from tracker.sources.contract import Source, SourceSettings
-from tracker.sources.streamrec.source import RULES, StreamrecSource, interpret
+from tracker.sources.streamrec.events import interpret
+from tracker.sources.streamrec.source import RULES, StreamrecSource
 from tracker.sources.streamrec.events import moment
 
 

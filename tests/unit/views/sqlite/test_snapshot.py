@@ -14,6 +14,7 @@ from tracker.demo.calls import whole_call
 from tracker.errors import ViewsMissing
 from tracker.projector.projector import Projector
 from tracker.views.sqlite.snapshot import open_snapshot
+from tracker.server.sources import build_sources
 
 
 async def test_what_is_saved_or_swapped_in_meanwhile_is_not_seen(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ async def test_what_is_saved_or_swapped_in_meanwhile_is_not_seen(tmp_path: Path)
     async with open_snapshot(config.views_path) as before:
         at = await before.projected_position()
         dumped = [row async for row in before.dump(positions=True)]
-        sources = stores.sources(config)
+        sources = build_sources(config)
         async with stores.reading_log(config) as log, stores.views_at(config.views_path, writable=True) as live:
             await log.append_all(
                 [sources["lk"].verify_trusted(each.body, received_at=each.at, proof={}) for each in calls]

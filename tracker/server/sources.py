@@ -1,0 +1,79 @@
+"""From `[[sources]]` to senders: each source is checked against its vendor before anything starts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from tracker.config import load as config_file
+from tracker.config.load import Config, SourceConfig
+from tracker.domain.deliveries import OURS
+from tracker.errors import ConfigInvalid
+from tracker.log.shipped_dictionaries import ShippedDictionaries
+from tracker.sources import registry
+from tracker.sources.contract import SecretsKey, Source, SourceSettings
+
+
+def load_config(path: Path | str, environ: Mapping[str, str]) -> Config:
+    """Read config.toml and check its sources. Raises `ConfigInvalid`."""
+    config = config_file.load(path, environ)
+    check_sources(config)
+    return config
+
+
+def check_sources(config: Config) -> None:
+    """Raise `ConfigInvalid` where a source does not fit its vendor; the message names the key and how to fix it."""
+    for n, source in enumerate(config.sources):
+        where = f"sources[{n}]"
+        if source.name == OURS:
+            raise ConfigInvalid(f"{where}.name: {OURS!r} names Tracker's own records: choose another name")
+        vendor = registry.VENDORS.get(source.vendor)
+        if vendor is None:
+            raise ConfigInvalid(f"{where}.vendor: {source.vendor!r} is unknown; {registry.suggest(source.vendor)}")
+        if source.header is not None and not vendor.accepts_header:
+            raise ConfigInvalid(f"{where}.header: vendor {vendor.name} always uses the same header: remove the key")
+        if not (source.keys if vendor.needs == "keys" else source.secrets):
+            raise ConfigInvalid(_wrong_secrets(source, vendor.needs, where))
+
+
+def _wrong_secrets(source: SourceConfig, needs: SecretsKey, where: str) -> str:
+    if needs == "keys":
+        first, kind, use = "keys", "keys by issuer", 'keys = { issuer = "secret" }, keys_env or keys_file'
+    else:
+        first, kind, use = "secret", "a secret, not with keys by issuer", "secret, secret_env or secret_file"
+    if source.secrets_key is None:
+        return f"{where}.{first}: missing; vendor {source.vendor} needs {use}"
+    return f"{where}.{source.secrets_key}: vendor {source.vendor} proves with {kind}: use {use}"
+
+
+def build_source(config: SourceConfig) -> Source:
+    """One configured sender. Raises `ConfigInvalid` for an unknown vendor."""
+    return registry.build(
+        SourceSettings(
+            name=config.name,
+            vendor=config.vendor,
+            secrets=config.secrets,
+            keys=config.keys,
+            header=config.header or "Authorization",
+        )
+    )
+
+
+def build_sources(config: Config) -> Mapping[str, Source]:
+    """All configured senders by name."""
+    return {each.name: build_source(each) for each in config.sources}
+
+
+def shipped_dictionaries() -> ShippedDictionaries:
+    """The dictionaries of all vendors, for the key store."""
+    by_vendor = {vendor.name: vendor.dictionary for vendor in registry.VENDORS.values() if vendor.dictionary}
+    return ShippedDictionaries(_dictionaries(), by_vendor)
+
+
+@functools.cache
+def _dictionaries() -> Mapping[int, bytes]:
+    folders = [resources.files("tracker.sources") / folder for folder in registry.FOLDERS]
+    files = [file for folder in folders for file in folder.iterdir() if file.name.endswith(".zdict")]
+    return {int(file.name.removesuffix(".zdict")): file.read_bytes() for file in files}

@@ -1,0 +1,32 @@
+"""What Tracker knows of OpenVidu 2."""
+
+from __future__ import annotations
+
+import re
+
+from tracker.sources.contract import LogFiles, Vendor
+from tracker.sources.openvidu.events import interpret
+from tracker.sources.openvidu.sample_call import play, sign
+from tracker.sources.openvidu.source import RULES, OpenviduSource
+from tracker.sources.sample_calls import SampleCall
+
+VENDOR = Vendor(
+    name="openvidu",
+    title="OpenVidu 2",
+    build=OpenviduSource,
+    interpret=interpret,
+    rules=RULES,
+    needs="secrets",
+    accepts_header=True,
+    first_steps=(
+        "In OpenVidu's .env set OPENVIDU_WEBHOOK=true, OPENVIDU_WEBHOOK_ENDPOINT to this address, and"
+        " OPENVIDU_WEBHOOK_HEADERS to the header and secret of this source; then restart OpenVidu."
+    ),
+    dictionary=40_001,
+    import_hints=("run",),
+    log_files=LogFiles(
+        name=re.compile(r"^CDR\.(?P<date>\d{4}-\d{2}-\d{2})_(?P<run>\d{2}-\d{2}-\d{2})\.log(\.gz)?$"),
+        logger=re.compile(rb"CDRLogger|CallDetailRecord"),
+    ),
+    sample=SampleCall(source="ov", play=play, sign=sign),
+)
