@@ -1,4 +1,4 @@
-"""docs/reference/bundle.md: its program, which has nothing of ours in it, believes true bundles and no others."""
+"""docs/reference/bundle.md: its program, which imports nothing of Tracker, accepts true bundles and no others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(program: Path, bundle: Path, key: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("kind", ["sealed", "in clear", "erased"])
-def test_the_program_believes_a_true_bundle_and_no_other(kind: str, program: Path, tmp_path: Path) -> None:
+def test_the_program_accepts_a_true_bundle_and_no_other(kind: str, program: Path, tmp_path: Path) -> None:
     config = configured(tmp_path / "log", sealed=kind != "in clear")
     asyncio.run(filled(config, ["livekit"]))
     if kind == "erased":

@@ -1,4 +1,4 @@
-"""config.toml and docs/reference/configuration.md say what `tracker/config/load.py` reads, no key more and none less."""
+"""config.toml and docs/reference/configuration.md list exactly the keys that `tracker/config/load.py` reads."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_example_starts_on_a_fresh_machine() -> None:
     assert found.server.is_loopback
     assert found.sources == ()
     assert found.log.path == ROOT / "data" / "log.db"
-    assert load.read({}, EXAMPLE, {}) == found, "what the example says is what is true without it"
+    assert load.read({}, EXAMPLE, {}) == found, "the example states the defaults"
 
 
 def test_the_example_with_everything_uncommented_loads_all_vendors(tmp_path: Path) -> None:

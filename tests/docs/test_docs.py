@@ -20,7 +20,7 @@ VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 NOT_EVENTS = {"room_metadata_updated"}
-"""Invented in the samples to stand for an event of a future version: it must come out as `unknown`."""
+"""Invented in the samples: an event of a future version, which must become `unknown`."""
 
 
 def fences(page: Path, language: str) -> list[str]:

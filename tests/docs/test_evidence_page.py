@@ -1,4 +1,4 @@
-"""docs/explanation/evidence.md: its program, which has nothing of ours in it, believes a true record and no other."""
+"""docs/explanation/evidence.md: its program, which imports nothing of Tracker, accepts a true record and no other."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(files: list[Path]) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def changed(path: Path, **fields: Any) -> None:
+def change_record(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | fields), "utf-8")
 
 
@@ -70,7 +70,7 @@ def test_the_program_has_forty_lines_and_nothing_of_tracker() -> None:
     assert len([line for line in PROGRAM.splitlines() if line.strip()]) <= 42
 
 
-def test_it_believes_a_record_that_is_in_the_log(files: list[Path]) -> None:
+def test_it_accepts_a_record_that_is_in_the_log(files: list[Path]) -> None:
     assert run(files) == (0, f"position {AT} is in tracker.test/log, signed at 21 records\n")
 
 
@@ -80,14 +80,14 @@ def test_it_believes_a_record_that_is_in_the_log(files: list[Path]) -> None:
      {"received_at": "2023-11-14T22:13:20.123465Z"}, {"origin": "import"}, {"proof": {"iss": "a"}}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_it_believes_no_other_record(files: list[Path], change: dict[str, Any]) -> None:
-    changed(files[2], **change)
-    code, said = run(files)
+def test_it_rejects_any_other_record(files: list[Path], change: dict[str, Any]) -> None:
+    change_record(files[2], **change)
+    code, output = run(files)
     assert code != 0
-    assert "the record is not in this log" in said
+    assert "the record is not in this log" in output
 
 
-def test_it_believes_no_other_checkpoint(files: list[Path]) -> None:
+def test_it_rejects_any_other_checkpoint(files: list[Path]) -> None:
     files[0].write_text(files[0].read_text("utf-8").replace("\n21\n", "\n22\n"), "utf-8")
-    code, said = run(files)
-    assert (code != 0, "InvalidSignature" in said) == (True, True)
+    code, output = run(files)
+    assert (code != 0, "InvalidSignature" in output) == (True, True)

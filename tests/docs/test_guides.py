@@ -30,7 +30,7 @@ def metric_names() -> set[str]:
     return {name for name in re.findall(r"^# TYPE (\w+)", text, re.MULTILINE) if not name.endswith("_created")}
 
 
-def test_every_metric_has_a_row_and_no_row_is_of_another() -> None:
+def test_the_page_of_metrics_has_one_row_for_each_metric() -> None:
     assert set(re.findall(r"^\| `(tracker_\w+)`", METRICS, re.MULTILINE)) == metric_names()
 
 
@@ -42,8 +42,8 @@ def test_every_metric_named_anywhere_exists() -> None:
     "reason", ["the log did not answer within", "KiB are free under the log: make room", " s behind the log (position "]
 )
 def test_every_reason_of_readyz_is_explained(reason: str) -> None:
-    said = "".join((ROOT / "tracker" / name).read_text("utf-8") for name in ("server/server.py", "server/read_side.py"))
-    assert reason in said
+    code = "".join((ROOT / "tracker" / name).read_text("utf-8") for name in ("server/server.py", "server/read_side.py"))
+    assert reason in code
     assert reason in MONITOR
 
 
@@ -78,7 +78,7 @@ def test_refusals_to_start_are_quoted_as_they_are(file: str, words: str) -> None
 
 
 @pytest.mark.parametrize("means", ["vacuum into", "backup"])
-async def test_a_copy_made_meanwhile_is_a_log_with_everything_in_it(means: str, tmp_path: Path) -> None:
+async def test_a_copy_made_while_the_log_is_open_holds_every_record(means: str, tmp_path: Path) -> None:
     path, copy = tmp_path / "log.db", tmp_path / "copy.db"
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
@@ -98,7 +98,7 @@ async def test_a_copy_made_meanwhile_is_a_log_with_everything_in_it(means: str, 
     await restored.close()
 
 
-async def test_a_stop_in_order_leaves_no_wal_behind(tmp_path: Path) -> None:
+async def test_a_clean_stop_leaves_no_wal(tmp_path: Path) -> None:
     await SqliteLog.create(tmp_path / "log.db")
     log = await SqliteLog.open(tmp_path / "log.db")
     await log.append(_verified(1))

@@ -1,4 +1,4 @@
-"""Three servers from deploy/nats/compose.conf as it stands; only addresses and the store are this machine's."""
+"""A cluster of three NATS servers on deploy/nats/compose.conf: only addresses and the store are replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PASSWORDS = {user: f"{user}-password-of-this-test" for user in ("maker", "tracke
 
 
 class DeployedCluster(Cluster):
-    """`Cluster` on the configuration that is shipped: users `maker`, `tracker` and `operator` with `PASSWORDS`."""
+    """A `Cluster` on the shipped configuration, with the users `maker`, `tracker` and `operator` and their `PASSWORDS`."""
 
     def write_config(self, number: int, home: Path) -> Path:
         client, monitor, route = self._ports[number]
@@ -36,7 +36,7 @@ class DeployedCluster(Cluster):
 
 
 def passwords() -> str:
-    """passwords.conf, filled in as the example asks."""
+    """The text of passwords.conf: the example with its placeholders replaced."""
     text = (DEPLOY / "nats" / "passwords.example.conf").read_text("utf-8")
     for user, password in PASSWORDS.items():
         assert f'{user.upper()}_PASSWORD: "replace-me-{user}"' in text

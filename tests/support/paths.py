@@ -1,4 +1,4 @@
-"""Where the project, its samples and its documents are."""
+"""Paths of the repository, its samples and its documents."""
 
 from __future__ import annotations
 

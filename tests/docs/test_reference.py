@@ -1,4 +1,4 @@
-"""docs/reference/api.md and docs/reference/errors.md miss no route, parameter, field or error."""
+"""docs/reference/api.md and docs/reference/errors.md list every route, parameter, field and error."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def leaves(root: type[BaseException]) -> list[type[BaseException]]:
     return below or [root]
 
 
-def told(section: str) -> dict[str, str]:
+def statuses(section: str) -> dict[str, str]:
     """problem → status, of one section's table."""
     rows = re.findall(r"^\| ((?:`[a-z-]+` ?)+)\| (\d{3}) \|", section, re.MULTILINE)
     return {name: status for names, status in rows for name in re.findall(r"[a-z-]+", names)}
 
 
-HOOKS, READS = (told(part) for part in re.split(r"^## Reading.*$", ERRORS, flags=re.MULTILINE))
+HOOKS, READS = (statuses(part) for part in re.split(r"^## Reading.*$", ERRORS, flags=re.MULTILINE))
 
 
 def test_every_error_that_reaches_http_is_on_the_page() -> None:
@@ -41,7 +41,7 @@ def test_every_error_that_reaches_http_is_on_the_page() -> None:
             )
 
 
-def test_the_statuses_on_the_page_are_those_of_the_doors() -> None:
+def test_the_statuses_on_the_page_are_those_of_the_endpoints() -> None:
     for error, (status, _, _) in problems.ERROR_STATUSES.items():
         kind = problems.problem_kind(error("x", "y") if error is errors.ParameterInvalid else error())
         assert READS.get(kind) == str(status), kind
