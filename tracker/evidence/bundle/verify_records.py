@@ -76,8 +76,8 @@ def check_inclusion(bundle: OpenBundle, manifest: Manifest, leaves: list[tuple[i
             found.append(f"position {position}: no proof that the record is in the log")
             continue
         hashes = [decode_base64(text) for text in proof.hashes]
-        whole = [each for each in hashes if each is not None]
-        if len(whole) != len(hashes) or inclusion_root(position - 1, size, leaf, whole) != root:
+        valid = [each for each in hashes if each is not None]
+        if len(valid) != len(hashes) or inclusion_root(position - 1, size, leaf, valid) != root:
             found.append(f"position {position}: its leaf is not in the tree, or the proof was changed")
     return found, f"{len(leaves)} leaves are in the tree of {size} records"
 
@@ -91,8 +91,7 @@ class _RecordChecker:
         self._erased: dict[int, int] = {}
         self._erasures: dict[int, frozenset[int]] = {}
         self._withheld: list[int] = []
-        self._counts = [0, 0]
-        """Records of the session, erasure records."""
+        self._counts = [0, 0]  # records of the session, erasure records
         self.result = RecordsResult()
 
     def run(self, bundle: OpenBundle, progress: Progress | None) -> RecordsResult:
@@ -121,14 +120,14 @@ class _RecordChecker:
         last = self.result.leaves[-1][0] if self.result.leaves else 0
         begins_erasures = is_erasure and self._counts[True] == 0
         if self._counts[True] and not is_erasure:
-            self._add_line_problem(
-                line, "it is a record of the session after the erasure records: it was moved or added"
+            self._add_problem(
+                record.position, "it is a record of the session after the erasure records: it was moved or added"
             )
         elif record.position <= last and not begins_erasures:
-            self._add_line_problem(line, f"it comes after position {last}: records were swapped or repeated")
+            self._add_problem(record.position, f"it comes after position {last}: records were swapped or repeated")
         session = self._manifest.session
         if not is_erasure and (record.source, record.vendor) != (session.source, session.vendor):
-            self._add_line_problem(line, "it is from another source than the session")
+            self._add_problem(record.position, "it is from another source than the session")
         self.result.problems += [f"position {record.position}: {fault}" for fault in leaf_faults(line)]
         self.result.leaves.append((record.position, line.leaf.hash))
         self._counts[is_erasure] += 1
@@ -143,7 +142,7 @@ class _RecordChecker:
         if record.erased_by is not None:
             self._erased[record.position] = record.erased_by
         elif line.is_withheld:
-            self._add_line_problem(line, "it is marked as withheld, which only erasure records can be")
+            self._add_problem(record.position, "it is marked as withheld, which only erasure records can be")
             return
         self.result.names += [
             f"position {record.position}: {fault}" for fault in naming_faults(record, self._derived_sources)
@@ -161,7 +160,7 @@ class _RecordChecker:
         try:
             erasure = msgspec.json.decode(line.record.body, type=ErasureBody)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._add_line_problem(line, f"it is no valid erasure record: {str(error)[:200]}")
+            self._add_problem(position, f"it is no valid erasure record: {str(error)[:200]}")
             return
         self._erasures[position] = frozenset(each.position for each in erasure.erased)
 
@@ -188,9 +187,6 @@ class _RecordChecker:
                 self._add_problem(position, f"the erasure at position {by} is not in this bundle")
         for position in {*self._erasures, *self._withheld} - set(self._erased.values()):
             self._add_problem(position, "this erasure names none of the records in the bundle")
-
-    def _add_line_problem(self, line: RecordLine, what: str) -> None:
-        self._add_problem(line.record.position, what)
 
     def _add_problem(self, position: int, what: str) -> None:
         self.result.problems.append(f"position {position}: {what}")
