@@ -41,6 +41,8 @@ Leaves are facts without a suffix; branches say who acts. A message says what to
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class TrackerError(Exception):
     """The root: catch this and nothing of ours escapes."""
@@ -83,7 +85,11 @@ class LogMissing(LogError):
 
 
 class LogUnavailable(LogError):
-    """The store cannot take or give records now."""
+    """The store cannot take or give records now. `reason` is set where the caller can act on it."""
+
+    def __init__(self, message: str = "", reason: Literal["locked", "no_master_key"] | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class LogBusy(LogError):

@@ -17,7 +17,11 @@ from typing import Any, NamedTuple
 from tests.unit.log.sqlite.test_dictionaries import deliveries, rows, trained
 from tests.flows.privacy.test_erasure import sealed_config
 from tests.support.server import READ_KEY, SECRETS
-from tracker.cli import desk, desk_erasing, desk_evidence
+from tracker.cli.erase import erase
+from tracker.cli.import_files import import_files
+from tracker.cli.init import init
+from tracker.cli.rebuild import check, rebuild
+from tracker.cli.verify import verify as verify_log
 from tracker.server import stores
 from tracker.config.load import Config, load
 from tracker.domain.deliveries import Verified
@@ -68,7 +72,7 @@ BEFORE, BATCHES, WIDE = 253, 4, 3
 async def prepare_append(folder: Path, *, sealed: bool = False) -> None:
     """A log with 253 records: the next batches fill a tile of its tree."""
     write_config(folder, sealed=sealed)
-    await desk.init(config_of(folder))
+    await init(config_of(folder))
     log = await stores.open_log(config_of(folder))
     await log.append_all([delivery(n) for n in range(BEFORE)])
     await log.close()
@@ -122,7 +126,7 @@ async def verify(config: Config, count: int | None = None) -> list[str]:
     def bars(*_: str) -> Any:
         yield lambda *_: None
 
-    found = await desk_evidence.verify(config, bars)
+    found = await verify_log(config, bars)
     faults = [fault.what if hasattr(fault, "what") else str(fault) for fault in found.faults]
     if count is not None and found.records != count:
         faults.append(f"{found.records} records, not {count}")
@@ -136,7 +140,7 @@ async def prepare_init(folder: Path) -> None:
 
 async def run_init(folder: Path, _acknowledge: Callable[[str, int], None]) -> None:
     """Run `tracker init` with encryption."""
-    await desk.init(config_of(folder))
+    await init(config_of(folder))
 
 
 async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
@@ -145,7 +149,7 @@ async def check_init(folder: Path, _acknowledged: dict[str, int]) -> list[str]:
     with contextlib.suppress(LogMissing):
         await (await stores.open_log(config)).close()
     try:
-        await desk.init(config)
+        await init(config)
     except Exception as error:
         if "exists already" not in str(error):
             return [f"the second init failed: {error}"]
@@ -166,7 +170,7 @@ async def import_calls(folder: Path, seeds: range) -> int:
     for seed in seeds:
         for vendor in VENDORS:
             path = folder / f"{SOURCES[vendor]}-{seed}.jsonl"
-            (report,) = await desk.import_files(config_of(folder), SOURCES[vendor], [path])
+            (report,) = await import_files(config_of(folder), SOURCES[vendor], [path])
             lines += report.new + report.known
     return lines
 
@@ -174,7 +178,7 @@ async def import_calls(folder: Path, seeds: range) -> int:
 async def prepare_import(folder: Path) -> None:
     """An empty encrypted log, and files to import."""
     write_config(folder, sealed=True)
-    await desk.init(config_of(folder))
+    await init(config_of(folder))
     write_calls(folder, range(1))
 
 
@@ -203,10 +207,10 @@ async def prepare_views(folder: Path, *, sealed: bool = False) -> None:
     await prepare_import(folder) if sealed else None
     if not sealed:
         write_config(folder, sealed=False)
-        await desk.init(config_of(folder))
+        await init(config_of(folder))
         write_calls(folder, range(1))
     await import_calls(folder, range(1))
-    await desk.rebuild(config_of(folder))
+    await rebuild(config_of(folder))
     if not sealed:
         write_calls(folder, range(1, 2))
         await import_calls(folder, range(1, 2))
@@ -214,21 +218,21 @@ async def prepare_views(folder: Path, *, sealed: bool = False) -> None:
 
 async def run_rebuild(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
     """Run `tracker rebuild`."""
-    acknowledge("position", (await desk.rebuild(config_of(folder))).position)
+    acknowledge("position", (await rebuild(config_of(folder))).position)
 
 
 async def check_rebuild(folder: Path, acknowledged: dict[str, int]) -> list[str]:
     """The old or the new views are there, complete. Then a rebuild runs to its end and leaves no file behind."""
     config = config_of(folder)
     try:
-        checked = await desk.check(config)
+        checked = await check(config)
     except ViewsMissing:
         return ["the views are missing"]
     faults = checked.differences
     if acknowledged and checked.behind:
         faults.append("the rebuild was acknowledged, but the old views are there")
-    await desk.rebuild(config)
-    checked = await desk.check(config)
+    await rebuild(config)
+    checked = await check(config)
     left = [path.name for path in folder.iterdir() if path.name.startswith("views.db-") and "lock" not in path.name]
     left = [name for name in left if not name.endswith(("-wal", "-shm"))]
     return faults + checked.differences + [f"left behind: {name}" for name in left]
@@ -242,7 +246,7 @@ async def prepare_erasing(folder: Path) -> None:
 async def run_erasing(folder: Path, acknowledge: Callable[[str, int], None]) -> None:
     """Erase everything of one source."""
     selection = Selection(why="retention", before=START * 2, sources=("lk",))
-    await desk_erasing.erase(config_of(folder), [selection])
+    await erase(config_of(folder), [selection])
     acknowledge("erased", 1)
 
 
@@ -264,11 +268,11 @@ async def check_erasing(folder: Path, acknowledged: dict[str, int]) -> list[str]
         else []
     )
     selection = Selection(why="retention", before=START * 2, sources=("lk",))
-    await desk_erasing.erase(config, [selection])
+    await erase(config, [selection])
     found = await erased()
     faults += [f"{source}: {sorted(each)}" for source, each in found.items() if each != {source == "lk"}]
-    await desk.rebuild(config)
-    return faults + await verify(config) + (await desk.check(config)).differences
+    await rebuild(config)
+    return faults + await verify(config) + (await check(config)).differences
 
 
 async def prepare_sealed(folder: Path) -> None:
@@ -283,7 +287,7 @@ UNTRAINED, MEANWHILE, TRAINED = dictionaries.SAMPLE - 2, 8, 2
 async def prepare_train(folder: Path) -> None:
     """A log whose source needs two more records to get its dictionary."""
     write_config(folder, sealed=False)
-    await desk.init(config_of(folder))
+    await init(config_of(folder))
     log = await stores.open_log(config_of(folder))
     await log.append_all(deliveries(UNTRAINED))
     await log.close()

@@ -13,8 +13,8 @@ import pytest
 from tests.support.paths import DOCS
 from tests.support import bundles
 from tests.support.bundles import configured, filled, session_of, unpacked
-from tracker.cli import desk_erasing
-from tracker.server import stores
+from tracker.cli.erase import erase, select_person
+from tracker.server import signing_keys
 from tracker.evidence.bundle import manifest
 from tracker.evidence.bundle.verify import CHECK_NAMES
 
@@ -39,11 +39,11 @@ def test_the_program_accepts_a_true_bundle_and_no_other(kind: str, program: Path
     config = configured(tmp_path / "log", sealed=kind != "in clear")
     asyncio.run(filled(config, ["livekit"]))
     if kind == "erased":
-        selection = asyncio.run(desk_erasing.selection_of_person(config, "user-alice"))
-        asyncio.run(desk_erasing.erase(config, [selection]))
+        selection = asyncio.run(select_person(config, "user-alice"))
+        asyncio.run(erase(config, [selection]))
     session = asyncio.run(session_of(config, "livekit"))
     path = asyncio.run(bundles.bundle(config, session, tmp_path / "it.zip"))
-    key = str(stores.verifiers(config)[0])
+    key = str(signing_keys.verifiers(config)[0])
     good = run(program, path, key)
     assert good.returncode == 0, good.stderr
     assert "records are in tracker.test/log" in good.stdout

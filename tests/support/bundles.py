@@ -10,7 +10,11 @@ from pathlib import Path
 import msgspec
 
 from tests.support.server import READ_KEY, SECRETS
-from tracker.cli import desk, desk_bundle
+from tracker.cli.bundle import verify_bundle_file, write_bundle
+from tracker.cli.init import init
+from tracker.cli.rebuild import rebuild
+from tracker.cli.records import read_records
+from tracker.cli.sessions import find_sessions
 from tracker.server import stores
 from tracker.evidence.bundle import manifest as names, readme_page
 from tracker.evidence.bundle.manifest import Manifest
@@ -40,7 +44,7 @@ def configured(folder: Path, *, sealed: bool = True) -> Config:
 
 async def filled(config: Config, vendors: Sequence[str] = VENDORS, start: int = START) -> None:
     """Create the log, append complete calls of these vendors, interleaved by time, and build the views."""
-    await desk.init(config)
+    await init(config)
     calls = [(sent.at, vendor, sent) for vendor in vendors for sent in whole_call(vendor, start)]
     await append(config, [(vendor, sent) for _, vendor, sent in sorted(calls, key=lambda call: call[0])])
 
@@ -57,31 +61,30 @@ async def append(config: Config, deliveries: Sequence[tuple[str, SampleDelivery]
                 token=suffix.removeprefix("/") or None,
             )  # fmt: skip
             await log.append(sources[SOURCES[vendor]].verify(delivery))
-    await desk.rebuild(config)
+    await rebuild(config)
 
 
 async def sessions(config: Config) -> list[str]:
     """The ids of all sessions."""
-    from tracker.cli import desk_reading  # noqa: PLC0415
 
-    return [row["id"] for row in (await desk_reading.find_sessions(config, [("limit", "1000")]))["items"]]
+    return [row["id"] for row in (await find_sessions(config, [("limit", "1000")]))["items"]]
 
 
 async def session_of(config: Config, vendor: str) -> str:
     """The id of a vendor's session; the one with the most records if there are several."""
     found = [name for name in await sessions(config) if name.startswith(SOURCES[vendor] + ":")]
-    counted = [(len([1 async for _ in desk.records(config, session=name)]), name) for name in found]
+    counted = [(len([1 async for _ in read_records(config, session=name)]), name) for name in found]
     return max(counted)[1]
 
 
 async def bundle(config: Config, session: str, to: Path) -> Path:
     """The bundle of a session."""
-    return await desk_bundle.make(config, session, to)
+    return await write_bundle(config, session, to)
 
 
 async def verified(path: Path, config: Config | None = None, **more: object) -> BundleVerification:
     """The result of `tracker verify`."""
-    return await desk_bundle.verify(path, config, **more)  # type: ignore[arg-type]
+    return await verify_bundle_file(path, config, **more)  # type: ignore[arg-type]
 
 
 def failed(found: BundleVerification) -> dict[str, list[str]]:

@@ -14,7 +14,9 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracker.cli import desk, desk_evidence
+from tracker.cli.checkpoint import checkpoint
+from tracker.cli.init import init
+from tracker.cli.verify import verify as verify_log
 from tracker.config import load
 from tracker.demo.calls import VENDORS
 from tracker.server import stores
@@ -49,7 +51,7 @@ async def grow(at: load.Config, first: int, last: int, *, forged: Sequence[int] 
     async with stores.appending_log(at) as log:
         await log.append_all([delivery(n, other=n in forged) for n in range(first, last + 1)])
     if sign:
-        assert await desk_evidence.checkpoint(at) is not None
+        assert await checkpoint(at) is not None
 
 
 async def make(
@@ -60,7 +62,7 @@ async def make(
     at = config_at(folder, jetstream=jetstream)
     if key is not None:
         at.evidence.key_file.write_bytes(key)
-    await desk.init(at)
+    await init(at)
     await grow(at, 1, FIRST, forged=forged)
     await grow(at, FIRST + 1, SIZE, forged=forged)
     await grow(at, SIZE + 1, SIZE + AFTER, sign=False)
@@ -73,7 +75,7 @@ def no_bar(_title: str, _unit: str) -> Generator[Progress]:
 
 
 async def verified(at: load.Config, **options: object) -> Verification:
-    return await desk_evidence.verify(at, no_bar, **options)  # type: ignore[arg-type]
+    return await verify_log(at, no_bar, **options)  # type: ignore[arg-type]
 
 
 def faults(found: Verification) -> list[str]:

@@ -1,70 +1,144 @@
-"""The commands about evidence bundles: `export --evidence` and `verify BUNDLE`. Exit 1 when something is wrong."""
+"""`tracker export --evidence` and `tracker verify BUNDLE`: makes an evidence bundle, verifies one offline."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tracker.cli import output as printing
-from tracker.cli import desk_bundle
-from tracker.evidence.bundle.verify import BundleVerification, Check
+import msgspec
+
+from tracker.api import bundles
+from tracker.cli import output
+from tracker.cli.output import print_error, print_json, print_line, print_table, printable
+from tracker.cli.sessions import READER, api_context, find_session
 from tracker.config.load import Config
-from tracker.errors import ParameterInvalid
+from tracker.errors import CheckpointUnwritten, NoteMalformed, ParameterInvalid
+from tracker.evidence.bundle.verify import BundleVerification, Check, TrustAnchors, verify_bundle
+from tracker.evidence.bundle.verify_records import Progress
+from tracker.evidence.checkpoint_file import ShippedNote, read_shipped
+from tracker.log.merkle.note import Verifier
+from tracker.server import signing_keys, stores
+from tracker.server.evidence import bundle_settings
+from tracker.server.sources import build_sources
+from tracker.sources.contract import Source
 
 MARKS = {"ok": "ok", "failed": "FAILED", "not checked": "not checked"}
 
 
-def make(arguments: argparse.Namespace) -> int:
-    """Write a bundle, and verify what was written: evidence that does not hold is not handed out unnoticed."""
+def run_export(arguments: argparse.Namespace) -> int:
+    """Write a bundle and verify the file; 1 when it does not verify."""
     config: Config = arguments.config
     for name in ("id", "source", "after"):
         if getattr(arguments, name):
-            raise ParameterInvalid("--evidence", "names the session by itself: leave ID, --source and --after out")
-    path = asyncio.run(desk_bundle.make(config, arguments.evidence, arguments.out))
-    found = asyncio.run(_verified(path, config))
+            raise ParameterInvalid("--evidence", "names the session already: leave ID, --source and --after out")
+    path = asyncio.run(write_bundle(config, arguments.evidence, arguments.out))
+    found = asyncio.run(_verify_with_progress(path, config))
     if found.has_failed:
-        printing.print_error(f"wrote {path}, but it does not hold:")
-        _show(found)
+        print_error(f"wrote {path}, but it does not verify:")
+        _print_verification(found)
         return 1
-    printing.print_line(f"wrote {path}: {found.records} records; check it anywhere with `tracker verify {path}`")
+    print_line(f"wrote {path}: {found.records} records; check it anywhere with `tracker verify {path}`")
     for check in found.checks:
         if check.outcome == "not checked" and check.name in {"checkpoint", "timeline"}:
-            printing.print_error(printing.printable(check.about))
+            print_error(printable(check.about))
     return 0
 
 
-def verify(arguments: argparse.Namespace) -> int:
-    """Verify a bundle and show every check; 1 when one failed."""
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Verify a bundle and print every check; 1 when one failed."""
     for name in ("views", "proofs"):
         if getattr(arguments, name):
-            raise ParameterInvalid(f"--{name}", "goes with a whole log; of a bundle everything is checked anyway")
-    found = asyncio.run(_verified(arguments.bundle, arguments.config, arguments.key, arguments.checkpoints))
+            raise ParameterInvalid(f"--{name}", "is for a whole log; everything in a bundle is checked anyway")
+    found = asyncio.run(_verify_with_progress(arguments.bundle, arguments.config, arguments.key, arguments.checkpoints))
     if arguments.json:
-        printing.print_json(found)
+        print_json(found)
     else:
-        _show(found)
+        _print_verification(found)
     return 1 if found.has_failed else 0
 
 
-async def _verified(
+async def _verify_with_progress(
     bundle: Path, config: Config | None, keys: tuple[str, ...] = (), files: tuple[Path, ...] = ()
 ) -> BundleVerification:
-    with printing.progress("verify", "records") as bar:
-        return await desk_bundle.verify(bundle, config, keys=keys, files=files, progress=bar)
+    with output.progress("verify", "records") as report:
+        return await verify_bundle_file(bundle, config, keys=keys, files=files, progress=report)
 
 
-def _show(found: BundleVerification) -> None:
-    rows = [(check.name, MARKS[check.outcome], _told(check)) for check in found.checks]
-    printing.print_line(printing.printable(f"{found.bundle}: {found.session or 'no session can be read'}"))
-    printing.table("Checks", ("check", "result", "what"), rows)
+def _print_verification(found: BundleVerification) -> None:
+    rows = [(check.name, MARKS[check.outcome], _finding(check)) for check in found.checks]
+    print_line(printable(f"{found.bundle}: {found.session or 'no session can be read'}"))
+    print_table("Checks", ("check", "result", "what"), rows)
     if found.has_failed:
-        printing.print_line("do not rely on this bundle: something in it was changed, or it was damaged on its way")
+        print_line("do not rely on this bundle: it was changed, or damaged on its way")
     else:
-        open_ones = [check.name for check in found.checks if check.outcome == "not checked"]
-        left = f"; not checked: {', '.join(open_ones)}" if open_ones else ""
-        printing.print_line(f"everything that was checked holds{left}")
+        unchecked = [check.name for check in found.checks if check.outcome == "not checked"]
+        rest = f"; not checked: {', '.join(unchecked)}" if unchecked else ""
+        print_line(f"everything that was checked is correct{rest}")
 
 
-def _told(check: Check) -> str:
+def _finding(check: Check) -> str:
     return "; ".join(check.problems) or check.about
+
+
+async def write_bundle(config: Config, any_id: str, to: Path | None) -> Path:
+    """Write the bundle of a session into a new file, and return its path. None for `to`: named after the session.
+
+    Raises `NotFound`, `Ambiguous`, `ParameterInvalid` (the file exists, or cannot be written), `LogError`, `ViewsError`,
+    `EvidenceError` (the log cannot be signed). After an error, no file is left.
+    """
+    async with api_context(config) as plain:
+        context = msgspec.structs.replace(plain, bundle_settings=bundle_settings(config, plain.log))
+        session = await find_session(context.views, any_id)
+        path = to or Path(bundles.bundle_file_name(session.id))
+        try:
+            file = path.open("x+b")
+        except FileExistsError:
+            raise ParameterInvalid("--out", f"{path} exists and is not overwritten: name a new file") from None
+        except OSError as error:
+            raise ParameterInvalid("--out", f"{path} cannot be written: {error.strerror or error}") from None
+        try:
+            with file:
+                await bundles.make_bundle(context, READER, session.id, file)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return path
+
+
+async def verify_bundle_file(
+    bundle: Path,
+    config: Config | None,
+    *,
+    keys: Sequence[str] = (),
+    files: Sequence[Path] = (),
+    progress: Progress | None = None,
+) -> BundleVerification:
+    """Verify a bundle with `keys` (or those of `config`), `files` of checkpoints, and the secrets in `config`.
+
+    Raises `ParameterInvalid` (a key or file that cannot be read), `ConfigInvalid`.
+    """
+    sources: Mapping[str, Source] | None = None if config is None else build_sources(config)
+    known = [read_verifier(text) for text in keys] or ([] if config is None else signing_keys.verifiers(config))
+    shipped = [note.text for path in files for note in _shipped(path)] if files else None
+    try:
+        return await verify_bundle(bundle, stores.new_views, TrustAnchors(known, sources, shipped), progress)
+    except OSError as error:
+        raise ParameterInvalid("BUNDLE", f"{bundle} cannot be read: {error.strerror or error}") from None
+
+
+def read_verifier(text: str) -> Verifier:
+    """A verifier key, or the one in this file. Raises `ParameterInvalid`."""
+    try:
+        path = Path(text)
+        return Verifier.read(path.read_text("utf-8") if "+" not in text or path.exists() else text)
+    except (NoteMalformed, OSError, UnicodeDecodeError) as error:
+        raise ParameterInvalid("--key", f"is neither a verifier key nor a file that holds one ({error})") from None
+
+
+def _shipped(path: Path) -> list[ShippedNote]:
+    try:
+        return [note for note in read_shipped(path) if note.size is not None]
+    except CheckpointUnwritten as error:
+        raise ParameterInvalid("--checkpoints", str(error)) from None

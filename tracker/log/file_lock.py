@@ -44,7 +44,7 @@ class FileLock:
 
 
 def lock(log_path: str | Path) -> FileLock:
-    """Hold `<log_path>.lock` for a server. Raises `LogUnavailable` naming the process that holds it."""
+    """Hold `<log_path>.lock` for a server. Raises `LogUnavailable` (`reason` "locked") naming its holder."""
     real = Path(log_path).resolve()
     path = real.with_name(real.name + ".lock")
     try:
@@ -58,7 +58,8 @@ def lock(log_path: str | Path) -> FileLock:
     except OSError as error:
         holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         os.close(descriptor)
-        raise LogUnavailable(f"{real} is already served by {holder}: stop that server first") from error
+        reason = "locked" if isinstance(error, BlockingIOError) else None
+        raise LogUnavailable(f"{real} is already served by {holder}: stop that server first", reason) from error
     if not _has_name(descriptor, path):
         # Whoever held it has just removed it: the next one would lock a file of that name beside ours.
         os.close(descriptor)

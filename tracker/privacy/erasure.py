@@ -4,7 +4,7 @@
     append     erasure records, 500 erased ones each, with the skeletons: from here on they are read as erased.
                An earlier erasure whose skeletons tell of them too is erased with the rest, and told again without them
     destroy    their data keys; after that their bytes are noise
-    rebuild    views without them (`desk_erasing`)
+    rebuild    views without them (`cli/erase`)
 
 If we die after an append, the keys of what it names are destroyed by the next `finish` (each `serve` and each erasure
 begins with it). Proofs and checkpoints made before still verify: leaves cover sealed bytes and a salted commitment.

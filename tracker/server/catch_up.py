@@ -72,14 +72,14 @@ async def warn_if_behind(log: ClusteredLog, monitoring: tuple[str, ...]) -> int:
     return unread
 
 
-async def show(log: ClusteredLog, showing: ProgressDisplay | None) -> None:
+async def show(log: ClusteredLog, show_progress: ProgressDisplay | None) -> None:
     """Return when the node is level for the first time; say how it gets on meanwhile."""
     if await log.wait_until_caught_up(SHOW_SECONDS):
         return
-    if showing is None:
+    if show_progress is None:
         await log.wait_until_caught_up()
         return
-    with showing() as shown:
+    with show_progress() as shown:
         while not await log.wait_until_caught_up(SHOW_SECONDS):
             shown(*log.progress())
         shown(*log.progress())

@@ -1,91 +1,68 @@
-"""Where configuration becomes a log of many nodes. Only here is the driver of NATS asked for: one machine needs none."""
+"""Builds the log of a cluster from `[jetstream]`.
+
+The NATS driver is imported here only, and only when it is needed: one machine does without it.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tracker.config.load import Config
-from tracker.errors import ConfigInvalid, LogUnavailable
-from tracker.log.group_commit import LogObserver
-from tracker.log.sqlite.trust import TrustedKeys
-from tracker.log.sqlite.replica import Replica
+from tracker.errors import ConfigInvalid, LogUnavailable, NodeDiverged
 from tracker.evidence.signing_key import read_key
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.log.cluster import divergence as log_divergence
+from tracker.log.cluster.cosigner import Cosigner
+from tracker.log.cluster.divergence import ComparedLog, Divergence
+from tracker.log.contract import ClusteredLog
+from tracker.log.group_commit import LogObserver
+from tracker.log.keys.key_store import KeyStore, MasterKey
+from tracker.log.sqlite.replica import Replica
+from tracker.domain import clock
+from tracker.server import signing_keys
 
 if TYPE_CHECKING:
-    from tracker.log.jetstream.log import JetstreamLog
     from tracker.log.jetstream.connection import StreamSettings
+    from tracker.log.jetstream.log import JetstreamLog
     from tracker.log.jetstream.restore_keys import RestoreResult
 
-ID_BYTES = 16
-Told = Callable[[str], None]
+LOG_ID_BYTES = 16
+
+Report = Callable[[str], None]
+"""Takes one line for the operator."""
 
 
-async def create(config: Config, told: Told | None = None) -> None:
-    """Make the stream, or find the one that another node has made; then this node's empty replica of it.
+async def create_log(config: Config, report: Report | None = None) -> None:
+    """Create the stream, or join the one that another node created; then create this node's empty replica.
 
-    `told` is told which: with a mistyped name a node would begin a log of its own.
-
-    Raises `LogUnavailable` where there is a replica, or the stream cannot be made or would not keep a log.
+    `report` gets a line that says which of the two: with a mistyped name a node would begin a log of its own.
+    Raises `LogUnavailable` when the replica exists, or when the stream cannot be created or would not keep a log.
     """
-    _engine()
-    from tracker.log.jetstream.validation import join_stream  # noqa: PLC0415 - see the top
+    _expect_driver()
+    from tracker.log.jetstream.validation import join_stream  # noqa: PLC0415 - needs the driver
 
     if config.log.path.exists():
-        raise LogUnavailable(f"{config.log.path} exists already: it is left as it is")
-    new = secrets.token_hex(ID_BYTES)
-    log_id = await join_stream(_settings(config), new)
-    if told is not None:
+        raise LogUnavailable(f"{config.log.path} exists already; it is left unchanged")
+    new_id = secrets.token_hex(LOG_ID_BYTES)
+    log_id = await join_stream(_settings(config), new_id)
+    if report is not None:
         name = config.jetstream.stream
-        told(
-            f"began a new log, {log_id}, in a new stream {name!r}"
-            if log_id == new
-            else f"joined the log {log_id} in the stream {name!r}, which was there"
+        report(
+            f"created a new log, {log_id}, in a new stream {name!r}"
+            if log_id == new_id
+            else f"joined the log {log_id} in the existing stream {name!r}"
         )
     await Replica.init(config.log.path, log_id=log_id, stream=config.jetstream.stream)
 
 
-async def join_names(config: Config, masters: Sequence[MasterKey], names: bytes | None = None) -> bytes:
-    """What all nodes hash dedupe keys with: as the bucket of data keys says, which is made where there is none.
-
-    `names`: what it says then; without, something new.
-
-    Raises `LogUnavailable` where it cannot be made, is wrapped by another master key, or may have been lost.
-    """
-    _engine()
-    from tracker.log.jetstream.encryption import join_key_bucket  # noqa: PLC0415 - see the top
-
-    is_new_node = names is None and not config.log.path.exists()
-    return await join_key_bucket(_settings(config), masters, names, is_new_node=is_new_node)
-
-
-async def rewrap(config: Config, vault: KeyStore) -> int:
-    """Wrap the data keys in the bucket by the current master key; how many frames were wrapped anew. Raises `LogError`."""
-    _engine()
-    from tracker.log.jetstream.encryption import rewrap_bucket  # noqa: PLC0415 - see the top
-
-    return await rewrap_bucket(_settings(config), vault)
-
-
-async def restore_keys(
-    config: Config, vault: KeyStore, *, partly: bool, progress: Callable[[int, int], None] | None = None
-) -> RestoreResult:
-    """Put the bucket of data keys back from what this node has. Raises `LogError`."""
-    _engine()
-    from tracker.log.jetstream.restore_keys import restore_keys  # noqa: PLC0415 - see the top
-
-    return await restore_keys(_settings(config), config.log.path, vault, partly=partly, progress=progress)
-
-
 async def open_log(
-    config: Config, known: TrustedKeys, observe: LogObserver | None = None, vault: KeyStore | None = None
+    config: Config, observe: LogObserver | None = None, key_store: KeyStore | None = None
 ) -> JetstreamLog:
-    """This node's log; it may be behind the stream. `known`: whose word about the tree is kept. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
-    _engine()
-    from tracker.log.jetstream.log import JetstreamLog  # noqa: PLC0415 - see the top
+    """This node's log, which may be behind the stream. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
+    _expect_driver()
+    from tracker.log.jetstream.log import JetstreamLog  # noqa: PLC0415 - needs the driver
 
     return await JetstreamLog.open(
         config.log.path,
@@ -93,29 +70,75 @@ async def open_log(
         queue_bound=config.log.queue_bound,
         observe=observe,
         body_bytes=config.server.max_body_bytes,
-        vault=vault,
-        known=known,
+        vault=key_store,
+        known=signing_keys.trusted_keys(config),
     )
 
 
-def _engine() -> ModuleType:
-    try:
-        import nats  # noqa: PLC0415 - see the top
-    except ImportError:
-        raise ConfigInvalid(
-            "log.engine: \"jetstream\" needs the driver of NATS: pip install 'tracker[cluster]'"
-        ) from None
-    return nats
+async def share_dedupe_secret(config: Config, masters: Sequence[MasterKey], secret: bytes | None = None) -> bytes:
+    """The secret that all nodes hash dedupe keys with, from the bucket of data keys; creates the bucket when missing.
+
+    `secret`: the one to put into a new bucket; None makes a random one.
+    Raises `LogUnavailable` when the bucket cannot be created, is wrapped by another master key, or may have been lost.
+    """
+    _expect_driver()
+    from tracker.log.jetstream.encryption import join_key_bucket  # noqa: PLC0415 - needs the driver
+
+    is_new_node = secret is None and not config.log.path.exists()
+    return await join_key_bucket(_settings(config), masters, secret, is_new_node=is_new_node)
+
+
+async def rewrap_bucket(config: Config, key_store: KeyStore) -> int:
+    """Wrap the data keys in the bucket with the current master key; how many frames changed. Raises `LogError`."""
+    _expect_driver()
+    from tracker.log.jetstream.encryption import rewrap_bucket as rewrap_stream_bucket  # noqa: PLC0415 - needs the driver
+
+    return await rewrap_stream_bucket(_settings(config), key_store)
+
+
+async def restore_keys(
+    config: Config, key_store: KeyStore, *, partly: bool, progress: Callable[[int, int], None] | None = None
+) -> RestoreResult:
+    """Restore the bucket of data keys from this node's key store. Raises `LogError`."""
+    _expect_driver()
+    from tracker.log.jetstream.restore_keys import restore_keys as restore_bucket  # noqa: PLC0415 - needs the driver
+
+    return await restore_bucket(_settings(config), config.log.path, key_store, partly=partly, progress=progress)
+
+
+def tree_cosigner(config: Config, log: ClusteredLog) -> Cosigner:
+    """What compares this node's tree with the signed checkpoints, and cosigns them. Raises `ConfigInvalid`."""
+    return Cosigner(
+        log, node=config.jetstream.node, origin=config.evidence.origin, signs=config.jetstream.signs,
+        signer=signing_keys.cosigner(config), trusted=signing_keys.verifiers(config), now=clock.now,
+    )  # fmt: skip
+
+
+async def find_divergence(config: Config, log: ComparedLog) -> Divergence | None:
+    """Where this node's records differ from a signed checkpoint; None where they agree. Raises `LogError`, `ConfigInvalid`."""
+    return await log_divergence.find_divergence(log, signing_keys.verifiers(config), config.evidence.origin)
+
+
+async def expect_undiverged(config: Config, log: ComparedLog) -> None:
+    """Raise `NodeDiverged` when this is a node of a cluster and its records differ from a signed checkpoint."""
+    found = await find_divergence(config, log) if config.log.engine == "jetstream" else None
+    if found is not None:
+        raise NodeDiverged(str(found))
+
+
+def _expect_driver() -> None:
+    if find_spec("nats") is None:
+        raise ConfigInvalid("log.engine: \"jetstream\" needs the NATS driver: pip install 'tracker[cluster]'")
 
 
 def _settings(config: Config) -> StreamSettings:
-    from tracker.log.jetstream.connection import StreamSettings  # noqa: PLC0415 - see the top
+    from tracker.log.jetstream.connection import StreamSettings  # noqa: PLC0415 - needs the driver
 
-    told = config.jetstream
-    signing = read_key(config.evidence.key_file, config.evidence.origin) if told.signs else None
+    table = config.jetstream
+    signer = read_key(config.evidence.key_file, config.evidence.origin) if table.signs else None
     return StreamSettings(
-        servers=told.servers, stream=told.stream, node=told.node, replicas=told.replicas, user=told.user,
-        password=told.password, token=told.token, credentials_file=told.credentials_file,
-        nkey_seed_file=told.nkey_seed_file, tls_ca=told.tls_ca, tls_cert=told.tls_cert, tls_key=told.tls_key,
-        key="" if signing is None else str(signing.verifier),
+        servers=table.servers, stream=table.stream, node=table.node, replicas=table.replicas, user=table.user,
+        password=table.password, token=table.token, credentials_file=table.credentials_file,
+        nkey_seed_file=table.nkey_seed_file, tls_ca=table.tls_ca, tls_cert=table.tls_cert, tls_key=table.tls_key,
+        key="" if signer is None else str(signer.verifier),
     )  # fmt: skip

@@ -33,7 +33,7 @@ def erasures_applied(views: Path) -> int:
         return 0
 
 
-def remember(views: Path, position: int) -> None:
+def save_position(views: Path, position: int) -> None:
     """Say so, once they are in use."""
     path = views.with_name(views.name + ENDING)
     draft = path.with_name(path.name + ".new")

@@ -175,7 +175,7 @@ class Metrics(Collector):
         self._checkpoint_failures.inc()
 
     def erased(self, source: str, records: int) -> None:
-        """See `retention.Watcher`: so many records of a source were erased because they were old."""
+        """See `RetentionObserver.erased`."""
         self._erased.labels(source).inc(records)
 
     def render(self) -> tuple[bytes, str]:

@@ -15,6 +15,9 @@ from aiohttp import web
 
 from tracker.domain import clock
 from tracker.server import stores
+from tracker.server.sources import redacted_fields
+from tracker.server.evidence import bundle_settings
+from tracker.server.access import build_access
 from tracker.api.app import add_routes
 from tracker.api.route import ApiContext
 from tracker.api.live import LiveStream
@@ -51,10 +54,10 @@ class ReadSide:
         self._log = log
         self._views = views
         self._metrics = metrics
-        self._projector = Projector(log, views, now=clock.now, observer=metrics, hidden=stores.hidden(config))
+        self._projector = Projector(log, views, now=clock.now, observer=metrics, hidden=redacted_fields(config))
         self._found = 0
         """Where the views were before the projector began."""
-        self.access = stores.access(config)
+        self.access = build_access(config)
         self.live = LiveStream(views)
 
     def add_routes(
@@ -79,7 +82,7 @@ class ReadSide:
             render_metrics=self._metrics.render,
             live=self.live,
             log_key=log_key,
-            bundle_settings=stores.bundle_settings(config, self._log, self._metrics),
+            bundle_settings=bundle_settings(config, self._log, self._metrics),
         )
         add_routes(app, door)
         dashboard.add_routes(app, door, arrivals, cluster)

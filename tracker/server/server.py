@@ -27,8 +27,9 @@ from aiohttp.typedefs import Middleware
 from tracker.domain import clock
 from tracker.privacy import retention
 from tracker.projector import gc_tuning
-from tracker.server import catch_up, erasure_sync, clock_watch, stores
+from tracker.server import catch_up, child_command, clock_watch, cluster_stores, erasure_sync, signing_keys, stores
 from tracker.server.sources import build_sources
+from tracker.server.evidence import build_checkpointer
 from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound_receiving
 from tracker.api.health import Health
 from tracker.config.load import Config
@@ -84,8 +85,8 @@ class Server:
             now=clock.now,
             observer=metrics,
         )
-        self.signer = stores.signer(config)
-        self.checkpoints = self.signer and stores.checkpointer(config, log, self.signer, metrics)
+        self.signer = signing_keys.signer(config)
+        self.checkpoints = self.signer and build_checkpointer(config, log, self.signer, metrics)
         self.requests = InFlightRequests()
         self.cluster = log if isinstance(log, ClusteredLog) else None
         self.gossip: NodeGossip | None = None
@@ -118,7 +119,7 @@ class Server:
         cluster = None
         if self.gossip is not None and self.cosigner is not None:
             cluster = ClusterView(self.gossip, self.cosigner)
-        key = stores.public_key(self.config)
+        key = signing_keys.public_key(self.config)
         self.reading.add_routes(app, arrivals, unready=self.unready, log_key=key, cluster=cluster)
         return app
 
@@ -167,7 +168,7 @@ class Server:
         evidence = self.config.evidence
         if self.cluster is not None:
             if not self.config.jetstream.signs:
-                if stores.cosigner(self.config) is None:
+                if signing_keys.cosigner(self.config) is None:
                     _log.warning(
                         "this node cosigns nothing: it has no key. `tracker init` makes it",
                         key_file=str(evidence.key_file),
@@ -192,11 +193,11 @@ async def serve(
     link: bool = False,
     role: Role = "all",
     ready: Ready | None = None,
-    showing: catch_up.ProgressDisplay | None = None,
+    show_progress: catch_up.ProgressDisplay | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
 
-    `port`: instead of the config's. `link`: `ready` gets a one-time link beside the keys, too. `showing`: how a node of a
+    `port`: instead of the config's. `link`: `ready` gets a one-time link beside the keys, too. `show_progress`: how a node of a
     cluster shows that it catches up. `role`: what this node is for (`roles.py`).
     Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
     (no log, or served by somebody else) before anything is accepted.
@@ -217,7 +218,7 @@ async def serve(
     with stores.lock_log(config), _signals(stop.set):
         async with _station(config, role) as station:
             with gc_tuning.collect_rarely(gc_tuning.SERVING):
-                await _run(station, stop, ready, showing, link=link)
+                await _run(station, stop, ready, show_progress, link=link)
 
 
 def _allow_many_connections() -> None:
@@ -270,14 +271,19 @@ async def _station(config: Config, role: Role) -> AsyncGenerator[Server]:
 
 async def _compared(config: Config, log: ClusteredLog) -> Cosigner:
     """What compares this node with what is signed. It was compared once: nothing is taken before that."""
-    vouching = stores.tree_cosigner(config, log)
-    begun = await stores.divergence(config, log)
+    vouching = cluster_stores.tree_cosigner(config, log)
+    begun = await cluster_stores.find_divergence(config, log)
     log.set_divergence_check(lambda: vouching.diverged or begun)
     return vouching
 
 
 async def _run(
-    station: Server, stop: asyncio.Event, ready: Ready | None, showing: catch_up.ProgressDisplay | None, *, link: bool
+    station: Server,
+    stop: asyncio.Event,
+    ready: Ready | None,
+    show_progress: catch_up.ProgressDisplay | None,
+    *,
+    link: bool,
 ) -> None:
     try:
         async with asyncio.TaskGroup() as group:
@@ -288,7 +294,7 @@ async def _run(
                 clock_watch.watch(clock.now),
             ]
             if station.cluster is not None:
-                lasting.append(catch_up.show(station.cluster, showing))
+                lasting.append(catch_up.show(station.cluster, show_progress))
             if station.cosigner is not None:
                 lasting.append(station.cosigner.run())
             if station.gossip is not None:
@@ -299,7 +305,7 @@ async def _run(
             # Of many nodes one looks for what is old: the one that signs.
             is_first = station.cluster is None or config.jetstream.signs
             if is_first and any(source.retention is not None for source in config.sources):
-                lasting.append(retention.run(config.path, station.metrics))
+                lasting.append(retention.run(functools.partial(child_command.run, config.path), station.metrics))
             tasks = [group.create_task(each) for each in lasting]
             try:
                 async with _listening(station) as address:

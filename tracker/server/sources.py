@@ -66,6 +66,11 @@ def build_sources(config: Config) -> Mapping[str, Source]:
     return {each.name: build_source(each) for each in config.sources}
 
 
+def redacted_fields(config: Config) -> Mapping[str, frozenset[str]]:
+    """The fields that views leave out, by source."""
+    return {each.name: frozenset(each.redact) for each in config.sources if each.redact}
+
+
 def shipped_dictionaries() -> ShippedDictionaries:
     """The dictionaries of all vendors, for the key store."""
     by_vendor = {vendor.name: vendor.dictionary for vendor in registry.VENDORS.values() if vendor.dictionary}

@@ -26,7 +26,8 @@ from tests.support.tampering import (
     rebuild_tiles,
     verified,
 )
-from tracker.cli import desk, desk_evidence
+from tracker.cli.checkpoint import checkpoint
+from tracker.cli.init import init
 from tracker.config import load
 from tracker.errors import HistoryChanged
 from tracker.log.merkle.hashing import leaf_hash
@@ -207,7 +208,7 @@ async def test_an_old_copy_is_found_with_the_shipped_file(at: load.Config, prist
     old_at = config_at(old)
     old.mkdir()
     shutil.copy(pristine / "key", old / "key")
-    await desk.init(old_at)
+    await init(old_at)
     await grow(old_at, 1, FIRST)
     assert faults(await verified(old_at)) == []
     (line,) = [
@@ -259,7 +260,7 @@ async def test_a_tampered_log_is_not_signed(at: load.Config) -> None:
         change_consistently(log)
     before = at.evidence.file.read_bytes()
     with pytest.raises(HistoryChanged, match=f"of {SIZE} records"):
-        await desk_evidence.checkpoint(at)
+        await checkpoint(at)
     assert at.evidence.file.read_bytes() == before
 
 
@@ -270,18 +271,18 @@ async def test_after_a_restored_copy_a_new_series_of_checkpoints_begins_as_the_d
     restored.mkdir()
     here = config_at(restored)
     shutil.copy(pristine / "key", restored / "key")
-    await desk.init(here)
+    await init(here)
     await grow(here, 1, FIRST)
     shutil.copy(pristine / "checkpoints.txt", restored / "checkpoints.txt")
     await grow(here, FIRST + 1, FIRST + 10, sign=False)
     with pytest.raises(HistoryChanged, match=f"signs {SIZE} records, the log has {FIRST + 10}"):
-        await desk_evidence.checkpoint(here)
+        await checkpoint(here)
     for name in ("key", "checkpoints.txt"):
         (restored / name).rename(restored / f"{name}.before")
     former = str(Signer.read((restored / "key.before").read_text()).verifier)
     here = config_at(restored, origin="tracker.test/second", former_keys=[former])
-    assert await desk.init(here) == [restored / "key"]
-    made = await desk_evidence.checkpoint(here)
+    assert await init(here) == [restored / "key"]
+    made = await checkpoint(here)
     assert made is not None
     assert made.note.startswith(f"tracker.test/second\n{FIRST + 10}\n")
     found = await verified(here)

@@ -17,6 +17,7 @@ import pytest
 from tests.support.cluster import Cluster, node, own_cluster
 from tests.contracts.log_contract import delivery
 from tests.support.server import Running
+from tracker.server import signing_keys
 from tracker.server import stores
 from tracker.config.load import load
 from tracker.log.erasure_records import ErasedRecord, ErasureBody, make_erasure_record
@@ -61,14 +62,14 @@ async def filled(running: Running, records: int = 3_000) -> None:
 
 
 async def checkpointed(log: SqliteLog, running: Running) -> None:
-    signer = stores.signer(load(running.config, {}))
+    signer = signing_keys.signer(load(running.config, {}))
     assert signer is not None
     size, root = await log.tree_head()
     await log.store_checkpoint(size, sign_note(checkpoint_text(signer.name, size, root), [signer]))
 
 
 def key_of(running: Running) -> str:
-    key = stores.public_key(load(running.config, {}))
+    key = signing_keys.public_key(load(running.config, {}))
     assert key is not None
     return key
 

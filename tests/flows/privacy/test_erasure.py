@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
 import sqlite3
-import threading
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
 from tests.support.server import READ, READ_KEY, SECRETS, Running, now
-from tracker.cli import desk, desk_erasing
-from tracker.server import stores
+from tracker.cli import erase
+from tracker.server import child_command, stores
 from tracker.evidence.bundle.record_lines import leaf_faults, decode_line
 from tracker.cli.main import main
 from tracker.config.load import load
@@ -99,28 +99,20 @@ def test_a_dry_run_lists_and_changes_nothing(filled: Run, tmp_path: Path) -> Non
     assert len(plan["positions"]) > 5
 
 
-def test_an_erasure_waits_for_a_rebuild_that_began_before_it(
-    filled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What that one swaps in shows who was erased meanwhile: the views are made anew after it."""
+def test_an_erasure_waits_for_a_rebuild_that_began_before_it(filled: Run, tmp_path: Path) -> None:
+    """The earlier rebuild swaps in views that show the erased person, so the erasure rebuilds after it."""
     views, theirs = tmp_path / "views.db", tmp_path / "theirs.db"
     copy(views, theirs)
     others = lock(tmp_path / "views.db-rebuild")
-
-    said: list[str] = []
-    monkeypatch.setattr(desk, "_log", SimpleNamespace(info=lambda event, **_: said.append(event)))
-
-    def end() -> None:
-        while not said:
-            time.sleep(0.05)
-        time.sleep(1)
+    command = [sys.executable, "-m", "tracker", "erase", "--config", str(tmp_path / "config.toml"), "--yes"]
+    with subprocess.Popen([*command, "--identity", "user-alice"], stderr=subprocess.PIPE, text=True) as erasing:
+        assert erasing.stderr is not None
+        assert any("waiting for another rebuild to end" in line for line in erasing.stderr)
+        assert erasing.poll() is None
         swap_in(theirs, views)
         others.close()
-
-    ending = threading.Thread(target=end, daemon=True)
-    ending.start()
-    code, _, complaint = filled("erase", "--identity", "user-alice", "--yes")
-    assert (code, said, ending.is_alive()) == (0, ["waiting for another rebuild to end"], False), complaint
+        _, complaint = erasing.communicate(timeout=60)
+    assert erasing.returncode == 0, complaint
     assert b"user-alice" not in on_disk(tmp_path)
     assert filled("rebuild", "--check")[0] == 0
 
@@ -128,7 +120,7 @@ def test_an_erasure_waits_for_a_rebuild_that_began_before_it(
 def test_views_that_lack_much_of_the_log_do_not_say_whom_to_erase(
     filled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk_erasing, "MOST_BEHIND", 20)
+    monkeypatch.setattr(erase, "MAX_LAG", 20)
     keys = (tmp_path / "keys.db").read_bytes()
     for path in tmp_path.glob("views.db*"):
         path.unlink()
@@ -310,7 +302,7 @@ async def test_retention_erases_what_is_old_and_counts_it(tmp_path: Path) -> Non
     assert (await running.run("rebuild"))[0] == 0
     await asyncio.sleep(1.1)
     metrics = Metrics(now)
-    await erase_once(running.config, metrics)
+    await erase_once(functools.partial(child_command.run, running.config), metrics)
     assert b'tracker_erased_records_total{source="lk"} 14.0' in metrics.render()[0]
     code, out, _ = await running.run("export", "--source", "pnm")
     assert code == 0

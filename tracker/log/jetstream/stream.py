@@ -92,11 +92,8 @@ class PublishRefused(LogUnavailable):
     """The server answered with an error; `code` is JetStream's."""
 
     def __init__(self, message: str, code: int) -> None:
-        super().__init__(message, code)
+        super().__init__(message)
         self.code = code
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class Inbox(NamedTuple):

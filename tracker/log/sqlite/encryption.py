@@ -42,7 +42,8 @@ class RecordEncryption:
         if self.vault is None and first_sealed is not None:
             raise LogUnavailable(
                 f"records from position {first_sealed} on are sealed, but no master key is configured: "
-                "name it under [sealing] keys"
+                "name it under [sealing] keys",
+                reason="no_master_key",
             )
         # Sealed once, sealed for ever: what is in clear stands before the first sealed record.
         self._has_clear = size > 0 and first_sealed != 1

@@ -13,7 +13,13 @@ import pytest
 from tests.support import bundles as support
 from tests.support.bundles import START, configured, failed, filled, outcomes, session_of, unpacked, verified
 from tests.support.samples import samples
-from tracker.cli import desk, desk_erasing
+from tracker.cli.erase import erase, select_person, select_session
+from tracker.cli.import_files import import_files
+from tracker.cli.init import init
+from tracker.cli.rebuild import rebuild
+from tracker.cli.sessions import READER, api_context
+from tracker.server import signing_keys
+from tracker.server.evidence import bundle_settings
 from tracker.server import stores
 from tracker.evidence.bundle import manifest as contents
 from tracker.config.load import Config
@@ -71,7 +77,7 @@ async def test_every_file_has_the_content_its_name_says(config: Config, tmp_path
 async def test_the_records_of_a_bundle_can_be_imported_again(config: Config, tmp_path: Path) -> None:
     files = unpacked(await support.bundle(config, await session_of(config, "plugnmeet"), tmp_path / "it.zip"))
     (tmp_path / "records.jsonl").write_bytes(files["records.jsonl"])
-    (report,) = await desk.import_files(config, "pnm", [tmp_path / "records.jsonl"])
+    (report,) = await import_files(config, "pnm", [tmp_path / "records.jsonl"])
     assert (report.new, report.unreadable) == (0, [])
 
 
@@ -86,7 +92,7 @@ async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(
     async with stores.reading_log(config) as log:
         source = build_sources(config)["lk"]
         await log.append(source.verify_trusted(body, received_at=START, proof={"scheme": "import"}))
-    await desk.rebuild(config)
+    await rebuild(config)
     path = await support.bundle(config, "lk:RM_x", tmp_path / "it.zip")
     readme = unpacked(path)["README.html"].decode()
     assert "<script" not in readme
@@ -99,7 +105,7 @@ async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(
 async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path: Path) -> None:
     """All samples mixed, with runs that end each other: what came from outside is named, the rest follows from the records."""
     config = configured(tmp_path / "log", sealed=False)
-    await desk.init(config)
+    await init(config)
     sources = build_sources(config)
     everything = list(samples())
     random.Random(7).shuffle(everything)
@@ -112,7 +118,7 @@ async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path:
                 for n, sample in enumerate(everything)
             ]
         )
-    await desk.rebuild(config)
+    await rebuild(config)
     outside = 0
     for n, session in enumerate(await support.sessions(config)):
         found = await verified(await support.bundle(config, session, tmp_path / f"{n}.zip"))
@@ -124,7 +130,7 @@ async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path:
 
 async def test_a_running_session_has_a_bundle_too(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
-    await desk.init(config)
+    await init(config)
     await support.append(config, [("livekit", sent) for sent in whole_call("livekit", START)[:5]])
     path = await support.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
     assert json.loads(unpacked(path)["timeline.json"])["session"]["stuck"] is True
@@ -193,7 +199,7 @@ async def test_a_log_that_was_rolled_back_gives_no_bundle(tmp_path: Path) -> Non
     for ending in ("-wal", "-shm"):
         config.log.path.with_name(config.log.path.name + ending).unlink(missing_ok=True)
     config.log.path.write_bytes(old)
-    await desk.rebuild(config)
+    await rebuild(config)
     with pytest.raises(HistoryChanged):
         await support.bundle(config, session, tmp_path / "2.zip")
     assert not (tmp_path / "2.zip").exists()
@@ -208,7 +214,7 @@ async def test_a_bundle_is_compared_with_the_shipped_checkpoints(tmp_path: Path)
     # The same operator and key, but a different log of the same size.
     other = configured(tmp_path / "other")
     shutil.copy(config.evidence.key_file, other.evidence.key_file)
-    await desk.init(other)
+    await init(other)
     await support.append(other, [("livekit", sent) for sent in whole_call("livekit", START, seed=5)])
     forged = await support.bundle(other, await session_of(other, "livekit"), tmp_path / "forged.zip")
     assert not failed(await verified(forged, config))
@@ -226,7 +232,7 @@ async def test_after_an_erasure_old_bundles_verify_and_new_ones_have_pseudonyms(
     before = await support.bundle(config, other, tmp_path / "before.zip")
     itself = await support.bundle(config, erased, tmp_path / "itself.zip")
 
-    await desk_erasing.erase(config, [await desk_erasing.selection_of_session(config, erased)])
+    await erase(config, [await select_session(config, erased)])
 
     assert not failed(await verified(before, config))
     assert not failed(await verified(itself, config))
@@ -245,7 +251,7 @@ async def test_after_an_erasure_old_bundles_verify_and_new_ones_have_pseudonyms(
 async def test_after_erasing_one_person_a_bundle_has_erased_and_other_records(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit", "plugnmeet"])
-    await desk_erasing.erase(config, [await desk_erasing.selection_of_person(config, "user-alice")])
+    await erase(config, [await select_person(config, "user-alice")])
     path = await support.bundle(config, await session_of(config, "livekit"), tmp_path / "it.zip")
     found = await verified(path, config)
     assert not failed(found)
@@ -259,7 +265,7 @@ async def test_a_missing_erasure_record_is_noticed(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit"])
     session = await session_of(config, "livekit")
-    await desk_erasing.erase(config, [await desk_erasing.selection_of_session(config, session)])
+    await erase(config, [await select_session(config, session)])
     path = await support.bundle(config, session, tmp_path / "it.zip")
     files = unpacked(path)
     files["records.jsonl"] = b"".join(files["records.jsonl"].splitlines(keepends=True)[:-1])
@@ -271,15 +277,14 @@ async def test_a_missing_erasure_record_is_noticed(tmp_path: Path) -> None:
 async def test_erasures_that_name_other_sources_are_withheld_from_readers_who_may_not_see_those(tmp_path: Path) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit", "plugnmeet"])
-    await desk_erasing.erase(config, [Selection(why="before", before=START * 2)])
-    from tracker.cli import desk_reading  # noqa: PLC0415
+    await erase(config, [Selection(why="before", before=START * 2)])
     from tracker.api.auth import SCOPES, Reader  # noqa: PLC0415
     from tracker.api import bundles  # noqa: PLC0415
     import msgspec  # noqa: PLC0415
 
     session = await session_of(config, "livekit")
-    async with desk_reading.door_of(config) as door:
-        door = msgspec.structs.replace(door, bundle_settings=stores.bundle_settings(config, door.log))
+    async with api_context(config) as door:
+        door = msgspec.structs.replace(door, bundle_settings=bundle_settings(config, door.log))
         with (tmp_path / "it.zip").open("w+b") as file:
             await bundles.make_bundle(door, Reader("narrow", frozenset(SCOPES), ("lk",)), session, file)
     found = await verified(tmp_path / "it.zip", config)
@@ -295,19 +300,18 @@ async def test_records_that_another_node_has_not_signed_yet_give_an_unsigned_bun
 ) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit"])
-    from tracker.cli import desk_reading  # noqa: PLC0415
     from tracker.api import bundles  # noqa: PLC0415
     import msgspec  # noqa: PLC0415
 
     async def keys() -> list[Verifier]:
-        return stores.verifiers(config) if is_key_known else []
+        return signing_keys.verifiers(config) if is_key_known else []
 
     session = await session_of(config, "livekit")
-    async with desk_reading.door_of(config) as door:
-        bundling = stores.bundle_settings(config, door.log)._replace(sign=None, keys=keys)
+    async with api_context(config) as door:
+        bundling = bundle_settings(config, door.log)._replace(sign=None, keys=keys)
         door = msgspec.structs.replace(door, bundle_settings=bundling)
         with (tmp_path / "it.zip").open("w+b") as file:
-            await bundles.make_bundle(door, desk_reading.READER, session, file)
+            await bundles.make_bundle(door, READER, session, file)
     assert outcomes(await verified(tmp_path / "it.zip"))["checkpoint"] == "not checked"
     why_unsigned = json.loads(unpacked(tmp_path / "it.zip")["manifest.json"])["tree"]["why_unsigned"]
     assert ("has not signed all of these records yet" in why_unsigned) is is_key_known
@@ -339,7 +343,7 @@ def test_the_command_line_makes_and_verifies_a_bundle(config: Config, cli, tmp_p
     code, out, err = cli("verify", path.name)
     assert code == 0, err
     assert "everything that was checked holds; not checked: signer, vendors" in out
-    key = stores.verifiers(config)[0]
+    key = signing_keys.verifiers(config)[0]
     code, out, _ = cli("verify", path.name, "--key", str(key), "--json")
     assert code == 0
     assert json.loads(out)["session"] == session
@@ -375,12 +379,12 @@ async def test_a_bundle_is_never_written_over_a_file(config: Config, tmp_path: P
 async def test_an_end_known_from_other_records_is_compared_and_named(tmp_path: Path) -> None:
     """A restart of the server ended the session, and the bundle has no record of that."""
     config = configured(tmp_path / "log", sealed=False)
-    await desk.init(config)
+    await init(config)
     first, second = tmp_path / "CDR.2023-11-14_22-13-00.log", tmp_path / "CDR.2023-11-15_22-14-00.log"
     first.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START)[:6]) + b"\n")
     second.write_bytes(b"\n".join(sent.body for sent in whole_call("openvidu", START + 86_400_000_000, seed=9)) + b"\n")
-    await desk.import_files(config, "ov", [first, second])
-    await desk.rebuild(config)
+    await import_files(config, "ov", [first, second])
+    await rebuild(config)
     (session,) = [name for name in await support.sessions(config) if str(START // 1000) in name]
     path = await support.bundle(config, session, tmp_path / "it.zip")
     end = json.loads(unpacked(path)["manifest.json"])["reading"]["inferred_end"]

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import bundles
 from tests.support.bundles import changed, configured, failed, filled, outcomes, packed, session_of, unpacked, verified
+from tracker.cli.rebuild import rebuild
 from tracker.server import stores
 from tracker.evidence.bundle import zip_reader
 from tracker.evidence.bundle.manifest import MAX_BYTES
@@ -286,9 +287,8 @@ async def test_a_delivery_the_sender_did_not_sign_is_found_with_the_senders_secr
         import msgspec  # noqa: PLC0415
 
         await log.append(msgspec.structs.replace(forged, origin="webhook"))
-    from tracker.cli import desk  # noqa: PLC0415
 
-    await desk.rebuild(forged_config)
+    await rebuild(forged_config)
     path = await bundles.bundle(forged_config, "lk:RM_f", tmp_path / "it.zip")
     assert not failed(await verified(path))
     assert list(failed(await verified(path, forged_config))) == ["vendors"]

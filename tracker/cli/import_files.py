@@ -1,0 +1,64 @@
+"""`tracker import`: reads webhook bodies from JSON Lines, or events from a server's own log files, into the log."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tracker.cli.arguments import Subparsers, add_command
+from tracker.cli.output import print_json, print_table, progress
+from tracker.config.load import Config
+from tracker.domain import clock
+from tracker.ingest import file_import
+from tracker.ingest.file_import import FileReport
+from tracker.server import stores
+from tracker.server.sources import build_source
+
+MAX_LINES_SHOWN = 20
+
+
+def add_to(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    summary = "Read webhook bodies from JSON Lines files, or events from a server's own log files, into the log."
+    parser = add_command(subparsers, "import", run, summary, as_json=True)
+    parser.add_argument("source", metavar="SOURCE", help="the name of the source in config.toml")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", type=Path, help="a file, or a directory of .log and .jsonl files"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Import the files; 1 when something could not be read."""
+    with progress(f"import into {arguments.source}", "bytes") as report:
+        reports = asyncio.run(
+            import_files(
+                arguments.config, arguments.source, arguments.files, lambda _file, done, total: report(done, total)
+            )
+        )
+    if arguments.json:
+        print_json(reports)
+    else:
+        columns = ("file", "lines", "new", "already known", "unreadable", "skipped", "unreadable lines", "problem")
+        print_table("Imported", columns, [_row(each) for each in reports])
+    return 1 if any(each.unreadable or each.error for each in reports) else 0
+
+
+async def import_files(
+    config: Config, source_name: str, files: Sequence[Path], progress: file_import.Progress | None = None
+) -> list[FileReport]:
+    """See `ingest.file_import.import_files`. Raises `ConfigInvalid` for an unknown source, `LogError`."""
+    source = build_source(config.source(source_name))
+    async with stores.appending_log(config) as log:
+        return await file_import.import_files(source, log, files, now=clock.now, progress=progress)
+
+
+def _row(report: FileReport) -> Sequence[Any]:
+    lines = ", ".join(map(str, report.unreadable[:MAX_LINES_SHOWN]))
+    more = " …" if len(report.unreadable) > MAX_LINES_SHOWN else ""
+    problem = report.error or (f"line {report.partial} is still being written" if report.partial else None)
+    return (
+        report.file, report.lines, report.new, report.known, len(report.unreadable), report.skipped, lines + more, problem,
+    )  # fmt: skip
