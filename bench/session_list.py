@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow, SessionRow
-from tracker.views.contract import Changes, SessionFilter, SessionRows, SourceRow
+from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow, SessionRow, SessionRows
+from tracker.views.contract import Changes, SessionFilter, SourceRow
 from tracker.views.sqlite.views import SqliteViews
 
 START = 1_700_000_000_000_000

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from tracker.errors import ParameterInvalid
-from tracker.domain.rows import Anomaly, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
-from tracker.views.contract import Changes, SavedEntry, SessionFilter, SessionRows, SourceRow, ViewsWriter
+from tracker.domain.rows import Anomaly, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, SessionRows, StreamRow, SupervisorSessionRow  # fmt: skip
+from tracker.views.contract import Changes, SavedEntry, SessionFilter, SourceRow, ViewsWriter
 from tests.support.memory_views import MemoryViews
 from tracker.views.sqlite.views import SqliteViews
 
@@ -79,7 +79,7 @@ def entry(
         "source": "ov", "provenance": "reported", "clock": "server", "dedupe_key": f"key-{position}", "hidden": False,
     }  # fmt: skip
     fields.update(more)
-    return SavedEntry(row=EntryRow(**fields), room="Room", placed_at=placed_at, place=b"place")
+    return SavedEntry(row=EntryRow(**fields), room="Room", placed_at=placed_at, session_ref=b"place")
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ async def test_saving_again_replaces_and_gone_takes_everything(views: SqliteView
         Changes(position=1, sessions=[session_rows("a"), session_rows("b")], entries=[entry(1, session_id="ov:b")])
     )
     again = session_rows("a", participants=4)
-    await views.save(Changes(position=2, sessions=[again], gone=["ov:b"], entries=[entry(1, session_id="ov:a")]))
+    await views.save(Changes(position=2, sessions=[again], removed=["ov:b"], entries=[entry(1, session_id="ov:a")]))
     assert await ids(views) == ["ov:a"]
     assert await views.session("ov:a") == again.session
     assert await views.lookup("b", None) == []
@@ -160,7 +160,7 @@ async def written(request: pytest.FixtureRequest, views: SqliteViews) -> ViewsWr
 
 async def test_a_save_with_more_to_come_is_seen_with_the_save_that_completes_it(written: ViewsWriter) -> None:
     await written.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
-    await written.save(Changes(position=2, sessions=[session_rows("b")], entries=[entry(2)]), more=True)
+    await written.save(Changes(position=2, sessions=[session_rows("b")], entries=[entry(2)]), commit=False)
     assert await written.projected_position() == 1
     # The writer goes on from what it has written.
     assert await written.states(["ov:b"]) == {"ov:b": b"folded b"}
@@ -175,7 +175,7 @@ async def test_a_save_with_more_to_come_is_seen_with_the_save_that_completes_it(
 async def test_saves_that_none_has_completed_are_taken_back(written: ViewsWriter) -> None:
     await written.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
     for position in (2, 3):
-        await written.save(Changes(position=position, gone=["ov:a"], entries=[entry(position)]), more=True)
+        await written.save(Changes(position=position, removed=["ov:a"], entries=[entry(position)]), commit=False)
     await written.rollback()
     assert await written.projected_position() == 1
     assert await written.states(["ov:a"]) == {"ov:a": b"folded a"}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.paths import DOCS
-from tracker.domain.record_json import envelope
+from tracker.domain.record_json import record_to_json
 from tracker.log.merkle.checkpoint import checkpoint_text
 from tracker.log.merkle.note import Signer, sign_note
 from tracker.log.merkle.tree import inclusion_proof
@@ -46,7 +46,7 @@ async def files(tmp_path: Path) -> list[Path]:
     contents = {
         "checkpoint": sign_note(checkpoint_text(SIGNER.name, size, root), [Signer.generate("witness/w"), SIGNER]),
         "key": f"{SIGNER.verifier}\n",
-        "record.json": json.dumps(envelope(record)),
+        "record.json": json.dumps(record_to_json(record)),
         "proof.json": json.dumps({"hashes": hashes}),
     }
     for name, text in contents.items():

@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+from tracker.domain.rows import SessionRows
 from tracker.domain.facts import Micros
-from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow
+from tracker.views.contract import Changes, SavedEntry, SourceRow
 
 
 class MemoryViews:
@@ -84,10 +85,10 @@ class MemoryViews:
             and not rows.streams
         ]
 
-    async def save(self, changes: Changes, *, more: bool = False) -> None:
+    async def save(self, changes: Changes, *, commit: bool = True) -> None:
         """See the contract."""
-        self._before = (self._before or copy.deepcopy(self)) if more else None
-        for name in changes.gone:
+        self._before = None if commit else (self._before or copy.deepcopy(self))
+        for name in changes.removed:
             self.sessions.pop(name, None)
         for rows in changes.sessions:
             self.sessions[rows.session.id] = rows

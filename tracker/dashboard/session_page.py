@@ -41,7 +41,7 @@ from tracker.dashboard.session_events import (
 )  # fmt: skip
 from tracker.dashboard.session_rows import STILL_BOUNDS, FULL_BOUNDS, parts_of, proved_by
 from tracker.domain.facts import Micros
-from tracker.projections.people import union
+from tracker.projections.people import merge_spans
 from tracker.domain.rows import ConnectionRow, SessionRow
 
 LISTED = 100
@@ -117,7 +117,7 @@ async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
 
 def present_since(connections: Sequence[ConnectionRow], now: Micros) -> Micros | None:
     """For somebody who is still there: since when they would be, had they never been away (µs); else None."""
-    spans = union(
+    spans = merge_spans(
         [(row.joined_at, row.left_at) for row in connections if row.joined_at is not None and not row.aborted]
     )
     if not spans or spans[-1][1] is not None:

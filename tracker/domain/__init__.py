@@ -1,1 +1,1 @@
-"""The vocabulary of Tracker: deliveries, facts and rows, and the rules that need nothing else. Pure."""
+"""Tracker's vocabulary: deliveries, facts and rows, and the rules that depend on nothing else. Pure but for `clock`."""

@@ -1,8 +1,8 @@
-"""What carries a delivery at each stage: the type is the stage.
+"""The types that carry a delivery through its stages: one type a stage.
 
-    Delivery  arrived over HTTP or from a file, believed by nobody yet
+    Delivery  arrived over HTTP or from a file; nothing is verified yet
     Verified  its proof fits its bytes; it has a dedupe key
-    Record    kept in the log; it has a position
+    Record    stored in the log; it has a position
 
 All times are integer microseconds since 1970-01-01T00:00:00Z.
 """
@@ -18,19 +18,20 @@ from tracker.domain.facts import Micros
 
 
 Origin = Literal["webhook", "import", "observation"]
+"""The channel a record came by. The stored field is `origin`."""
 
-OURS = "tracker"
-"""Source and vendor of records Tracker itself appends (erasures): they tell of the log, not of calls."""
+TRACKER = "tracker"
+"""Source and vendor of the records that Tracker itself appends (erasures). They are about the log, not about calls."""
 
-LOST = 0
-"""`Record.erased_by` of a sealed record whose key is gone and of which no record says that it was erased."""
+KEY_LOST = 0
+"""`Record.erased_by` of an encrypted record whose data key is gone although no record says that it was erased."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """One arrival, exactly as it came.
+    """One delivery, exactly as it arrived.
 
-    `headers` have lower-case names; `token` is the last path part of `/hooks/{source}/{token}`;
-    `body` are the raw bytes; `received_at` is our clock.
+    `headers` have lower-case names. `token` is the last path part of `/hooks/{source}/{token}`.
+    `body` holds the raw bytes. `received_at` is the receiver's clock.
     """
 
     source: str
@@ -44,9 +45,9 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery whose proof fits its bytes, ready to append.
 
-    `event` is the vendor's own event name ("" when it has none or cannot be read).
-    `dedupe_key` is unique per source for ever. `proof` is compact JSON: what lets the proof be
-    checked again later, never a reusable secret.
+    `event` is the vendor's event name ("" when there is none or it cannot be read).
+    `dedupe_key` is unique per source, for ever. `proof` is compact JSON that lets the proof be checked again later;
+    it never holds a reusable secret.
     """
 
     source: str
@@ -60,7 +61,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A verified delivery kept at a `position` of the log; positions are 1, 2, 3 … without gaps."""
+    """A verified delivery stored at a `position` of the log. Positions are 1, 2, 3 … without gaps."""
 
     position: int
     source: str
@@ -72,11 +73,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     proof: bytes
     body: bytes
     erased_by: int | None = None
-    """The position of the record that says this one was erased; its bytes are gone (`body` and `proof` are empty)."""
+    """The position of the record that says this one was erased. Its bytes are gone: `body` and `proof` are empty."""
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """The log's answer to an append: where it is, and whether it was there before."""
+    """The result of an append: the position of the record, and whether the log already had it."""
 
     position: int
     duplicate: bool

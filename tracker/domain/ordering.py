@@ -1,7 +1,7 @@
-"""Which of two things comes first in a timeline when both are told for the same moment. Pure.
+"""The order of timeline entries that carry the same time. Pure.
 
-Some vendors state times in whole seconds: what happened within one is put into causal order (a join before the
-stream it publishes, that before the leave, that before the end of the session), and never into the order of arrival.
+Some vendors report times in whole seconds. Entries of one moment are put into causal order (a join before the stream it
+publishes, the stream before the leave, the leave before the end of the session), never into the order of arrival.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CAUSAL = (
     ("subscription.started",),
     ("recording.started", "broadcast.started", "transcription.started"),
     ("recording.processing",),
-    # Whatever is not named here happens while the call goes on.
+    # Kinds that are not listed happen during the call.
     (),
     ("recording.stopped", "broadcast.stopped", "transcription.ended", "recording.limit_reached"),
     ("subscription.ended",),
@@ -31,14 +31,14 @@ _CAUSAL = (
     ("artifact.created", "analytics.ready"),
 )
 _RANKS = {kind: rank for rank, kinds in enumerate(_CAUSAL) for kind in kinds}
-_BETWEEN = _CAUSAL.index(())
+_DURING_THE_CALL = _CAUSAL.index(())
 
 
-def rank_of(kind: str) -> int:
-    """The place of a timeline kind among those of one moment: 0 is first."""
-    return _RANKS.get(kind, _BETWEEN)
+def causal_rank(kind: str) -> int:
+    """The rank of a timeline kind among entries of the same moment; 0 comes first."""
+    return _RANKS.get(kind, _DURING_THE_CALL)
 
 
-def tie_of(dedupe_key: str) -> int:
-    """A number of the record alone, for two of one kind at one moment: the same in whatever order they came."""
+def tie_breaker(dedupe_key: str) -> int:
+    """A number that depends on the record alone: it orders entries of the same kind and moment, however they arrived."""
     return zlib.crc32(dedupe_key.encode())

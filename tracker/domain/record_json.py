@@ -1,6 +1,6 @@
-"""A record as one JSON object that the importer reads back: what exports and evidence bundles hold.
+"""A record as one JSON object that `tracker import` reads back; exports and evidence bundles hold these objects.
 
-Nothing of the record is lost, but for the spelling of its proof (a bundle keeps that beside it).
+The object holds the whole record except the exact bytes of its proof, which an evidence bundle stores separately.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from tracker.domain.deliveries import Micros, Record
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def envelope(record: Record) -> dict[str, Any]:
-    """The object: the body as text where it is UTF-8, else in base64; `received_at` in RFC 3339 with microseconds."""
-    told: dict[str, Any] = {
+def record_to_json(record: Record) -> dict[str, Any]:
+    """The JSON object. The body is text if it is UTF-8, else base64; `received_at` is RFC 3339 with microseconds."""
+    fields: dict[str, Any] = {
         "position": record.position,
         "source": record.source,
         "vendor": record.vendor,
         "event": record.event,
         "dedupe_key": record.dedupe_key,
-        "received_at": exact_time(record.received_at),
+        "received_at": format_micros(record.received_at),
         "origin": record.origin,
         "proof": json.loads(record.proof),
     }
     try:
-        told["body_text"] = record.body.decode("utf-8")
+        fields["body_text"] = record.body.decode("utf-8")
     except UnicodeDecodeError:
-        told["body_b64"] = base64.b64encode(record.body).decode()
-    return told
+        fields["body_b64"] = base64.b64encode(record.body).decode()
+    return fields
 
 
-def exact_time(micros: Micros) -> str:
-    """µs since the epoch as RFC 3339 in UTC, with all six digits."""
+def format_micros(micros: Micros) -> str:
+    """µs since the epoch as RFC 3339 in UTC, with six decimal digits."""
     return f"{EPOCH + timedelta(microseconds=micros):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
-def exact_micros(text: str) -> Micros:
-    """The moment `exact_time` wrote. Raises `ValueError` for any other spelling."""
-    # Both parts by themselves: a float would lose the last digits.
+def parse_micros(text: str) -> Micros:
+    """The inverse of `format_micros`. Raises `ValueError` for any other spelling."""
+    # Integer arithmetic only: a float would lose the last digits.
     moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     micros = (moment - EPOCH) // timedelta(microseconds=1)
-    if exact_time(micros) != text:
-        raise ValueError(f"{text!r} is not spelled with six digits")
+    if format_micros(micros) != text:
+        raise ValueError(f"{text!r} is not an RFC 3339 time in UTC with six decimal digits")
     return micros

@@ -172,3 +172,20 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     dedupe_key: str
     hidden: bool
     """A legacy twin of another entry: kept, not shown."""
+
+
+class SessionRows(msgspec.Struct, frozen=True, kw_only=True):
+    """All rows of one session. Saving them replaces everything the views hold for `session.id` except its entries."""
+
+    session: SessionRow
+    lookups: tuple[str, ...]
+    """The vendor ids that find this session: sessionId, uniqueSessionId, sid, room name, rec_id, client_id, egress id …"""
+    participants: tuple[ParticipantRow, ...]
+    connections: tuple[ConnectionRow, ...]
+    streams: tuple[StreamRow, ...]
+    recordings: tuple[RecordingRow, ...]
+    supervisor_sessions: tuple[SupervisorSessionRow, ...]
+    gaps: tuple[EntryRow, ...]
+    """Timeline entries that no event reported. They come and go with the session; no live stream sends them."""
+    state: bytes
+    """The folded state, opaque to the views."""

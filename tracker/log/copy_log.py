@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from tracker.domain.deliveries import OURS, Origin
+from tracker.domain.deliveries import TRACKER, Origin
 from tracker.errors import LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
 from tracker.log.merkle.leaves import record_leaf_hashes
 from tracker.log.merkle.note import Verifier, open_note
@@ -124,7 +124,7 @@ async def _pieces(source: CopySource, most_bytes: int, after: int) -> AsyncItera
                 "a record is not the one its leaf was made of: find it with `tracker verify`, copy nothing"
             )
         after = chunk[-1].position
-        is_ours = any(record.source == OURS for record in chunk)
+        is_ours = any(record.source == TRACKER for record in chunk)
         told = await source.erasures_made_by(chunk[0].position - 1, after) if is_ours else {}
         piece: list[FrameRow] = []
         size = 0

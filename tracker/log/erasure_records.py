@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from tracker.domain.deliveries import LOST, OURS, Micros, Record, Verified
+from tracker.domain.deliveries import KEY_LOST, TRACKER, Micros, Record, Verified
 from tracker.errors import LogCorrupt
 from tracker.domain.facts import Fact, Unknown
 from tracker.log.contract import Log
-from tracker.domain.redaction import kept_facts
+from tracker.domain.redaction import decode_facts
 
 EVENT = "erasure"
 MAX_ERASED = 500
@@ -47,8 +47,8 @@ def make_erasure_record(erasure: ErasureBody) -> Verified:
     """The record to append for one erasure."""
     body = msgspec.json.encode(erasure)
     return Verified(
-        source=OURS,
-        vendor=OURS,
+        source=TRACKER,
+        vendor=TRACKER,
         event=EVENT,
         dedupe_key=hashlib.sha256(body).hexdigest(),
         received_at=erasure.at,
@@ -80,7 +80,7 @@ class RemainingFacts:
         """Position → facts, of those records that were erased. Raises `LogError`."""
         found: dict[int, tuple[Fact, ...]] = {}
         for record in records:
-            if record.erased_by == LOST:
+            if record.erased_by == KEY_LOST:
                 why = (("unreadable", "the key of this record is gone, and no record says that it was erased"),)
                 found[record.position] = (
                     Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=why),
@@ -95,10 +95,10 @@ class RemainingFacts:
             record = await self._log.record(position)
             if record is None:
                 raise LogCorrupt(f"the erasure at position {position} is not in the log: restore the log from a copy")
-            if record.erased_by == LOST:
+            if record.erased_by == KEY_LOST:
                 return {}
             try:
-                known = {each.position: kept_facts(each.facts) for each in read_erasure(record)}
+                known = {each.position: decode_facts(each.facts) for each in read_erasure(record)}
             except (msgspec.DecodeError, RecursionError):  # as below
                 known = {}
             if len(self._known) >= REMEMBERED:

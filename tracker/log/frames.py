@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 import zstandard
 
-from tracker.domain.deliveries import OURS, Origin, Verified
+from tracker.domain.deliveries import TRACKER, Origin, Verified
 from tracker.errors import LogUnavailable, NodeOutdated
 from tracker.log.contract import StoredRecord
 
@@ -90,8 +90,8 @@ def find_flaw(frame: Frame) -> str | None:
     records = frame.records
     if not 1 <= len(records) <= MAX_RECORDS:
         return f"it has {len(records)} records, not 1 to {MAX_RECORDS}"
-    if frame.erases and (len(records) != 1 or records[0][0] != OURS):
-        return f"it erases, and is not one record of {OURS!r}"
+    if frame.erases and (len(records) != 1 or records[0][0] != TRACKER):
+        return f"it erases, and is not one record of {TRACKER!r}"
     if len(frame.erases) > MAX_ERASED:
         return f"it erases {len(frame.erases)} records, more than {MAX_ERASED}"
     for n, row in enumerate(records):

@@ -22,12 +22,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 
-from tracker.domain.deliveries import LOST, OURS, Micros, Record
+from tracker.domain.deliveries import KEY_LOST, TRACKER, Micros, Record
 from tracker.log.erasure_records import EVENT, MAX_ERASED, ErasedRecord, ErasureBody, make_erasure_record, read_erasure
 from tracker.errors import ParameterInvalid
 from tracker.domain.facts import ConnectionFact, Fact
 from tracker.log.contract import ClusteredLog, Log
-from tracker.domain.redaction import everybody, is_pseudonym, kept_facts, somebody
+from tracker.domain.redaction import pseudonymize_everyone, is_pseudonym, decode_facts, pseudonymize_person
 from tracker.sources import registry
 
 Progress = Callable[[int, int], None]
@@ -42,7 +42,7 @@ SHORTEST = 3
 class Plan(msgspec.Struct, kw_only=True):
     """What an erasure would touch. `in_clear`: records among them that cannot be erased.
 
-    `erasures`: earlier ones that still tell of them, in skeletons of records about somebody else too.
+    `erasures`: earlier ones that still tell of them, in skeletons of records about pseudonymize_person else too.
     """
 
     why: str
@@ -131,7 +131,7 @@ class Eraser:
 
     async def _plan_erasures(self, plan: Plan) -> None:
         for position in sorted(self._touched_before):
-            if position == LOST or await self._told_again(position) is None:
+            if position == KEY_LOST or await self._told_again(position) is None:
                 continue
             kept = await self._log.leaf(position)
             sealed = kept is not None and kept.commitment is not None
@@ -146,7 +146,7 @@ class Eraser:
         for n, each in enumerate(told):
             if self._selection.needles or each.position in self._touched_before.get(position, ()):
                 about = await self._log.record(each.position)
-                before = kept_facts(each.facts)
+                before = decode_facts(each.facts)
                 after = tuple(self._left(fact, about.vendor if about else "") for fact in before)
                 if after != before:
                     is_changed, told[n] = (
@@ -164,15 +164,15 @@ class Eraser:
 
     def _left(self, fact: Fact, vendor: str) -> Fact:
         if self._selection.needles:
-            return somebody(fact, self._pseudonyms)
-        return everybody(fact, self._pseudonym, room_is_person=registry.rules(vendor).room_is_person)
+            return pseudonymize_person(fact, self._pseudonyms)
+        return pseudonymize_everyone(fact, self._pseudonym, room_is_person=registry.rules(vendor).room_is_person)
 
     async def _touched(self, progress: Progress | None) -> AsyncIterator[tuple[Record, tuple[Fact, ...]]]:
         head = await self._log.head()
         async for record in self._candidates():
             if progress is not None and record.position % MAX_ERASED == 0:
                 progress(record.position, head)
-            if record.vendor == OURS:
+            if record.vendor == TRACKER:
                 if self._selection.needles and record.erased_by is None:
                     self._touched_before[record.position] = set()
             elif self._matches(record):
@@ -242,9 +242,9 @@ async def finish(log: Log) -> None:
     Of a log that many nodes share, the last few: each may have died with one.
     """
     last = (
-        [await log.last_from_source(OURS)]
+        [await log.last_from_source(TRACKER)]
         if not isinstance(log, ClusteredLog)
-        else (await log.positions_from_source(OURS))[-LATEST:]
+        else (await log.positions_from_source(TRACKER))[-LATEST:]
     )
     for position in last:
         record = await log.record(position)

@@ -27,7 +27,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     vendor_reason: str | None = None
 
 
-def is_sure(claim: Claim) -> bool:
+def is_final(claim: Claim) -> bool:
     """Whether only another claim like it, reported by the sender's clock, can hold instead."""
     return claim.provenance == "reported" and claim.clock != "receiver"
 
@@ -45,7 +45,7 @@ def _weaker(held: Claim, new: Claim) -> bool | None:
     return None if a == b else a > b
 
 
-def better_start(held: Claim | None, new: Claim) -> Claim:
+def stronger_start(held: Claim | None, new: Claim) -> Claim:
     """The start claim that holds."""
     if held is None:
         return new
@@ -55,7 +55,7 @@ def better_start(held: Claim | None, new: Claim) -> Claim:
     return held if (held.at, held.key, held.n) <= (new.at, new.key, new.n) else new
 
 
-def better_end(held: Claim | None, new: Claim) -> Claim:
+def stronger_end(held: Claim | None, new: Claim) -> Claim:
     """The end claim that holds."""
     if held is None:
         return new

@@ -9,9 +9,9 @@ import functools
 from collections.abc import Callable
 
 from tracker.domain import facts as f
-from tracker.projections.claims import Claim, is_sure
+from tracker.projections.claims import Claim, is_final
 from tracker.projections.sourced_fact import SourcedFact
-from tracker.projections.state import IDS_KEPT, SessionState
+from tracker.projections.state import MAX_IDS, SessionState
 
 RECORDING_MARKS: dict[type[f.Fact], str] = {
     f.RecordingStarted: "started",
@@ -71,20 +71,20 @@ def _fold_header(state: SessionState, evidence: SourcedFact) -> None:
         if not state.first_at or at < state.first_at:
             state.first_at = at
     for kind, detail in fact.anomalies:
-        state.notice(kind, detail, evidence.key, position)
+        state.add_anomaly(kind, detail, evidence.key, position)
     if place is None:
         return
-    state.room.tell(at, evidence.key, room=place.room, room_name=place.room_name)
+    state.lifetime.set_values(at, evidence.key, room=place.room, room_name=place.room_name)
     for name, value in place.ids:
         held = state.ids.get(name)
         if held is None:
             state.ids[name] = {value}
         elif value not in held:
             held.add(value)
-            if len(held) > IDS_KEPT:
+            if len(held) > MAX_IDS:
                 held.remove(max(held))
-    if place.starts_at is not None and not (state.room.start is not None and is_sure(state.room.start)):
-        state.room.claim_start(_claim(evidence, place.starts_at, "derived"))
+    if place.starts_at is not None and not (state.lifetime.start is not None and is_final(state.lifetime.start)):
+        state.lifetime.claim_start(_claim(evidence, place.starts_at, "derived"))
 
 
 def _session(state: SessionState, fact: f.SessionFact, evidence: SourcedFact) -> None:
@@ -94,32 +94,32 @@ def _session(state: SessionState, fact: f.SessionFact, evidence: SourcedFact) ->
         if held is None or (claim.at, claim.key, claim.n) < (held.at, held.key, held.n):
             state.created = claim
     elif isinstance(fact, f.SessionStarted):
-        state.room.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+        state.lifetime.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
     elif isinstance(fact, f.SessionEnded):
         if fact.started_at is not None:
-            state.room.claim_start(_claim(evidence, fact.started_at, "derived"))
-        state.room.claim_end(
+            state.lifetime.claim_start(_claim(evidence, fact.started_at, "derived"))
+        state.lifetime.claim_end(
             _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
         )
     elif fact.started_at is not None:
-        state.room.claim_start(_claim(evidence, fact.started_at, "derived"))
+        state.lifetime.claim_start(_claim(evidence, fact.started_at, "derived"))
     _sign_of_life(state, fact, evidence)
 
 
 def _sign_of_life(state: SessionState, fact: f.Fact, evidence: SourcedFact) -> None:
     if isinstance(fact, f.SessionFact) or fact.clock != "server":
         return
-    held = state.last_people
+    held = state.last_activity
     # The latest one; of one moment that with the smaller key.
     if held is None or fact.at > held.at or (fact.at == held.at and evidence.key < held.key):
-        state.last_people = _claim(evidence, fact.at, "reported")
+        state.last_activity = _claim(evidence, fact.at, "reported")
 
 
 def _connection(state: SessionState, fact: f.ConnectionFact, evidence: SourcedFact) -> None:
     key = f"{fact.connection}@{fact.joined_at or ''}" if fact.keyed_by_join else fact.connection
     interval = state.interval("connection", key)
 
-    interval.tell(
+    interval.set_values(
         fact.at,
         evidence.key,
         id=fact.connection,
@@ -139,14 +139,14 @@ def _connection(state: SessionState, fact: f.ConnectionFact, evidence: SourcedFa
             _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
         )
         if isinstance(fact, f.ParticipantConnectionAborted):
-            interval.say("aborted", True, fact.at, evidence.key)
+            interval.set_value("aborted", True, fact.at, evidence.key)
     _sign_of_life(state, fact, evidence)
 
 
 def _stream(state: SessionState, fact: f.StreamFact, evidence: SourcedFact) -> None:
     started = fact.started_at or (fact.at if isinstance(fact, f.StreamPublished) else None)
     interval = state.interval("stream", f"{fact.stream}@{started or ''}" if fact.keyed_by_start else fact.stream)
-    interval.tell(
+    interval.set_values(
         fact.at, evidence.key, stream=fact.stream, connection=fact.connection, identity=fact.identity, media=fact.media,
         label=fact.label, detail=fact.detail or None,
     )  # fmt: skip
@@ -165,7 +165,7 @@ def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: Sourc
     begins = isinstance(fact, f.SubscriptionStarted)
     started = fact.started_at or (fact.at if begins else None)
     interval = state.interval("subscription", f"{fact.connection}<{fact.stream}@{started or ''}")
-    interval.tell(fact.at, evidence.key, stream=fact.stream, connection=fact.connection, publisher=fact.publisher)
+    interval.set_values(fact.at, evidence.key, stream=fact.stream, connection=fact.connection, publisher=fact.publisher)
     if begins:
         interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
     else:
@@ -180,14 +180,14 @@ def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: Sourc
 def _recording(state: SessionState, fact: f.RecordingFact, evidence: SourcedFact) -> None:
     key = f"{fact.recording}@{fact.started_at}" if fact.keyed_by_start and fact.started_at else fact.recording
     interval = state.interval("recording", key)
-    interval.tell(
+    interval.set_values(
         fact.at, evidence.key, id=fact.recording, mode=fact.mode, url=fact.url, http_status=fact.http_status,
         first_frame_at=fact.first_frame_at, first_peerframe_at=fact.first_peerframe_at, duration_ms=fact.duration_ms,
         size_bytes=fact.size_bytes, vendor_reason=fact.vendor_reason, current=None if fact.legacy else True,
         alias=fact.alias, nameless=fact.nameless or None,
     )  # fmt: skip
     mark = RECORDING_MARKS[type(fact)]
-    interval.mark(mark, _claim(evidence, fact.at, "reported"))
+    interval.set_status(mark, _claim(evidence, fact.at, "reported"))
     if mark == "started":
         interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
     elif fact.started_at is not None:
@@ -209,9 +209,9 @@ def _recording(state: SessionState, fact: f.RecordingFact, evidence: SourcedFact
 def _activity(state: SessionState, fact: f.ActivityFact, evidence: SourcedFact) -> None:
     kind, begins = ACTIVITIES[type(fact)]
     interval = state.interval(kind, fact.activity)
-    interval.tell(fact.at, evidence.key, id=fact.activity, identity=fact.identity)
+    interval.set_values(fact.at, evidence.key, id=fact.activity, identity=fact.identity)
     if isinstance(fact, f.SupervisorFact):
-        interval.tell(
+        interval.set_values(
             fact.at, evidence.key, supervisor_client=fact.supervisor_client, agent_client=fact.agent_client,
             agent_session=fact.agent_session,
         )  # fmt: skip
@@ -227,12 +227,12 @@ def _activity(state: SessionState, fact: f.ActivityFact, evidence: SourcedFact) 
 
 def _note(state: SessionState, fact: f.NoteFact, evidence: SourcedFact) -> None:
     if isinstance(fact, f.NodeCrashed):
-        state.room.claim_end(
+        state.lifetime.claim_end(
             _claim(evidence, fact.at, "inferred", reason="server_failure", vendor_reason="nodeCrashed")
         )
     elif isinstance(fact, f.AnalyticsReady):
         # Analytics are made when a run is over: no later than this, if nothing better is known.
-        state.room.claim_end(_claim(evidence, fact.at, "inferred", reason="inferred"))
+        state.lifetime.claim_end(_claim(evidence, fact.at, "inferred", reason="inferred"))
 
 
 FAMILIES: tuple[tuple[type[f.Fact], Callable[[SessionState, f.Fact, SourcedFact], None]], ...] = (

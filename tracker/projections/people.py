@@ -15,7 +15,7 @@ from tracker.domain.facts import Micros, Provenance
 from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow
 from tracker.projections.state import Interval, SessionState
 
-PEOPLE = frozenset({"standard", "sip", "connector"})
+PERSON_KINDS = frozenset({"standard", "sip", "connector"})
 """Kinds of participant that are persons; recorders, agents, ingress feeds and cameras are not."""
 
 Span = tuple[Micros, Micros | None]
@@ -49,7 +49,7 @@ class _Open(msgspec.Struct):
     known: bool
 
 
-def connections_of(
+def render_connections(
     session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]
 ) -> list[RenderedConnection]:
     """Every connection of a session, ordered by join."""
@@ -75,7 +75,7 @@ def connections_of(
     return rendered
 
 
-def owner_of_room(
+def owner_connection(
     session_id: str, room: str, joined: tuple[Micros, Provenance] | None, left: tuple[Micros, End] | None
 ) -> RenderedConnection:
     """The one connection of a run whose room is a person: as long and as sure as the run itself."""
@@ -114,9 +114,9 @@ def _witnessed(state: SessionState, known: set[str], anomalies: list[Anomaly]) -
         first = min(starts, key=lambda claim: (claim.at, claim.key, claim.n))
         stand_in = Interval(start=msgspec.structs.replace(first, provenance="inferred", reason=None))
         identities = sorted({str(v) for i in intervals if (v := i.value("identity"))})
-        stand_in.say("id", base, first.at, first.key)
+        stand_in.set_value("id", base, first.at, first.key)
         if identities:
-            stand_in.say("identity", identities[0], first.at, first.key)
+            stand_in.set_value("identity", identities[0], first.at, first.key)
         ends = [i.end for i in intervals]
         if all(end is not None for end in ends):
             last = max((end for end in ends if end is not None), key=lambda claim: (claim.at, claim.key, claim.n))
@@ -158,7 +158,7 @@ def _rendered(
     interval, start, end = item.interval, item.interval.start, item.interval.end
     aborted = bool(interval.value("aborted"))
     left_at, leave = _leave(item, ended_at, again, anomalies)
-    if item.known and not interval.began and not aborted:
+    if item.known and not interval.start_reported and not aborted:
         where = start or end
         anomalies.append(
             Anomaly(
@@ -176,7 +176,7 @@ def _rendered(
         joined_at=item.joined_at,
         left_at=left_at,
         duration_ms=None if item.joined_at is None or left_at is None else max(0, (left_at - item.joined_at) // 1000),
-        join_provenance=None if start is None else "reported" if interval.began else start.provenance,
+        join_provenance=None if start is None else "reported" if interval.start_reported else start.provenance,
         leave=leave,
         aborted=aborted,
         platform=interval.value("platform"),
@@ -209,7 +209,7 @@ def _leave(
     return max(min(bounds), item.joined_at or 0), End(reason=reason, vendor_reason=None, provenance="inferred")
 
 
-def participants_of(session_id: str, connections: Sequence[RenderedConnection]) -> list[Person]:
+def render_participants(session_id: str, connections: Sequence[RenderedConnection]) -> list[Person]:
     """The people behind the connections, ordered by first join."""
     by_person: dict[str, list[RenderedConnection]] = {}
     for connection in connections:
@@ -217,7 +217,7 @@ def participants_of(session_id: str, connections: Sequence[RenderedConnection]) 
     people: list[Person] = []
     for participant, theirs in by_person.items():
         real = [c for c in theirs if not c.row.aborted]
-        spans = union([(c.row.joined_at, c.row.left_at) for c in real if c.row.joined_at is not None])
+        spans = merge_spans([(c.row.joined_at, c.row.left_at) for c in real if c.row.joined_at is not None])
         joined = [c.row.joined_at for c in theirs if c.row.joined_at is not None]
         left = [c.row.left_at for c in theirs]
         kind = next((c.person for c in theirs if c.person != "standard"), "standard")
@@ -232,12 +232,12 @@ def participants_of(session_id: str, connections: Sequence[RenderedConnection]) 
             last_left_at=None if any(at is None for at in left) else max(at for at in left if at is not None),
             presence_ms=sum(max(0, (end - start) // 1000) for start, end in spans if end is not None),
         )
-        people.append(Person(row, spans, counts=kind in PEOPLE and bool(real)))
+        people.append(Person(row, spans, counts=kind in PERSON_KINDS and bool(real)))
     people.sort(key=lambda person: (person.row.first_joined_at or 0, person.row.id))
     return people
 
 
-def union(spans: Sequence[Span]) -> list[Span]:
+def merge_spans(spans: Sequence[Span]) -> list[Span]:
     """Overlapping spans joined, in order; an open end (None) swallows everything after it."""
     joined: list[Span] = []
     for start, end in sorted(spans, key=lambda span: span[0]):
@@ -249,7 +249,7 @@ def union(spans: Sequence[Span]) -> list[Span]:
     return joined
 
 
-def peak(presences: Sequence[Sequence[Span]]) -> int:
+def max_present(presences: Sequence[Sequence[Span]]) -> int:
     """The most people present at one moment; who leaves and who joins at the same moment do not meet."""
     steps: list[tuple[Micros, int]] = []
     for spans in presences:

@@ -32,17 +32,22 @@ def match_nameless(intervals: Intervals, tolerance: Micros) -> Intervals:
 
 def merge_intervals(first: Interval, second: Interval) -> Interval:
     """Both as one, under the first one's name."""
-    whole = Interval(first.start, first.end, first.began, first.closed, dict(first.values), dict(first.marks))
+    whole = Interval(
+        first.start, first.end, first.start_reported, first.end_reported, dict(first.values), dict(first.statuses)
+    )
     if second.start is not None:
         whole.claim_start(second.start)
     if second.end is not None:
         whole.claim_end(second.end)
-    whole.began, whole.closed = first.began or second.began, first.closed or second.closed
+    whole.start_reported, whole.end_reported = (
+        first.start_reported or second.start_reported,
+        first.end_reported or second.end_reported,
+    )
     for name, value in second.values.items():
         if name not in _OWN:
-            whole.say(name, value.value, value.at, value.key)
-    for name, claim in second.marks.items():
-        whole.mark(name, claim)
+            whole.set_value(name, value.value, value.at, value.key)
+    for name, claim in second.statuses.items():
+        whole.set_status(name, claim)
     return whole
 
 
@@ -90,14 +95,14 @@ def _matches(spans: Intervals, found: Intervals, tolerance: Micros) -> list[tupl
 
 def _distance(span: Interval, recording: Interval) -> tuple[int, Micros] | None:
     """How far apart they are: (0, µs) where the same end of both is known, (1, µs) where one can follow the other, else None."""
-    if span.began and recording.began:
+    if span.start_reported and recording.start_reported:
         return None
     if span.start is not None and recording.start is not None:
         return 0, abs(span.start.at - recording.start.at)
     if span.end is not None and recording.end is not None:
         return 0, abs(span.end.at - recording.end.at)
     if span.start is not None:
-        ends = [recording.end] if recording.end else list(recording.marks.values())
+        ends = [recording.end] if recording.end else list(recording.statuses.values())
         after = min((claim.at for claim in ends), default=0) - span.start.at
         return (1, after) if after >= 0 else None
     if span.end is not None and recording.start is not None and recording.start.at <= span.end.at:

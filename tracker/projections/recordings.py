@@ -21,7 +21,7 @@ class RenderedRecording(msgspec.Struct):
     legacy: bool
 
 
-def recordings_of(
+def render_recordings(
     session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly], rules: RunRules
 ) -> list[RenderedRecording]:
     """Every recording of a session, ordered by start."""
@@ -37,7 +37,7 @@ def recordings_of(
 
 
 def _when(interval: Interval) -> Micros:
-    claim = interval.start or interval.end or next(iter(interval.marks.values()), None)
+    claim = interval.start or interval.end or next(iter(interval.statuses.values()), None)
     return claim.at if claim else 0
 
 
@@ -60,13 +60,15 @@ def _paired(intervals: dict[str, Interval]) -> dict[str, Interval]:
 
 
 def _together(first: Interval, second: Interval) -> Interval:
-    whole = Interval(first.start, first.end, first.began, first.closed, dict(first.values), dict(first.marks))
+    whole = Interval(
+        first.start, first.end, first.start_reported, first.end_reported, dict(first.values), dict(first.statuses)
+    )
     if second.end is not None:
         whole.claim_end(second.end)
     for name, value in second.values.items():
-        whole.say(name, value.value, value.at, value.key)
-    for name, claim in second.marks.items():
-        whole.mark(name, claim)
+        whole.set_value(name, value.value, value.at, value.key)
+    for name, claim in second.statuses.items():
+        whole.set_status(name, claim)
     return whole
 
 
@@ -83,7 +85,7 @@ def _row(
     vendor_id = str(interval.value("id"))
     start, stop = interval.start, interval.end
     stopped_at = stop.at if stop else None
-    stop_provenance = None if stop is None else "reported" if interval.closed else stop.provenance
+    stop_provenance = None if stop is None else "reported" if interval.end_reported else stop.provenance
     if stop is None and ended_at is not None and start is not None:
         stopped_at, stop_provenance = max(ended_at, start.at), "inferred"
         anomalies.append(
@@ -91,8 +93,8 @@ def _row(
                 kind="missing_end", position=start.position, detail=f"recording {vendor_id}: its end was not received"
             )
         )
-    if not interval.began and not (ends_only and start is not None):
-        where = start or stop or next(iter(interval.marks.values()), None)
+    if not interval.start_reported and not (ends_only and start is not None):
+        where = start or stop or next(iter(interval.statuses.values()), None)
         anomalies.append(
             Anomaly(
                 kind="missing_start",
@@ -110,8 +112,8 @@ def _row(
         session_id=session_id,
         vendor_id=vendor_id,
         mode=interval.value("mode"),
-        status=_status(interval.marks),
-        upload_status=_upload(interval.marks),
+        status=_status(interval.statuses),
+        upload_status=_upload(interval.statuses),
         upload_http_status=interval.value("http_status"),
         started_at=started_at,
         first_frame_at=interval.value("first_frame_at"),
@@ -121,12 +123,13 @@ def _row(
         size_bytes=interval.value("size_bytes"),
         url=interval.value("url"),
         stop_reason=reason,
-        start_provenance=None if start is None else "reported" if interval.began else start.provenance,
+        start_provenance=None if start is None else "reported" if interval.start_reported else start.provenance,
         stop_provenance=stop_provenance,
         history=[
             {"status": name, "at": claim.at, "position": claim.position}
             for name, claim in sorted(
-                interval.marks.items(), key=lambda item: (item[1].at, ORDER.index(item[0]) if item[0] in ORDER else -1)
+                interval.statuses.items(),
+                key=lambda item: (item[1].at, ORDER.index(item[0]) if item[0] in ORDER else -1),
             )
         ],
     )

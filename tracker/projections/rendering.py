@@ -18,10 +18,16 @@ import msgspec
 from tracker.domain.facts import EndReason, Micros, Provenance, RunRules
 from tracker.projections.claims import Claim
 from tracker.projections.gaps import gap_entries
-from tracker.projections.people import Person, RenderedConnection, connections_of, owner_of_room, participants_of, peak
-from tracker.projections.recordings import recordings_of
-from tracker.domain.rows import Anomaly, Completeness, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
-from tracker.projections.state import Interval, SessionState
+from tracker.projections.people import (
+    RenderedConnection,
+    render_connections,
+    owner_connection,
+    render_participants,
+    max_present,
+)
+from tracker.projections.recordings import render_recordings
+from tracker.domain.rows import Anomaly, Completeness, End, RecordingRow, SessionRow, SessionRows, StreamRow, SupervisorSessionRow  # fmt: skip
+from tracker.projections.state import Interval, SessionState, encode_state
 
 LATE = 5_000_000
 """A sign of life this long (µs) after the reported end is called late."""
@@ -40,19 +46,6 @@ class RenderContext(msgspec.Struct, frozen=True, kw_only=True):
     latest: Micros = 0
 
 
-class Rendered(msgspec.Struct, frozen=True, kw_only=True):
-    """One session as rows."""
-
-    session: SessionRow
-    lookups: tuple[str, ...]
-    participants: tuple[ParticipantRow, ...]
-    connections: tuple[ConnectionRow, ...]
-    streams: tuple[StreamRow, ...]
-    recordings: tuple[RecordingRow, ...]
-    supervisor_sessions: tuple[SupervisorSessionRow, ...]
-    gaps: tuple[EntryRow, ...]
-
-
 def session_id(source: str, run: str) -> str:
     """Our id of a run."""
     return f"{source}:{run}"
@@ -60,21 +53,23 @@ def session_id(source: str, run: str) -> str:
 
 def start_claim(state: SessionState) -> Claim | None:
     """The claim that holds for the start: reported by its own event, by its creation, or told by others."""
-    own = state.room.start
+    own = state.lifetime.start
     if own is not None and (own.provenance == "reported" or state.created is None):
         return own
     return state.created
 
 
-def render(state: SessionState, around: RenderContext) -> Rendered:
+def render(state: SessionState, around: RenderContext) -> SessionRows:
     """Every row of one session."""
     identity = session_id(state.source, state.run)
     anomalies = [Anomaly(kind=kind, position=position, detail=detail) for kind, detail, _, position in state.anomalies]
     start = start_claim(state)
-    end = state.room.end if state.room.closed else _inferred_end(state, start, around) or state.room.end
+    end = (
+        state.lifetime.end if state.lifetime.end_reported else _inferred_end(state, start, around) or state.lifetime.end
+    )
     ended_at = None if end is None else end.at
     _session_anomalies(state, start, end, around, anomalies)
-    connections = connections_of(identity, state, ended_at, anomalies)
+    connections = render_connections(identity, state, ended_at, anomalies)
     told = [connection.row for connection in connections]
     why = (
         None
@@ -84,18 +79,18 @@ def render(state: SessionState, around: RenderContext) -> Rendered:
     if around.rules.room_is_person and not connections:
         connections = _owner(identity, state, start, (end.at, why) if end is not None and why is not None else None)
     streams = _streams(identity, state, connections, ended_at, anomalies)
-    found = recordings_of(identity, state, ended_at, anomalies, around.rules)
+    found = render_recordings(identity, state, ended_at, anomalies, around.rules)
     recordings = [recording.row for recording in found]
     supervisors = _supervisors(identity, state, ended_at, anomalies)
     _activities(state, ended_at, anomalies)
-    participants = participants_of(identity, connections)
+    participants = render_participants(identity, connections)
     people = [person for person in participants if person.counts]
     session = SessionRow(
         id=identity,
         source=state.source,
         vendor=state.vendor,
-        room_id=state.room.value("room"),
-        room_name=state.room.value("room_name"),
+        room_id=state.lifetime.value("room"),
+        room_name=state.lifetime.value("room_name"),
         vendor_ids={name: sorted(values) for name, values in sorted(state.ids.items())},
         state="open" if end is None else "ended",
         created_at=state.created.at if state.created else (start.at if start else None),
@@ -105,7 +100,7 @@ def render(state: SessionState, around: RenderContext) -> Rendered:
         start_provenance=_start_provenance(state, start),
         end=why,
         participants=len(people),
-        peak_participants=peak([person.presence for person in people]),
+        peak_participants=max_present([person.presence for person in people]),
         participant_ms=sum(person.row.presence_ms for person in people),
         recordings=len(recordings),
         supervisors=len(supervisors),
@@ -116,7 +111,7 @@ def render(state: SessionState, around: RenderContext) -> Rendered:
         last_event_at=state.last_at,
         begins_at=start.at if start else state.first_at,
     )
-    return Rendered(
+    return SessionRows(
         session=session,
         lookups=_lookups(state),
         participants=tuple(person.row for person in participants),
@@ -125,6 +120,7 @@ def render(state: SessionState, around: RenderContext) -> Rendered:
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
         gaps=gap_entries(session, told, streams, found, supervisors),
+        state=encode_state(state),
     )
 
 
@@ -132,12 +128,12 @@ def _owner(
     identity: str, state: SessionState, start: Claim | None, left: tuple[Micros, End] | None
 ) -> list[RenderedConnection]:
     """The one person whose room it is, there for as long as the run lasts."""
-    room = state.room.value("room")
+    room = state.lifetime.value("room")
     if not isinstance(room, str):
         return []
     provenance = _start_provenance(state, start)
     joined = (start.at, provenance) if start is not None and provenance is not None else None
-    return [owner_of_room(identity, room, joined, left)]
+    return [owner_connection(identity, room, joined, left)]
 
 
 def _duration(start: Micros | None, end: Micros | None) -> int | None:
@@ -147,15 +143,15 @@ def _duration(start: Micros | None, end: Micros | None) -> int | None:
 def _start_provenance(state: SessionState, start: Claim | None) -> Provenance | None:
     if start is None:
         return None
-    return "reported" if state.room.began or state.created is not None else start.provenance
+    return "reported" if state.lifetime.start_reported or state.created is not None else start.provenance
 
 
 def _inferred_end(state: SessionState, start: Claim | None, around: RenderContext) -> Claim | None:
     """The tightest of the rules that apply; None while the run may still be going on."""
     began = start.at if start else state.first_at
     ends: list[Claim] = []
-    if state.room.end is not None:
-        ends.append(state.room.end)
+    if state.lifetime.end is not None:
+        ends.append(state.lifetime.end)
     if around.next_start is not None:
         ends.append(_rule(around.next_start, "superseded"))
     after = next((moment for moment in around.restarts if moment > state.last_at), None)
@@ -179,16 +175,20 @@ def _session_anomalies(
     def notice(kind: str, detail: str, claim: Claim | None = None) -> None:
         anomalies.append(Anomaly(kind=kind, position=claim.position or None if claim else None, detail=detail))
 
-    if not state.room.began and state.created is None and not (around.rules.ends_only and state.room.closed):
+    if (
+        not state.lifetime.start_reported
+        and state.created is None
+        and not (around.rules.ends_only and state.lifetime.end_reported)
+    ):
         notice("missing_start", "the event that starts this session was not received")
-    elif around.rules.starts_when_joined and not state.room.began and state.intervals.get("connection"):
+    elif around.rules.starts_when_joined and not state.lifetime.start_reported and state.intervals.get("connection"):
         notice("missing_start", "people joined, but that the session started was not received", state.created)
     if end is not None and end.provenance == "inferred":
         notice("missing_end", f"the event that ends this session was not received; end inferred ({end.reason})")
     if start is not None and end is not None and end.at < start.at:
         notice("end_before_start", "the session's end lies before its start", end)
-    if end is not None and state.room.closed:
-        last = state.last_people
+    if end is not None and state.lifetime.end_reported:
+        last = state.last_activity
         if last is not None and last.at > end.at + LATE:
             notice("late_event", "something happened after the session's reported end", last)
         if around.next_start is not None and around.next_start + around.rules.tolerance < end.at:
@@ -198,7 +198,7 @@ def _session_anomalies(
 def _lookups(state: SessionState) -> tuple[str, ...]:
     found = {value for values in state.ids.values() for value in values}
     found.add(state.run)
-    found.update(value for name in ("room", "room_name") if isinstance(value := state.room.value(name), str))
+    found.update(value for name in ("room", "room_name") if isinstance(value := state.lifetime.value(name), str))
     for kind in ("recording", "supervisor_session", "broadcast", "ingress"):
         found.update(str(value) for i in state.intervals.get(kind, {}).values() if (value := i.value("id")))
     return tuple(sorted(item for item in found if item))
@@ -208,7 +208,7 @@ def _close(
     interval: Interval, bound: Micros | None, what: str, anomalies: list[Anomaly], fallback: Micros | None = None
 ) -> tuple[Micros | None, End | None]:
     """The end of a child: its own claim, else the bound of what it lives in."""
-    if interval.start is not None and not interval.began:
+    if interval.start is not None and not interval.start_reported:
         anomalies.append(
             Anomaly(
                 kind="missing_start",
@@ -247,7 +247,7 @@ def _close(
 
 
 def _provenance(interval: Interval) -> Provenance | None:
-    return None if interval.start is None else "reported" if interval.began else interval.start.provenance
+    return None if interval.start is None else "reported" if interval.start_reported else interval.start.provenance
 
 
 def _streams(
@@ -321,7 +321,7 @@ def _supervisors(
                 id=key,
                 supervisor_client=interval.value("supervisor_client"),
                 agent_session=interval.value("agent_session"),
-                agent_client=interval.value("agent_client") or state.room.value("room"),
+                agent_client=interval.value("agent_client") or state.lifetime.value("room"),
                 session_id=identity,
                 started_at=started,
                 ended_at=ended,
@@ -346,15 +346,12 @@ def _completeness(
     if end is None:
         return "open"
     sure = (
-        state.room.closed
+        state.lifetime.end_reported
         and not any(anomaly.kind in {"missing_start", "missing_end"} for anomaly in anomalies)
         and _start_provenance(state, start) == "reported"
         and all(c.row.join_provenance == "reported" and c.row.leave is not None and c.row.leave.provenance == "reported" for c in connections if not c.row.aborted)
         and all(s.start_provenance == "reported" and s.end is not None and s.end.provenance == "reported" for s in streams)
         and all(r.start_provenance == "reported" and r.stop_provenance == "reported" for r in recordings)
-        and all(i.began and i.closed for kind in ("supervisor_session", "broadcast", "ingress", "transcription", "agent_job") for i in state.intervals.get(kind, {}).values())
+        and all(i.start_reported and i.end_reported for kind in ("supervisor_session", "broadcast", "ingress", "transcription", "agent_job") for i in state.intervals.get(kind, {}).values())
     )  # fmt: skip
     return "complete" if sure else "repaired"
-
-
-__all__ = ["Person", "RenderContext", "Rendered", "render", "session_id", "start_claim"]

@@ -36,7 +36,7 @@ class RoomState(msgspec.Struct, array_like=True):
     first: Micros | None = None
     """The earliest moment of a fact without a key."""
 
-    def learn(self, place: SessionRef, *, timed: bool) -> bool:
+    def learn(self, place: SessionRef, *, is_sender_clock: bool) -> bool:
         """Take a place in. Returns whether anything that decides runs changed. `timed`: `at` is the sender's clock."""
         changed = False
         if place.run is not None:
@@ -58,7 +58,7 @@ class RoomState(msgspec.Struct, array_like=True):
         if place.ends_at is not None and place.ends_at not in self.ends:
             insort(self.ends, place.ends_at)
             changed = True
-        if place.anchor is not None and timed:
+        if place.anchor is not None and is_sender_clock:
             held = self.anchors.get(place.anchor)
             if held is None or place.at < held:
                 self.anchors[place.anchor] = place.at
@@ -97,7 +97,7 @@ class Runs:
         self._rules = rules
         self.ends = tuple(state.ends)
         self.anchors = dict(state.anchors)
-        self.starts_of: dict[Micros, str] = {}
+        self.key_by_start: dict[Micros, str] = {}
         runs = dict(state.keyed)
         self._resolve_unkeyed(room, state, runs)
         for key, (low, _) in state.loose.items():
@@ -121,7 +121,7 @@ class Runs:
                 cluster = start
                 key = _provisional(room, start)
                 runs[key] = start
-            self.starts_of[start] = key
+            self.key_by_start[start] = key
 
     def _keyed_twin(self, start: Micros, keyed: list[tuple[Micros, str]], state: RoomState) -> str | None:
         near = [
@@ -155,8 +155,8 @@ class Runs:
         """The key of the run a place belongs to."""
         if place.run is not None:
             return place.run
-        if place.starts_at is not None and place.starts_at in self.starts_of:
-            return self.starts_of[place.starts_at]
+        if place.starts_at is not None and place.starts_at in self.key_by_start:
+            return self.key_by_start[place.starts_at]
         at = place.at if place.anchor is None else self.anchors.get(place.anchor, place.at)
         index = bisect_right(self._moments, at) - 1
         following = index + 1

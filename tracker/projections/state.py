@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from tracker.domain.facts import Micros
-from tracker.projections.claims import Claim, better_end, better_start
+from tracker.projections.claims import Claim, stronger_end, stronger_start
 
-ANOMALIES_KEPT = 100
-IDS_KEPT = 200
+MAX_ANOMALIES = 100
+MAX_IDS = 200
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -35,25 +35,25 @@ class Interval(msgspec.Struct, array_like=True):
 
     start: Claim | None = None
     end: Claim | None = None
-    began: bool = False
-    closed: bool = False
+    start_reported: bool = False
+    end_reported: bool = False
     values: dict[str, Value] = {}
-    marks: dict[str, Claim] = {}
+    statuses: dict[str, Claim] = {}
     """Statuses of a recording: of each the earliest claim by the sender's clock, else by ours."""
 
     def claim_start(self, claim: Claim) -> None:
         """Take a start claim in."""
-        self.start = better_start(self.start, claim)
+        self.start = stronger_start(self.start, claim)
         if claim.provenance == "reported":
-            self.began = True
+            self.start_reported = True
 
     def claim_end(self, claim: Claim) -> None:
         """Take an end claim in."""
-        self.end = better_end(self.end, claim)
+        self.end = stronger_end(self.end, claim)
         if claim.provenance == "reported":
-            self.closed = True
+            self.end_reported = True
 
-    def say(self, name: str, value: object, at: Micros, key: str) -> None:
+    def set_value(self, name: str, value: object, at: Micros, key: str) -> None:
         """Take a property in; None says nothing."""
         if value is not None:
             held = self.values.get(name)
@@ -61,7 +61,7 @@ class Interval(msgspec.Struct, array_like=True):
             if held is None or at > held.at or (at == held.at and key < held.key):
                 self.values[name] = Value(at, key, value)
 
-    def tell(self, at: Micros, key: str, **said: object) -> None:
+    def set_values(self, at: Micros, key: str, **said: object) -> None:
         """Take several properties in; those that are None say nothing."""
         values = self.values
         for name, value in said.items():
@@ -70,19 +70,22 @@ class Interval(msgspec.Struct, array_like=True):
                 if held is None or at > held.at or (at == held.at and key < held.key):
                     values[name] = Value(at, key, value)
 
-    def join(self, other: Interval) -> None:
+    def merge(self, other: Interval) -> None:
         """Take everything in that another one took in."""
-        self.start = self.start if other.start is None else better_start(self.start, other.start)
-        self.end = self.end if other.end is None else better_end(self.end, other.end)
-        self.began, self.closed = self.began or other.began, self.closed or other.closed
+        self.start = self.start if other.start is None else stronger_start(self.start, other.start)
+        self.end = self.end if other.end is None else stronger_end(self.end, other.end)
+        self.start_reported, self.end_reported = (
+            self.start_reported or other.start_reported,
+            self.end_reported or other.end_reported,
+        )
         for name, value in other.values.items():
-            self.say(name, value.value, value.at, value.key)
-        for name, claim in other.marks.items():
-            self.mark(name, claim)
+            self.set_value(name, value.value, value.at, value.key)
+        for name, claim in other.statuses.items():
+            self.set_status(name, claim)
 
-    def mark(self, name: str, claim: Claim) -> None:
+    def set_status(self, name: str, claim: Claim) -> None:
         """Take a status in."""
-        self.marks[name] = better_start(self.marks.get(name), claim)
+        self.statuses[name] = stronger_start(self.statuses.get(name), claim)
 
     def value(self, name: str) -> Any:
         """The property, or None."""
@@ -96,7 +99,7 @@ class SessionState(msgspec.Struct, array_like=True):
     source: str
     vendor: str
     run: str
-    room: Interval = msgspec.field(default_factory=Interval)
+    lifetime: Interval = msgspec.field(default_factory=Interval)
     """The run itself; `values` hold room id and name."""
     created: Claim | None = None
     intervals: dict[str, dict[str, Interval]] = {}
@@ -107,7 +110,7 @@ class SessionState(msgspec.Struct, array_like=True):
     last_position: int = 0
     first_at: Micros = 0
     last_at: Micros = 0
-    last_people: Claim | None = None
+    last_activity: Claim | None = None
     """The latest sign of a person, to notice what comes after the end."""
 
     def interval(self, kind: str, key: str) -> Interval:
@@ -120,18 +123,18 @@ class SessionState(msgspec.Struct, array_like=True):
             found = of_kind[key] = Interval()
         return found
 
-    def join(self, other: SessionState) -> None:
+    def merge(self, other: SessionState) -> None:
         """Take everything in that another state of the same session took in."""
-        self.room.join(other.room)
+        self.lifetime.merge(other.lifetime)
         for kind, intervals in other.intervals.items():
             for key, interval in intervals.items():
-                self.interval(kind, key).join(interval)
+                self.interval(kind, key).merge(interval)
         for name, values in other.ids.items():
-            self.ids[name] = set(sorted(self.ids.get(name, set()) | values)[:IDS_KEPT])
+            self.ids[name] = set(sorted(self.ids.get(name, set()) | values)[:MAX_IDS])
         for anomaly in other.anomalies:
-            self.notice(*anomaly)
+            self.add_anomaly(*anomaly)
         self.created = min((c for c in (self.created, other.created) if c), key=_earliest, default=None)
-        self.last_people = min((c for c in (self.last_people, other.last_people) if c), key=_latest, default=None)
+        self.last_activity = min((c for c in (self.last_activity, other.last_activity) if c), key=_latest, default=None)
         self.first_position = min(
             self.first_position or other.first_position, other.first_position or self.first_position
         )
@@ -139,14 +142,14 @@ class SessionState(msgspec.Struct, array_like=True):
         self.first_at = min(self.first_at or other.first_at, other.first_at or self.first_at)
         self.last_at = max(self.last_at, other.last_at)
 
-    def notice(self, kind: str, detail: str, key: str, position: int) -> None:
+    def add_anomaly(self, kind: str, detail: str, key: str, position: int) -> None:
         """Keep an anomaly: the smallest `ANOMALIES_KEPT` survive, whatever the order of arrival."""
         anomaly = (kind, detail, key, position)
         if any(held[:3] == anomaly[:3] for held in self.anomalies):
             return
         self.anomalies.append(anomaly)
         self.anomalies.sort(key=lambda held: held[:3])
-        del self.anomalies[ANOMALIES_KEPT:]
+        del self.anomalies[MAX_ANOMALIES:]
 
 
 def _earliest(claim: Claim) -> tuple[Micros, str, int]:

@@ -69,7 +69,7 @@ def _actor(fact: f.Fact, shape: _Shape) -> str | None:
     return None
 
 
-def entry(evidence: SourcedFact, session_id: str | None) -> EntryRow:
+def render_entry(evidence: SourcedFact, session_id: str | None) -> EntryRow:
     """The timeline entry of a fact."""
     fact = evidence.fact
     shape = _shape(type(fact))

@@ -19,7 +19,7 @@ import structlog
 from tracker.domain import clock
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import Fact
-from tracker.domain.redaction import redacted
+from tracker.domain.redaction import hide_fields
 from tracker.errors import LogCorrupt, TrackerError
 from tracker.log.contract import Log
 from tracker.log.erasure_records import RemainingFacts
@@ -179,7 +179,7 @@ class Projector:
         deferred = self._deferred_sessions or (DEFERRED_SESSIONS if stays_open else 0)
         try:
             changes = await self._batch().changes(records, facts, deferred_sessions=deferred)
-            await self._views.save(changes, more=stays_open)
+            await self._views.save(changes, commit=not stays_open)
         except BaseException:
             # The cache may hold states that were not saved.
             self._cache = BatchCache()
@@ -241,7 +241,7 @@ def sourced_facts(
     facts = remaining[record.position] if record.position in remaining else registry.interpret(record)
     return [
         SourcedFact(
-            redacted(fact, hidden) if hidden else fact, record.position, n, record.source, record.vendor,
+            hide_fields(fact, hidden) if hidden else fact, record.position, n, record.source, record.vendor,
             record.dedupe_key, record.received_at,
         )
         for n, fact in enumerate(facts)

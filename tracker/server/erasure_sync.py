@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from tracker.server import child_command
-from tracker.domain.deliveries import OURS
+from tracker.domain.deliveries import TRACKER
 from tracker.log.contract import ClusteredLog
 
 ENDING = "-erased"
@@ -46,9 +46,9 @@ async def run(config: Path, views: Path, log: ClusteredLog) -> None:
     await log.wait_until_caught_up()
     while True:
         log.erasure_applied.clear()
-        if await log.last_from_source(OURS) > erasures_applied(views):
+        if await log.last_from_source(TRACKER) > erasures_applied(views):
             await asyncio.sleep(SETTLE_SECONDS)
-            last = await log.last_from_source(OURS)
+            last = await log.last_from_source(TRACKER)
             if last > erasures_applied(views) and not await _rebuilt(config):
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue

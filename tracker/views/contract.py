@@ -13,28 +13,11 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tracker.domain.facts import Micros
-from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
+from tracker.domain.rows import EntryRow, SessionRow, SessionRows, SupervisorSessionRow
 
-READING = 1
+VIEWS_VERSION = 1
 """Which reading of the log these rows are. Count it up whenever the same log would give other rows than before
 (an `interpret` or a merge rule changed): views stamped with another number are outdated and are rebuilt."""
-
-
-class SessionRows(msgspec.Struct, frozen=True, kw_only=True):
-    """One session as rows. Saving replaces everything the views held for `session.id` except its entries."""
-
-    session: SessionRow
-    lookups: tuple[str, ...]
-    """Vendor ids that find this session: sessionId, uniqueSessionId, sid, room name, rec_id, client_id, egress id …"""
-    participants: tuple[ParticipantRow, ...]
-    connections: tuple[ConnectionRow, ...]
-    streams: tuple[StreamRow, ...]
-    recordings: tuple[RecordingRow, ...]
-    supervisor_sessions: tuple[SupervisorSessionRow, ...]
-    gaps: tuple[EntryRow, ...]
-    """Timeline entries no event told; they come and go with the session, and no live stream sends them."""
-    state: bytes
-    """The folded state, opaque to the views."""
 
 
 class SavedEntry(msgspec.Struct, frozen=True, gc=False):
@@ -44,7 +27,7 @@ class SavedEntry(msgspec.Struct, frozen=True, gc=False):
     room: str | None
     """Only for facts without a run key: those a new start may move. Without it the rest is not kept."""
     placed_at: Micros
-    place: bytes = b""
+    session_ref: bytes = b""
     """What else the fact says of its run, opaque to the views."""
 
 
@@ -63,7 +46,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int
     sessions: Sequence[SessionRows] = ()
-    gone: Sequence[str] = ()
+    removed: Sequence[str] = ()
     """Session ids that no longer exist (their facts moved); their entries are in `entries` again."""
     entries: Sequence[SavedEntry] = ()
     """New entries, and old ones whose session changed (same id: replaced)."""
@@ -77,8 +60,8 @@ class SharedRoom(NamedTuple):
 
     source: str
     room: str
-    ours: bytes
-    theirs: bytes
+    base: bytes
+    part: bytes
 
 
 class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +70,7 @@ class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     sources: Sequence[tuple[SourceRow | None, SourceRow]]
     """Of each source of theirs: ours, if it was known, and theirs. Neither was saved."""
-    sessions: Sequence[str]
+    shared_sessions: Sequence[str]
     """Ids of sessions that both knew: rows and state are still ours, the entries are those of both."""
 
 
@@ -148,7 +131,7 @@ class ViewsWriter(Protocol):
         """Ids of open sessions of a source with a smaller `begins_at` and neither connections nor streams."""
         ...
 
-    async def save(self, changes: Changes, *, more: bool = False) -> None:
+    async def save(self, changes: Changes, *, commit: bool = True) -> None:
         """All of it in one transaction; `more`: of the next save, too.
 
         Until that is over only the writer's own questions about sessions and rooms see it, no reader and no checkpoint.
@@ -183,7 +166,7 @@ class MergeableViews(ViewsWriter, Protocol):
         """After `absorb`: rooms that both knew, as they were, by (source, room), from after that one."""
         ...
 
-    async def their_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
+    async def part_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         """After `absorb`: the folded states that the other views had of sessions that both knew."""
         ...
 

@@ -31,7 +31,7 @@ from tracker.log.file_lock import lock
 from tracker.server.metrics import Metrics
 from tracker.privacy.retention import erase_once
 from tracker.views.sqlite.views import SqliteViews
-from tracker.views.sqlite.file import copy, swap_in
+from tracker.views.sqlite.file import copy_file, swap_in
 
 START = 1_700_000_000_000_000
 MASTER = "ab" * 32
@@ -102,7 +102,7 @@ def test_a_dry_run_lists_and_changes_nothing(filled: Run, tmp_path: Path) -> Non
 def test_an_erasure_waits_for_a_rebuild_that_began_before_it(filled: Run, tmp_path: Path) -> None:
     """The earlier rebuild swaps in views that show the erased person, so the erasure rebuilds after it."""
     views, theirs = tmp_path / "views.db", tmp_path / "theirs.db"
-    copy(views, theirs)
+    copy_file(views, theirs)
     others = lock(tmp_path / "views.db-rebuild")
     command = [sys.executable, "-m", "tracker", "erase", "--config", str(tmp_path / "config.toml"), "--yes"]
     with subprocess.Popen([*command, "--identity", "user-alice"], stderr=subprocess.PIPE, text=True) as erasing:

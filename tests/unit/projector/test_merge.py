@@ -104,7 +104,7 @@ def test_what_two_halves_know_of_a_room_is_what_one_would(told: list[tuple[f.Ses
     def learned(places: list[tuple[f.SessionRef, bool]]) -> RoomState:
         state = RoomState()
         for place, timed in places:
-            state.learn(place, timed=timed)
+            state.learn(place, is_sender_clock=timed)
         return state
 
     assert merge_rooms(learned(told[:middle]), learned(told[middle:])) == learned(told)

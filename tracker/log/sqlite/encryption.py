@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
-from tracker.domain.deliveries import LOST, Record, Verified
+from tracker.domain.deliveries import KEY_LOST, Record, Verified
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.log.keys.frame_keys import EncryptedCopy, record_aad
 from tracker.log.record_compression import Pair
@@ -106,7 +106,7 @@ class RecordEncryption:
             if position not in sealed:
                 return record_of(row, packing.plain(row))
             if position in erased or position not in keys:
-                return record_of(row, (b"{}", b""), erased.get(position, LOST))
+                return record_of(row, (b"{}", b""), erased.get(position, KEY_LOST))
             about = record_aad(row[1], row[4])
             try:
                 return record_of(row, vault.decrypt(position, row[8], keys[position], about=about))
@@ -115,7 +115,7 @@ class RecordEncryption:
                 # them from a record that was changed.
                 if not self._is_replica:
                     raise
-                return record_of(row, (b"{}", b""), LOST)
+                return record_of(row, (b"{}", b""), KEY_LOST)
 
         return bounded(map(opened, rows))
 

@@ -13,12 +13,23 @@ A moment at which nothing begins or ends has no row.
 # ruff: noqa: S608 - only constants of ours are put together
 from __future__ import annotations
 
-LEAF = 10_000_000
-BRANCH = 600_000_000
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from tracker.domain.facts import Micros
+from tracker.domain.rows import SessionRow, SessionRows
+from tracker.views.contract import Changes
+from tracker.views.sqlite.row_diff import session_over_at
+from tracker.views.sqlite.writer import Numbers, json_list
+
+TEN_SECONDS = 10_000_000
+TEN_MINUTES = 600_000_000
 DAY = 86_400_000_000
 """The spans, µs. Each is a whole number of the one before."""
 
-HEIGHT = 2**40
+PEAK_UNIT = 2**40
 """One session more in a `peak`; more than any offset in µs within a day."""
 
 CREATE_COUNTS = """
@@ -42,7 +53,7 @@ def floored(column: str, span: int) -> str:
 # Ends come before starts of the same moment: a run that begins as another ends does not overlap it. One that is over
 # as it begins was never running.
 _LEAVES = f"""
-SELECT source, {LEAF}, leaf, sum(step), max(height * {HEIGHT} - (at - leaf)) FROM (
+SELECT source, {TEN_SECONDS}, leaf, sum(step), max(height * {PEAK_UNIT} - (at - leaf)) FROM (
     SELECT source, leaf, at, step,
         sum(step) OVER (PARTITION BY source, leaf ORDER BY at, step ROWS UNBOUNDED PRECEDING) AS height FROM edges
 ) GROUP BY source, leaf"""
@@ -52,7 +63,7 @@ _RAN = "(over_at IS NULL OR over_at > begins_at)"
 def _summed(rows: str, span: int) -> str:
     """SQL for the rows of a span from those of the next smaller one: `rows` has source, parent, at, net, peak."""
     return f"""
-SELECT source, {span}, parent, sum(net), max(before * {HEIGHT} + peak - (at - parent)) FROM (
+SELECT source, {span}, parent, sum(net), max(before * {PEAK_UNIT} + peak - (at - parent)) FROM (
     SELECT source, parent, at, net, peak,
         sum(net) OVER (PARTITION BY source, parent ORDER BY at ROWS UNBOUNDED PRECEDING) - net AS before FROM ({rows})
 ) GROUP BY source, parent"""
@@ -61,18 +72,18 @@ SELECT source, {span}, parent, sum(net), max(before * {HEIGHT} + peak - (at - pa
 _ALL = "SELECT source, {at} AS parent, at, net, peak FROM levels WHERE span = {below}"
 _SUMS = "count(*), sum(participants), sum(participant_ms), sum(recordings)"
 _EDGES = f"""
-SELECT source, {floored("begins_at", LEAF)} AS leaf, begins_at AS at, 1 AS step FROM sessions WHERE {_RAN}
-UNION ALL SELECT source, {floored("over_at", LEAF)}, over_at, -1 FROM sessions WHERE over_at > begins_at"""
+SELECT source, {floored("begins_at", TEN_SECONDS)} AS leaf, begins_at AS at, 1 AS step FROM sessions WHERE {_RAN}
+UNION ALL SELECT source, {floored("over_at", TEN_SECONDS)}, over_at, -1 FROM sessions WHERE over_at > begins_at"""
 
 FILL_COUNTS = (
     f"INSERT INTO levels WITH edges AS ({_EDGES}) {_LEAVES}",
     f"INSERT INTO levels WITH edges AS (SELECT '' AS source, leaf, at, step FROM ({_EDGES})) {_LEAVES}",
-    f"INSERT INTO levels {_summed(_ALL.format(at=floored('at', BRANCH), below=LEAF), BRANCH)}",
-    f"INSERT INTO levels {_summed(_ALL.format(at=floored('at', DAY), below=BRANCH), DAY)}",
-    f"INSERT INTO counts SELECT {BRANCH}, {floored('begins_at', BRANCH)} AS at, source, {_SUMS} FROM sessions GROUP BY at, source",
+    f"INSERT INTO levels {_summed(_ALL.format(at=floored('at', TEN_MINUTES), below=TEN_SECONDS), TEN_MINUTES)}",
+    f"INSERT INTO levels {_summed(_ALL.format(at=floored('at', DAY), below=TEN_MINUTES), DAY)}",
+    f"INSERT INTO counts SELECT {TEN_MINUTES}, {floored('begins_at', TEN_MINUTES)} AS at, source, {_SUMS} FROM sessions GROUP BY at, source",
     f"""
 INSERT INTO counts SELECT {DAY}, {floored("at", DAY)} AS day, source,
-    sum(sessions), sum(participants), sum(participant_ms), sum(recordings) FROM counts WHERE span = {BRANCH} GROUP BY day, source""",
+    sum(sessions), sum(participants), sum(participant_ms), sum(recordings) FROM counts WHERE span = {TEN_MINUTES} GROUP BY day, source""",
 )  # fmt: skip
 """How a rebuild fills them, when all sessions are there."""
 
@@ -88,11 +99,11 @@ DELETE_LEVELS = "DELETE FROM levels WHERE source = ? AND span = ? AND at = ?"
 SAVE_LEAVES = f"""
 INSERT INTO levels WITH {_ASKED}, edges (source, leaf, at, step) AS (
     SELECT asked.source, asked.at, s.begins_at, 1 FROM asked
-    CROSS JOIN sessions AS s INDEXED BY sessions_newest ON s.begins_at >= asked.at AND s.begins_at < asked.at + {LEAF}
+    CROSS JOIN sessions AS s INDEXED BY sessions_newest ON s.begins_at >= asked.at AND s.begins_at < asked.at + {TEN_SECONDS}
     WHERE asked.source IN ('', s.source) AND (s.over_at IS NULL OR s.over_at > s.begins_at)
     UNION ALL
     SELECT asked.source, asked.at, s.over_at, -1 FROM asked
-    CROSS JOIN sessions AS s INDEXED BY sessions_over ON s.over_at >= asked.at AND s.over_at < asked.at + {LEAF}
+    CROSS JOIN sessions AS s INDEXED BY sessions_over ON s.over_at >= asked.at AND s.over_at < asked.at + {TEN_SECONDS}
     WHERE asked.source IN ('', s.source) AND s.over_at > s.begins_at
 ) {_LEAVES}"""
 
@@ -104,8 +115,8 @@ CROSS JOIN levels AS l ON l.source = asked.source AND l.span = {below} AND l.at 
     return f"INSERT INTO levels WITH {_ASKED} {_summed(rows, span)}"
 
 
-SAVE_BRANCHES = _again(BRANCH, LEAF)
-SAVE_DAYS = _again(DAY, BRANCH)
+SAVE_BRANCHES = _again(TEN_MINUTES, TEN_SECONDS)
+SAVE_DAYS = _again(DAY, TEN_MINUTES)
 
 SELECT_COUNTED = """
 SELECT source, begins_at, over_at, participants, participant_ms, recordings
@@ -125,3 +136,86 @@ WHERE begins_at >= ?2 AND begins_at < ?3 AND (over_at IS NULL OR over_at > begin
 UNION ALL SELECT over_at, -1, NULL FROM sessions INDEXED BY sessions_over
 WHERE over_at >= ?2 AND over_at < ?3 AND over_at > begins_at AND ?1 IN ('', source) ORDER BY at, step"""
 SELECT_OVER = "SELECT count(*) FROM sessions WHERE over_at = ?2 AND begins_at < ?2 AND ?1 IN ('', source)"
+
+
+class SessionCounts(NamedTuple):
+    """What one session counts for."""
+
+    source: str
+    begins_at: Micros
+    over_at: Micros | None
+    participants: int
+    participant_ms: int
+    recordings: int
+
+
+Key = tuple[int, Micros, str]
+
+
+def select_counts(
+    connection: sqlite3.Connection, changes: Changes, numbers: Numbers, kept: Mapping[str, SessionRows]
+) -> list[SessionCounts]:
+    """What the sessions that are saved, or go, count for now. In the transaction of the save, before anything else.
+
+    `kept`: what the file is known to hold of them; the others are asked for.
+    """
+    names = (*changes.removed, *(rows.session.id for rows in changes.sessions))
+    touched = [numbers[name] for name in names if name not in kept]
+    found = [_counted(kept[name].session) for name in names if name in kept]
+    if touched:
+        found += [SessionCounts(*row) for row in connection.execute(SELECT_COUNTED, [json_list(touched)])]
+    return found
+
+
+def update_counts(connection: sqlite3.Connection, before: Sequence[SessionCounts], changes: Changes) -> None:
+    """Bring the tables up to date. In the transaction of the save, when the sessions are written."""
+    after = [_counted(rows.session) for rows in changes.sessions]
+    _save_sums(connection, before, after)
+    leaves = _touched(before, after)
+    if leaves:
+        _save_levels(connection, leaves)
+
+
+def _counted(row: SessionRow) -> SessionCounts:
+    return SessionCounts(
+        row.source, row.begins_at, session_over_at(row), row.participants, row.participant_ms, row.recordings
+    )
+
+
+def _save_sums(connection: sqlite3.Connection, before: Sequence[SessionCounts], after: Sequence[SessionCounts]) -> None:
+    sums: dict[Key, list[int]] = {}
+    for sign, sessions in ((-1, before), (1, after)):
+        for each in sessions:
+            for span in (TEN_MINUTES, DAY):
+                total = sums.setdefault((span, each.begins_at // span * span, each.source), [0, 0, 0, 0])
+                counts = (1, each.participants, each.participant_ms, each.recordings)
+                total[:] = [was + sign * count for was, count in zip(total, counts, strict=True)]
+    changed = {key: total for key, total in sums.items() if any(total)}
+    if changed:
+        connection.executemany(ADD_COUNTS, [(*key, *total) for key, total in changed.items()])
+    fewer = [key for key, total in changed.items() if total[0] < 0]
+    if fewer:
+        connection.executemany(DELETE_EMPTY_COUNTS, fewer)
+
+
+def _touched(before: Iterable[SessionCounts], after: Iterable[SessionCounts]) -> set[tuple[str, Micros]]:
+    """(source, leaf) wherever another number of sessions begins or ends than before."""
+    edges = Counter(edge for each in after for edge in _edges(each))
+    edges.subtract(edge for each in before for edge in _edges(each))
+    touched = {(source, at // TEN_SECONDS * TEN_SECONDS) for (source, at, _), change in edges.items() if change}
+    return touched | {("", leaf) for _, leaf in touched}
+
+
+def _edges(each: SessionCounts) -> Iterator[tuple[str, Micros, int]]:
+    if each.over_at is None or each.over_at > each.begins_at:
+        yield each.source, each.begins_at, 1
+        if each.over_at is not None:
+            yield each.source, each.over_at, -1
+
+
+def _save_levels(connection: sqlite3.Connection, leaves: set[tuple[str, Micros]]) -> None:
+    """Work out again these leaves, then what is above them."""
+    for span, statement in ((TEN_SECONDS, SAVE_LEAVES), (TEN_MINUTES, SAVE_BRANCHES), (DAY, SAVE_DAYS)):
+        asked = sorted({(source, leaf // span * span) for source, leaf in leaves})
+        connection.executemany(DELETE_LEVELS, [(source, span, at) for source, at in asked])
+        connection.execute(statement, [json_list(asked)])

@@ -16,8 +16,8 @@ import aiosqlite
 import msgspec
 
 from tracker.views.sqlite import encoding as packing
-from tracker.views.sqlite.encoding import entry_of
-from tracker.views.sqlite.queries import ENTRY, SESSION
+from tracker.views.sqlite.encoding import decode_entry
+from tracker.views.sqlite.queries import ENTRY_COLUMNS, SESSION_COLUMNS
 
 DUMP_CONNECTIONS = """
 SELECT doc, begins_at, name, id FROM names CROSS JOIN connections ON connections.session = names.number ORDER BY name, id"""
@@ -25,13 +25,13 @@ DUMP_COUNTS = (
     "SELECT source, span, at, sessions, participants, participant_ms, recordings FROM counts ORDER BY source, span, at"
 )
 DUMP_LEVELS = "SELECT source, span, at, net, peak FROM levels ORDER BY source, span, at"
-DUMP_ENTRIES = f"SELECT {ENTRY}, room, placed_at FROM entries ORDER BY position, n"
-DUMP_ENTRIES_IN_TIME = f"SELECT {ENTRY}, room, placed_at FROM entries ORDER BY ifnull(session_id, ''), at"
-DUMP_GAPS = f"SELECT {ENTRY}, NULL, at FROM gaps ORDER BY session_id, at"
+DUMP_ENTRIES = f"SELECT {ENTRY_COLUMNS}, room, placed_at FROM entries ORDER BY position, n"
+DUMP_ENTRIES_IN_TIME = f"SELECT {ENTRY_COLUMNS}, room, placed_at FROM entries ORDER BY ifnull(session_id, ''), at"
+DUMP_GAPS = f"SELECT {ENTRY_COLUMNS}, NULL, at FROM gaps ORDER BY session_id, at"
 DUMP_LOOKUPS = "SELECT lookup, name FROM session_lookups JOIN names ON number = session ORDER BY lookup, name"
 DUMP_PARTICIPANTS = "SELECT doc, begins_at, session_id, id, identity, name FROM participants ORDER BY session_id, id"
 DUMP_RECORDINGS = "SELECT doc, begins_at, session_id, id, status FROM recordings ORDER BY session_id, id"
-DUMP_SESSIONS = f"SELECT {SESSION} FROM sessions AS s ORDER BY s.id"
+DUMP_SESSIONS = f"SELECT {SESSION_COLUMNS} FROM sessions AS s ORDER BY s.id"
 DUMP_SOURCES = "SELECT source, vendor, last_received_at, records FROM sources ORDER BY source"
 DUMP_STREAMS = """
 SELECT doc, begins_at, name, id FROM names CROSS JOIN streams ON streams.session = names.number ORDER BY name, id"""
@@ -86,18 +86,18 @@ async def _sources(connection: aiosqlite.Connection, positions: bool) -> AsyncGe
 
 
 async def _docs(
-    connection: aiosqlite.Connection, table: str, statement: str, doc: packing.Doc[Any], positions: bool
+    connection: aiosqlite.Connection, table: str, statement: str, doc: packing.RowCodec[Any], positions: bool
 ) -> AsyncGenerator[Dumped]:
     async with connection.execute(statement) as cursor:
         async for packed, _, *columns in cursor:
-            told = msgspec.to_builtins(doc.row(packed, columns))
+            told = msgspec.to_builtins(doc.decode(packed, columns))
             yield f"{table}\t{columns[0]}\t{columns[1]}", _json(told if positions else _without_arrival(told))
 
 
 async def _sessions(connection: aiosqlite.Connection, positions: bool) -> AsyncGenerator[Dumped]:
     async with connection.execute(DUMP_SESSIONS) as cursor:
         async for packed, *columns in cursor:
-            told = msgspec.to_builtins(packing.sessions.row(packed, columns))
+            told = msgspec.to_builtins(packing.sessions.decode(packed, columns))
             yield f"sessions\t{told['id']}\t", _json(told if positions else _without_arrival(told))
 
 
@@ -147,7 +147,7 @@ def _sorted_alike(table: str, rows: Iterable[Any], positions: bool) -> list[Dump
 
 
 def _entry(row: Any) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(entry_of(row)), "room": row[9], "placed_at": row[10]}
+    return {**msgspec.structs.asdict(decode_entry(row)), "room": row[9], "placed_at": row[10]}
 
 
 def _without_arrival(told: dict[str, Any]) -> dict[str, Any]:

@@ -30,10 +30,10 @@ _SUBJECTS = (
     "session", "participant", "stream", "subscription", "recording", "broadcast", "ingress", "transcription", "agent_job",
     "supervisor_session", "artifact", "node", "cluster", "source",
 )  # fmt: skip
-MANNERS = tuple(product(_SUBJECTS, get_args(Provenance), get_args(Clock)))
+ENTRY_SHAPES = tuple(product(_SUBJECTS, get_args(Provenance), get_args(Clock)))
 """(subject type, provenance, clock) by number."""
 
-_NUMBER_OF_MANNER: dict[tuple[str, str, str], int] = {manner: number for number, manner in enumerate(MANNERS)}
+_NUMBER_OF_MANNER: dict[tuple[str, str, str], int] = {manner: number for number, manner in enumerate(ENTRY_SHAPES)}
 
 _KEY_BYTES = 32
 _FASTEST = 1
@@ -46,7 +46,7 @@ _unpack = msgspec.msgpack.Decoder().decode
 Row = TypeVar("Row", bound=msgspec.Struct)
 
 
-class Doc(Generic[Row]):
+class RowCodec(Generic[Row]):
     """The fields of a row type that none of `columns` (field names) tells, as one BLOB."""
 
     def __init__(self, row: type[Row], columns: tuple[str, ...]) -> None:
@@ -58,7 +58,7 @@ class Doc(Generic[Row]):
         ends = {field.name for field in msgspec.structs.fields(row) if field.type == End | None}
         self._ends = tuple(place for place, name in enumerate(self._names) if name in ends)
 
-    def pack(self, row: Row) -> bytes:
+    def encode(self, row: Row) -> bytes:
         """The BLOB."""
         values: Sequence[Any] = self._values(row)
         if self._ends:
@@ -69,7 +69,7 @@ class Doc(Generic[Row]):
                     values[place] = (end.reason, end.vendor_reason, end.provenance)
         return _pack(values)
 
-    def row(self, doc: bytes, columns: Sequence[Any]) -> Row:
+    def decode(self, doc: bytes, columns: Sequence[Any]) -> Row:
         """The row again; `columns` are the values of those that were left out, in their order."""
         values = cast("list[Any]", _unpack(doc))
         for place in self._ends:
@@ -85,12 +85,12 @@ SESSION_COLUMNS = (
     "begins_at", "id", "source", "vendor", "room_id", "room_name", "state", "duration_ms", "last_event_at", "participants",
     "participant_ms", "recordings", "supervisors",
 )  # fmt: skip
-sessions = Doc(SessionRow, SESSION_COLUMNS)
-participants = Doc(ParticipantRow, ("session_id", "id", "identity", "name"))
-connections = Doc(ConnectionRow, ("session_id", "id"))
-streams = Doc(StreamRow, ("session_id", "id"))
-recordings = Doc(RecordingRow, ("session_id", "id", "status"))
-supervisor_sessions = Doc(SupervisorSessionRow, ("session_id", "id", "supervisor_client", "agent_client"))
+sessions = RowCodec(SessionRow, SESSION_COLUMNS)
+participants = RowCodec(ParticipantRow, ("session_id", "id", "identity", "name"))
+connections = RowCodec(ConnectionRow, ("session_id", "id"))
+streams = RowCodec(StreamRow, ("session_id", "id"))
+recordings = RowCodec(RecordingRow, ("session_id", "id", "status"))
+supervisor_sessions = RowCodec(SupervisorSessionRow, ("session_id", "id", "supervisor_client", "agent_client"))
 DOCS = (sessions, participants, connections, streams, recordings, supervisor_sessions)
 
 
@@ -99,7 +99,7 @@ def number_of_kind(kind: str) -> int | str:
     return _NUMBER_OF_KIND.get(kind, kind)
 
 
-def pack_entry(row: EntryRow) -> bytes:
+def encode_entry(row: EntryRow) -> bytes:
     """What of an entry is in no column of its own, as an array of five.
 
     Received how long after `at` (µs) · a number of `MANNERS` · the actor, or True where it is the subject ·
@@ -126,11 +126,11 @@ def _short(key: str) -> bytes | str:
     return key
 
 
-def entry_of(row: Sequence[Any]) -> EntryRow:
+def decode_entry(row: Sequence[Any]) -> EntryRow:
     """The entry in columns (position, n, session_id, at, kind, subject_id, source, hidden, rest, …)."""
     position, n, session_id, at, kind, subject_id, source, hidden, packed = row[:9]
     after, manner, actor, key, detail = cast("list[Any]", _unpack(packed))
-    subject_type, provenance, clock = MANNERS[manner] if isinstance(manner, int) else manner
+    subject_type, provenance, clock = ENTRY_SHAPES[manner] if isinstance(manner, int) else manner
     return EntryRow(
         id=f"{position}-{n}", session_id=session_id, position=position, n=n, at=at,
         received_at=None if after is None else at + after, kind=KINDS[kind] if isinstance(kind, int) else kind,
@@ -140,12 +140,12 @@ def entry_of(row: Sequence[Any]) -> EntryRow:
     )  # fmt: skip
 
 
-def pack_state(state: bytes, *, is_open: bool) -> bytes:
+def compress_state(state: bytes, *, is_open: bool) -> bytes:
     """A folded state, a quarter of its size once its session is over."""
     return state if is_open else zlib.compress(state, _FASTEST)
 
 
-def unpack_state(packed: bytes) -> bytes:
+def decompress_state(packed: bytes) -> bytes:
     """The folded state again."""
     # A state is a MessagePack array, which never begins with the first byte of zlib's.
     return zlib.decompress(packed) if packed[:1] == _ZLIB else packed

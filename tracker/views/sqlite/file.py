@@ -24,7 +24,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
-from tracker.views.sqlite.schema import APPLICATION_ID, FILL_COUNTS, FILL_TEXTS, INSERT_META, LATE_INDICES, SAVE_STAMP, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP, UNFINISHED  # fmt: skip
+from tracker.views.sqlite.schema import APPLICATION_ID, FILL_COUNTS, FILL_TEXTS, INSERT_META, READER_INDICES, SAVE_STAMP, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP, UNFINISHED  # fmt: skip
 
 BUSY_SECONDS = 5.0
 BUILDING_CACHE_KIB = 16 * 1024
@@ -49,7 +49,7 @@ def named_errors(path: Path) -> Generator[None]:
         ) from error
 
 
-def inode_of(path: Path) -> Inode | None:
+def find_inode(path: Path) -> Inode | None:
     """Which file has that name now; None when none has."""
     try:
         found = os.stat(path)
@@ -82,7 +82,7 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
     Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`; nothing stays open then.
     """
     with named_errors(path), _locked(path, fcntl.LOCK_SH):
-        inode = inode_of(path)
+        inode = find_inode(path)
         if inode is None:
             raise ViewsMissing(f"there are no views at {path}: run `tracker rebuild`")
         # A URI with mode=rw: a plain path would make an empty file where there is none.
@@ -147,7 +147,7 @@ def finish_building(path: Path) -> None:
     """Make an unfinished views file whole: the indices readers need, what `q` searches, then the stamp. Nobody else has it open."""
     with named_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
         _without_safety(connection)
-        for statement in (*LATE_INDICES, *FILL_TEXTS, *FILL_COUNTS):
+        for statement in (*READER_INDICES, *FILL_TEXTS, *FILL_COUNTS):
             connection.execute(statement)
         connection.execute(SAVE_STAMP, [STAMP])
 
@@ -182,7 +182,7 @@ def swap_in(new_path: Path, path: Path) -> None:
         _beside(new_path, "-lock").unlink(missing_ok=True)
 
 
-def copy(path: Path, to: Path) -> None:
+def copy_file(path: Path, to: Path) -> None:
     """Copy the views as they are at one moment to a new file `to`; a running server goes on meanwhile.
 
     Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`.

@@ -17,7 +17,7 @@ from pathlib import Path
 from tracker.errors import ViewsUnavailable
 from tracker.views.contract import MergeResult
 from tracker.views.sqlite.schema import SELECT_STAMP, UNFINISHED
-from tracker.views.sqlite.writer import SELECT_CHECKPOINT, SELECT_SOURCES, source_of
+from tracker.views.sqlite.writer import SELECT_POSITION, SELECT_SOURCES, decode_source
 
 JoinStates = Callable[[bytes, bytes], bytes]
 
@@ -64,7 +64,7 @@ SELECT_SHARED_ROOMS = """
 SELECT source, room, ours, theirs FROM shared_rooms WHERE (source, room) > (?, ?) ORDER BY source, room LIMIT ?"""
 
 
-def merge(connection: sqlite3.Connection, part: Path, join_states: JoinStates) -> MergeResult:
+def merge_part(connection: sqlite3.Connection, part: Path, join_states: JoinStates) -> MergeResult:
     """Take in a part of `build` that was put by. Raises `ViewsUnavailable` for anything else."""
     if connection.in_transaction:
         connection.commit()
@@ -81,15 +81,15 @@ def merge(connection: sqlite3.Connection, part: Path, join_states: JoinStates) -
     for table, numbers in NUMBERED.items():
         connection.execute(_moved(connection, table, numbers, offset))
     connection.execute(SAVE_ROOMS)
-    ours = {row[0]: source_of(row) for row in connection.execute(SELECT_SOURCES)}
-    theirs = [source_of(row) for row in connection.execute(SELECT_SOURCES.replace("sources", "part.sources"))]
-    (position,) = connection.execute(SELECT_CHECKPOINT.replace("meta", "part.meta")).fetchone()
+    ours = {row[0]: decode_source(row) for row in connection.execute(SELECT_SOURCES)}
+    theirs = [decode_source(row) for row in connection.execute(SELECT_SOURCES.replace("sources", "part.sources"))]
+    (position,) = connection.execute(SELECT_POSITION.replace("meta", "part.meta")).fetchone()
     connection.execute("COMMIT")
     connection.execute("DETACH part")
     return MergeResult(
         position=position,
         sources=[(ours.get(row.source), row) for row in theirs],
-        sessions=[name for (name,) in connection.execute(SELECT_SHARED_SESSIONS)],
+        shared_sessions=[name for (name,) in connection.execute(SELECT_SHARED_SESSIONS)],
     )
 
 

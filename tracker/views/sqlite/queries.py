@@ -8,14 +8,14 @@ no session) NULL. `+source` keeps a token's narrowing off the indices, so that t
 # ruff: noqa: S608 - only constants of ours are put together
 from __future__ import annotations
 
-NUMBERED = "(SELECT CASE WHEN wanted IS NULL THEN NULL ELSE ifnull((SELECT number FROM names WHERE name = wanted), -1) END FROM (SELECT ? AS wanted))"
-SESSION = """s.doc, s.begins_at, s.id, s.source, s.vendor, s.room_id, s.room_name, s.state, s.duration_ms, s.last_event_at, s.participants,
+NUMBER_OF_NAME = "(SELECT CASE WHEN wanted IS NULL THEN NULL ELSE ifnull((SELECT number FROM names WHERE name = wanted), -1) END FROM (SELECT ? AS wanted))"
+SESSION_COLUMNS = """s.doc, s.begins_at, s.id, s.source, s.vendor, s.room_id, s.room_name, s.state, s.duration_ms, s.last_event_at, s.participants,
 s.participant_ms, s.recordings, s.supervisors"""
 """What `sqlite_packing.sessions` makes a row of."""
 
-SELECT_SESSION = f"SELECT {SESSION} FROM sessions AS s WHERE s.number = {NUMBERED}"
+SELECT_SESSION = f"SELECT {SESSION_COLUMNS} FROM sessions AS s WHERE s.number = {NUMBER_OF_NAME}"
 SELECT_SESSIONS_BY_ID = f"""
-SELECT {SESSION} FROM sessions AS s
+SELECT {SESSION_COLUMNS} FROM sessions AS s
 WHERE s.number IN (SELECT number FROM json_each(?) JOIN names ON names.name = value) ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"""
 
 # Which index a list of sessions is read by is said where these are put together (`sqlite_narrowing`).
@@ -53,27 +53,27 @@ SELECT id, source FROM session_lookups JOIN sessions ON sessions.number = sessio
 WHERE lookup = ? ORDER BY begins_at DESC, id DESC LIMIT ?"""
 SELECT_PLACED = f"""
 SELECT DISTINCT (SELECT name FROM names WHERE number = session) FROM entries
-WHERE source = {NUMBERED} AND room = ? AND placed_at >= ? AND placed_at < ? AND session IS NOT NULL LIMIT ?"""
+WHERE source = {NUMBER_OF_NAME} AND room = ? AND placed_at >= ? AND placed_at < ? AND session IS NOT NULL LIMIT ?"""
 
-ENTRY = """position, n, (SELECT name FROM names WHERE number = session) AS session_id, at, kind, subject_id,
+ENTRY_COLUMNS = """position, n, (SELECT name FROM names WHERE number = session) AS session_id, at, kind, subject_id,
 (SELECT name FROM names WHERE number = source), hidden, rest"""
 """What `sqlite_packing.entry_of` makes a row of."""
 
 SELECT_TIMELINE = f"""
-SELECT {ENTRY}, rank, tie FROM (
+SELECT {ENTRY_COLUMNS}, rank, tie FROM (
     SELECT position, n, session, at, kind, subject_id, source, hidden, rest, rank, tie FROM entries
     UNION ALL SELECT position, n, session, at, kind, subject_id, source, hidden, rest, rank, tie FROM gaps
-) WHERE session IS {NUMBERED} AND NOT hidden"""
+) WHERE session IS {NUMBER_OF_NAME} AND NOT hidden"""
 AND_ENTRY_KINDS = " AND kind IN (SELECT value FROM json_each(?))"
 AND_ENTRY_SUBJECT = " AND subject_id = ?"
 AND_ENTRY_AFTER = " AND (at, rank, tie, n, position) > (?, ?, ?, ?, ?)"
 ENTRIES_IN_TIME = " ORDER BY at, rank, tie, n, position LIMIT ?"
 
 SELECT_ENTRIES_AFTER = f"""
-SELECT {ENTRY} FROM entries
+SELECT {ENTRY_COLUMNS} FROM entries
 WHERE (position, n) > (?, ?) AND NOT hidden ORDER BY position, n LIMIT ?"""
 SELECT_SESSION_POSITIONS = f"""
-SELECT DISTINCT position FROM entries WHERE session = {NUMBERED} AND position > ? ORDER BY position LIMIT ?"""
+SELECT DISTINCT position FROM entries WHERE session = {NUMBER_OF_NAME} AND position > ? ORDER BY position LIMIT ?"""
 SELECT_RECORD_SESSIONS = """
 SELECT DISTINCT name FROM entries JOIN names ON names.number = entries.session WHERE position = ? ORDER BY name"""
 
@@ -85,7 +85,7 @@ SELECT_STREAMS = "SELECT doc, begins_at, (SELECT name FROM names WHERE number = 
 SELECT_RECORDINGS = "SELECT doc, begins_at, session_id, id, status FROM recordings WHERE true"
 SELECT_SUPERVISOR_SESSIONS = """
 SELECT doc, begins_at, session_id, id, supervisor_client, agent_client FROM supervisor_sessions WHERE true"""
-AND_OF_SESSION = f" AND session = {NUMBERED}"
+AND_OF_SESSION = f" AND session = {NUMBER_OF_NAME}"
 AND_SOURCES = " AND +source IN (SELECT value FROM json_each(?))"
 IDENTITY_OR_NAME = " AND identity = ?", " AND name = ? AND +identity IS NOT ?"
 AND_STATUS = " AND status = ?"

@@ -13,22 +13,29 @@ from typing import Any
 import msgspec
 
 from tracker.domain.facts import Micros
-from tracker.domain.ordering import rank_of, tie_of
+from tracker.domain.ordering import causal_rank, tie_breaker
 from tracker.domain.rows import EntryRow, SessionRow, SupervisorSessionRow
 from tracker.views.sqlite import encoding as packing
 from tracker.views.sqlite import queries as sql
 from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
 from tracker.views.cursors import decode_cursor, encode_cursor
-from tracker.views.sqlite.session_filters import FEW, Way, count_statement, expect_known, narrowed_to_one, ways
-from tracker.views.sqlite.encoding import Doc, entry_of
-from tracker.views.sqlite.schema import SEARCHABLE
-from tracker.views.sqlite.session_search import MANY, MANY_BESIDE, MOST_PIECES, PIECE, SELECT_TEXT_SOURCES, any_of, few_statement, hits_statement, is_narrow, phrase, pieces_statement, search_statement, sessions_statement  # fmt: skip
-from tracker.views.sqlite.session_statistics import answer, question, statements
-from tracker.views.sqlite.writer import SELECT_CHECKPOINT, SELECT_SOURCES, as_list, source_of
+from tracker.views.sqlite.session_filters import (
+    MAX_CANDIDATES,
+    Candidate,
+    count_statement,
+    validate_filter,
+    with_single_source,
+    find_candidates,
+)
+from tracker.views.sqlite.encoding import RowCodec, decode_entry
+from tracker.views.sqlite.schema import HAS_TRIGRAMS
+from tracker.views.sqlite.session_search import MAX_HITS, MAX_HITS_WITH_FILTER, MAX_TRIGRAMS, TRIGRAM, SELECT_TEXT_SOURCES, match_any, all_hits_statement, count_hits_statement, has_indexed_filter, match_phrase, trigrams_statement, newest_hits_statement, sessions_statement  # fmt: skip
+from tracker.views.sqlite.session_statistics import build_stats, plan_stats, statements
+from tracker.views.sqlite.writer import SELECT_POSITION, SELECT_SOURCES, json_list, decode_source
 
 Row = tuple[Any, ...]
 
-MOST_MATCHES = 100
+MAX_MATCHES = 100
 """`lookup` gives no more sessions than this."""
 
 NEITHER: tuple[tuple[str, list[Any]]] = (("", []),)
@@ -45,82 +52,82 @@ class SqliteReader(ABC):
         """The rows of one statement. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
 
     @abstractmethod
-    async def rows_searched(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+    async def slow_rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
         """The rows of a statement that may take seconds, without making others wait."""
 
     @abstractmethod
-    async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
+    async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
         """The rows of several statements, none of which sees a save the others do not."""
 
     async def projected_position(self) -> int:
         """See `ViewsReader`."""
-        return (await self.rows(SELECT_CHECKPOINT))[0][0]
+        return (await self.rows(SELECT_POSITION))[0][0]
 
     async def sources(self) -> list[SourceRow]:
         """See `ViewsReader`."""
-        return [source_of(row) for row in await self.rows(SELECT_SOURCES)]
+        return [decode_source(row) for row in await self.rows(SELECT_SOURCES)]
 
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         """See `ViewsReader`."""
-        expect_known(filter)
-        asked = narrowed_to_one(filter)
+        validate_filter(filter)
+        asked = with_single_source(filter)
         if asked.q is None:
             way = await self._way(asked)
-            found = await self.rows(*sessions_statement(asked, limit=limit, cursor=cursor, way=way))
+            found = await self.rows(*sessions_statement(asked, limit=limit, cursor=cursor, candidate=way))
         else:
             found = await self._sessions_searched(asked, asked.q, limit, cursor)
         after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
         return [_session(row) for row in found[:limit]], after
 
     async def _sessions_searched(
-        self, filter: SessionFilter, q: str, limit: int, cursor: str | None, beside: int = MANY_BESIDE
+        self, filter: SessionFilter, q: str, limit: int, cursor: str | None, beside: int = MAX_HITS_WITH_FILTER
     ) -> list[Row]:
         """The rows of `find_sessions` for a text: from the index, or where that cannot help by looking at each session."""
         way = await self._way(filter)
-        each = sessions_statement(filter, limit=limit, cursor=cursor, way=way)
-        if not q or not SEARCHABLE:
-            return await self.rows_searched(*each)
-        expression = phrase(q)
-        if expression is not None and len(q) < PIECE:
-            pieces = [row[0] for row in await self.rows_searched(*pieces_statement(q))]
-            if len(pieces) > MOST_PIECES:
-                return await self.rows_searched(*each)
-            expression = any_of(pieces) or None
+        each = sessions_statement(filter, limit=limit, cursor=cursor, candidate=way)
+        if not q or not HAS_TRIGRAMS:
+            return await self.slow_rows(*each)
+        expression = match_phrase(q)
+        if expression is not None and len(q) < TRIGRAM:
+            pieces = [row[0] for row in await self.slow_rows(*trigrams_statement(q))]
+            if len(pieces) > MAX_TRIGRAMS:
+                return await self.slow_rows(*each)
+            expression = match_any(pieces) or None
         if expression is None:
             return []
         # The index finds other cases of every letter, looking at each only those of a to z.
-        is_each = is_narrow(filter) and q.isascii()
-        many = beside if is_each and way is None else MANY
-        hits = hits_statement(filter, expression, most=many, cursor=cursor)
-        if (await self.rows_searched(*hits))[0][0] < many:
-            return await self.rows_searched(*few_statement(filter, expression, limit=limit, cursor=cursor))
+        is_each = has_indexed_filter(filter) and q.isascii()
+        many = beside if is_each and way is None else MAX_HITS
+        hits = count_hits_statement(filter, expression, limit=many, cursor=cursor)
+        if (await self.slow_rows(*hits))[0][0] < many:
+            return await self.slow_rows(*all_hits_statement(filter, expression, limit=limit, cursor=cursor))
         if is_each and (way is not None or filter.source is not None):
-            return await self.rows_searched(*each)
+            return await self.slow_rows(*each)
         if filter.source is not None:
             sources = [filter.source]
         else:
-            known = [row[0] for row in await self.rows_searched(SELECT_TEXT_SOURCES)]
+            known = [row[0] for row in await self.slow_rows(SELECT_TEXT_SOURCES)]
             sources = [source for source in known if filter.sources is None or source in filter.sources]
         if is_each:
             # What is many in all of them may be few in each; all together no more are taken than of one.
             alone = [msgspec.structs.replace(filter, source=source, sources=None) for source in sources]
-            most = MANY // max(1, len(sources))
+            most = MAX_HITS // max(1, len(sources))
             found = [row for one in alone for row in await self._sessions_searched(one, q, limit, cursor, most)]
         else:
             statements = [
-                search_statement(filter, expression, source, limit=limit, cursor=cursor) for source in sources
+                newest_hits_statement(filter, expression, source, limit=limit, cursor=cursor) for source in sources
             ]
-            found = [row for rows in await self.rows_of_one_moment(statements) for row in rows]
+            found = [row for rows in await self.rows_of_snapshot(statements) for row in rows]
         return sorted(found, key=lambda row: row[1:3], reverse=True)[: limit + 1]
 
-    async def _way(self, filter: SessionFilter) -> Way | None:
+    async def _way(self, filter: SessionFilter) -> Candidate | None:
         """The filter that finds fewest, where that is few."""
-        found = ways(filter)
+        found = find_candidates(filter)
         if not found:
             return None
         counts = (await self.rows(*count_statement(found)))[0]
         fewest = min(range(len(found)), key=counts.__getitem__)
-        return found[fewest] if counts[fewest] < FEW else None
+        return found[fewest] if counts[fewest] < MAX_CANDIDATES else None
 
     async def session(self, session_id: str) -> SessionRow | None:
         """See `ViewsReader`."""
@@ -132,18 +139,18 @@ class SqliteReader(ABC):
         exact = await self.session(any_id)
         if exact is not None:
             return [exact] if sources is None or exact.source in sources else []
-        ids = {session_id for session_id, _ in await self.rows(sql.SELECT_LOOKUP, [any_id, MOST_MATCHES])}
+        ids = {session_id for session_id, _ in await self.rows(sql.SELECT_LOOKUP, [any_id, MAX_MATCHES])}
         source, colon, rest = any_id.partition(":")
         if colon:
-            of_vendor = await self.rows(sql.SELECT_LOOKUP, [rest, MOST_MATCHES])
+            of_vendor = await self.rows(sql.SELECT_LOOKUP, [rest, MAX_MATCHES])
             ids |= {session_id for session_id, found_source in of_vendor if found_source == source}
             if outdated := _OUTDATED_ID.fullmatch(rest):
                 placed_at = int(outdated["ms"]) * 1000
-                placed = [source, outdated["room"], placed_at, placed_at + 1000, MOST_MATCHES]
+                placed = [source, outdated["room"], placed_at, placed_at + 1000, MAX_MATCHES]
                 ids |= {row[0] for row in await self.rows(sql.SELECT_PLACED, placed)}
         if not ids:
             return []
-        found = [_session(row) for row in await self.rows(sql.SELECT_SESSIONS_BY_ID, [as_list(ids), MOST_MATCHES])]
+        found = [_session(row) for row in await self.rows(sql.SELECT_SESSIONS_BY_ID, [json_list(ids), MAX_MATCHES])]
         return [row for row in found if sources is None or row.source in sources]
 
     async def timeline(
@@ -153,23 +160,23 @@ class SqliteReader(ABC):
         text, bound = sql.SELECT_TIMELINE, list[Any]([session_id])
         if kinds:
             text += sql.AND_ENTRY_KINDS
-            bound.append(as_list(packing.number_of_kind(kind) for kind in kinds))
+            bound.append(json_list(packing.number_of_kind(kind) for kind in kinds))
         if subject is not None:
             text += sql.AND_ENTRY_SUBJECT
             bound.append(subject)
         if cursor is not None:
             text += sql.AND_ENTRY_AFTER
             bound.extend(decode_cursor("timeline", cursor, int, int, int, int, int))
-        found = [entry_of(row) for row in await self.rows(text + sql.ENTRIES_IN_TIME, [*bound, limit + 1])]
+        found = [decode_entry(row) for row in await self.rows(text + sql.ENTRIES_IN_TIME, [*bound, limit + 1])]
         if len(found) <= limit:
             return found, None
         last = found[limit - 1]
-        key = (last.at, rank_of(last.kind), tie_of(last.dedupe_key), last.n, last.position)
+        key = (last.at, causal_rank(last.kind), tie_breaker(last.dedupe_key), last.n, last.position)
         return found[:limit], encode_cursor("timeline", key)
 
     async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:
         """See `ViewsReader`. Hidden ones are left out here too."""
-        return [entry_of(row) for row in await self.rows(sql.SELECT_ENTRIES_AFTER, [position, n, limit])]
+        return [decode_entry(row) for row in await self.rows(sql.SELECT_ENTRIES_AFTER, [position, n, limit])]
 
     async def session_positions(self, session_id: str, *, limit: int, after: int) -> list[int]:
         """See `ViewsReader`."""
@@ -238,7 +245,7 @@ class SqliteReader(ABC):
     async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]:
         """By our id or the vendor's, newest first."""
         found = await self.rows(sql.SELECT_SUPERVISOR_SESSION, [any_id])
-        return [packing.supervisor_sessions.row(row[0], row[2:]) for row in found]
+        return [packing.supervisor_sessions.decode(row[0], row[2:]) for row in found]
 
     async def find_rooms(
         self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
@@ -252,7 +259,7 @@ class SqliteReader(ABC):
             bound.append(source)
         if sources is not None:
             text += sql.AND_SOURCES
-            bound.append(as_list(sources))
+            bound.append(json_list(sources))
         if cursor is not None:
             text += sql.AND_SUMMARY_AFTER
             bound.extend(decode_cursor("rooms", cursor, str, str))
@@ -267,11 +274,11 @@ class SqliteReader(ABC):
         `open` counts now; days, sessions and peak are those of `from_at <= begins_at < to_at`
         (the peak also counts runs that began before and were still going on). Days are UTC; `at` is µs.
         """
-        asked = question(sources, from_at, to_at)
-        return answer(asked, await self.rows_of_one_moment(statements(asked)), sources, from_at)
+        asked = plan_stats(sources, from_at, to_at)
+        return build_stats(asked, await self.rows_of_snapshot(statements(asked)), sources, from_at)
 
     async def _page(
-        self, name: str, doc: Doc[Any], text: str, bound: list[Any], session_id: str | None,
+        self, name: str, doc: RowCodec[Any], text: str, bound: list[Any], session_id: str | None,
         limit: int, cursor: str | None, either: Sequence[tuple[str, list[Any]]] = NEITHER,
     ) -> Page:  # fmt: skip
         """One page of child rows: in order of beginning inside a session, newest first across sessions.
@@ -288,11 +295,11 @@ class SqliteReader(ABC):
         values = [value for _, own in either for value in (*bound, *own, *key)]
         found = await self.rows(statement, [*values, limit + 1])
         following = encode_cursor(name, found[limit - 1][1:4]) if len(found) > limit else None
-        return [doc.row(row[0], row[2:]) for row in found[:limit]], following
+        return [doc.decode(row[0], row[2:]) for row in found[:limit]], following
 
 
 def _session(row: Row) -> SessionRow:
-    return packing.sessions.row(row[0], row[1:])
+    return packing.sessions.decode(row[0], row[1:])
 
 
 def _either(conditions: tuple[str, str], value: str | None) -> Sequence[tuple[str, list[Any]]]:
@@ -309,5 +316,5 @@ def _across(text: str, session_id: str | None, sources: tuple[str, ...] | None) 
         bound.append(session_id)
     if sources is not None:
         text += sql.AND_SOURCES
-        bound.append(as_list(sources))
+        bound.append(json_list(sources))
     return text, bound

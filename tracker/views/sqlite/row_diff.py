@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 
 from tracker.domain.facts import Micros
-from tracker.domain.rows import SessionRow
-from tracker.views.contract import Changes, SessionRows
+from tracker.domain.rows import SessionRow, SessionRows
+from tracker.views.contract import Changes
 
-KEPT = 1_000
+MAX_SESSIONS = 1_000
 """Sessions whose rows are remembered."""
-LARGEST = 2_000
+MAX_ROWS = 2_000
 """Connections and streams of a session that is remembered."""
 
 CHILDREN: Mapping[str, Any] = {
@@ -47,7 +47,7 @@ class RowDiff(msgspec.Struct, frozen=True):
     """Table → (begins_at, id) of its rows that are gone or other than before."""
     lookups_removed: tuple[str, ...]
     gaps_changed: bool
-    searched_changed: bool
+    index_changed: bool
     """Whether lists find the session elsewhere than before: something changed of what indices hold."""
     joined_changed: bool
 
@@ -59,24 +59,24 @@ class SavedRows:
         self._rows: OrderedDict[str, SessionRows] = OrderedDict()
         self._position = -1
 
-    def of(self, changes: Changes, position: int) -> dict[str, SessionRows]:
+    def find(self, changes: Changes, position: int) -> dict[str, SessionRows]:
         """What the file holds for the sessions of these changes, as far as it is known; `position`: its checkpoint now."""
         if position != self._position:
             self._rows.clear()
-        names = (*changes.gone, *(rows.session.id for rows in changes.sessions))
+        names = (*changes.removed, *(rows.session.id for rows in changes.sessions))
         return {name: self._rows[name] for name in names if name in self._rows}
 
-    def take(self, changes: Changes) -> None:
+    def remember(self, changes: Changes) -> None:
         """These changes were committed."""
-        for name in changes.gone:
+        for name in changes.removed:
             self._rows.pop(name, None)
         for rows in changes.sessions:
             name = rows.session.id
             self._rows.pop(name, None)
-            if len(rows.connections) + len(rows.streams) <= LARGEST:
+            if len(rows.connections) + len(rows.streams) <= MAX_ROWS:
                 # The state is not compared: it is nearly always another.
                 self._rows[name] = msgspec.structs.replace(rows, state=b"")
-        while len(self._rows) > KEPT:
+        while len(self._rows) > MAX_SESSIONS:
             self._rows.popitem(last=False)
         self._position = changes.position
 
@@ -107,12 +107,12 @@ def row_diff(before: SessionRows, rows: SessionRows) -> RowDiff:
         removed=removed,
         lookups_removed=lookups_removed,
         gaps_changed=gaps_changed,
-        searched_changed=_searched(before) != _searched(rows),
+        index_changed=_searched(before) != _searched(rows),
         joined_changed=_joined(before) != _joined(rows),
     )
 
 
-def is_worded_alike(before: SessionRows, rows: SessionRows) -> bool:
+def has_same_words(before: SessionRows, rows: SessionRows) -> bool:
     """Whether the same words find both, at the same time."""
     was, now = before.session, rows.session
     return (
@@ -128,24 +128,24 @@ def is_worded_alike(before: SessionRows, rows: SessionRows) -> bool:
 
 def _placed(rows: Iterable[Any], times: Any, of: SessionRows) -> Iterator[tuple[tuple[Micros, str], Any]]:
     for row in rows:
-        yield (first(*times(row), of.session.begins_at), row.id), row
+        yield (first_known(*times(row), of.session.begins_at), row.id), row
 
 
 def _searched(rows: SessionRows) -> Sequence[Any]:
     session = rows.session
     provenance = None if session.end is None else session.end.provenance
-    return *_columns(session), over_at_of(session), len(session.anomalies), provenance
+    return *_columns(session), session_over_at(session), len(session.anomalies), provenance
 
 
 def _joined(rows: SessionRows) -> int:
     return len(rows.connections) + len(rows.streams)
 
 
-def over_at_of(row: SessionRow) -> Micros | None:
+def session_over_at(row: SessionRow) -> Micros | None:
     """When a session was over: ended, or heard of last; None while it is open."""
     return None if row.state == "open" else row.ended_at if row.ended_at is not None else row.last_event_at
 
 
-def first(*times: Micros | None) -> Micros:
+def first_known(*times: Micros | None) -> Micros:
     """The first time that is known; the last argument always is."""
     return next(time for time in times if time is not None)

@@ -17,9 +17,9 @@ from contextlib import closing
 import msgspec
 
 from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
-from tracker.views.contract import READING
+from tracker.views.contract import VIEWS_VERSION
 from tracker.views.sqlite.counts import CREATE_COUNTS, CREATE_LEVELS, FILL_COUNTS
-from tracker.views.sqlite.encoding import DOCS, KINDS, MANNERS
+from tracker.views.sqlite.encoding import DOCS, KINDS, ENTRY_SHAPES
 
 APPLICATION_ID = 0x54524B56
 """Written into the header, so that a swap never overwrites a file that is not ours ("TRKV")."""
@@ -99,7 +99,7 @@ CREATE TABLE sources (
     state BLOB NOT NULL
 ) STRICT, WITHOUT ROWID"""
 
-INDICES = (
+WRITER_INDICES = (
     "CREATE INDEX sessions_by_end ON sessions (source, end_provenance, begins_at, joined)",
     "CREATE INDEX lookups_of_session ON session_lookups (session)",
     "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
@@ -107,7 +107,7 @@ INDICES = (
 )
 """What the projector itself looks things up by."""
 
-LATE_INDICES = (
+READER_INDICES = (
     # What lists are often narrowed by besides is in an index too: a session that is passed over is not looked at.
     "CREATE INDEX sessions_newest ON sessions (begins_at, id, duration_ms, source)",
     "CREATE INDEX sessions_by_duration ON sessions (duration_ms)",
@@ -163,10 +163,10 @@ def _is_searchable() -> bool:
     return True
 
 
-SEARCHABLE = _is_searchable()
+HAS_TRIGRAMS = _is_searchable()
 """Where it is not, `q` looks at every session."""
 
-TEXTS = (CREATE_TEXT_SOURCES, CREATE_SESSION_TEXTS, CREATE_SESSION_PIECES, CREATE_PIECES_FOUND) if SEARCHABLE else ()
+TEXTS = (CREATE_TEXT_SOURCES, CREATE_SESSION_TEXTS, CREATE_SESSION_PIECES, CREATE_PIECES_FOUND) if HAS_TRIGRAMS else ()
 """What `q` is answered from (`sqlite_texts`)."""
 
 FILL_TEXTS = (
@@ -191,13 +191,13 @@ FROM (SELECT *, min(max(begins_at / {MINUTE}, 0), {2**26 - 1}) AS minute FROM se
     "INSERT INTO session_pieces (session_pieces) VALUES ('rebuild')",
     "INSERT INTO session_pieces (session_pieces) VALUES ('optimize')",
     "INSERT INTO session_pieces (session_pieces, rank) VALUES ('hashsize', 1048576)",
-) if SEARCHABLE else ()  # fmt: skip
+) if HAS_TRIGRAMS else ()  # fmt: skip
 """How a rebuild fills them, after `LATE_INDICES`: as `sqlite_texts` would have, session by session."""
 
 SCHEMA = (
     CREATE_META, CREATE_NAMES, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
     CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS,
-    CREATE_SOURCES, CREATE_COUNTS, CREATE_LEVELS, *INDICES, *TEXTS,
+    CREATE_SOURCES, CREATE_COUNTS, CREATE_LEVELS, *WRITER_INDICES, *TEXTS,
 )  # fmt: skip
 """What a rebuild begins with; `LATE_INDICES` make it whole."""
 
@@ -214,11 +214,11 @@ def _stamp() -> str:
             SessionRow, ParticipantRow, ConnectionRow, StreamRow, RecordingRow, SupervisorSessionRow, EntryRow,
         )
     ]  # fmt: skip
-    packed = [f"{KINDS} {MANNERS}", *(f"{doc.columns}" for doc in DOCS)]
+    packed = [f"{KINDS} {ENTRY_SHAPES}", *(f"{doc.columns}" for doc in DOCS)]
     shape = hashlib.sha256(
-        "\n".join([*SCHEMA, *LATE_INDICES, *FILL_TEXTS, *FILL_COUNTS, *shapes, *packed]).encode()
+        "\n".join([*SCHEMA, *READER_INDICES, *FILL_TEXTS, *FILL_COUNTS, *shapes, *packed]).encode()
     ).hexdigest()[:16]
-    return f"{READING}-{shape}"
+    return f"{VIEWS_VERSION}-{shape}"
 
 
 STAMP = _stamp()

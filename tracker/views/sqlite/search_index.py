@@ -12,14 +12,15 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from tracker.domain.rows import SessionRows
 from tracker.domain.facts import Micros
-from tracker.views.contract import Changes, SessionRows
-from tracker.views.sqlite.row_diff import is_worded_alike
+from tracker.views.contract import Changes
+from tracker.views.sqlite.row_diff import has_same_words
 from tracker.views.sqlite.schema import MINUTE, PLACE_BITS, SEPARATOR
-from tracker.views.sqlite.writer import Numbers, as_list
+from tracker.views.sqlite.writer import Numbers, json_list
 
 LAST_MINUTE = 2**26 - 1
-MOST_SOURCES = 2**13
+MAX_SOURCES = 2**13
 """More share places; what they find is still narrowed by source."""
 
 SELECT_TEXTS = """
@@ -41,7 +42,7 @@ def minute_of(at: Micros) -> int:
     return min(max(at // MINUTE, 0), LAST_MINUTE)
 
 
-def save_texts(
+def update_texts(
     connection: sqlite3.Connection,
     changes: Changes,
     numbers: Numbers,
@@ -55,19 +56,19 @@ def save_texts(
     reworded = [
         rows
         for rows in changes.sessions
-        if (before := kept.get(rows.session.id)) is None or not is_worded_alike(before, rows)
+        if (before := kept.get(rows.session.id)) is None or not has_same_words(before, rows)
     ]
-    known = [numbers[name] for name in (*changes.gone, *(rows.session.id for rows in reworded)) if name not in fresh]
+    known = [numbers[name] for name in (*changes.removed, *(rows.session.id for rows in reworded)) if name not in fresh]
     held: dict[int, list[Text]] = {}
     if known:
-        for session, place, text in connection.execute(SELECT_TEXTS, [as_list(known)]):
+        for session, place, text in connection.execute(SELECT_TEXTS, [json_list(known)]):
             held.setdefault(session, []).append((place, text))
-    stale = [text for name in changes.gone if name not in fresh for text in held.pop(numbers[name], ())]
+    stale = [text for name in changes.removed if name not in fresh for text in held.pop(numbers[name], ())]
     sources = _source_numbers(connection, {rows.session.source for rows in reworded}) if reworded else {}
     added: list[tuple[int, int, str]] = []
     for rows in reworded:
         number = numbers[rows.session.id]
-        group = (sources[rows.session.source] % MOST_SOURCES << 26) + minute_of(rows.session.begins_at)
+        group = (sources[rows.session.source] % MAX_SOURCES << 26) + minute_of(rows.session.begins_at)
         dropped, words = _difference(rows, group, held.get(number, ()))
         stale += dropped
         if words:
@@ -115,7 +116,7 @@ def _text(words: Sequence[str]) -> str:
 
 
 def _source_numbers(connection: sqlite3.Connection, sources: set[str]) -> dict[str, int]:
-    connection.execute(SAVE_SOURCE_NUMBERS, [as_list(sorted(sources))])
+    connection.execute(SAVE_SOURCE_NUMBERS, [json_list(sorted(sources))])
     return dict(connection.execute(SELECT_SOURCE_NUMBERS))
 
 

@@ -21,18 +21,18 @@ from tracker.errors import ParameterInvalid
 from tracker.views.sqlite import queries as sql
 from tracker.views.contract import SessionFilter
 from tracker.views.cursors import decode_cursor
-from tracker.views.sqlite.writer import as_list
+from tracker.views.sqlite.writer import json_list
 
 Statement = tuple[str, list[Any]]
 
-FEW = 2_000
+MAX_CANDIDATES = 2_000
 """Sessions that are all taken; more are passed over newest first."""
 
 HAS = {"anomaly": "sessions_odd", "supervisor": "sessions_supervised", "recording": "sessions_recorded"}
 """The indices of `has`, what is rarest first; each is there once more by source."""
 
 
-class Way(NamedTuple):
+class Candidate(NamedTuple):
     """A filter with an index of its own."""
 
     filter: str
@@ -41,49 +41,53 @@ class Way(NamedTuple):
     bound: list[Any]
 
 
-def narrowed_to_one(filter: SessionFilter) -> SessionFilter:
+def with_single_source(filter: SessionFilter) -> SessionFilter:
     """The same filter; a reader who sees one source asks for that one."""
     if filter.source is None and filter.sources is not None and len(filter.sources) == 1:
         return msgspec.structs.replace(filter, source=filter.sources[0], sources=None)
     return filter
 
 
-def ways(filter: SessionFilter) -> list[Way]:
+def find_candidates(filter: SessionFilter) -> list[Candidate]:
     """The ways there are to begin with few sessions; none where an index gives the page by itself."""
-    found: list[Way] = []
+    found: list[Candidate] = []
     if filter.identity is not None:
-        found.append(Way("identity", sql.OF_IDENTITY, [filter.identity, filter.identity]))
+        found.append(Candidate("identity", sql.OF_IDENTITY, [filter.identity, filter.identity]))
     if filter.room is not None:
-        found.append(Way("room", sql.OF_ROOM, [filter.room, filter.room, filter.room]))
+        found.append(Candidate("room", sql.OF_ROOM, [filter.room, filter.room, filter.room]))
     if filter.min_duration_ms is not None:
-        found.append(Way("min_duration_ms", sql.OF_DURATION, [filter.min_duration_ms]))
+        found.append(Candidate("min_duration_ms", sql.OF_DURATION, [filter.min_duration_ms]))
     of_source = [] if filter.source is None else [filter.source]
     for what in filter.has:
         index, condition = _of_source(HAS[what], filter), sql.HAS[what]
-        found.append(Way("has", f"SELECT number FROM sessions AS s INDEXED BY {index} WHERE {condition}", of_source))
+        found.append(
+            Candidate("has", f"SELECT number FROM sessions AS s INDEXED BY {index} WHERE {condition}", of_source)
+        )
     if filter.state in {"open", "stuck"}:
         index, condition = _in_state(filter), "s.state = 'open'"
-        found.append(Way("state", f"SELECT number FROM sessions AS s INDEXED BY {index} WHERE {condition}", of_source))
+        found.append(
+            Candidate("state", f"SELECT number FROM sessions AS s INDEXED BY {index} WHERE {condition}", of_source)
+        )
     if filter.source is not None:
         found = [_also_of_source(way) if way.bound is of_source else way for way in found]
     # One of these alone is in its own index newest first.
     return [] if len(found) == 1 and found[0].filter in {"has", "state"} else found
 
 
-def count_statement(found: list[Way]) -> Statement:
+def count_statement(found: list[Candidate]) -> Statement:
     """The statement for how many sessions each way finds, up to `FEW`: one row."""
-    counts = [f"(SELECT count(*) FROM (SELECT 1 FROM ({way.hits}) LIMIT {FEW}))" for way in found]
+    counts = [f"(SELECT count(*) FROM (SELECT 1 FROM ({way.hits}) LIMIT {MAX_CANDIDATES}))" for way in found]
     return f"SELECT {', '.join(counts)}", [value for way in found for value in way.bound]
 
 
-def from_few(way: Way) -> Statement:
+def from_candidate(way: Candidate) -> Statement:
     """What `FROM` names for `sessions AS s` when all that a way finds are taken."""
     return f"(SELECT DISTINCT number FROM ({way.hits})) AS hit CROSS JOIN sessions AS s ON s.number = hit.number", [
         *way.bound
     ]
 
 
-def from_many(filter: SessionFilter) -> str:
+def from_index(filter: SessionFilter) -> str:
     """What `FROM` names for `sessions AS s` when they are passed over newest first."""
     for what, index in HAS.items():
         if what in filter.has:
@@ -93,7 +97,7 @@ def from_many(filter: SessionFilter) -> str:
     return f"sessions AS s INDEXED BY {'sessions_newest' if filter.source is None else 'sessions_of_source'}"
 
 
-def narrowed(filter: SessionFilter, cursor: str | None, *, room: str = sql.AND_SESSION_ROOM) -> Statement:
+def where_clauses(filter: SessionFilter, cursor: str | None, *, room: str = sql.AND_SESSION_ROOM) -> Statement:
     """The fragments of every filter but `q`, and what they bind. Raises `ParameterInvalid` for a bad state, has or cursor."""
     text, bound = "", list[Any]()
 
@@ -107,7 +111,7 @@ def narrowed(filter: SessionFilter, cursor: str | None, *, room: str = sql.AND_S
     if filter.source is not None:
         narrow(sql.AND_SESSION_SOURCE, filter.source)
     if filter.sources is not None:
-        narrow(sql.AND_SESSION_SOURCES, as_list(filter.sources))
+        narrow(sql.AND_SESSION_SOURCES, json_list(filter.sources))
     if filter.state == "stuck":
         narrow(sql.AND_SESSION_STUCK, json.dumps(filter.stuck_before))
     elif filter.state is not None:
@@ -127,7 +131,7 @@ def narrowed(filter: SessionFilter, cursor: str | None, *, room: str = sql.AND_S
     return text, bound
 
 
-def expect_known(filter: SessionFilter) -> None:
+def validate_filter(filter: SessionFilter) -> None:
     """Raise `ParameterInvalid` for a state or a `has` there is not."""
     if filter.state not in {None, "open", "ended", "stuck"}:
         raise ParameterInvalid("state", "is one of open, ended, stuck")
@@ -135,7 +139,7 @@ def expect_known(filter: SessionFilter) -> None:
         raise ParameterInvalid("has", "is one of recording, supervisor, anomaly")
 
 
-def _also_of_source(way: Way) -> Way:
+def _also_of_source(way: Candidate) -> Candidate:
     return way._replace(hits=f"{way.hits} AND s.source = ?")
 
 

@@ -16,18 +16,18 @@ from tracker.domain.facts import Micros
 from tracker.views.sqlite import queries as sql
 from tracker.views.contract import SessionFilter
 from tracker.views.cursors import decode_cursor
-from tracker.views.sqlite.session_filters import Statement, Way, from_few, from_many, narrowed
+from tracker.views.sqlite.session_filters import Statement, Candidate, from_candidate, from_index, where_clauses
 from tracker.views.sqlite.schema import PLACE_BITS, SEPARATOR
 from tracker.views.sqlite.search_index import LAST_MINUTE, minute_of
 
-PIECE = 3
+TRIGRAM = 3
 """Letters the index keeps together."""
 
-MANY = 2_000
+MAX_HITS = 2_000
 """Fewer hits are all taken; more are taken newest first."""
-MANY_BESIDE = 12_000
+MAX_HITS_WITH_FILTER = 12_000
 """The same beside a filter with an index of its own, which is followed instead."""
-MOST_PIECES = 500
+MAX_TRIGRAMS = 500
 """A short text that begins more pieces than this is nearly everywhere."""
 
 SELECT_TEXT_SOURCES = "SELECT source FROM text_sources"
@@ -38,7 +38,7 @@ WITH RECURSIVE found (piece) AS (
     SELECT (SELECT term FROM pieces_found WHERE term >= piece || char(1) AND term < ?2 LIMIT 1)
     FROM found WHERE piece IS NOT NULL
 )
-SELECT piece FROM found WHERE piece IS NOT NULL LIMIT {MOST_PIECES + 1}"""
+SELECT piece FROM found WHERE piece IS NOT NULL LIMIT {MAX_TRIGRAMS + 1}"""
 """From piece to piece, over whatever each is in: a piece has three letters, so nothing lies between it and it with one more."""
 
 HITS = """ FROM session_pieces AS f CROSS JOIN session_texts AS t ON t.place = f.rowid CROSS JOIN sessions AS s ON s.number = t.session
@@ -46,7 +46,9 @@ WHERE f.session_pieces MATCH ?"""
 FIRST_PLACE = "((SELECT number % 8192 FROM text_sources WHERE source = ?) << 26) + ?"
 
 
-def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None, way: Way | None = None) -> Statement:
+def sessions_statement(
+    filter: SessionFilter, *, limit: int, cursor: str | None, candidate: Candidate | None = None
+) -> Statement:
     """The statement for one page of sessions, beginning with the few of `way` or passing over many.
 
     Raises `ParameterInvalid` for a bad cursor.
@@ -55,18 +57,18 @@ def sessions_statement(filter: SessionFilter, *, limit: int, cursor: str | None,
     if filter.q is not None:
         # First, because its fragment names its only value (?1) and uses it five times.
         like, pattern = sql.AND_SESSION_LIKE, ["%" + re.sub(r"([\\%_])", r"\\\1", filter.q) + "%"]
-    if way is None and filter.room is not None and not filter.has and filter.state is None:
+    if candidate is None and filter.room is not None and not filter.has and filter.state is None:
         return _of_room(filter, like, pattern, limit, cursor)
-    narrowing, values = narrowed(filter, cursor)
-    if way is None:
+    narrowing, values = where_clauses(filter, cursor)
+    if candidate is None:
         return (
-            f"SELECT {sql.SESSION} FROM {from_many(filter)} WHERE true{like}{narrowing}{sql.SESSIONS_NEWEST}",
+            f"SELECT {sql.SESSION_COLUMNS} FROM {from_index(filter)} WHERE true{like}{narrowing}{sql.SESSIONS_NEWEST}",
             [*pattern, *values, limit + 1],
         )
-    few, bound = from_few(way)
+    few, bound = from_candidate(candidate)
     # What q binds is ?1: a SELECT that names it comes before everything else.
     text = f"""
-WITH pattern (q) AS (SELECT ?1) SELECT {sql.SESSION} FROM {few} WHERE true{like}{narrowing}{sql.SESSIONS_NEWEST}"""
+WITH pattern (q) AS (SELECT ?1) SELECT {sql.SESSION_COLUMNS} FROM {few} WHERE true{like}{narrowing}{sql.SESSIONS_NEWEST}"""
     return text, [*(pattern or [None]), *bound, *values, limit + 1]
 
 
@@ -78,17 +80,17 @@ def _of_room(filter: SessionFilter, like: str, pattern: list[Any], limit: int, c
         ("sessions_of_room", sql.AND_SESSION_ROOM_ID),
         ("sessions_of_room_name", sql.AND_SESSION_ROOM_NAME),
     ):
-        narrowing, values = narrowed(filter, cursor, room=room)
-        arms.append(f"SELECT {sql.SESSION} FROM sessions AS s INDEXED BY {index} WHERE true{like}{narrowing}")
+        narrowing, values = where_clauses(filter, cursor, room=room)
+        arms.append(f"SELECT {sql.SESSION_COLUMNS} FROM sessions AS s INDEXED BY {index} WHERE true{like}{narrowing}")
         bound += values
     return f"{' UNION ALL '.join(arms)} ORDER BY begins_at DESC, id DESC LIMIT ?", [*bound, limit + 1]
 
 
-def search_statement(
+def newest_hits_statement(
     filter: SessionFilter, expression: str, source: str, *, limit: int, cursor: str | None
 ) -> Statement:
     """The statement for one page of the sessions of one source that `expression` finds; errors as above."""
-    narrowing, values = narrowed(filter, cursor)
+    narrowing, values = where_clauses(filter, cursor)
     narrowing += " AND s.source = ?"
     values.append(source)
     first, last = _minutes(filter, cursor)
@@ -99,7 +101,7 @@ SELECT ifnull(min(minute), {LAST_MINUTE + 1}) FROM (
     AND f.rowid >= ({FIRST_PLACE}) << {PLACE_BITS} AND f.rowid < ({FIRST_PLACE}) << {PLACE_BITS}{narrowing}
     ORDER BY f.rowid DESC LIMIT ?)"""
     text = f"""
-SELECT {sql.SESSION} FROM (
+SELECT {sql.SESSION_COLUMNS} FROM (
     SELECT DISTINCT s.number AS number {HITS}
     AND f.rowid >= (((SELECT number % 8192 FROM text_sources WHERE source = ?) << 26) + ({oldest})) << {PLACE_BITS}
     AND f.rowid < ({FIRST_PLACE}) << {PLACE_BITS}{narrowing}
@@ -108,44 +110,44 @@ SELECT {sql.SESSION} FROM (
     return text, [expression, source, *inner, source, last + 1, *values, limit + 1]
 
 
-def hits_statement(filter: SessionFilter, expression: str, *, most: int, cursor: str | None) -> Statement:
+def count_hits_statement(filter: SessionFilter, expression: str, *, limit: int, cursor: str | None) -> Statement:
     """The statement for how many texts `expression` finds, up to `most`: of the source and the time that are asked for."""
     within, values = _within(filter, cursor)
     text = f"SELECT count(*) FROM (SELECT 1 FROM session_pieces AS f WHERE f.session_pieces MATCH ?{within} LIMIT ?)"
-    return text, [expression, *values, most]
+    return text, [expression, *values, limit]
 
 
-def few_statement(filter: SessionFilter, expression: str, *, limit: int, cursor: str | None) -> Statement:
+def all_hits_statement(filter: SessionFilter, expression: str, *, limit: int, cursor: str | None) -> Statement:
     """The statement for one page of the sessions of all sources that `expression` finds, where those are few; errors as above."""
     within, places = _within(filter, cursor)
-    narrowing, values = narrowed(filter, cursor)
+    narrowing, values = where_clauses(filter, cursor)
     text = f"""
-SELECT {sql.SESSION} FROM (
+SELECT {sql.SESSION_COLUMNS} FROM (
     SELECT DISTINCT t.session AS number FROM session_pieces AS f CROSS JOIN session_texts AS t ON t.place = f.rowid
     WHERE f.session_pieces MATCH ?{within}
 ) AS hit CROSS JOIN sessions AS s ON s.number = hit.number WHERE true{narrowing}{sql.SESSIONS_NEWEST}"""
     return text, [expression, *places, *values, limit + 1]
 
 
-def phrase(q: str) -> str | None:
+def match_phrase(q: str) -> str | None:
     """What the index is asked for a text of three letters and more; None for what no text holds."""
     if SEPARATOR in q or "\0" in q:
         return None
     return '"' + q.replace('"', '""') + '"'
 
 
-def any_of(pieces: Iterable[str]) -> str:
+def match_any(pieces: Iterable[str]) -> str:
     """What the index is asked for any of these pieces."""
     return " OR ".join('"' + piece.replace('"', '""') + '"' for piece in pieces)
 
 
-def pieces_statement(q: str) -> Statement:
+def trigrams_statement(q: str) -> Statement:
     """The statement for the pieces that begin with a text of one or two letters; `MOST_PIECES` and one more at most."""
     folded = q.lower()
     return SELECT_PIECES, [folded, folded + chr(0x10FFFF)]
 
 
-def is_narrow(filter: SessionFilter) -> bool:
+def has_indexed_filter(filter: SessionFilter) -> bool:
     """Whether a filter beside `q` has an index of its own that finds few."""
     return bool(
         filter.state in {"open", "stuck"}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tracker.domain.facts import Micros
 from tracker.views.sqlite import counts
 from tracker.views.sqlite import queries as sql
-from tracker.views.sqlite.writer import SELECT_SOURCES, as_list, source_of
+from tracker.views.sqlite.writer import SELECT_SOURCES, json_list, decode_source
 
 EARLIEST, LATEST = -(2**61 // counts.DAY) * counts.DAY, 2**61 // counts.DAY * counts.DAY
 """No session is beyond these; a day begins at each."""
@@ -35,7 +35,7 @@ class Stretch(NamedTuple):
     to_at: Micros
 
 
-class Question(NamedTuple):
+class StatsPlan(NamedTuple):
     """The statements of one `stats`, by what their rows are for."""
 
     open: Statement
@@ -50,23 +50,23 @@ class Question(NamedTuple):
     """What changed in it, by time."""
 
 
-def question(sources: tuple[str, ...] | None, from_at: Micros, to_at: Micros) -> Question:
+def plan_stats(sources: tuple[str, ...] | None, from_at: Micros, to_at: Micros) -> StatsPlan:
     """What to ask, of one moment; `answer` takes the rows of each in the order of `statements`."""
-    narrowed = None if sources is None else as_list(sources)
-    spans = (counts.BRANCH, counts.DAY)
+    narrowed = None if sources is None else json_list(sources)
+    spans = (counts.TEN_MINUTES, counts.DAY)
     sums: list[Statement] = [
         (counts.SELECT_COUNTS, (narrowed, each.from_at, each.to_at, each.span))
         if each.span
         else (counts.SELECT_BEGUN, (narrowed, each.from_at, each.to_at))
-        for each in stretches(from_at, to_at, spans)
+        for each in split_range(from_at, to_at, spans)
     ]
     common = (sql.SELECT_OPEN, (narrowed,)), (SELECT_SOURCES, ()), sums
     if from_at >= to_at:
-        return Question(*common, before=[], over=[], changes=[])
+        return StatsPlan(*common, before=[], over=[], changes=[])
     if sources is not None and len(set(sources)) > 1:
-        return Question(*common, before=[], over=[(sql.SELECT_PEAK, (narrowed, from_at, to_at))], changes=[])
+        return StatsPlan(*common, before=[], over=[(sql.SELECT_PEAK, (narrowed, from_at, to_at))], changes=[])
     key = "" if sources is None else next(iter(sources), "\0")
-    return Question(
+    return StatsPlan(
         *common,
         before=_changes(key, EARLIEST, from_at),
         over=[(counts.SELECT_OVER, (key, from_at))],
@@ -74,13 +74,13 @@ def question(sources: tuple[str, ...] | None, from_at: Micros, to_at: Micros) ->
     )
 
 
-def statements(asked: Question) -> list[Statement]:
+def statements(asked: StatsPlan) -> list[Statement]:
     """All of them, in one order."""
     return [asked.open, asked.sources, *asked.sums, *asked.before, *asked.over, *asked.changes]
 
 
-def answer(
-    asked: Question, rows: Sequence[Sequence[Row]], sources: tuple[str, ...] | None, from_at: Micros
+def build_stats(
+    asked: StatsPlan, rows: Sequence[Sequence[Row]], sources: tuple[str, ...] | None, from_at: Micros
 ) -> dict[str, Any]:
     """What `ViewsReader.stats` gives, from the rows of each of `statements`."""
     open_now: dict[str, int] = {source: count for source, count in rows[0] if count}
@@ -101,13 +101,13 @@ def answer(
                 "open": open_now.get(row.source, 0),
                 "last_received_at": row.last_received_at,
             }
-            for row in map(source_of, rows[1])
+            for row in map(decode_source, rows[1])
             if sources is None or row.source in sources
         ],
     }
 
 
-def stretches(from_at: Micros, to_at: Micros, spans: Sequence[int]) -> list[Stretch]:
+def split_range(from_at: Micros, to_at: Micros, spans: Sequence[int]) -> list[Stretch]:
     """A time in its order, in rows as large as fit; `spans` ascend, each a whole number of the one before."""
     from_at, to_at = max(from_at, EARLIEST), min(to_at, LATEST)
     if from_at >= to_at:
@@ -117,9 +117,9 @@ def stretches(from_at: Micros, to_at: Micros, spans: Sequence[int]) -> list[Stre
     span = spans[-1]
     first, last = -(-from_at // span) * span, to_at // span * span
     if first >= last:
-        return stretches(from_at, to_at, spans[:-1])
+        return split_range(from_at, to_at, spans[:-1])
     inside = Stretch(span, first, last)
-    return [*stretches(from_at, first, spans[:-1]), inside, *stretches(last, to_at, spans[:-1])]
+    return [*split_range(from_at, first, spans[:-1]), inside, *split_range(last, to_at, spans[:-1])]
 
 
 def _changes(key: str, from_at: Micros, to_at: Micros) -> list[Statement]:
@@ -127,7 +127,7 @@ def _changes(key: str, from_at: Micros, to_at: Micros) -> list[Statement]:
         (counts.SELECT_LEVELS, (key, each.from_at, each.to_at, each.span))
         if each.span
         else (counts.SELECT_EDGES, (key, each.from_at, each.to_at))
-        for each in stretches(from_at, to_at, (counts.LEAF, counts.BRANCH, counts.DAY))
+        for each in split_range(from_at, to_at, (counts.TEN_SECONDS, counts.TEN_MINUTES, counts.DAY))
     ]
 
 
@@ -155,7 +155,7 @@ def _peak(before: Iterable[Row], over: int, changes: Iterable[Row], from_at: Mic
     height = sum(net for _, net, _ in before)
     highest, first = height - over, from_at
     for at, net, peak in changes:
-        rise, offset = (net, 0) if peak is None else (-(-peak // counts.HEIGHT), -peak % counts.HEIGHT)
+        rise, offset = (net, 0) if peak is None else (-(-peak // counts.PEAK_UNIT), -peak % counts.PEAK_UNIT)
         if height + rise > highest:
             highest, first = height + rise, at + offset
         height += net

@@ -36,11 +36,11 @@ class ViewsSnapshot(SqliteReader):
             with named_errors(self._path):
                 return cast("list[Row]", await self._connection.execute_fetchall(statement, bound))
 
-    async def rows_searched(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+    async def slow_rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
         """See `SqliteReading`."""
         return await self.rows(statement, bound)
 
-    async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
+    async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
         """See `SqliteReading`. They all are."""
         return [await self.rows(statement, bound) for statement, bound in statements]
 

@@ -24,15 +24,15 @@ from tracker.errors import ViewsUnavailable
 from tracker.domain.facts import Micros
 from tracker.views.sqlite import writer as sql
 from tracker.views.contract import MergeResult, Changes, SavedEntry, SharedRoom
-from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, merge
+from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, merge_part
 from tracker.views.sqlite.row_diff import SavedRows
-from tracker.views.sqlite.counting import counted, save_counts
+from tracker.views.sqlite.counts import select_counts, update_counts
 from tracker.views.sqlite.dump import dump_rows
-from tracker.views.sqlite.encoding import unpack_state
+from tracker.views.sqlite.encoding import decompress_state
 from tracker.views.sqlite.reader import Row, SqliteReader
-from tracker.views.sqlite.schema import SEARCHABLE
-from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, inode_of, named_errors, start_building, swap_in  # fmt: skip
-from tracker.views.sqlite.search_index import save_texts
+from tracker.views.sqlite.schema import HAS_TRIGRAMS
+from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, find_inode, named_errors, start_building, swap_in  # fmt: skip
+from tracker.views.sqlite.search_index import update_texts
 
 __all__ = ["SqliteViews", "swap_in"]
 
@@ -83,7 +83,7 @@ class _Door:
 
     async def refresh(self) -> bool:
         """Go over to the file that has the name now; True when it is another one. With `lock` held."""
-        if self._connection is not None and inode_of(self._path) == self._inode:
+        if self._connection is not None and find_inode(self._path) == self._inode:
             return False
         await self._let_go()
         await self.open()
@@ -162,19 +162,19 @@ class SqliteViews(SqliteReader):
         door = self._writing_door()
         async with door.lock:
             with self._named_errors():
-                return await _in_its_thread(await door.open(), merge, part, join_rooms)
+                return await _in_its_thread(await door.open(), merge_part, part, join_rooms)
 
     async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
         """See `HalvedViews`."""
         return [SharedRoom(*row) for row in await self._written(SELECT_SHARED_ROOMS, [*after, limit])]
 
-    async def their_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
+    async def part_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         """See `HalvedViews`."""
-        found = await self._written(SELECT_THEIR_STATES, [sql.as_list(session_ids)])
-        return {name: unpack_state(packed) for name, packed in found}
+        found = await self._written(SELECT_THEIR_STATES, [sql.json_list(session_ids)])
+        return {name: decompress_state(packed) for name, packed in found}
 
     async def _open(self) -> None:
-        if self._writer is not None and not SEARCHABLE:
+        if self._writer is not None and not HAS_TRIGRAMS:
             _log.warning("this SQLite has no FTS5 with trigrams (3.34): `q` looks at every session and takes seconds")
         try:
             for door in self._doors:
@@ -211,7 +211,7 @@ class SqliteViews(SqliteReader):
         """See `SqliteReading`."""
         return await self._rows(self._reader, statement, bound)
 
-    async def rows_searched(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
+    async def slow_rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
         """See `SqliteReading`."""
         return await self._rows(self._searcher, statement, bound)
 
@@ -222,7 +222,7 @@ class SqliteViews(SqliteReader):
                 connection = await door.open()
                 return cast("list[Row]", await connection.execute_fetchall(statement, bound))
 
-    async def rows_of_one_moment(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
+    async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
         """See `SqliteReading`."""
         async with self._searcher.lock:
             with self._named_errors():
@@ -252,12 +252,12 @@ class SqliteViews(SqliteReader):
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         """See `ViewsWriter`."""
-        found = await self._written(sql.SELECT_STATES, [sql.as_list(session_ids)])
-        return {name: unpack_state(packed) for name, packed in found}
+        found = await self._written(sql.SELECT_STATES, [sql.json_list(session_ids)])
+        return {name: decompress_state(packed) for name, packed in found}
 
     async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
         """See `ViewsWriter`."""
-        found = await self._written(sql.SELECT_ROOMS, [sql.as_list(keys)])
+        found = await self._written(sql.SELECT_ROOMS, [sql.json_list(keys)])
         return {(source, room): state for source, room, state in found}
 
     async def room_entries(
@@ -265,11 +265,11 @@ class SqliteViews(SqliteReader):
     ) -> list[SavedEntry]:
         """See `ViewsWriter`."""
         bound = [source, room, sql.EARLIEST if from_at is None else from_at, sql.LATEST if to_at is None else to_at]
-        return [sql.saved_entry_of(row) for row in await self._written(sql.SELECT_ROOM_ENTRIES, bound)]
+        return [sql.decode_saved_entry(row) for row in await self._written(sql.SELECT_ROOM_ENTRIES, bound)]
 
     async def session_entries(self, session_id: str) -> list[SavedEntry]:
         """See `ViewsWriter`."""
-        return [sql.saved_entry_of(row) for row in await self._written(sql.SELECT_SESSION_ENTRIES, [session_id])]
+        return [sql.decode_saved_entry(row) for row in await self._written(sql.SELECT_SESSION_ENTRIES, [session_id])]
 
     async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
         """See `ViewsWriter`."""
@@ -279,7 +279,7 @@ class SqliteViews(SqliteReader):
         """See `ViewsWriter`."""
         return [row[0] for row in await self._written(sql.SELECT_NEVER_JOINED_SESSIONS, [source, begins_before])]
 
-    async def save(self, changes: Changes, *, more: bool = False) -> None:
+    async def save(self, changes: Changes, *, commit: bool = True) -> None:
         """See `ViewsWriter`."""
         door = self._writing_door()
         async with door.lock:
@@ -290,12 +290,12 @@ class SqliteViews(SqliteReader):
                     await connection.rollback()
                 self._goes_on = False
                 try:
-                    await _in_its_thread(connection, _save, changes, None if self._building else self._kept, more)
+                    await _in_its_thread(connection, _save, changes, None if self._building else self._kept, commit)
                 except BaseException:
                     # Also when cancelled: the next save must not find this one's transaction open.
                     await asyncio.shield(connection.rollback())
                     raise
-                self._goes_on = more
+                self._goes_on = not commit
 
     async def rollback(self) -> None:
         """See `ViewsWriter`."""
@@ -326,22 +326,22 @@ class SqliteViews(SqliteReader):
             yield
 
 
-def _save(connection: sqlite3.Connection, changes: Changes, kept: SavedRows | None, more: bool) -> None:
+def _save(connection: sqlite3.Connection, changes: Changes, kept: SavedRows | None, commit: bool) -> None:
     """One save, from its beginning to its commit, if there is no `more` to come; `kept` None: into views being built."""
-    numbers, fresh = sql.begin(connection, sql.names_in(changes))
+    numbers, fresh = sql.begin_save(connection, sql.collect_names(changes))
     if kept is None:
         # One transaction for all: what a save writes is written again by the next ones, and once to the file.
-        sql.write(connection, changes, numbers, fresh)
+        sql.execute_save(connection, changes, numbers, fresh)
         return
-    held = kept.of(changes, connection.execute(sql.SELECT_CHECKPOINT).fetchone()[0])
-    before = counted(connection, changes, numbers, held)
-    sql.write(connection, changes, numbers, fresh, held)
-    save_counts(connection, before, changes)
-    if SEARCHABLE:
-        save_texts(connection, changes, numbers, fresh, held)
-    if not more:
+    held = kept.find(changes, connection.execute(sql.SELECT_POSITION).fetchone()[0])
+    before = select_counts(connection, changes, numbers, held)
+    sql.execute_save(connection, changes, numbers, fresh, held)
+    update_counts(connection, before, changes)
+    if HAS_TRIGRAMS:
+        update_texts(connection, changes, numbers, fresh, held)
+    if commit:
         connection.commit()
-    kept.take(changes)
+    kept.remember(changes)
 
 
 async def _in_its_thread(

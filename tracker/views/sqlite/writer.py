@@ -14,15 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from tracker.domain.ordering import rank_of, tie_of
-from tracker.domain.rows import EntryRow
+from tracker.domain.ordering import causal_rank, tie_breaker
+from tracker.domain.rows import EntryRow, SessionRows
 from tracker.views.sqlite import encoding as packing
-from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow
-from tracker.views.sqlite.row_diff import RowDiff, row_diff, first, over_at_of
-from tracker.views.sqlite.encoding import entry_of
-from tracker.views.sqlite.queries import ENTRY, NUMBERED
+from tracker.views.contract import Changes, SavedEntry, SourceRow
+from tracker.views.sqlite.row_diff import RowDiff, row_diff, first_known, session_over_at
+from tracker.views.sqlite.encoding import decode_entry
+from tracker.views.sqlite.queries import ENTRY_COLUMNS, NUMBER_OF_NAME
 
-SELECT_CHECKPOINT = "SELECT value FROM meta WHERE key = 'checkpoint'"
+SELECT_POSITION = "SELECT value FROM meta WHERE key = 'checkpoint'"
 SELECT_STATES = """
 SELECT name, state FROM json_each(?) CROSS JOIN names ON name = value JOIN session_states ON session = number"""
 SELECT_ROOMS = """
@@ -30,10 +30,10 @@ SELECT source, room, state FROM json_each(?) AS asked
 CROSS JOIN rooms ON rooms.source = asked.value ->> 0 AND rooms.room = asked.value ->> 1"""
 SELECT_SOURCES = "SELECT source, vendor, last_received_at, records, state FROM sources ORDER BY source"
 SELECT_ROOM_ENTRIES = f"""
-SELECT {ENTRY}, room, placed_at, place FROM entries
-WHERE source = {NUMBERED} AND room = ? AND placed_at >= ? AND placed_at < ? ORDER BY position, n"""
+SELECT {ENTRY_COLUMNS}, room, placed_at, place FROM entries
+WHERE source = {NUMBER_OF_NAME} AND room = ? AND placed_at >= ? AND placed_at < ? ORDER BY position, n"""
 SELECT_SESSION_ENTRIES = f"""
-SELECT {ENTRY}, room, placed_at, place FROM entries WHERE session = {NUMBERED} ORDER BY position, n"""
+SELECT {ENTRY_COLUMNS}, room, placed_at, place FROM entries WHERE session = {NUMBER_OF_NAME} ORDER BY position, n"""
 SELECT_UNREPORTED_SESSIONS = """
 SELECT id FROM sessions WHERE source = ?1 AND end_provenance IS NULL AND begins_at < ?2
 UNION ALL SELECT id FROM sessions WHERE source = ?1 AND end_provenance = 'inferred' AND begins_at < ?2 ORDER BY id"""
@@ -100,7 +100,7 @@ SAVE_ROOMS = "INSERT OR REPLACE INTO rooms (source, room, state) VALUES (?, ?, ?
 SAVE_SOURCES = (
     "INSERT OR REPLACE INTO sources (source, vendor, last_received_at, records, state) VALUES (?, ?, ?, ?, ?)"
 )
-SAVE_CHECKPOINT = "UPDATE meta SET value = ? WHERE key = 'checkpoint'"
+SAVE_POSITION = "UPDATE meta SET value = ? WHERE key = 'checkpoint'"
 
 EARLIEST = -(2**63)
 LATEST = 2**63 - 1
@@ -112,25 +112,27 @@ Numbers = Mapping[str, int]
 """Session ids and source names → their numbers in `names`."""
 
 
-def saved_entry_of(row: Sequence[Any]) -> SavedEntry:
+def decode_saved_entry(row: Sequence[Any]) -> SavedEntry:
     """The entry with the columns (room, placed_at, place) after those of `entry_of`."""
-    entry = entry_of(row)
-    return SavedEntry(row=entry, room=row[9], placed_at=entry.at if row[10] is None else row[10], place=row[11] or b"")
+    entry = decode_entry(row)
+    return SavedEntry(
+        row=entry, room=row[9], placed_at=entry.at if row[10] is None else row[10], session_ref=row[11] or b""
+    )
 
 
-def source_of(row: Sequence[Any]) -> SourceRow:
+def decode_source(row: Sequence[Any]) -> SourceRow:
     """The source in columns (source, vendor, last_received_at, records, state)."""
     return SourceRow(source=row[0], vendor=row[1], last_received_at=row[2], records=row[3], state=row[4])
 
 
-def as_list(values: Iterable[Any]) -> str:
+def json_list(values: Iterable[Any]) -> str:
     """A list as one bound parameter, for `json_each(?)`."""
     return json.dumps(list(values), ensure_ascii=False)
 
 
-def names_in(changes: Changes) -> set[str]:
+def collect_names(changes: Changes) -> set[str]:
     """Every name these changes need the number of."""
-    names = set(changes.gone)
+    names = set(changes.removed)
     for rows in changes.sessions:
         names.add(rows.session.id)
         names.add(rows.session.source)
@@ -141,21 +143,21 @@ def names_in(changes: Changes) -> set[str]:
     return names
 
 
-def begin(connection: sqlite3.Connection, names: AbstractSet[str]) -> tuple[dict[str, int], set[str]]:
+def begin_save(connection: sqlite3.Connection, names: AbstractSet[str]) -> tuple[dict[str, int], set[str]]:
     """Begin a save, in the transaction that is open if one is: each name's number, and the names that had none before."""
     if not connection.in_transaction:
         connection.execute("BEGIN IMMEDIATE")
-    wanted = [as_list(sorted(names))]
+    wanted = [json_list(sorted(names))]
     known: dict[str, int] = dict(connection.execute(SELECT_NAMES, wanted))
     fresh = names - known.keys()
     if fresh:
-        added = [as_list(sorted(fresh))]
+        added = [json_list(sorted(fresh))]
         connection.execute(SAVE_NAMES, added)
         known.update(connection.execute(SELECT_NAMES, added))
     return known, set(fresh)
 
 
-def write(
+def execute_save(
     connection: sqlite3.Connection,
     changes: Changes,
     numbers: Numbers,
@@ -163,11 +165,11 @@ def write(
     kept: Mapping[str, SessionRows] = {},
 ) -> None:
     """Run the statements of a save that was begun; `kept`: what the file is known to hold."""
-    for statement, parameters in batches(changes, numbers, fresh, kept):
+    for statement, parameters in save_statements(changes, numbers, fresh, kept):
         connection.executemany(statement, parameters)
 
 
-def batches(
+def save_statements(
     changes: Changes, numbers: Numbers, fresh: AbstractSet[str], kept: Mapping[str, SessionRows]
 ) -> Iterator[Batch]:
     """The statements of one save in their order; `fresh` are names nothing was saved under before.
@@ -176,12 +178,14 @@ def batches(
     """
     sessions = [rows for rows in changes.sessions if rows.session.id not in kept]
     again = [row_diff(kept[name], rows) for rows in changes.sessions if (name := rows.session.id) in kept]
-    stale = [(numbers[name],) for name in (*changes.gone, *(rows.session.id for rows in sessions)) if name not in fresh]
+    stale = [
+        (numbers[name],) for name in (*changes.removed, *(rows.session.id for rows in sessions)) if name not in fresh
+    ]
     if stale:
         for statement in DELETE_OF_SESSION:
             yield statement, stale
-    if changes.gone:
-        gone = [(numbers[session_id],) for session_id in changes.gone]
+    if changes.removed:
+        gone = [(numbers[session_id],) for session_id in changes.removed]
         yield DELETE_SESSIONS, gone
         yield DELETE_STATES, gone
     if again:
@@ -201,7 +205,7 @@ def batches(
             SAVE_SOURCES,
             ((row.source, row.vendor, row.last_received_at, row.records, row.state) for row in changes.sources),
         )
-    yield SAVE_CHECKPOINT, [(changes.position,)]
+    yield SAVE_POSITION, [(changes.position,)]
 
 
 def _of_altered(again: Sequence[tuple[int, RowDiff]]) -> Iterator[Batch]:
@@ -212,8 +216,8 @@ def _of_altered(again: Sequence[tuple[int, RowDiff]]) -> Iterator[Batch]:
             yield statement, removed
     yield DELETE_LOOKUPS, [(lookup, number) for number, one in again for lookup in one.lookups_removed]
     yield DELETE_GAPS, [(number,) for number, one in again if one.gaps_changed]
-    yield SAVE_SESSIONS, (_session(number, one.rows) for number, one in again if one.searched_changed)
-    same = [(number, one) for number, one in again if not one.searched_changed]
+    yield SAVE_SESSIONS, (_session(number, one.rows) for number, one in again if one.index_changed)
+    same = [(number, one) for number, one in again if not one.index_changed]
     yield UPDATE_SESSIONS, (_session_update(number, one.rows) for number, one in same)
     yield (
         UPDATE_JOINED,
@@ -223,14 +227,14 @@ def _of_altered(again: Sequence[tuple[int, RowDiff]]) -> Iterator[Batch]:
 
 def _session_update(number: int, rows: SessionRows) -> Sequence[Any]:
     row = rows.session
-    return row.last_event_at, row.participants, row.participant_ms, packing.sessions.pack(row), number
+    return row.last_event_at, row.participants, row.participant_ms, packing.sessions.encode(row), number
 
 
 def _of_sessions(placed: Sequence[tuple[int, SessionRows]], numbers: Numbers) -> Iterator[Batch]:
     """Everything of sessions but their own rows."""
     yield (
         SAVE_STATES,
-        ((number, packing.pack_state(rows.state, is_open=rows.session.state == "open")) for number, rows in placed),
+        ((number, packing.compress_state(rows.state, is_open=rows.session.state == "open")) for number, rows in placed),
     )
     yield SAVE_LOOKUPS, ((lookup, number) for number, rows in placed for lookup in rows.lookups)
     yield SAVE_PARTICIPANTS, (values for number, rows in placed for values in _participants(number, rows))
@@ -245,35 +249,35 @@ def _session(number: int, rows: SessionRows) -> Sequence[Any]:
     row = rows.session
     return (
         number, row.id, row.source, row.vendor, row.room_id, row.room_name, row.state, row.begins_at,
-        over_at_of(row), row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
+        session_over_at(row), row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
         row.recordings, row.supervisors, len(row.anomalies),
-        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), packing.sessions.pack(row),
+        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), packing.sessions.encode(row),
     )  # fmt: skip
 
 
 def _participants(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    source, fallback, pack = rows.session.source, rows.session.begins_at, packing.participants.pack
+    source, fallback, pack = rows.session.source, rows.session.begins_at, packing.participants.encode
     for row in rows.participants:
-        begins_at = first(row.first_joined_at, row.last_left_at, fallback)
+        begins_at = first_known(row.first_joined_at, row.last_left_at, fallback)
         yield number, begins_at, row.id, row.session_id, source, row.identity, row.name, pack(row)
 
 
 def _connections(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     for row in rows.connections:
-        begins_at = first(row.joined_at, row.left_at, rows.session.begins_at)
-        yield number, begins_at, row.id, packing.connections.pack(row)
+        begins_at = first_known(row.joined_at, row.left_at, rows.session.begins_at)
+        yield number, begins_at, row.id, packing.connections.encode(row)
 
 
 def _streams(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     for row in rows.streams:
-        begins_at = first(row.started_at, row.ended_at, rows.session.begins_at)
-        yield number, begins_at, row.id, packing.streams.pack(row)
+        begins_at = first_known(row.started_at, row.ended_at, rows.session.begins_at)
+        yield number, begins_at, row.id, packing.streams.encode(row)
 
 
 def _recordings(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    source, pack = rows.session.source, packing.recordings.pack
+    source, pack = rows.session.source, packing.recordings.encode
     for row in rows.recordings:
-        begins_at = first(row.started_at, row.stopped_at, rows.session.begins_at)
+        begins_at = first_known(row.started_at, row.stopped_at, rows.session.begins_at)
         yield number, begins_at, row.id, row.session_id, source, row.status, pack(row)
 
 
@@ -281,21 +285,23 @@ def _supervisor_sessions(number: int, rows: SessionRows) -> Iterator[Sequence[An
     source = rows.session.source
     for row in rows.supervisor_sessions:
         yield (
-            number, first(row.started_at, row.ended_at, rows.session.begins_at), row.id, row.session_id, source,
-            row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, packing.supervisor_sessions.pack(row),
+            number, first_known(row.started_at, row.ended_at, rows.session.begins_at), row.id, row.session_id, source,
+            row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, packing.supervisor_sessions.encode(row),
         )  # fmt: skip
 
 
 def _saved(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
     line = _line(saved.row, numbers)
     return (
-        (*line, None, None, None) if saved.room is None else (*line, saved.room, saved.placed_at, saved.place or None)
+        (*line, None, None, None)
+        if saved.room is None
+        else (*line, saved.room, saved.placed_at, saved.session_ref or None)
     )
 
 
 def _line(row: EntryRow, numbers: Numbers) -> tuple[Any, ...]:
     return (
         row.position, row.n, None if row.session_id is None else numbers[row.session_id], row.at,
-        packing.number_of_kind(row.kind), row.subject_id, numbers[row.source], row.hidden, rank_of(row.kind),
-        tie_of(row.dedupe_key), packing.pack_entry(row),
+        packing.number_of_kind(row.kind), row.subject_id, numbers[row.source], row.hidden, causal_rank(row.kind),
+        tie_breaker(row.dedupe_key), packing.encode_entry(row),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from tests.support.encrypted_replicas import SealedNodes, nowhere
 from tracker.server import stores
 from tracker.config.load import load
 from tracker.demo.show import config_text
-from tracker.domain.deliveries import LOST
+from tracker.domain.deliveries import KEY_LOST
 from tracker.log.erasure_records import ErasedRecord, ErasureBody, make_erasure_record
 from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
@@ -94,7 +94,7 @@ async def test_a_frame_that_comes_after_its_keys_were_swept_stops_no_node(nodes:
     assert (await log._sent(again, entry_again))[0].position == 2
     await log.append(delivery("c"))
     other = await nodes.open("b")
-    assert [record.erased_by async for chunk in other.read(0) for record in chunk] == [LOST, None, None]
+    assert [record.erased_by async for chunk in other.read(0) for record in chunk] == [KEY_LOST, None, None]
 
 
 async def test_keys_older_than_the_stream_are_left_alone(nodes: SealedNodes) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.cluster import Cluster, own_cluster
 from tests.contracts.log_contract import delivery
 from tests.support.encrypted_replicas import MASTERS, SealedNodes, nowhere
-from tracker.domain.deliveries import LOST
+from tracker.domain.deliveries import KEY_LOST
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.jetstream import encryption
 from tracker.log.keys.frame_keys import decode
@@ -151,12 +151,12 @@ async def test_a_half_of_an_entry_is_made_whole_by_the_other_node(cluster: Clust
         assert (await nodes.restore("a", partly=True)).missing == 2
         # One that comes by meanwhile, and once more when there is more.
         late = await nodes.open("c")
-        assert [by for _, _, by in await told(late)] == [LOST, LOST, None, None]
+        assert [by for _, _, by in await told(late)] == [KEY_LOST, KEY_LOST, None, None]
         assert (await nodes.restore("b")).missing == 1
         (wrapped,) = (await nodes.entries()).values()
         assert [each is None for each in wrapped] == [False, True, False, False]
         assert (await nodes.restore("c")).missing == 1
-        assert [by for _, _, by in await told(late)] == [None, LOST, None, None]
+        assert [by for _, _, by in await told(late)] == [None, KEY_LOST, None, None]
 
 
 async def test_a_node_that_was_away_brings_no_erased_key_back(cluster: Cluster, tmp_path: Path) -> None:

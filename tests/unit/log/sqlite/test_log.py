@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
 from tests.contracts.log_contract import LogContract, delivery
-from tracker.domain.deliveries import OURS, Appended
+from tracker.domain.deliveries import TRACKER, Appended
 from tracker.errors import LogBusy, LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.sqlite import log as sqlite, dedupe, tree
 from tracker.log.file_lock import lock
@@ -366,7 +366,7 @@ async def test_repeats_are_found_by_the_index_of_ends_of_keys(log: SqliteLog, pa
 @pytest.mark.parametrize("statement", [sqlite.SELECT_LAST_OF, tree.SELECT_POSITIONS_OF])
 async def test_our_own_records_are_found_by_their_index(log: SqliteLog, path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as plain:
-        plan = plain.execute(f"EXPLAIN QUERY PLAN {statement}", [OURS]).fetchall()
+        plan = plain.execute(f"EXPLAIN QUERY PLAN {statement}", [TRACKER]).fetchall()
     assert any("USING INDEX records_of_tracker" in row[3] for row in plan), plan
 
 

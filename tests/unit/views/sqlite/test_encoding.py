@@ -40,11 +40,11 @@ def test_an_entry_comes_back_as_it_was(odd: dict[str, Any]) -> None:
         row.subject_id,
         row.source,
     )
-    assert packing.entry_of((*columns, row.hidden, packing.pack_entry(row))) == row
+    assert packing.decode_entry((*columns, row.hidden, packing.encode_entry(row))) == row
 
 
 def test_a_usual_entry_tells_its_key_in_half_and_its_kind_in_a_number() -> None:
-    assert len(packing.pack_entry(entry())) < len(packing.pack_entry(entry(dedupe_key="AB" * 32)))
+    assert len(packing.encode_entry(entry())) < len(packing.encode_entry(entry(dedupe_key="AB" * 32)))
     assert isinstance(packing.number_of_kind("participant.left"), int)
 
 
@@ -58,11 +58,11 @@ def test_a_session_comes_back_from_its_columns_and_the_rest(end: End | None) -> 
         last_event_at=11, begins_at=12,
     )  # fmt: skip
     columns = [getattr(row, name) for name in packing.SESSION_COLUMNS]
-    assert packing.sessions.row(packing.sessions.pack(row), columns) == row
+    assert packing.sessions.decode(packing.sessions.encode(row), columns) == row
 
 
 def test_a_state_comes_back_and_is_smaller() -> None:
     state = b"the same words " * 50
     for is_open in (True, False):
-        assert packing.unpack_state(packing.pack_state(state, is_open=is_open)) == state
-    assert len(packing.pack_state(state, is_open=False)) < len(state) // 4
+        assert packing.decompress_state(packing.compress_state(state, is_open=is_open)) == state
+    assert len(packing.compress_state(state, is_open=False)) < len(state) // 4

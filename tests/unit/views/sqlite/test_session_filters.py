@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from tests.contracts.test_views import T0, session_rows
-from tracker.domain.rows import Anomaly
+from tracker.domain.rows import Anomaly, SessionRows
 from tracker.views.sqlite import reader
-from tracker.views.contract import Changes, SessionFilter, SessionRows
+from tracker.views.contract import Changes, SessionFilter
 from tracker.views.sqlite.views import SqliteViews
-from tracker.views.sqlite.session_filters import narrowed_to_one, ways
+from tracker.views.sqlite.session_filters import with_single_source, find_candidates
 from tracker.views.sqlite.session_search import sessions_statement
 
 MINUTE = 60_000_000
@@ -99,9 +99,9 @@ async def test_a_list_is_the_same_whatever_it_begins_with(tmp_path: Path) -> Non
     await views.save(Changes(position=1, sessions=sessions))
     for wanted in filters(chance):
         expected = looked_at(sessions, wanted)
-        one = narrowed_to_one(wanted)
-        for way in (None, *ways(one)):
-            rows = await views.rows(*sessions_statement(one, limit=1_000, cursor=None, way=way))
+        one = with_single_source(wanted)
+        for way in (None, *find_candidates(one)):
+            rows = await views.rows(*sessions_statement(one, limit=1_000, cursor=None, candidate=way))
             assert [row[2] for row in rows] == expected, (wanted, way)
     await views.close()
 
@@ -113,7 +113,7 @@ async def test_pages_of_few_and_of_many_are_the_whole_list(tmp_path: Path, monke
     views = await SqliteViews.open(tmp_path / "views.db", writable=True)
     await views.save(Changes(position=1, sessions=sessions))
     for few in (0, 2_000):
-        for bound in ("FEW", "MANY", "MANY_BESIDE"):
+        for bound in ("MAX_CANDIDATES", "MAX_HITS", "MAX_HITS_WITH_FILTER"):
             monkeypatch.setattr(reader, bound, few)
         for wanted in [each for each in filters(chance) if each.q is not None or chance.random() < 0.2]:
             ids: list[str] = []

@@ -12,20 +12,21 @@ import msgspec
 import pytest
 
 from tests.contracts.test_views import T0, session_rows
-from tracker.views.contract import Changes, SessionFilter, SessionRows
+from tracker.domain.rows import SessionRows
+from tracker.views.contract import Changes, SessionFilter
 from tracker.views.cursors import encode_cursor
 from tracker.views.sqlite.views import SqliteViews
-from tracker.views.sqlite.schema import SEARCHABLE
+from tracker.views.sqlite.schema import HAS_TRIGRAMS
 from tracker.views.sqlite.session_search import (
-    PIECE,
-    few_statement,
-    hits_statement,
-    phrase,
-    search_statement,
+    TRIGRAM,
+    all_hits_statement,
+    count_hits_statement,
+    match_phrase,
+    newest_hits_statement,
     sessions_statement,
 )
 
-pytestmark = pytest.mark.skipif(not SEARCHABLE, reason="this SQLite has no trigrams")
+pytestmark = pytest.mark.skipif(not HAS_TRIGRAMS, reason="this SQLite has no trigrams")
 
 ASKED = ("a", "b_", "%", "7", "ov:", "lk", "Ro", "room", "ROOM 1", "ann", "Ann Å", "ng", "m", "x9", "guest-4", "zzz", "王伟", "伟",
          'say "hi"', "hi", '"', "'", "-", "*", "ov:s1", "s12", "room-3 NOT", "(", "\x1f", "OR")  # fmt: skip
@@ -79,14 +80,14 @@ async def expect_all(views: SqliteViews) -> None:
 
 async def expect_streamed(views: SqliteViews, q: str) -> None:
     """Taken newest first, source by source and page by page, as where hits are many."""
-    expression = phrase(q)
-    if len(q) < PIECE or expression is None:
+    expression = match_phrase(q)
+    if len(q) < TRIGRAM or expression is None:
         return
     for source in ("lk", "ov"):
         ids: list[str] = []
         cursor = None
         while True:
-            statement = search_statement(SessionFilter(), expression, source, limit=5, cursor=cursor)
+            statement = newest_hits_statement(SessionFilter(), expression, source, limit=5, cursor=cursor)
             rows = await views.rows(*statement)
             ids += [row[2] for row in rows[:5]]
             if len(rows) <= 5:
@@ -120,7 +121,7 @@ async def test_a_search_finds_what_looking_at_every_session_finds(tmp_path: Path
             for rows in changed
         ]  # fmt: skip
         gone = [name for name in kept if chance.random() < 0.05 and name not in {rows.session.id for rows in moved}]
-        await live.save(Changes(position=position, sessions=moved, gone=gone))
+        await live.save(Changes(position=position, sessions=moved, removed=gone))
         kept |= {rows.session.id: rows for rows in moved}
         for name in gone:
             del kept[name]
@@ -146,7 +147,7 @@ async def test_who_is_replaced_is_in_no_text_any_more(tmp_path: Path) -> None:
     await views.save(Changes(position=1, sessions=[session_rows("a"), session_rows("b")]))
     assert await found(views, 9, q="ngström") == ["ov:b", "ov:a"]
     nobody = msgspec.structs.replace(session_rows("a"), participants=())
-    await views.save(Changes(position=2, sessions=[nobody], gone=["ov:b"]))
+    await views.save(Changes(position=2, sessions=[nobody], removed=["ov:b"]))
     assert await found(views, 9, q="ngström") == await found(views, 9, q="b") == []
     assert await found(views, 9, q="ROOM") == ["ov:a"]
     await views.close()
@@ -163,13 +164,13 @@ async def test_a_search_reads_the_index_in_its_order_and_no_table_whole(tmp_path
         SessionFilter(from_at=1),
         SessionFilter(source="ov", to_at=9),
     ):
-        statement, bound = search_statement(wanted, '"abc"', "ov", limit=5, cursor=None)
+        statement, bound = newest_hits_statement(wanted, '"abc"', "ov", limit=5, cursor=None)
         with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
         assert not [step for step in plan if step.split()[:2] in (["SCAN", "s"], ["SCAN", "t"])], plan
         for narrowed, values in (
-            hits_statement(wanted, '"abc"', most=9, cursor=None),
-            few_statement(wanted, '"abc"', limit=5, cursor=None),
+            count_hits_statement(wanted, '"abc"', limit=9, cursor=None),
+            all_hits_statement(wanted, '"abc"', limit=5, cursor=None),
         ):
             with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
                 also = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {narrowed}", values)]

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from tests.contracts.test_views import DAY, SECOND, T0, session_rows
+from tracker.domain.rows import SessionRows
 from tracker.views.sqlite import queries as sql
-from tracker.views.contract import Changes, SessionRows
+from tracker.views.contract import Changes
 from tracker.views.sqlite.views import SqliteViews
-from tracker.views.sqlite.session_statistics import question, statements, stretches
+from tracker.views.sqlite.session_statistics import plan_stats, statements, split_range
 
 FIELDS = ("sessions", "participants", "participant_ms", "recordings")
 LAST = T0 + 3 * DAY
@@ -93,7 +94,7 @@ async def test_statistics_are_what_looking_at_every_session_gives(tmp_path: Path
         # Again and again the same sessions: begun or ended at another moment, with more people, or gone.
         part = [msgspec.structs.replace(each) for each in some_sessions(60, chance) if chance.random() < 0.4]
         gone = [name for name in held if chance.random() < 0.1 and name not in {each.session.id for each in part}]
-        await live.save(Changes(position=position, sessions=part, gone=gone))
+        await live.save(Changes(position=position, sessions=part, removed=gone))
         held |= {each.session.id: each for each in part}
         for name in gone:
             del held[name]
@@ -116,7 +117,7 @@ async def test_statistics_are_what_looking_at_every_session_gives(tmp_path: Path
     assert kept(tmp_path / "live.db") == kept(tmp_path / "rebuilt.db") == kept(tmp_path / "shuffled.db")
 
     emptied = await SqliteViews.open(tmp_path / "live.db", writable=True)
-    await emptied.save(Changes(position=14, gone=list(held)))
+    await emptied.save(Changes(position=14, removed=list(held)))
     await emptied.close()
     assert kept(tmp_path / "live.db") == [[], []]
 
@@ -133,7 +134,7 @@ def test_a_time_is_cut_into_the_largest_rows_without_a_gap() -> None:
         (-15, -3),
         (-205, 305),
     ):
-        parts = stretches(from_at, to_at, (10, 100))
+        parts = split_range(from_at, to_at, (10, 100))
         assert parts[0].from_at == from_at
         assert parts[-1].to_at == to_at
         assert all(left.to_at == right.from_at for left, right in zip(parts, parts[1:], strict=False))
@@ -143,7 +144,7 @@ def test_a_time_is_cut_into_the_largest_rows_without_a_gap() -> None:
 
 async def test_statistics_look_at_no_table_whole(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
-    asked = [each for sources in (None, ("ov",)) for each in statements(question(sources, 5, 2 * DAY + 11))]
+    asked = [each for sources in (None, ("ov",)) for each in statements(plan_stats(sources, 5, 2 * DAY + 11))]
     with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
         for statement, bound in [*asked, (sql.SELECT_PEAK, ("[]", 1, 2))]:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]

@@ -20,7 +20,7 @@ from tracker.views.sqlite import queries as sql
 from tracker.views.contract import Changes, SavedEntry, SessionFilter
 from tracker.views.sqlite.views import SqliteViews, swap_in
 from tracker.views.cursors import encode_cursor
-from tracker.views.sqlite.session_filters import count_statement, narrowed_to_one, ways
+from tracker.views.sqlite.session_filters import count_statement, with_single_source, find_candidates
 from tracker.views.sqlite.session_search import sessions_statement
 
 
@@ -33,7 +33,7 @@ def entries(first: int, last: int) -> list[SavedEntry]:
                 subject_type="node", subject_id=None, actor=None, detail={"text": "x" * 100}, source="ov", provenance="reported",
                 clock="server", dedupe_key=f"{position:064}", hidden=False,
             ),
-            room="Room", placed_at=position, place=b"p" * 20,
+            room="Room", placed_at=position, session_ref=b"p" * 20,
         )
         for position in range(first, last + 1)
     ]  # fmt: skip
@@ -109,7 +109,7 @@ async def test_readers_see_nothing_of_a_save_with_more_to_come_and_one_that_fail
     tmp_path: Path,
 ) -> None:
     views = await opened(tmp_path / "views.db", 1)
-    await views.save(Changes(position=2, entries=entries(2, 2)), more=True)
+    await views.save(Changes(position=2, entries=entries(2, 2)), commit=False)
     assert [await views.projected_position(), await views.record_sessions(2), len(await views.entries_after(0, 0, limit=9))] == [
         1, [], 1,
     ]  # fmt: skip
@@ -117,7 +117,7 @@ async def test_readers_see_nothing_of_a_save_with_more_to_come_and_one_that_fail
         await views.save(Changes(position=3, rooms=[("ov", None, b"")]))  # pyright: ignore[reportArgumentType]
     await views.save(Changes(position=2, entries=entries(2, 2)))
     assert len(await views.entries_after(0, 0, limit=9)) == 2
-    await views.save(Changes(position=3, entries=entries(3, 3)), more=True)
+    await views.save(Changes(position=3, entries=entries(3, 3)), commit=False)
     await views.close()
     views = await SqliteViews.open(tmp_path / "views.db", writable=True)
     assert [await views.projected_position(), len(await views.entries_after(0, 0, limit=9))] == [2, 2]
@@ -224,9 +224,9 @@ COMBINED = [
 
 def statements_of(filters: dict[str, Any], cursor: str | None = None) -> list[tuple[str, list[Any]]]:
     """Every statement a page of sessions may be asked by: passing over many, by each filter that finds few, and how that is found out."""
-    wanted = narrowed_to_one(SessionFilter(**filters))
-    found = ways(wanted)
-    asked = [sessions_statement(wanted, limit=5, cursor=cursor, way=way) for way in (None, *found)]
+    wanted = with_single_source(SessionFilter(**filters))
+    found = find_candidates(wanted)
+    asked = [sessions_statement(wanted, limit=5, cursor=cursor, candidate=way) for way in (None, *found)]
     return [*asked, count_statement(found)] if found else asked
 
 
@@ -311,7 +311,9 @@ async def test_every_statement_is_asked_by_these_tests() -> None:
 
 async def test_lists_come_in_the_order_of_an_index(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
-    many = [sessions_statement(narrowed_to_one(SessionFilter(**filters)), limit=5, cursor=None) for filters in COMBINED]
+    many = [
+        sessions_statement(with_single_source(SessionFilter(**filters)), limit=5, cursor=None) for filters in COMBINED
+    ]
     lists = [*many, *((statement, bound) for statement, bound in PLANNED if statement in {*CHILDREN, *OF_ONE})]
     with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
         for statement, bound in [*lists, (sql.SELECT_TIMELINE + sql.ENTRIES_IN_TIME, ["a", 5])]:
