@@ -1,7 +1,7 @@
-"""What happened in a call, in our own words: one tagged, frozen struct a fact.
+"""Facts: what happened in a call, in Tracker's own vocabulary. Each type of fact is a frozen, tagged struct.
 
-The tag of a fact **is** its timeline kind ("participant.joined") and never changes. Vendor words stop at
-`sources/<vendor>.py`. All times are integer microseconds since the epoch, UTC (`Micros`); `clock` says whose.
+The tag of a fact is its timeline kind ("participant.joined"). Tags and field names are stored in erasure records and never
+change. All times are integer microseconds since the epoch, UTC (`Micros`); `clock` says by whose clock.
 
     Fact
     ├── SessionFact        SessionCreated SessionStarted SessionEnded SessionResumed
@@ -12,9 +12,9 @@ The tag of a fact **is** its timeline kind ("participant.joined") and never chan
     ├── ActivityFact       Broadcast… Ingress… Transcription… AgentJob… SupervisorSession…
     └── NoteFact           ArtifactCreated AnalyticsReady SignalSent FilterEvent Node… Test Unknown
 
-None of them can be part of a cycle, so the garbage collector is told to leave them alone (`gc=False`): a rebuild makes millions.
+Facts cannot be part of a reference cycle, so the garbage collector does not track them (`gc=False`): a rebuild makes millions.
 
-A fact never decides which session it belongs to: it says what it knows (`Place`), and `projections` finds the run.
+A fact does not decide which session it belongs to. It states what it knows (`SessionRef`), and `projections` finds the run.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ EndReason = Literal[
 
 
 class RunRules(msgspec.Struct, frozen=True):
-    """How a vendor's runs of one room are told apart (design §6).
+    """How to tell apart a vendor's runs of one room (design §6).
 
-    `tolerance`: how much earlier than its run's start a fact may be stamped, and how close two reported starts are
-    one start. `never_joined_after`: a run nobody joined is over after this long (None: never inferred).
-    Both in microseconds. `ends_only`: the vendor sends nothing at starts, so a start told only by its end event is no
-    sign of loss, and a keyed run without a stated start is matched to the span of an end event that contains it.
-    `starts_when_joined`: a created room starts with its first join, so people in one that never started are a sign of loss.
-    `room_is_person`: the room is one person's, present for as long as the run lasts.
+    `tolerance`            how much earlier than its run's start a fact may be stamped, and how close two reported starts
+                           may be to count as one; µs
+    `never_joined_after`   a run that nobody joined is over after this time (µs); None: never inferred
+    `ends_only`            the vendor sends nothing at starts. A start known only from its end event is no sign of loss, and
+                           a keyed run without a stated start is matched to the span of an end event that contains it
+    `starts_when_joined`   a created room starts with its first join, so people in a room that never started are a sign of loss
+    `room_is_person`       the room belongs to one person, who is present for as long as the run lasts
     """
 
     tolerance: Micros = 0
@@ -57,14 +58,14 @@ class RunRules(msgspec.Struct, frozen=True):
 class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a fact knows about the session it belongs to.
 
-    `run`        the vendor's own run key (room sid, uniqueSessionId, session_id): with it, nothing else decides.
-    `room`       the reusable name (room id, sessionId, client id): with `at` it finds the run when there is no key.
-    `at`         the moment that must lie inside the run: the *start* of the thing the fact is about where that is
-                 stated (a `left` carries its join), else the fact's own time.
-    `starts_at`  set when this fact states the start of the run.
-    `ends_at`    set when this fact states the end of the run.
-    `ids`        (name, value) vendor ids under which support may look this session up, e.g. ("sessionId", "MySession").
-    `anchor`     an id (recording) whose other facts may know a better `at`; used where a fact has no time of its own.
+    `run`        the vendor's key of the run (room sid, uniqueSessionId, session_id); if it is set, nothing else decides
+    `room`       the reusable name (room id, sessionId, client id); without a run key, `room` and `at` find the run
+    `at`         a moment inside the run: the *start* of the thing the fact is about if it is stated (a `left` carries
+                 its join), else the fact's own time
+    `starts_at`  the start of the run, if the fact states it
+    `ends_at`    the end of the run, if the fact states it
+    `ids`        (name, value) vendor ids that find this session, e.g. ("sessionId", "MySession")
+    `anchor`     a recording id whose other facts may know a better `at`; for facts without a time of their own
     """
 
     at: Micros
@@ -78,10 +79,10 @@ class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
-    """What every fact says: when, by whose clock, where, who acted, and what else the vendor told.
+    """What all facts have in common: when, by whose clock, in which session, who acted, and further detail.
 
     `place` is None for facts about the deployment (node crashed, test). `detail` is JSON-able and free of secrets
-    (join links, stream keys, passwords stay in the raw record). `anomalies` are (kind, detail) seen while reading.
+    (join links, stream keys and passwords stay in the raw record). `anomalies` are (kind, detail) found while reading.
     """
 
     at: Micros
@@ -95,7 +96,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
 
 
 class SessionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
-    """About the run as a whole. `started_at`: the start an end event states (gives a derived start)."""
+    """About the run as a whole. `started_at`: the start that an end event states (a derived start)."""
 
     started_at: Micros | None = None
     reason: EndReason | None = None
@@ -103,7 +104,7 @@ class SessionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionCreated(SessionFact, frozen=True, kw_only=True, tag="session.created"):
-    """The room was set up; nobody need be in it."""
+    """The room was created; nobody needs to be in it."""
 
 
 class SessionStarted(SessionFact, frozen=True, kw_only=True, tag="session.started"):
@@ -111,19 +112,19 @@ class SessionStarted(SessionFact, frozen=True, kw_only=True, tag="session.starte
 
 
 class SessionEnded(SessionFact, frozen=True, kw_only=True, tag="session.ended"):
-    """The run is over."""
+    """The run ended."""
 
 
 class SessionResumed(SessionFact, frozen=True, kw_only=True, tag="session.resumed"):
-    """The same run was announced again (it moved to another node)."""
+    """The same run was announced again, for example after it moved to another node."""
 
 
 class ConnectionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
     """About one join of one participant.
 
-    `connection` is the vendor's connection id; with `joined_at` it names the interval when `keyed_by_join` is set
-    (the vendor may use an id twice), alone otherwise. `joined_at` on a left gives a derived join.
-    `identity` is the person; `person` says what kind of participant it is ("standard" are people).
+    `connection` is the vendor's connection id. It identifies the interval, together with `joined_at` if `keyed_by_join`
+    is set (the vendor reuses ids). `joined_at` on a `left` gives a derived join.
+    `identity` is the person. `person` is the kind of participant ("standard" is a person).
     """
 
     connection: str
@@ -148,11 +149,11 @@ class ParticipantLeft(ConnectionFact, frozen=True, kw_only=True, tag="participan
 
 
 class ParticipantConnectionAborted(ConnectionFact, frozen=True, kw_only=True, tag="participant.connection_aborted"):
-    """A connection that never became active: it counts in no head count."""
+    """A connection ended before it became active. It is not counted as a participant."""
 
 
 class StreamFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
-    """About published media. `connection` / `identity` say whose; `started_at` on an end gives a derived start."""
+    """About published media. `connection` and `identity` say whose. `started_at` on an end gives a derived start."""
 
     stream: str
     connection: str | None = None
@@ -166,7 +167,7 @@ class StreamFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StreamPublished(StreamFact, frozen=True, kw_only=True, tag="stream.published"):
-    """Media began to flow: `media` audio|video|audio+video|data, `label` camera|microphone|screen and others."""
+    """Media started. `media`: audio|video|audio+video|data; `label`: camera|microphone|screen and others."""
 
 
 class StreamUnpublished(StreamFact, frozen=True, kw_only=True, tag="stream.unpublished"):
@@ -193,12 +194,12 @@ class SubscriptionEnded(SubscriptionFact, frozen=True, kw_only=True, tag="subscr
 
 
 class RecordingFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
-    """About one recording. `recording` is the vendor's id; `keyed_by_start`: the vendor may use an id twice.
+    """About one recording.
 
-    `status` is the vendor's raw status. `started_at`/`stopped_at` are stated by the event; `legacy` marks
-    a former kind of event, which is shown only where no newer kind says the same. `alias` is another name
-    some of its messages may know it by. `nameless`: the message names none, `recording` is made up, and time alone tells
-    which recording of its session was meant.
+    `recording` is the vendor's id; `keyed_by_start`: the vendor reuses ids. `status` is the vendor's raw status.
+    `started_at` and `stopped_at` are stated by the event. `legacy` marks events of older servers, which are shown only if
+    no newer event reports the same. `alias` is another id that some messages use for it. `nameless`: the message has no
+    recording id, `recording` is made up, and only time tells which recording of the session it is about.
     """
 
     recording: str
@@ -221,7 +222,7 @@ class RecordingFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RecordingStarted(RecordingFact, frozen=True, kw_only=True, tag="recording.started"):
-    """Recording began (or was accepted: `status` tells)."""
+    """Recording began, or was accepted: `status` says which."""
 
 
 class RecordingStopped(RecordingFact, frozen=True, kw_only=True, tag="recording.stopped"):
@@ -229,7 +230,7 @@ class RecordingStopped(RecordingFact, frozen=True, kw_only=True, tag="recording.
 
 
 class RecordingProcessing(RecordingFact, frozen=True, kw_only=True, tag="recording.processing"):
-    """A step on the way: active, ending, transcoding, updated."""
+    """An intermediate step: active, ending, transcoding, updated."""
 
 
 class RecordingReady(RecordingFact, frozen=True, kw_only=True, tag="recording.ready"):
@@ -237,19 +238,19 @@ class RecordingReady(RecordingFact, frozen=True, kw_only=True, tag="recording.re
 
 
 class RecordingFailed(RecordingFact, frozen=True, kw_only=True, tag="recording.failed"):
-    """It failed."""
+    """The recording failed."""
 
 
 class RecordingAborted(RecordingFact, frozen=True, kw_only=True, tag="recording.aborted"):
-    """It was given up before anything was recorded."""
+    """The recording was aborted before anything was recorded."""
 
 
 class RecordingLimitReached(RecordingFact, frozen=True, kw_only=True, tag="recording.limit_reached"):
-    """It ended at a limit of the platform; the file exists."""
+    """The recording ended at a limit of the platform. The file exists."""
 
 
 class RecordingUploaded(RecordingFact, frozen=True, kw_only=True, tag="recording.uploaded"):
-    """The file reached the store."""
+    """The file was uploaded to the store."""
 
 
 class RecordingUploadFailed(RecordingFact, frozen=True, kw_only=True, tag="recording.upload_failed"):
@@ -257,9 +258,9 @@ class RecordingUploadFailed(RecordingFact, frozen=True, kw_only=True, tag="recor
 
 
 class ActivityFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
-    """About something with a beginning and an end that is none of the above; `activity` is its id.
+    """About anything else with a start and an end; `activity` is its id.
 
-    `started_at` on an end gives a derived start. `identity` says whose, where the vendor tells.
+    `started_at` on an end gives a derived start. `identity` says whose it is, if the vendor does.
     """
 
     activity: str
@@ -318,14 +319,14 @@ class SupervisorSessionEnded(SupervisorFact, frozen=True, kw_only=True, tag="sup
 
 
 class NoteFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
-    """A moment without an interval. `subject_type` / `subject_id` say what it is about."""
+    """Something that happened at one moment. `subject_type` and `subject_id` say what it is about."""
 
     subject_type: str = "session"
     subject_id: str | None = None
 
 
 class TranscriptionUsage(NoteFact, frozen=True, kw_only=True, tag="transcription.usage"):
-    """How much speech to text a run used."""
+    """The amount of speech to text that a run used."""
 
 
 class ArtifactCreated(NoteFact, frozen=True, kw_only=True, tag="artifact.created"):
@@ -345,7 +346,7 @@ class FilterEvent(NoteFact, frozen=True, kw_only=True, tag="filter.event"):
 
 
 class NodeCrashed(NoteFact, frozen=True, kw_only=True, tag="node.crashed"):
-    """A media node died. With a place: that session was on it and is over unless its own end says otherwise."""
+    """A media node crashed. With a `place`: that session ran on it and is over, unless its own end says otherwise."""
 
 
 class NodeRecovered(NoteFact, frozen=True, kw_only=True, tag="node.recovered"):
@@ -357,11 +358,11 @@ class NodeStatus(NoteFact, frozen=True, kw_only=True, tag="node.status"):
 
 
 class Test(NoteFact, frozen=True, kw_only=True, tag="test"):
-    """A test delivery of the vendor's console."""
+    """A test delivery from the vendor's console."""
 
 
 class Unknown(NoteFact, frozen=True, kw_only=True, tag="unknown"):
-    """An authentic event we cannot read yet: kept, and shown raw."""
+    """An authentic event that Tracker cannot interpret. It is stored and shown raw."""
 
 
 AnyFact = (
@@ -376,7 +377,7 @@ AnyFact = (
     | ArtifactCreated | AnalyticsReady | SignalSent | FilterEvent
     | NodeCrashed | NodeRecovered | NodeStatus | Test | Unknown
 )  # fmt: skip
-"""Every leaf: what a decoder of stored facts accepts."""
+"""All concrete types of facts; stored facts are decoded to one of them."""
 
 KINDS: tuple[str, ...] = tuple(str(leaf.__struct_config__.tag) for leaf in get_args(AnyFact))
-"""Every timeline kind."""
+"""All timeline kinds."""

@@ -1,6 +1,6 @@
-"""The rows of the views: what the facts of one session add up to, ready to be kept and read.
+"""The rows of the read model: what the facts of one session add up to.
 
-Times are µs UTC or None; durations are integer milliseconds. Field order is the order in answers.
+Times are µs UTC or None; durations are integer milliseconds. The order of fields is the order in answers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Completeness = Literal["complete", "repaired", "open"]
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Why and how surely something ended."""
+    """Why something ended, and how we know."""
 
     reason: EndReason
     vendor_reason: str | None
@@ -23,7 +23,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Anomaly(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
-    """Something odd or missing: `kind` is one of design §6, `position` the record it was seen at (None: no record)."""
+    """Something odd or missing. `kind` is one of design §6; `position` is the record that shows it (None: no record)."""
 
     kind: str
     position: int | None
@@ -57,11 +57,11 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     last_position: int
     last_event_at: Micros
     begins_at: Micros
-    """The moment lists are ordered by: started_at, else created_at, else the earliest fact."""
+    """The time that lists are ordered by: started_at, else created_at, else the earliest fact."""
 
 
 class ParticipantRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A person in one session; `id` is unique within the session. `presence_ms`: union of the connections."""
+    """A person in one session. `id` is unique in the session. `presence_ms`: duration of the union of the connections."""
 
     session_id: str
     id: str
@@ -132,7 +132,7 @@ class RecordingRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     start_provenance: Provenance | None
     stop_provenance: Provenance | None
     history: list[dict[str, Any]]
-    """`{status, at (µs), position}` in order; bounded by the number of distinct statuses."""
+    """`{status, at (µs), position}` in order; each status once."""
 
 
 class SupervisorSessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -148,11 +148,11 @@ class SupervisorSessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     duration_ms: int | None
     start_provenance: Provenance | None
     provenance: Provenance | None
-    """Of the end; of the start while it runs."""
+    """Of the end; of the start while it is open."""
 
 
 class EntryRow(msgspec.Struct, frozen=True, gc=False):
-    """One line of a timeline. `id` is "{position}-{n}"; `session_id` is None for facts about the deployment."""
+    """A timeline entry. `id` is "{position}-{n}"; `session_id` is None for facts about the deployment."""
 
     id: str
     session_id: str | None
@@ -160,7 +160,7 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     n: int
     at: Micros
     received_at: Micros | None
-    """None for entries no event told (`provenance` derived or inferred)."""
+    """None for entries that no event reported (`provenance` derived or inferred)."""
     kind: str
     subject_type: str
     subject_id: str | None
@@ -171,7 +171,7 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     clock: Clock
     dedupe_key: str
     hidden: bool
-    """A legacy twin of another entry: kept, not shown."""
+    """A legacy duplicate of another entry: stored, but not shown."""
 
 
 class SessionRows(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,1 +1,1 @@
-"""What the facts add up to: pure folding of facts into rows."""
+"""What the facts of a session add up to: pure functions from facts to rows."""

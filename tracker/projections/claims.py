@@ -1,8 +1,9 @@
-"""What a fact claims about one end of an interval, and which of two claims holds.
+"""Claims about when an interval began or ended, and the order that decides between them. Pure.
 
-A claim is stronger when its clock is the sender's (a receiver's clock is only an arrival time), then when its provenance is
-stronger (reported > derived > inferred); among equals the earlier start, the later end, then the smaller dedupe key. That is a
-total order, so keeping the best claim is commutative, associative and idempotent: order of arrival and repeats do not matter.
+A claim by the sender's clock beats one by the receiver's, which is only an arrival time. Then the stronger provenance wins
+(reported > derived > inferred). Among equals the earlier start wins, or the later end; then the smaller dedupe key.
+This is a total order, so keeping the strongest claim is commutative, associative and idempotent: neither the order of arrival
+nor repeats matter.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ STRENGTH: dict[Provenance, int] = {"reported": 2, "derived": 1, "inferred": 0}
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One statement of when an interval began or ended."""
+    """A statement of when an interval began or ended."""
 
     at: Micros
     provenance: Provenance
@@ -28,7 +29,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def is_final(claim: Claim) -> bool:
-    """Whether only another claim like it, reported by the sender's clock, can hold instead."""
+    """Whether only another claim reported by the sender's clock can replace it."""
     return claim.provenance == "reported" and claim.clock != "receiver"
 
 
@@ -38,7 +39,7 @@ def _strength(claim: Claim) -> tuple[int, int]:
 
 
 def _weaker(held: Claim, new: Claim) -> bool | None:
-    """Whether the new claim is weaker; None where they are as strong as each other."""
+    """Whether the new claim is weaker; None if both are equally strong."""
     if held.provenance == new.provenance and held.clock == new.clock:
         return None
     a, b = _strength(held), _strength(new)
@@ -46,7 +47,7 @@ def _weaker(held: Claim, new: Claim) -> bool | None:
 
 
 def stronger_start(held: Claim | None, new: Claim) -> Claim:
-    """The start claim that holds."""
+    """The stronger of two start claims."""
     if held is None:
         return new
     weaker = _weaker(held, new)
@@ -56,7 +57,7 @@ def stronger_start(held: Claim | None, new: Claim) -> Claim:
 
 
 def stronger_end(held: Claim | None, new: Claim) -> Claim:
-    """The end claim that holds."""
+    """The stronger of two end claims."""
     if held is None:
         return new
     weaker = _weaker(held, new)

@@ -1,6 +1,6 @@
-"""Fold facts into a session's state: one small function a family of facts, found by type.
+"""Fold facts into the state of a session: one function for each family of facts.
 
-Each function only takes claims in; nothing here looks at what was there before, which is what keeps order out of it.
+Each function only adds claims and statements to the state. None decides by what arrived before, so order does not matter.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from tracker.domain import facts as f
 from tracker.projections.claims import Claim, is_final
 from tracker.projections.sourced_fact import SourcedFact
-from tracker.projections.state import MAX_IDS, SessionState
+from tracker.projections.state import MAX_IDS, Interval, SessionState
 
-RECORDING_MARKS: dict[type[f.Fact], str] = {
+RECORDING_STATUSES: dict[type[f.Fact], str] = {
     f.RecordingStarted: "started",
     f.RecordingProcessing: "processing",
     f.RecordingStopped: "stopped",
@@ -24,6 +24,7 @@ RECORDING_MARKS: dict[type[f.Fact], str] = {
     f.RecordingUploaded: "uploaded",
     f.RecordingUploadFailed: "upload_failed",
 }
+"""The status a recording has after each fact."""
 ACTIVITIES: dict[type[f.Fact], tuple[str, bool]] = {
     f.BroadcastStarted: ("broadcast", True),
     f.BroadcastStopped: ("broadcast", False),
@@ -36,33 +37,47 @@ ACTIVITIES: dict[type[f.Fact], tuple[str, bool]] = {
     f.SupervisorSessionStarted: ("supervisor_session", True),
     f.SupervisorSessionEnded: ("supervisor_session", False),
 }
+"""The kind of interval each fact belongs to, and whether the fact begins it."""
 
 
-def fold(state: SessionState, evidence: SourcedFact) -> None:
-    """Take one fact into the state of the session it was placed in."""
-    fact = evidence.fact
-    _fold_header(state, evidence)
-    into = _into(type(fact))
-    if into is not None:
-        into(state, fact, evidence)
+def fold(state: SessionState, item: SourcedFact) -> None:
+    """Fold a fact into the state of its session. Folding a fact again changes nothing."""
+    _fold_common(state, item)
+    folder = _folder(type(item.fact))
+    if folder is not None:
+        folder(state, item.fact, item)
 
 
 def _claim(
-    evidence: SourcedFact,
+    item: SourcedFact,
     at: f.Micros,
     provenance: f.Provenance,
     *,
     reason: f.EndReason | None = None,
     vendor_reason: str | None = None,
 ) -> Claim:
-    # What an event states about another moment (its start) is the sender's clock even when its own time is ours.
-    clock = evidence.fact.clock if at == evidence.fact.at else "server"
-    return Claim(at, provenance, clock, evidence.key, evidence.n, evidence.position, reason, vendor_reason)
+    # A moment that an event states (its start) is by the sender's clock, even if the event's own time is by the receiver's.
+    clock = item.fact.clock if at == item.fact.at else "server"
+    return Claim(at, provenance, clock, item.key, item.n, item.position, reason, vendor_reason)
 
 
-def _fold_header(state: SessionState, evidence: SourcedFact) -> None:
-    fact = evidence.fact
-    place, position, at = fact.place, evidence.position, fact.at
+def _claim_begin(interval: Interval, item: SourcedFact, started_at: f.Micros | None) -> None:
+    interval.claim_start(_claim(item, started_at or item.fact.at, "reported"))
+
+
+def _claim_end(
+    interval: Interval, item: SourcedFact, started_at: f.Micros | None, reason: f.EndReason | None, vendor: str | None
+) -> None:
+    """The end that an event reports, and the start that it states."""
+    if started_at is not None:
+        interval.claim_start(_claim(item, started_at, "derived"))
+    interval.claim_end(_claim(item, item.fact.at, "reported", reason=reason or "unknown", vendor_reason=vendor))
+
+
+def _fold_common(state: SessionState, item: SourcedFact) -> None:
+    """Fold what all facts have in common."""
+    fact = item.fact
+    place, position, at = fact.place, item.position, fact.at
     state.last_position = max(state.last_position, position)
     if not state.first_position or position < state.first_position:
         state.first_position = position
@@ -71,10 +86,10 @@ def _fold_header(state: SessionState, evidence: SourcedFact) -> None:
         if not state.first_at or at < state.first_at:
             state.first_at = at
     for kind, detail in fact.anomalies:
-        state.add_anomaly(kind, detail, evidence.key, position)
+        state.add_anomaly(kind, detail, item.key, position)
     if place is None:
         return
-    state.lifetime.set_values(at, evidence.key, room=place.room, room_name=place.room_name)
+    state.lifetime.set_values(at, item.key, room=place.room, room_name=place.room_name)
     for name, value in place.ids:
         held = state.ids.get(name)
         if held is None:
@@ -84,44 +99,38 @@ def _fold_header(state: SessionState, evidence: SourcedFact) -> None:
             if len(held) > MAX_IDS:
                 held.remove(max(held))
     if place.starts_at is not None and not (state.lifetime.start is not None and is_final(state.lifetime.start)):
-        state.lifetime.claim_start(_claim(evidence, place.starts_at, "derived"))
+        state.lifetime.claim_start(_claim(item, place.starts_at, "derived"))
 
 
-def _session(state: SessionState, fact: f.SessionFact, evidence: SourcedFact) -> None:
+def _session(state: SessionState, fact: f.SessionFact, item: SourcedFact) -> None:
     if isinstance(fact, f.SessionCreated):
-        claim = _claim(evidence, fact.started_at or fact.at, "reported")
+        claim = _claim(item, fact.started_at or fact.at, "reported")
         held = state.created
         if held is None or (claim.at, claim.key, claim.n) < (held.at, held.key, held.n):
             state.created = claim
     elif isinstance(fact, f.SessionStarted):
-        state.lifetime.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+        _claim_begin(state.lifetime, item, fact.started_at)
     elif isinstance(fact, f.SessionEnded):
-        if fact.started_at is not None:
-            state.lifetime.claim_start(_claim(evidence, fact.started_at, "derived"))
-        state.lifetime.claim_end(
-            _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
-        )
+        _claim_end(state.lifetime, item, fact.started_at, fact.reason, fact.vendor_reason)
     elif fact.started_at is not None:
-        state.lifetime.claim_start(_claim(evidence, fact.started_at, "derived"))
-    _sign_of_life(state, fact, evidence)
+        state.lifetime.claim_start(_claim(item, fact.started_at, "derived"))
 
 
-def _sign_of_life(state: SessionState, fact: f.Fact, evidence: SourcedFact) -> None:
-    if isinstance(fact, f.SessionFact) or fact.clock != "server":
+def _note_activity(state: SessionState, fact: f.Fact, item: SourcedFact) -> None:
+    if fact.clock != "server":
         return
     held = state.last_activity
-    # The latest one; of one moment that with the smaller key.
-    if held is None or fact.at > held.at or (fact.at == held.at and evidence.key < held.key):
-        state.last_activity = _claim(evidence, fact.at, "reported")
+    # The latest one; of those at the same moment, the one with the smaller key.
+    if held is None or fact.at > held.at or (fact.at == held.at and item.key < held.key):
+        state.last_activity = _claim(item, fact.at, "reported")
 
 
-def _connection(state: SessionState, fact: f.ConnectionFact, evidence: SourcedFact) -> None:
+def _connection(state: SessionState, fact: f.ConnectionFact, item: SourcedFact) -> None:
     key = f"{fact.connection}@{fact.joined_at or ''}" if fact.keyed_by_join else fact.connection
     interval = state.interval("connection", key)
-
     interval.set_values(
         fact.at,
-        evidence.key,
+        item.key,
         id=fact.connection,
         identity=fact.identity,
         name=fact.name,
@@ -131,108 +140,85 @@ def _connection(state: SessionState, fact: f.ConnectionFact, evidence: SourcedFa
         ip=fact.ip,
     )
     if isinstance(fact, f.ParticipantJoined):
-        interval.claim_start(_claim(evidence, fact.joined_at or fact.at, "reported"))
+        _claim_begin(interval, item, fact.joined_at)
     else:
-        if fact.joined_at is not None:
-            interval.claim_start(_claim(evidence, fact.joined_at, "derived"))
-        interval.claim_end(
-            _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
-        )
+        _claim_end(interval, item, fact.joined_at, fact.reason, fact.vendor_reason)
         if isinstance(fact, f.ParticipantConnectionAborted):
-            interval.set_value("aborted", True, fact.at, evidence.key)
-    _sign_of_life(state, fact, evidence)
+            interval.set_values(fact.at, item.key, aborted=True)
+    _note_activity(state, fact, item)
 
 
-def _stream(state: SessionState, fact: f.StreamFact, evidence: SourcedFact) -> None:
-    started = fact.started_at or (fact.at if isinstance(fact, f.StreamPublished) else None)
+def _stream(state: SessionState, fact: f.StreamFact, item: SourcedFact) -> None:
+    begins = isinstance(fact, f.StreamPublished)
+    started = fact.started_at or (fact.at if begins else None)
     interval = state.interval("stream", f"{fact.stream}@{started or ''}" if fact.keyed_by_start else fact.stream)
     interval.set_values(
-        fact.at, evidence.key, stream=fact.stream, connection=fact.connection, identity=fact.identity, media=fact.media,
+        fact.at, item.key, stream=fact.stream, connection=fact.connection, identity=fact.identity, media=fact.media,
         label=fact.label, detail=fact.detail or None,
     )  # fmt: skip
-    if isinstance(fact, f.StreamPublished):
-        interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+    if begins:
+        _claim_begin(interval, item, fact.started_at)
     else:
-        if fact.started_at is not None:
-            interval.claim_start(_claim(evidence, fact.started_at, "derived"))
-        interval.claim_end(
-            _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
-        )
-    _sign_of_life(state, fact, evidence)
+        _claim_end(interval, item, fact.started_at, fact.reason, fact.vendor_reason)
+    _note_activity(state, fact, item)
 
 
-def _subscription(state: SessionState, fact: f.SubscriptionFact, evidence: SourcedFact) -> None:
+def _subscription(state: SessionState, fact: f.SubscriptionFact, item: SourcedFact) -> None:
     begins = isinstance(fact, f.SubscriptionStarted)
     started = fact.started_at or (fact.at if begins else None)
     interval = state.interval("subscription", f"{fact.connection}<{fact.stream}@{started or ''}")
-    interval.set_values(fact.at, evidence.key, stream=fact.stream, connection=fact.connection, publisher=fact.publisher)
+    interval.set_values(fact.at, item.key, stream=fact.stream, connection=fact.connection, publisher=fact.publisher)
     if begins:
-        interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+        _claim_begin(interval, item, fact.started_at)
     else:
-        if fact.started_at is not None:
-            interval.claim_start(_claim(evidence, fact.started_at, "derived"))
-        interval.claim_end(
-            _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
-        )
-    _sign_of_life(state, fact, evidence)
+        _claim_end(interval, item, fact.started_at, fact.reason, fact.vendor_reason)
+    _note_activity(state, fact, item)
 
 
-def _recording(state: SessionState, fact: f.RecordingFact, evidence: SourcedFact) -> None:
+def _recording(state: SessionState, fact: f.RecordingFact, item: SourcedFact) -> None:
     key = f"{fact.recording}@{fact.started_at}" if fact.keyed_by_start and fact.started_at else fact.recording
     interval = state.interval("recording", key)
     interval.set_values(
-        fact.at, evidence.key, id=fact.recording, mode=fact.mode, url=fact.url, http_status=fact.http_status,
+        fact.at, item.key, id=fact.recording, mode=fact.mode, url=fact.url, http_status=fact.http_status,
         first_frame_at=fact.first_frame_at, first_peerframe_at=fact.first_peerframe_at, duration_ms=fact.duration_ms,
         size_bytes=fact.size_bytes, vendor_reason=fact.vendor_reason, current=None if fact.legacy else True,
         alias=fact.alias, nameless=fact.nameless or None,
     )  # fmt: skip
-    mark = RECORDING_MARKS[type(fact)]
-    interval.set_status(mark, _claim(evidence, fact.at, "reported"))
-    if mark == "started":
-        interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
+    status = RECORDING_STATUSES[type(fact)]
+    interval.set_status(status, _claim(item, fact.at, "reported"))
+    if status == "started":
+        _claim_begin(interval, item, fact.started_at)
     elif fact.started_at is not None:
-        interval.claim_start(_claim(evidence, fact.started_at, "derived"))
-    if mark == "stopped":
-        interval.claim_end(
-            _claim(
-                evidence, fact.stopped_at or fact.at, "reported", reason=fact.reason, vendor_reason=fact.vendor_reason
-            )
-        )
-    elif fact.stopped_at is not None or mark in {"ready", "failed", "aborted", "limit_reached", "uploaded"}:
-        interval.claim_end(
-            _claim(
-                evidence, fact.stopped_at or fact.at, "derived", reason=fact.reason, vendor_reason=fact.vendor_reason
-            )
-        )
+        interval.claim_start(_claim(item, fact.started_at, "derived"))
+    is_over = fact.stopped_at is not None or status in {"ready", "failed", "aborted", "limit_reached", "uploaded"}
+    if status == "stopped" or is_over:
+        provenance: f.Provenance = "reported" if status == "stopped" else "derived"
+        at = fact.stopped_at or fact.at
+        interval.claim_end(_claim(item, at, provenance, reason=fact.reason, vendor_reason=fact.vendor_reason))
 
 
-def _activity(state: SessionState, fact: f.ActivityFact, evidence: SourcedFact) -> None:
+def _activity(state: SessionState, fact: f.ActivityFact, item: SourcedFact) -> None:
     kind, begins = ACTIVITIES[type(fact)]
     interval = state.interval(kind, fact.activity)
-    interval.set_values(fact.at, evidence.key, id=fact.activity, identity=fact.identity)
+    interval.set_values(fact.at, item.key, id=fact.activity, identity=fact.identity)
     if isinstance(fact, f.SupervisorFact):
         interval.set_values(
-            fact.at, evidence.key, supervisor_client=fact.supervisor_client, agent_client=fact.agent_client,
+            fact.at, item.key, supervisor_client=fact.supervisor_client, agent_client=fact.agent_client,
             agent_session=fact.agent_session,
         )  # fmt: skip
     if begins:
-        interval.claim_start(_claim(evidence, fact.started_at or fact.at, "reported"))
-        return
-    if fact.started_at is not None:
-        interval.claim_start(_claim(evidence, fact.started_at, "derived"))
-    interval.claim_end(
-        _claim(evidence, fact.at, "reported", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason)
-    )
+        _claim_begin(interval, item, fact.started_at)
+    else:
+        _claim_end(interval, item, fact.started_at, fact.reason, fact.vendor_reason)
 
 
-def _note(state: SessionState, fact: f.NoteFact, evidence: SourcedFact) -> None:
+def _note(state: SessionState, fact: f.NoteFact, item: SourcedFact) -> None:
     if isinstance(fact, f.NodeCrashed):
-        state.lifetime.claim_end(
-            _claim(evidence, fact.at, "inferred", reason="server_failure", vendor_reason="nodeCrashed")
-        )
+        end = _claim(item, fact.at, "inferred", reason="server_failure", vendor_reason="nodeCrashed")
+        state.lifetime.claim_end(end)
     elif isinstance(fact, f.AnalyticsReady):
-        # Analytics are made when a run is over: no later than this, if nothing better is known.
-        state.lifetime.claim_end(_claim(evidence, fact.at, "inferred", reason="inferred"))
+        # Analytics are made after a run is over, so it ended no later than this.
+        state.lifetime.claim_end(_claim(item, fact.at, "inferred", reason="inferred"))
 
 
 FAMILIES: tuple[tuple[type[f.Fact], Callable[[SessionState, f.Fact, SourcedFact], None]], ...] = (
@@ -247,5 +233,5 @@ FAMILIES: tuple[tuple[type[f.Fact], Callable[[SessionState, f.Fact, SourcedFact]
 
 
 @functools.cache
-def _into(of: type[f.Fact]) -> Callable[[SessionState, f.Fact, SourcedFact], None] | None:
-    return next((into for family, into in FAMILIES if issubclass(of, family)), None)
+def _folder(fact: type[f.Fact]) -> Callable[[SessionState, f.Fact, SourcedFact], None] | None:
+    return next((folder for family, folder in FAMILIES if issubclass(fact, family)), None)

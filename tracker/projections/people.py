@@ -1,7 +1,7 @@
-"""Who was there: connections as intervals, participants as the union of their connections. Pure.
+"""Presence: connections as intervals, and participants as the union of their connections. Pure.
 
-A connection is closed by its own end, else when the same person joined again, else when its session ended. Someone known only
-by a stream they published was there all the same: their connection is inferred from the stream.
+A connection ends with its own end event, else when the same person joins again, else when its session ends.
+If somebody is known only by a stream, their connection is inferred from the stream.
 """
 
 from __future__ import annotations
@@ -16,69 +16,69 @@ from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow
 from tracker.projections.state import Interval, SessionState
 
 PERSON_KINDS = frozenset({"standard", "sip", "connector"})
-"""Kinds of participant that are persons; recorders, agents, ingress feeds and cameras are not."""
+"""The kinds of participant that are people. Recorders, agents, ingress feeds and cameras are not."""
 
 Span = tuple[Micros, Micros | None]
 
 
 class RenderedConnection(msgspec.Struct):
-    """A connection row with what participants need of it. `base`: the vendor's connection id."""
+    """A connection row, and what rendering its participant needs. `vendor_id` is the vendor's connection id."""
 
-    base: str
-    person: str
+    vendor_id: str
+    kind: str
     name: str | None
     identity: str | None
     row: ConnectionRow
 
 
 class Person(msgspec.Struct):
-    """A participant row with the spans it was present in. `counts`: a person who really was there."""
+    """A participant row and the spans of its presence. `is_counted`: it is a person, and one connection became active."""
 
     row: ParticipantRow
     presence: list[Span]
-    counts: bool
+    is_counted: bool
 
 
-class _Open(msgspec.Struct):
-    """A connection before its end is known."""
+class _Found(msgspec.Struct):
+    """A connection before its end is decided. `is_reported`: an event of its own reported it."""
 
-    base: str
+    vendor_id: str
     interval: Interval
     joined_at: Micros | None
     participant: str
-    known: bool
+    is_reported: bool
 
 
 def render_connections(
     session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]
 ) -> list[RenderedConnection]:
-    """Every connection of a session, ordered by join."""
+    """All connections of a session, ordered by join."""
     found = [
-        _Open(
+        _Found(
             str(i.value("id")),
             i,
             i.start.at if i.start else None,
             str(i.value("identity") or i.value("id")),
-            known=True,
+            is_reported=True,
         )
         for _, i in sorted(state.intervals.get("connection", {}).items())
     ]
-    found += _witnessed(state, {item.base for item in found}, anomalies)
-    found.sort(key=lambda item: (item.joined_at or _end_at(item.interval) or 0, item.base))
+    found += _seen_in_streams(state, {item.vendor_id for item in found}, anomalies)
+    found.sort(key=lambda item: (item.joined_at or _end_at(item.interval) or 0, item.vendor_id))
     rejoined = _rejoined(found)
     used: dict[str, int] = {}
     rendered: list[RenderedConnection] = []
     for item in found:
-        used[item.base] = used.get(item.base, 0) + 1
-        name = item.base if used[item.base] == 1 else f"{item.base}~{used[item.base]}"
-        rendered.append(_rendered(session_id, item, name, ended_at, rejoined.get(id(item)), anomalies))
+        used[item.vendor_id] = used.get(item.vendor_id, 0) + 1
+        name = item.vendor_id if used[item.vendor_id] == 1 else f"{item.vendor_id}~{used[item.vendor_id]}"
+        rendered.append(_render(session_id, item, name, ended_at, rejoined.get(id(item)), anomalies))
     return rendered
 
 
 def owner_connection(
     session_id: str, room: str, joined: tuple[Micros, Provenance] | None, left: tuple[Micros, End] | None
 ) -> RenderedConnection:
-    """The one connection of a run whose room is a person: as long and as sure as the run itself."""
+    """The only connection of a run whose room is a person. It has the times and provenances of the run."""
     row = ConnectionRow(
         session_id=session_id,
         id=room,
@@ -93,37 +93,39 @@ def owner_connection(
         location=None,
         ip=None,
     )
-    return RenderedConnection(base=room, person="standard", name=None, identity=room, row=row)
+    return RenderedConnection(vendor_id=room, kind="standard", name=None, identity=room, row=row)
 
 
 def _end_at(interval: Interval) -> Micros | None:
     return interval.end.at if interval.end else None
 
 
-def _witnessed(state: SessionState, known: set[str], anomalies: list[Anomaly]) -> list[_Open]:
-    """Connections no event of their own told of, but a stream of theirs did."""
+def _seen_in_streams(state: SessionState, known: set[str], anomalies: list[Anomaly]) -> list[_Found]:
+    """Connections that no event of their own reported, but a stream did."""
     seen: dict[str, list[Interval]] = {}
     for kind in ("stream", "subscription"):
         for interval in state.intervals.get(kind, {}).values():
             owner = interval.value("connection")
             if isinstance(owner, str) and owner not in known:
                 seen.setdefault(owner, []).append(interval)
-    found: list[_Open] = []
-    for base, intervals in sorted(seen.items()):
+    found: list[_Found] = []
+    for vendor_id, intervals in sorted(seen.items()):
         starts = [claim for i in intervals if (claim := i.start or i.end) is not None]
         first = min(starts, key=lambda claim: (claim.at, claim.key, claim.n))
         stand_in = Interval(start=msgspec.structs.replace(first, provenance="inferred", reason=None))
         identities = sorted({str(v) for i in intervals if (v := i.value("identity"))})
-        stand_in.set_value("id", base, first.at, first.key)
+        stand_in.set_values(first.at, first.key, id=vendor_id)
         if identities:
-            stand_in.set_value("identity", identities[0], first.at, first.key)
+            stand_in.set_values(first.at, first.key, identity=identities[0])
         ends = [i.end for i in intervals]
         if all(end is not None for end in ends):
             last = max((end for end in ends if end is not None), key=lambda claim: (claim.at, claim.key, claim.n))
             stand_in.end = msgspec.structs.replace(last, provenance="inferred", reason="inferred", vendor_reason=None)
         anomalies.append(
             Anomaly(
-                kind="missing_start", position=first.position, detail=f"participant {base}: its join was not received"
+                kind="missing_start",
+                position=first.position,
+                detail=f"participant {vendor_id}: its join was not received",
             )
         )
         if stand_in.end is not None:
@@ -131,44 +133,53 @@ def _witnessed(state: SessionState, known: set[str], anomalies: list[Anomaly]) -
                 Anomaly(
                     kind="missing_end",
                     position=first.position,
-                    detail=f"participant {base}: its leave was not received",
+                    detail=f"participant {vendor_id}: its leave was not received",
                 )
             )
-        found.append(_Open(base, stand_in, first.at, identities[0] if identities else base, known=False))
+        found.append(
+            _Found(vendor_id, stand_in, first.at, identities[0] if identities else vendor_id, is_reported=False)
+        )
     return found
 
 
-def _rejoined(found: Sequence[_Open]) -> dict[int, Micros]:
-    """For each open connection: when the same person joined again."""
-    by_person: dict[str, list[_Open]] = {}
+def _rejoined(found: Sequence[_Found]) -> dict[int, Micros]:
+    """By id() of a connection without an end: when the same person joined again."""
+    by_person: dict[str, list[_Found]] = {}
     for item in found:
-        if item.joined_at is not None and item.known and not item.interval.value("aborted"):
+        if item.joined_at is not None and item.is_reported and not item.interval.value("aborted"):
             by_person.setdefault(item.participant, []).append(item)
-    again: dict[int, Micros] = {}
+    found_again: dict[int, Micros] = {}
     for items in by_person.values():
         for earlier, later in pairwise(items):
             if earlier.interval.end is None and later.joined_at is not None:
-                again[id(earlier)] = later.joined_at
-    return again
+                found_again[id(earlier)] = later.joined_at
+    return found_again
 
 
-def _rendered(
-    session_id: str, item: _Open, name: str, ended_at: Micros | None, again: Micros | None, anomalies: list[Anomaly]
+def _render(
+    session_id: str,
+    item: _Found,
+    name: str,
+    ended_at: Micros | None,
+    rejoined_at: Micros | None,
+    anomalies: list[Anomaly],
 ) -> RenderedConnection:
     interval, start, end = item.interval, item.interval.start, item.interval.end
     aborted = bool(interval.value("aborted"))
-    left_at, leave = _leave(item, ended_at, again, anomalies)
-    if item.known and not interval.start_reported and not aborted:
+    left_at, leave = _leave(item, ended_at, rejoined_at, anomalies)
+    if item.is_reported and not interval.start_reported and not aborted:
         where = start or end
         anomalies.append(
             Anomaly(
                 kind="missing_start",
                 position=where.position if where else None,
-                detail=f"participant {item.base}: its join was not received",
+                detail=f"participant {item.vendor_id}: its join was not received",
             )
         )
     if start is not None and end is not None and end.at < start.at:
-        anomalies.append(Anomaly(kind="end_before_start", position=end.position, detail=f"participant {item.base}"))
+        anomalies.append(
+            Anomaly(kind="end_before_start", position=end.position, detail=f"participant {item.vendor_id}")
+        )
     row = ConnectionRow(
         session_id=session_id,
         id=name,
@@ -184,8 +195,8 @@ def _rendered(
         ip=interval.value("ip"),
     )
     return RenderedConnection(
-        base=item.base,
-        person=interval.value("person") or "standard",
+        vendor_id=item.vendor_id,
+        kind=interval.value("person") or "standard",
         name=interval.value("name"),
         identity=interval.value("identity"),
         row=row,
@@ -193,24 +204,26 @@ def _rendered(
 
 
 def _leave(
-    item: _Open, ended_at: Micros | None, again: Micros | None, anomalies: list[Anomaly]
+    item: _Found, ended_at: Micros | None, rejoined_at: Micros | None, anomalies: list[Anomaly]
 ) -> tuple[Micros | None, End | None]:
     end = item.interval.end
     if end is not None:
         return end.at, End(reason=end.reason or "unknown", vendor_reason=end.vendor_reason, provenance=end.provenance)
-    bounds = [bound for bound in (again, ended_at) if bound is not None]
+    bounds = [bound for bound in (rejoined_at, ended_at) if bound is not None]
     if not bounds:
         return None, None
     position = item.interval.start.position if item.interval.start else None
     anomalies.append(
-        Anomaly(kind="missing_end", position=position, detail=f"participant {item.base}: its leave was not received")
+        Anomaly(
+            kind="missing_end", position=position, detail=f"participant {item.vendor_id}: its leave was not received"
+        )
     )
-    reason = "replaced" if again is not None and again == min(bounds) else "inferred"
+    reason = "replaced" if rejoined_at is not None and rejoined_at == min(bounds) else "inferred"
     return max(min(bounds), item.joined_at or 0), End(reason=reason, vendor_reason=None, provenance="inferred")
 
 
 def render_participants(session_id: str, connections: Sequence[RenderedConnection]) -> list[Person]:
-    """The people behind the connections, ordered by first join."""
+    """The participants behind the connections, ordered by first join."""
     by_person: dict[str, list[RenderedConnection]] = {}
     for connection in connections:
         by_person.setdefault(connection.row.participant, []).append(connection)
@@ -220,7 +233,7 @@ def render_participants(session_id: str, connections: Sequence[RenderedConnectio
         spans = merge_spans([(c.row.joined_at, c.row.left_at) for c in real if c.row.joined_at is not None])
         joined = [c.row.joined_at for c in theirs if c.row.joined_at is not None]
         left = [c.row.left_at for c in theirs]
-        kind = next((c.person for c in theirs if c.person != "standard"), "standard")
+        kind = next((c.kind for c in theirs if c.kind != "standard"), "standard")
         row = ParticipantRow(
             session_id=session_id,
             id=participant,
@@ -232,13 +245,13 @@ def render_participants(session_id: str, connections: Sequence[RenderedConnectio
             last_left_at=None if any(at is None for at in left) else max(at for at in left if at is not None),
             presence_ms=sum(max(0, (end - start) // 1000) for start, end in spans if end is not None),
         )
-        people.append(Person(row, spans, counts=kind in PERSON_KINDS and bool(real)))
+        people.append(Person(row, spans, is_counted=kind in PERSON_KINDS and bool(real)))
     people.sort(key=lambda person: (person.row.first_joined_at or 0, person.row.id))
     return people
 
 
 def merge_spans(spans: Sequence[Span]) -> list[Span]:
-    """Overlapping spans joined, in order; an open end (None) swallows everything after it."""
+    """Overlapping spans merged, in order. A span without an end (None) swallows all later ones."""
     joined: list[Span] = []
     for start, end in sorted(spans, key=lambda span: span[0]):
         if joined and (joined[-1][1] is None or start <= joined[-1][1]):
@@ -250,7 +263,7 @@ def merge_spans(spans: Sequence[Span]) -> list[Span]:
 
 
 def max_present(presences: Sequence[Sequence[Span]]) -> int:
-    """The most people present at one moment; who leaves and who joins at the same moment do not meet."""
+    """The largest number of people present at one moment. Someone who leaves at a moment does not meet someone who joins then."""
     steps: list[tuple[Micros, int]] = []
     for spans in presences:
         for start, end in spans:
@@ -259,8 +272,8 @@ def max_present(presences: Sequence[Sequence[Span]]) -> int:
             steps.append((start, 1))
             if end is not None:
                 steps.append((end, -1))
-    most = present = 0
+    highest = present = 0
     for _, step in sorted(steps):
         present += step
-        most = max(most, present)
-    return most
+        highest = max(highest, present)
+    return highest

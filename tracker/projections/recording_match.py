@@ -1,27 +1,29 @@
-"""Which recording was meant by messages that do not name it: by another name, else by time. Pure.
+"""Matches recording messages that do not name their recording: by an alias, else by time. Pure.
 
-A vendor's webhooks may name a recording by an id that the application, which relays its start, does not know yet. Such a
-message is kept as an interval of its own under a made-up name; here, where all facts of the session are known, it joins the
-named recording that began (or stopped) at about that moment. What fits none stays a recording of its own.
+A vendor may report a recording under an id that the sender of an earlier message could not know yet. Such a message becomes an
+interval under a made-up name. Here all facts of the session are known, so the interval is merged into the named recording that
+began or stopped at about that moment. An interval that fits none stays a recording of its own.
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from tracker.domain.facts import Micros
 from tracker.projections.state import Interval
 
 Intervals = dict[str, Interval]
 
-_OWN = frozenset({"id", "alias", "nameless"})
-"""What a recording keeps when another interval joins it."""
+_NOT_MERGED = frozenset({"id", "alias", "nameless"})
+"""Values that a recording keeps when another interval is merged into it."""
 
 
 def match_nameless(intervals: Intervals, tolerance: Micros) -> Intervals:
-    """The recordings, once those told under two names, or under none, are together. `tolerance` µs between the two clocks."""
+    """The recordings, with those known under two names or none merged. `tolerance`: µs between the two clocks."""
     found = {key: interval for key, interval in intervals.items() if not interval.value("nameless")}
     if len(found) < len(intervals) or any(interval.value("alias") for interval in found.values()):
-        _join_aliases(found)
-        spans = _spans(
+        _merge_aliases(found)
+        spans = _pair_ends(
             {key: interval for key, interval in intervals.items() if key not in found and interval.value("nameless")}
         )
         for span, key in _matches(spans, found, tolerance):
@@ -31,40 +33,27 @@ def match_nameless(intervals: Intervals, tolerance: Micros) -> Intervals:
 
 
 def merge_intervals(first: Interval, second: Interval) -> Interval:
-    """Both as one, under the first one's name."""
-    whole = Interval(
-        first.start, first.end, first.start_reported, first.end_reported, dict(first.values), dict(first.statuses)
-    )
-    if second.start is not None:
-        whole.claim_start(second.start)
-    if second.end is not None:
-        whole.claim_end(second.end)
-    whole.start_reported, whole.end_reported = (
-        first.start_reported or second.start_reported,
-        first.end_reported or second.end_reported,
-    )
-    for name, value in second.values.items():
-        if name not in _OWN:
-            whole.set_value(name, value.value, value.at, value.key)
-    for name, claim in second.statuses.items():
-        whole.set_status(name, claim)
+    """Both intervals as one, under the name of the first."""
+    whole = msgspec.structs.replace(first, values=dict(first.values), statuses=dict(first.statuses))
+    values = {name: value for name, value in second.values.items() if name not in _NOT_MERGED}
+    whole.merge(msgspec.structs.replace(second, values=values))
     return whole
 
 
-def _join_aliases(found: Intervals) -> None:
+def _merge_aliases(found: Intervals) -> None:
     by_alias: dict[str, list[str]] = {}
     for key, interval in sorted(found.items()):
         alias = interval.value("alias")
         if isinstance(alias, str) and alias != key and alias in found:
             by_alias.setdefault(alias, []).append(key)
     for alias, keys in sorted(by_alias.items()):
-        # An alias of several tells nothing; one that was joined to another is gone.
+        # An alias of several recordings is ambiguous; one that was merged already is gone.
         if len(keys) == 1 and alias in found and keys[0] in found:
             found[keys[0]] = merge_intervals(found[keys[0]], found.pop(alias))
 
 
-def _spans(pieces: Intervals) -> Intervals:
-    """Starts and stops paired: a stop belongs to the latest start before it."""
+def _pair_ends(pieces: Intervals) -> Intervals:
+    """Pair starts with stops: a stop belongs to the latest start before it."""
     starts = sorted((piece.start.at, key) for key, piece in pieces.items() if piece.start is not None)
     spans = {key: pieces[key] for _, key in starts}
     for _, key, piece in sorted(
@@ -79,7 +68,7 @@ def _spans(pieces: Intervals) -> Intervals:
 
 
 def _matches(spans: Intervals, found: Intervals, tolerance: Micros) -> list[tuple[str, str]]:
-    """(span, recording) pairs, each at most once, the closest first."""
+    """(span, recording) pairs, the closest first. Each span and each recording is in one pair at most."""
     pairs: list[tuple[int, Micros, str, str]] = []
     for span_key, span in spans.items():
         for key, recording in found.items():
@@ -94,7 +83,7 @@ def _matches(spans: Intervals, found: Intervals, tolerance: Micros) -> list[tupl
 
 
 def _distance(span: Interval, recording: Interval) -> tuple[int, Micros] | None:
-    """How far apart they are: (0, µs) where the same end of both is known, (1, µs) where one can follow the other, else None."""
+    """The distance: (0, µs) if the same end of both is known, (1, µs) if one can follow the other, else None."""
     if span.start_reported and recording.start_reported:
         return None
     if span.start is not None and recording.start is not None:

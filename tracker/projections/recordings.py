@@ -1,4 +1,4 @@
-"""Recordings as rows: one interval, a status that only moves forward, and the history of its statuses. Pure."""
+"""Renders recordings as rows: an interval, a status that only moves forward, and the history of statuses. Pure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import msgspec
 
 from tracker.domain.facts import Micros, RunRules
 from tracker.projections.claims import Claim
-from tracker.projections.recording_match import match_nameless
+from tracker.projections.recording_match import match_nameless, merge_intervals
 from tracker.domain.rows import Anomaly, RecordingRow
 from tracker.projections.state import Interval, SessionState
 
-ORDER = ("started", "processing", "stopped", "aborted", "limit_reached", "failed", "uploaded", "ready")
-"""Statuses from weakest to strongest: the strongest one seen holds (a file that is ready outlives an error)."""
+STATUS_ORDER = ("started", "processing", "stopped", "aborted", "limit_reached", "failed", "uploaded", "ready")
+"""Statuses from weakest to strongest. The strongest one reported holds: a file that is ready stays ready after an error."""
 
 
 class RenderedRecording(msgspec.Struct):
-    """A recording row. `legacy`: only events of a former kind reported it."""
+    """A recording row. `legacy`: only facts marked legacy reported it."""
 
     row: RecordingRow
     legacy: bool
@@ -24,8 +24,8 @@ class RenderedRecording(msgspec.Struct):
 def render_recordings(
     session_id: str, state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly], rules: RunRules
 ) -> list[RenderedRecording]:
-    """Every recording of a session, ordered by start."""
-    intervals = match_nameless(_paired(state.intervals.get("recording", {})), rules.tolerance)
+    """All recordings of a session, ordered by start."""
+    intervals = match_nameless(_pair_stops(state.intervals.get("recording", {})), rules.tolerance)
     ordered = sorted(intervals.items(), key=lambda item: (_when(item[1]), item[0]))
     return [
         RenderedRecording(
@@ -41,8 +41,8 @@ def _when(interval: Interval) -> Micros:
     return claim.at if claim else 0
 
 
-def _paired(intervals: dict[str, Interval]) -> dict[str, Interval]:
-    """Ends that do not tell their start go to the latest start of their id before them."""
+def _pair_stops(intervals: dict[str, Interval]) -> dict[str, Interval]:
+    """Merge an end that does not state its start (old servers send such) into the latest start of its id before it."""
     paired = dict(intervals)
     for key, interval in sorted(intervals.items()):
         if interval.start is not None or interval.end is None:
@@ -54,22 +54,9 @@ def _paired(intervals: dict[str, Interval]) -> dict[str, Interval]:
         ]
         if starts:
             name = max(starts)[1]
-            paired[name] = _together(paired[name], interval)
+            paired[name] = merge_intervals(paired[name], interval)
             del paired[key]
     return paired
-
-
-def _together(first: Interval, second: Interval) -> Interval:
-    whole = Interval(
-        first.start, first.end, first.start_reported, first.end_reported, dict(first.values), dict(first.statuses)
-    )
-    if second.end is not None:
-        whole.claim_end(second.end)
-    for name, value in second.values.items():
-        whole.set_value(name, value.value, value.at, value.key)
-    for name, claim in second.statuses.items():
-        whole.set_status(name, claim)
-    return whole
 
 
 def _row(
@@ -113,13 +100,13 @@ def _row(
         vendor_id=vendor_id,
         mode=interval.value("mode"),
         status=_status(interval.statuses),
-        upload_status=_upload(interval.statuses),
+        upload_status=_upload_status(interval.statuses),
         upload_http_status=interval.value("http_status"),
         started_at=started_at,
         first_frame_at=interval.value("first_frame_at"),
         first_peerframe_at=interval.value("first_peerframe_at"),
         stopped_at=stopped_at,
-        duration_ms=measured if measured is not None else _span(started_at, stopped_at),
+        duration_ms=measured if measured is not None else _duration_ms(started_at, stopped_at),
         size_bytes=interval.value("size_bytes"),
         url=interval.value("url"),
         stop_reason=reason,
@@ -129,22 +116,22 @@ def _row(
             {"status": name, "at": claim.at, "position": claim.position}
             for name, claim in sorted(
                 interval.statuses.items(),
-                key=lambda item: (item[1].at, ORDER.index(item[0]) if item[0] in ORDER else -1),
+                key=lambda item: (item[1].at, STATUS_ORDER.index(item[0]) if item[0] in STATUS_ORDER else -1),
             )
         ],
     )
 
 
-def _span(start: Micros | None, stop: Micros | None) -> int | None:
+def _duration_ms(start: Micros | None, stop: Micros | None) -> int | None:
     return None if start is None or stop is None else max(0, (stop - start) // 1000)
 
 
 def _status(marks: dict[str, Claim]) -> str:
-    held = [name for name in ORDER if name in marks]
+    held = [name for name in STATUS_ORDER if name in marks]
     return held[-1] if held else "failed" if "upload_failed" in marks else "started"
 
 
-def _upload(marks: dict[str, Claim]) -> str | None:
+def _upload_status(marks: dict[str, Claim]) -> str | None:
     if "uploaded" in marks:
         return "uploaded"
     return "failed" if "upload_failed" in marks else None

@@ -1,12 +1,12 @@
-"""A session's state and its surroundings as rows: where ends are inferred and anomalies named. Pure.
+"""Renders the state of a session as rows: infers missing ends and names anomalies. Pure.
 
-An end comes from, in this order: its own event (reported), another event that states it (derived), a rule (inferred):
+An end is reported by its own event, else derived from an event that states it, else inferred by a rule:
 
-    session      a node crashed under it · the next run of its room began · its server restarted · nobody joined in time
+    session      its media node crashed · the next run of its room began · its server restarted · nobody joined in time
     connection   the same person joined again · its session ended
     stream …     its connection ended · its session ended
 
-Inferred ends live only here: they are not in the state, so a better claim that arrives late simply replaces them.
+Inferred ends exist only in the rows. They are not in the state, so a stronger claim that arrives late replaces them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tracker.domain.rows import Anomaly, Completeness, End, RecordingRow, Sessio
 from tracker.projections.state import Interval, SessionState, encode_state
 
 LATE = 5_000_000
-"""A sign of life this long (µs) after the reported end is called late."""
+"""Activity later than this (µs) after the reported end is an anomaly (`late_event`)."""
 
 
 class RenderContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session's end may depend on outside its own facts.
+    """What the end of a session may depend on besides its own facts. All times are µs.
 
-    `next_start`: the next run of its room began. `restarts`: when its server is known to have started anew, ascending.
-    `latest`: the latest moment any fact of its source tells of. All µs.
+    `next_start`: when the next run of its room began. `restarts`: the known restarts of its server, ascending.
+    `latest`: the latest time of any fact of its source.
     """
 
     rules: RunRules
@@ -47,44 +47,48 @@ class RenderContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def session_id(source: str, run: str) -> str:
-    """Our id of a run."""
+    """The session id of a run."""
     return f"{source}:{run}"
 
 
 def start_claim(state: SessionState) -> Claim | None:
-    """The claim that holds for the start: reported by its own event, by its creation, or told by others."""
+    """The strongest claim for the start: reported by its own event, else its creation, else stated by other events."""
     own = state.lifetime.start
     if own is not None and (own.provenance == "reported" or state.created is None):
         return own
     return state.created
 
 
-def render(state: SessionState, around: RenderContext) -> SessionRows:
-    """Every row of one session."""
+def render(state: SessionState, context: RenderContext) -> SessionRows:
+    """All rows of a session."""
     identity = session_id(state.source, state.run)
     anomalies = [Anomaly(kind=kind, position=position, detail=detail) for kind, detail, _, position in state.anomalies]
     start = start_claim(state)
     end = (
-        state.lifetime.end if state.lifetime.end_reported else _inferred_end(state, start, around) or state.lifetime.end
+        state.lifetime.end
+        if state.lifetime.end_reported
+        else _inferred_end(state, start, context) or state.lifetime.end
     )
     ended_at = None if end is None else end.at
-    _session_anomalies(state, start, end, around, anomalies)
+    _add_session_anomalies(state, start, end, context, anomalies)
     connections = render_connections(identity, state, ended_at, anomalies)
-    told = [connection.row for connection in connections]
-    why = (
+    reported = [connection.row for connection in connections]
+    end_row = (
         None
         if end is None
         else End(reason=end.reason or "inferred", vendor_reason=end.vendor_reason, provenance=end.provenance)
     )
-    if around.rules.room_is_person and not connections:
-        connections = _owner(identity, state, start, (end.at, why) if end is not None and why is not None else None)
+    if context.rules.room_is_person and not connections:
+        connections = _owner(
+            identity, state, start, (end.at, end_row) if end is not None and end_row is not None else None
+        )
     streams = _streams(identity, state, connections, ended_at, anomalies)
-    found = render_recordings(identity, state, ended_at, anomalies, around.rules)
+    found = render_recordings(identity, state, ended_at, anomalies, context.rules)
     recordings = [recording.row for recording in found]
     supervisors = _supervisors(identity, state, ended_at, anomalies)
-    _activities(state, ended_at, anomalies)
+    _add_activity_anomalies(state, ended_at, anomalies)
     participants = render_participants(identity, connections)
-    people = [person for person in participants if person.counts]
+    people = [person for person in participants if person.is_counted]
     session = SessionRow(
         id=identity,
         source=state.source,
@@ -98,7 +102,7 @@ def render(state: SessionState, around: RenderContext) -> SessionRows:
         ended_at=ended_at,
         duration_ms=_duration(None if start is None else start.at, ended_at),
         start_provenance=_start_provenance(state, start),
-        end=why,
+        end=end_row,
         participants=len(people),
         peak_participants=max_present([person.presence for person in people]),
         participant_ms=sum(person.row.presence_ms for person in people),
@@ -119,7 +123,7 @@ def render(state: SessionState, around: RenderContext) -> SessionRows:
         streams=tuple(streams),
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
-        gaps=gap_entries(session, told, streams, found, supervisors),
+        gaps=gap_entries(session, reported, streams, found, supervisors),
         state=encode_state(state),
     )
 
@@ -127,7 +131,7 @@ def render(state: SessionState, around: RenderContext) -> SessionRows:
 def _owner(
     identity: str, state: SessionState, start: Claim | None, left: tuple[Micros, End] | None
 ) -> list[RenderedConnection]:
-    """The one person whose room it is, there for as long as the run lasts."""
+    """The connection of the person whose room it is."""
     room = state.lifetime.value("room")
     if not isinstance(room, str):
         return []
@@ -146,53 +150,53 @@ def _start_provenance(state: SessionState, start: Claim | None) -> Provenance | 
     return "reported" if state.lifetime.start_reported or state.created is not None else start.provenance
 
 
-def _inferred_end(state: SessionState, start: Claim | None, around: RenderContext) -> Claim | None:
-    """The tightest of the rules that apply; None while the run may still be going on."""
+def _inferred_end(state: SessionState, start: Claim | None, context: RenderContext) -> Claim | None:
+    """The earliest end that any rule infers; None if the run may still be open."""
     began = start.at if start else state.first_at
     ends: list[Claim] = []
     if state.lifetime.end is not None:
         ends.append(state.lifetime.end)
-    if around.next_start is not None:
-        ends.append(_rule(around.next_start, "superseded"))
-    after = next((moment for moment in around.restarts if moment > state.last_at), None)
+    if context.next_start is not None:
+        ends.append(_inferred(context.next_start, "superseded"))
+    after = next((moment for moment in context.restarts if moment > state.last_at), None)
     if after is not None and began < after:
-        ends.append(_rule(after, "server_shutdown"))
-    limit = around.rules.never_joined_after
-    # Whoever took a stream was there, too. What asks which sessions may be over looks at the rows these become.
+        ends.append(_inferred(after, "server_shutdown"))
+    limit = context.rules.never_joined_after
+    # Someone with only a stream was present too. `ViewsWriter.never_joined_sessions` applies the same rule to the rows.
     idle = not any(state.intervals.get(kind) for kind in ("connection", "stream", "subscription"))
-    if limit is not None and idle and began + limit < around.latest:
-        ends.append(_rule(began + limit, "timeout"))
+    if limit is not None and idle and began + limit < context.latest:
+        ends.append(_inferred(began + limit, "timeout"))
     return min(ends, key=lambda claim: (claim.at, claim.reason or "")) if ends else None
 
 
-def _rule(at: Micros, reason: EndReason) -> Claim:
+def _inferred(at: Micros, reason: EndReason) -> Claim:
     return Claim(at, "inferred", "server", "", 0, 0, reason)
 
 
-def _session_anomalies(
-    state: SessionState, start: Claim | None, end: Claim | None, around: RenderContext, anomalies: list[Anomaly]
+def _add_session_anomalies(
+    state: SessionState, start: Claim | None, end: Claim | None, context: RenderContext, anomalies: list[Anomaly]
 ) -> None:
-    def notice(kind: str, detail: str, claim: Claim | None = None) -> None:
+    def add(kind: str, detail: str, claim: Claim | None = None) -> None:
         anomalies.append(Anomaly(kind=kind, position=claim.position or None if claim else None, detail=detail))
 
     if (
         not state.lifetime.start_reported
         and state.created is None
-        and not (around.rules.ends_only and state.lifetime.end_reported)
+        and not (context.rules.ends_only and state.lifetime.end_reported)
     ):
-        notice("missing_start", "the event that starts this session was not received")
-    elif around.rules.starts_when_joined and not state.lifetime.start_reported and state.intervals.get("connection"):
-        notice("missing_start", "people joined, but that the session started was not received", state.created)
+        add("missing_start", "the event that starts this session was not received")
+    elif context.rules.starts_when_joined and not state.lifetime.start_reported and state.intervals.get("connection"):
+        add("missing_start", "people joined, but the event that starts this session was not received", state.created)
     if end is not None and end.provenance == "inferred":
-        notice("missing_end", f"the event that ends this session was not received; end inferred ({end.reason})")
+        add("missing_end", f"the event that ends this session was not received; end inferred ({end.reason})")
     if start is not None and end is not None and end.at < start.at:
-        notice("end_before_start", "the session's end lies before its start", end)
+        add("end_before_start", "the session's end lies before its start", end)
     if end is not None and state.lifetime.end_reported:
         last = state.last_activity
         if last is not None and last.at > end.at + LATE:
-            notice("late_event", "something happened after the session's reported end", last)
-        if around.next_start is not None and around.next_start + around.rules.tolerance < end.at:
-            notice("overlap", "the next session of this room began before this one ended", end)
+            add("late_event", "something happened after the session's reported end", last)
+        if context.next_start is not None and context.next_start + context.rules.tolerance < end.at:
+            add("overlap", "the next session of this room began before this one ended", end)
 
 
 def _lookups(state: SessionState) -> tuple[str, ...]:
@@ -207,7 +211,7 @@ def _lookups(state: SessionState) -> tuple[str, ...]:
 def _close(
     interval: Interval, bound: Micros | None, what: str, anomalies: list[Anomaly], fallback: Micros | None = None
 ) -> tuple[Micros | None, End | None]:
-    """The end of a child: its own claim, else the bound of what it lives in."""
+    """The end of an interval: its own claim, else the end of what contains it. Adds the anomalies it finds."""
     if interval.start is not None and not interval.start_reported:
         anomalies.append(
             Anomaly(
@@ -257,10 +261,10 @@ def _streams(
     ended_at: Micros | None,
     anomalies: list[Anomaly],
 ) -> list[StreamRow]:
-    person_of = {c.base: c.row.participant for c in connections}
+    person_of = {c.vendor_id: c.row.participant for c in connections}
     left_at: dict[str, Micros | None] = {}
     for connection in connections:
-        left_at[connection.base] = connection.row.left_at
+        left_at[connection.vendor_id] = connection.row.left_at
     rows: list[StreamRow] = []
     used: dict[str, int] = {}
     directions: dict[str, Literal["published", "received"]] = {"stream": "published", "subscription": "received"}
@@ -333,7 +337,7 @@ def _supervisors(
     return rows
 
 
-def _activities(state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]) -> None:
+def _add_activity_anomalies(state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]) -> None:
     for kind in ("broadcast", "ingress", "transcription", "agent_job"):
         for key, interval in sorted(state.intervals.get(kind, {}).items()):
             _close(interval, ended_at, f"{kind} {key}", anomalies)

@@ -1,12 +1,12 @@
 """Which run of a room a fact belongs to: a function of the set of facts, never of their order (design §6).
 
-    RoomState        what is known of one room: stated starts, stated ends, anchors; grows by union only
-    Runs             the same, resolved: the runs of the room in order, each with its key and start
-    Runs.find        a fact's place → the key of its run
+    RoomState        what is known of one room: stated starts, stated ends, anchors; it only grows
+    Runs             the runs of the room that follow from it, in order, each with its key and start
+    Runs.find_run    a fact's session reference → the key of its run
 
-A start with a run key (`keyed`) is a run of its own. Starts without a key that lie closer together than the vendor's tolerance,
-with no end between them, are one start told twice; one that lies as close to a keyed start *is* that run's. Facts before the
-first start belong to a provisional run named after the earliest of them.
+A start with a run key (`keyed`) is a run of its own. Starts without a key are one start reported twice if they are closer than
+the vendor's tolerance and no end lies between them. A start that close to a keyed start belongs to that run. Facts before the
+first start belong to a provisional run, named after the earliest of them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from tracker.domain.facts import Micros, SessionRef, RunRules
 
 
 class RoomState(msgspec.Struct, array_like=True):
-    """Everything the facts say about when runs of one room begin and end. Bounded by the number of runs."""
+    """What the facts state about the starts and ends of one room's runs. Bounded by the number of runs."""
 
     keyed: dict[str, Micros] = {}
     """Run key → earliest stated start."""
     loose: dict[str, tuple[Micros, Micros]] = {}
-    """Run key → earliest and latest moment placed in it, for runs whose start nothing has stated yet."""
+    """Run key → time of its earliest and its latest fact, for runs whose start no fact has stated yet."""
     starts: list[Micros] = []
     """Stated starts without a key, ascending, distinct."""
     ends: list[Micros] = []
     """Stated ends, ascending, distinct."""
     spans: list[tuple[Micros, Micros]] = []
-    """(start, end) stated together without a key (`ends_only` vendors)."""
+    """(start, end) stated together without a key (vendors with `ends_only`)."""
     anchors: dict[str, Micros] = {}
-    """Recording id → the earliest moment the sender's clock gives for it."""
+    """Recording id → its earliest time by the sender's clock."""
     first: Micros | None = None
-    """The earliest moment of a fact without a key."""
+    """The earliest time of a fact without a key."""
 
     def learn(self, place: SessionRef, *, is_sender_clock: bool) -> bool:
-        """Take a place in. Returns whether anything that decides runs changed. `timed`: `at` is the sender's clock."""
+        """Add what a session reference states. Returns whether anything changed that decides runs."""
         changed = False
         if place.run is not None:
             changed = self._learn_keyed(place, place.run)
@@ -84,14 +84,14 @@ class RoomState(msgspec.Struct, array_like=True):
 
 
 class Run(msgspec.Struct, frozen=True, order=True):
-    """One resolved run: `start` µs, and the vendor's key or `{room}_{start ms}`."""
+    """A run: its start (µs), and the vendor's key or `{room}_{start ms}`."""
 
     start: Micros
     key: str
 
 
 class Runs:
-    """The runs of one room in order, as known when made; later learning does not change it."""
+    """The runs of one room in order. They follow from the state at this moment and do not change with it."""
 
     def __init__(self, room: str, state: RoomState, rules: RunRules) -> None:
         self._rules = rules
@@ -111,7 +111,7 @@ class Runs:
         keyed = sorted((start, key) for key, start in runs.items())
         cluster: Micros | None = None
         for start in state.starts:
-            key = self._keyed_twin(start, keyed, state)
+            key = self._nearby_key(start, keyed, state)
             if key is not None:
                 cluster = None
                 runs[key] = min(runs.get(key, start), start)
@@ -123,7 +123,7 @@ class Runs:
                 runs[key] = start
             self.key_by_start[start] = key
 
-    def _keyed_twin(self, start: Micros, keyed: list[tuple[Micros, str]], state: RoomState) -> str | None:
+    def _nearby_key(self, start: Micros, keyed: list[tuple[Micros, str]], state: RoomState) -> str | None:
         near = [
             (abs(other - start), key)
             for other, key in keyed[max(0, bisect_right(keyed, (start - self._rules.tolerance - 1, ""))) :]
@@ -152,7 +152,7 @@ class Runs:
         return index < len(ends) and ends[index] < before
 
     def find_run(self, place: SessionRef) -> str:
-        """The key of the run a place belongs to."""
+        """The key of the run that a session reference belongs to."""
         if place.run is not None:
             return place.run
         if place.starts_at is not None and place.starts_at in self.key_by_start:
@@ -190,31 +190,31 @@ def _provisional(room: str, start: Micros) -> str:
 
 
 encode_room = msgspec.msgpack.Encoder().encode
-"""A room as the views keep it."""
+"""The state of a room as bytes, as the views store it."""
 
 decode_room = msgspec.msgpack.Decoder(RoomState).decode
-"""The room the views kept."""
+"""The inverse of `encode_room`."""
 
 
-def merge_rooms(ours: RoomState, theirs: RoomState) -> RoomState:
-    """What is known of one room by both."""
+def merge_rooms(first: RoomState, second: RoomState) -> RoomState:
+    """What two states of the same room know together."""
     keyed = {
-        run: min(start for state in (ours, theirs) if (start := state.keyed.get(run)) is not None)
-        for run in ours.keyed | theirs.keyed
+        run: min(start for state in (first, second) if (start := state.keyed.get(run)) is not None)
+        for run in first.keyed | second.keyed
     }
     loose: dict[str, tuple[Micros, Micros]] = {}
-    for run in (ours.loose | theirs.loose).keys() - keyed.keys():
-        extents = [extent for state in (ours, theirs) if (extent := state.loose.get(run)) is not None]
+    for run in (first.loose | second.loose).keys() - keyed.keys():
+        extents = [extent for state in (first, second) if (extent := state.loose.get(run)) is not None]
         loose[run] = (min(low for low, _ in extents), max(high for _, high in extents))
     return RoomState(
         keyed=keyed,
         loose=loose,
-        starts=sorted({*ours.starts, *theirs.starts}),
-        ends=sorted({*ours.ends, *theirs.ends}),
-        spans=sorted({*ours.spans, *theirs.spans}),
+        starts=sorted({*first.starts, *second.starts}),
+        ends=sorted({*first.ends, *second.ends}),
+        spans=sorted({*first.spans, *second.spans}),
         anchors={
-            anchor: min(at for state in (ours, theirs) if (at := state.anchors.get(anchor)) is not None)
-            for anchor in ours.anchors | theirs.anchors
+            anchor: min(at for state in (first, second) if (at := state.anchors.get(anchor)) is not None)
+            for anchor in first.anchors | second.anchors
         },
-        first=min((first for first in (ours.first, theirs.first) if first is not None), default=None),
+        first=min((at for at in (first.first, second.first) if at is not None), default=None),
     )

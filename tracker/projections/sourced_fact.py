@@ -1,6 +1,6 @@
-"""A fact together with the record that told it: what merging works on.
+"""A fact and the record it comes from: the input of folding.
 
-`key` and `n` break ties between facts, `position` never does: positions depend on arrival, keys do not.
+`key` and `n` break ties between facts. `position` never does, because positions depend on the order of arrival.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tracker.domain.facts import Fact, Micros, SessionRef
 
 
 class SourcedFact(msgspec.Struct, frozen=True, gc=False):
-    """The `n`-th fact of the record at `position`."""
+    """The `n`-th fact of the record at `position`. `key` is the dedupe key of that record."""
 
     fact: Fact
     position: int
@@ -23,20 +23,19 @@ class SourcedFact(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_session_ref(place: SessionRef) -> bytes:
-    """What a place says of its run beside room and moment; empty where that is nothing, as nearly always."""
+    """What a session reference says besides room and time. Empty if there is nothing more, which is the usual case."""
     if place.starts_at is None and place.ends_at is None and place.anchor is None:
         return b""
     return _pack((place.starts_at, place.ends_at, place.anchor))
 
 
-def decode_session_ref(room: str, at: Micros, told: bytes) -> SessionRef:
-    """The place again, as far as finding its run needs it."""
-    starts_at, ends_at, anchor = _unpack(told) if told else _NOTHING
+def decode_session_ref(room: str, at: Micros, packed: bytes) -> SessionRef:
+    """The session reference, with the fields that finding its run needs."""
+    starts_at, ends_at, anchor = _unpack(packed) if packed else (None, None, None)
     return SessionRef(at=at, room=room, starts_at=starts_at, ends_at=ends_at, anchor=anchor)
 
 
-_Told = tuple[Micros | None, Micros | None, str | None]
+_Fields = tuple[Micros | None, Micros | None, str | None]
 
-_NOTHING: _Told = (None, None, None)
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(_Told).decode
+_unpack = msgspec.msgpack.Decoder(_Fields).decode

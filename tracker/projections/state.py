@@ -1,12 +1,12 @@
 """The folded state of one session: bounded by its people, streams and recordings, never by the number of events.
 
     SessionState
-    ├── created, started, ended     claims on the run itself
-    ├── intervals                   (type, key) → Interval: connections, streams, subscriptions, recordings, activities
-    ├── values                      what the room is called, …: the latest statement holds
-    └── anomalies                   the first `ANOMALIES_KEPT` in a fixed order
+    ├── created, lifetime     claims about the run itself; the room's id and name
+    ├── intervals             (type, key) → Interval: connections, streams, subscriptions, recordings, activities
+    ├── ids                   vendor ids that find the session
+    └── anomalies             the first `MAX_ANOMALIES` in a fixed order
 
-Every part is a join-semilattice, so `fold` over any permutation and repetition of the same facts gives the same state.
+Every part is a join-semilattice: folding the same facts in any order, and any number of times, gives the same state.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from tracker.domain.facts import Micros
 from tracker.projections.claims import Claim, stronger_end, stronger_start
 
 MAX_ANOMALIES = 100
+"""Anomalies a session holds."""
 MAX_IDS = 200
+"""Values a session holds of each vendor id."""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A statement about a property, ordered by when it was said."""
+    """A value of a property, with the time and the dedupe key of the statement."""
 
     at: Micros
     key: str
@@ -31,7 +33,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Interval(msgspec.Struct, array_like=True):
-    """One thing with a beginning and an end. `began` / `closed`: an event of its own reported that end."""
+    """Something with a start and an end. `start_reported`, `end_reported`: an event of its own reported it."""
 
     start: Claim | None = None
     end: Claim | None = None
@@ -39,39 +41,32 @@ class Interval(msgspec.Struct, array_like=True):
     end_reported: bool = False
     values: dict[str, Value] = {}
     statuses: dict[str, Claim] = {}
-    """Statuses of a recording: of each the earliest claim by the sender's clock, else by ours."""
+    """Of a recording: the earliest claim of each status, by the sender's clock if there is one."""
 
     def claim_start(self, claim: Claim) -> None:
-        """Take a start claim in."""
+        """Add a start claim."""
         self.start = stronger_start(self.start, claim)
         if claim.provenance == "reported":
             self.start_reported = True
 
     def claim_end(self, claim: Claim) -> None:
-        """Take an end claim in."""
+        """Add an end claim."""
         self.end = stronger_end(self.end, claim)
         if claim.provenance == "reported":
             self.end_reported = True
 
-    def set_value(self, name: str, value: object, at: Micros, key: str) -> None:
-        """Take a property in; None says nothing."""
-        if value is not None:
-            held = self.values.get(name)
-            # The latest statement; of one moment that with the smaller key.
-            if held is None or at > held.at or (at == held.at and key < held.key):
-                self.values[name] = Value(at, key, value)
-
-    def set_values(self, at: Micros, key: str, **said: object) -> None:
-        """Take several properties in; those that are None say nothing."""
+    def set_values(self, at: Micros, key: str, **new: object) -> None:
+        """Add statements about properties; None states nothing."""
         values = self.values
-        for name, value in said.items():
+        for name, value in new.items():
             if value is not None:
                 held = values.get(name)
+                # The latest statement holds; of those at the same moment, the one with the smaller key.
                 if held is None or at > held.at or (at == held.at and key < held.key):
                     values[name] = Value(at, key, value)
 
     def merge(self, other: Interval) -> None:
-        """Take everything in that another one took in."""
+        """Add all claims and statements of another interval."""
         self.start = self.start if other.start is None else stronger_start(self.start, other.start)
         self.end = self.end if other.end is None else stronger_end(self.end, other.end)
         self.start_reported, self.end_reported = (
@@ -79,42 +74,42 @@ class Interval(msgspec.Struct, array_like=True):
             self.end_reported or other.end_reported,
         )
         for name, value in other.values.items():
-            self.set_value(name, value.value, value.at, value.key)
+            self.set_values(value.at, value.key, **{name: value.value})
         for name, claim in other.statuses.items():
             self.set_status(name, claim)
 
     def set_status(self, name: str, claim: Claim) -> None:
-        """Take a status in."""
+        """Add a claim of a status."""
         self.statuses[name] = stronger_start(self.statuses.get(name), claim)
 
     def value(self, name: str) -> Any:
-        """The property, or None."""
+        """The value of a property, or None."""
         held = self.values.get(name)
         return None if held is None else held.value
 
 
 class SessionState(msgspec.Struct, array_like=True):
-    """Everything the facts of one run add up to."""
+    """What the facts of one run add up to."""
 
     source: str
     vendor: str
     run: str
     lifetime: Interval = msgspec.field(default_factory=Interval)
-    """The run itself; `values` hold room id and name."""
+    """The run itself. Its values are the room's id and name."""
     created: Claim | None = None
     intervals: dict[str, dict[str, Interval]] = {}
     ids: dict[str, set[str]] = {}
     anomalies: list[tuple[str, str, str, int]] = []
-    """(kind, detail, key, position) in order, at most `ANOMALIES_KEPT`."""
+    """(kind, detail, key, position) in order, at most `MAX_ANOMALIES`."""
     first_position: int = 0
     last_position: int = 0
     first_at: Micros = 0
     last_at: Micros = 0
     last_activity: Claim | None = None
-    """The latest sign of a person, to notice what comes after the end."""
+    """The latest fact about a connection or a stream: it may be later than the reported end."""
 
     def interval(self, kind: str, key: str) -> Interval:
-        """The interval of that type and key, made when new."""
+        """The interval with this type and key; a new one if there is none."""
         of_kind = self.intervals.get(kind)
         if of_kind is None:
             of_kind = self.intervals[kind] = {}
@@ -124,7 +119,7 @@ class SessionState(msgspec.Struct, array_like=True):
         return found
 
     def merge(self, other: SessionState) -> None:
-        """Take everything in that another state of the same session took in."""
+        """Add everything of another state of the same session."""
         self.lifetime.merge(other.lifetime)
         for kind, intervals in other.intervals.items():
             for key, interval in intervals.items():
@@ -143,7 +138,7 @@ class SessionState(msgspec.Struct, array_like=True):
         self.last_at = max(self.last_at, other.last_at)
 
     def add_anomaly(self, kind: str, detail: str, key: str, position: int) -> None:
-        """Keep an anomaly: the smallest `ANOMALIES_KEPT` survive, whatever the order of arrival."""
+        """Add an anomaly. The smallest `MAX_ANOMALIES` remain, in whatever order they arrive."""
         anomaly = (kind, detail, key, position)
         if any(held[:3] == anomaly[:3] for held in self.anomalies):
             return
@@ -161,7 +156,7 @@ def _latest(claim: Claim) -> tuple[Micros, str]:
 
 
 encode_state = msgspec.msgpack.Encoder().encode
-"""The state as the views keep it."""
+"""The state as bytes, as the views store it."""
 
 decode_state = msgspec.msgpack.Decoder(SessionState).decode
-"""The state the views kept."""
+"""The inverse of `encode_state`."""

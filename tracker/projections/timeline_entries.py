@@ -1,4 +1,4 @@
-"""A fact as one line of a timeline."""
+"""Renders a fact as a timeline entry."""
 
 from __future__ import annotations
 
@@ -11,55 +11,56 @@ from tracker.domain import facts as f
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.domain.rows import EntryRow
 
-SHOWN = ("reason", "vendor_reason", "status", "mode", "duration_ms", "size_bytes", "url", "http_status", "label", "media",
+DETAIL_FIELDS = ("reason", "vendor_reason", "status", "mode", "duration_ms", "size_bytes", "url", "http_status", "label", "media",
            "platform", "location", "ip", "name", "publisher", "supervisor_client", "agent_client", "agent_session")  # fmt: skip
+"""The fields of facts that an entry shows as detail."""
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """What all facts of one type have in common: looked up once a type, not once a fact."""
+    """What all facts of one type have in common. It is looked up once for each type, not for each fact."""
 
     kind: str
     subject: str | None
-    """The subject's type; None where the fact itself says (notes)."""
+    """The subject's type; None if the fact states it (notes)."""
     subject_id: str | None
     """The field that holds the subject's id."""
     actors: tuple[str, ...]
-    """The fields that may name who did it, the surest first."""
+    """The fields that may name the actor, the most reliable first."""
     shown: tuple[str, ...]
 
 
 @functools.cache
-def _shape(of: type[f.Fact]) -> _Shape:
-    kind = str(of.__struct_config__.tag)
-    subject, subject_id, actors = _about(of, kind)
-    names = {field.name for field in msgspec.structs.fields(of)}
+def _shape(fact_type: type[f.Fact]) -> _Shape:
+    kind = str(fact_type.__struct_config__.tag)
+    subject, subject_id, actors = _about(fact_type, kind)
+    names = {field.name for field in msgspec.structs.fields(fact_type)}
     return _Shape(
         kind=kind,
         subject=subject,
         subject_id=subject_id,
         actors=actors,
-        shown=tuple(name for name in SHOWN if name in names),
+        shown=tuple(name for name in DETAIL_FIELDS if name in names),
     )
 
 
-def _about(of: type[f.Fact], kind: str) -> tuple[str | None, str | None, tuple[str, ...]]:
-    if issubclass(of, f.ConnectionFact):
+def _about(fact_type: type[f.Fact], kind: str) -> tuple[str | None, str | None, tuple[str, ...]]:
+    if issubclass(fact_type, f.ConnectionFact):
         return "participant", "connection", ("identity",)
-    if issubclass(of, f.StreamFact):
+    if issubclass(fact_type, f.StreamFact):
         return "stream", "stream", ("identity", "connection")
-    if issubclass(of, f.SubscriptionFact):
+    if issubclass(fact_type, f.SubscriptionFact):
         return "subscription", "stream", ("connection",)
-    if issubclass(of, f.RecordingFact):
+    if issubclass(fact_type, f.RecordingFact):
         return "recording", "recording", ()
-    if issubclass(of, f.ActivityFact):
+    if issubclass(fact_type, f.ActivityFact):
         return kind.split(".", maxsplit=1)[0], "activity", ("identity",)
-    if issubclass(of, f.NoteFact):
+    if issubclass(fact_type, f.NoteFact):
         return None, "subject_id", ()
     return "session", None, ()
 
 
 def _actor(fact: f.Fact, shape: _Shape) -> str | None:
-    """Who did it, where the vendor tells."""
+    """Who did it, if the vendor says so."""
     if fact.actor is not None:
         return fact.actor
     for name in shape.actors:
@@ -69,9 +70,9 @@ def _actor(fact: f.Fact, shape: _Shape) -> str | None:
     return None
 
 
-def render_entry(evidence: SourcedFact, session_id: str | None) -> EntryRow:
+def render_entry(item: SourcedFact, session_id: str | None) -> EntryRow:
     """The timeline entry of a fact."""
-    fact = evidence.fact
+    fact = item.fact
     shape = _shape(type(fact))
     detail: dict[str, Any] = {}
     for name in shape.shown:
@@ -85,22 +86,22 @@ def render_entry(evidence: SourcedFact, session_id: str | None) -> EntryRow:
         subject_id = fact.identity or subject_id
         if fact.connection != fact.identity:
             detail["connection"] = fact.connection
-    # By place: for so many fields it takes a fifth of the time, and there is one a fact.
+    # Positional arguments: for this many fields they take a fifth of the time, and every fact makes an entry.
     return EntryRow(
-        f"{evidence.position}-{evidence.n}",
+        f"{item.position}-{item.n}",
         session_id,
-        evidence.position,
-        evidence.n,
+        item.position,
+        item.n,
         fact.at,
-        evidence.received_at,
+        item.received_at,
         shape.kind,
         shape.subject or (fact.subject_type if isinstance(fact, f.NoteFact) else "session"),
         subject_id,
         _actor(fact, shape),
         detail,
-        evidence.source,
+        item.source,
         "reported",
         fact.clock,
-        evidence.key,
+        item.key,
         isinstance(fact, f.RecordingFact) and fact.legacy,
     )

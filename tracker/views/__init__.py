@@ -1,1 +1,1 @@
-"""Where rows are kept for reading; disposable."""
+"""The read model: where rows are stored and read. It can be deleted and rebuilt from the log at any time."""

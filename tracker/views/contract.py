@@ -1,7 +1,7 @@
-"""The seam of the views: rows in from the projector, answers out to the ways out.
+"""The interfaces of the views: the projector writes rows, the API and the dashboard read them.
 
-The projector is the only writer; `save` is one transaction with the checkpoint in it, so after a crash the views are
-exactly those of some log position. Readers never see half a save. Views can be deleted and made again, identical.
+The projector is the only writer. `save` is one transaction that includes the projected position, so after a crash the views are
+exactly those of some log position. Readers never see half a save. Views can be deleted and rebuilt, identical.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import msgspec
 from tracker.domain.facts import Micros
 from tracker.domain.rows import EntryRow, SessionRow, SessionRows, SupervisorSessionRow
 
-VIEWS_VERSION = 1
-"""Which reading of the log these rows are. Count it up whenever the same log would give other rows than before
-(an `interpret` or a merge rule changed): views stamped with another number are outdated and are rebuilt."""
+VIEWS_VERSION = 2
+"""The version of the rows. Increase it whenever the same log gives other rows than before (an `interpret` or a merge rule
+changed): views with another version are outdated and must be rebuilt."""
 
 
 class SavedEntry(msgspec.Struct, frozen=True, gc=False):
-    """An entry row with what the projector needs to see where else it may belong; the fact itself stays in the log."""
+    """An entry row, and what the projector needs to move it to another session. The fact itself stays in the log."""
 
     row: EntryRow
     room: str | None
-    """Only for facts without a run key: those a new start may move. Without it the rest is not kept."""
+    """Set only for facts without a run key: a new start may move them. If None, the fields below are not stored."""
     placed_at: Micros
     session_ref: bytes = b""
-    """What else the fact says of its run, opaque to the views."""
+    """What else the fact states about its run, opaque to the views."""
 
 
 class SourceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What the projector knows of one source: its high-water mark and an opaque state."""
+    """What the projector knows about one source: its latest arrival, its number of records and an opaque state."""
 
     source: str
     vendor: str
@@ -42,21 +42,21 @@ class SourceRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one batch of records changed. `position` is the checkpoint after it."""
+    """Everything that a batch of records changes. `position` is the projected position after it."""
 
     position: int
     sessions: Sequence[SessionRows] = ()
     removed: Sequence[str] = ()
-    """Session ids that no longer exist (their facts moved); their entries are in `entries` again."""
+    """Session ids that no longer exist, because their facts moved. `entries` holds their entries again."""
     entries: Sequence[SavedEntry] = ()
-    """New entries, and old ones whose session changed (same id: replaced)."""
+    """New entries, and existing entries whose session changed (the same id replaces)."""
     rooms: Sequence[tuple[str, str, bytes]] = ()
     """(source, room, opaque state)"""
     sources: Sequence[SourceRow] = ()
 
 
 class SharedRoom(NamedTuple):
-    """A room that two halves of a log both told of, with what each knew of it (opaque)."""
+    """A room that is in the base views and in the part merged into them, with its (opaque) state in each."""
 
     source: str
     room: str
@@ -65,24 +65,24 @@ class SharedRoom(NamedTuple):
 
 
 class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What views took in from those of the records that follow. `position`: where those ended."""
+    """The result of merging a part. `position` is the last position of the part."""
 
     position: int
     sources: Sequence[tuple[SourceRow | None, SourceRow]]
-    """Of each source of theirs: ours, if it was known, and theirs. Neither was saved."""
+    """Each source of the part: its row in the base views, if any, and in the part. The part's row is not saved yet."""
     shared_sessions: Sequence[str]
-    """Ids of sessions that both knew: rows and state are still ours, the entries are those of both."""
+    """Ids of sessions in both. Their rows and state are still those of the base views; their entries are those of both."""
 
 
 class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """The filters of `GET /v1/sessions`. `q` matches ids, rooms, identities and names by substring, in any case.
+    """The filters of `GET /v1/sessions`. `q` matches substrings of ids, rooms, identities and names; case is ignored.
 
-    `stuck_before` maps source → the latest `last_event_at` (µs) at which an open session counts as stuck now.
+    `stuck_before` maps each source to a time (µs): an open session is stuck if its `last_event_at` is not later.
     """
 
     source: str | None = None
     sources: tuple[str, ...] | None = None
-    """Narrowing from the reader's token; None: all."""
+    """The sources that the reader's token allows; None: all."""
     room: str | None = None
     identity: str | None = None
     state: str | None = None
@@ -95,88 +95,89 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ViewsWriter(Protocol):
-    """What the projector needs."""
+    """Views to write to: what the projector needs."""
 
     async def projected_position(self) -> int:
-        """The position the views are at; 0 when new."""
+        """The projected position; 0 in new views."""
         ...
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
-        """The folded states of those sessions that exist."""
+        """The folded states of the sessions that exist."""
         ...
 
     async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-        """The opaque states of (source, room) that exist."""
+        """The opaque states of the (source, room) pairs that exist."""
         ...
 
     async def sources(self) -> list[SourceRow]:
-        """All sources seen."""
+        """All known sources."""
         ...
 
     async def room_entries(
         self, source: str, room: str, from_at: Micros | None, to_at: Micros | None
     ) -> list[SavedEntry]:
-        """Entries that named this room with `from_at <= placed_at < to_at` (None: unbounded), in position order."""
+        """Entries of this room with `from_at <= placed_at < to_at` (None: unbounded), in order of position."""
         ...
 
     async def session_entries(self, session_id: str) -> list[SavedEntry]:
-        """Every entry of a session, in position order."""
+        """All entries of a session, in order of position."""
         ...
 
     async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
-        """Ids of sessions of a source with a smaller `begins_at` that are open or whose end is inferred."""
+        """Ids of sessions of a source with a smaller `begins_at` that are open or have an inferred end."""
         ...
 
     async def never_joined_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
-        """Ids of open sessions of a source with a smaller `begins_at` and neither connections nor streams."""
+        """Ids of open sessions of a source with a smaller `begins_at`, no connections and no streams."""
         ...
 
     async def save(self, changes: Changes, *, commit: bool = True) -> None:
-        """All of it in one transaction; `more`: of the next save, too.
+        """Apply all changes in one transaction; with `commit=False`, leave it open for the next save.
 
-        Until that is over only the writer's own questions about sessions and rooms see it, no reader and no checkpoint.
-        On raise nothing was saved, and nothing of the saves before it that it would have completed.
+        Until the commit only the writer's own queries about sessions and rooms see the changes; readers and
+        `projected_position` do not. If it raises, nothing of the open transaction was saved.
         """
         ...
 
     async def rollback(self) -> None:
-        """Take back saves with `more` that none without has completed."""
+        """Undo the saves that are not committed yet."""
         ...
 
     async def refresh(self) -> bool:
-        """Whether other views were swapped in since the last call.
+        """Whether other views were swapped in since the last call. Call it before each batch.
 
-        Then forget what was read and start again at `checkpoint()`. Ask before each batch; what is saved after a swap and before this call goes with the old views.
+        If so, forget what was read and continue from `projected_position()`. Anything saved between the swap and this call
+        is lost with the old views.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of the store. Idempotent."""
+        """Close the views. Idempotent."""
         ...
 
 
 class MergeableViews(ViewsWriter, Protocol):
-    """Views being built that can take in those of the records that follow theirs."""
+    """Views that are being built, and into which the views of the following records can be merged."""
 
     async def merge(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> MergeResult:
-        """Take in everything of views that were put by; a room in both gets the state that `join_rooms` makes of its two."""
+        """Merge the views at `part`. A room in both gets the state that `join_rooms` returns for its two states."""
         ...
 
     async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
-        """After `absorb`: rooms that both knew, as they were, by (source, room), from after that one."""
+        """After `merge`: the rooms that are in both, with their states before the merge, by (source, room) after `after`."""
         ...
 
     async def part_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
-        """After `absorb`: the folded states that the other views had of sessions that both knew."""
+        """After `merge`: the folded states that the part had of the sessions in both."""
         ...
 
 
 Page = tuple[list[Any], str | None]
-"""Rows and the cursor of the next page (None: the end)."""
+"""Rows, and the cursor of the next page (None: no more)."""
 
 
 class RoomSummary(NamedTuple):
-    """One room of one source, as `find_rooms` gives it; unpacks in this order."""
+    """One room of one source, as `find_rooms` returns it."""
 
     source: str
     room_id: str
@@ -188,40 +189,43 @@ class RoomSummary(NamedTuple):
 
 
 class ViewsReader(Protocol):
-    """What the ways out need. Cursors are opaque strings; a bad one raises `ParameterInvalid("cursor", …)`."""
+    """Views to read: what the API and the dashboard need. An invalid cursor raises `ParameterInvalid("cursor", …)`."""
 
     async def projected_position(self) -> int:
-        """The position the views are at."""
+        """The projected position."""
         ...
 
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
-        """Newest first by (`begins_at`, `id`)."""
+        """Sessions, newest first by (`begins_at`, `id`)."""
         ...
 
     async def session(self, session_id: str) -> SessionRow | None:
-        """By our id."""
+        """The session with this id."""
         ...
 
     async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:
-        """Every session this vendor id (or outdated id of ours) may mean, newest first, at most 100."""
+        """The sessions that this id may mean: a session id, an outdated one, or a vendor's id. Newest first, at most 100."""
         ...
 
     async def timeline(
         self, session_id: str | None, *, kinds: Sequence[str], subject: str | None, limit: int, cursor: str | None
     ) -> Page:
-        """Entries by `at`, within a moment in causal order (`projections.ranking`), never as they came; hidden ones left out. `session_id` None: entries of no session."""
+        """Entries by `at`; those of one moment in causal order (`domain.ordering`), never in order of arrival.
+
+        Hidden entries are left out. `session_id` None: the entries that belong to no session.
+        """
         ...
 
     async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:
-        """Entries of all sessions in log order after (position, n): what a live stream resumes from."""
+        """Entries of all sessions after (position, n), in log order: what a live stream continues with."""
         ...
 
     async def session_positions(self, session_id: str, *, limit: int, after: int) -> list[int]:
-        """Distinct positions of the records behind a session, ascending."""
+        """The distinct positions of a session's records, ascending."""
         ...
 
     async def record_sessions(self, position: int) -> list[str]:
-        """Sessions a record contributed to."""
+        """The ids of the sessions that a record contributed to."""
         ...
 
     async def participants(
@@ -263,19 +267,19 @@ class ViewsReader(Protocol):
     async def find_rooms(
         self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
     ) -> Page:
-        """`(source, room_id, room_name, sessions, open, first_begins_at, last_begins_at)` by source, room_id."""
+        """`RoomSummary` rows by source, room_id."""
         ...
 
     async def stats(self, *, from_at: Micros, to_at: Micros, sources: tuple[str, ...] | None) -> dict[str, Any]:
-        """`{"open": n, "days": [...], "sources": [...], "peak": {...}}` from the rows, without reading the log."""
+        """`{"open", "sessions", "days", "peak", "sources"}`, from the rows alone."""
         ...
 
     async def sources(self) -> list[SourceRow]: ...
 
     def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
-        """Every row as (key, canonical JSON), keys ascending, of one moment: equal views give equal dumps.
+        """All rows at one moment as (key, canonical JSON), in ascending order of keys. Equal views give equal dumps.
 
-        Opaque states are left out. With `positions=False` so is everything that depends on the order of arrival:
+        Opaque states are left out. With `positions=False` so is what depends on the order of arrival:
         positions, entry ids, received_at.
         """
         ...

@@ -1,4 +1,4 @@
-"""Opaque cursors: base64url of the JSON of a list's name and the key of its last row."""
+"""Opaque cursors: base64url of a JSON array with the name of a list and the key of the last row."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LARGEST = 2**63
 
 
 def encode_cursor(name: str, key: tuple[int | str, ...]) -> str:
-    """The cursor that continues the list `name` after `key`."""
+    """The cursor to continue the list `name` after `key`."""
     packed = json.dumps([name, *key], ensure_ascii=False, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
 def decode_cursor(name: str, cursor: str, *shape: type[int | str]) -> tuple[Any, ...]:
-    """The key in `cursor`, with the types of `shape`. Raises `ParameterInvalid("cursor", …)` for any other text."""
+    """The key in `cursor`, with the types of `shape`. Raises `ParameterInvalid("cursor", …)` for anything else."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         found: object = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
@@ -31,5 +31,5 @@ def decode_cursor(name: str, cursor: str, *shape: type[int | str]) -> tuple[Any,
         if first == name and fits and not any(isinstance(part, int) and abs(part) >= _LARGEST for part in key):
             return tuple(key)
     raise ParameterInvalid(
-        "cursor", "not a cursor of this list; take `next` of the page before as it is, or leave it out"
+        "cursor", "not a cursor of this list: pass `next` of the previous page unchanged, or leave `cursor` out"
     )

@@ -1,16 +1,19 @@
-"""The tables statistics are answered from, and the statements that fill them: sums of time, small enough to add up at once.
+"""The tables that statistics are read from, and how a rebuild or a save fills them: sums for spans of time.
 
-    counts   per source: how many sessions began in a day (or ten minutes) and what they add up to
-    levels   per source, and "" for all together: by how much the number of running sessions changed in a day, in ten
-             minutes, in ten seconds (`net`), and how far above its beginning it rose there (`peak`)
+    counts   for each source: how many sessions began in a day (or ten minutes), and the sums of their figures
+    levels   for each source, and "" for all together: by how much the number of open sessions changed in a day, in ten
+             minutes, in ten seconds (`net`), and how far it rose above its value at the start of the span (`peak`)
 
-A `peak` holds the height and the moment in one number, so that the greatest is the highest and, of equal ones, the first:
-`height * 2**40 - offset`, the offset in µs from where its row begins. A row is worked out from the three spans' next
-smaller rows, ten seconds from the sessions themselves: whatever order they came in, the tables are a function of them.
-A moment at which nothing begins or ends has no row.
+A `peak` holds the height and its moment in one number, `height * 2**40 - offset`, where the offset is µs from the start of the
+row. So the largest number is the highest peak and, of equal ones, the first. A row of ten seconds is computed from the sessions,
+a larger one from the rows of the next smaller span. So the tables depend on the sessions alone, not on the order of saves.
+Spans in which nothing begins or ends have no row.
+
+A save reads what the sessions it touches counted for, corrects the sums of those days, and recomputes the ten seconds in which
+one of them began or ended. A session that stays open costs next to nothing. Everything runs in the connection's thread.
 """
 
-# ruff: noqa: S608 - only constants of ours are put together
+# ruff: noqa: S608 - only constants are concatenated
 from __future__ import annotations
 
 import sqlite3
@@ -27,10 +30,10 @@ from tracker.views.sqlite.writer import Numbers, json_list
 TEN_SECONDS = 10_000_000
 TEN_MINUTES = 600_000_000
 DAY = 86_400_000_000
-"""The spans, µs. Each is a whole number of the one before."""
+"""The spans in µs. Each is a multiple of the one before."""
 
 PEAK_UNIT = 2**40
-"""One session more in a `peak`; more than any offset in µs within a day."""
+"""What one session adds to a `peak`. It is larger than any offset (µs) within a day."""
 
 CREATE_COUNTS = """
 CREATE TABLE counts (
@@ -46,12 +49,12 @@ CREATE TABLE levels (
 
 
 def floored(column: str, span: int) -> str:
-    """SQL for the beginning of the span a time lies in, also before 1970."""
+    """SQL for the start of the span that a time is in, also before 1970."""
     return f"({column} - (({column} % {span}) + {span}) % {span})"
 
 
-# Ends come before starts of the same moment: a run that begins as another ends does not overlap it. One that is over
-# as it begins was never running.
+# Ends come before starts of the same moment: a run that begins when another ends does not overlap it. A run that ends
+# at the moment it begins was never open.
 _LEAVES = f"""
 SELECT source, {TEN_SECONDS}, leaf, sum(step), max(height * {PEAK_UNIT} - (at - leaf)) FROM (
     SELECT source, leaf, at, step,
@@ -61,7 +64,7 @@ _RAN = "(over_at IS NULL OR over_at > begins_at)"
 
 
 def _summed(rows: str, span: int) -> str:
-    """SQL for the rows of a span from those of the next smaller one: `rows` has source, parent, at, net, peak."""
+    """SQL for the rows of a span, from those of the next smaller span. `rows` has source, parent, at, net, peak."""
     return f"""
 SELECT source, {span}, parent, sum(net), max(before * {PEAK_UNIT} + peak - (at - parent)) FROM (
     SELECT source, parent, at, net, peak,
@@ -85,7 +88,7 @@ FILL_COUNTS = (
 INSERT INTO counts SELECT {DAY}, {floored("at", DAY)} AS day, source,
     sum(sessions), sum(participants), sum(participant_ms), sum(recordings) FROM counts WHERE span = {TEN_MINUTES} GROUP BY day, source""",
 )  # fmt: skip
-"""How a rebuild fills them, when all sessions are there."""
+"""How a rebuild fills the tables, after all sessions are saved."""
 
 ADD_COUNTS = """
 INSERT INTO counts (span, at, source, sessions, participants, participant_ms, recordings) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -93,7 +96,7 @@ ON CONFLICT (span, at, source) DO UPDATE SET sessions = sessions + excluded.sess
     participant_ms = participant_ms + excluded.participant_ms, recordings = recordings + excluded.recordings"""
 DELETE_EMPTY_COUNTS = "DELETE FROM counts WHERE span = ? AND at = ? AND source = ? AND sessions = 0"
 
-# `asked` is a JSON list of [source, at]: which rows of one span are worked out again.
+# `asked` is a JSON list of [source, at]: the rows of one span to recompute.
 _ASKED = "asked (source, at) AS (SELECT value ->> 0, value ->> 1 FROM json_each(?))"
 DELETE_LEVELS = "DELETE FROM levels WHERE source = ? AND span = ? AND at = ?"
 SAVE_LEAVES = f"""
@@ -108,21 +111,21 @@ INSERT INTO levels WITH {_ASKED}, edges (source, leaf, at, step) AS (
 ) {_LEAVES}"""
 
 
-def _again(span: int, below: int) -> str:
+def _recompute(span: int, below: int) -> str:
     rows = f"""
 SELECT l.source, asked.at AS parent, l.at, l.net, l.peak FROM asked
 CROSS JOIN levels AS l ON l.source = asked.source AND l.span = {below} AND l.at >= asked.at AND l.at < asked.at + {span}"""
     return f"INSERT INTO levels WITH {_ASKED} {_summed(rows, span)}"
 
 
-SAVE_BRANCHES = _again(TEN_MINUTES, TEN_SECONDS)
-SAVE_DAYS = _again(DAY, TEN_MINUTES)
+SAVE_BRANCHES = _recompute(TEN_MINUTES, TEN_SECONDS)
+SAVE_DAYS = _recompute(DAY, TEN_MINUTES)
 
 SELECT_COUNTED = """
 SELECT source, begins_at, over_at, participants, participant_ms, recordings
 FROM json_each(?) AS asked CROSS JOIN sessions ON sessions.number = asked.value"""
 
-# What `stats` asks: ?1 = the sources as JSON or NULL, or one key of `levels`; ?2 = from, ?3 = to, ?4 = the span.
+# The queries of `stats`: ?1 = the sources as JSON or NULL, or one key of `levels`; ?2 = from, ?3 = to, ?4 = the span.
 SELECT_COUNTS = """
 SELECT at, source, sessions, participants, participant_ms, recordings FROM counts
 WHERE span = ?4 AND at >= ?2 AND at < ?3 AND (?1 IS NULL OR source IN (SELECT value FROM json_each(?1)))"""
@@ -139,7 +142,7 @@ SELECT_OVER = "SELECT count(*) FROM sessions WHERE over_at = ?2 AND begins_at < 
 
 
 class SessionCounts(NamedTuple):
-    """What one session counts for."""
+    """What one session contributes to the tables."""
 
     source: str
     begins_at: Micros
@@ -153,27 +156,27 @@ Key = tuple[int, Micros, str]
 
 
 def select_counts(
-    connection: sqlite3.Connection, changes: Changes, numbers: Numbers, kept: Mapping[str, SessionRows]
+    connection: sqlite3.Connection, changes: Changes, numbers: Numbers, known: Mapping[str, SessionRows]
 ) -> list[SessionCounts]:
-    """What the sessions that are saved, or go, count for now. In the transaction of the save, before anything else.
+    """What the saved and removed sessions contribute before the save. Call it first in the transaction of the save.
 
-    `kept`: what the file is known to hold of them; the others are asked for.
+    `known`: rows that the file is known to hold; the other sessions are read from it.
     """
     names = (*changes.removed, *(rows.session.id for rows in changes.sessions))
-    touched = [numbers[name] for name in names if name not in kept]
-    found = [_counted(kept[name].session) for name in names if name in kept]
+    touched = [numbers[name] for name in names if name not in known]
+    found = [_counted(known[name].session) for name in names if name in known]
     if touched:
         found += [SessionCounts(*row) for row in connection.execute(SELECT_COUNTED, [json_list(touched)])]
     return found
 
 
 def update_counts(connection: sqlite3.Connection, before: Sequence[SessionCounts], changes: Changes) -> None:
-    """Bring the tables up to date. In the transaction of the save, when the sessions are written."""
+    """Update the tables. Call it in the transaction of the save, after the sessions are written."""
     after = [_counted(rows.session) for rows in changes.sessions]
     _save_sums(connection, before, after)
-    leaves = _touched(before, after)
-    if leaves:
-        _save_levels(connection, leaves)
+    spans = _changed_spans(before, after)
+    if spans:
+        _save_levels(connection, spans)
 
 
 def _counted(row: SessionRow) -> SessionCounts:
@@ -198,12 +201,12 @@ def _save_sums(connection: sqlite3.Connection, before: Sequence[SessionCounts], 
         connection.executemany(DELETE_EMPTY_COUNTS, fewer)
 
 
-def _touched(before: Iterable[SessionCounts], after: Iterable[SessionCounts]) -> set[tuple[str, Micros]]:
-    """(source, leaf) wherever another number of sessions begins or ends than before."""
+def _changed_spans(before: Iterable[SessionCounts], after: Iterable[SessionCounts]) -> set[tuple[str, Micros]]:
+    """(source, start of ten seconds) wherever the number of sessions that begin or end changed."""
     edges = Counter(edge for each in after for edge in _edges(each))
     edges.subtract(edge for each in before for edge in _edges(each))
-    touched = {(source, at // TEN_SECONDS * TEN_SECONDS) for (source, at, _), change in edges.items() if change}
-    return touched | {("", leaf) for _, leaf in touched}
+    changed = {(source, at // TEN_SECONDS * TEN_SECONDS) for (source, at, _), change in edges.items() if change}
+    return changed | {("", at) for _, at in changed}
 
 
 def _edges(each: SessionCounts) -> Iterator[tuple[str, Micros, int]]:
@@ -213,9 +216,9 @@ def _edges(each: SessionCounts) -> Iterator[tuple[str, Micros, int]]:
             yield each.source, each.over_at, -1
 
 
-def _save_levels(connection: sqlite3.Connection, leaves: set[tuple[str, Micros]]) -> None:
-    """Work out again these leaves, then what is above them."""
+def _save_levels(connection: sqlite3.Connection, spans: set[tuple[str, Micros]]) -> None:
+    """Recompute these rows of ten seconds, then the larger rows above them."""
     for span, statement in ((TEN_SECONDS, SAVE_LEAVES), (TEN_MINUTES, SAVE_BRANCHES), (DAY, SAVE_DAYS)):
-        asked = sorted({(source, leaf // span * span) for source, leaf in leaves})
+        asked = sorted({(source, at // span * span) for source, at in spans})
         connection.executemany(DELETE_LEVELS, [(source, span, at) for source, at in asked])
         connection.execute(statement, [json_list(asked)])

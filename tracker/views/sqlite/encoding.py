@@ -1,11 +1,11 @@
-"""How rows are packed into a views file: what a column tells is not told again, and what is nearly always so costs a byte.
+"""How rows are encoded in a views file: no field is stored twice, and the usual value of a field costs one byte.
 
-    a row            its columns (what is searched or ordered by) and `doc`: a MessagePack array of the other fields
-    an entry         its columns and `rest`: when it was received (after `at`), whose it is, its key, its detail
-    session, source  numbers of the table `names`; a kind is its place in `KINDS`
-    a folded state   zlib: the same keys and names again and again; as it is while the session is open and saved often
+    a row            its columns (what queries search or order by) and `doc`: a MessagePack array of the other fields
+    an entry         its columns and `rest`: when it was received (relative to `at`), its actor, its key, its detail
+    session, source  a number in the table `names`; a kind is its index in `KINDS`
+    a folded state   compressed by zlib, as keys and names repeat; uncompressed while the session is open and saved often
 
-Kinds, subjects and keys of another form than the usual one are kept as they are: nothing is refused or lost.
+Unusual kinds, subjects and keys are stored as they are: nothing is refused or lost.
 """
 
 from __future__ import annotations
@@ -18,11 +18,8 @@ from typing import Any, Generic, TypeVar, cast, get_args
 
 import msgspec
 
-from tracker.domain.facts import AnyFact, Clock, Fact, Provenance
+from tracker.domain.facts import KINDS, Clock, Provenance
 from tracker.domain.rows import ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
-
-KINDS = tuple(str(cast("type[Fact]", fact).__struct_config__.tag) for fact in get_args(AnyFact))
-"""Timeline kinds by number. The stamp of a views file holds them: another order is another file."""
 
 _NUMBER_OF_KIND: dict[str, int] = {kind: number for number, kind in enumerate(KINDS)}
 
@@ -31,9 +28,9 @@ _SUBJECTS = (
     "supervisor_session", "artifact", "node", "cluster", "source",
 )  # fmt: skip
 ENTRY_SHAPES = tuple(product(_SUBJECTS, get_args(Provenance), get_args(Clock)))
-"""(subject type, provenance, clock) by number."""
+"""(subject type, provenance, clock) by number. Like `KINDS`, it is part of the stamp of a views file."""
 
-_NUMBER_OF_MANNER: dict[tuple[str, str, str], int] = {manner: number for number, manner in enumerate(ENTRY_SHAPES)}
+_NUMBER_OF_SHAPE: dict[tuple[str, str, str], int] = {shape: number for number, shape in enumerate(ENTRY_SHAPES)}
 
 _KEY_BYTES = 32
 _FASTEST = 1
@@ -47,7 +44,7 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 
 class RowCodec(Generic[Row]):
-    """The fields of a row type that none of `columns` (field names) tells, as one BLOB."""
+    """Encodes the fields of a row type that are not in `columns` (field names) as one BLOB."""
 
     def __init__(self, row: type[Row], columns: tuple[str, ...]) -> None:
         self._row = row
@@ -59,7 +56,7 @@ class RowCodec(Generic[Row]):
         self._ends = tuple(place for place, name in enumerate(self._names) if name in ends)
 
     def encode(self, row: Row) -> bytes:
-        """The BLOB."""
+        """The BLOB of a row."""
         values: Sequence[Any] = self._values(row)
         if self._ends:
             values = list(values)
@@ -70,15 +67,15 @@ class RowCodec(Generic[Row]):
         return _pack(values)
 
     def decode(self, doc: bytes, columns: Sequence[Any]) -> Row:
-        """The row again; `columns` are the values of those that were left out, in their order."""
+        """The row of a BLOB. `columns` are the values of the other fields, in their order."""
         values = cast("list[Any]", _unpack(doc))
         for place in self._ends:
             end = values[place]
             if end is not None:
                 values[place] = {"reason": end[0], "vendor_reason": end[1], "provenance": end[2]}
-        told = dict(zip(self._names, values, strict=True))
-        told.update(zip(self.columns, columns, strict=True))
-        return msgspec.convert(told, self._row)
+        fields = dict(zip(self._names, values, strict=True))
+        fields.update(zip(self.columns, columns, strict=True))
+        return msgspec.convert(fields, self._row)
 
 
 SESSION_COLUMNS = (
@@ -95,7 +92,7 @@ DOCS = (sessions, participants, connections, streams, recordings, supervisor_ses
 
 
 def number_of_kind(kind: str) -> int | str:
-    """The number of a kind; one we do not know stays a text."""
+    """The number of a kind; an unknown kind stays text."""
     return _NUMBER_OF_KIND.get(kind, kind)
 
 
@@ -105,10 +102,10 @@ def encode_entry(row: EntryRow) -> bytes:
     Received how long after `at` (µs) · a number of `MANNERS` · the actor, or True where it is the subject ·
     the key, as bytes where it is 64 hexadecimal digits · the detail.
     """
-    manner = (row.subject_type, row.provenance, row.clock)
+    shape = (row.subject_type, row.provenance, row.clock)
     return _pack((
         None if row.received_at is None else row.received_at - row.at,
-        _NUMBER_OF_MANNER.get(manner, manner),
+        _NUMBER_OF_SHAPE.get(shape, shape),
         True if row.actor is not None and row.actor == row.subject_id else row.actor,
         _short(row.dedupe_key),
         row.detail,
@@ -121,7 +118,7 @@ def _short(key: str) -> bytes | str:
             short = bytes.fromhex(key)
         except ValueError:
             return key
-        # Upper case or spaces would not come back.
+        # Upper case and spaces would be lost.
         return short if short.hex() == key else key
     return key
 
@@ -129,8 +126,8 @@ def _short(key: str) -> bytes | str:
 def decode_entry(row: Sequence[Any]) -> EntryRow:
     """The entry in columns (position, n, session_id, at, kind, subject_id, source, hidden, rest, …)."""
     position, n, session_id, at, kind, subject_id, source, hidden, packed = row[:9]
-    after, manner, actor, key, detail = cast("list[Any]", _unpack(packed))
-    subject_type, provenance, clock = ENTRY_SHAPES[manner] if isinstance(manner, int) else manner
+    after, shape, actor, key, detail = cast("list[Any]", _unpack(packed))
+    subject_type, provenance, clock = ENTRY_SHAPES[shape] if isinstance(shape, int) else shape
     return EntryRow(
         id=f"{position}-{n}", session_id=session_id, position=position, n=n, at=at,
         received_at=None if after is None else at + after, kind=KINDS[kind] if isinstance(kind, int) else kind,
@@ -141,11 +138,11 @@ def decode_entry(row: Sequence[Any]) -> EntryRow:
 
 
 def compress_state(state: bytes, *, is_open: bool) -> bytes:
-    """A folded state, a quarter of its size once its session is over."""
+    """A folded state. Once its session is over it is compressed, to a quarter of its size."""
     return state if is_open else zlib.compress(state, _FASTEST)
 
 
 def decompress_state(packed: bytes) -> bytes:
-    """The folded state again."""
-    # A state is a MessagePack array, which never begins with the first byte of zlib's.
+    """The inverse of `compress_state`."""
+    # A state is a MessagePack array, which never begins with zlib's first byte.
     return zlib.decompress(packed) if packed[:1] == _ZLIB else packed

@@ -1,13 +1,14 @@
-"""Views of the first records of a log take in those of the records that follow, made apart at the same time.
+"""Merges two views files that were built at the same time: the base, and the part with the records that follow.
 
-    part.names ──numbers of ours, or new ones──► names        everything else of a session goes in as it is
-    in both    a room's two states are joined; a session's rows stay ours, its entries are all there
-    told       what is in both, for the projector to mend (`projection_halves`)
+    names         names of the part get their number in the base, or a new one
+    rows          rows of sessions that are only in the part are copied
+    in both       the two states of a room are joined; the rows of a session stay those of the base; all entries are copied
+    result        what is in both, for the projector to correct (`projector/merge`)
 
-Both files are being built, so nobody reads them; after a failure both are thrown away. Runs in the connection's own thread.
+Both files are being built, so nobody reads them; after a failure both are deleted. Runs in the connection's own thread.
 """
 
-# ruff: noqa: S608 - only constants of ours are put together
+# ruff: noqa: S608 - only constants are concatenated
 from __future__ import annotations
 
 import sqlite3
@@ -33,7 +34,7 @@ NUMBERED = {
     "gaps": ("session", "source"),
     "entries": ("session", "source"),
 }
-"""Tables of sessions, and their columns that hold a number of `names`, that of the session first."""
+"""The tables about sessions, and their columns that hold a number of `names`, the session's first."""
 
 TEMPORARY = (
     "CREATE TEMP TABLE renumbered (theirs INTEGER PRIMARY KEY, ours INTEGER NOT NULL)",
@@ -65,13 +66,13 @@ SELECT source, room, ours, theirs FROM shared_rooms WHERE (source, room) > (?, ?
 
 
 def merge_part(connection: sqlite3.Connection, part: Path, join_states: JoinStates) -> MergeResult:
-    """Take in a part of `build` that was put by. Raises `ViewsUnavailable` for anything else."""
+    """Merge the part that `SqliteViews.close_partial` left at `part`. Raises `ViewsUnavailable` for any other file."""
     if connection.in_transaction:
         connection.commit()
     connection.execute("ATTACH ? AS part", [str(part)])
     stamp = connection.execute(SELECT_STAMP.replace("meta", "part.meta")).fetchone()
     if stamp is None or stamp[0] != UNFINISHED:
-        raise ViewsUnavailable(f"{part} is not a part of views being built")
+        raise ViewsUnavailable(f"{part} is not an unfinished part of a rebuild: run `tracker rebuild` again")
     connection.create_function("join_states", 2, join_states, deterministic=True)
     connection.execute("BEGIN")
     (offset,) = connection.execute("SELECT ifnull(max(number), 0) FROM main.names").fetchone()
@@ -79,22 +80,22 @@ def merge_part(connection: sqlite3.Connection, part: Path, join_states: JoinStat
         connection.execute(statement)
     connection.execute(SAVE_NAMES, [offset])
     for table, numbers in NUMBERED.items():
-        connection.execute(_moved(connection, table, numbers, offset))
+        connection.execute(_copy_statement(connection, table, numbers, offset))
     connection.execute(SAVE_ROOMS)
-    ours = {row[0]: decode_source(row) for row in connection.execute(SELECT_SOURCES)}
-    theirs = [decode_source(row) for row in connection.execute(SELECT_SOURCES.replace("sources", "part.sources"))]
+    base_sources = {row[0]: decode_source(row) for row in connection.execute(SELECT_SOURCES)}
+    part_sources = [decode_source(row) for row in connection.execute(SELECT_SOURCES.replace("sources", "part.sources"))]
     (position,) = connection.execute(SELECT_POSITION.replace("meta", "part.meta")).fetchone()
     connection.execute("COMMIT")
     connection.execute("DETACH part")
     return MergeResult(
         position=position,
-        sources=[(ours.get(row.source), row) for row in theirs],
+        sources=[(base_sources.get(row.source), row) for row in part_sources],
         shared_sessions=[name for (name,) in connection.execute(SELECT_SHARED_SESSIONS)],
     )
 
 
-def _moved(connection: sqlite3.Connection, table: str, numbers: tuple[str, ...], offset: int) -> str:
-    """The statement that takes in one table."""
+def _copy_statement(connection: sqlite3.Connection, table: str, numbers: tuple[str, ...], offset: int) -> str:
+    """The statement that copies one table of the part."""
     columns = [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
     values = [
         f"ifnull((SELECT ours FROM renumbered WHERE theirs = p.{column}), p.{column} + {offset})"
@@ -102,6 +103,8 @@ def _moved(connection: sqlite3.Connection, table: str, numbers: tuple[str, ...],
         else column
         for column in columns
     ]
-    # The entries of a session in both are all wanted, its rows are written anew.
-    kept = "" if table == "entries" else f" WHERE {numbers[0]} NOT IN (SELECT theirs FROM shared_sessions)"
-    return f"INSERT INTO main.{table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM part.{table} AS p{kept}"
+    # Of a session in both, all entries are copied; its rows are rendered again later.
+    condition = "" if table == "entries" else f" WHERE {numbers[0]} NOT IN (SELECT theirs FROM shared_sessions)"
+    return (
+        f"INSERT INTO main.{table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM part.{table} AS p{condition}"
+    )

@@ -5,7 +5,7 @@ JSON text (`json_each`). `NUMBERED` is the number of the name bound next; an unk
 no session) NULL. `+source` keeps a token's narrowing off the indices, so that the order still comes from one.
 """
 
-# ruff: noqa: S608 - only constants of ours are put together
+# ruff: noqa: S608 - only constants are concatenated
 from __future__ import annotations
 
 NUMBER_OF_NAME = "(SELECT CASE WHEN wanted IS NULL THEN NULL ELSE ifnull((SELECT number FROM names WHERE name = wanted), -1) END FROM (SELECT ? AS wanted))"

@@ -7,7 +7,7 @@ read in its order without sorting.
 There are no migrations: a file with another stamp is rebuilt.
 """
 
-# ruff: noqa: S608 - only constants of ours are put together
+# ruff: noqa: S608 - only constants are concatenated
 from __future__ import annotations
 
 import hashlib

@@ -9,7 +9,7 @@ would have to guess how many rows a value has. LIMIT: filters that each find man
 to be read by, and pass over all that the first of them finds.
 """
 
-# ruff: noqa: S608 - only constants of ours are put together
+# ruff: noqa: S608 - only constants are concatenated
 from __future__ import annotations
 
 import json

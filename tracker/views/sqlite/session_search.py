@@ -5,7 +5,7 @@ with it. Hits come newest first by place, so many end early and few are few; onl
 of a page are all looked at, because places do not order inside a minute.
 """
 
-# ruff: noqa: S608 - only constants of ours are put together
+# ruff: noqa: S608 - only constants are concatenated
 from __future__ import annotations
 
 import re

@@ -5,7 +5,7 @@ session whose rows are known to be those of an earlier save, only what differs i
 Before it, `SELECT_NAMES` and `SAVE_NAMES` give every session id and source name its number. Parameters are made by generators, which SQLite pulls in the connection's thread, not in the event loop.
 """
 
-# ruff: noqa: S608 - only constants of ours are put together
+# ruff: noqa: S608 - only constants are concatenated
 from __future__ import annotations
 
 import json
