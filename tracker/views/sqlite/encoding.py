@@ -97,10 +97,10 @@ def number_of_kind(kind: str) -> int | str:
 
 
 def encode_entry(row: EntryRow) -> bytes:
-    """What of an entry is in no column of its own, as an array of five.
+    """The fields of an entry that have no column, as an array of five.
 
-    Received how long after `at` (µs) · a number of `MANNERS` · the actor, or True where it is the subject ·
-    the key, as bytes where it is 64 hexadecimal digits · the detail.
+    The time from `at` to its receipt (µs) · an index in `ENTRY_SHAPES` · the actor, or True if it is the subject ·
+    the key, as bytes if it is 64 hexadecimal digits · the detail.
     """
     shape = (row.subject_type, row.provenance, row.clock)
     return _pack((

@@ -1,8 +1,8 @@
-"""What is asked of the SQLite views: one constant a statement, and the fixed fragments filters are put together from.
+"""The read statements of the SQLite views: one constant a statement, and the fixed fragments that filters are composed of.
 
-A list is `SELECT_… + AND_… fragments + its order`; every value is bound, never glued in. A list of values is one bound
-JSON text (`json_each`). `NUMBERED` is the number of the name bound next; an unknown name has -1, a NULL one (the entries of
-no session) NULL. `+source` keeps a token's narrowing off the indices, so that the order still comes from one.
+A list is `SELECT_…` + `AND_…` fragments + its order. Values are always bound. A list of values is one bound JSON text
+(`json_each`). `NUMBER_OF_NAME` is the number of the name bound next: -1 for an unknown name, NULL for NULL (the entries of no
+session). `+source` keeps the sources of a token away from the indices, so that an index still provides the order.
 """
 
 # ruff: noqa: S608 - only constants are concatenated
@@ -11,14 +11,14 @@ from __future__ import annotations
 NUMBER_OF_NAME = "(SELECT CASE WHEN wanted IS NULL THEN NULL ELSE ifnull((SELECT number FROM names WHERE name = wanted), -1) END FROM (SELECT ? AS wanted))"
 SESSION_COLUMNS = """s.doc, s.begins_at, s.id, s.source, s.vendor, s.room_id, s.room_name, s.state, s.duration_ms, s.last_event_at, s.participants,
 s.participant_ms, s.recordings, s.supervisors"""
-"""What `sqlite_packing.sessions` makes a row of."""
+"""The columns that `encoding.sessions` decodes, after `doc`."""
 
 SELECT_SESSION = f"SELECT {SESSION_COLUMNS} FROM sessions AS s WHERE s.number = {NUMBER_OF_NAME}"
 SELECT_SESSIONS_BY_ID = f"""
 SELECT {SESSION_COLUMNS} FROM sessions AS s
 WHERE s.number IN (SELECT number FROM json_each(?) JOIN names ON names.name = value) ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"""
 
-# Which index a list of sessions is read by is said where these are put together (`sqlite_narrowing`).
+# `session_filters` composes these and chooses the index.
 AND_SESSION_SOURCE = " AND s.source = ?"
 AND_SESSION_SOURCES = " AND s.source IN (SELECT value FROM json_each(?))"
 AND_SESSION_ROOM = " AND (s.room_id = ? OR s.room_name = ?)"
@@ -31,16 +31,16 @@ AND_SESSION_STUCK = """ AND s.state = 'open'
 AND EXISTS (SELECT 1 FROM json_each(?) AS bound WHERE bound.key = s.source AND s.last_event_at <= bound.value)"""
 AND_SESSION_FROM = " AND s.begins_at >= ?"
 AND_SESSION_TO = " AND s.begins_at < ?"
-HAS = {"recording": "s.recordings > 0", "supervisor": "s.supervisors > 0", "anomaly": "s.anomalies > 0"}
+HAS_CONDITIONS = {"recording": "s.recordings > 0", "supervisor": "s.supervisors > 0", "anomaly": "s.anomalies > 0"}
 AND_SESSION_DURATION = " AND s.duration_ms >= ?"
-OF_IDENTITY = """
+SESSIONS_OF_IDENTITY = """
 SELECT session AS number FROM participants INDEXED BY participants_of_identity WHERE identity = ?
 UNION ALL SELECT session FROM participants INDEXED BY participants_of_name WHERE name = ?"""
-OF_ROOM = """
+SESSIONS_OF_ROOM = """
 SELECT number FROM sessions INDEXED BY sessions_of_room WHERE room_id = ?
 UNION ALL SELECT number FROM sessions INDEXED BY sessions_of_room_name WHERE room_name = ? AND room_id IS NOT ?"""
-OF_DURATION = "SELECT number FROM sessions INDEXED BY sessions_by_duration WHERE duration_ms >= ?"
-# For one letter that is everywhere, for filters that find few, and where SQLite has no trigrams (`sqlite_sessions`).
+SESSIONS_OF_DURATION = "SELECT number FROM sessions INDEXED BY sessions_by_duration WHERE duration_ms >= ?"
+# For letters that nearly every session has, for filters that find few, and if SQLite has no trigrams (`session_search`).
 AND_SESSION_LIKE = """ AND (s.id LIKE ?1 ESCAPE '\\' OR s.room_id LIKE ?1 ESCAPE '\\' OR s.room_name LIKE ?1 ESCAPE '\\'
 OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session = s.number AND l.lookup LIKE ?1 ESCAPE '\\')
 OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session = s.number
@@ -51,13 +51,13 @@ SESSIONS_NEWEST = " ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"
 SELECT_LOOKUP = """
 SELECT id, source FROM session_lookups JOIN sessions ON sessions.number = session_lookups.session
 WHERE lookup = ? ORDER BY begins_at DESC, id DESC LIMIT ?"""
-SELECT_PLACED = f"""
+SELECT_PLACED_SESSIONS = f"""
 SELECT DISTINCT (SELECT name FROM names WHERE number = session) FROM entries
 WHERE source = {NUMBER_OF_NAME} AND room = ? AND placed_at >= ? AND placed_at < ? AND session IS NOT NULL LIMIT ?"""
 
 ENTRY_COLUMNS = """position, n, (SELECT name FROM names WHERE number = session) AS session_id, at, kind, subject_id,
 (SELECT name FROM names WHERE number = source), hidden, rest"""
-"""What `sqlite_packing.entry_of` makes a row of."""
+"""The columns that `encoding.decode_entry` decodes."""
 
 SELECT_TIMELINE = f"""
 SELECT {ENTRY_COLUMNS}, rank, tie FROM (
@@ -77,7 +77,7 @@ SELECT DISTINCT position FROM entries WHERE session = {NUMBER_OF_NAME} AND posit
 SELECT_RECORD_SESSIONS = """
 SELECT DISTINCT name FROM entries JOIN names ON names.number = entries.session WHERE position = ? ORDER BY name"""
 
-# Each begins with (doc, begins_at, session_id, id): the last three are the cursor, all but begins_at make the row.
+# Each begins with (doc, begins_at, session_id, id): the last three are the cursor; all but begins_at make the row.
 SELECT_PARTICIPANTS = "SELECT doc, begins_at, session_id, id, identity, name FROM participants WHERE true"
 SELECT_CONNECTIONS = """
 SELECT doc, begins_at, (SELECT name FROM names WHERE number = session), id FROM connections WHERE true"""
@@ -97,7 +97,7 @@ NEWEST_FIRST = " ORDER BY begins_at DESC, session_id DESC, id DESC LIMIT ?"
 SELECT_SUPERVISOR_SESSION = """
 SELECT doc, begins_at, session_id, id, supervisor_client, agent_client FROM supervisor_sessions WHERE id = ?1 OR vendor_id = ?1 ORDER BY begins_at DESC, session_id DESC, id DESC"""
 
-SELECT_SUMMARIES = """
+SELECT_ROOM_SUMMARIES = """
 SELECT source, room_id,
     (SELECT l.room_name FROM sessions AS l WHERE l.source = s.source AND l.room_id = s.room_id
      ORDER BY l.begins_at DESC, l.id DESC LIMIT 1),
@@ -107,7 +107,7 @@ AND_SUMMARY_SOURCE = " AND source = ?"
 AND_SUMMARY_AFTER = " AND (source, room_id) > (?, ?)"
 SUMMARIES_BY_ROOM = " GROUP BY source, room_id ORDER BY source, room_id LIMIT ?"
 
-# From source to source, each counted in an index; ?1 = the sources as JSON or NULL.
+# Goes from source to source, and counts each in an index. ?1 = the sources as JSON or NULL.
 SELECT_OPEN = """
 WITH RECURSIVE known (source) AS (
     SELECT min(source) FROM sessions
@@ -115,8 +115,8 @@ WITH RECURSIVE known (source) AS (
 )
 SELECT source, (SELECT count(*) FROM sessions AS s WHERE s.source = known.source AND s.state = 'open') FROM known
 WHERE source IS NOT NULL AND (?1 IS NULL OR source IN (SELECT value FROM json_each(?1)))"""
-# The peak of some sources; ?2 = from, ?3 = to.
-# Ends come before starts of the same moment: a run that begins as another ends does not overlap it.
+# The peak of several sources. ?2 = from, ?3 = to.
+# Ends come before starts of the same moment: a run that begins when another ends does not overlap it.
 SELECT_PEAK = """
 WITH spans (begins_at, over_at) AS (
     SELECT begins_at, over_at FROM sessions

@@ -1,6 +1,6 @@
-"""The reading half of the SQLite views: filters to statements, and rows back to what is answered.
+"""The reading half of the SQLite views: turns filters into statements, and results into rows.
 
-Lists across sessions are newest first; lists inside one session are in the order things began.
+Lists across sessions are newest first; lists inside one session are in the order in which things began.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from tracker.domain.facts import Micros
 from tracker.domain.ordering import causal_rank, tie_breaker
 from tracker.domain.rows import EntryRow, SessionRow, SupervisorSessionRow
-from tracker.views.sqlite import encoding as packing
+from tracker.views.sqlite import encoding
 from tracker.views.sqlite import queries as sql
 from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
 from tracker.views.cursors import decode_cursor, encode_cursor
@@ -36,16 +36,16 @@ from tracker.views.sqlite.writer import SELECT_POSITION, SELECT_SOURCES, json_li
 Row = tuple[Any, ...]
 
 MAX_MATCHES = 100
-"""`lookup` gives no more sessions than this."""
+"""`lookup` returns at most this many sessions."""
 
-NEITHER: tuple[tuple[str, list[Any]]] = (("", []),)
-"""Rows are narrowed by nothing that may be said in two columns."""
+NO_CONDITION: tuple[tuple[str, list[Any]]] = (("", []),)
+"""No condition that may hold in either of two columns."""
 
 _OUTDATED_ID = re.compile(r"(?P<room>.+)_(?P<ms>[0-9]{1,15})")
 
 
 class SqliteReader(ABC):
-    """`ViewsReader` over three ways to ask: one statement, one that may take long, or several of one moment."""
+    """`ViewsReader` over three kinds of queries: one statement, one slow statement, or several in one snapshot."""
 
     @abstractmethod
     async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
@@ -53,11 +53,11 @@ class SqliteReader(ABC):
 
     @abstractmethod
     async def slow_rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
-        """The rows of a statement that may take seconds, without making others wait."""
+        """The rows of a statement that may take seconds. Other queries do not wait for it."""
 
     @abstractmethod
     async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
-        """The rows of several statements, none of which sees a save the others do not."""
+        """The rows of several statements that all see the same saves."""
 
     async def projected_position(self) -> int:
         """See `ViewsReader`."""
@@ -70,49 +70,49 @@ class SqliteReader(ABC):
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         """See `ViewsReader`."""
         validate_filter(filter)
-        asked = with_single_source(filter)
-        if asked.q is None:
-            way = await self._way(asked)
-            found = await self.rows(*sessions_statement(asked, limit=limit, cursor=cursor, candidate=way))
+        filter = with_single_source(filter)  # noqa: A001 - the name in the contract
+        if filter.q is None:
+            candidate = await self._candidate(filter)
+            found = await self.rows(*sessions_statement(filter, limit=limit, cursor=cursor, candidate=candidate))
         else:
-            found = await self._sessions_searched(asked, asked.q, limit, cursor)
+            found = await self._search_sessions(filter, filter.q, limit, cursor)
         after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
         return [_session(row) for row in found[:limit]], after
 
-    async def _sessions_searched(
-        self, filter: SessionFilter, q: str, limit: int, cursor: str | None, beside: int = MAX_HITS_WITH_FILTER
+    async def _search_sessions(
+        self, filter: SessionFilter, q: str, limit: int, cursor: str | None, max_hits: int = MAX_HITS_WITH_FILTER
     ) -> list[Row]:
-        """The rows of `find_sessions` for a text: from the index, or where that cannot help by looking at each session."""
-        way = await self._way(filter)
-        each = sessions_statement(filter, limit=limit, cursor=cursor, candidate=way)
+        """The rows of `find_sessions` for a text: from the search index or, if it cannot help, by scanning the sessions."""
+        candidate = await self._candidate(filter)
+        scan = sessions_statement(filter, limit=limit, cursor=cursor, candidate=candidate)
         if not q or not HAS_TRIGRAMS:
-            return await self.slow_rows(*each)
+            return await self.slow_rows(*scan)
         expression = match_phrase(q)
         if expression is not None and len(q) < TRIGRAM:
-            pieces = [row[0] for row in await self.slow_rows(*trigrams_statement(q))]
-            if len(pieces) > MAX_TRIGRAMS:
-                return await self.slow_rows(*each)
-            expression = match_any(pieces) or None
+            trigrams = [row[0] for row in await self.slow_rows(*trigrams_statement(q))]
+            if len(trigrams) > MAX_TRIGRAMS:
+                return await self.slow_rows(*scan)
+            expression = match_any(trigrams) or None
         if expression is None:
             return []
-        # The index finds other cases of every letter, looking at each only those of a to z.
-        is_each = has_indexed_filter(filter) and q.isascii()
-        many = beside if is_each and way is None else MAX_HITS
-        hits = count_hits_statement(filter, expression, limit=many, cursor=cursor)
-        if (await self.slow_rows(*hits))[0][0] < many:
+        # The index ignores the case of every letter, a scan only that of a to z.
+        can_scan = has_indexed_filter(filter) and q.isascii()
+        limit_hits = max_hits if can_scan and candidate is None else MAX_HITS
+        hits = count_hits_statement(filter, expression, limit=limit_hits, cursor=cursor)
+        if (await self.slow_rows(*hits))[0][0] < limit_hits:
             return await self.slow_rows(*all_hits_statement(filter, expression, limit=limit, cursor=cursor))
-        if is_each and (way is not None or filter.source is not None):
-            return await self.slow_rows(*each)
+        if can_scan and (candidate is not None or filter.source is not None):
+            return await self.slow_rows(*scan)
         if filter.source is not None:
             sources = [filter.source]
         else:
             known = [row[0] for row in await self.slow_rows(SELECT_TEXT_SOURCES)]
             sources = [source for source in known if filter.sources is None or source in filter.sources]
-        if is_each:
-            # What is many in all of them may be few in each; all together no more are taken than of one.
-            alone = [msgspec.structs.replace(filter, source=source, sources=None) for source in sources]
-            most = MAX_HITS // max(1, len(sources))
-            found = [row for one in alone for row in await self._sessions_searched(one, q, limit, cursor, most)]
+        if can_scan:
+            # Many hits in all sources may be few in each. The limit is shared by all sources.
+            filters = [msgspec.structs.replace(filter, source=source, sources=None) for source in sources]
+            share = MAX_HITS // max(1, len(sources))
+            found = [row for one in filters for row in await self._search_sessions(one, q, limit, cursor, share)]
         else:
             statements = [
                 newest_hits_statement(filter, expression, source, limit=limit, cursor=cursor) for source in sources
@@ -120,8 +120,8 @@ class SqliteReader(ABC):
             found = [row for rows in await self.rows_of_snapshot(statements) for row in rows]
         return sorted(found, key=lambda row: row[1:3], reverse=True)[: limit + 1]
 
-    async def _way(self, filter: SessionFilter) -> Candidate | None:
-        """The filter that finds fewest, where that is few."""
+    async def _candidate(self, filter: SessionFilter) -> Candidate | None:
+        """The filter that finds the fewest sessions, if those are few."""
         found = find_candidates(filter)
         if not found:
             return None
@@ -135,19 +135,19 @@ class SqliteReader(ABC):
         return _session(found[0]) if found else None
 
     async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:
-        """See `ViewsReader`. Our own present id means its session alone, whatever else is called so."""
+        """See `ViewsReader`. A current session id means that session only, even if other sessions have the same lookup."""
         exact = await self.session(any_id)
         if exact is not None:
             return [exact] if sources is None or exact.source in sources else []
         ids = {session_id for session_id, _ in await self.rows(sql.SELECT_LOOKUP, [any_id, MAX_MATCHES])}
         source, colon, rest = any_id.partition(":")
         if colon:
-            of_vendor = await self.rows(sql.SELECT_LOOKUP, [rest, MAX_MATCHES])
-            ids |= {session_id for session_id, found_source in of_vendor if found_source == source}
+            by_vendor_id = await self.rows(sql.SELECT_LOOKUP, [rest, MAX_MATCHES])
+            ids |= {session_id for session_id, found_source in by_vendor_id if found_source == source}
             if outdated := _OUTDATED_ID.fullmatch(rest):
                 placed_at = int(outdated["ms"]) * 1000
                 placed = [source, outdated["room"], placed_at, placed_at + 1000, MAX_MATCHES]
-                ids |= {row[0] for row in await self.rows(sql.SELECT_PLACED, placed)}
+                ids |= {row[0] for row in await self.rows(sql.SELECT_PLACED_SESSIONS, placed)}
         if not ids:
             return []
         found = [_session(row) for row in await self.rows(sql.SELECT_SESSIONS_BY_ID, [json_list(ids), MAX_MATCHES])]
@@ -160,7 +160,7 @@ class SqliteReader(ABC):
         text, bound = sql.SELECT_TIMELINE, list[Any]([session_id])
         if kinds:
             text += sql.AND_ENTRY_KINDS
-            bound.append(json_list(packing.number_of_kind(kind) for kind in kinds))
+            bound.append(json_list(encoding.number_of_kind(kind) for kind in kinds))
         if subject is not None:
             text += sql.AND_ENTRY_SUBJECT
             bound.append(subject)
@@ -175,7 +175,7 @@ class SqliteReader(ABC):
         return found[:limit], encode_cursor("timeline", key)
 
     async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:
-        """See `ViewsReader`. Hidden ones are left out here too."""
+        """See `ViewsReader`. Hidden entries are left out."""
         return [decode_entry(row) for row in await self.rows(sql.SELECT_ENTRIES_AFTER, [position, n, limit])]
 
     async def session_positions(self, session_id: str, *, limit: int, after: int) -> list[int]:
@@ -195,20 +195,20 @@ class SqliteReader(ABC):
         limit: int,
         cursor: str | None,
     ) -> Page:
-        """See `ViewsReader`. `identity` equals the identity or the name."""
-        text, bound = _across(sql.SELECT_PARTICIPANTS, session_id, sources)
+        """See `ViewsReader`. `identity` matches the identity or the name."""
+        text, bound = _child_query(sql.SELECT_PARTICIPANTS, session_id, sources)
         either = _either(sql.IDENTITY_OR_NAME, identity)
-        return await self._page("participants", packing.participants, text, bound, session_id, limit, cursor, either)
+        return await self._page("participants", encoding.participants, text, bound, session_id, limit, cursor, either)
 
     async def connections(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
-        """In the order of joining."""
-        text, bound = _across(sql.SELECT_CONNECTIONS, session_id, None)
-        return await self._page("connections", packing.connections, text, bound, session_id, limit, cursor)
+        """In the order of joins."""
+        text, bound = _child_query(sql.SELECT_CONNECTIONS, session_id, None)
+        return await self._page("connections", encoding.connections, text, bound, session_id, limit, cursor)
 
     async def streams(self, session_id: str, *, limit: int, cursor: str | None) -> Page:
-        """In the order of starting."""
-        text, bound = _across(sql.SELECT_STREAMS, session_id, None)
-        return await self._page("streams", packing.streams, text, bound, session_id, limit, cursor)
+        """In the order of starts."""
+        text, bound = _child_query(sql.SELECT_STREAMS, session_id, None)
+        return await self._page("streams", encoding.streams, text, bound, session_id, limit, cursor)
 
     async def recordings(
         self,
@@ -220,11 +220,11 @@ class SqliteReader(ABC):
         cursor: str | None,
     ) -> Page:
         """Of one session, or across sessions."""
-        text, bound = _across(sql.SELECT_RECORDINGS, session_id, sources)
+        text, bound = _child_query(sql.SELECT_RECORDINGS, session_id, sources)
         if status is not None:
             text += sql.AND_STATUS
             bound.append(status)
-        return await self._page("recordings", packing.recordings, text, bound, session_id, limit, cursor)
+        return await self._page("recordings", encoding.recordings, text, bound, session_id, limit, cursor)
 
     async def supervisor_sessions(
         self,
@@ -235,23 +235,23 @@ class SqliteReader(ABC):
         limit: int,
         cursor: str | None,
     ) -> Page:
-        """Of one session, or across sessions; `client` equals the supervisor's or the agent's."""
-        text, bound = _across(sql.SELECT_SUPERVISOR_SESSIONS, session_id, sources)
+        """Of one session, or across sessions. `client` matches the supervisor's or the agent's."""
+        text, bound = _child_query(sql.SELECT_SUPERVISOR_SESSIONS, session_id, sources)
         either = _either(sql.SUPERVISOR_OR_AGENT, client)
         return await self._page(
-            "supervisor_sessions", packing.supervisor_sessions, text, bound, session_id, limit, cursor, either
+            "supervisor_sessions", encoding.supervisor_sessions, text, bound, session_id, limit, cursor, either
         )
 
     async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]:
-        """By our id or the vendor's, newest first."""
+        """By Tracker's id or the vendor's, newest first."""
         found = await self.rows(sql.SELECT_SUPERVISOR_SESSION, [any_id])
-        return [packing.supervisor_sessions.decode(row[0], row[2:]) for row in found]
+        return [encoding.supervisor_sessions.decode(row[0], row[2:]) for row in found]
 
     async def find_rooms(
         self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
     ) -> Page:
-        """See `ViewsReader`: `RoomSummary` rows; the name is that of the newest session."""
-        text, bound = sql.SELECT_SUMMARIES, list[Any]()
+        """See `ViewsReader`. The name of a room is that of its newest session."""
+        text, bound = sql.SELECT_ROOM_SUMMARIES, list[Any]()
         if source is None and sources is not None and len(sources) == 1:
             source, sources = sources[0], None
         if source is not None:
@@ -271,19 +271,19 @@ class SqliteReader(ABC):
     async def stats(self, *, from_at: Micros, to_at: Micros, sources: tuple[str, ...] | None) -> dict[str, Any]:
         """See `ViewsReader`.
 
-        `open` counts now; days, sessions and peak are those of `from_at <= begins_at < to_at`
-        (the peak also counts runs that began before and were still going on). Days are UTC; `at` is µs.
+        `open` counts the sessions open now. Days, sessions and peak are about `from_at <= begins_at < to_at`; the peak
+        also counts sessions that began before and were still open. Days are UTC; `at` is µs.
         """
-        asked = plan_stats(sources, from_at, to_at)
-        return build_stats(asked, await self.rows_of_snapshot(statements(asked)), sources, from_at)
+        plan = plan_stats(sources, from_at, to_at)
+        return build_stats(plan, await self.rows_of_snapshot(statements(plan)), sources, from_at)
 
     async def _page(
-        self, name: str, doc: RowCodec[Any], text: str, bound: list[Any], session_id: str | None,
-        limit: int, cursor: str | None, either: Sequence[tuple[str, list[Any]]] = NEITHER,
+        self, name: str, codec: RowCodec[Any], text: str, bound: list[Any], session_id: str | None,
+        limit: int, cursor: str | None, either: Sequence[tuple[str, list[Any]]] = NO_CONDITION,
     ) -> Page:  # fmt: skip
-        """One page of child rows: in order of beginning inside a session, newest first across sessions.
+        """One page of child rows: oldest first inside a session, newest first across sessions.
 
-        `either`: conditions of which each has its own index in that order, and no two hold for one row.
+        `either`: alternative conditions. Each has its own index in that order, and no two hold for the same row.
         """
         after, key = "", list[Any]()
         if cursor is not None:
@@ -295,21 +295,21 @@ class SqliteReader(ABC):
         values = [value for _, own in either for value in (*bound, *own, *key)]
         found = await self.rows(statement, [*values, limit + 1])
         following = encode_cursor(name, found[limit - 1][1:4]) if len(found) > limit else None
-        return [doc.decode(row[0], row[2:]) for row in found[:limit]], following
+        return [codec.decode(row[0], row[2:]) for row in found[:limit]], following
 
 
 def _session(row: Row) -> SessionRow:
-    return packing.sessions.decode(row[0], row[1:])
+    return encoding.sessions.decode(row[0], row[1:])
 
 
 def _either(conditions: tuple[str, str], value: str | None) -> Sequence[tuple[str, list[Any]]]:
-    """The first condition, and the second where the first does not hold."""
+    """The two conditions as alternatives. The second excludes the rows of the first."""
     if value is None:
-        return NEITHER
+        return NO_CONDITION
     return (conditions[0], [value]), (conditions[1], [value, value])
 
 
-def _across(text: str, session_id: str | None, sources: tuple[str, ...] | None) -> tuple[str, list[Any]]:
+def _child_query(text: str, session_id: str | None, sources: tuple[str, ...] | None) -> tuple[str, list[Any]]:
     bound: list[Any] = []
     if session_id is not None:
         text += sql.AND_OF_SESSION
