@@ -1,1 +1,1 @@
-"""The views in one SQLite file."""
+"""The views in a SQLite file: schema, reading, writing, search and statistics."""

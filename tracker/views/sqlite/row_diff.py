@@ -1,7 +1,7 @@
-"""What of a session's rows is not yet as it was saved last: a live session is saved again and again for one more event.
+"""The difference between a session's rows and those saved before: a live session is saved again for every event.
 
-`Kept` remembers the rows of sessions saved lately. The projector is the only writer, so they are what the file holds, as
-long as its checkpoint is the one that was saved with them. It is a cache: forgetting at any moment costs only speed.
+`SavedRows` caches the rows of recently saved sessions. The projector is the only writer, so the file holds exactly these rows as
+long as its projected position is the one saved with them. Dropping the cache at any moment costs only speed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tracker.domain.rows import SessionRow, SessionRows
 from tracker.views.contract import Changes
 
 MAX_SESSIONS = 1_000
-"""Sessions whose rows are remembered."""
+"""Sessions whose rows are cached."""
 MAX_ROWS = 2_000
-"""Connections and streams of a session that is remembered."""
+"""A session with more connections and streams than this is not cached."""
 
 CHILDREN: Mapping[str, Any] = {
     "participants": attrgetter("first_joined_at", "last_left_at"),
@@ -29,7 +29,7 @@ CHILDREN: Mapping[str, Any] = {
     "recordings": attrgetter("started_at", "stopped_at"),
     "supervisor_sessions": attrgetter("started_at", "ended_at"),
 }
-"""Tables whose rows are found by (session, begins_at, id); of a row, the times the first of which that is known it begins at."""
+"""The tables keyed by (session, begins_at, id), and the times of their rows: the first known one is `begins_at`."""
 
 _columns = attrgetter(
     "source", "vendor", "room_id", "room_name", "state", "begins_at", "duration_ms", "recordings", "supervisors",
@@ -37,44 +37,44 @@ _columns = attrgetter(
 
 
 class RowDiff(msgspec.Struct, frozen=True):
-    """One session that was saved before."""
+    """What changed of a session since it was saved."""
 
     rows: SessionRows
-    """Whole."""
+    """All rows."""
     added: SessionRows
-    """The same with those children and lookups only that are new or other than before."""
+    """The same, with only the new or changed child rows and lookups."""
     removed: dict[str, list[tuple[Micros, str]]]
-    """Table → (begins_at, id) of its rows that are gone or other than before."""
+    """Table → (begins_at, id) of its removed or changed rows."""
     lookups_removed: tuple[str, ...]
     gaps_changed: bool
     index_changed: bool
-    """Whether lists find the session elsewhere than before: something changed of what indices hold."""
+    """Whether a column of an index changed."""
     joined_changed: bool
 
 
 class SavedRows:
-    """The rows that the last saves wrote, by session id."""
+    """The rows written by recent saves, by session id."""
 
     def __init__(self) -> None:
         self._rows: OrderedDict[str, SessionRows] = OrderedDict()
         self._position = -1
 
     def find(self, changes: Changes, position: int) -> dict[str, SessionRows]:
-        """What the file holds for the sessions of these changes, as far as it is known; `position`: its checkpoint now."""
+        """The rows that the file holds for the sessions of these changes, if cached. `position`: its projected position."""
         if position != self._position:
             self._rows.clear()
         names = (*changes.removed, *(rows.session.id for rows in changes.sessions))
         return {name: self._rows[name] for name in names if name in self._rows}
 
     def remember(self, changes: Changes) -> None:
-        """These changes were committed."""
+        """Remember changes that were saved."""
         for name in changes.removed:
             self._rows.pop(name, None)
         for rows in changes.sessions:
             name = rows.session.id
             self._rows.pop(name, None)
             if len(rows.connections) + len(rows.streams) <= MAX_ROWS:
-                # The state is not compared: it is nearly always another.
+                # The state is not compared, because it nearly always differs.
                 self._rows[name] = msgspec.structs.replace(rows, state=b"")
         while len(self._rows) > MAX_SESSIONS:
             self._rows.popitem(last=False)
@@ -82,7 +82,7 @@ class SavedRows:
 
 
 def row_diff(before: SessionRows, rows: SessionRows) -> RowDiff:
-    """What has to be written so that the rows of `before` become `rows`."""
+    """What to write so that the rows of `before` become `rows`."""
     added: dict[str, Any] = {}
     removed: dict[str, list[tuple[Micros, str]]] = {}
     moved = before.session.begins_at != rows.session.begins_at
@@ -91,7 +91,7 @@ def row_diff(before: SessionRows, rows: SessionRows) -> RowDiff:
         if was == now and not moved:
             added[table] = ()
             continue
-        old, new = dict(_placed(was, times, before)), dict(_placed(now, times, rows))
+        old, new = dict(_by_key(was, times, before)), dict(_by_key(now, times, rows))
         removed[table] = [key for key, row in old.items() if new.get(key) != row]
         added[table] = tuple(row for key, row in new.items() if old.get(key) != row)
     lookups_removed: tuple[str, ...] = ()
@@ -107,13 +107,13 @@ def row_diff(before: SessionRows, rows: SessionRows) -> RowDiff:
         removed=removed,
         lookups_removed=lookups_removed,
         gaps_changed=gaps_changed,
-        index_changed=_searched(before) != _searched(rows),
+        index_changed=_index_columns(before) != _index_columns(rows),
         joined_changed=_joined(before) != _joined(rows),
     )
 
 
 def has_same_words(before: SessionRows, rows: SessionRows) -> bool:
-    """Whether the same words find both, at the same time."""
+    """Whether both have the same search words and begin at the same time."""
     was, now = before.session, rows.session
     return (
         before.lookups == rows.lookups
@@ -126,12 +126,12 @@ def has_same_words(before: SessionRows, rows: SessionRows) -> bool:
     )
 
 
-def _placed(rows: Iterable[Any], times: Any, of: SessionRows) -> Iterator[tuple[tuple[Micros, str], Any]]:
+def _by_key(rows: Iterable[Any], times: Any, of: SessionRows) -> Iterator[tuple[tuple[Micros, str], Any]]:
     for row in rows:
         yield (first_known(*times(row), of.session.begins_at), row.id), row
 
 
-def _searched(rows: SessionRows) -> Sequence[Any]:
+def _index_columns(rows: SessionRows) -> Sequence[Any]:
     session = rows.session
     provenance = None if session.end is None else session.end.provenance
     return *_columns(session), session_over_at(session), len(session.anomalies), provenance
@@ -142,10 +142,10 @@ def _joined(rows: SessionRows) -> int:
 
 
 def session_over_at(row: SessionRow) -> Micros | None:
-    """When a session was over: ended, or heard of last; None while it is open."""
+    """When a session ended, or its last event if the end is unknown; None while it is open."""
     return None if row.state == "open" else row.ended_at if row.ended_at is not None else row.last_event_at
 
 
 def first_known(*times: Micros | None) -> Micros:
-    """The first time that is known; the last argument always is."""
+    """The first time that is not None. The last argument must not be None."""
     return next(time for time in times if time is not None)

@@ -1,9 +1,8 @@
-"""The tables of a views file: one constant a statement, and the stamp that tells our file from an older one.
+"""The tables of a views file, one constant a statement, and the stamp that identifies its version.
 
-Columns are what is searched or ordered by; `doc` and `rest` hold what is left of a row (`sqlite_packing`). Session ids and
-source names are long and repeated by every row, so `names` gives each a number; `session_id` stands as text only where
-lists across sessions are ordered by it. Child rows are clustered by (session, begins_at, id), so a session's list is
-read in its order without sorting.
+Columns hold what queries search or order by; `doc` and `rest` hold the other fields of a row (`encoding`). Session ids and
+source names are long and repeated in every row, so the table `names` gives each a number. `session_id` is text only where lists
+across sessions are ordered by it. Child rows are clustered by (session, begins_at, id), so a session's lists need no sorting.
 There are no migrations: a file with another stamp is rebuilt.
 """
 
@@ -22,7 +21,7 @@ from tracker.views.sqlite.counts import CREATE_COUNTS, CREATE_LEVELS, FILL_COUNT
 from tracker.views.sqlite.encoding import DOCS, KINDS, ENTRY_SHAPES
 
 APPLICATION_ID = 0x54524B56
-"""Written into the header, so that a swap never overwrites a file that is not ours ("TRKV")."""
+"""The application id in the file header ("TRKV"): a swap never overwrites a file without it."""
 
 CREATE_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID"
 
@@ -105,10 +104,10 @@ WRITER_INDICES = (
     "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
     "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
 )
-"""What the projector itself looks things up by."""
+"""The indices that the projector needs."""
 
 READER_INDICES = (
-    # What lists are often narrowed by besides is in an index too: a session that is passed over is not looked at.
+    # Indices include the columns that lists are often filtered by, so that skipped sessions are not read.
     "CREATE INDEX sessions_newest ON sessions (begins_at, id, duration_ms, source)",
     "CREATE INDEX sessions_by_duration ON sessions (duration_ms)",
     "CREATE INDEX sessions_recorded ON sessions (begins_at, id, duration_ms, state, source) WHERE recordings > 0",
@@ -136,12 +135,12 @@ READER_INDICES = (
     "CREATE INDEX supervisor_sessions_of_agent ON supervisor_sessions (agent_client, begins_at, session_id, id)",
     "CREATE INDEX entries_of_session ON entries (session, at, rank, tie, n, position)",
 )
-"""What only readers ask by: a rebuild makes them last, sorted and packed full."""
+"""The indices that only readers need. A rebuild creates them last: sorted, with full pages."""
 
 MINUTE = 60_000_000
 PLACE_BITS = 24
 SEPARATOR = "\x1f"
-"""Between the words of a text."""
+"""Separates the words of a search text."""
 
 CREATE_TEXT_SOURCES = "CREATE TABLE text_sources (number INTEGER PRIMARY KEY, source TEXT NOT NULL UNIQUE) STRICT"
 CREATE_SESSION_TEXTS = """
@@ -153,7 +152,7 @@ CREATE_PIECES_FOUND = "CREATE VIRTUAL TABLE pieces_found USING fts5vocab ('sessi
 
 
 def _is_searchable() -> bool:
-    """Whether this SQLite has FTS5 with its trigram tokenizer (3.34)."""
+    """Whether this SQLite has FTS5 with the trigram tokenizer (3.34)."""
     with closing(sqlite3.connect(":memory:")) as connection:
         try:
             connection.execute(CREATE_SESSION_PIECES)
@@ -164,10 +163,10 @@ def _is_searchable() -> bool:
 
 
 HAS_TRIGRAMS = _is_searchable()
-"""Where it is not, `q` looks at every session."""
+"""Without trigrams, `q` scans every session."""
 
 TEXTS = (CREATE_TEXT_SOURCES, CREATE_SESSION_TEXTS, CREATE_SESSION_PIECES, CREATE_PIECES_FOUND) if HAS_TRIGRAMS else ()
-"""What `q` is answered from (`sqlite_texts`)."""
+"""The tables that `q` searches (`search_index`)."""
 
 FILL_TEXTS = (
     "INSERT INTO text_sources (source) SELECT DISTINCT source FROM sessions ORDER BY source",
@@ -186,20 +185,20 @@ SELECT ((((SELECT number FROM text_sources AS t WHERE t.source = s.source) % 819
     || char(31, 31)
 FROM (SELECT *, min(max(begins_at / {MINUTE}, 0), {2**26 - 1}) AS minute FROM sessions) AS s""",
     "CREATE INDEX texts_of_session ON session_texts (session)",
-    # In few large pieces: what it collects before it writes is 1 MB otherwise.
+    # Write the index in few large pieces: by default it writes after every 1 MB.
     "INSERT INTO session_pieces (session_pieces, rank) VALUES ('hashsize', 16777216)",
     "INSERT INTO session_pieces (session_pieces) VALUES ('rebuild')",
     "INSERT INTO session_pieces (session_pieces) VALUES ('optimize')",
     "INSERT INTO session_pieces (session_pieces, rank) VALUES ('hashsize', 1048576)",
 ) if HAS_TRIGRAMS else ()  # fmt: skip
-"""How a rebuild fills them, after `LATE_INDICES`: as `sqlite_texts` would have, session by session."""
+"""How a rebuild fills the search tables, after `READER_INDICES`: with the same result as `search_index.update_texts`."""
 
 SCHEMA = (
     CREATE_META, CREATE_NAMES, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
     CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS,
     CREATE_SOURCES, CREATE_COUNTS, CREATE_LEVELS, *WRITER_INDICES, *TEXTS,
 )  # fmt: skip
-"""What a rebuild begins with; `LATE_INDICES` make it whole."""
+"""What a rebuild starts with; it adds `READER_INDICES` at the end."""
 
 SET_APPLICATION_ID = f"PRAGMA application_id = {APPLICATION_ID}"
 INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?)"
@@ -207,7 +206,7 @@ SELECT_STAMP = "SELECT value FROM meta WHERE key = 'stamp'"
 
 
 def _stamp() -> str:
-    """Reading and shape in one: forgetting to count up after a schema or row change cannot happen."""
+    """The version and a hash of everything that shapes the file, so that a change of schema or rows cannot be forgotten."""
     shapes = [
         f"{row.__name__}:{','.join(f'{field.name}={field.type}' for field in msgspec.structs.fields(row))}"
         for row in (
@@ -223,6 +222,6 @@ def _stamp() -> str:
 
 STAMP = _stamp()
 UNFINISHED = f"{STAMP}-unfinished"
-"""The stamp of a file that is still being built: nobody else opens it, and it is never swapped in."""
+"""The stamp of a file that is still being built. Nobody else opens it, and it is never swapped in."""
 
 SAVE_STAMP = "UPDATE meta SET value = ? WHERE key = 'stamp'"

@@ -1,9 +1,9 @@
-"""What `q` searches: one text a session with every word that finds it, and which saves change it.
+"""The search index of `q`: texts with the words that find a session, and how saves update them.
 
-A text is put under a `place`: its source (13 bits), the minute the session began (26), and a count (24). So the index of
-three-letter pieces (FTS5's trigram) gives the newest first by itself, and a source or a window of time is a range.
-A session that gains words gains a text more with only those; one that loses any, or begins at another minute, is
-written anew. A rebuild writes all texts at its end. LIMIT: what was deleted stays in the index until SQLite merges it.
+The key of a text is its `place`: the source (13 bits), the minute in which the session began (26), and a counter (24). So the
+trigram index (FTS5) returns the newest first, and a source or a window of time is a range of keys.
+If a session gains words, a text with only the new words is added. If it loses words, or begins in another minute, its texts are
+rewritten. A rebuild writes all texts at its end. LIMIT: deleted words stay in the index until SQLite merges it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tracker.views.sqlite.writer import Numbers, json_list
 
 LAST_MINUTE = 2**26 - 1
 MAX_SOURCES = 2**13
-"""More share places; what they find is still narrowed by source."""
+"""Further sources share keys; their hits are still filtered by source."""
 
 SELECT_TEXTS = """
 SELECT session, place, text FROM json_each(?) AS asked CROSS JOIN session_texts ON session = asked.value"""
@@ -34,11 +34,11 @@ SAVE_TEXTS = "INSERT INTO session_texts (place, session, text) VALUES (?, ?, ?)"
 SAVE_PIECES = "INSERT INTO session_pieces (rowid, text) VALUES (?, ?)"
 
 Text = tuple[int, str]
-"""A place and the text there."""
+"""A place and its text."""
 
 
 def minute_of(at: Micros) -> int:
-    """The minute a time lies in, as places count it; what is beyond them is in the first or the last."""
+    """The minute of a time, as places count it. Times out of range are in the first or the last minute."""
     return min(max(at // MINUTE, 0), LAST_MINUTE)
 
 
@@ -47,21 +47,24 @@ def update_texts(
     changes: Changes,
     numbers: Numbers,
     fresh: AbstractSet[str],
-    kept: Mapping[str, SessionRows],
+    known: Mapping[str, SessionRows],
 ) -> None:
-    """Bring the texts of every saved or gone session up to date; in the transaction of the save, in the connection's thread.
+    """Update the texts of all saved and removed sessions, in the transaction of the save and the connection's thread.
 
-    `kept`: what the file is known to hold: where the same words find a session as before, its texts are not asked for.
+    `fresh`: names that are new in the file. `known`: rows that the file is known to hold; a session whose words did not
+    change is skipped.
     """
     reworded = [
         rows
         for rows in changes.sessions
-        if (before := kept.get(rows.session.id)) is None or not has_same_words(before, rows)
+        if (before := known.get(rows.session.id)) is None or not has_same_words(before, rows)
     ]
-    known = [numbers[name] for name in (*changes.removed, *(rows.session.id for rows in reworded)) if name not in fresh]
+    existing = [
+        numbers[name] for name in (*changes.removed, *(rows.session.id for rows in reworded)) if name not in fresh
+    ]
     held: dict[int, list[Text]] = {}
-    if known:
-        for session, place, text in connection.execute(SELECT_TEXTS, [json_list(known)]):
+    if existing:
+        for session, place, text in connection.execute(SELECT_TEXTS, [json_list(existing)]):
             held.setdefault(session, []).append((place, text))
     stale = [text for name in changes.removed if name not in fresh for text in held.pop(numbers[name], ())]
     sources = _source_numbers(connection, {rows.session.source for rows in reworded}) if reworded else {}
@@ -77,22 +80,22 @@ def update_texts(
         connection.executemany(DELETE_PIECES, stale)
         connection.executemany(DELETE_TEXTS, [(place,) for place, _ in stale])
     if added:
-        placed = list(_placed(connection, added))
+        placed = list(_assign_places(connection, added))
         connection.executemany(SAVE_TEXTS, placed)
         connection.executemany(SAVE_PIECES, ((place, text) for place, _, text in placed))
 
 
 def _difference(rows: SessionRows, group: int, held: Sequence[Text]) -> tuple[Sequence[Text], list[str]]:
-    """The texts that must go, and the words that must come."""
+    """The texts to delete, and the words to add."""
     words = dict.fromkeys(_words(rows))
-    there = {word for _, text in held for word in text.split(SEPARATOR) if word}
-    if not there <= words.keys() or any(place >> PLACE_BITS != group for place, _ in held):
-        return held, _needed(rows, words, set())
-    return (), _needed(rows, words, there)
+    present = {word for _, text in held for word in text.split(SEPARATOR) if word}
+    if not present <= words.keys() or any(place >> PLACE_BITS != group for place, _ in held):
+        return held, _missing_words(rows, words, set())
+    return (), _missing_words(rows, words, present)
 
 
 def _words(rows: SessionRows) -> Iterator[str]:
-    """Every word that finds a session, its id first."""
+    """The words that find a session, its id first."""
     session = rows.session
     yield session.id
     found = [session.room_id, session.room_name, *rows.lookups]
@@ -100,18 +103,18 @@ def _words(rows: SessionRows) -> Iterator[str]:
         found += (person.identity, person.name)
     for word in found:
         if word:
-            # A separator inside a name parts it: nobody searches for one.
+            # A separator inside a name splits it: nobody searches for one.
             yield from (part for part in word.split(SEPARATOR) if part)
 
 
-def _needed(rows: SessionRows, words: dict[str, None], there: set[str]) -> list[str]:
-    """The words not there yet; what is part of the id is found by it."""
+def _missing_words(rows: SessionRows, words: dict[str, None], present: set[str]) -> list[str]:
+    """The words that are not present yet, except those that are part of the id."""
     own = rows.session.id
-    return [word for word in words if word not in there and (word == own or word not in own)]
+    return [word for word in words if word not in present and (word == own or word not in own)]
 
 
 def _text(words: Sequence[str]) -> str:
-    # Two separators at the end: so every letter begins a piece of three.
+    # Two separators at the end, so that every letter begins a trigram.
     return SEPARATOR.join(words) + SEPARATOR * 2
 
 
@@ -120,8 +123,10 @@ def _source_numbers(connection: sqlite3.Connection, sources: set[str]) -> dict[s
     return dict(connection.execute(SELECT_SOURCE_NUMBERS))
 
 
-def _placed(connection: sqlite3.Connection, added: Sequence[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
-    """Each text with the next free place of its group."""
+def _assign_places(
+    connection: sqlite3.Connection, added: Sequence[tuple[int, int, str]]
+) -> Iterator[tuple[int, int, str]]:
+    """The texts with the next free place of their group."""
     last: dict[int, int] = {}
     for group, number, text in added:
         if group not in last:

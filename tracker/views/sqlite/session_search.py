@@ -1,8 +1,8 @@
-"""One page of the list of sessions as statements: what each filter narrows by, and how `q` is found.
+"""The statements for one page of the list of sessions, with or without a search text `q`.
 
-`q` of three letters and more is a phrase in the index of pieces (`sqlite_texts`); a shorter one is any piece that begins
-with it. Hits come newest first by place, so many end early and few are few; only within the minute that holds the last
-of a page are all looked at, because places do not order inside a minute.
+A `q` of three letters or more is a phrase in the trigram index (`search_index`); a shorter one is any trigram that begins with
+it. The index returns hits newest first by place, so a page with many hits ends early. Places do not order the sessions of one
+minute, so all hits in the minute of the page's last session are read.
 """
 
 # ruff: noqa: S608 - only constants are concatenated
@@ -21,17 +21,17 @@ from tracker.views.sqlite.schema import PLACE_BITS, SEPARATOR
 from tracker.views.sqlite.search_index import LAST_MINUTE, minute_of
 
 TRIGRAM = 3
-"""Letters the index keeps together."""
+"""Letters in an entry of the index."""
 
 MAX_HITS = 2_000
-"""Fewer hits are all taken; more are taken newest first."""
+"""Fewer hits are all read and sorted; more are read newest first."""
 MAX_HITS_WITH_FILTER = 12_000
-"""The same beside a filter with an index of its own, which is followed instead."""
+"""The same with a filter that has an index: with more hits, that index is scanned instead."""
 MAX_TRIGRAMS = 500
-"""A short text that begins more pieces than this is nearly everywhere."""
+"""A short text that begins more trigrams than this is in nearly every session."""
 
 SELECT_TEXT_SOURCES = "SELECT source FROM text_sources"
-SELECT_PIECES = f"""
+SELECT_TRIGRAMS = f"""
 WITH RECURSIVE found (piece) AS (
     SELECT (SELECT term FROM pieces_found WHERE term >= ?1 AND term < ?2 LIMIT 1)
     UNION ALL
@@ -39,7 +39,7 @@ WITH RECURSIVE found (piece) AS (
     FROM found WHERE piece IS NOT NULL
 )
 SELECT piece FROM found WHERE piece IS NOT NULL LIMIT {MAX_TRIGRAMS + 1}"""
-"""From piece to piece, over whatever each is in: a piece has three letters, so nothing lies between it and it with one more."""
+"""Goes from trigram to trigram, skipping the hits of each. No term lies between a trigram and the same with one more letter."""
 
 HITS = """ FROM session_pieces AS f CROSS JOIN session_texts AS t ON t.place = f.rowid CROSS JOIN sessions AS s ON s.number = t.session
 WHERE f.session_pieces MATCH ?"""
@@ -49,13 +49,13 @@ FIRST_PLACE = "((SELECT number % 8192 FROM text_sources WHERE source = ?) << 26)
 def sessions_statement(
     filter: SessionFilter, *, limit: int, cursor: str | None, candidate: Candidate | None = None
 ) -> Statement:
-    """The statement for one page of sessions, beginning with the few of `way` or passing over many.
+    """The statement for one page of sessions, from the few of `candidate` or by scanning an index.
 
     Raises `ParameterInvalid` for a bad cursor.
     """
     like, pattern = "", list[Any]()
     if filter.q is not None:
-        # First, because its fragment names its only value (?1) and uses it five times.
+        # First, because its fragment uses its only value (?1) five times.
         like, pattern = sql.AND_SESSION_LIKE, ["%" + re.sub(r"([\\%_])", r"\\\1", filter.q) + "%"]
     if candidate is None and filter.room is not None and not filter.has and filter.state is None:
         return _of_room(filter, like, pattern, limit, cursor)
@@ -66,14 +66,14 @@ def sessions_statement(
             [*pattern, *values, limit + 1],
         )
     few, bound = from_candidate(candidate)
-    # What q binds is ?1: a SELECT that names it comes before everything else.
+    # `q` is bound as ?1, so a SELECT that names it must come first.
     text = f"""
 WITH pattern (q) AS (SELECT ?1) SELECT {sql.SESSION_COLUMNS} FROM {few} WHERE true{like}{narrowing}{sql.SESSIONS_NEWEST}"""
     return text, [*(pattern or [None]), *bound, *values, limit + 1]
 
 
 def _of_room(filter: SessionFilter, like: str, pattern: list[Any], limit: int, cursor: str | None) -> Statement:
-    """A room with very many runs: those with its id and those with its name, each newest first."""
+    """The statement for a room with very many runs: those with its id and those with its name, each newest first."""
     arms: list[str] = []
     bound = list[Any](pattern)
     for index, room in (
@@ -89,12 +89,12 @@ def _of_room(filter: SessionFilter, like: str, pattern: list[Any], limit: int, c
 def newest_hits_statement(
     filter: SessionFilter, expression: str, source: str, *, limit: int, cursor: str | None
 ) -> Statement:
-    """The statement for one page of the sessions of one source that `expression` finds; errors as above."""
+    """The statement for one page of the sessions of a source that `expression` finds. Raises as above."""
     narrowing, values = where_clauses(filter, cursor)
     narrowing += " AND s.source = ?"
     values.append(source)
     first, last = _minutes(filter, cursor)
-    # The minute of the last of this page, looked for in the order of places; without hits a minute after all.
+    # The minute of the page's last session, found in the order of places; without hits a minute after all others.
     oldest = f"""
 SELECT ifnull(min(minute), {LAST_MINUTE + 1}) FROM (
     SELECT DISTINCT s.number, (f.rowid >> {PLACE_BITS}) & {LAST_MINUTE} AS minute {HITS}
@@ -111,14 +111,14 @@ SELECT {sql.SESSION_COLUMNS} FROM (
 
 
 def count_hits_statement(filter: SessionFilter, expression: str, *, limit: int, cursor: str | None) -> Statement:
-    """The statement for how many texts `expression` finds, up to `most`: of the source and the time that are asked for."""
+    """The statement that counts the texts `expression` finds, up to `limit`, in the source and time of the filter."""
     within, values = _within(filter, cursor)
     text = f"SELECT count(*) FROM (SELECT 1 FROM session_pieces AS f WHERE f.session_pieces MATCH ?{within} LIMIT ?)"
     return text, [expression, *values, limit]
 
 
 def all_hits_statement(filter: SessionFilter, expression: str, *, limit: int, cursor: str | None) -> Statement:
-    """The statement for one page of the sessions of all sources that `expression` finds, where those are few; errors as above."""
+    """The statement for one page of the sessions that `expression` finds, if they are few. Raises as above."""
     within, places = _within(filter, cursor)
     narrowing, values = where_clauses(filter, cursor)
     text = f"""
@@ -130,25 +130,25 @@ SELECT {sql.SESSION_COLUMNS} FROM (
 
 
 def match_phrase(q: str) -> str | None:
-    """What the index is asked for a text of three letters and more; None for what no text holds."""
+    """The FTS5 expression for a text of three letters or more; None if no search text can contain it."""
     if SEPARATOR in q or "\0" in q:
         return None
     return '"' + q.replace('"', '""') + '"'
 
 
-def match_any(pieces: Iterable[str]) -> str:
-    """What the index is asked for any of these pieces."""
-    return " OR ".join('"' + piece.replace('"', '""') + '"' for piece in pieces)
+def match_any(trigrams: Iterable[str]) -> str:
+    """The FTS5 expression for any of these trigrams."""
+    return " OR ".join('"' + trigram.replace('"', '""') + '"' for trigram in trigrams)
 
 
 def trigrams_statement(q: str) -> Statement:
-    """The statement for the pieces that begin with a text of one or two letters; `MOST_PIECES` and one more at most."""
+    """The statement for the trigrams that begin with a text of one or two letters, at most `MAX_TRIGRAMS + 1`."""
     folded = q.lower()
-    return SELECT_PIECES, [folded, folded + chr(0x10FFFF)]
+    return SELECT_TRIGRAMS, [folded, folded + chr(0x10FFFF)]
 
 
 def has_indexed_filter(filter: SessionFilter) -> bool:
-    """Whether a filter beside `q` has an index of its own that finds few."""
+    """Whether a filter besides `q` has an index that may find few sessions."""
     return bool(
         filter.state in {"open", "stuck"}
         or filter.has
@@ -159,7 +159,7 @@ def has_indexed_filter(filter: SessionFilter) -> bool:
 
 
 def _within(filter: SessionFilter, cursor: str | None) -> Statement:
-    """Narrows hits to the places of the one source that is asked for."""
+    """The condition that limits hits to the places of the filter's source."""
     if filter.source is None:
         return "", []
     first, last = _minutes(filter, cursor)
@@ -168,7 +168,7 @@ def _within(filter: SessionFilter, cursor: str | None) -> Statement:
 
 
 def _minutes(filter: SessionFilter, cursor: str | None) -> tuple[int, int]:
-    """The first and the last minute a hit may begin in."""
+    """The first and the last minute in which a hit may begin."""
     first = 0 if filter.from_at is None else minute_of(filter.from_at)
     last = LAST_MINUTE if filter.to_at is None else minute_of(filter.to_at)
     if cursor is not None:

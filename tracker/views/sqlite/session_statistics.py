@@ -1,8 +1,8 @@
-"""The numbers of `stats`, added up from the tables of `sqlite_counts`: what is asked for them, and what the rows say.
+"""The answer of `stats`, added up from the tables of `counts`.
 
-A time is cut into the largest rows that lie wholly in it; of what is left at its ends, less than ten minutes, or ten
-seconds for the peak, the sessions themselves are looked at. So an answer costs the same whatever happened in it.
-LIMIT: the peak of some sources together, but not of all, is worked out from their sessions.
+A range of time is split into the largest rows inside it. For the rest at its ends, less than ten minutes (ten seconds for the
+peak), the sessions themselves are read. So the cost does not depend on how much happened in the range.
+LIMIT: the peak of several sources together, but not all, is computed from their sessions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tracker.views.sqlite import queries as sql
 from tracker.views.sqlite.writer import SELECT_SOURCES, json_list, decode_source
 
 EARLIEST, LATEST = -(2**61 // counts.DAY) * counts.DAY, 2**61 // counts.DAY * counts.DAY
-"""No session is beyond these; a day begins at each."""
+"""All sessions are between these. Each is the start of a day."""
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 FIELDS = ("sessions", "participants", "participant_ms", "recordings")
@@ -28,7 +28,7 @@ Statement = tuple[str, Sequence[Any]]
 
 
 class Stretch(NamedTuple):
-    """A part of a time: whole rows of one span, or with `span` 0 the sessions themselves."""
+    """A part of a range: whole rows of one span or, with `span` 0, the sessions themselves."""
 
     span: int
     from_at: Micros
@@ -36,22 +36,22 @@ class Stretch(NamedTuple):
 
 
 class StatsPlan(NamedTuple):
-    """The statements of one `stats`, by what their rows are for."""
+    """The statements of one `stats`, by the purpose of their rows."""
 
     open: Statement
     sources: Statement
     sums: list[Statement]
-    """What began: rows (at, source, sessions, participants, participant_ms, recordings) to be added up."""
+    """What began in the range: rows (at, source, sessions, participants, participant_ms, recordings) to add up."""
     before: list[Statement]
-    """What changed before that time: rows (at, net, peak)."""
+    """What changed before the range: rows (at, net, peak)."""
     over: list[Statement]
-    """How many ended just as it begins; or the peak itself, where nothing adds up to it."""
+    """How many sessions ended exactly at its start; or the peak itself, if it is not added up."""
     changes: list[Statement]
-    """What changed in it, by time."""
+    """What changed in the range, by time."""
 
 
 def plan_stats(sources: tuple[str, ...] | None, from_at: Micros, to_at: Micros) -> StatsPlan:
-    """What to ask, of one moment; `answer` takes the rows of each in the order of `statements`."""
+    """The statements to run in one snapshot. `build_stats` takes their results in the order of `statements`."""
     narrowed = None if sources is None else json_list(sources)
     spans = (counts.TEN_MINUTES, counts.DAY)
     sums: list[Statement] = [
@@ -74,25 +74,25 @@ def plan_stats(sources: tuple[str, ...] | None, from_at: Micros, to_at: Micros) 
     )
 
 
-def statements(asked: StatsPlan) -> list[Statement]:
-    """All of them, in one order."""
-    return [asked.open, asked.sources, *asked.sums, *asked.before, *asked.over, *asked.changes]
+def statements(plan: StatsPlan) -> list[Statement]:
+    """All statements of a plan, in a fixed order."""
+    return [plan.open, plan.sources, *plan.sums, *plan.before, *plan.over, *plan.changes]
 
 
 def build_stats(
-    asked: StatsPlan, rows: Sequence[Sequence[Row]], sources: tuple[str, ...] | None, from_at: Micros
+    plan: StatsPlan, rows: Sequence[Sequence[Row]], sources: tuple[str, ...] | None, from_at: Micros
 ) -> dict[str, Any]:
-    """What `ViewsReader.stats` gives, from the rows of each of `statements`."""
+    """The answer of `ViewsReader.stats`, from the rows of each of `statements`."""
     open_now: dict[str, int] = {source: count for source, count in rows[0] if count}
     rest = iter(rows[2:])
-    days, began = _days(chain.from_iterable(next(rest) for _ in asked.sums))
-    before = list(chain.from_iterable(next(rest) for _ in asked.before))
-    over = list(chain.from_iterable(next(rest) for _ in asked.over))
+    days, began = _days(chain.from_iterable(next(rest) for _ in plan.sums))
+    before = list(chain.from_iterable(next(rest) for _ in plan.before))
+    over = list(chain.from_iterable(next(rest) for _ in plan.over))
     return {
         "open": sum(open_now.values()),
         "sessions": sum(began.values()),
         "days": days,
-        "peak": _peak(before, over[0][0], chain.from_iterable(rest), from_at) if asked.changes else _found(over),
+        "peak": _peak(before, over[0][0], chain.from_iterable(rest), from_at) if plan.changes else _found(over),
         "sources": [
             {
                 "source": row.source,
@@ -108,7 +108,7 @@ def build_stats(
 
 
 def split_range(from_at: Micros, to_at: Micros, spans: Sequence[int]) -> list[Stretch]:
-    """A time in its order, in rows as large as fit; `spans` ascend, each a whole number of the one before."""
+    """A range, split into the largest rows that fit, in order. `spans` ascend; each is a multiple of the one before."""
     from_at, to_at = max(from_at, EARLIEST), min(to_at, LATEST)
     if from_at >= to_at:
         return []
@@ -132,7 +132,7 @@ def _changes(key: str, from_at: Micros, to_at: Micros) -> list[Statement]:
 
 
 def _days(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """What began by day, and how many sessions by source."""
+    """The sums by day, and the number of sessions by source."""
     days: dict[Micros, dict[str, Any]] = {}
     began: dict[str, int] = {}
     for at, source, *sums in rows:
@@ -148,9 +148,9 @@ def _days(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], dict[str, int]]:
 
 
 def _peak(before: Iterable[Row], over: int, changes: Iterable[Row], from_at: Micros) -> dict[str, Any]:
-    """How many sessions ran at once at most, and the first moment at which they did.
+    """The highest number of open sessions, and the first moment with that number.
 
-    `before` changed until `from_at`, of which `over` ended just then, `changes` afterwards.
+    `before`: changes up to `from_at`; `over` of them are sessions that ended exactly then. `changes`: the later changes.
     """
     height = sum(net for _, net, _ in before)
     highest, first = height - over, from_at

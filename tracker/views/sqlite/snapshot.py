@@ -1,6 +1,6 @@
-"""The SQLite views as they are at one moment, for as long as somebody reads: one connection in one transaction.
+"""The SQLite views at one moment: one connection in one read transaction.
 
-What is saved meanwhile, or swapped in, is not seen. LIMIT: while it is open SQLite cannot shorten the WAL.
+Later saves and swaps are not seen. LIMIT: SQLite cannot truncate the WAL while a snapshot is open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK = 500
 
 
 class ViewsSnapshot(SqliteReader):
-    """`ViewsReader` of one moment; `frozen` opens it."""
+    """`ViewsReader` of one moment. `open_snapshot` opens it."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
         self._path = path
@@ -31,17 +31,17 @@ class ViewsSnapshot(SqliteReader):
         self._lock = asyncio.Lock()
 
     async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
-        """See `SqliteReading`."""
+        """See `SqliteReader`."""
         async with self._lock:
             with named_errors(self._path):
                 return cast("list[Row]", await self._connection.execute_fetchall(statement, bound))
 
     async def slow_rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
-        """See `SqliteReading`."""
+        """See `SqliteReader`."""
         return await self.rows(statement, bound)
 
     async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
-        """See `SqliteReading`. They all are."""
+        """See `SqliteReader`."""
         return [await self.rows(statement, bound) for statement, bound in statements]
 
     async def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
@@ -59,11 +59,11 @@ class ViewsSnapshot(SqliteReader):
 
 @asynccontextmanager
 async def open_snapshot(path: Path) -> AsyncGenerator[ViewsSnapshot]:
-    """The views at a path, as they are now. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
+    """A snapshot of the views at a path. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
     failures: list[Exception] = []
 
     def connector() -> sqlite3.Connection:
-        # A connector that raises leaves aiosqlite's thread to end by itself, maybe after the event loop did.
+        # If a connector raises, aiosqlite's thread ends by itself, perhaps after the event loop.
         try:
             return _connected(path)
         except Exception as error:
@@ -76,7 +76,7 @@ async def open_snapshot(path: Path) -> AsyncGenerator[ViewsSnapshot]:
             raise failures[0]
         views = ViewsSnapshot(path, connection)
         await views.rows("BEGIN")
-        # The first look is what fixes the moment.
+        # The first read fixes the moment.
         await views.projected_position()
         yield views
     finally:
@@ -84,14 +84,14 @@ async def open_snapshot(path: Path) -> AsyncGenerator[ViewsSnapshot]:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """A connection that reads. Views that nobody wrote to since a rebuild are put into WAL mode first.
+    """A read-only connection. Views that nobody wrote to since a rebuild are put into WAL mode first.
 
-    Otherwise we would keep the projector from doing that, and from writing, for as long as we read.
+    Otherwise the snapshot would keep the projector from doing that, and so from writing.
     """
     try:
         connection, _ = connect(path, writable=True)
     except ViewsUnavailable:
-        # On a disk that cannot be written to there is no projector either.
+        # On a read-only disk there is no projector either.
         connection, _ = connect(path, writable=False)
     connection.execute("PRAGMA query_only = ON")
     return connection

@@ -1,8 +1,9 @@
-"""The writing half of the SQLite views: what the projector reads back, and one save a batch.
+"""The writing half of the SQLite views: the projector's queries, and the statements of a save.
 
-`SAVE_*` statements are run in one `BEGIN IMMEDIATE` transaction; what a session had is deleted, then written again. Of a
-session whose rows are known to be those of an earlier save, only what differs is touched, and no index whose columns stay.
-Before it, `SELECT_NAMES` and `SAVE_NAMES` give every session id and source name its number. Parameters are made by generators, which SQLite pulls in the connection's thread, not in the event loop.
+A save runs in one `BEGIN IMMEDIATE` transaction. The rows of a session are deleted and written again. If the saved rows of a
+session are known, only the differences are written, and indices whose columns stay the same are not touched.
+First, `SELECT_NAMES` and `SAVE_NAMES` give every session id and source name its number. Parameters come from generators, which
+SQLite consumes in the connection's thread, not in the event loop.
 """
 
 # ruff: noqa: S608 - only constants are concatenated
@@ -16,7 +17,7 @@ from typing import Any
 
 from tracker.domain.ordering import causal_rank, tie_breaker
 from tracker.domain.rows import EntryRow, SessionRows
-from tracker.views.sqlite import encoding as packing
+from tracker.views.sqlite import encoding
 from tracker.views.contract import Changes, SavedEntry, SourceRow
 from tracker.views.sqlite.row_diff import RowDiff, row_diff, first_known, session_over_at
 from tracker.views.sqlite.encoding import decode_entry
@@ -64,7 +65,7 @@ ON CONFLICT (number) DO UPDATE SET source = excluded.source, vendor = excluded.v
     participant_ms = excluded.participant_ms, recordings = excluded.recordings, supervisors = excluded.supervisors,
     anomalies = excluded.anomalies, end_provenance = excluded.end_provenance, joined = excluded.joined,
     doc = excluded.doc"""
-# SQLite writes the entries of every index anew that holds a column named here, whether or not its value changes.
+# SQLite rewrites the entries of every index with a column in this list, whether or not its value changes.
 UPDATE_SESSIONS = (
     "UPDATE sessions SET last_event_at = ?, participants = ?, participant_ms = ?, doc = ? WHERE number = ?"
 )
@@ -106,14 +107,14 @@ EARLIEST = -(2**63)
 LATEST = 2**63 - 1
 
 Batch = tuple[str, Iterable[Sequence[Any]]]
-"""One statement and the parameters of each of its runs."""
+"""A statement, and the parameters of each of its executions."""
 
 Numbers = Mapping[str, int]
-"""Session ids and source names → their numbers in `names`."""
+"""Session id or source name → its number in `names`."""
 
 
 def decode_saved_entry(row: Sequence[Any]) -> SavedEntry:
-    """The entry with the columns (room, placed_at, place) after those of `entry_of`."""
+    """The entry in the columns of `decode_entry`, followed by (room, placed_at, place)."""
     entry = decode_entry(row)
     return SavedEntry(
         row=entry, room=row[9], placed_at=entry.at if row[10] is None else row[10], session_ref=row[11] or b""
@@ -121,17 +122,17 @@ def decode_saved_entry(row: Sequence[Any]) -> SavedEntry:
 
 
 def decode_source(row: Sequence[Any]) -> SourceRow:
-    """The source in columns (source, vendor, last_received_at, records, state)."""
+    """The source in the columns (source, vendor, last_received_at, records, state)."""
     return SourceRow(source=row[0], vendor=row[1], last_received_at=row[2], records=row[3], state=row[4])
 
 
 def json_list(values: Iterable[Any]) -> str:
-    """A list as one bound parameter, for `json_each(?)`."""
+    """A list as one parameter, for `json_each(?)`."""
     return json.dumps(list(values), ensure_ascii=False)
 
 
 def collect_names(changes: Changes) -> set[str]:
-    """Every name these changes need the number of."""
+    """All names whose numbers these changes need."""
     names = set(changes.removed)
     for rows in changes.sessions:
         names.add(rows.session.id)
@@ -144,7 +145,7 @@ def collect_names(changes: Changes) -> set[str]:
 
 
 def begin_save(connection: sqlite3.Connection, names: AbstractSet[str]) -> tuple[dict[str, int], set[str]]:
-    """Begin a save, in the transaction that is open if one is: each name's number, and the names that had none before."""
+    """Begin a transaction unless one is open. Returns the number of each name, and the names that are new."""
     if not connection.in_transaction:
         connection.execute("BEGIN IMMEDIATE")
     wanted = [json_list(sorted(names))]
@@ -162,22 +163,22 @@ def execute_save(
     changes: Changes,
     numbers: Numbers,
     fresh: AbstractSet[str],
-    kept: Mapping[str, SessionRows] = {},
+    known: Mapping[str, SessionRows] = {},
 ) -> None:
-    """Run the statements of a save that was begun; `kept`: what the file is known to hold."""
-    for statement, parameters in save_statements(changes, numbers, fresh, kept):
+    """Execute the statements of a save after `begin_save`. `known`: rows that the file is known to hold."""
+    for statement, parameters in save_statements(changes, numbers, fresh, known):
         connection.executemany(statement, parameters)
 
 
 def save_statements(
-    changes: Changes, numbers: Numbers, fresh: AbstractSet[str], kept: Mapping[str, SessionRows]
+    changes: Changes, numbers: Numbers, fresh: AbstractSet[str], known: Mapping[str, SessionRows]
 ) -> Iterator[Batch]:
-    """The statements of one save in their order; `fresh` are names nothing was saved under before.
+    """The statements of a save, in order. `fresh`: names under which nothing was saved before.
 
-    Nothing is encoded before SQLite pulls it.
+    Rows are encoded only when SQLite asks for their parameters.
     """
-    sessions = [rows for rows in changes.sessions if rows.session.id not in kept]
-    again = [row_diff(kept[name], rows) for rows in changes.sessions if (name := rows.session.id) in kept]
+    sessions = [rows for rows in changes.sessions if rows.session.id not in known]
+    diffs = [row_diff(known[name], rows) for rows in changes.sessions if (name := rows.session.id) in known]
     stale = [
         (numbers[name],) for name in (*changes.removed, *(rows.session.id for rows in sessions)) if name not in fresh
     ]
@@ -188,16 +189,16 @@ def save_statements(
         gone = [(numbers[session_id],) for session_id in changes.removed]
         yield DELETE_SESSIONS, gone
         yield DELETE_STATES, gone
-    if again:
-        yield from _of_altered([(numbers[one.rows.session.id], one) for one in again])
+    if diffs:
+        yield from _difference_statements([(numbers[diff.rows.session.id], diff) for diff in diffs])
     placed = [(numbers[rows.session.id], rows) for rows in sessions]
     if placed:
         yield SAVE_SESSIONS, (_session(number, rows) for number, rows in placed)
-    placed += [(numbers[one.rows.session.id], one.added) for one in again]
+    placed += [(numbers[diff.rows.session.id], diff.added) for diff in diffs]
     if placed:
-        yield from _of_sessions(placed, numbers)
+        yield from _session_statements(placed, numbers)
     if changes.entries:
-        yield SAVE_ENTRIES, (_saved(saved, numbers) for saved in changes.entries)
+        yield SAVE_ENTRIES, (_saved_entry_values(saved, numbers) for saved in changes.entries)
     if changes.rooms:
         yield SAVE_ROOMS, changes.rooms
     if changes.sources:
@@ -208,33 +209,36 @@ def save_statements(
     yield SAVE_POSITION, [(changes.position,)]
 
 
-def _of_altered(again: Sequence[tuple[int, RowDiff]]) -> Iterator[Batch]:
-    """What goes of sessions that were saved before, and their own rows."""
+def _difference_statements(diffs: Sequence[tuple[int, RowDiff]]) -> Iterator[Batch]:
+    """What is removed from sessions that were saved before, and their own rows."""
     for table, statement in DELETE_CHILDREN.items():
-        removed = [(number, *key) for number, one in again for key in one.removed.get(table, ())]
+        removed = [(number, *key) for number, diff in diffs for key in diff.removed.get(table, ())]
         if removed:
             yield statement, removed
-    yield DELETE_LOOKUPS, [(lookup, number) for number, one in again for lookup in one.lookups_removed]
-    yield DELETE_GAPS, [(number,) for number, one in again if one.gaps_changed]
-    yield SAVE_SESSIONS, (_session(number, one.rows) for number, one in again if one.index_changed)
-    same = [(number, one) for number, one in again if not one.index_changed]
-    yield UPDATE_SESSIONS, (_session_update(number, one.rows) for number, one in same)
+    yield DELETE_LOOKUPS, [(lookup, number) for number, diff in diffs for lookup in diff.lookups_removed]
+    yield DELETE_GAPS, [(number,) for number, diff in diffs if diff.gaps_changed]
+    yield SAVE_SESSIONS, (_session(number, diff.rows) for number, diff in diffs if diff.index_changed)
+    same = [(number, diff) for number, diff in diffs if not diff.index_changed]
+    yield UPDATE_SESSIONS, (_session_update(number, diff.rows) for number, diff in same)
     yield (
         UPDATE_JOINED,
-        [(len(one.rows.connections) + len(one.rows.streams), number) for number, one in same if one.joined_changed],
+        [(len(diff.rows.connections) + len(diff.rows.streams), number) for number, diff in same if diff.joined_changed],
     )
 
 
 def _session_update(number: int, rows: SessionRows) -> Sequence[Any]:
     row = rows.session
-    return row.last_event_at, row.participants, row.participant_ms, packing.sessions.encode(row), number
+    return row.last_event_at, row.participants, row.participant_ms, encoding.sessions.encode(row), number
 
 
-def _of_sessions(placed: Sequence[tuple[int, SessionRows]], numbers: Numbers) -> Iterator[Batch]:
-    """Everything of sessions but their own rows."""
+def _session_statements(placed: Sequence[tuple[int, SessionRows]], numbers: Numbers) -> Iterator[Batch]:
+    """Everything of sessions except their own rows."""
     yield (
         SAVE_STATES,
-        ((number, packing.compress_state(rows.state, is_open=rows.session.state == "open")) for number, rows in placed),
+        (
+            (number, encoding.compress_state(rows.state, is_open=rows.session.state == "open"))
+            for number, rows in placed
+        ),
     )
     yield SAVE_LOOKUPS, ((lookup, number) for number, rows in placed for lookup in rows.lookups)
     yield SAVE_PARTICIPANTS, (values for number, rows in placed for values in _participants(number, rows))
@@ -242,7 +246,7 @@ def _of_sessions(placed: Sequence[tuple[int, SessionRows]], numbers: Numbers) ->
     yield SAVE_STREAMS, (values for number, rows in placed for values in _streams(number, rows))
     yield SAVE_RECORDINGS, (values for number, rows in placed for values in _recordings(number, rows))
     yield SAVE_SUPERVISOR_SESSIONS, (values for number, rows in placed for values in _supervisor_sessions(number, rows))
-    yield SAVE_GAPS, (_line(gap, numbers) for _, rows in placed for gap in rows.gaps)
+    yield SAVE_GAPS, (_entry_values(gap, numbers) for _, rows in placed for gap in rows.gaps)
 
 
 def _session(number: int, rows: SessionRows) -> Sequence[Any]:
@@ -251,12 +255,12 @@ def _session(number: int, rows: SessionRows) -> Sequence[Any]:
         number, row.id, row.source, row.vendor, row.room_id, row.room_name, row.state, row.begins_at,
         session_over_at(row), row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
         row.recordings, row.supervisors, len(row.anomalies),
-        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), packing.sessions.encode(row),
+        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), encoding.sessions.encode(row),
     )  # fmt: skip
 
 
 def _participants(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    source, fallback, pack = rows.session.source, rows.session.begins_at, packing.participants.encode
+    source, fallback, pack = rows.session.source, rows.session.begins_at, encoding.participants.encode
     for row in rows.participants:
         begins_at = first_known(row.first_joined_at, row.last_left_at, fallback)
         yield number, begins_at, row.id, row.session_id, source, row.identity, row.name, pack(row)
@@ -265,17 +269,17 @@ def _participants(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
 def _connections(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     for row in rows.connections:
         begins_at = first_known(row.joined_at, row.left_at, rows.session.begins_at)
-        yield number, begins_at, row.id, packing.connections.encode(row)
+        yield number, begins_at, row.id, encoding.connections.encode(row)
 
 
 def _streams(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
     for row in rows.streams:
         begins_at = first_known(row.started_at, row.ended_at, rows.session.begins_at)
-        yield number, begins_at, row.id, packing.streams.encode(row)
+        yield number, begins_at, row.id, encoding.streams.encode(row)
 
 
 def _recordings(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    source, pack = rows.session.source, packing.recordings.encode
+    source, pack = rows.session.source, encoding.recordings.encode
     for row in rows.recordings:
         begins_at = first_known(row.started_at, row.stopped_at, rows.session.begins_at)
         yield number, begins_at, row.id, row.session_id, source, row.status, pack(row)
@@ -286,12 +290,12 @@ def _supervisor_sessions(number: int, rows: SessionRows) -> Iterator[Sequence[An
     for row in rows.supervisor_sessions:
         yield (
             number, first_known(row.started_at, row.ended_at, rows.session.begins_at), row.id, row.session_id, source,
-            row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, packing.supervisor_sessions.encode(row),
+            row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, encoding.supervisor_sessions.encode(row),
         )  # fmt: skip
 
 
-def _saved(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
-    line = _line(saved.row, numbers)
+def _saved_entry_values(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
+    line = _entry_values(saved.row, numbers)
     return (
         (*line, None, None, None)
         if saved.room is None
@@ -299,9 +303,9 @@ def _saved(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
     )
 
 
-def _line(row: EntryRow, numbers: Numbers) -> tuple[Any, ...]:
+def _entry_values(row: EntryRow, numbers: Numbers) -> tuple[Any, ...]:
     return (
         row.position, row.n, None if row.session_id is None else numbers[row.session_id], row.at,
-        packing.number_of_kind(row.kind), row.subject_id, numbers[row.source], row.hidden, causal_rank(row.kind),
-        tie_breaker(row.dedupe_key), packing.encode_entry(row),
+        encoding.number_of_kind(row.kind), row.subject_id, numbers[row.source], row.hidden, causal_rank(row.kind),
+        tie_breaker(row.dedupe_key), encoding.encode_entry(row),
     )  # fmt: skip
