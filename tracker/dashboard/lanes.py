@@ -19,7 +19,7 @@ import msgspec
 
 from tracker.domain.facts import Micros, Provenance
 from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
-from tracker.projections.people import PEOPLE, union
+from tracker.projections.people import PERSON_KINDS, merge_spans
 
 LEAST = 1_000_000
 """No axis is shorter than this, µs."""
@@ -410,14 +410,14 @@ def _stream_bar(row: StreamRow) -> Bar:
 
 def steps_of(participants: Sequence[ParticipantRow], connections: Sequence[ConnectionRow]) -> list[tuple[Micros, int]]:
     """How many people were present since when: persons only, each once, however often they are connected."""
-    people = {row.id for row in participants if row.kind in PEOPLE}
+    people = {row.id for row in participants if row.kind in PERSON_KINDS}
     spans: dict[str, list[tuple[Micros, Micros | None]]] = {}
     for row in connections:
         if row.joined_at is not None and not row.aborted and (row.participant in people or not people):
             spans.setdefault(row.participant, []).append((row.joined_at, row.left_at))
     changes: dict[Micros, int] = {}
     for theirs in spans.values():
-        for start, end in union(theirs):
+        for start, end in merge_spans(theirs):
             if end is not None and end <= start:
                 continue
             changes[start] = changes.get(start, 0) + 1

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from tracker.domain.deliveries import LOST, OURS, Record
+from tracker.domain.deliveries import KEY_LOST, TRACKER, Record
 from tracker.log.erasure_records import EVENT, ErasureBody
 from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt, LogUnavailable
 from tracker.log.contract import Log
@@ -44,7 +44,7 @@ async def check_proofs(
         async for records in log.read(0):
             for record in records:
                 found.faults += [Fault(record.position, what) for what in naming_faults(record, sources)]
-                if record.erased_by == LOST:
+                if record.erased_by == KEY_LOST:
                     _add(found, record.position, "its data key is missing, and no record says that it was erased")
                 outcome, fault = recheck_proof(record, configured)
                 proofs[outcome] += 1
@@ -68,7 +68,7 @@ async def check_erasures(log: Log, found: Verification) -> None:
 
     Without the master keys, encrypted erasure records cannot be read, and nothing is compared.
     """
-    erasure_positions = await log.positions_from_source(OURS)
+    erasure_positions = await log.positions_from_source(TRACKER)
     head = await log.head()
     if not erasure_positions and not await log.erased_positions(0, 1):
         return
@@ -116,7 +116,7 @@ def _add(found: Verification, position: int, what: str) -> None:
 
 def _erased_positions(record: Record) -> set[int]:
     """The positions that an erasure record names; empty for other records."""
-    if (record.source, record.event) != (OURS, EVENT):
+    if (record.source, record.event) != (TRACKER, EVENT):
         return set()
     try:
         return {each.position for each in msgspec.json.decode(record.body, type=ErasureBody).erased}

@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
+from tracker.domain.rows import SessionRows
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import RunRules
 from tracker.projections import timeline_entries
@@ -21,7 +22,7 @@ from tracker.projections.rendering import RenderContext, render, session_id, sta
 from tracker.projections.runs import RoomState, Runs, decode_room, encode_room
 from tracker.projections.state import SessionState, decode_state, encode_state
 from tracker.sources import registry
-from tracker.views.contract import Changes, SavedEntry, SessionRows, SourceRow, ViewsWriter
+from tracker.views.contract import Changes, SavedEntry, SourceRow, ViewsWriter
 
 CACHE_SIZE = 2_000
 """Sessions and rooms kept decoded between batches, at most."""
@@ -112,7 +113,7 @@ class Batch:
         return Changes(
             position=records[-1].position,
             sessions=sessions,
-            gone=sorted(gone),
+            removed=sorted(gone),
             entries=[self._saved[key] for key in sorted(self._saved)],
             rooms=[(*key, encode_room(rooms[key])) for key in sorted(learned)],
             sources=[self._source_row(name) for name in sorted({record.source for record in records})],
@@ -202,7 +203,11 @@ class Batch:
         learned: set[RoomKey] = set()
         for item, key in zip(facts, fact_rooms, strict=True):
             place = item.fact.place
-            if key is not None and place is not None and rooms[key].learn(place, timed=item.fact.clock == "server"):
+            if (
+                key is not None
+                and place is not None
+                and rooms[key].learn(place, is_sender_clock=item.fact.clock == "server")
+            ):
                 learned.add(key)
         return learned
 
@@ -238,10 +243,14 @@ class Batch:
     def _window(self, before: Runs, after: Runs, rules: RunRules) -> tuple[Micros | None, Micros | None] | None:
         """The moments (µs, None: unbounded) between which facts may have to move; None if no fact has to."""
         if rules.ends_only:
-            same = before.starts_of == after.starts_of and before.runs == after.runs and before.anchors == after.anchors
+            same = (
+                before.key_by_start == after.key_by_start
+                and before.runs == after.runs
+                and before.anchors == after.anchors
+            )
             return None if same else (None, None)
         moments = [run.start for run in set(before.runs) ^ set(after.runs)]
-        moments += [start for start, _ in set(before.starts_of.items()) ^ set(after.starts_of.items())]
+        moments += [start for start, _ in set(before.key_by_start.items()) ^ set(after.key_by_start.items())]
         for end in set(after.ends) - set(before.ends):
             moments += [run.start for run in after.runs if run.start > end][:1]
         anchored = [at for anchor, at in after.anchors.items() if before.anchors.get(anchor) != at]
@@ -330,7 +339,7 @@ class Batch:
             place = item.fact.place
             if home is not None:
                 fold(self._state(home, item), item)
-            row = timeline_entries.entry(item, home)
+            row = timeline_entries.render_entry(item, home)
             if place is None or place.run is not None:
                 saved[item.position, item.n] = SavedEntry(row, None, row.at if place is None else place.at)
             else:
@@ -367,7 +376,7 @@ class Batch:
         """Load the rooms of these sessions that the batch did not mention: the next run may end a session."""
         rooms: set[RoomKey] = set()
         for state in due:
-            room = state.room.value("room")
+            room = state.lifetime.value("room")
             if isinstance(room, str) and (state.source, room) not in self._runs:
                 rooms.add((state.source, room))
             self._rules.setdefault(state.source, registry.rules(state.vendor))
@@ -382,7 +391,7 @@ class Batch:
     def _render(self, state: SessionState) -> SessionRows:
         assert self._cache.sources is not None  # noqa: S101 - loaded before
         source = self._cache.sources[state.source][1]
-        runs = self._runs.get((state.source, state.room.value("room") or ""))
+        runs = self._runs.get((state.source, state.lifetime.value("room") or ""))
         start = start_claim(state)
         rows = render(
             state,

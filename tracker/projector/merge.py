@@ -50,7 +50,7 @@ async def merge_parts(views: MergeableViews, part: Path, load_facts: LoadFacts) 
         shared_sessions -= merger.refolded
         after = (shared[-1].source, shared[-1].room)
     for names in _chunks(sorted(shared_sessions), SESSIONS_PER_STEP):
-        theirs = await views.their_states(names)
+        theirs = await views.part_states(names)
         await views.save(await PartMerger(views, BatchCache(), load_facts).merge_sessions(theirs, position))
     for names in _chunks(await _sessions_ended_by_source(views, merged), SESSIONS_PER_STEP):
         await views.save(await PartMerger(views, BatchCache(), load_facts).render_sessions(names, position))
@@ -82,7 +82,7 @@ class PartMerger(Batch):
         await self._load_sources()
         await self._load_states(set(theirs), {})
         for name, state in theirs.items():
-            self._cache.states[name].join(decode_state(state))
+            self._cache.states[name].merge(decode_state(state))
         return await self._corrected({}, set(theirs), position)
 
     async def render_sessions(self, names: Sequence[str], position: int) -> Changes:
@@ -111,7 +111,7 @@ class PartMerger(Batch):
         return Changes(
             position=position,
             sessions=await self._render_sessions(self._due(gone, 0)),
-            gone=sorted(gone),
+            removed=sorted(gone),
             entries=[self._saved[key] for key in sorted(self._saved)],
         )
 

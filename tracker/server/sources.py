@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tracker.config import load as config_file
 from tracker.config.load import Config, SourceConfig
-from tracker.domain.deliveries import OURS
+from tracker.domain.deliveries import TRACKER
 from tracker.errors import ConfigInvalid
 from tracker.log.shipped_dictionaries import ShippedDictionaries
 from tracker.sources import registry
@@ -27,8 +27,8 @@ def check_sources(config: Config) -> None:
     """Raise `ConfigInvalid` where a source does not fit its vendor; the message names the key and how to fix it."""
     for n, source in enumerate(config.sources):
         where = f"sources[{n}]"
-        if source.name == OURS:
-            raise ConfigInvalid(f"{where}.name: {OURS!r} names Tracker's own records: choose another name")
+        if source.name == TRACKER:
+            raise ConfigInvalid(f"{where}.name: {TRACKER!r} names Tracker's own records: choose another name")
         vendor = registry.VENDORS.get(source.vendor)
         if vendor is None:
             raise ConfigInvalid(f"{where}.vendor: {source.vendor!r} is unknown; {registry.suggest(source.vendor)}")

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from tracker.domain.deliveries import OURS, Delivery, Record
+from tracker.domain.deliveries import TRACKER, Delivery, Record
 from tracker.domain.facts import Fact, RunRules, Unknown
 from tracker.errors import ConfigInvalid
 from tracker.sources.contract import Source, SourceSettings, Vendor
@@ -37,7 +37,7 @@ _NUL, _REPLACEMENT = rb"\u0000", rb"\ufffd"
 
 def add(vendor: Vendor) -> None:
     """Make a vendor known. Raises `ValueError` where its name is taken or reserved."""
-    if vendor.name in _vendors or vendor.name == OURS:
+    if vendor.name in _vendors or vendor.name == TRACKER:
         raise ValueError(f"the vendor name {vendor.name!r} is taken: give the vendor another name")
     _vendors[vendor.name] = vendor
 
@@ -83,7 +83,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
 
     A log written by a newer version may hold records of a vendor that this version does not know: they are shown raw.
     """
-    if record.vendor == OURS:
+    if record.vendor == TRACKER:
         return ()
     vendor = _vendors.get(record.vendor)
     if vendor is None:

@@ -23,8 +23,8 @@ from typing import IO, NamedTuple
 
 import msgspec
 
-from tracker.domain.deliveries import LOST, OURS, Micros, Record
-from tracker.domain.record_json import exact_time
+from tracker.domain.deliveries import KEY_LOST, TRACKER, Micros, Record
+from tracker.domain.record_json import format_micros
 from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
 from tracker.evidence.bundle import readme_page
 from tracker.evidence.bundle.contents import BundleContents
@@ -40,7 +40,7 @@ from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.cosignature import with_cosignatures
 from tracker.log.merkle.note import Verifier
 from tracker.log.merkle.tree import ReadTile, inclusion_proof, root_at
-from tracker.views.contract import READING, ViewsReader
+from tracker.views.contract import VIEWS_VERSION, ViewsReader
 
 CACHED_TILES = 512
 WRITE_BYTES = 256 * 1024
@@ -148,8 +148,8 @@ class _BundleBuilder:
                 for start in range(0, len(positions), CONCURRENT_READS):
                     page = positions[start : start + CONCURRENT_READS]
                     for line in await asyncio.gather(*map(self._line, page)):
-                        if line.record.erased_by not in {None, LOST}:
-                            erasures.add(line.record.erased_by or LOST)
+                        if line.record.erased_by not in {None, KEY_LOST}:
+                            erasures.add(line.record.erased_by or KEY_LOST)
                         await buffered.write(encode_line(line))
                     self._positions += page
             records = len(self._positions)
@@ -181,7 +181,7 @@ class _BundleBuilder:
         """Whether an erasure record names only records of sources that the person who asks may see."""
         for each in msgspec.json.decode(erasure.body, type=ErasureBody).erased:
             record = await self._log.record(each.position)
-            if record is None or not (record.vendor == OURS or self._request.sees(record.source)):
+            if record is None or not (record.vendor == TRACKER or self._request.sees(record.source)):
                 return False
         return True
 
@@ -248,11 +248,11 @@ class _BundleBuilder:
         row = self._request.contents.row
         end = None
         if row.end is not None and row.end.provenance == "inferred" and row.ended_at is not None:
-            end = InferredEnd(at=exact_time(row.ended_at), reason=row.end.reason)
+            end = InferredEnd(at=format_micros(row.ended_at), reason=row.end.reason)
         return Manifest(
             format=FORMAT,
-            made_at=exact_time(self._request.made_at),
-            tracker=WriterVersion(version=version("tracker"), reading=READING),
+            made_at=format_micros(self._request.made_at),
+            tracker=WriterVersion(version=version("tracker"), reading=VIEWS_VERSION),
             session=SessionIdentity(id=row.id, source=row.source, vendor=row.vendor),
             records=records,
             erasures=len(self._erasures),

@@ -1,6 +1,6 @@
-"""A line of records.jsonl: a record in the envelope that the importer reads, and what its leaf is computed from.
+"""A line of records.jsonl: a record in the record_to_json that the importer reads, and what its leaf is computed from.
 
-    {…envelope…, "proof_text": …, "erased_by": …, "withheld": …, "leaf": {"hash": …, "kept": …, "commitment": …, "salt": …}}
+    {…record_to_json…, "proof_text": …, "erased_by": …, "withheld": …, "leaf": {"hash": …, "kept": …, "commitment": …, "salt": …}}
 
 Every line has exactly one encoding: a line that was read is encoded again and compared, so nothing can be added that no
 check looks at. Hashes are base64. Of an erased record only the leaf remains; `erased_by` is the record that erased it.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from tracker.domain.deliveries import Origin, Record
-from tracker.domain.record_json import envelope, exact_micros
+from tracker.domain.record_json import record_to_json, parse_micros
 from tracker.errors import BundleUnreadable
 from tracker.log.merkle.hashing import HASH_BYTES, leaf_hash
 from tracker.log.merkle.leaf import compute_commitment, leaf_bytes, stored_digest
@@ -70,7 +70,7 @@ _decode = msgspec.json.Decoder(_JsonLine).decode
 def encode_line(line: RecordLine) -> bytes:
     """The line as bytes, with its newline. Raises `ValueError` if the proof is no JSON."""
     record, leaf = line.record, line.leaf
-    fields = envelope(record) | {
+    fields = record_to_json(record) | {
         "proof_text": record.proof.decode("utf-8"),
         "erased_by": record.erased_by,
         "withheld": line.is_withheld,
@@ -98,7 +98,7 @@ def decode_line(line_bytes: bytes) -> RecordLine:
             vendor=fields.vendor,
             event=fields.event,
             dedupe_key=fields.dedupe_key,
-            received_at=exact_micros(fields.received_at),
+            received_at=parse_micros(fields.received_at),
             origin=fields.origin,
             proof=proof,
             body=body,

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from tracker.domain.record_json import exact_micros
+from tracker.domain.record_json import parse_micros
 from tracker.errors import BundleUnreadable, EvidenceError, LogCorrupt, NoteMalformed
 from tracker.evidence.bundle import readme_page
 from tracker.evidence.bundle.manifest import (
@@ -34,7 +34,7 @@ from tracker.evidence.bundle.zip_reader import OpenBundle, open_bundle
 from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from tracker.log.merkle.note import Verifier, decode_base64
 from tracker.sources.contract import Source
-from tracker.views.contract import READING
+from tracker.views.contract import VIEWS_VERSION
 
 MAX_PROBLEMS = 20
 HEAD_BYTES = 4096
@@ -155,9 +155,9 @@ class _BundleVerifier:
     def _manifest(self, bundle: OpenBundle) -> Manifest | None:
         try:
             manifest = bundle.manifest()
-            exact_micros(manifest.made_at)
+            parse_micros(manifest.made_at)
             if manifest.reading.inferred_end is not None:
-                exact_micros(manifest.reading.inferred_end.at)
+                parse_micros(manifest.reading.inferred_end.at)
         except BundleUnreadable as error:
             self.fail("manifest", str(error))
             return None
@@ -262,11 +262,11 @@ class _BundleVerifier:
         about = "it follows from the records"
         if comparison.from_outside:
             about += f"; known from outside the bundle, so not proved by it: {', '.join(comparison.from_outside)}"
-        is_other_reading = manifest.tracker.reading != READING
+        is_other_reading = manifest.tracker.reading != VIEWS_VERSION
         if comparison.differences and is_other_reading:
             self._skip(
                 "timeline",
-                f"it differs, but it was made with reading {manifest.tracker.reading} and this Tracker has reading {READING}: "
+                f"it differs, but it was made with reading {manifest.tracker.reading} and this Tracker has reading {VIEWS_VERSION}: "
                 f"verify it with Tracker {manifest.tracker.version[:40]}. First: {comparison.differences[0]}",
             )
         else:

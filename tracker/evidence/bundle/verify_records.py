@@ -15,7 +15,7 @@ from tracker.evidence.bundle.manifest import PROOFS, RECORDS, Manifest, Proofs
 from tracker.evidence.bundle.record_lines import RecordLine, leaf_faults, decode_line
 from tracker.evidence.bundle.zip_reader import OpenBundle
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
-from tracker.domain.deliveries import LOST, OURS
+from tracker.domain.deliveries import KEY_LOST, TRACKER
 from tracker.log.erasure_records import EVENT, ErasureBody
 from tracker.errors import BundleUnreadable
 from tracker.log.merkle.note import decode_base64
@@ -116,7 +116,7 @@ class _RecordChecker:
             self.result.problems.append(f"{where} {error}")
             return
         record = line.record
-        is_erasure = record.vendor == OURS and record.event == EVENT
+        is_erasure = record.vendor == TRACKER and record.event == EVENT
         last = self.result.leaves[-1][0] if self.result.leaves else 0
         begins_erasures = is_erasure and self._counts[True] == 0
         if self._counts[True] and not is_erasure:
@@ -177,7 +177,7 @@ class _RecordChecker:
     def _compare_erasures(self) -> None:
         """Each erased record must be named by an erasure in the bundle, and each erasure must name one of them."""
         for position, by in self._erased.items():
-            if by == LOST:
+            if by == KEY_LOST:
                 self._add_problem(
                     position, "it has no body, and no record says that it was erased: its data key was lost or withheld"
                 )

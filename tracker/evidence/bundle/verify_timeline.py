@@ -23,13 +23,13 @@ from tracker.evidence.bundle.manifest import PARTS, Manifest, InferredEnd
 from tracker.evidence.bundle.build import timeline_json
 from tracker.evidence.bundle.zip_reader import is_plausible
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
-from tracker.domain.record_json import exact_micros, exact_time
+from tracker.domain.record_json import parse_micros, format_micros
 from tracker.projections.rendering import RenderContext, render
 from tracker.domain.rows import SessionRow
-from tracker.projections.state import decode_state, encode_state
+from tracker.projections.state import decode_state
 from tracker.projector.projector import Projector
 from tracker.sources import registry
-from tracker.views.contract import Changes, SessionRows, ViewsReader, ViewsWriter
+from tracker.views.contract import Changes, ViewsReader, ViewsWriter
 
 MAX_DIFFERENCES = 20
 FAR_FUTURE = 2**60
@@ -69,7 +69,7 @@ class _Comparison:
         self._views = views
         self._manifest = manifest
         self._actual = actual
-        self._made_at = exact_micros(manifest.made_at)
+        self._made_at = parse_micros(manifest.made_at)
         self._entries = 0
 
     async def run(self) -> TimelineComparison:
@@ -123,7 +123,7 @@ class _Comparison:
         rules = registry.rules(row.vendor)
         end = self._manifest.reading.inferred_end
         if end is not None:
-            at, what = exact_micros(end.at), f"the end of the session at {end.at} ({end.reason})"
+            at, what = parse_micros(end.at), f"the end of the session at {end.at} ({end.reason})"
             match end.reason:
                 case "superseded":
                     return RenderContext(rules=rules, next_start=at), [what]
@@ -143,17 +143,15 @@ class _Comparison:
         name = self._manifest.session.id
         state = decode_state((await self._views.states([name]))[name])
         rows = render(state, context)
-        fields: dict[str, Any] = {field: getattr(rows, field) for field in rows.__struct_fields__}
         position = await self._views.projected_position()
-        changed = SessionRows(state=encode_state(state), **fields)
-        await self._views.save(Changes(position=position, sessions=[changed]))
+        await self._views.save(Changes(position=position, sessions=[rows]))
         return rows.session
 
 
 def _inferred(row: SessionRow) -> InferredEnd | None:
     if row.end is None or row.end.provenance != "inferred" or row.ended_at is None:
         return None
-    return InferredEnd(at=exact_time(row.ended_at), reason=row.end.reason)
+    return InferredEnd(at=format_micros(row.ended_at), reason=row.end.reason)
 
 
 def _anomalies(actual: bytes) -> set[str]:
