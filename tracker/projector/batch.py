@@ -20,7 +20,7 @@ from tracker.projections.sourced_fact import SourcedFact, decode_session_ref, en
 from tracker.projections.folding import fold
 from tracker.projections.rendering import RenderContext, render, session_id, start_claim
 from tracker.projections.runs import RoomState, Runs, decode_room, encode_room
-from tracker.projections.state import SessionState, decode_state, encode_state
+from tracker.projections.state import SessionState, decode_state
 from tracker.sources import registry
 from tracker.views.contract import Changes, SavedEntry, SourceRow, ViewsWriter
 
@@ -228,7 +228,7 @@ class Batch:
         if window is not None:
             for saved in await self._views.room_entries(source, room, *window):
                 home = session_id(
-                    source, self._runs[key].find_run(decode_session_ref(room, saved.placed_at, saved.place))
+                    source, self._runs[key].find_run(decode_session_ref(room, saved.placed_at, saved.session_ref))
                 )
                 if home != saved.row.session_id:
                     names.update({home, saved.row.session_id or home})
@@ -393,7 +393,7 @@ class Batch:
         source = self._cache.sources[state.source][1]
         runs = self._runs.get((state.source, state.lifetime.value("room") or ""))
         start = start_claim(state)
-        rows = render(
+        return render(
             state,
             RenderContext(
                 rules=self._rules[state.source],
@@ -401,17 +401,6 @@ class Batch:
                 restarts=source.restarts(),
                 latest=source.latest,
             ),
-        )
-        return SessionRows(
-            session=rows.session,
-            lookups=rows.lookups,
-            participants=rows.participants,
-            connections=rows.connections,
-            streams=rows.streams,
-            recordings=rows.recordings,
-            supervisor_sessions=rows.supervisor_sessions,
-            gaps=rows.gaps,
-            state=encode_state(state),
         )
 
 

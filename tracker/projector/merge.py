@@ -42,7 +42,7 @@ async def merge_parts(views: MergeableViews, part: Path, load_facts: LoadFacts) 
     await views.save(
         Changes(position=position, sources=[_join_sources(ours, theirs) for ours, theirs in merged.sources])
     )
-    shared_sessions = set(merged.sessions)
+    shared_sessions = set(merged.shared_sessions)
     after = ("", "")
     while shared := await views.shared_rooms(after, limit=ROOMS_PER_STEP):
         merger = PartMerger(views, BatchCache(), load_facts)
