@@ -269,10 +269,10 @@ PLANNED += [
     (sql.SELECT_SESSION_POSITIONS, ["a", 1, 5]),
     (sql.SELECT_RECORD_SESSIONS, [1]),
     (sql.SELECT_LOOKUP, ["a", 5]),
-    (sql.SELECT_PLACED, ["a", "b", 1, 2, 5]),
+    (sql.SELECT_PLACED_SESSIONS, ["a", "b", 1, 2, 5]),
     (sql.SELECT_SUPERVISOR_SESSION, ["a"]),
-    (sql.SELECT_SUMMARIES + sql.SUMMARIES_BY_ROOM, [5]),
-    (sql.SELECT_SUMMARIES + sql.AND_SUMMARY_SOURCE + sql.AND_SUMMARY_AFTER + sql.SUMMARIES_BY_ROOM, ["a", "a", "a", 5]),
+    (sql.SELECT_ROOM_SUMMARIES + sql.SUMMARIES_BY_ROOM, [5]),
+    (sql.SELECT_ROOM_SUMMARIES + sql.AND_SUMMARY_SOURCE + sql.AND_SUMMARY_AFTER + sql.SUMMARIES_BY_ROOM, ["a", "a", "a", 5]),
     (sql.SELECT_OPEN, [None]),
     (sql.SELECT_PEAK, [None, 1, 2]),
 ]  # fmt: skip
