@@ -16,7 +16,7 @@ from tracker.log.merkle.tree import (
     TILE_WIDTH,
     Frontier,
     consistency_proof,
-    is_consistent,
+    verify_consistency,
     load_frontier,
     inclusion_proof,
     inclusion_root,
@@ -118,7 +118,7 @@ def test_every_proof_is_the_one_the_standard_defines(count: int, data: st.DataOb
     assert inclusion_root(index, size, leaves[index], proof) == root
     between = run(consistency_proof(first, size, tile))
     assert between == subproof(first, leaves[:size], True)
-    assert is_consistent(first, older, size, root, between)
+    assert verify_consistency(first, older, size, root, between)
 
 
 @settings(max_examples=60, deadline=None)
@@ -135,9 +135,9 @@ def test_no_changed_proof_leads_to_the_root(count: int, data: st.DataObject) -> 
     assert inclusion_root(index, count, leaves[index], proof[:-1]) is None or len(proof) == 0
     first = data.draw(st.integers(1, count - 1))
     between = run(consistency_proof(first, count, tile))
-    assert not is_consistent(first, leaf_hash(b"another"), count, root, between)
-    assert not is_consistent(first, mth(leaves[:first]), count, leaf_hash(b"another"), between)
-    assert not is_consistent(first, mth(leaves[:first]), count, root, between[:-1])
+    assert not verify_consistency(first, leaf_hash(b"another"), count, root, between)
+    assert not verify_consistency(first, mth(leaves[:first]), count, leaf_hash(b"another"), between)
+    assert not verify_consistency(first, mth(leaves[:first]), count, root, between[:-1])
 
 
 @given(st.lists(st.integers(0, 700), max_size=6))
