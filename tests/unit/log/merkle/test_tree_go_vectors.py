@@ -22,7 +22,7 @@ from tracker.log.merkle.tree import (
     TILE_WIDTH,
     Frontier,
     consistency_proof,
-    is_consistent,
+    verify_consistency,
     inclusion_proof,
     inclusion_root,
     root_at,
@@ -69,7 +69,7 @@ def test_trees_and_proofs_are_those_of_go(levels: dict[int, list[bytes]]) -> Non
             assert await inclusion_proof(index, size, tile) == inclusion
             assert await consistency_proof(first, size, tile) == consistency
             assert inclusion_root(index, size, levels[0][index], inclusion) == root
-            assert is_consistent(first, older, size, root, consistency)
+            assert verify_consistency(first, older, size, root, consistency)
 
     asyncio.run(compare())
 
