@@ -1,4 +1,4 @@
-"""What every engine of the views promises, seen through the two halves of its contract."""
+"""The contract of the views, through its writing and its reading interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPORTED = End(reason="normal", vendor_reason="last", provenance="reported")
 def session_rows(
     key: str, *, source: str = "ov", begins_at: int = T0, ended_at: int | None = None, **more: Any
 ) -> SessionRows:
-    """One run of room "Room" with Ann in it, a recording and a supervisor; `more` replaces fields of the row."""
+    """One session of room "Room" with Ann, a recording and a supervisor. `more` replaces fields of the row."""
     name = f"{source}:{key}"
     fields: dict[str, Any] = {
         "id": name, "source": source, "vendor": "openvidu", "room_id": "Room", "room_name": "The room",
@@ -72,7 +72,7 @@ def session_rows(
 def entry(
     position: int, n: int = 0, *, session_id: str | None = "ov:a", at: int = T0, placed_at: int = T0, **more: Any
 ) -> SavedEntry:
-    """One entry of room "Room"; `more` replaces fields of its row."""
+    """One entry of room "Room". `more` replaces fields of its row."""
     fields: dict[str, Any] = {
         "id": f"{position}-{n}", "session_id": session_id, "position": position, "n": n, "at": at, "received_at": at + 7,
         "kind": "participant.joined", "subject_type": "participant", "subject_id": "p1", "actor": "ann", "detail": {"x": [1]},
@@ -112,7 +112,7 @@ async def test_new_views_are_at_position_zero_and_empty(views: SqliteViews) -> N
     assert await views.sources() == []
 
 
-async def test_what_was_saved_is_read_back_whole(views: SqliteViews) -> None:
+async def test_saved_rows_are_read_back_unchanged(views: SqliteViews) -> None:
     rows = session_rows("a", anomalies=[Anomaly(kind="late_event", position=2, detail="x")])
     source = SourceRow(source="ov", vendor="openvidu", last_received_at=9, records=2, state=b"s")
     saved = [entry(1), entry(2)]
@@ -138,14 +138,14 @@ async def test_what_was_saved_is_read_back_whole(views: SqliteViews) -> None:
     )
 
 
-async def test_saving_again_replaces_and_gone_takes_everything(views: SqliteViews) -> None:
+async def test_a_second_save_replaces_a_session_and_removing_deletes_it(views: SqliteViews) -> None:
     await views.save(
         Changes(position=1, sessions=[session_rows("a"), session_rows("b")], entries=[entry(1, session_id="ov:b")])
     )
-    again = session_rows("a", participants=4)
-    await views.save(Changes(position=2, sessions=[again], removed=["ov:b"], entries=[entry(1, session_id="ov:a")]))
+    replaced = session_rows("a", participants=4)
+    await views.save(Changes(position=2, sessions=[replaced], removed=["ov:b"], entries=[entry(1, session_id="ov:a")]))
     assert await ids(views) == ["ov:a"]
-    assert await views.session("ov:a") == again.session
+    assert await views.session("ov:a") == replaced.session
     assert await views.lookup("b", None) == []
     assert len((await views.participants(session_id=None, identity="ann", sources=None, limit=9, cursor=None))[0]) == 1
     assert await views.states(["ov:b"]) == {}
@@ -154,37 +154,37 @@ async def test_saving_again_replaces_and_gone_takes_everything(views: SqliteView
 
 
 @pytest.fixture(params=["sqlite", "memory"])
-async def written(request: pytest.FixtureRequest, views: SqliteViews) -> ViewsWriter:
+async def writer(request: pytest.FixtureRequest, views: SqliteViews) -> ViewsWriter:
     return views if request.param == "sqlite" else MemoryViews()
 
 
-async def test_a_save_with_more_to_come_is_seen_with_the_save_that_completes_it(written: ViewsWriter) -> None:
-    await written.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
-    await written.save(Changes(position=2, sessions=[session_rows("b")], entries=[entry(2)]), commit=False)
-    assert await written.projected_position() == 1
-    # The writer goes on from what it has written.
-    assert await written.states(["ov:b"]) == {"ov:b": b"folded b"}
-    assert await written.session_entries("ov:a") == [entry(1), entry(2)]
-    await written.save(Changes(position=3, rooms=[("ov", "Room", b"r")]))
-    assert await written.projected_position() == 3
-    await written.rollback()
-    assert await written.projected_position() == 3
-    assert await written.states(["ov:b"]) == {"ov:b": b"folded b"}
+async def test_an_uncommitted_save_is_visible_after_the_next_commit(writer: ViewsWriter) -> None:
+    await writer.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
+    await writer.save(Changes(position=2, sessions=[session_rows("b")], entries=[entry(2)]), commit=False)
+    assert await writer.projected_position() == 1
+    # The writer goes on from what it has writer.
+    assert await writer.states(["ov:b"]) == {"ov:b": b"folded b"}
+    assert await writer.session_entries("ov:a") == [entry(1), entry(2)]
+    await writer.save(Changes(position=3, rooms=[("ov", "Room", b"r")]))
+    assert await writer.projected_position() == 3
+    await writer.rollback()
+    assert await writer.projected_position() == 3
+    assert await writer.states(["ov:b"]) == {"ov:b": b"folded b"}
 
 
-async def test_saves_that_none_has_completed_are_taken_back(written: ViewsWriter) -> None:
-    await written.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
+async def test_rollback_undoes_uncommitted_saves(writer: ViewsWriter) -> None:
+    await writer.save(Changes(position=1, sessions=[session_rows("a")], entries=[entry(1)]))
     for position in (2, 3):
-        await written.save(Changes(position=position, removed=["ov:a"], entries=[entry(position)]), commit=False)
-    await written.rollback()
-    assert await written.projected_position() == 1
-    assert await written.states(["ov:a"]) == {"ov:a": b"folded a"}
-    assert await written.session_entries("ov:a") == [entry(1)]
-    await written.save(Changes(position=2, sessions=[session_rows("b")]))
-    assert sorted(await written.states(["ov:a", "ov:b"])) == ["ov:a", "ov:b"]
+        await writer.save(Changes(position=position, removed=["ov:a"], entries=[entry(position)]), commit=False)
+    await writer.rollback()
+    assert await writer.projected_position() == 1
+    assert await writer.states(["ov:a"]) == {"ov:a": b"folded a"}
+    assert await writer.session_entries("ov:a") == [entry(1)]
+    await writer.save(Changes(position=2, sessions=[session_rows("b")]))
+    assert sorted(await writer.states(["ov:a", "ov:b"])) == ["ov:a", "ov:b"]
 
 
-async def test_filters_narrow_and_the_newest_comes_first(views: SqliteViews) -> None:
+async def test_filters_select_sessions_and_the_newest_comes_first(views: SqliteViews) -> None:
     odd = Anomaly(kind="overlap", position=None, detail="")
     sessions = [
         session_rows("a", begins_at=T0, ended_at=T0 + 60 * SECOND),
@@ -213,7 +213,7 @@ async def test_filters_narrow_and_the_newest_comes_first(views: SqliteViews) -> 
             await ids(views, **bad)
 
 
-async def test_pages_meet_without_gap_or_overlap(views: SqliteViews) -> None:
+async def test_pages_neither_overlap_nor_leave_gaps(views: SqliteViews) -> None:
     sessions = [session_rows(f"{i:02}", begins_at=T0 + i // 3, room_id=f"R{i}") for i in range(11)]
     await views.save(
         Changes(position=9, sessions=sessions, entries=[entry(i, i % 2, at=T0 + i // 4) for i in range(1, 10)])
@@ -234,13 +234,13 @@ async def test_pages_meet_without_gap_or_overlap(views: SqliteViews) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "é", "W10", "bnVsbA", "WyJzZXNzaW9ucyIsMV0", "WyJ0aW1lbGluZSIsMSwiYSJd"])
-async def test_a_cursor_that_is_not_ours_is_refused(views: SqliteViews, cursor: str) -> None:
+async def test_an_invalid_cursor_is_refused(views: SqliteViews, cursor: str) -> None:
     with pytest.raises(ParameterInvalid) as refused:
         await views.find_sessions(SessionFilter(), limit=2, cursor=cursor)
     assert refused.value.parameter == "cursor"
 
 
-async def test_within_one_second_a_timeline_is_in_causal_order_and_never_as_it_came(views: SqliteViews) -> None:
+async def test_entries_of_one_moment_are_in_causal_order_whatever_the_order_of_arrival(views: SqliteViews) -> None:
     kinds = ["session.created", "participant.joined", "stream.published", "signal.sent", "signal.sent",
              "stream.unpublished", "participant.left", "session.ended", "recording.ready"]  # fmt: skip
     keys = [f"key-{number}" for number in range(9)]
@@ -259,7 +259,7 @@ async def test_within_one_second_a_timeline_is_in_causal_order_and_never_as_it_c
     assert shown["a"] == shown["b"] == shown["c"]
 
 
-async def test_a_timeline_shows_gaps_and_hides_twins_and_the_live_order_has_neither(views: SqliteViews) -> None:
+async def test_a_timeline_shows_gaps_but_no_hidden_entries_and_the_live_order_has_neither(views: SqliteViews) -> None:
     gap = entry(2, 1_000_000, at=T0 + 1, received_at=None, kind="participant.left").row
     rows = msgspec.structs.replace(session_rows("a"), gaps=(gap,))
     lines = [entry(1), entry(2, at=T0 + 2), entry(2, 1, hidden=True), entry(3, session_id=None, kind="test")]
@@ -277,7 +277,7 @@ async def test_a_timeline_shows_gaps_and_hides_twins_and_the_live_order_has_neit
     assert await views.session_positions("ov:a", limit=9, after=1) == [2]
 
 
-async def test_every_name_of_a_session_finds_it(views: SqliteViews) -> None:
+async def test_every_id_of_a_session_finds_it(views: SqliteViews) -> None:
     sessions = [session_rows("a"), session_rows("b", source="lk", begins_at=T0 + 9)]
     await views.save(Changes(position=1, sessions=sessions, entries=[entry(1, placed_at=T0 + 5_000)]))
 
@@ -292,13 +292,13 @@ async def test_every_name_of_a_session_finds_it(views: SqliteViews) -> None:
     assert await found("ov:Room_1") == await found("nothing") == []
 
 
-async def test_room_entries_are_those_placed_in_the_window(views: SqliteViews) -> None:
+async def test_room_entries_are_those_in_the_window(views: SqliteViews) -> None:
     await views.save(Changes(position=3, entries=[entry(i, placed_at=T0 + i) for i in (1, 2, 3)]))
     assert [e.row.position for e in await views.room_entries("ov", "Room", T0 + 2, T0 + 3)] == [2]
     assert [e.row.position for e in await views.room_entries("ov", "Room", None, None)] == [1, 2, 3]
 
 
-async def test_sessions_nobody_ended_or_joined_are_named(views: SqliteViews) -> None:
+async def test_sessions_without_an_end_or_without_joins_are_found(views: SqliteViews) -> None:
     inferred = End(reason="inferred", vendor_reason=None, provenance="inferred")
     empty = msgspec.structs.replace(session_rows("d"), connections=(), streams=())
     sessions = [
@@ -313,7 +313,7 @@ async def test_sessions_nobody_ended_or_joined_are_named(views: SqliteViews) -> 
     assert await views.never_joined_sessions("ov", begins_before=T0 + 1) == ["ov:d"]
 
 
-async def test_stats_count_days_and_the_peak(views: SqliteViews) -> None:
+async def test_stats_count_sessions_by_day_and_the_peak(views: SqliteViews) -> None:
     sessions = [
         session_rows("a", begins_at=T0, ended_at=T0 + 10 * SECOND),
         session_rows("b", begins_at=T0 + 5 * SECOND, ended_at=T0 + 20 * SECOND),
@@ -333,13 +333,13 @@ async def test_stats_count_days_and_the_peak(views: SqliteViews) -> None:
     assert (await views.stats(from_at=T0 - DAY, to_at=T0, sources=None))["peak"] == {"sessions": 0, "at": None}
 
 
-async def test_a_dump_ascends_and_forgets_the_order_of_arrival_when_asked(views: SqliteViews, tmp_path: Path) -> None:
+async def test_a_dump_is_sorted_and_can_leave_out_the_order_of_arrival(views: SqliteViews, tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "other.db")
     other = await SqliteViews.open(tmp_path / "other.db", writable=True)
-    ours = [entry(1, dedupe_key="x"), entry(2, dedupe_key="y")]
-    theirs = [entry(2, dedupe_key="x"), entry(1, dedupe_key="y", received_at=3)]
-    await views.save(Changes(position=2, sessions=[session_rows("a")], entries=ours))
-    await other.save(Changes(position=2, sessions=[session_rows("a", first_position=2)], entries=theirs))
+    first = [entry(1, dedupe_key="x"), entry(2, dedupe_key="y")]
+    second = [entry(2, dedupe_key="x"), entry(1, dedupe_key="y", received_at=3)]
+    await views.save(Changes(position=2, sessions=[session_rows("a")], entries=first))
+    await other.save(Changes(position=2, sessions=[session_rows("a", first_position=2)], entries=second))
     for positions in (True, False):
         left = [row async for row in views.dump(positions=positions)]
         right = [row async for row in other.dump(positions=positions)]

@@ -1,6 +1,6 @@
-"""Views in memory: the writer's half of the contract, for property tests and for comparing what a rebuild would give.
+"""Views in memory: the writing half of the contract, for property tests.
 
-LIMIT: it answers no queries; whoever wants to read uses the SQLite engine (a temporary file is fine).
+LIMIT: they have no queries. To read views, use the SQLite engine with a temporary file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tracker.views.contract import Changes, SavedEntry, SourceRow
 
 
 class MemoryViews:
-    """Everything in dictionaries; `save` is as atomic as Python is."""
+    """`ViewsWriter` in dictionaries."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, SessionRows] = {}
@@ -24,10 +24,10 @@ class MemoryViews:
         self._sources: dict[str, SourceRow] = {}
         self._position = 0
         self._before: MemoryViews | None = None
-        """What a save with `more` may be taken back to."""
+        """The state to which `rollback` returns; None if everything is committed."""
 
     async def refresh(self) -> bool:
-        """Never replaced."""
+        """These views are never replaced."""
         return False
 
     async def projected_position(self) -> int:
@@ -111,4 +111,4 @@ class MemoryViews:
             self.__dict__ = self._before.__dict__
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""

@@ -1,4 +1,4 @@
-"""Any permutation, repetition and batching of a room's facts gives the same views."""
+"""The facts of a room give the same views in any order and any batches."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def at(moment: int, **known: Any) -> f.SessionRef:
 
 def meet_room() -> list[f.Fact]:
     """Three meetings of one room without any run key; joins are stamped before their meeting's start."""
-    told: list[f.Fact] = []
+    facts: list[f.Fact] = []
     for base in (T, T + 100 * S, T + 200 * S):
         early = {"connection": "a", "identity": "a", "keyed_by_join": True, "joined_at": base - 2 * S}
         later = {"connection": "b", "identity": "b", "keyed_by_join": True, "joined_at": base + 5 * S}
         recording = at(base + 6 * S, anchor=f"rec{base}")
-        told += [
+        facts += [
             f.SessionStarted(at=base, started_at=base, place=at(base, starts_at=base)),
             f.SessionStarted(at=base + 3 * S, started_at=base + 3 * S, place=at(base + 3 * S, starts_at=base + 3 * S)),
             f.ParticipantJoined(at=base - 2 * S, place=at(base - 2 * S), **early),
@@ -50,16 +50,16 @@ def meet_room() -> list[f.Fact]:
             f.ParticipantLeft(at=base + 70 * S, place=at(base - 2 * S), reason="left", **early),
             f.SessionEnded(at=base + 92 * S, reason="normal", place=at(base + 92 * S, ends_at=base + 92 * S)),
         ]
-    return told
+    return facts
 
 
 def openvidu_room() -> list[f.Fact]:
     """Two runs of one session id: starts carry the run key, everything else only the room."""
-    told: list[f.Fact] = []
+    facts: list[f.Fact] = []
     for base in (T, T + 1000 * S):
         run = f"r_{base // 1000}"
         who = {"connection": "b", "identity": "b", "keyed_by_join": True, "joined_at": base + 5 * S}
-        told += [
+        facts += [
             f.SessionCreated(at=base, started_at=base, place=at(base, run=run, starts_at=base)),
             f.ParticipantJoined(at=base + 5 * S, place=at(base + 5 * S), **who),
             f.StreamPublished(
@@ -77,17 +77,17 @@ def openvidu_room() -> list[f.Fact]:
             f.NodeCrashed(at=base + 55 * S, place=at(base + 55 * S)),
         ]
     return [
-        *told,
+        *facts,
         f.SessionEnded(at=T + 60 * S, started_at=T, place=at(T, run=f"r_{T // 1000}", starts_at=T, ends_at=T + 60 * S)),
     ]
 
 
 def streamrec_client() -> list[f.Fact]:
     """Two sessions of one client: one known by relayed start, both by an end event without a key."""
-    told: list[f.Fact] = []
+    facts: list[f.Fact] = []
     for n, base in enumerate((T, T + 1000 * S)):
         recording = at(base + 6 * S, anchor=f"rec{base}")
-        told += [
+        facts += [
             f.SupervisorSessionEnded(
                 activity=f"sup{n}",
                 at=base + 50 * S,
@@ -117,35 +117,35 @@ def streamrec_client() -> list[f.Fact]:
             ),
         ]
     relayed = f.SessionStarted(at=T + S, clock="receiver", place=at(T + S, run="s0", starts_at=T + S))
-    return [*told, relayed]
+    return [*facts, relayed]
 
 
 ROOMS = {"openvidu_meet": meet_room(), "openvidu": openvidu_room(), "streamrec": streamrec_client()}
 
 
-async def views_of(vendor: str, told: list[f.Fact], order: list[int], sizes: list[int]) -> MemoryViews:
-    views, memory = MemoryViews(), BatchCache()
+async def views_of(vendor: str, facts: list[f.Fact], order: list[int], sizes: list[int]) -> MemoryViews:
+    views, cache = MemoryViews(), BatchCache()
     seen = [
         (
             Record(
                 position=position, source="s", vendor=vendor, event="", dedupe_key=f"{n:03}", received_at=T, origin="webhook",
                 proof=b"", body=b"",
             ),
-            SourcedFact(fact=told[n], position=position, n=0, source="s", vendor=vendor, key=f"{n:03}", received_at=T),
+            SourcedFact(fact=facts[n], position=position, n=0, source="s", vendor=vendor, key=f"{n:03}", received_at=T),
         )
         for position, n in enumerate(order, start=1)
     ]  # fmt: skip
 
-    async def recall(positions: Sequence[int]) -> list[SourcedFact]:
+    async def load_facts(positions: Sequence[int]) -> list[SourcedFact]:
         return [seen[position - 1][1] for position in positions]
 
     first, turn = 0, 0
     while first < len(seen):
         size = sizes[turn % len(sizes)]
         chunk = seen[first : first + size]
-        if turn % 3 == 2:  # noqa: PLR2004 - forget the cache now and then
-            memory = BatchCache()
-        batch = Batch(views, memory, recall)
+        if turn % 3 == 2:  # drop the cache now and then
+            cache = BatchCache()
+        batch = Batch(views, cache, load_facts)
         changes = await batch.changes([record for record, _ in chunk], [item for _, item in chunk])
         await views.save(changes)
         first, turn = first + size, turn + 1
@@ -177,11 +177,11 @@ def content(views: MemoryViews) -> dict[str, Any]:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_order_and_batching_gives_the_same_views(vendor: str, data: st.DataObject) -> None:
-    told = ROOMS[vendor]
-    order = data.draw(st.permutations(range(len(told))))
+    facts = ROOMS[vendor]
+    order = data.draw(st.permutations(range(len(facts))))
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
-    expected = asyncio.run(views_of(vendor, told, list(range(len(told))), [len(told)]))
-    shuffled = asyncio.run(views_of(vendor, told, list(order), sizes))
+    expected = asyncio.run(views_of(vendor, facts, list(range(len(facts))), [len(facts)]))
+    shuffled = asyncio.run(views_of(vendor, facts, list(order), sizes))
     assert content(shuffled) == content(expected)
 
 
@@ -191,7 +191,7 @@ def test_each_run_of_a_room_is_one_session(vendor: str, sessions: int) -> None:
     assert len(views.sessions) == sessions
 
 
-def test_a_run_that_a_node_took_down_is_ended_by_inference() -> None:
+def test_the_end_of_a_run_on_a_crashed_node_is_inferred() -> None:
     views = asyncio.run(views_of("openvidu", ROOMS["openvidu"], list(range(13)), [4]))
     second = views.sessions[f"s:r_{(T + 1000 * S) // 1000}"].session
     assert second.end is not None

@@ -1,4 +1,4 @@
-"""Views made in two halves, parted anywhere, are those made in one, for any facts in any order."""
+"""Views built in two parts and merged equal views built at once, for any facts, order and split."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tracker.projector.projector import compare_views
 from tracker.views.contract import Changes
 from tracker.views.sqlite.views import SqliteViews
 
-Told = list[tuple[Record, SourcedFact]]
+Items = list[tuple[Record, SourcedFact]]
 
 
-def as_told(vendor: str, told: Sequence[f.Fact]) -> Told:
-    """Each fact as the only one of a record, in this order."""
+def to_items(vendor: str, facts: Sequence[f.Fact]) -> Items:
+    """Each fact as the only fact of a record, in this order."""
     return [
         (
             Record(
@@ -36,38 +36,38 @@ def as_told(vendor: str, told: Sequence[f.Fact]) -> Told:
             ),
             SourcedFact(fact, position, 0, "s", vendor, f"{position * 7919 % 1000:03}", T),
         )
-        for position, fact in enumerate(told, start=1)
+        for position, fact in enumerate(facts, start=1)
     ]  # fmt: skip
 
 
-async def project(views: SqliteViews, told: Told, all_told: Told, size: int) -> None:
-    memory = BatchCache()
+async def project(views: SqliteViews, items: Items, all_items: Items, size: int) -> None:
+    cache = BatchCache()
 
-    async def recall(positions: Sequence[int]) -> list[SourcedFact]:
-        return [all_told[position - 1][1] for position in positions]
+    async def load_facts(positions: Sequence[int]) -> list[SourcedFact]:
+        return [all_items[position - 1][1] for position in positions]
 
-    for first in range(0, len(told), size):
-        chunk = told[first : first + size]
-        batch = Batch(views, memory, recall)
+    for first in range(0, len(items), size):
+        chunk = items[first : first + size]
+        batch = Batch(views, cache, load_facts)
         await views.save(await batch.changes([record for record, _ in chunk], [item for _, item in chunk]))
 
 
-async def compared(told: Told, middle: int, size: int) -> list[str]:
-    async def recall(positions: Sequence[int]) -> list[SourcedFact]:
-        return [told[position - 1][1] for position in positions]
+async def differences(items: Items, middle: int, size: int) -> list[str]:
+    async def load_facts(positions: Sequence[int]) -> list[SourcedFact]:
+        return [items[position - 1][1] for position in positions]
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole = await SqliteViews.build(folder / "whole")
-        await project(whole, told, told, 1000)
+        await project(whole, items, items, 1000)
         first, second = (
             await SqliteViews.build(folder / "first"),
             await SqliteViews.build(folder / "second", after=middle),
         )
-        await project(first, told[:middle], told, size)
-        await project(second, told[middle:], told, size)
+        await project(first, items[:middle], items, size)
+        await project(second, items[middle:], items, size)
         await second.close_partial()
-        assert await merge_parts(first, folder / "second", recall) == len(told)
+        assert await merge_parts(first, folder / "second", load_facts) == len(items)
         for each in (whole, first):
             await each.finish()
         views = [await SqliteViews.open(folder / each, writable=False) for each in ("whole", "first")]
@@ -80,15 +80,15 @@ async def compared(told: Told, middle: int, size: int) -> list[str]:
 @pytest.mark.parametrize("vendor", sorted(ROOMS))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_any_facts_parted_anywhere_give_the_views_of_all(vendor: str, data: st.DataObject) -> None:
-    # Some are lost; a later one may be of a server that was started anew, and its room of the same name or another.
+def test_merged_views_equal_views_built_at_once(vendor: str, data: st.DataObject) -> None:
+    # Some facts are lost, and the server may have restarted between facts.
     facts = [
         msgspec.structs.replace(fact, server_run=data.draw(st.sampled_from([None, "a", "b"])))
         for fact in data.draw(st.permutations(ROOMS[vendor]))
         if data.draw(st.integers(0, 5))
     ] + [f.Test(at=T + data.draw(st.integers(0, 3000)) * S, place=None, subject_type="source", subject_id="s")]
     middle = data.draw(st.integers(1, max(1, len(facts) - 1)))
-    assert asyncio.run(compared(as_told(vendor, facts), middle, data.draw(st.integers(1, 9)))) == []
+    assert asyncio.run(differences(to_items(vendor, facts), middle, data.draw(st.integers(1, 9)))) == []
 
 
 def moments() -> st.SearchStrategy[f.SessionRef]:
@@ -100,23 +100,23 @@ def moments() -> st.SearchStrategy[f.SessionRef]:
 
 
 @given(st.lists(st.tuples(moments(), st.booleans())), st.integers(0, 20))
-def test_what_two_halves_know_of_a_room_is_what_one_would(told: list[tuple[f.SessionRef, bool]], middle: int) -> None:
-    def learned(places: list[tuple[f.SessionRef, bool]]) -> RoomState:
+def test_merged_room_states_equal_one_state(refs: list[tuple[f.SessionRef, bool]], middle: int) -> None:
+    def learn(places: list[tuple[f.SessionRef, bool]]) -> RoomState:
         state = RoomState()
         for place, timed in places:
             state.learn(place, is_sender_clock=timed)
         return state
 
-    assert merge_rooms(learned(told[:middle]), learned(told[middle:])) == learned(told)
+    assert merge_rooms(learn(refs[:middle]), learn(refs[middle:])) == learn(refs)
 
 
-def test_without_mending_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = as_told("openvidu_meet", ROOMS["openvidu_meet"])
-    assert asyncio.run(compared(told, 12, 3)) == []
+def test_without_the_corrections_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = to_items("openvidu_meet", ROOMS["openvidu_meet"])
+    assert asyncio.run(differences(items, 12, 3)) == []
 
-    async def unmended(_: PartMerger, __: object, position: int) -> Changes:
+    async def uncorrected(_: PartMerger, __: object, position: int) -> Changes:
         return Changes(position=position)
 
     for step in ("merge_rooms", "merge_sessions"):
-        monkeypatch.setattr(PartMerger, step, unmended)
-    assert asyncio.run(compared(told, 12, 3)) != []
+        monkeypatch.setattr(PartMerger, step, uncorrected)
+    assert asyncio.run(differences(items, 12, 3)) != []

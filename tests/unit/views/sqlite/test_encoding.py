@@ -1,4 +1,4 @@
-"""What is packed comes back as it was, the usual and the odd."""
+"""Encoded rows decode to the same rows, usual ones and odd ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tracker.domain.rows import Anomaly, End, EntryRow, SessionRow
-from tracker.views.sqlite import encoding as packing
+from tracker.views.sqlite import encoding
 
 AT = 1_790_000_000_000_000
 
@@ -29,27 +29,27 @@ def entry(**more: Any) -> EntryRow:
         {"hidden": True}, {"session_id": None},
     ],
 )  # fmt: skip
-def test_an_entry_comes_back_as_it_was(odd: dict[str, Any]) -> None:
+def test_an_entry_decodes_to_the_same_entry(odd: dict[str, Any]) -> None:
     row = entry(**odd)
     columns = (
         row.position,
         row.n,
         row.session_id,
         row.at,
-        packing.number_of_kind(row.kind),
+        encoding.number_of_kind(row.kind),
         row.subject_id,
         row.source,
     )
-    assert packing.decode_entry((*columns, row.hidden, packing.encode_entry(row))) == row
+    assert encoding.decode_entry((*columns, row.hidden, encoding.encode_entry(row))) == row
 
 
-def test_a_usual_entry_tells_its_key_in_half_and_its_kind_in_a_number() -> None:
-    assert len(packing.encode_entry(entry())) < len(packing.encode_entry(entry(dedupe_key="AB" * 32)))
-    assert isinstance(packing.number_of_kind("participant.left"), int)
+def test_a_usual_key_takes_half_the_bytes_and_a_usual_kind_is_a_number() -> None:
+    assert len(encoding.encode_entry(entry())) < len(encoding.encode_entry(entry(dedupe_key="AB" * 32)))
+    assert isinstance(encoding.number_of_kind("participant.left"), int)
 
 
 @pytest.mark.parametrize("end", [None, End(reason="left", vendor_reason=None, provenance="derived")])
-def test_a_session_comes_back_from_its_columns_and_the_rest(end: End | None) -> None:
+def test_a_session_decodes_from_its_columns_and_its_doc(end: End | None) -> None:
     row = SessionRow(
         id="ov:a", source="ov", vendor="openvidu", room_id="a", room_name=None, vendor_ids={"sessionId": ["a", "b"]},
         state="ended", created_at=1, started_at=2, ended_at=None, duration_ms=3, start_provenance="reported", end=end,
@@ -57,12 +57,12 @@ def test_a_session_comes_back_from_its_columns_and_the_rest(end: End | None) -> 
         anomalies=[Anomaly(kind="overlap", position=None, detail="x")], first_position=9, last_position=10,
         last_event_at=11, begins_at=12,
     )  # fmt: skip
-    columns = [getattr(row, name) for name in packing.SESSION_COLUMNS]
-    assert packing.sessions.decode(packing.sessions.encode(row), columns) == row
+    columns = [getattr(row, name) for name in encoding.SESSION_COLUMNS]
+    assert encoding.sessions.decode(encoding.sessions.encode(row), columns) == row
 
 
-def test_a_state_comes_back_and_is_smaller() -> None:
+def test_a_state_of_an_ended_session_is_compressed() -> None:
     state = b"the same words " * 50
     for is_open in (True, False):
-        assert packing.decompress_state(packing.compress_state(state, is_open=is_open)) == state
-    assert len(packing.compress_state(state, is_open=False)) < len(state) // 4
+        assert encoding.decompress_state(encoding.compress_state(state, is_open=is_open)) == state
+    assert len(encoding.compress_state(state, is_open=False)) < len(state) // 4

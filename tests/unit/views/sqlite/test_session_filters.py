@@ -1,4 +1,4 @@
-"""The list of sessions says the same whichever filter it begins with, few or many, page by page."""
+"""The list of sessions is the same, page by page, whichever filter or index it is read from."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ EVERY: dict[str, tuple[Any, ...]] = {
 STUCK = {"ov": T0 + 5 * MINUTE, "lk": T0 + 2 * MINUTE}
 
 
-def made(chance: random.Random) -> list[SessionRows]:
-    """Runs of three sources: names that are ids elsewhere, people under both, and many moments that are the same."""
+def random_sessions(chance: random.Random) -> list[SessionRows]:
+    """Sessions of three sources, with names that are ids elsewhere, people under both, and many equal times."""
     found: list[SessionRows] = []
     for i in range(160):
         begins_at = T0 + chance.randrange(10) * MINUTE
@@ -53,8 +53,8 @@ def made(chance: random.Random) -> list[SessionRows]:
     return found
 
 
-def looked_at(sessions: list[SessionRows], wanted: SessionFilter) -> list[str]:
-    """The ids by looking at every session."""
+def expected_ids(sessions: list[SessionRows], wanted: SessionFilter) -> list[str]:
+    """The ids, from a scan of all sessions."""
 
     def fits(rows: SessionRows) -> bool:
         row = rows.session
@@ -75,46 +75,46 @@ def looked_at(sessions: list[SessionRows], wanted: SessionFilter) -> list[str]:
             and (wanted.q is None or any(wanted.q.lower() in word.lower() for word in words))
         )
 
-    kept = sorted((rows.session.begins_at, rows.session.id) for rows in sessions if fits(rows))
-    return [name for _, name in reversed(kept)]
+    matching = sorted((rows.session.begins_at, rows.session.id) for rows in sessions if fits(rows))
+    return [name for _, name in reversed(matching)]
 
 
 def filters(chance: random.Random) -> list[SessionFilter]:
-    """Every value alone, every two filters together, and some of more."""
-    given: list[dict[str, Any]] = [{name: value} for name, values in EVERY.items() for value in values]
+    """Every single filter, every pair of filters, and some larger combinations."""
+    combinations: list[dict[str, Any]] = [{name: value} for name, values in EVERY.items() for value in values]
     for one, other in itertools.combinations(EVERY, 2):
-        given += [{one: left, other: right} for left in EVERY[one] for right in EVERY[other]]
+        combinations += [{one: left, other: right} for left in EVERY[one] for right in EVERY[other]]
     for _ in range(60):
-        given.append(
+        combinations.append(
             {name: chance.choice(EVERY[name]) for name in chance.sample(sorted(EVERY), chance.randrange(3, 6))}
         )
-    return [SessionFilter(**each, stuck_before=STUCK) for each in given]
+    return [SessionFilter(**each, stuck_before=STUCK) for each in combinations]
 
 
-async def test_a_list_is_the_same_whatever_it_begins_with(tmp_path: Path) -> None:
+async def test_a_list_is_the_same_from_every_candidate(tmp_path: Path) -> None:
     chance = random.Random(3)
-    sessions = made(chance)
+    sessions = random_sessions(chance)
     await SqliteViews.create(tmp_path / "views.db")
     views = await SqliteViews.open(tmp_path / "views.db", writable=True)
     await views.save(Changes(position=1, sessions=sessions))
     for wanted in filters(chance):
-        expected = looked_at(sessions, wanted)
+        expected = expected_ids(sessions, wanted)
         one = with_single_source(wanted)
-        for way in (None, *find_candidates(one)):
-            rows = await views.rows(*sessions_statement(one, limit=1_000, cursor=None, candidate=way))
-            assert [row[2] for row in rows] == expected, (wanted, way)
+        for candidate in (None, *find_candidates(one)):
+            rows = await views.rows(*sessions_statement(one, limit=1_000, cursor=None, candidate=candidate))
+            assert [row[2] for row in rows] == expected, (wanted, candidate)
     await views.close()
 
 
-async def test_pages_of_few_and_of_many_are_the_whole_list(tmp_path: Path, monkeypatch: Any) -> None:
+async def test_pages_from_candidates_and_from_scans_are_the_whole_list(tmp_path: Path, monkeypatch: Any) -> None:
     chance = random.Random(4)
-    sessions = made(chance)
+    sessions = random_sessions(chance)
     await SqliteViews.create(tmp_path / "views.db")
     views = await SqliteViews.open(tmp_path / "views.db", writable=True)
     await views.save(Changes(position=1, sessions=sessions))
-    for few in (0, 2_000):
+    for limit in (0, 2_000):
         for bound in ("MAX_CANDIDATES", "MAX_HITS", "MAX_HITS_WITH_FILTER"):
-            monkeypatch.setattr(reader, bound, few)
+            monkeypatch.setattr(reader, bound, limit)
         for wanted in [each for each in filters(chance) if each.q is not None or chance.random() < 0.2]:
             ids: list[str] = []
             cursor = None
@@ -123,5 +123,5 @@ async def test_pages_of_few_and_of_many_are_the_whole_list(tmp_path: Path, monke
                 ids += [row.id for row in rows]
                 if cursor is None:
                     break
-            assert ids == looked_at(sessions, wanted), (few, wanted)
+            assert ids == expected_ids(sessions, wanted), (limit, wanted)
     await views.close()

@@ -1,4 +1,4 @@
-"""What `q` finds in a views file: the same as looking at every session, whatever it is, saved live or rebuilt."""
+"""`q` finds the same sessions as a scan of all sessions, in views saved live or rebuilt."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tracker.views.sqlite.session_search import (
 
 pytestmark = pytest.mark.skipif(not HAS_TRIGRAMS, reason="this SQLite has no trigrams")
 
-ASKED = ("a", "b_", "%", "7", "ov:", "lk", "Ro", "room", "ROOM 1", "ann", "Ann Å", "ng", "m", "x9", "guest-4", "zzz", "王伟", "伟",
+QUERIES = ("a", "b_", "%", "7", "ov:", "lk", "Ro", "room", "ROOM 1", "ann", "Ann Å", "ng", "m", "x9", "guest-4", "zzz", "王伟", "伟",
          'say "hi"', "hi", '"', "'", "-", "*", "ov:s1", "s12", "room-3 NOT", "(", "\x1f", "OR")  # fmt: skip
 
 
 def sessions(count: int, chance: random.Random) -> list[SessionRows]:
-    """Calls of two sources, many of which begin in one minute or at one moment."""
+    """Sessions of two sources. Many begin in the same minute or at the same moment."""
     made: list[SessionRows] = []
     for i in range(count):
         rows = session_rows(
@@ -62,24 +62,24 @@ async def found(views: SqliteViews, limit: int, **filters: Any) -> list[str]:
             return ids
 
 
-async def looked_at(views: SqliteViews, **filters: Any) -> list[str]:
-    """The ids by looking at every session."""
+async def scanned(views: SqliteViews, **filters: Any) -> list[str]:
+    """The ids, from a scan of all sessions."""
     rows = await views.rows(*sessions_statement(SessionFilter(**filters), limit=10_000, cursor=None))
     return [row[2] for row in rows]
 
 
 async def expect_all(views: SqliteViews) -> None:
-    for q in ASKED:
-        await expect_streamed(views, q)
+    for q in QUERIES:
+        await expect_newest_hits(views, q)
         for filters in (
             {}, {"source": "ov"}, {"source": "none"}, {"sources": ("lk",)}, {"sources": ()}, {"state": "open"}, {"state": "ended"},
             {"from_at": T0 + 1, "to_at": T0 + 60_000_000}, {"room": "room-1"}, {"has": ("recording",)},
         ):  # fmt: skip
-            assert await found(views, 7, q=q, **filters) == await looked_at(views, q=q, **filters), (q, filters)
+            assert await found(views, 7, q=q, **filters) == await scanned(views, q=q, **filters), (q, filters)
 
 
-async def expect_streamed(views: SqliteViews, q: str) -> None:
-    """Taken newest first, source by source and page by page, as where hits are many."""
+async def expect_newest_hits(views: SqliteViews, q: str) -> None:
+    """Hits newest first, source by source and page by page, as if there were many hits."""
     expression = match_phrase(q)
     if len(q) < TRIGRAM or expression is None:
         return
@@ -93,11 +93,11 @@ async def expect_streamed(views: SqliteViews, q: str) -> None:
             if len(rows) <= 5:
                 break
             cursor = encode_cursor("sessions", rows[4][1:3])
-        assert ids == await looked_at(views, q=q, source=source), q
+        assert ids == await scanned(views, q=q, source=source), q
 
 
-async def expect_sound(path: Path) -> list[tuple[int, str]]:
-    """The index agrees with the texts; (session, words) of each session."""
+async def expect_consistent(path: Path) -> list[tuple[int, str]]:
+    """The index agrees with the texts. Returns (session, words) of each session."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO session_pieces (session_pieces, rank) VALUES ('integrity-check', 1)")
         texts = connection.execute(
@@ -106,14 +106,14 @@ async def expect_sound(path: Path) -> list[tuple[int, str]]:
         return sorted((name, " ".join(sorted({word for word in text.split("\x1f") if word}))) for name, text in texts)
 
 
-async def test_a_search_finds_what_looking_at_every_session_finds(tmp_path: Path) -> None:
+async def test_a_search_finds_the_same_as_a_scan(tmp_path: Path) -> None:
     chance = random.Random(5)
     await SqliteViews.create(tmp_path / "live.db")
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
     made = sessions(120, chance)
     kept: dict[str, SessionRows] = {}
     for position in range(1, 9):
-        # Again and again the same sessions: more people, other people, another beginning, or gone.
+        # The same sessions repeatedly: with more people, other people, another start, or removed.
         part = [rows for rows in made if chance.random() < 0.3]
         changed = [msgspec.structs.replace(rows, participants=chance.choice(made).participants) for rows in part]
         moved = [
@@ -132,15 +132,15 @@ async def test_a_search_finds_what_looking_at_every_session_finds(tmp_path: Path
     await rebuilt.finish()
     rebuilt = await SqliteViews.open(tmp_path / "rebuilt.db", writable=True)
     await expect_all(rebuilt)
-    first = await expect_sound(tmp_path / "rebuilt.db")
-    # What a rebuild wrote is what a save would have: nothing is written again.
+    first = await expect_consistent(tmp_path / "rebuilt.db")
+    # A rebuild writes the same texts as saves, so this save changes nothing.
     await rebuilt.save(Changes(position=9, sessions=list(kept.values())))
     await expect_all(rebuilt)
     await rebuilt.close()
-    assert first == await expect_sound(tmp_path / "live.db") == await expect_sound(tmp_path / "rebuilt.db")
+    assert first == await expect_consistent(tmp_path / "live.db") == await expect_consistent(tmp_path / "rebuilt.db")
 
 
-async def test_who_is_replaced_is_in_no_text_any_more(tmp_path: Path) -> None:
+async def test_removed_people_are_in_no_text_any_more(tmp_path: Path) -> None:
     path = tmp_path / "views.db"
     await SqliteViews.create(path)
     views = await SqliteViews.open(path, writable=True)
@@ -151,12 +151,12 @@ async def test_who_is_replaced_is_in_no_text_any_more(tmp_path: Path) -> None:
     assert await found(views, 9, q="ngström") == await found(views, 9, q="b") == []
     assert await found(views, 9, q="ROOM") == ["ov:a"]
     await views.close()
-    assert [name for name, _ in await expect_sound(path)] == ["ov:a"]
+    assert [name for name, _ in await expect_consistent(path)] == ["ov:a"]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM session_texts WHERE text LIKE '%ann%'").fetchone() == (0,)
 
 
-async def test_a_search_reads_the_index_in_its_order_and_no_table_whole(tmp_path: Path) -> None:
+async def test_a_search_reads_the_index_in_its_order_and_scans_no_table(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
     for wanted in (
         SessionFilter(),
@@ -175,5 +175,5 @@ async def test_a_search_reads_the_index_in_its_order_and_no_table_whole(tmp_path
             with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
                 also = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {narrowed}", values)]
             assert not [step for step in also if step.split()[:2] in (["SCAN", "s"], ["SCAN", "t"])], also
-        # Only the last page's minute is sorted.
+        # Only the sessions of one minute are sorted.
         assert len([step for step in plan if step == "USE TEMP B-TREE FOR ORDER BY"]) == 1, plan

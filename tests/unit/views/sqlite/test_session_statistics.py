@@ -22,7 +22,7 @@ LAST = T0 + 3 * DAY
 
 
 def some_sessions(count: int, chance: random.Random) -> list[SessionRows]:
-    """Runs of three sources that begin and end at the same moments, on both sides of ten seconds, ten minutes and midnight."""
+    """Sessions of three sources that begin and end at equal times, on both sides of ten seconds, ten minutes and midnight."""
     moments = [
         T0 + step + shift
         for step in (0, 10 * SECOND, 600 * SECOND, DAY, DAY + 7_777_777, 2 * DAY)
@@ -42,8 +42,8 @@ def some_sessions(count: int, chance: random.Random) -> list[SessionRows]:
     return made
 
 
-def looked_at(sessions: list[SessionRows], from_at: int, to_at: int, sources: tuple[str, ...] | None) -> dict[str, Any]:
-    """The same numbers by looking at every session and at every moment."""
+def scanned(sessions: list[SessionRows], from_at: int, to_at: int, sources: tuple[str, ...] | None) -> dict[str, Any]:
+    """The same numbers, from a scan of all sessions and all moments."""
     rows = [each.session for each in sessions if sources is None or each.session.source in sources]
     begun = [row for row in rows if from_at <= row.begins_at < to_at]
     days: dict[int, list[int]] = {}
@@ -67,7 +67,7 @@ def looked_at(sessions: list[SessionRows], from_at: int, to_at: int, sources: tu
     }
 
 
-async def expect_right(views: SqliteViews, sessions: list[SessionRows], chance: random.Random) -> None:
+async def expect_correct(views: SqliteViews, sessions: list[SessionRows], chance: random.Random) -> None:
     edges = [T0, T0 + DAY, T0 - DAY, T0 + 10 * SECOND, T0 + 1, T0 + 600 * SECOND + 5, T0 + DAY + 7_777_777, 0, LAST]
     asked = [(-(2**62), 2**62), (T0, LAST), (T0, T0), (LAST, T0)]
     asked += [(chance.choice(edges), chance.choice(edges)) for _ in range(25)]
@@ -77,35 +77,35 @@ async def expect_right(views: SqliteViews, sessions: list[SessionRows], chance: 
             for day in found["days"]:
                 del day["day"]
             del found["sources"]
-            assert found == looked_at(sessions, from_at, to_at, sources), (from_at, to_at, sources)
+            assert found == scanned(sessions, from_at, to_at, sources), (from_at, to_at, sources)
 
 
-def kept(path: Path) -> list[Any]:
+def tables(path: Path) -> list[Any]:
     with closing(sqlite3.connect(path)) as connection:
         return [connection.execute(f"SELECT * FROM {table}").fetchall() for table in ("counts", "levels")]
 
 
-async def test_statistics_are_what_looking_at_every_session_gives(tmp_path: Path) -> None:
+async def test_statistics_equal_those_of_a_scan(tmp_path: Path) -> None:
     chance = random.Random(11)
     await SqliteViews.create(tmp_path / "live.db")
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
     held: dict[str, SessionRows] = {}
     for position in range(1, 12):
-        # Again and again the same sessions: begun or ended at another moment, with more people, or gone.
+        # The same sessions repeatedly: with another start or end, with more people, or removed.
         part = [msgspec.structs.replace(each) for each in some_sessions(60, chance) if chance.random() < 0.4]
         gone = [name for name in held if chance.random() < 0.1 and name not in {each.session.id for each in part}]
         await live.save(Changes(position=position, sessions=part, removed=gone))
         held |= {each.session.id: each for each in part}
         for name in gone:
             del held[name]
-    await expect_right(live, list(held.values()), chance)
+    await expect_correct(live, list(held.values()), chance)
     await live.close()
 
     rebuilt = await SqliteViews.build(tmp_path / "rebuilt.db")
     await rebuilt.save(Changes(position=12, sessions=list(held.values())))
     await rebuilt.finish()
     rebuilt = await SqliteViews.open(tmp_path / "rebuilt.db", writable=True)
-    await expect_right(rebuilt, list(held.values()), chance)
+    await expect_correct(rebuilt, list(held.values()), chance)
     await rebuilt.save(Changes(position=13, sessions=list(held.values())))
     await rebuilt.close()
 
@@ -114,15 +114,15 @@ async def test_statistics_are_what_looking_at_every_session_gives(tmp_path: Path
     for position, rows in enumerate(chance.sample(list(held.values()), len(held)), 1):
         await shuffled.save(Changes(position=position, sessions=[rows]))
     await shuffled.close()
-    assert kept(tmp_path / "live.db") == kept(tmp_path / "rebuilt.db") == kept(tmp_path / "shuffled.db")
+    assert tables(tmp_path / "live.db") == tables(tmp_path / "rebuilt.db") == tables(tmp_path / "shuffled.db")
 
     emptied = await SqliteViews.open(tmp_path / "live.db", writable=True)
     await emptied.save(Changes(position=14, removed=list(held)))
     await emptied.close()
-    assert kept(tmp_path / "live.db") == [[], []]
+    assert tables(tmp_path / "live.db") == [[], []]
 
 
-def test_a_time_is_cut_into_the_largest_rows_without_a_gap() -> None:
+def test_a_range_is_split_into_the_largest_rows_without_gaps() -> None:
     for from_at, to_at in (
         (0, 1000),
         (3, 997),
@@ -142,7 +142,7 @@ def test_a_time_is_cut_into_the_largest_rows_without_a_gap() -> None:
         assert len(parts) <= 5
 
 
-async def test_statistics_look_at_no_table_whole(tmp_path: Path) -> None:
+async def test_statistics_scan_no_table(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
     asked = [each for sources in (None, ("ov",)) for each in statements(plan_stats(sources, 5, 2 * DAY + 11))]
     with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
@@ -153,7 +153,7 @@ async def test_statistics_look_at_no_table_whole(tmp_path: Path) -> None:
                 for step in plan
                 if step.split()[0] == "SCAN" and step.split()[1] in {"sessions", "s", "counts", "levels"}
             ]
-            # The peak of some sources is worked out from their sessions, in an index.
+            # The peak of several sources is computed from their sessions, in an index.
             if statement == sql.SELECT_PEAK:
                 whole = [step for step in whole if "sessions" in step and "USING" not in step]
             assert whole == [], plan

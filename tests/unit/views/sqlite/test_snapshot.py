@@ -1,4 +1,4 @@
-"""Views held at one moment: what is saved or swapped in meanwhile is not seen."""
+"""A snapshot of the views does not change when rows are saved or another file is swapped in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tracker.views.sqlite.snapshot import open_snapshot
 from tracker.server.sources import build_sources
 
 
-async def test_what_is_saved_or_swapped_in_meanwhile_is_not_seen(tmp_path: Path) -> None:
+async def test_later_saves_and_swaps_are_not_seen(tmp_path: Path) -> None:
     config = configured(tmp_path / "log", sealed=False)
     await filled(config, ["livekit"])
     calls = whole_call("livekit", START + 600_000_000, seed=3)
@@ -39,7 +39,7 @@ async def test_what_is_saved_or_swapped_in_meanwhile_is_not_seen(tmp_path: Path)
         assert [row.source for row in await after.sources()] == ["lk", "pnm"]
 
 
-async def test_views_that_are_missing_are_not_made(tmp_path: Path) -> None:
+async def test_missing_views_are_not_created(tmp_path: Path) -> None:
     with pytest.raises(ViewsMissing):
         async with open_snapshot(tmp_path / "none.db"):
             pass

@@ -1,4 +1,4 @@
-"""What is peculiar to views in a SQLite file: opening, swapping, plans and speed."""
+"""SQLite views: opening, swapping, query plans and speed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tracker.views.sqlite.session_search import sessions_statement
 
 
 def entries(first: int, last: int) -> list[SavedEntry]:
-    """One entry a position, of no session."""
+    """One entry for each position, without a session."""
     return [
         SavedEntry(
             row=EntryRow(
@@ -40,14 +40,14 @@ def entries(first: int, last: int) -> list[SavedEntry]:
 
 
 async def opened(path: Path, position: int = 0) -> SqliteViews:
-    """New views at `position`, with as many entries."""
+    """New views at `position`, with one entry for each position."""
     await SqliteViews.create(path)
     views = await SqliteViews.open(path, writable=True)
     await views.save(Changes(position=position, entries=entries(1, position)))
     return views
 
 
-def sound(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
@@ -61,14 +61,14 @@ def test_a_file_that_cannot_be_opened_leaves_no_thread_behind(tmp_path: Path) ->
     for _ in range(30):
         with pytest.raises(ViewsOutdated):
             asyncio.run(SqliteViews.open(path, writable=False))
-    # The thread of a closed connection is on its way out; one that failed would have been reported as a warning.
+    # The thread of a closed connection ends soon; an exception in it would be reported as a warning.
     until = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.01)
     assert threading.active_count() <= before
 
 
-async def test_missing_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
+async def test_missing_and_foreign_files_raise_different_errors(tmp_path: Path) -> None:
     with pytest.raises(ViewsMissing):
         await SqliteViews.open(tmp_path / "none.db", writable=True)
     assert not (tmp_path / "none.db").exists()
@@ -105,7 +105,7 @@ async def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     await views.close()
 
 
-async def test_readers_see_nothing_of_a_save_with_more_to_come_and_one_that_fails_takes_it_along(
+async def test_readers_do_not_see_uncommitted_saves_and_a_failing_save_undoes_them(
     tmp_path: Path,
 ) -> None:
     views = await opened(tmp_path / "views.db", 1)
@@ -132,20 +132,20 @@ async def _rebuild(path: Path) -> None:
 
 
 def rebuild_elsewhere(path: str) -> None:
-    """What `tracker rebuild` does in a process of its own."""
+    """Like `tracker rebuild` in another process."""
     import asyncio
 
     asyncio.run(_rebuild(Path(path)))
 
 
-async def test_a_swap_by_another_process_is_picked_up_and_hurts_nobody(tmp_path: Path) -> None:
+async def test_a_swap_by_another_process_is_noticed_and_damages_nothing(tmp_path: Path) -> None:
     path = tmp_path / "views.db"
     running = await opened(path, 5)
     other = multiprocessing.get_context("spawn").Process(target=rebuild_elsewhere, args=(str(path),))
     other.start()
     other.join(20)
     assert other.exitcode == 0
-    # Between the swap and refresh: the writer is still on the old file, whose name is taken.
+    # Between the swap and refresh the writer still has the old file, which has lost its name.
     await running.save(Changes(position=2_005, entries=entries(6, 2_005)))
     assert await running.projected_position() == 30
     assert await running.refresh() is True
@@ -153,9 +153,9 @@ async def test_a_swap_by_another_process_is_picked_up_and_hurts_nobody(tmp_path:
     assert len(await running.entries_after(0, 0, limit=100)) == 30
     await running.save(Changes(position=31, entries=entries(31, 31)))
     assert await running.projected_position() == 31
-    assert sound(path)
+    assert is_intact(path)
     await running.close()
-    assert sound(path)
+    assert is_intact(path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["views.db", "views.db-lock"]
     again = await SqliteViews.open(path, writable=False)
     assert len(await again.entries_after(0, 0, limit=100)) == 31
@@ -174,7 +174,7 @@ async def test_closing_the_old_file_leaves_the_wal_of_the_new_one_alone(tmp_path
     assert await late.projected_position() == 31
     await late.close()
     await new.close()
-    assert sound(path)
+    assert is_intact(path)
 
 
 async def test_only_closed_views_are_swapped_in_and_only_over_views(tmp_path: Path) -> None:
@@ -190,10 +190,10 @@ async def test_only_closed_views_are_swapped_in_and_only_over_views(tmp_path: Pa
             swap_in(tmp_path / "fresh.db", refused)
     with pytest.raises(ViewsUnavailable):
         await SqliteViews.create(tmp_path / "log.db")
-    assert sound(tmp_path / "log.db")
+    assert is_intact(tmp_path / "log.db")
 
 
-async def test_vanished_views_are_missing_until_they_are_made_again(tmp_path: Path) -> None:
+async def test_removed_views_are_missing_until_they_are_created_again(tmp_path: Path) -> None:
     path = tmp_path / "views.db"
     views = await opened(path, 3)
     path.unlink()
@@ -223,10 +223,10 @@ COMBINED = [
 
 
 def statements_of(filters: dict[str, Any], cursor: str | None = None) -> list[tuple[str, list[Any]]]:
-    """Every statement a page of sessions may be asked by: passing over many, by each filter that finds few, and how that is found out."""
+    """All statements that may read a page of sessions: by a scan, from each candidate, and the count of candidates."""
     wanted = with_single_source(SessionFilter(**filters))
     found = find_candidates(wanted)
-    asked = [sessions_statement(wanted, limit=5, cursor=cursor, candidate=way) for way in (None, *found)]
+    asked = [sessions_statement(wanted, limit=5, cursor=cursor, candidate=candidate) for candidate in (None, *found)]
     return [*asked, count_statement(found)] if found else asked
 
 
@@ -282,7 +282,7 @@ def plan_of(connection: sqlite3.Connection, statement: str, bound: list[Any]) ->
     return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
 
 
-async def test_no_question_reads_a_whole_table(tmp_path: Path) -> None:
+async def test_no_query_scans_a_table(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
     tables = {
         "s",
@@ -303,13 +303,13 @@ async def test_no_question_reads_a_whole_table(tmp_path: Path) -> None:
             assert not [scan for scan in scans if scan[1] in tables and "USING" not in scan], (statement, plan)
 
 
-async def test_every_statement_is_asked_by_these_tests() -> None:
+async def test_these_tests_cover_every_statement() -> None:
     asked = "\n".join(statement for statement, _ in PLANNED)
     known = {name: value for name, value in vars(sql).items() if name.startswith("SELECT_") and isinstance(value, str)}
     assert [name for name, value in known.items() if value not in asked] == []
 
 
-async def test_lists_come_in_the_order_of_an_index(tmp_path: Path) -> None:
+async def test_lists_are_read_in_the_order_of_an_index(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
     many = [
         sessions_statement(with_single_source(SessionFilter(**filters)), limit=5, cursor=None) for filters in COMBINED
@@ -328,7 +328,7 @@ async def test_lists_come_in_the_order_of_an_index(tmp_path: Path) -> None:
             assert not [step for step in plan if "TEMP B-TREE" in step], plan
 
 
-async def test_five_thousand_entries_are_saved_in_well_under_half_a_second(tmp_path: Path) -> None:
+async def test_five_thousand_entries_are_saved_in_less_than_a_second(tmp_path: Path) -> None:
     views = await opened(tmp_path / "views.db")
     many = entries(1, 5_000)
     began = time.perf_counter()
@@ -340,7 +340,7 @@ async def test_five_thousand_entries_are_saved_in_well_under_half_a_second(tmp_p
     print(f"{taken * 1000:.0f} ms")
 
 
-async def test_views_that_are_being_built_are_nobody_elses_until_they_are_finished(tmp_path: Path) -> None:
+async def test_views_being_built_cannot_be_opened_until_they_are_finished(tmp_path: Path) -> None:
     path = tmp_path / "views.db"
     views = await SqliteViews.build(path)
     await views.save(Changes(position=3, entries=entries(1, 3)))
@@ -360,9 +360,9 @@ async def test_views_that_are_being_built_are_nobody_elses_until_they_are_finish
     assert shapes[0] == shapes[1]
 
 
-async def test_an_unfinished_file_never_takes_the_place_of_views(tmp_path: Path) -> None:
+async def test_an_unfinished_file_is_never_swapped_in(tmp_path: Path) -> None:
     await (await opened(tmp_path / "views.db", 2)).close()
     await (await SqliteViews.build(tmp_path / "fresh.db")).close()
     with pytest.raises(ViewsOutdated):
         swap_in(tmp_path / "fresh.db", tmp_path / "views.db")
-    assert sound(tmp_path / "views.db")
+    assert is_intact(tmp_path / "views.db")
