@@ -20,7 +20,7 @@ from tracker.cli import output
 from tracker.cli.arguments import Subparsers, add_command
 from tracker.cli.output import print_json, print_line, printable
 from tracker.config.load import Config
-from tracker.domain.deliveries import OURS
+from tracker.domain.deliveries import TRACKER
 from tracker.errors import LogUnavailable, ViewsMissing, ViewsUnavailable
 from tracker.log.contract import Log
 from tracker.log.file_lock import lock
@@ -100,7 +100,7 @@ async def rebuild(config: Config, progress: Progress | None = None, *, wait: boo
     async with _turn(config, wait=wait) as path:
         async with stores.reading_log(config) as log:
             await cluster_stores.expect_undiverged(config, log)
-            last_erasure = await log.last_from_source(OURS) if config.log.engine == "jetstream" else 0
+            last_erasure = await log.last_from_source(TRACKER) if config.log.engine == "jetstream" else 0
             position = await _build(config, log, path, progress)
         await stores.swap_views(path, config)
     if last_erasure:

@@ -19,7 +19,7 @@ from tracker.cli.output import print_json, print_line, print_table
 from tracker.cli.sessions import find_session
 from tracker.config.load import Config
 from tracker.domain.deliveries import Record
-from tracker.domain.record_json import envelope
+from tracker.domain.record_json import record_to_json
 from tracker.errors import LogCorrupt, ParameterInvalid
 from tracker.evidence.bundle.record_lines import RecordLine, encode_line
 from tracker.server import stores
@@ -64,7 +64,7 @@ def run_records(arguments: argparse.Namespace) -> int:
         _collect(read_records(config, session=arguments.id, after=arguments.after, limit=arguments.limit))
     )
     if arguments.json:
-        print_json({"items": [envelope(record) for record in found], "next": None})
+        print_json({"items": [record_to_json(record) for record in found], "next": None})
     else:
         print_table("Records", COLUMNS, [_row(record) for record in found])
     return 0
@@ -156,7 +156,7 @@ async def _export(arguments: argparse.Namespace) -> int:
 async def _lines(found: AsyncGenerator[Record]) -> AsyncGenerator[bytes]:
     async with contextlib.aclosing(found):
         async for record in found:
-            yield msgspec.json.encode(envelope(record)) + b"\n"
+            yield msgspec.json.encode(record_to_json(record)) + b"\n"
 
 
 async def _collect(found: AsyncGenerator[Record]) -> list[Record]:

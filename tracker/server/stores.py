@@ -25,7 +25,7 @@ from tracker.log.sqlite.copy_target import SqliteCopyTarget
 from tracker.log.sqlite.log import SqliteLog
 from tracker.server import cluster_stores
 from tracker.server.sources import shipped_dictionaries
-from tracker.views.sqlite.file import copy, swap_in
+from tracker.views.sqlite.file import copy_file, swap_in
 from tracker.views.sqlite.views import SqliteViews
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ async def tree_log(config: Config) -> AsyncGenerator[SqliteLog]:
 
 @asynccontextmanager
 async def copy_source(config: Config) -> AsyncGenerator[CopySource]:
-    """The log to sign or to copy from, closed on leaving; bodies are not decrypted. A node of a cluster catches up first."""
+    """The log to sign or to copy_file from, closed on leaving; bodies are not decrypted. A node of a cluster catches up first."""
     if config.log.engine == "jetstream":
         async with copy_target(config) as node:
             yield node
@@ -117,7 +117,7 @@ async def copy_source(config: Config) -> AsyncGenerator[CopySource]:
 
 @asynccontextmanager
 async def copy_target(config: Config) -> AsyncGenerator[JetstreamLog | SqliteCopyTarget]:
-    """The log to copy into, closed on leaving. A node of a cluster catches up first."""
+    """The log to copy_file into, closed on leaving. A node of a cluster catches up first."""
     key_store = await _configured_key_store(config)
     if config.log.engine == "jetstream":
         log = await cluster_stores.open_log(config, key_store=key_store)
@@ -258,4 +258,4 @@ async def swap_views(new: Path, config: Config) -> None:
 
 async def copy_views(config: Config, to: Path) -> None:
     """Copy the views in use, as they are at one moment."""
-    await asyncio.to_thread(copy, config.views_path, to)
+    await asyncio.to_thread(copy_file, config.views_path, to)
