@@ -18,10 +18,10 @@ from tracker.domain.facts import Micros
 from tracker.sources import plain_json
 
 
-LAST: Micros = 253_402_300_800_000_000
+MAX_TIME: Micros = 253_402_300_800_000_000
 """The year 10000 in µs: no store or answer can hold a later time."""
 
-DEEPEST = 64
+MAX_DEPTH = 64
 """Bodies nested deeper are unreadable: a fixed bound, so that the answer never depends on the caller's stack."""
 
 _LONGEST_NUMBER = 100
@@ -48,20 +48,20 @@ class BodyUnreadable(ValueError):
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object a body holds. Raises `BodyUnreadable`."""
-    value = plain_json.certain_value(body, deepest=DEEPEST)
+    value = plain_json.parse_unambiguous(body, deepest=MAX_DEPTH)
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BodyUnreadable("not UTF-8") from None
-    value = strict_value(text)
+    value = parse_strict(text)
     if not isinstance(value, dict):
         raise BodyUnreadable("not a JSON object")
     return cast("dict[str, Any]", value)
 
 
-def strict_value(text: str, *, parse_float: Callable[[str], Any] | None = None) -> Any:
+def parse_strict(text: str, *, parse_float: Callable[[str], Any] | None = None) -> Any:
     """The JSON value of a text whose numbers are finite, whose keys are unique and whose nesting is bounded.
 
     `parse_float`: a reader's own way with numbers that are not whole. Raises `BodyUnreadable`.
@@ -75,46 +75,48 @@ def strict_value(text: str, *, parse_float: Callable[[str], Any] | None = None) 
         raise BodyUnreadable(f"not JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
         raise BodyUnreadable("nested too deeply") from None
-    _refuse_depth(value, DEEPEST)
+    _refuse_depth(value, MAX_DEPTH)
     return value
 
 
-def whole_text(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text with lone surrogates (legal in JSON escapes, not in UTF-8) replaced by U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """A non-empty string every store takes, or None."""
-    return whole_text(value) if isinstance(value, str) and value else None
+    return replace_surrogates(value) if isinstance(value, str) and value else None
 
 
 def event_name(value: object) -> str:
     """An event's name as text of bounded length; "" for anything that is no text."""
-    return (text(value) or "")[:_LONGEST_NAME]
+    return (as_text(value) or "")[:_LONGEST_NAME]
 
 
-def fields(value: object) -> dict[str, Any]:
+def as_object(value: object) -> dict[str, Any]:
     """The value if it is an object, else an empty one."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def count(value: object) -> int | None:
+def as_count(value: object) -> int | None:
     """A whole number from 0 to what a store holds, or None."""
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
-def kept(value: Any) -> Any:
+def without_secrets(value: Any) -> Any:
     """The value without secrets, links' paths, lone surrogates and numbers no encoder takes; nesting as it came."""
     if isinstance(value, str):
         # Looking for what every match has is much cheaper than looking for a match.
-        linked = _LINK.sub(r"\1://\2/…", whole_text(value)) if ":" in value else whole_text(value)
+        linked = _LINK.sub(r"\1://\2/…", replace_surrogates(value)) if ":" in value else replace_surrogates(value)
         return _SECRET_PARAMETER.sub(r"\1=…", linked) if "=" in linked else linked
     if isinstance(value, dict):
         inner = cast("dict[str, Any]", value)
-        return {whole_text(name): kept(field) for name, field in inner.items() if not _secret_name(name)}
+        return {
+            replace_surrogates(name): without_secrets(field) for name, field in inner.items() if not _secret_name(name)
+        }
     if isinstance(value, list):
-        return [kept(item) for item in cast("list[Any]", value)]
+        return [without_secrets(item) for item in cast("list[Any]", value)]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return str(value)
     return value
@@ -130,18 +132,18 @@ def _searched(name: str) -> bool:
     return _SECRET_KEY.search(name) is not None
 
 
-def picked(said: dict[str, Any], *names: str) -> dict[str, Any]:
+def pick_fields(said: dict[str, Any], *names: str) -> dict[str, Any]:
     """Of `said`, the named fields that hold something, made safe to keep."""
-    return {name: kept(said[name]) for name in names if said.get(name) is not None}
+    return {name: without_secrets(said[name]) for name in names if said.get(name) is not None}
 
 
-def proof_of(record: Record) -> dict[str, Any]:
+def read_proof(record: Record) -> dict[str, Any]:
     """The proof kept with a record, as an object; empty where it is none."""
-    value = plain_json.sound_value(record.proof, deepest=DEEPEST)
+    value = plain_json.parse_fast(record.proof, deepest=MAX_DEPTH)
     if value is not None:
-        return fields(value)
+        return as_object(value)
     try:
-        return fields(json.loads(record.proof))
+        return as_object(json.loads(record.proof))
     except (ValueError, RecursionError):
         return {}
 

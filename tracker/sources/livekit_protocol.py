@@ -47,22 +47,22 @@ def joined_at(participant: Message) -> tuple[Micros, Precision] | None:
 def person_kind(participant: Message) -> str:
     """What kind of participant, in lower case; absent is the enum's zero, a person; `hidden`: one nobody else sees."""
     kind = participant.enum("kind", "STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT") or "STANDARD"
-    if kind == "STANDARD" and participant.message("permission").flag("hidden"):
+    if kind == "STANDARD" and participant.object("permission").flag("hidden"):
         return "hidden"
     return f"kind_{kind}" if _NUMBER.fullmatch(kind) else kind.lower()
 
 
 def person_detail(participant: Message) -> dict[str, Any]:
     """What a participant's object tells beyond the fields of a fact."""
-    return protojson.present(
-        hidden=participant.message("permission").flag("hidden") or None,
-        metadata=protojson.metadata(participant.text("metadata")),
-        attributes=protojson.displayable(dict(participant.message("attributes").fields)),
+    return protojson.drop_empty(
+        hidden=participant.object("permission").flag("hidden") or None,
+        metadata=protojson.clean_text(participant.text("metadata")),
+        attributes=protojson.clean_value(dict(participant.object("attributes").fields)),
         region=participant.text("region"),
     )
 
 
-def disconnected(participant: Message) -> tuple[EndReason, str | None]:
+def disconnect_reason(participant: Message) -> tuple[EndReason, str | None]:
     """Why a connection ended: our word and the vendor's (a number where the vendor itself had no name for it)."""
     theirs = participant.enum("disconnect_reason")
     return _DISCONNECTED.get(theirs or "", "unknown"), theirs
@@ -74,11 +74,11 @@ def track_media(track: Message) -> dict[str, str]:
     source = (
         track.enum("source", "UNKNOWN", "CAMERA", "MICROPHONE", "SCREEN_SHARE", "SCREEN_SHARE_AUDIO") or ""
     ).lower()
-    return protojson.present(media=media, label=_LABELS.get(source, "" if source == "unknown" else source))
+    return protojson.drop_empty(media=media, label=_LABELS.get(source, "" if source == "unknown" else source))
 
 
 def track_detail(track: Message) -> dict[str, Any]:
     """What a track's object tells beyond the fields of a fact."""
-    return protojson.present(
+    return protojson.drop_empty(
         name=track.text("name"), mime_type=track.text("mime_type"), width=track.whole("width"), height=track.whole("height")
     )  # fmt: skip

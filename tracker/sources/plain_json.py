@@ -32,7 +32,7 @@ Decode = Callable[[bytes | str], Any]
 decode: Decode = msgspec.json.Decoder().decode
 
 
-def sound_value(text: bytes | str, *, deepest: int, decode: Decode = decode) -> Any:
+def parse_fast(text: bytes | str, *, deepest: int, decode: Decode = decode) -> Any:
     """The value of a JSON text, where a key told twice may count the last time; None where a closer look is needed.
 
     Then no text in it has a lone surrogate, no number is infinite or wider than 64 bits signed, and nothing nests deeper than
@@ -49,9 +49,9 @@ def sound_value(text: bytes | str, *, deepest: int, decode: Decode = decode) -> 
         return None
 
 
-def certain_value(body: bytes, *, deepest: int, decode: Decode = decode) -> Any:
+def parse_unambiguous(body: bytes, *, deepest: int, decode: Decode = decode) -> Any:
     """`sound_value` of a body that can be read in one way only: what was read, written again, gives the same bytes."""
-    value = sound_value(body, deepest=deepest, decode=decode)
+    value = parse_fast(body, deepest=deepest, decode=decode)
     try:
         return value if value is not None and _write(value) == body else None
     except _DOUBTS:

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 from tracker.domain.facts import Micros
 from tracker.sources import plain_json
-from tracker.sources.json_reading import whole_text
+from tracker.sources.json_reading import replace_surrogates
 
 
 Unit = Literal["s", "ms", "us", "ns"]
@@ -109,12 +109,12 @@ class Message:
             return None
         return known[number] if 0 <= number < len(known) else str(number)
 
-    def message(self, name: str) -> Message:
+    def object(self, name: str) -> Message:
         """An object; an empty one where it is absent."""
         value = self.value(name)
         return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else _NOTHING
 
-    def messages(self, name: str) -> list[Message]:
+    def objects(self, name: str) -> list[Message]:
         """The objects of a list; what is no object is left out."""
         value = self.value(name)
         items = cast("list[Any]", value) if isinstance(value, list) else []
@@ -127,9 +127,9 @@ class Message:
 _NOTHING = Message({})
 
 
-def read(body: bytes) -> Message | None:
+def read_message(body: bytes) -> Message | None:
     """The body as a message; None when it is no JSON object that can be read."""
-    value = plain_json.sound_value(body, deepest=_DEEPEST)
+    value = plain_json.parse_fast(body, deepest=_DEEPEST)
     if value is None:
         try:
             value = _sound(json.loads(body.decode("utf-8-sig", "replace")), 0)
@@ -154,19 +154,19 @@ class _Spellings(dict[str, str]):
 _CAMEL = _Spellings()
 
 
-def kept(value: Any) -> Any:
+def shorten(value: Any) -> Any:
     """A value as it may be shown: without fields named like secrets, long texts cut."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {name: kept(field) for name, field in fields.items() if not secret_name(name)}
+        return {name: shorten(field) for name, field in fields.items() if not may_name_secret(name)}
     if isinstance(value, list):
-        return [kept(item) for item in cast("list[Any]", value)]
+        return [shorten(item) for item in cast("list[Any]", value)]
     if isinstance(value, str) and len(value) > _LONGEST_TEXT:
         return value[:_LONGEST_TEXT] + "…"
     return value
 
 
-def secret_name(name: str) -> bool:
+def may_name_secret(name: str) -> bool:
     """Whether a field of this name may hold a secret."""
     return _searched(name) if len(name) <= _LONGEST_CACHED else _SECRET_NAME.search(name) is not None
 
@@ -177,7 +177,7 @@ def _searched(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def metadata(text: str | None, nested: int = 3) -> str | None:
+def clean_text(text: str | None, nested: int = 3) -> str | None:
     """A text of an application: addresses cut to their host and, where it is JSON, without what is named like a secret.
 
     `nested`: how many JSON texts within JSON texts are looked into.
@@ -185,27 +185,27 @@ def metadata(text: str | None, nested: int = 3) -> str | None:
     if text is None:
         return None
     # Only an object or a list can name a secret.
-    inner = parsed(text) if nested and text.lstrip()[:1] in _OPENING else None
-    if isinstance(inner, dict | list) and (cleaned := displayable(inner, nested - 1)) != inner:
+    inner = parse_nested(text) if nested and text.lstrip()[:1] in _OPENING else None
+    if isinstance(inner, dict | list) and (cleaned := clean_value(inner, nested - 1)) != inner:
         text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"))
-    return masked(text)
+    return mask_addresses(text)
 
 
-def displayable(value: Any, nested: int = 3) -> Any:
+def clean_value(value: Any, nested: int = 3) -> Any:
     """A value nobody has read yet as it may be shown: no secrets by name, no addresses, in nested JSON texts neither."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {name: displayable(field, nested) for name, field in fields.items() if not secret_name(name)}
+        return {name: clean_value(field, nested) for name, field in fields.items() if not may_name_secret(name)}
     if isinstance(value, list):
-        return [displayable(item, nested) for item in cast("list[Any]", value)]
-    return metadata(value, nested) if isinstance(value, str) else value
+        return [clean_value(item, nested) for item in cast("list[Any]", value)]
+    return clean_text(value, nested) if isinstance(value, str) else value
 
 
-def parsed(text: str | None) -> Any:
+def parse_nested(text: str | None) -> Any:
     """The value of a text that holds JSON; None when it holds none."""
     if not text:
         return None
-    value = plain_json.sound_value(text, deepest=_DEEPEST)
+    value = plain_json.parse_fast(text, deepest=_DEEPEST)
     if value is not None:
         return value
     try:
@@ -214,22 +214,22 @@ def parsed(text: str | None) -> Any:
         return None
 
 
-def masked(text: str | None) -> str | None:
+def mask_addresses(text: str | None) -> str | None:
     """A text with every address in it cut to its host (the rest may be a stream key or a signature) and no token."""
     if text is None:
         return None
-    shortened: str = kept(text)
+    shortened: str = shorten(text)
     # Looking for what every match has is much cheaper than looking for a match.
     if ":" in shortened:
         shortened = _ADDRESS.sub(r"\1://\2/…", shortened)
     return _TOKEN.sub("…", shortened) if "eyJ" in shortened else shortened
 
 
-def masked_query(address: str | None) -> str | None:
+def strip_query(address: str | None) -> str | None:
     """Where something lies, without user, query and fragment: a query may be a signature that opens it."""
     if address is None:
         return None
-    return kept(
+    return shorten(
         re.sub(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", r"\1", re.split(r"[?#]", address, maxsplit=1)[0], flags=re.IGNORECASE)
     )
 
@@ -239,18 +239,18 @@ def spellings(*names: str) -> frozenset[str]:
     return frozenset(spelling for name in names for spelling in (name, camel(name)))
 
 
-def others(message: Message, known: frozenset[str]) -> dict[str, Any]:
+def unknown_fields(message: Message, known: frozenset[str]) -> dict[str, Any]:
     """Fields of any kind that no reading knows yet (`known`: the `spellings` it knows), as `shown` shows them."""
     if known.issuperset(message.fields):
         return {}
     return {
-        name: displayable(value)
+        name: clean_value(value)
         for name, value in message.fields.items()
-        if name not in known and value is not None and not secret_name(name)
+        if name not in known and value is not None and not may_name_secret(name)
     }
 
 
-def present(**fields: Any) -> dict[str, Any]:
+def drop_empty(**fields: Any) -> dict[str, Any]:
     """The given fields without those that are None or empty."""
     return {name: value for name, value in fields.items() if value or value not in (None, "", {}, [])}
 
@@ -261,11 +261,11 @@ def _sound(value: Any, depth: int) -> Any:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {whole_text(name): _sound(field, depth + 1) for name, field in fields.items()}
+        return {replace_surrogates(name): _sound(field, depth + 1) for name, field in fields.items()}
     if isinstance(value, list):
         return [_sound(item, depth + 1) for item in cast("list[Any]", value)]
     if isinstance(value, str):
-        return whole_text(value)
+        return replace_surrogates(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if type(value) is int and not -(2**63) <= value < 2**63:

@@ -13,7 +13,7 @@ from tracker.domain.deliveries import TRACKER, Delivery, Record
 from tracker.domain.facts import Fact, RunRules, Unknown
 from tracker.errors import ConfigInvalid
 from tracker.sources.contract import Source, SourceSettings, Vendor
-from tracker.sources.json_reading import proof_of
+from tracker.sources.json_reading import read_proof
 
 FOLDERS = (
     "openvidu",
@@ -104,7 +104,7 @@ def stored_delivery(record: Record) -> Delivery | None:
     senders show a secret that could be used again, so it is never recorded.
     """
     vendor = _vendors.get(record.vendor)
-    headers = None if vendor is None else vendor.headers_from_proof(proof_of(record))
+    headers = None if vendor is None else vendor.headers_from_proof(read_proof(record))
     if headers is None:
         return None
     return Delivery(source=record.source, body=record.body, received_at=record.received_at, headers=headers)

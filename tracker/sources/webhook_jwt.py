@@ -95,7 +95,7 @@ def _object(text: str) -> dict[str, Any] | None:
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
 
-def which_secret(given: str, secrets: Sequence[str]) -> int | None:
+def matching_secret(given: str, secrets: Sequence[str]) -> int | None:
     """The index of the first of `secrets` that equals `given`; None when none does.
 
     All of them are compared, each in constant time, so that the time taken tells neither which one matched nor how

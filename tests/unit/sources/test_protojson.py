@@ -22,17 +22,17 @@ from tracker.sources.protojson import Message, Unit
     "body", [b"", b"[]", b"null", b"7", b'"x"', b"{", b'{"a":1}x', b"\xff\xfe{}", b"[" * 99_999, b'{"a":' * 99_999]
 )
 def test_what_is_no_object_is_none(body: bytes) -> None:
-    assert protojson.read(body) is None
+    assert protojson.read_message(body) is None
 
 
 def test_nesting_has_a_fixed_bound() -> None:
     deep = b'{"a":' + b"[" * 49 + b"]" * 49 + b"}"
-    assert protojson.read(deep) is not None
-    assert protojson.read(deep.replace(b"[", b"[[").replace(b"]", b"]]")) is None
+    assert protojson.read_message(deep) is not None
+    assert protojson.read_message(deep.replace(b"[", b"[[").replace(b"]", b"]]")) is None
 
 
 def test_what_no_store_can_hold_is_replaced() -> None:
-    message = protojson.read(
+    message = protojson.read_message(
         b'\xef\xbb\xbf{"a":"\\ud800x","\\udfff":1,"b":1e999,"c":NaN,"d":99999999999999999999,"e":"\xff"}'
     )
     assert message is not None
@@ -98,9 +98,9 @@ def test_an_enum_is_a_name_or_a_number(value: object, name: str | None) -> None:
 @pytest.mark.parametrize("value", [None, 7, "x", [], [7], True])
 def test_what_is_no_object_reads_as_an_empty_one(value: object) -> None:
     message = Message({"m": value})
-    assert not message.message("m")
-    assert message.messages("m") == []
-    assert (message.message("m").text("x"), message.message("m").flag("x")) == (None, False)
+    assert not message.object("m")
+    assert message.objects("m") == []
+    assert (message.object("m").text("x"), message.object("m").flag("x")) == (None, False)
 
 
 # --- showing ---------------------------------------------------------------------------------------------------------
@@ -114,10 +114,10 @@ def test_what_is_no_object_reads_as_an_empty_one(value: object) -> None:
     ],
 )  # fmt: skip
 def test_fields_named_like_secrets_are_left_out(name: str) -> None:
-    assert protojson.secret_name(name)
+    assert protojson.may_name_secret(name)
     assert (
-        protojson.kept({"a": [{name: "x", "b": 1}]})
-        == protojson.displayable({"a": [{name: "x", "b": 1}]})
+        protojson.shorten({"a": [{name: "x", "b": 1}]})
+        == protojson.clean_value({"a": [{name: "x", "b": 1}]})
         == {"a": [{"b": 1}]}
     )
 
@@ -126,7 +126,7 @@ def test_fields_named_like_secrets_are_left_out(name: str) -> None:
     "name", ["identity", "key", "spinning", "total_tokens", "prompt_tokens", "keyframe", "mapping", "monkey"]
 )
 def test_ordinary_names_stay(name: str) -> None:
-    assert not protojson.secret_name(name)
+    assert not protojson.may_name_secret(name)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_ordinary_names_stay(name: str) -> None:
     ],
 )
 def test_addresses_are_cut_to_their_host_and_tokens_out(text: str, shown: str) -> None:
-    assert protojson.masked(text) == shown
+    assert protojson.mask_addresses(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -159,17 +159,17 @@ def test_addresses_are_cut_to_their_host_and_tokens_out(text: str, shown: str) -
     ],
 )
 def test_where_a_file_lies_is_shown_without_what_opens_it(address: str | None, shown: str | None) -> None:
-    assert protojson.masked_query(address) == shown
+    assert protojson.strip_query(address) == shown
 
 
 def test_a_json_text_without_secrets_is_shown_as_it_was_written() -> None:
     for text in ('{"b": 1,  "a": "ä"}', "[1]", "plain", "7", "", "{broken"):
-        assert protojson.metadata(text) == text
-    assert protojson.metadata('{"pin": "1", "a": "{\\"token\\": \\"KEY\\"}"}') == '{"a":"{}"}'
+        assert protojson.clean_text(text) == text
+    assert protojson.clean_text('{"pin": "1", "a": "{\\"token\\": \\"KEY\\"}"}') == '{"a":"{}"}'
 
 
 def test_long_texts_are_cut() -> None:
-    for shown in (protojson.kept("x" * 9_000), protojson.displayable("x" * 9_000), protojson.masked("x" * 9_000)):
+    for shown in (protojson.shorten("x" * 9_000), protojson.clean_value("x" * 9_000), protojson.mask_addresses("x" * 9_000)):
         assert len(shown) == 8_193
 
 
@@ -178,8 +178,8 @@ def test_long_texts_are_cut() -> None:
 )
 def test_no_text_takes_long(text: str) -> None:
     begun = time.perf_counter()
-    protojson.displayable({"a": text})
-    protojson.masked_query(text)
+    protojson.clean_value({"a": text})
+    protojson.strip_query(text)
     assert time.perf_counter() - begun < 2
 
 
@@ -187,7 +187,7 @@ def test_only_unknown_fields_are_others() -> None:
     message = Message(
         {"createdAt": "1", "new": "rtmp://a/KEY", "object": {"token": "KEY", "n": 1}, "newToken": "KEY", "none": None}
     )
-    assert protojson.others(message, protojson.spellings("created_at")) == {"new": "rtmp://a/…", "object": {"n": 1}}
+    assert protojson.unknown_fields(message, protojson.spellings("created_at")) == {"new": "rtmp://a/…", "object": {"n": 1}}
 
 
 JSON = st.recursive(
@@ -200,15 +200,15 @@ JSON = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(value=st.dictionaries(st.text(max_size=5), JSON, max_size=4))
 def test_whatever_is_read_can_be_shown_and_encoded(value: dict[str, Any]) -> None:
-    message = protojson.read(json.dumps(value).encode())
+    message = protojson.read_message(json.dumps(value).encode())
     assert message is not None
     for shown in (
-        protojson.displayable(message.fields),
-        protojson.kept(message.fields),
-        protojson.others(message, frozenset()),
+        protojson.clean_value(message.fields),
+        protojson.shorten(message.fields),
+        protojson.unknown_fields(message, frozenset()),
     ):
         assert msgspec.json.decode(msgspec.json.encode(shown)) == shown
     for name in value:
         for unit in ("s", "ms", "us", "ns"):
             assert message.moment(name, unit) is None or message.whole(name) is not None
-        message.enum(name), message.number(name), message.messages(name), message.message(name), message.text(name)
+        message.enum(name), message.number(name), message.objects(name), message.object(name), message.text(name)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.paths import SAMPLES
 from tracker.errors import DeliveryRejected, KeyUnknown, SignatureMismatch, SignatureMissing, SignatureStale
-from tracker.sources.webhook_jwt import LEEWAY_S, unverified_header, verify_jwt, which_secret
+from tracker.sources.webhook_jwt import LEEWAY_S, unverified_header, verify_jwt, matching_secret
 
 
 NOW = 1_786_000_000
@@ -427,4 +427,4 @@ def test_a_token_with_one_letter_changed_is_rejected(at: int, to: str) -> None:
     ],
 )
 def test_the_secret_that_equals_is_told_by_its_index(offered: str, index: int | None) -> None:
-    assert which_secret(offered, ("one", "zwei-é", "")) == index
+    assert matching_secret(offered, ("one", "zwei-é", "")) == index

@@ -57,7 +57,7 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True):
     event: str
     info: Message
     at: Micros
-    stamped: bool
+    has_timestamp: bool
     place: SessionRef | None
     started_at: Micros | None
     id: str
@@ -75,7 +75,7 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def mode(self) -> str | None:
         """Which kind of request it was, in snake_case."""
-        return next((mode for mode in _MODES if self.info.message(mode)), None)
+        return next((mode for mode in _MODES if self.info.object(mode)), None)
 
 
 def read_egress(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fact, ...]:
@@ -94,12 +94,12 @@ def read_egress(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fa
 def _moment(egress: Egress) -> Micros | None:
     """`updatedAt` where it tells the same moment as `createdAt` more finely, and never before the stated end or start."""
     updated, ended = egress.info.moment("updated_at", "ns"), egress.ended_at
-    near = updated is not None and (not egress.stamped or abs(updated - egress.at) <= _FINER_WITHIN)
+    near = updated is not None and (not egress.has_timestamp or abs(updated - egress.at) <= _FINER_WITHIN)
     at = updated if near else None
     if ended is not None and egress.event == "egress_ended" and (egress.at if at is None else at) < ended:
         return ended
     started = egress.started_at
-    if at is None and started is not None and egress.stamped and egress.at < started < egress.at + _SECOND:
+    if at is None and started is not None and egress.has_timestamp and egress.at < started < egress.at + _SECOND:
         return started  # `createdAt` is cut to the second
     return at
 
@@ -108,12 +108,12 @@ def _detail(egress: Egress) -> dict[str, Any]:
     info = egress.info
     return {
         "source_type": info.enum("source_type", "EGRESS_SOURCE_TYPE_WEB", "EGRESS_SOURCE_TYPE_SDK"),
-        "error": protojson.masked(info.text("error")),
+        "error": protojson.mask_addresses(info.text("error")),
         "error_code": info.whole("error_code") or None,
-        "details": protojson.masked(info.text("details")),
-        "manifest_location": protojson.masked_query(info.text("manifest_location")),
+        "details": protojson.mask_addresses(info.text("details")),
+        "manifest_location": protojson.strip_query(info.text("manifest_location")),
         "filename": _result(info).text("filename"),
-        "participant": info.message("participant").text("identity"),
+        "participant": info.object("participant").text("identity"),
         "backup_storage_used": info.flag("backup_storage_used") or None,
         "retry_count": info.whole("retry_count") or None,
     }
@@ -121,8 +121,8 @@ def _detail(egress: Egress) -> dict[str, Any]:
 
 def _outputs(info: Message) -> tuple[bool, bool]:
     """Whether files are written, and whether something is sent out: by the request (any version's) or by the results."""
-    requests = [request for mode in _MODES if (request := info.message(mode))]
-    requests += [output for request in requests for output in request.messages("outputs")]
+    requests = [request for mode in _MODES if (request := info.object(mode))]
+    requests += [output for request in requests for output in request.objects("outputs")]
     writes = any(info.value(name) for name in _FILE_RESULTS)
     writes = writes or any(request.value(name) for request in requests for name in _TO_FILES)
     sends = any(info.value(name) for name in _STREAM_RESULTS)
@@ -132,8 +132,8 @@ def _outputs(info: Message) -> tuple[bool, bool]:
 
 def _result(info: Message) -> Message:
     """The first file (or playlist) it made."""
-    results = [found for name in ("file_results", "segment_results") for found in info.messages(name)]
-    return next((found for found in [*results, info.message("file"), info.message("segments")] if found), Message({}))
+    results = [found for name in ("file_results", "segment_results") for found in info.objects(name)]
+    return next((found for found in [*results, info.object("file"), info.object("segments")] if found), Message({}))
 
 
 def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
@@ -172,13 +172,13 @@ def _made(info: Message) -> dict[str, Any]:
     return {
         "duration_ms": lasted // 1_000_000 if lasted and lasted > 0 else None,
         "size_bytes": size if size and size > 0 else None,
-        "url": protojson.masked_query(result.text("location") or result.text("playlist_location")),
+        "url": protojson.strip_query(result.text("location") or result.text("playlist_location")),
     }
 
 
 def _broadcast(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
     """`EGRESS_ENDING` is the stop, which the end tells once more and better."""
-    base = base | {"detail": base["detail"] | {"status": egress.status} | protojson.present(mode=egress.mode)}
+    base = base | {"detail": base["detail"] | {"status": egress.status} | protojson.drop_empty(mode=egress.mode)}
     about: dict[str, Any] = {"place": egress.place, "activity": egress.id, "started_at": egress.started_at}
     outcome = _OVER.get(egress.status)
     if egress.event != "egress_ended" and outcome is None and egress.status != "EGRESS_ENDING":
@@ -192,4 +192,4 @@ def _broadcast(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
 def _why(egress: Egress) -> str:
     """LiveKit's own words for the end (`details`, `error`), else the status."""
     info = egress.info
-    return protojson.masked(info.text("error") or info.text("details")) or egress.status
+    return protojson.mask_addresses(info.text("error") or info.text("details")) or egress.status

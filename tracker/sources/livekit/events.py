@@ -72,33 +72,35 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     `created` is the room's start where the event holds the full room. Times in µs.
     """
 
-    event: str
+    name: str
     message: Message
     at: Micros
-    own: Micros | None
-    created: Micros | None
+    created_at: Micros | None
+    room_created_at: Micros | None
     run: str | None
     room: str | None
     anomalies: tuple[tuple[str, str], ...]
 
     def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
         """The arguments every fact takes. `at`: a moment the event states more finely than `createdAt`."""
-        ours = at is None and self.own is None
+        is_receiver_time = at is None and self.created_at is None
         return {
             "at": self.at if at is None else at,
-            "clock": "receiver" if ours else "server",
-            "precision": "us" if ours else precision,
-            "detail": protojson.others(self.message, _KNOWN) | protojson.present(**detail),
+            "clock": "receiver" if is_receiver_time else "server",
+            "precision": "us" if is_receiver_time else precision,
+            "detail": protojson.unknown_fields(self.message, _KNOWN) | protojson.drop_empty(**detail),
             "anomalies": self.anomalies,
         }
 
     def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
         """`fact` for the end of what began at `start`: `createdAt` is cut to the second, an end never precedes its start."""
-        if start is not None and self.own is not None and self.own < start < self.own + _SECOND:
+        if start is not None and self.created_at is not None and self.created_at < start < self.created_at + _SECOND:
             return self.fact(start, "s", **detail)
         return self.fact(**detail)
 
-    def place(self, at: Micros | None = None, *, ends_at: Micros | None = None, **ids: str | None) -> SessionRef | None:
+    def session_ref(
+        self, at: Micros | None = None, *, ends_at: Micros | None = None, **ids: str | None
+    ) -> SessionRef | None:
         """Where this belongs; None when the event names no room."""
         if self.run is None and self.room is None:
             return None
@@ -108,52 +110,52 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             run=self.run,
             room=self.room,
             room_name=self.room,
-            starts_at=self.created,
+            starts_at=self.room_created_at,
             ends_at=ends_at,
             ids=tuple((name, value) for name, value in named.items() if value is not None),
         )
 
     def unknown(self) -> tuple[Fact, ...]:
         """An event of a later version, or one without a name: kept, shown raw."""
-        if not self.event:
+        if not self.name:
             return self.unread("the body names no event")
-        return self._raw("unknown_event", self.event)
+        return self._raw("unknown_event", self.name)
 
     def unread(self, why: str) -> tuple[Fact, ...]:
         """An event that lacks what it is about: kept, shown raw."""
         return self._raw("unreadable", why)
 
     def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
-        shown = {"event": self.event} if self.event else {}
+        shown = {"event": self.name} if self.name else {}
         about: dict[str, Any] = {
-            "detail": shown | protojson.others(self.message, _SAID),
+            "detail": shown | protojson.unknown_fields(self.message, _SAID),
             "anomalies": (*self.anomalies, (anomaly, why)),
         }
-        return (Unknown(**(self.fact() | about), place=self.place()),)
+        return (Unknown(**(self.fact() | about), place=self.session_ref()),)
 
 
 def event_context(message: Message, received_at: Micros) -> EventContext:
     """What an event says of itself and of where it belongs."""
-    room = message.message("room")
+    room = message.object("room")
     run, name, created = room.text("sid"), room.text("name"), _creation(room)
     if run is None or name is None:
         # Servers up to 1.13.5 send egress and ingress events without `room`; later ones send ingress with the name only.
-        egress, ingress = message.message("egress_info"), message.message("ingress_info")
-        run = run or egress.text("room_id") or ingress.message("state").text("room_id")
+        egress, ingress = message.object("egress_info"), message.object("ingress_info")
+        run = run or egress.text("room_id") or ingress.object("state").text("room_id")
         name = name or egress.text("room_name") or ingress.text("room_name")
-    job = message.message("job")
+    job = message.object("job")
     if job:
-        job_room = job.message("room")
+        job_room = job.object("room")
         run, name, created = run or job_room.text("sid"), name or job_room.text("name"), created or _creation(job_room)
     own = message.moment("created_at", "s")
     # Only servers up to 1.8.4 tell what they lost; later ones lose in silence.
     dropped = message.whole("num_dropped") or 0
     return EventContext(
-        event=(message.text("event") or "")[:_LONGEST_NAME],
+        name=(message.text("event") or "")[:_LONGEST_NAME],
         message=message,
         at=received_at if own is None else own,
-        own=own,
-        created=created,
+        created_at=own,
+        room_created_at=created,
         run=run,
         room=name,
         anomalies=tuple(_noticed(dropped, unusable=own is None and message.value("created_at") not in _NO_TIME)),
@@ -171,41 +173,47 @@ def _creation(room: Message) -> Micros | None:
     return room.moment("creation_time_ms", "ms") or room.moment("creation_time", "s")
 
 
-def room_started(said: EventContext) -> tuple[Fact, ...]:
+def room_started(context: EventContext) -> tuple[Fact, ...]:
     """The first announcement of a sid, or a later one: told apart by the event alone, so that order cannot matter."""
-    room, created = said.message.message("room"), said.created
-    metadata = protojson.metadata(room.text("metadata"))
+    room, created = context.message.object("room"), context.room_created_at
+    metadata = protojson.clean_text(room.text("metadata"))
     if created is None:
-        place = said.place()
+        place = context.session_ref()
         if place is not None:
-            place = msgspec.structs.replace(place, starts_at=said.own)
-        return (SessionStarted(**said.fact(metadata=metadata), place=place, started_at=said.at),)
-    if said.own is not None and said.own - created > _RESUMED_AFTER:
-        return (SessionResumed(**said.fact(metadata=metadata), place=said.place(), started_at=created),)
+            place = msgspec.structs.replace(place, starts_at=context.created_at)
+        return (SessionStarted(**context.fact(metadata=metadata), place=place, started_at=context.at),)
+    if context.created_at is not None and context.created_at - created > _RESUMED_AFTER:
+        return (SessionResumed(**context.fact(metadata=metadata), place=context.session_ref(), started_at=created),)
     precision: Precision = "ms" if room.moment("creation_time_ms", "ms") else "s"
-    fact = said.fact(created, precision, metadata=metadata)
-    return (SessionStarted(**fact, place=said.place(created), started_at=created),)
+    fact = context.fact(created, precision, metadata=metadata)
+    return (SessionStarted(**fact, place=context.session_ref(created), started_at=created),)
 
 
-def room_finished(said: EventContext) -> tuple[Fact, ...]:
+def room_finished(context: EventContext) -> tuple[Fact, ...]:
     """The end of a run; why, tell only servers after 1.13.5."""
-    theirs = said.message.enum("room_end_reason")
-    fact = said.end(said.created, metadata=protojson.metadata(said.message.message("room").text("metadata")))
-    reason = _ROOM_ENDED.get(theirs or "", "unknown")
-    place = said.place(ends_at=fact["at"])
-    return (SessionEnded(**fact, place=place, started_at=said.created, reason=reason, vendor_reason=theirs),)
+    vendor_reason = context.message.enum("room_end_reason")
+    fact = context.end(
+        context.room_created_at, metadata=protojson.clean_text(context.message.object("room").text("metadata"))
+    )
+    reason = _ROOM_ENDED.get(vendor_reason or "", "unknown")
+    place = context.session_ref(ends_at=fact["at"])
+    return (
+        SessionEnded(
+            **fact, place=place, started_at=context.room_created_at, reason=reason, vendor_reason=vendor_reason
+        ),
+    )
 
 
-def participant(said: EventContext) -> tuple[Fact, ...]:
+def participant(context: EventContext) -> tuple[Fact, ...]:
     """A connection became active, ended, or never became active; `participant.sid` is the connection."""
-    person = said.message.message("participant")
+    person = context.message.object("participant")
     connection = person.text("sid")
     if connection is None:
-        return said.unread(f"{said.event} without participant.sid")
+        return context.unread(f"{context.name} without participant.sid")
     joined = livekit_protocol.joined_at(person)
     joined_at = joined[0] if joined else None
     about: dict[str, Any] = {
-        "place": said.place(joined_at),
+        "place": context.session_ref(joined_at),
         "connection": connection,
         "identity": person.text("identity"),
         "name": person.text("name"),
@@ -213,124 +221,126 @@ def participant(said: EventContext) -> tuple[Fact, ...]:
         "joined_at": joined_at,
     }
     detail = livekit_protocol.person_detail(person)
-    if said.event == "participant_joined":
+    if context.name == "participant_joined":
         at, precision = joined or (None, "s")
-        return (ParticipantJoined(**said.fact(at, precision, **detail), **about),)
-    reason, theirs = livekit_protocol.disconnected(person)
-    if said.event == "participant_left":
-        return (ParticipantLeft(**said.end(joined_at, **detail), **about, reason=reason, vendor_reason=theirs),)
-    reason = "join_failed" if theirs is None else reason
-    fact = said.end(joined_at, **detail)
-    return (ParticipantConnectionAborted(**fact, **about, reason=reason, vendor_reason=theirs),)
+        return (ParticipantJoined(**context.fact(at, precision, **detail), **about),)
+    reason, vendor_reason = livekit_protocol.disconnect_reason(person)
+    if context.name == "participant_left":
+        return (
+            ParticipantLeft(**context.end(joined_at, **detail), **about, reason=reason, vendor_reason=vendor_reason),
+        )
+    reason = "join_failed" if vendor_reason is None else reason
+    fact = context.end(joined_at, **detail)
+    return (ParticipantConnectionAborted(**fact, **about, reason=reason, vendor_reason=vendor_reason),)
 
 
-def track(said: EventContext) -> tuple[Fact, ...]:
+def track(context: EventContext) -> tuple[Fact, ...]:
     """Media of a participant began or stopped; these events hold sids, names and identities only."""
-    media, person = said.message.message("track"), said.message.message("participant")
+    media, person = context.message.object("track"), context.message.object("participant")
     stream = media.text("sid")
     if stream is None:
-        return said.unread(f"{said.event} without track.sid")
+        return context.unread(f"{context.name} without track.sid")
     about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": person.text("identity")}
     about |= livekit_protocol.track_media(media)
     detail = livekit_protocol.track_detail(media)
     # When the track was last changed: its publication, unless it was changed since.
-    changed = media.message("version").moment("unix_micro", "us")
-    if said.event == "track_unpublished":
-        return (StreamUnpublished(**said.end(changed, **detail), **about, place=said.place()),)
-    if changed is None or said.own is None or abs(changed - said.own) > _FINER_WITHIN:
-        return (StreamPublished(**said.fact(**detail), **about, place=said.place()),)
-    return (StreamPublished(**said.fact(changed, "us", **detail), **about, place=said.place(changed)),)
+    changed = media.object("version").moment("unix_micro", "us")
+    if context.name == "track_unpublished":
+        return (StreamUnpublished(**context.end(changed, **detail), **about, place=context.session_ref()),)
+    if changed is None or context.created_at is None or abs(changed - context.created_at) > _FINER_WITHIN:
+        return (StreamPublished(**context.fact(**detail), **about, place=context.session_ref()),)
+    return (StreamPublished(**context.fact(changed, "us", **detail), **about, place=context.session_ref(changed)),)
 
 
-def ingress(said: EventContext) -> tuple[Fact, ...]:
+def ingress(context: EventContext) -> tuple[Fact, ...]:
     """Media from outside; its address and stream key are never repeated."""
-    info = said.message.message("ingress_info")
+    info = context.message.object("ingress_info")
     activity = info.text("ingress_id")
     if activity is None:
-        return said.unread(f"{said.event} without ingressInfo.ingressId")
-    state = info.message("state")
+        return context.unread(f"{context.name} without ingressInfo.ingressId")
+    state = info.object("state")
     started_at, ended_at = state.moment("started_at", "ns"), state.moment("ended_at", "ns")
     status = state.enum("status", "ENDPOINT_INACTIVE", "ENDPOINT_BUFFERING", "ENDPOINT_PUBLISHING", "ENDPOINT_ERROR")
     detail: dict[str, Any] = {
-        "name": protojson.masked(info.text("name")),
+        "name": protojson.mask_addresses(info.text("name")),
         "input_type": info.enum("input_type", "RTMP_INPUT", "WHIP_INPUT", "URL_INPUT") or "RTMP_INPUT",
-        "participant_name": protojson.masked(info.text("participant_name")),
+        "participant_name": protojson.mask_addresses(info.text("participant_name")),
         "status": status,
-        "error": protojson.masked(state.text("error")),
+        "error": protojson.mask_addresses(state.text("error")),
     }
     about: dict[str, Any] = {
-        "place": said.place(started_at, ingress_id=activity),
+        "place": context.session_ref(started_at, ingress_id=activity),
         "activity": activity,
         "identity": info.text("participant_identity"),
         "started_at": started_at,
     }
-    if said.event == "ingress_started":
-        return (IngressStarted(**said.fact(started_at, "us", **detail), **about),)
+    if context.name == "ingress_started":
+        return (IngressStarted(**context.fact(started_at, "us", **detail), **about),)
     reason: EndReason = "server_failure" if state.text("error") or status == "ENDPOINT_ERROR" else "normal"
-    fact = said.end(started_at, **detail) if ended_at is None else said.fact(ended_at, "us", **detail)
+    fact = context.end(started_at, **detail) if ended_at is None else context.fact(ended_at, "us", **detail)
     return (IngressEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
 
 
-def agent_job(said: EventContext) -> tuple[Fact, ...]:
+def agent_job(context: EventContext) -> tuple[Fact, ...]:
     """An agent's work in a room; in the protocol since 2026-08, sent by no released server yet."""
-    job = said.message.message("job")
+    job = context.message.object("job")
     activity = job.text("id")
     if activity is None:
-        return said.unread(f"{said.event} without job.id")
-    state = job.message("state")
+        return context.unread(f"{context.name} without job.id")
+    state = job.object("state")
     status = state.enum("status", "JS_PENDING", "JS_RUNNING", "JS_SUCCESS", "JS_FAILED")
     started_at, ended_at = state.moment("started_at", "ns"), state.moment("ended_at", "ns")
     detail: dict[str, Any] = {
         "agent_name": job.text("agent_name"),
         "type": job.enum("type", "JT_ROOM", "JT_PUBLISHER", "JT_PARTICIPANT") or "JT_ROOM",
         "status": status,
-        "error": protojson.masked(state.text("error")),
+        "error": protojson.mask_addresses(state.text("error")),
     }
     about: dict[str, Any] = {
-        "place": said.place(started_at, job_id=activity),
+        "place": context.session_ref(started_at, job_id=activity),
         "activity": activity,
         "identity": state.text("participant_identity"),
         "started_at": started_at,
     }
-    if said.event == "agent_job_started":
-        return (AgentJobStarted(**said.fact(started_at, "us", **detail), **about),)
-    fact = said.end(started_at, **detail) if ended_at is None else said.fact(ended_at, "us", **detail)
+    if context.name == "agent_job_started":
+        return (AgentJobStarted(**context.fact(started_at, "us", **detail), **about),)
+    fact = context.end(started_at, **detail) if ended_at is None else context.fact(ended_at, "us", **detail)
     reason = _JOB_ENDED.get(status or "", "unknown")
     return (AgentJobEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
     """What a LiveKit webhook means. Never raises."""
-    message = protojson.read(record.body)
+    message = protojson.read_message(record.body)
     if message is None:
         unreadable = (("unreadable", "the body is no JSON object"),)
         return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    said = event_context(message, record.received_at)
-    reader = _READERS.get(said.event)
+    context = event_context(message, record.received_at)
+    reader = _READERS.get(context.name)
     if reader is None:
-        return said.unknown()
-    if said.run is None and said.room is None:
-        return said.unread(f"{said.event} without room")
-    return reader(said)
+        return context.unknown()
+    if context.run is None and context.room is None:
+        return context.unread(f"{context.name} without room")
+    return reader(context)
 
 
-def _egress(said: EventContext) -> tuple[Fact, ...]:
-    info = said.message.message("egress_info")
+def _egress(context: EventContext) -> tuple[Fact, ...]:
+    info = context.message.object("egress_info")
     if not info:
-        return said.unread(f"{said.event} without egressInfo")
+        return context.unread(f"{context.name} without egressInfo")
     started_at = info.moment("started_at", "ns")
     egress_id = info.text("egress_id")
     egress = Egress(
-        event=said.event,
+        event=context.name,
         info=info,
-        at=said.at,
-        stamped=said.own is not None,
-        place=said.place(started_at, egress_id=egress_id),
+        at=context.at,
+        has_timestamp=context.created_at is not None,
+        place=context.session_ref(started_at, egress_id=egress_id),
         started_at=started_at,
         # An automatic egress that failed to start has no id (livekit `pkg/rtc/egress.go:44-57`): its event has one.
-        id=egress_id or f"egress:{said.message.text('id') or f'{said.room or said.run}@{said.at}'}",
+        id=egress_id or f"egress:{context.message.text('id') or f'{context.room or context.run}@{context.at}'}",
     )
-    return read_egress(egress, said.fact)
+    return read_egress(egress, context.fact)
 
 
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {

@@ -47,7 +47,7 @@ class LivekitSource:
         return self._named(body, received_at, "import", proof)
 
     def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
-        message = protojson.read(body) or Message({})
+        message = protojson.read_message(body) or Message({})
         event, event_id = message.text("event") or "", message.text("id")
         return Verified(
             source=self.name,

@@ -48,7 +48,7 @@ from tracker.domain.facts import (
     SubscriptionStarted,
     Unknown,
 )
-from tracker.sources.json_reading import whole_text
+from tracker.sources.json_reading import replace_surrogates
 from tracker.sources.openvidu.wire import Event, parse_json, read_event, shown_name
 
 
@@ -91,89 +91,95 @@ def _unreadable(event: Event, record: Record, why: str) -> Unknown:
 
 
 def _unknown(event: Event, record: Record, anomaly: str, why: str) -> Unknown:
-    said = event_context(event, record, (anomaly, why))
-    fact = said.fact()
+    context = event_context(event, record, (anomaly, why))
+    fact = context.fact()
     if event.name:
         fact["detail"]["event"] = shown_name(event)
-    return Unknown(**fact, place=said.place() if said.room or said.run else None, subject_id=said.room)
+    return Unknown(
+        **fact, place=context.session_ref() if context.room or context.run else None, subject_id=context.room
+    )
 
 
-def _session_created(said: EventContext) -> tuple[Fact, ...]:
-    return (SessionCreated(**said.fact(), place=said.place(starts=said.own), started_at=said.own),)
+def _session_created(context: EventContext) -> tuple[Fact, ...]:
+    return (
+        SessionCreated(
+            **context.fact(), place=context.session_ref(starts=context.timestamp), started_at=context.timestamp
+        ),
+    )
 
 
-def _session_destroyed(said: EventContext) -> tuple[Fact, ...]:
-    place = said.place(starts=said.start, ends=said.at)
-    return (SessionEnded(**said.fact("reason"), **said.ending(), place=place, started_at=said.start),)
+def _session_destroyed(context: EventContext) -> tuple[Fact, ...]:
+    place = context.session_ref(starts=context.start_time, ends=context.at)
+    return (SessionEnded(**context.fact("reason"), **context.ending(), place=place, started_at=context.start_time),)
 
 
-def _participant(said: EventContext) -> dict[str, Any]:
-    connection = _connection_or_none(said)
+def _participant(context: EventContext) -> dict[str, Any]:
+    connection = _connection_or_none(context)
     nameless = connection is None
     # Without an id somebody came all the same; the moment of the join still tells one such connection from another.
     connection = connection or _NAMELESS
-    platform = text(said.inner.get("platform"))
-    location = text(said.inner.get("location"))
-    fact = said.fact("connectionId", "participantId", "platform", "location", "ip", "reason")
+    platform = as_text(context.fields.get("platform"))
+    location = as_text(context.fields.get("location"))
+    fact = context.fact("connectionId", "participantId", "platform", "location", "ip", "reason")
     if nameless:
         fact["anomalies"] = (*fact["anomalies"], ("unreadable", "participantId is missing"))
     return {
         **fact,
-        "place": said.place(),
+        "place": context.session_ref(),
         "connection": connection,
         "identity": None if nameless else connection,
-        "name": readable_name(said.inner.get("clientData")),
+        "name": readable_name(context.fields.get("clientData")),
         "person": "ipcam" if platform == "IPCAM" or connection.startswith("ipc_") else "standard",
         "keyed_by_join": True,
         "platform": platform,
         "location": None if location == "unknown" else location,  # always that word on the Community Edition
-        "ip": text(said.inner.get("ip")),
+        "ip": as_text(context.fields.get("ip")),
     }
 
 
-def _participant_joined(said: EventContext) -> tuple[Fact, ...]:
-    return (ParticipantJoined(**_participant(said), joined_at=said.own),)
+def _participant_joined(context: EventContext) -> tuple[Fact, ...]:
+    return (ParticipantJoined(**_participant(context), joined_at=context.timestamp),)
 
 
-def _participant_left(said: EventContext) -> tuple[Fact, ...]:
-    return (ParticipantLeft(**_participant(said), **said.ending(), joined_at=said.start),)
+def _participant_left(context: EventContext) -> tuple[Fact, ...]:
+    return (ParticipantLeft(**_participant(context), **context.ending(), joined_at=context.start_time),)
 
 
-def _webrtc_created(said: EventContext) -> tuple[Fact, ...]:
-    if _inbound(said):
-        return (SubscriptionStarted(**_subscription(said), started_at=said.own),)
-    return (StreamPublished(**_stream(said), started_at=said.own),)
+def _webrtc_created(context: EventContext) -> tuple[Fact, ...]:
+    if _inbound(context):
+        return (SubscriptionStarted(**_subscription(context), started_at=context.timestamp),)
+    return (StreamPublished(**_stream(context), started_at=context.timestamp),)
 
 
-def _webrtc_destroyed(said: EventContext) -> tuple[Fact, ...]:
-    if _inbound(said):
-        return (SubscriptionEnded(**_subscription(said), **said.ending(), started_at=said.start),)
-    return (StreamUnpublished(**_stream(said), **said.ending(), started_at=said.start),)
+def _webrtc_destroyed(context: EventContext) -> tuple[Fact, ...]:
+    if _inbound(context):
+        return (SubscriptionEnded(**_subscription(context), **context.ending(), started_at=context.start_time),)
+    return (StreamUnpublished(**_stream(context), **context.ending(), started_at=context.start_time),)
 
 
-def _inbound(said: EventContext) -> bool:
-    direction = text(said.inner.get("connection"))
+def _inbound(context: EventContext) -> bool:
+    direction = as_text(context.fields.get("connection"))
     if direction not in ("INBOUND", "OUTBOUND"):
         raise FieldMissing("connection is neither INBOUND nor OUTBOUND")
     return direction == "INBOUND"
 
 
-def _subscription(said: EventContext) -> dict[str, Any]:
-    publisher = text(said.inner.get("receivingFrom"))
+def _subscription(context: EventContext) -> dict[str, Any]:
+    publisher = as_text(context.fields.get("receivingFrom"))
     # ≤ 2.8 names no stream: a connection publishes one at a time, so the publisher's id names it (see _stream).
-    stream = text(said.inner.get("streamId")) or publisher
+    stream = as_text(context.fields.get("streamId")) or publisher
     if stream is None:
         raise FieldMissing("streamId and receivingFrom are missing")
-    return {**_leg(said), "stream": stream, "connection": _connection(said), "publisher": publisher}
+    return {**_connection_fields(context), "stream": stream, "connection": _connection(context), "publisher": publisher}
 
 
-def _stream(said: EventContext) -> dict[str, Any]:
-    connection = _connection(said)
-    audio, video = said.inner.get("audioEnabled") is True, said.inner.get("videoEnabled") is True
-    source = text(said.inner.get("videoSource"))
+def _stream(context: EventContext) -> dict[str, Any]:
+    connection = _connection(context)
+    audio, video = context.fields.get("audioEnabled") is True, context.fields.get("videoEnabled") is True
+    source = as_text(context.fields.get("videoSource"))
     return {
-        **_leg(said),
-        "stream": text(said.inner.get("streamId")) or connection,
+        **_connection_fields(context),
+        "stream": as_text(context.fields.get("streamId")) or connection,
         "connection": connection,
         "identity": connection,
         "keyed_by_start": True,
@@ -182,101 +188,105 @@ def _stream(said: EventContext) -> dict[str, Any]:
     }
 
 
-def _leg(said: EventContext) -> dict[str, Any]:
-    fact = said.fact("connectionId", "participantId", "connection", "receivingFrom", "streamId", "reason")
-    if "videoDimensions" in said.inner:
-        fact["detail"]["videoDimensions"] = dimensions(said.inner["videoDimensions"])
-    return {**fact, "place": said.place()}
+def _connection_fields(context: EventContext) -> dict[str, Any]:
+    fact = context.fact("connectionId", "participantId", "connection", "receivingFrom", "streamId", "reason")
+    if "videoDimensions" in context.fields:
+        fact["detail"]["videoDimensions"] = dimensions(context.fields["videoDimensions"])
+    return {**fact, "place": context.session_ref()}
 
 
-def _connection(said: EventContext) -> str:
-    return _connection_or_none(said) or needed(said.inner, "participantId")
+def _connection(context: EventContext) -> str:
+    return _connection_or_none(context) or require_text(context.fields, "participantId")
 
 
-def _connection_or_none(said: EventContext) -> str | None:
+def _connection_or_none(context: EventContext) -> str | None:
     # 2.17 introduced connectionId and still sends participantId beside it; before there was only the latter.
-    return text(said.inner.get("connectionId")) or text(said.inner.get("participantId"))
+    return as_text(context.fields.get("connectionId")) or as_text(context.fields.get("participantId"))
 
 
-def _recording_status_changed(said: EventContext) -> tuple[Fact, ...]:
-    status = text(said.inner.get("status"))
+def _recording_status_changed(context: EventContext) -> tuple[Fact, ...]:
+    status = as_text(context.fields.get("status"))
     kind = _RECORDING_KINDS.get(status or "", RecordingProcessing)
     over = kind in (RecordingStopped, RecordingReady, RecordingFailed)
-    start = said.own if said.start is None and kind is RecordingStarted else said.start
+    start = context.timestamp if context.start_time is None and kind is RecordingStarted else context.start_time
     return (
         kind(
-            **_recording(said, measured=over),
-            **(said.ending() if over else {}),
+            **_recording(context, measured=over),
+            **(context.ending() if over else {}),
             status=status,
             started_at=start,
-            stopped_at=said.own if kind is RecordingStopped else None,
+            stopped_at=context.timestamp if kind is RecordingStopped else None,
         ),
     )
 
 
-def _recording_started(said: EventContext) -> tuple[Fact, ...]:
-    return (RecordingStarted(**_recording(said, measured=False), legacy=True, started_at=said.own),)
+def _recording_started(context: EventContext) -> tuple[Fact, ...]:
+    return (RecordingStarted(**_recording(context, measured=False), legacy=True, started_at=context.timestamp),)
 
 
-def _recording_stopped(said: EventContext) -> tuple[Fact, ...]:
-    fields = _recording(said, measured=True)
-    return (RecordingStopped(**fields, **said.ending(), legacy=True, started_at=said.start, stopped_at=said.own),)
+def _recording_stopped(context: EventContext) -> tuple[Fact, ...]:
+    fields = _recording(context, measured=True)
+    return (
+        RecordingStopped(
+            **fields, **context.ending(), legacy=True, started_at=context.start_time, stopped_at=context.timestamp
+        ),
+    )
 
 
-def _recording(said: EventContext, *, measured: bool) -> dict[str, Any]:
+def _recording(context: EventContext, *, measured: bool) -> dict[str, Any]:
     # `measured`: size and duration mean something. A `started` may carry the finished file's, because the sender
     # prints an object that has changed meanwhile; from a start they are not believed.
-    recording = needed(said.inner, "id")
-    seconds, size = said.inner.get("duration"), said.inner.get("size")
+    recording = require_text(context.fields, "id")
+    seconds, size = context.fields.get("duration"), context.fields.get("size")
     length = seconds if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) else 0
     octets = size if isinstance(size, int) and not isinstance(size, bool) else 0
     return {
-        **said.fact("id", "outputMode", "duration", "size", "status", "reason"),
-        "place": said.place(recording=recording),
+        **context.fact("id", "outputMode", "duration", "size", "status", "reason"),
+        "place": context.session_ref(recording=recording),
         "recording": recording,
         "keyed_by_start": True,
-        "mode": text(said.inner.get("outputMode")),
+        "mode": as_text(context.fields.get("outputMode")),
         "duration_ms": round(length * 1000) if measured and 0 < length < _LONGEST_SECONDS else None,
         "size_bytes": octets if measured and 0 < octets < 2**63 else None,
     }
 
 
-def _broadcast_started(said: EventContext) -> tuple[Fact, ...]:
-    return (BroadcastStarted(**_broadcast(said), started_at=said.own),)
+def _broadcast_started(context: EventContext) -> tuple[Fact, ...]:
+    return (BroadcastStarted(**_broadcast(context), started_at=context.timestamp),)
 
 
-def _broadcast_stopped(said: EventContext) -> tuple[Fact, ...]:
-    return (BroadcastStopped(**_broadcast(said), **said.ending(), started_at=said.start),)
+def _broadcast_stopped(context: EventContext) -> tuple[Fact, ...]:
+    return (BroadcastStopped(**_broadcast(context), **context.ending(), started_at=context.start_time),)
 
 
-def _broadcast(said: EventContext) -> dict[str, Any]:
+def _broadcast(context: EventContext) -> dict[str, Any]:
     # Undocumented events without a known id; a session has one broadcast at a time, so the session names it.
-    if said.room is None:
+    if context.room is None:
         raise FieldMissing("sessionId is missing")
-    return {**said.fact("reason"), "place": said.place(), "activity": said.room}
+    return {**context.fact("reason"), "place": context.session_ref(), "activity": context.room}
 
 
-def _signal_sent(said: EventContext) -> tuple[Fact, ...]:
-    fact = said.fact("from")
-    sender = text(said.inner.get("from"))  # null: sent by the application's server over REST
-    return (SignalSent(**fact, place=said.place(), actor=sender, subject_id=said.room),)
+def _signal_sent(context: EventContext) -> tuple[Fact, ...]:
+    fact = context.fact("from")
+    sender = as_text(context.fields.get("from"))  # null: sent by the application's server over REST
+    return (SignalSent(**fact, place=context.session_ref(), actor=sender, subject_id=context.room),)
 
 
-def _filter_event(said: EventContext) -> tuple[Fact, ...]:
-    actor = text(said.inner.get("connectionId")) or text(said.inner.get("participantId"))
-    fact = said.fact("connectionId", "participantId", "streamId")
-    stream = text(said.inner.get("streamId"))
-    return (FilterEvent(**fact, place=said.place(), actor=actor, subject_type="stream", subject_id=stream),)
+def _filter_event(context: EventContext) -> tuple[Fact, ...]:
+    actor = as_text(context.fields.get("connectionId")) or as_text(context.fields.get("participantId"))
+    fact = context.fact("connectionId", "participantId", "streamId")
+    stream = as_text(context.fields.get("streamId"))
+    return (FilterEvent(**fact, place=context.session_ref(), actor=actor, subject_type="stream", subject_id=stream),)
 
 
-def _node_crashed(said: EventContext) -> tuple[Fact, ...]:
-    listed = said.inner.get("sessionIds")
-    rooms = [text(item) for item in cast("list[Any]", listed)] if isinstance(listed, list) else []
-    node = _node(said)
-    lost = said.moment("timeOfDisconnection") or said.at
-    alone = said.fact("sessionIds", "recordingIds", "broadcasts")
+def _node_crashed(context: EventContext) -> tuple[Fact, ...]:
+    listed = context.fields.get("sessionIds")
+    rooms = [as_text(item) for item in cast("list[Any]", listed)] if isinstance(listed, list) else []
+    node = _node(context)
+    lost = context.moment("timeOfDisconnection") or context.at
+    alone = context.fact("sessionIds", "recordingIds", "broadcasts")
     return (
-        NodeCrashed(**said.fact(), **node),
+        NodeCrashed(**context.fact(), **node),
         *(
             # sessionIds are plain, not unique ones: the moment of the crash tells which run it was.
             NodeCrashed(**alone, **node, place=SessionRef(at=lost, room=room, ids=(("sessionId", room),)))
@@ -286,18 +296,18 @@ def _node_crashed(said: EventContext) -> tuple[Fact, ...]:
     )
 
 
-def _node_recovered(said: EventContext) -> tuple[Fact, ...]:
-    return (NodeRecovered(**said.fact(), **_node(said)),)
+def _node_recovered(context: EventContext) -> tuple[Fact, ...]:
+    return (NodeRecovered(**context.fact(), **_node(context)),)
 
 
-def _node_status(said: EventContext) -> tuple[Fact, ...]:
-    return (NodeStatus(**said.fact(), **_node(said)),)
+def _node_status(context: EventContext) -> tuple[Fact, ...]:
+    return (NodeStatus(**context.fact(), **_node(context)),)
 
 
-def _node(said: EventContext) -> dict[str, Any]:
-    node = text(said.inner.get("id")) or text(said.inner.get("nodeId"))
-    if node is None and "clusterId" in said.inner:  # autoscaling is about all nodes together
-        return {"subject_type": "cluster", "subject_id": text(said.inner.get("clusterId"))}
+def _node(context: EventContext) -> dict[str, Any]:
+    node = as_text(context.fields.get("id")) or as_text(context.fields.get("nodeId"))
+    if node is None and "clusterId" in context.fields:  # autoscaling is about all nodes together
+        return {"subject_type": "cluster", "subject_id": as_text(context.fields.get("clusterId"))}
     return {"subject_type": "node", "subject_id": node}
 
 
@@ -376,10 +386,10 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     `room` is the sessionId, `run` the uniqueSessionId.
     """
 
-    inner: dict[str, Any]
+    fields: dict[str, Any]
     at: Micros
-    own: Micros | None
-    start: Micros | None
+    timestamp: Micros | None
+    start_time: Micros | None
     room: str | None
     run: str | None
     anomalies: tuple[tuple[str, str], ...]
@@ -390,19 +400,19 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         left_out = _left_out(mapped)
         return {
             "at": self.at,
-            "clock": "receiver" if self.own is None else "server",
-            "precision": "us" if self.own is None else "ms",
-            "detail": {key: value for key, value in self.inner.items() if key not in left_out},
+            "clock": "receiver" if self.timestamp is None else "server",
+            "precision": "us" if self.timestamp is None else "ms",
+            "detail": {key: value for key, value in self.fields.items() if key not in left_out},
             "anomalies": self.anomalies,
             "server_run": self.server_run,
         }
 
     def ending(self) -> dict[str, Any]:
         """The arguments an end takes: why, in our words and in theirs."""
-        vendor_reason = text(self.inner.get("reason"))
+        vendor_reason = as_text(self.fields.get("reason"))
         return {"reason": end_reason(vendor_reason), "vendor_reason": vendor_reason}
 
-    def place(
+    def session_ref(
         self, *, starts: Micros | None = None, ends: Micros | None = None, recording: str | None = None
     ) -> SessionRef:
         """Where this belongs; `starts` / `ends`: this event itself states when its run began / is over (µs).
@@ -418,7 +428,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             run = f"{self.room}_{starts // 1000}"
         ids = (("sessionId", self.room), ("uniqueSessionId", run), ("recordingId", recording))
         return SessionRef(
-            at=self.at if self.start is None else self.start,
+            at=self.at if self.start_time is None else self.start_time,
             run=run,
             room=self.room,
             starts_at=start_in_key(self.run) if starts is None else starts,
@@ -428,7 +438,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
 
     def moment(self, key: str) -> Micros | None:
         """A field in epoch milliseconds as µs; None when it is missing or no time anyone can mean."""
-        return micros(self.inner.get(key))
+        return micros(self.fields.get(key))
 
 
 @functools.cache
@@ -439,7 +449,7 @@ def _left_out(mapped: tuple[str, ...]) -> frozenset[str]:
 
 def event_context(event: Event, record: Record, *anomalies: tuple[str, str]) -> EventContext:
     """What `event` says, with `anomalies` seen so far. Never raises."""
-    inner = _kept_fields(event.inner)
+    inner = _kept_fields(event.fields)
     own = micros(inner.get("timestamp"))
     own = micros(inner.get("endTime")) if own is None else own  # ≤ 2.4 states the end twice
     seen = list(anomalies)
@@ -450,15 +460,15 @@ def event_context(event: Event, record: Record, *anomalies: tuple[str, str]) -> 
     start = micros(inner.get("startTime"))
     if start is None and "startTime" in inner:
         seen.append(_why_no_time("startTime", inner))
-    run = text(inner.get("uniqueSessionId"))
-    room = text(inner.get("sessionId"))
+    run = as_text(inner.get("uniqueSessionId"))
+    room = as_text(inner.get("sessionId"))
     if room is None and run is not None and start_in_key(run) is not None:
         room = run.rpartition("_")[0]
     return EventContext(
-        inner=inner,
+        fields=inner,
         at=record.received_at if own is None else own,
-        own=own,
-        start=start,
+        timestamp=own,
+        start_time=start,
         room=room,
         run=run,
         anomalies=tuple(seen),
@@ -482,14 +492,14 @@ def start_in_key(run: str | None) -> Micros | None:
     return micros(int(digits)) if 12 <= len(digits) <= 15 and digits.isascii() and digits.isdigit() else None
 
 
-def text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """A non-empty string, or None."""
     return value if isinstance(value, str) and value else None
 
 
-def needed(inner: dict[str, Any], key: str) -> str:
+def require_text(inner: dict[str, Any], key: str) -> str:
     """The field as text. Raises `FieldMissing`."""
-    value = text(inner.get(key))
+    value = as_text(inner.get(key))
     if value is None:
         raise FieldMissing(f"{key} is missing")
     return value
@@ -505,10 +515,10 @@ def readable_name(client_data: object) -> str | None:
         value = client_data
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        value = next((fields[key] for key in _NAME_KEYS if text(fields.get(key))), None)
+        value = next((fields[key] for key in _NAME_KEYS if as_text(fields.get(key))), None)
     elif isinstance(value, int | float):
         value = client_data
-    name = whole_text(value).strip() if isinstance(value, str) else ""
+    name = replace_surrogates(value).strip() if isinstance(value, str) else ""
     return name[:_LONGEST_NAME] or None
 
 
@@ -536,13 +546,17 @@ def _kept_fields(fields: dict[str, Any]) -> dict[str, Any]:
 @functools.lru_cache(maxsize=1024)
 def _told_by(key: str) -> tuple[str, bool, bool]:
     """(its name, may hold a secret, holds an address), by its name; OpenVidu uses the same few for ever."""
-    return whole_text(key), _SECRET_KEY.search(key) is not None, key.lower().endswith(("uri", "url"))
+    return replace_surrogates(key), _SECRET_KEY.search(key) is not None, key.lower().endswith(("uri", "url"))
 
 
 def _kept(key: str, value: Any) -> Any:
     """The value without secrets, lone surrogates and numbers no JSON encoder of ours takes."""
     if isinstance(value, str):
-        return _without_credentials(whole_text(value)) if key.lower().endswith(("uri", "url")) else whole_text(value)
+        return (
+            _without_credentials(replace_surrogates(value))
+            if key.lower().endswith(("uri", "url"))
+            else replace_surrogates(value)
+        )
     if isinstance(value, dict):
         return _kept_fields(cast("dict[str, Any]", value))
     if isinstance(value, list):

@@ -15,7 +15,7 @@ from tracker.errors import SignatureMismatch, SignatureMissing
 from tracker.domain.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.openvidu.wire import dedupe_key, read_event, shown_name
-from tracker.sources.webhook_jwt import which_secret, encode_proof
+from tracker.sources.webhook_jwt import matching_secret, encode_proof
 
 RULES = RunRules(
     # Starts are exact. Only a join without REST (≤ 2.15) is stamped, some ms, before its session. It must stay below
@@ -47,7 +47,7 @@ class OpenviduSource:
                 f"the header {self._header} is missing; set OPENVIDU_WEBHOOK_HEADERS to"
                 f' ["{self._header}: <the secret of source {self.name}>"]'
             )
-        key = which_secret(given.strip(" \t"), self._secrets)
+        key = matching_secret(given.strip(" \t"), self._secrets)
         if key is None:
             raise SignatureMismatch(
                 f"the header {self._header} does not hold a secret of source {self.name};"

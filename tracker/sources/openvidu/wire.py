@@ -18,7 +18,7 @@ from typing import Any, cast
 import msgspec
 
 from tracker.sources import plain_json
-from tracker.sources.json_reading import DEEPEST, strict_value, whole_text
+from tracker.sources.json_reading import MAX_DEPTH, parse_strict, replace_surrogates
 
 _LONGEST_NAME = 200
 
@@ -37,7 +37,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str = ""
-    inner: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     unreadable: str | None = None
     is_json: bool = False
     value: Any = None
@@ -71,7 +71,7 @@ def read_event(body: bytes) -> Event:
 def _named(value: dict[str, Any], *, lossy: bool) -> Event:
     name, inner = _split(value)
     why = None if name else "no event name"
-    return Event(name=name, inner=inner, unreadable=why, is_json=True, value=inner, lossy=lossy)
+    return Event(name=name, fields=inner, unreadable=why, is_json=True, value=inner, lossy=lossy)
 
 
 def dedupe_key(body: bytes, event: Event) -> str:
@@ -86,7 +86,7 @@ def dedupe_key(body: bytes, event: Event) -> str:
 
 def shown_name(event: Event) -> str:
     """The event's name as text every store takes: no lone surrogates, of bounded length."""
-    return whole_text(event.name)[:_LONGEST_NAME]
+    return replace_surrogates(event.name)[:_LONGEST_NAME]
 
 
 def parse_json(text: str) -> Any:
@@ -96,11 +96,11 @@ def parse_json(text: str) -> Any:
     message never quotes the text.
     """
     value = _certain_object(text.encode("utf-8", "replace")) if text[:1] == "{" else None
-    return strict_value(text, parse_float=_real) if value is None else value
+    return parse_strict(text, parse_float=_real) if value is None else value
 
 
 def _certain_object(body: bytes) -> dict[str, Any] | None:
-    value = plain_json.certain_value(body, deepest=DEEPEST)
+    value = plain_json.parse_unambiguous(body, deepest=MAX_DEPTH)
     if not isinstance(value, dict):
         return None
     # Read twice where there may be a fraction: only as it came can it be written again.

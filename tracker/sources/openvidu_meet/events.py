@@ -37,16 +37,16 @@ from tracker.domain.facts import (
     Unknown,
 )
 from tracker.sources.json_reading import (
-    LAST,
+    MAX_TIME,
     BodyUnreadable,
-    count,
+    as_count,
     event_name,
-    fields,
-    kept,
-    picked,
-    proof_of,
+    as_object,
+    without_secrets,
+    pick_fields,
+    read_proof,
     read_object,
-    text,
+    as_text,
 )
 
 
@@ -86,7 +86,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     `is_dated` is False where the envelope has no usable creationDate and `at` is when we received it.
     """
 
-    event: str
+    name: str
     data: dict[str, Any]
     at: Micros
     is_dated: bool
@@ -103,55 +103,55 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             "anomalies": self.anomalies,
         }
 
-    def place(self, at: Micros | None = None, **more: Any) -> SessionRef:
+    def session_ref(self, at: Micros | None = None, **more: Any) -> SessionRef:
         """The room, at the start of the thing (`at`, µs) or when this was sent. Raises `FieldMissing`."""
         ids = (("roomId", self.room), *more.pop("ids", ()))
-        name = text(self.data.get("roomName"))
+        name = as_text(self.data.get("roomName"))
         return SessionRef(at=self.at if at is None else at, room=self.room, room_name=name, ids=ids, **more)
 
     @property
     def room(self) -> str:
         """`roomId`, else the room a recordingId begins with. Raises `FieldMissing`."""
-        room = text(self.data.get("roomId")) or _in_recording_id(text(self.data.get("recordingId")), 0)
+        room = as_text(self.data.get("roomId")) or _in_recording_id(as_text(self.data.get("recordingId")), 0)
         if room is None:
             raise FieldMissing("data.roomId is missing")
         return room
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a kept OpenVidu Meet delivery means. Never raises; see `contract.Interpret`."""
+    """What a without_secrets OpenVidu Meet delivery means. Never raises; see `contract.Interpret`."""
     try:
         body = read_object(record.body)
     except BodyUnreadable as why:
-        return (_unreadable(_told({}, record, has_body=False), str(why)),)
-    said = _told(body, record)
+        return (_unreadable(_context_of({}, record, has_body=False), str(why)),)
+    context = _context_of(body, record)
     try:
-        reader = _READERS.get(said.event)
+        reader = _READERS.get(context.name)
         if reader is not None:
-            return reader(said)
-        if not said.event:
-            return (_unreadable(said, "no event name"),)
-        return (_raw(said, ("unknown_event", said.event)),)
+            return reader(context)
+        if not context.name:
+            return (_unreadable(context, "no event name"),)
+        return (_raw(context, ("unknown_event", context.name)),)
     except FieldMissing as missing:
-        return (_unreadable(said, str(missing)),)
+        return (_unreadable(context, str(missing)),)
     except Exception as error:
-        return (_unreadable(said, f"unforeseen {type(error).__name__}"),)
+        return (_unreadable(context, f"unforeseen {type(error).__name__}"),)
 
 
-def _told(body: dict[str, Any], record: Record, *, has_body: bool = True) -> EventContext:
+def _context_of(body: dict[str, Any], record: Record, *, has_body: bool = True) -> EventContext:
     sent = micros(body.get("creationDate"))
     anomalies: list[tuple[str, str]] = []
     if sent is None and has_body:
         anomalies.append(("unreadable", "creationDate is no time in epoch milliseconds"))
-    proof = proof_of(record) if record.origin == "webhook" else {}
+    proof = read_proof(record) if record.origin == "webhook" else {}
     stamp = proof.get("timestamp")
     # The same number twice (openvidu-webhook.service.ts): if not, somebody between us changed how it is sent.
     if sent is not None and proof.get("scheme") == SCHEME and str(sent // 1000) != str(stamp):
         # Without the stamp itself, which tells when it was signed: the proof keeps it, and a view does not depend on it.
         anomalies.append(("clock_skew", f"X-Timestamp is not the body's creationDate {sent // 1000}"))
     return EventContext(
-        event=event_name(body.get("event")),
-        data=fields(body.get("data")),
+        name=event_name(body.get("event")),
+        data=as_object(body.get("data")),
         at=record.received_at if sent is None else sent,
         is_dated=sent is not None,
         anomalies=tuple(anomalies),
@@ -165,98 +165,106 @@ def micros(value: object) -> Micros | None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not 0 < value <= LAST / 1000:
+    if not 0 < value <= MAX_TIME / 1000:
         return None
     moment = round(value * 1000)
-    return moment if 0 < moment < LAST else None
+    return moment if 0 < moment < MAX_TIME else None
 
 
-def _unreadable(said: EventContext, why: str) -> Unknown:
-    return _raw(said, ("unreadable", why))
+def _unreadable(context: EventContext, why: str) -> Unknown:
+    return _raw(context, ("unreadable", why))
 
 
-def _raw(said: EventContext, anomaly: tuple[str, str]) -> Unknown:
+def _raw(context: EventContext, anomaly: tuple[str, str]) -> Unknown:
     """The event as it came, scalars only: what we do not know may hold secrets deeper down."""
-    shown = {name: value for name, value in fields(kept(said.data)).items() if not isinstance(value, dict | list)}
-    fact = said.fact()
-    fact["detail"] = {name: value for name, value in (("event", said.event), ("data", shown)) if value}
-    fact["anomalies"] = (*said.anomalies, anomaly)
-    room = text(said.data.get("roomId"))
-    return Unknown(**fact, place=said.place() if room else None, subject_id=room)
+    shown = {
+        name: value
+        for name, value in as_object(without_secrets(context.data)).items()
+        if not isinstance(value, dict | list)
+    }
+    fact = context.fact()
+    fact["detail"] = {name: value for name, value in (("event", context.name), ("data", shown)) if value}
+    fact["anomalies"] = (*context.anomalies, anomaly)
+    room = as_text(context.data.get("roomId"))
+    return Unknown(**fact, place=context.session_ref() if room else None, subject_id=room)
 
 
-def _meeting_detail(said: EventContext) -> dict[str, Any]:
-    return picked(said.data, "status", "meetingEndAction", "owner", "config")
+def _meeting_detail(context: EventContext) -> dict[str, Any]:
+    return pick_fields(context.data, "status", "meetingEndAction", "owner", "config")
 
 
-def _meeting_started(said: EventContext) -> tuple[Fact, ...]:
-    fact = said.fact(**_meeting_detail(said))
-    return (SessionStarted(**fact, place=said.place(starts_at=said.at), started_at=said.at),)
+def _meeting_started(context: EventContext) -> tuple[Fact, ...]:
+    fact = context.fact(**_meeting_detail(context))
+    return (SessionStarted(**fact, place=context.session_ref(starts_at=context.at), started_at=context.at),)
 
 
-def _meeting_ended(said: EventContext) -> tuple[Fact, ...]:
+def _meeting_ended(context: EventContext) -> tuple[Fact, ...]:
     # `status` is no help: with the end action "delete" it still says active_meeting (handleRoomFinished).
-    told_why = text(said.data.get("reason")) or text(said.data.get("cause"))
-    reason: EndReason = "normal" if told_why is None else "timeout" if told_why == "max_duration_reached" else "unknown"
-    fact = said.fact(**_meeting_detail(said))
-    return (SessionEnded(**fact, place=said.place(ends_at=said.at), reason=reason, vendor_reason=told_why),)
+    vendor_reason = as_text(context.data.get("reason")) or as_text(context.data.get("cause"))
+    reason: EndReason = (
+        "normal" if vendor_reason is None else "timeout" if vendor_reason == "max_duration_reached" else "unknown"
+    )
+    fact = context.fact(**_meeting_detail(context))
+    return (
+        SessionEnded(**fact, place=context.session_ref(ends_at=context.at), reason=reason, vendor_reason=vendor_reason),
+    )
 
 
-def _participant(said: EventContext) -> tuple[dict[str, Any], str, Micros | None, SessionRef]:
+def _participant(context: EventContext) -> tuple[dict[str, Any], str, Micros | None, SessionRef]:
     """(participant, identity, joinDate, place). joinDate 0 means the backend did not know it."""
-    person = fields(said.data.get("participant"))
-    identity = text(person.get("participantIdentity"))
+    person = as_object(context.data.get("participant"))
+    identity = as_text(person.get("participantIdentity"))
     if identity is None:
         raise FieldMissing("data.participant.participantIdentity is missing")
     joined = micros(person.get("joinDate"))
-    return person, identity, joined, said.place(joined, ids=())
+    return person, identity, joined, context.session_ref(joined, ids=())
 
 
 def _connection(person: dict[str, Any], identity: str, joined: Micros | None) -> dict[str, Any]:
-    name = text(person.get("participantName"))
+    name = as_text(person.get("participantName"))
     return {
         "connection": identity, "identity": identity, "name": name, "keyed_by_join": True, "joined_at": joined,
     }  # fmt: skip
 
 
-def _participant_joined(said: EventContext) -> tuple[Fact, ...]:
-    person, identity, joined, place = _participant(said)
-    fact = said.fact(joined, **picked(person, "role", "externalId", "metadata"))
+def _participant_joined(context: EventContext) -> tuple[Fact, ...]:
+    person, identity, joined, place = _participant(context)
+    fact = context.fact(joined, **pick_fields(person, "role", "externalId", "metadata"))
     return (ParticipantJoined(**fact, place=place, **_connection(person, identity, joined)),)
 
 
-def _participant_left(said: EventContext) -> tuple[Fact, ...]:
-    person, identity, joined, place = _participant(said)
-    told_why = text(person.get("leaveReason"))
-    fact = said.fact(micros(person.get("leaveDate")), **picked(person, "role", "externalId", "metadata"))
-    reason = _LEAVE_REASONS.get(told_why or "", "unknown")
+def _participant_left(context: EventContext) -> tuple[Fact, ...]:
+    person, identity, joined, place = _participant(context)
+    vendor_reason = as_text(person.get("leaveReason"))
+    fact = context.fact(micros(person.get("leaveDate")), **pick_fields(person, "role", "externalId", "metadata"))
+    reason = _LEAVE_REASONS.get(vendor_reason or "", "unknown")
     who = _connection(person, identity, joined)
-    return (ParticipantLeft(**fact, place=place, **who, reason=reason, vendor_reason=told_why),)
+    return (ParticipantLeft(**fact, place=place, **who, reason=reason, vendor_reason=vendor_reason),)
 
 
-def _participant_changed(said: EventContext) -> tuple[Fact, ...]:
+def _participant_changed(context: EventContext) -> tuple[Fact, ...]:
     """A role or a raised hand: we know the event, there is no kind of its own for it, so it is no anomaly."""
-    person, identity, _, place = _participant(said)
-    fact = said.fact(event=said.event, participant=kept(person), **picked(said.data, "origin"))
+    person, identity, _, place = _participant(context)
+    fact = context.fact(event=context.name, participant=without_secrets(person), **pick_fields(context.data, "origin"))
     return (Unknown(**fact, place=place, actor=identity, subject_type="participant", subject_id=identity),)
 
 
-def _recording(said: EventContext) -> tuple[Fact, ...]:
-    data = said.data
-    recording = text(data.get("recordingId"))
+def _recording(context: EventContext) -> tuple[Fact, ...]:
+    data = context.data
+    recording = as_text(data.get("recordingId"))
     if recording is None:
         raise FieldMissing("data.recordingId is missing")
-    status = text(data.get("status"))
+    status = as_text(data.get("status"))
     word = (status or "").lower()
     started, stopped = micros(data.get("startDate")), micros(data.get("endDate"))
-    steps, reason = _recording_steps(said.event, word, has_stop=stopped is not None)
+    steps, reason = _recording_steps(context.name, word, has_stop=stopped is not None)
     is_over = steps[0] not in (RecordingStarted, RecordingProcessing)
     egress = _in_recording_id(recording, 1)
     ids = (("recordingId", recording), *((("egress_id", egress),) if egress else ()))
-    detail = picked(data, "layout", "encoding", "filename", "errorCode", "error", "details")
+    detail = pick_fields(data, "layout", "encoding", "filename", "errorCode", "error", "details")
     about: dict[str, Any] = {
         # Without a startDate (≥ 3.9: `starting`, and what never recorded) the recording's other events may know one.
-        "place": said.place(started, anchor=recording, ids=ids),
+        "place": context.session_ref(started, anchor=recording, ids=ids),
         "recording": recording,
         "status": status,
         "started_at": started,
@@ -265,12 +273,14 @@ def _recording(said: EventContext) -> tuple[Fact, ...]:
         about |= {
             "stopped_at": stopped,
             "duration_ms": _milliseconds(data.get("duration")),
-            "size_bytes": count(data.get("size")),
+            "size_bytes": as_count(data.get("size")),
             "reason": reason,
-            "vendor_reason": text(detail.get("error")) or text(detail.get("details")),
+            "vendor_reason": as_text(detail.get("error")) or as_text(detail.get("details")),
         }
     # Media stopped at endDate; what became of the file is known when it is told.
-    return tuple(step(**said.fact(stopped if step is RecordingStopped else None, **detail), **about) for step in steps)
+    return tuple(
+        step(**context.fact(stopped if step is RecordingStopped else None, **detail), **about) for step in steps
+    )
 
 
 def _recording_steps(event: str, word: str, *, has_stop: bool) -> tuple[tuple[type[RecordingFact], ...], EndReason]:
@@ -300,8 +310,8 @@ def _in_recording_id(recording: str | None, part: int) -> str | None:
     return parts[part] or None if len(parts) == 3 else None
 
 
-def _test(said: EventContext) -> tuple[Fact, ...]:
-    return (Test(**said.fact(**picked(said.data, "message")), subject_type="source"),)
+def _test(context: EventContext) -> tuple[Fact, ...]:
+    return (Test(**context.fact(**pick_fields(context.data, "message")), subject_type="source"),)
 
 
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {

@@ -79,35 +79,35 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     it. `created` is `room.creation_time`: plugNmeet's in its own events, LiveKit's in relayed ones. Times in µs.
     """
 
-    event: str
+    name: str
     message: Message
     at: Micros
-    own: Micros | None
-    created: Micros | None
+    created_at: Micros | None
+    room_created_at: Micros | None
     run: str | None
     room: str | None
-    name: str | None
+    room_title: str | None
     metadata: Message
     anomalies: tuple[tuple[str, str], ...]
 
     def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
         """The arguments every fact takes. `at`: a moment the event states more finely than `created_at`."""
-        ours = at is None and self.own is None
+        is_receiver_time = at is None and self.created_at is None
         return {
             "at": self.at if at is None else at,
-            "clock": "receiver" if ours else "server",
-            "precision": "us" if ours else precision,
-            "detail": protojson.others(self.message, _KNOWN) | protojson.present(**detail),
+            "clock": "receiver" if is_receiver_time else "server",
+            "precision": "us" if is_receiver_time else precision,
+            "detail": protojson.unknown_fields(self.message, _KNOWN) | protojson.drop_empty(**detail),
             "anomalies": self.anomalies,
         }
 
     def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
         """`fact` for the end of what began at `start`: `created_at` is cut to the second, an end never precedes its start."""
-        if start is not None and self.own is not None and self.own < start < self.own + _SECOND:
+        if start is not None and self.created_at is not None and self.created_at < start < self.created_at + _SECOND:
             return self.fact(start, "s", **detail)
         return self.fact(**detail)
 
-    def place(
+    def session_ref(
         self, at: Micros | None = None, *, starts_at: Micros | None = None, ends_at: Micros | None = None
     ) -> SessionRef | None:
         """Where this belongs; None when the event names no room."""
@@ -118,7 +118,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             at=self.at if at is None else at,
             run=self.run,
             room=self.room,
-            room_name=self.name,
+            room_name=self.room_title,
             starts_at=starts_at,
             ends_at=ends_at,
             ids=tuple((name, value) for name, value in named.items() if value is not None),
@@ -126,19 +126,19 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
 
     def unknown(self) -> tuple[Fact, ...]:
         """An event of a later version, or one without a name: kept, shown raw."""
-        if not self.event:
+        if not self.name:
             return self.unread("the body names no event")
-        return self._raw("unknown_event", self.event)
+        return self._raw("unknown_event", self.name)
 
     def unread(self, why: str) -> tuple[Fact, ...]:
         """An event that lacks what it is about: kept, shown raw."""
         return self._raw("unreadable", why)
 
     def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
-        fact = self.fact(event=self.event)
-        fact["detail"] |= protojson.others(self.message, _SAID)
+        fact = self.fact(event=self.name)
+        fact["detail"] |= protojson.unknown_fields(self.message, _SAID)
         fact["anomalies"] = (*self.anomalies, (anomaly, why))
-        return (Unknown(**fact, place=self.place()),)
+        return (Unknown(**fact, place=self.session_ref()),)
 
 
 def event_name(message: Message) -> str:
@@ -148,21 +148,21 @@ def event_name(message: Message) -> str:
 
 def event_context(message: Message, received_at: Micros) -> EventContext:
     """What any event says. `received_at` (µs) stands in where it tells no time (before 2024-04-23)."""
-    room = message.message("room")
+    room = message.object("room")
     metadata = _metadata(room)
     own = message.moment("created_at", "s")
     dropped = message.whole("num_dropped") or 0
     return EventContext(
-        event=event_name(message),
+        name=event_name(message),
         message=message,
         at=received_at if own is None else own,
-        own=own,
+        created_at=own,
         # LiveKit sends a minimal room with tracks, so that plugNmeet writes "0" there: absent.
-        created=room.moment("creation_time_ms", "ms") or room.moment("creation_time", "s"),
+        room_created_at=room.moment("creation_time_ms", "ms") or room.moment("creation_time", "s"),
         run=room.text("sid"),
         room=room.text("room_id"),
         # `room.name` is in the documentation only; the title is what people call the room.
-        name=room.text("name") or metadata.text("room_title"),
+        room_title=room.text("name") or metadata.text("room_title"),
         metadata=metadata,
         anomalies=(("number_mismatch", f"sender reports {dropped} dropped webhooks"),) if dropped > 0 else (),
     )
@@ -170,44 +170,50 @@ def event_context(message: Message, received_at: Micros) -> EventContext:
 
 def _metadata(room: Message) -> Message:
     """`room.metadata`, a JSON text; it may hold an encryption key, a SIP pin and links, so fields are picked one by one."""
-    value = protojson.parsed(room.text("metadata"))
+    value = protojson.parse_nested(room.text("metadata"))
     return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else Message({})
 
 
-def _room_detail(said: EventContext) -> dict[str, Any]:
-    given = said.metadata.value("extra_data")
-    inner = protojson.parsed(given) if isinstance(given, str) else None
+def _room_detail(context: EventContext) -> dict[str, Any]:
+    given = context.metadata.value("extra_data")
+    inner = protojson.parse_nested(given) if isinstance(given, str) else None
     return {
-        "parent_room_id": said.metadata.text("parent_room_id"),
-        "is_breakout_room": said.metadata.flag("is_breakout_room") or None,
-        "extra_data": protojson.displayable(inner if isinstance(inner, dict | list) else given),
+        "parent_room_id": context.metadata.text("parent_room_id"),
+        "is_breakout_room": context.metadata.flag("is_breakout_room") or None,
+        "extra_data": protojson.clean_value(inner if isinstance(inner, dict | list) else given),
     }
 
 
-def room_created(said: EventContext) -> tuple[Fact, ...]:
+def room_created(context: EventContext) -> tuple[Fact, ...]:
     """The run exists, says plugNmeet itself, nobody need ever join it."""
-    created = said.created or said.at
-    place = said.place(created, starts_at=said.created or said.own)
-    return (SessionCreated(**said.fact(said.created, **_room_detail(said)), place=place, started_at=created),)
+    created = context.room_created_at or context.at
+    place = context.session_ref(created, starts_at=context.room_created_at or context.created_at)
+    return (
+        SessionCreated(
+            **context.fact(context.room_created_at, **_room_detail(context)), place=place, started_at=created
+        ),
+    )
 
 
-def room_started(said: EventContext) -> tuple[Fact, ...]:
+def room_started(context: EventContext) -> tuple[Fact, ...]:
     """LiveKit's room began, or was announced again: told apart by the event alone, so that order cannot matter."""
-    created = said.created or said.at
-    detail = _room_detail(said)
+    created = context.room_created_at or context.at
+    detail = _room_detail(context)
     # Up to 1.6 plugNmeet made LiveKit's room, whose `RM_…` sid it used, ahead of the first join (room_auth.go:131).
-    early = (said.run or "").startswith("RM_")
-    if said.own is not None and said.own - created > _RESUMED_AFTER and not early:
-        return (SessionResumed(**said.fact(**detail), place=said.place(starts_at=created), started_at=created),)
-    place = said.place(created, starts_at=said.created or said.own)
-    return (SessionStarted(**said.fact(said.created, **detail), place=place, started_at=created),)
+    early = (context.run or "").startswith("RM_")
+    if context.created_at is not None and context.created_at - created > _RESUMED_AFTER and not early:
+        return (
+            SessionResumed(**context.fact(**detail), place=context.session_ref(starts_at=created), started_at=created),
+        )
+    place = context.session_ref(created, starts_at=context.room_created_at or context.created_at)
+    return (SessionStarted(**context.fact(context.room_created_at, **detail), place=place, started_at=created),)
 
 
-def room_ended(said: EventContext) -> tuple[Fact, ...]:
+def room_ended(context: EventContext) -> tuple[Fact, ...]:
     """By `session_ended` (plugNmeet) or `room_finished` (LiveKit): the same end, told by two. Neither says why."""
-    fact = said.end(said.created, event=said.event, **_room_detail(said))
-    place = said.place(starts_at=said.created, ends_at=fact["at"])
-    return (SessionEnded(**fact, place=place, started_at=said.created, reason="unknown"),)
+    fact = context.end(context.room_created_at, event=context.name, **_room_detail(context))
+    place = context.session_ref(starts_at=context.room_created_at, ends_at=fact["at"])
+    return (SessionEnded(**fact, place=place, started_at=context.room_created_at, reason="unknown"),)
 
 
 def _identity(person: Message) -> str | None:
@@ -223,17 +229,21 @@ def _person_kind(person: Message) -> str:
     return _BOTS.get(identity) or by_prefix or livekit_protocol.person_kind(person)
 
 
-def participant(said: EventContext) -> tuple[Fact, ...]:
+def participant(context: EventContext) -> tuple[Fact, ...]:
     """A join or a leave; the leave states its join."""
-    person = said.message.message("participant")
+    person = context.message.object("participant")
     connection = person.text("sid")
     if connection is None:
-        return said.unread(f"{said.event} without participant.sid")
+        return context.unread(f"{context.name} without participant.sid")
     joined = livekit_protocol.joined_at(person)
     joined_at = joined[0] if joined else None
-    first = joined_at is not None and said.created is not None and 0 <= joined_at - said.created <= _FIRST_JOIN_WITHIN
+    first = (
+        joined_at is not None
+        and context.room_created_at is not None
+        and 0 <= joined_at - context.room_created_at <= _FIRST_JOIN_WITHIN
+    )
     about: dict[str, Any] = {
-        "place": said.place(joined_at, starts_at=said.created if first else None),
+        "place": context.session_ref(joined_at, starts_at=context.room_created_at if first else None),
         "connection": connection,
         "identity": _identity(person),
         "name": person.text("name"),
@@ -241,30 +251,30 @@ def participant(said: EventContext) -> tuple[Fact, ...]:
         "joined_at": joined_at,
     }
     detail = livekit_protocol.person_detail(person)
-    if said.event == "participant_joined":
+    if context.name == "participant_joined":
         # Sent when the connection became active, which `created_at` tells to the second and only after queueing.
         at, precision = joined or (None, "s")
-        return (ParticipantJoined(**said.fact(at, precision, **detail), **about),)
-    reason, theirs = livekit_protocol.disconnected(person)
-    return (ParticipantLeft(**said.end(joined_at, **detail), **about, reason=reason, vendor_reason=theirs),)
+        return (ParticipantJoined(**context.fact(at, precision, **detail), **about),)
+    reason, vendor_reason = livekit_protocol.disconnect_reason(person)
+    return (ParticipantLeft(**context.end(joined_at, **detail), **about, reason=reason, vendor_reason=vendor_reason),)
 
 
-def track(said: EventContext) -> tuple[Fact, ...]:
+def track(context: EventContext) -> tuple[Fact, ...]:
     """A track published or gone; the person is told by sid and identity only."""
-    found, person = said.message.message("track"), said.message.message("participant")
+    found, person = context.message.object("track"), context.message.object("participant")
     stream = found.text("sid")
     if stream is None:
-        return said.unread(f"{said.event} without track.sid")
+        return context.unread(f"{context.name} without track.sid")
     about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": _identity(person)}
     about |= livekit_protocol.track_media(found)
     detail = livekit_protocol.track_detail(found)
     # When the track was last changed: its publication, unless it was changed since.
-    fine = found.message("version").moment("unix_micro", "us")
-    if said.event == "track_unpublished":
-        return (StreamUnpublished(**said.end(fine, **detail), **about, place=said.place()),)
-    if fine is None or said.own is None or abs(fine - said.own) > _FINER_WITHIN:
-        return (StreamPublished(**said.fact(**detail), **about, place=said.place()),)
-    return (StreamPublished(**said.fact(fine, "us", **detail), **about, place=said.place(fine)),)
+    fine = found.object("version").moment("unix_micro", "us")
+    if context.name == "track_unpublished":
+        return (StreamUnpublished(**context.end(fine, **detail), **about, place=context.session_ref()),)
+    if fine is None or context.created_at is None or abs(fine - context.created_at) > _FINER_WITHIN:
+        return (StreamPublished(**context.fact(**detail), **about, place=context.session_ref()),)
+    return (StreamPublished(**context.fact(fine, "us", **detail), **about, place=context.session_ref(fine)),)
 
 
 _SUCCESS = "success"
@@ -285,7 +295,7 @@ _USAGES = ("token_usage", "duration_usage", "character_count_usage")
 def _failure(info: Message) -> str | None:
     """What went wrong, in the recorder's words; None for a success, and where it says nothing."""
     message = info.text("recorder_msg")
-    return None if message is None or message.strip().lower() == _SUCCESS else protojson.masked(message)
+    return None if message is None or message.strip().lower() == _SUCCESS else protojson.mask_addresses(message)
 
 
 def _reason(info: Message) -> EndReason:
@@ -294,22 +304,24 @@ def _reason(info: Message) -> EndReason:
     return "normal" if info.text("recorder_msg") else "unknown"
 
 
-def recorded(said: EventContext) -> tuple[Fact, ...]:
+def recorded(context: EventContext) -> tuple[Fact, ...]:
     """A step of a recording."""
-    info = said.message.message("recording_info")
+    info = context.message.object("recording_info")
     name = info.text("record_id")
     if name is None:
-        return said.unread(f"{said.event} without recording_info.record_id")
+        return context.unread(f"{context.name} without recording_info.record_id")
     failure = _failure(info)
-    base = said.fact(recorder_id=info.text("recorder_id"), recorder_msg=protojson.masked(info.text("recorder_msg")))
-    about: dict[str, Any] = {"place": said.place(), "recording": name}
-    if said.event == "start_recording":
+    base = context.fact(
+        recorder_id=info.text("recorder_id"), recorder_msg=protojson.mask_addresses(info.text("recorder_msg"))
+    )
+    about: dict[str, Any] = {"place": context.session_ref(), "recording": name}
+    if context.name == "start_recording":
         return (RecordingStarted(**base, **about),)
-    if said.event == "recording_proceeded":
-        made: dict[str, Any] = {"url": protojson.masked_query(info.text("file_path")), "size_bytes": _size(info)}
+    if context.name == "recording_proceeded":
+        made: dict[str, Any] = {"url": protojson.strip_query(info.text("file_path")), "size_bytes": _size(info)}
         return (RecordingReady(**base, **about, **made),)
     failed = RecordingFailed(**(base | {"anomalies": ()}), **about, reason="server_failure", vendor_reason=failure)
-    if said.event == "end_recording":
+    if context.name == "end_recording":
         stopped = RecordingStopped(**base, **about, reason=_reason(info), vendor_reason=failure)
         return (stopped,) if failure is None else (stopped, failed)
     return (RecordingProcessing(**base, **about),) if failure is None else (failed,)
@@ -323,34 +335,40 @@ def _size(info: Message) -> int | None:
     return round(size * _BYTES_A_MB)
 
 
-def broadcast(said: EventContext) -> tuple[Fact, ...]:
+def broadcast(context: EventContext) -> tuple[Fact, ...]:
     """RTMP to the outside; the address (it ends in a stream key) is never told, nor shown where an error repeats it."""
-    info = said.message.message("recording_info")
+    info = context.message.object("recording_info")
     activity = info.text("record_id")
     if activity is None:
-        return said.unread(f"{said.event} without recording_info.record_id")
-    base = said.fact(recorder_id=info.text("recorder_id"), recorder_msg=protojson.masked(info.text("recorder_msg")))
-    about: dict[str, Any] = {"place": said.place(), "activity": activity}
-    if said.event == "start_rtmp":
+        return context.unread(f"{context.name} without recording_info.record_id")
+    base = context.fact(
+        recorder_id=info.text("recorder_id"), recorder_msg=protojson.mask_addresses(info.text("recorder_msg"))
+    )
+    about: dict[str, Any] = {"place": context.session_ref(), "activity": activity}
+    if context.name == "start_rtmp":
         return (BroadcastStarted(**base, **about),)
     return (BroadcastStopped(**base, **about, reason=_reason(info), vendor_reason=_failure(info)),)
 
 
-def transcription(said: EventContext) -> tuple[Fact, ...]:
+def transcription(context: EventContext) -> tuple[Fact, ...]:
     """Speech to text of one person (up to 2.0). The end states its length in whole seconds, none when it was under one."""
-    speech = said.message.message("speech_service")
+    speech = context.message.object("speech_service")
     person = speech.text("user_id")
     if person is None:
-        return said.unread(f"{said.event} without speech_service.user_id")
+        return context.unread(f"{context.name} without speech_service.user_id")
     about: dict[str, Any] = {"activity": person, "identity": person}
-    if said.event == "speech_to_text_session_started":
-        return (TranscriptionStarted(**said.fact(), **about, place=said.place()),)
+    if context.name == "speech_to_text_session_started":
+        return (TranscriptionStarted(**context.fact(), **about, place=context.session_ref()),)
     usage = _seconds(speech)
     # redis/speech_to_text.go:71-89 (v2.0.0): the seconds since this person's last start.
-    lasted = usage * 1_000_000 if usage and said.own is not None else None
-    started_at = said.at - lasted if lasted is not None and lasted < said.at else None
-    fact = said.fact(total_usage_s=usage)
-    return (TranscriptionEnded(**fact, **about, place=said.place(started_at), started_at=started_at, reason="unknown"),)
+    lasted = usage * 1_000_000 if usage and context.created_at is not None else None
+    started_at = context.at - lasted if lasted is not None and lasted < context.at else None
+    fact = context.fact(total_usage_s=usage)
+    return (
+        TranscriptionEnded(
+            **fact, **about, place=context.session_ref(started_at), started_at=started_at, reason="unknown"
+        ),
+    )
 
 
 def _seconds(speech: Message) -> int | None:
@@ -358,22 +376,26 @@ def _seconds(speech: Message) -> int | None:
     return usage if usage is not None and 0 < usage < _LARGEST else None
 
 
-def transcription_usage(said: EventContext) -> tuple[Fact, ...]:
+def transcription_usage(context: EventContext) -> tuple[Fact, ...]:
     """What the whole run used, sent after its end."""
-    usage = _seconds(said.message.message("speech_service"))
-    return (TranscriptionUsage(**said.fact(total_usage_s=usage), place=said.place(), subject_type="transcription"),)
+    usage = _seconds(context.message.object("speech_service"))
+    return (
+        TranscriptionUsage(
+            **context.fact(total_usage_s=usage), place=context.session_ref(), subject_type="transcription"
+        ),
+    )
 
 
-def artifact(said: EventContext) -> tuple[Fact, ...]:
+def artifact(context: EventContext) -> tuple[Fact, ...]:
     """A file made from the call, or what making it used."""
-    made = said.message.message("room_artifact")
-    about = made.message("metadata")
-    file, job, user = about.message("file_info"), about.message("provider_job_info"), about.message("user_info")
+    made = context.message.object("room_artifact")
+    about = made.object("metadata")
+    file, job, user = about.object("file_info"), about.object("provider_job_info"), about.object("user_info")
     size = file.whole("file_size")
-    usage = {name: protojson.displayable(dict(found.fields)) for name in _USAGES if (found := about.message(name))}
-    fact = said.fact(
+    usage = {name: protojson.clean_value(dict(found.fields)) for name in _USAGES if (found := about.object(name))}
+    fact = context.fact(
         type=made.enum("type", *_ARTIFACTS) or _ARTIFACTS[0],
-        file_path=protojson.masked_query(file.text("file_path")),
+        file_path=protojson.strip_query(file.text("file_path")),
         size_bytes=size if size and size > 0 else None,
         mime_type=file.text("mime_type"),
         job_id=job.text("job_id"),
@@ -382,28 +404,28 @@ def artifact(said: EventContext) -> tuple[Fact, ...]:
         **usage,
     )
     subject: dict[str, Any] = {"subject_type": "artifact", "subject_id": made.text("artifact_id")}
-    return (ArtifactCreated(**fact, **subject, place=said.place(), actor=user.text("user_id")),)
+    return (ArtifactCreated(**fact, **subject, place=context.session_ref(), actor=user.text("user_id")),)
 
 
-def analytics(said: EventContext) -> tuple[Fact, ...]:
+def analytics(context: EventContext) -> tuple[Fact, ...]:
     """The analytics file exists, about 50 s after the end; since 2.0 `file_id` is the artifact's id."""
-    file_id = said.message.message("analytics").text("file_id")
-    return (AnalyticsReady(**said.fact(), subject_type="artifact", subject_id=file_id, place=said.place()),)
+    file_id = context.message.object("analytics").text("file_id")
+    return (AnalyticsReady(**context.fact(), subject_type="artifact", subject_id=file_id, place=context.session_ref()),)
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
     """What a plugNmeet webhook means. Never raises."""
-    message = protojson.read(record.body)
+    message = protojson.read_message(record.body)
     if message is None:
         unreadable = (("unreadable", "the body is no JSON object"),)
         return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    said = event_context(message, record.received_at)
-    reader = _READERS.get(said.event)
+    context = event_context(message, record.received_at)
+    reader = _READERS.get(context.name)
     if reader is None:
-        return said.unknown()
-    if said.run is None and said.room is None:
-        return said.unread(f"{said.event} without room")
-    return reader(said)
+        return context.unknown()
+    if context.run is None and context.room is None:
+        return context.unread(f"{context.name} without room")
+    return reader(context)
 
 
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {

@@ -51,7 +51,7 @@ class PlugnmeetSource:
         return self._named(body, received_at, "import", proof)
 
     def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
-        message = protojson.read(body) or Message({})
+        message = protojson.read_message(body) or Message({})
         event, event_id = event_name(message), message.text("id")
         return Verified(
             source=self.name,

@@ -32,15 +32,15 @@ from tracker.domain.facts import (
     Unknown,
 )
 from tracker.sources.json_reading import (
-    LAST,
+    MAX_TIME,
     BodyUnreadable,
-    count,
+    as_count,
     event_name,
-    fields,
-    picked,
-    proof_of,
+    as_object,
+    pick_fields,
+    read_proof,
     read_object,
-    text,
+    as_text,
 )
 
 
@@ -64,15 +64,15 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     rid: str | None
     received_at: Micros
 
-    def of(self, *names: str) -> str | None:
+    def first_text(self, *names: str) -> str | None:
         """The first of these fields that holds text, in `data` before the body itself."""
-        found = (text(where.get(name)) for where in (self.data, self.body) for name in names)
+        found = (as_text(where.get(name)) for where in (self.data, self.body) for name in names)
         return next((value for value in found if value is not None), None)
 
     @property
     def run(self) -> str | None:
         """The agent's session: `session_id`, else the hint. A supervisor's messages have a session of their own."""
-        return self.of("session_id") or self.sid
+        return self.first_text("session_id") or self.sid
 
     def fact(self, at: Micros | None = None, anomalies: Anomalies = (), **detail: Any) -> dict[str, Any]:
         """The arguments every fact takes: at `at` (µs) by their clock, or by ours when they state no time."""
@@ -80,11 +80,11 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             "at": self.received_at if at is None else at,
             "clock": "receiver" if at is None else "server",
             "precision": "us" if at is None or at % 1000 else "ms",
-            "detail": picked(self.body, "msg") | detail,
+            "detail": pick_fields(self.body, "msg") | detail,
             "anomalies": anomalies,
         }
 
-    def place(self, at: Micros | None, run: str | None, client: str | None, **more: Any) -> SessionRef:
+    def session_ref(self, at: Micros | None, run: str | None, client: str | None, **more: Any) -> SessionRef:
         """The session `run` of `client`; `more` are further arguments and `rec_id`. Raises `FieldMissing`."""
         if run is None and client is None:
             raise FieldMissing("client_id is missing, and sid names no session")
@@ -107,24 +107,24 @@ def interpret(record: Record) -> tuple[Fact, ...]:
         body, problem = read_object(record.body), None
     except BodyUnreadable as why:
         body, problem = {}, str(why)
-    hints = proof_of(record)
-    said = EventContext(
+    hints = read_proof(record)
+    context = EventContext(
         name=name_of(body),
         body=body,
-        data=fields(body.get("data")),
-        sid=text(hints.get("sid")),
-        rid=text(hints.get("rid")),
+        data=as_object(body.get("data")),
+        sid=as_text(hints.get("sid")),
+        rid=as_text(hints.get("rid")),
         received_at=record.received_at,
     )
-    if problem is not None or not said.name:
-        return (_raw(said, ("unreadable", problem or "neither status nor type")),)
+    if problem is not None or not context.name:
+        return (_raw(context, ("unreadable", problem or "neither status nor type")),)
     try:
-        reader = _READERS.get(said.name)
-        return reader(said) if reader is not None else (_raw(said, ("unknown_event", said.name)),)
+        reader = _READERS.get(context.name)
+        return reader(context) if reader is not None else (_raw(context, ("unknown_event", context.name)),)
     except FieldMissing as missing:
-        return (_raw(said, ("unreadable", str(missing))),)
+        return (_raw(context, ("unreadable", str(missing))),)
     except Exception as error:
-        return (_raw(said, ("unreadable", f"unforeseen {type(error).__name__}")),)
+        return (_raw(context, ("unreadable", f"unforeseen {type(error).__name__}")),)
 
 
 def name_of(body: dict[str, Any]) -> str:
@@ -144,43 +144,43 @@ def moment(value: object) -> Micros | None:
         at = (datetime.fromisoformat(value.upper()) - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, OverflowError):
         return None
-    return at if 0 < at < LAST else None
+    return at if 0 < at < MAX_TIME else None
 
 
-def _raw(said: EventContext, *anomalies: tuple[str, str]) -> Unknown:
+def _raw(context: EventContext, *anomalies: tuple[str, str]) -> Unknown:
     """The message without a reading: its name only, because an SDP, a webhook_url or a guest token is a secret.
 
     Only `sid` places it: the session_id of an unread message may be a supervisor's, which is no session of an agent.
     """
-    place = None if said.sid is None else said.place(None, said.sid, None)
-    fact = said.fact(anomalies=anomalies)
-    fact["detail"] = {"event": said.name} if said.name else {}
-    return Unknown(**fact, place=place, subject_id=said.sid)
+    place = None if context.sid is None else context.session_ref(None, context.sid, None)
+    fact = context.fact(anomalies=anomalies)
+    fact["detail"] = {"event": context.name} if context.name else {}
+    return Unknown(**fact, place=place, subject_id=context.sid)
 
 
-def _recording(said: EventContext, at: Micros | None = None) -> dict[str, Any]:
+def _recording(context: EventContext, at: Micros | None = None) -> dict[str, Any]:
     """Which recording, begun `at` (µs) where that is stated: `rec_id`, else the hint `rid`.
 
     Where there is neither, the name is made up of session (or client) and time: `projections` finds the one meant.
     """
-    rec_id, rid, client = said.of("rec_id", "recording_id"), said.rid, said.of("client_id")
-    told: dict[str, Any] = {"status": said.name}
+    rec_id, rid, client = context.first_text("rec_id", "recording_id"), context.rid, context.first_text("client_id")
+    told: dict[str, Any] = {"status": context.name}
     if rec_id is not None:
         told |= {"recording": rec_id, "alias": rid if rid != rec_id else None}
     elif rid is not None:
         told["recording"] = rid
     else:
-        owner = said.run or client
+        owner = context.run or client
         if owner is None:
             raise FieldMissing("rec_id, session_id and client_id are missing")
-        told |= {"recording": f"{owner}/{said.received_at // 1000}", "nameless": True}
+        told |= {"recording": f"{owner}/{context.received_at // 1000}", "nameless": True}
     anchor = None if "nameless" in told else told["recording"]
-    return told | {"place": said.place(at, said.run, client, anchor=anchor, rec_id=rec_id)}
+    return told | {"place": context.session_ref(at, context.run, client, anchor=anchor, rec_id=rec_id)}
 
 
-def _span(said: EventContext, start: str, stop: str) -> tuple[Micros | None, Micros | None, Anomalies]:
+def _span(context: EventContext, start: str, stop: str) -> tuple[Micros | None, Micros | None, Anomalies]:
     """Both ends as stated, and what is wrong with them."""
-    began, ended = moment(said.body.get(start)), moment(said.body.get(stop))
+    began, ended = moment(context.body.get(start)), moment(context.body.get(stop))
     anomalies = tuple(
         ("unreadable", f"{name} is no time") for name, value in ((start, began), (stop, ended)) if value is None
     )
@@ -189,113 +189,118 @@ def _span(said: EventContext, start: str, stop: str) -> tuple[Micros | None, Mic
     return began, ended, anomalies
 
 
-def _upload_ready(said: EventContext) -> tuple[Fact, ...]:
-    began, ended, anomalies = _span(said, "recording_started_at", "recording_stopped_at")
-    told: dict[str, Any] = _recording(said, began or ended)
+def _upload_ready(context: EventContext) -> tuple[Fact, ...]:
+    began, ended, anomalies = _span(context, "recording_started_at", "recording_stopped_at")
+    told: dict[str, Any] = _recording(context, began or ended)
     told |= {
         "started_at": began,
         "stopped_at": ended,
-        "duration_ms": count(said.body.get("recording_file_duration_ms")),
-        "size_bytes": count(said.body.get("recording_file_size_bytes")),
+        "duration_ms": as_count(context.body.get("recording_file_duration_ms")),
+        "size_bytes": as_count(context.body.get("recording_file_size_bytes")),
     }
     if began is None and ended is None:
-        return (RecordingUploaded(**said.fact(anomalies=anomalies), **told),)
+        return (RecordingUploaded(**context.fact(anomalies=anomalies), **told),)
     frames: dict[str, Any] = {
-        "first_frame_at": moment(said.body.get("recording_first_frame_written_at")),
+        "first_frame_at": moment(context.body.get("recording_first_frame_written_at")),
         # The client's clock (RTCP): shown, never compared with anything but itself.
-        "first_peerframe_at": moment(said.body.get("recording_first_peerframe_captured_at")),
+        "first_peerframe_at": moment(context.body.get("recording_first_peerframe_captured_at")),
     }
-    stopped = RecordingStopped(**said.fact(ended, anomalies), **told, **frames, reason="normal")
-    return (stopped, RecordingUploaded(**said.fact(), **told))
+    stopped = RecordingStopped(**context.fact(ended, anomalies), **told, **frames, reason="normal")
+    return (stopped, RecordingUploaded(**context.fact(), **told))
 
 
-def _upload_failed(said: EventContext) -> tuple[Fact, ...]:
+def _upload_failed(context: EventContext) -> tuple[Fact, ...]:
     # No time in it at all: the anchor lets it follow the recording's other messages.
-    told = _recording(said)
-    return (RecordingUploadFailed(**said.fact(), **told, http_status=count(said.body.get("upload_status_code"))),)
+    told = _recording(context)
+    return (
+        RecordingUploadFailed(**context.fact(), **told, http_status=as_count(context.body.get("upload_status_code"))),
+    )
 
 
-def _session_finished(said: EventContext) -> tuple[Fact, ...]:
-    began, ended, anomalies = _span(said, "started_at", "stopped_at")
+def _session_finished(context: EventContext) -> tuple[Fact, ...]:
+    began, ended, anomalies = _span(context, "started_at", "stopped_at")
     # rec_id is undocumented here and may be empty: it helps to find, it never names the session.
-    rec_id = said.of("rec_id")
-    place = said.place(
+    rec_id = context.first_text("rec_id")
+    place = context.session_ref(
         began or ended,
-        said.run,
-        said.of("client_id"),
+        context.run,
+        context.first_text("client_id"),
         starts_at=began,
-        ends_at=said.received_at if ended is None else ended,
+        ends_at=context.received_at if ended is None else ended,
         anchor=rec_id,
         rec_id=rec_id,
     )
-    return (SessionEnded(**said.fact(ended, anomalies), place=place, started_at=began, reason="normal"),)
+    return (SessionEnded(**context.fact(ended, anomalies), place=place, started_at=began, reason="normal"),)
 
 
-def _supervisor_session_finished(said: EventContext) -> tuple[Fact, ...]:
-    began, ended, anomalies = _span(said, "started_at", "stopped_at")
-    activity = said.of("supervisor_session_id")
+def _supervisor_session_finished(context: EventContext) -> tuple[Fact, ...]:
+    began, ended, anomalies = _span(context, "started_at", "stopped_at")
+    activity = context.first_text("supervisor_session_id")
     if activity is None:
         raise FieldMissing("supervisor_session_id is missing")
-    agent, run = said.of("agent_client_id"), said.of("agent_session_id") or _other_session(said, activity)
+    agent, run = (
+        context.first_text("agent_client_id"),
+        context.first_text("agent_session_id") or _other_session(context, activity),
+    )
     return (
         SupervisorSessionEnded(
-            **said.fact(ended, anomalies),
-            place=said.place(began or ended, run, agent, supervisor_session_id=activity),
+            **context.fact(ended, anomalies),
+            place=context.session_ref(began or ended, run, agent, supervisor_session_id=activity),
             activity=activity,
-            identity=said.of("supervisor_client_id"),
+            identity=context.first_text("supervisor_client_id"),
             started_at=began,
             reason="normal",
-            supervisor_client=said.of("supervisor_client_id"),
+            supervisor_client=context.first_text("supervisor_client_id"),
             agent_client=agent,
             agent_session=run,
         ),
     )
 
 
-def _session_start(said: EventContext) -> tuple[Fact, ...]:
-    place = said.place(None, said.run, said.of("client_id"), starts_at=said.received_at)
-    return (SessionStarted(**said.fact(**picked(said.data, "version")), place=place),)
+def _session_start(context: EventContext) -> tuple[Fact, ...]:
+    place = context.session_ref(None, context.run, context.first_text("client_id"), starts_at=context.received_at)
+    return (SessionStarted(**context.fact(**pick_fields(context.data, "version")), place=place),)
 
 
-def _recording_start(said: EventContext) -> tuple[Fact, ...]:
-    return (RecordingStarted(**said.fact(), **_recording(said)),)
+def _recording_start(context: EventContext) -> tuple[Fact, ...]:
+    return (RecordingStarted(**context.fact(), **_recording(context)),)
 
 
-def _recording_stop(said: EventContext) -> tuple[Fact, ...]:
-    told = _recording(said)
-    return (RecordingStopped(**said.fact(), **told, reason="normal"),)
+def _recording_stop(context: EventContext) -> tuple[Fact, ...]:
+    told = _recording(context)
+    return (RecordingStopped(**context.fact(), **told, reason="normal"),)
 
 
-def _supervisor_join_session(said: EventContext) -> tuple[Fact, ...]:
-    activity = said.of("session_id", "supervisor_session_id")
+def _supervisor_join_session(context: EventContext) -> tuple[Fact, ...]:
+    activity = context.first_text("session_id", "supervisor_session_id")
     if activity is None:
         raise FieldMissing("session_id is missing")
-    agent = said.of("client_id_to_monitor", "agent_client_id")
-    run = said.of("session_id_to_monitor", "agent_session_id") or _other_session(said, activity)
+    agent = context.first_text("client_id_to_monitor", "agent_client_id")
+    run = context.first_text("session_id_to_monitor", "agent_session_id") or _other_session(context, activity)
     is_placed = run is not None or agent is not None
     # Without either, its end will say whose session it was: the moment is kept in the timeline of all.
     anomalies: Anomalies = () if is_placed else (("unreadable", "session_id_to_monitor is missing"),)
     return (
         SupervisorSessionStarted(
-            **said.fact(anomalies=anomalies),
-            place=said.place(None, run, agent, supervisor_session_id=activity) if is_placed else None,
+            **context.fact(anomalies=anomalies),
+            place=context.session_ref(None, run, agent, supervisor_session_id=activity) if is_placed else None,
             activity=activity,
-            identity=said.of("client_id"),
-            supervisor_client=said.of("client_id"),
+            identity=context.first_text("client_id"),
+            supervisor_client=context.first_text("client_id"),
             agent_client=agent,
             agent_session=run,
         ),
     )
 
 
-def _other_session(said: EventContext, own: str) -> str | None:
+def _other_session(context: EventContext, own: str) -> str | None:
     """The hint, where it is not the supervisor's own session: then it is the one that is listened to."""
-    return said.sid if said.sid != own else None
+    return context.sid if context.sid != own else None
 
 
-def _no_kind(said: EventContext) -> tuple[Fact, ...]:
+def _no_kind(context: EventContext) -> tuple[Fact, ...]:
     """Signalling we know and have no kind for: no anomaly."""
-    return (_raw(said),)
+    return (_raw(context),)
 
 
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {

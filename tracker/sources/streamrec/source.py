@@ -15,8 +15,8 @@ from tracker.domain.deliveries import Delivery, Origin, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing
 from tracker.domain.facts import RunRules
 from tracker.sources.contract import SourceSettings
-from tracker.sources.json_reading import BodyUnreadable, read_object, text
-from tracker.sources.webhook_jwt import which_secret, encode_proof
+from tracker.sources.json_reading import BodyUnreadable, read_object, as_text
+from tracker.sources.webhook_jwt import matching_secret, encode_proof
 from tracker.sources.streamrec.events import name_of
 
 RULES = RunRules(
@@ -47,7 +47,7 @@ class StreamrecSource:
             raise SignatureMissing(
                 f"the address has no token: use /hooks/{self.name}/<token> as webhook_url of the realtime messages"
             )
-        key = which_secret(delivery.token, self._tokens)
+        key = matching_secret(delivery.token, self._tokens)
         if key is None:
             raise SignatureMismatch(
                 f"the token in the address is none of source {self.name};"
@@ -55,7 +55,7 @@ class StreamrecSource:
             )
         proof: dict[str, str | int] = {"scheme": "url_token", "key": key}
         for name in HINTS:
-            hint = text(delivery.query.get(name))
+            hint = as_text(delivery.query.get(name))
             if hint is not None and len(hint) <= _LONGEST_HINT and delivery.token not in hint:
                 proof[name] = hint
         return self._named(delivery.body, delivery.received_at, "webhook", proof)

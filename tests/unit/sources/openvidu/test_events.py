@@ -190,7 +190,7 @@ ANY_FIELDS = st.dictionaries(
 def test_the_canonical_text_is_written_as_python_always_wrote_it(fields: dict[str, Any]) -> None:
     # Keys are kept for ever: a faster way to write them has to write the same bytes.
     text = json.dumps(["filterEventDispatched", fields], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    event = Event(name="filterEventDispatched", inner=fields, is_json=True, value=fields)
+    event = Event(name="filterEventDispatched", fields=fields, is_json=True, value=fields)
     assert event.canonical == text.encode("utf-8", "surrogatepass")
 
 
