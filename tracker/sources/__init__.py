@@ -1,1 +1,1 @@
-"""The rooms of vendors: one file each, its words, its proof, its quirks."""
+"""The vendors: how each one proves its deliveries, and what its events mean. One folder a vendor."""

@@ -1,7 +1,7 @@
-"""JSON as senders write it: one object out of raw bytes, and what of it may be kept in a fact. Knows no vendor.
+"""Read the JSON object of a webhook's body, and make its values safe for facts. For all vendors.
 
-Two steps, because evidence and opinion differ: `read_object` refuses what cannot be read one way only (a key twice,
-`NaN`, absurd nesting); `kept` makes what was read safe to show and to encode.
+`read_object` refuses bodies that can be read in more than one way (a repeated key, `NaN`, deep nesting);
+`without_secrets` makes a value safe to show and to encode.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tracker.sources import plain_json
 
 
 MAX_TIME: Micros = 253_402_300_800_000_000
-"""The year 10000 in µs: no store or answer can hold a later time."""
+"""The year 10000, in µs: neither views nor answers can hold a later time."""
 
 MAX_DEPTH = 64
-"""Bodies nested deeper are unreadable: a fixed bound, so that the answer never depends on the caller's stack."""
+"""Bodies nested deeper are unreadable. The bound is fixed, so that the result never depends on the caller's stack."""
 
 _LONGEST_NUMBER = 100
-"""Digits; Python may refuse to print a longer one."""
+"""Digits; Python may refuse to print longer numbers."""
 
 _LONGEST_NAME = 200
 _LONGEST_CACHED = 64
@@ -34,8 +34,7 @@ _SECRET_KEY = re.compile(
     r"passw|secret|token|authorization|credential|url$|uri$|^access$|(?:api|stream|private|encryption|e2ee)_?key|^sdp$",
     re.IGNORECASE,
 )
-# A link may be a door: what follows the host (path, query) and what stands before it (user, password) is left out.
-# Inside text that is JSON itself, its slashes may be written `\/`.
+# A link may grant access: its path, query, user and password are cut. In text that is JSON itself, slashes may be written `\/`.
 _LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}):(?:\\?/){2}(?:[^/\s@\\]*@)?([^/\s?#\"'\\]*)[^\s\"']*")
 _SECRET_PARAMETER = re.compile(
     r"([?&](?:[\w-]*(?:secret|token|password|signature|api_?key)))=[^&\s\"']*", re.IGNORECASE
@@ -43,12 +42,12 @@ _SECRET_PARAMETER = re.compile(
 
 
 class BodyUnreadable(ValueError):
-    """The body is no JSON object that can be read in one way only; the message says why and never quotes it."""
+    """The body is not a JSON object, or can be read in more than one way. The message says why and never quotes the body."""
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object a body holds. Raises `BodyUnreadable`."""
-    value = plain_json.parse_unambiguous(body, deepest=MAX_DEPTH)
+    """The JSON object in a body. Raises `BodyUnreadable`."""
+    value = plain_json.parse_unambiguous(body, max_depth=MAX_DEPTH)
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     try:
@@ -62,14 +61,14 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def parse_strict(text: str, *, parse_float: Callable[[str], Any] | None = None) -> Any:
-    """The JSON value of a text whose numbers are finite, whose keys are unique and whose nesting is bounded.
+    """The JSON value of a text, with finite numbers, unique keys and bounded nesting.
 
-    `parse_float`: a reader's own way with numbers that are not whole. Raises `BodyUnreadable`.
+    `parse_float` converts numbers with a fraction or exponent. Raises `BodyUnreadable`.
     """
     try:
         value = json.loads(
             text,
-            parse_int=_whole, parse_float=parse_float or _real, parse_constant=_no_number, object_pairs_hook=_unique,
+            parse_int=_parse_int, parse_float=parse_float or _parse_float, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs,
         )  # fmt: skip
     except json.JSONDecodeError as error:
         raise BodyUnreadable(f"not JSON: {error.msg} at character {error.pos}") from None
@@ -80,34 +79,34 @@ def parse_strict(text: str, *, parse_float: Callable[[str], Any] | None = None) 
 
 
 def replace_surrogates(text: str) -> str:
-    """The text with lone surrogates (legal in JSON escapes, not in UTF-8) replaced by U+FFFD."""
+    """The text with lone surrogates replaced by U+FFFD: JSON escapes may hold them, UTF-8 may not."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def as_text(value: object) -> str | None:
-    """A non-empty string every store takes, or None."""
+    """A non-empty string without lone surrogates, or None."""
     return replace_surrogates(value) if isinstance(value, str) and value else None
 
 
 def event_name(value: object) -> str:
-    """An event's name as text of bounded length; "" for anything that is no text."""
+    """An event's name, cut to 200 characters; "" where it is not a text."""
     return (as_text(value) or "")[:_LONGEST_NAME]
 
 
 def as_object(value: object) -> dict[str, Any]:
-    """The value if it is an object, else an empty one."""
+    """The value if it is an object, else an empty object."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def as_count(value: object) -> int | None:
-    """A whole number from 0 to what a store holds, or None."""
+    """A whole number from 0 to 2^63 - 1, or None."""
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def without_secrets(value: Any) -> Any:
-    """The value without secrets, links' paths, lone surrogates and numbers no encoder takes; nesting as it came."""
+    """The value without secrets, the paths of links, lone surrogates, and integers wider than 64 bits."""
     if isinstance(value, str):
-        # Looking for what every match has is much cheaper than looking for a match.
+        # Most texts have neither character: searching for it is much cheaper than the regular expression.
         linked = _LINK.sub(r"\1://\2/…", replace_surrogates(value)) if ":" in value else replace_surrogates(value)
         return _SECRET_PARAMETER.sub(r"\1=…", linked) if "=" in linked else linked
     if isinstance(value, dict):
@@ -123,23 +122,23 @@ def without_secrets(value: Any) -> Any:
 
 
 def _secret_name(name: str) -> bool:
-    return _searched(name) if len(name) <= _LONGEST_CACHED else _SECRET_KEY.search(name) is not None
+    return _name_is_secret(name) if len(name) <= _LONGEST_CACHED else _SECRET_KEY.search(name) is not None
 
 
 @functools.lru_cache(maxsize=1024)
-def _searched(name: str) -> bool:
-    # Senders use the same few names for ever.
+def _name_is_secret(name: str) -> bool:
+    # Senders use the same few names.
     return _SECRET_KEY.search(name) is not None
 
 
-def pick_fields(said: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Of `said`, the named fields that hold something, made safe to keep."""
-    return {name: without_secrets(said[name]) for name in names if said.get(name) is not None}
+def pick_fields(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The named fields of `body` that are present, made safe for facts."""
+    return {name: without_secrets(body[name]) for name in names if body.get(name) is not None}
 
 
 def read_proof(record: Record) -> dict[str, Any]:
-    """The proof kept with a record, as an object; empty where it is none."""
-    value = plain_json.parse_fast(record.proof, deepest=MAX_DEPTH)
+    """The recorded proof as an object; empty where it is not one."""
+    value = plain_json.parse_fast(record.proof, max_depth=MAX_DEPTH)
     if value is not None:
         return as_object(value)
     try:
@@ -148,24 +147,24 @@ def read_proof(record: Record) -> dict[str, Any]:
         return {}
 
 
-def _whole(token: str) -> int:
+def _parse_int(token: str) -> int:
     if len(token) > _LONGEST_NUMBER:
         raise BodyUnreadable("a number is too long")
     return int(token)
 
 
-def _real(token: str) -> float:
+def _parse_float(token: str) -> float:
     number = float(token)
     if not math.isfinite(number):
         raise BodyUnreadable("a number is too large")
     return number
 
 
-def _no_number(token: str) -> Any:
+def _refuse_constant(token: str) -> Any:
     raise BodyUnreadable(f"{token} is no JSON number")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise BodyUnreadable("a key appears twice in one object")

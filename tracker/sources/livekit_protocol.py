@@ -15,7 +15,7 @@ from tracker.sources.protojson import Message
 
 _NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
-# DisconnectReason, livekit_models.proto:702-736; which server reason becomes which: livekit pkg/rtc/types/interfaces.go.
+# DisconnectReason, livekit_models.proto:702-736; how server reasons map to it: livekit pkg/rtc/types/interfaces.go.
 _DISCONNECTED: Mapping[str, EndReason] = {
     "CLIENT_INITIATED": "left",
     "DUPLICATE_IDENTITY": "replaced",
@@ -38,14 +38,14 @@ _LABELS = {"screen_share": "screen", "screen_share_audio": "screen_audio"}
 
 
 def joined_at(participant: Message) -> tuple[Micros, Precision] | None:
-    """When a participant joined, as finely as it is stated (`joined_at_ms` since 2025-01, `joined_at` before)."""
-    if (fine := participant.moment("joined_at_ms", "ms")) is not None:
-        return fine, "ms"
-    return None if (coarse := participant.moment("joined_at", "s")) is None else (coarse, "s")
+    """When a participant joined, as precisely as stated (`joined_at_ms` since 2025-01, `joined_at` before)."""
+    if (ms := participant.moment("joined_at_ms", "ms")) is not None:
+        return ms, "ms"
+    return None if (seconds := participant.moment("joined_at", "s")) is None else (seconds, "s")
 
 
 def person_kind(participant: Message) -> str:
-    """What kind of participant, in lower case; absent is the enum's zero, a person; `hidden`: one nobody else sees."""
+    """The kind of participant, in lower case. Absent is the enum's zero, a person; `hidden`: invisible to others."""
     kind = participant.enum("kind", "STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT") or "STANDARD"
     if kind == "STANDARD" and participant.object("permission").flag("hidden"):
         return "hidden"
@@ -53,7 +53,7 @@ def person_kind(participant: Message) -> str:
 
 
 def person_detail(participant: Message) -> dict[str, Any]:
-    """What a participant's object tells beyond the fields of a fact."""
+    """The fields of a participant that facts keep in `detail`."""
     return protojson.drop_empty(
         hidden=participant.object("permission").flag("hidden") or None,
         metadata=protojson.clean_text(participant.text("metadata")),
@@ -63,9 +63,9 @@ def person_detail(participant: Message) -> dict[str, Any]:
 
 
 def disconnect_reason(participant: Message) -> tuple[EndReason, str | None]:
-    """Why a connection ended: our word and the vendor's (a number where the vendor itself had no name for it)."""
-    theirs = participant.enum("disconnect_reason")
-    return _DISCONNECTED.get(theirs or "", "unknown"), theirs
+    """Why a connection ended: the normalised reason and the vendor's own (a number where the sender knew no name)."""
+    vendor_reason = participant.enum("disconnect_reason")
+    return _DISCONNECTED.get(vendor_reason or "", "unknown"), vendor_reason
 
 
 def track_media(track: Message) -> dict[str, str]:
@@ -78,7 +78,7 @@ def track_media(track: Message) -> dict[str, str]:
 
 
 def track_detail(track: Message) -> dict[str, Any]:
-    """What a track's object tells beyond the fields of a fact."""
+    """The fields of a track that facts keep in `detail`."""
     return protojson.drop_empty(
         name=track.text("name"), mime_type=track.text("mime_type"), width=track.whole("width"), height=track.whole("height")
     )  # fmt: skip

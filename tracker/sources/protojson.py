@@ -26,7 +26,7 @@ _LONGEST_TEXT = 8192
 _LONGEST_CACHED = 64
 _OPENING = ("{", "[")
 _LAST = 253_402_300_800_000_000
-"""The year 10000, in µs: no store or answer can hold a later time."""
+"""The year 10000, in µs: neither views nor answers can hold a later time."""
 
 _SECRET_NAME = re.compile(
     r"passw|secret|credential|authorization|(?:stream|encryption|e2ee|shared|signing|private|access|api)[_-]?key"
@@ -34,8 +34,8 @@ _SECRET_NAME = re.compile(
     r"|(?-i:[a-z](?:Pin|PW)$)",
     re.IGNORECASE,
 )
-# An RTMP address ends in its stream key, an object's address may end in a signature: the host is all we repeat.
-# Inside text that is JSON itself, its slashes may be written `\/`.
+# An RTMP address ends in its stream key, an object's address may end in a signature: only the host is shown.
+# In text that is JSON itself, slashes may be written `\/`.
 _ADDRESS = re.compile(
     r"([a-z][a-z0-9+.-]{0,30}):(?:\\?/){2}(?:[^\s/@\"'\\]*@)?([^\s/?#\"'\\]*)[^\s\"']*", re.IGNORECASE
 )
@@ -44,7 +44,7 @@ _DIGITS = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 
 class Message:
-    """One protojson object. Fields are asked for by their snake_case name and found under either spelling."""
+    """One protojson object. Methods take a field's snake_case name and find the field under either spelling."""
 
     __slots__ = ("fields",)
 
@@ -59,10 +59,10 @@ class Message:
         found = fields.get(name)
         return fields.get(_CAMEL[name]) if found is None else found
 
-    # A reading asks each body some thirty times: these two look by themselves.
+    # Called some thirty times for each body, so these two do not call `value`.
 
     def text(self, name: str) -> str | None:
-        """A string, or None where it is absent, empty or no string."""
+        """A string; None where it is absent, empty or not a string."""
         value = self.fields.get(name)
         if value is None:
             value = self.fields.get(_CAMEL[name])
@@ -89,7 +89,7 @@ class Message:
         return float(value) if abs(value) < 2**63 else None
 
     def moment(self, name: str, unit: Unit) -> Micros | None:
-        """A time since the epoch as µs; None when absent, zero, or no time between 1970 and the year 10000."""
+        """A time since the epoch, in µs; None where it is absent, zero, or not between 1970 and the year 10000."""
         value = self.whole(name)
         if value is None or value <= 0:
             return None
@@ -112,10 +112,10 @@ class Message:
     def object(self, name: str) -> Message:
         """An object; an empty one where it is absent."""
         value = self.value(name)
-        return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else _NOTHING
+        return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else _EMPTY
 
     def objects(self, name: str) -> list[Message]:
-        """The objects of a list; what is no object is left out."""
+        """The objects of a list; other items are left out."""
         value = self.value(name)
         items = cast("list[Any]", value) if isinstance(value, list) else []
         return [Message(cast("dict[str, Any]", item)) for item in items if isinstance(item, dict)]
@@ -124,15 +124,15 @@ class Message:
         return bool(self.fields)
 
 
-_NOTHING = Message({})
+_EMPTY = Message({})
 
 
 def read_message(body: bytes) -> Message | None:
-    """The body as a message; None when it is no JSON object that can be read."""
-    value = plain_json.parse_fast(body, deepest=_DEEPEST)
+    """The body as a message; None where it is not a readable JSON object."""
+    value = plain_json.parse_fast(body, max_depth=_DEEPEST)
     if value is None:
         try:
-            value = _sound(json.loads(body.decode("utf-8-sig", "replace")), 0)
+            value = _storable(json.loads(body.decode("utf-8-sig", "replace")), 0)
         except (ValueError, RecursionError):
             return None
     return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else None
@@ -145,7 +145,7 @@ def camel(name: str) -> str:
 
 class _Spellings(dict[str, str]):
     def __missing__(self, name: str) -> str:
-        # Asked only with the constants of a reading.
+        # Only called with constant names.
         head, *rest = name.split("_")
         spelling = self[name] = head + "".join(part.capitalize() for part in rest)
         return spelling
@@ -155,7 +155,7 @@ _CAMEL = _Spellings()
 
 
 def shorten(value: Any) -> Any:
-    """A value as it may be shown: without fields named like secrets, long texts cut."""
+    """The value without fields whose names suggest a secret, long texts cut."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         return {name: shorten(field) for name, field in fields.items() if not may_name_secret(name)}
@@ -168,23 +168,23 @@ def shorten(value: Any) -> Any:
 
 def may_name_secret(name: str) -> bool:
     """Whether a field of this name may hold a secret."""
-    return _searched(name) if len(name) <= _LONGEST_CACHED else _SECRET_NAME.search(name) is not None
+    return _name_is_secret(name) if len(name) <= _LONGEST_CACHED else _SECRET_NAME.search(name) is not None
 
 
 @functools.lru_cache(maxsize=1024)
-def _searched(name: str) -> bool:
-    # Senders use the same few names for ever.
+def _name_is_secret(name: str) -> bool:
+    # Senders use the same few names.
     return _SECRET_NAME.search(name) is not None
 
 
 def clean_text(text: str | None, nested: int = 3) -> str | None:
-    """A text of an application: addresses cut to their host and, where it is JSON, without what is named like a secret.
+    """An application's text, safe to show: addresses cut to the host and, where the text is JSON, secret fields removed.
 
-    `nested`: how many JSON texts within JSON texts are looked into.
+    `nested`: how many levels of JSON texts within JSON texts are cleaned.
     """
     if text is None:
         return None
-    # Only an object or a list can name a secret.
+    # Only an object or a list has names.
     inner = parse_nested(text) if nested and text.lstrip()[:1] in _OPENING else None
     if isinstance(inner, dict | list) and (cleaned := clean_value(inner, nested - 1)) != inner:
         text = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":"))
@@ -192,7 +192,7 @@ def clean_text(text: str | None, nested: int = 3) -> str | None:
 
 
 def clean_value(value: Any, nested: int = 3) -> Any:
-    """A value nobody has read yet as it may be shown: no secrets by name, no addresses, in nested JSON texts neither."""
+    """An unknown value, safe to show: without secret fields and full addresses, also in nested JSON texts."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         return {name: clean_value(field, nested) for name, field in fields.items() if not may_name_secret(name)}
@@ -202,31 +202,31 @@ def clean_value(value: Any, nested: int = 3) -> Any:
 
 
 def parse_nested(text: str | None) -> Any:
-    """The value of a text that holds JSON; None when it holds none."""
+    """The value of a JSON text; None where the text is not JSON."""
     if not text:
         return None
-    value = plain_json.parse_fast(text, deepest=_DEEPEST)
+    value = plain_json.parse_fast(text, max_depth=_DEEPEST)
     if value is not None:
         return value
     try:
-        return _sound(json.loads(text), 0)
+        return _storable(json.loads(text), 0)
     except (ValueError, RecursionError):
         return None
 
 
 def mask_addresses(text: str | None) -> str | None:
-    """A text with every address in it cut to its host (the rest may be a stream key or a signature) and no token."""
+    """The text without tokens, and with every address cut to its host: the rest may be a stream key or a signature."""
     if text is None:
         return None
     shortened: str = shorten(text)
-    # Looking for what every match has is much cheaper than looking for a match.
+    # Most texts have neither: searching for it is much cheaper than the regular expression.
     if ":" in shortened:
         shortened = _ADDRESS.sub(r"\1://\2/…", shortened)
     return _TOKEN.sub("…", shortened) if "eyJ" in shortened else shortened
 
 
 def strip_query(address: str | None) -> str | None:
-    """Where something lies, without user, query and fragment: a query may be a signature that opens it."""
+    """An address without user, query and fragment: the query may be a signature that grants access."""
     if address is None:
         return None
     return shorten(
@@ -235,12 +235,12 @@ def strip_query(address: str | None) -> str | None:
 
 
 def spellings(*names: str) -> frozenset[str]:
-    """Fields given in snake_case, in either spelling."""
+    """The snake_case names in both spellings."""
     return frozenset(spelling for name in names for spelling in (name, camel(name)))
 
 
 def unknown_fields(message: Message, known: frozenset[str]) -> dict[str, Any]:
-    """Fields of any kind that no reading knows yet (`known`: the `spellings` it knows), as `shown` shows them."""
+    """The fields that the vendor's code does not read, safe to show. `known`: the `spellings` that it reads."""
     if known.issuperset(message.fields):
         return {}
     return {
@@ -251,19 +251,19 @@ def unknown_fields(message: Message, known: frozenset[str]) -> dict[str, Any]:
 
 
 def drop_empty(**fields: Any) -> dict[str, Any]:
-    """The given fields without those that are None or empty."""
+    """The fields that are not None and not empty."""
     return {name: value for name, value in fields.items() if value or value not in (None, "", {}, [])}
 
 
-def _sound(value: Any, depth: int) -> Any:
-    """The value without lone surrogates and non-finite numbers, which no store or answer can hold. Raises ValueError."""
+def _storable(value: Any, depth: int) -> Any:
+    """The value without lone surrogates and non-finite numbers, which views cannot hold. Raises ValueError."""
     if depth > _DEEPEST:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {replace_surrogates(name): _sound(field, depth + 1) for name, field in fields.items()}
+        return {replace_surrogates(name): _storable(field, depth + 1) for name, field in fields.items()}
     if isinstance(value, list):
-        return [_sound(item, depth + 1) for item in cast("list[Any]", value)]
+        return [_storable(item, depth + 1) for item in cast("list[Any]", value)]
     if isinstance(value, str):
         return replace_surrogates(value)
     if isinstance(value, float) and not math.isfinite(value):

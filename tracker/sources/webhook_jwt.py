@@ -1,12 +1,12 @@
-"""Proofs that several vendors use: the signed token bound to a body, and comparing secrets without telling how close.
+"""Proofs that several vendors use: a signed token bound to a body, and the comparison of secrets in constant time.
 
-A LiveKit or plugNmeet webhook carries a JWT whose `sha256` claim names its body. Every participant of a room holds a
-JWT made with the same key and secret (the join token); only that claim tells the two apart, so it is required.
+A webhook of livekit/protocol carries a JWT whose `sha256` claim names its body. Every participant of a room has a JWT
+signed with the same key and secret (the join token). Only that claim tells the two apart, so it is required.
 
-HS256 is one HMAC over the token's text, so it is computed here (`hmac`, as Meet's signature is): PyJWT, made for many algorithms
-and unknown tokens, took 35 µs to say the same, half of what a delivery cost. tests/unit/sources/test_webhook_jwt.py asks both.
+HS256 is one HMAC over the token's text, so it is computed here. PyJWT took 35 µs for the same result, half of the cost of a
+delivery; tests/unit/sources/test_webhook_jwt.py compares the two.
 
-Where the rules come from: livekit/protocol `webhook/verifier.go` and `auth/verifier.go` (60 s leeway, HS256, `exp`
+Sources of the rules: livekit/protocol `webhook/verifier.go` and `auth/verifier.go` (60 s leeway, HS256, `exp`
 required since 2026-08), `webhook/resource_url_notifier.go` (standard base64 with padding, over the raw body).
 """
 
@@ -29,11 +29,11 @@ from tracker.domain.facts import Micros
 
 
 LEEWAY_S = 60
-"""How far the sender's clock may be from ours: what LiveKit's own verifier grants."""
+"""How far the sender's clock may differ from ours: the same as in livekit/protocol's own verifier."""
 
 _ALGORITHM = "HS256"
-_NEW_RULES = ("crit", "b64")
-"""What in a token's header would change how it is to be read (RFC 7515 4.1.11, RFC 7797)."""
+_UNSUPPORTED = ("crit", "b64")
+"""Header fields that change how a token is read (RFC 7515 4.1.11, RFC 7797)."""
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _LONGEST_CACHED = 100
 
@@ -41,7 +41,7 @@ _write = msgspec.json.Encoder().encode
 
 
 def verify_jwt(token: str, *, keys: Mapping[str, str], body: bytes, received_at: Micros) -> str:
-    """The issuer, when `token` is a bare HS256 JWT of one of `keys` (issuer → secret) made for exactly these bytes.
+    """Verify that `token` is a bare HS256 JWT of one of `keys` (issuer → secret) for exactly these bytes; its issuer.
 
     Its `iss` chooses the secret; `sha256` is the padded standard base64 of the body's SHA-256; `exp` is required, and
     `exp`, `nbf`, `iat` are compared with `received_at` (µs) with 60 s leeway.
@@ -50,30 +50,30 @@ def verify_jwt(token: str, *, keys: Mapping[str, str], body: bytes, received_at:
     future), SignatureMismatch (everything else, garbage included); no message holds a part of the token.
     """
     if not token:
-        raise SignatureMissing("no signed token came with the delivery; the sender must have an API key and secret set")
+        raise SignatureMissing("the delivery has no signed token: set an API key and secret at the sender")
     header = unverified_header(token)
     if header is None:
-        raise SignatureMismatch("the token is no JWT; it must stand alone in its header, without `Bearer `")
+        raise SignatureMismatch("the token is not a JWT: the header must hold the token alone, without `Bearer `")
     if header.get("alg") != _ALGORITHM:
         raise SignatureMismatch(f"the token is not signed with {_ALGORITHM}, the only algorithm accepted")
-    if any(name in header for name in _NEW_RULES) or not isinstance(header.get("kid", ""), str):
-        raise SignatureMismatch("the token's header asks for rules that are not kept here")
+    if any(name in header for name in _UNSUPPORTED) or not isinstance(header.get("kid", ""), str):
+        raise SignatureMismatch("the token's header asks for rules that are not supported")
     signed, _, signature = token.rpartition(".")
     claims = _object(signed.partition(".")[2]) or {}
     issuer, secret = _secret_of(claims, keys)
     if not _is_signed(signed, signature, secret):
-        raise SignatureMismatch("the token's signature does not fit; compare the API secret on both sides")
+        raise SignatureMismatch("the token's signature is wrong: compare the API secret on both sides")
     _check_times(claims, received_at)
     if not _names_body(claims.get("sha256"), body):
         raise SignatureMismatch(
-            "the token's sha256 claim does not name these bytes: something between the sender and here changed the"
-            " body, or this is no webhook token"
+            "the token's sha256 claim does not match the body: something between the sender and here changed the body, or"
+            " this is not a webhook token"
         )
     return issuer
 
 
 def unverified_header(token: str) -> Mapping[str, Any] | None:
-    """The header of what is shaped like a bare JWT, believed by nobody yet; None for anything else."""
+    """The header of a bare JWT, not verified yet; None where the text is not shaped like one."""
     if not _SHAPE.fullmatch(token):
         return None
     text = token.partition(".")[0]
@@ -82,12 +82,12 @@ def unverified_header(token: str) -> Mapping[str, Any] | None:
 
 @functools.lru_cache(maxsize=64)
 def _header(text: str) -> Mapping[str, Any] | None:
-    # A sender writes the same one for ever.
+    # A sender always writes the same header.
     return _object(text)
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """The object in one part of a token of the right shape; None where there is none."""
+    """The JSON object in one part of a token; None where the part is not one."""
     try:
         found = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, RecursionError):
@@ -95,31 +95,31 @@ def _object(text: str) -> dict[str, Any] | None:
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
 
-def matching_secret(given: str, secrets: Sequence[str]) -> int | None:
-    """The index of the first of `secrets` that equals `given`; None when none does.
+def matching_secret(offered: str, secrets: Sequence[str]) -> int | None:
+    """The index of the first of `secrets` that equals `offered`; None when none does.
 
-    All of them are compared, each in constant time, so that the time taken tells neither which one matched nor how
-    much of it. An empty secret matches nothing.
+    All are compared, each in constant time, so that the time reveals neither which one matched nor how many characters
+    did. An empty secret matches nothing.
     """
-    # Servers hand header bytes that are not UTF-8 over as lone surrogates: they must compare, not raise.
-    offered = given.encode("utf-8", "surrogatepass")
-    equal = [hmac.compare_digest(offered, secret.encode("utf-8", "surrogatepass")) for secret in secrets]
+    # The HTTP server passes header bytes that are not UTF-8 as lone surrogates: they must be compared, not raise.
+    offered_bytes = offered.encode("utf-8", "surrogatepass")
+    equal = [hmac.compare_digest(offered_bytes, secret.encode("utf-8", "surrogatepass")) for secret in secrets]
     return next((index for index, same in enumerate(equal) if same and secrets[index]), None)
 
 
 def _secret_of(claims: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[str, str]:
-    """The issuer the token names (not believed until its signature fits) and its secret."""
+    """The issuer that the token names, not verified yet, and its secret."""
     issuer = claims.get("iss")
     if not isinstance(issuer, str) or not issuer:
         raise SignatureMismatch("the token names no issuer")
     secret = keys.get(issuer)
     if not secret:
-        raise KeyUnknown("no secret is configured for the token's issuer; add its API key to `keys` of this source")
+        raise KeyUnknown("no secret is configured for the token's issuer: add its API key to `keys` of this source")
     return issuer, secret
 
 
 def _is_signed(signed: str, signature: str, secret: str) -> bool:
-    """Whether `signature` is the one way to write the HMAC of `signed`; both are ASCII by their shape."""
+    """Whether `signature` is the base64url HMAC of `signed`. Both are ASCII: `_SHAPE` was checked."""
     digest = hmac.digest(secret.encode("utf-8", "surrogatepass"), signed.encode(), "sha256")
     return hmac.compare_digest(_base64url(digest), signature.encode())
 
@@ -130,25 +130,25 @@ def _check_times(claims: Mapping[str, Any], received_at: Micros) -> None:
     if expires is None:
         raise SignatureMismatch("the token has no exp claim")
     if expires <= now - LEEWAY_S:
-        raise SignatureStale("the token has expired; check that both clocks are synchronised")
+        raise SignatureStale("the token has expired: synchronise both clocks")
     for name in ("nbf", "iat"):
         moment = _seconds(claims, name)
         if moment is not None and moment > now + LEEWAY_S:
-            raise SignatureStale(f"the token is from the future ({name}); check that both clocks are synchronised")
+            raise SignatureStale(f"the token is from the future ({name}): synchronise both clocks")
 
 
 def _seconds(claims: Mapping[str, Any], name: str) -> float | None:
-    """A time claim in seconds, None when absent. Raises SignatureMismatch when it is no number."""
+    """A time claim in seconds; None where it is absent. Raises SignatureMismatch where it is not a number."""
     if name not in claims:
         return None
     value: object = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(_bounded(value)):
-        raise SignatureMismatch(f"the token's {name} claim is no number of seconds")
-    return _bounded(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(_to_float(value)):
+        raise SignatureMismatch(f"the token's {name} claim is not a number of seconds")
+    return _to_float(value)
 
 
-def _bounded(value: float) -> float:
-    """The number as a float; an integer too large for one becomes infinite instead of raising."""
+def _to_float(value: float) -> float:
+    """The number as a float; an integer too large for a float becomes infinite."""
     try:
         return float(value)
     except OverflowError:
@@ -162,7 +162,7 @@ def _names_body(claim: object, body: bytes) -> bool:
 
 
 def encode_proof(proof: Mapping[str, str | int]) -> bytes:
-    """A proof as it is kept: compact JSON in ASCII, whatever its texts hold."""
+    """A proof as it is recorded: compact JSON in ASCII."""
     try:
         plain = _write(proof)
     except (ValueError, OverflowError):  # lone surrogates, wide numbers

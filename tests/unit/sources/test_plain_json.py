@@ -17,7 +17,7 @@ from tracker.sources.plain_json import parse_unambiguous, parse_fast
     ],
 )
 def test_a_plain_body_is_read_as_json_reads_it(body: bytes) -> None:
-    assert parse_unambiguous(body, deepest=10) == json.loads(body) == parse_fast(body, deepest=10)
+    assert parse_unambiguous(body, max_depth=10) == json.loads(body) == parse_fast(body, max_depth=10)
 
 
 @pytest.mark.parametrize(
@@ -28,17 +28,17 @@ def test_a_plain_body_is_read_as_json_reads_it(body: bytes) -> None:
     ],
 )  # fmt: skip
 def test_what_leaves_a_doubt_is_not_read(body: bytes) -> None:
-    assert parse_fast(body, deepest=10) is None
-    assert parse_unambiguous(body, deepest=10) is None
+    assert parse_fast(body, max_depth=10) is None
+    assert parse_unambiguous(body, max_depth=10) is None
 
 
 @pytest.mark.parametrize(
     "body", [b'{"a":1,"a":1}', b'{"a":{"b":1,"b":2}}', b'{"a" :1}', b'{"a":-0}', b'{"a":"\\u0041"}']
 )
 def test_what_can_be_read_in_two_ways_is_not_certain(body: bytes) -> None:
-    assert parse_fast(body, deepest=10) is not None
-    assert parse_unambiguous(body, deepest=10) is None
+    assert parse_fast(body, max_depth=10) is not None
+    assert parse_unambiguous(body, max_depth=10) is None
 
 
 def test_a_text_that_nests_deeper_than_python_recurses_is_not_read() -> None:
-    assert parse_fast(b"[" * 200_000 + b"]" * 200_000, deepest=10**6) is None
+    assert parse_fast(b"[" * 200_000 + b"]" * 200_000, max_depth=10**6) is None

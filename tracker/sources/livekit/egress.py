@@ -1,7 +1,7 @@
-"""LiveKit's egress, read: what writes files is a recording, what streams to the outside a broadcast, some are both.
+"""What LiveKit's egress events mean: an egress to files is a recording, one to streams a broadcast; some are both.
 
-EgressInfo is livekit/protocol `protobufs/livekit_egress.proto:356-401`; its times are nanoseconds. Its request is never
-repeated: it names stores, access keys and stream addresses.
+EgressInfo is livekit/protocol `protobufs/livekit_egress.proto:356-401`; its times are nanoseconds. Facts never hold its
+request: it names stores, access keys and stream addresses.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _STATUSES = (
     "EGRESS_STARTING", "EGRESS_ACTIVE", "EGRESS_ENDING", "EGRESS_COMPLETE", "EGRESS_FAILED", "EGRESS_ABORTED",
     "EGRESS_LIMIT_REACHED",
 )  # fmt: skip
-_OVER: dict[str, tuple[type[RecordingFact], EndReason]] = {
+_OUTCOMES: dict[str, tuple[type[RecordingFact], EndReason]] = {
     "EGRESS_COMPLETE": (RecordingReady, "normal"),
     "EGRESS_FAILED": (RecordingFailed, "server_failure"),
-    # Given up before it began: stopped at once, or its start never came. `details` tells which.
+    # It ended before it started: stopped at once, or its start never came. `details` says which.
     "EGRESS_ABORTED": (RecordingAborted, "unknown"),
     "EGRESS_LIMIT_REACHED": (RecordingLimitReached, "timeout"),
 }
@@ -52,7 +52,7 @@ _SECOND = 1_000_000
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True):
-    """An egress event, placed. `at` µs; `stamped`: `at` is the sender's time; `id` names it even where LiveKit does not."""
+    """An egress event with its session. `at` in µs; `has_timestamp`: `at` is the sender's time; `id` is never empty."""
 
     event: str
     info: Message
@@ -69,30 +69,30 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def status(self) -> str:
-        """The vendor's status; absent is the enum's zero."""
+        """The vendor's status; an absent one is the enum's zero."""
         return self.info.enum("status", *_STATUSES) or "EGRESS_STARTING"
 
     @property
     def mode(self) -> str | None:
-        """Which kind of request it was, in snake_case."""
+        """The kind of request, in snake_case."""
         return next((mode for mode in _MODES if self.info.object(mode)), None)
 
 
 def read_egress(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fact, ...]:
-    """The facts of an egress event; `fact(at, precision, **detail)` gives the arguments every fact takes."""
-    at = _moment(egress)
+    """The facts of an egress event; `fact(at, precision, **detail)` gives the arguments of every fact."""
+    at = _event_time(egress)
     precision = "s" if at is None else "us"
     base = fact(at, precision, **_detail(egress))
     writes, sends = _outputs(egress.info)
-    # Where neither is told it is taken for a recording: so is an automatic egress that failed to start.
+    # Without outputs it counts as a recording: an automatic egress that failed to start has none.
     facts = _recording(egress, base) if writes or not sends else ()
     if facts:
         base = base | {"anomalies": ()}
     return facts + _broadcast(egress, base) if sends else facts
 
 
-def _moment(egress: Egress) -> Micros | None:
-    """`updatedAt` where it tells the same moment as `createdAt` more finely, and never before the stated end or start."""
+def _event_time(egress: Egress) -> Micros | None:
+    """`updatedAt` where it is a more precise `createdAt`, and never before the stated end or start."""
     updated, ended = egress.info.moment("updated_at", "ns"), egress.ended_at
     near = updated is not None and (not egress.has_timestamp or abs(updated - egress.at) <= _FINER_WITHIN)
     at = updated if near else None
@@ -120,7 +120,7 @@ def _detail(egress: Egress) -> dict[str, Any]:
 
 
 def _outputs(info: Message) -> tuple[bool, bool]:
-    """Whether files are written, and whether something is sent out: by the request (any version's) or by the results."""
+    """(writes files, sends streams), from the request of any version or from the results."""
     requests = [request for mode in _MODES if (request := info.object(mode))]
     requests += [output for request in requests for output in request.objects("outputs")]
     writes = any(info.value(name) for name in _FILE_RESULTS)
@@ -131,7 +131,7 @@ def _outputs(info: Message) -> tuple[bool, bool]:
 
 
 def _result(info: Message) -> Message:
-    """The first file (or playlist) it made."""
+    """The first file or playlist of the results."""
     results = [found for name in ("file_results", "segment_results") for found in info.objects(name)]
     return next((found for found in [*results, info.object("file"), info.object("segments")] if found), Message({}))
 
@@ -147,26 +147,26 @@ def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
     if egress.event == "egress_started":
         return (RecordingStarted(**base, **about),)
     ended, stopped_at = egress.event == "egress_ended", egress.ended_at
-    # An end with a status of a later version is an end all the same.
-    unheard = (RecordingStopped, "unknown") if ended else (RecordingProcessing, None)
-    outcome, reason = _OVER.get(egress.status, unheard)
+    # An end with a status of a later version is an end.
+    default = (RecordingStopped, "unknown") if ended else (RecordingProcessing, None)
+    outcome, reason = _OUTCOMES.get(egress.status, default)
     if stopped_at is not None:
         about["stopped_at"] = stopped_at
     if outcome is not RecordingProcessing:
-        about |= {"reason": reason, "vendor_reason": _why(egress)}
-    made = _made(egress.info)
+        about |= {"reason": reason, "vendor_reason": _vendor_reason(egress)}
+    file_fields = _file_fields(egress.info)
     if stopped_at is None or not ended:
-        return (outcome(**base, **about, **made),)
+        return (outcome(**base, **about, **file_fields),)
     stop = base | {"at": stopped_at, "clock": "server", "precision": "us"}
     if outcome is RecordingStopped:
-        return (RecordingStopped(**stop, **about, **made),)
-    # One delivery tells two moments: the recording stopped, and later its file was there (or was not).
+        return (RecordingStopped(**stop, **about, **file_fields),)
+    # One delivery states two times: when the recording stopped, and when its file was ready (or failed).
     stopped = RecordingStopped(**(stop | {"detail": {}}), **about)
-    return stopped, outcome(**(base | {"anomalies": ()}), **about, **made)
+    return stopped, outcome(**(base | {"anomalies": ()}), **about, **file_fields)
 
 
-def _made(info: Message) -> dict[str, Any]:
-    """What is known of the file: its length (stated in ns), size and place."""
+def _file_fields(info: Message) -> dict[str, Any]:
+    """The file's duration (stated in ns), size and address."""
     result = _result(info)
     lasted, size = result.whole("duration"), result.whole("size")
     return {
@@ -177,19 +177,19 @@ def _made(info: Message) -> dict[str, Any]:
 
 
 def _broadcast(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
-    """`EGRESS_ENDING` is the stop, which the end tells once more and better."""
+    """The facts of a broadcast. `EGRESS_ENDING` is the stop; `egress_ended` states it again, more precisely."""
     base = base | {"detail": base["detail"] | {"status": egress.status} | protojson.drop_empty(mode=egress.mode)}
     about: dict[str, Any] = {"place": egress.place, "activity": egress.id, "started_at": egress.started_at}
-    outcome = _OVER.get(egress.status)
+    outcome = _OUTCOMES.get(egress.status)
     if egress.event != "egress_ended" and outcome is None and egress.status != "EGRESS_ENDING":
         return (BroadcastStarted(**base, **about),)
     if egress.ended_at is not None:
         base = base | {"at": egress.ended_at, "clock": "server", "precision": "us"}
     reason = outcome[1] if outcome else "unknown"
-    return (BroadcastStopped(**base, **about, reason=reason, vendor_reason=_why(egress)),)
+    return (BroadcastStopped(**base, **about, reason=reason, vendor_reason=_vendor_reason(egress)),)
 
 
-def _why(egress: Egress) -> str:
-    """LiveKit's own words for the end (`details`, `error`), else the status."""
+def _vendor_reason(egress: Egress) -> str:
+    """LiveKit's own reason of the end (`error`, `details`), else the status."""
     info = egress.info
     return protojson.mask_addresses(info.text("error") or info.text("details")) or egress.status

@@ -1,10 +1,10 @@
 """What LiveKit's webhooks about rooms, people, tracks, ingress and agents mean.
 
-What fills them is livekit `pkg/telemetry/events.go`; the objects are livekit/protocol `protobufs/livekit_models.proto`,
-`livekit_ingress.proto`, `livekit_agent.proto`. Seconds (`createdAt`), milliseconds (`joinedAtMs`), microseconds
-(`track.version.unixMicro`) and nanoseconds (ingress, agent jobs) stand side by side in one body.
+livekit `pkg/telemetry/events.go` fills them in; the objects are livekit/protocol `protobufs/livekit_models.proto`,
+`livekit_ingress.proto`, `livekit_agent.proto`. One body mixes seconds (`createdAt`), milliseconds (`joinedAtMs`),
+microseconds (`track.version.unixMicro`) and nanoseconds (ingress, agent jobs).
 
-`numParticipants` is never read: the room's object is refreshed every 5 s only (livekit#4265).
+`numParticipants` is never read: the server refreshes the room's object only every 5 s (livekit#4265).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from tracker.sources.protojson import Message
 
 
 _RESUMED_AFTER = 5_000_000
-"""A room announced later than this after its creation was there before: a node died and another one took it over."""
+"""A room announced later than this after its creation existed before: a node died and another one took it over."""
 
 _FINER_WITHIN = 10_000_000
-"""A finer time this near `createdAt` tells the same moment; farther off it tells another one."""
+"""A more precise time this close to `createdAt` states the same moment; farther away it states another one."""
 
 _SECOND = 1_000_000
 _LONGEST_NAME = 200
@@ -62,14 +62,14 @@ _NO_TIME = (None, 0, "0")
 """Absent: servers before 2021-12 did not send `createdAt`."""
 _ENVELOPE = ("event", "id", "created_at", "num_dropped", "room_end_reason")
 _KNOWN = protojson.spellings(*_ENVELOPE, "room", "participant", "track", "egress_info", "ingress_info", "job")
-_SAID = protojson.spellings("event", "id", "created_at")
+_SHOWN_APART = protojson.spellings("event", "id", "created_at")
 
 
 class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What any event says, whatever its kind.
+    """What every event has, whatever its kind.
 
-    `at` is `own`, the event's `createdAt` (to the second; when the server queued it), else when we received it;
-    `created` is the room's start where the event holds the full room. Times in µs.
+    `at` is `created_at`, the event's `createdAt` (to the second; when the server queued it), else when we received it.
+    `room_created_at` is the room's start where the event holds the full room. Times in µs.
     """
 
     name: str
@@ -82,7 +82,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     anomalies: tuple[tuple[str, str], ...]
 
     def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
-        """The arguments every fact takes. `at`: a moment the event states more finely than `createdAt`."""
+        """The arguments of every fact. `at`: a time that the event states more precisely than `createdAt`."""
         is_receiver_time = at is None and self.created_at is None
         return {
             "at": self.at if at is None else at,
@@ -93,7 +93,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
-        """`fact` for the end of what began at `start`: `createdAt` is cut to the second, an end never precedes its start."""
+        """`fact` for an end, never before `start`: `createdAt` is cut to the second."""
         if start is not None and self.created_at is not None and self.created_at < start < self.created_at + _SECOND:
             return self.fact(start, "s", **detail)
         return self.fact(**detail)
@@ -101,7 +101,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     def session_ref(
         self, at: Micros | None = None, *, ends_at: Micros | None = None, **ids: str | None
     ) -> SessionRef | None:
-        """Where this belongs; None when the event names no room."""
+        """The session of this event; None where the event names no room."""
         if self.run is None and self.room is None:
             return None
         named = {"room_sid": self.run, "room_name": self.room} | ids
@@ -116,28 +116,28 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def unknown(self) -> tuple[Fact, ...]:
-        """An event of a later version, or one without a name: kept, shown raw."""
+        """An event of a later version, or one without a name: shown raw."""
         if not self.name:
-            return self.unread("the body names no event")
+            return self.unreadable("the body names no event")
         return self._raw("unknown_event", self.name)
 
-    def unread(self, why: str) -> tuple[Fact, ...]:
-        """An event that lacks what it is about: kept, shown raw."""
+    def unreadable(self, why: str) -> tuple[Fact, ...]:
+        """An event without a required object: shown raw."""
         return self._raw("unreadable", why)
 
     def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
         shown = {"event": self.name} if self.name else {}
         about: dict[str, Any] = {
-            "detail": shown | protojson.unknown_fields(self.message, _SAID),
+            "detail": shown | protojson.unknown_fields(self.message, _SHOWN_APART),
             "anomalies": (*self.anomalies, (anomaly, why)),
         }
         return (Unknown(**(self.fact() | about), place=self.session_ref()),)
 
 
 def event_context(message: Message, received_at: Micros) -> EventContext:
-    """What an event says of itself and of where it belongs."""
+    """The context of an event. `received_at` (µs) counts where it states no time."""
     room = message.object("room")
-    run, name, created = room.text("sid"), room.text("name"), _creation(room)
+    run, name, created = room.text("sid"), room.text("name"), _room_creation(room)
     if run is None or name is None:
         # Servers up to 1.13.5 send egress and ingress events without `room`; later ones send ingress with the name only.
         egress, ingress = message.object("egress_info"), message.object("ingress_info")
@@ -146,9 +146,13 @@ def event_context(message: Message, received_at: Micros) -> EventContext:
     job = message.object("job")
     if job:
         job_room = job.object("room")
-        run, name, created = run or job_room.text("sid"), name or job_room.text("name"), created or _creation(job_room)
+        run, name, created = (
+            run or job_room.text("sid"),
+            name or job_room.text("name"),
+            created or _room_creation(job_room),
+        )
     own = message.moment("created_at", "s")
-    # Only servers up to 1.8.4 tell what they lost; later ones lose in silence.
+    # Only servers up to 1.8.4 report what they lost.
     dropped = message.whole("num_dropped") or 0
     return EventContext(
         name=(message.text("event") or "")[:_LONGEST_NAME],
@@ -158,23 +162,23 @@ def event_context(message: Message, received_at: Micros) -> EventContext:
         room_created_at=created,
         run=run,
         room=name,
-        anomalies=tuple(_noticed(dropped, unusable=own is None and message.value("created_at") not in _NO_TIME)),
+        anomalies=tuple(_anomalies(dropped, unusable=own is None and message.value("created_at") not in _NO_TIME)),
     )
 
 
-def _noticed(dropped: int, *, unusable: bool) -> Iterator[tuple[str, str]]:
+def _anomalies(dropped: int, *, unusable: bool) -> Iterator[tuple[str, str]]:
     if dropped > 0:
         yield "number_mismatch", f"sender reports {dropped} dropped webhooks"
     if unusable:
         yield "clock_skew", "createdAt is no usable time"
 
 
-def _creation(room: Message) -> Micros | None:
+def _room_creation(room: Message) -> Micros | None:
     return room.moment("creation_time_ms", "ms") or room.moment("creation_time", "s")
 
 
 def room_started(context: EventContext) -> tuple[Fact, ...]:
-    """The first announcement of a sid, or a later one: told apart by the event alone, so that order cannot matter."""
+    """The first announcement of a sid, or a later one: the event alone decides, so that the order of arrival does not matter."""
     room, created = context.message.object("room"), context.room_created_at
     metadata = protojson.clean_text(room.text("metadata"))
     if created is None:
@@ -190,7 +194,7 @@ def room_started(context: EventContext) -> tuple[Fact, ...]:
 
 
 def room_finished(context: EventContext) -> tuple[Fact, ...]:
-    """The end of a run; why, tell only servers after 1.13.5."""
+    """The end of a run; only servers after 1.13.5 give a reason."""
     vendor_reason = context.message.enum("room_end_reason")
     fact = context.end(
         context.room_created_at, metadata=protojson.clean_text(context.message.object("room").text("metadata"))
@@ -205,11 +209,11 @@ def room_finished(context: EventContext) -> tuple[Fact, ...]:
 
 
 def participant(context: EventContext) -> tuple[Fact, ...]:
-    """A connection became active, ended, or never became active; `participant.sid` is the connection."""
+    """A connection became active, ended, or failed to become active; `participant.sid` is the connection."""
     person = context.message.object("participant")
     connection = person.text("sid")
     if connection is None:
-        return context.unread(f"{context.name} without participant.sid")
+        return context.unreadable(f"{context.name} without participant.sid")
     joined = livekit_protocol.joined_at(person)
     joined_at = joined[0] if joined else None
     about: dict[str, Any] = {
@@ -235,15 +239,15 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
 
 
 def track(context: EventContext) -> tuple[Fact, ...]:
-    """Media of a participant began or stopped; these events hold sids, names and identities only."""
+    """A participant's media started or stopped. Room and participant have only sid, name and identity here."""
     media, person = context.message.object("track"), context.message.object("participant")
     stream = media.text("sid")
     if stream is None:
-        return context.unread(f"{context.name} without track.sid")
+        return context.unreadable(f"{context.name} without track.sid")
     about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": person.text("identity")}
     about |= livekit_protocol.track_media(media)
     detail = livekit_protocol.track_detail(media)
-    # When the track was last changed: its publication, unless it was changed since.
+    # The time of the last change: the publication, unless the track was changed since.
     changed = media.object("version").moment("unix_micro", "us")
     if context.name == "track_unpublished":
         return (StreamUnpublished(**context.end(changed, **detail), **about, place=context.session_ref()),)
@@ -253,11 +257,11 @@ def track(context: EventContext) -> tuple[Fact, ...]:
 
 
 def ingress(context: EventContext) -> tuple[Fact, ...]:
-    """Media from outside; its address and stream key are never repeated."""
+    """Media from outside; facts never hold its address and stream key."""
     info = context.message.object("ingress_info")
     activity = info.text("ingress_id")
     if activity is None:
-        return context.unread(f"{context.name} without ingressInfo.ingressId")
+        return context.unreadable(f"{context.name} without ingressInfo.ingressId")
     state = info.object("state")
     started_at, ended_at = state.moment("started_at", "ns"), state.moment("ended_at", "ns")
     status = state.enum("status", "ENDPOINT_INACTIVE", "ENDPOINT_BUFFERING", "ENDPOINT_PUBLISHING", "ENDPOINT_ERROR")
@@ -282,11 +286,11 @@ def ingress(context: EventContext) -> tuple[Fact, ...]:
 
 
 def agent_job(context: EventContext) -> tuple[Fact, ...]:
-    """An agent's work in a room; in the protocol since 2026-08, sent by no released server yet."""
+    """An agent's job in a room; in the protocol since 2026-08, not sent by any released server yet."""
     job = context.message.object("job")
     activity = job.text("id")
     if activity is None:
-        return context.unread(f"{context.name} without job.id")
+        return context.unreadable(f"{context.name} without job.id")
     state = job.object("state")
     status = state.enum("status", "JS_PENDING", "JS_RUNNING", "JS_SUCCESS", "JS_FAILED")
     started_at, ended_at = state.moment("started_at", "ns"), state.moment("ended_at", "ns")
@@ -310,7 +314,7 @@ def agent_job(context: EventContext) -> tuple[Fact, ...]:
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a LiveKit webhook means. Never raises."""
+    """The facts of a LiveKit webhook. Never raises."""
     message = protojson.read_message(record.body)
     if message is None:
         unreadable = (("unreadable", "the body is no JSON object"),)
@@ -320,14 +324,14 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     if reader is None:
         return context.unknown()
     if context.run is None and context.room is None:
-        return context.unread(f"{context.name} without room")
+        return context.unreadable(f"{context.name} without room")
     return reader(context)
 
 
 def _egress(context: EventContext) -> tuple[Fact, ...]:
     info = context.message.object("egress_info")
     if not info:
-        return context.unread(f"{context.name} without egressInfo")
+        return context.unreadable(f"{context.name} without egressInfo")
     started_at = info.moment("started_at", "ns")
     egress_id = info.text("egress_id")
     egress = Egress(
@@ -337,7 +341,7 @@ def _egress(context: EventContext) -> tuple[Fact, ...]:
         has_timestamp=context.created_at is not None,
         place=context.session_ref(started_at, egress_id=egress_id),
         started_at=started_at,
-        # An automatic egress that failed to start has no id (livekit `pkg/rtc/egress.go:44-57`): its event has one.
+        # An automatic egress that failed to start has no id (livekit `pkg/rtc/egress.go:44-57`), but its event has one.
         id=egress_id or f"egress:{context.message.text('id') or f'{context.room or context.run}@{context.at}'}",
     )
     return read_egress(egress, context.fact)

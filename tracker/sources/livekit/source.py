@@ -1,12 +1,10 @@
 """LiveKit (and so OpenVidu 3): webhooks proved by a JWT that names their body.
 
-Reference: https://docs.livekit.io/home/server/webhooks/ (what it leaves out: docs/reference/vendors/livekit.md); the schema is
-livekit/protocol `protobufs/livekit_webhook.proto`, what fills it livekit `pkg/telemetry/events.go`. The proof is
-`sources/webhook_jwt.py`, the encoding `protojson.py`; rooms and people are read in `sources/livekit/events.py`, egress, which becomes a
-recording or a broadcast, in `sources/livekit/egress.py`.
+Reference: https://docs.livekit.io/home/server/webhooks/ (its omissions: docs/reference/vendors/livekit.md). The schema is
+livekit/protocol `protobufs/livekit_webhook.proto`; livekit `pkg/telemetry/events.go` fills it in.
 
-LIMIT: a token is valid for 5 minutes (plus leeway) and its body may be sent again within them; the permanent dedupe is
-what keeps a replay out.
+LIMIT: a token is valid for 5 minutes (plus leeway), and its body can be replayed within them. Deduplication, which has no
+time limit, rejects the replay.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from tracker.sources.protojson import Message
 
 
 RULES = RunRules(tolerance=5_000_000)
-"""Only ingress events may name no run; their clock is that of another server than the room's."""
+"""Only ingress events may lack a run key, and another server's clock stamps them."""
 
 
 class LivekitSource:
@@ -37,13 +35,13 @@ class LivekitSource:
         return f"LivekitSource({self.name!r})"
 
     def verify(self, delivery: Delivery) -> Verified:
-        """See `Source.verify`. The proof is the token: bound to this body, it is evidence and opens nothing else."""
+        """See `Source.verify`. The proof is the token: it is bound to this body, so it is evidence and grants nothing else."""
         token = delivery.headers.get("authorization", "").strip(" \t")
         verify_jwt(token, keys=self._keys, body=delivery.body, received_at=delivery.received_at)
         return self._named(delivery.body, delivery.received_at, "webhook", {"scheme": "jwt", "jwt": token})
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.admit`."""
+        """See `Source.verify_trusted`."""
         return self._named(body, received_at, "import", proof)
 
     def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
@@ -53,7 +51,7 @@ class LivekitSource:
             source=self.name,
             vendor=self.vendor,
             event=event,
-            # The same id goes to every configured URL, and with every retry.
+            # Every configured URL and every retry gets the same id.
             dedupe_key=f"{event}:{event_id}" if event and event_id else f"sha256:{hashlib.sha256(body).hexdigest()}",
             received_at=received_at,
             origin=origin,

@@ -1,10 +1,10 @@
 """What OpenVidu 2's events mean: every generation from the first CDR (2.0) to 2.32 and OpenVidu 3's v2compatibility.
 
-    session…            SessionCreated SessionEnded             its start is exact and is told by both
+    session…            SessionCreated SessionEnded             both state its exact start
     participant…        ParticipantJoined ParticipantLeft       an end states its start (`startTime`), to the ms
     webrtcConnection…   OUTBOUND a stream, INBOUND a subscription
     recording…          by status; recordingStarted/Stopped (≤ 2.20) are `legacy`
-    node…, HANode…      no session; nodeCrashed lists those it took down
+    node…, HANode…      no session; nodeCrashed lists the sessions it ended
 
 Fields and their quirks: docs/reference/vendors/openvidu.md.
 """
@@ -53,7 +53,7 @@ from tracker.sources.openvidu.wire import Event, parse_json, read_event, shown_n
 
 
 _LONGEST_SECONDS = 1e9
-"""Thirty years: no media file is longer, and no store refuses it in ms."""
+"""Thirty years: no media file is longer."""
 
 _RECORDING_KINDS: dict[str, type[RecordingFact]] = {
     "started": RecordingStarted,
@@ -63,21 +63,275 @@ _RECORDING_KINDS: dict[str, type[RecordingFact]] = {
 }
 
 
-_NAMELESS = "unknown"
+_NO_CONNECTION_ID = "unknown"
+
+
+_JSON_BEGINS = frozenset(' \t\n\r{["-0123456789tfnNI')
+"""A text that begins otherwise is not JSON and is not parsed."""
+
+_LAST_MS = 253_402_300_800_000
+"""The year 10000, in ms: neither views nor answers can hold a later time."""
+
+_LONGEST_NAME = 200
+
+_NAME_KEYS = ("clientData", "name", "nickname", "userName", "nome")
+"""Where applications put a person's name in clientData; openvidu-call and the tutorials use `clientData`."""
+
+# S/core/EndReason.java, all 16 values, and broadcastStoppedByServer (≥ 2.26).
+_REASONS: dict[str, EndReason] = {
+    "lastParticipantLeft": "normal",
+    "sessionClosedByServer": "closed_by_server",
+    "mediaServerDisconnect": "server_failure",
+    "mediaServerReconnect": "server_failure",
+    "nodeCrashed": "server_failure",
+    "openviduServerStopped": "server_shutdown",
+    "automaticStop": "timeout",
+    "disconnect": "left",
+    "forceDisconnectByUser": "removed",
+    "forceDisconnectByServer": "removed",
+    "networkDisconnect": "network_lost",
+    "unsubscribe": "normal",
+    "unpublish": "normal",
+    "forceUnpublishByUser": "removed",
+    "forceUnpublishByServer": "removed",
+    "recordingStoppedByServer": "normal",
+    "broadcastStoppedByServer": "normal",
+}
+
+_SECRET_KEY = re.compile(r"passw|secret|token|authorization|credential", re.IGNORECASE)
+# Greedy up to the last @: a password may contain @ or /, and losing a path is better than showing a password.
+_URI_USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://).*@", re.DOTALL)
+# Cameras also accept credentials in the query, or, some makes, in the path.
+_URI_CREDENTIAL = re.compile(r"((?:user(?:name)?|usr|pass(?:word|wd)?|pwd|auth|key)=)[^&/;?]*", re.IGNORECASE)
+
+
+class FieldMissing(Exception):
+    """An event lacks a field that its meaning depends on; the message names the field. Not raised outside of this module."""
+
+
+class EventContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event has, whatever its kind.
+
+    `fields` are its fields, without secrets (see `_safe_value`). `at` is when it happened; `timestamp` is the event's own
+    (None where it is missing or impossible; then `at` is when we received it); `start_time` is its `startTime`. All in µs.
+    `room` is the sessionId, `run` the uniqueSessionId.
+    """
+
+    fields: dict[str, Any]
+    at: Micros
+    timestamp: Micros | None
+    start_time: Micros | None
+    room: str | None
+    run: str | None
+    anomalies: tuple[tuple[str, str], ...]
+    server_run: str | None
+
+    def fact(self, *mapped: str) -> dict[str, Any]:
+        """The arguments of every fact. `mapped`: fields that the fact has attributes for; `detail` leaves them out."""
+        left_out = _left_out(mapped)
+        return {
+            "at": self.at,
+            "clock": "receiver" if self.timestamp is None else "server",
+            "precision": "us" if self.timestamp is None else "ms",
+            "detail": {key: value for key, value in self.fields.items() if key not in left_out},
+            "anomalies": self.anomalies,
+            "server_run": self.server_run,
+        }
+
+    def ending(self) -> dict[str, Any]:
+        """The arguments of an end: the normalised reason and the vendor's own."""
+        vendor_reason = as_text(self.fields.get("reason"))
+        return {"reason": end_reason(vendor_reason), "vendor_reason": vendor_reason}
+
+    def session_ref(
+        self, *, starts: Micros | None = None, ends: Micros | None = None, recording: str | None = None
+    ) -> SessionRef:
+        """The session of this event. `starts` / `ends`: the event itself states when its run began / ended (µs).
+
+        `uniqueSessionId` is `sessionId + "_" + start in ms` (Session.java). So a stated start gives the run key in every
+        version, and the key gives the start to every event that has it. Raises `FieldMissing` where the event names no
+        session.
+        """
+        if self.room is None and self.run is None:
+            raise FieldMissing("sessionId is missing")
+        run = self.run
+        if run is None and self.room is not None and starts is not None:
+            run = f"{self.room}_{starts // 1000}"
+        ids = (("sessionId", self.room), ("uniqueSessionId", run), ("recordingId", recording))
+        return SessionRef(
+            at=self.at if self.start_time is None else self.start_time,
+            run=run,
+            room=self.room,
+            starts_at=start_in_key(self.run) if starts is None else starts,
+            ends_at=ends,
+            ids=tuple((name, value) for name, value in ids if value is not None),
+        )
+
+    def moment(self, key: str) -> Micros | None:
+        """A field in epoch milliseconds, as µs; None where it is missing or not a possible time."""
+        return micros(self.fields.get(key))
+
+
+@functools.cache
+def _left_out(mapped: tuple[str, ...]) -> frozenset[str]:
+    # Only called with constants.
+    return frozenset({"sessionId", "uniqueSessionId", "timestamp", "startTime", "endTime", *mapped})
+
+
+def event_context(event: Event, record: Record, *anomalies: tuple[str, str]) -> EventContext:
+    """The context of `event`, with the `anomalies` found so far. Never raises."""
+    fields = _safe_fields(event.fields)
+    timestamp = micros(fields.get("timestamp"))
+    timestamp = micros(fields.get("endTime")) if timestamp is None else timestamp  # ≤ 2.4 states the end twice
+    found = list(anomalies)
+    if event.lossy and event.is_json:
+        found.append(("lossy_encoding", "the body is not UTF-8 and was read as ISO-8859-1"))
+    if timestamp is None and not any(kind == "unreadable" for kind, _ in anomalies):
+        found.append(_time_anomaly("timestamp", fields))
+    start = micros(fields.get("startTime"))
+    if start is None and "startTime" in fields:
+        found.append(_time_anomaly("startTime", fields))
+    run = as_text(fields.get("uniqueSessionId"))
+    room = as_text(fields.get("sessionId"))
+    if room is None and run is not None and start_in_key(run) is not None:
+        room = run.rpartition("_")[0]
+    return EventContext(
+        fields=fields,
+        at=record.received_at if timestamp is None else timestamp,
+        timestamp=timestamp,
+        start_time=start,
+        room=room,
+        run=run,
+        anomalies=tuple(found),
+        server_run=_server_run(record.proof),
+    )
+
+
+def end_reason(vendor_reason: str | None) -> EndReason:
+    """The normalised reason; "unknown" where the vendor gives none (evicted ghosts) or an unknown one."""
+    return _REASONS.get(vendor_reason or "", "unknown")
+
+
+def micros(value: object) -> Micros | None:
+    """Epoch milliseconds as µs; None for anything that is not a time between 1970 and the year 10000."""
+    return value * 1000 if type(value) is int and 0 < value < _LAST_MS else None
+
+
+def start_in_key(run: str | None) -> Micros | None:
+    """The start (µs) that a uniqueSessionId ends with; None where no full timestamp follows the last `_`."""
+    digits = run.rpartition("_")[2] if run else ""
+    return micros(int(digits)) if 12 <= len(digits) <= 15 and digits.isascii() and digits.isdigit() else None
+
+
+def as_text(value: object) -> str | None:
+    """A non-empty string, or None."""
+    return value if isinstance(value, str) and value else None
+
+
+def require_text(fields: dict[str, Any], key: str) -> str:
+    """The field as text. Raises `FieldMissing`."""
+    value = as_text(fields.get(key))
+    if value is None:
+        raise FieldMissing(f"{key} is missing")
+    return value
+
+
+def readable_name(client_data: object) -> str | None:
+    """The person's name in clientData: a plain text, or a field of a JSON object (`{"clientData": "Mike"}` → Mike)."""
+    if not isinstance(client_data, str):
+        return None
+    try:
+        value = parse_json(client_data) if client_data[:1] in _JSON_BEGINS else client_data
+    except ValueError:
+        value = client_data
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        value = next((fields[key] for key in _NAME_KEYS if as_text(fields.get(key))), None)
+    elif isinstance(value, int | float):
+        value = client_data
+    name = replace_surrogates(value).strip() if isinstance(value, str) else ""
+    return name[:_LONGEST_NAME] or None
+
+
+def dimensions(value: object) -> object:
+    """VideoDimensions as {"width", "height"}. Unlike documented, it is a string of JSON; other values are returned unchanged."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = parse_json(value)
+    except ValueError:
+        return value
+    return _safe_value("videoDimensions", parsed) if isinstance(parsed, dict) else value
+
+
+def _safe_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    safe: dict[str, Any] = {}
+    for key, value in fields.items():
+        name, hidden, address = _field_traits(key) if len(key) <= _LONGEST_NAME else _field_traits.__wrapped__(key)
+        if not hidden:
+            plain = value.isascii() and not address if type(value) is str else value is None or type(value) is bool
+            safe[name] = value if plain else _safe_value(key, value)
+    return safe
+
+
+@functools.lru_cache(maxsize=1024)
+def _field_traits(key: str) -> tuple[str, bool, bool]:
+    """(displayable name, may hold a secret, holds an address) of a field, from its name. OpenVidu uses the same few names."""
+    return replace_surrogates(key), _SECRET_KEY.search(key) is not None, key.lower().endswith(("uri", "url"))
+
+
+def _safe_value(key: str, value: Any) -> Any:
+    """The value without secrets, lone surrogates, and integers wider than 64 bits."""
+    if isinstance(value, str):
+        return (
+            _without_credentials(replace_surrogates(value))
+            if key.lower().endswith(("uri", "url"))
+            else replace_surrogates(value)
+        )
+    if isinstance(value, dict):
+        return _safe_fields(cast("dict[str, Any]", value))
+    if isinstance(value, list):
+        return [_safe_value(key, item) for item in cast("list[Any]", value)]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    return value
+
+
+def _without_credentials(uri: str) -> str:
+    return _URI_CREDENTIAL.sub(r"\1…", _URI_USER.sub(r"\1", uri))
+
+
+def _time_anomaly(key: str, fields: dict[str, Any]) -> tuple[str, str]:
+    if fields.get(key) is None:
+        return ("unreadable", f"{key} is missing")
+    return ("clock_skew", f"{key} is no time in epoch milliseconds")
+
+
+def _server_run(proof: bytes) -> str | None:
+    """The server run that wrote an imported CDR line (the suffix of its file's name), which the import added to the proof."""
+    if b'"run"' not in proof and b"\\" not in proof and proof.isascii():
+        # The JSON has no escapes, and no field of this name.
+        return None
+    try:
+        fields = json.loads(proof)
+    except (ValueError, RecursionError):
+        return None
+    run = cast("dict[str, Any]", fields).get("run") if isinstance(fields, dict) else None
+    return run if isinstance(run, str) and run else None
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a kept OpenVidu 2 delivery means. Never raises; see `contract.Interpret`."""
+    """The facts of a recorded OpenVidu 2 delivery. Never raises; see `contract.Interpret`."""
     event = read_event(record.body)
     try:
-        return _read(event, record)
+        return _facts_of(event, record)
     except FieldMissing as missing:
         return (_unreadable(event, record, str(missing)),)
     except Exception as error:
         return (_unreadable(Event(), record, f"unforeseen {type(error).__name__}"),)
 
 
-def _read(event: Event, record: Record) -> tuple[Fact, ...]:
+def _facts_of(event: Event, record: Record) -> tuple[Fact, ...]:
     if event.unreadable is not None:
         return (_unreadable(event, record, event.unreadable),)
     reader = _READERS.get(event.name)
@@ -115,24 +369,24 @@ def _session_destroyed(context: EventContext) -> tuple[Fact, ...]:
 
 def _participant(context: EventContext) -> dict[str, Any]:
     connection = _connection_or_none(context)
-    nameless = connection is None
-    # Without an id somebody came all the same; the moment of the join still tells one such connection from another.
-    connection = connection or _NAMELESS
+    has_no_id = connection is None
+    # Without an id, the time of the join still tells one such connection from another.
+    connection = connection or _NO_CONNECTION_ID
     platform = as_text(context.fields.get("platform"))
     location = as_text(context.fields.get("location"))
     fact = context.fact("connectionId", "participantId", "platform", "location", "ip", "reason")
-    if nameless:
+    if has_no_id:
         fact["anomalies"] = (*fact["anomalies"], ("unreadable", "participantId is missing"))
     return {
         **fact,
         "place": context.session_ref(),
         "connection": connection,
-        "identity": None if nameless else connection,
+        "identity": None if has_no_id else connection,
         "name": readable_name(context.fields.get("clientData")),
         "person": "ipcam" if platform == "IPCAM" or connection.startswith("ipc_") else "standard",
         "keyed_by_join": True,
         "platform": platform,
-        "location": None if location == "unknown" else location,  # always that word on the Community Edition
+        "location": None if location == "unknown" else location,  # the Community Edition always sends this word
         "ip": as_text(context.fields.get("ip")),
     }
 
@@ -166,7 +420,7 @@ def _inbound(context: EventContext) -> bool:
 
 def _subscription(context: EventContext) -> dict[str, Any]:
     publisher = as_text(context.fields.get("receivingFrom"))
-    # ≤ 2.8 names no stream: a connection publishes one at a time, so the publisher's id names it (see _stream).
+    # ≤ 2.8 has no streamId: a connection publishes one stream at a time, so the publisher's id names it (see _stream).
     stream = as_text(context.fields.get("streamId")) or publisher
     if stream is None:
         raise FieldMissing("streamId and receivingFrom are missing")
@@ -200,7 +454,7 @@ def _connection(context: EventContext) -> str:
 
 
 def _connection_or_none(context: EventContext) -> str | None:
-    # 2.17 introduced connectionId and still sends participantId beside it; before there was only the latter.
+    # ≥ 2.17 sends connectionId and participantId, earlier versions only participantId.
     return as_text(context.fields.get("connectionId")) or as_text(context.fields.get("participantId"))
 
 
@@ -234,8 +488,8 @@ def _recording_stopped(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _recording(context: EventContext, *, measured: bool) -> dict[str, Any]:
-    # `measured`: size and duration mean something. A `started` may carry the finished file's, because the sender
-    # prints an object that has changed meanwhile; from a start they are not believed.
+    # `measured`: whether size and duration are valid. A `started` may carry those of the finished file, because the sender
+    # prints an object that has changed in between, so they are ignored in a start.
     recording = require_text(context.fields, "id")
     seconds, size = context.fields.get("duration"), context.fields.get("size")
     length = seconds if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) else 0
@@ -260,7 +514,7 @@ def _broadcast_stopped(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _broadcast(context: EventContext) -> dict[str, Any]:
-    # Undocumented events without a known id; a session has one broadcast at a time, so the session names it.
+    # These events are undocumented and have no known id; a session has one broadcast at a time, so the session names it.
     if context.room is None:
         raise FieldMissing("sessionId is missing")
     return {**context.fact("reason"), "place": context.session_ref(), "activity": context.room}
@@ -284,12 +538,12 @@ def _node_crashed(context: EventContext) -> tuple[Fact, ...]:
     rooms = [as_text(item) for item in cast("list[Any]", listed)] if isinstance(listed, list) else []
     node = _node(context)
     lost = context.moment("timeOfDisconnection") or context.at
-    alone = context.fact("sessionIds", "recordingIds", "broadcasts")
+    session_fact = context.fact("sessionIds", "recordingIds", "broadcasts")
     return (
         NodeCrashed(**context.fact(), **node),
         *(
-            # sessionIds are plain, not unique ones: the moment of the crash tells which run it was.
-            NodeCrashed(**alone, **node, place=SessionRef(at=lost, room=room, ids=(("sessionId", room),)))
+            # sessionIds are not unique ids: the time of the crash tells which run it was.
+            NodeCrashed(**session_fact, **node, place=SessionRef(at=lost, room=room, ids=(("sessionId", room),)))
             for room in dict.fromkeys(rooms)
             if room is not None
         ),
@@ -306,7 +560,7 @@ def _node_status(context: EventContext) -> tuple[Fact, ...]:
 
 def _node(context: EventContext) -> dict[str, Any]:
     node = as_text(context.fields.get("id")) or as_text(context.fields.get("nodeId"))
-    if node is None and "clusterId" in context.fields:  # autoscaling is about all nodes together
+    if node is None and "clusterId" in context.fields:  # autoscaling is about the whole cluster
         return {"subject_type": "cluster", "subject_id": as_text(context.fields.get("clusterId"))}
     return {"subject_type": "node", "subject_id": node}
 
@@ -333,257 +587,3 @@ _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "HANodeDeregistered": _node_status,
     "HANodeTerminated": _node_status,  # the name one page of the documentation uses for HANodeDeregistered
 }
-
-
-_JSON_BEGINS = frozenset(' \t\n\r{["-0123456789tfnNI')
-"""What nearly no name begins with: others are not even tried."""
-
-_LAST_MS = 253_402_300_800_000
-"""The year 10000, in ms: no store or answer can hold a later time."""
-
-_LONGEST_NAME = 200
-
-_NAME_KEYS = ("clientData", "name", "nickname", "userName", "nome")
-"""Where applications put a person's name in clientData; `clientData` is openvidu-call's and the tutorials'."""
-
-# S/core/EndReason.java, all 16 values, and broadcastStoppedByServer (≥ 2.26).
-_REASONS: dict[str, EndReason] = {
-    "lastParticipantLeft": "normal",
-    "sessionClosedByServer": "closed_by_server",
-    "mediaServerDisconnect": "server_failure",
-    "mediaServerReconnect": "server_failure",
-    "nodeCrashed": "server_failure",
-    "openviduServerStopped": "server_shutdown",
-    "automaticStop": "timeout",
-    "disconnect": "left",
-    "forceDisconnectByUser": "removed",
-    "forceDisconnectByServer": "removed",
-    "networkDisconnect": "network_lost",
-    "unsubscribe": "normal",
-    "unpublish": "normal",
-    "forceUnpublishByUser": "removed",
-    "forceUnpublishByServer": "removed",
-    "recordingStoppedByServer": "normal",
-    "broadcastStoppedByServer": "normal",
-}
-
-_SECRET_KEY = re.compile(r"passw|secret|token|authorization|credential", re.IGNORECASE)
-# Greedy up to the last @: a password may itself hold @ or /, and losing a path is better than showing a password.
-_URI_USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://).*@", re.DOTALL)
-# Cameras also take credentials in the query or, some makes, in the path.
-_URI_CREDENTIAL = re.compile(r"((?:user(?:name)?|usr|pass(?:word|wd)?|pwd|auth|key)=)[^&/;?]*", re.IGNORECASE)
-
-
-class FieldMissing(Exception):
-    """An event lacks the field that says what it is about; the message names the field. Stays in this vendor."""
-
-
-class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What any event says, whatever its kind.
-
-    `inner` are its fields, made safe to keep (see `_kept`). `at` is when it happened, `own` the event's own timestamp
-    (None: missing or absurd, then `at` is when we received it), `start` its `startTime`. All in µs.
-    `room` is the sessionId, `run` the uniqueSessionId.
-    """
-
-    fields: dict[str, Any]
-    at: Micros
-    timestamp: Micros | None
-    start_time: Micros | None
-    room: str | None
-    run: str | None
-    anomalies: tuple[tuple[str, str], ...]
-    server_run: str | None
-
-    def fact(self, *mapped: str) -> dict[str, Any]:
-        """The arguments every fact takes; `mapped` are the fields the fact holds by itself, kept out of detail."""
-        left_out = _left_out(mapped)
-        return {
-            "at": self.at,
-            "clock": "receiver" if self.timestamp is None else "server",
-            "precision": "us" if self.timestamp is None else "ms",
-            "detail": {key: value for key, value in self.fields.items() if key not in left_out},
-            "anomalies": self.anomalies,
-            "server_run": self.server_run,
-        }
-
-    def ending(self) -> dict[str, Any]:
-        """The arguments an end takes: why, in our words and in theirs."""
-        vendor_reason = as_text(self.fields.get("reason"))
-        return {"reason": end_reason(vendor_reason), "vendor_reason": vendor_reason}
-
-    def session_ref(
-        self, *, starts: Micros | None = None, ends: Micros | None = None, recording: str | None = None
-    ) -> SessionRef:
-        """Where this belongs; `starts` / `ends`: this event itself states when its run began / is over (µs).
-
-        `uniqueSessionId` is `sessionId + "_" + start in ms` (Session.java), so a stated start makes the run key of
-        every version, and the key gives the start to every event that carries it. Raises `FieldMissing` when the
-        event names no session.
-        """
-        if self.room is None and self.run is None:
-            raise FieldMissing("sessionId is missing")
-        run = self.run
-        if run is None and self.room is not None and starts is not None:
-            run = f"{self.room}_{starts // 1000}"
-        ids = (("sessionId", self.room), ("uniqueSessionId", run), ("recordingId", recording))
-        return SessionRef(
-            at=self.at if self.start_time is None else self.start_time,
-            run=run,
-            room=self.room,
-            starts_at=start_in_key(self.run) if starts is None else starts,
-            ends_at=ends,
-            ids=tuple((name, value) for name, value in ids if value is not None),
-        )
-
-    def moment(self, key: str) -> Micros | None:
-        """A field in epoch milliseconds as µs; None when it is missing or no time anyone can mean."""
-        return micros(self.fields.get(key))
-
-
-@functools.cache
-def _left_out(mapped: tuple[str, ...]) -> frozenset[str]:
-    # Asked only with the constants of a reading.
-    return frozenset({"sessionId", "uniqueSessionId", "timestamp", "startTime", "endTime", *mapped})
-
-
-def event_context(event: Event, record: Record, *anomalies: tuple[str, str]) -> EventContext:
-    """What `event` says, with `anomalies` seen so far. Never raises."""
-    inner = _kept_fields(event.fields)
-    own = micros(inner.get("timestamp"))
-    own = micros(inner.get("endTime")) if own is None else own  # ≤ 2.4 states the end twice
-    seen = list(anomalies)
-    if event.lossy and event.is_json:
-        seen.append(("lossy_encoding", "the body is not UTF-8 and was read as ISO-8859-1"))
-    if own is None and not any(kind == "unreadable" for kind, _ in anomalies):
-        seen.append(_why_no_time("timestamp", inner))
-    start = micros(inner.get("startTime"))
-    if start is None and "startTime" in inner:
-        seen.append(_why_no_time("startTime", inner))
-    run = as_text(inner.get("uniqueSessionId"))
-    room = as_text(inner.get("sessionId"))
-    if room is None and run is not None and start_in_key(run) is not None:
-        room = run.rpartition("_")[0]
-    return EventContext(
-        fields=inner,
-        at=record.received_at if own is None else own,
-        timestamp=own,
-        start_time=start,
-        room=room,
-        run=run,
-        anomalies=tuple(seen),
-        server_run=_server_run(record.proof),
-    )
-
-
-def end_reason(vendor_reason: str | None) -> EndReason:
-    """Our word for theirs; "unknown" where they give none (evicted ghosts) or one we do not know."""
-    return _REASONS.get(vendor_reason or "", "unknown")
-
-
-def micros(value: object) -> Micros | None:
-    """Epoch milliseconds as µs; None for anything that is no time between 1970 and the year 10000."""
-    return value * 1000 if type(value) is int and 0 < value < _LAST_MS else None
-
-
-def start_in_key(run: str | None) -> Micros | None:
-    """The start (µs) a uniqueSessionId ends with; None where what follows the last `_` is no full timestamp."""
-    digits = run.rpartition("_")[2] if run else ""
-    return micros(int(digits)) if 12 <= len(digits) <= 15 and digits.isascii() and digits.isdigit() else None
-
-
-def as_text(value: object) -> str | None:
-    """A non-empty string, or None."""
-    return value if isinstance(value, str) and value else None
-
-
-def require_text(inner: dict[str, Any], key: str) -> str:
-    """The field as text. Raises `FieldMissing`."""
-    value = as_text(inner.get(key))
-    if value is None:
-        raise FieldMissing(f"{key} is missing")
-    return value
-
-
-def readable_name(client_data: object) -> str | None:
-    """The name in a clientData: a plain text is one, a JSON object may hold one (`{"clientData": "Mike"}` → Mike)."""
-    if not isinstance(client_data, str):
-        return None
-    try:
-        value = parse_json(client_data) if client_data[:1] in _JSON_BEGINS else client_data
-    except ValueError:
-        value = client_data
-    if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
-        value = next((fields[key] for key in _NAME_KEYS if as_text(fields.get(key))), None)
-    elif isinstance(value, int | float):
-        value = client_data
-    name = replace_surrogates(value).strip() if isinstance(value, str) else ""
-    return name[:_LONGEST_NAME] or None
-
-
-def dimensions(value: object) -> object:
-    """VideoDimensions as {"width", "height"}: it is a *string of JSON*, against the documentation; else as it came."""
-    if not isinstance(value, str):
-        return value
-    try:
-        parsed = parse_json(value)
-    except ValueError:
-        return value
-    return _kept("videoDimensions", parsed) if isinstance(parsed, dict) else value
-
-
-def _kept_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for key, value in fields.items():
-        name, hidden, address = _told_by(key) if len(key) <= _LONGEST_NAME else _told_by.__wrapped__(key)
-        if not hidden:
-            plain = value.isascii() and not address if type(value) is str else value is None or type(value) is bool
-            kept[name] = value if plain else _kept(key, value)
-    return kept
-
-
-@functools.lru_cache(maxsize=1024)
-def _told_by(key: str) -> tuple[str, bool, bool]:
-    """(its name, may hold a secret, holds an address), by its name; OpenVidu uses the same few for ever."""
-    return replace_surrogates(key), _SECRET_KEY.search(key) is not None, key.lower().endswith(("uri", "url"))
-
-
-def _kept(key: str, value: Any) -> Any:
-    """The value without secrets, lone surrogates and numbers no JSON encoder of ours takes."""
-    if isinstance(value, str):
-        return (
-            _without_credentials(replace_surrogates(value))
-            if key.lower().endswith(("uri", "url"))
-            else replace_surrogates(value)
-        )
-    if isinstance(value, dict):
-        return _kept_fields(cast("dict[str, Any]", value))
-    if isinstance(value, list):
-        return [_kept(key, item) for item in cast("list[Any]", value)]
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return str(value)
-    return value
-
-
-def _without_credentials(uri: str) -> str:
-    return _URI_CREDENTIAL.sub(r"\1…", _URI_USER.sub(r"\1", uri))
-
-
-def _why_no_time(key: str, inner: dict[str, Any]) -> tuple[str, str]:
-    if inner.get(key) is None:
-        return ("unreadable", f"{key} is missing")
-    return ("clock_skew", f"{key} is no time in epoch milliseconds")
-
-
-def _server_run(proof: bytes) -> str | None:
-    """The run of the server an imported CDR line was written in (its file's suffix), which the importer noted."""
-    if b'"run"' not in proof and b"\\" not in proof and proof.isascii():
-        # Written plainly, and nothing in it is called so.
-        return None
-    try:
-        noted = json.loads(proof)
-    except (ValueError, RecursionError):
-        return None
-    run = cast("dict[str, Any]", noted).get("run") if isinstance(noted, dict) else None
-    return run if isinstance(run, str) and run else None

@@ -1,10 +1,10 @@
-"""OpenVidu 2: webhooks proved by a fixed header, and the CDR files that hold the same events.
+"""OpenVidu 2: webhooks proved by a fixed header, and CDR files with the same events.
 
 Reference: https://docs.openvidu.io/en/2.32.0/reference-docs/openvidu-server-webhook/ (what it leaves out:
 docs/reference/vendors/openvidu.md). The bytes are read in `sources/openvidu/wire.py`, their meaning in `sources/openvidu/events.py`.
 
 LIMIT: OpenVidu 2 signs nothing. The header proves that the sender knows the secret, not that the body is unchanged:
-whoever reads one request can send others. Use TLS and a network allow-list beside it.
+anybody who reads one request can forge others. Use TLS and a network allow-list as well.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from tracker.sources.openvidu.wire import dedupe_key, read_event, shown_name
 from tracker.sources.webhook_jwt import matching_secret, encode_proof
 
 RULES = RunRules(
-    # Starts are exact. Only a join without REST (≤ 2.15) is stamped, some ms, before its session. It must stay below
-    # the time an application needs to open the room again after a node crashed, or the crash would close the new run.
+    # Starts are exact, except that a join without REST (≤ 2.15) is stamped some ms before its session. The tolerance must
+    # stay below the time an application needs to reopen the room after a node crash, or the crash would end the new run.
     tolerance=100_000,
-    # The garbage collector removes never-joined sessions without a word: threshold 3600 s + interval 900 s
+    # The garbage collector removes never-joined sessions without an event: threshold 3600 s + interval 900 s
     # (SessionManager.java, ≥ 2.19).
     never_joined_after=75 * 60 * 1_000_000,
 )
 
 
 class OpenviduSource:
-    """One OpenVidu 2 deployment, proved by the header `settings.header` holding one of `settings.secrets`."""
+    """One OpenVidu 2 deployment; the header `settings.header` must hold one of `settings.secrets`."""
 
     def __init__(self, settings: SourceSettings) -> None:
         self.name = settings.name
@@ -40,24 +40,24 @@ class OpenviduSource:
         return f"OpenviduSource({self.name!r})"
 
     def verify(self, delivery: Delivery) -> Verified:
-        """See `Source.verify`. The proof tells which secret matched (its index), never its value."""
-        given = delivery.headers.get(self._header.lower())
-        if given is None:
+        """See `Source.verify`. The proof holds the index of the secret that matched, never its value."""
+        offered = delivery.headers.get(self._header.lower())
+        if offered is None:
             raise SignatureMissing(
-                f"the header {self._header} is missing; set OPENVIDU_WEBHOOK_HEADERS to"
+                f"the header {self._header} is missing: set OPENVIDU_WEBHOOK_HEADERS to"
                 f' ["{self._header}: <the secret of source {self.name}>"]'
             )
-        key = matching_secret(given.strip(" \t"), self._secrets)
+        key = matching_secret(offered.strip(" \t"), self._secrets)
         if key is None:
             raise SignatureMismatch(
-                f"the header {self._header} does not hold a secret of source {self.name};"
+                f"the header {self._header} does not hold a secret of source {self.name}:"
                 " compare OPENVIDU_WEBHOOK_HEADERS with config.toml"
             )
         proof: dict[str, str | int] = {"scheme": "header", "header": self._header, "key": key}
         return self._named(delivery.body, delivery.received_at, "webhook", proof)
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.admit`. The body may be a webhook body or a CDR line."""
+        """See `Source.verify_trusted`. The body may be a webhook body or a CDR line."""
         return self._named(body, received_at, "import", proof)
 
     def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:

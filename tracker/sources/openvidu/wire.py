@@ -1,11 +1,11 @@
-"""OpenVidu 2 on the wire: bytes in, one named event out, and the key under which it is the same event again.
+"""OpenVidu 2's wire format: the named event in a body, and the dedupe key that a repeat of it has.
 
 Two shapes carry the same event (OpenVidu's `webhookTest` asserts it):
 
     webhook    {"sessionId": …, "timestamp": …, "event": "sessionCreated"}      HttpWebhookSender.java
     CDR line   {"sessionCreated": {"sessionId": …, "timestamp": …}}             CDREvent.java
 
-Nothing here raises for what a body holds: an unreadable one is an `Event` that says why.
+An unreadable body never raises: it becomes an `Event` that says why.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from tracker.sources.json_reading import MAX_DEPTH, parse_strict, replace_surrog
 _LONGEST_NAME = 200
 
 _FRACTION = b"\xcb"
-"""How MessagePack marks one. Found inside a text or a number it is a false alarm, which costs only time."""
+"""How MessagePack marks a float. A match inside a text is a false alarm, which only costs time."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _write_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What a body says: the event's `name` ("" when it has none) and its fields (`inner`), equal in both shapes.
+    """The event in a body: its `name` ("" where it has none) and its `fields`, the same in both shapes.
 
-    `unreadable` says why there is nothing to read. `is_json`: the body is JSON at all, its value without the name is
-    `value`. `lossy`: the bytes were not UTF-8 and were read as ISO-8859-1 (OpenVidu ≤ 2.17 sends that).
+    `unreadable` says why the body cannot be read. `is_json`: the body is JSON; `value` is its value without the name.
+    `lossy`: the bytes are not UTF-8 and were read as ISO-8859-1 (OpenVidu ≤ 2.17 sends that).
     """
 
     name: str = ""
@@ -45,19 +45,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def canonical(self) -> bytes | None:
-        """What the dedupe key is made of when the body is JSON at all; only ingest asks, a rebuild never does."""
+        """The text that the dedupe key hashes; None where the body is not JSON. Ingest uses it, a rebuild does not."""
         return _canonical(self.name, self.value) if self.is_json else None
 
 
 def read_event(body: bytes) -> Event:
-    """The event a webhook body or a CDR line carries. Never raises."""
-    value = _certain_object(body)
+    """The event in a webhook body or a CDR line. Never raises."""
+    value = _parse_object(body)
     if value is not None:
         return _named(value, lossy=False)
     try:
         text, lossy = body.decode("utf-8-sig"), False
     except UnicodeDecodeError:
-        # ≤ 2.17 posts ISO-8859-1 without saying so; every byte has a meaning there, so this cannot fail.
+        # ≤ 2.17 posts ISO-8859-1 without declaring it. Every byte is valid in it, so this cannot fail.
         text, lossy = body.decode("iso-8859-1"), True
     try:
         value = parse_json(text)
@@ -75,35 +75,34 @@ def _named(value: dict[str, Any], *, lossy: bool) -> Event:
 
 
 def dedupe_key(body: bytes, event: Event) -> str:
-    """SHA-256, hex, of what makes this delivery the same event again; `event` is `read_event(body)`.
+    """The dedupe key, SHA-256 in hex; `event` is `read_event(body)`.
 
-    The canonical JSON of [name, fields], so that a webhook and its CDR line are one; the raw bytes where the body is
-    no JSON. No two of these texts can be equal, so the ways cannot collide.
+    It hashes the canonical JSON of [name, fields], so that a webhook and its CDR line have one key, or the raw bytes where
+    the body is not JSON. Raw bytes that are not JSON never equal canonical JSON, so the two cannot collide.
     """
     canonical = event.canonical
     return hashlib.sha256(body if canonical is None else canonical).hexdigest()
 
 
 def shown_name(event: Event) -> str:
-    """The event's name as text every store takes: no lone surrogates, of bounded length."""
+    """The event's name without lone surrogates, cut to 200 characters."""
     return replace_surrogates(event.name)[:_LONGEST_NAME]
 
 
 def parse_json(text: str) -> Any:
-    """The JSON value of a text whose numbers are finite, whose keys are unique and whose nesting is bounded.
+    """The JSON value of a text, with finite numbers, unique keys and bounded nesting.
 
-    Integral floats become ints, so that `0.0` and `0` are one value. Raises ValueError saying what is wrong; the
-    message never quotes the text.
+    Integral floats become ints, so that `0.0` and `0` are one value. Raises ValueError; the message never quotes the text.
     """
-    value = _certain_object(text.encode("utf-8", "replace")) if text[:1] == "{" else None
-    return parse_strict(text, parse_float=_real) if value is None else value
+    value = _parse_object(text.encode("utf-8", "replace")) if text[:1] == "{" else None
+    return parse_strict(text, parse_float=_parse_float) if value is None else value
 
 
-def _certain_object(body: bytes) -> dict[str, Any] | None:
-    value = plain_json.parse_unambiguous(body, deepest=MAX_DEPTH)
+def _parse_object(body: bytes) -> dict[str, Any] | None:
+    value = plain_json.parse_unambiguous(body, max_depth=MAX_DEPTH)
     if not isinstance(value, dict):
         return None
-    # Read twice where there may be a fraction: only as it came can it be written again.
+    # Decoded again where there may be a fraction: the check above needs the floats as they came.
     return _decode(body) if b"." in body else cast("dict[str, Any]", value)
 
 
@@ -123,7 +122,7 @@ def _canonical(name: str, fields: Any) -> bytes:
         fields = _recording_identity(cast("dict[str, Any]", fields))
     named = [name, fields]
     try:
-        # Both write the same bytes, except for numbers with a fraction.
+        # The fast encoder writes the same bytes as `json`, except for numbers with a fraction.
         if _FRACTION not in _pack(named):
             return _write_sorted(named)
     except (ValueError, OverflowError, RecursionError):  # lone surrogates, wide numbers
@@ -133,17 +132,17 @@ def _canonical(name: str, fields: Any) -> bytes:
 
 
 def _recording_identity(inner: dict[str, Any]) -> dict[str, Any]:
-    # The sender prints the webhook later than the CDR line, from an object that has changed meanwhile: size and
-    # duration of the same event differ between the two. These four never do (HttpWebhookSender.java, watched).
+    # The sender prints the webhook later than the CDR line, from an object that has changed in between: size and
+    # duration of one event differ between the two. These four never do (HttpWebhookSender.java, observed).
     identity = {key: inner.get(key) for key in ("id", "startTime", "status", "timestamp")}
     return inner if None in identity.values() else identity
 
 
-def _real(token: str) -> int | float:
+def _parse_float(token: str) -> int | float:
     number = float(token)
     if not math.isfinite(number):
         raise ValueError("a number is too large")
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-_decode = msgspec.json.Decoder(float_hook=_real).decode
+_decode = msgspec.json.Decoder(float_hook=_parse_float).decode

@@ -1,11 +1,11 @@
-"""What OpenVidu Meet's events mean, from 3.4 to what is coming after 3.9.
+"""What OpenVidu Meet's events mean, from 3.4 to the development version after 3.9.
 
-    meeting…        SessionStarted SessionEnded: a room holds one meeting at a time, no id tells them apart
-    recording…      by status, by the event's name where the status is new
-    participant…    (≥ 3.9) known by identity and joinDate, which a left repeats
+    meeting…        SessionStarted SessionEnded: a room holds one meeting at a time, and no id tells meetings apart
+    recording…      by status, or by the event's name where the status is unknown
+    participant…    (≥ 3.9) identified by identity and joinDate, which a left event repeats
 
-`creationDate` of the envelope is when the sending began; `data.creationDate` is the age of the *room*. Links in the
-data open the room (`?secret=`): facts never hold them. Fields and quirks: docs/reference/vendors/openvidu_meet.md.
+`creationDate` of the envelope is when the sending began; `data.creationDate` is when the *room* was created. Links in the
+data grant access to the room (`?secret=`): facts never hold them. Fields and quirks: docs/reference/vendors/openvidu_meet.md.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from tracker.sources.json_reading import (
 
 
 SCHEME = "hmac-sha256"
-"""How a proof made by this vendor's `verify` calls itself."""
+"""The `scheme` of a proof that this vendor's `verify` makes."""
 
 _LONGEST_SECONDS = 1e9
-"""Thirty years: no media file is longer, and no store refuses it in ms."""
+"""Thirty years: no media file is longer."""
 
-# meet-ce/typings, MeetParticipantLeaveReason (3.9). `meeting_ended_by_self` is the client's word for the same end.
+# meet-ce/typings, MeetParticipantLeaveReason (3.9). `meeting_ended_by_self` is the client's name for the same reason.
 _LEAVE_REASONS: dict[str, EndReason] = {
     "voluntary_leave": "left",
     "network_disconnect": "network_lost",
@@ -67,7 +67,7 @@ _LEAVE_REASONS: dict[str, EndReason] = {
     "duplicate_identity": "replaced",
 }
 
-# MeetRecordingStatus, the four that are final (LiveKit's EGRESS_…, in lower case since the first release).
+# The four final values of MeetRecordingStatus (LiveKit's EGRESS_…, in lower case since the first release).
 _RECORDING_ENDS: dict[str, tuple[type[RecordingFact], EndReason]] = {
     "complete": (RecordingReady, "normal"),
     "failed": (RecordingFailed, "server_failure"),
@@ -77,13 +77,13 @@ _RECORDING_ENDS: dict[str, tuple[type[RecordingFact], EndReason]] = {
 
 
 class FieldMissing(Exception):
-    """An event lacks the field that says what it is about; the message names the field. Stays in this vendor."""
+    """An event lacks a field that its meaning depends on; the message names the field. Not raised outside of this module."""
 
 
 class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What any event says: its name, `data`, when it was sent (`at`, µs), and what was wrong with the envelope.
+    """What every event has: its name, `data`, when it was sent (`at`, µs), and the anomalies of the envelope.
 
-    `is_dated` is False where the envelope has no usable creationDate and `at` is when we received it.
+    `is_dated` is False where the envelope has no valid creationDate; then `at` is when we received it.
     """
 
     name: str
@@ -93,7 +93,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     anomalies: tuple[tuple[str, str], ...]
 
     def fact(self, at: Micros | None = None, **detail: Any) -> dict[str, Any]:
-        """The arguments every fact takes, at `at` (µs, stated by `data`) or when it was sent."""
+        """The arguments of every fact, at `at` (µs, stated by `data`) or when it was sent."""
         dated = self.is_dated or at is not None
         return {
             "at": self.at if at is None else at,
@@ -104,22 +104,22 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def session_ref(self, at: Micros | None = None, **more: Any) -> SessionRef:
-        """The room, at the start of the thing (`at`, µs) or when this was sent. Raises `FieldMissing`."""
+        """The session of this event: the room, at `at` (µs) or when this was sent. Raises `FieldMissing`."""
         ids = (("roomId", self.room), *more.pop("ids", ()))
         name = as_text(self.data.get("roomName"))
         return SessionRef(at=self.at if at is None else at, room=self.room, room_name=name, ids=ids, **more)
 
     @property
     def room(self) -> str:
-        """`roomId`, else the room a recordingId begins with. Raises `FieldMissing`."""
-        room = as_text(self.data.get("roomId")) or _in_recording_id(as_text(self.data.get("recordingId")), 0)
+        """`roomId`, else the room that a recordingId begins with. Raises `FieldMissing`."""
+        room = as_text(self.data.get("roomId")) or _recording_id_part(as_text(self.data.get("recordingId")), 0)
         if room is None:
             raise FieldMissing("data.roomId is missing")
         return room
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a without_secrets OpenVidu Meet delivery means. Never raises; see `contract.Interpret`."""
+    """The facts of a recorded OpenVidu Meet delivery. Never raises; see `contract.Interpret`."""
     try:
         body = read_object(record.body)
     except BodyUnreadable as why:
@@ -145,9 +145,9 @@ def _context_of(body: dict[str, Any], record: Record, *, has_body: bool = True) 
         anomalies.append(("unreadable", "creationDate is no time in epoch milliseconds"))
     proof = read_proof(record) if record.origin == "webhook" else {}
     stamp = proof.get("timestamp")
-    # The same number twice (openvidu-webhook.service.ts): if not, somebody between us changed how it is sent.
+    # The sender writes one number twice (openvidu-webhook.service.ts): a difference means that something in between changed it.
     if sent is not None and proof.get("scheme") == SCHEME and str(sent // 1000) != str(stamp):
-        # Without the stamp itself, which tells when it was signed: the proof keeps it, and a view does not depend on it.
+        # Without the stamp itself, the time of signing: the proof holds it, and views do not depend on it.
         anomalies.append(("clock_skew", f"X-Timestamp is not the body's creationDate {sent // 1000}"))
     return EventContext(
         name=event_name(body.get("event")),
@@ -159,7 +159,7 @@ def _context_of(body: dict[str, Any], record: Record, *, has_body: bool = True) 
 
 
 def micros(value: object) -> Micros | None:
-    """Epoch milliseconds, whole or not, as µs; None for what is no time from 1970 to the year 10000.
+    """Epoch milliseconds, whole or fractional, as µs; None for anything that is not a time from 1970 to the year 10000.
 
     Recording dates are nanoseconds divided in doubles (1783584060123.4568): rounded, they are right to the µs.
     """
@@ -176,7 +176,7 @@ def _unreadable(context: EventContext, why: str) -> Unknown:
 
 
 def _raw(context: EventContext, anomaly: tuple[str, str]) -> Unknown:
-    """The event as it came, scalars only: what we do not know may hold secrets deeper down."""
+    """The raw event, scalars only: unknown objects may hold secrets."""
     shown = {
         name: value
         for name, value in as_object(without_secrets(context.data)).items()
@@ -199,7 +199,7 @@ def _meeting_started(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _meeting_ended(context: EventContext) -> tuple[Fact, ...]:
-    # `status` is no help: with the end action "delete" it still says active_meeting (handleRoomFinished).
+    # `status` does not help: with the end action "delete" it still says active_meeting (handleRoomFinished).
     vendor_reason = as_text(context.data.get("reason")) or as_text(context.data.get("cause"))
     reason: EndReason = (
         "normal" if vendor_reason is None else "timeout" if vendor_reason == "max_duration_reached" else "unknown"
@@ -211,7 +211,7 @@ def _meeting_ended(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _participant(context: EventContext) -> tuple[dict[str, Any], str, Micros | None, SessionRef]:
-    """(participant, identity, joinDate, place). joinDate 0 means the backend did not know it."""
+    """(participant, identity, joinDate, place). joinDate 0: the backend did not know it."""
     person = as_object(context.data.get("participant"))
     identity = as_text(person.get("participantIdentity"))
     if identity is None:
@@ -243,7 +243,7 @@ def _participant_left(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _participant_changed(context: EventContext) -> tuple[Fact, ...]:
-    """A role or a raised hand: we know the event, there is no kind of its own for it, so it is no anomaly."""
+    """A change of role or a raised hand: a known event without a kind of its own, so it is no anomaly."""
     person, identity, _, place = _participant(context)
     fact = context.fact(event=context.name, participant=without_secrets(person), **pick_fields(context.data, "origin"))
     return (Unknown(**fact, place=place, actor=identity, subject_type="participant", subject_id=identity),)
@@ -259,7 +259,7 @@ def _recording(context: EventContext) -> tuple[Fact, ...]:
     started, stopped = micros(data.get("startDate")), micros(data.get("endDate"))
     steps, reason = _recording_steps(context.name, word, has_stop=stopped is not None)
     is_over = steps[0] not in (RecordingStarted, RecordingProcessing)
-    egress = _in_recording_id(recording, 1)
+    egress = _recording_id_part(recording, 1)
     ids = (("recordingId", recording), *((("egress_id", egress),) if egress else ()))
     detail = pick_fields(data, "layout", "encoding", "filename", "errorCode", "error", "details")
     about: dict[str, Any] = {
@@ -277,16 +277,16 @@ def _recording(context: EventContext) -> tuple[Fact, ...]:
             "reason": reason,
             "vendor_reason": as_text(detail.get("error")) or as_text(detail.get("details")),
         }
-    # Media stopped at endDate; what became of the file is known when it is told.
+    # Media stopped at endDate; the file's outcome is dated by the event.
     return tuple(
         step(**context.fact(stopped if step is RecordingStopped else None, **detail), **about) for step in steps
     )
 
 
 def _recording_steps(event: str, word: str, *, has_stop: bool) -> tuple[tuple[type[RecordingFact], ...], EndReason]:
-    """What an event of that name and status says; an end told as one is two: media stopped, and the file became something.
+    """The facts of a recording event. A final status gives two: media stopped, and the outcome of the file.
 
-    The status decides, the event's name only where the status is missing or new.
+    The status decides; the event's name decides where the status is missing or unknown.
     """
     if word in _RECORDING_ENDS:
         outcome, reason = _RECORDING_ENDS[word]
@@ -304,8 +304,8 @@ def _milliseconds(seconds: object) -> int | None:
     return round(seconds * 1000) if 0 <= seconds < _LONGEST_SECONDS else None
 
 
-def _in_recording_id(recording: str | None, part: int) -> str | None:
-    """A part of `{roomId}--{egressId}--{uid}` (recording.helper.ts); from the right, as a room may hold `--` itself."""
+def _recording_id_part(recording: str | None, part: int) -> str | None:
+    """A part of `{roomId}--{egressId}--{uid}` (recording.helper.ts). It is split from the right: a room may contain `--`."""
     parts = (recording or "").rsplit("--", 2)
     return parts[part] or None if len(parts) == 3 else None
 

@@ -3,8 +3,8 @@
 Reference: https://openvidu.io/latest/docs/openvidu-meet/embedded/reference/webhooks/ and the server's own code
 (`meet-ce/backend/src/services/openvidu-webhook.service.ts`). What its events mean: `sources/openvidu_meet/events.py`.
 
-Signed are the bytes as sent. The vendor's own Python and PHP examples serialise the body again before they hash it,
-and refuse every room name with an accent in it: never do that here.
+The signature covers the bytes as sent. The vendor's own Python and PHP examples serialise the body again before they hash
+it, and so refuse every room name with an accent: never do that here.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ from tracker.sources.openvidu_meet.events import SCHEME
 from tracker.sources.webhook_jwt import encode_proof
 
 RULES = RunRules(
-    # Webhooks are sent concurrently, each stamped when its sending starts: a join may be stamped before the
-    # meetingStarted it belongs to, and LiveKit redeliveries repeat a meetingStarted seconds later.
+    # Webhooks are sent concurrently, each stamped when its sending starts: a join may be stamped before its
+    # meetingStarted, and LiveKit redeliveries repeat a meetingStarted seconds later.
     tolerance=10_000_000,
 )
 
 WINDOW: Micros = 120_000_000
-"""How far X-Timestamp may be from our clock, both ways. The last retry is sent at most 39 s after the first."""
+"""How far X-Timestamp may differ from our clock, in both directions. The last retry is sent at most 39 s after the first."""
 
 _STAMP = re.compile(r"[0-9]{1,15}")
 _SIGNATURE = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class OpenviduMeetSource:
-    """One OpenVidu Meet deployment, proved by `settings.secrets`: its API key, and the one before while rotating."""
+    """One OpenVidu Meet deployment; `settings.secrets` holds its API key, and the former one during a rotation."""
 
     def __init__(self, settings: SourceSettings) -> None:
         self.name = settings.name
         self.vendor = settings.vendor
-        # The index is what the proof names, so an empty entry keeps its place and matches nothing.
+        # The proof names the index, so an empty entry stays in its place; it matches nothing.
         self._keys = tuple(secret.encode("utf-8", "surrogatepass") for secret in settings.secrets)
 
     def __repr__(self) -> str:
         return f"OpenviduMeetSource({self.name!r})"
 
     def verify(self, delivery: Delivery) -> Verified:
-        """See `Source.verify`. The proof holds timestamp, signature and which key matched: enough to check it again."""
+        """See `Source.verify`. The proof holds timestamp, signature and the index of the key: enough to verify it again."""
         stamp, signature = self._offered(delivery)
         signed = stamp.encode() + b"." + delivery.body
         offered = bytes.fromhex(signature)
-        # Every key is tried, so that the time taken does not tell which one matched.
+        # Every key is tried, so that the time does not reveal which one matched.
         matches = [
             hmac.compare_digest(hmac.new(key, signed, hashlib.sha256).digest(), offered) and bool(key)
             for key in self._keys
         ]
         if not any(matches):
             raise SignatureMismatch(
-                f"x-signature fits these bytes with no API key of source {self.name}; compare Meet's API key with"
+                f"x-signature matches these bytes with no API key of source {self.name}: compare Meet's API key with"
                 " config.toml, and let no proxy change the body"
             )
-        # After the signature: only what the sender said about time is worth complaining about.
+        # Checked after the signature: before it, the timestamp may be anybody's.
         age = delivery.received_at - int(stamp) * 1000
         if abs(age) > WINDOW:
             raise SignatureStale(
@@ -76,11 +76,11 @@ class OpenviduMeetSource:
         return self._named(delivery.body, delivery.received_at, "webhook", proof)
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.admit`. The body is one webhook body."""
+        """See `Source.verify_trusted`. The body is one webhook body."""
         return self._named(body, received_at, "import", proof)
 
     def _offered(self, delivery: Delivery) -> tuple[str, str]:
-        """(x-timestamp, x-signature) in the only form Meet writes them. Raises SignatureMissing, SignatureMismatch."""
+        """(x-timestamp, x-signature) in the form that Meet writes. Raises SignatureMissing, SignatureMismatch."""
         stamp, signature = delivery.headers.get("x-timestamp"), delivery.headers.get("x-signature")
         if not stamp or not signature:
             raise SignatureMissing(
@@ -88,9 +88,9 @@ class OpenviduMeetSource:
             )
         stamp, signature = stamp.strip(" \t"), signature.strip(" \t")
         if not _STAMP.fullmatch(stamp):
-            raise SignatureMismatch("x-timestamp is no time in decimal milliseconds")
+            raise SignatureMismatch("x-timestamp is not a time in decimal milliseconds")
         if not _SIGNATURE.fullmatch(signature):
-            raise SignatureMismatch("x-signature is no hexadecimal HMAC-SHA256")
+            raise SignatureMismatch("x-signature is not a hexadecimal HMAC-SHA256")
         return stamp, signature
 
     def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
@@ -98,7 +98,7 @@ class OpenviduMeetSource:
             source=self.name,
             vendor=self.vendor,
             event=_name_in(body),
-            # Retries, and the other endpoints of 3.9, carry the same bytes; there is no id to know a repeat by.
+            # Retries, and the other endpoints of 3.9, carry the same bytes; there is no event id.
             dedupe_key=hashlib.sha256(body).hexdigest(),
             received_at=received_at,
             origin=origin,

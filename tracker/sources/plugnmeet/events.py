@@ -1,11 +1,16 @@
-"""plugNmeet's rooms, people and tracks, read: what its server relays from LiveKit, and the start and end it tells itself.
+"""What plugNmeet's events mean: those that its server relays from LiveKit, and its own.
 
-A relayed event keeps LiveKit's `id`, `created_at`, participant and track; its `room.sid`, metadata and limits are put in by
-plugNmeet from its own store, by room *name* and at the moment it gets there (plugNmeet-server `pkg/models/webhook_*.go`).
+A relayed event keeps LiveKit's `id`, `created_at`, participant and track. plugNmeet fills in `room.sid`, metadata and limits
+from its own store, by room *name*, when it processes the event (plugNmeet-server `pkg/models/webhook_*.go`).
 
-LIMIT: so an event of one run that plugNmeet reaches only after the next run of that room was created carries the
-next run's sid, and is counted there. One event alone does not show it.
-LIMIT: from 2.4 a track of a hybrid native client names the sid of a twin whose join is never sent (webhook.go:76-87).
+Its own events are stamped when they are *sent*. `recording_info.record_id` groups a recording's events; the recorder's
+success flag is not forwarded, so only `recorder_msg` shows a failure (plugNmeet-recorder
+`pkg/controllers/recorder_end.go:82-97`, `recorder_start.go:64`, `transcoder_service.go:164-178`: "success" or an error's text).
+
+LIMIT: an event that plugNmeet processes only after the next run of its room was created has the next run's sid, and is
+counted there. The event alone does not show it.
+LIMIT: from 2.4, a track of a hybrid native client names the sid of a twin whose join is never sent (webhook.go:76-87).
+LIMIT: a merged recording has its own record_id and only a `recording_proceeded`: its start is unknown.
 """
 
 from __future__ import annotations
@@ -50,33 +55,33 @@ from tracker.sources.protojson import Message
 
 
 _RESUMED_AFTER = 5_000_000
-"""A LiveKit room announced later than this after its creation was there before: a node died and another took it over."""
+"""A LiveKit room announced later than this after its creation existed before: a node died and another took it over."""
 
 _FIRST_JOIN_WITHIN = 60_000_000
-"""LiveKit's room is made by the first join: of a later one, `creation_time` may be that of an older run (see LIMIT)."""
+"""The first join creates LiveKit's room. In a later join, `creation_time` may be that of an older run (see LIMIT)."""
 
 _FINER_WITHIN = 10_000_000
 
 _SECOND = 1_000_000
 _LONGEST_NAME = 200
 
-# pkg/config/constants.go:9-14. LiveKit's kind is STANDARD for the bots, and absent before it knew kinds.
+# pkg/config/constants.go:9-14. LiveKit's kind is STANDARD for the bots, and absent in versions without kinds.
 _BOTS = {"RECORDER_BOT": "egress", "RTMP_BOT": "egress"}
 _PREFIXES = {"ingres_": "ingress", "pnm_agent-": "agent", "pnm_tts_agent-": "agent", "sip_": "sip"}
 _CALLER = "sip_"
 
 _ENVELOPE = ("event", "id", "created_at", "num_dropped", "room")
-_SAID = protojson.spellings(*_ENVELOPE)
+_SHOWN_APART = protojson.spellings(*_ENVELOPE)
 _KNOWN = protojson.spellings(
     *_ENVELOPE, "participant", "recording_info", "speech_service", "track", "analytics", "room_artifact"
 )
 
 
 class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What any event says, whatever its kind.
+    """What every event has, whatever its kind.
 
-    `at` is `created_at` (s; LiveKit's queueing of a relayed event, the sending of plugNmeet's own), else when we received
-    it. `created` is `room.creation_time`: plugNmeet's in its own events, LiveKit's in relayed ones. Times in µs.
+    `at` is `created_at` (to the second; when LiveKit queued a relayed event, when plugNmeet sent its own), else when we received
+    it. `room_created_at` is `room.creation_time`: plugNmeet's in its own events, LiveKit's in relayed ones. Times in µs.
     """
 
     name: str
@@ -91,7 +96,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     anomalies: tuple[tuple[str, str], ...]
 
     def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
-        """The arguments every fact takes. `at`: a moment the event states more finely than `created_at`."""
+        """The arguments of every fact. `at`: a time that the event states more precisely than `created_at`."""
         is_receiver_time = at is None and self.created_at is None
         return {
             "at": self.at if at is None else at,
@@ -102,7 +107,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
-        """`fact` for the end of what began at `start`: `created_at` is cut to the second, an end never precedes its start."""
+        """`fact` for an end, never before `start`: `created_at` is cut to the second."""
         if start is not None and self.created_at is not None and self.created_at < start < self.created_at + _SECOND:
             return self.fact(start, "s", **detail)
         return self.fact(**detail)
@@ -110,7 +115,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     def session_ref(
         self, at: Micros | None = None, *, starts_at: Micros | None = None, ends_at: Micros | None = None
     ) -> SessionRef | None:
-        """Where this belongs; None when the event names no room."""
+        """The session of this event; None where the event names no room."""
         if self.run is None and self.room is None:
             return None
         named = {"room_sid": self.run, "room_id": self.room}
@@ -125,29 +130,29 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def unknown(self) -> tuple[Fact, ...]:
-        """An event of a later version, or one without a name: kept, shown raw."""
+        """An event of a later version, or one without a name: shown raw."""
         if not self.name:
-            return self.unread("the body names no event")
+            return self.unreadable("the body names no event")
         return self._raw("unknown_event", self.name)
 
-    def unread(self, why: str) -> tuple[Fact, ...]:
-        """An event that lacks what it is about: kept, shown raw."""
+    def unreadable(self, why: str) -> tuple[Fact, ...]:
+        """An event without a required object: shown raw."""
         return self._raw("unreadable", why)
 
     def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
         fact = self.fact(event=self.name)
-        fact["detail"] |= protojson.unknown_fields(self.message, _SAID)
+        fact["detail"] |= protojson.unknown_fields(self.message, _SHOWN_APART)
         fact["anomalies"] = (*self.anomalies, (anomaly, why))
         return (Unknown(**fact, place=self.session_ref()),)
 
 
 def event_name(message: Message) -> str:
-    """The event's name as it is written since 2024-04-09; before, plugNmeet's own came in upper case. "" for none."""
+    """The event's name in lower case: before 2024-04-09 plugNmeet's own were in upper case. "" where there is none."""
     return (message.text("event") or "").lower()[:_LONGEST_NAME]
 
 
 def event_context(message: Message, received_at: Micros) -> EventContext:
-    """What any event says. `received_at` (µs) stands in where it tells no time (before 2024-04-23)."""
+    """The context of an event. `received_at` (µs) counts where it states no time (before 2024-04-23)."""
     room = message.object("room")
     metadata = _metadata(room)
     own = message.moment("created_at", "s")
@@ -157,11 +162,11 @@ def event_context(message: Message, received_at: Micros) -> EventContext:
         message=message,
         at=received_at if own is None else own,
         created_at=own,
-        # LiveKit sends a minimal room with tracks, so that plugNmeet writes "0" there: absent.
+        # LiveKit sends a minimal room with tracks; plugNmeet then writes "0", which reads as absent.
         room_created_at=room.moment("creation_time_ms", "ms") or room.moment("creation_time", "s"),
         run=room.text("sid"),
         room=room.text("room_id"),
-        # `room.name` is in the documentation only; the title is what people call the room.
+        # Only the documentation has `room.name`; the title is what people call the room.
         room_title=room.text("name") or metadata.text("room_title"),
         metadata=metadata,
         anomalies=(("number_mismatch", f"sender reports {dropped} dropped webhooks"),) if dropped > 0 else (),
@@ -169,7 +174,7 @@ def event_context(message: Message, received_at: Micros) -> EventContext:
 
 
 def _metadata(room: Message) -> Message:
-    """`room.metadata`, a JSON text; it may hold an encryption key, a SIP pin and links, so fields are picked one by one."""
+    """`room.metadata`, a JSON text. It may hold an encryption key, a SIP pin and links, so only single fields are read."""
     value = protojson.parse_nested(room.text("metadata"))
     return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else Message({})
 
@@ -185,7 +190,7 @@ def _room_detail(context: EventContext) -> dict[str, Any]:
 
 
 def room_created(context: EventContext) -> tuple[Fact, ...]:
-    """The run exists, says plugNmeet itself, nobody need ever join it."""
+    """The run was created by plugNmeet; perhaps nobody ever joins it."""
     created = context.room_created_at or context.at
     place = context.session_ref(created, starts_at=context.room_created_at or context.created_at)
     return (
@@ -196,10 +201,10 @@ def room_created(context: EventContext) -> tuple[Fact, ...]:
 
 
 def room_started(context: EventContext) -> tuple[Fact, ...]:
-    """LiveKit's room began, or was announced again: told apart by the event alone, so that order cannot matter."""
+    """LiveKit's room began, or was announced again: the event alone decides, so that the order of arrival does not matter."""
     created = context.room_created_at or context.at
     detail = _room_detail(context)
-    # Up to 1.6 plugNmeet made LiveKit's room, whose `RM_…` sid it used, ahead of the first join (room_auth.go:131).
+    # Up to 1.6, plugNmeet created LiveKit's room, whose `RM_…` sid it used, before the first join (room_auth.go:131).
     early = (context.run or "").startswith("RM_")
     if context.created_at is not None and context.created_at - created > _RESUMED_AFTER and not early:
         return (
@@ -210,31 +215,31 @@ def room_started(context: EventContext) -> tuple[Fact, ...]:
 
 
 def room_ended(context: EventContext) -> tuple[Fact, ...]:
-    """By `session_ended` (plugNmeet) or `room_finished` (LiveKit): the same end, told by two. Neither says why."""
+    """`session_ended` (plugNmeet) and `room_finished` (LiveKit) report the same end. Neither gives a reason."""
     fact = context.end(context.room_created_at, event=context.name, **_room_detail(context))
     place = context.session_ref(starts_at=context.room_created_at, ends_at=fact["at"])
     return (SessionEnded(**fact, place=place, started_at=context.room_created_at, reason="unknown"),)
 
 
 def _identity(person: Message) -> str | None:
-    """The person; a caller's number is written without `+` in joined and left, with it in tracks (webhook_user.go:42-46)."""
+    """The person. A caller's number has no `+` in joined and left, but has one in tracks (webhook_user.go:42-46)."""
     identity = person.text("identity")
     return identity.replace("+", "") if identity is not None and identity.startswith(_CALLER) else identity
 
 
 def _person_kind(person: Message) -> str:
-    """What kind of participant: plugNmeet's own names tell more than LiveKit's kind."""
+    """The kind of participant: plugNmeet's own identities are more specific than LiveKit's kind."""
     identity = person.text("identity") or ""
     by_prefix = next((kind for prefix, kind in _PREFIXES.items() if identity.startswith(prefix)), None)
     return _BOTS.get(identity) or by_prefix or livekit_protocol.person_kind(person)
 
 
 def participant(context: EventContext) -> tuple[Fact, ...]:
-    """A join or a leave; the leave states its join."""
+    """A join or a leave; a leave states the time of its join."""
     person = context.message.object("participant")
     connection = person.text("sid")
     if connection is None:
-        return context.unread(f"{context.name} without participant.sid")
+        return context.unreadable(f"{context.name} without participant.sid")
     joined = livekit_protocol.joined_at(person)
     joined_at = joined[0] if joined else None
     first = (
@@ -252,7 +257,7 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
     }
     detail = livekit_protocol.person_detail(person)
     if context.name == "participant_joined":
-        # Sent when the connection became active, which `created_at` tells to the second and only after queueing.
+        # Sent when the connection became active; `created_at` is later (queueing) and cut to the second.
         at, precision = joined or (None, "s")
         return (ParticipantJoined(**context.fact(at, precision, **detail), **about),)
     reason, vendor_reason = livekit_protocol.disconnect_reason(person)
@@ -260,15 +265,15 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
 
 
 def track(context: EventContext) -> tuple[Fact, ...]:
-    """A track published or gone; the person is told by sid and identity only."""
+    """A track was published or unpublished; of the person there are only sid and identity."""
     found, person = context.message.object("track"), context.message.object("participant")
     stream = found.text("sid")
     if stream is None:
-        return context.unread(f"{context.name} without track.sid")
+        return context.unreadable(f"{context.name} without track.sid")
     about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": _identity(person)}
     about |= livekit_protocol.track_media(found)
     detail = livekit_protocol.track_detail(found)
-    # When the track was last changed: its publication, unless it was changed since.
+    # The time of the last change: the publication, unless the track was changed since.
     fine = found.object("version").moment("unix_micro", "us")
     if context.name == "track_unpublished":
         return (StreamUnpublished(**context.end(fine, **detail), **about, place=context.session_ref()),)
@@ -293,7 +298,7 @@ _USAGES = ("token_usage", "duration_usage", "character_count_usage")
 
 
 def _failure(info: Message) -> str | None:
-    """What went wrong, in the recorder's words; None for a success, and where it says nothing."""
+    """The recorder's error message; None for a success, and where there is no message."""
     message = info.text("recorder_msg")
     return None if message is None or message.strip().lower() == _SUCCESS else protojson.mask_addresses(message)
 
@@ -304,12 +309,12 @@ def _reason(info: Message) -> EndReason:
     return "normal" if info.text("recorder_msg") else "unknown"
 
 
-def recorded(context: EventContext) -> tuple[Fact, ...]:
+def recording(context: EventContext) -> tuple[Fact, ...]:
     """A step of a recording."""
     info = context.message.object("recording_info")
     name = info.text("record_id")
     if name is None:
-        return context.unread(f"{context.name} without recording_info.record_id")
+        return context.unreadable(f"{context.name} without recording_info.record_id")
     failure = _failure(info)
     base = context.fact(
         recorder_id=info.text("recorder_id"), recorder_msg=protojson.mask_addresses(info.text("recorder_msg"))
@@ -328,7 +333,7 @@ def recorded(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _size(info: Message) -> int | None:
-    """`file_size`, MB, in bytes; None for 0, which says nothing."""
+    """`file_size`, stated in MB, as bytes; None for 0, which means unknown."""
     size = info.number("file_size")
     if size is None or not math.isfinite(size) or not 0 < size * _BYTES_A_MB < _LARGEST:
         return None
@@ -336,11 +341,11 @@ def _size(info: Message) -> int | None:
 
 
 def broadcast(context: EventContext) -> tuple[Fact, ...]:
-    """RTMP to the outside; the address (it ends in a stream key) is never told, nor shown where an error repeats it."""
+    """RTMP to the outside. Facts never hold the address, which ends in a stream key; errors that repeat it are masked."""
     info = context.message.object("recording_info")
     activity = info.text("record_id")
     if activity is None:
-        return context.unread(f"{context.name} without recording_info.record_id")
+        return context.unreadable(f"{context.name} without recording_info.record_id")
     base = context.fact(
         recorder_id=info.text("recorder_id"), recorder_msg=protojson.mask_addresses(info.text("recorder_msg"))
     )
@@ -351,11 +356,11 @@ def broadcast(context: EventContext) -> tuple[Fact, ...]:
 
 
 def transcription(context: EventContext) -> tuple[Fact, ...]:
-    """Speech to text of one person (up to 2.0). The end states its length in whole seconds, none when it was under one."""
+    """Speech to text of one person (up to 2.0). The end states the duration in whole seconds, none where it was under one."""
     speech = context.message.object("speech_service")
     person = speech.text("user_id")
     if person is None:
-        return context.unread(f"{context.name} without speech_service.user_id")
+        return context.unreadable(f"{context.name} without speech_service.user_id")
     about: dict[str, Any] = {"activity": person, "identity": person}
     if context.name == "speech_to_text_session_started":
         return (TranscriptionStarted(**context.fact(), **about, place=context.session_ref()),)
@@ -377,7 +382,7 @@ def _seconds(speech: Message) -> int | None:
 
 
 def transcription_usage(context: EventContext) -> tuple[Fact, ...]:
-    """What the whole run used, sent after its end."""
+    """The usage of the whole run, sent after its end."""
     usage = _seconds(context.message.object("speech_service"))
     return (
         TranscriptionUsage(
@@ -387,14 +392,14 @@ def transcription_usage(context: EventContext) -> tuple[Fact, ...]:
 
 
 def artifact(context: EventContext) -> tuple[Fact, ...]:
-    """A file made from the call, or what making it used."""
-    made = context.message.object("room_artifact")
-    about = made.object("metadata")
+    """A file made from the call, or the usage of making it."""
+    artifact_info = context.message.object("room_artifact")
+    about = artifact_info.object("metadata")
     file, job, user = about.object("file_info"), about.object("provider_job_info"), about.object("user_info")
     size = file.whole("file_size")
     usage = {name: protojson.clean_value(dict(found.fields)) for name in _USAGES if (found := about.object(name))}
     fact = context.fact(
-        type=made.enum("type", *_ARTIFACTS) or _ARTIFACTS[0],
+        type=artifact_info.enum("type", *_ARTIFACTS) or _ARTIFACTS[0],
         file_path=protojson.strip_query(file.text("file_path")),
         size_bytes=size if size and size > 0 else None,
         mime_type=file.text("mime_type"),
@@ -403,7 +408,7 @@ def artifact(context: EventContext) -> tuple[Fact, ...]:
         user_name=user.text("name"),
         **usage,
     )
-    subject: dict[str, Any] = {"subject_type": "artifact", "subject_id": made.text("artifact_id")}
+    subject: dict[str, Any] = {"subject_type": "artifact", "subject_id": artifact_info.text("artifact_id")}
     return (ArtifactCreated(**fact, **subject, place=context.session_ref(), actor=user.text("user_id")),)
 
 
@@ -414,7 +419,7 @@ def analytics(context: EventContext) -> tuple[Fact, ...]:
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a plugNmeet webhook means. Never raises."""
+    """The facts of a plugNmeet webhook. Never raises."""
     message = protojson.read_message(record.body)
     if message is None:
         unreadable = (("unreadable", "the body is no JSON object"),)
@@ -424,7 +429,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     if reader is None:
         return context.unknown()
     if context.run is None and context.room is None:
-        return context.unread(f"{context.name} without room")
+        return context.unreadable(f"{context.name} without room")
     return reader(context)
 
 
@@ -437,10 +442,10 @@ _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "participant_left": participant,
     "track_published": track,
     "track_unpublished": track,
-    "start_recording": recorded,
-    "end_recording": recorded,
-    "recording_proceeded": recorded,
-    "recording_transcoding_finished": recorded,
+    "start_recording": recording,
+    "end_recording": recording,
+    "recording_proceeded": recording,
+    "recording_transcoding_finished": recording,
     "start_rtmp": broadcast,
     "end_rtmp": broadcast,
     "speech_to_text_session_started": transcription,

@@ -1,12 +1,11 @@
 """plugNmeet: webhooks proved by a JWT that names their body, some relayed from its LiveKit, some its own.
 
-Reference: https://www.plugnmeet.org/docs/developer-guide/webhooks (where it differs from the wire: docs/reference/vendors/plugnmeet.md);
-the schema is plugnmeet-protocol `proto_files/plugnmeet_common.proto`, what fills it plugNmeet-server `pkg/models/`. The
-proof is `sources/webhook_jwt.py`, the encoding `protojson.py`; rooms and people are read in `sources/plugnmeet/events.py`, what a call
-leaves behind in `sources/plugnmeet/recording.py`.
+Reference: https://www.plugnmeet.org/docs/developer-guide/webhooks (differences from the wire:
+docs/reference/vendors/plugnmeet.md). The schema is plugnmeet-protocol `proto_files/plugnmeet_common.proto`; plugNmeet-server
+`pkg/models/` fills it in.
 
-LIMIT: a token is valid for 5 minutes (plus leeway) and its body may be sent again within them; the permanent dedupe is
-what keeps a replay out.
+LIMIT: a token is valid for 5 minutes (plus leeway), and its body can be replayed within them. Deduplication, which has no
+time limit, rejects the replay.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ class PlugnmeetSource:
         return f"PlugnmeetSource({self.name!r})"
 
     def verify(self, delivery: Delivery) -> Verified:
-        """See `Source.verify`. The proof is the token: bound to this body, it is evidence and opens nothing else."""
+        """See `Source.verify`. The proof is the token: it is bound to this body, so it is evidence and grants nothing else."""
         token = _token(delivery.headers)
         verify_jwt(token, keys=self._keys, body=delivery.body, received_at=delivery.received_at)
         return self._named(delivery.body, delivery.received_at, "webhook", {"scheme": "jwt", "jwt": token})
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.admit`."""
+        """See `Source.verify_trusted`."""
         return self._named(body, received_at, "import", proof)
 
     def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
@@ -67,7 +66,7 @@ class PlugnmeetSource:
 
 
 def _token(headers: Mapping[str, str]) -> str:
-    """The token to believe or refuse: plugNmeet sends the same one twice, as proxies take `Authorization` away or fill it."""
+    """The token. plugNmeet sends it in two headers, because proxies remove or replace `Authorization`."""
     first = headers.get("authorization", "").strip(" \t")
     if unverified_header(first) is not None:
         return first

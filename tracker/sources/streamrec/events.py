@@ -1,10 +1,10 @@
 """What StreamRec's webhooks mean, and the realtime messages an application relays to the same hook.
 
-    webhooks (`status`)            all at ends; each states both ends of its interval, by the server's clock
-    relayed messages (`type`)      at starts; they carry no time, so ours stands in (`clock: receiver`)
-    hints (`sid`, `rid`)           query parameters of the address, kept in the proof: session and recording meant
+    webhooks (`status`)            all sent at ends; each states both ends of its interval, by the server's clock
+    relayed messages (`type`)      sent at starts; they have no time, so the time of receipt counts (`clock: receiver`)
+    hints (`sid`, `rid`)           query parameters of the address, recorded in the proof: which session and recording
 
-A room is a client (the agent), a session one stream of it. Which fields there are: docs/reference/vendors/streamrec.md.
+A room is a client (the agent), a session one of its streams. Fields: docs/reference/vendors/streamrec.md.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ Anomalies = tuple[tuple[str, str], ...]
 
 
 class FieldMissing(Exception):
-    """A message lacks the field that says what it is about; the message names the field. Stays in this vendor."""
+    """A message lacks a field that its meaning depends on; the message names the field. Not raised outside of this module."""
 
 
 class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What any body says: its name, its fields, the relayed message's `data`, the hints, and when we received it."""
+    """What every body has: its name, its fields, the relayed message's `data`, the hints, and when we received it."""
 
     name: str
     body: dict[str, Any]
@@ -71,11 +71,11 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run(self) -> str | None:
-        """The agent's session: `session_id`, else the hint. A supervisor's messages have a session of their own."""
+        """The agent's session: `session_id`, else the hint. Messages of a supervisor name the supervisor's own session."""
         return self.first_text("session_id") or self.sid
 
     def fact(self, at: Micros | None = None, anomalies: Anomalies = (), **detail: Any) -> dict[str, Any]:
-        """The arguments every fact takes: at `at` (µs) by their clock, or by ours when they state no time."""
+        """The arguments of every fact: at `at` (µs, the vendor's clock), or when we received it."""
         return {
             "at": self.received_at if at is None else at,
             "clock": "receiver" if at is None else "server",
@@ -85,7 +85,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def session_ref(self, at: Micros | None, run: str | None, client: str | None, **more: Any) -> SessionRef:
-        """The session `run` of `client`; `more` are further arguments and `rec_id`. Raises `FieldMissing`."""
+        """The session `run` of `client`; `more`: further arguments of `SessionRef`, and `rec_id`. Raises `FieldMissing`."""
         if run is None and client is None:
             raise FieldMissing("client_id is missing, and sid names no session")
         ids = (("client_id", client), ("session_id", run), *((name, more.pop(name, None)) for name in _OTHER_IDS))
@@ -102,7 +102,7 @@ _OTHER_IDS = ("rec_id", "supervisor_session_id")
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
-    """What a kept StreamRec delivery means. Never raises; see `contract.Interpret`."""
+    """The facts of a recorded StreamRec delivery. Never raises; see `contract.Interpret`."""
     try:
         body, problem = read_object(record.body), None
     except BodyUnreadable as why:
@@ -128,15 +128,15 @@ def interpret(record: Record) -> tuple[Fact, ...]:
 
 
 def name_of(body: dict[str, Any]) -> str:
-    """What tells the kind: `status` of a webhook, `type` of a realtime message, "" where there is neither."""
+    """The event's name: `status` of a webhook, `type` of a realtime message, "" where there is neither."""
     status, kind = event_name(body.get("status")), event_name(body.get("type"))
     return kind if kind in _READERS and status not in _READERS else status or kind
 
 
 def moment(value: object) -> Micros | None:
-    """ISO 8601 with a zone as µs, finer digits cut off; None for what is none, or before 1970.
+    """ISO 8601 with a zone, as µs, finer digits cut off; None for anything else, and for times before 1970.
 
-    A time nobody set is Go's zero time, `0001-01-01T00:00:00Z`.
+    A time that was never set is Go's zero time, `0001-01-01T00:00:00Z`.
     """
     if not isinstance(value, str) or not _MOMENT.fullmatch(value):
         return None
@@ -148,9 +148,9 @@ def moment(value: object) -> Micros | None:
 
 
 def _raw(context: EventContext, *anomalies: tuple[str, str]) -> Unknown:
-    """The message without a reading: its name only, because an SDP, a webhook_url or a guest token is a secret.
+    """A message that is not read further: its name only, because an SDP, a webhook_url and a guest token are secrets.
 
-    Only `sid` places it: the session_id of an unread message may be a supervisor's, which is no session of an agent.
+    Only `sid` gives its session: the session_id of such a message may be a supervisor's.
     """
     place = None if context.sid is None else context.session_ref(None, context.sid, None)
     fact = context.fact(anomalies=anomalies)
@@ -159,27 +159,27 @@ def _raw(context: EventContext, *anomalies: tuple[str, str]) -> Unknown:
 
 
 def _recording(context: EventContext, at: Micros | None = None) -> dict[str, Any]:
-    """Which recording, begun `at` (µs) where that is stated: `rec_id`, else the hint `rid`.
+    """The recording, started `at` (µs) where that is stated: `rec_id`, else the hint `rid`.
 
-    Where there is neither, the name is made up of session (or client) and time: `projections` finds the one meant.
+    Without either, the id is generated from session (or client) and time, and `projections` finds the recording.
     """
     rec_id, rid, client = context.first_text("rec_id", "recording_id"), context.rid, context.first_text("client_id")
-    told: dict[str, Any] = {"status": context.name}
+    about: dict[str, Any] = {"status": context.name}
     if rec_id is not None:
-        told |= {"recording": rec_id, "alias": rid if rid != rec_id else None}
+        about |= {"recording": rec_id, "alias": rid if rid != rec_id else None}
     elif rid is not None:
-        told["recording"] = rid
+        about["recording"] = rid
     else:
         owner = context.run or client
         if owner is None:
             raise FieldMissing("rec_id, session_id and client_id are missing")
-        told |= {"recording": f"{owner}/{context.received_at // 1000}", "nameless": True}
-    anchor = None if "nameless" in told else told["recording"]
-    return told | {"place": context.session_ref(at, context.run, client, anchor=anchor, rec_id=rec_id)}
+        about |= {"recording": f"{owner}/{context.received_at // 1000}", "nameless": True}
+    anchor = None if "nameless" in about else about["recording"]
+    return about | {"place": context.session_ref(at, context.run, client, anchor=anchor, rec_id=rec_id)}
 
 
 def _span(context: EventContext, start: str, stop: str) -> tuple[Micros | None, Micros | None, Anomalies]:
-    """Both ends as stated, and what is wrong with them."""
+    """(start, end, anomalies), as stated."""
     began, ended = moment(context.body.get(start)), moment(context.body.get(stop))
     anomalies = tuple(
         ("unreadable", f"{name} is no time") for name, value in ((start, began), (stop, ended)) if value is None
@@ -191,35 +191,35 @@ def _span(context: EventContext, start: str, stop: str) -> tuple[Micros | None, 
 
 def _upload_ready(context: EventContext) -> tuple[Fact, ...]:
     began, ended, anomalies = _span(context, "recording_started_at", "recording_stopped_at")
-    told: dict[str, Any] = _recording(context, began or ended)
-    told |= {
+    about: dict[str, Any] = _recording(context, began or ended)
+    about |= {
         "started_at": began,
         "stopped_at": ended,
         "duration_ms": as_count(context.body.get("recording_file_duration_ms")),
         "size_bytes": as_count(context.body.get("recording_file_size_bytes")),
     }
     if began is None and ended is None:
-        return (RecordingUploaded(**context.fact(anomalies=anomalies), **told),)
+        return (RecordingUploaded(**context.fact(anomalies=anomalies), **about),)
     frames: dict[str, Any] = {
         "first_frame_at": moment(context.body.get("recording_first_frame_written_at")),
-        # The client's clock (RTCP): shown, never compared with anything but itself.
+        # The client's clock (RTCP): shown, never compared with other clocks.
         "first_peerframe_at": moment(context.body.get("recording_first_peerframe_captured_at")),
     }
-    stopped = RecordingStopped(**context.fact(ended, anomalies), **told, **frames, reason="normal")
-    return (stopped, RecordingUploaded(**context.fact(), **told))
+    stopped = RecordingStopped(**context.fact(ended, anomalies), **about, **frames, reason="normal")
+    return (stopped, RecordingUploaded(**context.fact(), **about))
 
 
 def _upload_failed(context: EventContext) -> tuple[Fact, ...]:
-    # No time in it at all: the anchor lets it follow the recording's other messages.
-    told = _recording(context)
+    # It states no time: the anchor places it with the recording's other messages.
+    about = _recording(context)
     return (
-        RecordingUploadFailed(**context.fact(), **told, http_status=as_count(context.body.get("upload_status_code"))),
+        RecordingUploadFailed(**context.fact(), **about, http_status=as_count(context.body.get("upload_status_code"))),
     )
 
 
 def _session_finished(context: EventContext) -> tuple[Fact, ...]:
     began, ended, anomalies = _span(context, "started_at", "stopped_at")
-    # rec_id is undocumented here and may be empty: it helps to find, it never names the session.
+    # rec_id is undocumented here and may be empty: it helps to find the session, it never names it.
     rec_id = context.first_text("rec_id")
     place = context.session_ref(
         began or ended,
@@ -240,7 +240,7 @@ def _supervisor_session_finished(context: EventContext) -> tuple[Fact, ...]:
         raise FieldMissing("supervisor_session_id is missing")
     agent, run = (
         context.first_text("agent_client_id"),
-        context.first_text("agent_session_id") or _other_session(context, activity),
+        context.first_text("agent_session_id") or _supervised_session(context, activity),
     )
     return (
         SupervisorSessionEnded(
@@ -267,8 +267,8 @@ def _recording_start(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _recording_stop(context: EventContext) -> tuple[Fact, ...]:
-    told = _recording(context)
-    return (RecordingStopped(**context.fact(), **told, reason="normal"),)
+    about = _recording(context)
+    return (RecordingStopped(**context.fact(), **about, reason="normal"),)
 
 
 def _supervisor_join_session(context: EventContext) -> tuple[Fact, ...]:
@@ -276,9 +276,9 @@ def _supervisor_join_session(context: EventContext) -> tuple[Fact, ...]:
     if activity is None:
         raise FieldMissing("session_id is missing")
     agent = context.first_text("client_id_to_monitor", "agent_client_id")
-    run = context.first_text("session_id_to_monitor", "agent_session_id") or _other_session(context, activity)
+    run = context.first_text("session_id_to_monitor", "agent_session_id") or _supervised_session(context, activity)
     is_placed = run is not None or agent is not None
-    # Without either, its end will say whose session it was: the moment is kept in the timeline of all.
+    # Without either, only its end says whose session it was.
     anomalies: Anomalies = () if is_placed else (("unreadable", "session_id_to_monitor is missing"),)
     return (
         SupervisorSessionStarted(
@@ -293,13 +293,13 @@ def _supervisor_join_session(context: EventContext) -> tuple[Fact, ...]:
     )
 
 
-def _other_session(context: EventContext, own: str) -> str | None:
-    """The hint, where it is not the supervisor's own session: then it is the one that is listened to."""
+def _supervised_session(context: EventContext, own: str) -> str | None:
+    """The hint, where it is not the supervisor's own session: then it is the supervised session."""
     return context.sid if context.sid != own else None
 
 
-def _no_kind(context: EventContext) -> tuple[Fact, ...]:
-    """Signalling we know and have no kind for: no anomaly."""
+def _signalling(context: EventContext) -> tuple[Fact, ...]:
+    """Known signalling without a kind of its own: no anomaly."""
     return (_raw(context),)
 
 
@@ -312,7 +312,7 @@ _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "recording_start": _recording_start,
     "recording_stop": _recording_stop,
     "supervisor_join_session": _supervisor_join_session,
-    "recording_state": _no_kind,
-    "sdp_update": _no_kind,
-    "candidate": _no_kind,
+    "recording_state": _signalling,
+    "sdp_update": _signalling,
+    "candidate": _signalling,
 }

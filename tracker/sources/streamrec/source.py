@@ -1,10 +1,10 @@
-"""eyeson StreamRec: webhooks that come only at ends, proved by an unguessable token in the address.
+"""eyeson StreamRec: webhooks, all sent at ends, proved by a secret token in the address.
 
 Reference: https://docs.eyeson.com/docs/streamrec/references/webhooks (and …/messaging for what an application can
-relay). What its events mean: `sources/streamrec/events.py`.
+relay).
 
-LIMIT: StreamRec signs nothing. The token proves that the sender was told the address, not that the body is unchanged:
-use https, and a token of its own for each source.
+LIMIT: StreamRec signs nothing. The token proves that the sender knows the address, not that the body is unchanged:
+use https, and a different token for each source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tracker.sources.webhook_jwt import matching_secret, encode_proof
 from tracker.sources.streamrec.events import name_of
 
 RULES = RunRules(
-    # A relayed session_start is dated by our clock, the start in session_finished by theirs.
+    # A relayed session_start is dated by our clock, the start in session_finished by the vendor's.
     tolerance=60_000_000,
     ends_only=True,
     room_is_person=True,
@@ -42,7 +42,7 @@ class StreamrecSource:
         return f"StreamrecSource({self.name!r})"
 
     def verify(self, delivery: Delivery) -> Verified:
-        """See `Source.verify`. The proof tells which token matched (its index), never its value, and the hints."""
+        """See `Source.verify`. The proof holds the index of the token that matched, never its value, and the hints."""
         if not delivery.token:
             raise SignatureMissing(
                 f"the address has no token: use /hooks/{self.name}/<token> as webhook_url of the realtime messages"
@@ -50,7 +50,7 @@ class StreamrecSource:
         key = matching_secret(delivery.token, self._tokens)
         if key is None:
             raise SignatureMismatch(
-                f"the token in the address is none of source {self.name};"
+                f"the token in the address is not a token of source {self.name}:"
                 " compare the webhook_url of the realtime messages with config.toml"
             )
         proof: dict[str, str | int] = {"scheme": "url_token", "key": key}
@@ -61,7 +61,7 @@ class StreamrecSource:
         return self._named(delivery.body, delivery.received_at, "webhook", proof)
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.admit`. The body is a webhook's or a relayed realtime message."""
+        """See `Source.verify_trusted`. The body is a webhook's or a relayed realtime message."""
         return self._named(body, received_at, "import", proof)
 
     def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
@@ -69,7 +69,7 @@ class StreamrecSource:
             source=self.name,
             vendor=self.vendor,
             event=_name_in(body),
-            # No id and no time of sending anywhere: the same bytes are the same message. Hints do not count.
+            # There is no id and no time of sending: the same bytes are the same message. Hints do not count.
             dedupe_key=hashlib.sha256(body).hexdigest(),
             received_at=received_at,
             origin=origin,
