@@ -169,7 +169,11 @@ def test_a_json_text_without_secrets_is_shown_as_it_was_written() -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    for shown in (protojson.shorten("x" * 9_000), protojson.clean_value("x" * 9_000), protojson.mask_addresses("x" * 9_000)):
+    for shown in (
+        protojson.shorten("x" * 9_000),
+        protojson.clean_value("x" * 9_000),
+        protojson.mask_addresses("x" * 9_000),
+    ):
         assert len(shown) == 8_193
 
 
@@ -187,7 +191,10 @@ def test_only_unknown_fields_are_others() -> None:
     message = Message(
         {"createdAt": "1", "new": "rtmp://a/KEY", "object": {"token": "KEY", "n": 1}, "newToken": "KEY", "none": None}
     )
-    assert protojson.unknown_fields(message, protojson.spellings("created_at")) == {"new": "rtmp://a/…", "object": {"n": 1}}
+    assert protojson.unknown_fields(message, protojson.spellings("created_at")) == {
+        "new": "rtmp://a/…",
+        "object": {"n": 1},
+    }
 
 
 JSON = st.recursive(
