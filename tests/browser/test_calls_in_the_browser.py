@@ -193,7 +193,7 @@ async def test_the_list_on_paper_is_the_list_alone(house: Watching) -> None:
         await page.emulate_media(media="print", color_scheme="dark")
         for gone in (".top nav", "form.filters", ".out"):
             assert not await page.locator(gone).first.is_visible(), gone
-        assert await page.locator("table.calls").is_visible()
+        assert await page.locator("table.sessions").is_visible()
         assert await page.pdf(format="A4")
 
 

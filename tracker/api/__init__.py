@@ -1,1 +1,1 @@
-"""The read door: HTTP answers from views."""
+"""The read API: HTTP answers from the views and the log."""

@@ -1,21 +1,20 @@
-"""The door for reading: prove the token, read the question, wait for the views if asked to, answer.
+"""The read API: check the token, read the parameters, wait for the views if the request says so, answer.
 
-    no token, or one that does not verify ─────→ 401
-    a token without the scope of the route ────→ 403
-    a parameter unknown or of a bad value ─────→ 400   with its name
+    missing or invalid token ──────────────────→ 401
+    token without the scope of the route ──────→ 403
+    unknown parameter, or a bad value ─────────→ 400   naming the parameter
     ?at_least= not reached within 5 s ─────────→ 504
-    nothing has that id, or nothing you see ───→ 404
-    several have that id ──────────────────────→ 300   with the list
-    the stores cannot answer now ──────────────→ 503   with Retry-After
+    no such id, or the token may not see it ───→ 404
+    several sessions have that id ─────────────→ 300   with the list
+    log or views not available now ────────────→ 503   with Retry-After
 
-Every answer past the token carries `X-Log-Position`: everything up to that position is in the answer. It is read before
-the rows are, so that it never promises more than they hold.
+Every answer to an accepted token carries `X-Log-Position`: the answer holds everything up to that position. The position
+is read before the rows, so it never promises more than they hold.
 """
 
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -25,7 +24,8 @@ from tracker.api import lists, bundles, evidence, live, openapi, records, sessio
 from tracker.api.route import ApiRequest, BytesAnswer, ApiContext, TextAnswer, Route, MultipleChoices, StreamAnswer
 from tracker.api.health import SESSION_COOKIE, READ_METHODS, ApiDocs, Health
 from tracker.api.parameters import AT_LEAST, read_query
-from tracker.api.problems import json_response, internal_error, unknown_route, method_not_allowed, error_response
+from tracker.api.problems import error_response, internal_error, json_response, method_not_allowed, unknown_route
+from tracker.domain.problem import raised_at
 from tracker.errors import LogError, ScopeMissing, TrackerError, ViewsBehind, ViewsError
 
 __all__ = ["ROUTES", "add_routes"]
@@ -40,7 +40,7 @@ ROUTES: tuple[Route, ...] = (
 )
 
 AT_LEAST_TIMEOUT_S = 5.0
-"""How long `?at_least=` waits for the views."""
+"""How long `?at_least=` waits for the views, in seconds."""
 
 AT_LEAST_POLL_S = 0.02
 
@@ -48,80 +48,77 @@ _log = structlog.get_logger("api")
 
 
 def add_routes(app: web.Application, context: ApiContext) -> None:
-    """Answer every route of this door, and say so for paths under /v1 that are none."""
+    """Add every route of the API, the health routes and the API's documentation. Any other path gets 404."""
     for route in ROUTES:
         app.router.add_route("*", route.path, _handler(context, route))
     app.router.add_route("*", "/v1", _unknown_route)
     app.router.add_route("*", "/v1/{rest:.*}", _unknown_route)
-    # Every other path that is none. Not `.*`: "/" is the dashboard's.
+    # `.+`, not `.*`: "/" belongs to the dashboard.
     app.router.add_route("*", "/{rest:.+}", _unknown_route)
     Health(context.unready_reasons, context.render_metrics).add_routes(app)
     ApiDocs(context.access, openapi.document(ROUTES)).add_routes(app)
 
 
 def _handler(context: ApiContext, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def answered(request: web.Request) -> web.StreamResponse:
+    async def handle(request: web.Request) -> web.StreamResponse:
         if request.method not in READ_METHODS:
             return method_not_allowed("GET, HEAD")
-        told: dict[str, str] = {}
+        headers: dict[str, str] = {}
         try:
-            response = await _respond(context, route, request, told)
-        except MultipleChoices as found:
-            response = json_response(300, found.page)
+            response = await _respond(context, route, request, headers)
+        except MultipleChoices as several:
+            response = json_response(300, several.page)
         except TrackerError as error:
             if isinstance(error, LogError | ViewsError) and not isinstance(error, ViewsBehind):
-                _log.error("no answer", route=route.path, error=type(error).__name__, reason=str(error))
+                _log.error("request not answered", route=route.path, error=type(error).__name__, reason=str(error))
             response = error_response(error)
         except Exception as error:
-            # Where, not what: the message may hold what somebody said in a call.
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{frame.filename}:{frame.lineno} in {frame.name}"
-            _log.error("answer failed", route=route.path, error=type(error).__name__, where=where)
+            _log.error("answer failed", route=route.path, error=type(error).__name__, where=raised_at(error))
             response = internal_error()
         if not response.prepared:
-            response.headers.update(told)
+            response.headers.update(headers)
         return response
 
-    return answered
+    return handle
 
 
 async def _respond(
     context: ApiContext, route: Route, request: web.Request, headers: dict[str, str]
 ) -> web.StreamResponse:
-    """The answer, or a `TrackerError`. `told` gets the headers that go on either."""
+    """Answer one request, or raise `TrackerError`. Headers for either case are put into `headers`."""
     reader = context.access.authorize(request.headers.get("Authorization"), request.cookies.get(SESSION_COOKIE))
     if not reader.has_scope(route.scope):
         raise ScopeMissing(
-            f"this needs the scope {route.scope}: mint a token with `tracker token --scope {route.scope}`"
+            f"this route needs the scope {route.scope}: mint a token with `tracker token --scope {route.scope}`"
         )
     projected = await context.views.projected_position()
     headers["X-Log-Position"] = str(projected)
     query = read_query(request.query.items(), (*route.parameters, AT_LEAST))
     if query["at_least"] is not None and query["at_least"] > projected:
         headers["X-Log-Position"] = str(await _wait_for_position(context, query["at_least"]))
-    found = await route.handler(ApiRequest(context=context, reader=reader, path=dict(request.match_info), query=query))
-    if isinstance(found, StreamAnswer):
-        return await found.stream(request, headers)
-    if isinstance(found, TextAnswer):
+    answer = await route.handler(ApiRequest(context=context, reader=reader, path=dict(request.match_info), query=query))
+    if isinstance(answer, StreamAnswer):
+        return await answer.stream(request, headers)
+    if isinstance(answer, TextAnswer):
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-        return web.Response(text=found.text, headers=headers)
-    if isinstance(found, BytesAnswer):
-        response = web.Response(body=found.body, content_type="application/octet-stream")
-        response.headers["Content-Disposition"] = f'attachment; filename="{found.file_name}"'
+        return web.Response(text=answer.text, headers=headers)
+    if isinstance(answer, BytesAnswer):
+        response = web.Response(body=answer.body, content_type="application/octet-stream")
+        response.headers["Content-Disposition"] = f'attachment; filename="{answer.file_name}"'
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "no-store"
         return response
-    return json_response(200, found)
+    return json_response(200, answer)
 
 
 async def _wait_for_position(context: ApiContext, position: int) -> int:
-    """Wait until the views are at `position`; where they are then. Raises `ViewsBehind`."""
+    """Wait until the views have reached `position`; return where they are. Raises `ViewsBehind`."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + AT_LEAST_TIMEOUT_S
+    deadline = loop.time() + AT_LEAST_TIMEOUT_S
     while (projected := await context.views.projected_position()) < position:
-        if loop.time() >= until:
+        if loop.time() >= deadline:
             raise ViewsBehind(
-                f"the views are at position {projected} and did not reach {position} within {AT_LEAST_TIMEOUT_S:.0f} s: ask again"
+                f"the views are at position {projected} and did not reach {position} within {AT_LEAST_TIMEOUT_S:.0f} s: try again"
             )
         await asyncio.sleep(AT_LEAST_POLL_S)
     return projected

@@ -1,14 +1,14 @@
-"""Who may read: bearer tokens (JWT) proved with the configured keys, or one link that opens once.
+"""Who may read: bearer tokens (JWT) verified with the configured keys, or a link that works once.
 
-    Authorization: Bearer <jwt>   the header's `kid` names the key; without it the only key, or each of that algorithm
-                                  a key's algorithm is fixed: what the token calls itself is compared, never obeyed
-    Cookie: tracker_session       the same jwt, put there by signing in; or what opening the one-time link gave. The
-                                  header goes first: a cookie never widens a token
+    Authorization: Bearer <jwt>   `kid` in the header names the key; without it, every key of that algorithm is tried.
+                                  A key's algorithm is fixed: the token's `alg` is compared with it, never followed.
+    Cookie: tracker_session       the same JWT, set by signing in; or the session of an opened one-time link. If both are
+                                  sent, the header counts: a cookie never widens a token.
 
-The clock is passed in: PyJWT's own time checks are switched off and `exp`, `nbf`, `iat` are compared with `now()`.
-Messages say what is wrong with a token and never hold a part of it.
+The clock is passed in: PyJWT's own time checks are off, and `exp`, `nbf` and `iat` are compared with `now()`.
+Messages say what is wrong with a token and never contain any part of it.
 
-LIMIT: sessions of opened links live in memory; a restart asks for a new link.
+LIMIT: sessions of opened links are kept in memory; after a restart a new link is needed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from jwt.types import Options
 from tracker.errors import ConfigInvalid, TokenInvalid
 
 SCOPES = ("read:sessions", "read:records", "admin")
-"""Everything a token may be good for; `admin` includes the others."""
+"""All scopes; `admin` includes the others."""
 
 LEEWAY_S = 60
-"""How far the clocks of whoever mints and of this machine may be apart, in seconds."""
+"""Tolerated clock difference between the host that mints tokens and this one, in seconds."""
 
 MAX_TOKEN_BYTES = 16_384
 MAX_SECONDS = 1e12
@@ -45,7 +45,7 @@ _SIGNATURE_ONLY: Options = {
 
 
 class AccessKey(msgspec.Struct, frozen=True):
-    """One key of `[access]`. HS256 has a `secret`; RS256 and EdDSA a `public_key` to verify, a `private_key` to mint.
+    """One key of `[access]`. HS256 has a `secret`; RS256 and EdDSA a `public_key` to verify and a `private_key` to sign.
 
     Keys are PEM texts. Never printed: `repr` hides them.
     """
@@ -65,18 +65,18 @@ class AccessKey(msgspec.Struct, frozen=True):
 
 
 class Reader(msgspec.Struct, frozen=True):
-    """Who asks, and for what they may: `sources` None means all of them."""
+    """Who sends a request, and what they may read. `sources` None: all sources."""
 
     subject: str
     scopes: frozenset[str]
     sources: tuple[str, ...] | None = None
 
     def has_scope(self, scope: str) -> bool:
-        """Whether the token is good for `scope`."""
+        """Whether the token has `scope`, or `admin`."""
         return scope in self.scopes or "admin" in self.scopes
 
     def sees(self, source: str) -> bool:
-        """Whether anything of `source` exists for this reader."""
+        """Whether this reader may see `source`."""
         return self.sources is None or source in self.sources
 
 
@@ -84,9 +84,9 @@ _LOCAL_READER = Reader("local", frozenset(SCOPES), None)
 
 
 class Access:
-    """The keys of this door. `now` gives µs since the epoch.
+    """Checks tokens and one-time links. `now` gives µs since the epoch.
 
-    Raises `ConfigInvalid` for a key that cannot verify anything, or an id that is there twice.
+    Raises `ConfigInvalid` for a key that cannot verify, or a key id used twice.
     """
 
     def __init__(
@@ -99,18 +99,18 @@ class Access:
     ) -> None:
         self._keys = {key.id: (key, _verification_key(key)) for key in keys}
         if len(self._keys) != len(keys):
-            raise ConfigInvalid("access.keys: an id is there twice: give each key an id of its own")
+            raise ConfigInvalid("access.keys: an id is used twice: give each key its own id")
         self._audience = audience
         self._issuer = issuer
         self._now = now
-        # Only digests are kept: comparing them tells nothing about the code itself.
+        # Digests only, so that the time of a comparison says nothing about the code itself.
         self._codes: set[bytes] = set()
         self._opened: set[bytes] = set()
 
     def authorize(self, authorization: str | None, cookie: str | None = None) -> Reader:
-        """Who asks. `authorization` is the header's value, `cookie` that of `tracker_session`.
+        """The reader. `authorization` is the value of the header, `cookie` that of `tracker_session`.
 
-        Raises `TokenInvalid` saying what is wrong with the token.
+        Raises `TokenInvalid`, which says what is wrong with the token.
         """
         if authorization is None:
             if cookie is not None and _digest(cookie) in self._opened:
@@ -118,11 +118,13 @@ class Access:
             if self._keys and cookie:
                 return self._read(cookie)
             if not self._keys:
-                raise TokenInvalid("open the one-time link the server printed at its start, or configure [access] keys")
+                raise TokenInvalid(
+                    "open the one-time link that the server printed when it started, or configure [access] keys"
+                )
             raise TokenInvalid("send `Authorization: Bearer <token>`; `tracker token` mints one")
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise TokenInvalid("the Authorization header is not of the form `Bearer <token>`")
+            raise TokenInvalid("the Authorization header must have the form `Bearer <token>`")
         return self._read(token.strip())
 
     def _read(self, token: str) -> Reader:
@@ -133,11 +135,11 @@ class Access:
 
     @property
     def has_keys(self) -> bool:
-        """Whether tokens open this door; without keys only the one-time link does."""
+        """Whether tokens can be verified; without keys only the one-time link works."""
         return bool(self._keys)
 
     def one_time_link(self, *, even_with_keys: bool = False) -> str | None:
-        """A path that opens once and is good for everything; None where keys are configured, unless `beside_keys`."""
+        """The path of a link that works once and gives all scopes; None if keys are configured, unless `even_with_keys`."""
         if self._keys and not even_with_keys:
             return None
         code = secrets.token_urlsafe(32)
@@ -145,77 +147,75 @@ class Access:
         return f"/open?code={code}"
 
     def redeem_code(self, code: str) -> str:
-        """Take the code of a link, once, for the value of the cookie `tracker_session`. Raises `TokenInvalid`."""
+        """Exchange the code of a link, once, for a value of the cookie `tracker_session`. Raises `TokenInvalid`."""
         try:
             self._codes.remove(_digest(code))
         except KeyError:
-            raise TokenInvalid(
-                "this link is not known, or was opened before: restart the server for a new one"
-            ) from None
+            raise TokenInvalid("this link is unknown or was used before: restart the server for a new one") from None
         opened = secrets.token_urlsafe(32)
         self._opened.add(_digest(opened))
         return opened
 
     def end_session(self, cookie: str) -> None:
-        """What a link gave is good no more. A token stays good until it expires: only its bearer forgets it."""
+        """End the session of an opened link. A token stays valid until it expires."""
         self._opened.discard(_digest(cookie))
 
     def _claims(self, token: str) -> Claims:
-        """The claims of a token whose signature fits one of our keys."""
+        """The claims of a token signed with one of the configured keys."""
         if not self._keys:
-            raise TokenInvalid("no read key is configured here: open the one-time link, or configure [access] keys")
+            raise TokenInvalid("this server has no read keys: open the one-time link, or configure [access] keys")
         if len(token) > MAX_TOKEN_BYTES:
             raise TokenInvalid("the token is too long")
-        for key, verifying in self._candidates(token):
+        for key, verification_key in self._candidates(token):
             try:
                 with warnings.catch_warnings():
-                    # How long a secret has to be is for whoever configures it; here it only has to fit.
+                    # PyJWT warns about short secrets; whether to use one is the operator's decision.
                     warnings.simplefilter("ignore")
-                    return jwt.decode(token, verifying, algorithms=[key.algorithm], options=_SIGNATURE_ONLY)
+                    return jwt.decode(token, verification_key, algorithms=[key.algorithm], options=_SIGNATURE_ONLY)
             except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
                 continue
-        raise TokenInvalid("the token's signature does not fit a key of this server, or it is no JWT of claims")
+        raise TokenInvalid("no key of this server verifies the token, or it is not a JWT with claims")
 
     def _candidates(self, token: str) -> Iterable[tuple[AccessKey, Any]]:
         try:
             header: Mapping[str, Any] = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            raise TokenInvalid("the token is no JWT") from None
+            raise TokenInvalid("the token is not a JWT") from None
         if "crit" in header:
-            raise TokenInvalid("the token asks for extensions (crit) that are not known here")
+            raise TokenInvalid("the token requires extensions (crit) that Tracker does not support")
         kid: object = header.get("kid")
         if kid is not None:
             found = self._keys.get(kid) if isinstance(kid, str) else None
             if found is None:
-                raise TokenInvalid("the token names a key (kid) that is not configured here")
+                raise TokenInvalid("the token names a key (kid) that is not configured")
             candidates = [found]
         else:
             candidates = list(self._keys.values())
-        fitting = [found for found in candidates if found[0].algorithm == header.get("alg")]
-        if not fitting:
-            raise TokenInvalid("the token's algorithm is not that of its key here")
-        return fitting
+        matching = [found for found in candidates if found[0].algorithm == header.get("alg")]
+        if not matching:
+            raise TokenInvalid("the token's algorithm differs from that of its key")
+        return matching
 
     def _check_times(self, claims: Claims) -> None:
         now = self._now() / 1_000_000
         expires = _claimed_time(claims, "exp")
         if expires is None:
-            raise TokenInvalid("the token has no expiry (exp): mint one that ends")
+            raise TokenInvalid("the token has no expiry (exp): mint one that expires")
         if expires + LEEWAY_S <= now:
-            raise TokenInvalid("the token is expired: mint another")
+            raise TokenInvalid("the token has expired: mint a new one")
         for name in ("nbf", "iat"):
             begins = _claimed_time(claims, name)
             if begins is not None and begins - LEEWAY_S > now:
-                raise TokenInvalid(f"the token is from the future ({name}): set the clocks of both hosts")
+                raise TokenInvalid(f"the token is from the future ({name}): synchronise the clocks of both hosts")
 
     def _check_names(self, claims: Claims) -> None:
         if self._audience is not None:
             found: object = claims.get("aud")
             audiences = cast("list[object]", found) if isinstance(found, list) else [found]
             if self._audience not in audiences:
-                raise TokenInvalid("the token is not for this audience (aud)")
+                raise TokenInvalid("the token is for another audience (aud)")
         if self._issuer is not None and claims.get("iss") != self._issuer:
-            raise TokenInvalid("the token is not of the issuer expected here (iss)")
+            raise TokenInvalid("the token is from another issuer (iss)")
 
 
 def mint_token(
@@ -229,13 +229,15 @@ def mint_token(
     audience: str | None = None,
     issuer: str | None = None,
 ) -> str:
-    """A token for `scopes`, narrowed to `sources` (None: all), good for `expires_s` seconds from `now` (µs).
+    """A token for `scopes`, limited to `sources` (None: all), valid for `expires_s` seconds from `now` (µs).
 
-    Raises `ConfigInvalid` when the key cannot sign, or a scope is not one of `SCOPES`.
+    Raises `ConfigInvalid` if the key cannot sign, or a scope is not in `SCOPES`.
     """
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
-        raise ConfigInvalid(f"scope: {', '.join(map(repr, unknown)) or 'none given'}: known are {', '.join(SCOPES)}")
+        raise ConfigInvalid(
+            f"scope: {', '.join(map(repr, unknown)) or 'none given'}: the scopes are {', '.join(SCOPES)}"
+        )
     signing = key.secret if key.algorithm == "HS256" else key.private_key
     if not signing:
         what = "secret" if key.algorithm == "HS256" else "private key (private_key_file)"
@@ -250,11 +252,11 @@ def mint_token(
             warnings.simplefilter("ignore")
             return jwt.encode(claims, signing, algorithm=key.algorithm, headers={"kid": key.id})
     except (jwt.PyJWTError, ValueError, TypeError):
-        raise ConfigInvalid(f"access key {key.id!r} cannot sign: it is no {key.algorithm} key") from None
+        raise ConfigInvalid(f"access key {key.id!r} cannot sign: it is not a {key.algorithm} key") from None
 
 
 def _verification_key(key: AccessKey) -> Any:
-    """What PyJWT verifies with: prepared once, so that a key that is none is found at the start."""
+    """The key for PyJWT. It is prepared once here, so that a bad key is found at start."""
     if key.algorithm == "HS256":
         if not key.secret:
             raise ConfigInvalid(f"access key {key.id!r}: HS256 needs a secret")
@@ -266,7 +268,7 @@ def _verification_key(key: AccessKey) -> Any:
             warnings.simplefilter("ignore")
             jwt.get_algorithm_by_name(key.algorithm).prepare_key(text)
     except (jwt.PyJWTError, ValueError, TypeError):
-        raise ConfigInvalid(f"access key {key.id!r}: not a key that {key.algorithm} can verify with") from None
+        raise ConfigInvalid(f"access key {key.id!r}: it is not a key that {key.algorithm} can verify with") from None
     return text
 
 
@@ -276,7 +278,7 @@ def _public_key(key: AccessKey) -> str:
     try:
         private = serialization.load_pem_private_key(key.private_key.encode(), password=None)
     except (ValueError, TypeError):
-        raise ConfigInvalid(f"access key {key.id!r}: its private key is no PEM key without a password") from None
+        raise ConfigInvalid(f"access key {key.id!r}: its private key is not a PEM key without a password") from None
     pem = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     return private.public_key().public_bytes(*pem).decode()
 
@@ -284,14 +286,14 @@ def _public_key(key: AccessKey) -> str:
 def _reader_from_claims(claims: Claims) -> Reader:
     scope: object = claims.get("scope", "")
     if not isinstance(scope, str):
-        raise TokenInvalid("the token's scope is not a space-separated text")
+        raise TokenInvalid("the token's scope is not a text of scopes separated by spaces")
     sources: object = claims.get("sources", _ALL)
     if sources is _ALL:
         narrowed = None
     elif isinstance(sources, list) and all(isinstance(name, str) for name in cast("list[object]", sources)):
         narrowed = tuple(cast("list[str]", sources))
     else:
-        # A narrowing that cannot be read must not become none at all.
+        # A limit that cannot be read must not become no limit.
         raise TokenInvalid("the token's sources are not a list of names")
     return Reader(str(claims.get("sub", "")), frozenset(scope.split()), narrowed)
 
@@ -303,7 +305,7 @@ def _claimed_time(claims: Claims, name: str) -> float | None:
     found: object = claims.get(name)
     if found is None:
         return None
-    # Bounded, so that neither an infinity nor a number of a thousand digits gets into the arithmetic.
+    # Bounded, so that the arithmetic never sees an infinity or a number of a thousand digits.
     if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < MAX_SECONDS:
         raise TokenInvalid(f"the token's {name} is not a time in seconds")
     return float(found)

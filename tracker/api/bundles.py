@@ -1,7 +1,7 @@
-"""The evidence bundle of a session: one zip that can be checked offline, by anybody (`tracker/bundle/`).
+"""The evidence bundle of a session: one zip that anyone can verify offline (`tracker/evidence/bundle/`).
 
-It is made whole before the first byte is sent, in a file without a name: what fails is a problem, not half a download. The
-views are held at one moment meanwhile, so that a session that goes on is not torn.
+The bundle is complete in a temporary file before the first byte is sent, so that a failure is a problem document and not
+half a download. It is made from a snapshot of the views, so that a running session does not change meanwhile.
 """
 
 from __future__ import annotations
@@ -52,28 +52,28 @@ async def make_bundle(context: ApiContext, reader: Reader, session_id: str, file
         await write_bundle(file, context.log, bundling, wanted)
 
 
-async def find_bundle(asked: ApiRequest) -> StreamAnswer:
+async def find_bundle(request: ApiRequest) -> StreamAnswer:
     """`GET /v1/sessions/{id}/evidence`."""
-    session = await requested_session(asked)
+    session = await requested_session(request)
 
-    async def stream(request: web.Request, told: Mapping[str, str]) -> web.StreamResponse:
-        response = web.StreamResponse(headers=told)
+    async def stream(http_request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers)
         response.content_type = "application/zip"
         response.headers["Content-Disposition"] = f'attachment; filename="{bundle_file_name(session.id)}"'
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "no-store"
-        if request.method == "HEAD":
-            await response.prepare(request)
+        if http_request.method == "HEAD":
+            await response.prepare(http_request)
             return response
         async with _temporary_file() as file:
             try:
-                await make_bundle(asked.context, asked.reader, session.id, file)
+                await make_bundle(request.context, request.reader, session.id, file)
             except EvidenceError as error:
-                # The operator reads why in the server's output; it may name files.
+                # The reason may name files: it is logged, and not sent.
                 raise LogUnavailable(f"no evidence can be made: {error}") from error
             response.content_length = file.seek(0, 2)
             file.seek(0)
-            await response.prepare(request)
+            await response.prepare(http_request)
             while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 await response.write(piece)
             await response.write_eof()
@@ -83,13 +83,13 @@ async def find_bundle(asked: ApiRequest) -> StreamAnswer:
 
 
 def bundle_file_name(session_id: str) -> str:
-    """What the bundle of a session may be called on any disk."""
+    """A file name for the bundle of a session, valid on any file system."""
     return f"evidence-{re.sub(r'[^A-Za-z0-9._-]+', '_', session_id)[:120]}.zip"
 
 
 @contextlib.asynccontextmanager
 async def _temporary_file() -> AsyncGenerator[IO[bytes]]:
-    """A temporary file. Raises `LogUnavailable` where the disk is full."""
+    """A temporary file. Raises `LogUnavailable` if it cannot be written (disk full)."""
     try:
         with TemporaryFile() as file:
             yield file
@@ -102,7 +102,7 @@ async def _temporary_file() -> AsyncGenerator[IO[bytes]]:
 async def _session_row(views: ViewsReader, session_id: str) -> SessionRow:
     row = await views.session(session_id)
     if row is None:
-        raise NotFound(f"no session has the id {session_id[:200]!r} any more")
+        raise NotFound(f"the session {session_id[:200]!r} no longer exists")
     return row
 
 
@@ -115,7 +115,7 @@ async def _positions(views: ViewsReader, session_id: str) -> AsyncIterator[Seque
 
 ROUTES = (
     Route(path="/v1/sessions/{id}/evidence", name="findEvidence",
-          description="The evidence bundle: one zip with the raw records, what Tracker reads from them, and the proofs. It is checked offline with "
-          "`tracker verify`. Needs the scope read:records: bodies hold personal data.",
+          description="The evidence bundle: one zip with the raw records, the timeline derived from them, and the proofs. Verify it offline with "
+          "`tracker verify`. Needs the scope read:records: bodies contain personal data.",
           scope="read:records", parameters=(), answer=ZipAnswer, handler=find_bundle, choices=Page[Session], can_be_missing=True),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is open without a token: alive, ready, metrics; where there is a door for reading, its description and the one-time link."""
+"""Routes without a token: health and metrics on every server; the API's documentation and the one-time link on those that answer readers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The viewer styles itself inline; nothing is loaded from another host, and no script but ours and the viewer's runs."""
+"""Content-Security-Policy of /docs. The viewer needs inline styles; scripts and connections are limited to this server."""
 
 DOCS_FILES = {
     "/docs": ("docs.html", "text/html"),
@@ -37,7 +37,10 @@ DOCS_FILES = {
 
 
 class Health:
-    """The rooms that every server has. `unready` gives the reasons why it should get no traffic; `metrics` a body and its type."""
+    """`/healthz`, `/readyz` and `/metrics`.
+
+    `unready_reasons` says why this server should get no traffic; `render_metrics` gives a body and its content type.
+    """
 
     def __init__(
         self, unready_reasons: Callable[[], Awaitable[list[str]]], render_metrics: Callable[[], tuple[bytes, str]]
@@ -46,7 +49,7 @@ class Health:
         self._render_metrics = render_metrics
 
     def add_routes(self, app: web.Application) -> None:
-        """Answer its paths; other methods than GET and HEAD are told so."""
+        """Add the routes. Methods other than GET and HEAD get 405."""
         _answer_all(app, {"/healthz": self._alive, "/readyz": self._ready, "/metrics": self._metrics})
 
     async def _alive(self, _request: web.Request) -> web.Response:
@@ -62,14 +65,14 @@ class Health:
 
 
 class ApiDocs:
-    """What tells of the door for reading, and lets in who has the one-time link. `document` is openapi.json, encoded."""
+    """`/openapi.json`, its viewer under `/docs`, and the one-time link `/open`. `document` is the encoded openapi.json."""
 
     def __init__(self, access: Access, document: bytes) -> None:
         self._access = access
         self._document = document
 
     def add_routes(self, app: web.Application) -> None:
-        """Answer its paths; other methods than GET and HEAD are told so."""
+        """Add the routes. Methods other than GET and HEAD get 405."""
         _answer_all(
             app, {"/openapi.json": self._openapi, "/open": self._open} | dict.fromkeys(DOCS_FILES, self._static)
         )
@@ -90,12 +93,12 @@ class ApiDocs:
 
     async def _open(self, request: web.Request) -> web.Response:
         if request.method == "HEAD":
-            # A preview must not use the link up.
+            # A link preview must not use up the link.
             return web.Response(headers={"Cache-Control": "no-store"})
         try:
             opened = self._access.redeem_code(request.query.get("code", ""))
         except TokenInvalid as error:
-            if self._is_in(request):
+            if self._is_signed_in(request):
                 return web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
             return error_response(error)
         response = web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
@@ -103,8 +106,8 @@ class ApiDocs:
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
-    def _is_in(self, request: web.Request) -> bool:
-        """Whether this browser has been let in: a link clicked twice leads on, it only opens nothing."""
+    def _is_signed_in(self, request: web.Request) -> bool:
+        """Whether this browser is signed in: then a used link still redirects to the dashboard."""
         try:
             self._access.authorize(None, request.cookies.get(SESSION_COOKIE))
         except TokenInvalid:
@@ -118,7 +121,7 @@ def _answer_all(app: web.Application, answers: Mapping[str, Answer]) -> None:
 
 
 def _read_only(answer: Answer) -> Answer:
-    async def answered(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Response:
         return await answer(request) if request.method in READ_METHODS else method_not_allowed("GET, HEAD")
 
-    return answered
+    return handle

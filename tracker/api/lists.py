@@ -1,4 +1,4 @@
-"""What is asked across sessions: rooms, people, recordings, supervisor sessions, and numbers."""
+"""Lists across sessions: rooms, people, recordings, supervisor sessions; and statistics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tracker.errors import NotFound
 from tracker.views.presenters import present_participant, present_recording, present_supervisor_session
 
 
-async def find_rooms(asked: ApiRequest) -> Page[RoomSummary]:
+async def find_rooms(request: ApiRequest) -> Page[RoomSummary]:
     """`GET /v1/rooms`: by source and room."""
-    rows, after = await asked.context.views.find_rooms(source=None, sources=asked.sources, **asked.paging)
+    rows, after = await request.context.views.find_rooms(source=None, sources=request.sources, **request.paging)
     rooms = [
         RoomSummary(
             source=row.source,
@@ -29,41 +29,41 @@ async def find_rooms(asked: ApiRequest) -> Page[RoomSummary]:
     return Page(rooms, after)
 
 
-async def find_appearances(asked: ApiRequest) -> Page[Appearance]:
+async def find_appearances(request: ApiRequest) -> Page[Appearance]:
     """`GET /v1/participants`: newest first."""
-    rows, after = await asked.context.views.participants(
-        session_id=None, identity=asked.query["identity"], sources=asked.sources, **asked.paging
+    rows, after = await request.context.views.participants(
+        session_id=None, identity=request.query["identity"], sources=request.sources, **request.paging
     )
     found = [Appearance(session_id=row.session_id, **msgspec.structs.asdict(present_participant(row))) for row in rows]
     return Page(found, after)
 
 
-async def find_recordings(asked: ApiRequest) -> Page[Recording]:
+async def find_recordings(request: ApiRequest) -> Page[Recording]:
     """`GET /v1/recordings`: newest first."""
-    rows, after = await asked.context.views.recordings(
-        session_id=None, status=asked.query["status"], sources=asked.sources, **asked.paging
+    rows, after = await request.context.views.recordings(
+        session_id=None, status=request.query["status"], sources=request.sources, **request.paging
     )
     return Page([present_recording(row) for row in rows], after)
 
 
-async def find_supervisor_sessions(asked: ApiRequest) -> Page[SupervisorSession]:
+async def find_supervisor_sessions(request: ApiRequest) -> Page[SupervisorSession]:
     """`GET /v1/supervisor-sessions`: newest first."""
-    session = None if asked.query["session"] is None else await session_by_id(asked, asked.query["session"])
-    rows, after = await asked.context.views.supervisor_sessions(
+    session = None if request.query["session"] is None else await session_by_id(request, request.query["session"])
+    rows, after = await request.context.views.supervisor_sessions(
         session_id=None if session is None else session.id,
-        client=asked.query["client"],
-        sources=asked.sources,
-        **asked.paging,
+        client=request.query["client"],
+        sources=request.sources,
+        **request.paging,
     )
     return Page([present_supervisor_session(row) for row in rows], after)
 
 
-async def find_supervisor_session(asked: ApiRequest) -> SupervisorSession:
-    """`GET /v1/supervisor-sessions/{id}`: by our id or the vendor's."""
-    any_id = asked.path["id"]
-    rows = await asked.context.views.supervisor_session(any_id)
-    # A session's id begins with its source, and a source's name holds no colon.
-    found = [present_supervisor_session(row) for row in rows if asked.reader.sees(row.session_id.partition(":")[0])]
+async def find_supervisor_session(request: ApiRequest) -> SupervisorSession:
+    """`GET /v1/supervisor-sessions/{id}`: by Tracker's id or the vendor's."""
+    any_id = request.path["id"]
+    rows = await request.context.views.supervisor_session(any_id)
+    # A session's id starts with its source and a colon; names of sources contain no colon.
+    found = [present_supervisor_session(row) for row in rows if request.reader.sees(row.session_id.partition(":")[0])]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -73,21 +73,21 @@ async def find_supervisor_session(asked: ApiRequest) -> SupervisorSession:
     raise MultipleChoices(message, tuple(row.id for row in found), page)
 
 
-async def find_stats(asked: ApiRequest) -> Stats:
+async def find_stats(request: ApiRequest) -> Stats:
     """`GET /v1/stats`: from the views, without reading the log."""
-    start, end = asked.query["from"], asked.query["to"]
-    found = await asked.context.views.stats(
+    start, end = request.query["from"], request.query["to"]
+    found = await request.context.views.stats(
         from_at=-MAX_INTEGER if start is None else start,
         to_at=MAX_INTEGER if end is None else end,
-        sources=asked.reader.sources,
+        sources=request.reader.sources,
     )
     sources = {
         row["source"]: SourceStats(**(row | {"last_received_at": time_of(row["last_received_at"])}))
         for row in found["sources"]
     }
-    for name, vendor in asked.context.vendors.items():
-        # A source that never sent anything is what somebody looking at this page wants to see.
-        if name not in sources and asked.reader.sees(name):
+    for name, vendor in request.context.vendors.items():
+        # List sources that never sent anything, too: they may need attention.
+        if name not in sources and request.reader.sees(name):
             sources[name] = SourceStats(source=name, vendor=vendor, sessions=0, open=0, last_received_at=None)
     return Stats(
         open=found["open"],
@@ -100,15 +100,15 @@ async def find_stats(asked: ApiRequest) -> Stats:
 
 _IDENTITY = text("identity", "Only people with this identity or name.")
 _STATUS = text("status", "Only recordings with this status.")
-_CLIENT = text("client", "Only those of this supervisor or agent, by client id.")
-_SESSION = text("session", "Only those of this session of an agent, by our id or any id its vendor has for it.")
+_CLIENT = text("client", "Only supervisor sessions of this supervisor or agent, by client id.")
+_SESSION = text("session", "Only supervisor sessions of this agent's session, by Tracker's id or any id of the vendor.")
 _TIMES = (
-    timestamp("from", "Count sessions that began at this moment or later; without it all."),
-    timestamp("to", "Count sessions that began before this moment; without it all."),
+    timestamp("from", "Count sessions that started at this time or later. Default: all."),
+    timestamp("to", "Count sessions that started before this time. Default: all."),
 )
 
 ROUTES = (
-    Route(path="/v1/rooms", name="findRooms", description="Rooms and how many sessions they had.", scope="read:sessions",
+    Route(path="/v1/rooms", name="findRooms", description="Rooms and their number of sessions.", scope="read:sessions",
           parameters=(SOURCE, *PAGING), answer=Page[RoomSummary], handler=find_rooms),
     Route(path="/v1/participants", name="findParticipants", description="People across sessions, newest first.",
           scope="read:sessions", parameters=(_IDENTITY, SOURCE, *PAGING), answer=Page[Appearance],
@@ -120,8 +120,8 @@ ROUTES = (
           parameters=(_CLIENT, _SESSION, SOURCE, *PAGING), answer=Page[SupervisorSession],
           handler=find_supervisor_sessions, choices=Page[Session], can_be_missing=True),
     Route(path="/v1/supervisor-sessions/{id}", name="findSupervisorSession",
-          description="One of them, by our id or the vendor's.", scope="read:sessions", parameters=(),
+          description="One supervisor session, by Tracker's id or the vendor's.", scope="read:sessions", parameters=(),
           answer=SupervisorSession, handler=find_supervisor_session, choices=Page[SupervisorSession], can_be_missing=True),
-    Route(path="/v1/stats", name="findStats", description="Open now, per day, at the peak, per source.",
+    Route(path="/v1/stats", name="findStats", description="Statistics of sessions: open now, per day, peak concurrency, per source.",
           scope="read:sessions", parameters=_TIMES, answer=Stats, handler=find_stats),
 )  # fmt: skip

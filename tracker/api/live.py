@@ -1,11 +1,11 @@
-"""The live stream: `GET /v1/live`, server-sent events, one per timeline entry in log order, from the views.
+"""The live stream: `GET /v1/live`, server-sent events, one per timeline entry in log order, read from the views.
 
-    views ──one poll for all──► the hub keeps the last entries, encoded ──► each client takes what it has not had
-      └───── pages ───────────────────────────────► clients that resume from farther back, a few at a time
+    views ──one poll for all──► hub: buffer of the last entries, encoded ──► clients that are up to date
+      └───── pages ────────────────────────────────────────────────────────► clients that resume from farther back
 
-The id of an event is that of its entry, `{position}-{n}`: positions never change, so a stream resumes after any of them,
-over a restart, a rebuild, or on another server with the same log. Nobody waits for a client: ingest and projector know
-of none, the hub waits for none, and a client that does not take what it is sent is cut off and may resume.
+The id of an event is that of its entry, `{position}-{n}`. Positions never change, so a client can resume after any event:
+after a restart, a rebuild, or on another server with the same log. No client slows anything down: ingest and the projector
+do not know of clients, and the hub waits for none. A client that does not read is disconnected and may resume.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from tracker.views.contract import ViewsReader
 POLL_S = 0.15
 HEARTBEAT_S = 15.0
 SLOW_S = 10.0
-"""A client that takes none of what it is sent for so long is cut off."""
+"""A client that reads nothing for this long is disconnected."""
 
 MAX_BUFFERED_EVENTS = 10_000
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
-"""What the hub keeps at most for clients that follow it; one that falls farther behind reads from the views."""
+"""Limits of the hub's buffer. A client that falls farther behind is served from the views."""
 
 PAGE_ENTRIES = 500
 MAX_CATCHING_UP = 4
-"""So many clients read older entries from the views at a time; the others wait for their turn."""
+"""Clients that read older entries from the views at the same time. Others wait."""
 
 WRITE_BYTES = 64 * 1024
 SOCKET_BYTES = 128 * 1024
-"""What the kernel holds for one client: memory of 1,000 clients stays bounded there too."""
+"""Send buffer of one client's socket, so that 1,000 clients use bounded kernel memory."""
 
 AFTER_ALL = 2**62
-"""Greater than the `n` of any entry: `(position, END)` is after everything of that position."""
+"""Greater than `n` of any entry: `(position, AFTER_ALL)` is after every entry of that position."""
 
 _log = structlog.get_logger("live")
 
@@ -59,7 +59,7 @@ EventKey = tuple[int, int]
 
 
 class LiveEvent(NamedTuple):
-    """One entry as it goes over the wire, and what filters look at."""
+    """One encoded entry, and the fields that filters need."""
 
     key: EventKey
     source: str
@@ -69,7 +69,7 @@ class LiveEvent(NamedTuple):
 
 
 class LiveFilter(msgspec.Struct):
-    """What one client gets. `session` is the id it has now, `asked_id` what it was asked by; None: all."""
+    """Which entries one client gets. `session`: the session's current id; `requested_id`: the id in the request. None: all."""
 
     reader: Reader
     sources: tuple[str, ...] | None
@@ -77,10 +77,10 @@ class LiveFilter(msgspec.Struct):
     session: str | None
     requested_id: str | None
     other_sessions: set[str] = msgspec.field(default_factory=set[str])
-    """Session ids known not to be meant."""
+    """Ids of sessions known to be different ones."""
 
     def accepts(self, event: LiveEvent) -> bool:
-        """Whether the client gets this entry."""
+        """Whether the client gets this event."""
         return (
             (self.sources is None or event.source in self.sources)
             and (not self.kinds or event.kind in self.kinds)
@@ -88,11 +88,11 @@ class LiveFilter(msgspec.Struct):
         )
 
     def session_may_have_moved(self, events: Sequence[LiveEvent]) -> bool:
-        """Whether the session may be one of these under another id: only ids made of a room and a time are replaced."""
+        """Whether the session may have got a new id in these events. Only ids made of a room and a time can change."""
         if self.session is None or not _PROVISIONAL.fullmatch(self.session):
             return False
         source = self.session.partition(":")[0]
-        new = {frame.session_id for frame in events if frame.source == source and frame.session_id is not None}
+        new = {event.session_id for event in events if event.source == source and event.session_id is not None}
         new -= {self.session, *self.other_sessions}
         if len(self.other_sessions) < MAX_BUFFERED_EVENTS:
             self.other_sessions |= new
@@ -103,7 +103,7 @@ _PROVISIONAL = re.compile(r".+_[0-9]{1,15}")
 
 
 class LiveStream:
-    """The hub: `run` follows the views, `stream` answers one client, `stop` ends all of them at once."""
+    """The hub. `run` follows the views, `stream` serves one client, `stop` ends all streams."""
 
     def __init__(
         self,
@@ -122,9 +122,9 @@ class LiveStream:
         self._events: list[LiveEvent] = []
         self._bytes = 0
         self._dropped = 0
-        """How many frames were let go of: the number of `_frames[0]`."""
+        """Events dropped from the buffer so far: the number of `_events[0]`."""
         self._floor: EventKey | None = None
-        """Everything after this key, and up to the last frame, is in `_frames`. None: nothing was read yet."""
+        """`_events` holds every event after this key. None: nothing was read yet."""
         self._last: EventKey = (0, 0)
         self._news = asyncio.Event()
         self._stopping = False
@@ -133,27 +133,27 @@ class LiveStream:
 
     @property
     def clients(self) -> int:
-        """How many follow now."""
+        """Number of connected clients."""
         return len(self._clients)
 
     async def run(self) -> None:
-        """Follow the views for ever; while they cannot be read, wait for them."""
-        said = False
+        """Follow the views, forever. While they cannot be read, wait for them."""
+        is_reported = False
         while True:
             try:
                 await self._follow()
-                said = False
+                is_reported = False
             except ViewsError as error:
-                if not said:
+                if not is_reported:
                     _log.warning("live stream waits for the views", error=type(error).__name__)
-                said = True
+                is_reported = True
             except Exception as error:
-                # A mistake here must not end the service: ingest goes on, and so does this at the next poll.
-                _log.error("live stream stumbled", error=type(error).__name__)
+                # A bug here must not stop the server: log it and continue with the next poll.
+                _log.error("live stream failed, continuing", error=type(error).__name__)
             await asyncio.sleep(self._poll_s)
 
     def stop(self) -> None:
-        """End every stream at once; their clients resume elsewhere or later."""
+        """End every stream at once. Clients resume later or at another server."""
         self._stopping = True
         self._wake()
         for client in self._clients:
@@ -162,15 +162,15 @@ class LiveStream:
     async def stream(
         self, request: web.Request, live_filter: LiveFilter, after: EventKey, headers: Mapping[str, str]
     ) -> web.StreamResponse:
-        """Answer one client until it goes, is too slow, or we stop. `after`: the entry it had last.
+        """Serve one client until it disconnects, is too slow, or the server stops. `after`: the last entry it has.
 
-        Raises `ViewsError` before anything was answered when the views cannot be read; afterwards nothing.
+        Raises `ViewsUnavailable` if the server is stopping. Once the stream has started, nothing is raised.
         """
         if self._stopping:
             raise ViewsUnavailable("the server is stopping")
         if request.method == "HEAD":
             return web.Response(headers={**headers, "Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        # The library's own bound (the kernel's too) comes second: ours is the one that says what happened.
+        # The library's own timeout is longer than ours, which logs what happened.
         response = EventSourceResponse(headers=headers, ping_interval=self._heartbeat_s, send_timeout=2 * self._slow_s)
         response.headers["X-Content-Type-Options"] = "nosniff"
         _limit_socket_buffer(request)
@@ -179,13 +179,13 @@ class LiveStream:
         try:
             with contextlib.suppress(ConnectionError):
                 await response.prepare(request)
-                # Bytes at once: proxies and browsers call a stream open when the first have come.
+                # Send something at once: proxies and browsers consider a stream open when the first bytes arrive.
                 await client.write(b"retry: 1000\n\n")
                 await self._feed(client, live_filter, after)
         except TimeoutError:
-            _log.info("live client cut off: it did not take what it was sent", seconds=self._slow_s)
+            _log.info("live client disconnected: it did not read", seconds=self._slow_s)
         except ViewsError as error:
-            _log.warning("live client cut off: the views cannot be read", error=type(error).__name__)
+            _log.warning("live client disconnected: the views cannot be read", error=type(error).__name__)
         finally:
             self._clients.discard(client)
             if response.prepared:
@@ -193,22 +193,22 @@ class LiveStream:
         return response
 
     async def _follow(self) -> None:
-        """Take what came since the last time; where nobody listens, only note where the present is."""
+        """Read what is new. Without clients, only remember the current position."""
         if self._floor is None or not self._clients:
             self._restart_after((await self._views.projected_position(), AFTER_ALL))
             return
         while rows := await self._views.entries_after(*self._last, limit=PAGE_ENTRIES):
-            frames = [encode_event(row) for row in rows]
-            self._events += frames
-            self._bytes += sum(len(frame.wire) for frame in frames)
-            self._last = frames[-1].key
+            events = [encode_event(row) for row in rows]
+            self._events += events
+            self._bytes += sum(len(event.wire) for event in events)
+            self._last = events[-1].key
             self._trim()
             self._wake()
             if len(rows) < PAGE_ENTRIES:
                 return
 
     def _restart_after(self, floor: EventKey) -> None:
-        """Begin anew after `floor`. Views being made again are behind where we were: never go back."""
+        """Empty the buffer and continue after `floor`. Never go back: views that are being rebuilt are behind."""
         self._dropped += len(self._events)
         self._events.clear()
         self._bytes = 0
@@ -216,7 +216,7 @@ class LiveStream:
 
     def _trim(self) -> None:
         surplus = max(0, len(self._events) - self._max_buffered)
-        left = self._bytes - sum(len(frame.wire) for frame in self._events[:surplus])
+        left = self._bytes - sum(len(event.wire) for event in self._events[:surplus])
         while left > MAX_BUFFERED_BYTES and surplus < len(self._events) - 1:
             left -= len(self._events[surplus].wire)
             surplus += 1
@@ -234,25 +234,25 @@ class LiveStream:
         number = -1
         while not self._stopping and client.is_connected:
             if number < self._dropped:
-                # New, or fallen behind what the hub keeps: from the views until the hub has what follows.
+                # New, or behind the buffer: read from the views until the buffer has what follows.
                 after = await self._catch_up(client, live_filter, after)
                 number = self._dropped + bisect.bisect_right(self._events, after, key=_key)
             news = self._news
-            frames = self._events[number - self._dropped :]
-            number += len(frames)
-            # What a client had before the hub read it.
-            frames = frames[bisect.bisect_right(frames, after, key=_key) :]
-            if frames:
-                after = frames[-1].key
-                await self._send(client, live_filter, frames)
+            events = self._events[number - self._dropped :]
+            number += len(events)
+            # Skip what the client already has.
+            events = events[bisect.bisect_right(events, after, key=_key) :]
+            if events:
+                after = events[-1].key
+                await self._send(client, live_filter, events)
                 continue
             with contextlib.suppress(TimeoutError):
-                # Now and then even without news: a client that went is noticed by its heartbeat.
+                # Wake up without news, too: the heartbeat detects clients that are gone.
                 async with asyncio.timeout(self._heartbeat_s):
                     await news.wait()
 
     async def _catch_up(self, client: _Client, live_filter: LiveFilter, after: EventKey) -> EventKey:
-        """Send what the hub does not hold; the last key before what it does."""
+        """Send what is no longer in the buffer. Returns the last key sent."""
         while not self._stopping and client.is_connected:
             floor = self._floor
             if floor is not None and after >= floor:
@@ -260,13 +260,13 @@ class LiveStream:
             async with self._turns:
                 rows = await self._views.entries_after(*after, limit=PAGE_ENTRIES)
             if rows:
-                frames = [encode_event(row) for row in rows]
-                after = frames[-1].key
-                await self._send(client, live_filter, frames)
+                events = [encode_event(row) for row in rows]
+                after = events[-1].key
+                await self._send(client, live_filter, events)
             elif floor is not None and (await self._views.projected_position(), AFTER_ALL) >= floor:
                 after = floor
             else:
-                # The hub has not begun, or views are being made again and are not yet where we were.
+                # The hub has not started, or the views are being rebuilt and are behind.
                 await asyncio.sleep(self._poll_s)
         return after
 
@@ -281,19 +281,19 @@ class LiveStream:
                     found = await self._views.lookup(live_filter.requested_id, live_filter.reader.sources)
                     live_filter.session = found[0].id if len(found) == 1 else live_filter.session
                     live_filter.other_sessions.discard(live_filter.session)
-        waiting = bytearray()
-        for frame in events:
-            if live_filter.accepts(frame):
-                waiting += frame.wire
-                if len(waiting) >= WRITE_BYTES:
-                    await client.write(bytes(waiting))
-                    waiting.clear()
-        if waiting:
-            await client.write(bytes(waiting))
+        pending = bytearray()
+        for event in events:
+            if live_filter.accepts(event):
+                pending += event.wire
+                if len(pending) >= WRITE_BYTES:
+                    await client.write(bytes(pending))
+                    pending.clear()
+        if pending:
+            await client.write(bytes(pending))
 
 
 class _Client:
-    """One connection that is written to."""
+    """One connected client."""
 
     def __init__(self, request: web.Request, response: EventSourceResponse, slow_s: float) -> None:
         self._request = request
@@ -307,7 +307,7 @@ class _Client:
         return transport is not None and not transport.is_closing() and self._response.is_connected()
 
     async def write(self, wire: bytes) -> None:
-        """Raises `TimeoutError` (the connection is cut then) and `ConnectionError`."""
+        """Send bytes. Raises `TimeoutError` (after closing the connection) and `ConnectionError`."""
         self._writing = True
         try:
             async with asyncio.timeout(self._slow_s):
@@ -319,7 +319,7 @@ class _Client:
             self._writing = False
 
     def disconnect(self) -> None:
-        """Close without waiting: what lies in buffers for a client that does not read would never go."""
+        """Close without flushing: a client that does not read would keep the buffers forever."""
         if self._request.transport is not None:
             self._request.transport.abort()
 
@@ -329,70 +329,77 @@ class _Client:
 
 
 def encode_event(row: EntryRow) -> LiveEvent:
-    """An entry as one server-sent event."""
+    """Encode an entry as one server-sent event."""
     data = msgspec.json.encode(present_entry(row))
     wire = b"id: %b\nevent: entry\ndata: %b\n\n" % (row.id.encode(), data)
     return LiveEvent((row.position, row.n), row.source, row.kind, row.session_id, wire)
 
 
 def parse_event_id(text: str, name: str) -> EventKey:
-    """`{position}-{n}` of the event a client had last. Raises `ParameterInvalid`."""
+    """Parse `{position}-{n}`, the id of the last event a client has. Raises `ParameterInvalid`."""
     found = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", text.strip(), re.ASCII)
     if found is None:
-        raise ParameterInvalid(name, "is the id of an event of this stream, such as 42-0; leave it out to begin now")
+        raise ParameterInvalid(
+            name, "must be the id of an event of this stream, such as 42-0; leave it out to start now"
+        )
     return int(found[1]), int(found[2])
 
 
-async def follow_live(asked: ApiRequest) -> StreamAnswer:
+async def follow_live(request: ApiRequest) -> StreamAnswer:
     """`GET /v1/live`."""
-    live, query = asked.context.live, asked.query
+    live, query = request.context.live, request.query
     if live is None:
-        raise ViewsUnavailable("nothing follows the views here")
-    asked_id: str | None = query["session"]
+        raise ViewsUnavailable("this server has no live stream")
+    requested_id: str | None = query["session"]
     session = None
-    if asked_id is not None:
-        of_session = ApiRequest(context=asked.context, reader=asked.reader, path={"id": asked_id}, query=query)
-        session = (await requested_session(of_session)).id
-    wanted = LiveFilter(asked.reader, asked.sources, frozenset(query["kind"]), session, asked_id)
+    if requested_id is not None:
+        session_request = ApiRequest(
+            context=request.context, reader=request.reader, path={"id": requested_id}, query=query
+        )
+        session = (await requested_session(session_request)).id
+    live_filter = LiveFilter(request.reader, request.sources, frozenset(query["kind"]), session, requested_id)
 
-    async def stream(request: web.Request, told: Mapping[str, str]) -> web.StreamResponse:
-        # The header is newer: a browser that comes back sends it with the address it first came with.
-        header = request.headers.get("Last-Event-ID")
+    async def stream(http_request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
+        # The header is newer: a reconnecting browser sends it with the URL it first opened.
+        header = http_request.headers.get("Last-Event-ID")
         if header:
             after = parse_event_id(header, "Last-Event-ID")
         elif query["last_event_id"] is not None:
             after = parse_event_id(query["last_event_id"], "last_event_id")
         else:
-            after = int(told["X-Log-Position"]), AFTER_ALL
-        return await live.stream(request, wanted, after, told)
+            after = int(headers["X-Log-Position"]), AFTER_ALL
+        return await live.stream(http_request, live_filter, after, headers)
 
     return StreamAnswer(stream)
 
 
-def _key(frame: LiveEvent) -> EventKey:
-    return frame.key
+def _key(event: LiveEvent) -> EventKey:
+    return event.key
 
 
 def _limit_socket_buffer(request: web.Request) -> None:
-    found: Any = None if request.transport is None else request.transport.get_extra_info("socket")
-    if found is not None:
+    sock: Any = None if request.transport is None else request.transport.get_extra_info("socket")
+    if sock is not None:
         with contextlib.suppress(OSError):
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
 
 
 _PARAMETERS = (
-    text("session", "Only entries of this session, by our id or any id its vendor has for it."),
+    text("session", "Only entries of this session, by Tracker's id or any id of the vendor."),
     SOURCE,
     KIND,
-    text("last_event_id", "Begin after this event, as the header Last-Event-ID does (which wins). Without: now."),
+    text(
+        "last_event_id",
+        "Start after this event. The header Last-Event-ID does the same and takes precedence. Default: start now.",
+    ),
 )
-_ABOUT = (
-    "Live: server-sent events, one per timeline entry in log order. `id` is the entry's, `event` is `entry`, `data` the "
-    "entry. `Last-Event-ID` resumes without a gap. A comment every 15 s says that the stream is alive; a client that "
-    "takes nothing for 10 s is cut off and may resume."
+_DESCRIPTION = (
+    "Live: server-sent events, one per timeline entry in log order. `id` is the entry's id, `event` is `entry`, `data` is "
+    "the entry. `Last-Event-ID` resumes without a gap. A comment every 15 s keeps the stream alive. A client that reads "
+    "nothing for 10 s is disconnected and may resume."
 )
 
 ROUTES = (
-    Route(path="/v1/live", name="followEntries", description=_ABOUT, scope="read:sessions", parameters=_PARAMETERS,
+    Route(path="/v1/live", name="followEntries", description=_DESCRIPTION, scope="read:sessions", parameters=_PARAMETERS,
           answer=Entry, handler=follow_live, choices=Page[Session], can_be_missing=True, is_stream=True),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""openapi.json (OpenAPI 3.1), made from the routes that are served and the structs that encode their answers."""
+"""openapi.json (OpenAPI 3.1), generated from the routes and from the structs that encode their answers."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ import msgspec
 from tracker.views.answers import Alive, Readiness
 from tracker.api.route import BytesAnswer, TextAnswer, Route, ZipAnswer
 from tracker.api.parameters import AT_LEAST, Parameter
-from tracker.api.problems import Problem
+from tracker.domain.problem import Problem
 
 Json = dict[str, Any]
 
 TEMPLATE = "#/components/schemas/{name}"
 DESCRIPTION = """\
-The flight recorder for video calls: what happened in them, read from an append-only log of signed webhooks.
+The flight recorder for video calls: what happened in them, derived from an append-only log of webhooks.
 
 Times are RFC 3339 in UTC with milliseconds, null when unknown; durations are whole milliseconds. Lists have `items` and
-`next`: give `next` back as `cursor` until it is null. Errors are problem+json. `X-Log-Position` says how much of the log
-an answer holds; `at_least` waits for a position, for example the one a hook just answered.
+`next`: send `next` as `cursor` for the following page, until it is null. Errors are problem+json. `X-Log-Position` is the
+position of the log up to which an answer is complete; `at_least` waits for a position, for example one that a hook
+answered with.
 """
 
 PROBLEM_DESCRIPTIONS: dict[str, str] = {
-    "400": "A parameter is unknown or its value is bad; `parameter` names it.",
-    "401": "No token, or one that does not verify.",
+    "400": "A parameter is unknown or has a bad value; `parameter` names it.",
+    "401": "The token is missing or invalid.",
     "403": "The token lacks the scope of this route.",
-    "404": "Nothing has that id, or nothing this token may see.",
-    "405": "This door only reads.",
-    "500": "A mistake in Tracker.",
-    "503": "The stores cannot answer now; try again after `Retry-After` seconds.",
+    "404": "Nothing has that id, or the token may not see it.",
+    "405": "Only GET and HEAD are allowed.",
+    "500": "Internal error in Tracker.",
+    "503": "The log or the views are not available now; try again after `Retry-After` seconds.",
     "504": "The views did not reach `at_least` within 5 s.",
 }
 
 PATH_PARAMETERS: dict[str, tuple[str, Json]] = {
-    "id": ("Percent-encoded where it holds `/` or `:`.", {"type": "string"}),
-    "position": ("A place in the log: 1, 2, 3 …", {"type": "integer", "minimum": 1}),
+    "id": ("Percent-encode `/` and `:`.", {"type": "string"}),
+    "position": ("Position in the log: 1, 2, 3 …", {"type": "integer", "minimum": 1}),
 }
 
-POSITION: Json = {"description": "The position of the log up to which the answer is.", "schema": {"type": "integer"}}
+POSITION: Json = {
+    "description": "The position of the log up to which the answer is complete.",
+    "schema": {"type": "integer"},
+}
 
 
 def document(routes: Iterable[Route]) -> bytes:
@@ -89,7 +93,9 @@ def _operation(route: Route, references: dict[Any, Json]) -> Json:
     ]
     responses: Json = {"200": _answer(route.answer, references, "The answer.", streams=route.is_stream)}
     if route.choices is not None:
-        responses["300"] = _answer(route.choices, references, "Several have that id: ask for one of these by its own.")
+        responses["300"] = _answer(
+            route.choices, references, "Several sessions have that id; request one of these by its own id."
+        )
     expected = [status for status in PROBLEM_DESCRIPTIONS if status != "404" or route.can_be_missing]
     responses |= {status: {"$ref": f"#/components/responses/{status}"} for status in expected}
     return {
@@ -104,12 +110,12 @@ def _operation(route: Route, references: dict[Any, Json]) -> Json:
 
 
 def _parameter(parameter: Parameter) -> Json:
-    told: Json = {
+    described: Json = {
         "name": parameter.name, "in": "query", "required": parameter.is_required, "description": parameter.description,
         "schema": parameter.schema,
     }  # fmt: skip
-    # Repeated is the form OpenAPI can say; commas are read too.
-    return told | ({"style": "form", "explode": True} if parameter.is_repeatable else {})
+    # OpenAPI can describe repeated parameters; values separated by commas are accepted, too.
+    return described | ({"style": "form", "explode": True} if parameter.is_repeatable else {})
 
 
 def _answer(kind: Any, references: dict[Any, Json], about: str, *, streams: bool = False) -> Json:
@@ -127,7 +133,7 @@ def _answer(kind: Any, references: dict[Any, Json], about: str, *, streams: bool
 
 
 def _problem(status: str, references: dict[Any, Json]) -> Json:
-    told: Json = {
+    described: Json = {
         "description": PROBLEM_DESCRIPTIONS[status],
         "content": {"application/problem+json": {"schema": references[Problem]}},
     }
@@ -138,11 +144,11 @@ def _problem(status: str, references: dict[Any, Json]) -> Json:
         headers["WWW-Authenticate"] = {"schema": {"type": "string"}}
     if status == "405":
         headers["Allow"] = {"schema": {"type": "string"}}
-    return told | ({"headers": headers} if headers else {})
+    return described | ({"headers": headers} if headers else {})
 
 
 def _open_paths(references: dict[Any, Json]) -> Json:
-    """The paths without a token."""
+    """The routes that need no token."""
 
     def get(
         name: str, summary: str, content: Json | None, *, more: Json | None = None, query: str | None = None
@@ -164,16 +170,16 @@ def _open_paths(references: dict[Any, Json]) -> Json:
     text: Json = {"schema": {"type": "string"}}
     not_ready: Json = {"503": {"description": "Not ready; `reasons` says why.", "content": json(Readiness)}}
     opened: Json = {
-        "303": {"description": "Opened; a cookie is set.", "headers": {"Location": text, "Set-Cookie": text}},
+        "303": {"description": "Signed in; a cookie is set.", "headers": {"Location": text, "Set-Cookie": text}},
         "401": {"$ref": "#/components/responses/401"},
     }
     return {
-        "/healthz": get("alive", "The process answers.", json(Alive)),
+        "/healthz": get("alive", "The process is running.", json(Alive)),
         "/readyz": get("ready", "Whether this server should get traffic.", json(Readiness), more=not_ready),
-        "/metrics": get("metrics", "Numbers for Prometheus.", {"text/plain": text}),
+        "/metrics": get("metrics", "Metrics for Prometheus.", {"text/plain": text}),
         "/openapi.json": get("openapi", "This document.", {"application/json": {"schema": {"type": "object"}}}),
-        "/docs": get("docs", "This document, to read.", {"text/html": text}),
-        "/open": get("open", "Open the link printed at the start, once.", None, more=opened, query="code"),
+        "/docs": get("docs", "This document in a viewer.", {"text/html": text}),
+        "/open": get("open", "Open the link printed at start; it works once.", None, more=opened, query="code"),
     }
 
 

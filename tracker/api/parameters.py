@@ -1,7 +1,7 @@
-"""What may stand behind the `?`: each parameter once, with how it is read and how OpenAPI says it.
+"""Query parameters: how each is parsed, and how OpenAPI describes it.
 
-Whatever is unknown, empty, repeated where one is meant, or of a bad value is a `ParameterInvalid` naming the parameter:
-a filter that was misspelt and ignored would answer another question than the one asked.
+A parameter that is unknown, empty, wrongly repeated or has a bad value raises `ParameterInvalid` with its name: a
+misspelt filter that is ignored would give an answer to a different question.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_INTEGER = 2**62
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1_000
 MAX_TEXT_CHARS = 1_024
-"""No text is longer than this, in characters."""
+"""Longest text of a parameter, in characters."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -30,9 +30,9 @@ _MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """One query parameter. `read` turns its text into a value or raises ValueError saying what is wanted.
+    """One query parameter. `parse` turns its text into a value, or raises ValueError saying what is expected.
 
-    `many`: it may be repeated and its values separated by commas; its value is then a tuple. `needed`: it has to be there.
+    `is_repeatable`: it may be repeated, and values may be separated by commas; the result is a tuple.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 def text(name: str, about: str) -> Parameter:
-    """Any text that is not empty."""
+    """A text that is not empty."""
     return Parameter(name, about, {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARS}, str)
 
 
@@ -54,85 +54,85 @@ def integer(
 ) -> Parameter:
     """A whole number within bounds."""
 
-    def read(value: str) -> int:
+    def parse(value: str) -> int:
         if not re.fullmatch(r"\d{1,19}", value, re.ASCII) or not minimum <= int(value) <= maximum:
-            raise ValueError(f"is a whole number from {minimum} to {maximum}")
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
         return int(value)
 
     schema: Schema = {"type": "integer", "minimum": minimum, "maximum": maximum}
-    return Parameter(name, about, schema if default is None else schema | {"default": default}, read, default=default)
+    return Parameter(name, about, schema if default is None else schema | {"default": default}, parse, default=default)
 
 
 def timestamp(name: str, about: str) -> Parameter:
-    """A moment, read as µs since the epoch: RFC 3339 with an offset, or a day, which is its midnight in UTC."""
+    """A time, parsed to µs since the epoch: RFC 3339 with an offset, or a day, which means its midnight in UTC."""
     example = "2026-03-01T09:30:00Z"
     return Parameter(name, about, {"type": "string", "examples": [example, "2026-03-01"]}, parse_micros)
 
 
 def choice(name: str, about: str, options: Sequence[str]) -> Parameter:
-    """One of a few words."""
+    """One of the `options`."""
     return Parameter(name, about, {"type": "string", "enum": list(options)}, _parse_choice(options))
 
 
 def choices(name: str, about: str, options: Sequence[str]) -> Parameter:
-    """Some of a few words: repeated, or separated by commas."""
+    """Any of the `options`: repeated, or separated by commas."""
     schema = {"type": "array", "items": {"type": "string", "enum": list(options)}}
     return Parameter(name, about, schema, _parse_choice(options), is_repeatable=True, default=())
 
 
-AT_LEAST = integer("at_least", "Wait (up to 5 s, then 504) until the views have reached this position of the log.")
-LIMIT = integer("limit", "How many items one page has at most.", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT)
-CURSOR = text("cursor", "`next` of the page before, as it was given.")
-SOURCE = text("source", "Only what came from this source, by its name in config.toml.")
+AT_LEAST = integer("at_least", "Wait until the views have reached this position of the log: up to 5 s, then 504.")
+LIMIT = integer("limit", "Maximum number of items in one page.", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT)
+CURSOR = text("cursor", "`next` of the previous page, unchanged.")
+SOURCE = text("source", "Only from this source, by its name in config.toml.")
 PAGING = (LIMIT, CURSOR)
 
 
 def read_query(query: Iterable[tuple[str, str]], parameters: Sequence[Parameter]) -> dict[str, Any]:
-    """The value of every parameter by its name, defaults included. Raises `ParameterInvalid`.
+    """Parse a query: the value of every parameter by its name, defaults included. Raises `ParameterInvalid`.
 
-    `query` are the names and values in the order they came, repeats included.
+    `query` gives names and values in the order of the URL, repeats included.
     """
     given: dict[str, list[str]] = {parameter.name: [] for parameter in parameters}
     for name, value in query:
         if name not in given:
-            raise ParameterInvalid(name[:64], f"is no parameter here; known are {', '.join(given)}")
+            raise ParameterInvalid(name[:64], f"is not a parameter of this route; known are {', '.join(given)}")
         given[name].append(value)
     return {parameter.name: _value(parameter, given[parameter.name]) for parameter in parameters}
 
 
 def parse_micros(value: str) -> Micros:
-    """A moment in µs since the epoch, cut below the microsecond. Raises ValueError saying what is wanted."""
-    wanted = "is a moment such as 2026-03-01T09:30:00Z (RFC 3339, with an offset) or a day such as 2026-03-01"
+    """A time in µs since the epoch, truncated to the microsecond. Raises ValueError saying what is expected."""
+    expected = "must be a time such as 2026-03-01T09:30:00Z (RFC 3339, with an offset) or a day such as 2026-03-01"
     try:
         if _DAY.fullmatch(value):
             return (dt.datetime.fromisoformat(value).replace(tzinfo=dt.UTC) - _EPOCH) // dt.timedelta(microseconds=1)
         if found := _MOMENT.fullmatch(value):
             day, time, fraction, offset = found.groups()
-            # A `+` that was not encoded arrives as a blank; nothing else can stand there.
+            # A `+` that was not percent-encoded arrives as a space.
             offset = "+00:00" if offset in {"Z", "z"} else offset.replace(" ", "+")
             seconds = (dt.datetime.fromisoformat(f"{day}T{time}{offset}") - _EPOCH) // dt.timedelta(seconds=1)
             return seconds * 1_000_000 + int((fraction or "")[:6].ljust(6, "0"))
     except (ValueError, OverflowError):
         pass
-    raise ValueError(wanted)
+    raise ValueError(expected)
 
 
 def _parse_choice(options: Sequence[str]) -> Callable[[str], str]:
-    def read(value: str) -> str:
+    def parse(value: str) -> str:
         if value not in options:
-            raise ValueError(f"is one of {', '.join(options)}")
+            raise ValueError(f"must be one of {', '.join(options)}")
         return value
 
-    return read
+    return parse
 
 
 def _value(parameter: Parameter, given: list[str]) -> Any:
     if not given:
         if parameter.is_required:
-            raise ParameterInvalid(parameter.name, "is missing; it has to be there")
+            raise ParameterInvalid(parameter.name, "is required; add it")
         return parameter.default
     if len(given) > 1 and not parameter.is_repeatable:
-        raise ParameterInvalid(parameter.name, "is there more than once; give it once")
+        raise ParameterInvalid(parameter.name, "is given more than once; give it once")
     parts = [part for value in given for part in value.split(",")] if parameter.is_repeatable else given
     if not all(parts):
         raise ParameterInvalid(parameter.name, "is empty; give it a value or leave it out")

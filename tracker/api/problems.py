@@ -1,20 +1,21 @@
-"""What a reader is told when there is no answer: one table, problem+json (RFC 9457).
+"""Errors as HTTP answers: one table of statuses, problem+json (RFC 9457).
 
-    400 parameter-invalid · 401 token-invalid · 403 scope-missing · 404 not-found · 405 method-not-allowed
-    503 views-* log-* with Retry-After · 504 views-behind · 500 failed
+    400 parameter-invalid · 401 token-invalid · 403 scope-missing · 404 not-found · 405 method-not-allowed · 410 erased
+    503 views-* log-* node-* with Retry-After · 504 views-behind · 500 failed
 
-Several sessions for one id (300) are an answer with a list, not a problem. `docs/reference/errors.md` says what to do about each.
+An id that several sessions have (300) is an answer with a list, not a problem. `docs/reference/errors.md` says what to do
+about each problem.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import web
 
+from tracker.domain.problem import CONTENT_TYPE, INTERNAL_ERROR, encode_problem, problem_kind
 from tracker.errors import (
     Erased,
     LogBusy,
@@ -40,79 +41,76 @@ from tracker.errors import (
 RETRY_SOON = {"Retry-After": "2"}
 
 ERROR_STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
-    ParameterInvalid: (400, "A parameter cannot be used", {}),
-    TokenInvalid: (401, "No token that opens this door", {"WWW-Authenticate": 'Bearer realm="tracker"'}),
+    ParameterInvalid: (400, "Invalid parameter", {}),
+    TokenInvalid: (401, "Missing or invalid token", {"WWW-Authenticate": 'Bearer realm="tracker"'}),
     ScopeMissing: (
         403,
-        "The token is not good for this",
+        "The token lacks the required scope",
         {"WWW-Authenticate": 'Bearer realm="tracker", error="insufficient_scope"'},
     ),
-    NotFound: (404, "Nothing has that id", {}),
+    NotFound: (404, "Not found", {}),
     Erased: (410, "These bytes were erased", {}),
-    ViewsBehind: (504, "The views have not got there yet", RETRY_SOON),
+    ViewsBehind: (504, "The views have not reached this position yet", RETRY_SOON),
     ViewsMissing: (503, "There are no views yet", RETRY_SOON),
-    ViewsOutdated: (503, "The views are of another version", RETRY_SOON),
-    ViewsUnavailable: (503, "The views cannot answer now", RETRY_SOON),
+    ViewsOutdated: (503, "The views were written by another version of Tracker", RETRY_SOON),
+    ViewsUnavailable: (503, "The views are not available now", RETRY_SOON),
     LogMissing: (503, "There is no log", RETRY_SOON),
-    LogUnavailable: (503, "The log cannot answer now", RETRY_SOON),
+    LogUnavailable: (503, "The log is not available now", RETRY_SOON),
     LogBusy: (503, "The log is busy", RETRY_SOON),
     LogCorrupt: (503, "The log cannot be read", RETRY_SOON),
     NodeBehind: (503, "This node is catching up", RETRY_SOON),
-    NodeOutdated: (503, "This node has to be upgraded", RETRY_SOON),
-    NodeDiverged: (503, "This node is not to be believed", RETRY_SOON),
+    NodeOutdated: (503, "This node must be upgraded", RETRY_SOON),
+    NodeDiverged: (503, "This node's records are not those that were signed", RETRY_SOON),
 }
-"""This door's status table: status, title, headers."""
+"""Error → status, title, headers."""
 
-STORES_UNAVAILABLE = (
-    "the stores behind this door cannot answer now: try again shortly. The operator finds why in the server's output."
-)
-
+STORES_UNAVAILABLE = "the log or the views are not available now: try again shortly. The operator finds the reason in the server's output."
 
 SHOWN_TO_READERS = (ViewsBehind, NodeBehind, NodeOutdated, NodeDiverged)
-"""Said to readers as they are: another node answers them."""
+"""Store errors whose message readers get to see. Messages of the others may name files and disks."""
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why there is no answer (RFC 9457). `parameter` names the parameter to change, where it was one."""
+class ErrorDescription(NamedTuple):
+    """An error as readers see it."""
 
-    type: str
-    title: str
     status: int
+    title: str
     detail: str
-    parameter: str | None = None
+    headers: Mapping[str, str]
+
+
+def describe_error(error: TrackerError) -> ErrorDescription:
+    """The status, title, detail and headers for an error."""
+    status, title, headers = ERROR_STATUSES.get(type(error), (503, "Not available now", RETRY_SOON))
+    is_hidden = isinstance(error, LogError | ViewsError) and not isinstance(error, SHOWN_TO_READERS)
+    return ErrorDescription(status, title, STORES_UNAVAILABLE if is_hidden else str(error), headers)
 
 
 def error_response(error: TrackerError) -> web.Response:
-    """The problem a reader is told; what names files and disks stays in our own log."""
-    status, title, headers = ERROR_STATUSES.get(type(error), (503, "No answer now", RETRY_SOON))
-    silent = isinstance(error, LogError | ViewsError) and not isinstance(error, SHOWN_TO_READERS)
-    detail = STORES_UNAVAILABLE if silent else str(error)
+    """The problem document for an error."""
+    status, title, detail, headers = describe_error(error)
     parameter = error.parameter if isinstance(error, ParameterInvalid) else None
     return problem_response(status, problem_kind(error), title, detail, headers=headers, parameter=parameter)
 
 
-def problem_kind(error: Exception) -> str:
-    """The last part of the problem's type: the error's name in kebab-case."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
-
-
 def unknown_route(path: str) -> web.Response:
-    """For paths under /v1 that are none."""
+    """404 for a path that is no route."""
     detail = f"there is no {path[:200]!r} here; /openapi.json lists every route"
     return problem_response(404, "route-unknown", "No such route", detail)
 
 
 def method_not_allowed(allow: str) -> web.Response:
-    """For other methods than those of the route."""
+    """405 with the header `Allow`."""
     return problem_response(
-        405, "method-not-allowed", "This door only reads", f"send {allow.partition(',')[0]}", headers={"Allow": allow}
+        405, "method-not-allowed", "Method not allowed", f"send {allow.partition(',')[0]}", headers={"Allow": allow}
     )
 
 
 def internal_error() -> web.Response:
-    """A mistake of ours: said as such, and nothing about it leaks."""
-    detail = "there is no answer because of a mistake in Tracker; its log says where: please report it"
-    return problem_response(500, "failed", "Tracker made a mistake", detail)
+    """500 for an unexpected error. It says nothing about the error: the server's output says where it was raised."""
+    kind, title = INTERNAL_ERROR
+    detail = "there is no answer because of a bug in Tracker: please report it. The server's output says where it is."
+    return problem_response(500, kind, title, detail)
 
 
 def problem_response(
@@ -124,18 +122,18 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     parameter: str | None = None,
 ) -> web.Response:
-    """One problem document. `kind` is in kebab-case."""
-    document = Problem(
-        type=f"urn:tracker:problem:{kind}", title=title, status=status, detail=detail, parameter=parameter
-    )
-    return json_response(status, document, content_type="application/problem+json", headers=headers)
+    """One problem document as an answer. `kind` is in kebab-case."""
+    body = encode_problem(status, kind, title, detail, parameter=parameter)
+    return _uncached(status, body, CONTENT_TYPE, headers)
 
 
-def json_response(
-    status: int, document: Any, *, content_type: str = "application/json", headers: Mapping[str, str] | None = None
-) -> web.Response:
-    """A JSON answer that no cache keeps."""
-    response = web.Response(status=status, body=msgspec.json.encode(document), content_type=content_type)
+def json_response(status: int, document: Any, *, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer that is not to be cached."""
+    return _uncached(status, msgspec.json.encode(document), "application/json", headers)
+
+
+def _uncached(status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None) -> web.Response:
+    response = web.Response(status=status, body=body, content_type=content_type)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.update(headers or {})

@@ -1,7 +1,7 @@
-"""The evidence: raw records as the log keeps them, and the exact bytes that were received.
+"""Raw records as the log stores them, and the exact bytes received.
 
-LIMIT: `?source=` on the list reads the log in order and gives up after `SCANNED` records; the page is then short and
-`next` goes on from there.
+LIMIT: a list limited to sources reads the log in order and stops after `MAX_SCANNED` records. The page is then short, and
+`next` continues from there.
 """
 
 from __future__ import annotations
@@ -20,68 +20,68 @@ from tracker.errors import Erased, NotFound, ParameterInvalid
 MAX_SCANNED = 20_000
 CHUNK_RECORDS = 500
 MAX_LISTED_BODY = 64 * 1024
-"""Longer bodies, in bytes, are not in lists: their `body_url` has them."""
+"""Longest body in a list, in bytes. Longer ones are at their `body_url`."""
 
 
-async def find_session_records(asked: ApiRequest) -> Page[RawRecord]:
+async def find_session_records(request: ApiRequest) -> Page[RawRecord]:
     """`GET /v1/sessions/{id}/records`: the records behind a session, by position."""
-    session = await requested_session(asked)
-    limit: int = asked.query["limit"]
-    after = _after(asked)
-    positions = await asked.context.views.session_positions(session.id, limit=limit + 1, after=after)
+    session = await requested_session(request)
+    limit: int = request.query["limit"]
+    after = _after(request)
+    positions = await request.context.views.session_positions(session.id, limit=limit + 1, after=after)
     items: list[RawRecord] = []
     for position in positions[:limit]:
-        record = await asked.context.log.record(position)
+        record = await request.context.log.record(position)
         if record is not None:
-            items.append(await _present_record(asked, record, max_body_bytes=MAX_LISTED_BODY))
+            items.append(await _present_record(request, record, max_body_bytes=MAX_LISTED_BODY))
     return Page(items, str(positions[limit - 1]) if len(positions) > limit else None)
 
 
-async def find_records(asked: ApiRequest) -> Page[RawRecord]:
+async def find_records(request: ApiRequest) -> Page[RawRecord]:
     """`GET /v1/records`: the log, by position."""
-    limit: int = asked.query["limit"]
-    after, scanned = _after(asked), 0
-    narrowed = asked.sources
+    limit: int = request.query["limit"]
+    after, scanned = _after(request), 0
+    narrowed = request.sources
     found: list[Record] = []
-    head = await asked.context.log.head()
+    head = await request.context.log.head()
     while len(found) <= limit and after < head and scanned < MAX_SCANNED:
         begun = after
-        async for records in asked.context.log.read(after, limit=limit + 1 if narrowed is None else CHUNK_RECORDS):
-            # Nothing is kept beyond the page: bodies may be large.
+        async for records in request.context.log.read(after, limit=limit + 1 if narrowed is None else CHUNK_RECORDS):
+            # Keep no more than one page: bodies may be large.
             fitting = [record for record in records if narrowed is None or record.source in narrowed]
             found += fitting[: limit + 1 - len(found)]
             after, scanned = records[-1].position, scanned + len(records)
         if after == begun:
             break
-    items = [await _present_record(asked, record, max_body_bytes=MAX_LISTED_BODY) for record in found[:limit]]
+    items = [await _present_record(request, record, max_body_bytes=MAX_LISTED_BODY) for record in found[:limit]]
     if len(found) > limit:
         return Page(items, str(found[limit - 1].position))
     return Page(items, str(after) if after < head else None)
 
 
-async def find_record(asked: ApiRequest) -> RawRecord:
+async def find_record(request: ApiRequest) -> RawRecord:
     """`GET /v1/records/{position}`."""
-    return await _present_record(asked, await _requested_record(asked), max_body_bytes=None)
+    return await _present_record(request, await _requested_record(request), max_body_bytes=None)
 
 
-async def find_body(asked: ApiRequest) -> BytesAnswer:
+async def find_body(request: ApiRequest) -> BytesAnswer:
     """`GET /v1/records/{position}/body`."""
-    record = await _requested_record(asked)
+    record = await _requested_record(request)
     if record.erased_by is not None:
-        raise Erased(f"the body of record {record.position} was erased; record {record.erased_by} says so")
+        raise Erased(f"the body of record {record.position} was erased, as recorded at position {record.erased_by}")
     return BytesAnswer(record.body, f"record-{record.position}.bin")
 
 
-async def _requested_record(asked: ApiRequest) -> Record:
-    position = asked.path["position"]
+async def _requested_record(request: ApiRequest) -> Record:
+    position = request.path["position"]
     known = re.fullmatch(r"[0-9]{1,18}", position)
-    record = await asked.context.log.record(int(position)) if known else None
-    if record is None or not asked.reader.sees(record.source):
+    record = await request.context.log.record(int(position)) if known else None
+    if record is None or not request.reader.sees(record.source):
         raise NotFound(f"the log has no record at position {position[:64]!r}")
     return record
 
 
-async def _present_record(asked: ApiRequest, record: Record, *, max_body_bytes: int | None) -> RawRecord:
+async def _present_record(request: ApiRequest, record: Record, *, max_body_bytes: int | None) -> RawRecord:
     return RawRecord(
         position=record.position,
         source=record.source,
@@ -92,7 +92,7 @@ async def _present_record(asked: ApiRequest, record: Record, *, max_body_bytes: 
         origin=record.origin,
         proof=_proof_of(record),
         size_bytes=len(record.body),
-        sessions=await asked.context.views.record_sessions(record.position),
+        sessions=await request.context.views.record_sessions(record.position),
         body_url=f"/v1/records/{record.position}/body",
         body=_text_of(record.body) if _is_shown(record, max_body_bytes) else None,
         erased_by=record.erased_by,
@@ -117,18 +117,18 @@ def _text_of(body: bytes) -> str | None:
         return None
 
 
-def _after(asked: ApiRequest) -> int:
-    """The position a page begins after: that of the cursor, else that of `?after=`."""
-    cursor: str | None = asked.query["cursor"]
+def _after(request: ApiRequest) -> int:
+    """The position after which the page starts: from the cursor, else from `?after=`."""
+    cursor: str | None = request.query["cursor"]
     if cursor is None:
-        return asked.query.get("after") or 0
+        return request.query.get("after") or 0
     if not re.fullmatch(r"[0-9]{1,19}", cursor) or int(cursor) > MAX_INTEGER:
-        raise ParameterInvalid("cursor", "is not a `next` of this list; leave it out to begin again")
+        raise ParameterInvalid("cursor", "is not a `next` of this list; leave it out to start from the beginning")
     return int(cursor)
 
 
-_AFTER = integer("after", "Only records with greater positions.")
-_WHICH = "Needs the scope read:records: bodies hold personal data."
+_AFTER = integer("after", "Only records after this position.")
+_WHICH = "Needs the scope read:records: bodies contain personal data."
 
 ROUTES = (
     Route(path="/v1/sessions/{id}/records", name="findSessionRecords",

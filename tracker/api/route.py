@@ -1,6 +1,6 @@
-"""A question on its way to its answer: the door it came through, who asks, and what was asked.
+"""The types every route uses: what the API knows (`ApiContext`), one request, the kinds of answers, and `Route`.
 
-A `Route` is data: `app` serves it, `openapi` describes it, and neither can know one the other does not.
+A `Route` is data: `app` serves it and `openapi` describes it, so that both always know the same routes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from tracker.views.contract import ViewsReader
 from tracker.views.presenters import present_session
 
 DEFAULT_STUCK_AFTER = 12 * 3_600 * 1_000_000
-"""For sources whose records are here but which are configured no more, in µs."""
+"""`stuck_after` of a source that is no longer configured, in µs."""
 
 
 class ApiContext(msgspec.Struct, frozen=True):
-    """What the read door needs. `now` in µs; `stuck_after` source → µs; `vendors` configured source → vendor.
+    """Everything the API answers from.
 
-    `unready` gives the reasons why this server should get no traffic; `metrics` a body and its content type.
-    `live` is the hub of the live stream (`tracker.api.live.Live`); None where nothing follows the views.
-    `log_key` is the verifier key of checkpoints, None where there is no signing key. `bundling`: what evidence bundles need.
+    `now` gives µs since the epoch. `stuck_after`: source → µs. `vendors`: configured source → vendor.
+    `unready_reasons` says why this server should get no traffic; `render_metrics` gives a body and its content type.
+    `live` is the hub of the live stream (`tracker.api.live.LiveStream`), None if nothing follows the views.
+    `log_key` is the verifier key of checkpoints, None without a signing key. `bundle_settings`: None if this server makes
+    no evidence bundles.
     """
 
     log: Log
@@ -47,7 +49,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     bundle_settings: BundleSettings | None = None
 
     def stuck_before(self, source: str) -> Micros:
-        """The latest last event (µs) with which an open session of `source` counts as stuck now."""
+        """An open session of `source` is stuck now if its last event is not after this moment (µs)."""
         return self.now() - self.stuck_after.get(source, DEFAULT_STUCK_AFTER)
 
     def present_session(self, row: SessionRow) -> Session:
@@ -56,7 +58,7 @@ class ApiContext(msgspec.Struct, frozen=True):
 
 
 class ApiRequest(msgspec.Struct, frozen=True):
-    """One question: `path` holds the parts of the path, `query` every parameter of the route."""
+    """One request. `path` holds the parts of the path, `query` a value for every parameter of the route."""
 
     context: ApiContext
     reader: Reader
@@ -70,38 +72,38 @@ class ApiRequest(msgspec.Struct, frozen=True):
 
     @property
     def sources(self) -> tuple[str, ...] | None:
-        """What the answer is narrowed to: by the reader's token and by `?source=`. None: all."""
-        asked: str | None = self.query.get("source")
-        if asked is None:
+        """The sources the answer is limited to, by the reader's token and by `?source=`. None: all."""
+        source: str | None = self.query.get("source")
+        if source is None:
             return self.reader.sources
-        return (asked,) if self.reader.sees(asked) else ()
+        return (source,) if self.reader.sees(source) else ()
 
 
 class BytesAnswer(msgspec.Struct, frozen=True):
-    """An answer that is no JSON: the exact bytes, and how a browser may save them."""
+    """An answer of exact bytes, and the file name under which a browser saves them."""
 
     body: bytes
     file_name: str
 
 
 class ZipAnswer(msgspec.Struct, frozen=True):
-    """An answer that is a zip; it is streamed."""
+    """Describes an answer that is a streamed zip file."""
 
 
 class TextAnswer(msgspec.Struct, frozen=True):
-    """An answer that is plain text, UTF-8."""
+    """An answer in plain text (UTF-8)."""
 
     text: str
 
 
 class StreamAnswer(msgspec.Struct, frozen=True):
-    """An answer that goes on: `stream` prepares it with the headers given, and returns when it has ended."""
+    """A streamed answer: `stream` sends it with the given headers and returns when it has ended."""
 
     stream: Callable[[web.Request, Mapping[str, str]], Awaitable[web.StreamResponse]]
 
 
 class MultipleChoices(Ambiguous):
-    """Several have that id; `page` is the list to choose from."""
+    """Several sessions have that id (300); `page` is the list to choose from."""
 
     def __init__(self, message: str, matches: tuple[str, ...], page: msgspec.Struct) -> None:
         super().__init__(message, matches)
@@ -109,19 +111,20 @@ class MultipleChoices(Ambiguous):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One way of asking. `answer` is the struct (or `Bytes`) it gives; `several` the list it gives with 300.
-
-    `streams`: it gives many of them, as server-sent events.
-    """
+    """One route of the API."""
 
     path: str
     name: str
+    """`operationId` in openapi.json."""
     description: str
     scope: str
     parameters: tuple[Parameter, ...]
     answer: Any
+    """The struct it answers with, or `BytesAnswer`, `TextAnswer`, `ZipAnswer`."""
     handler: Callable[[ApiRequest], Awaitable[msgspec.Struct]]
     choices: Any = None
+    """The list it answers with 300; None if an id cannot be ambiguous."""
     can_be_missing: bool = False
     """Whether it may answer 404."""
     is_stream: bool = False
+    """Whether it answers with many `answer`s, as server-sent events."""

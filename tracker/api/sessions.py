@@ -1,4 +1,4 @@
-"""One session and everything in it; sessions are found by our id, a vendor's, or an outdated one of ours."""
+"""Sessions, and everything in one session. A session is found by Tracker's id (also an outdated one) or the vendor's."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ FILTERS = (
     SOURCE,
     text("room", "Only sessions of this room, by its id or name."),
     text("identity", "Only sessions this person was in, by identity or name."),
-    choice("state", "open, ended, or stuck: open and silent for longer than the source's `stuck_after`.",
+    choice("state", "`open`, `ended`, or `stuck`: open, without an event for longer than the source's `stuck_after`.",
            ("open", "ended", "stuck")),
-    timestamp("from", "Only sessions that began at this moment or later."),
-    timestamp("to", "Only sessions that began before this moment."),
+    timestamp("from", "Only sessions that started at this time or later."),
+    timestamp("to", "Only sessions that started before this time."),
     choices("has", "Only sessions with all of these.", ("recording", "supervisor", "anomaly")),
     integer("min_duration_ms", "Only sessions that lasted at least this long, in milliseconds."),
-    text("q", "Only sessions with this text in an id, a room, an identity or a name."),
+    text("q", "Only sessions with this text in an id, a room, an identity or a name, in any case."),
 )  # fmt: skip
 
 
-async def find_sessions(asked: ApiRequest) -> Page[Session]:
+async def find_sessions(request: ApiRequest) -> Page[Session]:
     """`GET /v1/sessions`: newest first."""
-    query, door = asked.query, asked.context
+    query, context = request.query, request.context
     stuck_before: dict[str, int] = {}
     if query["state"] == "stuck":
-        stuck_before = {row.source: door.stuck_before(row.source) for row in await door.views.sources()}
-    wanted = SessionFilter(
+        stuck_before = {row.source: context.stuck_before(row.source) for row in await context.views.sources()}
+    session_filter = SessionFilter(
         source=query["source"],
-        sources=asked.reader.sources,
+        sources=request.reader.sources,
         room=query["room"],
         identity=query["identity"],
         state=query["state"],
@@ -45,75 +45,77 @@ async def find_sessions(asked: ApiRequest) -> Page[Session]:
         q=query["q"],
         stuck_before=stuck_before,
     )
-    rows, after = await door.views.find_sessions(wanted, **asked.paging)
-    return Page([door.present_session(row) for row in rows], after)
+    rows, after = await context.views.find_sessions(session_filter, **request.paging)
+    return Page([context.present_session(row) for row in rows], after)
 
 
-async def find_session(asked: ApiRequest) -> Session:
+async def find_session(request: ApiRequest) -> Session:
     """`GET /v1/sessions/{id}`."""
-    return asked.context.present_session(await requested_session(asked))
+    return request.context.present_session(await requested_session(request))
 
 
-async def find_timeline(asked: ApiRequest) -> Page[Entry]:
+async def find_timeline(request: ApiRequest) -> Page[Entry]:
     """`GET /v1/sessions/{id}/timeline`: by time."""
-    session = await requested_session(asked)
-    rows, after = await asked.context.views.timeline(
-        session.id, kinds=asked.query["kind"], subject=asked.query["subject"], **asked.paging
+    session = await requested_session(request)
+    rows, after = await request.context.views.timeline(
+        session.id, kinds=request.query["kind"], subject=request.query["subject"], **request.paging
     )
     return Page([present_entry(row) for row in rows], after)
 
 
-async def find_participants(asked: ApiRequest) -> Page[Participant]:
+async def find_participants(request: ApiRequest) -> Page[Participant]:
     """`GET /v1/sessions/{id}/participants`: by their first join."""
-    session = await requested_session(asked)
-    rows, after = await asked.context.views.participants(
-        session_id=session.id, identity=None, sources=None, **asked.paging
+    session = await requested_session(request)
+    rows, after = await request.context.views.participants(
+        session_id=session.id, identity=None, sources=None, **request.paging
     )
     return Page([present_participant(row) for row in rows], after)
 
 
-async def find_connections(asked: ApiRequest) -> Page[Connection]:
+async def find_connections(request: ApiRequest) -> Page[Connection]:
     """`GET /v1/sessions/{id}/connections`: by their join."""
-    session = await requested_session(asked)
-    rows, after = await asked.context.views.connections(session.id, **asked.paging)
+    session = await requested_session(request)
+    rows, after = await request.context.views.connections(session.id, **request.paging)
     return Page([present_connection(row) for row in rows], after)
 
 
-async def find_streams(asked: ApiRequest) -> Page[Stream]:
+async def find_streams(request: ApiRequest) -> Page[Stream]:
     """`GET /v1/sessions/{id}/streams`: by their start."""
-    session = await requested_session(asked)
-    rows, after = await asked.context.views.streams(session.id, **asked.paging)
+    session = await requested_session(request)
+    rows, after = await request.context.views.streams(session.id, **request.paging)
     return Page([present_stream(row) for row in rows], after)
 
 
-async def find_recordings(asked: ApiRequest) -> Page[Recording]:
+async def find_recordings(request: ApiRequest) -> Page[Recording]:
     """`GET /v1/sessions/{id}/recordings`: by their start."""
-    session = await requested_session(asked)
-    rows, after = await asked.context.views.recordings(session_id=session.id, status=None, sources=None, **asked.paging)
+    session = await requested_session(request)
+    rows, after = await request.context.views.recordings(
+        session_id=session.id, status=None, sources=None, **request.paging
+    )
     return Page([present_recording(row) for row in rows], after)
 
 
-async def requested_session(asked: ApiRequest) -> SessionRow:
-    """The one session the path means. Raises `NotFound`, or `MultipleChoices` with the list."""
-    return await session_by_id(asked, asked.path["id"])
+async def requested_session(request: ApiRequest) -> SessionRow:
+    """The session in the path. Raises `NotFound`, or `MultipleChoices` with the list."""
+    return await session_by_id(request, request.path["id"])
 
 
-async def session_by_id(asked: ApiRequest, any_id: str) -> SessionRow:
-    """The one session with this id, ours or its vendor's. Raises `NotFound`, or `MultipleChoices` with the list."""
-    found = await asked.context.views.lookup(any_id, asked.reader.sources)
+async def session_by_id(request: ApiRequest, any_id: str) -> SessionRow:
+    """The session with this id, Tracker's or the vendor's. Raises `NotFound`, or `MultipleChoices` with the list."""
+    found = await request.context.views.lookup(any_id, request.reader.sources)
     if len(found) == 1:
         return found[0]
     if not found:
         raise NotFound(f"no session has the id {any_id[:200]!r}; GET /v1/sessions?q= searches parts of ids and names")
-    page: Page[Session] = Page([asked.context.present_session(row) for row in found], None)
+    page: Page[Session] = Page([request.context.present_session(row) for row in found], None)
     message = f"{len(found)} sessions have the id {any_id[:200]!r}: ask for one of them by its own id"
     raise MultipleChoices(message, tuple(row.id for row in found), page)
 
 
-_ONE = "{id} is our id of the session, or any id its vendor has for it or its parts."
+_ONE = "{id} is Tracker's id of the session, or any id the vendor has for it or its parts."
 _TIMELINE = (
     KIND,
-    text("subject", "Only what is about the one with this vendor id."),
+    text("subject", "Only entries about the subject with this vendor id."),
     *PAGING,
 )
 
@@ -122,19 +124,19 @@ ROUTES = (
           parameters=(*FILTERS, *PAGING), answer=Page[Session], handler=find_sessions),
     Route(path="/v1/sessions/{id}", name="findSession", description=f"One session. {_ONE}", scope="read:sessions",
           parameters=(), answer=Session, handler=find_session, choices=Page[Session], can_be_missing=True),
-    Route(path="/v1/sessions/{id}/timeline", name="findTimeline", description=f"What happened, by time. {_ONE}",
+    Route(path="/v1/sessions/{id}/timeline", name="findTimeline", description=f"The timeline: what happened, by time. {_ONE}",
           scope="read:sessions", parameters=_TIMELINE, answer=Page[Entry], handler=find_timeline,
           choices=Page[Session], can_be_missing=True),
-    Route(path="/v1/sessions/{id}/participants", name="findSessionParticipants", description=f"Who was there. {_ONE}",
+    Route(path="/v1/sessions/{id}/participants", name="findSessionParticipants", description=f"The participants. {_ONE}",
           scope="read:sessions", parameters=PAGING, answer=Page[Participant], handler=find_participants,
           choices=Page[Session], can_be_missing=True),
-    Route(path="/v1/sessions/{id}/connections", name="findConnections", description=f"Every join and its end. {_ONE}",
+    Route(path="/v1/sessions/{id}/connections", name="findConnections", description=f"Connections: every join and its end. {_ONE}",
           scope="read:sessions", parameters=PAGING, answer=Page[Connection], handler=find_connections,
           choices=Page[Session], can_be_missing=True),
-    Route(path="/v1/sessions/{id}/streams", name="findStreams", description=f"Media published and received. {_ONE}",
+    Route(path="/v1/sessions/{id}/streams", name="findStreams", description=f"Streams: media published and received. {_ONE}",
           scope="read:sessions", parameters=PAGING, answer=Page[Stream], handler=find_streams,
           choices=Page[Session], can_be_missing=True),
-    Route(path="/v1/sessions/{id}/recordings", name="findSessionRecordings", description=f"Its recordings. {_ONE}",
+    Route(path="/v1/sessions/{id}/recordings", name="findSessionRecordings", description=f"The recordings. {_ONE}",
           scope="read:sessions", parameters=PAGING, answer=Page[Recording], handler=find_recordings,
           choices=Page[Session], can_be_missing=True),
 )  # fmt: skip

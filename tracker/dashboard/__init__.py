@@ -1,1 +1,1 @@
-"""The window: pages to look at calls with, made of the read API's own queries; each page answers without JavaScript."""
+"""The dashboard: HTML pages made from the read API. Every page works without JavaScript."""

@@ -1,4 +1,4 @@
-"""Bars and steps as SVG: drawn by the server, without a script; each mark has its words."""
+"""Bar and step charts as SVG, drawn by the server. Every bar has a tooltip."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ HEIGHT = 160
 LEFT = 34
 TOP = 10
 BOTTOM = 20
-LABELS = 8
-"""So many labels fit under a chart."""
+MAX_LABELS = 8
+"""Most labels under a chart."""
 
 BAR = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {}</title></rect>')
 LINE = Markup('<path class="axis" d="M{} {:.1f}H{}"/><text x="{}" y="{:.1f}" text-anchor="end">{}</text>')
@@ -25,52 +25,52 @@ FRAME = Markup('<svg class="chart" viewBox="0 0 {} {}" aria-hidden="true" focusa
 
 
 class Bar(NamedTuple):
-    """One bar: what stands under it, how high it is, and what it says when pointed at."""
+    """One bar: the label under it, its height, and its tooltip."""
 
     label: str
     value: int
-    told: str
+    tooltip: str
 
 
 class Step(NamedTuple):
-    """From `at` (µs) on it is `level`."""
+    """The value is `level` from `at` (µs) on."""
 
     at: Micros
     level: int
 
 
-def bars(shown: Sequence[Bar]) -> Markup:
-    """A bar for each; empty where there is none. The table beside it says the same."""
-    if not shown:
+def draw_bars(bars: Sequence[Bar]) -> Markup:
+    """A bar chart; empty without bars. Screen readers use the table next to it instead."""
+    if not bars:
         return Markup()
-    most = _round_up(max(bar.value for bar in shown))
-    width = (WIDTH - LEFT) / len(shown)
-    every = -(-len(shown) // LABELS)
-    parts = [_scale(most)]
-    for n, bar in enumerate(shown):
-        height = bar.value / most * (HEIGHT - TOP - BOTTOM)
+    top = _round_up(max(bar.value for bar in bars))
+    width = (WIDTH - LEFT) / len(bars)
+    every = -(-len(bars) // MAX_LABELS)
+    parts = [_y_axis(top)]
+    for n, bar in enumerate(bars):
+        height = bar.value / top * (HEIGHT - TOP - BOTTOM)
         x, y = LEFT + n * width, HEIGHT - BOTTOM - height
-        parts.append(BAR.format(x + width * 0.1, y, width * 0.8, height, bar.label, bar.told))
+        parts.append(BAR.format(x + width * 0.1, y, width * 0.8, height, bar.label, bar.tooltip))
         if n % every == 0:
-            # Narrow screens have room for every other label, in larger letters.
+            # Narrow screens show every other label, in a larger font.
             name = "tick" if n % (2 * every) == 0 else "tick wide"
             parts.append(TICK.format(name, x + width / 2, HEIGHT - 5, bar.label))
-    return _framed(parts)
+    return _svg(parts)
 
 
-def steps(shown: Sequence[Step]) -> Markup:
-    """A line that goes up and down with the level; empty for fewer than two steps."""
-    if len(shown) < 2 or shown[0].at == shown[-1].at:
+def draw_steps(steps: Sequence[Step]) -> Markup:
+    """A step chart; empty for fewer than two steps."""
+    if len(steps) < 2 or steps[0].at == steps[-1].at:
         return Markup()
-    most = _round_up(max(step.level for step in shown))
-    first, last = shown[0].at, shown[-1].at
+    top = _round_up(max(step.level for step in steps))
+    first, last = steps[0].at, steps[-1].at
 
     def place(step: Step) -> tuple[float, float]:
         x = LEFT + (step.at - first) / (last - first) * (WIDTH - LEFT)
-        return x, HEIGHT - BOTTOM - step.level / most * (HEIGHT - TOP - BOTTOM)
+        return x, HEIGHT - BOTTOM - step.level / top * (HEIGHT - TOP - BOTTOM)
 
     points = [f"M{LEFT} {HEIGHT - BOTTOM}"]
-    for step in _thinned(shown):
+    for step in _thin_out(steps):
         x, y = place(step)
         points.append(f"H{x:.1f}V{y:.1f}")
     drawn = Markup('<path class="step" d="{}"/>').format("".join(points))
@@ -81,36 +81,36 @@ def steps(shown: Sequence[Step]) -> Markup:
         )
         for anchor, x, at in ends
     ]
-    return _framed([_scale(most), drawn, *labels])
+    return _svg([_y_axis(top), drawn, *labels])
 
 
-def _thinned(shown: Sequence[Step]) -> list[Step]:
-    """No more steps than there are places for: of those that fall into one, the highest and the last."""
-    if len(shown) <= 2 * WIDTH:
-        return list(shown)
-    first, last = shown[0].at, shown[-1].at
-    kept: dict[int, list[Step]] = {}
-    for step in shown:
-        place = (step.at - first) * WIDTH // (last - first)
-        highest = max(kept.get(place, [step])[0], step, key=lambda each: each.level)
-        kept[place] = [highest, step]
-    return [step for pair in kept.values() for step in pair]
+def _thin_out(steps: Sequence[Step]) -> list[Step]:
+    """At most two steps per pixel column: the highest and the last."""
+    if len(steps) <= 2 * WIDTH:
+        return list(steps)
+    first, last = steps[0].at, steps[-1].at
+    by_column: dict[int, list[Step]] = {}
+    for step in steps:
+        column = (step.at - first) * WIDTH // (last - first)
+        highest = max(by_column.get(column, [step])[0], step, key=lambda each: each.level)
+        by_column[column] = [highest, step]
+    return [step for pair in by_column.values() for step in pair]
 
 
-def _scale(most: int) -> Markup:
+def _y_axis(top: int) -> Markup:
     lines = Markup()
-    for value in (0, most // 2, most) if most > 1 else (0, 1):
-        y = HEIGHT - BOTTOM - value / most * (HEIGHT - TOP - BOTTOM)
+    for value in (0, top // 2, top) if top > 1 else (0, 1):
+        y = HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM)
         lines += LINE.format(LEFT, y, WIDTH, LEFT - 5, y + 4, value)
     return lines
 
 
-def _framed(parts: Sequence[Markup]) -> Markup:
+def _svg(parts: Sequence[Markup]) -> Markup:
     return FRAME.format(WIDTH, HEIGHT, Markup().join(parts))
 
 
 def _round_up(value: int) -> int:
-    """The next number that halves well."""
+    """A round upper bound of the y axis that can be halved."""
     step = 2
     while step * 10 < value:
         step *= 10

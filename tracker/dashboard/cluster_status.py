@@ -1,4 +1,4 @@
-"""What the pages show of a cluster: its nodes, one that has diverged, and what came in at all of their doors."""
+"""The state of a cluster for pages: its nodes, divergence, and the ingest numbers of all nodes together."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tracker.log.cluster.gossip import NodeGossip, NodeStatus
 from tracker.log.cluster.cosigner import Cosigner
 
 
-class ClusterView(msgspec.Struct, frozen=True):
-    """Handed over by service; one machine has none."""
+class ClusterMembers(msgspec.Struct, frozen=True):
+    """What the server hands over on a node of a cluster."""
 
-    neighbours: NodeGossip
-    vouching: Cosigner
+    gossip: NodeGossip
+    cosigner: Cosigner
 
 
-CLUSTER: web.AppKey[ClusterView | None] = web.AppKey("cluster")
+CLUSTER_KEY: web.AppKey[ClusterMembers | None] = web.AppKey("cluster")
 
 
 class NodeLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as the page shows it; `ago_ms`: how old the news are."""
+    """A node. `ago_ms`: age of its last status."""
 
     status: NodeStatus
     started_at: str | None
@@ -33,8 +33,8 @@ class NodeLine(msgspec.Struct, frozen=True, kw_only=True):
     is_silent: bool
 
 
-class Diverged(msgspec.Struct, frozen=True, kw_only=True):
-    """This node's records are not those that were signed; hashes in hex."""
+class DivergenceSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """This node's records differ from those that were signed. Hashes in hex."""
 
     size: int
     root: str
@@ -44,19 +44,19 @@ class Diverged(msgspec.Struct, frozen=True, kw_only=True):
     there: str
 
 
-class NodesPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster as the pages show it. `complaints`: (node, size, position) of all that have diverged."""
+class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the cluster. `diverged_nodes`: (node, size, position) of every node that reports a divergence."""
 
     nodes: list[NodeLine]
     signing: list[str]
-    diverged: Diverged | None
+    diverged: DivergenceSummary | None
     doubt: str | None
-    complaints: list[tuple[str, int, int | None]]
+    diverged_nodes: list[tuple[str, int, int | None]]
 
 
-def cluster_view(request: web.Request) -> NodesPage | None:
-    """What is to be shown; None on one machine."""
-    cluster = request.app[CLUSTER]
+def cluster_status(request: web.Request) -> ClusterStatus | None:
+    """The state of the cluster; None if there is only one node."""
+    cluster = request.app[CLUSTER_KEY]
     if cluster is None:
         return None
     nodes = [
@@ -66,21 +66,21 @@ def cluster_view(request: web.Request) -> NodesPage | None:
             ago_ms=each.ago // 1_000,
             is_silent=each.is_silent,
         )
-        for each in cluster.neighbours.nodes()
+        for each in cluster.gossip.nodes()
     ]
-    return NodesPage(
+    return ClusterStatus(
         nodes=nodes,
         signing=[each.status.node for each in nodes if each.status.signs and not each.is_silent],
-        diverged=_diverged(cluster.vouching),
-        doubt=cluster.vouching.doubt,
-        complaints=[(each.node, each.size, each.position) for each in cluster.vouching.divergence_reports],
+        diverged=_divergence_summary(cluster.cosigner),
+        doubt=cluster.cosigner.doubt,
+        diverged_nodes=[(each.node, each.size, each.position) for each in cluster.cosigner.divergence_reports],
     )
 
 
-def ingest_stats_of(request: web.Request) -> IngestStats:
-    """What came in at the doors of all nodes, as far as this one has heard."""
-    own, cluster = request.app[INGEST_STATS], request.app[CLUSTER]
-    others = [] if cluster is None else cluster.neighbours.others()
+def combined_ingest_stats(request: web.Request) -> IngestStats:
+    """The ingest numbers of all nodes, as far as this node knows them."""
+    own, cluster = request.app[INGEST_STATS], request.app[CLUSTER_KEY]
+    others = [] if cluster is None else cluster.gossip.others()
     if not others:
         return own
     seen, refused, outcomes = dict(own.last_seen), dict(own.last_refused), Counter(own.outcomes)
@@ -101,12 +101,12 @@ def ingest_stats_of(request: web.Request) -> IngestStats:
     return IngestStats(since=since, last_seen=seen, last_refused=refused, outcomes=outcomes, last_minute=last_minute)
 
 
-def _diverged(vouching: Cosigner) -> Diverged | None:
-    found = vouching.diverged
+def _divergence_summary(cosigner: Cosigner) -> DivergenceSummary | None:
+    found = cosigner.diverged
     if found is None:
         return None
     differs = found.difference
-    return Diverged(
+    return DivergenceSummary(
         size=found.size,
         root=found.root.hex(),
         signed_root=found.signed_root.hex(),

@@ -1,4 +1,4 @@
-"""What came in at the other door since this server began: handed over by service, because pages never meet ingest."""
+"""Live numbers of ingest since this server started. The server hands them over: pages do not import ingest."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from tracker.api.auth import Reader
 
 
 class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Live numbers of ingest; times in µs, and none of them outlives the process.
+    """Live numbers of ingest. Times are in µs. A restart resets them.
 
-    `last_seen` source → last authentic delivery; `last_refused` source → when and why; `outcomes` (source, outcome) →
-    deliveries since `since`; `last_minute` source → deliveries answered in the last 60 s. "?" is no source of ours.
+    `last_seen`: source → last authentic delivery. `last_refused`: source → (when, reason). `outcomes`: (source, outcome)
+    → deliveries since `since`. `last_minute`: source → deliveries answered in the last 60 s. The source "?" stands for
+    names that are not configured.
     """
 
     since: int
@@ -23,25 +24,25 @@ class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: Mapping[tuple[str, str], int]
     last_minute: Callable[[], Mapping[str, int]]
 
-    def a_minute(self, reader: Reader) -> int:
-        """Deliveries answered in the last minute that this reader may know of."""
+    def deliveries_last_minute(self, reader: Reader) -> int:
+        """Deliveries answered in the last minute, of the sources this reader sees."""
         return sum(count for source, count in self.last_minute().items() if reader.sees(source))
 
-    def refused(self, reader: Reader) -> int:
-        """Deliveries not recorded that this reader may know of."""
+    def refused_deliveries(self, reader: Reader) -> int:
+        """Deliveries that were not recorded, of the sources this reader sees."""
         return sum(
             count
             for (source, outcome), count in self.outcomes.items()
-            if outcome not in TAKEN and outcome not in READ and reader.sees(source)
+            if outcome not in RECORDED_OUTCOMES and outcome not in PROJECTION_OUTCOMES and reader.sees(source)
         )
 
 
-TAKEN = ("recorded", "duplicate")
-"""Outcomes of a delivery that is in the log."""
+RECORDED_OUTCOMES = ("recorded", "duplicate")
+"""Outcomes of deliveries that are in the log."""
 
-READ = ("unreadable", "unknown_event")
-"""What the projector found in deliveries that are in the log."""
+PROJECTION_OUTCOMES = ("unreadable", "unknown_event")
+"""Outcomes that the projector adds for deliveries that are in the log."""
 
-NOTHING = IngestStats(since=0, last_seen={}, last_refused={}, outcomes={}, last_minute=dict[str, int])
+NO_INGEST = IngestStats(since=0, last_seen={}, last_refused={}, outcomes={}, last_minute=dict[str, int])
 
-INGEST_STATS: web.AppKey[IngestStats] = web.AppKey("arrivals", IngestStats)
+INGEST_STATS: web.AppKey[IngestStats] = web.AppKey("ingest_stats", IngestStats)

@@ -21,17 +21,17 @@ from tracker.domain.facts import Micros, Provenance
 from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
 from tracker.projections.people import PERSON_KINDS, merge_spans
 
-LEAST = 1_000_000
-"""No axis is shorter than this, µs."""
+MIN_AXIS_US = 1_000_000
+"""Shortest axis, in µs."""
 
-TAIL = 0.5
-"""How much longer than the call itself the axis may become for what follows it (a recording being made ready)."""
+MAX_TAIL = 0.5
+"""Activity after the session (a recording being processed) may extend the axis by this fraction of the session."""
 
 LaneKind = Literal["session", "recording", "supervisor", "activity", "participant", "stream", "subscription"]
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
-    """One interval. `key` is what entries call it; `phase` what it is in its lane; `row` which row of the lane it lies in."""
+    """One interval. `key` is what entries refer to it by; `phase` is its kind within the lane; `row` is its row of the lane."""
 
     key: str
     phase: str
@@ -45,12 +45,12 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether it still goes on."""
+        """Whether it is still running."""
         return self.end is None and self.end_by is None
 
 
 class Dot(msgspec.Struct, frozen=True, kw_only=True):
-    """One moment in a lane: a status a recording reached."""
+    """One moment in a lane: a status that a recording reached."""
 
     at: Micros
     name: str
@@ -58,7 +58,7 @@ class Dot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the picture. `parent` is the key of the lane it belongs to; `rows` how many rows its bars need."""
+    """One lane. `parent` is the key of the lane above it; `rows` is the number of rows its bars need."""
 
     kind: LaneKind
     key: str
@@ -71,7 +71,7 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """An anomaly where it was noticed. `key` is of the bar or lane it is about, where one is known."""
+    """An anomaly and when it was found. `key` is that of the bar or lane it is about, if known."""
 
     at: Micros
     kind: str
@@ -81,25 +81,25 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lanes(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole picture.
+    """All lanes of a session.
 
-    `begin` to `until` is the axis; `latest` the last moment anything here tells of, which may lie beyond it.
-    `goes_on`: the session is open and was heard of lately, so its axis ends now. `steps`: (since when, people present).
-    `left_out` names what was read only in part, with how many rows that were.
+    The axis is `begin` to `until`; `latest` is the last moment of any lane and may be later. `is_running`: the session is
+    open and not stuck, so the axis ends now. `steps`: (since when, people present).
+    `truncated`: what was only partly read → how many rows were read.
     """
 
     begin: Micros
     until: Micros
     latest: Micros
-    goes_on: bool
+    is_running: bool
     lanes: list[Lane]
     marks: list[Mark]
     steps: list[tuple[Micros, int]]
-    left_out: dict[str, int] = {}
+    truncated: dict[str, int] = {}
 
 
 class SessionParts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the lanes are made of. `noticed` are entries at the positions of anomalies; `left_out` as in `Lanes`."""
+    """The rows of a session. `anomaly_entries`: entries at the positions of anomalies; `truncated` as in `Lanes`."""
 
     session: SessionRow
     participants: Sequence[ParticipantRow] = ()
@@ -108,17 +108,17 @@ class SessionParts(msgspec.Struct, frozen=True, kw_only=True):
     recordings: Sequence[RecordingRow] = ()
     supervisors: Sequence[SupervisorSessionRow] = ()
     activities: Sequence[EntryRow] = ()
-    noticed: Sequence[EntryRow] = ()
-    left_out: dict[str, int] = {}
+    anomaly_entries: Sequence[EntryRow] = ()
+    truncated: dict[str, int] = {}
 
 
-def keys_of(row: EntryRow) -> tuple[str, ...]:
-    """The keys of the bars and lanes an entry may belong to, the most exact first."""
+def entry_keys(row: EntryRow) -> tuple[str, ...]:
+    """The keys of the bars and lanes an entry may belong to, most specific first."""
     subject = row.subject_id or ""
     match row.subject_type:
         case "participant":
             connection = row.detail.get("connection")
-            exact = base_of(connection) if isinstance(connection, str) else subject
+            exact = vendor_id(connection) if isinstance(connection, str) else subject
             return f"c:{exact}", f"p:{subject}"
         case "stream":
             return f"s:{subject}", f"p:{row.actor or ''}"
@@ -134,32 +134,32 @@ def keys_of(row: EntryRow) -> tuple[str, ...]:
             return (f"act:{other}:{subject}",)
 
 
-def base_of(identity: str) -> str:
-    """The vendor's own id of a row that shares it with others (`CAM~2` → `CAM`)."""
+def vendor_id(identity: str) -> str:
+    """The vendor's id, without the number that tells rows with the same id apart (`CAM~2` → `CAM`)."""
     head, tilde, number = identity.rpartition("~")
     return head if tilde and number.isdigit() else identity
 
 
-def stacked(bars: Sequence[Bar]) -> tuple[list[Bar], int]:
-    """The bars in order of their starts, each in the first row where it covers no other; and the number of rows."""
+def stack_bars(bars: Sequence[Bar]) -> tuple[list[Bar], int]:
+    """Put each bar into the first row where it overlaps no other. Returns the bars by start, and the number of rows."""
     free_from: list[float] = []
-    placed: list[Bar] = []
-    for bar in sorted(bars, key=lambda bar: (_left(bar), bar.key)):
-        left, right = _left(bar), float("inf") if bar.is_open else float(bar.end or _left(bar))
+    stacked: list[Bar] = []
+    for bar in sorted(bars, key=lambda bar: (_bar_start(bar), bar.key)):
+        left, right = _bar_start(bar), float("inf") if bar.is_open else float(bar.end or _bar_start(bar))
         row = next((n for n, free in enumerate(free_from) if free <= left), len(free_from))
         if row == len(free_from):
             free_from.append(right)
         free_from[row] = max(right, left + 1)
-        placed.append(bar if not row else msgspec.structs.replace(bar, row=row))
-    return placed, max(1, len(free_from))
+        stacked.append(bar if not row else msgspec.structs.replace(bar, row=row))
+    return stacked, max(1, len(free_from))
 
 
-def _left(bar: Bar) -> Micros:
+def _bar_start(bar: Bar) -> Micros:
     return bar.start if bar.start is not None else bar.end or 0
 
 
-def lanes_of(parts: SessionParts, *, now: Micros, is_stuck: bool) -> Lanes:
-    """The picture of a session at `now` (µs). A stuck one ends where it was last heard of."""
+def build_lanes(parts: SessionParts, *, now: Micros, is_stuck: bool) -> Lanes:
+    """The lanes of a session at `now` (µs). A stuck session ends at its last event."""
     session = parts.session
     lanes = [
         _session_lane(session),
@@ -168,28 +168,28 @@ def lanes_of(parts: SessionParts, *, now: Micros, is_stuck: bool) -> Lanes:
         *_activity_lanes(parts.activities, session),
         *people_lanes(parts),
     ]
-    goes_on = session.state == "open" and not is_stuck
-    begin, until, latest = _axis(session, lanes, parts.connections, now if goes_on else None)
+    is_running = session.state == "open" and not is_stuck
+    begin, until, latest = _axis(session, lanes, parts.connections, now if is_running else None)
     return Lanes(
         begin=begin,
         until=until,
         latest=latest,
-        goes_on=goes_on,
+        is_running=is_running,
         lanes=lanes,
         marks=_marks(parts, begin, until),
-        steps=steps_of(parts.participants, parts.connections),
-        left_out=parts.left_out,
+        steps=presence_steps(parts.participants, parts.connections),
+        truncated=parts.truncated,
     )
 
 
 def presence_ms(lanes: Lanes) -> int:
-    """How long all people together were present up to the end of the axis, those still there included."""
+    """Presence of all people together up to the end of the axis, in ms, including those still present."""
     ends = [*(at for at, _ in lanes.steps[1:]), max(lanes.until, lanes.steps[-1][0])] if lanes.steps else []
     return sum((end - at) * count for (at, count), end in zip(lanes.steps, ends, strict=True)) // 1_000
 
 
-def unsure_ends(lanes: Lanes) -> tuple[int, int]:
-    """How many ends were derived or inferred, and how many there are."""
+def count_unsure_ends(lanes: Lanes) -> tuple[int, int]:
+    """(starts and ends that were derived or inferred, all starts and ends)."""
     ends = [by for lane in lanes.lanes for bar in lane.bars for by in (bar.start_by, bar.end_by) if by is not None]
     return sum(by != "reported" for by in ends), len(ends)
 
@@ -247,7 +247,7 @@ def _recording_lane(row: RecordingRow) -> Lane:
 
 
 def _supervisor_lane(row: SupervisorSessionRow) -> Lane:
-    key = f"sup:{base_of(row.id)}"
+    key = f"sup:{vendor_id(row.id)}"
     bar = Bar(
         key=key,
         phase="supervisor",
@@ -261,7 +261,7 @@ def _supervisor_lane(row: SupervisorSessionRow) -> Lane:
 
 
 def _activity_lanes(entries: Sequence[EntryRow], session: SessionRow) -> list[Lane]:
-    """Broadcasts, ingresses, transcriptions and agents' jobs have no rows: their entries tell of both ends."""
+    """Broadcasts, ingresses, transcriptions and agent jobs have no rows of their own: their entries give both ends."""
     found: dict[str, dict[str, EntryRow]] = {}
     for entry in entries:
         what, _, step = entry.kind.rpartition(".")
@@ -297,20 +297,20 @@ def _axis(
     latest = max([session.last_event_at if session.state == "open" else begin, now or begin, *moments])
     people = [at for row in connections for at in (row.joined_at, row.left_at) if at is not None]
     over = session.ended_at if session.ended_at is not None else now if now is not None else session.last_event_at
-    core = max([begin + LEAST, over, *people])
-    return begin, max(core, min(latest, core + int((core - begin) * TAIL))), max(latest, core)
+    core = max([begin + MIN_AXIS_US, over, *people])
+    return begin, max(core, min(latest, core + int((core - begin) * MAX_TAIL))), max(latest, core)
 
 
 def _marks(parts: SessionParts, begin: Micros, until: Micros) -> list[Mark]:
-    """Every anomaly at the moment of its record; without one, where what is missing would have been."""
+    """Every anomaly at the time of its record; without a record, at the start or the end of the session."""
     known: dict[int, EntryRow] = {}
-    for entry in parts.noticed:
+    for entry in parts.anomaly_entries:
         known.setdefault(entry.position, entry)
     marks: list[Mark] = []
     for anomaly in parts.session.anomalies:
         entry = None if anomaly.position is None else known.get(anomaly.position)
         if entry is not None:
-            at, key = entry.at, keys_of(entry)[0]
+            at, key = entry.at, entry_keys(entry)[0]
         else:
             at = parts.session.ended_at if anomaly.kind == "missing_end" else begin
             at, key = until if at is None else at, None
@@ -319,22 +319,22 @@ def _marks(parts: SessionParts, begin: Micros, until: Micros) -> list[Mark]:
 
 
 def people_lanes(parts: SessionParts) -> list[Lane]:
-    """Each person, and under them what they publish and what they receive."""
+    """One lane a person, followed by what they publish and what they receive."""
     bars: dict[str, list[Bar]] = {}
-    where: dict[str, ConnectionRow] = {}
+    last_connection: dict[str, ConnectionRow] = {}
     for row in parts.connections:
-        where[row.participant] = row
+        last_connection[row.participant] = row
         bars.setdefault(row.participant, []).append(_connection_bar(row))
     names = {row.id: row.name or row.identity or row.id for row in parts.participants}
     media: dict[str, dict[tuple[str, str], list[StreamRow]]] = {}
     for stream in parts.streams:
-        wanted = (stream.direction, _channel(stream))
-        media.setdefault(stream.participant or "", {}).setdefault(wanted, []).append(stream)
+        channel = (stream.direction, _channel(stream))
+        media.setdefault(stream.participant or "", {}).setdefault(channel, []).append(stream)
     lanes: list[Lane] = []
     for person in parts.participants:
-        seen = where.get(person.id)
-        about = [person.kind if person.kind != "standard" else None, seen.platform if seen else None]
-        theirs, rows = stacked(bars.get(person.id, []))
+        connection = last_connection.get(person.id)
+        about = [person.kind if person.kind != "standard" else None, connection.platform if connection else None]
+        theirs, rows = stack_bars(bars.get(person.id, []))
         key = f"p:{person.id}"
         lanes.append(
             Lane(
@@ -347,16 +347,16 @@ def people_lanes(parts: SessionParts) -> list[Lane]:
             )
         )
         lanes += _media_lanes(key, media.pop(person.id, {}), names)
-    nobody = {channel: streams for theirs in media.values() for channel, streams in theirs.items()}
-    if nobody and not parts.left_out.get("participants"):
-        lanes.append(Lane(kind="participant", key="p:", label="nobody known", bars=[]))
-        lanes += _media_lanes("p:", nobody, names)
+    unowned = {channel: streams for theirs in media.values() for channel, streams in theirs.items()}
+    if unowned and not parts.truncated.get("participants"):
+        lanes.append(Lane(kind="participant", key="p:", label="unknown person", bars=[]))
+        lanes += _media_lanes("p:", unowned, names)
     return lanes
 
 
 def _connection_bar(row: ConnectionRow) -> Bar:
     return Bar(
-        key=f"c:{base_of(row.id)}",
+        key=f"c:{vendor_id(row.id)}",
         phase="aborted" if row.aborted else "connection",
         start=row.joined_at,
         end=row.left_at,
@@ -368,7 +368,7 @@ def _connection_bar(row: ConnectionRow) -> Bar:
 
 
 def _channel(row: StreamRow) -> str:
-    """What makes streams one lane: the same medium published again and again, or everything received of one person."""
+    """Streams with the same channel share a lane: one medium published several times, or everything received from one person."""
     if row.direction == "published":
         return " · ".join(word for word in (row.label, row.media) if word) or "stream"
     return row.publisher or row.stream
@@ -376,10 +376,10 @@ def _channel(row: StreamRow) -> str:
 
 def _media_lanes(parent: str, found: dict[tuple[str, str], list[StreamRow]], names: dict[str, str]) -> list[Lane]:
     lanes: list[Lane] = []
-    # Published before received, each in the order it began.
+    # Published before received, each by start.
     for (direction, channel), rows in sorted(found.items(), key=lambda item: item[0][0] != "published"):
         is_published = direction == "published"
-        theirs, count = stacked([_stream_bar(row) for row in rows])
+        theirs, count = stack_bars([_stream_bar(row) for row in rows])
         lanes.append(
             Lane(
                 kind="stream" if is_published else "subscription",
@@ -408,8 +408,10 @@ def _stream_bar(row: StreamRow) -> Bar:
     )
 
 
-def steps_of(participants: Sequence[ParticipantRow], connections: Sequence[ConnectionRow]) -> list[tuple[Micros, int]]:
-    """How many people were present since when: persons only, each once, however often they are connected."""
+def presence_steps(
+    participants: Sequence[ParticipantRow], connections: Sequence[ConnectionRow]
+) -> list[tuple[Micros, int]]:
+    """(since when, people present). Counts people only, and each once, whatever their number of connections."""
     people = {row.id for row in participants if row.kind in PERSON_KINDS}
     spans: dict[str, list[tuple[Micros, Micros | None]]] = {}
     for row in connections:

@@ -1,4 +1,4 @@
-"""Swim lanes as the page's script gets them: columns of numbers, and every word once. Pure."""
+"""Swim lanes as JSON for the page's script: columns of numbers, and a list that holds every word once. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tracker.dashboard.lanes import Lanes
 from tracker.domain.facts import Micros
 
 
-def compact(lanes: Lanes) -> dict[str, Any]:
-    """The picture as columns for the page's script: moments are µs after `begin`, words stand once in a list."""
+def lanes_to_json(lanes: Lanes) -> dict[str, Any]:
+    """The lanes as columns: times are µs after `begin`; words are indexes into the list `words`."""
     words: dict[str | None, int] = {None: 0}
 
     def word(text: str | None) -> int:
@@ -24,17 +24,17 @@ def compact(lanes: Lanes) -> dict[str, Any]:
     }
     for n, lane in enumerate(lanes.lanes):
         for bar in lane.bars:
-            given = (
+            values = (
                 n, bar.row, moment(bar.start), moment(bar.end), word(bar.start_by), word(bar.end_by), word(bar.phase),
                 word(bar.reason), word(bar.note), bar.key,
             )  # fmt: skip
-            for column, value in zip(columns.values(), given, strict=True):
+            for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
     return {
         "begin": lanes.begin,
         "until": lanes.until - lanes.begin,
         "latest": lanes.latest - lanes.begin,
-        "goes_on": lanes.goes_on,
+        "goes_on": lanes.is_running,
         "lanes": [
             [word(lane.kind), lane.label, lane.about, -1 if lane.parent is None else index[lane.parent], lane.rows, lane.key]
             for lane in lanes.lanes
@@ -48,5 +48,5 @@ def compact(lanes: Lanes) -> dict[str, Any]:
         "marks": [[mark.at - lanes.begin, word(mark.kind), mark.detail, mark.position, mark.key] for mark in lanes.marks],
         "steps": [[at - lanes.begin, count] for at, count in lanes.steps],
         "words": list(words),
-        "left_out": lanes.left_out,
+        "left_out": lanes.truncated,
     }  # fmt: skip

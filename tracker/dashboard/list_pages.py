@@ -1,4 +1,4 @@
-"""Pages across calls: rooms and their runs, people, recordings, and who listened to whom."""
+"""Pages across sessions: rooms, people, recordings and supervisors."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tracker.views.answers import Appearance, Recording, Room, SupervisorSession
 from tracker.api.route import ApiRequest
 from tracker.api.parameters import PAGING, parse_micros
 from tracker.views.presenters import present_recording
-from tracker.dashboard.page_route import API, PageRoute, ask
-from tracker.dashboard.rendering import page
-from tracker.dashboard.sessions_page import form_values, lines_of
+from tracker.dashboard.page_route import API_ROUTES, PageRoute, query_api
+from tracker.dashboard.rendering import render_page
+from tracker.dashboard.sessions_page import form_values, session_lines
 from tracker.errors import NotFound
 
-MOST_COUNTED = 20_000
-"""Sessions of one person that are added up at most."""
+MAX_COUNTED = 20_000
+"""Sessions of one person that are added up, at most."""
 
-MOST_HERE = 200
-"""So many calls somebody is in now are looked at for how long."""
+MAX_PRESENT = 200
+"""Sessions a person is in now whose presence so far is added, at most."""
 
 STATUSES = ("started", "stopped", "processing", "ready", "failed", "aborted", "limit_reached")
-"""Offered to choose from; a vendor's own may be typed."""
+"""Suggestions in the form; other values can be typed."""
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """One person over all their calls; `is_capped`: there were more calls than were counted."""
+    """One person over all their sessions. `is_capped`: there are more than `MAX_COUNTED`."""
 
-    calls: int
+    sessions: int
     presence_ms: int
     first_joined_at: str | None
     last_left_at: str | None
@@ -39,7 +39,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PersonLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One person in one call. `since` is set while they are in it, with the milliseconds they have been so far."""
+    """One person in one session. `since` is set while they are in it; `present_ms` then includes the time so far."""
 
     person: Appearance
     room: Room | None
@@ -48,119 +48,123 @@ class PersonLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SupervisionLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the supervisors' ledger, and how long of it was recorded by which recording."""
+    """One supervisor session and the recordings that contain parts of it."""
 
     session: SupervisorSession
     room: Room | None
     overlaps: list[tuple[Recording, int]]
-    """(recording, milliseconds of the listening it holds)"""
+    """(recording, milliseconds of the supervisor session that it contains)"""
 
 
-async def show_rooms(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
+async def show_rooms(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
     """`GET /rooms`."""
-    found: Any = await API["findRooms"].handler(asked)
-    sources = await sources_of(asked)
-    return page(request, "rooms.html", rooms=found.items, next=found.next, given=form_values(asked), sources=sources)
+    found: Any = await API_ROUTES["findRooms"].handler(api_request)
+    sources = await visible_sources(api_request)
+    return render_page(
+        request, "rooms.html", rooms=found.items, next=found.next, given=form_values(api_request), sources=sources
+    )
 
 
-async def show_room(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-    """`GET /rooms/{source}/{id}`: every run of it."""
-    source, room_id = asked.path["source"], asked.path["id"]
-    limit, cursor = str(asked.query["limit"]), asked.query["cursor"]
-    found: Any = await ask(asked, "findSessions", source=source, room=room_id, limit=limit, cursor=cursor)
-    if not asked.reader.sees(source) or (not found.items and cursor is None):
-        raise NotFound(f"no call was in a room {room_id[:200]!r} of {source[:64]!r}")
-    return page(
+async def show_room(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
+    """`GET /rooms/{source}/{id}`: its sessions."""
+    source, room_id = api_request.path["source"], api_request.path["id"]
+    limit, cursor = str(api_request.query["limit"]), api_request.query["cursor"]
+    found: Any = await query_api(api_request, "findSessions", source=source, room=room_id, limit=limit, cursor=cursor)
+    if not api_request.reader.sees(source) or (not found.items and cursor is None):
+        raise NotFound(f"the source {source[:64]!r} has no room {room_id[:200]!r} with sessions you may see")
+    return render_page(
         request,
         "room.html",
-        now=time_of(asked.context.now()),
+        now=time_of(api_request.context.now()),
         source=source,
         room_id=room_id,
         name=next((each.room.name for each in found.items if each.room.name), None),
-        lines=await lines_of(asked, found.items),
+        lines=await session_lines(api_request, found.items),
         next=found.next,
-        given=form_values(asked),
+        given=form_values(api_request),
     )
 
 
-async def show_people(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-    """`GET /people`: one person's calls where `identity` is given, everybody's newest otherwise."""
-    found: Any = await API["findParticipants"].handler(asked)
-    identity: str | None = asked.query["identity"]
-    return page(
+async def show_people(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
+    """`GET /people`: the sessions of one person (`?identity=`), or the newest of everyone."""
+    found: Any = await API_ROUTES["findParticipants"].handler(api_request)
+    identity: str | None = api_request.query["identity"]
+    return render_page(
         request,
         "people.html",
         identity=identity,
-        presence=None if identity is None else await presence_of(asked, identity),
-        appeared=await _appeared(asked, found.items),
-        now=time_of(asked.context.now()),
+        presence=None if identity is None else await total_presence(api_request, identity),
+        appeared=await _person_lines(api_request, found.items),
+        now=time_of(api_request.context.now()),
         next=found.next,
-        given=form_values(asked),
-        sources=await sources_of(asked),
+        given=form_values(api_request),
+        sources=await visible_sources(api_request),
     )
 
 
-async def show_recordings(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
+async def show_recordings(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
     """`GET /recordings`."""
-    found: Any = await API["findRecordings"].handler(asked)
-    return page(
+    found: Any = await API_ROUTES["findRecordings"].handler(api_request)
+    return render_page(
         request,
         "recordings.html",
         recordings=found.items,
-        rooms=await rooms_of(asked, [each.session_id for each in found.items]),
+        rooms=await rooms_by_session(api_request, [each.session_id for each in found.items]),
         statuses=STATUSES,
         next=found.next,
-        given=form_values(asked),
-        sources=await sources_of(asked),
+        given=form_values(api_request),
+        sources=await visible_sources(api_request),
     )
 
 
-async def show_supervisors(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-    """`GET /supervisors`: the ledger."""
-    found: Any = await API["findSupervisorSessions"].handler(asked)
-    rooms = await rooms_of(asked, [each.session_id for each in found.items])
-    return page(
+async def show_supervisors(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
+    """`GET /supervisors`."""
+    found: Any = await API_ROUTES["findSupervisorSessions"].handler(api_request)
+    rooms = await rooms_by_session(api_request, [each.session_id for each in found.items])
+    return render_page(
         request,
         "supervisors.html",
-        now=time_of(asked.context.now()),
-        ledger=await _ledger(asked, found.items, rooms),
+        now=time_of(api_request.context.now()),
+        lines=await _supervision_lines(api_request, found.items, rooms),
         next=found.next,
-        given=form_values(asked),
-        sources=await sources_of(asked),
+        given=form_values(api_request),
+        sources=await visible_sources(api_request),
     )
 
 
-async def sources_of(asked: ApiRequest) -> list[str]:
-    """The names of the sources this reader sees, configured or only in the log."""
-    names = {row.source for row in await asked.context.views.sources()} | set(asked.context.vendors)
-    return sorted(name for name in names if asked.reader.sees(name))
+async def visible_sources(api_request: ApiRequest) -> list[str]:
+    """Names of the sources this reader sees: configured ones, and those found in the log."""
+    names = {row.source for row in await api_request.context.views.sources()} | set(api_request.context.vendors)
+    return sorted(name for name in names if api_request.reader.sees(name))
 
 
-async def rooms_of(asked: ApiRequest, session_ids: Sequence[str]) -> dict[str, Room]:
-    """The rooms of sessions that the reader was shown already."""
+async def rooms_by_session(api_request: ApiRequest, session_ids: Sequence[str]) -> dict[str, Room]:
+    """The rooms of these sessions. The caller has checked that the reader may see them."""
     found: dict[str, Room] = {}
     for session_id in dict.fromkeys(session_ids):
-        row = await asked.context.views.session(session_id)
+        row = await api_request.context.views.session(session_id)
         if row is not None:
             found[session_id] = Room(row.room_id, row.room_name)
     return found
 
 
-async def presence_of(asked: ApiRequest, identity: str) -> Presence:
-    """Everything of one person added up, page by page."""
+async def total_presence(api_request: ApiRequest, identity: str) -> Presence:
+    """The presence of one person over all sessions."""
     people: list[Appearance] = []
     cursor: str | None = None
-    while len(people) < MOST_COUNTED:
-        source = asked.query["source"]
-        found: Any = await ask(asked, "findParticipants", identity=identity, source=source, limit="1000", cursor=cursor)
+    while len(people) < MAX_COUNTED:
+        source = api_request.query["source"]
+        found: Any = await query_api(
+            api_request, "findParticipants", identity=identity, source=source, limit="1000", cursor=cursor
+        )
         people += found.items
         cursor = found.next
         if cursor is None:
             break
-    here = [each for each in people if each.last_left_at is None][:MOST_HERE]
-    so_far = sum(each.present_ms - each.person.presence_ms for each in await _appeared(asked, here))
+    here = [each for each in people if each.last_left_at is None][:MAX_PRESENT]
+    so_far = sum(each.present_ms - each.person.presence_ms for each in await _person_lines(api_request, here))
     return Presence(
-        calls=len({each.session_id for each in people}),
+        sessions=len({each.session_id for each in people}),
         presence_ms=sum(each.presence_ms for each in people) + so_far,
         first_joined_at=min((each.first_joined_at for each in people if each.first_joined_at), default=None),
         last_left_at=max((each.last_left_at for each in people if each.last_left_at), default=None),
@@ -169,29 +173,31 @@ async def presence_of(asked: ApiRequest, identity: str) -> Presence:
     )
 
 
-async def _appeared(asked: ApiRequest, people: Sequence[Appearance]) -> list[PersonLine]:
+async def _person_lines(api_request: ApiRequest, people: Sequence[Appearance]) -> list[PersonLine]:
     found: list[PersonLine] = []
     for each in people:
-        row = await asked.context.views.session(each.session_id)
+        row = await api_request.context.views.session(each.session_id)
         room = None if row is None else Room(row.room_id, row.room_name)
-        is_here = row is not None and row.state == "open" and row.last_event_at > asked.context.stuck_before(row.source)
-        # Of several joins only the API's sum is sure; of one that goes on, its beginning says it all.
+        is_here = (
+            row is not None and row.state == "open" and row.last_event_at > api_request.context.stuck_before(row.source)
+        )
+        # With several joins only the API's sum is exact. With one that is still open, its start is enough.
         since = each.first_joined_at if is_here and each.last_left_at is None and each.connections == 1 else None
-        so_far = 0 if since is None else max(0, (asked.context.now() - parse_micros(since)) // 1_000)
+        so_far = 0 if since is None else max(0, (api_request.context.now() - parse_micros(since)) // 1_000)
         found.append(PersonLine(person=each, room=room, since=since, present_ms=max(each.presence_ms, so_far)))
     return found
 
 
-async def _ledger(
-    asked: ApiRequest, sessions: Sequence[SupervisorSession], rooms: dict[str, Room]
+async def _supervision_lines(
+    api_request: ApiRequest, sessions: Sequence[SupervisorSession], rooms: dict[str, Room]
 ) -> list[SupervisionLine]:
     recordings: dict[str, list[Recording]] = {}
     for session_id in rooms:
-        rows, _ = await asked.context.views.recordings(
-            session_id=session_id, status=None, sources=asked.reader.sources, limit=1_000, cursor=None
+        rows, _ = await api_request.context.views.recordings(
+            session_id=session_id, status=None, sources=api_request.reader.sources, limit=1_000, cursor=None
         )
         recordings[session_id] = [present_recording(row) for row in rows]
-    now = time_of(asked.context.now())
+    now = time_of(api_request.context.now())
     lines: list[SupervisionLine] = []
     for each in sessions:
         during = (each.started_at, each.ended_at or now)
@@ -205,7 +211,7 @@ async def _ledger(
 
 
 def overlap_ms(one: tuple[str | None, str | None], other: tuple[str | None, str | None]) -> int:
-    """How long two intervals of RFC 3339 times share, in milliseconds; 0 where an end is unknown."""
+    """Overlap of two intervals of RFC 3339 times, in milliseconds; 0 if an end is unknown."""
     starts, ends = (one[0], other[0]), (one[1], other[1])
     if None in starts or None in ends:
         return 0
@@ -215,9 +221,11 @@ def overlap_ms(one: tuple[str | None, str | None], other: tuple[str | None, str 
 
 
 PAGES = (
-    PageRoute(path="/rooms", parameters=API["findRooms"].parameters, show=show_rooms),
-    PageRoute(path="/rooms/{source}/{id}", parameters=PAGING, show=show_room),
-    PageRoute(path="/people", parameters=API["findParticipants"].parameters, show=show_people),
-    PageRoute(path="/recordings", parameters=API["findRecordings"].parameters, show=show_recordings),
-    PageRoute(path="/supervisors", parameters=API["findSupervisorSessions"].parameters, show=show_supervisors),
+    PageRoute(path="/rooms", parameters=API_ROUTES["findRooms"].parameters, handler=show_rooms),
+    PageRoute(path="/rooms/{source}/{id}", parameters=PAGING, handler=show_room),
+    PageRoute(path="/people", parameters=API_ROUTES["findParticipants"].parameters, handler=show_people),
+    PageRoute(path="/recordings", parameters=API_ROUTES["findRecordings"].parameters, handler=show_recordings),
+    PageRoute(
+        path="/supervisors", parameters=API_ROUTES["findSupervisorSessions"].parameters, handler=show_supervisors
+    ),
 )

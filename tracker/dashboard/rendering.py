@@ -1,7 +1,7 @@
-"""From a template to an answer: one Jinja environment that escapes everything, and the headers each page carries.
+"""Renders templates: one Jinja environment that escapes everything, its filters, and the headers of every page.
 
-Whatever a vendor said is text: nothing is marked safe but what this file itself puts together. No page runs a script
-that is not one of our files, and none may be put into somebody else's frame.
+All values are escaped; only markup built in this file and in the SVG modules is marked safe. Pages run scripts from
+Tracker's own files only, and cannot be framed by other sites.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
 }
 
-PAGES = (
-    ("/", "Calls"),
+NAVIGATION = (
+    ("/", "Sessions"),
     ("/rooms", "Rooms"),
     ("/people", "People"),
     ("/recordings", "Recordings"),
@@ -39,26 +39,26 @@ PAGES = (
     ("/sources", "Sources"),
     ("/log", "Log"),
 )
-"""What the navigation offers, in order."""
+"""(path, label) of the navigation, in order."""
 
-READER = "reader"
-"""Where a request keeps its `Reader` once it is signed in."""
+READER_KEY = "reader"
+"""The key of a request's `Reader`, once it is authenticated."""
 
 
-def page(request: web.Request, template: str, /, *, status: int = 200, **values: Any) -> web.Response:
-    """The page made of `template`, with the headers of every page.
+def render_page(request: web.Request, template: str, /, *, status: int = 200, **values: Any) -> web.Response:
+    """Render `template`, with the headers of every page.
 
-    Templates also get `reader` (None on pages without sign-in), `current` (the path), `pages` (the navigation).
+    Templates also get `reader` (None if not signed in), `current` (the path), `pages` (the navigation), `request_query`.
     """
     text = environment().get_template(template).render(
-        reader=request.get(READER), current=request.path, pages=PAGES, request_query=request.query, **values
+        reader=request.get(READER_KEY), current=request.path, pages=NAVIGATION, request_query=request.query, **values
     )  # fmt: skip
     return web.Response(status=status, text=text, content_type="text/html", charset="utf-8", headers=HEADERS)
 
 
 @cache
 def environment() -> Environment:
-    """The environment of all templates: everything is escaped, and a name that is missing is an error."""
+    """The Jinja environment. It escapes everything; a missing name is an error."""
     made = Environment(
         loader=PackageLoader("tracker.dashboard"),
         autoescape=True,
@@ -68,24 +68,24 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters |= {
-        "time": time_shown,
-        "duration": duration,
-        "size": size,
-        "part": path_part,
-        "query": query,
+        "time": format_time,
+        "duration": format_duration,
+        "size": format_size,
+        "part": quote_path_part,
+        "query": encode_query,
     }
     return made
 
 
-def time_shown(value: str | None, missing: str = "–") -> Markup:
-    """A time of the API as `<time>`: UTC to read as it is, in the reader's zone where scripts run."""
+def format_time(value: str | None, missing: str = "–") -> Markup:
+    """A time of the API as `<time>`, in UTC. The script replaces it with the reader's time zone."""
     if value is None:
         return Markup("<span class=faint>{}</span>").format(missing)
     return Markup('<time datetime="{}">{} UTC</time>').format(value, value[:19].replace("T", " "))
 
 
-def duration(milliseconds: int | None, missing: str = "–") -> str:
-    """Milliseconds as somebody would say them: `3 min 07 s`."""
+def format_duration(milliseconds: int | None, missing: str = "–") -> str:
+    """Milliseconds in readable form: `3 min 07 s`."""
     if milliseconds is None:
         return missing
     if 0 < milliseconds < 1_000:
@@ -99,8 +99,8 @@ def duration(milliseconds: int | None, missing: str = "–") -> str:
     return f"{minutes} min {seconds % 60:02} s" if minutes else f"{seconds} s"
 
 
-def size(count: int | None, missing: str = "–") -> str:
-    """Bytes in the unit somebody would choose."""
+def format_size(count: int | None, missing: str = "–") -> str:
+    """Bytes in a readable unit: `4.2 MB`."""
     if count is None:
         return missing
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
@@ -109,11 +109,11 @@ def size(count: int | None, missing: str = "–") -> str:
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def path_part(value: str) -> str:
-    """An id as one part of a path: whatever is in it cannot leave the part."""
+def quote_path_part(value: str) -> str:
+    """Percent-encode an id as one segment of a path."""
     return quote(value, safe="")
 
 
-def query(values: Mapping[str, Any]) -> str:
-    """What goes behind the `?`; None and empty values are left out, tuples are repeated."""
+def encode_query(values: Mapping[str, Any]) -> str:
+    """A query string. None and empty values are left out; tuples are repeated."""
     return urlencode({name: value for name, value in values.items() if value not in (None, "", ())}, doseq=True)

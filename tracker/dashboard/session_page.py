@@ -1,11 +1,11 @@
-"""The page of one session, what its script draws from, and what can be taken away from it.
+"""The page of one session, the JSON for its script, and its exports.
 
-    /sessions/{id}                 the page: complete without scripts (a still picture, a paged list)
+    /sessions/{id}                 the page; complete without scripts (a static SVG, a paged list)
     /sessions/{id}/lanes.json      every bar, as columns
-    /sessions/{id}/events.json     the events, in large pages, or those after a position of the log
+    /sessions/{id}/events.json     the events in large pages, or those after a position of the log
     /sessions/{id}/timeline.csv    /timeline.jsonl   /attendance.csv
 
-`{id}` is whatever the read API takes for a session: ours or a vendor's; several → 300, none → 404.
+`{id}` is any id the read API accepts for a session: Tracker's or the vendor's. Several sessions → 300, none → 404.
 """
 
 from __future__ import annotations
@@ -24,53 +24,53 @@ from tracker.api.problems import json_response
 from tracker.api.sessions import requested_session
 from tracker.views.presenters import present_connection, present_participant, present_recording
 from tracker.dashboard.page_route import PageRoute
-from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
-from tracker.dashboard.lanes_json import compact as compact_lanes
+from tracker.dashboard.lanes import build_lanes, presence_ms, count_unsure_ends
+from tracker.dashboard.lanes_json import lanes_to_json as compact_lanes
 from tracker.dashboard.lanes_svg import draw_lanes
-from tracker.dashboard.rendering import HEADERS, page
+from tracker.dashboard.rendering import HEADERS, render_page
 from tracker.dashboard.session_events import (
     TIMELINE_COLUMNS,
     attendance_csv,
-    compact as compact_event,
-    csv_of,
-    every_entry,
+    entry_to_json as compact_event,
+    write_csv,
+    all_entries,
     json_lines,
-    lines_of,
-    names_of,
+    event_lines,
+    display_names,
     timeline_csv,
 )  # fmt: skip
-from tracker.dashboard.session_rows import STILL_BOUNDS, FULL_BOUNDS, parts_of, proved_by
+from tracker.dashboard.session_rows import STILL_LIMITS, FULL_LIMITS, read_session_parts, summarise_proofs
 from tracker.domain.facts import Micros
 from tracker.projections.people import merge_spans
 from tracker.domain.rows import ConnectionRow, SessionRow
 
-LISTED = 100
+PAGE_EVENTS = 100
 """Events on one page of the list."""
-PAGED_EVENTS = 2_000
-"""Events in one answer to the script."""
-ATTENDED = 200
-"""People in the table of the page; the CSV has them all."""
-EVIDENCE = "/v1/sessions/{id}/evidence"
+SCRIPT_PAGE_EVENTS = 2_000
+"""Events in one page of events.json."""
+MAX_PEOPLE = 200
+"""Most people in the table of the page; the CSV has all of them."""
+EVIDENCE_PATH = "/v1/sessions/{id}/evidence"
 
 
-async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-    """`GET /sessions/{id}`. `?part=summary` leaves out picture and list, for a script that has both."""
-    row = await requested_session(asked)
-    is_whole = asked.query["part"] is None
-    parts = await parts_of(asked, row, STILL_BOUNDS)
-    session = asked.context.present_session(row)
-    names = names_of(parts)
-    now = asked.context.now()
-    # In a thread: a session of thousands of people must not keep a delivery waiting.
-    lanes = await asyncio.to_thread(lanes_of, parts, now=now, is_stuck=session.stuck)
-    unsure, ends = unsure_ends(lanes)
+async def show_session(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
+    """`GET /sessions/{id}`. `?part=summary` leaves out the SVG and the list, for the script, which has both."""
+    row = await requested_session(api_request)
+    is_whole = api_request.query["part"] is None
+    parts = await read_session_parts(api_request, row, STILL_LIMITS)
+    session = api_request.context.present_session(row)
+    names = display_names(parts)
+    now = api_request.context.now()
+    # In a thread, so that a session with thousands of people does not delay deliveries.
+    lanes = await asyncio.to_thread(build_lanes, parts, now=now, is_stuck=session.stuck)
+    unsure, ends = count_unsure_ends(lanes)
     still, lines, after = None, [], None
     if is_whole:
         still = await asyncio.to_thread(draw_lanes, lanes, row.room_name or row.room_id or row.id)
-        rows, after = await asked.context.views.timeline(
-            row.id, kinds=(), subject=None, limit=LISTED, cursor=asked.query["cursor"]
+        rows, after = await api_request.context.views.timeline(
+            row.id, kinds=(), subject=None, limit=PAGE_EVENTS, cursor=api_request.query["cursor"]
         )
-        lines = lines_of(rows, names)
+        lines = event_lines(rows, names)
     joins: dict[str, list[ConnectionRow]] = {}
     for connection in parts.connections:
         joins.setdefault(connection.participant, []).append(connection)
@@ -78,45 +78,48 @@ async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
     def so_far(since: str | None) -> int | None:
         return None if since is None else (now - parse_micros(since)) // 1_000
 
-    shown = page(
+    shown = render_page(
         request,
         "session.html",
         session=session,
         start_provenance=row.start_provenance,
-        presence_ms=presence_ms(lanes) if lanes.goes_on else session.participant_ms,
+        presence_ms=presence_ms(lanes) if lanes.is_running else session.participant_ms,
         unsure=unsure,
         ends=ends,
         now=time_of(now),
         so_far=so_far,
-        projected=await asked.context.views.projected_position(),
+        projected=await api_request.context.views.projected_position(),
         people=[
             (
                 present_participant(person),
                 [present_connection(each) for each in joins.get(person.id, [])],
-                time_of(present_since(joins.get(person.id, []), now)) if lanes.goes_on else None,
+                time_of(present_since(joins.get(person.id, []), now)) if lanes.is_running else None,
             )
-            for person in parts.participants[:ATTENDED]
+            for person in parts.participants[:MAX_PEOPLE]
         ],
-        people_left_out=max(0, max(session.participants, len(parts.participants)) - ATTENDED),
+        people_left_out=max(0, max(session.participants, len(parts.participants)) - MAX_PEOPLE),
         recordings=[present_recording(each) for each in parts.recordings],
         supervisors=[
             (each, time_of(each.started_at), time_of(each.ended_at)) for each in parts.supervisors
         ],
         names=names,
-        proved=await proved_by(asked, row),
+        proved=await summarise_proofs(api_request, row),
         still=still,
-        cut=parts.left_out,
+        cut=parts.truncated,
         lines=lines,
         after=after,
-        is_first=asked.query["cursor"] is None,
-        may_read_records=asked.reader.has_scope("read:records"),
-        has_evidence=any(resource.canonical == EVIDENCE for resource in request.app.router.resources()),
+        is_first=api_request.query["cursor"] is None,
+        may_read_records=api_request.reader.has_scope("read:records"),
+        has_evidence=any(resource.canonical == EVIDENCE_PATH for resource in request.app.router.resources()),
     )  # fmt: skip
-    return _compressed(shown)
+    return _compress(shown)
 
 
 def present_since(connections: Sequence[ConnectionRow], now: Micros) -> Micros | None:
-    """For somebody who is still there: since when they would be, had they never been away (µs); else None."""
+    """`now` minus the presence so far (µs), for a person who is still present; None for others.
+
+    A clock that counts from this moment shows their presence.
+    """
     spans = merge_spans(
         [(row.joined_at, row.left_at) for row in connections if row.joined_at is not None and not row.aborted]
     )
@@ -125,74 +128,74 @@ def present_since(connections: Sequence[ConnectionRow], now: Micros) -> Micros |
     return now - sum((now if end is None else end) - start for start, end in spans)
 
 
-async def show_lanes(_request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-    """`GET /sessions/{id}/lanes.json`: see `lanes_compact`."""
-    row = await requested_session(asked)
-    position, now = await asked.context.views.projected_position(), asked.context.now()
-    stuck = asked.context.present_session(row).stuck
-    parts = await parts_of(asked, row, FULL_BOUNDS)
+async def show_lanes(_request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
+    """`GET /sessions/{id}/lanes.json`: see `lanes_json`."""
+    row = await requested_session(api_request)
+    position, now = await api_request.context.views.projected_position(), api_request.context.now()
+    stuck = api_request.context.present_session(row).stuck
+    parts = await read_session_parts(api_request, row, FULL_LIMITS)
     known = {"id": row.id, "position": position, "now": now, "state": row.state, "last_position": row.last_position}
 
     def encode() -> bytes:
-        return msgspec.json.encode(known | compact_lanes(lanes_of(parts, now=now, is_stuck=stuck)))
+        return msgspec.json.encode(known | compact_lanes(build_lanes(parts, now=now, is_stuck=stuck)))
 
-    return _compressed(json_response(200, msgspec.Raw(await asyncio.to_thread(encode)), headers=HEADERS))
+    return _compress(json_response(200, msgspec.Raw(await asyncio.to_thread(encode)), headers=HEADERS))
 
 
-async def show_events(_request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-    """`GET /sessions/{id}/events.json`: by time; with `?after=` those of records behind a position, in log order."""
-    row = await requested_session(asked)
-    after, views = asked.query["after"], asked.context.views
+async def show_events(_request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
+    """`GET /sessions/{id}/events.json`: by time; with `?after=`, those of later records, in log order."""
+    row = await requested_session(api_request)
+    after, views = api_request.query["after"], api_request.context.views
     if after is None:
         rows, following = await views.timeline(
-            row.id, kinds=(), subject=None, limit=PAGED_EVENTS, cursor=asked.query["cursor"]
+            row.id, kinds=(), subject=None, limit=SCRIPT_PAGE_EVENTS, cursor=api_request.query["cursor"]
         )
     else:
-        found = await views.entries_after(after, 2**31, limit=PAGED_EVENTS)
+        found = await views.entries_after(after, 2**31, limit=SCRIPT_PAGE_EVENTS)
         rows, following = [entry for entry in found if entry.session_id == row.id], None
         after = found[-1].position if found else after
     answer = {"items": [compact_event(entry) for entry in rows], "next": following, "after": after}
-    return _compressed(json_response(200, answer, headers=HEADERS))
+    return _compress(json_response(200, answer, headers=HEADERS))
 
 
-async def export_timeline_csv(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
+async def export_timeline_csv(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
     """`GET /sessions/{id}/timeline.csv`."""
-    row = await requested_session(asked)
+    row = await requested_session(api_request)
 
     async def chunks() -> AsyncIterator[bytes]:
-        yield csv_of([TIMELINE_COLUMNS])
-        async for rows in every_entry(asked, row):
+        yield write_csv([TIMELINE_COLUMNS])
+        async for rows in all_entries(api_request, row):
             yield timeline_csv(rows)
 
-    return await _sent(request, row, "timeline.csv", "text/csv", chunks())
+    return await _send_file(request, row, "timeline.csv", "text/csv", chunks())
 
 
-async def export_timeline_json_lines(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-    """`GET /sessions/{id}/timeline.jsonl`: the entries exactly as `/v1/sessions/{id}/timeline` answers them."""
-    row = await requested_session(asked)
+async def export_timeline_json_lines(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
+    """`GET /sessions/{id}/timeline.jsonl`: the items of `/v1/sessions/{id}/timeline`."""
+    row = await requested_session(api_request)
 
     async def chunks() -> AsyncIterator[bytes]:
-        async for rows in every_entry(asked, row):
+        async for rows in all_entries(api_request, row):
             yield json_lines(rows)
 
-    return await _sent(request, row, "timeline.jsonl", "application/jsonl", chunks())
+    return await _send_file(request, row, "timeline.jsonl", "application/jsonl", chunks())
 
 
-async def export_attendance(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
-    """`GET /sessions/{id}/attendance.csv`: one line a connection."""
-    row = await requested_session(asked)
-    parts = await parts_of(asked, row, FULL_BOUNDS)
+async def export_attendance(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
+    """`GET /sessions/{id}/attendance.csv`: one line per connection."""
+    row = await requested_session(api_request)
+    parts = await read_session_parts(api_request, row, FULL_LIMITS)
 
     async def chunks() -> AsyncIterator[bytes]:
         yield attendance_csv(row.id, parts.participants, parts.connections)
 
-    return await _sent(request, row, "attendance.csv", "text/csv", chunks())
+    return await _send_file(request, row, "attendance.csv", "text/csv", chunks())
 
 
-async def _sent(
+async def _send_file(
     request: web.Request, row: SessionRow, name: str, kind: str, chunks: AsyncIterator[bytes]
 ) -> web.StreamResponse:
-    """A file to save, sent as it is made."""
+    """Stream a file for download."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", row.id)[:100]
     response = web.StreamResponse(headers=HEADERS)
     response.headers["Content-Type"] = f"{kind}; charset=utf-8"
@@ -205,19 +208,19 @@ async def _sent(
     return response
 
 
-def _compressed(response: web.Response) -> web.Response:
+def _compress(response: web.Response) -> web.Response:
     response.enable_compression()
     return response
 
 
-_AFTER = integer("after", "Only what records behind this position of the log told, in log order.")
-_PART = choice("part", "Leave out the picture and the list.", ("summary",))
+_AFTER = integer("after", "Only entries of records after this position of the log, in log order.")
+_PART = choice("part", "Leave out the SVG and the list.", ("summary",))
 
 PAGES = (
-    PageRoute(path="/sessions/{id}", parameters=(CURSOR, _PART), show=show),
-    PageRoute(path="/sessions/{id}/lanes.json", parameters=(), show=show_lanes),
-    PageRoute(path="/sessions/{id}/events.json", parameters=(CURSOR, _AFTER), show=show_events),
-    PageRoute(path="/sessions/{id}/timeline.csv", parameters=(), show=export_timeline_csv),
-    PageRoute(path="/sessions/{id}/timeline.jsonl", parameters=(), show=export_timeline_json_lines),
-    PageRoute(path="/sessions/{id}/attendance.csv", parameters=(), show=export_attendance),
+    PageRoute(path="/sessions/{id}", parameters=(CURSOR, _PART), handler=show_session),
+    PageRoute(path="/sessions/{id}/lanes.json", parameters=(), handler=show_lanes),
+    PageRoute(path="/sessions/{id}/events.json", parameters=(CURSOR, _AFTER), handler=show_events),
+    PageRoute(path="/sessions/{id}/timeline.csv", parameters=(), handler=export_timeline_csv),
+    PageRoute(path="/sessions/{id}/timeline.jsonl", parameters=(), handler=export_timeline_json_lines),
+    PageRoute(path="/sessions/{id}/attendance.csv", parameters=(), handler=export_attendance),
 )

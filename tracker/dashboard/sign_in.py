@@ -1,6 +1,6 @@
-"""Signing in and out: a read token goes in once and lives in a cookie no script can see and no other site can send.
+"""Signing in and out. The read token is kept in a cookie that scripts cannot read and other sites cannot send.
 
-A form on another site cannot sign anybody in or out: browsers say where a form comes from, and only ours is taken.
+Forms on other sites cannot sign anyone in or out: browsers send the origin of a form, and only this site's is accepted.
 """
 
 from __future__ import annotations
@@ -13,96 +13,96 @@ from tracker.api.auth import MAX_TOKEN_BYTES
 from tracker.api.route import ApiContext
 from tracker.api.health import SESSION_COOKIE
 from tracker.api.problems import method_not_allowed
-from tracker.dashboard.page_route import reader_of
-from tracker.dashboard.rendering import page
+from tracker.dashboard.page_route import authenticate
+from tracker.dashboard.rendering import render_page
 from tracker.errors import TokenInvalid
 
-MOST_COOKIE_BYTES = 3_900
-"""Browsers drop longer cookies without a word."""
+MAX_COOKIE_BYTES = 3_900
+"""Browsers drop longer cookies silently."""
 
 
 class SignIn:
-    """The pages in front of the others."""
+    """The routes for signing in and out."""
 
-    def __init__(self, door: ApiContext) -> None:
-        self._door = door
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
 
     def add_routes(self, app: web.Application) -> None:
-        """Answer `/sign-in` and `/sign-out`."""
+        """Add `/sign-in` and `/sign-out`."""
         app.router.add_route("*", "/sign-in", self._sign_in)
         app.router.add_route("*", "/sign-out", self._sign_out)
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         if request.method in {"GET", "HEAD"}:
-            return self._form(request, safe_next(request.query.get("next")))
+            return self._form(request, safe_return_path(request.query.get("next")))
         if request.method != "POST":
             return method_not_allowed("GET, HEAD, POST")
-        if not is_ours(request):
-            return self._form(request, "/", said="This form was sent by another site: sign in here.", status=403)
-        given = await request.post()
-        wanted = safe_next(_text(given.get("next")))
-        token = _text(given.get("token")).strip().removeprefix("Bearer ").strip()
-        if len(token) > MOST_COOKIE_BYTES:
-            problem = (
-                f"the token is longer than a cookie may be ({MOST_COOKIE_BYTES} bytes): narrow it to fewer sources"
-            )
-            return self._form(request, wanted, said=problem, status=400)
+        if not is_same_site(request):
+            return self._form(request, "/", message="This form was sent by another site: sign in here.", status=403)
+        form = await request.post()
+        next_path = safe_return_path(_text(form.get("next")))
+        token = _text(form.get("token")).strip().removeprefix("Bearer ").strip()
+        if len(token) > MAX_COOKIE_BYTES:
+            problem = f"the token is longer than a cookie may be ({MAX_COOKIE_BYTES} bytes): mint one for fewer sources"
+            return self._form(request, next_path, message=problem, status=400)
         try:
-            self._door.access.authorize(f"Bearer {token}")
+            self._context.access.authorize(f"Bearer {token}")
         except TokenInvalid as error:
-            return self._form(request, wanted, said=str(error), status=401)
-        response = _gone_to(wanted)
+            return self._form(request, next_path, message=str(error), status=401)
+        response = _redirect(next_path)
         response.set_cookie(
-            SESSION_COOKIE, token, httponly=True, samesite="Strict", path="/", secure=_is_encrypted(request)
+            SESSION_COOKIE, token, httponly=True, samesite="Strict", path="/", secure=_uses_tls(request)
         )
         return response
 
     async def _sign_out(self, request: web.Request) -> web.Response:
         if request.method != "POST":
             return method_not_allowed("POST")
-        if not is_ours(request):
-            return self._form(request, "/", said="This form was sent by another site: sign out here.", status=403)
+        if not is_same_site(request):
+            return self._form(request, "/", message="This form was sent by another site: sign out here.", status=403)
         cookie = request.cookies.get(SESSION_COOKIE)
         if cookie is not None:
-            self._door.access.end_session(cookie)
-        response = _gone_to("/sign-in")
+            self._context.access.end_session(cookie)
+        response = _redirect("/sign-in")
         response.del_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="Strict")
         return response
 
-    def _form(self, request: web.Request, wanted: str, *, said: str | None = None, status: int = 200) -> web.Response:
-        has_keys = self._door.access.has_keys
-        return page(
+    def _form(
+        self, request: web.Request, next_path: str, *, message: str | None = None, status: int = 200
+    ) -> web.Response:
+        has_keys = self._context.access.has_keys
+        return render_page(
             request,
             "sign_in.html",
             status=status,
-            said=said,
-            wanted=wanted,
+            message=message,
+            next_path=next_path,
             has_keys=has_keys,
-            is_in=self._is_in(request),
+            is_signed_in=self._is_signed_in(request),
         )
 
-    def _is_in(self, request: web.Request) -> bool:
+    def _is_signed_in(self, request: web.Request) -> bool:
         try:
-            reader_of(self._door, request)
+            authenticate(self._context, request)
         except TokenInvalid:
             return False
         return True
 
 
-def safe_next(wanted: str | None) -> str:
-    """A path of ours to go on to; `/` for whatever might lead away."""
-    if not wanted or len(wanted) > MAX_TOKEN_BYTES or not wanted.isprintable() or "\\" in wanted:
+def safe_return_path(next_path: str | None) -> str:
+    """The path to continue to; `/` for anything that could lead to another site."""
+    if not next_path or len(next_path) > MAX_TOKEN_BYTES or not next_path.isprintable() or "\\" in next_path:
         return "/"
     try:
-        parts = urlsplit(wanted)
+        parts = urlsplit(next_path)
     except ValueError:
         return "/"
-    leads_away = parts.scheme or parts.netloc or not wanted.startswith("/") or wanted.startswith("//")
-    return "/" if leads_away or parts.path in {"/sign-in", "/sign-out", "/open"} else wanted
+    leads_away = parts.scheme or parts.netloc or not next_path.startswith("/") or next_path.startswith("//")
+    return "/" if leads_away or parts.path in {"/sign-in", "/sign-out", "/open"} else next_path
 
 
-def is_ours(request: web.Request) -> bool:
-    """Whether a form comes from a page of this server, as far as the browser says; what says nothing is no browser."""
+def is_same_site(request: web.Request) -> bool:
+    """Whether a form comes from a page of this server, by the browser's headers. A client that sends none is not a browser."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site in {"same-origin", "none"}
@@ -110,12 +110,12 @@ def is_ours(request: web.Request) -> bool:
     return origin is None or urlsplit(origin).netloc == request.host
 
 
-def _is_encrypted(request: web.Request) -> bool:
-    """Whether the browser speaks TLS, to us or to the proxy before us. Lying about it only hurts the liar's cookie."""
+def _uses_tls(request: web.Request) -> bool:
+    """Whether the browser uses TLS, to this server or to a proxy. A client that lies only affects its own cookie."""
     return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
 
 
-def _gone_to(path: str) -> web.Response:
+def _redirect(path: str) -> web.Response:
     return web.Response(status=303, headers={"Location": path, "Cache-Control": "no-store"})
 
 

@@ -1,4 +1,4 @@
-"""The page for "the webhook does not arrive": each source's last delivery, its refusals by reason, and the remedy."""
+"""Why webhooks do not arrive: the last delivery of each source, its refusals by reason, and what to change."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from aiohttp import web
 
 from tracker.views.answers import time_of
 from tracker.api.route import ApiRequest
-from tracker.dashboard.ingest_stats import READ, TAKEN, IngestStats
-from tracker.dashboard.page_route import PageRoute, ask
-from tracker.dashboard.cluster_status import ingest_stats_of, cluster_view
+from tracker.dashboard.ingest_stats import PROJECTION_OUTCOMES, RECORDED_OUTCOMES, IngestStats
+from tracker.dashboard.page_route import PageRoute, query_api
+from tracker.dashboard.cluster_status import combined_ingest_stats, cluster_status
 from tracker.dashboard.delivery_outcomes import OUTCOMES
-from tracker.dashboard.rendering import page
+from tracker.dashboard.rendering import render_page
 from tracker.sources import registry
 
 RECENT_DAYS = 7
@@ -30,14 +30,14 @@ class OutcomeLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One source as the page shows it; `steps` is None once something came."""
+    """One source. `steps`: what to do first; None once a delivery has arrived."""
 
     name: str
     vendor: str
     path: str
     sessions: int
     open: int
-    a_minute: int
+    deliveries_last_minute: int
     last_seen_at: str | None
     last_refused_at: str | None
     last_refusal: OutcomeLine | None
@@ -46,46 +46,46 @@ class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
     steps: str | None
 
 
-async def show(request: web.Request, asked: ApiRequest) -> web.StreamResponse:
+async def show_sources(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
     """`GET /sources`."""
-    arrivals = ingest_stats_of(request)
-    # Bounded: counting every call there ever was takes seconds once there are a million.
-    recent = time_of(asked.context.now() - RECENT_DAYS * 86_400_000_000)
-    stats: Any = await ask(asked, "findStats", **{"from": recent})
-    nameless = lines_of(arrivals, "?") if asked.reader.sources is None else []
-    return page(
+    ingest = combined_ingest_stats(request)
+    # Bounded: counting a million sessions takes seconds.
+    recent = time_of(api_request.context.now() - RECENT_DAYS * 86_400_000_000)
+    stats: Any = await query_api(api_request, "findStats", **{"from": recent})
+    unknown_source = outcome_lines(ingest, "?") if api_request.reader.sources is None else []
+    return render_page(
         request,
         "sources.html",
-        now=time_of(asked.context.now()),
-        since=time_of(arrivals.since),
+        now=time_of(api_request.context.now()),
+        since=time_of(ingest.since),
         recent_days=RECENT_DAYS,
-        shown=[_shown(asked, arrivals, each) for each in stats.sources],
-        nameless=nameless,
-        cluster=cluster_view(request),
+        sources=[_source_summary(api_request, ingest, each) for each in stats.sources],
+        unknown_source=unknown_source,
+        cluster=cluster_status(request),
     )
 
 
-def lines_of(arrivals: IngestStats, source: str) -> list[OutcomeLine]:
-    """What became of a source's deliveries since this server began: recorded first, then the most frequent."""
-    found = [(outcome, count) for (name, outcome), count in arrivals.outcomes.items() if name == source]
-    found.sort(key=lambda each: (each[0] not in TAKEN, -each[1], each[0]))
-    return [_line(outcome, count) for outcome, count in found]
+def outcome_lines(ingest: IngestStats, source: str) -> list[OutcomeLine]:
+    """Outcomes of a source's deliveries since this server started: recorded ones first, then by frequency."""
+    found = [(outcome, count) for (name, outcome), count in ingest.outcomes.items() if name == source]
+    found.sort(key=lambda each: (each[0] not in RECORDED_OUTCOMES, -each[1], each[0]))
+    return [_outcome_line(outcome, count) for outcome, count in found]
 
 
-def _line(outcome: str, count: int) -> OutcomeLine:
-    told = {
+def _outcome_line(outcome: str, count: int) -> OutcomeLine:
+    meanings = {
         "recorded": ("Recorded", ""),
-        "duplicate": ("Sent again: recorded before, and counted once", ""),
+        "duplicate": ("Repeats of recorded deliveries; they count once", ""),
     } | OUTCOMES
-    meaning, remedy = told.get(outcome, (outcome.replace("_", " "), "This server's output says more."))
-    is_refused = outcome not in TAKEN and outcome not in READ
+    meaning, remedy = meanings.get(outcome, (outcome.replace("_", " "), "See this server's output."))
+    is_refused = outcome not in RECORDED_OUTCOMES and outcome not in PROJECTION_OUTCOMES
     return OutcomeLine(outcome=outcome, count=count, meaning=meaning, remedy=remedy, is_refused=is_refused)
 
 
-def _shown(asked: ApiRequest, arrivals: IngestStats, stats: Any) -> SourceSummary:
-    seen = arrivals.last_seen.get(stats.source)
-    refused = arrivals.last_refused.get(stats.source)
-    # The hooks know of repeats too, the views of the time before this server began.
+def _source_summary(api_request: ApiRequest, ingest: IngestStats, stats: Any) -> SourceSummary:
+    seen = ingest.last_seen.get(stats.source)
+    refused = ingest.last_refused.get(stats.source)
+    # The hooks also count repeats; the views also know deliveries from before this server started.
     last_seen_at = max(filter(None, (stats.last_received_at, time_of(seen))), default=None)
     return SourceSummary(
         name=stats.source,
@@ -93,12 +93,12 @@ def _shown(asked: ApiRequest, arrivals: IngestStats, stats: Any) -> SourceSummar
         path=f"/hooks/{stats.source}",
         sessions=stats.sessions,
         open=stats.open,
-        a_minute=arrivals.last_minute().get(stats.source, 0),
+        deliveries_last_minute=ingest.last_minute().get(stats.source, 0),
         last_seen_at=last_seen_at,
         last_refused_at=None if refused is None else time_of(refused[0]),
-        last_refusal=None if refused is None else _line(refused[1], 1),
-        lines=lines_of(arrivals, stats.source),
-        is_configured=stats.source in asked.context.vendors,
+        last_refusal=None if refused is None else _outcome_line(refused[1], 1),
+        lines=outcome_lines(ingest, stats.source),
+        is_configured=stats.source in api_request.context.vendors,
         steps=_first_steps(stats.vendor) if last_seen_at is None else None,
     )
 
@@ -108,4 +108,4 @@ def _first_steps(vendor: str) -> str | None:
     return None if known is None else known.first_steps
 
 
-PAGES = (PageRoute(path="/sources", parameters=(), show=show),)
+PAGES = (PageRoute(path="/sources", parameters=(), handler=show_sources),)

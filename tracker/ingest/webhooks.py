@@ -15,10 +15,7 @@ bodies, tokens and proofs are never logged.
 from __future__ import annotations
 
 import functools
-import re
-import traceback
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -26,6 +23,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 
 from tracker.domain.deliveries import Appended, Delivery, Micros
+from tracker.domain.problem import CONTENT_TYPE, INTERNAL_ERROR, encode_problem, problem_kind, raised_at
 from tracker.errors import (
     BodyTooLarge,
     DeliveryRejected,
@@ -218,26 +216,21 @@ class Ingest:
 
     def _failed(self, name: str, error: Exception) -> web.Response:
         self._observer.delivered(name, "failed")
-        # Log the place only: the message and the local variables may hold the body or a secret.
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{frame.filename}:{frame.lineno} in {frame.name}"
-        _log.error("delivery failed", source=name, error=type(error).__name__, where=where)
-        detail = "nothing was recorded because of a bug in Tracker; its log says where: please report it"
-        return _problem(500, "failed", "Internal error", detail)
+        _log.error("delivery failed", source=name, error=type(error).__name__, where=raised_at(error))
+        kind, title = INTERNAL_ERROR
+        detail = (
+            "nothing was recorded because of a bug in Tracker: please report it. The server's output says where it is."
+        )
+        return _problem(500, kind, title, detail)
 
 
 def _reason(error: Exception) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.lstrip("_")).lower()
+    return problem_kind(error).replace("-", "_")
 
 
 def _problem(status: int, kind: str, title: str, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    document = {
-        "type": f"urn:tracker:problem:{kind.replace('_', '-')}",
-        "title": title or HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
-    return _json(status, document, "application/problem+json", headers)
+    body = encode_problem(status, kind.replace("_", "-"), title, detail)
+    return web.Response(status=status, body=body, content_type=CONTENT_TYPE, headers=headers)
 
 
 def _json(status: int, document: object, content_type: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -24,7 +24,7 @@ from tracker.api.live import LiveStream
 from tracker.config.load import Config
 from tracker.dashboard import app as dashboard
 from tracker.dashboard.ingest_stats import IngestStats
-from tracker.dashboard.cluster_status import ClusterView
+from tracker.dashboard.cluster_status import ClusterMembers
 from tracker.errors import TrackerError
 from tracker.log.contract import ClusteredLog, Log
 from tracker.server.metrics import Metrics
@@ -67,7 +67,7 @@ class ReadSide:
         *,
         unready: Callable[[], Awaitable[list[str]]],
         log_key: str | None,
-        cluster: ClusterView | None = None,
+        cluster: ClusterMembers | None = None,
     ) -> None:
         """Answer every route of the doors for reading, and the health routes."""
         config = self._config

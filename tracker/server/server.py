@@ -34,7 +34,7 @@ from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound
 from tracker.api.health import Health
 from tracker.config.load import Config
 from tracker.dashboard.ingest_stats import IngestStats
-from tracker.dashboard.cluster_status import ClusterView
+from tracker.dashboard.cluster_status import ClusterMembers
 from tracker.privacy.erasure import finish
 from tracker.errors import ConfigInvalid, TrackerError
 from tracker.ingest.webhooks import Ingest
@@ -118,7 +118,7 @@ class Server:
         )
         cluster = None
         if self.gossip is not None and self.cosigner is not None:
-            cluster = ClusterView(self.gossip, self.cosigner)
+            cluster = ClusterMembers(self.gossip, self.cosigner)
         key = signing_keys.public_key(self.config)
         self.reading.add_routes(app, arrivals, unready=self.unready, log_key=key, cluster=cluster)
         return app

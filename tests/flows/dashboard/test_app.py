@@ -284,7 +284,7 @@ async def test_the_sources_page_says_what_to_change(filled: Running) -> None:
     async with Reader(filled.url, TOKEN) as reader:
         words = (await reader.see("/sources")).words
         assert "signature_mismatch" in words
-        assert "compare them" in words
+        assert "compare the secrets" in words
         assert "source_unknown" in words
 
 
@@ -301,7 +301,7 @@ async def test_a_person_has_every_call_and_their_whole_presence(filled: Running)
     async with Reader(filled.url, TOKEN) as reader, aiohttp.ClientSession() as web:
         people: list[Any] = (await filled.get(web, "/v1/participants", identity="Alice"))["items"]
         words = (await reader.see("/people?identity=Alice")).words
-        assert re.search(rf"Calls\s*{len({each['session_id'] for each in people})}\s*Present in total", words)
+        assert re.search(rf"Sessions\s*{len({each['session_id'] for each in people})}\s*Present in total", words)
         assert sum(each["presence_ms"] for each in people) > 0
 
 
@@ -392,8 +392,8 @@ async def test_a_one_time_link_opens_the_pages_until_signing_out(tmp_path: Path)
             async with reader.web.get(link) as answer:
                 assert (answer.status, answer.url.path) == (200, "/")
             words = (await reader.see("/sources")).words
-            assert words.count("never heard of") == len(VENDORS)
-            assert "Nothing ever came." in words
+            assert words.count("no delivery yet") == len(VENDORS)
+            assert "No delivery has arrived yet." in words
             for path in ("/rooms", "/people", "/recordings", "/supervisors", "/statistics", "/log", "/"):
                 await reader.get(path)
             stolen = next(iter(reader.web.cookie_jar)).value

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from tracker.dashboard.lanes import lanes_of, presence_ms, unsure_ends
-from tracker.dashboard.lanes_json import compact
-from tracker.dashboard.lanes import Bar, Lane, SessionParts, keys_of, stacked
-from tracker.dashboard.lanes import steps_of
+from tracker.dashboard.lanes import build_lanes, presence_ms, count_unsure_ends
+from tracker.dashboard.lanes_json import lanes_to_json
+from tracker.dashboard.lanes import Bar, Lane, SessionParts, entry_keys, stack_bars
+from tracker.dashboard.lanes import presence_steps
 from tracker.dashboard.session_page import present_since
 from tracker.domain.rows import (
     Anomaly,
@@ -97,7 +97,7 @@ def entry(position: int, at: int, kind: str, subject: str | None, **over: Any) -
 
 
 def lanes(parts: SessionParts, *, now: int = 200, is_stuck: bool = False) -> Any:
-    return lanes_of(parts, now=T + now * S, is_stuck=is_stuck)
+    return build_lanes(parts, now=T + now * S, is_stuck=is_stuck)
 
 
 def lane(found: Any, key: str) -> Lane:
@@ -127,7 +127,7 @@ def test_every_bar_says_how_both_of_its_ends_are_known() -> None:
     bar = lane(found, "p:alice").bars[0]
     assert (bar.start, bar.end, bar.start_by, bar.end_by) == (T + 2 * S, T + 90 * S, "derived", "inferred")
     assert (bar.reason, bar.note) == ("left", "CLIENT_INITIATED")
-    assert unsure_ends(found) == (2, 4)
+    assert count_unsure_ends(found) == (2, 4)
 
 
 def test_several_joins_of_one_person_are_several_bars_of_one_lane() -> None:
@@ -146,7 +146,7 @@ def test_two_devices_at_once_lie_in_rows_of_their_own() -> None:
         Bar(key=name, phase="connection", start=start, end=end, start_by="reported", end_by=by)
         for name, start, end, by in (("a", 0, 10, "reported"), ("b", 5, None, None), ("c", 10, 20, "reported"))
     ]
-    placed, rows = stacked(bars)
+    placed, rows = stack_bars(bars)
     assert [(bar.key, bar.row) for bar in placed] == [("a", 0), ("b", 1), ("c", 0)]
     assert rows == 2
 
@@ -156,7 +156,7 @@ def test_what_is_open_has_no_end_and_the_axis_goes_to_now() -> None:
         session=going_on(), participants=[participant("alice")], connections=[connection("PA", "alice", 0, None)]
     )
     found = lanes(parts, now=200)
-    assert found.goes_on
+    assert found.is_running
     assert found.until == T + 200 * S
     assert lane(found, "p:alice").bars[0].is_open
     assert lane(found, "session").bars[0].is_open
@@ -172,7 +172,7 @@ def test_who_came_back_ticks_on_without_the_time_they_were_away() -> None:
 
 def test_a_stuck_session_ends_where_it_was_last_heard_of() -> None:
     found = lanes(SessionParts(session=going_on()), now=500_000, is_stuck=True)
-    assert not found.goes_on
+    assert not found.is_running
     assert found.until == T + 50 * S
     assert lane(found, "session").bars[0].is_open
 
@@ -199,12 +199,12 @@ def test_steps_count_persons_once_and_nobody_who_never_connected() -> None:
         connection("1", "alice", 0, 50), connection("2", "alice", 20, 60), connection("3", "bob", 10, None),
         connection("4", "bot", 0, None), connection("5", "bob", 5, 8, aborted=True),
     ]  # fmt: skip
-    assert steps_of(people, connections) == [(T, 1), (T + 10 * S, 2), (T + 60 * S, 1)]
+    assert presence_steps(people, connections) == [(T, 1), (T + 10 * S, 2), (T + 60 * S, 1)]
 
 
 def test_who_leaves_and_who_joins_in_one_moment_makes_no_step() -> None:
     people = [participant("alice"), participant("bob")]
-    assert steps_of(people, [connection("1", "alice", 0, 10), connection("2", "bob", 10, 20)]) == [
+    assert presence_steps(people, [connection("1", "alice", 0, 10), connection("2", "bob", 10, 20)]) == [
         (T, 1),
         (T + 20 * S, 0),
     ]
@@ -216,7 +216,7 @@ def test_an_anomaly_is_marked_where_its_record_was() -> None:
         Anomaly(kind="missing_start", position=99, detail="z"),
     ]  # fmt: skip
     noticed = [entry(4, 30, "stream.published", "V")]
-    found = lanes(SessionParts(session=session(anomalies=odd), noticed=noticed)).marks
+    found = lanes(SessionParts(session=session(anomalies=odd), anomaly_entries=noticed)).marks
     assert [(mark.at, mark.kind, mark.key) for mark in found] == [
         (T, "missing_start", None), (T + 30 * S, "late_event", "s:V"), (T + 100 * S, "missing_end", None),
     ]  # fmt: skip
@@ -230,7 +230,7 @@ def test_a_broadcast_is_drawn_from_its_entries() -> None:
 
 def test_a_stream_of_nobody_known_is_still_shown() -> None:
     found = lanes(SessionParts(session=session(), streams=[stream("V", "ghost", 1, 2)]))
-    assert lane(found, "p:").label == "nobody known"
+    assert lane(found, "p:").label == "unknown person"
 
 
 def test_what_is_received_is_one_lane_for_each_person_it_came_from() -> None:
@@ -248,11 +248,11 @@ def test_what_is_received_is_one_lane_for_each_person_it_came_from() -> None:
 
 def test_entries_name_the_bars_they_belong_to() -> None:
     joined = entry(1, 0, "participant.joined", "alice", detail={"connection": "PA~2"})
-    assert keys_of(joined) == ("c:PA", "p:alice")
-    assert keys_of(entry(1, 0, "subscription.started", "V", actor="PB")) == ("r:V@PB", "p:PB")
-    assert keys_of(entry(1, 0, "recording.started", "EG")) == ("rec:EG",)
-    assert keys_of(entry(1, 0, "session.ended", None)) == ("session",)
-    assert keys_of(entry(1, 0, "ingress.started", "IN")) == ("act:ingress:IN",)
+    assert entry_keys(joined) == ("c:PA", "p:alice")
+    assert entry_keys(entry(1, 0, "subscription.started", "V", actor="PB")) == ("r:V@PB", "p:PB")
+    assert entry_keys(entry(1, 0, "recording.started", "EG")) == ("rec:EG",)
+    assert entry_keys(entry(1, 0, "session.ended", None)) == ("session",)
+    assert entry_keys(entry(1, 0, "ingress.started", "IN")) == ("act:ingress:IN",)
 
 
 def test_the_script_gets_the_same_bars_as_columns() -> None:
@@ -261,7 +261,7 @@ def test_the_script_gets_the_same_bars_as_columns() -> None:
         streams=[stream("V", "alice", 3, None)], recordings=[recording()],
     )  # fmt: skip
     drawn = lanes(parts)
-    told = msgspec.json.decode(msgspec.json.encode(compact(drawn)))
+    told = msgspec.json.decode(msgspec.json.encode(lanes_to_json(drawn)))
     bars, words = told["bars"], told["words"]
     again = [
         (told["lanes"][bars["lane"][n]][5], bars["start"][n], bars["end"][n], words[bars["end_by"][n]], bars["key"][n])

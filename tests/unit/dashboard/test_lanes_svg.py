@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from tracker.dashboard.lanes import Bar, Lane, Lanes, Mark
-from tracker.dashboard.lanes_svg import MOST, draw_lanes, shown_lanes, ticks
+from tracker.dashboard.lanes_svg import MAX_LANES, draw_lanes, choose_lanes, axis_ticks
 
 S = 1_000_000
 
@@ -16,7 +16,7 @@ def bar(start: int | None, end: int | None, start_by: str | None = "reported", e
 
 def picture(*lanes: Lane, marks: list[Mark] | None = None) -> ElementTree.Element:
     given = Lanes(
-        begin=0, until=1000 * S, latest=1000 * S, goes_on=True, lanes=list(lanes), marks=marks or [],
+        begin=0, until=1000 * S, latest=1000 * S, is_running=True, lanes=list(lanes), marks=marks or [],
         steps=[(0, 1), (500 * S, 2), (900 * S, 0)],
     )  # fmt: skip
     return ElementTree.fromstring(str(draw_lanes(given, "<script>alert(1)</script>").svg))
@@ -59,7 +59,13 @@ def test_every_bar_is_told_in_words() -> None:
 def test_names_are_text_and_there_is_no_inline_style() -> None:
     marks = [Mark(at=5, kind='x" onload="alert(1)', detail="<b>", position=1)]
     given = Lanes(
-        begin=0, until=S, latest=S, goes_on=False, lanes=[person(bar(0, S), name='<script>"&')], marks=marks, steps=[]
+        begin=0,
+        until=S,
+        latest=S,
+        is_running=False,
+        lanes=[person(bar(0, S), name='<script>"&')],
+        marks=marks,
+        steps=[],
     )
     text = str(draw_lanes(given, "<script>alert(1)</script>").svg)
     assert "<script" not in text
@@ -71,17 +77,17 @@ def test_names_are_text_and_there_is_no_inline_style() -> None:
 def test_a_picture_leaves_out_what_is_received_first_and_says_how_much() -> None:
     lanes = [
         Lane(kind=kind, key=f"{kind}{n}", label="x", bars=[])
-        for n in range(MOST // 2)
+        for n in range(MAX_LANES // 2)
         for kind in ("participant", "stream", "subscription")
     ]
-    assert {lane.kind for lane in shown_lanes(lanes, MOST)} == {"participant", "stream"}
-    assert {lane.kind for lane in shown_lanes(lanes, MOST - 2)} == {"participant"}
-    assert len(shown_lanes(lanes, 10)) == 10
+    assert {lane.kind for lane in choose_lanes(lanes, MAX_LANES)} == {"participant", "stream"}
+    assert {lane.kind for lane in choose_lanes(lanes, MAX_LANES - 2)} == {"participant"}
+    assert len(choose_lanes(lanes, 10)) == 10
 
 
 def test_clock_times_stand_at_round_moments() -> None:
-    step, moments = ticks(7 * S, 607 * S)
+    step, moments = axis_ticks(7 * S, 607 * S)
     assert step == 120
     assert all(at % (step * S) == 0 for at in moments)
-    assert len(ticks(0, 0)[1]) == 1
-    assert len(ticks(0, 10**15)[1]) < 12
+    assert len(axis_ticks(0, 0)[1]) == 1
+    assert len(axis_ticks(0, 10**15)[1]) < 12
