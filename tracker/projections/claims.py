@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from tracker.domain.facts import Clock, EndReason, Micros, Provenance
+from tracker.domain.rows import Anomaly
 
 STRENGTH: dict[Provenance, int] = {"reported": 2, "derived": 1, "inferred": 0}
 
@@ -64,3 +65,8 @@ def stronger_end(held: Claim | None, new: Claim) -> Claim:
     if weaker is not None:
         return held if weaker else new
     return held if (-held.at, held.key, held.n) <= (-new.at, new.key, new.n) else new
+
+
+def anomaly(kind: str, claim: Claim | None, detail: str) -> Anomaly:
+    """An anomaly at the record of a claim; a claim that a rule inferred has no record."""
+    return Anomaly(kind=kind, position=claim.position or None if claim else None, detail=detail)

@@ -13,6 +13,7 @@ import msgspec
 
 from tracker.domain.facts import Micros, Provenance
 from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow
+from tracker.projections.claims import anomaly
 from tracker.projections.state import Interval, SessionState
 
 PERSON_KINDS = frozenset({"standard", "sip", "connector"})
@@ -121,21 +122,9 @@ def _seen_in_streams(state: SessionState, known: set[str], anomalies: list[Anoma
         if all(end is not None for end in ends):
             last = max((end for end in ends if end is not None), key=lambda claim: (claim.at, claim.key, claim.n))
             stand_in.end = msgspec.structs.replace(last, provenance="inferred", reason="inferred", vendor_reason=None)
-        anomalies.append(
-            Anomaly(
-                kind="missing_start",
-                position=first.position,
-                detail=f"participant {vendor_id}: its join was not received",
-            )
-        )
+        anomalies.append(anomaly("missing_start", first, f"participant {vendor_id}: its join was not received"))
         if stand_in.end is not None:
-            anomalies.append(
-                Anomaly(
-                    kind="missing_end",
-                    position=first.position,
-                    detail=f"participant {vendor_id}: its leave was not received",
-                )
-            )
+            anomalies.append(anomaly("missing_end", first, f"participant {vendor_id}: its leave was not received"))
         found.append(
             _Found(vendor_id, stand_in, first.at, identities[0] if identities else vendor_id, is_reported=False)
         )
@@ -169,17 +158,9 @@ def _render(
     left_at, leave = _leave(item, ended_at, rejoined_at, anomalies)
     if item.is_reported and not interval.start_reported and not aborted:
         where = start or end
-        anomalies.append(
-            Anomaly(
-                kind="missing_start",
-                position=where.position if where else None,
-                detail=f"participant {item.vendor_id}: its join was not received",
-            )
-        )
+        anomalies.append(anomaly("missing_start", where, f"participant {item.vendor_id}: its join was not received"))
     if start is not None and end is not None and end.at < start.at:
-        anomalies.append(
-            Anomaly(kind="end_before_start", position=end.position, detail=f"participant {item.vendor_id}")
-        )
+        anomalies.append(anomaly("end_before_start", end, f"participant {item.vendor_id}"))
     row = ConnectionRow(
         session_id=session_id,
         id=name,
@@ -212,12 +193,8 @@ def _leave(
     bounds = [bound for bound in (rejoined_at, ended_at) if bound is not None]
     if not bounds:
         return None, None
-    position = item.interval.start.position if item.interval.start else None
-    anomalies.append(
-        Anomaly(
-            kind="missing_end", position=position, detail=f"participant {item.vendor_id}: its leave was not received"
-        )
-    )
+    detail = f"participant {item.vendor_id}: its leave was not received"
+    anomalies.append(anomaly("missing_end", item.interval.start, detail))
     reason = "replaced" if rejoined_at is not None and rejoined_at == min(bounds) else "inferred"
     return max(min(bounds), item.joined_at or 0), End(reason=reason, vendor_reason=None, provenance="inferred")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tracker.domain.facts import Micros, RunRules
-from tracker.projections.claims import Claim
+from tracker.projections.claims import Claim, anomaly
 from tracker.projections.recording_match import match_nameless, merge_intervals
 from tracker.domain.rows import Anomaly, RecordingRow
 from tracker.projections.state import Interval, SessionState
@@ -75,22 +75,12 @@ def _row(
     stop_provenance = None if stop is None else "reported" if interval.end_reported else stop.provenance
     if stop is None and ended_at is not None and start is not None:
         stopped_at, stop_provenance = max(ended_at, start.at), "inferred"
-        anomalies.append(
-            Anomaly(
-                kind="missing_end", position=start.position, detail=f"recording {vendor_id}: its end was not received"
-            )
-        )
+        anomalies.append(anomaly("missing_end", start, f"recording {vendor_id}: its end was not received"))
     if not interval.start_reported and not (ends_only and start is not None):
         where = start or stop or next(iter(interval.statuses.values()), None)
-        anomalies.append(
-            Anomaly(
-                kind="missing_start",
-                position=where.position if where else None,
-                detail=f"recording {vendor_id}: its start was not received",
-            )
-        )
+        anomalies.append(anomaly("missing_start", where, f"recording {vendor_id}: its start was not received"))
     if start is not None and stop is not None and stop.at < start.at:
-        anomalies.append(Anomaly(kind="end_before_start", position=stop.position, detail=f"recording {vendor_id}"))
+        anomalies.append(anomaly("end_before_start", stop, f"recording {vendor_id}"))
     started_at = start.at if start else None
     measured = interval.value("duration_ms")
     reason = interval.value("vendor_reason") or (stop.reason if stop else None)

@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from tracker.domain.facts import EndReason, Micros, Provenance, RunRules
-from tracker.projections.claims import Claim
+from tracker.projections.claims import Claim, anomaly
 from tracker.projections.gaps import gap_entries
 from tracker.projections.people import (
     RenderedConnection,
@@ -177,7 +177,7 @@ def _add_session_anomalies(
     state: SessionState, start: Claim | None, end: Claim | None, context: RenderContext, anomalies: list[Anomaly]
 ) -> None:
     def add(kind: str, detail: str, claim: Claim | None = None) -> None:
-        anomalies.append(Anomaly(kind=kind, position=claim.position or None if claim else None, detail=detail))
+        anomalies.append(anomaly(kind, claim, detail))
 
     if (
         not state.lifetime.start_reported
@@ -213,25 +213,13 @@ def _close(
 ) -> tuple[Micros | None, End | None]:
     """The end of an interval: its own claim, else the end of what contains it. Adds the anomalies it finds."""
     if interval.start is not None and not interval.start_reported:
-        anomalies.append(
-            Anomaly(
-                kind="missing_start",
-                position=interval.start.position or None,
-                detail=f"{what}: its start was not received",
-            )
-        )
+        anomalies.append(anomaly("missing_start", interval.start, f"{what}: its start was not received"))
     if interval.start is None and interval.end is not None:
-        anomalies.append(
-            Anomaly(
-                kind="missing_start",
-                position=interval.end.position or None,
-                detail=f"{what}: its start was not received",
-            )
-        )
+        anomalies.append(anomaly("missing_start", interval.end, f"{what}: its start was not received"))
     claim = interval.end
     if claim is not None:
         if interval.start is not None and claim.at < interval.start.at:
-            anomalies.append(Anomaly(kind="end_before_start", position=claim.position or None, detail=what))
+            anomalies.append(anomaly("end_before_start", claim, what))
         return claim.at, End(
             reason=claim.reason or "unknown", vendor_reason=claim.vendor_reason, provenance=claim.provenance
         )
@@ -240,13 +228,7 @@ def _close(
         return None, None
     if interval.start is not None:
         limit = max(limit, interval.start.at)
-    anomalies.append(
-        Anomaly(
-            kind="missing_end",
-            position=interval.start.position if interval.start else None,
-            detail=f"{what}: its end was not received",
-        )
-    )
+    anomalies.append(anomaly("missing_end", interval.start, f"{what}: its end was not received"))
     return limit, End(reason="inferred", vendor_reason=None, provenance="inferred")
 
 
@@ -314,12 +296,8 @@ def _supervisors(
         provenance = interval.end.provenance if interval.end else None if ended is None else "inferred"
         if provenance == "inferred":
             ended = max(ended or 0, started or 0)
-            position = interval.start.position if interval.start else None
-            anomalies.append(
-                Anomaly(
-                    kind="missing_end", position=position, detail=f"supervisor session {key}: its end was not received"
-                )
-            )
+            detail = f"supervisor session {key}: its end was not received"
+            anomalies.append(anomaly("missing_end", interval.start, detail))
         rows.append(
             SupervisorSessionRow(
                 id=key,

@@ -139,7 +139,7 @@ def start_building(path: Path, after: int = 0) -> None:
             connection.execute(SET_APPLICATION_ID)
             for statement in SCHEMA:
                 connection.execute(statement)
-            connection.executemany(INSERT_META, [("stamp", UNFINISHED), ("checkpoint", after)])
+            connection.executemany(INSERT_META, [("stamp", UNFINISHED), ("position", after)])
             connection.execute("COMMIT")
 
 

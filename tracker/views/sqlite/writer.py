@@ -23,7 +23,7 @@ from tracker.views.sqlite.row_diff import RowDiff, row_diff, first_known, sessio
 from tracker.views.sqlite.encoding import decode_entry
 from tracker.views.sqlite.queries import ENTRY_COLUMNS, NUMBER_OF_NAME
 
-SELECT_POSITION = "SELECT value FROM meta WHERE key = 'checkpoint'"
+SELECT_POSITION = "SELECT value FROM meta WHERE key = 'position'"
 SELECT_STATES = """
 SELECT name, state FROM json_each(?) CROSS JOIN names ON name = value JOIN session_states ON session = number"""
 SELECT_ROOMS = """
@@ -101,7 +101,7 @@ SAVE_ROOMS = "INSERT OR REPLACE INTO rooms (source, room, state) VALUES (?, ?, ?
 SAVE_SOURCES = (
     "INSERT OR REPLACE INTO sources (source, vendor, last_received_at, records, state) VALUES (?, ?, ?, ?, ?)"
 )
-SAVE_POSITION = "UPDATE meta SET value = ? WHERE key = 'checkpoint'"
+SAVE_POSITION = "UPDATE meta SET value = ? WHERE key = 'position'"
 
 EARLIEST = -(2**63)
 LATEST = 2**63 - 1
