@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,15 +70,14 @@ async def fill(cluster: Cluster, subject: str) -> None:
 async def keys_of(running: Running, positions: list[int]) -> list[bytes]:
     """The wrapped data keys of all copies of these records, as this node keeps them."""
     replica = await Replica.open(running.log_path, sealed_stay=True)
-    vault = await KeyStore.open(running.folder / "keys.db", MASTERS, shipped_dictionaries())
     copies = await replica.copies_of(positions)
     found: list[bytes] = []
-    for frame, n in copies:
-        for (entry,) in await vault._fetch("SELECT keys FROM frames WHERE id = ?", (frame,)):
-            wrapped = decode(entry).wrapped[n]
-            found += [] if wrapped is None else [wrapped]
+    with contextlib.closing(sqlite3.connect(running.folder / "keys.db")) as keys:
+        for frame, n in copies:
+            for (entry,) in keys.execute("SELECT keys FROM frames WHERE id = ?", (frame,)):
+                wrapped = decode(entry).wrapped[n]
+                found += [] if wrapped is None else [wrapped]
     await replica.close()
-    await vault.close()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -94,19 +95,19 @@ async def test_two_processes_of_a_node_follow_into_one_file_and_both_get_right_a
 
 
 async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = await opened(tmp_path / "a.db", settings_of(cluster))
-    publish = log._stream.publish
+    publish = Stream.publish
 
-    async def lost_twice(data: bytes, message_id: str, timeout: float, after: int | None) -> int:
+    async def lost_twice(stream: Stream, data: bytes, message_id: str, timeout: float, after: int | None) -> int:
         # Under other ids, as if the servers had forgotten the first; the acknowledgements are lost.
-        await publish(data, "one" + message_id, timeout)
-        await publish(data, "two" + message_id, timeout)
-        log._stream.publish = publish  # type: ignore[method-assign]
+        await publish(stream, data, "one" + message_id, timeout)
+        await publish(stream, data, "two" + message_id, timeout)
+        monkeypatch.undo()
         raise LogUnavailable("no answer in time")
 
-    log._stream.publish = lost_twice  # type: ignore[method-assign]
+    monkeypatch.setattr(Stream, "publish", lost_twice)
     assert await log.append_all([delivery("a"), delivery("b"), delivery("a")]) == [
         Appended(1, duplicate=False), Appended(2, duplicate=False), Appended(1, duplicate=True),
     ]  # fmt: skip
@@ -115,31 +116,37 @@ async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
 
 
 async def test_a_reader_that_was_taken_away_is_made_anew(cluster: Cluster, tmp_path: Path) -> None:
-    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    settings = settings_of(cluster)
+    log = await opened(tmp_path / "a.db", settings)
     await log.append(delivery("a"))
-    readers = (await log._stream.api_request(f"CONSUMER.NAMES.{log._stream.name}", {}, 5))["consumers"]
-    assert len(readers) == 1
-    await log._stream.delete_consumer(readers[0])
+    async with stream_of(settings) as stream:
+        readers = (await stream.api_request(f"CONSUMER.NAMES.{stream.name}", {}, 5))["consumers"]
+        assert len(readers) == 1
+        await stream.delete_consumer(readers[0])
     assert await asyncio.wait_for(log.append(delivery("b")), 10) == Appended(2, duplicate=False)
     await log.close()
 
 
 async def test_what_is_no_frame_is_passed_over_and_counted(cluster: Cluster, tmp_path: Path) -> None:
-    log = await opened(tmp_path / "a.db", settings_of(cluster))
-    await log._stream.publish(b"hello", "h", 5)
+    settings = settings_of(cluster)
+    log = await opened(tmp_path / "a.db", settings)
+    async with stream_of(settings) as stream:
+        await stream.publish(b"hello", "h", 5)
     assert await log.append(delivery("a")) == Appended(1, duplicate=False)
     assert log.skipped_messages() == 1
     await log.close()
 
 
 async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(cluster: Cluster, tmp_path: Path) -> None:
-    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    settings = settings_of(cluster)
+    log = await opened(tmp_path / "a.db", settings)
     for key in "ab":
         await log.append(delivery(key))
-    await log._stream.publish(b"TKF\x03c...", "n", 5)
+    async with stream_of(settings) as stream:
+        await stream.publish(b"TKF\x03c...", "n", 5)
     late = tmp_path / "late.db"
-    await Replica.init(late, log_id=log.state.log_id, stream=log._stream.name)
-    second = await JetstreamLog.open(late, log._stream.settings)
+    await Replica.init(late, log_id=log.state.log_id, stream=settings.stream)
+    second = await JetstreamLog.open(late, settings)
     for each in (log, second):
         async with asyncio.timeout(10):
             while each.stop_reason() is None:
@@ -179,7 +186,8 @@ async def test_a_node_that_has_diverged_takes_nothing_and_destroys_no_shared_key
 async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
     cluster: Cluster, tmp_path: Path, which: str
 ) -> None:
-    log = await opened(tmp_path / "a.db", settings_of(cluster))
+    settings = settings_of(cluster)
+    log = await opened(tmp_path / "a.db", settings)
     if which == "unfit":
         log._unfit = "max_age is 5, not 0"
     elif which == "corrupt":
@@ -189,13 +197,15 @@ async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
     for refused in (log.append(delivery("a")), log.append_raw([frame_row(delivery("a"))], [], [None])):
         with pytest.raises(LogError, match=r"max_age is 5|lost message 3|catching up"):
             await refused
-    assert (await log._stream.state()).last == 0
+    async with stream_of(settings) as stream:
+        assert (await stream.state()).last == 0
     await log.close()
 
 
 async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats", max_payload=64 * 1024) as small:
-        log = await opened(tmp_path / "a.db", settings_of(small))
+        settings = settings_of(small)
+        log = await opened(tmp_path / "a.db", settings)
         noise = [delivery(f"k{n}", body=secrets.token_bytes(10_000)) for n in range(20)]
         with pytest.raises(LogUnavailable, match="raise max_payload"):
             await log.append_all(noise)
@@ -206,7 +216,17 @@ async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
         assert log.max_batch_bytes < 64 * 1024
         await log.close()
         with pytest.raises(LogUnavailable, match="max_payload: 5MB"):
-            await JetstreamLog.open(tmp_path / "a.db", log._stream.settings, body_bytes=4 * 2**20)
+            await JetstreamLog.open(tmp_path / "a.db", settings, body_bytes=4 * 2**20)
+
+
+@contextlib.asynccontextmanager
+async def stream_of(settings: StreamSettings) -> AsyncIterator[Stream]:
+    """A second connection to the stream."""
+    stream = await Stream.open(settings)
+    try:
+        yield stream
+    finally:
+        await stream.close()
 
 
 async def edit(cluster: Cluster, settings: StreamSettings, **config: object) -> None:
@@ -312,8 +332,8 @@ async def test_a_missing_stream_and_one_of_another_log_are_refused(cluster: Clus
 
 
 async def test_a_stream_behind_its_replica_or_with_another_history_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    log = await opened(tmp_path / "a.db", settings_of(cluster))
-    settings = log._stream.settings
+    settings = settings_of(cluster)
+    log = await opened(tmp_path / "a.db", settings)
     for key in "ab":
         await log.append(delivery(key))
     await log.close()

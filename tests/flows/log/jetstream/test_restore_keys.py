@@ -99,7 +99,7 @@ async def test_a_node_that_lacks_keys_makes_no_bucket_and_each_adds_what_it_has(
 async def test_a_new_node_waits_for_keys_that_another_one_may_put_back(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encryption, "KEYLESS_SECONDS", 0.5, raising=False)
+    monkeypatch.setattr(encryption, "KEYLESS_SECONDS", 0.5)
     async with SealedNodes(cluster, tmp_path) as nodes:
         logs = [await nodes.open(node) for node in "ab"]
         await given(logs[0], "a", 4)

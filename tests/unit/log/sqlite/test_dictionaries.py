@@ -52,9 +52,9 @@ async def packing_log(path: Path, sent: list[Verified]) -> SqliteLog:
 
 
 async def trained(log: SqliteLog) -> None:
-    task = log._packing._training  # noqa: SLF001 - the one place that knows
-    if task is not None:
-        await asyncio.wait([task])
+    """Return once no training is running."""
+    if training := [task for task in asyncio.all_tasks() if task.get_name() == "log-training"]:
+        await asyncio.wait(training)
 
 
 async def everything(log: SqliteLog | MemoryLog) -> list[tuple[bytes, bytes]]:

@@ -67,21 +67,23 @@ def test_a_call_that_no_dictionary_knew_takes_less_than_half(vendor: str) -> Non
     assert sum(len(frame or b"") for frame in frames) < sum(map(len, bodies)) / 2
 
 
-async def test_a_record_sealed_without_packing_opens(vault: KeyStore) -> None:
+async def test_a_record_sealed_without_packing_opens(vault: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     (key,) = (await vault.make_keys(1, 1)).values()
-    vault._shipped.pack = lambda _vendor, _proof, _body: None  # type: ignore[method-assign]
+    monkeypatch.setattr(ShippedDictionaries, "pack", lambda _self, _vendor, _proof, _body: None)
     sealed = vault.encrypt(1, "livekit", b"proof", b"body", key)
     assert len(sealed.body) == 12 + len(framed(b"proof", b"body")) + 16
     assert vault.decrypt(1, sealed.body, key) == (b"proof", b"body")
     await vault.close()
 
 
-async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(vault: KeyStore) -> None:
+async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(
+    vault: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (key,) = (await vault.make_keys(1, 1)).values()
-    strange = (vault._shipped.pack("livekit", b"p", b'{"event":"room_started"}' * 9) or b"").replace(
+    strange = (ShippedDictionaries().pack("livekit", b"p", b'{"event":"room_started"}' * 9) or b"").replace(
         NUMBERS["livekit"].to_bytes(2, "little"), (50_000).to_bytes(2, "little"), 1
     )
-    vault._shipped.pack = lambda _vendor, _proof, _body: strange  # type: ignore[method-assign]
+    monkeypatch.setattr(ShippedDictionaries, "pack", lambda _self, _vendor, _proof, _body: strange)
     sealed = vault.encrypt(1, "livekit", b"p", b"b", key)
     with pytest.raises(LogCorrupt, match="position 1 does not unpack: this Tracker ships no dictionary 50000"):
         vault.decrypt(1, sealed.body, key)
