@@ -80,7 +80,7 @@ async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(
     vault: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (key,) = (await vault.make_keys(1, 1)).values()
-    strange = (ShippedDictionaries().pack("livekit", b"p", b'{"event":"room_started"}' * 9) or b"").replace(
+    strange = (shipped_dictionaries().pack("livekit", b"p", b'{"event":"room_started"}' * 9) or b"").replace(
         NUMBERS["livekit"].to_bytes(2, "little"), (50_000).to_bytes(2, "little"), 1
     )
     monkeypatch.setattr(ShippedDictionaries, "pack", lambda _self, _vendor, _proof, _body: strange)
