@@ -16,7 +16,6 @@ TESTED_ELSEWHERE = {
     "domain": "plain data; every test of a vendor, of the log and of the views builds on it",
     "log/keys": "keys are tested by what they encrypt: log/sqlite/test_encryption*, log/jetstream/test_*keys*",
     "views": "every engine passes contracts/test_views; answers and presenters are tested by api/ and evidence/bundle/",
-    "projections": "folded from whole calls in projector/test_batch and projector/test_projector_whole_calls",
 }
 """Packages without a test of their own → where their tests are."""
 OWN = {"self", "cls"}

@@ -13,6 +13,7 @@ from tracker.demo.calls import VENDORS, whole_call
 from tracker.errors import LogCorrupt
 from tracker.log.merkle.leaf import compute_commitment, framed
 from tracker.log.record_compression import dictionary_of
+from tracker.log.shipped_dictionaries import ShippedDictionaries
 from tracker.server.sources import shipped_dictionaries
 from tracker.sources import registry
 from tracker.log.keys.key_store import MasterKey, KeyStore
