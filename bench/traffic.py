@@ -1,8 +1,8 @@
 """Varied deliveries to measure with, of two kinds.
 
-calls     whole calls of the demo, told about other people, rooms, places and devices
-samples   the bodies of tests/samples, whose fields are as full as the vendors send them, over and over with every id,
-          number, address and time changed
+calls     the demo's sample calls, with other people, rooms, places and devices
+samples   the bodies of tests/samples, with all the fields that vendors send, repeated with every id, number, address and
+          time changed
 
 No two deliveries have the same ids or times; each body is signed as its vendor signs and verified as ingest does, so that
 dedupe keys and proofs are the real ones.
@@ -44,8 +44,8 @@ def source_of(vendor: str) -> Source:
     return registry.build(SourceSettings(name=vendor, vendor=vendor, secrets=() if keys else (SECRET,), keys=keys))
 
 
-def told_of_others(body: bytes, chance: random.Random, people: tuple[str, str], room: str) -> bytes:
-    """A body of the demo with its people, rooms, places and devices replaced."""
+def with_other_people(body: bytes, chance: random.Random, people: tuple[str, str], room: str) -> bytes:
+    """A body of a sample call with other people, rooms, places and devices."""
     text = body.decode()
     for known, name in zip(("Alice", "Bob"), people, strict=True):
         text = text.replace(known, name).replace(known.lower(), name.lower())
@@ -71,8 +71,8 @@ def told_of_others(body: bytes, chance: random.Random, people: tuple[str, str], 
 CHANGING = re.compile(r"[0-9]{4,}|(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{8,}|(?<=-)[0-9a-f]{4}(?=-)")
 
 
-def changed(text: str, chance: random.Random, known: dict[str, str]) -> str:
-    """A body with everything in it changed that tells one call from another; the same id always to the same (`known`)."""
+def with_other_ids(text: str, chance: random.Random, known: dict[str, str]) -> str:
+    """A body with other ids, numbers and times; `known` maps each id to the same other id everywhere."""
 
     def another(found: re.Match[str]) -> str:
         old = found.group()
@@ -91,8 +91,8 @@ def changed(text: str, chance: random.Random, known: dict[str, str]) -> str:
     return CHANGING.sub(another, text)
 
 
-def sampled(vendor: str, seed: int = 0) -> Iterator[Verified]:
-    """Without end: the samples of a vendor round by round, each time others, verified."""
+def sample_deliveries(vendor: str, seed: int = 0) -> Iterator[Verified]:
+    """Endless: the samples of a vendor, again and again with other ids, verified."""
     source = source_of(vendor)
     chance = random.Random(f"samples:{vendor}:{seed}")
     bodies = sorted({sample.body.decode("latin1") for sample in samples() if sample.vendor == vendor})
@@ -101,7 +101,7 @@ def sampled(vendor: str, seed: int = 0) -> Iterator[Verified]:
         known: dict[str, str] = {}
         for text in bodies:
             now += chance.randrange(MINUTE)
-            body = changed(text, chance, known).encode("latin1")
+            body = with_other_ids(text, chance, known).encode("latin1")
             headers, suffix, query = sign(vendor, body, SECRET, now)
             yield source.verify(_delivery(vendor, body, now, headers, suffix, query))
 
@@ -120,7 +120,7 @@ def _name(chance: random.Random, least: int, most: int) -> str:
 
 
 def deliveries(vendor: str, seed: int = 0) -> Iterator[Verified]:
-    """Without end: calls some minutes apart, each of two people in a room of its own, verified."""
+    """Endless: calls some minutes apart, each with other people in another room, verified."""
     source = source_of(vendor)
     chance = random.Random(f"{vendor}:{seed}")
     now = START + chance.randrange(10**12)
@@ -130,10 +130,10 @@ def deliveries(vendor: str, seed: int = 0) -> Iterator[Verified]:
         room = f"{_name(chance, 1, 4)}-{''.join(chance.choices(string.ascii_lowercase + string.digits, k=chance.randrange(6)))}"
         place = chance.getrandbits(60)
         for sent in whole_call(vendor, now, seed=chance.getrandbits(30), pace=chance.uniform(0.2, 20)):
-            body = told_of_others(sent.body, random.Random(place), people, room)
+            body = with_other_people(sent.body, random.Random(place), people, room)
             headers, suffix, query = sign(vendor, body, SECRET, sent.at)
             arrived = sent.at + chance.randrange(500_000)
             yield source.verify(_delivery(vendor, body, arrived, headers, suffix, query | sent.query))
 
 
-KINDS = {"calls": deliveries, "samples": sampled}
+KINDS = {"calls": deliveries, "samples": sample_deliveries}

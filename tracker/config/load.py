@@ -1,10 +1,10 @@
-"""config.toml as plain values: read once, before anything starts; secrets fetched, paths made absolute.
+"""Reads config.toml into frozen structs, once, before anything starts; fetches secrets and makes paths absolute.
 
     config.toml ─► tables (every key known? every value of its type?) ─► secrets from environment and files ─► Config
 
-Whatever is wrong is a `ConfigInvalid` that names the key by its full path (`sources[1].stuck_after`) and says how to fix
-it; it never holds a secret. This file knows no other room: `service` hands the values on. Every key is described in
-docs/reference/configuration.md, and a test holds it to that.
+A mistake raises `ConfigInvalid`, which names the key by its full path (`sources[1].stuck_after`) and says how to fix it; it
+never holds a secret. Whether a source fits its vendor is checked in `server/sources.py`. Every key is described in
+docs/reference/configuration.md, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to listen; port 0 takes a free one. `shutdown_grace` in seconds."""
+    """Where to listen. Port 0 takes a free one; `shutdown_grace` in seconds."""
 
     host: str
     port: int
@@ -52,7 +52,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Which engine keeps the log, in which file; `queue_bound` in records."""
+    """The log's engine and file; `queue_bound` in records."""
 
     engine: Engine
     path: Path
@@ -60,7 +60,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccessKeyConfig(Guarded, frozen=True, kw_only=True):
-    """One key of the read door: `secret` for HS256, PEM texts for RS256 and EdDSA."""
+    """One key for read tokens: `secret` for HS256, PEM texts for RS256 and EdDSA."""
 
     id: str
     algorithm: Algorithm
@@ -70,7 +70,7 @@ class AccessKeyConfig(Guarded, frozen=True, kw_only=True):
 
 
 class AccessConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The read door; without keys it opens on loopback only."""
+    """Who may read. Without keys, the server accepts connections on loopback only."""
 
     keys: tuple[AccessKeyConfig, ...] = ()
     audience: str | None = None
@@ -78,9 +78,10 @@ class AccessConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceConfig(Guarded, frozen=True, kw_only=True):
-    """One sender, secrets fetched. `stuck_after` and `retention` in µs (None: kept for ever).
+    """One source, secrets fetched. `stuck_after` and `retention` in µs (None: records are never erased by age).
 
-    `redact`: names of fields that views and API do not show, besides those that every source leaves out.
+    `secrets_key`: the key of the table that `secrets` or `keys` were read from. `header`: None where the table has none.
+    `redact`: names of fields that views and API do not show, in addition to those that every source hides.
     """
 
     name: str
@@ -95,7 +96,7 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything config.toml says, defaults filled in; `path` is the file it came from."""
+    """All of config.toml with defaults; `path` is the file."""
 
     path: Path
     server: ServerConfig
@@ -108,12 +109,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[SourceConfig, ...]
 
     def source(self, name: str) -> SourceConfig:
-        """The source of that name. Raises `ConfigInvalid` naming those there are."""
+        """The source of that name. Raises `ConfigInvalid`, which names the existing ones."""
         for source in self.sources:
             if source.name == name:
                 return source
         named = ", ".join(source.name for source in self.sources) or "none"
-        raise ConfigInvalid(f"no source is named {name!r} in {self.path}: its [[sources]] are {named}")
+        raise ConfigInvalid(f"no source is named {name!r} in {self.path}: use one of its [[sources]]: {named}")
 
 
 def load(path: Path | str, environ: Mapping[str, str]) -> Config:
@@ -123,7 +124,7 @@ def load(path: Path | str, environ: Mapping[str, str]) -> Config:
         raw = tomllib.loads(real.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigInvalid(
-            f"there is no {path}: name the file with --config, or write an example with `tracker init --config {path}`"
+            f"{path} does not exist: name the file with --config, or write an example with `tracker init --config {path}`"
         ) from None
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be read ({error.strerror}): check path and permissions") from None
@@ -132,14 +133,16 @@ def load(path: Path | str, environ: Mapping[str, str]) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid(f"{path} is not TOML: {error}: correct the line") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, a thousand brackets
-        raise ConfigInvalid(f"{path} is not TOML that can be read: a number is too long, or nesting too deep") from None
+        raise ConfigInvalid(
+            f"{path} is not TOML that can be read: shorten a number that is too long, or reduce the nesting"
+        ) from None
     return read(raw, real, environ)
 
 
 def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
-    """The same for a parsed file. `path` names it in messages and anchors relative paths."""
+    """Check a parsed file. `path` names it in messages; relative paths start at its directory. Raises `ConfigInvalid`."""
     _expect_known(raw, FileTables, "")
-    tables = _converted(raw)
+    tables = _convert(raw)
     lookup = Lookup(environ, path.parent)
     log_path, views_path = _paths(tables, path.parent)
     evidence = read_evidence(tables.evidence, path.parent)
@@ -148,7 +151,7 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
     for n, source in enumerate(sources):
         if source.retention is not None and not sealing.masters:
             raise ConfigInvalid(
-                f"sources[{n}].retention: what is kept in clear cannot be erased: name a master key under [sealing] keys"
+                f"sources[{n}].retention: unencrypted records cannot be erased: name a master key under [sealing] keys"
             )
     expect_apart({
         "log.path": log_path, "views.path": views_path, "sealing.path": sealing.path,
@@ -164,18 +167,18 @@ def read(raw: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> Conf
         sealing=sealing,
         access=AccessConfig(
             keys=_access_keys(tables.access.keys, lookup),
-            audience=_unless_empty(tables.access.audience, "access.audience"),
-            issuer=_unless_empty(tables.access.issuer, "access.issuer"),
+            audience=_non_empty(tables.access.audience, "access.audience"),
+            issuer=_non_empty(tables.access.issuer, "access.issuer"),
         ),
         sources=sources,
     )
 
 
-def _converted(raw: Mapping[str, Any]) -> FileTables:
+def _convert(raw: Mapping[str, Any]) -> FileTables:
     try:
         return msgspec.convert(raw, FileTables)
     except msgspec.ValidationError as error:
-        # "Expected `int`, got `str` - at `$.server.port`": the types, never the value.
+        # Like "Expected `int`, got `str` - at `$.server.port`": the types, never the value.
         what, _, where = str(error).replace(" | null`", "`").replace("`object`", "`table`").partition(" - at ")
         key = where.strip("`").removeprefix("$").removeprefix(".") or "the file"
         missing = re.fullmatch(r"Object missing required field `(\w+)`", what)
@@ -185,7 +188,7 @@ def _converted(raw: Mapping[str, Any]) -> FileTables:
 
 
 def _advice(key: str) -> str:
-    """How to mend a value of the wrong type."""
+    """How to fix a value of the wrong type."""
     for end, words in (("log.engine", Engine), ("algorithm", Algorithm)):
         if key.endswith(end):
             return f"write one of {', '.join(get_args(words))}"
@@ -200,7 +203,7 @@ def _advice(key: str) -> str:
 
 def _server(table: ServerTable) -> ServerConfig:
     if HOST.fullmatch(table.host) is None:
-        raise ConfigInvalid('server.host: this is no address: write one like "127.0.0.1", "::1" or "0.0.0.0"')
+        raise ConfigInvalid('server.host: this is not an address: write one like "127.0.0.1", "::1" or "0.0.0.0"')
     return ServerConfig(
         host=table.host,
         port=table.port,
@@ -210,25 +213,25 @@ def _server(table: ServerTable) -> ServerConfig:
 
 
 def _paths(tables: FileTables, folder: Path) -> tuple[Path, Path]:
-    """Of the log and the views. Raises `ConfigInvalid`, also when both are one file: a rebuild would replace the log."""
+    """The paths of the log and the views. Raises `ConfigInvalid`, also where both are one file: a rebuild would replace the log."""
     log = path_of(tables.log.path, folder, "log.path", "data/log.db")
     views = path_of(tables.views.path, folder, "views.path", "data/views.db")
     if os.path.realpath(log) == os.path.realpath(views):
         raise ConfigInvalid(
-            "views.path: this is the same file as log.path: views are thrown away and made again, the log is evidence; "
+            "views.path: this is the same file as log.path, and a rebuild of the views would replace the log: "
             'give the views a file of their own, like "data/views.db"'
         )
     return log, views
 
 
-def _unless_empty(text: str | None, key: str) -> str | None:
+def _non_empty(text: str | None, key: str) -> str | None:
     if text is not None and not text.strip():
         raise ConfigInvalid(f"{key}: empty: write what tokens must carry, or remove the key")
     return text
 
 
 def _expect_known(raw: object, table: type[msgspec.Struct], path: str) -> None:
-    """Raise at the first key that `table` does not have; the wrong shape is left to the conversion."""
+    """Raise `ConfigInvalid` at the first key that `table` does not have; the conversion reports wrong types."""
     if not isinstance(raw, Mapping):
         return
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(table)}
@@ -238,7 +241,7 @@ def _expect_known(raw: object, table: type[msgspec.Struct], path: str) -> None:
             close = difflib.get_close_matches(key, fields, n=1)
             advice = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(sorted(fields))}"
             raise ConfigInvalid(f"{where}: unknown key; {advice}")
-        inner = _table_in(fields[key])
+        inner = _table_type(fields[key])
         if inner is not None and inner is fields[key]:
             _expect_known(value, inner, where)
         elif inner is not None and isinstance(value, list):
@@ -246,7 +249,7 @@ def _expect_known(raw: object, table: type[msgspec.Struct], path: str) -> None:
                 _expect_known(each, inner, f"{where}[{n}]")
 
 
-def _table_in(kind: Any) -> type[msgspec.Struct] | None:
+def _table_type(kind: Any) -> type[msgspec.Struct] | None:
     for each in (kind, *get_args(kind)):
         if isinstance(each, type) and issubclass(each, msgspec.Struct):
             return each
@@ -260,7 +263,7 @@ def _sources(tables: tuple[SourceTable, ...], lookup: Lookup) -> tuple[SourceCon
         where = f"sources[{n}]"
         if NAME.fullmatch(table.name) is None:
             raise ConfigInvalid(
-                f"{where}.name: {table.name!r} is part of an address: use letters, digits, '_', '.' and '-', at most 64"
+                f"{where}.name: {table.name!r} is not a valid name: use letters, digits, '_', '.' and '-', at most 64, because it becomes part of an address"
             )
         if table.name in found:
             raise ConfigInvalid(
@@ -274,8 +277,10 @@ def _sources(tables: tuple[SourceTable, ...], lookup: Lookup) -> tuple[SourceCon
 
 def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
     if table.header is not None and HEADER.fullmatch(table.header) is None:
-        # Not shown: people write the whole line here, with the secret.
-        raise ConfigInvalid(f'{where}.header: this is no name of a header: write only the name, like "Authorization"')
+        # The value is not shown: it may be the whole header line, with the secret.
+        raise ConfigInvalid(
+            f'{where}.header: this is not the name of a header: write only the name, like "Authorization"'
+        )
     key = lookup.secrets_key(table, where)
     return SourceConfig(
         name=table.name,
@@ -295,7 +300,7 @@ def _access_keys(tables: tuple[KeyTable, ...], lookup: Lookup) -> tuple[AccessKe
     for n, table in enumerate(tables):
         where = f"access.keys[{n}]"
         if not table.id:
-            raise ConfigInvalid(f'{where}.id: empty; name the key, like "main": tokens carry the name as `kid`')
+            raise ConfigInvalid(f'{where}.id: empty: name the key, like "main"; tokens have this name as `kid`')
         if any(key.id == table.id for key in keys):
             raise ConfigInvalid(f"{where}.id: {table.id!r} is used twice: give each key its own id")
         secret, public, private = lookup.access_key(table, where)

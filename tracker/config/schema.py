@@ -1,4 +1,4 @@
-"""config.toml as it stands in the file: one struct a table, every key with its default."""
+"""The tables of config.toml: one struct each, every key with its default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """Holds secrets: whoever prints it, `rich` included, sees its name only."""
+    """A struct with secrets: printing it, also with `rich`, shows its name only."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({getattr(self, 'name', None) or getattr(self, 'id', None)!r}, …)"
@@ -26,7 +26,7 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`[server]` as it stands in the file."""
+    """`[server]`."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
@@ -69,7 +69,7 @@ class AccessTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceTable(Guarded, frozen=True, kw_only=True):
-    """One `[[sources]]` as it stands in the file."""
+    """One `[[sources]]`. Which of its keys a vendor needs and accepts is checked in `server/sources.py`."""
 
     name: str
     vendor: str

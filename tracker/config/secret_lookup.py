@@ -1,7 +1,7 @@
-"""Where config.toml's secrets come from: the file itself, the environment, or files of their own.
+"""Fetches config.toml's secrets: from the file itself, from the environment, or from other files.
 
-Exactly one place a secret: two would leave open which one counts, and the wrong one would be found out by lost
-deliveries. Messages name keys, variables and files, never what they hold.
+Each secret has exactly one place: with two, nobody could see which one counts until deliveries are refused. Messages name
+keys, variables and files, never their content.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class KeyTexts(OneText, Protocol):
 
 
 class Lookup:
-    """Fetches secrets; relative files are relative to `folder`, the configuration's own."""
+    """Fetches secrets; relative paths start at `folder`, the directory of config.toml."""
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
         self._environ = environ
@@ -55,7 +55,7 @@ class Lookup:
         """The key of `[[sources]]` that names its secrets; None where there is none. Raises `ConfigInvalid` for several."""
         given = _given(table, SECRET_KEYS + MAP_KEYS)
         if len(given) > 1:
-            raise ConfigInvalid(f"{where}.{given[1]}: given beside {given[0]}: keep one of the two")
+            raise ConfigInvalid(f"{where}.{given[1]}: {given[0]} is there too: keep one of the two")
         return given[0] if given else None
 
     def secrets(self, table: object, key: str, where: str) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class Lookup:
         return dict(value)
 
     def one(self, table: OneText, where: str, needs: str) -> str:
-        """A single secret, from the one place it is in. Raises `ConfigInvalid`."""
+        """A single secret from its one place. Raises `ConfigInvalid`; `needs` ends the message where there is none."""
         key = _one_of(table, ("secret", "secret_env", "secret_file"), where, needs)
         at = f"{where}.{key}"
         text: str = getattr(table, key)
@@ -93,12 +93,14 @@ class Lookup:
         return _filled((text,), at)[0]
 
     def text(self, variable: str | None, file: str | None, where: str, name: str) -> str | None:
-        """The secret that `<name>_env` or `<name>_file` leads to; None where neither is given. Raises `ConfigInvalid`."""
+        """The secret that `<name>_env` or `<name>_file` names; None where neither is there. Raises `ConfigInvalid`."""
         if variable is not None and file is not None:
-            raise ConfigInvalid(f"{where}.{name}_file: given beside {name}_env: keep one of the two")
+            raise ConfigInvalid(f"{where}.{name}_file: {name}_env is there too: keep one of the two")
         if variable is not None:
             if VARIABLE.fullmatch(variable) is None and variable not in self._environ:
-                raise ConfigInvalid(f"{where}.{name}_env: this is no name of a variable: write one, or use {name}_file")
+                raise ConfigInvalid(
+                    f"{where}.{name}_env: this is not the name of a variable: write one, or use {name}_file"
+                )
             return _filled((self._variable(variable, f"{where}.{name}_env"),), f"{where}.{name}_env")[0]
         if file is not None:
             return _filled((self._file(file, f"{where}.{name}_file"),), f"{where}.{name}_file")[0]
@@ -135,9 +137,9 @@ class Lookup:
     def _variable(self, name: str, at: str) -> str:
         found = self._environ.get(name)
         if found is None and VARIABLE.fullmatch(name) is None:
-            # Not shown: it may be the secret itself, written under the wrong key.
+            # The value is not shown: it may be the secret itself, under the wrong key.
             raise ConfigInvalid(
-                f"{at}: no environment variable has the name written here: write a name like TRACKER_READ_KEY, "
+                f"{at}: no environment variable has this name: write a name like TRACKER_READ_KEY, "
                 f"or the secret itself under {at.rpartition('.')[2].removesuffix('_env')}"
             )
         if found is None:
@@ -145,7 +147,7 @@ class Lookup:
         return found
 
     def _file(self, name: str, at: str) -> str:
-        # Neither text nor path is shown: it may be the secret itself, written under the wrong key.
+        # Neither content nor path is shown: it may be the secret itself, under the wrong key.
         try:
             text = (self._folder / Path(name).expanduser()).read_text("utf-8-sig")
         except OSError as error:
@@ -155,9 +157,9 @@ class Lookup:
             ) from None
         except UnicodeDecodeError:
             raise ConfigInvalid(f"{at}: the file is not UTF-8 text: save it as UTF-8") from None
-        except (ValueError, RuntimeError):  # a NUL in the name; '~' of somebody nobody knows
-            raise ConfigInvalid(f"{at}: this is no path of a file: write one like secrets/hook") from None
-        # Editors and `echo` end a file with a newline; a secret that really ends in one is written twice.
+        except (ValueError, RuntimeError):  # a NUL in the name; '~' of an unknown user
+            raise ConfigInvalid(f"{at}: this is not the path of a file: write one like secrets/hook") from None
+        # Editors and `echo` end a file with a newline; a secret that ends in a newline needs a second one.
         return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -170,7 +172,7 @@ def _one_of(table: object, keys: tuple[str, ...], where: str, needs: str) -> str
     if not given:
         raise ConfigInvalid(f"{where}.{keys[0]}: missing; {needs}")
     if len(given) > 1:
-        raise ConfigInvalid(f"{where}.{given[1]}: given beside {given[0]}: keep one of the two")
+        raise ConfigInvalid(f"{where}.{given[1]}: {given[0]} is there too: keep one of the two")
     return given[0]
 
 
@@ -180,10 +182,10 @@ def _several(text: str, separator: str) -> tuple[str, ...]:
 
 def _filled(secrets: tuple[str, ...], at: str) -> tuple[str, ...]:
     if not secrets or not all(secret.strip() for secret in secrets):
-        raise ConfigInvalid(f"{at}: this holds no secret: write one, an empty secret would let everybody in")
+        raise ConfigInvalid(f"{at}: this holds no secret: write one, because an empty secret would accept everybody")
     try:
         "".join(secrets).encode()
-    except UnicodeEncodeError:  # bytes of the environment that are no text, a lone surrogate in JSON
+    except UnicodeEncodeError:  # bytes in the environment that are not text, a lone surrogate in JSON
         raise ConfigInvalid(f"{at}: the secret is not UTF-8 text: write it in UTF-8") from None
     return secrets
 
@@ -193,7 +195,7 @@ def _parsed_map(text: str, at: str) -> dict[str, str]:
     for parse in (json.loads, tomllib.loads):
         try:
             found = parse(text)
-        except (ValueError, RecursionError):  # not this form; the message below names both
+        except (ValueError, RecursionError):  # not this format; the message below names both
             continue
         break
     try:
