@@ -1,9 +1,9 @@
-"""A server that starts without most of a large log in its views: `tracker rebuild` makes them, before the projector looks.
+"""Rebuilds the views at start when they lack most of a large log, before the projector begins.
 
-    views missing, outdated, long switched off ─► is there room? ─► tracker rebuild ─► the projector goes on from there
+    views missing, outdated or far behind ─► enough free space? ─► tracker rebuild ─► the projector continues from there
 
-A projector saves what readers wait for, again and again; a rebuild saves each session once, on every core, and not in the
-interpreter that answers senders. If we die meanwhile nothing is lost: the next start looks again.
+The projector saves a session after every change, because readers wait for it. A rebuild saves each session once, on every
+core, in a process of its own. If we die meanwhile nothing is lost: the next start checks again.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from tracker.errors import TrackerError
 from tracker.log.contract import Log
 from tracker.views.contract import ViewsReader
 
-WORTH = 50_000
-"""Records that are missing, at least: fewer are projected in half a minute."""
-SHARE = 2
-"""At least one of so many of the log's records is missing: a rebuild reads those that are there, too."""
-ROOM = 4
-"""So many times the log's size has to be free: views and what is beside them while they are made are two to three of it."""
+MIN_MISSING = 50_000
+"""Records. Fewer are projected in half a minute."""
+MIN_MISSING_SHARE = 1 / 2
+"""Of the log's records: a rebuild reads those that the views have, too."""
+FREE_SPACE_FACTOR = 4
+"""Free space to require, as a multiple of the log's size: views and their temporary files take two to three times it."""
 
-_log = structlog.get_logger("refilling")
+_log = structlog.get_logger("auto_rebuild")
 
 
-async def refill(config: Config, log: Log, views: ViewsReader) -> bool:
-    """Rebuild the views where that is the shorter way; whether it was done. A failure is logged: the projector fills them."""
+async def rebuild_if_far_behind(config: Config, log: Log, views: ViewsReader) -> bool:
+    """Rebuild the views where that is faster than projecting; returns whether it was done. A failure is logged."""
     try:
         head, position = await log.head(), await views.projected_position()
-        needed, free = ROOM * config.log.path.stat().st_size, shutil.disk_usage(config.views_path.parent).free
+        needed, free = FREE_SPACE_FACTOR * config.log.path.stat().st_size, shutil.disk_usage(config.views_path.parent).free
     except (TrackerError, OSError) as error:
-        _log.warning("how much is missing in the views is not known", reason=str(error))
+        _log.warning("cannot tell how far the views are behind", reason=str(error))
         return False
     missing = head - position
-    if missing < WORTH or missing * SHARE < head:
+    if missing < MIN_MISSING or missing < MIN_MISSING_SHARE * head:
         return False
     if free < needed:
-        _log.warning("no room to rebuild the views, so the projector fills them", free=free, needed=needed)
+        _log.warning("not enough free space to rebuild the views, so the projector fills them", free=free, needed=needed)
         return False
     _log.info(
-        "most of the log is not in the views: a rebuild makes them, the projector waits", position=position, head=head
+        "the views lack most of the log: rebuilding them, the projector waits", position=position, head=head
     )
     ended = await child_command.run(config.path, "rebuild", "--wait")
     if ended.code != 0:
-        _log.warning("no rebuild, so the projector fills the views", exit_code=ended.code, reason=ended.last)
+        _log.warning("the rebuild failed, so the projector fills the views", exit_code=ended.code, reason=ended.last)
     return ended.code == 0

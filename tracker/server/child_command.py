@@ -1,4 +1,4 @@
-"""One of our own commands in a process of its own: what reads a whole log would keep this one from answering."""
+"""Runs a `tracker` command in a process of its own: reading a whole log would keep this one from answering."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-FIRST_TO_GO = "500"
-"""Of 1,000: how much rather than another process the kernel ends this one."""
+OOM_SCORE = "500"
+"""`oom_score_adj`: the OOM killer should pick this process before the server."""
 
 
-class Ended(NamedTuple):
-    """How it ended: `code` None where it was not begun; `out` is what it printed, `last` the last line it complained with."""
+class CommandResult(NamedTuple):
+    """`code`: None when it did not start. `out`: its standard output. `last`: the last line of its standard error."""
 
     code: int | None
     out: bytes
     last: str
 
 
-async def run(config: Path, *arguments: str) -> Ended:
-    """Run `tracker <arguments> --config <config>` to its end. Where we are stopped meanwhile, so is it."""
+async def run(config: Path, *arguments: str) -> CommandResult:
+    """Run `tracker <arguments> --config <config>` and wait for its end. It is terminated when the caller is cancelled."""
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tracker", *arguments, "--config", str(config),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except OSError as error:
-        return Ended(None, b"", f"no process can be started: {error}")
-    # Where memory runs out it is this one that has to go, not the server.
+        return CommandResult(None, b"", f"no process can be started: {error}")
     with contextlib.suppress(OSError):
-        Path(f"/proc/{process.pid}/oom_score_adj").write_text(FIRST_TO_GO, "ascii")
+        Path(f"/proc/{process.pid}/oom_score_adj").write_text(OOM_SCORE, "ascii")
     try:
         out, complaint = await process.communicate()
     except BaseException:
-        # What is not done yet is done the next time.
+        # The next run does the rest.
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
         raise
-    return Ended(process.returncode, out, complaint.decode("utf-8", "replace").strip().rpartition("\n")[2])
+    return CommandResult(process.returncode, out, complaint.decode("utf-8", "replace").strip().rpartition("\n")[2])

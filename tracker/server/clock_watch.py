@@ -1,4 +1,4 @@
-"""Says when the clock jumps: proofs that carry a time are refused while it is wrong, and the operator has to find out why."""
+"""Logs when the system clock jumps: with a wrong clock, proofs that carry a time are refused."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 import structlog
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 JUMP_SECONDS = 2.0
-"""More than NTP's slewing, and than a busy event loop, make it differ between two looks."""
+"""More than NTP slewing or a busy event loop cause between two polls."""
 
-_log = structlog.get_logger("service")
+_log = structlog.get_logger("server")
 
 
 async def watch(now: Callable[[], int]) -> None:
-    """For ever: compare the clock (`now`, µs) with one that cannot be set. A host that slept shows as a jump, too."""
+    """Run for ever: compare the clock (`now`, µs) with the monotonic one. A suspended host shows as a jump, too."""
     loop = asyncio.get_running_loop()
     before = now() / 1_000_000 - loop.time()
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
         between = now() / 1_000_000 - loop.time()
         if abs(between - before) > JUMP_SECONDS:
             _log.warning("the clock jumped", seconds=round(between - before, 1))

@@ -1,4 +1,4 @@
-"""What a running Tracker says on standard error: one JSON object a line, or colours on a terminal."""
+"""Log lines on standard error: one JSON object a line, or colours on a terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from structlog.typing import Processor
 
 
 def configure() -> None:
-    """Send our own log lines and those of the libraries the same way. Call once, before anything starts.
+    """Format Tracker's log lines and those of its libraries alike. Call it once, before anything starts.
 
-    No line holds bodies, tokens or proofs: the rooms do not log them, and exceptions are shown without local variables.
+    No line holds bodies, tokens or proofs: no code logs them, and exceptions are shown without local variables.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -27,7 +27,7 @@ def configure() -> None:
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
-        processors=[_named, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[_add_logger_name, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -40,11 +40,11 @@ def configure() -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    logging.getLogger("aiohttp.server").addFilter(_without_what_was_sent)
+    logging.getLogger("aiohttp.server").addFilter(_remove_request_text)
 
 
-def _without_what_was_sent(record: logging.LogRecord) -> bool:
-    """What could not be read as HTTP is quoted in aiohttp's error: a header with a secret, an address with a token."""
+def _remove_request_text(record: logging.LogRecord) -> bool:
+    """Remove the request text that aiohttp quotes in its errors: it may hold a secret or a token."""
     kind = record.exc_info[0] if record.exc_info else None
     if kind is not None and kind.__module__ == "aiohttp.http_exceptions":
         record.msg, record.args, record.exc_info = f"a request could not be read: {kind.__name__}", (), None
@@ -53,6 +53,6 @@ def _without_what_was_sent(record: logging.LogRecord) -> bool:
     return True
 
 
-def _named(logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _add_logger_name(logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     event.setdefault("logger", getattr(logger, "name", "tracker"))
     return event

@@ -1,7 +1,7 @@
-"""What is being answered now: a stop waits for it, and connections that ask nothing are let go.
+"""Tracks requests in flight, so that a stop waits for them; closes connections that send no request.
 
-aiohttp closes a connection that is silent after an answer. One that sends no request at all, or a head byte by byte
-(slowloris), it would keep for ever: each holds an open file, and those are counted.
+aiohttp closes a connection that is idle after an answer, but never one that sends no request, or its head byte by byte
+(slowloris). Each of these would hold a file descriptor.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     Server = web.Server
 
 HEAD_SECONDS = 30.0
-"""How long a new connection may take until its first request's head is whole."""
+"""A new connection may take this long to send the head of its first request."""
 KEEPALIVE_SECONDS = 75.0
-LOOK_SECONDS = 5.0
+POLL_SECONDS = 5.0
 
-_log = structlog.get_logger("service")
+_log = structlog.get_logger("server")
 
 
 class InFlightRequests:
-    """The requests that are being answered, so that a stop can wait for them.
+    """Counts requests in flight, so that a stop can wait for them.
 
-    aiohttp waits for handlers too, but throws away what still arrives of their bodies: a sender in the middle of a
-    delivery would not be answered.
+    aiohttp waits for handlers too, but discards what still arrives of their bodies: a sender in the middle of a delivery
+    would get no answer.
     """
 
     def __init__(self) -> None:
         self.server: Server | None = None
-        """Whose connections are looked at; None before it listens."""
+        """The server whose connections are checked; None before it listens."""
         self._busy: set[object] = set()
         self._due: dict[object, float] = {}
         self._stopping = False
@@ -45,7 +45,7 @@ class InFlightRequests:
 
     @web.middleware
     async def count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Count one request; once we are stopping, its connection is closed with its answer."""
+        """Count one request. While the server stops, close its connection after the answer."""
         connection = request.protocol
         self._busy.add(connection)
         try:
@@ -59,8 +59,8 @@ class InFlightRequests:
             if self._stopping and not self._busy:
                 self._idle.set()
 
-    async def end(self, grace: float) -> None:
-        """Return when nothing is under way, or after `grace` seconds."""
+    async def wait_idle(self, grace: float) -> None:
+        """Return when no request is in flight, or after `grace` seconds."""
         self._stopping = True
         if not self._busy:
             return
@@ -68,17 +68,17 @@ class InFlightRequests:
             async with asyncio.timeout(grace):
                 await self._idle.wait()
 
-    async def let_go(self) -> None:
-        """For ever: close the server's connections without a request under way that have been so for too long."""
+    async def close_idle(self) -> None:
+        """Run for ever: close connections that have been without a request for too long."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             connections = [] if self.server is None else self.server.connections
-            closed = self.look(connections, asyncio.get_running_loop().time())
+            closed = self.close_due(connections, asyncio.get_running_loop().time())
             if closed:
-                _log.warning("connections without a request are closed", connections=closed)
+                _log.warning("closed connections without a request", connections=closed)
 
-    def look(self, connections: Iterable[Connection], now: float) -> int:
-        """Close those that are due at `now` (the loop's seconds); how many were."""
+    def close_due(self, connections: Iterable[Connection], now: float) -> int:
+        """Close the connections that are due at `now` (the loop's seconds); returns how many."""
         due: dict[object, float] = {}
         closed = 0
         for connection in connections:

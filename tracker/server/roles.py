@@ -1,8 +1,8 @@
-"""What a node of a cluster is for: all of it, only taking deliveries, or only answering readers.
+"""The role of a cluster node: everything, only deliveries, or only readers.
 
 all      hooks · views · api · dashboard
-ingest   hooks, and nothing to read: no views file, no projector; the log is applied, for the answers carry positions
-read     views · api · dashboard; a delivery is told to go to another node, and nothing is lost by asking here
+ingest   hooks; no views file and no projector. It applies the log, because answers carry positions
+read     views · api · dashboard; a delivery gets 503, so that its sender tries another node
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from tracker.errors import ConfigInvalid
 
 Role = Literal["all", "ingest", "read"]
 
-ELSEWHERE = {"Retry-After": "1"}
+RETRY = {"Retry-After": "1"}
 
 
 def expect_role(config: Config, role: Role) -> None:
-    """Raise `ConfigInvalid` where one process has to be both: a log in one file is served by one server."""
+    """Raise `ConfigInvalid` for a role outside of a cluster: one server serves a log in one file."""
     if role != "all" and config.log.engine != "jetstream":
         raise ConfigInvalid(
-            f"--role {role}: a log in one SQLite file is served by one server, which takes and answers: leave --role out, or "
+            f"--role {role}: one server takes all deliveries and answers all readers of a SQLite log: leave --role out, or "
             'share the log between nodes with log.engine = "jetstream"'
         )
 
 
 def add_refusing_hooks(app: web.Application) -> None:
-    """Where nothing is taken: 503, so that a sender or what stands in front of it tries another node."""
+    """Answer every hook with 503, so that the sender or its load balancer tries another node."""
     for path in ("/hooks", "/hooks/{rest:.*}"):
-        app.router.add_route("*", path, _take_it_elsewhere)
+        app.router.add_route("*", path, _refuse_delivery)
 
 
 def add_refusing_reads(app: web.Application) -> None:
-    """Where nothing is read."""
-    app.router.add_route("*", "/{rest:.*}", _ask_elsewhere)
+    """Answer every read with 404."""
+    app.router.add_route("*", "/{rest:.*}", _refuse_read)
 
 
-async def _take_it_elsewhere(_request: web.Request) -> web.Response:
+async def _refuse_delivery(_request: web.Request) -> web.Response:
     detail = (
         "this node only answers readers (--role read); nothing was recorded: send it to a node that takes deliveries"
     )
-    return problem_response(503, "role-read", "Not recorded", detail, headers=ELSEWHERE)
+    return problem_response(503, "role-read", "Not recorded", detail, headers=RETRY)
 
 
-async def _ask_elsewhere(_request: web.Request) -> web.Response:
+async def _refuse_read(_request: web.Request) -> web.Response:
     detail = "this node only takes deliveries (--role ingest): ask a node that answers readers"
     return problem_response(404, "role-ingest", "Nothing to read here", detail)

@@ -342,7 +342,7 @@ def test_the_command_line_makes_and_verifies_a_bundle(config: Config, cli, tmp_p
     # From the file alone: there is no config.toml here.
     code, out, err = cli("verify", path.name)
     assert code == 0, err
-    assert "everything that was checked holds; not checked: signer, vendors" in out
+    assert "everything that was checked is correct; not checked: signer, vendors" in out
     key = signing_keys.verifiers(config)[0]
     code, out, _ = cli("verify", path.name, "--key", str(key), "--json")
     assert code == 0
