@@ -1,42 +1,43 @@
-"""Everything that can go wrong, named by who has to act.
+"""All errors, grouped by who has to act.
 
     TrackerError
-    ├── DeliveryRejected      the sender acts        → 401 / 404 / 413
-    │   ├── SignatureMissing      no proof came with the delivery
-    │   ├── SignatureMismatch     a proof came and does not fit the bytes
-    │   ├── SignatureStale        a proof came, but from the past or the future
+    ├── DeliveryRejected      the sender has to act  → 401 / 404 / 413
+    │   ├── SignatureMissing      the delivery carries no proof
+    │   ├── SignatureMismatch     the proof does not match the bytes
+    │   ├── SignatureStale        the proof is too old, or from the future
     │   ├── KeyUnknown            the proof names a key that is not configured
     │   ├── SourceUnknown         no source of that name is configured
     │   └── BodyTooLarge          more bytes than max_body_bytes
-    ├── LogError              the operator acts      → 503
+    ├── LogError              the operator has to act → 503
     │   ├── LogMissing            there is no log at that path (`tracker init`)
-    │   ├── LogUnavailable        the store cannot take it now (disk full, locked, gone)
-    │   ├── LogBusy               the queue is over its bound
+    │   ├── LogUnavailable        the store cannot write or read now (disk full, locked, gone)
+    │   ├── LogBusy               the append queue is full
     │   ├── NodeBehind            this node is too far behind the others of its cluster
     │   ├── NodeOutdated          the stream has frames of a newer Tracker: upgrade this node
-    │   ├── NodeDiverged          this node's records are not those that its cluster signed
-    │   └── LogCorrupt            what was read cannot be a log of ours
-    ├── ViewsError            rebuild
+    │   ├── NodeDiverged          this node's records differ from what its cluster signed
+    │   └── LogCorrupt            the file is damaged, or no log of Tracker
+    ├── ViewsError            a rebuild repairs the views
     │   ├── ViewsMissing          there are no views yet
     │   ├── ViewsOutdated         written by another version of Tracker
-    │   ├── ViewsUnavailable      the store cannot take or give rows now     → 503
-    │   └── ViewsBehind           the asked position is not projected yet   → 504
-    ├── QueryError            the reader acts
+    │   ├── ViewsUnavailable      the store cannot write or read rows now   → 503
+    │   └── ViewsBehind           the requested position is not projected yet → 504
+    ├── QueryError            the reader has to act
     │   ├── ParameterInvalid      a parameter is unknown or its value is bad → 400
     │   ├── NotFound              nothing has that id                        → 404
-    │   ├── Erased                its bytes were erased; what is left is shown  → 410
+    │   ├── Erased                the bytes were erased; the rest is shown   → 410
     │   ├── Ambiguous             several sessions have that id              → 300
     │   ├── TokenInvalid          no token, or one that does not verify      → 401
     │   └── ScopeMissing          a good token without the needed scope      → 403
-    ├── EvidenceError         whoever relies on the log acts
-    │   ├── NoteMalformed         this is no signed note, no checkpoint or no key
-    │   ├── NoteUnverified        no known key signed it, or its signature is wrong
-    │   ├── HistoryChanged        the log does not continue what was signed: nothing is signed
+    ├── EvidenceError         everyone who relies on the log has to act
+    │   ├── NoteMalformed         the text is no signed note, checkpoint or key
+    │   ├── NoteUnverified        no known key signed the note, or its signature is wrong
+    │   ├── HistoryChanged        the log does not continue the last checkpoint; nothing is signed
     │   ├── CheckpointUnwritten   the file of checkpoints cannot be read or written
-    │   └── BundleUnreadable      this file is no evidence bundle, or one that was damaged
-    └── ConfigInvalid         the operator acts, before start → exit 2
+    │   └── BundleUnreadable      the file is no evidence bundle, or is damaged
+    └── ConfigInvalid         the operator has to act, before start → exit 2
 
-Leaves are facts without a suffix; branches say who acts. A message says what to do next and never holds a secret.
+Leaves name what happened and have no suffix; branches say who has to act. A message says what to do next and never holds a
+secret.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ from typing import Literal
 
 
 class TrackerError(Exception):
-    """The root: catch this and nothing of ours escapes."""
+    """The base class of every error that Tracker raises."""
 
 
 class DeliveryRejected(TrackerError):
-    """The sender (or whoever configured it) has to act; nothing was recorded."""
+    """The sender, or its administrator, has to act; nothing was recorded."""
 
 
 class SignatureMissing(DeliveryRejected):
@@ -57,7 +58,7 @@ class SignatureMissing(DeliveryRejected):
 
 
 class SignatureMismatch(DeliveryRejected):
-    """The proof does not fit these bytes."""
+    """The proof does not match these bytes."""
 
 
 class SignatureStale(DeliveryRejected):
@@ -81,11 +82,11 @@ class LogError(TrackerError):
 
 
 class LogMissing(LogError):
-    """There is no log at that path; `tracker init` makes one on purpose."""
+    """There is no log at that path; `tracker init` creates one."""
 
 
 class LogUnavailable(LogError):
-    """The store cannot take or give records now. `reason` is set where the caller can act on it."""
+    """The store cannot write or read records now. `reason` is set where the caller can act on it."""
 
     def __init__(self, message: str = "", reason: Literal["locked", "no_master_key"] | None = None) -> None:
         super().__init__(message)
@@ -93,27 +94,27 @@ class LogUnavailable(LogError):
 
 
 class LogBusy(LogError):
-    """The append queue is over its bound; try again shortly."""
+    """The append queue is full; try again shortly."""
 
 
 class NodeBehind(LogError):
-    """This node is too far behind the others of its cluster to take deliveries or to answer readers."""
+    """This node is too far behind its cluster to accept deliveries or to answer readers."""
 
 
 class NodeOutdated(LogError):
-    """The stream has what only a newer Tracker can read; this node stays where it is until it is upgraded."""
+    """The stream has messages that only a newer Tracker can read; this node applies nothing more until it is upgraded."""
 
 
 class NodeDiverged(LogError):
-    """This node's records are not those that its cluster signed: it takes nothing and answers nobody."""
+    """This node's records differ from what its cluster signed; it accepts no deliveries and answers no readers."""
 
 
 class LogCorrupt(LogError):
-    """The file is not a log of ours, or is damaged."""
+    """The file is not a log of Tracker, or is damaged."""
 
 
 class ViewsError(TrackerError):
-    """The views cannot answer; a rebuild heals all of these."""
+    """The views cannot answer; a rebuild repairs them."""
 
 
 class ViewsMissing(ViewsError):
@@ -125,11 +126,11 @@ class ViewsOutdated(ViewsError):
 
 
 class ViewsUnavailable(ViewsError):
-    """The store cannot take or give rows now (disk full, locked, damaged); nothing was saved."""
+    """The store cannot write or read rows now (disk full, locked, damaged); nothing was saved."""
 
 
 class ViewsBehind(ViewsError):
-    """The position asked for is not projected yet."""
+    """The requested position is not projected yet."""
 
 
 class QueryError(TrackerError):
@@ -149,7 +150,7 @@ class NotFound(QueryError):
 
 
 class Erased(QueryError):
-    """The bytes asked for were erased; the record's place, name and leaf are still there."""
+    """The requested bytes were erased; the record's position, dedupe key and leaf still exist."""
 
 
 class Ambiguous(QueryError):
@@ -161,27 +162,27 @@ class Ambiguous(QueryError):
 
 
 class TokenInvalid(QueryError):
-    """No read token, or one that does not verify."""
+    """There is no read token, or it does not verify."""
 
 
 class ScopeMissing(QueryError):
-    """A good token that lacks the scope this route needs."""
+    """The token is valid but lacks the scope that this route needs."""
 
 
 class EvidenceError(TrackerError):
-    """Whoever relies on the log has to look: something that is signed, or should be, is not in order."""
+    """Everyone who relies on the log has to act: something that is signed, or should be, is wrong."""
 
 
 class NoteMalformed(EvidenceError):
-    """This text is no signed note, no checkpoint, or no key."""
+    """The text is no signed note, checkpoint or key."""
 
 
 class NoteUnverified(EvidenceError):
-    """No key that is known signed the note, or a signature does not fit."""
+    """No known key signed the note, or a signature is wrong."""
 
 
 class HistoryChanged(EvidenceError):
-    """The log is not a continuation of a checkpoint that was signed; nothing new is signed."""
+    """The log does not continue a signed checkpoint; nothing new is signed."""
 
 
 class CheckpointUnwritten(EvidenceError):
@@ -189,7 +190,7 @@ class CheckpointUnwritten(EvidenceError):
 
 
 class BundleUnreadable(EvidenceError):
-    """This file is no evidence bundle, or was damaged or made to do harm."""
+    """The file is no evidence bundle, or it is damaged or malicious."""
 
 
 class ConfigInvalid(TrackerError):

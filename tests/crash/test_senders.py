@@ -37,13 +37,13 @@ async def test_a_connection_without_a_request_is_closed_and_one_that_waits_for_i
     half_writer.write(b"GET / HTTP/1.1\r\nHo")
     await received.wait()
     now = asyncio.get_running_loop().time()
-    assert in_flight.look(runner.server.connections, now) == 0
-    assert in_flight.look(runner.server.connections, now + HEAD_SECONDS + 1) == 1
+    assert in_flight.close_due(runner.server.connections, now) == 0
+    assert in_flight.close_due(runner.server.connections, now + HEAD_SECONDS + 1) == 1
     assert await half.read() == b""
     answer.set()
     assert (await busy.readuntil(b"here")).startswith(b"HTTP/1.1 200")
-    assert in_flight.look(runner.server.connections, now + HEAD_SECONDS + 2) == 0
-    assert in_flight.look(runner.server.connections, now + KEEPALIVE_SECONDS + 2 * HEAD_SECONDS) == 1
+    assert in_flight.close_due(runner.server.connections, now + HEAD_SECONDS + 2) == 0
+    assert in_flight.close_due(runner.server.connections, now + KEEPALIVE_SECONDS + 2 * HEAD_SECONDS) == 1
     assert await busy.read() == b""
     busy_writer.close()
     half_writer.close()

@@ -39,7 +39,7 @@ def test_every_metric_named_anywhere_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", ["the log did not answer within", "KiB are free under the log: make room", " s behind the log (position "]
+    "reason", ["the log did not answer within", "KiB are free on the disk of the log: free some space", " s behind the log (position "]
 )
 def test_every_reason_of_readyz_is_explained(reason: str) -> None:
     code = "".join((ROOT / "tracker" / name).read_text("utf-8") for name in ("server/server.py", "server/read_side.py"))
@@ -61,7 +61,7 @@ def test_every_refusal_is_listed_as_an_outcome() -> None:
         ("log/file_lock.py", " is already served by "),
         ("log/sqlite/file.py", " is not a log of Tracker"),
         ("log/sqlite/file.py", " is no SQLite database"),
-        ("server/server.py", " is open to others, but no key guards the reading"),
+        ("server/server.py", " is not a loopback address, but there are no read keys"),
         ("server/server.py", "cannot listen on "),
         ("log/jetstream/stream.py", " cannot be reached"),
         ("log/jetstream/stream.py", "there is no stream "),

@@ -13,7 +13,7 @@ OFF = "off"
 
 
 class EvidenceTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`[evidence]` as it stands in the file."""
+    """`[evidence]` as written in the file."""
 
     key_file: str = "data/checkpoint.key"
     origin: str = "tracker.local/log"
@@ -43,7 +43,7 @@ def read_evidence(table: EvidenceTable, folder: Path) -> EvidenceConfig:
             "without blanks and plus"
         )
     if "://" in origin:
-        raise ConfigInvalid(f"evidence.origin: leave the scheme away: write {origin.partition('://')[2]!r}")
+        raise ConfigInvalid(f"evidence.origin: leave out the scheme: write {origin.partition('://')[2]!r}")
     return EvidenceConfig(
         key_file=path_of(table.key_file, folder, "evidence.key_file", "data/checkpoint.key"),
         origin=origin,

@@ -1,4 +1,4 @@
-"""How texts of config.toml become values: durations, paths. Whatever is wrong names its key."""
+"""Parses durations and paths of config.toml. Every error names its key."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def micros(text: str, key: str) -> int:
     match = DURATION.fullmatch(text.strip())
     if match is None or int(match[1]) == 0:
         raise ConfigInvalid(
-            f'{key}: {text[:20]!r} is no duration: write a whole number and ms, s, m, h or d, like "12h"'
+            f'{key}: {text[:20]!r} is not a duration: write a whole number and ms, s, m, h or d, like "12h"'
         )
     return int(match[1]) * UNIT_MICROS[match[2]]
 
 
 def path_of(text: str, folder: Path, key: str, like: str) -> Path:
-    """A path; a relative one starts at `folder`. Raises `ConfigInvalid` naming `key`, with one like it."""
+    """A path; a relative one is relative to `folder`. Raises `ConfigInvalid` naming `key`; `like` is the example in its message."""
     if not text.strip() or "\0" in text:
-        raise ConfigInvalid(f'{key}: this is no path of a file: write one like "{like}"')
+        raise ConfigInvalid(f'{key}: this is not a file path: write one like "{like}"')
     try:
         return folder / Path(text).expanduser()
     except RuntimeError:
-        raise ConfigInvalid(f"{key}: the home of '~' is not known: write the whole path") from None
+        raise ConfigInvalid(f"{key}: the home directory of '~' is unknown: write the absolute path") from None
 
 
 def expect_apart(paths: Mapping[str, Path]) -> None:
-    """Raise `ConfigInvalid` where two keys name one file: what one writes would destroy the other."""
+    """Raise `ConfigInvalid` when two keys name the same file: each would overwrite the other."""
     seen: dict[str, str] = {}
     for key, path in paths.items():
         other = seen.setdefault(os.path.realpath(path), key)

@@ -32,7 +32,10 @@ async def rebuild_if_far_behind(config: Config, log: Log, views: ViewsReader) ->
     """Rebuild the views where that is faster than projecting; returns whether it was done. A failure is logged."""
     try:
         head, position = await log.head(), await views.projected_position()
-        needed, free = FREE_SPACE_FACTOR * config.log.path.stat().st_size, shutil.disk_usage(config.views_path.parent).free
+        needed, free = (
+            FREE_SPACE_FACTOR * config.log.path.stat().st_size,
+            shutil.disk_usage(config.views_path.parent).free,
+        )
     except (TrackerError, OSError) as error:
         _log.warning("cannot tell how far the views are behind", reason=str(error))
         return False
@@ -40,11 +43,11 @@ async def rebuild_if_far_behind(config: Config, log: Log, views: ViewsReader) ->
     if missing < MIN_MISSING or missing < MIN_MISSING_SHARE * head:
         return False
     if free < needed:
-        _log.warning("not enough free space to rebuild the views, so the projector fills them", free=free, needed=needed)
+        _log.warning(
+            "not enough free space to rebuild the views, so the projector fills them", free=free, needed=needed
+        )
         return False
-    _log.info(
-        "the views lack most of the log: rebuilding them, the projector waits", position=position, head=head
-    )
+    _log.info("the views lack most of the log: rebuilding them, the projector waits", position=position, head=head)
     ended = await child_command.run(config.path, "rebuild", "--wait")
     if ended.code != 0:
         _log.warning("the rebuild failed, so the projector fills the views", exit_code=ended.code, reason=ended.last)

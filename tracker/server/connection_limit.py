@@ -99,7 +99,7 @@ class _NewConnection(asyncio.Protocol):
         accepted = cast("asyncio.Transport", transport)
         protocol = self._limiter.protocol_of(accepted)
         accepted.set_protocol(protocol)
-        protocol.connection_made(taken)
+        protocol.connection_made(accepted)
 
 
 async def _refuse(request: web.BaseRequest) -> web.StreamResponse:

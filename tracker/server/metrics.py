@@ -1,6 +1,6 @@
-"""What Prometheus is told: one registry of our own, filled by the stations, rendered at `/metrics`.
+"""The Prometheus metrics of a server, rendered at `/metrics`.
 
-Labels are only names from config.toml and our own words, never what a sender chose: the number of series stays bounded.
+Label values are names from config.toml and fixed words, never text from a sender, so the number of series is bounded.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from prometheus_client.registry import Collector
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 RECENT = 20_000
 _READ = ("unreadable", "unknown_event")
-"""Outcomes of reading what was recorded, not of answering."""
+"""Outcomes of parsing recorded deliveries, not of answering them."""
 FOLLOWED = (
-    ("tracker_stream_behind_messages", "Messages of the stream this node has not applied."),
-    ("tracker_stream_behind_seconds", "Seconds this node is behind the stream."),
-    ("tracker_stream_servers_unread", "Servers of which it is not known whether they sync always."),
-    ("tracker_stream_refused", "Messages of the stream that no node can have sent, passed over since the start."),
+    ("tracker_stream_behind_messages", "Stream messages that this node has not applied."),
+    ("tracker_stream_behind_seconds", "Seconds by which this node is behind the stream."),
+    ("tracker_stream_servers_unread", "NATS servers whose sync setting could not be read."),
+    ("tracker_stream_refused", "Stream messages skipped since the start because no node can have sent them."),
 )
 VOUCHED = (
-    ("tracker_log_diverged", "1 where this node's records are not those that were signed."),
-    ("tracker_nodes_diverged", "Nodes that have said so and were not made anew since."),
-    ("tracker_checkpoint_doubted", "1 where the newest checkpoint is not believed, or a second node signs."),
-    ("tracker_cosigned_size", "Records of the largest signed tree that is this node's own."),
-    ("tracker_vouchers_set_aside", "Messages about the tree that are not signed with a known key."),
-    ("tracker_nodes", "Nodes of the cluster heard of lately, this one too."),
+    ("tracker_log_diverged", "1 when this node's records differ from a signed checkpoint."),
+    ("tracker_nodes_diverged", "Nodes that reported a divergence and were not recreated since."),
+    ("tracker_checkpoint_doubted", "1 when the newest checkpoint is not trusted, or a second node signs."),
+    ("tracker_cosigned_size", "Size of the largest signed tree that matches this node's records."),
+    ("tracker_vouchers_set_aside", "Messages about the tree that are not signed by a known key."),
+    ("tracker_nodes", "Live nodes of the cluster, including this one."),
 )
 """See `Vouching.seen`; the last one `Neighbours.heard`."""
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
@@ -54,7 +54,7 @@ class Metrics(Collector):
         self._registry = registry = CollectorRegistry()
         registry.register(self)
         self._append_seconds = Histogram(
-            "tracker_append_seconds", "Seconds a transaction of the log took.", buckets=_SECONDS, registry=registry
+            "tracker_append_seconds", "Duration of a transaction of the log.", buckets=_SECONDS, registry=registry
         )
         self._batch_size = Histogram(
             "tracker_batch_size", "Records in one transaction of the log.", buckets=_RECORDS, registry=registry
@@ -62,7 +62,7 @@ class Metrics(Collector):
         self._depth = 0
         queue_depth = Gauge("tracker_queue_depth", "Records waiting to be written.", registry=registry)
         queue_depth.set_function(lambda: self._depth)
-        self._lag = Gauge("tracker_projector_lag", "Records the views are behind the log.", registry=registry)
+        self._lag = Gauge("tracker_projector_lag", "Records that the views lack.", registry=registry)
         self._lag_seconds = Gauge(
             "tracker_projector_lag_seconds", "Age of the oldest record not yet in the views.", registry=registry
         )
@@ -70,7 +70,7 @@ class Metrics(Collector):
             "tracker_unreadable", "Recorded deliveries that could not be parsed.", ["source"], registry=registry
         )
         self._unknown_events = Counter(
-            "tracker_unknown_events", "Recorded deliveries whose event we do not know.", ["source"], registry=registry
+            "tracker_unknown_events", "Recorded deliveries with an unknown event.", ["source"], registry=registry
         )
         self._erased = Counter(
             "tracker_erased_records", "Records erased because they were older than their source's retention.", ["source"],
@@ -84,13 +84,15 @@ class Metrics(Collector):
         self._followed = [Gauge(name, about, registry=registry) for name, about in FOLLOWED]
         self._vouched = [Gauge(name, about, registry=registry) for name, about in VOUCHED]
         self._checkpoint_size = Gauge(
-            "tracker_checkpoint_size", "Records the newest checkpoint signs.", registry=registry
+            "tracker_checkpoint_size", "Records covered by the newest checkpoint.", registry=registry
         )
         self._checkpoint_age = Gauge(
-            "tracker_checkpoint_age_seconds", "Seconds since the log was last found or made signed.", registry=registry
+            "tracker_checkpoint_age_seconds",
+            "Seconds since the log was last known to be fully signed.",
+            registry=registry,
         )
         self._checkpoint_failures = Counter(
-            "tracker_checkpoint_failures", "Times the log was not signed when it should be.", registry=registry
+            "tracker_checkpoint_failures", "Failed attempts to sign the log.", registry=registry
         )
 
     def delivered(self, source: str, outcome: str) -> None:

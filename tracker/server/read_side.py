@@ -1,6 +1,8 @@
-"""The read side of one running Tracker: the views, who fills them, and the doors to them. A node that only takes has none.
+"""The read side of a server: the views, the projector that fills them, and the routes that read them.
 
-log ── projector ──► views ──► api · live stream · dashboard
+log ── projector ──► views ──► API · live stream · dashboard
+
+A node with the role `ingest` has none.
 """
 
 from __future__ import annotations
@@ -29,49 +31,50 @@ from tracker.errors import TrackerError
 from tracker.log.contract import ClusteredLog, Log
 from tracker.server.metrics import Metrics
 from tracker.projector.projector import Projector
-from tracker.server.auto_rebuild import refill
+from tracker.server.auto_rebuild import rebuild_if_far_behind
 from tracker.views.sqlite.views import SqliteViews
 from tracker.log.cluster.cosigner import Cosigner
 
-LAG_SECONDS = 10.0
-WATCH_SECONDS = 1.0
+MAX_LAG_SECONDS = 10.0
+POLL_SECONDS = 1.0
 BACK_OFF = (0.2, 1.0, 5.0, 15.0)
+"""Seconds to wait before the projector is started again, after 0, 1, 2 … failures in a row."""
 
-_log = structlog.get_logger("service")
+_log = structlog.get_logger("server")
 
 
 class ReadSide:
-    """The rooms right of the log; `views` are closed by whoever opened them.
+    """Projects the log into the views and answers readers. The caller closes `views`.
 
-    `vouching`: in a cluster; where it finds that this node has diverged, the views stay as they are.
+    `cosigner`: in a cluster. When it finds that this node has diverged, nothing more is projected.
     """
 
     def __init__(
-        self, config: Config, log: Log, views: SqliteViews, metrics: Metrics, vouching: Cosigner | None = None
+        self, config: Config, log: Log, views: SqliteViews, metrics: Metrics, cosigner: Cosigner | None = None
     ) -> None:
         self._config = config
-        self._vouching = vouching
+        self._cosigner = cosigner
         self._log = log
         self._views = views
         self._metrics = metrics
         self._projector = Projector(log, views, now=clock.now, observer=metrics, hidden=redacted_fields(config))
-        self._found = 0
-        """Where the views were before the projector began."""
+        self._initial_position = 0
+        """The views' projected position before the projector began."""
         self.access = build_access(config)
         self.live = LiveStream(views)
 
     def add_routes(
         self,
         app: web.Application,
-        arrivals: IngestStats,
+        ingest_stats: IngestStats,
         *,
         unready: Callable[[], Awaitable[list[str]]],
         log_key: str | None,
         cluster: ClusterMembers | None = None,
     ) -> None:
-        """Answer every route of the doors for reading, and the health routes."""
+        """Add the routes of the API, the dashboard and health."""
         config = self._config
-        door = ApiContext(
+        context = ApiContext(
             log=self._log,
             views=self._views,
             access=self.access,
@@ -84,70 +87,72 @@ class ReadSide:
             log_key=log_key,
             bundle_settings=bundle_settings(config, self._log, self._metrics),
         )
-        add_routes(app, door)
-        dashboard.add_routes(app, door, arrivals, cluster)
+        add_routes(app, context)
+        dashboard.add_routes(app, context, ingest_stats, cluster)
 
     @property
     def position(self) -> int:
-        """How far the views are."""
-        return self._projector.position or self._found
+        """The views' projected position."""
+        return self._projector.position or self._initial_position
 
-    def lasting(self) -> list[Coroutine[Any, Any, None]]:
-        """What runs for as long as the server does."""
-        return [self._follow(), self._keep_views(), self.live.run()]
+    def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs as long as the server does."""
+        return [self._project_while_undiverged(), self._recreate_missing_views(), self.live.run()]
 
     async def lag(self) -> list[str]:
-        """Why the views are no answer now, empty where they are."""
-        position, seconds = await self._behind()
-        if seconds <= LAG_SECONDS:
+        """Why the views are too old to answer readers; empty when they are not."""
+        position, seconds = await self._lag()
+        if seconds <= MAX_LAG_SECONDS:
             return []
         return [f"the views are {seconds:.0f} s behind the log (position {position})"]
 
-    async def _behind(self) -> tuple[int, float]:
-        """Where the views are, and how long ago (s) the first record came that is not in them."""
+    async def _lag(self) -> tuple[int, float]:
+        """The projected position, and the age (s) of the first record that the views lack."""
         if not self._projector.position:
-            # It has not begun: a rebuild may be making the views.
-            self._found = await self._views.projected_position()
-        waiting = await self._log.record(self.position + 1)
-        seconds = 0.0 if waiting is None else (clock.now() - waiting.received_at) / 1_000_000
+            # The projector has not begun: a rebuild may be running.
+            self._initial_position = await self._views.projected_position()
+        next_record = await self._log.record(self.position + 1)
+        seconds = 0.0 if next_record is None else (clock.now() - next_record.received_at) / 1_000_000
         return self.position, seconds
 
-    async def _begin(self) -> None:
-        """What comes before the projector: a node of a cluster is level, views that lack most of a large log are made."""
+    async def _prepare(self) -> None:
+        """Before the projector begins: a cluster node catches up, and views that lack most of a large log are rebuilt."""
         async with asyncio.TaskGroup() as group:
-            telling = group.create_task(self._tell())
+            reporting = group.create_task(self._report_lag())
             if isinstance(self._log, ClusteredLog):
-                # Nobody is answered before that, and how much is missing shows only then.
+                # Readers are not answered before that, and only then is it known how much the views lack.
                 await self._log.wait_until_caught_up()
-            await refill(self._config, self._log, self._views)
-            telling.cancel()
+            await rebuild_if_far_behind(self._config, self._log, self._views)
+            reporting.cancel()
 
-    async def _tell(self) -> None:
-        """Say how far behind the views are until the projector does."""
+    async def _report_lag(self) -> None:
+        """Report the lag as a metric until the projector does."""
         while True:
             with contextlib.suppress(TrackerError):
-                position, seconds = await self._behind()
+                position, seconds = await self._lag()
                 self._metrics.projected(position, await self._log.head(), seconds)
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _follow(self) -> None:
-        """Fill the views for as long as this node's records are those that were signed."""
-        if self._vouching is None:
+    async def _project_while_undiverged(self) -> None:
+        """Project until this node's records differ from the signed ones."""
+        if self._cosigner is None:
             await self._project()
             return
-        await self._vouching.compared.wait()
+        await self._cosigner.compared.wait()
         async with asyncio.TaskGroup() as group:
             projecting = group.create_task(self._project())
-            await self._vouching.halted.wait()
+            await self._cosigner.halted.wait()
             projecting.cancel()
-        _log.critical("nothing is put into the views any more", position=self._projector.position)
+        _log.critical(
+            "this node has diverged: nothing more is projected into the views", position=self._projector.position
+        )
 
     async def _project(self) -> None:
-        """Run the projector for ever. Whatever it stumbles over is said and tried again: ingest must not notice."""
+        """Run the projector for ever. Log any failure and start it again: ingest must not be affected."""
         try:
-            await self._begin()
+            await self._prepare()
         except Exception:
-            _log.exception("the views are left to the projector")
+            _log.exception("cannot prepare the views, the projector fills them")
         failures = 0
         while True:
             before = self._projector.position
@@ -158,13 +163,13 @@ class ReadSide:
                 _log.exception("projector failed, starting it again", position=self._projector.position)
             await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
 
-    async def _keep_views(self) -> None:
-        """Views may be deleted at any time: make an empty file when there is none, and the projector fills it again."""
+    async def _recreate_missing_views(self) -> None:
+        """Views may be deleted at any time: create an empty file when there is none, and the projector fills it."""
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             if not self._config.views_path.exists():
                 try:
                     await stores.create_views(self._config)
-                    _log.warning("views vanished and are made anew from the log")
+                    _log.warning("the views file is missing, rebuilding the views from the log")
                 except TrackerError as error:
-                    _log.error("views vanished and cannot be made anew", reason=str(error))
+                    _log.error("the views file is missing and cannot be created", reason=str(error))

@@ -1,10 +1,10 @@
-"""The running Tracker: the one place where rooms are joined. Owns the TaskGroup, the clock and the signals.
+"""The running server: connects the components, and owns the TaskGroup and the signals.
 
-    hold the log ─► open log and views ─► projector follows ─► listen ─► … SIGTERM …
-        ─► stop accepting ─► answer what was accepted ─► stop the projector ─► commit and close the log ─► exit 0
+    lock the log ─► open log and views ─► start background tasks ─► listen ─► … SIGTERM …
+        ─► stop accepting ─► answer accepted requests ─► stop background tasks ─► commit and close the log ─► exit 0
 
 Ingest and projector share nothing but the stores: when the projector fails it is started again, and no sender notices.
-If we die anywhere here, what was answered is in the log, and the next start goes on from the views' checkpoint.
+If we die anywhere here, every acknowledged delivery is in the log, and the next start continues from the views' position.
 """
 
 from __future__ import annotations
@@ -46,38 +46,38 @@ from tracker.server.roles import Role, add_refusing_hooks, add_refusing_reads, e
 from tracker.server.request_tracking import KEEPALIVE_SECONDS, InFlightRequests
 from tracker.log.cluster.cosigner import Cosigner
 
-TRYING = 0.8
-"""Of the grace of a stop: so long a cluster is tried. What it does not take is answered and closed in the rest."""
-FREE_BYTES = 16 * 1024 * 1024
-"""With less free space under the log the server says it is not ready, while it can still take records."""
+CLUSTER_GRACE_SHARE = 0.8
+"""Fraction of the shutdown grace spent on pending cluster appends; in the rest they are refused and closed."""
+MIN_FREE_BYTES = 16 * 1024 * 1024
+"""With less free space under the log the server is not ready, although it can still append."""
 PROBE_SECONDS = 2.0
-CONNECTIONS = 65_536
+MAX_OPEN_FILES = 65_536
 
-_log = structlog.get_logger("service")
+_log = structlog.get_logger("server")
 
 Ready = Callable[[str, str | None], None]
-"""Called once with the address when deliveries are taken, and with the one-time link where no key guards the reading."""
+"""Called once the server listens, with its address, and with the one-time link when there is one."""
 
 
 class Server:
-    """The rooms of one running Tracker. `reading` is None on a node that only takes deliveries."""
+    """The components of a running server. `read_side` is None on a node with the role `ingest`; `cosigner` outside of a cluster."""
 
     def __init__(
         self,
         config: Config,
         log: ServedLog,
-        reading: ReadSide | None,
+        read_side: ReadSide | None,
         metrics: Metrics,
         *,
         role: Role = "all",
-        vouching: Cosigner | None = None,
+        cosigner: Cosigner | None = None,
     ) -> None:
         self.config = config
         self.log = log
-        self.reading = reading
+        self.read_side = read_side
         self.metrics = metrics
         self.role: Role = role
-        self.cosigner = vouching
+        self.cosigner = cosigner
         self.ingest = Ingest(
             build_sources(config),
             log,
@@ -90,26 +90,26 @@ class Server:
         self.requests = InFlightRequests()
         self.cluster = log if isinstance(log, ClusteredLog) else None
         self.gossip: NodeGossip | None = None
-        if self.cluster is not None and vouching is not None:
-            self.gossip = NodeGossip(self.cluster, functools.partial(self._status, self.cluster, vouching), clock.now)
+        if self.cluster is not None and cosigner is not None:
+            self.gossip = NodeGossip(self.cluster, functools.partial(self._status, self.cluster, cosigner), clock.now)
             metrics.knows(self.gossip.live_count)
         self.connections: ConnectionLimiter | None = None
 
     def app(self) -> web.Application:
-        """All routes of all doors."""
-        doors: list[Middleware] = [self.requests.count]
+        """The application with all routes of this role."""
+        middlewares: list[Middleware] = [self.requests.count]
         if self.cluster is not None:
-            doors.append(catch_up.gate(self.cluster, self.config.jetstream.behind_at_most))
-        app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=doors)
+            middlewares.append(catch_up.gate(self.cluster, self.config.jetstream.behind_at_most))
+        app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=middlewares)
         if self.role == "read":
             add_refusing_hooks(app)
         else:
             self.ingest.add_routes(app)
-        if self.reading is None:
+        if self.read_side is None:
             Health(self.unready, self.metrics.render).add_routes(app)
             add_refusing_reads(app)
             return app
-        arrivals = IngestStats(
+        ingest_stats = IngestStats(
             since=self.metrics.since,
             last_seen=self.ingest.last_seen,
             last_refused=self.ingest.last_refused,
@@ -120,18 +120,18 @@ class Server:
         if self.gossip is not None and self.cosigner is not None:
             cluster = ClusterMembers(self.gossip, self.cosigner)
         key = signing_keys.public_key(self.config)
-        self.reading.add_routes(app, arrivals, unready=self.unready, log_key=key, cluster=cluster)
+        self.read_side.add_routes(app, ingest_stats, unready=self.unready, log_key=key, cluster=cluster)
         return app
 
-    async def _status(self, log: ClusteredLog, vouching: Cosigner) -> NodeStatus:
+    async def _status(self, log: ClusteredLog, cosigner: Cosigner) -> NodeStatus:
         ingest, metrics, settings = self.ingest, self.metrics, self.config.jetstream
-        minute, behind, diverged = metrics.last_minute(), log.lag(), vouching.diverged
+        minute, behind, diverged = metrics.last_minute(), log.lag(), cosigner.diverged
         names = {*(each.name for each in self.config.sources), *(name for name, _ in metrics.outcomes)}
         return NodeStatus(
             node=settings.node, role=self.role, version=version("tracker"), started=metrics.since,
-            position=await log.head(), views=None if self.reading is None else self.reading.position,
+            position=await log.head(), views=None if self.read_side is None else self.read_side.position,
             behind_messages=behind.messages, behind_seconds=finite_seconds(behind.seconds), signs=settings.signs,
-            cosigned=vouching.cosigned_size, diverged=None if diverged is None else diverged.size, doubt=vouching.doubt,
+            cosigned=cosigner.cosigned_size, diverged=None if diverged is None else diverged.size, doubt=cosigner.doubt,
             sources=[
                 SourceActivity(
                     name=name, last_seen=ingest.last_seen.get(name), last_refused=ingest.last_refused.get(name),
@@ -143,13 +143,13 @@ class Server:
         )  # fmt: skip
 
     async def unready(self) -> list[str]:
-        """Why this server should get no traffic now; empty when it should."""
-        short = None if self.connections is None else self.connections.why_short()
-        reasons = [each for each in (short, self.ingest.body_reader.full_reason()) if each is not None]
+        """Why this server should get no traffic now; empty when it is ready."""
+        shortage = None if self.connections is None else self.connections.shortage_reason()
+        reasons = [each for each in (shortage, self.ingest.body_reader.full_reason()) if each is not None]
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.log.check_writable()
-                reasons += [] if self.reading is None else await self.reading.lag()
+                reasons += [] if self.read_side is None else await self.read_side.lag()
         except TimeoutError:
             reasons.append(f"the log did not answer within {PROBE_SECONDS:.0f} s")
             if self.cluster is not None:
@@ -159,26 +159,26 @@ class Server:
         with contextlib.suppress(OSError):
             found = os.statvfs(self.config.log.path.parent)
             free = found.f_bavail * found.f_frsize
-            if free < FREE_BYTES:
-                reasons.append(f"{free // 1024} KiB are free under the log: make room")
+            if free < MIN_FREE_BYTES:
+                reasons.append(f"only {free // 1024} KiB are free on the disk of the log: free some space")
         return reasons
 
     async def sign(self) -> None:
-        """Make checkpoints on the schedule; return at once where nothing is to be signed, and say so."""
+        """Sign checkpoints on the schedule. Without a key, log a warning and return."""
         evidence = self.config.evidence
         if self.cluster is not None:
             if not self.config.jetstream.signs:
                 if signing_keys.cosigner(self.config) is None:
                     _log.warning(
-                        "this node cosigns nothing: it has no key. `tracker init` makes it",
+                        "this node cosigns nothing because it has no key: `tracker init` creates it",
                         key_file=str(evidence.key_file),
                     )
                 return
-            # A tree that is behind would be taken for one that was rolled back.
+            # A tree that is behind would look like one that was rolled back.
             await self.cluster.wait_until_caught_up()
         if self.checkpoints is None:
             _log.warning(
-                "no checkpoints: nobody can prove later that the log was not changed. `tracker init` makes the key",
+                "no checkpoints are signed, so nobody can prove later that the log was not changed: `tracker init` creates the key",
                 key_file=str(evidence.key_file),
             )
         elif evidence.every is not None:
@@ -195,37 +195,39 @@ async def serve(
     ready: Ready | None = None,
     show_progress: catch_up.ProgressDisplay | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT; on return everything accepted is answered and durable.
+    """Run until SIGTERM or SIGINT. On return, every accepted delivery is durable and answered.
 
-    `port`: instead of the config's. `link`: `ready` gets a one-time link beside the keys, too. `show_progress`: how a node of a
-    cluster shows that it catches up. `role`: what this node is for (`roles.py`).
-    Raises `ConfigInvalid` (an address that cannot be used, or one open to others without read keys) and `LogError`
-    (no log, or served by somebody else) before anything is accepted.
+    `port` overrides the config's. With `link`, `ready` gets a one-time link even though there are read keys. A cluster node
+    shows with `show_progress` that it catches up. `role`: see `roles.py`.
+    Raises `ConfigInvalid` (an unusable address, or a public one without read keys) and `LogError` (no log, or another
+    server has it) before anything is accepted.
     """
     if port is not None:
         config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, port=port))
     if link and not config.server.is_loopback:
-        raise ConfigInvalid(f"server.host: {config.server.host} is open to others: --link is for this machine alone")
+        raise ConfigInvalid(
+            f"server.host: {config.server.host} is not a loopback address: --link works only on this machine"
+        )
     if not config.access.keys and not config.server.is_loopback:
         raise ConfigInvalid(
-            f"server.host: {config.server.host} is open to others, but no key guards the reading: "
+            f"server.host: {config.server.host} is not a loopback address, but there are no read keys: "
             "add [access] keys, or listen on 127.0.0.1"
         )
     expect_role(config, role)
-    _allow_many_connections()
+    _raise_open_file_limit()
     stop = asyncio.Event()
-    # Until the log is closed: an impatient second signal must not cut off what the first one began.
+    # Until the log is closed: a second signal must not interrupt the shutdown.
     with stores.lock_log(config), _signals(stop.set):
-        async with _station(config, role) as station:
+        async with _open_server(config, role) as server:
             with gc_tuning.collect_rarely(gc_tuning.SERVING):
-                await _run(station, stop, ready, show_progress, link=link)
+                await _run(server, stop, ready, show_progress, link=link)
 
 
-def _allow_many_connections() -> None:
-    """Each live stream is an open file; most systems begin with 1,024 and allow many more."""
+def _raise_open_file_limit() -> None:
+    """Raise the limit of open files: each connection is one, and most systems start at 1,024 but allow many more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or soft < hard:
-        wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+        wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
@@ -243,42 +245,42 @@ def _signals(stop: Callable[[], None]) -> Generator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _station(config: Config, role: Role) -> AsyncGenerator[Server]:
+async def _open_server(config: Config, role: Role) -> AsyncGenerator[Server]:
     metrics = Metrics(clock.now)
     async with contextlib.AsyncExitStack() as stack:
         log = await stores.open_log(config, metrics)
         stack.push_async_callback(log.close)
-        vouching = None
+        cosigner = None
         if isinstance(log, ClusteredLog):
             metrics.follows(
                 log.lag, await catch_up.warn_if_behind(log, config.jetstream.monitoring), log.skipped_messages
             )
-            vouching = await _compared(config, log)
-            metrics.vouches(vouching.metrics)
+            cosigner = await _check_divergence(config, log)
+            metrics.vouches(cosigner.metrics)
         if config.sealing.masters:
-            # On a node that has diverged these positions may be other people's.
+            # On a diverged node, these positions may be those of other people's records.
             if not isinstance(log, ClusteredLog) or log.stop_reason() is None:
                 await finish(log)
         else:
             _log.info("bodies are kept in clear: without a master key under [sealing] nothing can be erased")
-        reading = None
+        read_side = None
         if role != "ingest":
             views = await stores.open_live_views(config)
             stack.push_async_callback(views.close)
-            reading = ReadSide(config, log, views, metrics, vouching)
-        yield Server(config, log, reading, metrics, role=role, vouching=vouching)
+            read_side = ReadSide(config, log, views, metrics, cosigner)
+        yield Server(config, log, read_side, metrics, role=role, cosigner=cosigner)
 
 
-async def _compared(config: Config, log: ClusteredLog) -> Cosigner:
-    """What compares this node with what is signed. It was compared once: nothing is taken before that."""
-    vouching = cluster_stores.tree_cosigner(config, log)
-    begun = await cluster_stores.find_divergence(config, log)
-    log.set_divergence_check(lambda: vouching.diverged or begun)
-    return vouching
+async def _check_divergence(config: Config, log: ClusteredLog) -> Cosigner:
+    """Compare this node with the signed checkpoints once, before it accepts anything; returns what repeats that."""
+    cosigner = cluster_stores.tree_cosigner(config, log)
+    at_start = await cluster_stores.find_divergence(config, log)
+    log.set_divergence_check(lambda: cosigner.diverged or at_start)
+    return cosigner
 
 
 async def _run(
-    station: Server,
+    server: Server,
     stop: asyncio.Event,
     ready: Ready | None,
     show_progress: catch_up.ProgressDisplay | None,
@@ -287,34 +289,36 @@ async def _run(
 ) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            lasting = [
-                *([] if station.reading is None else station.reading.lasting()),
-                station.sign(),
-                station.requests.let_go(),
+            background = [
+                *([] if server.read_side is None else server.read_side.background_tasks()),
+                server.sign(),
+                server.requests.close_idle(),
                 clock_watch.watch(clock.now),
             ]
-            if station.cluster is not None:
-                lasting.append(catch_up.show(station.cluster, show_progress))
-            if station.cosigner is not None:
-                lasting.append(station.cosigner.run())
-            if station.gossip is not None:
-                lasting.append(station.gossip.run())
-            config = station.config
-            if station.cluster is not None and station.reading is not None and config.sealing.masters:
-                lasting.append(erasure_sync.run(config.path, config.views_path, station.cluster))
-            # Of many nodes one looks for what is old: the one that signs.
-            is_first = station.cluster is None or config.jetstream.signs
-            if is_first and any(source.retention is not None for source in config.sources):
-                lasting.append(retention.run(functools.partial(child_command.run, config.path), station.metrics))
-            tasks = [group.create_task(each) for each in lasting]
+            if server.cluster is not None:
+                background.append(catch_up.show(server.cluster, show_progress))
+            if server.cosigner is not None:
+                background.append(server.cosigner.run())
+            if server.gossip is not None:
+                background.append(server.gossip.run())
+            config = server.config
+            if server.cluster is not None and server.read_side is not None and config.sealing.masters:
+                background.append(erasure_sync.run(config.path, config.views_path, server.cluster))
+            # In a cluster, the node that signs applies the retention.
+            applies_retention = server.cluster is None or config.jetstream.signs
+            if applies_retention and any(source.retention is not None for source in config.sources):
+                background.append(retention.run(functools.partial(child_command.run, config.path), server.metrics))
+            tasks = [group.create_task(each) for each in background]
             try:
-                async with _listening(station) as address:
-                    _log.info("ready", address=address, sources=[each.name for each in station.config.sources])
+                async with _listen(server) as address:
+                    _log.info("ready", address=address, sources=[each.name for each in server.config.sources])
                     if ready is not None:
-                        reading = station.reading
-                        ready(address, None if reading is None else reading.access.one_time_link(even_with_keys=link))
+                        read_side = server.read_side
+                        ready(
+                            address, None if read_side is None else read_side.access.one_time_link(even_with_keys=link)
+                        )
                     await stop.wait()
-                    _log.info("stopping", grace_seconds=station.config.server.shutdown_grace)
+                    _log.info("stopping", grace_seconds=server.config.server.shutdown_grace)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -323,40 +327,40 @@ async def _run(
 
 
 @contextlib.asynccontextmanager
-async def _listening(station: Server) -> AsyncGenerator[str]:
-    """Accept connections; on leaving accept no more, and let those accepted have their answers."""
-    server = station.config.server
+async def _listen(server: Server) -> AsyncGenerator[str]:
+    """Accept connections. On leaving, accept no more and answer the accepted requests."""
+    settings = server.config.server
     runner = web.AppRunner(
-        station.app(),
+        server.app(),
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=1.0,
         read_bufsize=READ_BYTES,
     )
     await runner.setup()
-    answering = cast("web.Server", runner.server)  # it is there after the setup
-    station.requests.server = answering
-    station.connections = ConnectionLimiter(answering)
+    http_server = cast("web.Server", runner.server)  # set by `setup`
+    server.requests.server = http_server
+    server.connections = ConnectionLimiter(http_server)
     try:
-        host = server.host.strip("[]")
+        host = settings.host.strip("[]")
         try:
-            listening = await asyncio.get_running_loop().create_server(
-                station.connections, host, server.port, backlog=1024
+            listener = await asyncio.get_running_loop().create_server(
+                server.connections, host, settings.port, backlog=1024
             )
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigInvalid(
-                f"server.host, server.port: cannot listen on {server.host}:{server.port} ({reason}): "
-                "name an address of this machine, and a port nobody listens on"
+                f"server.host, server.port: cannot listen on {settings.host}:{settings.port} ({reason}): "
+                "name an address of this machine, and a free port"
             ) from None
-        with contextlib.closing(listening):
-            bound_receiving(listening.sockets[0].fileno())
-            port = listening.sockets[0].getsockname()[1]
+        with contextlib.closing(listener):
+            bound_receiving(listener.sockets[0].fileno())
+            port = listener.sockets[0].getsockname()[1]
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        if station.cluster is not None:
-            station.cluster.limit_shutdown(TRYING * server.shutdown_grace)
-        if station.reading is not None:
-            station.reading.live.stop()
-        await station.requests.end(server.shutdown_grace)
+        if server.cluster is not None:
+            server.cluster.limit_shutdown(CLUSTER_GRACE_SHARE * settings.shutdown_grace)
+        if server.read_side is not None:
+            server.read_side.live.stop()
+        await server.requests.wait_idle(settings.shutdown_grace)
     finally:
         await runner.cleanup()

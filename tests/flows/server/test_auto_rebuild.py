@@ -19,7 +19,7 @@ import structlog
 from tests.flows.projector.test_projector import mixed_log
 from tests.support.server import READ_KEY, SECRETS, Running, now
 from tracker.server import child_command, auto_rebuild
-from tracker.server.child_command import Ended
+from tracker.server.child_command import CommandResult
 from tracker.config.load import load
 from tracker.demo.show import config_text
 from tracker.demo.calls import ISSUERS, whole_call
@@ -28,7 +28,7 @@ from tracker.log.contract import Log
 from tracker.log.file_lock import lock
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.projector import Projector, compare_views
-from tracker.server.auto_rebuild import refill
+from tracker.server.auto_rebuild import rebuild_if_far_behind
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 from tracker.views.sqlite.views import SqliteViews
@@ -52,8 +52,8 @@ class Stores:
         self.head = await self.log.head()
         return self
 
-    async def refill(self) -> bool:
-        return await refill(self.config, self.log, self.views)
+    async def rebuild(self) -> bool:
+        return await rebuild_if_far_behind(self.config, self.log, self.views)
 
     async def close(self) -> None:
         await self.views.close()
@@ -62,7 +62,7 @@ class Stores:
 
 @pytest.fixture
 async def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stores]:
-    monkeypatch.setattr(auto_rebuild, "WORTH", 100)
+    monkeypatch.setattr(auto_rebuild, "MIN_MISSING", 100)
     opened = await Stores(tmp_path).open()
     yield opened
     await opened.close()
@@ -71,7 +71,7 @@ async def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_there(
     stores: Stores, tmp_path: Path
 ) -> None:
-    assert await stores.refill()
+    assert await stores.rebuild()
     assert await stores.views.projected_position() == stores.head
     livekit = registry.build(SourceSettings(name="lk", vendor="livekit", keys={ISSUERS["livekit"]: "x" * 40}))
     await stores.log.append_all(
@@ -89,7 +89,7 @@ async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_th
     await fresh.close()
 
 
-async def nobody(*_: Any) -> Ended:
+async def nobody(*_: Any) -> CommandResult:
     raise AssertionError("a rebuild was begun")
 
 
@@ -98,26 +98,26 @@ async def test_what_is_sooner_projected_is_left_to_the_projector(
 ) -> None:
     monkeypatch.setattr(child_command, "run", nobody)
     await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2 + 1)
-    assert not await stores.refill()
-    monkeypatch.setattr(auto_rebuild, "WORTH", stores.head + 1)
+    assert not await stores.rebuild()
+    monkeypatch.setattr(auto_rebuild, "MIN_MISSING", stores.head + 1)
     await stores.views.close()
     for path in stores.folder.glob("views.db*"):
         path.unlink()
     await SqliteViews.create(stores.folder / "views.db")
     stores.views = await SqliteViews.open(stores.folder / "views.db", writable=True)
-    assert not await stores.refill()
+    assert not await stores.rebuild()
 
 
 async def test_half_of_the_log_is_enough(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[tuple[Any, ...]] = []
 
-    async def run(*arguments: Any) -> Ended:
+    async def run(*arguments: Any) -> CommandResult:
         begun.append(arguments)
-        return Ended(0, b"", "")
+        return CommandResult(0, b"", "")
 
     monkeypatch.setattr(child_command, "run", run)
     await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2)
-    assert await stores.refill()
+    assert await stores.rebuild()
     assert begun == [(stores.config.path, "rebuild", "--wait")]
 
 
@@ -135,18 +135,20 @@ async def test_where_no_rebuild_can_be_made_the_projector_fills_the_views(
 ) -> None:
     spoil(stores, monkeypatch)
     with structlog.testing.capture_logs() as said:
-        assert not await stores.refill()
-    assert "no rebuild, so the projector fills the views" in [each["event"] for each in said]
+        assert not await stores.rebuild()
+    assert "the rebuild failed, so the projector fills the views" in [each["event"] for each in said]
     await Projector(stores.log, stores.views, now=now).catch_up()
     assert await stores.views.projected_position() == stores.head
 
 
 async def test_where_there_is_no_room_nothing_is_begun(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_command, "run", nobody)
-    monkeypatch.setattr(auto_rebuild, "ROOM", 2**50)
+    monkeypatch.setattr(auto_rebuild, "FREE_SPACE_FACTOR", 2**50)
     with structlog.testing.capture_logs() as said:
-        assert not await stores.refill()
-    assert [each["event"] for each in said] == ["no room to rebuild the views, so the projector fills them"]
+        assert not await stores.rebuild()
+    assert [each["event"] for each in said] == [
+        "not enough free space to rebuild the views, so the projector fills them"
+    ]
 
 
 async def test_where_the_stores_cannot_be_asked_nothing_is_begun(
@@ -157,9 +159,9 @@ async def test_where_the_stores_cannot_be_asked_nothing_is_begun(
             raise LogUnavailable("locked")
 
     monkeypatch.setattr(child_command, "run", nobody)
-    assert not await refill(stores.config, cast("Log", Away()), stores.views)
+    assert not await rebuild_if_far_behind(stores.config, cast("Log", Away()), stores.views)
     (stores.folder / "log.db").rename(stores.folder / "gone.db")
-    assert not await stores.refill()
+    assert not await stores.rebuild()
 
 
 async def test_a_rebuild_that_waits_begins_when_the_other_one_has_ended(stores: Stores) -> None:
@@ -215,8 +217,8 @@ async def test_a_server_without_views_of_a_large_log_takes_deliveries_while_they
     running = Running(tmp_path)
     assert (await running.run("init"))[0] == 0
     (tmp_path / "log.db").unlink()
-    head = await large_log(tmp_path / "log.db", auto_rebuild.WORTH // 2)
-    assert head == auto_rebuild.WORTH
+    head = await large_log(tmp_path / "log.db", auto_rebuild.MIN_MISSING // 2)
+    assert head == auto_rebuild.MIN_MISSING
     await running.start()
     async with aiohttp.ClientSession() as web:
         call = whole_call("plugnmeet", now() - HOUR)
