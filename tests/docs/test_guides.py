@@ -39,7 +39,12 @@ def test_every_metric_named_anywhere_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", ["the log did not answer within", "KiB are free on the disk of the log: free some space", " s behind the log (position "]
+    "reason",
+    [
+        "the log did not answer within",
+        "KiB are free on the disk of the log: free some space",
+        " s behind the log (position ",
+    ],
 )
 def test_every_reason_of_readyz_is_explained(reason: str) -> None:
     code = "".join((ROOT / "tracker" / name).read_text("utf-8") for name in ("server/server.py", "server/read_side.py"))

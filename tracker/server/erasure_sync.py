@@ -46,9 +46,9 @@ async def run(config: Path, views: Path, log: ClusteredLog) -> None:
     await log.wait_until_caught_up()
     while True:
         log.erasure_applied.clear()
-        if await log.last_from_source(OURS) > saved_position(views):
+        if await log.last_from_source(TRACKER) > saved_position(views):
             await asyncio.sleep(SETTLE_SECONDS)
-            last = await log.last_from_source(OURS)
+            last = await log.last_from_source(TRACKER)
             if last > saved_position(views) and not await _rebuilt(config):
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
