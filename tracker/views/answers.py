@@ -1,7 +1,7 @@
-"""The JSON of every answer, as the structs that encode it; openapi.json is made from these same structs.
+"""The structs that encode every JSON answer; openapi.json is generated from them.
 
-Times are RFC 3339 in UTC with milliseconds and `Z`, null when unknown; durations are whole milliseconds. A field once
-named here keeps its name.
+Times are RFC 3339 in UTC with milliseconds and `Z`, null when unknown; durations are whole milliseconds. Field
+names never change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class Page(msgspec.Struct, Generic[Item], frozen=True):
-    """One page of a list; `next` goes into `cursor` for the page after it, null at the end."""
+    """One page of a list. `next` is the `cursor` of the following page, null at the end."""
 
     items: list[Item]
     next: str | None
@@ -159,7 +159,7 @@ class Upload(msgspec.Struct, frozen=True):
 
 
 class RecordingStatus(msgspec.Struct, frozen=True):
-    """A status a recording had, since when, and which record told."""
+    """A status of a recording, since when, and the position of the record that reported it."""
 
     status: str
     at: Time | None
@@ -189,20 +189,20 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Supervisor(msgspec.Struct, frozen=True):
-    """Who listened."""
+    """The supervisor who listens."""
 
     client_id: str | None
 
 
 class Agent(msgspec.Struct, frozen=True):
-    """Who was listened to, in which session of theirs."""
+    """The agent who is listened to, and their session."""
 
     session_id: str | None
     client_id: str | None
 
 
 class SupervisorSession(msgspec.Struct, frozen=True, kw_only=True):
-    """A supervisor listening to an agent's session. `provenance` is of the end; of the start while it runs."""
+    """A supervisor listening to an agent's session. `provenance` is that of the end; while it runs, of the start."""
 
     id: str
     supervisor: Supervisor
@@ -215,7 +215,7 @@ class SupervisorSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoomSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One room of one source, with the sessions it had."""
+    """One room of one source, and its sessions."""
 
     source: str
     room: Room
@@ -247,7 +247,7 @@ class RawRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DayStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The sessions that began on one day (UTC)."""
+    """The sessions that started on one day (UTC)."""
 
     day: Annotated[str, msgspec.Meta(extra_json_schema={"format": "date"})]
     sessions: int
@@ -257,7 +257,7 @@ class DayStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
-    """One source: sessions that began in the time asked about, and those open now."""
+    """One source: sessions that started in the period, and those open now."""
 
     source: str
     vendor: str
@@ -267,14 +267,14 @@ class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Peak(msgspec.Struct, frozen=True):
-    """The most sessions at one time, and since when they were."""
+    """The most concurrent sessions, and since when."""
 
     sessions: int
     at: Time | None
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """`open` is now; everything else is of the sessions that began in the time asked about."""
+    """`open` is now; everything else counts the sessions that started in the period."""
 
     open: int
     sessions: int
@@ -284,7 +284,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alive(msgspec.Struct, frozen=True):
-    """The process answers."""
+    """The process is running."""
 
     alive: bool
 
@@ -297,7 +297,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 def time_of(micros: Micros | None) -> str | None:
-    """µs since the epoch as RFC 3339 with milliseconds; None for what no calendar holds."""
+    """µs since the epoch as RFC 3339 with milliseconds; None if out of the calendar's range."""
     if micros is None:
         return None
     try:

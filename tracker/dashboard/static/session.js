@@ -16,7 +16,7 @@ const json = async (path) => {
   return answer.json();
 };
 
-const said = document.getElementById("lanes-said");
+const announcer = document.getElementById("lanes-announce");
 let model = null;
 let events = [];
 let complete = false;
@@ -37,7 +37,7 @@ const pick = (each, bar = each && barOf(model, each)) => {
     return;
   }
   lanes.pick(bar, bar?.lane ?? laneOf(model, each), each.at - model.begin);
-  said.textContent = `${clock(each.at)}, ${spaced(each.kind)}, ${about(model, each)}, ${each.provenance}`;
+  announcer.textContent = `${clock(each.at)}, ${spaced(each.kind)}, ${about(model, each)}, ${each.provenance}`;
 };
 
 const lanes = new LanesView(document.getElementById("lanes-live"), document.getElementById("lanes-tools"), {

@@ -1,5 +1,5 @@
-// The list of calls, live: each entry of the live stream makes the figures and the rows be asked for again, at most once
-// a second, and only rows that changed are put in place of the old ones.
+// The list of sessions, live: after an entry of the live stream, the script requests the figures and the rows again, at most once
+// a second, and replaces only the rows that have changed.
 "use strict";
 (() => {
   const status = document.getElementById("live-status");

@@ -58,7 +58,7 @@ async def test_keys_walk_through_events_and_bring_up_the_raw_record(house: Watch
         for _ in range(2):
             await page.keyboard.press("j")
         await until(page.locator("tr.picked .kind").inner_text, "participant joined")
-        assert EVIL in await page.locator("#lanes-said").inner_text()
+        assert EVIL in await page.locator("#lanes-announce").inner_text()
         await page.keyboard.press("k")
         await until(page.locator("tr.picked .kind").inner_text, "session started")
         for key in ("+", "ArrowRight", "ArrowLeft", "-", "0"):
