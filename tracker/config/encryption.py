@@ -1,8 +1,8 @@
 """`[sealing]`: the master keys that wrap each record's data key, and where the key store is.
 
-    keys = [{ id = "2026", secret_env = "TRACKER_MASTER_KEY" }]     the first wraps, the others only open (rotation)
+    keys = [{ id = "2026", secret_env = "TRACKER_MASTER_KEY" }]     the first wraps, the others only unwrap (rotation)
 
-A master key is 32 random bytes, written as 64 hexadecimal digits or in base64. Without one, bodies are kept in clear.
+A master key is 32 random bytes, written as 64 hexadecimal digits or in base64. Without one, records are not encrypted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADVICE = "write 32 random bytes as `openssl rand -hex 32` prints them"
 
 
 class MasterTable(msgspec.Struct, frozen=True, kw_only=True):
-    """One of `[sealing] keys` as it stands in the file."""
+    """One of `[sealing] keys` as it is written in the file."""
 
     id: str
     secret: str | None = None
@@ -33,14 +33,14 @@ class MasterTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SealingTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`[sealing]` as it stands in the file."""
+    """`[sealing]` as it is written in the file."""
 
     keys: tuple[MasterTable, ...] = ()
     path: str = "data/keys.db"
 
 
 class MasterConfig(msgspec.Struct, frozen=True):
-    """One master key. Never printed: `repr` hides it."""
+    """One master key. `repr` hides its bytes."""
 
     id: str
     key: bytes
@@ -54,7 +54,7 @@ class MasterConfig(msgspec.Struct, frozen=True):
 
 
 class SealingConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The master keys, the current one first; none: bodies are kept in clear. `path` is the key store's."""
+    """The master keys, the current one first; without any, records are not encrypted. `path` is the key store's."""
 
     masters: tuple[MasterConfig, ...]
     path: Path
@@ -66,7 +66,7 @@ def read_sealing(table: SealingTable, folder: Path, lookup: Lookup) -> SealingCo
     for n, each in enumerate(table.keys):
         where = f"sealing.keys[{n}]"
         if not each.id.strip():
-            raise ConfigInvalid(f'{where}.id: empty; name the key, like "2026": the key store says which key wrapped')
+            raise ConfigInvalid(f'{where}.id: empty: name the key, like "2026"; the key store notes which key wrapped each data key')
         if any(master.id == each.id for master in masters):
             raise ConfigInvalid(f"{where}.id: {each.id!r} is used twice: give each key its own id")
         masters.append(MasterConfig(each.id, _key(lookup.one(each, where, f"a master key: {ADVICE}"), where)))

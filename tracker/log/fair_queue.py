@@ -1,9 +1,9 @@
-"""Who waits to be written: a line for each source, taken in turn, so that one gone mad does not starve the others.
+"""A bounded queue that is fair between sources: one line for each, served in turn, so that a flood from one does not starve others.
 
-    lk   ■■■■■■■■■■■■■■…     at most seven times what is still free: alone, seven eighths of the bound
+    lk   ■■■■■■■■■■■■■■…     holds at most seven times the free places: alone, seven eighths of the bound
     ov   ■                   its next delivery goes with the next transaction, however long the other line is
 
-Within a source the order of arrival is kept. Between sources there is none to keep.
+The order of arrival is kept within a source. Between sources there is no order to keep.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tracker.domain.deliveries import Verified
 from tracker.errors import LogBusy
 
 SHARE = 7
-"""How many times what is free one source may hold: the last eighth of the queue is for others."""
+"""One source may hold at most this many times the free places, so the last eighth of the queue is for other sources."""
 
 
 class PendingGroup(Protocol):
-    """What stands in a line: records of one append, never split; `size` in bytes of bodies and proofs."""
+    """The records of one append, never split. `size` in bytes of bodies and proofs."""
 
     records: list[Verified]
     size: int
@@ -30,7 +30,7 @@ Group = TypeVar("Group", bound=PendingGroup)
 
 
 class FairQueue(Generic[Group]):
-    """The lines of all sources; `bound` in records, `bytes_bound` in bytes. `records` and `bytes` wait now."""
+    """The lines of all sources. `bound` in records, `bytes_bound` in bytes. `records` and `bytes`: what waits now."""
 
     def __init__(self, bound: int, bytes_bound: int) -> None:
         self._bound = bound
@@ -43,8 +43,8 @@ class FairQueue(Generic[Group]):
     def __bool__(self) -> bool:
         return bool(self._lines)
 
-    def join(self, group: Group) -> None:
-        """Stand at the end of the source's line. Raises `LogBusy` where that would be over the bounds."""
+    def put(self, group: Group) -> None:
+        """Append to the source's line. Raises `LogBusy` where that would exceed the bounds."""
         source, count = _source_of(group.records), len(group.records)
         # An empty queue takes a batch of any size: otherwise one larger than the bound could never be appended.
         if self._lines or self._bound < 1:
@@ -62,13 +62,13 @@ class FairQueue(Generic[Group]):
         self._lines.setdefault(source, deque()).append(group)
         self._count(source, count, group.size)
 
-    def take(self, most_records: int, most_bytes: int) -> list[Group]:
-        """The next group of each line in turn, as many as fit; at least one. There has to be one."""
+    def take(self, max_records: int, max_bytes: int) -> list[Group]:
+        """The next group of each line in turn, as many as fit; at least one. The queue must not be empty."""
         taken: list[Group] = []
         records = size = 0
         for source in self._in_turn():
             group = self._lines[source][0]
-            if taken and (records + len(group.records) > most_records or size + group.size > most_bytes):
+            if taken and (records + len(group.records) > max_records or size + group.size > max_bytes):
                 break
             taken.append(group)
             records, size = records + len(group.records), size + group.size
@@ -76,7 +76,7 @@ class FairQueue(Generic[Group]):
             line.popleft()
             if not line:
                 del self._lines[source]
-            elif len(self._lines) > 1:  # to the end: whoever was not served this time is first the next time
+            elif len(self._lines) > 1:  # move it to the end: the sources not served this time are first the next time
                 self._lines[source] = self._lines.pop(source)
             self._count(source, -len(group.records), -group.size)
         return taken

@@ -1,7 +1,7 @@
-"""One server a log: a lock beside the file, let go by the system when its holder dies.
+"""One server a log: a lock file beside the log, released by the system when its holder dies.
 
 Several processes may append to one SQLite log (positions are assigned under the write lock), so importers take no lock.
-Two servers on one log are a mistake of the operator, and the second is told who holds it.
+Two servers on one log are an operator's mistake, and the second is refused with the name of the first.
 
 LIMIT: `flock` does not reach across machines on every network file system; a log belongs on a local disk anyway.
 """
@@ -27,7 +27,7 @@ class FileLock:
         self.path = path
 
     def close(self) -> None:
-        """Let go. Idempotent. The lock file stays: removing it would let two servers lock two files of one name."""
+        """Release it. Idempotent. The lock file stays: removing it would let two servers lock two files of one name."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ class FileLock:
 
 
 def lock(log_path: str | Path) -> FileLock:
-    """Hold `<log_path>.lock` for a server. Raises `LogUnavailable` (`reason` "locked") naming its holder."""
+    """Lock `<log_path>.lock` for a server. Raises `LogUnavailable` (`reason` "locked") naming its holder."""
     real = Path(log_path).resolve()
     path = real.with_name(real.name + ".lock")
     try:
@@ -60,18 +60,18 @@ def lock(log_path: str | Path) -> FileLock:
         os.close(descriptor)
         reason = "locked" if isinstance(error, BlockingIOError) else None
         raise LogUnavailable(f"{real} is already served by {holder}: stop that server first", reason) from error
-    if not _has_name(descriptor, path):
-        # Whoever held it has just removed it: the next one would lock a file of that name beside ours.
+    if not _is_named(descriptor, path):
+        # The last holder has just removed the file: the next server would lock another file of the same name.
         os.close(descriptor)
         return lock(log_path)
-    # Who we are is a help for people; the lock itself is what counts, so a full disk here is no reason to refuse.
+    # The holder's name is only a help for people; the lock itself is what counts, so a full disk here is no reason to refuse.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return FileLock(descriptor, path)
 
 
-def _has_name(descriptor: int, path: Path) -> bool:
+def _is_named(descriptor: int, path: Path) -> bool:
     try:
         named = path.stat()
     except FileNotFoundError:

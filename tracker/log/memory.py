@@ -1,6 +1,6 @@
-"""A log in memory: the same contract, gone with the process. The only test double, and what `tracker demo` may use.
+"""A log in memory: the same contract, gone with the process. It is the only test double.
 
-An append is "durable" when it is in the list; everything happens between two awaits, so nothing needs a lock.
+An append is "durable" when it is in the list. Everything happens between two awaits, so nothing needs a lock.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import msgspec
 
 from tracker.domain.deliveries import Appended, Record, Verified
 from tracker.errors import LogUnavailable
-from tracker.log.merkle.leaf import stored_digest, record_leaf_hash
-from tracker.log.merkle.tree import TILE_WIDTH, Frontier
 from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
 from tracker.log.group_commit import QUEUE_BYTES, storable_texts
+from tracker.log.merkle.leaf import record_leaf_hash, stored_digest
+from tracker.log.merkle.tree import TILE_WIDTH, Frontier
 
 CHUNK_RECORDS = 1000
 
@@ -34,42 +34,38 @@ class MemoryLog:
 
     @property
     def max_batch_bytes(self) -> int:
-        """See `Log.most_bytes`."""
         return QUEUE_BYTES
 
     async def append(self, verified: Verified) -> Appended:
-        """See `Log.append`. Never raises `LogBusy`: there is no queue."""
+        """Append one. Never raises `LogBusy`: there is no queue."""
         return (await self.append_all([verified]))[0]
 
     def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
-        """See `Log.append_for`."""
         try:
-            (found,) = self._appended([verified])
+            (appended,) = self._append([verified])
         except LogUnavailable as error:
             if not answer.done():
                 answer.set_exception(error.with_traceback(None))
             return
         if not answer.done():
-            answer.set_result(found)
+            answer.set_result(appended)
 
     async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
-        """See `Log.append_all`."""
-        return self._appended(batch)
+        return self._append(batch)
 
-    def _appended(self, batch: Sequence[Verified]) -> list[Appended]:
+    def _append(self, batch: Sequence[Verified]) -> list[Appended]:
         self._refuse_when_closed()
         before = len(self._records)
-        answers = [self._place(storable_texts(verified)) for verified in batch]
+        answers = [self._append_one(storable_texts(verified)) for verified in batch]
         if len(self._records) > before:
             self._changed.set()
             self._changed = asyncio.Event()
         return answers
 
     async def check_writable(self) -> None:
-        """Whether records could be taken now. Raises `LogUnavailable` after `close()`."""
         self._refuse_when_closed()
 
-    def _place(self, verified: Verified) -> Appended:
+    def _append_one(self, verified: Verified) -> Appended:
         key = (verified.source, verified.dedupe_key)
         known = self._positions.get(key)
         if known is not None:
@@ -78,27 +74,24 @@ class MemoryLog:
         self._records.append(Record(position=position, **msgspec.structs.asdict(verified)))
         leaf = record_leaf_hash(position, *msgspec.structs.astuple(verified))
         self._tiles[0].append(leaf)
-        for level, _, found in self._frontier.append(leaf):
-            self._tiles.setdefault(level, []).append(found)
+        for level, _, tile_hash in self._frontier.append(leaf):
+            self._tiles.setdefault(level, []).append(tile_hash)
         self._positions[key] = position
         return Appended(position, duplicate=False)
 
     async def head(self) -> int:
-        """See `Log.head`."""
         self._refuse_when_closed()
         return len(self._records)
 
     async def record(self, position: int) -> Record | None:
-        """See `Log.record`."""
         self._refuse_when_closed()
         return self._records[position - 1] if 1 <= position <= len(self._records) else None
 
     async def last_from_source(self, source: str) -> int:
-        """See `Log.last_of`."""
         return max((position for (name, _), position in self._positions.items() if name == source), default=0)
 
     async def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
-        """See `Log.read`. Lists of at most 1000 records."""
+        """Lists of at most 1000 records."""
         self._refuse_when_closed()
         start = max(after, 0)
         end = len(self._records) if limit is None else min(len(self._records), start + limit)
@@ -108,7 +101,6 @@ class MemoryLog:
             start = stop
 
     async def wait(self, after: int, timeout: float) -> int:
-        """See `Log.wait`."""
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             changed = self._changed
@@ -123,7 +115,7 @@ class MemoryLog:
                 continue
 
     async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
-        """See `Log.append_erasure`. Nothing is sealed here, so what is erased goes at once."""
+        """Nothing is encrypted here, so erased bytes are dropped at once."""
         appended = await self.append(verified)
         for n, record in enumerate(self._records):
             if record.position in positions or record.erased_by in positions:
@@ -131,43 +123,38 @@ class MemoryLog:
         return appended
 
     async def positions_from_source(self, source: str) -> list[int]:
-        """See `Log.positions_of`."""
         return [record.position for record in self._records if record.source == source]
 
     async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:
-        """See `Log.erased`."""
-        gone = [
-            (each.position, each.erased_by) for each in self._records[max(after, 0) :] if each.erased_by is not None
+        erased = [
+            (record.position, record.erased_by)
+            for record in self._records[max(after, 0) :]
+            if record.erased_by is not None
         ]
-        return gone[:limit]
+        return erased[:limit]
 
     async def surplus_tile(self) -> tuple[int, int] | None:
-        """See `Log.tile_beyond`. Nobody else can put one in."""
         return None
 
     async def destroy_keys(self, positions: Sequence[int]) -> None:  # noqa: ARG002 - the contract's
-        """See `Log.destroy_keys`. There are none."""
+        """There are no keys."""
         self._refuse_when_closed()
 
     async def tree_head(self) -> TreeHead:
-        """See `Log.tree_head`."""
         self._refuse_when_closed()
         return TreeHead(self._frontier.size, self._frontier.root())
 
     async def tile(self, level: int, n: int) -> list[bytes]:
-        """See `Log.tile`."""
         self._refuse_when_closed()
         return self._tiles.get(level, [])[n * TILE_WIDTH : (n + 1) * TILE_WIDTH] if n >= 0 else []
 
     async def leaf(self, position: int) -> StoredLeaf | None:
-        """See `Log.leaf`."""
         record = await self.record(position)
         if record is None:
             return None
         return StoredLeaf(position, self._tiles[0][position - 1], stored_digest(record.proof, record.body), None, None)
 
     async def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
-        """See `Log.read_kept`."""
         async for chunk in self.read(after):
             yield [
                 StoredRecord(
@@ -178,27 +165,23 @@ class MemoryLog:
             ]  # fmt: skip
 
     async def store_checkpoint(self, size: int, note: str) -> bool:
-        """See `Log.keep_checkpoint`."""
         self._refuse_when_closed()
         return self._checkpoints.setdefault(size, note) is note
 
     async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
-        """See `Log.checkpoints`."""
         self._refuse_when_closed()
-        return sorted(kept for kept in self._checkpoints.items() if kept[0] > after)[:limit]
+        return sorted(stored for stored in self._checkpoints.items() if stored[0] > after)[:limit]
 
     async def cosignatures(self, size: int) -> list[str]:  # noqa: ARG002 - the contract's
-        """See `Log.cosignatures`. There is nobody else."""
+        """There are no other nodes."""
         self._refuse_when_closed()
         return []
 
     async def last_checkpoint(self) -> tuple[int, str] | None:
-        """See `Log.last_checkpoint`."""
         self._refuse_when_closed()
         return max(self._checkpoints.items(), default=None)
 
     async def close(self) -> None:
-        """See `Log.close`."""
         self._closed = True
         self._changed.set()
 

@@ -1,1 +1,1 @@
-"""What the nodes of a cluster say to each other, and how they notice that their records differ."""
+"""What the nodes of a cluster exchange, and how they notice that their records differ."""

@@ -1,7 +1,7 @@
-"""Whether a node's records are those that were signed: which checkpoints are believed, and this node's own root beside theirs.
+"""Whether a node's records are the signed ones: which checkpoint is trusted, and whether this node's root matches it.
 
-Asked once of a node's own files before it takes, erases or rebuilds. A running server asks again with each new checkpoint,
-and tells the other nodes (`log/cluster/cosigner.py`).
+Commands check a node's own files once, before they append, erase or rebuild. A running server checks again with each new
+checkpoint, and reports to the other nodes (`log/cluster/cosigner.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tracker.log.merkle.tree import root_at
 
 
 class Divergence(NamedTuple):
-    """This node's records are not those that were signed: roots at `size`; `root` is b"" where it has fewer records.
+    """This node's records differ from the signed ones. Roots at `size`; `root` is b"" where it has fewer records.
 
-    `difference` None: nobody has told yet which record it is, or only hashes above the leaves differ.
+    `difference` None: no node has said yet which record differs, or only hashes above the leaves differ.
     """
 
     size: int
@@ -37,52 +37,48 @@ class Divergence(NamedTuple):
 
 @runtime_checkable
 class AnnouncedKeyReader(Protocol):
-    """A log that knows which key the node of its first checkpoint said it signs with."""
+    """A log that stores which key the node of its first checkpoint announced."""
 
     async def announced_key(self) -> str | None:
-        """Its verifier key."""
+        """The verifier key."""
+        ...
+
+
+class ComparedLog(AnnouncedKeyReader, Protocol):
+    """A log that can be compared with its newest checkpoint."""
+
+    async def head(self) -> int:
+        """See `RecordReader.head`."""
+        ...
+
+    async def tile(self, level: int, n: int) -> list[bytes]:
+        """See `TreeReader.tile`."""
+        ...
+
+    async def last_checkpoint(self) -> tuple[int, str] | None:
+        """See `TreeReader.last_checkpoint`."""
         ...
 
 
 async def announced_keys(log: AnnouncedKeyReader) -> list[Verifier]:
-    """What is believed on a node that was told no key: every node has the same first checkpoint."""
-    named = await log.announced_key()
+    """The keys to trust on a node without configured keys. All nodes agree: every node has the same first checkpoint."""
+    announced = await log.announced_key()
     try:
-        return [] if named is None else [Verifier.read(named)]
+        return [] if announced is None else [Verifier.read(announced)]
     except NoteMalformed:
         return []
 
 
-async def trusted_keys(log: object, known: Sequence[Verifier]) -> Sequence[Verifier]:
-    """The keys that are known; where there are none, the one that the log names. Raises `LogError`."""
-    return known or (await announced_keys(log) if isinstance(log, AnnouncedKeyReader) else [])
-
-
-class TreeLog(Protocol):
-    """A log with a tree."""
-
-    async def head(self) -> int:
-        """See `Log.head`."""
-        ...
-
-    async def tile(self, level: int, n: int) -> list[bytes]:
-        """See `Log.tile`."""
-        ...
-
-
-class ComparedLog(TreeLog, AnnouncedKeyReader, Protocol):
-    """A log with checkpoints and a tree."""
-
-    async def last_checkpoint(self) -> tuple[int, str] | None:
-        """See `Log.last_checkpoint`."""
-        ...
+async def trusted_keys(log: object, configured: Sequence[Verifier]) -> Sequence[Verifier]:
+    """The configured keys; where there are none, the key that the log's first checkpoint announced. Raises `LogError`."""
+    return configured or (await announced_keys(log) if isinstance(log, AnnouncedKeyReader) else [])
 
 
 async def find_divergence(log: ComparedLog, trusted: Sequence[Verifier], origin: str) -> Divergence | None:
-    """How the log differs from its newest checkpoint, None where it does not. Raises `LogError`.
+    """How the log differs from its newest checkpoint; None where it does not. Raises `LogError`.
 
-    `trusted`: keys that it has to be signed with; where there are none, the key that came with the first one. One that is
-    not to be believed tells nothing.
+    `trusted`: keys that must have signed the checkpoint; where there are none, the announced key. A checkpoint that cannot
+    be trusted proves nothing: None.
     """
     newest = await log.last_checkpoint()
     if newest is None:
@@ -96,15 +92,15 @@ async def find_divergence(log: ComparedLog, trusted: Sequence[Verifier], origin:
 
 
 def trusted_checkpoint(size: int, note: str, trusted: Sequence[Verifier], origin: str) -> Checkpoint:
-    """What a checkpoint that is kept as one of `size` records says. Raises `NoteMalformed`, `NoteUnverified`."""
+    """The content of a checkpoint that is stored as one of `size` records. Raises `NoteMalformed`, `NoteUnverified`."""
     signed = open_checkpoint(note, trusted)
     if (signed.origin, signed.size) != (origin, size):
         raise NoteMalformed(f"it is about {signed.size} records of {signed.origin!r}")
     return signed
 
 
-async def own_root(log: TreeLog, size: int) -> bytes:
-    """The root of a log's first records; b"" where it does not have so many."""
+async def own_root(log: ComparedLog, size: int) -> bytes:
+    """The root over a log's first `size` records; b"" where it has fewer."""
     if await log.head() < size:
         return b""
     try:

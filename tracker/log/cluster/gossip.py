@@ -1,8 +1,9 @@
-"""The nodes of a cluster know of each other: each says every few seconds how it is; nothing of it is kept anywhere.
+"""Node gossip: each node of a cluster publishes its status every few seconds. The status is stored nowhere.
 
     this node's status ──► <stream>.nodes.<node> ──► every node ──► its sources page and metrics
 
-A node that has said nothing for 15 s is shown as silent, and forgotten after a day. If messages are lost, the next ones say it all.
+A node that has published nothing for 15 s is shown as silent, and forgotten after a day. Each message holds the whole status,
+so a lost one does not matter.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ SILENT_US = 15_000_000
 FORGOTTEN_US = 24 * 3_600 * 1_000_000
 MAX_NODES = 100
 
-_log = structlog.get_logger("neighbours")
+_log = structlog.get_logger("gossip")
 
 Short = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class SourceActivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node's hooks saw of a source since the node was started; times in µs. "?" is no source of ours."""
+    """What a node's hooks received for a source since the node was started; times in µs. "?": no configured source."""
 
     name: Short
     last_seen: int | None
@@ -39,10 +40,11 @@ class SourceActivity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a node is. `position` of its log; `views` of what is projected, None where it has none; times in µs.
+    """The status of a node. `position` of its log; `views`: projected position, None without views; times in µs.
 
-    `behind_seconds` is None before it was level with the stream. `cosigned`: records of the largest signed tree that it
-    found to be its own since its start. `diverged`: records of the signed tree that is not its own.
+    `behind_seconds` is None until it has caught up with the stream. `cosigned`: size of the largest signed tree that it found
+    to be its own since its start. `diverged`: size of the signed tree that is not its own. `doubt`: why it does not trust
+    the newest checkpoint.
     """
 
     node: Short
@@ -61,14 +63,14 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerStatus(msgspec.Struct, frozen=True):
-    """What a node said last, and how many µs ago."""
+    """The last status of a node, and how many µs ago it arrived."""
 
     status: NodeStatus
     ago: int
 
     @property
     def is_silent(self) -> bool:
-        """Whether it should have said more since."""
+        """Whether a newer status is overdue."""
         return self.ago > SILENT_US
 
 
@@ -76,71 +78,74 @@ _decoder = msgspec.json.Decoder(NodeStatus)
 
 
 class NodeGossip:
-    """All nodes as this one has heard them. `say` gives this node's status; `now` µs since the epoch."""
+    """All nodes that this node knows of. `own_status` returns this node's; `now` in µs since the epoch."""
 
-    def __init__(self, log: ClusteredLog, say: Callable[[], Awaitable[NodeStatus]], now: Callable[[], int]) -> None:
+    def __init__(
+        self, log: ClusteredLog, own_status: Callable[[], Awaitable[NodeStatus]], now: Callable[[], int]
+    ) -> None:
         self._log = log
-        self._say = say
+        self._own_status = own_status
         self._now = now
         self._own: NodeStatus | None = None
-        self._heard: dict[str, tuple[NodeStatus, int]] = {}
-        self._told: set[str] = set()
+        self._received: dict[str, tuple[NodeStatus, int]] = {}
+        self._warned: set[str] = set()
 
     async def run(self) -> None:
-        """Listen and say, for ever; whatever is in the way is tried again."""
+        """Publish and receive for ever; on an error, try again next time."""
         is_listening = False
         while True:
             try:
-                self._own = await self._say()
-                self._heard[self._own.node] = (self._own, self._now())
+                self._own = await self._own_status()
+                self._received[self._own.node] = (self._own, self._now())
                 if not is_listening:
-                    await self._log.receive_statuses(self._hear)
+                    await self._log.receive_statuses(self._receive)
                     is_listening = True
                 await self._log.publish_status(msgspec.json.encode(self._own))
             except TrackerError as error:
-                _log.debug("other nodes are not told how this one is", reason=str(error))
-            self._notice()
+                _log.debug("the status of this node could not be published", reason=str(error))
+            self._review()
             await asyncio.sleep(EVERY_SECONDS)
 
     def nodes(self) -> list[PeerStatus]:
-        """By name, this one too."""
+        """All nodes by name, this one too."""
         now = self._now()
-        return [PeerStatus(status, max(0, now - at)) for _, (status, at) in sorted(self._heard.items())]
+        return [PeerStatus(status, max(0, now - at)) for _, (status, at) in sorted(self._received.items())]
 
     def others(self) -> list[NodeStatus]:
-        """What the others said last."""
+        """The last status of each other node."""
         return [each.status for each in self.nodes() if self._own is None or each.status.node != self._own.node]
 
     def live_count(self) -> int:
-        """How many nodes are not silent, this one too."""
+        """How many nodes are not silent, this one included."""
         return sum(not each.is_silent for each in self.nodes())
 
-    def _hear(self, message: bytes) -> None:
+    def _receive(self, message: bytes) -> None:
         try:
             status = _decoder.decode(message)
-        except (msgspec.MsgspecError, ValueError):  # of another Tracker's version, perhaps
+        except (msgspec.MsgspecError, ValueError):  # perhaps of another version of Tracker
             return
         own = self._own
         if own is not None and status.node == own.node:
             if status.started != own.started:
-                self._warn(f"another node calls itself {own.node!r} too: give each a jetstream.node of its own")
+                self._warn(f"another node is also named {own.node!r}: give each node a jetstream.node of its own")
             return
-        if status.node in self._heard or len(self._heard) < MAX_NODES:
-            self._heard[status.node] = (status, self._now())
+        if status.node in self._received or len(self._received) < MAX_NODES:
+            self._received[status.node] = (status, self._now())
 
-    def _notice(self) -> None:
+    def _review(self) -> None:
+        """Forget old nodes; warn when more than one signs."""
         before = self._now() - FORGOTTEN_US
-        self._heard = {name: each for name, each in self._heard.items() if each[1] > before}
+        self._received = {name: each for name, each in self._received.items() if each[1] > before}
         signing = [each.status.node for each in self.nodes() if each.status.signs and not each.is_silent]
         if len(signing) > 1:
-            self._warn(f"the nodes {', '.join(signing)} sign checkpoints: exactly one may (jetstream.signs)")
+            self._warn(f"the nodes {', '.join(signing)} sign checkpoints: only one may, set jetstream.signs on the others")
 
-    def _warn(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            _log.critical("the cluster is not in order", reason=what)
+    def _warn(self, reason: str) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
+            _log.critical("the cluster is misconfigured", reason=reason)
 
 
 def finite_seconds(seconds: float) -> float | None:
-    """Seconds as they can be sent: None where they are infinite."""
+    """Seconds as JSON can carry them: None where they are infinite."""
     return None if math.isinf(seconds) else seconds

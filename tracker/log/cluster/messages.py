@@ -1,12 +1,12 @@
-"""What nodes say about the tree, as it travels in the stream beside the frames.
+"""What nodes publish about the tree, as it travels in the stream beside the frames.
 
-    Signed      the signing node: this is the checkpoint of so many records
-    Cosigned    another node: I hold a tree that begins with it
-    Complaint   another node: I do not; the first record that differs is at that position
+    SignedTree        the signing node: this is the checkpoint of that many records
+    CosignedTree      another node: I hold a tree that begins with it
+    DivergenceReport  another node: I do not; the first record that differs is at that position
 
-JSON, one to a message. Like frames, every node decides the same about every message: what is none of these is passed over.
-Whose signatures are believed is decided where they are kept (`log/sqlite/trust.py`); what they say is compared with the tree
-in `tracker/log/cluster/cosigner.py`.
+JSON, one a message. As with frames, every node decides the same about every message, and skips what is none of these.
+`log/sqlite/trust.py` decides whose signatures count, where the messages are stored. `log/cluster/cosigner.py` compares what
+they say with the tree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Name = Annotated[str, msgspec.Meta(max_length=500)]
 
 
 class SignedTree(msgspec.Struct, frozen=True, tag="signed"):
-    """A checkpoint: the signed `note` about the tree of `size` records. `key`: the verifier key of the node's signatures."""
+    """A checkpoint: the signed `note` about the tree of `size` records. `key`: the verifier key of the node that signed."""
 
     node: Name
     size: Size
@@ -33,7 +33,7 @@ class SignedTree(msgspec.Struct, frozen=True, tag="signed"):
 
 
 class CosignedTree(msgspec.Struct, frozen=True, tag="cosigned"):
-    """The cosignature `line`, with its newline, under the checkpoint of `size`; `name` is the key's, `key` its text."""
+    """A cosignature `line`, with its newline, under the checkpoint of `size`. `name` is the key's, `key` its text."""
 
     node: Name
     size: Size
@@ -57,21 +57,21 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[TreeMessage] = msgspec.json.Decoder(TreeMessage)
 
 
-def encode(voucher: TreeMessage) -> bytes:
+def encode(message: TreeMessage) -> bytes:
     """The bytes of the message."""
-    return _encoder.encode(voucher)
+    return _encoder.encode(message)
 
 
 def message_id(data: bytes) -> str:
-    """What the servers know a repeat of the message by."""
+    """The id by which the NATS servers recognise a repeat of the message."""
     return hashlib.sha256(data).hexdigest()
 
 
-def decode(message: bytes) -> TreeMessage | None:
-    """What it says; None where the message is none of these."""
+def decode(data: bytes) -> TreeMessage | None:
+    """The message; None where it is none of these."""
     try:
-        found = _decoder.decode(message)
-        _encoder.encode(found).decode("utf-8")
+        message = _decoder.decode(data)
+        _encoder.encode(message).decode("utf-8")
     except (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError):
         return None
-    return found
+    return message

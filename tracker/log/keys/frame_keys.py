@@ -1,10 +1,10 @@
-"""The data keys of the sealed records of one frame, as they stand in the bucket and in every node's key store.
+"""The data keys of one frame's encrypted records, as stored in the key bucket and in every node's key store.
 
-MessagePack of [master, [wrapped, wrapped, null, …]]      the n-th belongs to the n-th record; null: destroyed, or in clear
-
-wrapped       AES-256-GCM(master key, data key ‖ salt; the frame's id and n are authenticated with it)
-sealed body   AES-256-GCM(data key, framed proof and body; what the log knows the record by is authenticated with it:
-              which position it gets is not known before the stream has it)
+    entry            MessagePack of [master, [wrapped, wrapped, null, …]]
+                     the n-th belongs to the n-th record; null: destroyed, or the record is not encrypted
+    wrapped          AES-256-GCM(master key, data key ‖ salt), with the frame's id and n as associated data
+    encrypted body   AES-256-GCM(data key, framed proof and body), with the record's dedupe hash as associated data: its
+                     position is not known before it is in the stream
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _LENGTH = struct.Struct(">I")
 
 
 class FrameKeys(msgspec.Struct, frozen=True, array_like=True):
-    """`master`: the id of the master key that wraps them."""
+    """An entry. `master`: the id of the master key that wraps its data keys."""
 
     master: str
     wrapped: list[bytes | None]
 
 
 class EncryptedCopy(NamedTuple):
-    """One sealed copy of a record in the stream: the n-th of that frame."""
+    """One encrypted copy of a record in the stream: the n-th record of that frame."""
 
     frame: bytes
     n: int
@@ -44,7 +44,7 @@ def encode(keys: FrameKeys) -> bytes:
 
 
 def decode(entry: bytes) -> FrameKeys:
-    """Raises `LogCorrupt`."""
+    """Read an entry. Raises `LogCorrupt`."""
     try:
         return _decoder.decode(entry)
     except msgspec.MsgspecError as error:
@@ -52,18 +52,18 @@ def decode(entry: bytes) -> FrameKeys:
 
 
 EMPTY_ENTRY = encode(FrameKeys("", []))
-"""What stands for an entry that was swept: its frame was not in the stream. A record of it has no key."""
+"""Replaces the entry of a frame that is not in the stream. A record of such a frame has no key."""
 
 
-def without_keys(keys: FrameKeys, gone: Collection[int]) -> FrameKeys | None:
-    """The same without these; None where none of them is there any more."""
-    if not any(n < len(keys.wrapped) and keys.wrapped[n] is not None for n in gone):
+def without_keys(keys: FrameKeys, destroyed: Collection[int]) -> FrameKeys | None:
+    """The entry without these keys; None where it has none of them."""
+    if not any(n < len(keys.wrapped) and keys.wrapped[n] is not None for n in destroyed):
         return None
-    return FrameKeys(keys.master, [None if n in gone else each for n, each in enumerate(keys.wrapped)])
+    return FrameKeys(keys.master, [None if n in destroyed else each for n, each in enumerate(keys.wrapped)])
 
 
 def group_by_frame(copies: Iterable[EncryptedCopy]) -> dict[bytes, set[int]]:
-    """The same, by frame."""
+    """frame → the `n` of its copies."""
     found: dict[bytes, set[int]] = {}
     for copy in copies:
         found.setdefault(copy.frame, set()).add(copy.n)
@@ -71,11 +71,11 @@ def group_by_frame(copies: Iterable[EncryptedCopy]) -> dict[bytes, set[int]]:
 
 
 def wrapped_key_aad(frame: bytes, n: int) -> bytes:
-    """What a wrapped data key is bound to."""
+    """The associated data of a wrapped data key."""
     return b"frame" + frame + _LENGTH.pack(n)
 
 
-def record_aad(source: str, name: str) -> bytes:
-    """What a body sealed for a stream is bound to: the name that the log knows the record by."""
-    told = source.encode()
-    return b"record" + _LENGTH.pack(len(told)) + told + name.encode()
+def record_aad(source: str, dedupe_hash: str) -> bytes:
+    """The associated data of a body that was encrypted for a stream."""
+    encoded = source.encode()
+    return b"record" + _LENGTH.pack(len(encoded)) + encoded + dedupe_hash.encode()

@@ -1,11 +1,11 @@
-"""The text of a checkpoint, as https://c2sp.org/tlog-checkpoint has it, and files of many of them.
+"""The text of a checkpoint, as specified by https://c2sp.org/tlog-checkpoint, and files of many checkpoints.
 
     example.com/log            origin: which log
     20852163                   how many records its tree holds, in decimal
     CsUYapGGPo4dkMgI…=         the root, base64
-    …                          extension lines: read over, never written by us
+    …                          extension lines: ignored, never written by us
 
-A file of checkpoints holds notes with an empty line after each. It only ever grows.
+A file of checkpoints holds notes, with an empty line after each. It is only ever appended to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NOTE = re.compile(r"(?:[^\n]+\n){3,}\n(?:— [^\n]+\n)+(?=\n|\Z)")
 
 
 class Checkpoint(NamedTuple):
-    """What a log says of itself: `root` (32 bytes) is that of the tree over its first `size` records."""
+    """What a log claims about itself: `root` (32 bytes) is that of the tree over its first `size` records."""
 
     origin: str
     size: int
@@ -32,7 +32,7 @@ class Checkpoint(NamedTuple):
 
 
 class FileSection(NamedTuple):
-    """A part of a file of checkpoints that begins in `line` (from 1); `is_note` when it has the form of a note."""
+    """A part of a file of checkpoints that begins in `line` (from 1). `is_note`: it has the form of a note."""
 
     line: int
     text: str
@@ -40,7 +40,7 @@ class FileSection(NamedTuple):
 
 
 def checkpoint_text(origin: str, size: int, root: bytes) -> str:
-    """What is signed. Raises `NoteMalformed` for an origin that is empty or has newlines."""
+    """The text to sign. Raises `NoteMalformed` for an origin that is empty or has newlines."""
     if not origin or "\n" in origin:
         raise NoteMalformed("an origin is one line of text")
     return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
@@ -50,26 +50,26 @@ def read_checkpoint_text(text: str) -> Checkpoint:
     """The text of a note as a checkpoint. Raises `NoteMalformed`."""
     lines = text.split("\n")
     if len(lines) < 4 or lines[-1] or not all(lines[:-1]):
-        raise NoteMalformed("no checkpoint: it is an origin, a size and a root, each in a line, none empty")
+        raise NoteMalformed("not a checkpoint: it needs an origin, a size and a root, one a line, none empty")
     origin, size, encoded = lines[:3]
     root = decode_base64(encoded)
     if not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or root is None or len(root) != HASH_BYTES:
-        raise NoteMalformed("no checkpoint: its second line is a number, its third the base64 of 32 bytes")
+        raise NoteMalformed("not a checkpoint: its second line must be a number, its third the base64 of 32 bytes")
     return Checkpoint(origin, int(size), root)
 
 
 def read_checkpoint(note: str) -> Checkpoint:
-    """What a checkpoint says, its signatures not checked. Raises `NoteMalformed`."""
+    """The content of a checkpoint. Its signatures are not checked. Raises `NoteMalformed`."""
     return read_checkpoint_text(read_note(note).text)
 
 
 def open_checkpoint(note: str, verifiers: Sequence[Verifier]) -> Checkpoint:
-    """What a checkpoint says, vouched for by one of these keys. Raises `NoteMalformed`, `NoteUnverified`."""
+    """The content of a checkpoint that one of these keys signed. Raises `NoteMalformed`, `NoteUnverified`."""
     return read_checkpoint_text(open_note(note, verifiers).text)
 
 
 def split_checkpoint_file(text: str) -> Iterator[FileSection]:
-    """The notes of a file of checkpoints in order, and whatever stands between them."""
+    """The notes of a file of checkpoints in order, and any other text between them."""
     at, line = 0, 1
     while at < len(text):
         if text[at] == "\n":

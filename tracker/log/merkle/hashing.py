@@ -11,7 +11,7 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
 def leaf_hash(data: bytes) -> bytes:
-    """The hash of one leaf: 0x00 keeps a leaf from being read as a node."""
+    """The hash of one leaf. The 0x00 keeps a leaf from being read as a node."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
@@ -24,13 +24,13 @@ def complete_root(hashes: Sequence[bytes]) -> bytes:
     """The root over 2^k hashes of one level."""
     level, sha = list(hashes), hashlib.sha256
     while len(level) > 1:
-        # `node_hash`, written out: whoever goes over a whole log comes here once a record.
+        # `node_hash`, inlined: reading a whole log comes here once a record.
         level = [sha(b"\x01" + level[n] + level[n + 1]).digest() for n in range(0, len(level), 2)]
     return level[0]
 
 
 def peaks(hashes: Sequence[bytes]) -> list[bytes]:
-    """The roots of the complete subtrees that stand side by side over these hashes, largest (leftmost) first."""
+    """The roots of the complete subtrees over these hashes, largest (leftmost) first."""
     found: list[bytes] = []
     start, count = 0, len(hashes)
     while start < count:

@@ -1,11 +1,11 @@
-r"""Signed notes: text that one or more keys vouch for, as https://c2sp.org/signed-note has it, with Ed25519.
+r"""Signed notes: text signed by one or more keys, as specified by https://c2sp.org/signed-note, with Ed25519.
 
     <text, ends in a newline>                            key id = SHA-256(name ‖ "\n" ‖ 0x01 ‖ public key)[:4]
                                                          verifier key = name+hex(key id)+base64(0x01 ‖ public key)
     — <key name> base64(key id ‖ signature)              signer key = PRIVATE+KEY+name+hex(key id)+base64(0x01 ‖ seed)
 
-The signer key's text is that of golang.org/x/mod/sumdb/note, so that the tools of that world read it. Base64 is the
-standard one and has one spelling: bits that say nothing must be 0.
+The signer key has the form of golang.org/x/mod/sumdb/note, so that Go's tools read it. Base64 is the standard alphabet, and
+each value has one spelling: unused bits must be 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ID_BYTES = 4
 PRIVATE_KEY_PREFIX = "PRIVATE+KEY+"
 SIGNATURE_PREFIX = "— "
 MAX_SIGNATURES = 100
-"""The standard asks for 16 at least; more than this is somebody who wants us to work."""
+"""The specification asks for 16 at least. More than this could only waste our time."""
 
 
 class Verifier(NamedTuple):
@@ -40,11 +40,11 @@ class Verifier(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Self:
         """From a verifier key (vkey). Raises `NoteMalformed`."""
-        name, given, public = parse_key(text.strip(), "verifier key", ED25519)
-        found = cls(name, public)
-        if found.id != given:
+        name, stated_id, public = parse_key(text.strip(), "verifier key", ED25519)
+        key = cls(name, public)
+        if key.id != stated_id:
             raise NoteMalformed(f"the verifier key of {name} does not have the id it names: copy it again, all of it")
-        return found
+        return key
 
     @property
     def id(self) -> bytes:
@@ -53,11 +53,11 @@ class Verifier(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How people name the key: name+hex(id)."""
+        """The key's short name for people: name+hex(id)."""
         return f"{self.name}+{self.id.hex()}"
 
     def __str__(self) -> str:
-        return f"{self.label}+{_encoded(ED25519 + self.public)}"
+        return f"{self.label}+{_encode_base64(ED25519 + self.public)}"
 
     def verifies(self, text: str, signature: bytes) -> bool:
         """Whether this key made that signature (64 bytes) over the text."""
@@ -73,7 +73,7 @@ class Signer:
 
     def __init__(self, name: str, seed: bytes) -> None:
         if not is_key_name(name):
-            raise NoteMalformed(f"{name!r} cannot name a key: no blanks, no plus, not empty")
+            raise NoteMalformed(f"{name!r} cannot name a key: a name has no blanks and no plus, and is not empty")
         self._seed = seed
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         self.verifier = Verifier(name, self._key.public_key().public_bytes_raw())
@@ -85,18 +85,18 @@ class Signer:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """From its text. Raises `NoteMalformed`, which never holds it."""
+        """From its text. Raises `NoteMalformed`, whose message never holds the text."""
         stripped = text.strip()
         if not stripped.startswith(PRIVATE_KEY_PREFIX):
-            raise NoteMalformed(f"no signer key: it begins with {PRIVATE_KEY_PREFIX}")
-        name, given, seed = parse_key(stripped.removeprefix(PRIVATE_KEY_PREFIX), "signer key", ED25519)
-        found = cls(name, seed)
-        if found.verifier.id != given:
+            raise NoteMalformed(f"not a signer key: one begins with {PRIVATE_KEY_PREFIX}")
+        name, stated_id, seed = parse_key(stripped.removeprefix(PRIVATE_KEY_PREFIX), "signer key", ED25519)
+        signer = cls(name, seed)
+        if signer.verifier.id != stated_id:
             raise NoteMalformed(f"the signer key of {name} does not have the id it names: copy it again, all of it")
-        return found
+        return signer
 
     def __str__(self) -> str:
-        return f"{PRIVATE_KEY_PREFIX}{self.verifier.label}+{_encoded(ED25519 + self._seed)}"
+        return f"{PRIVATE_KEY_PREFIX}{self.verifier.label}+{_encode_base64(ED25519 + self._seed)}"
 
     def __repr__(self) -> str:
         return f"Signer({self.verifier.label!r}, …)"
@@ -107,7 +107,7 @@ class Signer:
         return self.verifier.name
 
     def sign(self, text: str) -> bytes:
-        """The 64 bytes over the text."""
+        """The signature over the text, 64 bytes."""
         return self._key.sign(text.encode())
 
 
@@ -120,49 +120,51 @@ class Signature(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A note taken apart; `text` is believed only after `open_note`."""
+    """A parsed note. Trust `text` only after `open_note`."""
 
     text: str
     signatures: tuple[Signature, ...]
 
 
 class OpenedNote(NamedTuple):
-    """A note that `signers`, one or more, vouch for."""
+    """A note that `signers`, one or more known keys, signed."""
 
     text: str
     signers: tuple[Verifier, ...]
 
 
 def is_key_name(name: str) -> bool:
-    """Whether it can name a key: not empty, no blanks of any alphabet, no plus, nothing unprintable."""
+    """Whether it can name a key: not empty, no whitespace of any alphabet, no plus, nothing unprintable."""
     return bool(name) and "+" not in name and not any(each.isspace() or each < " " for each in name) and _is_utf8(name)
 
 
 def sign_note(text: str, signers: Iterable[Signer]) -> str:
-    """The note. Raises `NoteMalformed` when the text cannot be one (it has to end in a newline)."""
+    """The signed note. Raises `NoteMalformed` when the text cannot be one (it has to end in a newline)."""
     _expect_text(text)
     if not text.endswith("\n"):
         raise NoteMalformed("the text of a note ends in a newline")
-    lines = (f"{SIGNATURE_PREFIX}{each.name} {_encoded(each.verifier.id + each.sign(text))}\n" for each in signers)
+    lines = (
+        f"{SIGNATURE_PREFIX}{each.name} {_encode_base64(each.verifier.id + each.sign(text))}\n" for each in signers
+    )
     return f"{text}\n{''.join(lines)}"
 
 
 def read_note(note: str) -> Note:
-    """Text and signatures, none of them checked. Raises `NoteMalformed`."""
+    """Text and signatures, unchecked. Raises `NoteMalformed`."""
     _expect_text(note)
     text, gap, lines = note.rpartition("\n\n")
     if not gap or not text or not lines.endswith("\n"):
-        raise NoteMalformed("no note: it is text, an empty line, and lines of signatures")
-    signatures = tuple(_signature(line) for line in lines.removesuffix("\n").split("\n"))
+        raise NoteMalformed("not a note: it needs text, an empty line and lines of signatures")
+    signatures = tuple(_read_signature(line) for line in lines.removesuffix("\n").split("\n"))
     if len(signatures) > MAX_SIGNATURES:
-        raise NoteMalformed(f"more than {MAX_SIGNATURES} signatures")
+        raise NoteMalformed(f"the note has more than {MAX_SIGNATURES} signatures")
     return Note(text + "\n", signatures)
 
 
 def open_note(note: str, verifiers: Sequence[Verifier]) -> OpenedNote:
-    """The text and who vouches for it. Signatures of unknown keys are passed over.
+    """The text and the known keys that signed it. Signatures of unknown keys are ignored.
 
-    Raises `NoteMalformed`; `NoteUnverified` when none of these keys signed it, or one signature of theirs is wrong.
+    Raises `NoteMalformed`; `NoteUnverified` when none of these keys signed it, or one of their signatures is wrong.
     """
     read = read_note(note)
     known = {(each.name, each.id): each for each in verifiers}
@@ -182,32 +184,32 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> OpenedNote:
 
 
 def decode_base64(text: str) -> bytes | None:
-    """Standard base64 in its one spelling; None when it is not."""
+    """The bytes of standard base64 in its one spelling; None for anything else."""
     try:
         found = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return found if _encoded(found) == text else None
+    return found if _encode_base64(found) == text else None
 
 
 def compute_key_id(name: str, algorithm: bytes, public: bytes) -> bytes:
-    """The 4 bytes that name a key; `algorithm` is the byte of its kind of signature."""
+    """The 4 bytes that name a key; `algorithm` is the byte for its kind of signature."""
     return hashlib.sha256(name.encode() + b"\n" + algorithm + public).digest()[:ID_BYTES]
 
 
 def parse_key(text: str, what: str, algorithm: bytes) -> tuple[str, bytes, bytes]:
-    """Name, id (as it stands there) and 32 bytes of a key's text. Raises `NoteMalformed`, calling it `what`."""
+    """Name, stated id and 32 bytes of a key's text. Raises `NoteMalformed`; its message calls the key `what`."""
     name, _, rest = text.partition("+")
-    named, _, encoded = rest.partition("+")
+    stated_id, _, encoded = rest.partition("+")
     key = decode_base64(encoded)
-    if not is_key_name(name) or not re.fullmatch("[0-9a-f]{8}", named) or key is None:
-        raise NoteMalformed(f"no {what}: it is a name, 8 hex digits and base64 with + between")
+    if not is_key_name(name) or not re.fullmatch("[0-9a-f]{8}", stated_id) or key is None:
+        raise NoteMalformed(f"not a {what}: one is a name, 8 hex digits and base64, joined by +")
     if key[:1] != algorithm or len(key) != 1 + KEY_BYTES:
         raise NoteMalformed(f"the {what} of {name} is not an Ed25519 key")
-    return name, bytes.fromhex(named), key[1:]
+    return name, bytes.fromhex(stated_id), key[1:]
 
 
-def _signature(line: str) -> Signature:
+def _read_signature(line: str) -> Signature:
     name, gap, encoded = line.removeprefix(SIGNATURE_PREFIX).partition(" ")
     found = decode_base64(encoded)
     if (
@@ -217,13 +219,13 @@ def _signature(line: str) -> Signature:
         or found is None
         or len(found) <= ID_BYTES
     ):
-        raise NoteMalformed(f"no line of a signature: {line[:80]!r}")
+        raise NoteMalformed(f"not a signature line: {line[:80]!r}")
     return Signature(name, found[:ID_BYTES], found[ID_BYTES:])
 
 
 def _expect_text(text: str) -> None:
     if not _is_utf8(text) or any(each < " " and each != "\n" for each in text):
-        raise NoteMalformed("a note is UTF-8 without control characters")
+        raise NoteMalformed("a note must be UTF-8 without control characters")
 
 
 def _is_utf8(text: str) -> bool:
@@ -234,5 +236,5 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _encoded(data: bytes) -> str:
+def _encode_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()

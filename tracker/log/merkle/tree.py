@@ -1,10 +1,10 @@
-"""The Merkle tree over the log, in tiles of 256 hashes: appended to in memory, proved from what is stored.
+"""The Merkle tree over the log, in tiles of 256 hashes: it grows in memory and is proved from stored tiles.
 
     level 0   leaf hashes, one a record; tile n holds those of positions 256·n + 1 … 256·n + 256
     level 1   the roots of full tiles of level 0, and so on
 
-Full tiles never change, so a store only ever inserts. What a growing tree needs in memory is at most 255 hashes a
-level (`Frontier`); a proof reads one tile a level (C2SP tlog-tiles). Leaf index = position - 1.
+Full tiles never change, so a store only inserts. A growing tree needs at most 255 hashes a level in memory (`Frontier`). A
+proof reads one tile a level (C2SP tlog-tiles). Leaf index = position - 1.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ TILE_WIDTH = 256
 TILE_HEIGHT = 8
 
 ReadTile = Callable[[int, int], Awaitable[Sequence[bytes]]]
-"""(level, n) → the hashes of that tile, as many as there are, in order."""
+"""(level, n) → the hashes of that tile that exist, in order."""
 
 FullTile = tuple[int, int, bytes]
 """(level, n, hash): a tile of the level below became full; this is its root, the n-th hash of `level`."""
 
 
 class Frontier:
-    """The right edge of a growing tree: `levels[k]` are the hashes of the unfinished tile of level k."""
+    """The right edge of a growing tree: `levels[k]` are the hashes of the partial tile of level k."""
 
     __slots__ = ("levels", "size")
 
@@ -33,11 +33,11 @@ class Frontier:
         self.levels = [list(level) for level in levels]
 
     def copy(self) -> Frontier:
-        """Another one of the same tree, to append to and throw away if the store refuses."""
+        """A copy to append to, and to discard if the store refuses."""
         return Frontier(self.size, self.levels)
 
     def append(self, leaf: bytes) -> list[FullTile]:
-        """Take one leaf hash in; the tiles it filled."""
+        """Append one leaf hash; returns the tiles it filled."""
         full: list[FullTile] = []
         self.size += 1
         level, found = 0, leaf
@@ -54,12 +54,12 @@ class Frontier:
             full.append((level, (self.size >> (TILE_HEIGHT * level)) - 1, found))
 
     def extend(self, leaves: Sequence[bytes]) -> list[FullTile]:
-        """Take many leaf hashes in, in order; the tiles they filled."""
+        """Append many leaf hashes in order; returns the tiles they filled."""
         full: list[FullTile] = []
         at = 0
         while at < len(leaves):
             full += self.append(leaves[at])
-            # What does not fill the tile needs no look at each.
+            # Leaves that do not fill the tile can be appended together.
             rest = leaves[at + 1 : at + TILE_WIDTH - len(self.levels[0])]
             self.levels[0] += rest
             self.size += len(rest)
@@ -72,7 +72,7 @@ class Frontier:
 
 
 def partial_widths(size: int) -> list[int]:
-    """How many hashes the unfinished tile of each level holds in a tree of `size` leaves."""
+    """How many hashes the partial tile of each level holds in a tree of `size` leaves."""
     found: list[int] = []
     while size:
         found.append(size % TILE_WIDTH)
@@ -81,7 +81,7 @@ def partial_widths(size: int) -> list[int]:
 
 
 async def load_frontier(size: int, tile: ReadTile) -> Frontier:
-    """The right edge of the tree of the first `size` leaves, from what is stored: one tile a level is read."""
+    """The right edge of the tree of the first `size` leaves, read from the store: one tile a level."""
     levels: list[Sequence[bytes]] = []
     for level, width in enumerate(partial_widths(size)):
         n = size >> (TILE_HEIGHT * (level + 1))
@@ -113,7 +113,7 @@ async def inclusion_proof(index: int, size: int, tile: ReadTile) -> list[bytes]:
 
 
 async def consistency_proof(first: int, second: int, tile: ReadTile) -> list[bytes]:
-    """The hashes that show the tree of `first` leaves to be the beginning of that of `second`. RFC 9162, 2.1.4.1.
+    """The hashes that prove the tree of `first` leaves to be the beginning of that of `second`. RFC 9162, 2.1.4.1.
 
     `0 < first <= second` must hold; it is empty when they are equal.
     """
@@ -133,7 +133,7 @@ async def consistency_proof(first: int, second: int, tile: ReadTile) -> list[byt
 
 
 def inclusion_root(index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -> bytes | None:
-    """The root an inclusion proof leads to; None when it cannot be one for that index and size. RFC 9162, 2.1.3.2."""
+    """The root an inclusion proof leads to; None when it does not fit that index and size. RFC 9162, 2.1.3.2."""
     if not 0 <= index < size:
         return None
     at, last, found = index, size - 1, leaf
@@ -151,7 +151,7 @@ def inclusion_root(index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -
 
 
 def verify_consistency(first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]) -> bool:
-    """Whether the tree of `first` leaves is the beginning of that of `second`. RFC 9162, 2.1.4.2."""
+    """Whether the proof shows the tree of `first` leaves to be the beginning of that of `second`. RFC 9162, 2.1.4.2."""
     if first == second:
         return first_root == second_root and not proof
     if first == 0:
