@@ -1,15 +1,15 @@
-"""The bucket of data keys: an entry a frame, in a key-value bucket beside the stream, as well replicated.
+"""The bucket of data keys: one entry a frame, in a NATS key-value bucket beside the stream, with as many replicas.
 
     $KV.<stream>-keys.<frame, hexadecimal>    the wrapped data keys of its records (`frame_keys.py`)
-    $KV.<stream>-keys.names                   what dedupe keys are hashed with, wrapped: {master: wrapped}
-    $KV.<stream>-keys.restored                of a bucket that was lost: up to which message of the stream entries may be missing
+    $KV.<stream>-keys.names                   the dedupe secret, wrapped: {master: wrapped}
+    $KV.<stream>-keys.restored                after a loss: entries of frames up to this message of the stream may be missing
 
-An entry is acknowledged before its frame is published: a record without its key is lost. Who dies in between leaves an entry
-without a frame; a copy that is run again puts its own in the place of it, any other is swept (`log/jetstream/orphan_keys.py`).
-Here, and only here, messages can be deleted. Destroying a key: a new revision of the entry without it, acknowledged, then
-every older one is deleted, which overwrites it. If we die in between, doing it again does the rest.
+An entry is acknowledged before its frame is published: a record without its key is lost. If we die in between, an entry
+without a frame remains: a copy that runs again overwrites it, any other is swept (`log/jetstream/orphan_keys.py`).
+Here, unlike in the stream, messages can be deleted. To destroy a key, a new revision of the entry without it is stored and
+acknowledged; then every older revision is deleted, which overwrites it. If we die in between, running it again completes it.
 
-LIMIT: the servers' Raft logs hold what was overwritten until the servers compact them by themselves (docs/guides/erase.md).
+LIMIT: the servers' Raft logs hold what was overwritten until the servers compact them (docs/guides/erase.md).
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _NAMES = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
 class BucketUnfit(LogUnavailable):
-    """There is a bucket, which does not do what it has to."""
+    """The bucket exists, but its settings would lose keys or keep destroyed ones."""
 
 
 class Revision(NamedTuple):
-    """An entry as it stands in the bucket, or stood: which message it is, and when a server took it (s since 1970)."""
+    """A revision of an entry: which message it is, and when a server stored it (s since 1970)."""
 
     sequence: int
     frame: bytes
@@ -65,21 +65,21 @@ class _Message(NamedTuple):
 
 
 class KeyBucket:
-    """The bucket beside one stream; over its connection."""
+    """The bucket beside one stream, over the stream's connection."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self.name = f"{stream.name}-keys"
 
     async def create(self) -> None:
-        """Make it where there is none. Raises `LogUnavailable` where it cannot be, or would not keep keys."""
+        """Create it where there is none. Raises `LogUnavailable` on failure, or where its settings are wrong."""
         if not await self.exists():
-            # Whoever is quicker makes the same one.
+            # Another node that is quicker creates the same one.
             await self._stream.api_request(f"STREAM.CREATE.KV_{self.name}", self._wanted(), 10.0)
             await self.exists()
 
     async def exists(self) -> bool:
-        """Whether there is one. Raises `Unfit` where it would not keep keys, or not let them go, `LogUnavailable`."""
+        """Whether there is one. Raises `BucketUnfit` where its settings are wrong, `LogUnavailable`."""
         try:
             found = await self._stream.api_request(f"STREAM.INFO.KV_{self.name}", {})
         except PublishRefused as error:
@@ -89,7 +89,7 @@ class KeyBucket:
         wrong = config_mismatch(found["config"], UNSET_CONFIG | self._wanted() | {"max_msg_size": -1, "sealed": False})
         if wrong:
             raise BucketUnfit(
-                f"the bucket {self.name} would not keep data keys, or not let them go: {'; '.join(wrong)}. Set it so with "
+                f"the bucket {self.name} would lose data keys, or keep destroyed ones: {'; '.join(wrong)}. Change the settings with "
                 f"`nats stream edit KV_{self.name}`"
             )
         return True
@@ -97,13 +97,13 @@ class KeyBucket:
     def _wanted(self) -> dict[str, Any]:
         return {
             "name": f"KV_{self.name}", "subjects": [f"$KV.{self.name}.>"], "storage": "file",
-            "num_replicas": self._stream.settings.replicas, "retention": "limits", "discard": "new", "max_age": 0,
+            "num_replicas": self._stream.config.replicas, "retention": "limits", "discard": "new", "max_age": 0,
             "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": REVISIONS, "deny_delete": False,
             "deny_purge": False, "allow_rollup_hdrs": True, "allow_direct": True,
         }  # fmt: skip
 
     async def dedupe_secret(self) -> Mapping[str, bytes] | None:
-        """What dedupe keys are hashed with, by the master key that wraps it; None before the first node said it."""
+        """The dedupe secret, {master key: wrapped}; None before the first node published it."""
         found = await self._entry(NAMES)
         if found is None:
             return None
@@ -113,7 +113,7 @@ class KeyBucket:
             raise LogCorrupt(f"{NAMES} in the bucket {self.name} cannot be read: {error}") from None
 
     async def publish_dedupe_secret(self, names: Mapping[str, bytes]) -> bool:
-        """Say it as the first node; False where another one was quicker."""
+        """Publish the dedupe secret as the first node; False where another node was quicker."""
         try:
             await self._put(NAMES, msgspec.msgpack.encode(dict(names)), after=0)
         except PublishRefused as error:
@@ -123,93 +123,93 @@ class KeyBucket:
         return True
 
     async def rewrap_dedupe_secret(self, names: Mapping[str, bytes], master: str) -> None:
-        """Say it anew, wrapped by this master key, unless it is; what was said before goes."""
+        """Replace the dedupe secret by one wrapped with this master key, unless it is already."""
         found = await self._entry(NAMES)
         if found is not None and set(_NAMES.decode(found[1])) != {master}:
             latest = await self._put(NAMES, msgspec.msgpack.encode(dict(names)), after=found[0])
-            await self._forget(NAMES, latest)
+            await self._delete_older(NAMES, latest)
 
     async def mark_restored(self, last: int) -> None:
-        """Say that this bucket is put back: entries of frames up to that message of the stream may be missing still."""
-        told = str(last).encode()
-        if not await self._replaced(RESTORED, 0, told):
+        """Note that this bucket is being restored: entries of frames up to that message of the stream may be missing."""
+        value = str(last).encode()
+        if not await self._replace(RESTORED, 0, value):
             found = await self._entry(RESTORED)
-            if found is not None and int(found[1]) < last:  # where another node is quicker, it says about the same
-                await self._replaced(RESTORED, found[0], told)
+            if found is not None and int(found[1]) < last:  # another node that is quicker notes about the same
+                await self._replace(RESTORED, found[0], value)
 
     async def restored_until(self) -> int:
-        """What was said so; 0 where the bucket was never lost."""
+        """The message of `mark_restored`; 0 where the bucket was never lost."""
         found = await self._entry(RESTORED)
         return 0 if found is None else int(found[1])
 
-    async def put(self, frame: bytes, entry: bytes, *, anew: bool = False) -> None:
-        """Keep the keys of a frame that is about to be published. Raises `LogUnavailable`; it may be there then.
+    async def put(self, frame: bytes, entry: bytes, *, overwrite: bool = False) -> None:
+        """Store the keys of a frame that is about to be published. Raises `LogUnavailable`; it may be stored all the same.
 
-        An entry that is there is ours, its acknowledgement was lost, and stays: keys may be destroyed in it already. Not so
-        one that was given up meanwhile; nor, with `anew`, what a copy that died has left for the same records.
+        An existing entry stays: it is our own, its acknowledgement was lost, and keys in it may be destroyed already. Two
+        kinds are overwritten: one that was emptied by a sweep, and, with `overwrite`, one that a copy left when it died.
         """
-        if await self._replaced(frame, 0, entry):
+        if await self._replace(frame, 0, entry):
             return
         for _ in range(TRIES):
             latest, held = await self._entry(frame.hex()) or (0, b"")
-            if held and held != entry and not anew and decode(held).wrapped:
+            if held and held != entry and not overwrite and decode(held).wrapped:
                 return
-            if held == entry or await self._replaced(frame, latest, entry):
-                await self._forget(frame.hex(), None)
+            if held == entry or await self._replace(frame, latest, entry):
+                await self._delete_older(frame.hex(), None)
                 return
-        raise LogUnavailable(f"the keys of frame {frame.hex()} are changed by others again and again: send it again")
+        raise LogUnavailable(f"the keys of frame {frame.hex()} are being changed by other nodes all the time: send it again")
 
     async def find(self, frame: bytes) -> tuple[int, bytes] | None:
-        """(its sequence, entry) of a frame; None where there is none."""
+        """(sequence, entry) of a frame; None where there is none."""
         return await self._entry(frame.hex())
 
     async def replace(self, frame: bytes, latest: int, entry: bytes) -> bool:
-        """Put an entry behind its latest revision (0: there is none), and overwrite what was there.
+        """Store an entry after its latest revision (0: there is none), and destroy the older ones.
 
-        False where somebody else was quicker. Raises `LogUnavailable`; again is harmless.
+        False where another node was quicker. Raises `LogUnavailable`; repeating it is harmless.
         """
-        if not await self._replaced(frame, latest, entry):
+        if not await self._replace(frame, latest, entry):
             return False
         if latest:
-            await self._forget(frame.hex(), None)
+            await self._delete_older(frame.hex(), None)
         return True
 
     async def empty(self, found: Revision) -> bool:
-        """Destroy all keys of an entry that nobody has changed since, and say so in its place; False where somebody has.
+        """Destroy all keys of an entry, unless it has changed since; False where it has.
 
-        Its frame may appear all the same, from a machine that stood still: then nodes find that its records have no keys.
+        Its frame may still appear, from a machine that was suspended: then nodes find that its records have no keys.
         """
         latest = await self._entry(found.frame.hex())
         if latest is None:
             return False
-        # Without keys already: whoever gave it up died before the older revisions were overwritten.
+        # It is empty already: the node that emptied it died before it deleted the older revisions.
         is_done = not decode(latest[1]).wrapped
         if not is_done and (
-            latest[0] != found.sequence or not await self._replaced(found.frame, latest[0], EMPTY_ENTRY)
+            latest[0] != found.sequence or not await self._replace(found.frame, latest[0], EMPTY_ENTRY)
         ):
             return False
-        await self._forget(found.frame.hex(), None)
+        await self._delete_older(found.frame.hex(), None)
         return not is_done
 
     async def server_clock(self) -> tuple[float, str]:
-        """What time it is where the bucket is, s since 1970, and when it was made, as the server says it."""
+        """The server's time, s since 1970, and when the bucket was created, as the server writes it."""
         try:
-            told = await self._stream.api_request(f"STREAM.INFO.KV_{self.name}", {})
+            info = await self._stream.api_request(f"STREAM.INFO.KV_{self.name}", {})
         except PublishRefused as error:
             if error.code == NO_STREAM:
                 raise LogMissing(self.missing_message()) from None
             raise
-        return parse_time(told["ts"]), told["created"]
+        return parse_time(info["ts"]), info["created"]
 
     def missing_message(self) -> str:
-        """What to tell whoever needs the bucket where there is none."""
+        """The error message for a missing bucket."""
         return (
-            f"there is no bucket {self.name} of data keys: make it with `tracker init`; where there was one, put it back "
+            f"there is no bucket {self.name} of data keys: create it with `tracker init`; if there was one, restore it "
             "with `tracker restore-keys` (docs/guides/cluster-troubleshoot.md)"
         )
 
     async def get(self, frame: bytes) -> bytes:
-        """The keys of a frame, as the leader has them. Raises `LogCorrupt` where there is no such entry."""
+        """The entry of a frame, from the leader. Raises `LogCorrupt` where there is none."""
         found = await self._entry(frame.hex())
         if found is None:
             raise LogCorrupt(
@@ -218,28 +218,28 @@ class KeyBucket:
             )
         return found[1]
 
-    async def destroy_keys(self, frame: bytes, gone: Collection[int]) -> None:
-        """Destroy these keys of a frame. Nothing of them can be read from the bucket on return; again is harmless."""
+    async def destroy_keys(self, frame: bytes, destroyed: Collection[int]) -> None:
+        """Destroy these keys of a frame. On return the bucket holds nothing of them. Repeating it is harmless."""
         for _ in range(TRIES):
             found = await self._entry(frame.hex())
             if found is None:
                 return
             latest, entry = found
-            left = without_keys(decode(entry), gone)
-            if left is not None and not await self._replaced(frame, latest, encode(left)):
+            left = without_keys(decode(entry), destroyed)
+            if left is not None and not await self._replace(frame, latest, encode(left)):
                 continue
-            await self._forget(frame.hex(), latest if left is None else None)
+            await self._delete_older(frame.hex(), latest if left is None else None)
             return
-        raise LogUnavailable(f"the keys of frame {frame.hex()} are changed by others again and again: run it again")
+        raise LogUnavailable(f"the keys of frame {frame.hex()} are being changed by other nodes all the time: run it again")
 
-    async def rewrap(self, frame: bytes, entry: bytes, anew: bytes) -> None:
-        """Put the same keys, wrapped by another master key, in the place of an entry that nobody has changed meanwhile."""
+    async def rewrap(self, frame: bytes, entry: bytes, rewrapped: bytes) -> None:
+        """Replace an entry by the same keys wrapped with another master key, unless it has changed meanwhile."""
         found = await self._entry(frame.hex())
-        if found is not None and found[1] == entry and await self._replaced(frame, found[0], anew):
-            await self._forget(frame.hex(), None)
+        if found is not None and found[1] == entry and await self._replace(frame, found[0], rewrapped):
+            await self._delete_older(frame.hex(), None)
 
     async def next_revision(self, after: int) -> Revision | None:
-        """The next revision of an entry in the bucket after a sequence."""
+        """The next revision of any entry in the bucket, after a sequence."""
         while True:
             found = await self._message({"seq": after + 1, "next_by_subj": f"$KV.{self.name}.*"})
             if found is None:
@@ -248,8 +248,8 @@ class KeyBucket:
             if key not in {NAMES, RESTORED}:
                 return Revision(after, bytes.fromhex(key), found.data, found.at)
 
-    async def _replaced(self, key: bytes | str, latest: int, entry: bytes) -> bool:
-        """False where somebody else was quicker, or the acknowledgement was lost: look again."""
+    async def _replace(self, key: bytes | str, latest: int, entry: bytes) -> bool:
+        """False where another node was quicker, or the acknowledgement was lost: read the entry again."""
         try:
             await self._put(key if isinstance(key, str) else key.hex(), entry, after=latest)
         except PublishRefused as error:
@@ -258,8 +258,8 @@ class KeyBucket:
             raise
         return True
 
-    async def _forget(self, key: str, latest: int | None) -> None:
-        """Delete and overwrite every older revision of an entry than the latest one."""
+    async def _delete_older(self, key: str, latest: int | None) -> None:
+        """Delete, and so overwrite, every revision of an entry older than the latest one."""
         if latest is None:
             found = await self._entry(key)
             latest = 0 if found is None else found[0]
@@ -281,15 +281,15 @@ class KeyBucket:
             if not await self.exists():
                 raise LogUnavailable(self.missing_message()) from None
             raise
-        return read_reply(answer, "the bucket did not take the keys")["seq"]
+        return read_reply(answer, "the bucket refused the keys")["seq"]
 
     async def _entry(self, key: str) -> tuple[int, bytes] | None:
         found = await self._message({"last_by_subj": self._subject(key)})
         return None if found is None else (found.sequence, found.data)
 
-    async def _message(self, asked: dict[str, Any]) -> _Message | None:
+    async def _message(self, query: dict[str, Any]) -> _Message | None:
         try:
-            found = (await self._stream.api_request(f"STREAM.MSG.GET.KV_{self.name}", asked))["message"]
+            found = (await self._stream.api_request(f"STREAM.MSG.GET.KV_{self.name}", query))["message"]
         except PublishRefused as error:
             if error.code == NO_MESSAGE:
                 return None
@@ -303,6 +303,6 @@ class KeyBucket:
         return f"$KV.{self.name}.{key}"
 
 
-def parse_time(told: str) -> float:
-    """A server's time, s since 1970; it has nanoseconds."""
-    return datetime.fromisoformat(told).timestamp()
+def parse_time(text: str) -> float:
+    """A server's time, which has nanoseconds, in s since 1970."""
+    return datetime.fromisoformat(text).timestamp()

@@ -1,12 +1,13 @@
-"""The log of many nodes: NATS JetStream decides order and durability, every node applies it to a SQLite file of its own.
+"""The log of many nodes: NATS JetStream decides order and durability, and every node applies it to a SQLite file of its own.
 
     append ── group commit ── frame ── publish, acknowledged by a majority ──► STREAM ── replicator ──► replica
                                 └────────── answered when it is applied here ◄─────────────────────────────┘
-    everything that reads ── replica (`log/jetstream/replica_log.py`)
+    all reads ── replica (`log/jetstream/replica_log.py`)
 
-One frame of a node is in flight at a time. One that is not acknowledged is sent again, the same bytes under the same id, for
-15 s: the servers keep it once, and its answers are those of its first application. After that nothing is promised: it may
-still appear, and the sender's repeat is then found to be one. What the replica knows already is answered from it.
+A node has one frame in flight at a time. A frame that is not acknowledged is sent again for 15 s, the same bytes under the same
+id: the servers store it once, and its answers are those of its first application. After that the append fails. The frame may
+still appear in the stream; when the sender repeats its delivery, it is found to be a duplicate. Deliveries that the replica
+knows already are answered without a frame.
 
 If we die between acknowledgement and answer, the record is in the stream, and the sender's repeat is a duplicate.
 """
@@ -21,6 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
+from tracker.config.jetstream import JetstreamConfig
 from tracker.domain.deliveries import Appended, Verified
 from tracker.errors import LogCorrupt, LogError, LogUnavailable, NodeBehind, NodeDiverged, NodeOutdated
 from tracker.log.contract import Lag
@@ -29,12 +31,11 @@ from tracker.log.group_commit import GroupCommit, LogObserver
 from tracker.log.jetstream.validation import check_stream, check_config
 from tracker.log.jetstream.replicator import Replicator
 from tracker.log.jetstream.encryption import FrameEncryption, copied_frame_id, open_frame_encryption
-from tracker.log.jetstream.stream import WRONG_LAST, PublishRefused, Stream, StreamSettings, StreamState
-from tracker.log.jetstream.tree_messages import ClusterReplica
+from tracker.log.jetstream.stream import WRONG_LAST, PublishRefused, Stream, StreamState
+from tracker.log.jetstream.replica_log import ReplicaLog
 from tracker.log.sqlite.trust import TrustedKeys
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import KeyStore
-from tracker.log.keys.frame_store import DataKey
+from tracker.log.keys.key_store import DataKey, KeyStore
 
 RETRY_SECONDS = 15.0
 ATTEMPT_SECONDS = 2.0
@@ -43,111 +44,114 @@ BACK_OFF = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 FAILURE_SECONDS = 30.0
 CANCEL_SECONDS = 0.5
 CLOSING_SECONDS = 2.0
-"""Nobody waits any more for what is accepted when the log is closed: it is tried for so long."""
-LOOK_SECONDS, SILENT_SECONDS = 1.0, 5.0
-LOOKS = 3_600
-"""So many are remembered until what they saw is applied; a node that is further behind seems to be even further."""
+"""How long accepted appends are still tried when the log is closed: nobody waits for them any more."""
+STATE_SECONDS, SILENT_SECONDS = 1.0, 5.0
+OBSERVATIONS = 3_600
+"""How many observations of the stream's end are kept until they are applied; a node that is further behind overstates it."""
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 
-class JetstreamLog(ClusterReplica):
-    """The contract of `Log` on a stream and a replica. Opened by `open`, never by its constructor."""
+class JetstreamLog(ReplicaLog):
+    """The contract of `ClusteredLog` on a stream and a replica. Made by `open`, never by its constructor."""
 
     def __init__(
         self, stream: Stream, replica: Replica, state: StreamState, sequence: int, *, queue_bound: int,
-        observe: LogObserver | None, sealing: FrameEncryption | None = None,
+        observe: LogObserver | None, checkpoint_key: str = "", encryption: FrameEncryption | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(replica)
-        self._sealing = sealing
+        super().__init__(replica, stream, Replicator(stream, replica, sequence, self._on_applied), checkpoint_key)
+        self._encryption = encryption
         self.erasure_applied = asyncio.Event()
-        if sealing is not None:
-            replica.fetch_keys, replica.on_erased = sealing.fetch_keys, sealing.schedule_destruction
-            sealing.on_erasure = self.erasure_applied.set
+        if encryption is not None:
+            replica.fetch_keys, replica.on_erased = encryption.fetch_keys, encryption.schedule_destruction
+            encryption.on_erasure = self.erasure_applied.set
         self.state = state
-        self._stream = stream
         self._waiting: dict[bytes, asyncio.Future[list[Appended]]] = {}
-        self._replicator = Replicator(stream, replica, sequence, self._applied)
-        self._unfit: str | None = None
+        self._config_error: str | None = None
         self._diverged: Callable[[], object | None] = lambda: None
-        self._level = asyncio.Event()
-        self._level_at = 0.0
-        self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)
-        self._looked_at = asyncio.get_running_loop().time()
+        self._caught_up = asyncio.Event()
+        self._caught_up_at = 0.0
+        self._observed: deque[tuple[float, int]] = deque(maxlen=OBSERVATIONS)
+        """(when, last message of the stream then), not applied here yet."""
+        self._observed_at = asyncio.get_running_loop().time()
         self._failed: tuple[float, str] | None = None
-        self._ends = float("inf")
-        self._limit: asyncio.Timeout | None = None
+        self._ends_at = float("inf")
+        self._timeout: asyncio.Timeout | None = None
         self._group_commit = GroupCommit(
             self._commit,
             queue_bound=queue_bound,
             observe=observe,
             batch_bytes=self.max_batch_bytes,
-            weigh=max_frame_bytes,
+            measure=max_frame_bytes,
         )
-        self._saw(state)
-        upkeep = (
+        self._observe_state(state)
+        key_tasks = (
             ()
-            if sealing is None
-            else sealing.background_tasks(self._replicator.reached, lambda: self.stop_reason() is None)
+            if encryption is None
+            else encryption.background_tasks(self._replicator.reached, lambda: self.stop_reason() is None)
         )
-        # Owned here and not by the service: what was accepted is still answered while the service ends.
+        # These tasks belong to the log and not to the server: accepted appends are still answered while the server stops.
         self._tasks = [
-            asyncio.create_task(each, name="log-stream") for each in (self._replicator.run(), self._look(), *upkeep)
+            asyncio.create_task(each, name="log-stream") for each in (self._replicator.run(), self._watch_state(), *key_tasks)
         ]
 
     @classmethod
     async def open(
         cls,
         path: str | Path,
-        settings: StreamSettings,
+        config: JetstreamConfig,
         *,
         queue_bound: int = 10_000,
         observe: LogObserver | None = None,
         busy_timeout: float = 3.0,
         body_bytes: int = 0,
-        vault: KeyStore | None = None,
-        known: TrustedKeys | None = None,
+        key_store: KeyStore | None = None,
+        trusted_keys: TrustedKeys | None = None,
+        checkpoint_key: str = "",
     ) -> Self:
-        """Open this node's replica and go on applying the stream to it. It may be behind (`caught_up`).
+        """Open this node's replica and continue to apply the stream to it. It may be behind (`wait_until_caught_up`).
 
-        `body_bytes`: the largest body that has to fit into a message. `vault` is closed with the log, or when this raises.
-        `known`: whose word about the tree is kept, None: everybody's. Raises `LogMissing` (no replica, no stream),
-        `LogCorrupt`, `LogUnavailable` (NATS cannot be reached, or the stream is not the one that this replica follows).
+        `body_bytes`: the largest body that has to fit into a message. `key_store` is closed with the log, or when this raises.
+        `trusted_keys`: whose messages about the tree are stored; None: everybody's. `checkpoint_key`: the verifier key of
+        this node's checkpoints, "" where it signs none.
+        Raises `LogMissing` (no replica, no stream), `LogCorrupt`, `LogUnavailable` (NATS cannot be reached, or the stream
+        is not the one that this replica follows).
         """
         async with contextlib.AsyncExitStack() as undo:
-            replica = await Replica.open(path, queue_bound=queue_bound, busy_timeout=busy_timeout, vault=vault)
+            replica = await Replica.open(path, queue_bound=queue_bound, busy_timeout=busy_timeout, key_store=key_store)
             undo.push_async_callback(replica.close)
             cursor = await replica.cursor()
-            await replica.set_trusted_keys(known)
-            stream = await Stream.open(settings)
+            await replica.set_trusted_keys(trusted_keys)
+            stream = await Stream.open(config)
             undo.push_async_callback(stream.close)
             state = await check_stream(stream, cursor, body_bytes=body_bytes)
-            sealing = await open_frame_encryption(stream, replica, vault)
+            encryption = await open_frame_encryption(stream, replica, key_store, signs=bool(checkpoint_key))
             log = cls(
-                stream, replica, state, cursor.sequence, queue_bound=queue_bound, observe=observe, sealing=sealing
+                stream, replica, state, cursor.sequence, queue_bound=queue_bound, observe=observe,
+                checkpoint_key=checkpoint_key, encryption=encryption,
             )
             undo.pop_all()
         return log
 
     @property
     def max_batch_bytes(self) -> int:
-        """See `Log.most_bytes`: so much fits into a frame whether it packs well or not."""
+        """What fits into a frame even if it does not compress."""
         return self._stream.max_message_bytes - FRAME_BYTES
 
     async def append(self, verified: Verified) -> Appended:
-        """See `Log.append`. After `LogUnavailable` it may still appear."""
+        """Append one. After `LogUnavailable` it may still appear."""
         return (await self._group_commit.append([verified]))[0]
 
     def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
-        """See `Log.append_for`."""
+        """See `Appender.append_for`."""
         self._group_commit.append_for(answer, verified)
 
     async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
-        """See `Log.append_all`: one frame. Raises `LogUnavailable` where it does not fit into a message."""
+        """Append many in one frame. Raises `LogUnavailable` where it does not fit into a message."""
         return await self._group_commit.append(batch) if batch else []
 
     async def append_erasure(self, verified: Verified, positions: Sequence[int]) -> Appended:
-        """See `Log.append_erasure`. The record and what it erases travel in one frame."""
+        """See `Appender.append_erasure`. The record and what it erases travel in one frame."""
 
         async def erase() -> Appended:
             return (await self._commit([verified], erasing=positions))[0]
@@ -157,63 +161,64 @@ class JetstreamLog(ClusterReplica):
     async def append_raw(
         self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]
     ) -> list[int]:
-        """Append records as another log keeps them, in one frame; their positions. `erases`: what the only one erases.
+        """Append records as another log stores them, in one frame; returns their positions. `erases`: what its only record erases.
 
-        `keys`: of each record, None for one in clear and for one that is erased. Raises `LogUnavailable`, also where anybody else has appended to the stream since this node applied it.
+        `keys`: of each record; None for one that is not encrypted or is erased. Raises `LogUnavailable`, also where another
+        process has appended to the stream since this node applied it.
         """
 
-        async def taken() -> list[Appended]:
-            self._expect_taking()
-            frame = Frame(copied_frame_id(rows), self._stream.settings.node, list(rows), list(erases))
+        async def append() -> list[Appended]:
+            self._expect_appendable()
+            frame = Frame(copied_frame_id(rows), self._stream.config.node, list(rows), list(erases))
             entry = None
             if any(row[8] is not None for row in rows):
-                if self._sealing is None:
-                    raise LogUnavailable("sealed records are to be copied: name a master key under [sealing] keys")
-                entry = self._sealing.entry_of(frame.id, keys)
-            return await self._sent(frame, entry, after=self._replicator.sequence)
+                if self._encryption is None:
+                    raise LogUnavailable("these records are encrypted: to copy them, name a master key under [sealing] keys")
+                entry = self._encryption.wrap_entry(frame.id, keys)
+            return await self._send(frame, entry, after=self._replicator.sequence)
 
-        positions = [answer.position for answer in await self._group_commit.run_exclusive(taken)]
-        if erases and self._sealing is not None:
-            await self._sealing.destroy_keys(erases)
+        positions = [answer.position for answer in await self._group_commit.run_exclusive(append)]
+        if erases and self._encryption is not None:
+            await self._encryption.destroy_keys(erases)
         return positions
 
     async def destroy_keys(self, positions: Sequence[int]) -> None:
-        """See `Log.destroy_keys`. On return they are gone from the bucket and from this node; other nodes follow the stream."""
-        if self._sealing is None:
-            raise LogUnavailable("records are kept in clear: without [sealing] keys nothing can be erased")
-        if isinstance(self.stop_reason(), NodeDiverged):  # these positions may be other people's
-            self._expect_ours()
-        await self._sealing.destroy_keys(positions)
+        """Destroy keys in the bucket and on this node. Other nodes destroy theirs as they apply the erasure."""
+        if self._encryption is None:
+            raise LogUnavailable("records are not encrypted: without [sealing] keys nothing can be erased")
+        if isinstance(self.stop_reason(), NodeDiverged):  # these positions may hold other records here
+            self._expect_not_stopped()
+        await self._encryption.destroy_keys(positions)
 
     async def wait_until_caught_up(self, timeout: float | None = None) -> bool:
-        """See `ClusteredLog.caught_up`."""
+        """See `ClusteredLog.wait_until_caught_up`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._level.wait()
-        return self._level.is_set()
+                await self._caught_up.wait()
+        return self._caught_up.is_set()
 
     def lag(self) -> Lag:
-        """See `ClusteredLog.behind`."""
+        """See `ClusteredLog.lag`."""
         messages = max(0, self.state.last - self._replicator.sequence)
-        if not self._level.is_set():
+        if not self._caught_up.is_set():
             return Lag(messages, float("inf"))
-        # By no clock but our own steady one: that of this machine, or of a server, may be an hour off.
-        self._compare()
-        return Lag(messages, max(0.0, asyncio.get_running_loop().time() - self._level_at))
+        # Only our own monotonic clock counts: the time of this machine or of a server may be an hour off.
+        self._update_caught_up()
+        return Lag(messages, max(0.0, asyncio.get_running_loop().time() - self._caught_up_at))
 
     def stop_reason(self) -> NodeDiverged | NodeOutdated | None:
-        """See `ClusteredLog.stopped`."""
-        found, trouble = self._diverged(), self._replicator.trouble
-        if found is not None:
-            return NodeDiverged(str(found))
-        return NodeOutdated(str(trouble)) if isinstance(trouble, NodeOutdated) else None
+        """See `ClusteredLog.stop_reason`."""
+        diverged, trouble = self._diverged(), self._replicator.trouble
+        if diverged is not None:
+            return NodeDiverged(str(diverged))
+        return NodeOutdated(*trouble.args) if isinstance(trouble, NodeOutdated) else None
 
     def set_divergence_check(self, diverged: Callable[[], object | None]) -> None:
-        """See `ClusteredLog.stop_where`."""
+        """See `ClusteredLog.set_divergence_check`."""
         self._diverged = diverged
 
     def skipped_messages(self) -> int:
-        """See `ClusteredLog.refused`."""
+        """See `ClusteredLog.skipped_messages`."""
         return self._replicator.skipped
 
     def progress(self) -> tuple[int, int]:
@@ -225,185 +230,187 @@ class JetstreamLog(ClusterReplica):
         return self.state.servers
 
     async def check_writable(self) -> None:
-        """Whether records could be taken now. Raises as `append` does."""
+        """See `ServedLog.check_writable`."""
         now = asyncio.get_running_loop().time()
-        self._expect_ours()
+        self._expect_not_stopped()
         if not self._stream.is_connected:
-            raise LogUnavailable("there is no connection to NATS: records are refused until one of its servers answers")
+            raise LogUnavailable("there is no connection to NATS: deliveries are refused until a server answers")
         if self._replicator.trouble is not None:
-            raise LogUnavailable(f"the stream is not applied: {self._replicator.trouble}")
-        self._expect_taking()
-        if self._sealing is not None and self._sealing.trouble is not None:
-            raise LogUnavailable(self._sealing.trouble)
-        if now - self._looked_at > SILENT_SECONDS:
-            raise LogUnavailable(f"the stream has said nothing for {now - self._looked_at:.0f} s: has it a leader?")
+            raise LogUnavailable(f"the stream cannot be applied: {self._replicator.trouble}")
+        self._expect_appendable()
+        if self._encryption is not None and self._encryption.trouble is not None:
+            raise LogUnavailable(self._encryption.trouble)
+        if now - self._observed_at > SILENT_SECONDS:
+            raise LogUnavailable(f"the stream has not answered for {now - self._observed_at:.0f} s: check that it has a leader")
         if self._failed is not None and now - self._failed[0] < FAILURE_SECONDS:
             raise LogUnavailable(f"the last append failed, none has succeeded since: {self._failed[1]}")
         await self.replica.check_writable()
 
-    def _expect_ours(self) -> None:
-        """Raise where this node must not vouch for anything."""
-        stopped = self.stop_reason()
-        if stopped is not None:
-            raise stopped
+    def _expect_not_stopped(self) -> None:
+        """Raise the `stop_reason`, where there is one."""
+        reason = self.stop_reason()
+        if reason is not None:
+            raise reason
 
-    def _expect_taking(self) -> None:
-        """Raise where nothing may be added by this node now, in whichever way."""
-        self._expect_ours()
-        if not self._level.is_set():
+    def _expect_appendable(self) -> None:
+        """Raise where this node must not append to the stream now."""
+        self._expect_not_stopped()
+        if not self._caught_up.is_set():
             raise NodeBehind(f"this node is catching up: it is {self.lag().messages} messages behind the stream")
-        unfit = self._replicator.trouble if isinstance(self._replicator.trouble, LogCorrupt) else self._unfit
-        unfit = unfit or (self._sealing and self._sealing.unfit)
-        if unfit is not None:
-            raise LogUnavailable(f"nothing is added to the stream: {unfit}")
-        if self._sealing is None and self.replica.has_encrypted:
-            raise LogUnavailable("other nodes seal what they record: name the master key under [sealing] keys")
+        reason = self._replicator.trouble if isinstance(self._replicator.trouble, LogCorrupt) else self._config_error
+        reason = reason or (self._encryption and self._encryption.config_error)
+        if reason is not None:
+            raise LogUnavailable(f"nothing is appended to the stream: {reason}")
+        if self._encryption is None and self.replica.has_encrypted:
+            raise LogUnavailable("other nodes encrypt their records: name the master key under [sealing] keys")
 
     async def _commit(self, batch: Sequence[Verified], *, erasing: Sequence[int] = ()) -> list[Appended]:
-        self._expect_taking()
+        self._expect_appendable()
         named = [(each, self.replica.dedupe_hashes(each)) for each in batch]
         known = await self.replica.positions_of_keys([(each.source, name) for each, names in named for name in names])
         firsts = [
             next((known[each.source, name] for name in names if (each.source, name) in known), None)
             for each, names in named
         ]
-        fresh = [(each, names[0]) for (each, names), first in zip(named, firsts, strict=True) if first is None]
-        given = iter(await self._sent(*self._framed(fresh, erasing)) if fresh else ())
-        return [next(given) if first is None else Appended(first, duplicate=True) for first in firsts]
+        new = [(each, names[0]) for (each, names), first in zip(named, firsts, strict=True) if first is None]
+        appended = iter(await self._send(*self._make_frame(new, erasing)) if new else ())
+        return [next(appended) if first is None else Appended(first, duplicate=True) for first in firsts]
 
-    def _framed(self, fresh: Sequence[tuple[Verified, str]], erasing: Sequence[int]) -> tuple[Frame, bytes | None]:
-        """The frame of deliveries and the names they are known by; where they are sealed, its keys."""
+    def _make_frame(self, new: Sequence[tuple[Verified, str]], erasing: Sequence[int]) -> tuple[Frame, bytes | None]:
+        """The frame of (delivery, dedupe key to store); and the entry with its keys where it is encrypted."""
         frame_id = secrets.token_bytes(16)
-        if self._sealing is None:
-            rows, keys = [frame_row(each) for each, _ in fresh], None
+        if self._encryption is None:
+            rows, entry = [frame_row(each) for each, _ in new], None
         else:
-            rows, keys = self._sealing.encrypt(frame_id, fresh)
-        return Frame(frame_id, self._stream.settings.node, rows, list(erasing)), keys
+            rows, entry = self._encryption.encrypt(frame_id, new)
+        return Frame(frame_id, self._stream.config.node, rows, list(erasing)), entry
 
-    async def _sent(self, frame: Frame, keys: bytes | None, *, after: int | None = None) -> list[Appended]:
-        """The answers to the records of one frame, once it is acknowledged and applied here.
+    async def _send(self, frame: Frame, entry: bytes | None, *, after: int | None = None) -> list[Appended]:
+        """Publish a frame; returns the answers to its records once it is acknowledged and applied here.
 
-        `keys`: what the bucket has to have before. `after`: only as the next message after that one.
+        `entry`: its keys, to be in the bucket before it. `after`: only as the next message after that one.
         """
         data = encode(frame)
         if len(data) > self._stream.max_message_bytes:
             raise LogUnavailable(
-                f"{len(frame.records)} records in one do not fit into a message of NATS ({len(data)} of "
+                f"{len(frame.records)} records together do not fit into a NATS message ({len(data)} of "
                 f"{self._stream.max_message_bytes} bytes): raise max_payload in nats-server.conf"
             )
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if now >= self._ends:
+        if now >= self._ends_at:
             raise LogUnavailable("the server is stopping, and NATS did not answer: send it again")
-        # What waited behind a failure has waited long enough: it does not wait for another 15 s each.
+        # Appends queued behind a failed one have waited already: they do not wait 15 s more each.
         is_behind_failure = self._failed is not None and now - self._failed[0] < QUEUED_SECONDS
         deadline = now + (ATTEMPT_SECONDS if is_behind_failure else RETRY_SECONDS)
         answer = self._waiting[frame.id] = loop.create_future()
         try:
-            sequence = await self._insisted(lambda left: self._tried(frame.id, keys, data, after, left), deadline)
+            sequence = await self._retry(lambda left: self._attempt(frame.id, entry, data, after, left), deadline)
             try:
-                async with asyncio.timeout_at(min(deadline, self._ends)) as self._limit:
+                async with asyncio.timeout_at(min(deadline, self._ends_at)) as self._timeout:
                     await self._replicator.reached(sequence)
             except TimeoutError:
                 raise LogUnavailable(
-                    "the stream has it, but this node does not get to applying it: send it again"
+                    "the stream has it, but this node could not apply it in time: send it again"
                 ) from None
         except LogError as error:
             self._failed = (loop.time(), str(error))
             raise
         finally:
             del self._waiting[frame.id]
-            if self._sealing is not None:
-                self._sealing.forget(frame.id)
+            if self._encryption is not None:
+                self._encryption.forget(frame.id)
         self._failed = None
         if answer.done():
             return answer.result()
         try:
             return await self.replica.answers_to(frame.records)
-        except KeyError:  # it has a place that something else had before
-            raise LogUnavailable("the stream has lost what this node has applied: nothing is added to it") from None
+        except KeyError:  # its sequence belonged to another message before
+            raise LogUnavailable(
+                "the stream has lost messages that this node has applied: nothing is appended to it"
+            ) from None
 
-    async def _tried(self, frame: bytes, keys: bytes | None, data: bytes, after: int | None, left: float) -> int:
-        """One attempt to get a frame into the stream, its keys before it: at the next one they may have been swept."""
-        if keys is not None and self._sealing is not None:
-            await self._sealing.put(frame, keys, anew=after is not None)
+    async def _attempt(self, frame: bytes, entry: bytes | None, data: bytes, after: int | None, left: float) -> int:
+        """Publish once, after its keys are in the bucket. Each attempt checks them again: they may have been swept."""
+        if entry is not None and self._encryption is not None:
+            await self._encryption.put(frame, entry, overwrite=after is not None)
         return await self._stream.publish(data, frame.hex(), left, after)
 
-    async def _insisted(self, attempt: Callable[[float], Awaitable[Done]], deadline: float) -> Done:
-        """What an attempt brings that a majority acknowledges. The same bytes again and again until the deadline."""
+    async def _retry(self, attempt: Callable[[float], Awaitable[Result]], deadline: float) -> Result:
+        """Retry until a majority acknowledges, or until the deadline; returns the attempt's result."""
         loop = asyncio.get_running_loop()
         attempts = 0
         while True:
-            left = min(deadline, self._ends) - loop.time()
+            left = min(deadline, self._ends_at) - loop.time()
             try:
                 return await attempt(min(ATTEMPT_SECONDS, max(left, 0.1)))
             except LogUnavailable as error:
-                # The servers know a message that they have by its id before they look at its place.
+                # Not our own message: the servers recognise that by its id before they compare sequences.
                 if isinstance(error, PublishRefused) and error.code == WRONG_LAST:
-                    raise LogUnavailable("somebody else writes into the stream meanwhile: stop it first") from None
+                    raise LogUnavailable("another process appends to the stream at the same time: stop it first") from None
                 pause = BACK_OFF[min(attempts, len(BACK_OFF) - 1)]
-                if loop.time() + pause >= min(deadline, self._ends):
+                if loop.time() + pause >= min(deadline, self._ends_at):
                     raise LogUnavailable(f"{error}: it may appear later, send it again") from error
                 attempts += 1
                 await asyncio.sleep(pause)
 
-    def _applied(self, frame: Frame, answers: list[Appended] | None) -> None:
+    def _on_applied(self, frame: Frame, answers: list[Appended] | None) -> None:
         waiting = self._waiting.get(frame.id)
-        # Only the first application counts: a frame that is there twice is answered by its first.
+        # Only the first application counts, where a frame is in the stream twice.
         if waiting is not None and answers is not None and not waiting.done():
             waiting.set_result(answers)
 
-    async def _look(self) -> None:
-        """Ask the stream's leader how far the stream is, for ever."""
+    async def _watch_state(self) -> None:
+        """Ask the stream's leader for its last message, for ever."""
         while True:
-            if self._level.is_set():
-                await asyncio.sleep(LOOK_SECONDS)
+            if self._caught_up.is_set():
+                await asyncio.sleep(STATE_SECONDS)
             else:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
+                    async with asyncio.timeout(STATE_SECONDS):
                         await self._replicator.reached(self.state.last)
-            # Not answered: there is no connection or no leader now; `probe` says for how long.
+            # On no answer, there is no connection or no leader now: `check_writable` reports for how long.
             with contextlib.suppress(LogError):
-                asked_at = asyncio.get_running_loop().time()
-                self._saw(await self._stream.state(timeout=ATTEMPT_SECONDS), asked_at)
+                requested_at = asyncio.get_running_loop().time()
+                self._observe_state(await self._stream.state(timeout=ATTEMPT_SECONDS), requested_at)
 
-    def _saw(self, state: StreamState, asked_at: float | None = None) -> None:
+    def _observe_state(self, state: StreamState, requested_at: float | None = None) -> None:
         self.state = state
-        self._looked_at = asyncio.get_running_loop().time()
+        self._observed_at = asyncio.get_running_loop().time()
         try:
-            check_config(state, self._stream.settings)
-            self._unfit = None
-        except LogUnavailable as error:  # somebody edited the stream while we run
-            self._unfit = str(error)
-        self._looks.append((self._looked_at if asked_at is None else asked_at, state.last))
-        self._compare()
-        if not self._looks:
-            self._level.set()
+            check_config(state, self._stream.config)
+            self._config_error = None
+        except LogUnavailable as error:  # the settings were changed while we run
+            self._config_error = str(error)
+        self._observed.append((self._observed_at if requested_at is None else requested_at, state.last))
+        self._update_caught_up()
+        if not self._observed:
+            self._caught_up.set()
 
-    def _compare(self) -> None:
-        """When everything was in the stream that is applied here: at the newest look whose last message is."""
-        while self._looks and self._replicator.sequence >= self._looks[0][1]:
-            self._level_at = self._looks.popleft()[0]
+    def _update_caught_up(self) -> None:
+        """Note when this node was last level with the stream: at the newest observation whose last message is applied."""
+        while self._observed and self._replicator.sequence >= self._observed[0][1]:
+            self._caught_up_at = self._observed.popleft()[0]
 
     def limit_shutdown(self, seconds: float) -> None:
-        """See `ClusteredLog.end_within`."""
-        self._ends = min(self._ends, asyncio.get_running_loop().time() + seconds)
-        until = None if self._limit is None else self._limit.when()
-        if self._limit is not None and until is not None and until > self._ends:
+        """See `ClusteredLog.limit_shutdown`."""
+        self._ends_at = min(self._ends_at, asyncio.get_running_loop().time() + seconds)
+        until = None if self._timeout is None else self._timeout.when()
+        if self._timeout is not None and until is not None and until > self._ends_at:
             with contextlib.suppress(RuntimeError):  # it is over
-                self._limit.reschedule(self._ends)
+                self._timeout.reschedule(self._ends_at)
 
     async def close(self) -> None:
         """See `Log.close`."""
         self.limit_shutdown(CLOSING_SECONDS)
         try:
             await self._group_commit.close()
-            # Again and again: a TaskGroup one of whose tasks fails in the moment it is cancelled forgets that it was.
+            # Repeatedly: a TaskGroup forgets its cancellation when one of its tasks fails at the same moment.
             while not all(task.done() for task in self._tasks):
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
             await self._stream.close()
         finally:
-            # Whatever went wrong before: SQLite's threads would keep the process from ending.
+            # In any case: SQLite's threads would keep the process from ending.
             await self.replica.close()

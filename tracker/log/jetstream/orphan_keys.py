@@ -1,12 +1,12 @@
-"""Sweep the bucket: take the keys out of entries whose frame never came into the stream.
+"""Sweep the key bucket: destroy the keys in entries whose frame never reached the stream.
 
-    keys put ─► who put them died, or got no answer for 15 s ─► nobody would ever destroy these keys
+    keys stored ─► the node died, or got no answer for 15 s ─► nobody would ever destroy these keys
 
-Bodies sealed with them may be kept elsewhere: in the log that was copied, in what a server had begun to write.
+Bodies encrypted with them may exist elsewhere: in the log that was copied, or in what a server had begun to write.
 
-A frame is published within seconds after its entry, with whoever puts it asking for the entry again at each attempt; an
-attempt that a machine which stood still makes over its old connection fails. So what is older than ten minutes and has no
-frame is left over. If we die here the next sweep goes on where the last one ended.
+A node publishes a frame within seconds of its entry, and checks the entry before each attempt. An attempt over an old
+connection, by a machine that was suspended, fails. So an entry that is older than ten minutes and has no frame is an
+orphan. If we die here, the next sweep continues where the last one ended.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Reached = Callable[[int], Awaitable[None]]
 
 
 async def sweep_orphan_keys(
-    stream: Stream, replica: Replica, vault: KeyStore, reached: Reached, *, older_than: float = ORPHAN_SECONDS
+    stream: Stream, replica: Replica, key_store: KeyStore, reached: Reached, *, older_than: float = ORPHAN_SECONDS
 ) -> int:
-    """How many entries were given up; they were put more than `older_than` s ago. Raises `LogError`."""
+    """Empty the orphaned entries stored more than `older_than` s ago; returns how many. Raises `LogError`."""
     bucket = KeyBucket(stream)
-    now, made = await bucket.server_clock()
-    # What is older than the stream belongs to another one of that name: perhaps the only keys there are.
-    began = parse_time((await stream.api_request(f"STREAM.INFO.{stream.name}", {}))["created"])
-    after, count, is_over = await vault.sweep_progress(made), 0, False
+    now, created = await bucket.server_clock()
+    # An entry older than the stream belongs to an earlier stream of that name; it may hold the only copy of its keys.
+    stream_created = parse_time((await stream.api_request(f"STREAM.INFO.{stream.name}", {}))["created"])
+    after, count, is_over = await key_store.sweep_progress(created), 0, False
     while not is_over:
         page: list[Revision] = []
         while len(page) < PAGE and not is_over:
@@ -46,13 +46,13 @@ async def sweep_orphan_keys(
                 is_over = True
             else:
                 page, after = [*page, found], found.sequence
-        for each in await _orphans([each for each in page if each.at >= began], stream, replica, reached):
+        for each in await _find_orphans([each for each in page if each.at >= stream_created], stream, replica, reached):
             count += await bucket.empty(each)
-        await vault.save_sweep_progress(made, after)
+        await key_store.save_sweep_progress(created, after)
     return count
 
 
-async def _orphans(page: Sequence[Revision], stream: Stream, replica: Replica, reached: Reached) -> list[Revision]:
+async def _find_orphans(page: Sequence[Revision], stream: Stream, replica: Replica, reached: Reached) -> list[Revision]:
     known = await replica.applied_among([each.frame for each in page])
     left = [each for each in page if each.frame not in known]
     if left:
@@ -60,6 +60,6 @@ async def _orphans(page: Sequence[Revision], stream: Stream, replica: Replica, r
             async with asyncio.timeout(LEVEL_SECONDS):
                 await reached((await stream.state()).last)
         except TimeoutError:
-            raise LogUnavailable("this node is behind the stream: it cannot tell which keys are left over") from None
+            raise LogUnavailable("this node is behind the stream: it cannot tell yet which keys are orphans") from None
         known = await replica.applied_among([each.frame for each in left])
     return [each for each in left if each.frame not in known]

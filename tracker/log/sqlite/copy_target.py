@@ -1,4 +1,4 @@
-"""A SQLite log that takes the records of another log as that one keeps them: same bytes, same positions, same tree."""
+"""A SQLite log that records of another log are copied into as stored: same bytes, same positions, same tree."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from tracker.log.frames import FrameRow
 from tracker.log.sqlite.replica import StreamEntry, Replica
 from tracker.log.sqlite.log import Change
 from tracker.log.sqlite.tree import SELECT_CHECKPOINT
-from tracker.log.sqlite.messages import store_statements
-from tracker.log.keys.frame_store import DataKey
+from tracker.log.sqlite.trust import store_statements
+from tracker.log.keys.key_store import DataKey
 from tracker.log.cluster.messages import SignedTree
 
 
 class SqliteCopyTarget(Replica):
-    """A log of its own that is being filled; it goes on where an earlier copy ended."""
+    """A log that is being filled. It continues where an earlier copy ended."""
 
-    # Nobody is answered for what is copied: after a power cut the copy goes on from what is there.
+    # Copied records are acknowledged to no sender: after a power cut the copy continues from what is there.
     synchronous: ClassVar[str] = "NORMAL"
 
     async def append_raw(
         self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]
     ) -> list[int]:
-        """Append these in one transaction; their positions. `erases`: what the only one of them says is erased.
+        """Append these in one transaction; returns their positions. `erases`: what the only record of them erases.
 
-        `keys`: of each record, None for one in clear and for one that is erased. Raises `LogUnavailable`, also where the file is a replica, or has one of them already.
+        `keys`: of each record; None for one that is not encrypted or is erased. Raises `LogUnavailable`, also where the file
+        is a replica, or has one of the records already.
         """
         if self._follows is not None:
             raise LogUnavailable(f"{self.path} is a replica of the stream {self._follows}: copy into the stream")
@@ -40,18 +41,18 @@ class SqliteCopyTarget(Replica):
                 raise LogUnavailable(f"{self.path} has some of these records already, at other positions")
             return Change([answer.position for answer in answers], change.frontier, change.statements)
 
-        vault, head = self._sealing.vault, await self.head()
-        if vault is None and any(row[8] is not None for row in rows):
-            raise LogUnavailable("sealed records are to be copied: name a master key under [sealing] keys")
-        if vault is not None:
-            await vault.store({head + 1 + n: key for n, key in enumerate(keys) if key is not None})
+        key_store, head = self._encryption.key_store, await self.head()
+        if key_store is None and any(row[8] is not None for row in rows):
+            raise LogUnavailable("these records are encrypted: to copy them, name a master key under [sealing] keys")
+        if key_store is not None:
+            await key_store.store({head + 1 + n: key for n, key in enumerate(keys) if key is not None})
         positions = await self._group_commit.run_exclusive(lambda: self._in_transaction(write, remember=True))
-        if vault is not None and erases:
-            await vault.destroy(erases)
+        if key_store is not None and erases:
+            await key_store.destroy(erases)
         return positions
 
     async def store_signed_checkpoint(self, size: int, note: str, key: str) -> bool:
-        """Keep a checkpoint, and the verifier key it is signed with, as a log of many nodes does; "" where it is not known.
+        """Store a checkpoint with its verifier key, as a clustered log does; "" where the key is not known.
 
         False when there is one of that size already. Raises `LogUnavailable`.
         """

@@ -1,4 +1,4 @@
-"""Which of some deliveries a SQLite log knows already, and where the others go: asked under the write lock."""
+"""Find which deliveries a SQLite log has already, and assign positions to the others, under the write lock."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import aiosqlite
 from tracker.domain.deliveries import Appended, Verified
 from tracker.log.sqlite.bulk import value_chunks
 
-# The first row is the head; each other row is a repeat. Unused pairs are NULL and match nothing. CROSS JOIN keeps the
+# The first row is the head; each other row is a duplicate. Unused pairs are NULL and match nothing. CROSS JOIN keeps the
 # wanted keys on the left: each is one search of the index (with IN (VALUES …) SQLite scans all of it). The index is of
 # the ends of keys; without the + SQLite puts the wanted key into substr() too, and does not see that it fits.
-SELECT_HEAD_AND_REPEATS = """
+SELECT_HEAD_AND_DUPLICATES = """
 WITH wanted (source, dedupe_key) AS (VALUES {})
 SELECT NULL, NULL, coalesce(max(position), 0) FROM records
 UNION ALL
@@ -21,14 +21,14 @@ SELECT records.source, records.dedupe_key, records.position
 FROM wanted CROSS JOIN records ON substr(records.dedupe_key, -12) = substr(wanted.dedupe_key, -12)
     AND records.source = wanted.source AND +records.dedupe_key = wanted.dedupe_key
 """
-"""With its `(?, ?)` put in, as many as there are keys or a few more."""
+"""With `(?, ?)` put in for each key, and a few more."""
 
 
 async def assign_positions(
-    connection: aiosqlite.Connection, batch: Sequence[Verified], names_of: Callable[[Verified], tuple[str, ...]]
+    connection: aiosqlite.Connection, batch: Sequence[Verified], keys_of: Callable[[Verified], tuple[str, ...]]
 ) -> tuple[list[Appended], list[tuple[Any, ...]]]:
     """The answer to each of the batch, and the rows to insert. The write lock must be held."""
-    named = [(verified, names_of(verified)) for verified in batch]
+    named = [(verified, keys_of(verified)) for verified in batch]
     wanted = [(verified.source, name) for verified, names in named for name in names]
     head, positions = await known_positions(connection, wanted)
     answers: list[Appended] = []
@@ -50,11 +50,11 @@ async def assign_positions(
 async def known_positions(
     connection: aiosqlite.Connection, wanted: Sequence[tuple[str, str]]
 ) -> tuple[int, dict[tuple[str, str], int]]:
-    """The last position, and where those of the wanted (source, dedupe key) are that are kept. 0 where none is wanted."""
+    """The last position (0 where nothing is wanted), and the positions of the wanted (source, dedupe key) that exist."""
     positions: dict[tuple[str, str], int] = {}
     head = 0
     for places, values in value_chunks(wanted):
-        rows = await connection.execute_fetchall(SELECT_HEAD_AND_REPEATS.format(places), values)
+        rows = await connection.execute_fetchall(SELECT_HEAD_AND_DUPLICATES.format(places), values)
         positions.update({(source, key): position for source, key, position in rows})
         head = positions.pop((None, None))  # pyright: ignore[reportArgumentType] - the first row
     return head, positions
@@ -63,18 +63,18 @@ async def known_positions(
 def place_rows(
     head: int, positions: dict[tuple[str, str], int], rows: Sequence[tuple[Any, ...]]
 ) -> tuple[list[Appended], list[tuple[Any, ...]]]:
-    """The same for rows as they are kept, (source, vendor, event, dedupe key …, body, commitment): answers, rows to insert.
+    """The answers to a frame's rows, and the rows to insert.
 
-    `positions` (of what is known) gets those that are new, which come after `head`.
+    New rows get the positions after `head`, and are added to `positions`, which holds the known ones.
     """
     answers: list[Appended] = []
-    kept: list[tuple[Any, ...]] = []
+    inserted: list[tuple[Any, ...]] = []
     for row in rows:
         key = (row[0], row[3])
         first = positions.get(key)
         if first is None:
             head += 1
             positions[key] = head
-            kept.append((head, *row[:8]))
+            inserted.append((head, *row[:8]))
         answers.append(Appended(head if first is None else first, duplicate=first is not None))
-    return answers, kept
+    return answers, inserted

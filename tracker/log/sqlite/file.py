@@ -1,7 +1,7 @@
-"""The SQLite file of a log: how it is made, opened, recognised, and noticed when it is gone.
+"""The SQLite file of a log: creating, opening and recognising it, and noticing when it is gone.
 
 Only SQLite itself ever opens the file: closing any other descriptor of it would drop the locks that SQLite's
-connections in this process hold (POSIX locks belong to the process). So even the check for a foreign file asks SQLite.
+connections in this process hold (POSIX locks belong to the process). So even the check for a foreign file uses SQLite.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tracker.log.sqlite.migrate import APPLICATION_ID, migrate
 
 
 async def create_file(path: Path, finish: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None) -> None:
-    """Make a new, empty log at `path`, and its directory. Raises `LogUnavailable` when something is there already.
+    """Create an empty log at `path`, and its directory. Raises `LogUnavailable` when something is there already.
 
-    `finish`: what else a whole log of this kind has.
-    It appears under its name only when it is complete: if we die half-way, nothing but a stray `.new` file is left.
+    `finish`: writes what else a log of this kind needs.
+    The file appears under its name only when it is complete: if we die half-way, only a stray `.new` file is left.
     """
     if path.exists() or path.is_symlink():
-        raise LogUnavailable(f"{path} exists already: it is left as it is; name another path to begin a new log")
+        raise LogUnavailable(f"{path} exists already; it was not changed. Name another path to begin a new log")
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,18 +40,18 @@ async def create_file(path: Path, finish: Callable[[aiosqlite.Connection], Await
             await connection.close()
         publish_file(draft, path)
     except FileExistsError as error:
-        raise LogUnavailable(f"{path} was made by somebody else at the same moment") from error
+        raise LogUnavailable(f"{path} was created by another process at the same time") from error
     except (OSError, sqlite3.Error) as error:
-        raise LogUnavailable(f"{path} cannot be made: {error}") from error
+        raise LogUnavailable(f"{path} cannot be created: {error}") from error
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
 
 
 def publish_file(draft: Path, path: Path) -> None:
-    """Give a whole file its name, durably, where nothing has it. Raises `FileExistsError`, `OSError`; the draft may stay."""
+    """Give a complete file its name, durably, if the name is free. Raises `FileExistsError`, `OSError`; the draft may stay."""
     try:
-        os.link(draft, path)  # unlike a rename it never replaces what is there
+        os.link(draft, path)  # unlike a rename it never replaces a file
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
@@ -66,22 +66,22 @@ def publish_file(draft: Path, path: Path) -> None:
 async def open_writer(path: Path, *, busy_timeout: float, synchronous: str = "FULL") -> aiosqlite.Connection:
     """A connection that appends: WAL, schema up to date.
 
-    Raises `LogMissing`, `LogCorrupt` when the file is not a log of ours, `LogUnavailable` when it cannot be used now.
+    Raises `LogMissing`, `LogCorrupt` when the file is not a log of Tracker, `LogUnavailable` when it cannot be used now.
     """
     if not path.exists():
-        raise LogMissing(f"there is no log at {path}: check log.path, or make one with `tracker init`")
+        raise LogMissing(f"there is no log at {path}: check log.path, or create one with `tracker init`")
     connection = await _connect(path, "rw", busy_timeout)
     try:
         await _recognise(connection, path)
-        if not _lies_still(path):
+        if not _is_immutable(path):
             await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute(f"PRAGMA synchronous = {synchronous}")
-        # Dedupe keys go to random places of their index: with SQLite's 2 MiB a fifth more processor time at 100,000 records.
+        # Dedupe keys go to random places of their index: SQLite's default of 2 MiB costs a fifth more CPU at 100,000 records.
         await connection.execute("PRAGMA cache_size = -32768")
         await connection.execute("PRAGMA recursive_triggers = ON")
         await migrate(connection)
-        # What undoes a statement of many rows: by default a file made and removed for every commit. After the migrations, whose
-        # sorting may be more than memory holds.
+        # Statement journals in memory: by default a file is created and removed for every commit. After the migrations,
+        # which may sort more than fits into memory.
         await connection.execute("PRAGMA temp_store = MEMORY")
     except sqlite3.Error as error:
         await connection.close()
@@ -97,7 +97,7 @@ async def open_reader(path: Path, *, busy_timeout: float) -> aiosqlite.Connectio
     connection = await _connect(path, "ro", busy_timeout)
     try:
         await connection.execute("PRAGMA query_only = ON")
-        # The first read opens the WAL; from here on its file exists and can be watched.
+        # The first read opens the WAL: from here on its file exists and can be watched.
         await connection.execute_fetchall("SELECT count(*) FROM sqlite_schema")
     except sqlite3.Error as error:
         await connection.close()
@@ -106,7 +106,7 @@ async def open_reader(path: Path, *, busy_timeout: float) -> aiosqlite.Connectio
 
 
 async def _connect(path: Path, mode: str, busy_timeout: float) -> aiosqlite.Connection:
-    how = "mode=ro&immutable=1" if _lies_still(path) else f"mode={mode}"
+    how = "mode=ro&immutable=1" if _is_immutable(path) else f"mode={mode}"
     uri = f"{path.absolute().as_uri()}?{how}"
     try:
         return await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=busy_timeout)
@@ -116,8 +116,8 @@ async def _connect(path: Path, mode: str, busy_timeout: float) -> aiosqlite.Conn
         ) from error
 
 
-def _lies_still(path: Path) -> bool:
-    """Whether nobody can change the file: it is closed, on a read-only file system. There SQLite could make no WAL to read by."""
+def _is_immutable(path: Path) -> bool:
+    """Whether nobody can change the file: it has no WAL, and is on a read-only file system, where SQLite can create none."""
     try:
         wal = _identity(path.with_name(path.name + "-wal"))
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and wal is None
@@ -129,18 +129,18 @@ async def _recognise(connection: aiosqlite.Connection, path: Path) -> None:
     try:
         ((found,),) = await connection.execute_fetchall("PRAGMA application_id")
         ((tables,),) = await connection.execute_fetchall("SELECT count(*) FROM sqlite_schema WHERE name = 'records'")
-    except sqlite3.OperationalError as error:  # locked, or unreadable just now: says nothing about what it is
+    except sqlite3.OperationalError as error:  # locked, or unreadable now: that does not tell what it is
         raise LogUnavailable(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise LogCorrupt(f"{path} is no SQLite database ({error}): check log.path") from error
+        raise LogCorrupt(f"{path} is not a SQLite database ({error}): check log.path") from error
     if found != APPLICATION_ID or not tables:
-        raise LogCorrupt(f"{path} is not a log of Tracker: check log.path; nothing was changed in it")
+        raise LogCorrupt(f"{path} is not a log of Tracker: check log.path; it was not changed")
 
 
 class FileIdentity:
-    """Whether the files that were opened are still the ones under these names.
+    """Notices when the opened files are no longer the ones under their names.
 
-    SQLite goes on writing happily into a file that was deleted or moved away, and what is acknowledged then is lost.
+    SQLite keeps writing into a file that was deleted or moved, and what is acknowledged then is lost.
     """
 
     def __init__(self, path: Path) -> None:

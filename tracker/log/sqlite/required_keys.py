@@ -1,8 +1,8 @@
-"""Which data keys the sealed frames of a replica need: those of their records that are not erased.
+"""Which data keys the encrypted frames of a replica need: those of their records that are not erased.
 
-    copies, erasures ─► a temporary table by frame, made once ─► frames in stream order, page by page
+    copies, erasures ─► a temporary table by frame, filled once ─► frames in stream order, page by page
 
-The log is only read. What it applies meanwhile is not seen.
+The log is only read. What it applies meanwhile is not included.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ import aiosqlite
 from tracker.errors import LogUnavailable
 
 PAGE = 200
-TOLD = "CREATE TEMP TABLE told (position INTEGER PRIMARY KEY)"
-NEEDED = """
+CREATE_ERASED = "CREATE TEMP TABLE erased_ahead (position INTEGER PRIMARY KEY)"
+CREATE_NEEDED = """
 CREATE TEMP TABLE needed (
-    sequence INTEGER, n INTEGER, position INTEGER, gone INTEGER, PRIMARY KEY (sequence, n)
+    sequence INTEGER, n INTEGER, position INTEGER, is_erased INTEGER, PRIMARY KEY (sequence, n)
 ) WITHOUT ROWID
 """
 FILL = """
 INSERT INTO needed SELECT sequence, n, position,
-    position IN (SELECT position FROM erasures) OR position IN (SELECT position FROM told) FROM copies
+    position IN (SELECT position FROM erasures) OR position IN (SELECT position FROM erased_ahead) FROM copies
 """
 COUNT = "SELECT count(*) FROM frames"
 SELECT_PAGE = f"""
-SELECT sequence, id, n, position, gone
+SELECT sequence, id, n, position, is_erased
 FROM (SELECT sequence, id FROM frames WHERE sequence > ? ORDER BY sequence LIMIT {PAGE}) LEFT JOIN needed USING (sequence)
 ORDER BY sequence, n
-"""  # noqa: S608 - a number of ours
+"""  # noqa: S608 - a constant number
 
 
 class RequiredKeys(NamedTuple):
-    """One frame: `wanted` are the positions of its records by their place in it, `gone` the places of erased ones."""
+    """One frame. `wanted`: n → position of its records that are not erased; `erased`: the n of those that are."""
 
     frame: bytes
     wanted: dict[int, int]
-    gone: set[int]
+    erased: set[int]
 
 
 class RequiredKeysReader:
-    """Opened by `needed_keys`."""
+    """Opened by `open_required_keys`. `count`: of frames."""
 
     def __init__(self, connection: aiosqlite.Connection, count: int) -> None:
         self._connection = connection
@@ -62,10 +62,10 @@ class RequiredKeysReader:
             if not rows:
                 return
             after, page = rows[-1][0], dict[int, RequiredKeys]()
-            for sequence, frame, n, position, is_gone in rows:
+            for sequence, frame, n, position, is_erased in rows:
                 one = page.setdefault(sequence, RequiredKeys(frame, {}, set()))
-                if is_gone:
-                    one.gone.add(n)
+                if is_erased:
+                    one.erased.add(n)
                 elif n is not None:
                     one.wanted[n] = position
             yield list(page.values())
@@ -73,7 +73,7 @@ class RequiredKeysReader:
 
 @asynccontextmanager
 async def open_required_keys(path: Path, erased: Iterable[int] = ()) -> AsyncGenerator[RequiredKeysReader]:
-    """What the replica at `path` needs now. `erased`: positions that the stream says are, though it is not applied here.
+    """The keys that the replica at `path` needs. `erased`: positions that messages not applied here erase.
 
     Raises `LogUnavailable`.
     """
@@ -82,9 +82,9 @@ async def open_required_keys(path: Path, erased: Iterable[int] = ()) -> AsyncGen
     except sqlite3.Error as error:
         raise LogUnavailable(f"{path} cannot be opened: {error}") from error
     try:
-        await connection.execute(TOLD)
-        await connection.executemany("INSERT OR IGNORE INTO told VALUES (?)", [(each,) for each in erased])
-        await connection.execute(NEEDED)
+        await connection.execute(CREATE_ERASED)
+        await connection.executemany("INSERT OR IGNORE INTO erased_ahead VALUES (?)", [(each,) for each in erased])
+        await connection.execute(CREATE_NEEDED)
         await connection.execute(FILL)
         ((count,),) = await connection.execute_fetchall(COUNT)
         yield RequiredKeysReader(connection, count)

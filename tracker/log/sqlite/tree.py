@@ -1,7 +1,7 @@
-"""The tree's rows in a SQLite log: leaves and tiles in with the records, tiles and checkpoints out.
+"""The tree's rows in a SQLite log: leaves and tiles go in with the records; tiles and checkpoints are read.
 
-What the writer needs between two appends is the tree's right edge (`Frontier`). It is kept while nobody else appends;
-after another process did, and at the start, it is read again: at most 256 hashes a level, whatever the log's size.
+Between two appends the writer needs only the tree's right edge (`Frontier`). It stays in memory while no other process
+appends. After that, and at the start, it is read again: at most 256 hashes a level, whatever the log's size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import aiosqlite
 
-from tracker.log.merkle.leaves import record_leaf_hashes
+from tracker.log.merkle.leaf import record_leaf_hashes
 from tracker.log.merkle.tree import TILE_WIDTH, Frontier, FullTile, ReadTile, load_frontier
 
 LEAVES = "leaves (position, hash, commitment)"
@@ -32,25 +32,25 @@ SELECT_ERASURES = """
         SELECT max(n) FROM later
     )
     FROM erasures AS e WHERE e.position > ? AND e.position <= ?"""
-"""An erasure may be erased in its turn (it told of another person); the last one says what is left."""
+"""An erasure record may be erased too (it named other people); the last erasure says what is left."""
 SELECT_POSITIONS_OF = "SELECT position FROM records WHERE source = ? ORDER BY position"
 SELECT_ERASED = SELECT_ERASURES.replace("e.position <= ?", "true ORDER BY e.position LIMIT ?")
-SELECT_ERASURES_TOLD = (
+SELECT_ERASURES_MADE = (
     "SELECT position, erased_by FROM erasures WHERE erased_by > ? AND erased_by <= ? ORDER BY position"
 )
-SELECT_TILE_BEYOND = f"""
+SELECT_SURPLUS_TILE = f"""
 SELECT level, n FROM tiles
 WHERE level > 7 OR (n + 1) * (1 << (8 * level)) > ({SELECT_TREE_SIZE}) ORDER BY level, n LIMIT 1
 """  # noqa: S608 - a statement of ours
-SELECT_SEALED = (
+SELECT_ENCRYPTED = (
     "SELECT position, commitment FROM leaves WHERE commitment IS NOT NULL AND position > ? AND position <= ?"
 )
 SELECT_COPIES = """
 SELECT position, id, n FROM copies JOIN frames USING (sequence) WHERE position > ? AND position <= ?
 ORDER BY position, sequence, n
 """
-SELECT_ANY_SEALED = "SELECT 1 FROM leaves WHERE commitment IS NOT NULL LIMIT 1"
-SELECT_SIZE_AND_FIRST_SEALED = """
+SELECT_ANY_ENCRYPTED = "SELECT 1 FROM leaves WHERE commitment IS NOT NULL LIMIT 1"
+SELECT_SIZE_AND_FIRST_ENCRYPTED = """
 SELECT (SELECT coalesce(max(position), 0) FROM leaves),
        (SELECT min(position) FROM leaves WHERE commitment IS NOT NULL)
 """
@@ -63,18 +63,18 @@ Row = tuple[Any, ...]
 Fetch = Callable[[str, Sequence[Any]], Any]
 
 
-def tile_question(level: int, n: int) -> tuple[str, tuple[int, ...]]:
-    """The statement that gives the hashes of one tile, and what to bind."""
+def tile_query(level: int, n: int) -> tuple[str, tuple[int, ...]]:
+    """The statement that reads the hashes of one tile, and its parameters."""
     if level == 0:
         return SELECT_LEAVES, (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
     return SELECT_TILE, (level, n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
 
 
 def tiles_of(connection: aiosqlite.Connection) -> ReadTile:
-    """The tiles as this connection sees them."""
+    """Reads tiles through this connection."""
 
     async def tile(level: int, n: int) -> list[bytes]:
-        return [row[0] for row in await connection.execute_fetchall(*tile_question(level, n))]
+        return [row[0] for row in await connection.execute_fetchall(*tile_query(level, n))]
 
     return tile
 
@@ -82,13 +82,13 @@ def tiles_of(connection: aiosqlite.Connection) -> ReadTile:
 def appended_tiles(
     frontier: Frontier, rows: Iterable[Row], commitments: Sequence[bytes | None]
 ) -> tuple[list[Row], list[FullTile]]:
-    """The leaves and filled tiles of new record rows, in order; the frontier moves on past them."""
+    """The leaves and filled tiles of new record rows, in order; the frontier advances past them."""
     kept = [(*row[:9], None, commitment) for row, commitment in zip(rows, commitments, strict=True)]
     hashes = record_leaf_hashes(kept)
     return [(row[0], leaf, row[10]) for row, leaf in zip(kept, hashes, strict=True)], frontier.extend(hashes)
 
 
 async def frontier_of(connection: aiosqlite.Connection) -> Frontier:
-    """The tree's right edge as it is stored."""
+    """The tree's right edge, read from the file."""
     ((size,),) = await connection.execute_fetchall(SELECT_TREE_SIZE)
     return await load_frontier(size, tiles_of(connection))
