@@ -59,7 +59,7 @@ async def measured(folder: Path, records: int, *, sealed: bool, tree: bool = Tru
     if not tree:
         # The same log without leaves: triggers keep them out of the way of nothing else.
         engine.appended_tiles = lambda frontier, rows, _: (_moved(frontier, rows), [])
-    log = await SqliteLog.open(folder / "log.db", vault=vault)
+    log = await SqliteLog.open(folder / "log.db", key_store=vault)
     try:
         return await appended(log, records)
     finally:

@@ -103,7 +103,7 @@ async def tracked(app: web.Application, source: Source, folder: Path, mode: str)
     if mode == "no-tree":
         engine.appended_tiles = _no_leaves  # type: ignore[assignment]
     metrics = Metrics(lambda: NOW)
-    log = await SqliteLog.open(folder / "log.db", vault=vault, observe=metrics)
+    log = await SqliteLog.open(folder / "log.db", key_store=vault, observe=metrics)
     Ingest({"s": source}, log, max_body_bytes=1 << 22, now=lambda: NOW, observer=metrics).add_routes(app)
     return log
 

@@ -32,7 +32,7 @@ from tracker.domain.deliveries import Verified
 from tracker.log.frames import UNCOMPRESSED, MAGIC, VERSION, Frame, decode, encode, frame_row
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.validation import join_stream
-from tracker.log.jetstream.connection import StreamSettings
+from tracker.config.jetstream import JetstreamConfig
 from tracker.log.sqlite.replica import Replica
 
 STARTED = 1_700_000_000_000_000
@@ -151,7 +151,7 @@ async def tracker_catch_up(urls: list[str], stream: str, node: str, count: int, 
 
 
 async def _opened(urls: list[str], stream: str, node: str, folder: str) -> JetstreamLog:
-    settings = StreamSettings(servers=tuple(urls), stream=stream, node=node, replicas=3)
+    settings = JetstreamConfig(servers=tuple(urls), stream=stream, node=node, replicas=3)
     path = Path(folder) / f"{stream}-{node}" / "log.db"
     await Replica.init(path, log_id=await join_stream(settings, stream), stream=stream)
     return await JetstreamLog.open(path, settings)

@@ -169,7 +169,7 @@ async def write_log(folder: Path, appends: int, synchronous: str, *, sealed: boo
     ):
         for _ in range(2):  # the second time it is opened again
             vault = await KeyStore.open(folder / "keys.db", MASTERS) if sealed else None
-            log = await SqliteLog.open(folder / "log.db", vault=vault)
+            log = await SqliteLog.open(folder / "log.db", key_store=vault)
 
             async def one(verified: Verified, log: SqliteLog = log) -> None:
                 at = (await log.append(verified)).position
@@ -271,7 +271,7 @@ async def check_after_cut(folder: Path, acknowledged: dict[int, bytes], *, seale
     """(acknowledged records that are lost, everything else that is wrong)."""
     try:
         vault = await KeyStore.open(folder / "keys.db", MASTERS) if sealed else None
-        log = await SqliteLog.open(folder / "log.db", vault=vault)
+        log = await SqliteLog.open(folder / "log.db", key_store=vault)
     except Exception as error:
         return len(acknowledged), [f"the log does not open: {error}"]
     try:

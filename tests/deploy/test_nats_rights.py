@@ -19,7 +19,8 @@ from tracker.log.keys.frame_keys import FrameKeys, encode
 from tracker.log.jetstream.validation import join_stream
 from tracker.log.jetstream.key_bucket import KeyBucket
 from tracker.log.jetstream.encryption import join_key_bucket
-from tracker.log.jetstream.stream import Stream, StreamSettings
+from tracker.config.jetstream import JetstreamConfig
+from tracker.log.jetstream.stream import Stream
 from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.key_store import MasterKey
 
@@ -104,8 +105,8 @@ async def record_on_two_nodes(cluster: DeployedCluster, folder: Path) -> None:
             await log.close()
 
 
-def settings(cluster: DeployedCluster, user: str, node: str) -> StreamSettings:
-    return StreamSettings(
+def settings(cluster: DeployedCluster, user: str, node: str) -> JetstreamConfig:
+    return JetstreamConfig(
         servers=tuple(cluster.urls), stream="tracker", node=node, replicas=3, user=user, password=PASSWORDS[user]
     )
 

@@ -20,7 +20,8 @@ from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.key_bucket import KeyBucket
 from tracker.log.jetstream.restore_keys import RestoreResult, restore_keys
-from tracker.log.jetstream.stream import Stream, StreamSettings
+from tracker.config.jetstream import JetstreamConfig
+from tracker.log.jetstream.stream import Stream
 from tracker.log.keys.key_store import MasterKey, KeyStore
 
 MASTERS = (MasterKey("2026", bytes(range(32))),)
@@ -42,7 +43,7 @@ class SealedNodes:
     ) -> None:
         await self._closing.aclose()
 
-    def settings(self, node: str = "x") -> StreamSettings:
+    def settings(self, node: str = "x") -> JetstreamConfig:
         return settings_of(self._cluster, node=node, stream=self.stream)
 
     def replica(self, node: str) -> Path:

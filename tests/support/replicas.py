@@ -16,19 +16,19 @@ from tests.support.cluster import Cluster
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.validation import join_stream
 from tracker.log.jetstream.encryption import join_key_bucket
-from tracker.log.jetstream.connection import StreamSettings
+from tracker.config.jetstream import JetstreamConfig
 from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.key_store import MasterKey, KeyStore
 
 
-def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> StreamSettings:
+def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> JetstreamConfig:
     """A stream of its own, unless it is named."""
-    return StreamSettings(
+    return JetstreamConfig(
         servers=tuple(cluster.urls), stream=stream or f"s{secrets.token_hex(4)}", node=node, replicas=cluster.size
     )
 
 
-async def opened(path: Path, settings: StreamSettings, masters: Sequence[MasterKey] = ()) -> JetstreamLog:
+async def opened(path: Path, settings: JetstreamConfig, masters: Sequence[MasterKey] = ()) -> JetstreamLog:
     """A node's log, level with the stream; what is missing is made as `tracker init` makes it.
 
     With master keys it seals; its key store is `keys.db` beside the log.
@@ -39,7 +39,7 @@ async def opened(path: Path, settings: StreamSettings, masters: Sequence[MasterK
         if masters:
             await KeyStore.create(keys, masters, await join_key_bucket(settings, masters, is_new_node=True))
         await Replica.init(path, log_id=await join_stream(settings, secrets.token_hex(8)), stream=settings.stream)
-    log = await JetstreamLog.open(path, settings, vault=await KeyStore.open(keys, masters) if masters else None)
+    log = await JetstreamLog.open(path, settings, key_store=await KeyStore.open(keys, masters) if masters else None)
     assert await log.wait_until_caught_up(20)
     return log
 

@@ -66,7 +66,9 @@ def read_sealing(table: SealingTable, folder: Path, lookup: Lookup) -> SealingCo
     for n, each in enumerate(table.keys):
         where = f"sealing.keys[{n}]"
         if not each.id.strip():
-            raise ConfigInvalid(f'{where}.id: empty: name the key, like "2026"; the key store notes which key wrapped each data key')
+            raise ConfigInvalid(
+                f'{where}.id: empty: name the key, like "2026"; the key store notes which key wrapped each data key'
+            )
         if any(master.id == each.id for master in masters):
             raise ConfigInvalid(f"{where}.id: {each.id!r} is used twice: give each key its own id")
         masters.append(MasterConfig(each.id, _key(lookup.one(each, where, f"a master key: {ADVICE}"), where)))

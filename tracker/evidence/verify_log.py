@@ -26,7 +26,7 @@ from tracker.evidence.checkpoint_file import ShippedNote
 from tracker.log.contract import Log, StoredRecord
 from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint
 from tracker.log.merkle.cosignature import CosignerKey, verify_cosignatures, with_cosignatures
-from tracker.log.merkle.leaves import record_leaf_hashes
+from tracker.log.merkle.leaf import record_leaf_hashes
 from tracker.log.merkle.note import Verifier, read_note
 from tracker.log.merkle.tree import TILE_WIDTH, Frontier
 

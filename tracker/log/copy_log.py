@@ -19,12 +19,12 @@ import msgspec
 
 from tracker.domain.deliveries import TRACKER, Origin
 from tracker.errors import LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
-from tracker.log.merkle.leaves import record_leaf_hashes
+from tracker.log.merkle.leaf import record_leaf_hashes
 from tracker.log.merkle.note import Verifier, open_note
 from tracker.log.merkle.tree import root_at
 from tracker.log.contract import StoredRecord, Log
 from tracker.log.frames import FrameRow, max_frame_bytes
-from tracker.log.keys.frame_store import DataKey
+from tracker.log.keys.key_store import DataKey
 
 Progress = Callable[[int, int], None]
 

@@ -44,7 +44,7 @@ class FileLock:
 
 
 def lock(log_path: str | Path) -> FileLock:
-    """Lock `<log_path>.lock` for a server. Raises `LogUnavailable` (`reason` "locked") naming its holder."""
+    """Lock `<log_path>.lock` for a server. Raises `LogUnavailable`; `reason` is "locked" where another process holds it."""
     real = Path(log_path).resolve()
     path = real.with_name(real.name + ".lock")
     try:
@@ -55,11 +55,13 @@ def lock(log_path: str | Path) -> FileLock:
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         os.close(descriptor)
-        reason = "locked" if isinstance(error, BlockingIOError) else None
-        raise LogUnavailable(f"{real} is already served by {holder}: stop that server first", reason) from error
+        raise LogUnavailable(f"{real} is already served by {holder}: stop that server first", "locked") from error
+    except OSError as error:
+        os.close(descriptor)
+        raise LogUnavailable(f"{path} cannot be locked ({error.strerror}): put the log on a local disk") from error
     if not _is_named(descriptor, path):
         # The last holder has just removed the file: the next server would lock another file of the same name.
         os.close(descriptor)

@@ -24,7 +24,6 @@ from tracker.domain import clock
 from tracker.server import signing_keys
 
 if TYPE_CHECKING:
-    from tracker.log.jetstream.connection import StreamSettings
     from tracker.log.jetstream.log import JetstreamLog
     from tracker.log.jetstream.restore_keys import RestoreResult
 
@@ -46,7 +45,7 @@ async def create_log(config: Config, report: Report | None = None) -> None:
     if config.log.path.exists():
         raise LogUnavailable(f"{config.log.path} exists already; it is left unchanged")
     new_id = secrets.token_hex(LOG_ID_BYTES)
-    log_id = await join_stream(_settings(config), new_id)
+    log_id = await join_stream(config.jetstream, new_id)
     if report is not None:
         name = config.jetstream.stream
         report(
@@ -66,12 +65,13 @@ async def open_log(
 
     return await JetstreamLog.open(
         config.log.path,
-        _settings(config),
+        config.jetstream,
         queue_bound=config.log.queue_bound,
         observe=observe,
         body_bytes=config.server.max_body_bytes,
-        vault=key_store,
-        known=signing_keys.trusted_keys(config),
+        key_store=key_store,
+        trusted_keys=signing_keys.trusted_keys(config),
+        checkpoint_key=_checkpoint_key(config),
     )
 
 
@@ -85,7 +85,7 @@ async def share_dedupe_secret(config: Config, masters: Sequence[MasterKey], secr
     from tracker.log.jetstream.encryption import join_key_bucket  # noqa: PLC0415 - needs the driver
 
     is_new_node = secret is None and not config.log.path.exists()
-    return await join_key_bucket(_settings(config), masters, secret, is_new_node=is_new_node)
+    return await join_key_bucket(config.jetstream, masters, secret, is_new_node=is_new_node)
 
 
 async def rewrap_bucket(config: Config, key_store: KeyStore) -> int:
@@ -93,7 +93,7 @@ async def rewrap_bucket(config: Config, key_store: KeyStore) -> int:
     _expect_driver()
     from tracker.log.jetstream.encryption import rewrap_bucket as rewrap_stream_bucket  # noqa: PLC0415 - needs the driver
 
-    return await rewrap_stream_bucket(_settings(config), key_store)
+    return await rewrap_stream_bucket(config.jetstream, key_store)
 
 
 async def restore_keys(
@@ -103,7 +103,7 @@ async def restore_keys(
     _expect_driver()
     from tracker.log.jetstream.restore_keys import restore_keys as restore_bucket  # noqa: PLC0415 - needs the driver
 
-    return await restore_bucket(_settings(config), config.log.path, key_store, partly=partly, progress=progress)
+    return await restore_bucket(config.jetstream, config.log.path, key_store, partly=partly, progress=progress)
 
 
 def tree_cosigner(config: Config, log: ClusteredLog) -> Cosigner:
@@ -131,14 +131,7 @@ def _expect_driver() -> None:
         raise ConfigInvalid("log.engine: \"jetstream\" needs the NATS driver: pip install 'tracker[cluster]'")
 
 
-def _settings(config: Config) -> StreamSettings:
-    from tracker.log.jetstream.connection import StreamSettings  # noqa: PLC0415 - needs the driver
-
-    table = config.jetstream
-    signer = read_key(config.evidence.key_file, config.evidence.origin) if table.signs else None
-    return StreamSettings(
-        servers=table.servers, stream=table.stream, node=table.node, replicas=table.replicas, user=table.user,
-        password=table.password, token=table.token, credentials_file=table.credentials_file,
-        nkey_seed_file=table.nkey_seed_file, tls_ca=table.tls_ca, tls_cert=table.tls_cert, tls_key=table.tls_key,
-        key="" if signer is None else str(signer.verifier),
-    )  # fmt: skip
+def _checkpoint_key(config: Config) -> str:
+    """The verifier key of this node's checkpoints; "" where it signs none."""
+    signer = read_key(config.evidence.key_file, config.evidence.origin) if config.jetstream.signs else None
+    return "" if signer is None else str(signer.verifier)

@@ -67,7 +67,7 @@ async def _open_file(config: Config, observe: LogObserver | None = None) -> Sqli
         config.log.path,
         queue_bound=config.log.queue_bound,
         observe=observe,
-        vault=await _configured_key_store(config),
+        key_store=await _configured_key_store(config),
     )
 
 
@@ -96,7 +96,7 @@ async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
 async def tree_log(config: Config) -> AsyncGenerator[SqliteLog]:
     """The log for proofs, closed on leaving. It opens without master keys too; then encrypted bodies stay encrypted."""
     log = (
-        await _open_file(config) if config.sealing.masters else await SqliteLog.open(config.log.path, sealed_stay=True)
+        await _open_file(config) if config.sealing.masters else await SqliteLog.open(config.log.path, encrypted_unread=True)
     )
     try:
         yield log
@@ -122,7 +122,7 @@ async def copy_target(config: Config) -> AsyncGenerator[JetstreamLog | SqliteCop
     if config.log.engine == "jetstream":
         log = await cluster_stores.open_log(config, key_store=key_store)
     else:
-        log = await SqliteCopyTarget.open(config.log.path, vault=key_store, sealed_stay=True)
+        log = await SqliteCopyTarget.open(config.log.path, key_store=key_store, encrypted_unread=True)
     try:
         await _expect_current(config, log)
         yield log

@@ -69,7 +69,7 @@ async def fill(cluster: Cluster, subject: str) -> None:
 
 async def keys_of(running: Running, positions: list[int]) -> list[bytes]:
     """The wrapped data keys of all copies of these records, as this node keeps them."""
-    replica = await Replica.open(running.log_path, sealed_stay=True)
+    replica = await Replica.open(running.log_path, encrypted_unread=True)
     copies = await replica.copies_of(positions)
     found: list[bytes] = []
     with contextlib.closing(sqlite3.connect(running.folder / "keys.db")) as keys:
@@ -156,7 +156,7 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
                 await process.wait()
         assert PERSON not in on_disk(first.folder)
         log = await SqliteLog.open(
-            first.log_path, vault=await KeyStore.open(first.folder / "keys.db", MASTERS, shipped_dictionaries())
+            first.log_path, key_store=await KeyStore.open(first.folder / "keys.db", MASTERS, shipped_dictionaries())
         )
         erased = [position for position, _ in await log.erased_positions(0, 1000)]
         assert erased

@@ -23,9 +23,9 @@ def group(source: str, n: int = 0, *, records: int = 1, size: int = 10) -> Group
 def test_sources_take_turns_and_each_keeps_its_own_order() -> None:
     lines: FairQueue[Group] = FairQueue(1000, 10**6)
     for n in range(100):
-        lines.join(group("mad", n))
-    lines.join(group("calm", 0))
-    lines.join(group("calm", 1))
+        lines.put(group("mad", n))
+    lines.put(group("calm", 0))
+    lines.put(group("calm", 1))
     taken = lines.take(10, 10**6)
     assert [each.records[0].source for each in taken[:4]] == ["mad", "calm", "mad", "calm"]
     assert [each.records[0].dedupe_key for each in taken if each.records[0].source == "mad"] == [
@@ -38,21 +38,21 @@ def test_a_source_gone_mad_leaves_room_for_others() -> None:
     lines: FairQueue[Group] = FairQueue(80, 10**6)
     with pytest.raises(LogBusy, match="of this source"):
         for n in range(81):
-            lines.join(group("mad", n))
+            lines.put(group("mad", n))
     assert lines.records == 70
     for n in range(8):
-        lines.join(group("calm", n))
+        lines.put(group("calm", n))
     lines.take(60, 10**6)
-    lines.join(group("mad", 100))
+    lines.put(group("mad", 100))
 
 
 def test_the_whole_queue_is_bounded_in_records_and_bytes() -> None:
     lines: FairQueue[Group] = FairQueue(3, 100)
-    lines.join(group("a", records=7))
+    lines.put(group("a", records=7))
     with pytest.raises(LogBusy, match="the bound is 3"):
-        lines.join(group("b"))
+        lines.put(group("b"))
     assert len(lines.take(1, 1)) == 1
     assert not lines
-    lines.join(group("a", size=90))
+    lines.put(group("a", size=90))
     with pytest.raises(LogBusy, match="bytes"):
-        lines.join(group("b", size=20))
+        lines.put(group("b", size=20))

@@ -138,7 +138,9 @@ class NodeGossip:
         self._received = {name: each for name, each in self._received.items() if each[1] > before}
         signing = [each.status.node for each in self.nodes() if each.status.signs and not each.is_silent]
         if len(signing) > 1:
-            self._warn(f"the nodes {', '.join(signing)} sign checkpoints: only one may, set jetstream.signs on the others")
+            self._warn(
+                f"the nodes {', '.join(signing)} sign checkpoints: only one may, set jetstream.signs on the others"
+            )
 
     def _warn(self, reason: str) -> None:
         if reason not in self._warned:

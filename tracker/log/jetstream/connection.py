@@ -124,7 +124,9 @@ def explain_failure(error: Exception, config: JetstreamConfig) -> str | None:
     """What to change in config.toml; None for errors that may pass by themselves."""
     text = str(error).lower()
     if isinstance(error, PlaintextForbidden):
-        return "the server offers no TLS, but it is required: write tls {} in nats-server.conf, or remove jetstream.tls_ca"
+        return (
+            "the server offers no TLS, but it is required: write tls {} in nats-server.conf, or remove jetstream.tls_ca"
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
         return _explain_certificate(error, config)
     if isinstance(error, ssl.SSLError) and any(each in (error.reason or "") for each in CERTIFICATE_ALERTS):

@@ -155,7 +155,9 @@ class FrameEncryption:
         self._scheduled.append((asyncio.get_running_loop().time() + DESTRUCTION_DELAY_SECONDS, positions))
         self.on_erasure()
 
-    def background_tasks(self, reached: Reached, may_destroy: Callable[[], bool]) -> Sequence[Coroutine[None, None, None]]:
+    def background_tasks(
+        self, reached: Reached, may_destroy: Callable[[], bool]
+    ) -> Sequence[Coroutine[None, None, None]]:
         """Tasks to run for ever. They pause unless `may_destroy`: on a diverged node, positions may hold other records."""
         return self._destroy_scheduled(may_destroy), self._sweep(reached, may_destroy), self._watch_bucket()
 
@@ -191,7 +193,11 @@ class FrameEncryption:
 
 
 async def join_key_bucket(
-    config: JetstreamConfig, masters: Sequence[MasterKey], dedupe_secret: bytes | None = None, *, is_new_node: bool = False
+    config: JetstreamConfig,
+    masters: Sequence[MasterKey],
+    dedupe_secret: bytes | None = None,
+    *,
+    is_new_node: bool = False,
 ) -> bytes:
     """The dedupe secret that all nodes share, from the bucket; creates the bucket where there is none.
 
@@ -254,7 +260,9 @@ async def rewrap_bucket(config: JetstreamConfig, key_store: KeyStore) -> int:
         await stream.close()
 
 
-async def open_frame_encryption(stream: Stream, replica: Replica, key_store: KeyStore | None, *, signs: bool) -> FrameEncryption | None:
+async def open_frame_encryption(
+    stream: Stream, replica: Replica, key_store: KeyStore | None, *, signs: bool
+) -> FrameEncryption | None:
     """The encryption of a node; None where records are not encrypted.
 
     Raises `LogUnavailable` where other nodes encrypt and this one has no master key, or the wrong key store; `LogMissing`

@@ -157,7 +157,9 @@ class KeyBucket:
             if held == entry or await self._replace(frame, latest, entry):
                 await self._delete_older(frame.hex(), None)
                 return
-        raise LogUnavailable(f"the keys of frame {frame.hex()} are being changed by other nodes all the time: send it again")
+        raise LogUnavailable(
+            f"the keys of frame {frame.hex()} are being changed by other nodes all the time: send it again"
+        )
 
     async def find(self, frame: bytes) -> tuple[int, bytes] | None:
         """(sequence, entry) of a frame; None where there is none."""
@@ -230,7 +232,9 @@ class KeyBucket:
                 continue
             await self._delete_older(frame.hex(), latest if left is None else None)
             return
-        raise LogUnavailable(f"the keys of frame {frame.hex()} are being changed by other nodes all the time: run it again")
+        raise LogUnavailable(
+            f"the keys of frame {frame.hex()} are being changed by other nodes all the time: run it again"
+        )
 
     async def rewrap(self, frame: bytes, entry: bytes, rewrapped: bytes) -> None:
         """Replace an entry by the same keys wrapped with another master key, unless it has changed meanwhile."""

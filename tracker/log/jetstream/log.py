@@ -92,7 +92,8 @@ class JetstreamLog(ReplicaLog):
         )
         # These tasks belong to the log and not to the server: accepted appends are still answered while the server stops.
         self._tasks = [
-            asyncio.create_task(each, name="log-stream") for each in (self._replicator.run(), self._watch_state(), *key_tasks)
+            asyncio.create_task(each, name="log-stream")
+            for each in (self._replicator.run(), self._watch_state(), *key_tasks)
         ]
 
     @classmethod
@@ -127,8 +128,14 @@ class JetstreamLog(ReplicaLog):
             state = await check_stream(stream, cursor, body_bytes=body_bytes)
             encryption = await open_frame_encryption(stream, replica, key_store, signs=bool(checkpoint_key))
             log = cls(
-                stream, replica, state, cursor.sequence, queue_bound=queue_bound, observe=observe,
-                checkpoint_key=checkpoint_key, encryption=encryption,
+                stream,
+                replica,
+                state,
+                cursor.sequence,
+                queue_bound=queue_bound,
+                observe=observe,
+                checkpoint_key=checkpoint_key,
+                encryption=encryption,
             )
             undo.pop_all()
         return log
@@ -173,7 +180,9 @@ class JetstreamLog(ReplicaLog):
             entry = None
             if any(row[8] is not None for row in rows):
                 if self._encryption is None:
-                    raise LogUnavailable("these records are encrypted: to copy them, name a master key under [sealing] keys")
+                    raise LogUnavailable(
+                        "these records are encrypted: to copy them, name a master key under [sealing] keys"
+                    )
                 entry = self._encryption.wrap_entry(frame.id, keys)
             return await self._send(frame, entry, after=self._replicator.sequence)
 
@@ -241,7 +250,9 @@ class JetstreamLog(ReplicaLog):
         if self._encryption is not None and self._encryption.trouble is not None:
             raise LogUnavailable(self._encryption.trouble)
         if now - self._observed_at > SILENT_SECONDS:
-            raise LogUnavailable(f"the stream has not answered for {now - self._observed_at:.0f} s: check that it has a leader")
+            raise LogUnavailable(
+                f"the stream has not answered for {now - self._observed_at:.0f} s: check that it has a leader"
+            )
         if self._failed is not None and now - self._failed[0] < FAILURE_SECONDS:
             raise LogUnavailable(f"the last append failed, none has succeeded since: {self._failed[1]}")
         await self.replica.check_writable()
@@ -347,7 +358,9 @@ class JetstreamLog(ReplicaLog):
             except LogUnavailable as error:
                 # Not our own message: the servers recognise that by its id before they compare sequences.
                 if isinstance(error, PublishRefused) and error.code == WRONG_LAST:
-                    raise LogUnavailable("another process appends to the stream at the same time: stop it first") from None
+                    raise LogUnavailable(
+                        "another process appends to the stream at the same time: stop it first"
+                    ) from None
                 pause = BACK_OFF[min(attempts, len(BACK_OFF) - 1)]
                 if loop.time() + pause >= min(deadline, self._ends_at):
                     raise LogUnavailable(f"{error}: it may appear later, send it again") from error

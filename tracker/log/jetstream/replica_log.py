@@ -1,8 +1,8 @@
 """The part of a clustered log that reads its replica, publishes messages about the tree, and asks other nodes.
 
-    publish_tree_message ──► <stream>.checkpoints, acknowledged ──► every node's replica, in stream order
-    peer_tile ─────────────► <stream>.tiles.<node>: a tile of that node's tree as it is now; stored nowhere
-    publish_status ────────► <stream>.nodes.<node>: that node's status; stored nowhere
+publish_tree_message ──► <stream>.checkpoints, acknowledged ──► every node's replica, in stream order
+peer_tile ─────────────► <stream>.tiles.<node>: a tile of that node's tree as it is now; stored nowhere
+publish_status ────────► <stream>.nodes.<node>: that node's status; stored nowhere
 """
 
 from __future__ import annotations

@@ -196,7 +196,9 @@ class _Restore:
                 part = page[start : start + PARALLEL_REQUESTS]
                 await asyncio.gather(*(self._restore(each, ours.get(each.frame)) for each in part))
             # Left where the key store comes from a backup.
-            left = [EncryptedCopy(each.frame, n) for each in page for n in each.erased & _key_numbers(ours.get(each.frame))]
+            left = [
+                EncryptedCopy(each.frame, n) for each in page for n in each.erased & _key_numbers(ours.get(each.frame))
+            ]
             if left:
                 await self._key_store.destroy_copies(left)
             done += len(page)

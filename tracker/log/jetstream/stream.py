@@ -341,7 +341,9 @@ class Stream:
     def _permission_message(self, what: str) -> str:
         """Which permission is missing in the servers' configuration, for whom."""
         who = self.config.identity_keys or "no user set in [jetstream]"
-        what = CONSUMER_NAME.sub(".*", what)  # the same text for each consumer, and as it is written in the configuration
+        what = CONSUMER_NAME.sub(
+            ".*", what
+        )  # the same text for each consumer, and as it is written in the configuration
         return f"this node ({who}) may not {what}: give it its rights (docs/guides/cluster.md, Who may do what)"
 
 
@@ -399,7 +401,9 @@ def read_reply(answer: Msg, what: str) -> dict[str, Any]:
     if "error" in found:
         error = found["error"]
         if error.get("err_code") == NO_JETSTREAM:
-            reason = "the account of this node has no JetStream: use another jetstream.user, or enable it for the account"
+            reason = (
+                "the account of this node has no JetStream: use another jetstream.user, or enable it for the account"
+            )
             raise PublishRefused(f"{what}: {reason}", NO_JETSTREAM)
         raise PublishRefused(f"{what}: {error.get('description', 'refused')}", error.get("err_code", 0))
     return found

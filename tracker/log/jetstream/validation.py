@@ -21,7 +21,9 @@ PROOF_BYTES = 64 * 1024
 """Room for the proof and other fields beside a body in a frame."""
 
 
-async def check_stream(stream: Stream, cursor: Cursor, *, body_bytes: int, timeout: float = REQUEST_SECONDS) -> StreamState:
+async def check_stream(
+    stream: Stream, cursor: Cursor, *, body_bytes: int, timeout: float = REQUEST_SECONDS
+) -> StreamState:
     """The stream's state. Raises `LogMissing`, `LogUnavailable` or `LogCorrupt` where the stream does not fit the replica.
 
     `body_bytes`: a body of this size must fit into a message; 0: not checked.

@@ -1,10 +1,10 @@
 """The data keys of one frame's encrypted records, as stored in the key bucket and in every node's key store.
 
-    entry            MessagePack of [master, [wrapped, wrapped, null, …]]
-                     the n-th belongs to the n-th record; null: destroyed, or the record is not encrypted
-    wrapped          AES-256-GCM(master key, data key ‖ salt), with the frame's id and n as associated data
-    encrypted body   AES-256-GCM(data key, framed proof and body), with the record's dedupe hash as associated data: its
-                     position is not known before it is in the stream
+entry            MessagePack of [master, [wrapped, wrapped, null, …]]
+                 the n-th belongs to the n-th record; null: destroyed, or the record is not encrypted
+wrapped          AES-256-GCM(master key, data key ‖ salt), with the frame's id and n as associated data
+encrypted body   AES-256-GCM(data key, framed proof and body), with the record's dedupe hash as associated data: its
+                 position is not known before it is in the stream
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def without_keys(keys: FrameKeys, destroyed: Collection[int]) -> FrameKeys | Non
 
 
 def group_by_frame(copies: Iterable[EncryptedCopy]) -> dict[bytes, set[int]]:
-    """frame → the `n` of its copies."""
+    """Maps each frame to the `n` of its copies."""
     found: dict[bytes, set[int]] = {}
     for copy in copies:
         found.setdefault(copy.frame, set()).add(copy.n)

@@ -138,7 +138,7 @@ class KeyStore:
         self._lock = asyncio.Lock()
         self._masters: Mapping[str, AESGCM] = {master.id: AESGCM(master.key) for master in masters}
         self._ahead: dict[int, DataKey] = {}
-        self._dictionaries = dictionaries
+        self.dictionaries = dictionaries
 
     @staticmethod
     async def create(path: Path, masters: Sequence[MasterKey], dedupe_secret: bytes | None = None) -> None:
@@ -211,9 +211,7 @@ class KeyStore:
 
     def wrapped_dedupe_secret(self) -> dict[str, bytes]:
         """The dedupe secret as the key bucket stores it: {master key: wrapped}."""
-        return {
-            self.current_master: wrap(self._masters[self.current_master], self.dedupe_secret, DEDUPE_SECRET_AAD)
-        }
+        return {self.current_master: wrap(self._masters[self.current_master], self.dedupe_secret, DEDUPE_SECRET_AAD)}
 
     def unwrap_dedupe_secret(self, wrapped: Mapping[str, bytes]) -> bytes:
         """The bucket's dedupe secret. Raises `LogUnavailable` where its master key is not configured."""
@@ -230,13 +228,13 @@ class KeyStore:
         """
         nonce = os.urandom(NONCE_BYTES)
         plain = framed(proof, body)
-        compressed = self._dictionaries.pack(vendor, proof, body) or plain
-        encrypted = nonce + AESGCM(key.key).encrypt(
-            nonce, compressed, _POSITION.pack(position) if aad is None else aad
-        )
+        compressed = self.dictionaries.pack(vendor, proof, body) or plain
+        encrypted = nonce + AESGCM(key.key).encrypt(nonce, compressed, _POSITION.pack(position) if aad is None else aad)
         return EncryptedBody(encrypted, hmac.digest(key.salt, plain, "sha256"))
 
-    def decrypt(self, position: int, encrypted: bytes, key: DataKey, *, aad: bytes | None = None) -> tuple[bytes, bytes]:
+    def decrypt(
+        self, position: int, encrypted: bytes, key: DataKey, *, aad: bytes | None = None
+    ) -> tuple[bytes, bytes]:
         """(proof, body) of an encrypted record. `aad`: associated data that may stand instead of the position.
 
         Raises `LogCorrupt` when the key does not fit the bytes.
@@ -245,11 +243,13 @@ class KeyStore:
         if plain is None and aad is not None:
             plain = _decrypt(encrypted, key, aad)
         if plain is None:
-            raise LogCorrupt(f"the record at position {position} does not decrypt with its key: one of them was changed")
+            raise LogCorrupt(
+                f"the record at position {position} does not decrypt with its key: one of them was changed"
+            )
         # A zstd frame never begins like the length of a proof.
         if plain[:4] == MAGIC:
             try:
-                return self._dictionaries.unpack(plain)
+                return self.dictionaries.unpack(plain)
             except ValueError as error:
                 raise LogCorrupt(f"the record at position {position} does not decompress: {error}") from None
         (length,) = _PROOF_LENGTH.unpack_from(plain)
@@ -425,9 +425,7 @@ class KeyStore:
         wanted = group_by_frame(copies)
         found: dict[EncryptedCopy, DataKey] = {}
         for frame, entry in (await self.entries(wanted)).items():
-            found |= {
-                EncryptedCopy(frame, n): key for n, key in self.unwrap_entry(frame, entry, wanted[frame]).items()
-            }
+            found |= {EncryptedCopy(frame, n): key for n, key in self.unwrap_entry(frame, entry, wanted[frame]).items()}
         return found
 
     async def destroy_copies(self, copies: Iterable[EncryptedCopy]) -> None:

@@ -67,21 +67,23 @@ class DictionaryStore:
         self._last = 0
         self._current: dict[SourceVendor, int] | None = None
         self._seen: dict[SourceVendor, int] = {}
-        self._training: asyncio.Task[None] | None = None
+        self.training: asyncio.Task[None] | None = None
 
     async def compress(self, rows: Sequence[Row], commitments: Sequence[bytes | None]) -> list[Row]:
         """The rows as they go into the log; encrypted ones stay as they are. Starts a training where one is due."""
         if self._current is None:
-            self._seen = {(source, vendor): n for source, vendor, n in await self._fetch(SELECT_COUNTS, (COUNTED_RECORDS,))}
+            self._seen = {
+                (source, vendor): n for source, vendor, n in await self._fetch(SELECT_COUNTS, (COUNTED_RECORDS,))
+            }
             await self._find_current()
         found: list[Row] = []
         for row, commitment in zip(rows, commitments, strict=True):
             found.append(row if commitment is not None else self._compress_one(row))
-        if commitments[-1] is None and (self._training is None or self._training.done()):
+        if commitments[-1] is None and (self.training is None or self.training.done()):
             due = next((key for key in self._seen if self._is_due(key)), None)
             if due is not None:
                 self._seen[due] = 0
-                self._training = asyncio.create_task(self._train(due), name="log-training")
+                self.training = asyncio.create_task(self._train(due), name="log-training")
         return found
 
     def _compress_one(self, row: Row) -> Row:
@@ -150,9 +152,9 @@ class DictionaryStore:
 
     async def close(self) -> None:
         """Cancel a running training; the next process that appends starts it again."""
-        if self._training is not None:
-            self._training.cancel()
-            await asyncio.wait([self._training])
+        if self.training is not None:
+            self.training.cancel()
+            await asyncio.wait([self.training])
 
 
 def bounded(records: Iterable[Plain]) -> Iterator[list[Plain]]:

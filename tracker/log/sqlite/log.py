@@ -123,7 +123,7 @@ class SqliteLog:
         self._failed: tuple[float, str] | None = None
         self._follows: str | None = None
         self._encryption = RecordEncryption(key_store)
-        self._dictionaries = DictionaryStore(self._fetch, self._write_exclusive)
+        self.dictionaries = DictionaryStore(self._fetch, self._write_exclusive)
         self._group_commit = GroupCommit(self._commit, queue_bound=queue_bound, observe=observe)
 
     @classmethod
@@ -144,8 +144,8 @@ class SqliteLog:
     ) -> Self:
         """Open an existing log and bring its schema up to date.
 
-        `vault`: seals new records and opens sealed ones; it is closed with the log, or when this raises.
-        `sealed_stay`: without a vault, sealed records can be proved (`read_stored`), not read. For whoever has no master key.
+        `key_store`: encrypts new records and decrypts others; it is closed with the log, or when this raises.
+        `encrypted_unread`: without a key store, encrypted records can be proved (`read_stored`) but not read.
         `queue_bound` in records; `busy_timeout` in seconds, how long to wait for another process that is writing.
         Raises `LogMissing`, `LogCorrupt` (not a log of ours, or a newer Tracker's) or `LogUnavailable`.
         """
@@ -165,7 +165,7 @@ class SqliteLog:
             log._follows = next((name for (name,) in await log._fetch(SELECT_FOLLOWED)), None)
             ((size, first_sealed),) = await log._fetch(SELECT_SIZE_AND_FIRST_ENCRYPTED)
             if not encrypted_unread or key_store is not None:
-                log._sealing.begun(size, first_sealed, is_replica=log._follows is not None)
+                log._encryption.start(size, first_sealed, is_replica=log._follows is not None)
             undo.pop_all()
         return log
 
@@ -264,7 +264,7 @@ class SqliteLog:
         frontier = held.copy()
         leaves, full = appended_tiles(frontier, rows, commitments)
         # Leaves cover the uncompressed bytes, so the tree does not depend on compression.
-        records = insert_statements(RECORDS, await self._dictionaries.compress(rows, commitments))
+        records = insert_statements(RECORDS, await self.dictionaries.compress(rows, commitments))
         return frontier, [*records, *insert_statements(LEAVES, leaves), *((INSERT_TILE, tile) for tile in full)]
 
     async def _write_exclusive(self, work: Callable[[aiosqlite.Connection], Awaitable[None]]) -> None:
@@ -295,7 +295,7 @@ class SqliteLog:
 
     async def record(self, position: int) -> Record | None:
         rows = await self._fetch(SELECT_RECORD, (position,))
-        return next(iter(await self._encryption.records(rows, self._fetch, self._dictionaries)))[0] if rows else None
+        return next(iter(await self._encryption.records(rows, self._fetch, self.dictionaries)))[0] if rows else None
 
     async def last_from_source(self, source: str) -> int:
         ((position,),) = await self._fetch(SELECT_LAST_OF, (source,))
@@ -318,7 +318,7 @@ class SqliteLog:
             rows = await self._fetch(SELECT_CHUNK, (after, end))
             if not rows or [row[0] for row in rows] != list(range(after + 1, end + 1)):
                 raise LogCorrupt(f"{self.path}: positions are missing after {after}: restore the log from a copy")
-            for records in await self._encryption.records(rows, self._fetch, self._dictionaries):
+            for records in await self._encryption.records(rows, self._fetch, self.dictionaries):
                 yield records
             after = end
 
@@ -352,20 +352,19 @@ class SqliteLog:
             return None
         (row,) = rows
         leaf, commitment = row[9:]
-        await self._dictionaries.load(rows)
-        proof, body = self._dictionaries.plain_or_stored(row) if commitment is None else row[7:9]
+        await self.dictionaries.load(rows)
+        proof, body = self.dictionaries.plain_or_stored(row) if commitment is None else row[7:9]
         keys = await self._keys(position - 1, position)
         salt = keys[position].salt if position in keys else None
         return StoredLeaf(position, leaf, stored_digest(proof, body), commitment, salt)
 
     async def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
-        """See `Log.read_stored`."""
         after, until = max(after, 0), await self.head()
         while after < until:
             rows = await self._fetch(SELECT_STORED, (after, STORED_RECORDS))
             if not rows:
                 return
-            await self._dictionaries.load(rows)
+            await self.dictionaries.load(rows)
             for part in bounded(map(self._stored, rows)):
                 yield part
             after = rows[-1][0]
@@ -374,7 +373,7 @@ class SqliteLog:
         if row[7] or row[10] is not None:
             return StoredRecord(*row)
         position, source, vendor, event, key, received_at, origin, _, _, leaf, _ = row
-        proof, body = self._dictionaries.plain_or_stored(row)
+        proof, body = self.dictionaries.plain_or_stored(row)
         return StoredRecord(position, source, vendor, event, key, received_at, origin, proof, body, leaf, None)
 
     async def positions_from_source(self, source: str) -> list[int]:
@@ -460,7 +459,7 @@ class SqliteLog:
 
     async def close(self) -> None:
         """See `Log.close`."""
-        await self._dictionaries.close()
+        await self.dictionaries.close()
         await self._group_commit.close()
         if self._closed:
             return

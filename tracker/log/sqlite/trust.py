@@ -40,7 +40,9 @@ INSERT INTO checkpoints (size, note) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FR
 """
 INSERT_SIGNING_ONCE = "INSERT OR IGNORE INTO signings (size, node, key) VALUES (?, ?, ?)"
 INSERT_COSIGNATURE_ONCE = "INSERT OR IGNORE INTO cosignatures (size, name, node, line) VALUES (?, ?, ?, ?)"
-INSERT_DIVERGENCE_REPORT_ONCE = "INSERT OR IGNORE INTO divergence_reports (size, node, root, position) VALUES (?, ?, ?, ?)"
+INSERT_DIVERGENCE_REPORT_ONCE = (
+    "INSERT OR IGNORE INTO divergence_reports (size, node, root, position) VALUES (?, ?, ?, ?)"
+)
 SELECT_COSIGNATURES = "SELECT name, line FROM cosignatures WHERE size = ? ORDER BY name"
 SELECT_HOLDERS = """
 SELECT node FROM signings WHERE size = ?1 UNION ALL SELECT node FROM cosignatures WHERE size = ?1

@@ -15,7 +15,7 @@ from tests.support.cluster import Cluster, node
 from tests.support.server import READ, Running, now
 from tracker.demo.calls import whole_call
 from tracker.log.merkle.cosignature import CosignerKey, verify_cosignatures
-from tracker.log.merkle.leaves import record_leaf_hashes
+from tracker.log.merkle.leaf import record_leaf_hashes
 from tracker.log.sqlite.log import SqliteLog
 
 

@@ -15,7 +15,7 @@ from tracker.demo.show import config_text
 from tracker.errors import LogUnavailable
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.validation import join_stream
-from tracker.log.jetstream.connection import StreamSettings
+from tracker.config.jetstream import JetstreamConfig
 from tracker.log.jetstream.stream import Stream
 from tracker.log.sqlite.replica import Replica
 
@@ -34,13 +34,15 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(server: Secured, certificates: Path, **changed: Any) -> StreamSettings:
+def settings(server: Secured, certificates: Path, **changed: Any) -> JetstreamConfig:
     """Good ones, with these changed; a text for a file is its name."""
     given: dict[str, Any] = {"user": "node", "password": PASSWORD, "tls_ca": "ca.pem", "scheme": "tls"} | changed
     for key in ("tls_ca", "tls_cert", "tls_key", "credentials_file"):
         if given.get(key):
             given[key] = certificates / given[key]
-    return StreamSettings(servers=(f"{given.pop('scheme')}://{server.url}",), stream="s", node="a", replicas=1, **given)
+    return JetstreamConfig(
+        servers=(f"{given.pop('scheme')}://{server.url}",), stream="s", node="a", replicas=1, **given
+    )
 
 
 async def told(server: Secured, certificates: Path, **changed: Any) -> str:

@@ -21,7 +21,8 @@ from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.validation import join_stream
 from tracker.log.jetstream.key_bucket import KeyBucket
 from tracker.log.jetstream.encryption import join_key_bucket
-from tracker.log.jetstream.stream import Stream, StreamSettings
+from tracker.config.jetstream import JetstreamConfig
+from tracker.log.jetstream.stream import Stream
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import Replica
 from tracker.log.keys.key_store import MasterKey, KeyStore
@@ -30,7 +31,7 @@ from tracker.log.keys.key_store import MasterKey, KeyStore
 cluster = own_cluster
 
 
-async def opened(folder: Path, settings: StreamSettings) -> JetstreamLog:
+async def opened(folder: Path, settings: JetstreamConfig) -> JetstreamLog:
     """A sealed node's log in that folder."""
     return await replicas.opened(folder / "log.db", settings, MASTERS)
 
@@ -65,7 +66,7 @@ async def test_two_nodes_seal_into_one_history_and_a_third_reads_it_offline(clus
     third = await opened(tmp_path / "c", settings_of(cluster, node="c", stream=settings.stream))
     await third.close()
     offline = await SqliteLog.open(
-        tmp_path / "c" / "log.db", vault=await KeyStore.open(tmp_path / "c" / "keys.db", MASTERS)
+        tmp_path / "c" / "log.db", key_store=await KeyStore.open(tmp_path / "c" / "keys.db", MASTERS)
     )
     assert await told(offline) == await told(first)
     assert (await offline.leaf(5)) == await first.leaf(5)
@@ -83,8 +84,8 @@ async def test_what_is_erased_on_one_node_is_gone_on_all_with_every_copy_of_it(
     await level(first, second)
     # And surely so: as if this node had not applied the first yet when it was given the same.
     again = [each.body for each in given].index((await told(first))[2][2])
-    frame, keys = second._framed([(given[again], second.replica.dedupe_hashes(given[again])[0])], ())
-    assert (await second._sent(frame, keys))[0] == Appended(3, duplicate=True)
+    frame, keys = second._make_frame([(given[again], second.replica.dedupe_hashes(given[again])[0])], ())
+    assert (await second._send(frame, keys))[0] == Appended(3, duplicate=True)
     await level(first, second)
     copies = await first.replica.copies_of(range(1, 21))
     assert len(copies) > 20, "some were given to both at once"
@@ -128,13 +129,13 @@ async def test_a_copy_that_arrives_after_the_erasure_loses_its_key_too(cluster: 
     await log.append_erasure(delivery("erasing", source="tracker"), [1])
     await log.destroy_keys([1])
     # Another node, that had not applied the first when it was given the same.
-    frame, keys = log._framed([(delivery("a"), log.replica.dedupe_hashes(delivery("a"))[0])], ())
-    assert await log._sent(frame, keys) == [Appended(1, duplicate=True)]
-    assert not await log.replica._sealing.vault.keys_of_copies(await log.replica.copies_of([1]))
-    assert log._sealing._gone[-1][1] == [1]
-    log._sealing._gone = [(0.0, positions) for _, positions in log._sealing._gone]
+    frame, keys = log._make_frame([(delivery("a"), log.replica.dedupe_hashes(delivery("a"))[0])], ())
+    assert await log._send(frame, keys) == [Appended(1, duplicate=True)]
+    assert not await log.replica._encryption.key_store.keys_of_copies(await log.replica.copies_of([1]))
+    assert log._encryption._scheduled[-1][1] == [1]
+    log._encryption._scheduled = [(0.0, positions) for _, positions in log._encryption._scheduled]
     async with asyncio.timeout(15):
-        while log._sealing._gone:
+        while log._encryption._scheduled:
             await asyncio.sleep(0.1)
     await expect_withdrawn(log, [1])
     await log.close()
@@ -150,11 +151,11 @@ async def test_an_erasure_that_died_is_finished_by_whoever_is_there(cluster: Clu
     await second.wait(2, 10)
     assert [each[3] for each in await told(second)] == [3, None, None]
     async with asyncio.timeout(10):
-        while not second._sealing._gone:
+        while not second._encryption._scheduled:
             await asyncio.sleep(0.02)
-    second._sealing._gone = [(0.0, positions) for _, positions in second._sealing._gone]
+    second._encryption._scheduled = [(0.0, positions) for _, positions in second._encryption._scheduled]
     async with asyncio.timeout(15):
-        while second._sealing._gone:
+        while second._encryption._scheduled:
             await asyncio.sleep(0.1)
     await expect_withdrawn(second, [1])
     await second.close()
@@ -183,7 +184,7 @@ async def test_whoever_has_no_master_key_or_another_store_is_refused(cluster: Cl
     await KeyStore.create(tmp_path / "other.db", MASTERS)
     with pytest.raises(LogUnavailable, match="not the key store of this stream"):
         await JetstreamLog.open(
-            tmp_path / "clear.db", settings, vault=await KeyStore.open(tmp_path / "other.db", MASTERS)
+            tmp_path / "clear.db", settings, key_store=await KeyStore.open(tmp_path / "other.db", MASTERS)
         )
     with pytest.raises(LogUnavailable, match="master key 2026, which is not configured"):
         await join_key_bucket(settings, [MasterKey("other", bytes(32))])

@@ -20,7 +20,8 @@ from tracker.log.jetstream import connection
 from tracker.log.frames import frame_row
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.validation import check_stream, join_stream
-from tracker.log.jetstream.stream import Stream, StreamSettings, wanted_config
+from tracker.config.jetstream import JetstreamConfig
+from tracker.log.jetstream.stream import Stream, wanted_config
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import StreamEntry, Replica
 
@@ -189,11 +190,11 @@ async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
     settings = settings_of(cluster)
     log = await opened(tmp_path / "a.db", settings)
     if which == "unfit":
-        log._unfit = "max_age is 5, not 0"
+        log._config_error = "max_age is 5, not 0"
     elif which == "corrupt":
         log._replicator.trouble = LogCorrupt("the stream has lost message 3")
     else:
-        log._level.clear()
+        log._caught_up.clear()
     for refused in (log.append(delivery("a")), log.append_raw([frame_row(delivery("a"))], [], [None])):
         with pytest.raises(LogError, match=r"max_age is 5|lost message 3|catching up"):
             await refused
@@ -220,7 +221,7 @@ async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def stream_of(settings: StreamSettings) -> AsyncIterator[Stream]:
+async def stream_of(settings: JetstreamConfig) -> AsyncIterator[Stream]:
     """A second connection to the stream."""
     stream = await Stream.open(settings)
     try:
@@ -229,7 +230,7 @@ async def stream_of(settings: StreamSettings) -> AsyncIterator[Stream]:
         await stream.close()
 
 
-async def edit(cluster: Cluster, settings: StreamSettings, **config: object) -> None:
+async def edit(cluster: Cluster, settings: JetstreamConfig, **config: object) -> None:
     """Give a stream other settings, as an operator might."""
     stream = await Stream.open(settings)
     state = await stream.state()
@@ -376,7 +377,7 @@ async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> N
 async def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.6)
     await Replica.init(tmp_path / "a.db", log_id="x", stream="s")
-    settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3)
+    settings = JetstreamConfig(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3)
     with pytest.raises(LogUnavailable, match="cannot be reached"):
         await JetstreamLog.open(tmp_path / "a.db", settings)
 
@@ -396,6 +397,6 @@ async def test_closing_does_not_wait_for_servers_that_are_gone(tmp_path: Path) -
 async def test_a_seed_that_is_none_is_told(tmp_path: Path) -> None:
     seed = tmp_path / "seed"
     seed.write_text("no seed of a key")
-    settings = StreamSettings(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3, nkey_seed_file=seed)
+    settings = JetstreamConfig(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3, nkey_seed_file=seed)
     with pytest.raises(LogUnavailable, match="nkey_seed_file: nkeys: invalid seed"):
         await Stream.open(settings)

@@ -52,19 +52,19 @@ async def nodes(cluster: Cluster, tmp_path: Path) -> AsyncIterator[SealedNodes]:
 
 async def swept(log: JetstreamLog, *, older_than: float = -60) -> int:
     """What a sweep gives up that has waited long enough."""
-    assert log._sealing is not None
-    vault = log._sealing._vault
+    assert log._encryption is not None
+    vault = log._encryption._key_store
     return await sweep_orphan_keys(log._stream, log.replica, vault, log._replicator.reached, older_than=older_than)
 
 
 async def test_keys_whose_frame_never_came_are_swept_and_no_others(nodes: SealedNodes) -> None:
     log = await nodes.open("a")
-    assert log._sealing is not None
+    assert log._encryption is not None
     await log.append_all([delivery("a"), delivery("b")])
     # Another node that died between its keys and its frame.
-    frame, entry = log._framed([(delivery("c"), "hmac:c")], ())
+    frame, entry = log._make_frame([(delivery("c"), "hmac:c")], ())
     assert entry is not None
-    await log._sealing.put(frame.id, entry)
+    await log._encryption.put(frame.id, entry)
     await log.append(delivery("d"))
     (wrapped,) = decode(entry).wrapped
     assert wrapped is not None
@@ -80,18 +80,18 @@ async def test_keys_whose_frame_never_came_are_swept_and_no_others(nodes: Sealed
 
 async def test_a_frame_that_comes_after_its_keys_were_swept_stops_no_node(nodes: SealedNodes) -> None:
     log = await nodes.open("a")
-    assert log._sealing is not None
-    frame, entry = log._framed([(delivery("a"), "hmac:a")], ())
-    again, entry_again = log._framed([(delivery("b"), "hmac:b")], ())
+    assert log._encryption is not None
+    frame, entry = log._make_frame([(delivery("a"), "hmac:a")], ())
+    again, entry_again = log._make_frame([(delivery("b"), "hmac:b")], ())
     assert entry is not None
     assert entry_again is not None
     for each, keys in ((frame, entry), (again, entry_again)):
-        await log._sealing.put(each.id, keys)
+        await log._encryption.put(each.id, keys)
     assert await swept(log) == 2
     # One from a server that had stood still; and one that its node asks the keys for once more.
-    log._sealing.forget(frame.id)
-    assert (await log._sent(frame, None))[0].position == 1
-    assert (await log._sent(again, entry_again))[0].position == 2
+    log._encryption.forget(frame.id)
+    assert (await log._send(frame, None))[0].position == 1
+    assert (await log._send(again, entry_again))[0].position == 2
     await log.append(delivery("c"))
     other = await nodes.open("b")
     assert [record.erased_by async for chunk in other.read(0) for record in chunk] == [KEY_LOST, None, None]

@@ -18,7 +18,8 @@ from tests.support.encrypted_replicas import nowhere
 from tracker.demo.calls import whole_call
 from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.key_bucket import KeyBucket
-from tracker.log.jetstream.stream import Stream, StreamSettings
+from tracker.config.jetstream import JetstreamConfig
+from tracker.log.jetstream.stream import Stream
 
 SEALING = '[sealing]\nkeys = [{{ id = "main", secret = "{secret}" }}]\npath = "{folder}/{name}/keys.db"\n'
 PERSON = "user-alice"
@@ -52,13 +53,13 @@ def sealed(folder: Path, name: str, cluster: Cluster) -> Running:
 
 
 async def delete_bucket(cluster: Cluster) -> None:
-    stream = await Stream.open(StreamSettings(servers=tuple(cluster.urls), stream="tracker", node="x", replicas=3))
+    stream = await Stream.open(JetstreamConfig(servers=tuple(cluster.urls), stream="tracker", node="x", replicas=3))
     await stream.api_request("STREAM.DELETE.KV_tracker-keys", {})
     await stream.close()
 
 
 async def entries(cluster: Cluster) -> dict[bytes, list[bytes | None]]:
-    stream = await Stream.open(StreamSettings(servers=tuple(cluster.urls), stream="tracker", node="x", replicas=3))
+    stream = await Stream.open(JetstreamConfig(servers=tuple(cluster.urls), stream="tracker", node="x", replicas=3))
     bucket, after, found = KeyBucket(stream), 0, dict[bytes, list[bytes | None]]()
     while (each := await bucket.next_revision(after)) is not None:
         after = each.sequence

@@ -66,7 +66,7 @@ async def test_a_complaint_is_settled_by_a_larger_tree_that_the_node_signs_or_co
     ]
     for n, each in enumerate(said, 1):
         assert await log.divergence_reports() == said[: int(n > 1)]
-        await log.apply([StreamEntry(n, b"", said=each)])
+        await log.apply([StreamEntry(n, b"", tree_message=each)])
     assert await log.divergence_reports() == []
     await log.close()
 

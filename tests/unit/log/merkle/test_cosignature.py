@@ -60,7 +60,7 @@ def test_a_signature_of_the_log_s_own_kind_is_no_cosignature() -> None:
 
 def test_a_line_that_is_too_short_is_not_believed() -> None:
     line = f"— {ONE.name} {base64.b64encode(CosignerKey.from_signer(ONE).id + bytes(8)).decode()}\n"
-    with pytest.raises(NoteUnverified, match="is not one"):
+    with pytest.raises(NoteUnverified, match="wrong length"):
         verify_cosignatures(with_cosignatures(NOTE, [line]), [CosignerKey.from_signer(ONE)])
 
 

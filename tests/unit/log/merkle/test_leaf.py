@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.log.merkle.leaf import record_leaf_hash
-from tracker.log.merkle.leaves import record_leaf_hashes
+from tracker.log.merkle.leaf import record_leaf_hashes
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 RECORD = st.tuples(

@@ -18,7 +18,7 @@ from tests.contracts.log_contract import LogContract
 from tracker.domain.deliveries import Verified
 from tracker.demo.calls import whole_call
 from tracker.errors import LogCorrupt
-from tracker.log.merkle.leaves import record_leaf_hashes
+from tracker.log.merkle.leaf import record_leaf_hashes
 from tracker.log.sqlite import dictionaries
 from tracker.log.memory import MemoryLog
 from tracker.log.record_compression import MAGIC, MAX_BYTES, Packer, train_better, is_packed
@@ -174,9 +174,9 @@ async def test_a_packed_record_that_was_changed_is_told_and_no_other(packed: Pat
 async def test_a_record_that_does_not_unpack_is_named_where_it_is_read(packed: Path) -> None:
     tamper(packed, "UPDATE records SET body = substr(body, 1, 30) WHERE position = 1500")
     log = await SqliteLog.open(packed)
-    with pytest.raises(LogCorrupt, match="position 1500 does not unpack"):
+    with pytest.raises(LogCorrupt, match="position 1500 does not decompress"):
         await log.record(1500)
-    with pytest.raises(LogCorrupt, match="position 1500 does not unpack"):
+    with pytest.raises(LogCorrupt, match="position 1500 does not decompress"):
         await everything(log)
     assert await log.record(1499) is not None
     await log.close()
@@ -265,7 +265,7 @@ async def test_a_log_that_is_closed_while_it_trains_trains_again(path: Path) -> 
 async def test_when_the_traffic_changes_another_dictionary_is_kept(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dictionaries, "AGAIN", 1000)
+    monkeypatch.setattr(dictionaries, "RETRAIN_RECORDS", 1000)
     others = [
         Verified(
             source="lk", vendor="livekit", event="e", dedupe_key=f"other-{n}", received_at=START, origin="webhook", proof=b"{}",
@@ -290,7 +290,7 @@ async def test_a_sealed_log_trains_no_dictionary(path: Path, tmp_path: Path) -> 
     await (await packing_log(path, sent[:900])).close()
     masters = [MasterKey("first", bytes(range(32)))]
     await KeyStore.create(tmp_path / "keys.db", masters)
-    log = await SqliteLog.open(path, vault=await KeyStore.open(tmp_path / "keys.db", masters))
+    log = await SqliteLog.open(path, key_store=await KeyStore.open(tmp_path / "keys.db", masters))
     for start in range(900, 3000, 500):
         await log.append_all(sent[start : start + 500])
         await trained(log)

@@ -39,7 +39,7 @@ async def log(tmp_path: Path, keys: Path) -> AsyncIterator[SqliteLog]:
 
 async def opened(folder: Path, *masters: MasterKey) -> SqliteLog:
     vault = await KeyStore.open(folder / "keys.db", masters or (FIRST,))
-    return await SqliteLog.open(folder / "log.db", vault=vault)
+    return await SqliteLog.open(folder / "log.db", key_store=vault)
 
 
 def everything_on_disk(folder: Path) -> bytes:
@@ -144,7 +144,7 @@ async def test_two_processes_seal_in_turn_and_each_reads_all(log: SqliteLog, tmp
 
 
 async def test_another_master_key_of_the_same_name_is_refused(log: SqliteLog, keys: Path) -> None:
-    with pytest.raises(LogUnavailable, match="another one"):
+    with pytest.raises(LogUnavailable, match="not the one that wrapped these keys"):
         await KeyStore.open(keys, [MasterKey("first", SECOND.key)])
 
 

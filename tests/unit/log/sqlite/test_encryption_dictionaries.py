@@ -86,6 +86,6 @@ async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(
     )
     monkeypatch.setattr(ShippedDictionaries, "pack", lambda _self, _vendor, _proof, _body: strange)
     sealed = vault.encrypt(1, "livekit", b"p", b"b", key)
-    with pytest.raises(LogCorrupt, match="position 1 does not unpack: this Tracker ships no dictionary 50000"):
+    with pytest.raises(LogCorrupt, match="position 1 does not decompress: this Tracker ships no dictionary 50000"):
         vault.decrypt(1, sealed.body, key)
     await vault.close()

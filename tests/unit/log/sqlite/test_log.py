@@ -351,7 +351,7 @@ def test_a_lock_whose_file_is_removed_meanwhile_is_taken_again(tmp_path: Path, m
 
 @pytest.mark.parametrize(
     "statement",
-    [dedupe.SELECT_HEAD_AND_REPEATS.format(places) for places in ("(?, ?)", ", ".join(["(?, ?)"] * 64))],
+    [dedupe.SELECT_HEAD_AND_DUPLICATES.format(places) for places in ("(?, ?)", ", ".join(["(?, ?)"] * 64))],
 )
 async def test_repeats_are_found_by_the_index_of_ends_of_keys(log: SqliteLog, path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as plain:

@@ -14,7 +14,7 @@ from tracker.log.merkle.cosignature import CosignerKey, cosign
 from tracker.log.merkle.note import Signer, read_note, sign_note
 from tracker.log.sqlite import trust
 from tracker.log.frames import frame_row
-from tracker.log.sqlite.trust import MOST_COSIGNERS, TrustedKeys
+from tracker.log.sqlite.trust import MAX_COSIGNERS, TrustedKeys
 from tracker.log.sqlite.replica import StreamEntry, Replica
 from tracker.log.cluster.messages import DivergenceReport, CosignedTree, SignedTree, TreeMessage
 
@@ -44,7 +44,7 @@ class Heard:
 
     async def hear(self, *said: TreeMessage, at_once: bool = False) -> list[int]:
         """How many of all that was said are set aside, after each."""
-        entries = [StreamEntry(self.sequence + n, b"", said=each) for n, each in enumerate(said, 1)]
+        entries = [StreamEntry(self.sequence + n, b"", tree_message=each) for n, each in enumerate(said, 1)]
         self.sequence += len(entries)
         found: list[int] = []
         for some in [entries] if at_once else [[each] for each in entries]:
@@ -143,7 +143,11 @@ async def test_a_checkpoint_about_records_that_come_later_in_the_same_batch_name
     await heard.log.set_trusted_keys(NOBODY)
     rows = [frame_row(delivery("later"))]
     await heard.log.apply(
-        [StreamEntry(2, b"", said=signed(7, THEIRS)), StreamEntry(3, b"", rows), StreamEntry(4, b"", said=signed(7))]
+        [
+            StreamEntry(2, b"", tree_message=signed(7, THEIRS)),
+            StreamEntry(3, b"", rows),
+            StreamEntry(4, b"", tree_message=signed(7)),
+        ]
     )
     assert (await heard.log.announced_key(), await heard.log.quarantined_count()) == (str(OURS.verifier), 1)
 
@@ -169,7 +173,7 @@ async def test_names_without_end_leave_room_for_the_nodes_there_are(heard: Heard
         TrustedKeys([OURS.verifier], [CosignerKey.from_signer(Signer.generate("log/told"))])
     )
     many = [
-        cosigning(2, Signer.generate(f"log/n{n}"), name=f"log/n{n}", node=f"n{n}") for n in range(MOST_COSIGNERS + 7)
+        cosigning(2, Signer.generate(f"log/n{n}"), name=f"log/n{n}", node=f"n{n}") for n in range(MAX_COSIGNERS + 7)
     ]
     assert (await heard.hear(signed(2), cosigning(2), *many))[-1] == 8
     assert await heard.hear(signed(4), cosigning(4)) == [8, 8]
@@ -188,7 +192,7 @@ async def test_an_alarm_is_settled_by_nobody_but_the_node_itself(heard: Heard) -
 
 
 async def test_not_more_is_set_aside_than_can_be_looked_at_again(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "MOST_ASIDE", 2)
+    monkeypatch.setattr(trust, "MAX_QUARANTINED", 2)
     await heard.log.set_trusted_keys(TOLD)
     assert await heard.hear(*[signed(HUGE + n, THEIRS) for n in range(4)], signed(2)) == [1, 2, 2, 2, 2]
     assert await heard.sizes() == [2]
