@@ -96,7 +96,9 @@ async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
 async def tree_log(config: Config) -> AsyncGenerator[SqliteLog]:
     """The log for proofs, closed on leaving. It opens without master keys too; then encrypted bodies stay encrypted."""
     log = (
-        await _open_file(config) if config.sealing.masters else await SqliteLog.open(config.log.path, encrypted_unread=True)
+        await _open_file(config)
+        if config.sealing.masters
+        else await SqliteLog.open(config.log.path, encrypted_unread=True)
     )
     try:
         yield log

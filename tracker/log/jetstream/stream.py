@@ -94,7 +94,11 @@ class PublishRefused(LogUnavailable):
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
+        self.args = (message, code)  # with which it can be made again (`group_commit`)
         self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Inbox(NamedTuple):

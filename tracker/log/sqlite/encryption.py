@@ -1,8 +1,8 @@
 """Encrypts the rows of a SQLite log on the way in; decrypts them, or recognises erased ones, on the way out.
 
-    plain       proof and body as they were received, or compressed (`log/record_compression.py`)
-    encrypted   proof empty, body encrypted; the leaf has a commitment; the data key is in the key store
-    erased      as encrypted, and an erasure names it; the data key is destroyed
+plain       proof and body as they were received, or compressed (`log/record_compression.py`)
+encrypted   proof empty, body encrypted; the leaf has a commitment; the data key is in the key store
+erased      as encrypted, and an erasure names it; the data key is destroyed
 """
 
 from __future__ import annotations
