@@ -29,7 +29,7 @@ from typing import Any, cast, final
 import msgspec
 
 from tracker.domain.deliveries import Verified
-from tracker.log.contract import Log
+from tracker.log.contract import Appender
 from tracker.log.frames import max_frame_bytes
 from tracker.sources import registry
 from tracker.sources.contract import LogFiles, Source
@@ -75,7 +75,7 @@ class FileReport(msgspec.Struct, kw_only=True):
 
 async def import_files(
     source: Source,
-    log: Log,
+    log: Appender,
     files: Sequence[Path],
     *,
     now: Callable[[], int],

@@ -41,7 +41,7 @@ from tracker.ingest.request_body import BODY_SECONDS, BodyReader
 from tracker.ingest.verify_batch import VerificationBatcher
 
 if TYPE_CHECKING:
-    from tracker.log.contract import Log
+    from tracker.log.contract import Appender
     from tracker.sources.contract import Source
 
 PATHS = ("/hooks/{source}", "/hooks/{source}/", "/hooks/{source}/{token}", "/hooks/{source}/{token}/")
@@ -88,7 +88,7 @@ class Ingest:
     def __init__(
         self,
         sources: Mapping[str, Source],
-        log: Log,
+        log: Appender,
         *,
         max_body_bytes: int,
         now: Callable[[], Micros],

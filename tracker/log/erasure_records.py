@@ -19,7 +19,7 @@ import msgspec
 from tracker.domain.deliveries import KEY_LOST, TRACKER, Micros, Record, Verified
 from tracker.errors import LogCorrupt
 from tracker.domain.facts import Fact, Unknown
-from tracker.log.contract import Log
+from tracker.log.contract import RecordReader
 from tracker.domain.redaction import decode_facts
 
 EVENT = "erasure"
@@ -72,7 +72,7 @@ def read_erasure(record: Record) -> list[ErasedRecord]:
 class RemainingFacts:
     """The facts of erased records, read from the records that say so; the last few erasures are remembered."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: RecordReader) -> None:
         self._log = log
         self._known: dict[int, Mapping[int, tuple[Fact, ...]]] = {}
 

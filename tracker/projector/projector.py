@@ -21,7 +21,7 @@ from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import Fact
 from tracker.domain.redaction import hide_fields
 from tracker.errors import LogCorrupt, TrackerError
-from tracker.log.contract import Log
+from tracker.log.contract import RecordReader
 from tracker.log.erasure_records import RemainingFacts
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projector.batch import Batch, BatchCache
@@ -73,7 +73,7 @@ class Projector:
 
     def __init__(
         self,
-        log: Log,
+        log: RecordReader,
         views: ViewsWriter,
         *,
         now: Callable[[], Micros] = clock.now,

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tracker.log.contract import Log
+from tracker.log.contract import RecordReader
 from tracker.projector import gc_tuning
 from tracker.projector.merge import merge_parts
 from tracker.projector.projector import (
@@ -48,11 +48,11 @@ class RebuildContext(NamedTuple):
     position and completes the file on leaving. `hidden`: source → fields not shown.
     """
 
-    open_log: Callable[[], AbstractAsyncContextManager[Log]]
+    open_log: Callable[[], AbstractAsyncContextManager[RecordReader]]
     new_views: Callable[[Path, int], AbstractAsyncContextManager[MergeableViews]]
     hidden: Mapping[str, frozenset[str]]
 
-    def projector(self, log: Log, views: ViewsWriter) -> Projector:
+    def projector(self, log: RecordReader, views: ViewsWriter) -> Projector:
         """The projector of a rebuild."""
         return Projector(
             log, views, hidden=self.hidden, batch_size=REBUILD_BATCH_RECORDS,
@@ -61,7 +61,7 @@ class RebuildContext(NamedTuple):
 
 
 async def build_views(
-    log: Log,
+    log: RecordReader,
     path: Path,
     context: RebuildContext,
     *,

@@ -131,7 +131,7 @@ class _RecordChecker:
         self.result.problems += [f"position {record.position}: {fault}" for fault in leaf_faults(line)]
         self.result.leaves.append((record.position, line.leaf.hash))
         self._counts[is_erasure] += 1
-        self._log.put(record.position, line_bytes, is_of_session=not is_erasure)
+        self._log.add(record.position, line_bytes, is_of_session=not is_erasure)
         if is_erasure:
             self._check_erasure(line)
         else:
