@@ -88,7 +88,7 @@ class Load:
             return True
         key = (SOURCES[vendor], sent.body)
         if self.answered.setdefault(key, answer["position"]) != answer["position"]:
-            self.faults.append(f"answered {self.answered[key]}, then {said['position']}")
+            self.faults.append(f"answered {self.answered[key]}, then {answer['position']}")
         self._times[node].append((began, time.monotonic()))
         return True
 

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.support.server import READ, READ_KEY, SECRETS, TOKEN, Running, now
+from tests.support.server import READ_KEY, SECRETS, TOKEN, Running, now
 from tracker.api.auth import AccessKey, mint_token
 from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.demo.show import config_text

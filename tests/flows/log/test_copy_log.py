@@ -9,10 +9,8 @@ import secrets
 import signal
 import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 
 from tests.support.cluster import Cluster, node, own_cluster
 from tests.contracts.log_contract import delivery

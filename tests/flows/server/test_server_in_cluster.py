@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tomllib
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.support.cluster import Cluster, node
-from tests.support.server import READ, Running
+from tests.support.server import Running
 from tracker.demo.calls import SampleDelivery
 
 

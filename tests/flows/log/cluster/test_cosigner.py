@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from tests.support.cluster import Cluster, node
-from tests.support.server import READ, Running, now
+from tests.support.server import Running, now
 from tracker.demo.calls import whole_call
 from tracker.log.merkle.cosignature import CosignerKey, verify_cosignatures
 from tracker.log.merkle.leaf import record_leaf_hashes

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from tests.support.cluster import Cluster, node
-from tests.support.server import READ, Running, now
+from tests.support.server import now
 from tracker.demo.calls import SampleDelivery
 from tracker.log.frames import UNCOMPRESSED, MAGIC, VERSION, ZSTD, Frame, decode
 

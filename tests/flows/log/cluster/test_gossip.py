@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests.support.cluster import Cluster, node
-from tests.support.server import READ, Running, now
+from tests.support.server import now
 from tracker.demo.calls import whole_call
 
 

@@ -11,7 +11,6 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracker.domain.deliveries import Delivery
 from tracker.log.memory import MemoryLog
 from tracker.projector.projector import Projector
 from tracker.sources.contract import SourceSettings
