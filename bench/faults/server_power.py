@@ -160,7 +160,8 @@ async def cut_power(disk: Disk, cuts: int, chance: random.Random) -> list[str]:
         before = running.printed.stat().st_size
         await running.start()
         faults += [f"cut {number + 1}: {each}" for each in await views_follow(running)]
-        remade += b"views are made anew" in running.printed.read_bytes()[before:]
+        output = running.printed.read_bytes()[before:]
+        remade += b"the views file is missing, rebuilding" in output or b"no views yet, building" in output
     print(f"{'FULL':12}{cuts:6}{len(answered):10}{count:9}{lost:7}{gaps:6}{remade:12}{len(faults):8}", flush=True)
     return faults + ([f"{lost} lost, {gaps} gaps"] if lost or gaps else [])
 
