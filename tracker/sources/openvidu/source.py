@@ -9,13 +9,13 @@ anybody who reads one request can forge others. Use TLS and a network allow-list
 
 from __future__ import annotations
 
-
-from tracker.domain.deliveries import Delivery, Origin, Verified
+from tracker.domain.deliveries import Delivery, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing
 from tracker.domain.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.openvidu.wire import dedupe_key, read_event, shown_name
-from tracker.sources.webhook_jwt import matching_secret, encode_proof
+from tracker.sources.webhook_jwt import matching_secret
+from tracker.sources.webhook_source import WebhookSource
 
 RULES = RunRules(
     # Starts are exact, except that a join without REST (≤ 2.15) is stamped some ms before its session. The tolerance must
@@ -27,17 +27,13 @@ RULES = RunRules(
 )
 
 
-class OpenviduSource:
+class OpenviduSource(WebhookSource):
     """One OpenVidu 2 deployment; the header `settings.header` must hold one of `settings.secrets`."""
 
     def __init__(self, settings: SourceSettings) -> None:
-        self.name = settings.name
-        self.vendor = settings.vendor
+        super().__init__(settings)
         self._header = settings.header
         self._secrets = tuple(secret for secret in settings.secrets if secret)
-
-    def __repr__(self) -> str:
-        return f"OpenviduSource({self.name!r})"
 
     def verify(self, delivery: Delivery) -> Verified:
         """See `Source.verify`. The proof holds the index of the secret that matched, never its value."""
@@ -53,22 +49,9 @@ class OpenviduSource:
                 f"the header {self._header} does not hold a secret of source {self.name}:"
                 " compare OPENVIDU_WEBHOOK_HEADERS with config.toml"
             )
-        proof: dict[str, str | int] = {"scheme": "header", "header": self._header, "key": key}
-        return self._named(delivery.body, delivery.received_at, "webhook", proof)
+        return self.verified(delivery, {"scheme": "header", "header": self._header, "key": key})
 
-    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.verify_trusted`. The body may be a webhook body or a CDR line."""
-        return self._named(body, received_at, "import", proof)
-
-    def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
+    def identify(self, body: bytes) -> tuple[str, str]:
+        """See `WebhookSource.identify`. The body may be a webhook body or a CDR line."""
         event = read_event(body)
-        return Verified(
-            source=self.name,
-            vendor=self.vendor,
-            event=shown_name(event),
-            dedupe_key=dedupe_key(body, event),
-            received_at=received_at,
-            origin=origin,
-            proof=encode_proof(proof),
-            body=body,
-        )
+        return shown_name(event), dedupe_key(body, event)

@@ -15,13 +15,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tracker.domain.deliveries import Delivery, Origin, Verified
+from tracker.domain.deliveries import Delivery, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.domain.facts import Micros, RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.json_reading import BodyUnreadable, event_name, read_object
 from tracker.sources.openvidu_meet.events import SCHEME
-from tracker.sources.webhook_jwt import encode_proof
+from tracker.sources.webhook_source import WebhookSource
 
 RULES = RunRules(
     # Webhooks are sent concurrently, each stamped when its sending starts: a join may be stamped before its
@@ -36,17 +36,13 @@ _STAMP = re.compile(r"[0-9]{1,15}")
 _SIGNATURE = re.compile(r"[0-9a-fA-F]{64}")
 
 
-class OpenviduMeetSource:
+class OpenviduMeetSource(WebhookSource):
     """One OpenVidu Meet deployment; `settings.secrets` holds its API key, and the former one during a rotation."""
 
     def __init__(self, settings: SourceSettings) -> None:
-        self.name = settings.name
-        self.vendor = settings.vendor
+        super().__init__(settings)
         # The proof names the index, so an empty entry stays in its place; it matches nothing.
         self._keys = tuple(secret.encode("utf-8", "surrogatepass") for secret in settings.secrets)
-
-    def __repr__(self) -> str:
-        return f"OpenviduMeetSource({self.name!r})"
 
     def verify(self, delivery: Delivery) -> Verified:
         """See `Source.verify`. The proof holds timestamp, signature and the index of the key: enough to verify it again."""
@@ -73,11 +69,7 @@ class OpenviduMeetSource:
         proof: dict[str, str | int] = {
             "scheme": SCHEME, "timestamp": stamp, "signature": signature.lower(), "key": matches.index(True),
         }  # fmt: skip
-        return self._named(delivery.body, delivery.received_at, "webhook", proof)
-
-    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.verify_trusted`. The body is one webhook body."""
-        return self._named(body, received_at, "import", proof)
+        return self.verified(delivery, proof)
 
     def _offered(self, delivery: Delivery) -> tuple[str, str]:
         """(x-timestamp, x-signature) in the form that Meet writes. Raises SignatureMissing, SignatureMismatch."""
@@ -93,25 +85,13 @@ class OpenviduMeetSource:
             raise SignatureMismatch("x-signature is not a hexadecimal HMAC-SHA256")
         return stamp, signature
 
-    def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
-        return Verified(
-            source=self.name,
-            vendor=self.vendor,
-            event=_name_in(body),
-            # Retries, and the other endpoints of 3.9, carry the same bytes; there is no event id.
-            dedupe_key=hashlib.sha256(body).hexdigest(),
-            received_at=received_at,
-            origin=origin,
-            proof=encode_proof(proof),
-            body=body,
-        )
-
-
-def _name_in(body: bytes) -> str:
-    try:
-        return event_name(read_object(body).get("event"))
-    except BodyUnreadable:
-        return ""
+    def identify(self, body: bytes) -> tuple[str, str]:
+        """See `WebhookSource.identify`. Retries, and the other endpoints of 3.9, carry the same bytes; there is no event id."""
+        try:
+            event = event_name(read_object(body).get("event"))
+        except BodyUnreadable:
+            event = ""
+        return event, hashlib.sha256(body).hexdigest()
 
 
 def headers_from_proof(proof: Mapping[str, Any]) -> dict[str, str] | None:

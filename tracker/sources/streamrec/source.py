@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 
-from tracker.domain.deliveries import Delivery, Origin, Verified
+from tracker.domain.deliveries import Delivery, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing
 from tracker.domain.facts import RunRules
 from tracker.sources.contract import SourceSettings
 from tracker.sources.json_reading import BodyUnreadable, read_object, as_text
-from tracker.sources.webhook_jwt import matching_secret, encode_proof
 from tracker.sources.streamrec.events import name_of
+from tracker.sources.webhook_jwt import matching_secret
+from tracker.sources.webhook_source import WebhookSource
 
 RULES = RunRules(
     # A relayed session_start is dated by our clock, the start in session_finished by the vendor's.
@@ -30,16 +31,12 @@ HINTS = ("sid", "rid")
 _LONGEST_HINT = 200
 
 
-class StreamrecSource:
+class StreamrecSource(WebhookSource):
     """One StreamRec account, proved by `settings.secrets`: the token in `/hooks/{source}/{token}`."""
 
     def __init__(self, settings: SourceSettings) -> None:
-        self.name = settings.name
-        self.vendor = settings.vendor
+        super().__init__(settings)
         self._tokens = settings.secrets
-
-    def __repr__(self) -> str:
-        return f"StreamrecSource({self.name!r})"
 
     def verify(self, delivery: Delivery) -> Verified:
         """See `Source.verify`. The proof holds the index of the token that matched, never its value, and the hints."""
@@ -58,28 +55,15 @@ class StreamrecSource:
             hint = as_text(delivery.query.get(name))
             if hint is not None and len(hint) <= _LONGEST_HINT and delivery.token not in hint:
                 proof[name] = hint
-        return self._named(delivery.body, delivery.received_at, "webhook", proof)
+        return self.verified(delivery, proof)
 
-    def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.verify_trusted`. The body is a webhook's or a relayed realtime message."""
-        return self._named(body, received_at, "import", proof)
+    def identify(self, body: bytes) -> tuple[str, str]:
+        """See `WebhookSource.identify`. The body is a webhook's or a relayed realtime message.
 
-    def _named(self, body: bytes, received_at: int, origin: Origin, proof: dict[str, str | int]) -> Verified:
-        return Verified(
-            source=self.name,
-            vendor=self.vendor,
-            event=_name_in(body),
-            # There is no id and no time of sending: the same bytes are the same message. Hints do not count.
-            dedupe_key=hashlib.sha256(body).hexdigest(),
-            received_at=received_at,
-            origin=origin,
-            proof=encode_proof(proof),
-            body=body,
-        )
-
-
-def _name_in(body: bytes) -> str:
-    try:
-        return name_of(read_object(body))
-    except BodyUnreadable:
-        return ""
+        There is no id and no time of sending: the same bytes are the same message. Hints do not count.
+        """
+        try:
+            event = name_of(read_object(body))
+        except BodyUnreadable:
+            event = ""
+        return event, hashlib.sha256(body).hexdigest()
