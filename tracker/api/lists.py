@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from tracker.views.answers import Appearance, DayStats, Page, Peak, Recording, Room, RoomSummary, Session, SourceStats, Stats, SupervisorSession, time_of  # fmt: skip
 from tracker.api.route import ApiRequest, Route, MultipleChoices
 from tracker.api.parameters import MAX_INTEGER, PAGING, SOURCE, timestamp, text
 from tracker.api.sessions import session_by_id
 from tracker.errors import NotFound
-from tracker.views.presenters import present_participant, present_recording, present_supervisor_session
+from tracker.views.presenters import present, present_recording, present_supervisor_session
 
 
 async def find_rooms(request: ApiRequest) -> Page[RoomSummary]:
     """`GET /v1/rooms`: by source and room."""
     rows, after = await request.context.views.find_rooms(source=None, sources=request.sources, **request.paging)
     rooms = [
-        RoomSummary(
-            source=row.source,
+        present(
+            RoomSummary,
+            row,
             room=Room(row.room_id, row.room_name),
-            sessions=row.sessions,
-            open=row.open,
             first_session_at=time_of(row.first_begins_at),
             last_session_at=time_of(row.last_begins_at),
         )
@@ -34,8 +31,7 @@ async def find_appearances(request: ApiRequest) -> Page[Appearance]:
     rows, after = await request.context.views.participants(
         session_id=None, identity=request.query["identity"], sources=request.sources, **request.paging
     )
-    found = [Appearance(session_id=row.session_id, **msgspec.structs.asdict(present_participant(row))) for row in rows]
-    return Page(found, after)
+    return Page([present(Appearance, row) for row in rows], after)
 
 
 async def find_recordings(request: ApiRequest) -> Page[Recording]:

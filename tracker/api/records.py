@@ -10,12 +10,13 @@ import re
 
 import msgspec
 
-from tracker.views.answers import Page, RawRecord, Session, time_of
+from tracker.views.answers import Page, RawRecord, Session
 from tracker.api.route import ApiRequest, BytesAnswer, Route
 from tracker.api.parameters import MAX_INTEGER, PAGING, SOURCE, integer
 from tracker.api.sessions import requested_session
 from tracker.domain.deliveries import Record
 from tracker.errors import Erased, NotFound, ParameterInvalid
+from tracker.views.presenters import present
 
 MAX_SCANNED = 20_000
 CHUNK_RECORDS = 500
@@ -82,20 +83,14 @@ async def _requested_record(request: ApiRequest) -> Record:
 
 
 async def _present_record(request: ApiRequest, record: Record, *, max_body_bytes: int | None) -> RawRecord:
-    return RawRecord(
-        position=record.position,
-        source=record.source,
-        vendor=record.vendor,
-        event=record.event,
-        dedupe_key=record.dedupe_key,
-        received_at=time_of(record.received_at),
-        origin=record.origin,
+    return present(
+        RawRecord,
+        record,
         proof=_proof_of(record),
         size_bytes=len(record.body),
         sessions=await request.context.views.record_sessions(record.position),
         body_url=f"/v1/records/{record.position}/body",
         body=_text_of(record.body) if _is_shown(record, max_body_bytes) else None,
-        erased_by=record.erased_by,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 from tracker.views.answers import Connection, Entry, Page, Participant, Recording, Session, Stream
 from tracker.api.route import ApiRequest, Route, MultipleChoices
 from tracker.api.parameters import PAGING, SOURCE, choice, choices, timestamp, text, integer
@@ -9,7 +12,7 @@ from tracker.errors import NotFound
 from tracker.domain.facts import KINDS
 from tracker.domain.rows import SessionRow
 from tracker.views.contract import SessionFilter
-from tracker.views.presenters import present_connection, present_entry, present_participant, present_recording, present_stream  # fmt: skip
+from tracker.views.presenters import session_part
 
 KIND = choices("kind", "Only these timeline kinds.", KINDS)
 FILTERS = (
@@ -54,45 +57,21 @@ async def find_session(request: ApiRequest) -> Session:
     return request.context.present_session(await requested_session(request))
 
 
-async def find_timeline(request: ApiRequest) -> Page[Entry]:
+def _finder(name: str) -> Callable[[ApiRequest], Awaitable[Page[Any]]]:
+    """The handler of `GET /v1/sessions/{id}/<name>`."""
+
+    async def find_part(request: ApiRequest) -> Page[Any]:
+        session = await requested_session(request)
+        return Page(*await session_part(request.context.views, name, session.id, **request.paging))
+
+    return find_part
+
+
+async def find_timeline(request: ApiRequest) -> Page[Any]:
     """`GET /v1/sessions/{id}/timeline`: by time."""
-    session = await requested_session(request)
-    rows, after = await request.context.views.timeline(
-        session.id, kinds=request.query["kind"], subject=request.query["subject"], **request.paging
-    )
-    return Page([present_entry(row) for row in rows], after)
-
-
-async def find_participants(request: ApiRequest) -> Page[Participant]:
-    """`GET /v1/sessions/{id}/participants`: by their first join."""
-    session = await requested_session(request)
-    rows, after = await request.context.views.participants(
-        session_id=session.id, identity=None, sources=None, **request.paging
-    )
-    return Page([present_participant(row) for row in rows], after)
-
-
-async def find_connections(request: ApiRequest) -> Page[Connection]:
-    """`GET /v1/sessions/{id}/connections`: by their join."""
-    session = await requested_session(request)
-    rows, after = await request.context.views.connections(session.id, **request.paging)
-    return Page([present_connection(row) for row in rows], after)
-
-
-async def find_streams(request: ApiRequest) -> Page[Stream]:
-    """`GET /v1/sessions/{id}/streams`: by their start."""
-    session = await requested_session(request)
-    rows, after = await request.context.views.streams(session.id, **request.paging)
-    return Page([present_stream(row) for row in rows], after)
-
-
-async def find_recordings(request: ApiRequest) -> Page[Recording]:
-    """`GET /v1/sessions/{id}/recordings`: by their start."""
-    session = await requested_session(request)
-    rows, after = await request.context.views.recordings(
-        session_id=session.id, status=None, sources=None, **request.paging
-    )
-    return Page([present_recording(row) for row in rows], after)
+    session, query = await requested_session(request), request.query
+    filters = {"kinds": query["kind"], "subject": query["subject"]}
+    return Page(*await session_part(request.context.views, "timeline", session.id, **request.paging, **filters))
 
 
 async def requested_session(request: ApiRequest) -> SessionRow:
@@ -128,15 +107,15 @@ ROUTES = (
           scope="read:sessions", parameters=_TIMELINE, answer=Page[Entry], handler=find_timeline,
           choices=Page[Session], can_be_missing=True),
     Route(path="/v1/sessions/{id}/participants", name="findSessionParticipants", description=f"The participants. {_ONE}",
-          scope="read:sessions", parameters=PAGING, answer=Page[Participant], handler=find_participants,
+          scope="read:sessions", parameters=PAGING, answer=Page[Participant], handler=_finder("participants"),
           choices=Page[Session], can_be_missing=True),
     Route(path="/v1/sessions/{id}/connections", name="findConnections", description=f"Connections: every join and its end. {_ONE}",
-          scope="read:sessions", parameters=PAGING, answer=Page[Connection], handler=find_connections,
+          scope="read:sessions", parameters=PAGING, answer=Page[Connection], handler=_finder("connections"),
           choices=Page[Session], can_be_missing=True),
     Route(path="/v1/sessions/{id}/streams", name="findStreams", description=f"Streams: media published and received. {_ONE}",
-          scope="read:sessions", parameters=PAGING, answer=Page[Stream], handler=find_streams,
+          scope="read:sessions", parameters=PAGING, answer=Page[Stream], handler=_finder("streams"),
           choices=Page[Session], can_be_missing=True),
     Route(path="/v1/sessions/{id}/recordings", name="findSessionRecordings", description=f"The recordings. {_ONE}",
-          scope="read:sessions", parameters=PAGING, answer=Page[Recording], handler=find_recordings,
+          scope="read:sessions", parameters=PAGING, answer=Page[Recording], handler=_finder("recordings"),
           choices=Page[Session], can_be_missing=True),
 )  # fmt: skip

@@ -17,12 +17,12 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 from aiohttp import web
 
-from tracker.views.answers import time_of
+from tracker.views.answers import Connection, Participant, time_of
 from tracker.api.route import ApiRequest
 from tracker.api.parameters import CURSOR, choice, parse_micros, integer
 from tracker.api.problems import json_response
 from tracker.api.sessions import requested_session
-from tracker.views.presenters import present_connection, present_participant, present_recording
+from tracker.views.presenters import present, present_recording
 from tracker.dashboard.page_route import PageRoute
 from tracker.dashboard.lanes import build_lanes, presence_ms, count_unsure_ends
 from tracker.dashboard.lanes_json import lanes_to_json as compact_lanes
@@ -91,8 +91,8 @@ async def show_session(request: web.Request, api_request: ApiRequest) -> web.Str
         projected=await api_request.context.views.projected_position(),
         people=[
             (
-                present_participant(person),
-                [present_connection(each) for each in joins.get(person.id, [])],
+                present(Participant, person),
+                [present(Connection, each) for each in joins.get(person.id, [])],
                 time_of(present_since(joins.get(person.id, []), now)) if lanes.is_running else None,
             )
             for person in parts.participants[:MAX_PEOPLE]
