@@ -73,7 +73,7 @@ async def test_a_link_opens_once(house: Watching, tmp_path: Path) -> None:
         link = next(word for word in running.printed.read_text().split() if "/open?code=" in word)
         path = link.removeprefix(running.url)
         async with alone.page("/", signed_in=False) as page:
-            assert "open the link" in await page.locator("main").inner_text()
+            assert "Open the link" in await page.locator("main").inner_text()
         async with alone.page(path, signed_in=False) as page:
             await page.wait_for_url(running.url + "/")
             await expect(page.locator("#live-status")).to_have_text("Live")
@@ -82,6 +82,6 @@ async def test_a_link_opens_once(house: Watching, tmp_path: Path) -> None:
             await page.get_by_role("button", name="Sign out").click()
             await page.wait_for_url("**/sign-in")
         async with alone.page(path, signed_in=False, forgiving=REFUSED) as page:
-            assert "opened before" in await page.locator("body").inner_text()
+            assert "used before" in await page.locator("body").inner_text()
     finally:
         await running.stop()
