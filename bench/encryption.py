@@ -18,7 +18,8 @@ from tracker.log.merkle.leaf import record_leaf_hash
 from tracker.log.merkle.tree import Frontier
 from tracker.log.sqlite import log as engine
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 from tracker.server.sources import shipped_dictionaries
 
 CALLERS = 64

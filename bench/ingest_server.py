@@ -28,7 +28,8 @@ from tracker.demo.calls import ISSUERS
 from tracker.ingest.webhooks import Ingest
 from tracker.log.sqlite import log as engine
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 from tracker.server.metrics import Metrics
 from tracker.sources import registry
 from tracker.sources.contract import Source, SourceSettings

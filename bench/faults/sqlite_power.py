@@ -25,7 +25,8 @@ import apsw
 
 from tracker.domain.deliveries import Verified
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 from tracker.evidence.verify_log import verify_log
 
 SECTOR = 512

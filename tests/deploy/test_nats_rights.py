@@ -22,7 +22,7 @@ from tracker.log.jetstream.encryption import join_key_bucket
 from tracker.config.jetstream import JetstreamConfig
 from tracker.log.jetstream.stream import Stream
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import MasterKey
+from tracker.config.encryption import MasterKey
 
 from tests.support.cluster import binary
 from tests.support.deploy import PASSWORDS, DeployedCluster

@@ -22,7 +22,8 @@ from tracker.log.jetstream.key_bucket import KeyBucket
 from tracker.log.jetstream.restore_keys import RestoreResult, restore_keys
 from tracker.config.jetstream import JetstreamConfig
 from tracker.log.jetstream.stream import Stream
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 
 MASTERS = (MasterKey("2026", bytes(range(32))),)
 

@@ -18,7 +18,8 @@ from tracker.log.jetstream.validation import join_stream
 from tracker.log.jetstream.encryption import join_key_bucket
 from tracker.config.jetstream import JetstreamConfig
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 
 
 def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> JetstreamConfig:

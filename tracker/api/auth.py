@@ -17,13 +17,14 @@ import hashlib
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import jwt
 import msgspec
 from cryptography.hazmat.primitives import serialization
 from jwt.types import Options
 
+from tracker.config.schema import AccessKey
 from tracker.errors import ConfigInvalid, TokenInvalid
 
 SCOPES = ("read:sessions", "read:records", "admin")
@@ -35,33 +36,12 @@ LEEWAY_S = 60
 MAX_TOKEN_BYTES = 16_384
 MAX_SECONDS = 1e12
 
-Algorithm = Literal["HS256", "RS256", "EdDSA"]
 Claims = dict[str, Any]
 
 _SIGNATURE_ONLY: Options = {
     "verify_signature": True, "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False,
     "verify_iss": False, "verify_sub": False, "verify_jti": False,
 }  # fmt: skip
-
-
-class AccessKey(msgspec.Struct, frozen=True):
-    """One key of `[access]`. HS256 has a `secret`; RS256 and EdDSA a `public_key` to verify and a `private_key` to sign.
-
-    Keys are PEM texts. Never printed: `repr` hides them.
-    """
-
-    id: str
-    algorithm: Algorithm
-    secret: str | None = None
-    public_key: str | None = None
-    private_key: str | None = None
-
-    def __repr__(self) -> str:
-        return f"AccessKey({self.id!r}, {self.algorithm!r}, …)"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """What rich prints, in tracebacks too."""
-        return [("id", self.id), ("algorithm", self.algorithm)]
 
 
 class Reader(msgspec.Struct, frozen=True):

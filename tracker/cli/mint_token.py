@@ -11,7 +11,6 @@ from tracker.config.load import Config
 from tracker.config.values import micros
 from tracker.domain import clock
 from tracker.errors import ConfigInvalid
-from tracker.server.access import access_key
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     signing = next((key for key in keys if key.secret or key.private_key), keys[0])
     print_line(
         mint_token(
-            access_key(signing),
+            signing,
             scopes=scopes,
             sources=arguments.source or None,
             expires_s=max(1, micros(arguments.expires, "--expires") // 1_000_000),

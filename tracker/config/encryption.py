@@ -39,14 +39,14 @@ class SealingTable(msgspec.Struct, frozen=True, kw_only=True):
     path: str = "data/keys.db"
 
 
-class MasterConfig(msgspec.Struct, frozen=True):
+class MasterKey(msgspec.Struct, frozen=True):
     """One master key. `repr` hides its bytes."""
 
     id: str
     key: bytes
 
     def __repr__(self) -> str:
-        return f"MasterConfig({self.id!r}, …)"
+        return f"MasterKey({self.id!r}, …)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What rich prints, in tracebacks too."""
@@ -56,13 +56,13 @@ class MasterConfig(msgspec.Struct, frozen=True):
 class SealingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The master keys, the current one first; without any, records are not encrypted. `path` is the key store's."""
 
-    masters: tuple[MasterConfig, ...]
+    masters: tuple[MasterKey, ...]
     path: Path
 
 
 def read_sealing(table: SealingTable, folder: Path, lookup: Lookup) -> SealingConfig:
     """Keys fetched and checked. Raises `ConfigInvalid`."""
-    masters: list[MasterConfig] = []
+    masters: list[MasterKey] = []
     for n, each in enumerate(table.keys):
         where = f"sealing.keys[{n}]"
         if not each.id.strip():
@@ -71,7 +71,7 @@ def read_sealing(table: SealingTable, folder: Path, lookup: Lookup) -> SealingCo
             )
         if any(master.id == each.id for master in masters):
             raise ConfigInvalid(f"{where}.id: {each.id!r} is used twice: give each key its own id")
-        masters.append(MasterConfig(each.id, _key(lookup.one(each, where, f"a master key: {ADVICE}"), where)))
+        masters.append(MasterKey(each.id, _key(lookup.one(each, where, f"a master key: {ADVICE}"), where)))
     return SealingConfig(masters=tuple(masters), path=path_of(table.path, folder, "sealing.path", "data/keys.db"))
 
 

@@ -24,7 +24,7 @@ from tracker.config.evidence import EvidenceConfig, read_evidence
 from tracker.config.jetstream import JetstreamConfig, read_jetstream
 from tracker.config.encryption import SealingConfig, read_sealing
 from tracker.config.secret_lookup import MAP_KEYS, SECRET_KEYS, Lookup
-from tracker.config.schema import Algorithm, Engine, FileTables, Guarded, KeyTable, ServerTable, SourceTable
+from tracker.config.schema import AccessKey, Algorithm, Engine, FileTables, Guarded, KeyTable, ServerTable, SourceTable
 from tracker.config.values import expect_apart, micros, path_of
 from tracker.errors import ConfigInvalid
 
@@ -59,20 +59,10 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     queue_bound: int
 
 
-class AccessKeyConfig(Guarded, frozen=True, kw_only=True):
-    """One key for read tokens: `secret` for HS256, PEM texts for RS256 and EdDSA."""
-
-    id: str
-    algorithm: Algorithm
-    secret: str | None = None
-    public_key: str | None = None
-    private_key: str | None = None
-
-
 class AccessConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Who may read. Without keys, the server accepts connections on loopback only."""
 
-    keys: tuple[AccessKeyConfig, ...] = ()
+    keys: tuple[AccessKey, ...] = ()
     audience: str | None = None
     issuer: str | None = None
 
@@ -295,18 +285,13 @@ def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
     )
 
 
-def _access_keys(tables: tuple[KeyTable, ...], lookup: Lookup) -> tuple[AccessKeyConfig, ...]:
-    keys: list[AccessKeyConfig] = []
+def _access_keys(tables: tuple[KeyTable, ...], lookup: Lookup) -> tuple[AccessKey, ...]:
+    keys: list[AccessKey] = []
     for n, table in enumerate(tables):
         where = f"access.keys[{n}]"
         if not table.id:
             raise ConfigInvalid(f'{where}.id: empty: name the key, like "main"; tokens have this name as `kid`')
         if any(key.id == table.id for key in keys):
             raise ConfigInvalid(f"{where}.id: {table.id!r} is used twice: give each key its own id")
-        secret, public, private = lookup.access_key(table, where)
-        keys.append(
-            AccessKeyConfig(
-                id=table.id, algorithm=table.algorithm, secret=secret, public_key=public, private_key=private
-            )
-        )
+        keys.append(AccessKey(table.id, table.algorithm, *lookup.access_key(table, where)))
     return tuple(keys)

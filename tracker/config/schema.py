@@ -60,6 +60,26 @@ class KeyTable(Guarded, frozen=True, kw_only=True):
     private_key_file: str | None = None
 
 
+class AccessKey(msgspec.Struct, frozen=True):
+    """One key of `[access]`. HS256 has a `secret`; RS256 and EdDSA a `public_key` to verify and a `private_key` to sign.
+
+    Keys are PEM texts. Never printed: `repr` hides them.
+    """
+
+    id: str
+    algorithm: Algorithm
+    secret: str | None = None
+    public_key: str | None = None
+    private_key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"AccessKey({self.id!r}, {self.algorithm!r}, …)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich prints, in tracebacks too."""
+        return [("id", self.id), ("algorithm", self.algorithm)]
+
+
 class AccessTable(msgspec.Struct, frozen=True, kw_only=True):
     """`[access]`: who may read."""
 

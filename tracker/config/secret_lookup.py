@@ -11,37 +11,18 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tracker.errors import ConfigInvalid
 
+if TYPE_CHECKING:
+    from tracker.config.schema import KeyTable
+
 SECRET_KEYS = ("secret", "secret_env", "secret_file", "secrets", "secrets_env", "secrets_file")
 MAP_KEYS = ("keys", "keys_env", "keys_file")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
-
-
-class OneText(Protocol):
-    """The keys of a single secret."""
-
-    @property
-    def secret(self) -> str | None: ...
-    @property
-    def secret_env(self) -> str | None: ...
-    @property
-    def secret_file(self) -> str | None: ...
-
-
-class KeyTexts(OneText, Protocol):
-    """The secret keys of one of `[access] keys`."""
-
-    @property
-    def algorithm(self) -> str: ...
-    @property
-    def public_key_file(self) -> str | None: ...
-    @property
-    def private_key_file(self) -> str | None: ...
 
 
 class Lookup:
@@ -83,7 +64,7 @@ class Lookup:
             raise ConfigInvalid(f"{at}: an issuer is empty: write the API key that signs (`iss`) before its secret")
         return dict(value)
 
-    def one(self, table: OneText, where: str, needs: str) -> str:
+    def one(self, table: object, where: str, needs: str) -> str:
         """A single secret from its one place. Raises `ConfigInvalid`; `needs` ends the message where there is none."""
         key = _one_of(table, ("secret", "secret_env", "secret_file"), where, needs)
         at = f"{where}.{key}"
@@ -106,7 +87,7 @@ class Lookup:
             return _filled((self._file(file, f"{where}.{name}_file"),), f"{where}.{name}_file")[0]
         return None
 
-    def access_key(self, table: KeyTexts, where: str) -> tuple[str | None, str | None, str | None]:
+    def access_key(self, table: KeyTable, where: str) -> tuple[str | None, str | None, str | None]:
         """(secret, public key, private key) of a read key: a text for HS256, PEM for the others. Raises `ConfigInvalid`."""
         secret_keys, pem_keys = ("secret", "secret_env", "secret_file"), ("public_key_file", "private_key_file")
         if table.algorithm == "HS256":

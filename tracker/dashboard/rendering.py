@@ -15,6 +15,8 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tracker.views.answers import time_of
+
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -69,6 +71,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "time": format_time,
+        "moment": format_moment,
         "duration": format_duration,
         "size": format_size,
         "part": quote_path_part,
@@ -82,6 +85,11 @@ def format_time(value: str | None, missing: str = "–") -> Markup:
     if value is None:
         return Markup("<span class=faint>{}</span>").format(missing)
     return Markup('<time datetime="{}">{} UTC</time>').format(value, value[:19].replace("T", " "))
+
+
+def format_moment(at: Any) -> Markup:
+    """A moment in µs, as `format_time` shows it."""
+    return format_time(time_of(at))
 
 
 def format_duration(milliseconds: int | None, missing: str = "–") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from tracker.views.answers import time_of
+from tracker.views.answers import SourceStats, time_of
 from tracker.api.route import ApiRequest
 from tracker.dashboard.ingest_stats import PROJECTION_OUTCOMES, RECORDED_OUTCOMES, IngestStats
 from tracker.dashboard.page_route import PageRoute, query_api
@@ -32,11 +32,7 @@ class OutcomeLine(msgspec.Struct, frozen=True, kw_only=True):
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One source. `steps`: what to do first; None once a delivery has arrived."""
 
-    name: str
-    vendor: str
-    path: str
-    sessions: int
-    open: int
+    stats: SourceStats
     deliveries_last_minute: int
     last_seen_at: str | None
     last_refused_at: str | None
@@ -82,30 +78,22 @@ def _outcome_line(outcome: str, count: int) -> OutcomeLine:
     return OutcomeLine(outcome=outcome, count=count, meaning=meaning, remedy=remedy, is_refused=is_refused)
 
 
-def _source_summary(api_request: ApiRequest, ingest: IngestStats, stats: Any) -> SourceSummary:
+def _source_summary(api_request: ApiRequest, ingest: IngestStats, stats: SourceStats) -> SourceSummary:
     seen = ingest.last_seen.get(stats.source)
     refused = ingest.last_refused.get(stats.source)
+    vendor = registry.VENDORS.get(stats.vendor)
     # The hooks also count repeats; the views also know deliveries from before this server started.
     last_seen_at = max(filter(None, (stats.last_received_at, time_of(seen))), default=None)
     return SourceSummary(
-        name=stats.source,
-        vendor=stats.vendor,
-        path=f"/hooks/{stats.source}",
-        sessions=stats.sessions,
-        open=stats.open,
+        stats=stats,
         deliveries_last_minute=ingest.last_minute().get(stats.source, 0),
         last_seen_at=last_seen_at,
         last_refused_at=None if refused is None else time_of(refused[0]),
         last_refusal=None if refused is None else _outcome_line(refused[1], 1),
         lines=outcome_lines(ingest, stats.source),
         is_configured=stats.source in api_request.context.vendors,
-        steps=_first_steps(stats.vendor) if last_seen_at is None else None,
+        steps=vendor.first_steps if vendor is not None and last_seen_at is None else None,
     )
-
-
-def _first_steps(vendor: str) -> str | None:
-    known = registry.VENDORS.get(vendor)
-    return None if known is None else known.first_steps
 
 
 PAGES = (PageRoute(path="/sources", parameters=(), handler=show_sources),)

@@ -105,7 +105,6 @@ class GroupCommit:
         return await answer
 
     def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
-        """See `Appender.append_for`."""
         try:
             self._put(_Group([storable_texts(verified)], answer, self._measure, many=False))
         except LogError as error:

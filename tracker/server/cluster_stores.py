@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from tracker.config.encryption import MasterKey
 from tracker.config.load import Config
 from tracker.errors import ConfigInvalid, LogUnavailable, NodeDiverged
 from tracker.evidence.signing_key import read_key
@@ -18,7 +19,7 @@ from tracker.log.cluster.cosigner import Cosigner
 from tracker.log.cluster.divergence import ComparedLog, Divergence
 from tracker.log.contract import ClusteredLog
 from tracker.log.group_commit import LogObserver
-from tracker.log.keys.key_store import KeyStore, MasterKey
+from tracker.log.keys.key_store import KeyStore
 from tracker.log.sqlite.replica import Replica
 from tracker.domain import clock
 from tracker.server import signing_keys

@@ -119,18 +119,15 @@ class Metrics(Collector):
         self.outcomes[source, outcome] = self.outcomes.get((source, outcome), 0) + 1
 
     def authenticated(self, source: str, received_at: int) -> None:
-        """See `IngestObserver.authenticated`."""
         if source not in self._last_seen:
             self._last_delivery.labels(source).set_function(lambda: (self._now() - self._last_seen[source]) / 1_000_000)
         self._last_seen[source] = received_at
 
     def committed(self, records: int, seconds: float) -> None:
-        """See `LogObserver.committed`."""
         self._batch_size.observe(records)
         self._append_seconds.observe(seconds)
 
     def depth(self, n: int) -> None:
-        """See `LogObserver.depth`."""
         self._depth = n
 
     def projected(self, position: int, head: int, lag_seconds: float) -> None:
@@ -168,16 +165,13 @@ class Metrics(Collector):
         self._checkpoint_age.set_function(lambda: (self._now() - self._signed_at) / 1_000_000)
 
     def checkpointed(self, size: int) -> None:
-        """See `CheckpointWatcher.checkpointed`."""
         self._signed_at = self._now()
         self._checkpoint_size.set(size)
 
     def checkpoint_failed(self) -> None:
-        """See `CheckpointWatcher.checkpoint_failed`."""
         self._checkpoint_failures.inc()
 
     def erased(self, source: str, records: int) -> None:
-        """See `RetentionObserver.erased`."""
         self._erased.labels(source).inc(records)
 
     def render(self) -> tuple[bytes, str]:

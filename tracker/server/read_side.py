@@ -19,8 +19,8 @@ from tracker.domain import clock
 from tracker.server import stores
 from tracker.server.sources import redacted_fields
 from tracker.server.evidence import bundle_settings
-from tracker.server.access import build_access
 from tracker.api.app import add_routes
+from tracker.api.auth import Access
 from tracker.api.route import ApiContext
 from tracker.api.live import LiveStream
 from tracker.config.load import Config
@@ -60,7 +60,9 @@ class ReadSide:
         self._projector = Projector(log, views, now=clock.now, observer=metrics, hidden=redacted_fields(config))
         self._initial_position = 0
         """The views' projected position before the projector began."""
-        self.access = build_access(config)
+        self.access = Access(
+            config.access.keys, audience=config.access.audience, issuer=config.access.issuer, now=clock.now
+        )
         self.live = LiveStream(views)
 
     def add_routes(

@@ -20,7 +20,7 @@ from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.copy_log import CopySource
 from tracker.log.file_lock import FileLock, lock
 from tracker.log.group_commit import LogObserver
-from tracker.log.keys.key_store import KeyStore, MasterKey
+from tracker.log.keys.key_store import KeyStore
 from tracker.log.sqlite.copy_target import SqliteCopyTarget
 from tracker.log.sqlite.log import SqliteLog
 from tracker.server import cluster_stores
@@ -152,17 +152,12 @@ async def expect_no_encrypted_records(config: Config) -> None:
         ) from None
 
 
-def master_keys(config: Config) -> list[MasterKey]:
-    """The configured master keys, the current one first."""
-    return [MasterKey(each.id, each.key) for each in config.sealing.masters]
-
-
 async def create_key_store(config: Config, dedupe_secret: bytes | None = None) -> None:
     """Create the empty key store, in a cluster with the secret that all nodes share. Raises `LogUnavailable` when it exists.
 
     `dedupe_secret`: when a log is copied, the secret of the log that is copied from.
     """
-    masters = master_keys(config)
+    masters = config.sealing.masters
     if config.log.engine == "jetstream":
         dedupe_secret = await cluster_stores.share_dedupe_secret(config, masters, dedupe_secret)
     await KeyStore.create(config.sealing.path, masters, dedupe_secret)
@@ -170,7 +165,7 @@ async def create_key_store(config: Config, dedupe_secret: bytes | None = None) -
 
 async def open_key_store(config: Config) -> KeyStore:
     """The key store. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`."""
-    return await KeyStore.open(config.sealing.path, master_keys(config), shipped_dictionaries())
+    return await KeyStore.open(config.sealing.path, config.sealing.masters, shipped_dictionaries())
 
 
 async def _configured_key_store(config: Config) -> KeyStore | None:

@@ -20,7 +20,8 @@ from tracker.demo.calls import whole_call
 from tracker.log.keys.frame_keys import decode
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 from tracker.server.sources import shipped_dictionaries
 
 MASTER = "ab" * 32

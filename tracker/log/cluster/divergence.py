@@ -47,17 +47,11 @@ class AnnouncedKeyReader(Protocol):
 class ComparedLog(AnnouncedKeyReader, Protocol):
     """A log that can be compared with its newest checkpoint."""
 
-    async def head(self) -> int:
-        """See `RecordReader.head`."""
-        ...
+    async def head(self) -> int: ...
 
-    async def tile(self, level: int, n: int) -> list[bytes]:
-        """See `TreeReader.tile`."""
-        ...
+    async def tile(self, level: int, n: int) -> list[bytes]: ...
 
-    async def last_checkpoint(self) -> tuple[int, str] | None:
-        """See `TreeReader.last_checkpoint`."""
-        ...
+    async def last_checkpoint(self) -> tuple[int, str] | None: ...
 
 
 async def announced_keys(log: AnnouncedKeyReader) -> list[Verifier]:

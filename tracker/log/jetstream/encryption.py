@@ -20,6 +20,7 @@ import structlog
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tracker.config.jetstream import JetstreamConfig
+from tracker.config.encryption import MasterKey
 from tracker.domain.deliveries import Verified
 from tracker.errors import LogError, LogMissing, LogUnavailable
 from tracker.log.keys.frame_keys import EMPTY_ENTRY, record_aad, group_by_frame
@@ -28,7 +29,7 @@ from tracker.log.jetstream.key_bucket import KeyBucket, BucketUnfit
 from tracker.log.jetstream.stream import Stream
 from tracker.log.jetstream.orphan_keys import EVERY_SECONDS, Reached, sweep_orphan_keys
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import KEY_BYTES, DataKey, KeyStore, MasterKey, unwrap_dedupe_secret, wrap_dedupe_secret
+from tracker.log.keys.key_store import KEY_BYTES, DataKey, KeyStore, unwrap_dedupe_secret, wrap_dedupe_secret
 
 LEADER_SECONDS, DESTROY_SECONDS, WATCH_SECONDS = 5.0, 1.0, 2.0
 DESTRUCTION_DELAY_SECONDS = 30.0

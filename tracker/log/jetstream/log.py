@@ -150,7 +150,6 @@ class JetstreamLog(ReplicaLog):
         return (await self._group_commit.append([verified]))[0]
 
     def append_for(self, answer: asyncio.Future[Appended], verified: Verified) -> None:
-        """See `Appender.append_for`."""
         self._group_commit.append_for(answer, verified)
 
     async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
@@ -200,14 +199,12 @@ class JetstreamLog(ReplicaLog):
         await self._encryption.destroy_keys(positions)
 
     async def wait_until_caught_up(self, timeout: float | None = None) -> bool:
-        """See `ClusteredLog.wait_until_caught_up`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._caught_up.wait()
         return self._caught_up.is_set()
 
     def lag(self) -> Lag:
-        """See `ClusteredLog.lag`."""
         messages = max(0, self.state.last - self._replicator.sequence)
         if not self._caught_up.is_set():
             return Lag(messages, float("inf"))
@@ -216,30 +213,24 @@ class JetstreamLog(ReplicaLog):
         return Lag(messages, max(0.0, asyncio.get_running_loop().time() - self._caught_up_at))
 
     def stop_reason(self) -> NodeDiverged | NodeOutdated | None:
-        """See `ClusteredLog.stop_reason`."""
         diverged, trouble = self._diverged(), self._replicator.trouble
         if diverged is not None:
             return NodeDiverged(str(diverged))
         return NodeOutdated(*trouble.args) if isinstance(trouble, NodeOutdated) else None
 
     def set_divergence_check(self, diverged: Callable[[], object | None]) -> None:
-        """See `ClusteredLog.set_divergence_check`."""
         self._diverged = diverged
 
     def skipped_messages(self) -> int:
-        """See `ClusteredLog.skipped_messages`."""
         return self._replicator.skipped
 
     def progress(self) -> tuple[int, int]:
-        """See `ClusteredLog.progress`."""
         return self._replicator.sequence, max(self.state.last, self._replicator.sequence)
 
     def servers(self) -> tuple[str, ...]:
-        """See `ClusteredLog.servers`."""
         return self.state.servers
 
     async def check_writable(self) -> None:
-        """See `ServedLog.check_writable`."""
         now = asyncio.get_running_loop().time()
         self._expect_not_stopped()
         if not self._stream.is_connected:
@@ -406,7 +397,6 @@ class JetstreamLog(ReplicaLog):
             self._caught_up_at = self._observed.popleft()[0]
 
     def limit_shutdown(self, seconds: float) -> None:
-        """See `ClusteredLog.limit_shutdown`."""
         self._ends_at = min(self._ends_at, asyncio.get_running_loop().time() + seconds)
         until = None if self._timeout is None else self._timeout.when()
         if self._timeout is not None and until is not None and until > self._ends_at:
@@ -414,7 +404,6 @@ class JetstreamLog(ReplicaLog):
                 self._timeout.reschedule(self._ends_at)
 
     async def close(self) -> None:
-        """See `Log.close`."""
         self.limit_shutdown(CLOSING_SECONDS)
         try:
             await self._group_commit.close()

@@ -8,18 +8,15 @@ publish_status ────────► <stream>.nodes.<node>: that node's st
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from nats.aio.msg import Msg
 
-from tracker.domain.deliveries import Record
 from tracker.errors import LogError, LogUnavailable
-from tracker.log.cluster.messages import DivergenceReport, SignedTree, TreeMessage, encode, message_id
-from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
+from tracker.log.cluster.messages import SignedTree, TreeMessage, encode, message_id
 from tracker.log.jetstream.replicator import Replicator
 from tracker.log.jetstream.stream import Stream
-from tracker.log.keys.key_store import DataKey
 from tracker.log.merkle.hashing import HASH_BYTES
 from tracker.log.sqlite.replica import Replica
 
@@ -40,75 +37,29 @@ class ReplicaLog:
         self._stream = stream
         self._replicator = replicator
         self._checkpoint_key = checkpoint_key
-
-    # `RecordReader` and `TreeReader`, from the replica
-
-    async def head(self) -> int:
-        return await self.replica.head()
-
-    async def record(self, position: int) -> Record | None:
-        return await self.replica.record(position)
-
-    async def last_from_source(self, source: str) -> int:
-        return await self.replica.last_from_source(source)
-
-    def read(self, after: int, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
-        return self.replica.read(after, limit=limit)
-
-    async def wait(self, after: int, timeout: float) -> int:
-        return await self.replica.wait(after, timeout)
-
-    async def positions_from_source(self, source: str) -> list[int]:
-        return await self.replica.positions_from_source(source)
-
-    async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:
-        return await self.replica.erased_positions(after, limit)
-
-    async def erasures_made_by(self, after: int, until: int) -> dict[int, list[int]]:
-        """See `CopySource.erasures_made_by`."""
-        return await self.replica.erasures_made_by(after, until)
-
-    async def data_keys(self, after: int, until: int) -> dict[int, DataKey]:
-        """See `CopySource.data_keys`."""
-        return await self.replica.data_keys(after, until)
-
-    async def surplus_tile(self) -> tuple[int, int] | None:
-        return await self.replica.surplus_tile()
-
-    async def tree_head(self) -> TreeHead:
-        return await self.replica.tree_head()
-
-    async def tile(self, level: int, n: int) -> list[bytes]:
-        return await self.replica.tile(level, n)
-
-    async def leaf(self, position: int) -> StoredLeaf | None:
-        return await self.replica.leaf(position)
-
-    def read_stored(self, after: int) -> AsyncIterator[list[StoredRecord]]:
-        return self.replica.read_stored(after)
-
-    async def checkpoints(self, *, after: int = 0, limit: int | None = None) -> list[tuple[int, str]]:
-        return await self.replica.checkpoints(after=after, limit=limit)
-
-    async def cosignatures(self, size: int) -> list[str]:
-        return await self.replica.cosignatures(size)
-
-    async def last_checkpoint(self) -> tuple[int, str] | None:
-        return await self.replica.last_checkpoint()
-
-    # What nodes published about the tree, from the replica
-
-    async def quarantined_count(self) -> int:
-        return await self.replica.quarantined_count()
-
-    async def divergence_reports(self) -> list[DivergenceReport]:
-        return await self.replica.divergence_reports()
-
-    async def announced_key(self) -> str | None:
-        return await self.replica.announced_key()
-
-    async def signing_node(self, size: int) -> str | None:
-        return await self.replica.signing_node(size)
+        # `RecordReader`, `TreeReader` and `CopySource`: the replica answers.
+        self.head = replica.head
+        self.record = replica.record
+        self.last_from_source = replica.last_from_source
+        self.read = replica.read
+        self.wait = replica.wait
+        self.positions_from_source = replica.positions_from_source
+        self.erased_positions = replica.erased_positions
+        self.erasures_made_by = replica.erasures_made_by
+        self.data_keys = replica.data_keys
+        self.surplus_tile = replica.surplus_tile
+        self.tree_head = replica.tree_head
+        self.tile = replica.tile
+        self.leaf = replica.leaf
+        self.read_stored = replica.read_stored
+        self.checkpoints = replica.checkpoints
+        self.cosignatures = replica.cosignatures
+        self.last_checkpoint = replica.last_checkpoint
+        # What nodes published about the tree.
+        self.quarantined_count = replica.quarantined_count
+        self.divergence_reports = replica.divergence_reports
+        self.announced_key = replica.announced_key
+        self.signing_node = replica.signing_node
 
     async def nodes_holding(self, size: int) -> list[str]:
         return [each for each in await self.replica.nodes_holding(size) if each != self._stream.config.node]
@@ -116,7 +67,6 @@ class ReplicaLog:
     # Publishing messages about the tree
 
     async def publish_tree_message(self, message: TreeMessage) -> None:
-        """See `ClusteredLog.publish_tree_message`."""
         data = encode(message)
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
@@ -163,13 +113,11 @@ class ReplicaLog:
     # Other nodes, outside the stream
 
     async def peer_tile(self, node: str, level: int, n: int) -> Sequence[bytes]:
-        """See `ClusteredLog.peer_tile`."""
         request = msgspec.json.encode((level, n))
         answer = await self._stream.request_from_node(f"tiles.{node}", request, TILE_SECONDS)
         return [answer[at : at + HASH_BYTES] for at in range(0, len(answer), HASH_BYTES)]
 
     async def answer_peers(self) -> None:
-        """See `ClusteredLog.answer_peers`."""
 
         async def answer(message: Msg) -> None:
             try:
@@ -182,11 +130,9 @@ class ReplicaLog:
         await self._stream.listen(f"tiles.{self._stream.config.node}", answer)
 
     async def publish_status(self, status: bytes) -> None:
-        """See `ClusteredLog.publish_status`."""
         await self._stream.publish_unstored(f"{self._stream.name}.nodes.{self._stream.config.node}", status)
 
     async def receive_statuses(self, receive: Callable[[bytes], None]) -> None:
-        """See `ClusteredLog.receive_statuses`."""
 
         async def received(message: Msg) -> None:
             receive(message.data)

@@ -31,6 +31,7 @@ import aiosqlite
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from tracker.config.encryption import MasterKey
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.keys.frame_keys import (
     EncryptedCopy,
@@ -89,16 +90,6 @@ SELECT_ROWS = 500
 CHECKPOINT_TRIES = 50
 _POSITION = struct.Struct(">Q")
 _PROOF_LENGTH = struct.Struct(">Q")
-
-
-class MasterKey(NamedTuple):
-    """A master key: `id` names it in the store, `key` is 32 bytes."""
-
-    id: str
-    key: bytes
-
-    def __repr__(self) -> str:
-        return f"MasterKey({self.id!r}, …)"
 
 
 class DataKey(NamedTuple):

@@ -16,8 +16,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
-from tracker.errors import NoteMalformed, NoteUnverified
-from tracker.log.merkle.note import SIGNATURE_PREFIX, Signer, Verifier, compute_key_id, parse_key, read_note
+from tracker.errors import NoteUnverified
+from tracker.log.merkle.note import SIGNATURE_PREFIX, Signer, Verifier, read_note
 
 COSIGNATURE = b"\x04"
 SIGNATURE_BYTES = 64
@@ -25,38 +25,16 @@ MAX_SECONDS = 2**63 - 1
 _TIME = struct.Struct(">Q")
 
 
-class CosignerKey(NamedTuple):
-    """The public key of a cosigner."""
+class CosignerKey(Verifier):
+    """The public key of a cosigner, as text: name+hex(key id)+base64(0x04 ‖ public key)."""
 
-    name: str
-    public: bytes
+    algorithm = COSIGNATURE
+    kind = "cosigner's verifier key"
 
     @classmethod
     def from_signer(cls, signer: Signer) -> Self:
-        """The public half of this private key, as a cosigner's."""
+        """The cosigner that this private key makes."""
         return cls(signer.name, signer.verifier.public)
-
-    @classmethod
-    def read(cls, text: str) -> Self:
-        """From its verifier key: name+hex(key id)+base64(0x04 ‖ public key). Raises `NoteMalformed`."""
-        name, stated_id, public = parse_key(text.strip(), "cosigner's verifier key", COSIGNATURE)
-        key = cls(name, public)
-        if key.id != stated_id:
-            raise NoteMalformed(f"the verifier key of {name} does not have the id it names: copy it again, all of it")
-        return key
-
-    @property
-    def id(self) -> bytes:
-        """The 4 bytes that name the key in a signature."""
-        return compute_key_id(self.name, COSIGNATURE, self.public)
-
-    @property
-    def label(self) -> str:
-        """The key's short name for people: name+hex(id)."""
-        return f"{self.name}+{self.id.hex()}"
-
-    def __str__(self) -> str:
-        return f"{self.label}+{base64.b64encode(COSIGNATURE + self.public).decode()}"
 
 
 class Cosignature(NamedTuple):
@@ -98,8 +76,7 @@ def verify_cosignatures(note: str, known: Sequence[CosignerKey]) -> list[Cosigna
         if len(signature) != _TIME.size + SIGNATURE_BYTES:
             raise NoteUnverified(f"the cosignature of {key.label} has the wrong length")
         (seconds,) = _TIME.unpack_from(signature)
-        verifier = Verifier(key.name, key.public)
-        if seconds > MAX_SECONDS or not verifier.verifies(_statement(read.text, seconds), signature[_TIME.size :]):
+        if seconds > MAX_SECONDS or not key.verifies(_statement(read.text, seconds), signature[_TIME.size :]):
             raise NoteUnverified(f"the cosignature of {key.label} does not fit the text")
         found[key] = Cosignature(key, seconds)
     return list(found.values())

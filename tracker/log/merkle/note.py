@@ -31,16 +31,22 @@ MAX_SIGNATURES = 100
 """The specification asks for 16 at least. More than this could only waste our time."""
 
 
-class Verifier(NamedTuple):
-    """A public key that notes are checked with."""
-
+class _PublicKey(NamedTuple):
     name: str
     public: bytes
+
+
+class Verifier(_PublicKey):
+    """A public key that notes are checked with."""
+
+    algorithm = ED25519
+    """The byte of its kind of signature."""
+    kind = "verifier key"
 
     @classmethod
     def read(cls, text: str) -> Self:
         """From a verifier key (vkey). Raises `NoteMalformed`."""
-        name, stated_id, public = parse_key(text.strip(), "verifier key", ED25519)
+        name, stated_id, public = parse_key(text.strip(), cls.kind, cls.algorithm)
         key = cls(name, public)
         if key.id != stated_id:
             raise NoteMalformed(f"the verifier key of {name} does not have the id it names: copy it again, all of it")
@@ -49,7 +55,7 @@ class Verifier(NamedTuple):
     @property
     def id(self) -> bytes:
         """The 4 bytes that name the key in a signature."""
-        return compute_key_id(self.name, ED25519, self.public)
+        return compute_key_id(self.name, self.algorithm, self.public)
 
     @property
     def label(self) -> str:
@@ -57,7 +63,7 @@ class Verifier(NamedTuple):
         return f"{self.name}+{self.id.hex()}"
 
     def __str__(self) -> str:
-        return f"{self.label}+{_encode_base64(ED25519 + self.public)}"
+        return f"{self.label}+{_encode_base64(self.algorithm + self.public)}"
 
     def verifies(self, text: str, signature: bytes) -> bool:
         """Whether this key made that signature (64 bytes) over the text."""

@@ -383,14 +383,12 @@ class SqliteLog:
         return [(position, by) for position, by in await self._fetch(SELECT_ERASED, (after, limit))]
 
     async def erasures_made_by(self, after: int, until: int) -> dict[int, list[int]]:
-        """See `CopySource.erasures_made_by`."""
         found: dict[int, list[int]] = {}
         for position, by in await self._fetch(SELECT_ERASURES_MADE, (after, until)):
             found.setdefault(by, []).append(position)
         return found
 
     async def data_keys(self, after: int, until: int) -> dict[int, DataKey]:
-        """See `CopySource.data_keys`."""
         return await self._keys(after, until)
 
     async def surplus_tile(self) -> tuple[int, int] | None:
@@ -458,7 +456,6 @@ class SqliteLog:
         await self._encryption.key_store.destroy(positions)
 
     async def close(self) -> None:
-        """See `Log.close`."""
         await self.dictionaries.close()
         await self._group_commit.close()
         if self._closed:

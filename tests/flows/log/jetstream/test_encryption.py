@@ -25,7 +25,8 @@ from tracker.config.jetstream import JetstreamConfig
 from tracker.log.jetstream.stream import Stream
 from tracker.log.sqlite.log import SqliteLog
 from tracker.log.sqlite.replica import Replica
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 
 
 cluster = own_cluster

@@ -14,7 +14,7 @@ from tests.support.cluster import Cluster
 from tests.contracts.log_contract import delivery
 from tests.support.replicas import opened, settings_of
 from tracker.errors import LogUnavailable
-from tracker.log.keys.key_store import MasterKey
+from tracker.config.encryption import MasterKey
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -18,7 +18,8 @@ from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.log import JetstreamLog
 from tracker.log.jetstream.key_bucket import KeyBucket
 from tracker.log.jetstream.restore_keys import restore_keys
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 
 
 cluster = own_cluster

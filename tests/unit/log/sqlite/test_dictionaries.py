@@ -23,7 +23,8 @@ from tracker.log.sqlite import dictionaries
 from tracker.log.memory import MemoryLog
 from tracker.log.record_compression import MAGIC, MAX_BYTES, Packer, train_better, is_packed
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 
 START = 1_700_000_000_000_000
 

@@ -16,7 +16,8 @@ from tracker.domain.deliveries import Appended
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.merkle.leaf import compute_commitment, record_leaf_hash
 from tracker.log.sqlite.log import SqliteLog
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 
 FIRST = MasterKey("first", bytes(range(32)))
 SECOND = MasterKey("second", bytes(range(1, 33)))

@@ -16,7 +16,8 @@ from tracker.log.record_compression import dictionary_of
 from tracker.log.shipped_dictionaries import ShippedDictionaries
 from tracker.server.sources import shipped_dictionaries
 from tracker.sources import registry
-from tracker.log.keys.key_store import MasterKey, KeyStore
+from tracker.config.encryption import MasterKey
+from tracker.log.keys.key_store import KeyStore
 
 SHIPPED = {
     "40001.zdict": "444f831ac63e44b1fa43a71247b5a5bec94d30f0ad0ee09bbb582a9a4961689f",
