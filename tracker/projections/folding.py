@@ -74,6 +74,15 @@ def _claim_end(
     interval.claim_end(_claim(item, item.fact.at, "reported", reason=reason or "unknown", vendor_reason=vendor))
 
 
+def _claim_span(
+    interval: Interval, item: SourcedFact, fact: f.StreamFact | f.SubscriptionFact | f.ActivityFact, *, begins: bool
+) -> None:
+    if begins:
+        _claim_begin(interval, item, fact.started_at)
+    else:
+        _claim_end(interval, item, fact.started_at, fact.reason, fact.vendor_reason)
+
+
 def _fold_common(state: SessionState, item: SourcedFact) -> None:
     """Fold what all facts have in common."""
     fact = item.fact
@@ -156,10 +165,7 @@ def _stream(state: SessionState, fact: f.StreamFact, item: SourcedFact) -> None:
         fact.at, item.key, stream=fact.stream, connection=fact.connection, identity=fact.identity, media=fact.media,
         label=fact.label, detail=fact.detail or None,
     )  # fmt: skip
-    if begins:
-        _claim_begin(interval, item, fact.started_at)
-    else:
-        _claim_end(interval, item, fact.started_at, fact.reason, fact.vendor_reason)
+    _claim_span(interval, item, fact, begins=begins)
     _note_activity(state, fact, item)
 
 
@@ -168,10 +174,7 @@ def _subscription(state: SessionState, fact: f.SubscriptionFact, item: SourcedFa
     started = fact.started_at or (fact.at if begins else None)
     interval = state.interval("subscription", f"{fact.connection}<{fact.stream}@{started or ''}")
     interval.set_values(fact.at, item.key, stream=fact.stream, connection=fact.connection, publisher=fact.publisher)
-    if begins:
-        _claim_begin(interval, item, fact.started_at)
-    else:
-        _claim_end(interval, item, fact.started_at, fact.reason, fact.vendor_reason)
+    _claim_span(interval, item, fact, begins=begins)
     _note_activity(state, fact, item)
 
 
@@ -206,10 +209,7 @@ def _activity(state: SessionState, fact: f.ActivityFact, item: SourcedFact) -> N
             fact.at, item.key, supervisor_client=fact.supervisor_client, agent_client=fact.agent_client,
             agent_session=fact.agent_session,
         )  # fmt: skip
-    if begins:
-        _claim_begin(interval, item, fact.started_at)
-    else:
-        _claim_end(interval, item, fact.started_at, fact.reason, fact.vendor_reason)
+    _claim_span(interval, item, fact, begins=begins)
 
 
 def _note(state: SessionState, fact: f.NoteFact, item: SourcedFact) -> None:

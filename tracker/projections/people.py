@@ -14,7 +14,7 @@ import msgspec
 from tracker.domain.facts import Micros, Provenance
 from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow
 from tracker.projections.claims import anomaly
-from tracker.projections.state import Interval, SessionState
+from tracker.projections.state import Interval, SessionState, duration_ms
 
 PERSON_KINDS = frozenset({"standard", "sip", "connector"})
 """The kinds of participant that are people. Recorders, agents, ingress feeds and cameras are not."""
@@ -86,7 +86,7 @@ def owner_connection(
         participant=room,
         joined_at=joined[0] if joined else None,
         left_at=left[0] if left else None,
-        duration_ms=max(0, (left[0] - joined[0]) // 1000) if joined and left else None,
+        duration_ms=duration_ms(joined[0] if joined else None, left[0] if left else None),
         join_provenance=joined[1] if joined else None,
         leave=left[1] if left else None,
         aborted=False,
@@ -157,8 +157,9 @@ def _render(
     aborted = bool(interval.value("aborted"))
     left_at, leave = _leave(item, ended_at, rejoined_at, anomalies)
     if item.is_reported and not interval.start_reported and not aborted:
-        where = start or end
-        anomalies.append(anomaly("missing_start", where, f"participant {item.vendor_id}: its join was not received"))
+        anomalies.append(
+            anomaly("missing_start", start or end, f"participant {item.vendor_id}: its join was not received")
+        )
     if start is not None and end is not None and end.at < start.at:
         anomalies.append(anomaly("end_before_start", end, f"participant {item.vendor_id}"))
     row = ConnectionRow(
@@ -167,8 +168,8 @@ def _render(
         participant=item.participant,
         joined_at=item.joined_at,
         left_at=left_at,
-        duration_ms=None if item.joined_at is None or left_at is None else max(0, (left_at - item.joined_at) // 1000),
-        join_provenance=None if start is None else "reported" if interval.start_reported else start.provenance,
+        duration_ms=duration_ms(item.joined_at, left_at),
+        join_provenance=interval.start_provenance,
         leave=leave,
         aborted=aborted,
         platform=interval.value("platform"),

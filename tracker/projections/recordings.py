@@ -8,7 +8,7 @@ from tracker.domain.facts import Micros, RunRules
 from tracker.projections.claims import Claim, anomaly
 from tracker.projections.recording_match import match_nameless, merge_intervals
 from tracker.domain.rows import Anomaly, RecordingRow
-from tracker.projections.state import Interval, SessionState
+from tracker.projections.state import Interval, SessionState, duration_ms, when
 
 STATUS_ORDER = ("started", "processing", "stopped", "aborted", "limit_reached", "failed", "uploaded", "ready")
 """Statuses from weakest to strongest. The strongest one reported holds: a file that is ready stays ready after an error."""
@@ -26,7 +26,7 @@ def render_recordings(
 ) -> list[RenderedRecording]:
     """All recordings of a session, ordered by start."""
     intervals = match_nameless(_pair_stops(state.intervals.get("recording", {})), rules.tolerance)
-    ordered = sorted(intervals.items(), key=lambda item: (_when(item[1]), item[0]))
+    ordered = sorted(intervals.items(), key=when)
     return [
         RenderedRecording(
             _row(session_id, state, key, interval, ended_at, anomalies, ends_only=rules.ends_only),
@@ -34,11 +34,6 @@ def render_recordings(
         )
         for key, interval in ordered
     ]
-
-
-def _when(interval: Interval) -> Micros:
-    claim = interval.start or interval.end or next(iter(interval.statuses.values()), None)
-    return claim.at if claim else 0
 
 
 def _pair_stops(intervals: dict[str, Interval]) -> dict[str, Interval]:
@@ -77,8 +72,9 @@ def _row(
         stopped_at, stop_provenance = max(ended_at, start.at), "inferred"
         anomalies.append(anomaly("missing_end", start, f"recording {vendor_id}: its end was not received"))
     if not interval.start_reported and not (ends_only and start is not None):
-        where = start or stop or next(iter(interval.statuses.values()), None)
-        anomalies.append(anomaly("missing_start", where, f"recording {vendor_id}: its start was not received"))
+        anomalies.append(
+            anomaly("missing_start", interval.first_claim, f"recording {vendor_id}: its start was not received")
+        )
     if start is not None and stop is not None and stop.at < start.at:
         anomalies.append(anomaly("end_before_start", stop, f"recording {vendor_id}"))
     started_at = start.at if start else None
@@ -96,11 +92,11 @@ def _row(
         first_frame_at=interval.value("first_frame_at"),
         first_peerframe_at=interval.value("first_peerframe_at"),
         stopped_at=stopped_at,
-        duration_ms=measured if measured is not None else _duration_ms(started_at, stopped_at),
+        duration_ms=measured if measured is not None else duration_ms(started_at, stopped_at),
         size_bytes=interval.value("size_bytes"),
         url=interval.value("url"),
         stop_reason=reason,
-        start_provenance=None if start is None else "reported" if interval.start_reported else start.provenance,
+        start_provenance=interval.start_provenance,
         stop_provenance=stop_provenance,
         history=[
             {"status": name, "at": claim.at, "position": claim.position}
@@ -110,10 +106,6 @@ def _row(
             )
         ],
     )
-
-
-def _duration_ms(start: Micros | None, stop: Micros | None) -> int | None:
-    return None if start is None or stop is None else max(0, (stop - start) // 1000)
 
 
 def _status(marks: dict[str, Claim]) -> str:

@@ -27,7 +27,7 @@ from tracker.projections.people import (
 )
 from tracker.projections.recordings import render_recordings
 from tracker.domain.rows import Anomaly, Completeness, End, RecordingRow, SessionRow, SessionRows, StreamRow, SupervisorSessionRow  # fmt: skip
-from tracker.projections.state import Interval, SessionState, encode_state
+from tracker.projections.state import Interval, SessionState, duration_ms, encode_state, when
 
 LATE = 5_000_000
 """Activity later than this (µs) after the reported end is an anomaly (`late_event`)."""
@@ -100,7 +100,7 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
         created_at=state.created.at if state.created else (start.at if start else None),
         started_at=None if start is None else start.at,
         ended_at=ended_at,
-        duration_ms=_duration(None if start is None else start.at, ended_at),
+        duration_ms=duration_ms(None if start is None else start.at, ended_at),
         start_provenance=_start_provenance(state, start),
         end=end_row,
         participants=len(people),
@@ -138,10 +138,6 @@ def _owner(
     provenance = _start_provenance(state, start)
     joined = (start.at, provenance) if start is not None and provenance is not None else None
     return [owner_connection(identity, room, joined, left)]
-
-
-def _duration(start: Micros | None, end: Micros | None) -> int | None:
-    return None if start is None or end is None else max(0, (end - start) // 1000)
 
 
 def _start_provenance(state: SessionState, start: Claim | None) -> Provenance | None:
@@ -232,10 +228,6 @@ def _close(
     return limit, End(reason="inferred", vendor_reason=None, provenance="inferred")
 
 
-def _provenance(interval: Interval) -> Provenance | None:
-    return None if interval.start is None else "reported" if interval.start_reported else interval.start.provenance
-
-
 def _streams(
     identity: str,
     state: SessionState,
@@ -251,7 +243,7 @@ def _streams(
     used: dict[str, int] = {}
     directions: dict[str, Literal["published", "received"]] = {"stream": "published", "subscription": "received"}
     for kind, direction in directions.items():
-        intervals = sorted(state.intervals.get(kind, {}).items(), key=lambda item: (_when(item[1]), item[0]))
+        intervals = sorted(state.intervals.get(kind, {}).items(), key=when)
         for key, interval in intervals:
             stream = str(interval.value("stream"))
             owner = interval.value("connection")
@@ -272,18 +264,13 @@ def _streams(
                     label=interval.value("label"),
                     started_at=started,
                     ended_at=ended,
-                    duration_ms=_duration(started, ended),
-                    start_provenance=_provenance(interval),
+                    duration_ms=duration_ms(started, ended),
+                    start_provenance=interval.start_provenance,
                     end=end,
                     detail=interval.value("detail") or {},
                 )
             )
     return rows
-
-
-def _when(interval: Interval) -> Micros:
-    claim = interval.start or interval.end
-    return claim.at if claim else 0
 
 
 def _supervisors(
@@ -307,9 +294,9 @@ def _supervisors(
                 session_id=identity,
                 started_at=started,
                 ended_at=ended,
-                duration_ms=_duration(started, ended),
-                start_provenance=_provenance(interval),
-                provenance=provenance or _provenance(interval),
+                duration_ms=duration_ms(started, ended),
+                start_provenance=interval.start_provenance,
+                provenance=provenance or interval.start_provenance,
             )
         )
     return rows

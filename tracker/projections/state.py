@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tracker.domain.facts import Micros
+from tracker.domain.facts import Micros, Provenance
 from tracker.projections.claims import Claim, stronger_end, stronger_start
 
 MAX_ANOMALIES = 100
@@ -69,10 +69,8 @@ class Interval(msgspec.Struct, array_like=True):
         """Add all claims and statements of another interval."""
         self.start = self.start if other.start is None else stronger_start(self.start, other.start)
         self.end = self.end if other.end is None else stronger_end(self.end, other.end)
-        self.start_reported, self.end_reported = (
-            self.start_reported or other.start_reported,
-            self.end_reported or other.end_reported,
-        )
+        self.start_reported |= other.start_reported
+        self.end_reported |= other.end_reported
         for name, value in other.values.items():
             self.set_values(value.at, value.key, **{name: value.value})
         for name, claim in other.statuses.items():
@@ -86,6 +84,27 @@ class Interval(msgspec.Struct, array_like=True):
         """The value of a property, or None."""
         held = self.values.get(name)
         return None if held is None else held.value
+
+    @property
+    def start_provenance(self) -> Provenance | None:
+        """How the start is known; None without one."""
+        return None if self.start is None else "reported" if self.start_reported else self.start.provenance
+
+    @property
+    def first_claim(self) -> Claim | None:
+        """The start, else the end, else a status: what places the interval among others."""
+        return self.start or self.end or next(iter(self.statuses.values()), None)
+
+
+def when(item: tuple[str, Interval]) -> tuple[Micros, str]:
+    """The order of (key, interval): by the time that is known of each, then by key."""
+    claim = item[1].first_claim
+    return claim.at if claim else 0, item[0]
+
+
+def duration_ms(start: Micros | None, end: Micros | None) -> int | None:
+    """The whole milliseconds between two times; 0 where the end is before the start, None where one is unknown."""
+    return None if start is None or end is None else max(0, (end - start) // 1000)
 
 
 class SessionState(msgspec.Struct, array_like=True):

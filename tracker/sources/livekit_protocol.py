@@ -1,4 +1,4 @@
-"""The objects of livekit/protocol that two vendors send: participant and track.
+"""The webhooks of livekit/protocol that two vendors send: the envelope, participant and track.
 
 Source: livekit/protocol `protobufs/livekit_models.proto`.
 """
@@ -6,13 +6,30 @@ Source: livekit/protocol `protobufs/livekit_models.proto`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
-from tracker.domain.facts import EndReason, Micros, Precision
+import msgspec
+
+from tracker.domain.deliveries import Record
+from tracker.domain.facts import (
+    EndReason,
+    Fact,
+    Micros,
+    Precision,
+    SessionRef,
+    StreamPublished,
+    StreamUnpublished,
+    Unknown,
+)
 from tracker.sources import protojson
 from tracker.sources.protojson import Message
 
+_FINER_WITHIN = 10_000_000
+"""A more precise time this close to `createdAt` states the same moment; farther away it states another one."""
+
+_SECOND = 1_000_000
 _NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 # DisconnectReason, livekit_models.proto:702-736; how server reasons map to it: livekit pkg/rtc/types/interfaces.go.
@@ -35,6 +52,101 @@ _DISCONNECTED: Mapping[str, EndReason] = {
     "AGENT_ERROR": "server_failure",
 }
 _LABELS = {"screen_share": "screen", "screen_share_audio": "screen_audio"}
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event has, whatever its kind.
+
+    `at` is `created_at`, the event's `createdAt` (to the second), else when we received it. `room_created_at` is the room's
+    start where the event holds the full room. Times in µs.
+    """
+
+    known: ClassVar[frozenset[str]]
+    """The `spellings` of the fields that the vendor's code reads."""
+
+    name: str
+    message: Message
+    at: Micros
+    created_at: Micros | None
+    room_created_at: Micros | None
+    run: str | None
+    room: str | None
+    anomalies: tuple[tuple[str, str], ...]
+
+    def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
+        """The arguments of every fact. `at`: a time that the event states more precisely than `createdAt`."""
+        is_receiver_time = at is None and self.created_at is None
+        return {
+            "at": self.at if at is None else at,
+            "clock": "receiver" if is_receiver_time else "server",
+            "precision": "us" if is_receiver_time else precision,
+            "detail": protojson.unknown_fields(self.message, self.known) | protojson.drop_empty(**detail),
+            "anomalies": self.anomalies,
+        }
+
+    def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
+        """`fact` for an end, never before `start`: `createdAt` is cut to the second."""
+        if start is not None and self.created_at is not None and self.created_at < start < self.created_at + _SECOND:
+            return self.fact(start, "s", **detail)
+        return self.fact(**detail)
+
+    @abstractmethod
+    def session_ref(self, at: Micros | None = None) -> SessionRef | None:
+        """The session of this event; None where the event names no room."""
+
+    def unknown(self) -> tuple[Fact, ...]:
+        """An event of a later version, or one without a name: shown raw."""
+        if not self.name:
+            return self.unreadable("the body names no event")
+        return self.raw("unknown_event", self.name)
+
+    def unreadable(self, why: str) -> tuple[Fact, ...]:
+        """An event without a required object: shown raw."""
+        return self.raw("unreadable", why)
+
+    @abstractmethod
+    def raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
+        """The event with all its fields that are safe to show, and why it is shown so."""
+
+
+Context = TypeVar("Context", bound=Envelope)
+
+
+def interpret(
+    record: Record,
+    read_context: Callable[[Message, Micros], Context],
+    readers: Mapping[str, Callable[[Context], tuple[Fact, ...]]],
+) -> tuple[Fact, ...]:
+    """The facts of a webhook. Never raises. `readers`: event name → what reads it."""
+    message = protojson.read_message(record.body)
+    if message is None:
+        unreadable = (("unreadable", "the body is no JSON object"),)
+        return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
+    context = read_context(message, record.received_at)
+    reader = readers.get(context.name)
+    if reader is None:
+        return context.unknown()
+    if context.run is None and context.room is None:
+        return context.unreadable(f"{context.name} without room")
+    return reader(context)
+
+
+def track(context: Envelope, identity: str | None) -> tuple[Fact, ...]:
+    """The media of a participant (`identity`) started or stopped. Room and person have only a few fields here."""
+    media, person = context.message.object("track"), context.message.object("participant")
+    stream = media.text("sid")
+    if stream is None:
+        return context.unreadable(f"{context.name} without track.sid")
+    about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": identity}
+    about |= track_media(media)
+    detail = track_detail(media)
+    # The time of the last change: the publication, unless the track was changed since.
+    changed = media.object("version").moment("unix_micro", "us")
+    if context.name == "track_unpublished":
+        return (StreamUnpublished(**context.end(changed, **detail), **about, place=context.session_ref()),)
+    if changed is None or context.created_at is None or abs(changed - context.created_at) > _FINER_WITHIN:
+        return (StreamPublished(**context.fact(**detail), **about, place=context.session_ref()),)
+    return (StreamPublished(**context.fact(changed, "us", **detail), **about, place=context.session_ref(changed)),)
 
 
 def joined_at(participant: Message) -> tuple[Micros, Precision] | None:

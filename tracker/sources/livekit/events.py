@@ -10,7 +10,7 @@ microseconds (`track.version.unixMicro`) and nanoseconds (ingress, agent jobs).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -31,8 +31,6 @@ from tracker.domain.facts import (
     SessionEnded,
     SessionResumed,
     SessionStarted,
-    StreamPublished,
-    StreamUnpublished,
     Unknown,
 )
 from tracker.sources import livekit_protocol, protojson
@@ -43,10 +41,6 @@ from tracker.sources.protojson import Message
 _RESUMED_AFTER = 5_000_000
 """A room announced later than this after its creation existed before: a node died and another one took it over."""
 
-_FINER_WITHIN = 10_000_000
-"""A more precise time this close to `createdAt` states the same moment; farther away it states another one."""
-
-_SECOND = 1_000_000
 _LONGEST_NAME = 200
 
 # RoomEndReason of livekit-protocol 1.1.29; servers up to 1.13.5 do not send it.
@@ -65,38 +59,10 @@ _KNOWN = protojson.spellings(*_ENVELOPE, "room", "participant", "track", "egress
 _SHOWN_APART = protojson.spellings("event", "id", "created_at")
 
 
-class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What every event has, whatever its kind.
+class EventContext(livekit_protocol.Envelope, frozen=True, kw_only=True):
+    """What every event has. `createdAt` is when the server queued it."""
 
-    `at` is `created_at`, the event's `createdAt` (to the second; when the server queued it), else when we received it.
-    `room_created_at` is the room's start where the event holds the full room. Times in µs.
-    """
-
-    name: str
-    message: Message
-    at: Micros
-    created_at: Micros | None
-    room_created_at: Micros | None
-    run: str | None
-    room: str | None
-    anomalies: tuple[tuple[str, str], ...]
-
-    def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
-        """The arguments of every fact. `at`: a time that the event states more precisely than `createdAt`."""
-        is_receiver_time = at is None and self.created_at is None
-        return {
-            "at": self.at if at is None else at,
-            "clock": "receiver" if is_receiver_time else "server",
-            "precision": "us" if is_receiver_time else precision,
-            "detail": protojson.unknown_fields(self.message, _KNOWN) | protojson.drop_empty(**detail),
-            "anomalies": self.anomalies,
-        }
-
-    def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
-        """`fact` for an end, never before `start`: `createdAt` is cut to the second."""
-        if start is not None and self.created_at is not None and self.created_at < start < self.created_at + _SECOND:
-            return self.fact(start, "s", **detail)
-        return self.fact(**detail)
+    known: ClassVar[frozenset[str]] = _KNOWN
 
     def session_ref(
         self, at: Micros | None = None, *, ends_at: Micros | None = None, **ids: str | None
@@ -115,17 +81,8 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             ids=tuple((name, value) for name, value in named.items() if value is not None),
         )
 
-    def unknown(self) -> tuple[Fact, ...]:
-        """An event of a later version, or one without a name: shown raw."""
-        if not self.name:
-            return self.unreadable("the body names no event")
-        return self._raw("unknown_event", self.name)
-
-    def unreadable(self, why: str) -> tuple[Fact, ...]:
-        """An event without a required object: shown raw."""
-        return self._raw("unreadable", why)
-
-    def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
+    def raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
+        """See `Envelope`."""
         shown = {"event": self.name} if self.name else {}
         about: dict[str, Any] = {
             "detail": shown | protojson.unknown_fields(self.message, _SHOWN_APART),
@@ -240,20 +197,7 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
 
 def track(context: EventContext) -> tuple[Fact, ...]:
     """A participant's media started or stopped. Room and participant have only sid, name and identity here."""
-    media, person = context.message.object("track"), context.message.object("participant")
-    stream = media.text("sid")
-    if stream is None:
-        return context.unreadable(f"{context.name} without track.sid")
-    about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": person.text("identity")}
-    about |= livekit_protocol.track_media(media)
-    detail = livekit_protocol.track_detail(media)
-    # The time of the last change: the publication, unless the track was changed since.
-    changed = media.object("version").moment("unix_micro", "us")
-    if context.name == "track_unpublished":
-        return (StreamUnpublished(**context.end(changed, **detail), **about, place=context.session_ref()),)
-    if changed is None or context.created_at is None or abs(changed - context.created_at) > _FINER_WITHIN:
-        return (StreamPublished(**context.fact(**detail), **about, place=context.session_ref()),)
-    return (StreamPublished(**context.fact(changed, "us", **detail), **about, place=context.session_ref(changed)),)
+    return livekit_protocol.track(context, context.message.object("participant").text("identity"))
 
 
 def ingress(context: EventContext) -> tuple[Fact, ...]:
@@ -315,17 +259,7 @@ def agent_job(context: EventContext) -> tuple[Fact, ...]:
 
 def interpret(record: Record) -> tuple[Fact, ...]:
     """The facts of a LiveKit webhook. Never raises."""
-    message = protojson.read_message(record.body)
-    if message is None:
-        unreadable = (("unreadable", "the body is no JSON object"),)
-        return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    context = event_context(message, record.received_at)
-    reader = _READERS.get(context.name)
-    if reader is None:
-        return context.unknown()
-    if context.run is None and context.room is None:
-        return context.unreadable(f"{context.name} without room")
-    return reader(context)
+    return livekit_protocol.interpret(record, event_context, _READERS)
 
 
 def _egress(context: EventContext) -> tuple[Fact, ...]:

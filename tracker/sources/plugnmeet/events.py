@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import msgspec
 
 from tracker.domain.deliveries import Record
 from tracker.domain.facts import (
@@ -32,7 +31,6 @@ from tracker.domain.facts import (
     Micros,
     ParticipantJoined,
     ParticipantLeft,
-    Precision,
     RecordingFailed,
     RecordingProcessing,
     RecordingReady,
@@ -43,8 +41,6 @@ from tracker.domain.facts import (
     SessionRef,
     SessionResumed,
     SessionStarted,
-    StreamPublished,
-    StreamUnpublished,
     TranscriptionEnded,
     TranscriptionStarted,
     TranscriptionUsage,
@@ -60,9 +56,6 @@ _RESUMED_AFTER = 5_000_000
 _FIRST_JOIN_WITHIN = 60_000_000
 """The first join creates LiveKit's room. In a later join, `creation_time` may be that of an older run (see LIMIT)."""
 
-_FINER_WITHIN = 10_000_000
-
-_SECOND = 1_000_000
 _LONGEST_NAME = 200
 
 # pkg/config/constants.go:9-14. LiveKit's kind is STANDARD for the bots, and absent in versions without kinds.
@@ -77,40 +70,17 @@ _KNOWN = protojson.spellings(
 )
 
 
-class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What every event has, whatever its kind.
+class EventContext(livekit_protocol.Envelope, frozen=True, kw_only=True):
+    """What every event has.
 
-    `at` is `created_at` (to the second; when LiveKit queued a relayed event, when plugNmeet sent its own), else when we received
-    it. `room_created_at` is `room.creation_time`: plugNmeet's in its own events, LiveKit's in relayed ones. Times in µs.
+    `created_at` is when LiveKit queued a relayed event, or when plugNmeet sent its own. `room_created_at` is
+    `room.creation_time`: plugNmeet's in its own events, LiveKit's in relayed ones.
     """
 
-    name: str
-    message: Message
-    at: Micros
-    created_at: Micros | None
-    room_created_at: Micros | None
-    run: str | None
-    room: str | None
+    known: ClassVar[frozenset[str]] = _KNOWN
+
     room_title: str | None
     metadata: Message
-    anomalies: tuple[tuple[str, str], ...]
-
-    def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
-        """The arguments of every fact. `at`: a time that the event states more precisely than `created_at`."""
-        is_receiver_time = at is None and self.created_at is None
-        return {
-            "at": self.at if at is None else at,
-            "clock": "receiver" if is_receiver_time else "server",
-            "precision": "us" if is_receiver_time else precision,
-            "detail": protojson.unknown_fields(self.message, _KNOWN) | protojson.drop_empty(**detail),
-            "anomalies": self.anomalies,
-        }
-
-    def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
-        """`fact` for an end, never before `start`: `created_at` is cut to the second."""
-        if start is not None and self.created_at is not None and self.created_at < start < self.created_at + _SECOND:
-            return self.fact(start, "s", **detail)
-        return self.fact(**detail)
 
     def session_ref(
         self, at: Micros | None = None, *, starts_at: Micros | None = None, ends_at: Micros | None = None
@@ -129,17 +99,8 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             ids=tuple((name, value) for name, value in named.items() if value is not None),
         )
 
-    def unknown(self) -> tuple[Fact, ...]:
-        """An event of a later version, or one without a name: shown raw."""
-        if not self.name:
-            return self.unreadable("the body names no event")
-        return self._raw("unknown_event", self.name)
-
-    def unreadable(self, why: str) -> tuple[Fact, ...]:
-        """An event without a required object: shown raw."""
-        return self._raw("unreadable", why)
-
-    def _raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
+    def raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
+        """See `Envelope`."""
         fact = self.fact(event=self.name)
         fact["detail"] |= protojson.unknown_fields(self.message, _SHOWN_APART)
         fact["anomalies"] = (*self.anomalies, (anomaly, why))
@@ -266,20 +227,7 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
 
 def track(context: EventContext) -> tuple[Fact, ...]:
     """A track was published or unpublished; of the person there are only sid and identity."""
-    found, person = context.message.object("track"), context.message.object("participant")
-    stream = found.text("sid")
-    if stream is None:
-        return context.unreadable(f"{context.name} without track.sid")
-    about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": _identity(person)}
-    about |= livekit_protocol.track_media(found)
-    detail = livekit_protocol.track_detail(found)
-    # The time of the last change: the publication, unless the track was changed since.
-    fine = found.object("version").moment("unix_micro", "us")
-    if context.name == "track_unpublished":
-        return (StreamUnpublished(**context.end(fine, **detail), **about, place=context.session_ref()),)
-    if fine is None or context.created_at is None or abs(fine - context.created_at) > _FINER_WITHIN:
-        return (StreamPublished(**context.fact(**detail), **about, place=context.session_ref()),)
-    return (StreamPublished(**context.fact(fine, "us", **detail), **about, place=context.session_ref(fine)),)
+    return livekit_protocol.track(context, _identity(context.message.object("participant")))
 
 
 _SUCCESS = "success"
@@ -420,17 +368,7 @@ def analytics(context: EventContext) -> tuple[Fact, ...]:
 
 def interpret(record: Record) -> tuple[Fact, ...]:
     """The facts of a plugNmeet webhook. Never raises."""
-    message = protojson.read_message(record.body)
-    if message is None:
-        unreadable = (("unreadable", "the body is no JSON object"),)
-        return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    context = event_context(message, record.received_at)
-    reader = _READERS.get(context.name)
-    if reader is None:
-        return context.unknown()
-    if context.run is None and context.room is None:
-        return context.unreadable(f"{context.name} without room")
-    return reader(context)
+    return livekit_protocol.interpret(record, event_context, _READERS)
 
 
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
