@@ -19,9 +19,11 @@ import fcntl
 import os
 import sqlite3
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
+
+import aiosqlite
 
 from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.views.sqlite.schema import APPLICATION_ID, FILL_COUNTS, FILL_TEXTS, INSERT_META, READER_INDICES, SAVE_STAMP, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP, UNFINISHED  # fmt: skip
@@ -32,6 +34,9 @@ WRITING_CACHE_KIB = 32 * 1024
 WAL_PAGES = 8_000
 """A save changes pages all over a large file, and soon changes many of them again. Room for them (32 MB in memory, 32 MB in the
 WAL) saved a fifth of the CPU time of a live event at 700 MB of views."""
+
+CHUNK = 500
+"""Rows that a dump fetches at once."""
 
 Inode = tuple[int, int]
 """(st_dev, st_ino): identifies a file independent of its name."""
@@ -110,6 +115,27 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
             connection.close()
             raise
         return connection, inode
+
+
+async def open_connection(opened: Callable[[], tuple[sqlite3.Connection, Inode]]) -> tuple[aiosqlite.Connection, Inode]:
+    """The connection that `opened` makes in its own thread, and its file. Raises what `opened` raises."""
+    found: list[Inode | Exception] = []
+
+    def connector() -> sqlite3.Connection:
+        # If a connector raises, aiosqlite's thread ends by itself, perhaps after the event loop.
+        try:
+            connection, inode = opened()
+        except Exception as error:
+            found.append(error)
+            return sqlite3.connect(":memory:")
+        found.append(inode)
+        return connection
+
+    connection = await aiosqlite.Connection(connector, CHUNK)
+    if isinstance(found[0], Exception):
+        await connection.close()
+        raise found[0]
+    return connection, found[0]
 
 
 def create_file(path: Path) -> None:

@@ -17,9 +17,7 @@ import aiosqlite
 from tracker.errors import ViewsUnavailable
 from tracker.views.sqlite.dump import dump_rows
 from tracker.views.sqlite.reader import Row, SqliteReader
-from tracker.views.sqlite.file import connect, named_errors
-
-CHUNK = 500
+from tracker.views.sqlite.file import Inode, connect, named_errors, open_connection
 
 
 class ViewsSnapshot(SqliteReader):
@@ -60,20 +58,8 @@ class ViewsSnapshot(SqliteReader):
 @asynccontextmanager
 async def open_snapshot(path: Path) -> AsyncGenerator[ViewsSnapshot]:
     """A snapshot of the views at a path. Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`."""
-    failures: list[Exception] = []
-
-    def connector() -> sqlite3.Connection:
-        # If a connector raises, aiosqlite's thread ends by itself, perhaps after the event loop.
-        try:
-            return _connected(path)
-        except Exception as error:
-            failures.append(error)
-            return sqlite3.connect(":memory:")
-
-    connection = await aiosqlite.Connection(connector, CHUNK)
+    connection, _ = await open_connection(lambda: _connected(path))
     try:
-        if failures:
-            raise failures[0]
         views = ViewsSnapshot(path, connection)
         await views.rows("BEGIN")
         # The first read fixes the moment.
@@ -83,15 +69,15 @@ async def open_snapshot(path: Path) -> AsyncGenerator[ViewsSnapshot]:
         await connection.close()
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connected(path: Path) -> tuple[sqlite3.Connection, Inode]:
     """A read-only connection. Views that nobody wrote to since a rebuild are put into WAL mode first.
 
     Otherwise the snapshot would keep the projector from doing that, and so from writing.
     """
     try:
-        connection, _ = connect(path, writable=True)
+        connection, inode = connect(path, writable=True)
     except ViewsUnavailable:
         # On a read-only disk there is no projector either.
-        connection, _ = connect(path, writable=False)
+        connection, inode = connect(path, writable=False)
     connection.execute("PRAGMA query_only = ON")
-    return connection
+    return connection, inode

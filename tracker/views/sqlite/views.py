@@ -31,7 +31,7 @@ from tracker.views.sqlite.dump import dump_rows
 from tracker.views.sqlite.encoding import decompress_state
 from tracker.views.sqlite.reader import Row, SqliteReader
 from tracker.views.sqlite.schema import HAS_TRIGRAMS
-from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, find_inode, named_errors, start_building, swap_in  # fmt: skip
+from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, find_inode, named_errors, open_connection, start_building, swap_in  # fmt: skip
 from tracker.views.sqlite.search_index import update_texts
 
 __all__ = ["SqliteViews", "swap_in"]
@@ -40,9 +40,6 @@ _log = structlog.get_logger("views")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-CHUNK = 500
-"""Rows that a dump fetches at once."""
 
 
 class _Connection:
@@ -62,23 +59,9 @@ class _Connection:
         if self._closed:
             raise ViewsUnavailable(f"the views at {self._path} are closed")
         if self._connection is None:
-            found: list[Inode | Exception] = []
-
-            def connector() -> sqlite3.Connection:
-                # If a connector raises, aiosqlite's thread ends by itself, perhaps after the event loop.
-                try:
-                    connection, inode = connect(self._path, writable=self._writable, building=self._building)
-                except Exception as error:
-                    found.append(error)
-                    return sqlite3.connect(":memory:")
-                found.append(inode)
-                return connection
-
-            connection = await aiosqlite.Connection(connector, CHUNK)
-            if isinstance(found[0], Exception):
-                await connection.close()
-                raise found[0]
-            self._connection, self._inode = connection, found[0]
+            self._connection, self._inode = await open_connection(
+                lambda: connect(self._path, writable=self._writable, building=self._building)
+            )
         return self._connection
 
     async def refresh(self) -> bool:
