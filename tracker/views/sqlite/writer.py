@@ -19,7 +19,7 @@ from tracker.domain.ordering import causal_rank, tie_breaker
 from tracker.domain.rows import EntryRow, SessionRows
 from tracker.views.sqlite import encoding
 from tracker.views.contract import Changes, SavedEntry, SourceRow
-from tracker.views.sqlite.row_diff import RowDiff, row_diff, first_known, session_over_at
+from tracker.views.sqlite.row_diff import CHILDREN, RowDiff, row_diff, first_known, session_over_at
 from tracker.views.sqlite.encoding import decode_entry
 from tracker.views.sqlite.queries import ENTRY_COLUMNS, NUMBER_OF_NAME
 
@@ -45,15 +45,7 @@ SELECT_NAMES = "SELECT name, number FROM json_each(?) CROSS JOIN names ON name =
 SAVE_NAMES = "INSERT INTO names (name) SELECT value FROM json_each(?)"
 
 DELETE_SESSIONS = "DELETE FROM sessions WHERE number = ?"
-DELETE_OF_SESSION = (
-    "DELETE FROM session_lookups WHERE session = ?",
-    "DELETE FROM participants WHERE session = ?",
-    "DELETE FROM connections WHERE session = ?",
-    "DELETE FROM streams WHERE session = ?",
-    "DELETE FROM recordings WHERE session = ?",
-    "DELETE FROM supervisor_sessions WHERE session = ?",
-    "DELETE FROM gaps WHERE session = ?",
-)
+DELETE_OF_SESSION = tuple(f"DELETE FROM {table} WHERE session = ?" for table in ("session_lookups", *CHILDREN, "gaps"))
 DELETE_STATES = "DELETE FROM session_states WHERE session = ?"
 SAVE_SESSIONS = """
 INSERT INTO sessions (number, id, source, vendor, room_id, room_name, state, begins_at, over_at, duration_ms, last_event_at,
@@ -72,24 +64,22 @@ UPDATE_SESSIONS = (
 UPDATE_JOINED = "UPDATE sessions SET joined = ? WHERE number = ?"
 DELETE_LOOKUPS = "DELETE FROM session_lookups WHERE lookup = ? AND session = ?"
 DELETE_GAPS = "DELETE FROM gaps WHERE session = ?"
-DELETE_CHILDREN = {
-    "participants": "DELETE FROM participants WHERE session = ? AND begins_at = ? AND id = ?",
-    "connections": "DELETE FROM connections WHERE session = ? AND begins_at = ? AND id = ?",
-    "streams": "DELETE FROM streams WHERE session = ? AND begins_at = ? AND id = ?",
-    "recordings": "DELETE FROM recordings WHERE session = ? AND begins_at = ? AND id = ?",
-    "supervisor_sessions": "DELETE FROM supervisor_sessions WHERE session = ? AND begins_at = ? AND id = ?",
-}
+DELETE_CHILDREN = {table: f"DELETE FROM {table} WHERE session = ? AND begins_at = ? AND id = ?" for table in CHILDREN}
 SAVE_STATES = "INSERT OR REPLACE INTO session_states (session, state) VALUES (?, ?)"
 SAVE_LOOKUPS = "INSERT OR IGNORE INTO session_lookups (lookup, session) VALUES (?, ?)"
-SAVE_PARTICIPANTS = """
-INSERT INTO participants (session, begins_at, id, session_id, source, identity, name, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
-SAVE_CONNECTIONS = "INSERT INTO connections (session, begins_at, id, doc) VALUES (?, ?, ?, ?)"
-SAVE_STREAMS = "INSERT INTO streams (session, begins_at, id, doc) VALUES (?, ?, ?, ?)"
-SAVE_RECORDINGS = """
-INSERT INTO recordings (session, begins_at, id, session_id, source, status, doc) VALUES (?, ?, ?, ?, ?, ?, ?)"""
-SAVE_SUPERVISOR_SESSIONS = """
-INSERT INTO supervisor_sessions (session, begins_at, id, session_id, source, vendor_id, supervisor_client, agent_client, doc)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+CHILD_COLUMNS = {
+    "participants": ("session_id", "source", "identity", "name"),
+    "connections": (),
+    "streams": (),
+    "recordings": ("session_id", "source", "status"),
+    "supervisor_sessions": ("session_id", "source", "vendor_id", "supervisor_client", "agent_client"),
+}
+"""The columns of each table of child rows between (session, begins_at, id) and `doc`."""
+SAVE_CHILDREN = {
+    table: f"INSERT INTO {table} ({', '.join(('session', 'begins_at', 'id', *columns, 'doc'))})"
+    f" VALUES ({', '.join('?' * (len(columns) + 4))})"
+    for table, columns in CHILD_COLUMNS.items()
+}
 SAVE_ENTRIES = """
 INSERT OR REPLACE INTO entries
     (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest, room, placed_at, place)
@@ -241,11 +231,8 @@ def _session_statements(placed: Sequence[tuple[int, SessionRows]], numbers: Numb
         ),
     )
     yield SAVE_LOOKUPS, ((lookup, number) for number, rows in placed for lookup in rows.lookups)
-    yield SAVE_PARTICIPANTS, (values for number, rows in placed for values in _participants(number, rows))
-    yield SAVE_CONNECTIONS, (values for number, rows in placed for values in _connections(number, rows))
-    yield SAVE_STREAMS, (values for number, rows in placed for values in _streams(number, rows))
-    yield SAVE_RECORDINGS, (values for number, rows in placed for values in _recordings(number, rows))
-    yield SAVE_SUPERVISOR_SESSIONS, (values for number, rows in placed for values in _supervisor_sessions(number, rows))
+    for table, statement in SAVE_CHILDREN.items():
+        yield statement, _child_values(table, placed)
     yield SAVE_GAPS, (_entry_values(gap, numbers) for _, rows in placed for gap in rows.gaps)
 
 
@@ -259,39 +246,17 @@ def _session(number: int, rows: SessionRows) -> Sequence[Any]:
     )  # fmt: skip
 
 
-def _participants(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    source, fallback, pack = rows.session.source, rows.session.begins_at, encoding.participants.encode
-    for row in rows.participants:
-        begins_at = first_known(row.first_joined_at, row.last_left_at, fallback)
-        yield number, begins_at, row.id, row.session_id, source, row.identity, row.name, pack(row)
-
-
-def _connections(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    for row in rows.connections:
-        begins_at = first_known(row.joined_at, row.left_at, rows.session.begins_at)
-        yield number, begins_at, row.id, encoding.connections.encode(row)
-
-
-def _streams(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    for row in rows.streams:
-        begins_at = first_known(row.started_at, row.ended_at, rows.session.begins_at)
-        yield number, begins_at, row.id, encoding.streams.encode(row)
-
-
-def _recordings(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    source, pack = rows.session.source, encoding.recordings.encode
-    for row in rows.recordings:
-        begins_at = first_known(row.started_at, row.stopped_at, rows.session.begins_at)
-        yield number, begins_at, row.id, row.session_id, source, row.status, pack(row)
-
-
-def _supervisor_sessions(number: int, rows: SessionRows) -> Iterator[Sequence[Any]]:
-    source = rows.session.source
-    for row in rows.supervisor_sessions:
-        yield (
-            number, first_known(row.started_at, row.ended_at, rows.session.begins_at), row.id, row.session_id, source,
-            row.id.removeprefix(f"{source}:"), row.supervisor_client, row.agent_client, encoding.supervisor_sessions.encode(row),
-        )  # fmt: skip
+def _child_values(table: str, placed: Sequence[tuple[int, SessionRows]]) -> Iterator[Sequence[Any]]:
+    """The values of `SAVE_CHILDREN`, for every row of these sessions in one table."""
+    columns, times, pack = CHILD_COLUMNS[table], CHILDREN[table], getattr(encoding, table).encode
+    for number, rows in placed:
+        source, begins_at = rows.session.source, rows.session.begins_at
+        for row in getattr(rows, table):
+            values: list[Any] = []
+            if columns:
+                own = {"source": source, "vendor_id": row.id.removeprefix(f"{source}:")}
+                values = [own[name] if name in own else getattr(row, name) for name in columns]
+            yield number, first_known(*times(row), begins_at), row.id, *values, pack(row)
 
 
 def _saved_entry_values(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
