@@ -146,7 +146,7 @@ async def test_forged_messages_about_the_tree_are_counted_and_change_nothing(tmp
                 shown = await each.until(web, "/metrics", "tracker_vouchers_set_aside 4.0")
                 for expected in ("stream_refused 1.0", "log_diverged 0.0", "nodes_diverged 0.0", "doubted 0.0"):
                     assert expected in shown
-                assert "is set aside" in each.printed.read_text()
+                assert "is quarantined" in each.printed.read_text()
         for each in (first, second):
             code, out, err = await each.run("verify")
             assert (code, "2 kept" in out) == (0, True), out + err
