@@ -38,7 +38,6 @@ class RecordedResponse(web.StreamResponse):
         return not self._must_close
 
     def force_close(self) -> None:
-        """See `web.StreamResponse.force_close`."""
         self._must_close = True
 
     async def prepare(self, request: web.BaseRequest) -> None:

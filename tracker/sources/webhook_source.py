@@ -33,7 +33,6 @@ class WebhookSource(ABC):
         """(event name, dedupe key) of a body. Never raises."""
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """See `Source.verify_trusted`."""
         return self._verified(body, received_at, "import", proof)
 
     def verified(self, delivery: Delivery, proof: dict[str, str | int]) -> Verified:

@@ -41,7 +41,6 @@ class UnpackedLog:
         return decode_line(self._spool.read(place[1]))
 
     async def head(self) -> int:
-        """See `RecordReader.head`."""
         return self.positions[-1] if self.positions else 0
 
     async def record(self, position: int) -> Record | None:
@@ -52,7 +51,6 @@ class UnpackedLog:
         return None if line is None else line.record
 
     async def last_from_source(self, source: str) -> int:
-        """See `RecordReader.last_from_source`."""
         lines = (line.record for position in self._places if (line := self._line(position)) is not None)
         return max((record.position for record in lines if record.source == source), default=0)
 

@@ -21,5 +21,4 @@ class LivekitSource(JwtSource):
     """One LiveKit deployment, proved by the token in `Authorization`."""
 
     def event_name(self, message: Message) -> str:
-        """See `JwtSource.event_name`."""
         return message.text("event") or ""

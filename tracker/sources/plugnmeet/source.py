@@ -34,5 +34,4 @@ class PlugnmeetSource(JwtSource):
         return headers.get("hash-token", "").strip(" \t") or first
 
     def event_name(self, message: Message) -> str:
-        """See `JwtSource.event_name`."""
         return event_name(message)

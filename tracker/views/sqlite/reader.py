@@ -60,15 +60,12 @@ class SqliteReader(ABC):
         """The rows of several statements that all see the same saves."""
 
     async def projected_position(self) -> int:
-        """See `ViewsReader`."""
         return (await self.rows(SELECT_POSITION))[0][0]
 
     async def sources(self) -> list[SourceRow]:
-        """See `ViewsReader`."""
         return [decode_source(row) for row in await self.rows(SELECT_SOURCES)]
 
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
-        """See `ViewsReader`."""
         validate_filter(filter)
         filter = with_single_source(filter)  # noqa: A001 - the name in the contract
         if filter.q is None:
@@ -130,7 +127,6 @@ class SqliteReader(ABC):
         return found[fewest] if counts[fewest] < MAX_CANDIDATES else None
 
     async def session(self, session_id: str) -> SessionRow | None:
-        """See `ViewsReader`."""
         found = await self.rows(sql.SELECT_SESSION, [session_id])
         return _session(found[0]) if found else None
 
@@ -156,7 +152,6 @@ class SqliteReader(ABC):
     async def timeline(
         self, session_id: str | None, *, kinds: Sequence[str], subject: str | None, limit: int, cursor: str | None
     ) -> Page:
-        """See `ViewsReader`."""
         text, bound = sql.SELECT_TIMELINE, list[Any]([session_id])
         if kinds:
             text += sql.AND_ENTRY_KINDS
@@ -179,11 +174,9 @@ class SqliteReader(ABC):
         return [decode_entry(row) for row in await self.rows(sql.SELECT_ENTRIES_AFTER, [position, n, limit])]
 
     async def session_positions(self, session_id: str, *, limit: int, after: int) -> list[int]:
-        """See `ViewsReader`."""
         return [row[0] for row in await self.rows(sql.SELECT_SESSION_POSITIONS, [session_id, after, limit])]
 
     async def record_sessions(self, position: int) -> list[str]:
-        """See `ViewsReader`."""
         return [row[0] for row in await self.rows(sql.SELECT_RECORD_SESSIONS, [position])]
 
     async def participants(

@@ -29,21 +29,17 @@ class ViewsSnapshot(SqliteReader):
         self._lock = asyncio.Lock()
 
     async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
-        """See `SqliteReader`."""
         async with self._lock:
             with named_errors(self._path):
                 return cast("list[Row]", await self._connection.execute_fetchall(statement, bound))
 
     async def slow_rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
-        """See `SqliteReader`."""
         return await self.rows(statement, bound)
 
     async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
-        """See `SqliteReader`."""
         return [await self.rows(statement, bound) for statement, bound in statements]
 
     async def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
-        """See `ViewsReader`."""
         async with self._lock:
             with named_errors(self._path):
                 async with aclosing(dump_rows(self._connection, positions=positions)) as rows:
@@ -51,7 +47,6 @@ class ViewsSnapshot(SqliteReader):
                         yield dumped
 
     async def close(self) -> None:
-        """See `ViewsReader`."""
         await self._connection.close()
 
 

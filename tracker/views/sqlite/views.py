@@ -148,11 +148,9 @@ class SqliteViews(SqliteReader):
                 return await _run_in_thread(await handle.open(), merge_part, part, join_rooms)
 
     async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
-        """See `MergeableViews`."""
         return [SharedRoom(*row) for row in await self._read_back(SELECT_SHARED_ROOMS, [*after, limit])]
 
     async def part_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
-        """See `MergeableViews`."""
         found = await self._read_back(SELECT_THEIR_STATES, [sql.json_list(session_ids)])
         return {name: decompress_state(packed) for name, packed in found}
 
@@ -186,18 +184,15 @@ class SqliteViews(SqliteReader):
         return replaced[0]
 
     async def close(self) -> None:
-        """See `ViewsWriter`."""
         # The readers first: the writer closes last, folds the WAL into the file and removes it.
         for handle in reversed(self._connections):
             with self._named_errors():
                 await handle.close()
 
     async def rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
-        """See `SqliteReader`."""
         return await self._rows(self._reader, statement, bound)
 
     async def slow_rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
-        """See `SqliteReader`."""
         return await self._rows(self._searcher, statement, bound)
 
     async def _rows(self, handle: _Connection, statement: str, bound: Sequence[Any]) -> list[Row]:
@@ -208,7 +203,6 @@ class SqliteViews(SqliteReader):
                 return cast("list[Row]", await connection.execute_fetchall(statement, bound))
 
     async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
-        """See `SqliteReader`."""
         async with self._searcher.lock:
             with self._named_errors():
                 await self._searcher.refresh()
@@ -236,36 +230,29 @@ class SqliteViews(SqliteReader):
             await handle.close()
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
-        """See `ViewsWriter`."""
         found = await self._read_back(sql.SELECT_STATES, [sql.json_list(session_ids)])
         return {name: decompress_state(packed) for name, packed in found}
 
     async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-        """See `ViewsWriter`."""
         found = await self._read_back(sql.SELECT_ROOMS, [sql.json_list(keys)])
         return {(source, room): state for source, room, state in found}
 
     async def room_entries(
         self, source: str, room: str, from_at: Micros | None, to_at: Micros | None
     ) -> list[SavedEntry]:
-        """See `ViewsWriter`."""
         bound = [source, room, sql.EARLIEST if from_at is None else from_at, sql.LATEST if to_at is None else to_at]
         return [sql.decode_saved_entry(row) for row in await self._read_back(sql.SELECT_ROOM_ENTRIES, bound)]
 
     async def session_entries(self, session_id: str) -> list[SavedEntry]:
-        """See `ViewsWriter`."""
         return [sql.decode_saved_entry(row) for row in await self._read_back(sql.SELECT_SESSION_ENTRIES, [session_id])]
 
     async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
-        """See `ViewsWriter`."""
         return [row[0] for row in await self._read_back(sql.SELECT_UNREPORTED_SESSIONS, [source, begins_before])]
 
     async def never_joined_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
-        """See `ViewsWriter`."""
         return [row[0] for row in await self._read_back(sql.SELECT_NEVER_JOINED_SESSIONS, [source, begins_before])]
 
     async def save(self, changes: Changes, *, commit: bool = True) -> None:
-        """See `ViewsWriter`."""
         handle = self._writing_connection()
         async with handle.lock:
             with self._named_errors():
@@ -285,7 +272,6 @@ class SqliteViews(SqliteReader):
                 self._is_uncommitted = not commit
 
     async def rollback(self) -> None:
-        """See `ViewsWriter`."""
         handle = self._writing_connection()
         async with handle.lock:
             with self._named_errors():
