@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from tracker.api import evidence
-from tracker.api.evidence import ConsistencyProof, InclusionProof
 from tracker.cli.arguments import Subparsers, add_command, position
 from tracker.cli.output import print_error, print_json, print_line
 from tracker.config.load import Config
 from tracker.errors import ConfigInvalid
 from tracker.evidence.checkpointer import SignedCheckpoint
+from tracker.log.contract import Log
 from tracker.server import signing_keys, stores
 from tracker.server.evidence import build_checkpointer
 
@@ -62,18 +63,23 @@ def run_checkpoint(arguments: argparse.Namespace) -> int:
 
 def run_inclusion(arguments: argparse.Namespace) -> int:
     """Print the proof that a record is in the log."""
-    proof = asyncio.run(prove_inclusion(arguments.config, arguments.position, arguments.size))
-    return _print_proof(proof, as_json=arguments.json)
+    return asyncio.run(_prove(arguments, evidence.prove_inclusion, arguments.position, arguments.size))
 
 
 def run_consistency(arguments: argparse.Namespace) -> int:
     """Print the proof that the log only grew."""
-    proof = asyncio.run(prove_consistency(arguments.config, arguments.first, arguments.second))
-    return _print_proof(proof, as_json=arguments.json)
+    return asyncio.run(_prove(arguments, evidence.prove_consistency, arguments.first, arguments.second))
 
 
-def _print_proof(proof: msgspec.Struct, *, as_json: bool) -> int:
-    if as_json:
+async def _prove(
+    arguments: argparse.Namespace,
+    prove: Callable[[Log, int, int | None], Awaitable[msgspec.Struct]],
+    number: int,
+    size: int | None,
+) -> int:
+    async with stores.tree_log(arguments.config) as log:
+        proof = await prove(log, number, size)
+    if arguments.json:
         print_json(proof)
         return 0
     fields: dict[str, str | int | list[str]] = msgspec.to_builtins(proof)
@@ -97,15 +103,3 @@ async def checkpoint(config: Config) -> SignedCheckpoint | None:
         )
     async with stores.copy_source(config) as log:
         return await build_checkpointer(config, log, signer).sign()
-
-
-async def prove_inclusion(config: Config, position: int, size: int | None) -> InclusionProof:
-    """See `api.evidence.prove_inclusion`."""
-    async with stores.tree_log(config) as log:
-        return await evidence.prove_inclusion(log, position, size)
-
-
-async def prove_consistency(config: Config, first: int, second: int | None) -> ConsistencyProof:
-    """See `api.evidence.prove_consistency`."""
-    async with stores.tree_log(config) as log:
-        return await evidence.prove_consistency(log, first, second)

@@ -48,7 +48,8 @@ class Lookup:
         elif key.endswith("_file"):
             value = self._file(value, at)
         if key in {"secrets_env", "secrets_file"}:
-            value = _several(value, r"[,\n]" if key == "secrets_env" else r"\n")
+            parts = re.split(r"[,\n]" if key == "secrets_env" else r"\n", value)
+            value = tuple(part.strip() for part in parts if part.strip())
         return _filled((value,) if isinstance(value, str) else tuple(value), at)
 
     def keys(self, table: object, key: str, where: str) -> dict[str, str]:
@@ -155,10 +156,6 @@ def _one_of(table: object, keys: tuple[str, ...], where: str, needs: str) -> str
     if len(given) > 1:
         raise ConfigInvalid(f"{where}.{given[1]}: {given[0]} is there too: keep one of the two")
     return given[0]
-
-
-def _several(text: str, separator: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in re.split(separator, text) if part.strip())
 
 
 def _filled(secrets: tuple[str, ...], at: str) -> tuple[str, ...]:
