@@ -149,7 +149,7 @@ async def test_forged_messages_about_the_tree_are_counted_and_change_nothing(tmp
                 assert "is quarantined" in each.printed.read_text()
         for each in (first, second):
             code, out, err = await each.run("verify")
-            assert (code, "2 kept" in out) == (0, True), out + err
+            assert (code, "2 checkpoints in the log" in out) == (0, True), out + err
     finally:
         await asyncio.gather(first.stop(), second.stop())
 
