@@ -11,12 +11,14 @@ from tracker.api.route import ApiContext
 from tracker.api.health import READ_METHODS
 from tracker.api.problems import method_not_allowed
 from tracker.dashboard import list_pages, log_page, session_page, sessions_page, sources_page, statistics_page
+from tracker.dashboard.form import BODY_READER
 from tracker.dashboard.ingest_stats import INGEST_STATS, NO_INGEST, IngestStats
 from tracker.dashboard.page_route import PageRoute, page_handler
 from tracker.dashboard.cluster_status import CLUSTER_KEY, ClusterMembers
 from tracker.dashboard.summary import HEAD_COUNTER, HeadCounter
 from tracker.dashboard.rendering import HEADERS
 from tracker.dashboard.sign_in import SignIn
+from tracker.ingest.request_body import BodyReader
 
 __all__ = ["PAGES", "add_routes"]
 
@@ -43,6 +45,7 @@ def add_routes(
     app[INGEST_STATS] = ingest_stats
     app[CLUSTER_KEY] = cluster
     app[HEAD_COUNTER] = HeadCounter()
+    app.setdefault(BODY_READER, BodyReader())
     SignIn(context).add_routes(app)
     for route in PAGES:
         app.router.add_route("*", route.path, page_handler(context, route))

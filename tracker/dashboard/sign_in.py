@@ -12,7 +12,8 @@ from aiohttp import web
 from tracker.api.auth import MAX_TOKEN_BYTES
 from tracker.api.route import ApiContext
 from tracker.api.health import SESSION_COOKIE
-from tracker.api.problems import method_not_allowed
+from tracker.api.problems import method_not_allowed, problem_response
+from tracker.dashboard.form import FormRefused, read_form
 from tracker.dashboard.page_route import authenticate
 from tracker.dashboard.rendering import render_page
 from tracker.errors import TokenInvalid
@@ -39,9 +40,12 @@ class SignIn:
             return method_not_allowed("GET, HEAD, POST")
         if not is_same_site(request):
             return self._form(request, "/", message="This form was sent by another site: sign in here.", status=403)
-        form = await request.post()
-        next_path = safe_return_path(_text(form.get("next")))
-        token = _text(form.get("token")).strip().removeprefix("Bearer ").strip()
+        try:
+            form = await read_form(request)
+        except FormRefused as refusal:
+            return problem_response(refusal.status, refusal.kind, refusal.title, refusal.detail)
+        next_path = safe_return_path(form.get("next"))
+        token = form.get("token", "").strip().removeprefix("Bearer ").strip()
         if len(token) > MAX_COOKIE_BYTES:
             problem = f"the token is longer than a cookie may be ({MAX_COOKIE_BYTES} bytes): mint one for fewer sources"
             return self._form(request, next_path, message=problem, status=400)
@@ -117,7 +121,3 @@ def _uses_tls(request: web.Request) -> bool:
 
 def _redirect(path: str) -> web.Response:
     return web.Response(status=303, headers={"Location": path, "Cache-Control": "no-store"})
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

@@ -30,14 +30,14 @@ class BodyReader:
         self._max_bytes = max_bytes
         self.buffered_bytes = 0
 
-    async def read(self, content: StreamReader, limit: int) -> bytes:
+    async def read(self, content: StreamReader, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
         """Read one body to its end, or until it exceeds `limit` bytes.
 
-        Raises `TimeoutError` after `BODY_SECONDS`, and `LogBusy` when the memory bound is reached.
+        Raises `TimeoutError` after so many seconds, and `LogBusy` when the memory bound is reached.
         """
         body, counted = bytearray(), 0
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(seconds):
                 async for chunk in content.iter_any():
                     added = max(0, len(body) + len(chunk) - UNCOUNTED_BYTES - counted)
                     if self.buffered_bytes + added > self._max_bytes:

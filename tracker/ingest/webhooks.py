@@ -4,6 +4,8 @@
 
     unknown source ──────────────────────→ 404   before the body is read
     body over max_body_bytes ────────────→ 413   as soon as that is known
+    body stopped half-way ───────────────→ 503   with Retry-After
+    Content-Encoding not supported ──────→ 415
     proof rejected ──────────────────────→ 401
     log busy, disk full, log unavailable → 503   with Retry-After
     recorded, or recorded before ────────→ 200   {"position": n, "duplicate": false}
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -36,6 +39,7 @@ from tracker.errors import (
     SignatureStale,
     SourceUnknown,
 )  # fmt: skip
+from tracker.ingest import decompression
 from tracker.ingest.recorded_response import RecordedResponse
 from tracker.ingest.request_body import BODY_SECONDS, BodyReader
 from tracker.ingest.verify_batch import VerificationBatcher
@@ -46,12 +50,31 @@ if TYPE_CHECKING:
 
 PATHS = ("/hooks/{source}", "/hooks/{source}/", "/hooks/{source}/{token}", "/hooks/{source}/{token}/")
 
+
+class _BodyBroken(Exception):
+    """The body cannot be taken as it came. Its subclasses say why; all count as the outcome `body_broken`."""
+
+
+class _BodyIncomplete(_BodyBroken):
+    """The body stopped half-way or took too long. Answered 503: some senders take a 4xx for delivered."""
+
+
+class _BodyUndecodable(_BodyBroken):
+    """The body is not what its `Content-Encoding` says."""
+
+
+class _EncodingUnsupported(_BodyBroken):
+    """The body has a `Content-Encoding` that is not supported."""
+
+
 REFUSALS: dict[type[Exception], tuple[int, str, str]] = {
     SignatureMissing: (401, "The delivery has no proof", "Configure the sender to sign its webhooks."),
     SignatureMismatch: (401, "The proof does not match the body", "Compare the secret here with the sender's."),
     SignatureStale: (401, "The proof is too old or from the future", "Set the clocks of both hosts with NTP."),
     KeyUnknown: (401, "The proof names an unknown key", "Add the sender's key to this source in config.toml."),
     SourceUnknown: (404, "No such source", "Check the name after /hooks/ against [[sources]] in config.toml."),
+    _BodyIncomplete: (503, "The body is incomplete", "Send it again."),
+    _EncodingUnsupported: (415, "The Content-Encoding is not supported", "Send gzip, deflate or no encoding."),
     BodyTooLarge: (413, "The body is too large", "Raise server.max_body_bytes in config.toml."),
 }
 """Error → status, title, and the remedy for errors that carry no message."""
@@ -72,10 +95,6 @@ class IngestObserver(Protocol):
     def authenticated(self, source: str, received_at: Micros) -> None:
         """An authentic delivery of a source was recorded."""
         ...
-
-
-class _BodyBroken(Exception):
-    """The body stopped early, took too long, or could not be decoded. Never leaves this file."""
 
 
 class Ingest:
@@ -174,8 +193,11 @@ class Ingest:
         )
 
     async def _body(self, request: web.Request) -> bytes:
-        """Read the body, bounded while it arrives. A compressed body is bounded by its decompressed size."""
+        """Read the body, bounded while it arrives, and decompress it, bounded by its decompressed size."""
         limit = self._max_body_bytes
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in {"", "identity", *decompression.SUPPORTED}:
+            raise _EncodingUnsupported("send the body with Content-Encoding gzip or deflate, or with none")
         if request.content_length is not None and request.content_length > limit:
             raise BodyTooLarge(f"the body has {request.content_length} bytes, server.max_body_bytes is {limit}")
         try:
@@ -184,12 +206,19 @@ class Ingest:
             else:
                 body = await self.body_reader.read(request.content, limit)
         except TimeoutError as error:
-            raise _BodyBroken(f"the body did not arrive within {BODY_SECONDS:.0f} s: nothing was recorded") from error
+            raise _BodyIncomplete(f"the body did not arrive within {BODY_SECONDS:.0f} s: send it again") from error
         except (web.RequestPayloadError, ConnectionError) as error:
-            raise _BodyBroken("the body is incomplete or cannot be decoded: nothing was recorded") from error
+            raise _BodyIncomplete("the body stopped half-way: send it again") from error
         if len(body) > limit:
             raise BodyTooLarge(f"the body has more than server.max_body_bytes = {limit} bytes")
-        return body
+        if encoding not in decompression.SUPPORTED:
+            return body
+        try:
+            return await decompression.decompress(body, encoding, limit)
+        except decompression.Undecodable as error:
+            raise _BodyUndecodable(f"{error}: nothing was recorded") from error
+        except decompression.TooLarge as error:
+            raise BodyTooLarge(f"{error}: nothing was recorded") from error
 
     def _refused(self, name: str, error: DeliveryRejected | _BodyBroken, remote: str | None) -> web.Response:
         reason = _reason(error)
@@ -199,7 +228,8 @@ class Ingest:
             self.last_refused[name] = (self._now(), reason)
         _log.warning("delivery refused", source=name[:64], reason=reason, remote=remote)
         status, title, remedy = REFUSALS.get(type(error), (400, "The delivery cannot be read", "Send it again."))
-        return _problem(status, reason, title, str(error) or remedy)
+        headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        return _problem(status, reason, title, str(error) or remedy, headers)
 
     def _unavailable(self, name: str, error: LogError) -> web.Response:
         reason = _reason(error)
@@ -225,7 +255,7 @@ class Ingest:
 
 
 def _reason(error: Exception) -> str:
-    return problem_kind(error).replace("-", "_")
+    return "body_broken" if isinstance(error, _BodyBroken) else problem_kind(error).replace("-", "_")
 
 
 def _problem(status: int, kind: str, title: str, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:

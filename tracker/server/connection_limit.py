@@ -14,6 +14,7 @@ import asyncio
 import os
 import resource
 import socket
+import sys
 from typing import cast
 
 import structlog
@@ -31,6 +32,8 @@ RECEIVE_BYTES = 64 * 1024
 """Bytes that the system may buffer for a connection. All connections are read before any is answered."""
 READ_BYTES = 16 * 1024
 """Size of aiohttp's read buffer. It reads up to twice as much of a body that no handler takes yet."""
+STALLED_SECONDS = 60
+"""A client that takes none of its answer for so long is disconnected by the system (`TCP_USER_TIMEOUT`, Linux only)."""
 RETRY = {"Retry-After": "2"}
 SILENT_SECONDS = 1.0
 """A connection may hold a descriptor of the reserve this long."""
@@ -40,10 +43,12 @@ CALM_SECONDS = 5.0
 _log = structlog.get_logger("server")
 
 
-def bound_receiving(listening: int) -> None:
-    """Limit the receive buffer of each connection accepted on this descriptor to `RECEIVE_BYTES`."""
+def bound_connections(listening: int) -> None:
+    """Bound what each connection accepted on this descriptor may hold: its receive buffer, and an answer nobody reads."""
     with socket.socket(fileno=os.dup(listening)) as same:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        if sys.platform == "linux":
+            same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
 
 
 class ConnectionLimiter:

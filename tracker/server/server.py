@@ -30,9 +30,10 @@ from tracker.projector import gc_tuning
 from tracker.server import catch_up, child_command, clock_watch, cluster_stores, erasure_sync, signing_keys, stores
 from tracker.server.sources import build_sources
 from tracker.server.evidence import build_checkpointer
-from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound_receiving
+from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound_connections
 from tracker.api.health import Health
 from tracker.config.load import Config
+from tracker.dashboard.form import BODY_READER
 from tracker.dashboard.ingest_stats import IngestStats
 from tracker.dashboard.cluster_status import ClusterMembers
 from tracker.privacy.erasure import finish
@@ -43,7 +44,9 @@ from tracker.server.metrics import Metrics
 from tracker.log.cluster.gossip import NodeGossip, SourceActivity, NodeStatus, finite_seconds
 from tracker.server.read_side import ReadSide
 from tracker.server.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
+from tracker.server.large_answers import send_in_pieces
 from tracker.server.request_tracking import KEEPALIVE_SECONDS, InFlightRequests
+from tracker.server.unread_bodies import drain_unread_body
 from tracker.log.cluster.cosigner import Cosigner
 
 CLUSTER_GRACE_SHARE = 0.8
@@ -97,10 +100,11 @@ class Server:
 
     def app(self) -> web.Application:
         """The application with all routes of this role."""
-        middlewares: list[Middleware] = [self.requests.count]
+        middlewares: list[Middleware] = [self.requests.count, drain_unread_body, send_in_pieces]
         if self.cluster is not None:
             middlewares.append(catch_up.gate(self.cluster, self.config.jetstream.behind_at_most))
         app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=middlewares)
+        app[BODY_READER] = self.ingest.body_reader
         if self.role == "read":
             add_refusing_hooks(app)
         else:
@@ -336,6 +340,8 @@ async def _listen(server: Server) -> AsyncGenerator[str]:
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=1.0,
         read_bufsize=READ_BYTES,
+        auto_decompress=False,  # only a delivery to a known source is decompressed: `ingest/decompression.py`
+        lingering_time=0.0,  # `unread_bodies.py` discards what nobody reads
     )
     await runner.setup()
     http_server = cast("web.Server", runner.server)  # set by `setup`
@@ -354,7 +360,7 @@ async def _listen(server: Server) -> AsyncGenerator[str]:
                 "name an address of this machine, and a free port"
             ) from None
         with contextlib.closing(listener):
-            bound_receiving(listener.sockets[0].fileno())
+            bound_connections(listener.sockets[0].fileno())
             port = listener.sockets[0].getsockname()[1]
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         if server.cluster is not None:

@@ -1,0 +1,172 @@
+"""Attacks with request bodies: what they cost the server, and authentic deliveries beside them.
+
+    python -m bench.faults.bodies [--attackers 1 20] [--seconds 10] [--only NAME]
+
+Each attack runs alone, against a new server, from processes of its own. One client delivers authentic webhooks over one connection
+all the while. A row shows how long the slowest delivery waited, the largest memory of the server, and what the attackers were answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import socket
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+
+from tests.support.server import Running, now
+from tracker.demo.calls import whole_call
+
+ROW = "{:44}{:>4}{:>12}{:>12}{:>10}  {}"
+
+
+def bomb() -> bytes:
+    """60 × 64 MiB of zeros, gzipped: 3.9 MB."""
+    packer = zlib.compressobj(9, wbits=31)
+    block = bytes(1 << 20)
+    return b"".join(packer.compress(block) for _ in range(60 * 64)) + packer.flush()
+
+
+def head(path: str, length: int, *lines: str) -> bytes:
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {length}", *lines, "", ""]).encode()
+
+
+def attack(name: str, port: int, seconds: float, answers: multiprocessing.Queue, body: bytes) -> None:
+    """One attacker: runs in a process of its own and reports first lines of answers."""
+    found: Counter[str] = Counter()
+    until = time.monotonic() + seconds
+    held: list[socket.socket] = []
+    while time.monotonic() < until:
+        try:
+            peer = socket.create_connection(("127.0.0.1", port), 5)
+            peer.settimeout(max(0.1, until - time.monotonic()))
+            if name.startswith("gzip"):
+                peer.sendall(head(PATHS[name], len(body), "Content-Encoding: gzip") + body)
+                found[peer.recv(64).split(b"\r\n")[0].decode() or "closed"] += 1
+                peer.recv(1 << 16)
+                peer.close()
+            elif name.startswith("half"):
+                if len(held) >= 150:
+                    time.sleep(0.2)
+                    peer.close()
+                    continue
+                kind = "multipart/form-data; boundary=x" if "multipart" in name else "application/x-www-form-urlencoded"
+                sent = (
+                    b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n'
+                    if "multipart" in name
+                    else b"token="
+                )
+                size = 4_000_000
+                peer.settimeout(2)
+                try:
+                    peer.sendall(
+                        head(PATHS[name], size + 100, f"Content-Type: {kind}")
+                        + sent
+                        + bytes(65 + n % 26 for n in range(1000)) * (size // 1000 - 1)
+                    )
+                except OSError as error:
+                    found[type(error).__name__] += 1
+                held.append(peer)
+                found["held"] += 1
+            else:  # slow readers
+                if len(held) >= 400:
+                    time.sleep(0.2)
+                    peer.close()
+                    continue
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                peer.sendall(f"GET {PATHS[name]} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                held.append(peer)
+                found["held"] += 1
+        except OSError as error:
+            found[type(error).__name__] += 1
+            time.sleep(0.05)
+    answers.put(dict(found))
+
+
+PATHS = {
+    "gzip bomb to /hooks/ov": "/hooks/ov",
+    "gzip bomb to /healthz": "/healthz",
+    "gzip bomb to /sign-in": "/sign-in",
+    "gzip bomb to /v1/sessions": "/v1/sessions",
+    "half forms to /sign-in": "/sign-in",
+    "half multipart to /sign-in": "/sign-in",
+    "static file, never read": "/docs/rapidoc-min.js",
+}
+
+
+def memory(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+async def play(name: str, attackers: int, seconds: float, body: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="tracker-bodies-") as folder:
+        running = await Running(Path(folder)).start(init=True)
+        port = int(running.url.rsplit(":", 1)[1])
+        assert running.process is not None
+        answers: multiprocessing.Queue = multiprocessing.Queue()
+        many = attackers
+        workers = [
+            multiprocessing.Process(target=attack, args=(name, port, seconds, answers, body)) for _ in range(many)
+        ]
+        waits: list[float] = []
+        largest = memory(running.process.pid)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(120)) as web:
+            deliveries = [d for n in range(50) for d in whole_call("openvidu", now(), seed=n)]
+            began = time.monotonic()
+            for worker in workers:
+                worker.start()
+            for sent in deliveries:
+                if time.monotonic() - began > seconds:
+                    break
+                before = time.perf_counter()
+                status, _ = await running.post(web, "openvidu", sent)
+                waits.append(time.perf_counter() - before)
+                assert status == 200, status
+                largest = max(largest, memory(running.process.pid))
+                await asyncio.sleep(0.02)
+        found: Counter[str] = Counter()
+        for _ in workers:
+            found.update(await asyncio.to_thread(answers.get, True, 60))
+        for worker in workers:
+            worker.join(10)
+            worker.kill()
+        await running.kill()
+        told = ", ".join(f"{count} × {what}" for what, count in found.most_common(4))
+        print(
+            ROW.format(
+                name,
+                attackers,
+                f"{max(waits) * 1000:.0f} ms",
+                f"{sorted(waits)[len(waits) // 2] * 1000:.1f} ms",
+                f"{largest:.0f}",
+                told,
+            ),
+            flush=True,
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--attackers", type=int, nargs="+", default=[1, 20])
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--only")
+    given = parser.parse_args()
+    body = bomb()
+    print(ROW.format("attack", "n", "slowest", "median", "MiB", "attackers were answered"))
+    for name in PATHS:
+        if given.only and given.only not in name:
+            continue
+        for attackers in given.attackers:
+            asyncio.run(play(name, attackers, given.seconds, body))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
