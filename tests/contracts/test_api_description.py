@@ -17,7 +17,7 @@ from tracker.api import openapi
 from tracker.api.app import ROUTES, add_routes
 from tracker.api.route import ApiContext
 from tracker.demo.calls import whole_call
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.projector.projector import Projector
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings

@@ -17,7 +17,7 @@ from tracker.domain.record_json import record_to_json
 from tracker.log.merkle.checkpoint import checkpoint_text
 from tracker.log.merkle.note import Signer, sign_note
 from tracker.log.merkle.tree import inclusion_proof
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.domain.deliveries import Verified
 
 PAGE = DOCS / "explanation" / "evidence.md"

@@ -23,7 +23,7 @@ from tracker.demo.calls import ISSUERS, sign, whole_call
 from tracker.domain.deliveries import Delivery, Verified
 from tracker.errors import LogUnavailable, ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.projector.projector import Projector
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings

@@ -26,7 +26,7 @@ from tracker.errors import CheckpointUnwritten, ConfigInvalid, HistoryChanged
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.note import Signer, Verifier
 from tracker.log.merkle.tree import inclusion_root, verify_consistency
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.evidence.signing_key import create_key, read_key, read_verifiers
 
 ORIGIN = "tracker.test/log"

@@ -12,7 +12,7 @@ from tests.support.paths import SAMPLES
 from tracker.domain.deliveries import Record
 from tracker.ingest import file_import
 from tracker.ingest.file_import import FileReport, Progress, import_files
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.sources.contract import SourceSettings
 from tracker.sources.openvidu.source import OpenviduSource
 

@@ -18,7 +18,7 @@ from tests.support.replicas import level, nodes
 from tracker.domain.deliveries import Verified
 from tracker.demo.calls import VENDORS, whole_call
 from tracker.log.contract import Log
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.projector.projector import Projector
 from tests.support.memory_views import MemoryViews
 

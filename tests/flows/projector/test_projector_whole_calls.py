@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tracker.demo.calls import ISSUERS, VENDORS, SampleDelivery, sign, whole_call
 from tracker.domain.deliveries import Delivery
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.projector.projector import Projector
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings

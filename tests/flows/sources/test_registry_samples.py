@@ -18,7 +18,7 @@ from tracker.domain.deliveries import Record
 from tracker.ingest.webhooks import Ingest
 from tracker.log.contract import Log
 from tracker.log.jetstream.log import JetstreamLog
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.log.sqlite.log import SqliteLog
 from tracker.server.metrics import Metrics
 from tracker.projector.projector import Projector

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.projector.projector import Projector
 from tracker.sources.contract import SourceSettings
 from tracker.sources.openvidu.source import OpenviduSource

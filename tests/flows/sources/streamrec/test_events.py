@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracker.domain.deliveries import Delivery
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.projector.projector import Projector
 from tracker.sources.contract import SourceSettings
 from tracker.sources.streamrec.source import StreamrecSource

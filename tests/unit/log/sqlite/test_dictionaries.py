@@ -20,7 +20,7 @@ from tracker.demo.calls import whole_call
 from tracker.errors import LogCorrupt
 from tracker.log.merkle.leaf import record_leaf_hashes
 from tracker.log.sqlite import dictionaries
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.log.record_compression import MAGIC, MAX_BYTES, Packer, train_better, is_packed
 from tracker.log.sqlite.log import SqliteLog
 from tracker.config.encryption import MasterKey

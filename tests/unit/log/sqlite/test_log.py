@@ -22,7 +22,7 @@ from tracker.domain.deliveries import TRACKER, Appended
 from tracker.errors import LogBusy, LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.sqlite import log as sqlite, dedupe, tree
 from tracker.log.file_lock import lock
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 from tracker.log.sqlite.log import SqliteLog
 
 

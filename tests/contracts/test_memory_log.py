@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contracts.log_contract import LogContract
-from tracker.log.memory import MemoryLog
+from tests.support.memory_log import MemoryLog
 
 
 class TestMemoryLog(LogContract):
