@@ -24,7 +24,7 @@ FOLLOWED = (
     ("tracker_stream_servers_unread", "NATS servers whose sync setting could not be read."),
     ("tracker_stream_refused", "Stream messages skipped since the start because no node can have sent them."),
 )
-VOUCHED = (
+CLUSTER_GAUGES = (
     ("tracker_log_diverged", "1 when this node's records differ from a signed checkpoint."),
     ("tracker_nodes_diverged", "Nodes that reported a divergence and were not recreated since."),
     ("tracker_checkpoint_doubted", "1 when the newest checkpoint is not trusted, or a second node signs."),
@@ -32,12 +32,12 @@ VOUCHED = (
     ("tracker_vouchers_set_aside", "Messages about the tree that are not signed by a known key."),
     ("tracker_nodes", "Live nodes of the cluster, including this one."),
 )
-"""See `Vouching.seen`; the last one `Neighbours.heard`."""
+"""What `Cosigner` and `NodeGossip` report, in the order of their metrics."""
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
 class Metrics(Collector):
-    """All metrics of one server: the log's `LogObserver` and the projector's `Watcher`.
+    """All metrics of one server: what the log, ingest, projector and checkpointer report to their observers.
 
     `now` gives µs since the epoch; it is asked at scrape.
     """
@@ -82,7 +82,7 @@ class Metrics(Collector):
         )  # fmt: skip
 
         self._followed = [Gauge(name, about, registry=registry) for name, about in FOLLOWED]
-        self._vouched = [Gauge(name, about, registry=registry) for name, about in VOUCHED]
+        self._cluster_gauges = [Gauge(name, about, registry=registry) for name, about in CLUSTER_GAUGES]
         self._checkpoint_size = Gauge(
             "tracker_checkpoint_size", "Records covered by the newest checkpoint.", registry=registry
         )
@@ -150,14 +150,14 @@ class Metrics(Collector):
         ):
             gauge.set_function(asked)
 
-    def vouches(self, seen: Callable[[], tuple[int, ...]]) -> None:
-        """This is a node of a cluster: `seen` gives `Vouching.seen`, asked at scrape."""
-        for n, gauge in enumerate(self._vouched[:-1]):
+    def watch_cosigner(self, seen: Callable[[], tuple[int, ...]]) -> None:
+        """This is a node of a cluster: `seen` gives what its cosigner found, asked at scrape."""
+        for n, gauge in enumerate(self._cluster_gauges[:-1]):
             gauge.set_function(lambda n=n: seen()[n])
 
     def knows(self, heard: Callable[[], int]) -> None:
         """This is a node of a cluster: `heard` gives how many nodes are not silent, asked at scrape."""
-        self._vouched[-1].set_function(heard)
+        self._cluster_gauges[-1].set_function(heard)
 
     def checkpoints_begin(self) -> None:
         """From now on the log is to be signed: the age of the newest checkpoint counts."""

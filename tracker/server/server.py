@@ -260,7 +260,7 @@ async def _open_server(config: Config, role: Role) -> AsyncGenerator[Server]:
                 log.lag, await catch_up.warn_if_behind(log, config.jetstream.monitoring), log.skipped_messages
             )
             cosigner = await _check_divergence(config, log)
-            metrics.vouches(cosigner.metrics)
+            metrics.watch_cosigner(cosigner.metrics)
         if config.sealing.masters:
             # On a diverged node, these positions may be those of other people's records.
             if not isinstance(log, ClusteredLog) or log.stop_reason() is None:
