@@ -170,6 +170,18 @@ def test_only_its_own_folder_names_a_vendor() -> None:
     assert set(MAY_NAME_VENDORS) <= naming, "an exception that is not needed any more"
 
 
+@pytest.mark.parametrize("folder", registry.FOLDERS)
+def test_a_vendor_imports_no_other_vendor(folder: str) -> None:
+    others = {f"tracker.sources.{other}" for other in registry.FOLDERS} - {f"tracker.sources.{folder}"}
+    found = [
+        f"{name_of(path)}:{line} {module}"
+        for path in (TRACKER / "sources" / folder).rglob("*.py")
+        for line, module in imports(path)
+        if any(module == other or module.startswith(f"{other}.") for other in others)
+    ]
+    assert not found
+
+
 def test_no_comment_promises_to_fix_something_later() -> None:
     marks = re.compile(r"#.*\b(TODO|FIXME|XXX|HACK)\b")
     assert not [name_of(path) for path in FILES if marks.search(path.read_text("utf-8"))]

@@ -1,1 +1,0 @@
-"""Schema of the stores that keep evidence: numbered files, one folder an engine."""

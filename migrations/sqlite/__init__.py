@@ -1,1 +1,0 @@
-"""The SQLite log's schema."""
