@@ -94,6 +94,7 @@ async def hooks(log_path: Path) -> AsyncIterator[HookServer]:
     await SqliteLog.create(log_path)
     log = await SqliteLog.open(log_path, queue_bound=2, busy_timeout=0.3)
     hooks = HookServer(log, TestedSource())
+    await hooks.server.start_server(auto_decompress=False)  # as `tracker serve` does
     await hooks.client.start_server()
     yield hooks
     await hooks.client.close()
@@ -274,6 +275,7 @@ async def test_many_concurrent_deliveries_are_each_recorded_once(log_path: Path)
     await SqliteLog.create(log_path)
     log = await SqliteLog.open(log_path)
     hooks = HookServer(log, TestedSource())
+    await hooks.server.start_server(auto_decompress=False)  # as `tracker serve` does
     await hooks.client.start_server()
     answers = await asyncio.gather(*[hooks.send(f"{n % 50}".encode()) for n in range(100)])
     documents = [await answer.json() for answer in answers]

@@ -161,9 +161,13 @@ async def _expect_complete(bucket: KeyBucket, key_store: KeyStore, needed: Requi
             missing += [position for n, position in each.wanted.items() if n not in opened]
     unapplied = sum(ahead.encrypted.values())
     if missing or unapplied:
-        lacking = f"{len(missing)} records (the first at position {min(missing)})" if missing else "none of its records"
+        lacking = (
+            f"lacks the keys of {len(missing)} records (the first at position {min(missing)})"
+            if missing
+            else "has all keys of its own records"
+        )
         raise LogUnavailable(
-            f"this node cannot restore the whole bucket {bucket.name}: it lacks the keys of {lacking}, and has not applied "
+            f"this node cannot restore the whole bucket {bucket.name}: it {lacking}, and has not applied "
             f"{unapplied} encrypted records of the stream. Nothing was created: try a node that has more; if none has all, "
             "run `tracker restore-keys --partly` on each"
         )

@@ -34,7 +34,9 @@ class Step(msgspec.Struct, frozen=True):
 
 def steps() -> tuple[Step, ...]:
     """The steps that ship with this Tracker, in order."""
-    files = (file for file in (resources.files("tracker.log.sqlite") / "migrations").iterdir() if file.name.endswith(".sql"))
+    files = (
+        file for file in (resources.files("tracker.log.sqlite") / "migrations").iterdir() if file.name.endswith(".sql")
+    )
     found = (
         Step(max(int(file.name.split("_", 1)[0]), FIRST_VERSION), file.name, file.read_text(encoding="utf-8"))
         for file in files

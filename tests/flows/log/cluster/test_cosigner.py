@@ -78,7 +78,7 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
                 shown = (await second.text(web, path))[1]
                 assert 'href="/log/3">position 3<' in shown
                 assert "Leaf elsewhere" in shown
-                assert "Node b says that its first 6 records" in (await first.text(web, path))[1]
+                assert "Node b reports that its first 6 records" in (await first.text(web, path))[1]
             assert "tracker_log_diverged 0.0" in (await first.text(web, "/metrics"))[1]
 
             # It vouches for nothing any more, whoever asks: what it knew is no answer either.
@@ -130,7 +130,7 @@ async def test_a_second_node_that_signs_is_not_believed_and_told_of(tmp_path: Pa
             code, _, complaint = await second.run("checkpoint")
             assert code == 1
             assert "is not trusted" in complaint
-            await first.until(web, "/sources", "The nodes a, c sign: exactly one may")
+            await first.until(web, "/sources", "The nodes a, c all sign checkpoints, but only one may")
             assert (await first.run("checkpoint"))[0] == 0
     finally:
         await asyncio.gather(*[each.stop() for each in (first, second) if each is not None])

@@ -75,9 +75,9 @@ async def test_whoever_is_not_let_in_is_told_where_to_look(certificates: Path, t
             ({"tls_cert": "client.pem", "tls_key": "stranger-key.pem"}, "jetstream.tls_cert and jetstream.tls_key are no"),
             ({"password": WRONG}, "check jetstream.user, password_file"),
             ({**NOBODY, "token": WRONG}, "check jetstream.token_file"),
-            ({**NOBODY, "credentials_file": "nothing"}, "jetstream.credentials_file holds no credentials"),
-            (NOBODY, "the server asks who we are: write jetstream.user"),
-            ({"user": "outside"}, "the account that we are let into has no JetStream: another jetstream.user"),
+            ({**NOBODY, "credentials_file": "nothing"}, "the file of jetstream.credentials_file holds no NATS credentials"),
+            (NOBODY, "the server requires authentication: set jetstream.user"),
+            ({"user": "outside"}, "the account of this node has no JetStream: use another jetstream.user"),
             ({"user": "mute"}, "(jetstream.user, password_file (or password_env)) may not publish to $JS.API.STREAM.CREATE.s"),
         ):  # fmt: skip
             assert words in await told(server, certificates, **changed), changed
@@ -87,7 +87,7 @@ async def test_whoever_is_not_let_in_is_told_where_to_look(certificates: Path, t
 async def test_whoever_may_not_hear_the_answers_is_told_so(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracker.log.jetstream_stream.ASK_SECONDS", 1.0)
+    monkeypatch.setattr("tracker.log.jetstream.stream.REQUEST_SECONDS", 1.0)
     async with Secured(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         assert "may not subscribe to _inbox" in await told(server, certificates, user="deaf")
 
@@ -117,9 +117,12 @@ async def test_a_server_that_asks_for_certificates_wants_one_of_its_authority(
     certificates: Path, tmp_path: Path
 ) -> None:
     async with Secured(tmp_path / "nats", tls(certificates, asks=True) + ACCOUNTS) as server:
-        assert "name it as jetstream.tls_cert, and jetstream.tls_key" in await told(server, certificates)
+        assert (
+            "the server asks for a certificate of this node: set jetstream.tls_cert and jetstream.tls_key"
+            in await told(server, certificates)
+        )
         strange = await told(server, certificates, tls_cert="stranger.pem", tls_key="stranger-key.pem")
-        assert "does not take the certificate of jetstream.tls_cert (TLS" in strange
+        assert "the server rejects the certificate of jetstream.tls_cert (TLS" in strange
         ours = settings(server, certificates, tls_cert="client.pem", tls_key="client-key.pem")
         await (await Stream.open(ours)).close()
 
@@ -164,5 +167,5 @@ async def test_the_commands_say_it_in_one_line(certificates: Path, tmp_path: Pat
             assert code == 1, complaint
             last = [line for line in complaint.splitlines() if line]
             assert len(last) == 1, complaint
-            assert "the server does not let us in: check jetstream.user, password_file" in last[0]
+            assert "the server rejects this node: check jetstream.user, password_file" in last[0]
             assert WRONG not in complaint

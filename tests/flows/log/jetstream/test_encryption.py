@@ -180,7 +180,7 @@ async def test_whoever_has_no_master_key_or_another_store_is_refused(cluster: Cl
     first = await opened(tmp_path / "a", settings)
     await first.append(delivery("a"))
     await Replica.init(tmp_path / "clear.db", log_id=first.state.log_id, stream=settings.stream)
-    with pytest.raises(LogMissing, match="other nodes seal"):
+    with pytest.raises(LogMissing, match="other nodes encrypt their records"):
         await JetstreamLog.open(tmp_path / "clear.db", settings)
     await KeyStore.create(tmp_path / "other.db", MASTERS)
     with pytest.raises(LogUnavailable, match="not the key store of this stream"):

@@ -325,7 +325,7 @@ async def test_a_missing_stream_and_one_of_another_log_are_refused(cluster: Clus
     with pytest.raises(LogMissing, match="there is no stream"):
         await JetstreamLog.open(tmp_path / "a.db", settings)
     await join_stream(other, "another")
-    with pytest.raises(LogCorrupt, match="holds the log another, this replica follows the log mine"):
+    with pytest.raises(LogCorrupt, match="holds the log another, but this replica follows the log mine"):
         await JetstreamLog.open(tmp_path / "a.db", other)
     await SqliteLog.create(tmp_path / "own.db")
     with pytest.raises(LogCorrupt, match="no replica of a stream"):
@@ -342,7 +342,7 @@ async def test_a_stream_behind_its_replica_or_with_another_history_is_refused(cl
     cursor = await replica.cursor()
     await replica.close()
     stream = await Stream.open(settings)
-    with pytest.raises(LogCorrupt, match="ends at message 2, this replica has applied 3"):
+    with pytest.raises(LogCorrupt, match="ends at message 2, but this replica has applied 3"):
         await check_stream(stream, cursor._replace(sequence=3), body_bytes=0)
     with pytest.raises(LogCorrupt, match="its history is another one"):
         await check_stream(stream, cursor._replace(digest=b"x" * 32), body_bytes=0)

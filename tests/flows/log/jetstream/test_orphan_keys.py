@@ -24,7 +24,7 @@ from tracker.log.jetstream.orphan_keys import sweep_orphan_keys
 
 DYING = """
 import os, signal, sys
-from tracker.cli import main
+from tracker.cli.main import main
 from tracker.log.jetstream.stream import Stream
 
 publish, left = Stream.publish, [int(sys.argv.pop(1))]

@@ -54,7 +54,7 @@ async def test_a_lost_bucket_is_put_back_and_what_is_erased_stays_erased(cluster
         await given(log, "a")
         await erase(log, [3])
         await nodes.lose_bucket()
-        with pytest.raises(LogUnavailable, match="put it back with `tracker restore-keys`"):
+        with pytest.raises(LogUnavailable, match="restore it with `tracker restore-keys`"):
             await asyncio.wait_for(log.append(delivery("none")), 30)
         with pytest.raises(LogUnavailable, match="it was lost"):
             await nodes.open("b")
@@ -170,7 +170,7 @@ async def test_a_node_that_was_away_brings_no_erased_key_back(cluster: Cluster, 
         await erase(first, gone)
         await nodes.lose_bucket()
         # It has all keys but that of the erasure itself, which it has not applied.
-        with pytest.raises(LogUnavailable, match="has not applied 1 sealed records"):
+        with pytest.raises(LogUnavailable, match="has not applied 1 encrypted records"):
             await nodes.restore("b")
         restored = await nodes.restore("b", partly=True)
         assert (restored.missing, restored.ahead) == (0, 1)
@@ -248,7 +248,7 @@ async def test_an_erasure_that_comes_while_keys_are_put_back_is_not_undone(
             await asyncio.shield(erasing[0])
             return await held(bucket, wanted)
 
-        monkeypatch.setattr(KeyBucket, "held", erased_meanwhile)
+        monkeypatch.setattr(KeyBucket, "find", erased_meanwhile)
         await nodes.restore("b")
         monkeypatch.undo()
         assert erasing
@@ -262,7 +262,9 @@ async def test_another_master_key_or_another_log_puts_nothing_back(cluster: Clus
         await given(stranger, "b", 3)
         await asyncio.gather(log.close(), stranger.close())
         await nodes.lose_bucket()
-        with pytest.raises(LogUnavailable, match="the master key under .sealing. is another one"):
+        with pytest.raises(
+            LogUnavailable, match="the master key under .sealing. keys is not the one that wrapped these keys"
+        ):
             await nodes.restore("a", masters=[MasterKey("2026", bytes(32))])
         with pytest.raises(LogUnavailable, match="which is not configured"):
             await nodes.restore("a", masters=[MasterKey("other", bytes(32))])

@@ -23,11 +23,11 @@ SEALING = '[sealing]\nkeys = [{{ id = "main", secret = "{secret}" }}]\npath = "{
 PERSON = "user-alice"
 DYING = """
 import os, signal, sys
-from tracker.cli import main
-from tracker.log import jetstream_restoring
+from tracker.cli.main import main
+from tracker.log.jetstream import restore_keys
 from tracker.log.jetstream.key_bucket import KeyBucket
 
-jetstream_restoring.AT_ONCE = 2
+restore_keys.PARALLEL_REQUESTS = 2
 replace, left = KeyBucket.replace, [int(sys.argv.pop(1))]
 
 async def dying(self, *given):
