@@ -92,11 +92,7 @@ async def session_by_id(request: ApiRequest, any_id: str) -> SessionRow:
 
 
 _ONE = "{id} is Tracker's id of the session, or any id the vendor has for it or its parts."
-_TIMELINE = (
-    KIND,
-    text("subject", "Only entries about the subject with this vendor id."),
-    *PAGING,
-)
+_TIMELINE = (KIND, text("subject", "Only entries about the subject with this vendor id."), *PAGING)
 
 ROUTES = (
     Route(path="/v1/sessions", name="findSessions", description="Sessions, newest first.", scope="read:sessions",

@@ -36,10 +36,7 @@ OUTCOMES = {
         "The log could not record them",
         "The disk is full, or the file is locked or missing: this server's output says which.",
     ),
-    "log_missing": (
-        "The log file is missing",
-        "Restore the log at log.path; this server's output says more.",
-    ),
+    "log_missing": ("The log file is missing", "Restore the log at log.path; this server's output says more."),
     "log_corrupt": (
         "The log cannot be read",
         "Stop the server, and follow docs/guides/backup.md: restore the log from its backup.",

@@ -33,28 +33,9 @@ MAX_LANES = 140
 """Most lanes in the SVG. The script draws all of them."""
 
 STEPS = (
-    1,
-    2,
-    5,
-    10,
-    15,
-    30,
-    60,
-    120,
-    300,
-    600,
-    900,
-    1_800,
-    3_600,
-    7_200,
-    14_400,
-    21_600,
-    43_200,
-    86_400,
-    172_800,
-    604_800,
-)
-"""Possible distances between ticks on the axis, in seconds."""  # fmt: skip
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400, 172_800, 604_800,
+)  # fmt: skip
+"""Possible distances between ticks on the axis, in seconds."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 

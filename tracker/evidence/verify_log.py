@@ -230,8 +230,7 @@ class _LogVerifier:
                 self._fault(record.position, "the record has no leaf: it was not added by Tracker")
             elif record.leaf != leaf:
                 self._fault(
-                    record.position,
-                    "the record does not match its leaf: a field, its bytes or the leaf was changed",
+                    record.position, "the record does not match its leaf: a field, its bytes or the leaf was changed"
                 )
             self._append_leaf(record.leaf or leaf)
 

@@ -74,12 +74,7 @@ class FileReport(msgspec.Struct, kw_only=True):
 
 
 async def import_files(
-    source: Source,
-    log: Appender,
-    files: Sequence[Path],
-    *,
-    now: Callable[[], int],
-    progress: Progress | None = None,
+    source: Source, log: Appender, files: Sequence[Path], *, now: Callable[[], int], progress: Progress | None = None
 ) -> list[FileReport]:
     """Import files; one report per file, in the order read: CDR files oldest run first, others as given.
 

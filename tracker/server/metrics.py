@@ -144,9 +144,7 @@ class Metrics(Collector):
     def follows(self, behind: Callable[[], tuple[int, float]], servers_unread: int, refused: Callable[[], int]) -> None:
         """This is a node of a cluster: `behind` gives messages and seconds, `refused` messages, asked at scrape."""
         for gauge, asked in zip(
-            self._followed,
-            (lambda: behind()[0], lambda: behind()[1], lambda: servers_unread, refused),
-            strict=True,
+            self._followed, (lambda: behind()[0], lambda: behind()[1], lambda: servers_unread, refused), strict=True
         ):
             gauge.set_function(asked)
 

@@ -82,11 +82,7 @@ class Server:
         self.role: Role = role
         self.cosigner = cosigner
         self.ingest = Ingest(
-            build_sources(config),
-            log,
-            max_body_bytes=config.server.max_body_bytes,
-            now=clock.now,
-            observer=metrics,
+            build_sources(config), log, max_body_bytes=config.server.max_body_bytes, now=clock.now, observer=metrics
         )
         self.signer = signing_keys.signer(config)
         self.checkpoints = self.signer and build_checkpointer(config, log, self.signer, metrics)

@@ -16,10 +16,7 @@ from tracker.domain.rows import Anomaly, Completeness, End
 
 Item = TypeVar("Item")
 
-Time = Annotated[
-    str,
-    msgspec.Meta(extra_json_schema={"format": "date-time", "examples": ["2026-03-01T09:30:00.000Z"]}),
-]
+Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time", "examples": ["2026-03-01T09:30:00.000Z"]})]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 

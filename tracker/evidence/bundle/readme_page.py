@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from typing import Any
 
 import msgspec
@@ -18,63 +19,8 @@ from tracker.evidence.bundle.manifest import MANIFEST, Manifest, digest_without_
 MAX_DETAIL_CHARS = 300
 """Longer details are cut off in the table."""
 
-STYLE = """\
-body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}table{border-collapse:collapse;width:100%;font-size:.85rem}
-th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid #d0d7de;overflow-wrap:anywhere}
-th,td:first-child{white-space:nowrap}th:nth-child(2),th:nth-child(3){min-width:7.5rem}
-code,pre{font:.85rem ui-monospace,monospace;background:#f3f4f6;padding:.1rem .3rem;overflow-wrap:anywhere}
-pre{padding:.6rem;white-space:pre-wrap}.warn{border-left:4px solid #b35900;padding:.2rem 1rem;background:#fff6e5}"""
-
-HEAD = """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="manifest" content="{seal}">
-<title>Evidence of {session}</title>
-<style>
-{style}
-</style></head><body>
-"""
-
-TOP = """\
-<h1>Evidence of one session</h1>
-<p>This bundle documents the session <code>{session}</code>: the {records} messages that the video server
-<b>{source}</b> ({vendor}) sent to Tracker about it, exactly as they were received, and what Tracker derives from them.
-Tracker {version} made it on {made_at} (UTC, by the clock of its server).</p>
-{warnings}<h2>How to verify it</h2>
-<p>Install Tracker on any computer. It needs neither the server that made this bundle nor a network. Then run</p>
-<pre>tracker verify THIS-BUNDLE.zip --key KEY</pre>
-<p><code>KEY</code> is the public key of the log. Get it from the operator in another way than this bundle (a contract, their
-web site, an earlier bundle): the file <code>key.txt</code> only proves that the bundle agrees with itself. If you have
-the secrets of the video servers, add <code>--config config.toml</code>: then their signatures are verified too. The
-documentation of Tracker (<code>docs/reference/bundle.md</code>) explains how to verify the bundle with other software, byte
-by byte.</p>
-<h2>What is proved</h2>
-<ul>
-<li>Each message is, byte for byte, the one at its position in the log: its body, its proof of origin, and the time it was
-received. A single changed letter would be noticed.</li>
-<li>Each message was in the log when <code>checkpoint.txt</code> was signed: {tree}</li>
-<li>The table below follows from these messages by the rules of Tracker (reading {reading}).{exception}</li>
-</ul>
-<h2>What is not proved</h2>
-<ul>
-<li>That the bundle is complete. It proves what it contains, not that nothing was left out. The operator can have the whole
-log verified where it is kept, with the same checkpoint.</li>
-<li>That the video server told the truth, or that its clock was right.</li>
-<li>When the log was signed, unless others who received the checkpoint confirm it. An operator who has the key and every copy
-of the checkpoints since the beginning could have written another log. Checkpoints that are sent elsewhere in time prevent that.</li>
-<li>Everything marked <i>inferred</i>: no message states it, a rule concluded it.{inferred_end}</li>
-</ul>
-<h2>The files</h2>
-<table><thead><tr><th>file</th><th>content</th><th>bytes</th><th>SHA-256</th></tr></thead><tbody>
-{files}</tbody></table>
-<h2>What happened</h2>
-<p>Times are UTC. <i>reported</i>: a message states it. <i>derived</i>: another message implies it. <i>inferred</i>: a rule concluded it.
-The position is that of the message in the log.</p>
-<table><thead><tr><th>time</th><th>event</th><th>subject</th><th>person</th><th>basis</th><th>position</th><th>details</th></tr></thead><tbody>
-"""
-
+TOP = (resources.files("tracker.evidence.bundle") / "readme_page.html").read_text("utf-8")
+"""The page up to the rows of its table, for `str.format`."""
 END = "</tbody></table>\n</body></html>\n"
 
 FILE_CONTENTS = {
@@ -89,7 +35,6 @@ FILE_CONTENTS = {
 
 def page_top(manifest: Manifest) -> bytes:
     """The page up to the rows of its table. `manifest` is that of the bundle without the page."""
-    head = HEAD.format(seal=digest_without_readme(manifest), session=_shown(manifest.session.id), style=STYLE)
     tree = f"this signed statement covers all {manifest.tree.size} messages that the log had then."
     if manifest.tree.why_unsigned is not None:
         tree = "<b>not proved by this bundle</b>, which is not signed."
@@ -103,7 +48,8 @@ def page_top(manifest: Manifest) -> bytes:
         for each in manifest.files
         if each.name in FILE_CONTENTS
     )
-    body = TOP.format(
+    text = TOP.format(
+        seal=digest_without_readme(manifest),
         source=_shown(manifest.session.source),
         vendor=_shown(manifest.session.vendor),
         session=_shown(manifest.session.id),
@@ -117,7 +63,7 @@ def page_top(manifest: Manifest) -> bytes:
         exception="" if end is None else " One exception, the end of the session, is named below.",
         files=files,
     )
-    return _encoded(head + body)
+    return _encoded(text)
 
 
 def page_row(entry: Mapping[str, Any]) -> bytes:

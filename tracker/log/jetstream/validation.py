@@ -7,14 +7,7 @@ import hashlib
 from tracker.config.jetstream import JetstreamConfig
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.frames import FRAME_BYTES
-from tracker.log.jetstream.stream import (
-    REQUEST_SECONDS,
-    FORMAT,
-    HEADER_BYTES,
-    Stream,
-    StreamState,
-    wrong_settings,
-)
+from tracker.log.jetstream.stream import REQUEST_SECONDS, FORMAT, HEADER_BYTES, Stream, StreamState, wrong_settings
 from tracker.log.sqlite.replica import Cursor
 
 PROOF_BYTES = 64 * 1024

@@ -15,24 +15,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from tracker.domain.deliveries import Record
-from tracker.domain.facts import (
-    AgentJobEnded,
-    AgentJobStarted,
-    EndReason,
-    Fact,
-    IngressEnded,
-    IngressStarted,
-    Micros,
-    ParticipantConnectionAborted,
-    ParticipantJoined,
-    ParticipantLeft,
-    SessionRef,
-    Precision,
-    SessionEnded,
-    SessionResumed,
-    SessionStarted,
-    Unknown,
-)
+from tracker.domain import facts
+from tracker.domain.facts import EndReason, Fact, Micros, Precision, SessionRef
 from tracker.sources import livekit_protocol, protojson
 from tracker.sources.livekit.egress import Egress, read_egress
 from tracker.sources.protojson import Message
@@ -88,7 +72,7 @@ class EventContext(livekit_protocol.Envelope, frozen=True, kw_only=True):
             "detail": shown | protojson.unknown_fields(self.message, _SHOWN_APART),
             "anomalies": (*self.anomalies, (anomaly, why)),
         }
-        return (Unknown(**(self.fact() | about), place=self.session_ref()),)
+        return (facts.Unknown(**(self.fact() | about), place=self.session_ref()),)
 
 
 def event_context(message: Message, received_at: Micros) -> EventContext:
@@ -142,12 +126,14 @@ def room_started(context: EventContext) -> tuple[Fact, ...]:
         place = context.session_ref()
         if place is not None:
             place = msgspec.structs.replace(place, starts_at=context.created_at)
-        return (SessionStarted(**context.fact(metadata=metadata), place=place, started_at=context.at),)
+        return (facts.SessionStarted(**context.fact(metadata=metadata), place=place, started_at=context.at),)
     if context.created_at is not None and context.created_at - created > _RESUMED_AFTER:
-        return (SessionResumed(**context.fact(metadata=metadata), place=context.session_ref(), started_at=created),)
+        return (
+            facts.SessionResumed(**context.fact(metadata=metadata), place=context.session_ref(), started_at=created),
+        )
     precision: Precision = "ms" if room.moment("creation_time_ms", "ms") else "s"
     fact = context.fact(created, precision, metadata=metadata)
-    return (SessionStarted(**fact, place=context.session_ref(created), started_at=created),)
+    return (facts.SessionStarted(**fact, place=context.session_ref(created), started_at=created),)
 
 
 def room_finished(context: EventContext) -> tuple[Fact, ...]:
@@ -159,7 +145,7 @@ def room_finished(context: EventContext) -> tuple[Fact, ...]:
     reason = _ROOM_ENDED.get(vendor_reason or "", "unknown")
     place = context.session_ref(ends_at=fact["at"])
     return (
-        SessionEnded(
+        facts.SessionEnded(
             **fact, place=place, started_at=context.room_created_at, reason=reason, vendor_reason=vendor_reason
         ),
     )
@@ -184,15 +170,17 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
     detail = livekit_protocol.person_detail(person)
     if context.name == "participant_joined":
         at, precision = joined or (None, "s")
-        return (ParticipantJoined(**context.fact(at, precision, **detail), **about),)
+        return (facts.ParticipantJoined(**context.fact(at, precision, **detail), **about),)
     reason, vendor_reason = livekit_protocol.disconnect_reason(person)
     if context.name == "participant_left":
         return (
-            ParticipantLeft(**context.end(joined_at, **detail), **about, reason=reason, vendor_reason=vendor_reason),
+            facts.ParticipantLeft(
+                **context.end(joined_at, **detail), **about, reason=reason, vendor_reason=vendor_reason
+            ),
         )
     reason = "join_failed" if vendor_reason is None else reason
     fact = context.end(joined_at, **detail)
-    return (ParticipantConnectionAborted(**fact, **about, reason=reason, vendor_reason=vendor_reason),)
+    return (facts.ParticipantConnectionAborted(**fact, **about, reason=reason, vendor_reason=vendor_reason),)
 
 
 def track(context: EventContext) -> tuple[Fact, ...]:
@@ -223,10 +211,10 @@ def ingress(context: EventContext) -> tuple[Fact, ...]:
         "started_at": started_at,
     }
     if context.name == "ingress_started":
-        return (IngressStarted(**context.fact(started_at, "us", **detail), **about),)
+        return (facts.IngressStarted(**context.fact(started_at, "us", **detail), **about),)
     reason: EndReason = "server_failure" if state.text("error") or status == "ENDPOINT_ERROR" else "normal"
     fact = context.end(started_at, **detail) if ended_at is None else context.fact(ended_at, "us", **detail)
-    return (IngressEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
+    return (facts.IngressEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
 
 
 def agent_job(context: EventContext) -> tuple[Fact, ...]:
@@ -251,10 +239,10 @@ def agent_job(context: EventContext) -> tuple[Fact, ...]:
         "started_at": started_at,
     }
     if context.name == "agent_job_started":
-        return (AgentJobStarted(**context.fact(started_at, "us", **detail), **about),)
+        return (facts.AgentJobStarted(**context.fact(started_at, "us", **detail), **about),)
     fact = context.end(started_at, **detail) if ended_at is None else context.fact(ended_at, "us", **detail)
     reason = _JOB_ENDED.get(status or "", "unknown")
-    return (AgentJobEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
+    return (facts.AgentJobEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:

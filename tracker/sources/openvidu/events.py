@@ -20,34 +20,8 @@ from typing import Any, cast
 import msgspec
 
 from tracker.domain.deliveries import Record
-from tracker.domain.facts import (
-    BroadcastStarted,
-    BroadcastStopped,
-    EndReason,
-    Fact,
-    FilterEvent,
-    Micros,
-    NodeCrashed,
-    NodeRecovered,
-    NodeStatus,
-    ParticipantJoined,
-    ParticipantLeft,
-    SessionRef,
-    RecordingFact,
-    RecordingFailed,
-    RecordingProcessing,
-    RecordingReady,
-    RecordingStarted,
-    RecordingStopped,
-    SessionCreated,
-    SessionEnded,
-    SignalSent,
-    StreamPublished,
-    StreamUnpublished,
-    SubscriptionEnded,
-    SubscriptionStarted,
-    Unknown,
-)
+from tracker.domain import facts
+from tracker.domain.facts import EndReason, Fact, Micros, SessionRef
 from tracker.sources.json_reading import replace_surrogates
 from tracker.sources.openvidu.wire import Event, parse_json, read_event, shown_name
 
@@ -55,11 +29,11 @@ from tracker.sources.openvidu.wire import Event, parse_json, read_event, shown_n
 _LONGEST_SECONDS = 1e9
 """Thirty years: no media file is longer."""
 
-_RECORDING_KINDS: dict[str, type[RecordingFact]] = {
-    "started": RecordingStarted,
-    "stopped": RecordingStopped,
-    "ready": RecordingReady,
-    "failed": RecordingFailed,
+_RECORDING_KINDS: dict[str, type[facts.RecordingFact]] = {
+    "started": facts.RecordingStarted,
+    "stopped": facts.RecordingStopped,
+    "ready": facts.RecordingReady,
+    "failed": facts.RecordingFailed,
 }
 
 
@@ -340,23 +314,23 @@ def _facts_of(event: Event, record: Record) -> tuple[Fact, ...]:
     return (_unknown(event, record, "unknown_event", shown_name(event)),)
 
 
-def _unreadable(event: Event, record: Record, why: str) -> Unknown:
+def _unreadable(event: Event, record: Record, why: str) -> facts.Unknown:
     return _unknown(event, record, "unreadable", why)
 
 
-def _unknown(event: Event, record: Record, anomaly: str, why: str) -> Unknown:
+def _unknown(event: Event, record: Record, anomaly: str, why: str) -> facts.Unknown:
     context = event_context(event, record, (anomaly, why))
     fact = context.fact()
     if event.name:
         fact["detail"]["event"] = shown_name(event)
-    return Unknown(
+    return facts.Unknown(
         **fact, place=context.session_ref() if context.room or context.run else None, subject_id=context.room
     )
 
 
 def _session_created(context: EventContext) -> tuple[Fact, ...]:
     return (
-        SessionCreated(
+        facts.SessionCreated(
             **context.fact(), place=context.session_ref(starts=context.timestamp), started_at=context.timestamp
         ),
     )
@@ -364,7 +338,9 @@ def _session_created(context: EventContext) -> tuple[Fact, ...]:
 
 def _session_destroyed(context: EventContext) -> tuple[Fact, ...]:
     place = context.session_ref(starts=context.start_time, ends=context.at)
-    return (SessionEnded(**context.fact("reason"), **context.ending(), place=place, started_at=context.start_time),)
+    return (
+        facts.SessionEnded(**context.fact("reason"), **context.ending(), place=place, started_at=context.start_time),
+    )
 
 
 def _participant(context: EventContext) -> dict[str, Any]:
@@ -392,23 +368,23 @@ def _participant(context: EventContext) -> dict[str, Any]:
 
 
 def _participant_joined(context: EventContext) -> tuple[Fact, ...]:
-    return (ParticipantJoined(**_participant(context), joined_at=context.timestamp),)
+    return (facts.ParticipantJoined(**_participant(context), joined_at=context.timestamp),)
 
 
 def _participant_left(context: EventContext) -> tuple[Fact, ...]:
-    return (ParticipantLeft(**_participant(context), **context.ending(), joined_at=context.start_time),)
+    return (facts.ParticipantLeft(**_participant(context), **context.ending(), joined_at=context.start_time),)
 
 
 def _webrtc_created(context: EventContext) -> tuple[Fact, ...]:
     if _inbound(context):
-        return (SubscriptionStarted(**_subscription(context), started_at=context.timestamp),)
-    return (StreamPublished(**_stream(context), started_at=context.timestamp),)
+        return (facts.SubscriptionStarted(**_subscription(context), started_at=context.timestamp),)
+    return (facts.StreamPublished(**_stream(context), started_at=context.timestamp),)
 
 
 def _webrtc_destroyed(context: EventContext) -> tuple[Fact, ...]:
     if _inbound(context):
-        return (SubscriptionEnded(**_subscription(context), **context.ending(), started_at=context.start_time),)
-    return (StreamUnpublished(**_stream(context), **context.ending(), started_at=context.start_time),)
+        return (facts.SubscriptionEnded(**_subscription(context), **context.ending(), started_at=context.start_time),)
+    return (facts.StreamUnpublished(**_stream(context), **context.ending(), started_at=context.start_time),)
 
 
 def _inbound(context: EventContext) -> bool:
@@ -460,28 +436,28 @@ def _connection_or_none(context: EventContext) -> str | None:
 
 def _recording_status_changed(context: EventContext) -> tuple[Fact, ...]:
     status = as_text(context.fields.get("status"))
-    kind = _RECORDING_KINDS.get(status or "", RecordingProcessing)
-    over = kind in (RecordingStopped, RecordingReady, RecordingFailed)
-    start = context.timestamp if context.start_time is None and kind is RecordingStarted else context.start_time
+    kind = _RECORDING_KINDS.get(status or "", facts.RecordingProcessing)
+    over = kind in (facts.RecordingStopped, facts.RecordingReady, facts.RecordingFailed)
+    start = context.timestamp if context.start_time is None and kind is facts.RecordingStarted else context.start_time
     return (
         kind(
             **_recording(context, measured=over),
             **(context.ending() if over else {}),
             status=status,
             started_at=start,
-            stopped_at=context.timestamp if kind is RecordingStopped else None,
+            stopped_at=context.timestamp if kind is facts.RecordingStopped else None,
         ),
     )
 
 
 def _recording_started(context: EventContext) -> tuple[Fact, ...]:
-    return (RecordingStarted(**_recording(context, measured=False), legacy=True, started_at=context.timestamp),)
+    return (facts.RecordingStarted(**_recording(context, measured=False), legacy=True, started_at=context.timestamp),)
 
 
 def _recording_stopped(context: EventContext) -> tuple[Fact, ...]:
     fields = _recording(context, measured=True)
     return (
-        RecordingStopped(
+        facts.RecordingStopped(
             **fields, **context.ending(), legacy=True, started_at=context.start_time, stopped_at=context.timestamp
         ),
     )
@@ -506,11 +482,11 @@ def _recording(context: EventContext, *, measured: bool) -> dict[str, Any]:
 
 
 def _broadcast_started(context: EventContext) -> tuple[Fact, ...]:
-    return (BroadcastStarted(**_broadcast(context), started_at=context.timestamp),)
+    return (facts.BroadcastStarted(**_broadcast(context), started_at=context.timestamp),)
 
 
 def _broadcast_stopped(context: EventContext) -> tuple[Fact, ...]:
-    return (BroadcastStopped(**_broadcast(context), **context.ending(), started_at=context.start_time),)
+    return (facts.BroadcastStopped(**_broadcast(context), **context.ending(), started_at=context.start_time),)
 
 
 def _broadcast(context: EventContext) -> dict[str, Any]:
@@ -523,14 +499,16 @@ def _broadcast(context: EventContext) -> dict[str, Any]:
 def _signal_sent(context: EventContext) -> tuple[Fact, ...]:
     fact = context.fact("from")
     sender = as_text(context.fields.get("from"))  # null: sent by the application's server over REST
-    return (SignalSent(**fact, place=context.session_ref(), actor=sender, subject_id=context.room),)
+    return (facts.SignalSent(**fact, place=context.session_ref(), actor=sender, subject_id=context.room),)
 
 
 def _filter_event(context: EventContext) -> tuple[Fact, ...]:
     actor = as_text(context.fields.get("connectionId")) or as_text(context.fields.get("participantId"))
     fact = context.fact("connectionId", "participantId", "streamId")
     stream = as_text(context.fields.get("streamId"))
-    return (FilterEvent(**fact, place=context.session_ref(), actor=actor, subject_type="stream", subject_id=stream),)
+    return (
+        facts.FilterEvent(**fact, place=context.session_ref(), actor=actor, subject_type="stream", subject_id=stream),
+    )
 
 
 def _node_crashed(context: EventContext) -> tuple[Fact, ...]:
@@ -540,10 +518,10 @@ def _node_crashed(context: EventContext) -> tuple[Fact, ...]:
     lost = context.moment("timeOfDisconnection") or context.at
     session_fact = context.fact("sessionIds", "recordingIds", "broadcasts")
     return (
-        NodeCrashed(**context.fact(), **node),
+        facts.NodeCrashed(**context.fact(), **node),
         *(
             # sessionIds are not unique ids: the time of the crash tells which run it was.
-            NodeCrashed(**session_fact, **node, place=SessionRef(at=lost, room=room, ids=(("sessionId", room),)))
+            facts.NodeCrashed(**session_fact, **node, place=SessionRef(at=lost, room=room, ids=(("sessionId", room),)))
             for room in dict.fromkeys(rooms)
             if room is not None
         ),
@@ -551,11 +529,11 @@ def _node_crashed(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _node_recovered(context: EventContext) -> tuple[Fact, ...]:
-    return (NodeRecovered(**context.fact(), **_node(context)),)
+    return (facts.NodeRecovered(**context.fact(), **_node(context)),)
 
 
 def _node_status(context: EventContext) -> tuple[Fact, ...]:
-    return (NodeStatus(**context.fact(), **_node(context)),)
+    return (facts.NodeStatus(**context.fact(), **_node(context)),)
 
 
 def _node(context: EventContext) -> dict[str, Any]:

@@ -16,26 +16,8 @@ from typing import Any
 import msgspec
 
 from tracker.domain.deliveries import Record
-from tracker.domain.facts import (
-    EndReason,
-    Fact,
-    Micros,
-    ParticipantJoined,
-    ParticipantLeft,
-    SessionRef,
-    RecordingAborted,
-    RecordingFact,
-    RecordingFailed,
-    RecordingLimitReached,
-    RecordingProcessing,
-    RecordingReady,
-    RecordingStarted,
-    RecordingStopped,
-    SessionEnded,
-    SessionStarted,
-    Test,
-    Unknown,
-)
+from tracker.domain import facts
+from tracker.domain.facts import EndReason, Fact, Micros, SessionRef
 from tracker.sources.json_reading import (
     MAX_TIME,
     BodyUnreadable,
@@ -68,11 +50,11 @@ _LEAVE_REASONS: dict[str, EndReason] = {
 }
 
 # The four final values of MeetRecordingStatus (LiveKit's EGRESS_…, in lower case since the first release).
-_RECORDING_ENDS: dict[str, tuple[type[RecordingFact], EndReason]] = {
-    "complete": (RecordingReady, "normal"),
-    "failed": (RecordingFailed, "server_failure"),
-    "aborted": (RecordingAborted, "server_failure"),
-    "limit_reached": (RecordingLimitReached, "timeout"),
+_RECORDING_ENDS: dict[str, tuple[type[facts.RecordingFact], EndReason]] = {
+    "complete": (facts.RecordingReady, "normal"),
+    "failed": (facts.RecordingFailed, "server_failure"),
+    "aborted": (facts.RecordingAborted, "server_failure"),
+    "limit_reached": (facts.RecordingLimitReached, "timeout"),
 }
 
 
@@ -171,11 +153,11 @@ def micros(value: object) -> Micros | None:
     return moment if 0 < moment < MAX_TIME else None
 
 
-def _unreadable(context: EventContext, why: str) -> Unknown:
+def _unreadable(context: EventContext, why: str) -> facts.Unknown:
     return _raw(context, ("unreadable", why))
 
 
-def _raw(context: EventContext, anomaly: tuple[str, str]) -> Unknown:
+def _raw(context: EventContext, anomaly: tuple[str, str]) -> facts.Unknown:
     """The raw event, scalars only: unknown objects may hold secrets."""
     shown = {
         name: value
@@ -186,7 +168,7 @@ def _raw(context: EventContext, anomaly: tuple[str, str]) -> Unknown:
     fact["detail"] = {name: value for name, value in (("event", context.name), ("data", shown)) if value}
     fact["anomalies"] = (*context.anomalies, anomaly)
     room = as_text(context.data.get("roomId"))
-    return Unknown(**fact, place=context.session_ref() if room else None, subject_id=room)
+    return facts.Unknown(**fact, place=context.session_ref() if room else None, subject_id=room)
 
 
 def _meeting_detail(context: EventContext) -> dict[str, Any]:
@@ -195,7 +177,7 @@ def _meeting_detail(context: EventContext) -> dict[str, Any]:
 
 def _meeting_started(context: EventContext) -> tuple[Fact, ...]:
     fact = context.fact(**_meeting_detail(context))
-    return (SessionStarted(**fact, place=context.session_ref(starts_at=context.at), started_at=context.at),)
+    return (facts.SessionStarted(**fact, place=context.session_ref(starts_at=context.at), started_at=context.at),)
 
 
 def _meeting_ended(context: EventContext) -> tuple[Fact, ...]:
@@ -206,7 +188,9 @@ def _meeting_ended(context: EventContext) -> tuple[Fact, ...]:
     )
     fact = context.fact(**_meeting_detail(context))
     return (
-        SessionEnded(**fact, place=context.session_ref(ends_at=context.at), reason=reason, vendor_reason=vendor_reason),
+        facts.SessionEnded(
+            **fact, place=context.session_ref(ends_at=context.at), reason=reason, vendor_reason=vendor_reason
+        ),
     )
 
 
@@ -230,7 +214,7 @@ def _connection(person: dict[str, Any], identity: str, joined: Micros | None) ->
 def _participant_joined(context: EventContext) -> tuple[Fact, ...]:
     person, identity, joined, place = _participant(context)
     fact = context.fact(joined, **pick_fields(person, "role", "externalId", "metadata"))
-    return (ParticipantJoined(**fact, place=place, **_connection(person, identity, joined)),)
+    return (facts.ParticipantJoined(**fact, place=place, **_connection(person, identity, joined)),)
 
 
 def _participant_left(context: EventContext) -> tuple[Fact, ...]:
@@ -239,14 +223,14 @@ def _participant_left(context: EventContext) -> tuple[Fact, ...]:
     fact = context.fact(micros(person.get("leaveDate")), **pick_fields(person, "role", "externalId", "metadata"))
     reason = _LEAVE_REASONS.get(vendor_reason or "", "unknown")
     who = _connection(person, identity, joined)
-    return (ParticipantLeft(**fact, place=place, **who, reason=reason, vendor_reason=vendor_reason),)
+    return (facts.ParticipantLeft(**fact, place=place, **who, reason=reason, vendor_reason=vendor_reason),)
 
 
 def _participant_changed(context: EventContext) -> tuple[Fact, ...]:
     """A change of role or a raised hand: a known event without a kind of its own, so it is no anomaly."""
     person, identity, _, place = _participant(context)
     fact = context.fact(event=context.name, participant=without_secrets(person), **pick_fields(context.data, "origin"))
-    return (Unknown(**fact, place=place, actor=identity, subject_type="participant", subject_id=identity),)
+    return (facts.Unknown(**fact, place=place, actor=identity, subject_type="participant", subject_id=identity),)
 
 
 def _recording(context: EventContext) -> tuple[Fact, ...]:
@@ -258,7 +242,7 @@ def _recording(context: EventContext) -> tuple[Fact, ...]:
     word = (status or "").lower()
     started, stopped = micros(data.get("startDate")), micros(data.get("endDate"))
     steps, reason = _recording_steps(context.name, word, has_stop=stopped is not None)
-    is_over = steps[0] not in (RecordingStarted, RecordingProcessing)
+    is_over = steps[0] not in (facts.RecordingStarted, facts.RecordingProcessing)
     egress = _recording_id_part(recording, 1)
     ids = (("recordingId", recording), *((("egress_id", egress),) if egress else ()))
     detail = pick_fields(data, "layout", "encoding", "filename", "errorCode", "error", "details")
@@ -279,23 +263,25 @@ def _recording(context: EventContext) -> tuple[Fact, ...]:
         }
     # Media stopped at endDate; the file's outcome is dated by the event.
     return tuple(
-        step(**context.fact(stopped if step is RecordingStopped else None, **detail), **about) for step in steps
+        step(**context.fact(stopped if step is facts.RecordingStopped else None, **detail), **about) for step in steps
     )
 
 
-def _recording_steps(event: str, word: str, *, has_stop: bool) -> tuple[tuple[type[RecordingFact], ...], EndReason]:
+def _recording_steps(
+    event: str, word: str, *, has_stop: bool
+) -> tuple[tuple[type[facts.RecordingFact], ...], EndReason]:
     """The facts of a recording event. A final status gives two: media stopped, and the outcome of the file.
 
     The status decides; the event's name decides where the status is missing or unknown.
     """
     if word in _RECORDING_ENDS:
         outcome, reason = _RECORDING_ENDS[word]
-        return ((RecordingStopped, outcome) if has_stop or word == "complete" else (outcome,)), reason
+        return ((facts.RecordingStopped, outcome) if has_stop or word == "complete" else (outcome,)), reason
     if word == "starting" or event == "recordingStarted":
-        return (RecordingStarted,), "unknown"
+        return (facts.RecordingStarted,), "unknown"
     if event == "recordingEnded":
-        return (RecordingStopped,), "unknown"
-    return (RecordingProcessing,), "unknown"
+        return (facts.RecordingStopped,), "unknown"
+    return (facts.RecordingProcessing,), "unknown"
 
 
 def _milliseconds(seconds: object) -> int | None:
@@ -311,7 +297,7 @@ def _recording_id_part(recording: str | None, part: int) -> str | None:
 
 
 def _test(context: EventContext) -> tuple[Fact, ...]:
-    return (Test(**context.fact(**pick_fields(context.data, "message")), subject_type="source"),)
+    return (facts.Test(**context.fact(**pick_fields(context.data, "message")), subject_type="source"),)
 
 
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {

@@ -26,7 +26,7 @@ from tracker.sources.webhook_source import WebhookSource
 RULES = RunRules(
     # Webhooks are sent concurrently, each stamped when its sending starts: a join may be stamped before its
     # meetingStarted, and LiveKit redeliveries repeat a meetingStarted seconds later.
-    tolerance=10_000_000,
+    tolerance=10_000_000
 )
 
 WINDOW: Micros = 120_000_000

@@ -21,31 +21,8 @@ from typing import Any, ClassVar, cast
 
 
 from tracker.domain.deliveries import Record
-from tracker.domain.facts import (
-    AnalyticsReady,
-    ArtifactCreated,
-    BroadcastStarted,
-    BroadcastStopped,
-    EndReason,
-    Fact,
-    Micros,
-    ParticipantJoined,
-    ParticipantLeft,
-    RecordingFailed,
-    RecordingProcessing,
-    RecordingReady,
-    RecordingStarted,
-    RecordingStopped,
-    SessionCreated,
-    SessionEnded,
-    SessionRef,
-    SessionResumed,
-    SessionStarted,
-    TranscriptionEnded,
-    TranscriptionStarted,
-    TranscriptionUsage,
-    Unknown,
-)
+from tracker.domain import facts
+from tracker.domain.facts import EndReason, Fact, Micros, SessionRef
 from tracker.sources import livekit_protocol, protojson
 from tracker.sources.protojson import Message
 
@@ -104,7 +81,7 @@ class EventContext(livekit_protocol.Envelope, frozen=True, kw_only=True):
         fact = self.fact(event=self.name)
         fact["detail"] |= protojson.unknown_fields(self.message, _SHOWN_APART)
         fact["anomalies"] = (*self.anomalies, (anomaly, why))
-        return (Unknown(**fact, place=self.session_ref()),)
+        return (facts.Unknown(**fact, place=self.session_ref()),)
 
 
 def event_name(message: Message) -> str:
@@ -155,7 +132,7 @@ def room_created(context: EventContext) -> tuple[Fact, ...]:
     created = context.room_created_at or context.at
     place = context.session_ref(created, starts_at=context.room_created_at or context.created_at)
     return (
-        SessionCreated(
+        facts.SessionCreated(
             **context.fact(context.room_created_at, **_room_detail(context)), place=place, started_at=created
         ),
     )
@@ -169,17 +146,19 @@ def room_started(context: EventContext) -> tuple[Fact, ...]:
     early = (context.run or "").startswith("RM_")
     if context.created_at is not None and context.created_at - created > _RESUMED_AFTER and not early:
         return (
-            SessionResumed(**context.fact(**detail), place=context.session_ref(starts_at=created), started_at=created),
+            facts.SessionResumed(
+                **context.fact(**detail), place=context.session_ref(starts_at=created), started_at=created
+            ),
         )
     place = context.session_ref(created, starts_at=context.room_created_at or context.created_at)
-    return (SessionStarted(**context.fact(context.room_created_at, **detail), place=place, started_at=created),)
+    return (facts.SessionStarted(**context.fact(context.room_created_at, **detail), place=place, started_at=created),)
 
 
 def room_ended(context: EventContext) -> tuple[Fact, ...]:
     """`session_ended` (plugNmeet) and `room_finished` (LiveKit) report the same end. Neither gives a reason."""
     fact = context.end(context.room_created_at, event=context.name, **_room_detail(context))
     place = context.session_ref(starts_at=context.room_created_at, ends_at=fact["at"])
-    return (SessionEnded(**fact, place=place, started_at=context.room_created_at, reason="unknown"),)
+    return (facts.SessionEnded(**fact, place=place, started_at=context.room_created_at, reason="unknown"),)
 
 
 def _identity(person: Message) -> str | None:
@@ -220,9 +199,11 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
     if context.name == "participant_joined":
         # Sent when the connection became active; `created_at` is later (queueing) and cut to the second.
         at, precision = joined or (None, "s")
-        return (ParticipantJoined(**context.fact(at, precision, **detail), **about),)
+        return (facts.ParticipantJoined(**context.fact(at, precision, **detail), **about),)
     reason, vendor_reason = livekit_protocol.disconnect_reason(person)
-    return (ParticipantLeft(**context.end(joined_at, **detail), **about, reason=reason, vendor_reason=vendor_reason),)
+    return (
+        facts.ParticipantLeft(**context.end(joined_at, **detail), **about, reason=reason, vendor_reason=vendor_reason),
+    )
 
 
 def track(context: EventContext) -> tuple[Fact, ...]:
@@ -269,15 +250,17 @@ def recording(context: EventContext) -> tuple[Fact, ...]:
     )
     about: dict[str, Any] = {"place": context.session_ref(), "recording": name}
     if context.name == "start_recording":
-        return (RecordingStarted(**base, **about),)
+        return (facts.RecordingStarted(**base, **about),)
     if context.name == "recording_proceeded":
         made: dict[str, Any] = {"url": protojson.strip_query(info.text("file_path")), "size_bytes": _size(info)}
-        return (RecordingReady(**base, **about, **made),)
-    failed = RecordingFailed(**(base | {"anomalies": ()}), **about, reason="server_failure", vendor_reason=failure)
+        return (facts.RecordingReady(**base, **about, **made),)
+    failed = facts.RecordingFailed(
+        **(base | {"anomalies": ()}), **about, reason="server_failure", vendor_reason=failure
+    )
     if context.name == "end_recording":
-        stopped = RecordingStopped(**base, **about, reason=_reason(info), vendor_reason=failure)
+        stopped = facts.RecordingStopped(**base, **about, reason=_reason(info), vendor_reason=failure)
         return (stopped,) if failure is None else (stopped, failed)
-    return (RecordingProcessing(**base, **about),) if failure is None else (failed,)
+    return (facts.RecordingProcessing(**base, **about),) if failure is None else (failed,)
 
 
 def _size(info: Message) -> int | None:
@@ -299,8 +282,8 @@ def broadcast(context: EventContext) -> tuple[Fact, ...]:
     )
     about: dict[str, Any] = {"place": context.session_ref(), "activity": activity}
     if context.name == "start_rtmp":
-        return (BroadcastStarted(**base, **about),)
-    return (BroadcastStopped(**base, **about, reason=_reason(info), vendor_reason=_failure(info)),)
+        return (facts.BroadcastStarted(**base, **about),)
+    return (facts.BroadcastStopped(**base, **about, reason=_reason(info), vendor_reason=_failure(info)),)
 
 
 def transcription(context: EventContext) -> tuple[Fact, ...]:
@@ -311,14 +294,14 @@ def transcription(context: EventContext) -> tuple[Fact, ...]:
         return context.unreadable(f"{context.name} without speech_service.user_id")
     about: dict[str, Any] = {"activity": person, "identity": person}
     if context.name == "speech_to_text_session_started":
-        return (TranscriptionStarted(**context.fact(), **about, place=context.session_ref()),)
+        return (facts.TranscriptionStarted(**context.fact(), **about, place=context.session_ref()),)
     usage = _seconds(speech)
     # redis/speech_to_text.go:71-89 (v2.0.0): the seconds since this person's last start.
     lasted = usage * 1_000_000 if usage and context.created_at is not None else None
     started_at = context.at - lasted if lasted is not None and lasted < context.at else None
     fact = context.fact(total_usage_s=usage)
     return (
-        TranscriptionEnded(
+        facts.TranscriptionEnded(
             **fact, **about, place=context.session_ref(started_at), started_at=started_at, reason="unknown"
         ),
     )
@@ -333,7 +316,7 @@ def transcription_usage(context: EventContext) -> tuple[Fact, ...]:
     """The usage of the whole run, sent after its end."""
     usage = _seconds(context.message.object("speech_service"))
     return (
-        TranscriptionUsage(
+        facts.TranscriptionUsage(
             **context.fact(total_usage_s=usage), place=context.session_ref(), subject_type="transcription"
         ),
     )
@@ -357,13 +340,17 @@ def artifact(context: EventContext) -> tuple[Fact, ...]:
         **usage,
     )
     subject: dict[str, Any] = {"subject_type": "artifact", "subject_id": artifact_info.text("artifact_id")}
-    return (ArtifactCreated(**fact, **subject, place=context.session_ref(), actor=user.text("user_id")),)
+    return (facts.ArtifactCreated(**fact, **subject, place=context.session_ref(), actor=user.text("user_id")),)
 
 
 def analytics(context: EventContext) -> tuple[Fact, ...]:
     """The analytics file exists, about 50 s after the end; since 2.0 `file_id` is the artifact's id."""
     file_id = context.message.object("analytics").text("file_id")
-    return (AnalyticsReady(**context.fact(), subject_type="artifact", subject_id=file_id, place=context.session_ref()),)
+    return (
+        facts.AnalyticsReady(
+            **context.fact(), subject_type="artifact", subject_id=file_id, place=context.session_ref()
+        ),
+    )
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:

@@ -17,20 +17,8 @@ from typing import Any
 import msgspec
 
 from tracker.domain.deliveries import Record
-from tracker.domain.facts import (
-    Fact,
-    Micros,
-    SessionRef,
-    RecordingStarted,
-    RecordingStopped,
-    RecordingUploaded,
-    RecordingUploadFailed,
-    SessionEnded,
-    SessionStarted,
-    SupervisorSessionEnded,
-    SupervisorSessionStarted,
-    Unknown,
-)
+from tracker.domain import facts
+from tracker.domain.facts import Fact, Micros, SessionRef
 from tracker.sources.json_reading import (
     MAX_TIME,
     BodyUnreadable,
@@ -147,7 +135,7 @@ def moment(value: object) -> Micros | None:
     return at if 0 < at < MAX_TIME else None
 
 
-def _raw(context: EventContext, *anomalies: tuple[str, str]) -> Unknown:
+def _raw(context: EventContext, *anomalies: tuple[str, str]) -> facts.Unknown:
     """A message that is not read further: its name only, because an SDP, a webhook_url and a guest token are secrets.
 
     Only `sid` gives its session: the session_id of such a message may be a supervisor's.
@@ -155,7 +143,7 @@ def _raw(context: EventContext, *anomalies: tuple[str, str]) -> Unknown:
     place = None if context.sid is None else context.session_ref(None, context.sid, None)
     fact = context.fact(anomalies=anomalies)
     fact["detail"] = {"event": context.name} if context.name else {}
-    return Unknown(**fact, place=place, subject_id=context.sid)
+    return facts.Unknown(**fact, place=place, subject_id=context.sid)
 
 
 def _recording(context: EventContext, at: Micros | None = None) -> dict[str, Any]:
@@ -199,21 +187,23 @@ def _upload_ready(context: EventContext) -> tuple[Fact, ...]:
         "size_bytes": as_count(context.body.get("recording_file_size_bytes")),
     }
     if began is None and ended is None:
-        return (RecordingUploaded(**context.fact(anomalies=anomalies), **about),)
+        return (facts.RecordingUploaded(**context.fact(anomalies=anomalies), **about),)
     frames: dict[str, Any] = {
         "first_frame_at": moment(context.body.get("recording_first_frame_written_at")),
         # The client's clock (RTCP): shown, never compared with other clocks.
         "first_peerframe_at": moment(context.body.get("recording_first_peerframe_captured_at")),
     }
-    stopped = RecordingStopped(**context.fact(ended, anomalies), **about, **frames, reason="normal")
-    return (stopped, RecordingUploaded(**context.fact(), **about))
+    stopped = facts.RecordingStopped(**context.fact(ended, anomalies), **about, **frames, reason="normal")
+    return (stopped, facts.RecordingUploaded(**context.fact(), **about))
 
 
 def _upload_failed(context: EventContext) -> tuple[Fact, ...]:
     # It states no time: the anchor places it with the recording's other messages.
     about = _recording(context)
     return (
-        RecordingUploadFailed(**context.fact(), **about, http_status=as_count(context.body.get("upload_status_code"))),
+        facts.RecordingUploadFailed(
+            **context.fact(), **about, http_status=as_count(context.body.get("upload_status_code"))
+        ),
     )
 
 
@@ -230,7 +220,7 @@ def _session_finished(context: EventContext) -> tuple[Fact, ...]:
         anchor=rec_id,
         rec_id=rec_id,
     )
-    return (SessionEnded(**context.fact(ended, anomalies), place=place, started_at=began, reason="normal"),)
+    return (facts.SessionEnded(**context.fact(ended, anomalies), place=place, started_at=began, reason="normal"),)
 
 
 def _supervisor_session_finished(context: EventContext) -> tuple[Fact, ...]:
@@ -243,7 +233,7 @@ def _supervisor_session_finished(context: EventContext) -> tuple[Fact, ...]:
         context.first_text("agent_session_id") or _supervised_session(context, activity),
     )
     return (
-        SupervisorSessionEnded(
+        facts.SupervisorSessionEnded(
             **context.fact(ended, anomalies),
             place=context.session_ref(began or ended, run, agent, supervisor_session_id=activity),
             activity=activity,
@@ -259,16 +249,16 @@ def _supervisor_session_finished(context: EventContext) -> tuple[Fact, ...]:
 
 def _session_start(context: EventContext) -> tuple[Fact, ...]:
     place = context.session_ref(None, context.run, context.first_text("client_id"), starts_at=context.received_at)
-    return (SessionStarted(**context.fact(**pick_fields(context.data, "version")), place=place),)
+    return (facts.SessionStarted(**context.fact(**pick_fields(context.data, "version")), place=place),)
 
 
 def _recording_start(context: EventContext) -> tuple[Fact, ...]:
-    return (RecordingStarted(**context.fact(), **_recording(context)),)
+    return (facts.RecordingStarted(**context.fact(), **_recording(context)),)
 
 
 def _recording_stop(context: EventContext) -> tuple[Fact, ...]:
     about = _recording(context)
-    return (RecordingStopped(**context.fact(), **about, reason="normal"),)
+    return (facts.RecordingStopped(**context.fact(), **about, reason="normal"),)
 
 
 def _supervisor_join_session(context: EventContext) -> tuple[Fact, ...]:
@@ -281,7 +271,7 @@ def _supervisor_join_session(context: EventContext) -> tuple[Fact, ...]:
     # Without either, only its end says whose session it was.
     anomalies: Anomalies = () if is_placed else (("unreadable", "session_id_to_monitor is missing"),)
     return (
-        SupervisorSessionStarted(
+        facts.SupervisorSessionStarted(
             **context.fact(anomalies=anomalies),
             place=context.session_ref(None, run, agent, supervisor_session_id=activity) if is_placed else None,
             activity=activity,
