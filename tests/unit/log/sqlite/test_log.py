@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 import subprocess
@@ -21,7 +20,6 @@ from tests.contracts.log_contract import LogContract, delivery
 from tracker.domain.deliveries import TRACKER, Appended
 from tracker.errors import LogBusy, LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.sqlite import log as sqlite, dedupe, tree
-from tracker.log.file_lock import lock
 from tests.support.memory_log import MemoryLog
 from tracker.log.sqlite.log import SqliteLog
 
@@ -326,27 +324,6 @@ async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(path: Pat
     positions = [record.position async for chunk in log.read(0) for record in chunk]
     assert positions == list(range(1, await log.head() + 1))
     await log.close()
-
-
-def test_a_second_server_is_told_who_serves_the_log(tmp_path: Path) -> None:
-    path = tmp_path / "log.db"
-    with lock(path), pytest.raises(LogUnavailable, match=f"process {os.getpid()} on "):
-        lock(path)
-    lock(path).close()
-
-
-def test_a_lock_whose_file_is_removed_meanwhile_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, lock_file, removed = tmp_path / "log.db", tmp_path / "log.db.lock", []
-
-    def flock(descriptor: int, operation: int) -> None:
-        if not removed:
-            removed.append(lock_file.unlink())
-        real(descriptor, operation)
-
-    real = fcntl.flock
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with lock(path), pytest.raises(LogUnavailable, match="already served"):
-        lock(path)
 
 
 @pytest.mark.parametrize(
