@@ -24,9 +24,17 @@ OUTCOMES = {
         "The address at the sender ends in a name that no [[sources]] table in config.toml has: correct one of the two.",
     ),
     "body_too_large": ("The body is too large", "Raise server.max_body_bytes in config.toml, and restart."),
-    "body_broken": (
+    "body_incomplete": (
         "The body stopped half-way or took too long",
         "The sender or a proxy gave up: check their timeouts and the network in between.",
+    ),
+    "body_broken": (
+        "The body is not what its Content-Encoding says",
+        "A proxy in between changes the body or the header: let it pass both on unchanged.",
+    ),
+    "encoding_unsupported": (
+        "The body has a Content-Encoding other than gzip and deflate",
+        "Switch the compression off at the sender or the proxy, or choose gzip.",
     ),
     "log_busy": (
         "Too many deliveries were waiting for the disk",

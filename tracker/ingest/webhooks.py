@@ -51,19 +51,15 @@ if TYPE_CHECKING:
 PATHS = ("/hooks/{source}", "/hooks/{source}/", "/hooks/{source}/{token}", "/hooks/{source}/{token}/")
 
 
-class _BodyBroken(Exception):
-    """The body cannot be taken as it came. Its subclasses say why; all count as the outcome `body_broken`."""
-
-
-class _BodyIncomplete(_BodyBroken):
+class _BodyIncomplete(Exception):
     """The body stopped half-way or took too long. Answered 503: some senders take a 4xx for delivered."""
 
 
-class _BodyUndecodable(_BodyBroken):
+class _BodyBroken(Exception):
     """The body is not what its `Content-Encoding` says."""
 
 
-class _EncodingUnsupported(_BodyBroken):
+class _EncodingUnsupported(Exception):
     """The body has a `Content-Encoding` that is not supported."""
 
 
@@ -74,6 +70,7 @@ REFUSALS: dict[type[Exception], tuple[int, str, str]] = {
     KeyUnknown: (401, "The proof names an unknown key", "Add the sender's key to this source in config.toml."),
     SourceUnknown: (404, "No such source", "Check the name after /hooks/ against [[sources]] in config.toml."),
     _BodyIncomplete: (503, "The body is incomplete", "Send it again."),
+    _BodyBroken: (400, "The body cannot be decompressed", "Correct the sender or the proxy."),
     _EncodingUnsupported: (415, "The Content-Encoding is not supported", "Send gzip, deflate or no encoding."),
     BodyTooLarge: (413, "The body is too large", "Raise server.max_body_bytes in config.toml."),
 }
@@ -144,7 +141,7 @@ class Ingest:
         try:
             source = self._source(name)
             appended = await self._record(source, request)
-        except (DeliveryRejected, _BodyBroken) as error:
+        except (DeliveryRejected, _BodyIncomplete, _BodyBroken, _EncodingUnsupported) as error:
             return self._refused(name, error, request.remote)
         except LogError as error:
             return self._unavailable(name, error)
@@ -216,11 +213,11 @@ class Ingest:
         try:
             return await decompression.decompress(body, encoding, limit)
         except decompression.Undecodable as error:
-            raise _BodyUndecodable(f"{error}: nothing was recorded") from error
+            raise _BodyBroken(f"{error}: nothing was recorded") from error
         except decompression.TooLarge as error:
             raise BodyTooLarge(f"{error}: nothing was recorded") from error
 
-    def _refused(self, name: str, error: DeliveryRejected | _BodyBroken, remote: str | None) -> web.Response:
+    def _refused(self, name: str, error: Exception, remote: str | None) -> web.Response:
         reason = _reason(error)
         is_known = name in self._sources
         self._observer.delivered(name if is_known else "?", reason)
@@ -255,7 +252,7 @@ class Ingest:
 
 
 def _reason(error: Exception) -> str:
-    return "body_broken" if isinstance(error, _BodyBroken) else problem_kind(error).replace("-", "_")
+    return problem_kind(error).replace("-", "_")
 
 
 def _problem(status: int, kind: str, title: str, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:

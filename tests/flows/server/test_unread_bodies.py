@@ -121,7 +121,7 @@ async def test_compressed_deliveries_are_recorded_as_what_they_were(
 
 @pytest.mark.parametrize(
     ("headers", "status", "kind"),
-    [({"Content-Encoding": "br"}, 415, "body-broken"), ({"Content-Encoding": "gzip"}, 400, "body-broken")],
+    [({"Content-Encoding": "br"}, 415, "encoding-unsupported"), ({"Content-Encoding": "gzip"}, 400, "body-broken")],
 )
 async def test_a_body_that_is_not_what_its_encoding_says_is_refused(
     running: Running, web: aiohttp.ClientSession, headers: dict[str, str], status: int, kind: str
