@@ -7,6 +7,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 import aiohttp
 
 from tests.support.cluster import Cluster, node
@@ -22,6 +24,7 @@ def started(n: int) -> SampleDelivery:
     return SampleDelivery(event="room_started", body=json.dumps(body).encode(), at=now())
 
 
+@pytest.mark.alone
 async def test_a_node_without_its_cluster_ends_within_its_grace(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
         running = node(tmp_path, "a", cluster)
