@@ -84,7 +84,7 @@ async def _finish_erasures(to: Config, target: Log) -> None:
 
 
 async def _create_target(to: Config, dedupe_secret: bytes | None) -> None:
-    """Create the log and key store of the target where they are missing; `dedupe_secret` None: the source is in clear."""
+    """Create the log and key store of the target where they are missing; `dedupe_secret` None: the source is unencrypted."""
     if dedupe_secret is not None and not to.sealing.masters:
         raise ConfigInvalid(f"sealing.keys: the log to copy is encrypted: name a master key in {to.path} too")
     if to.sealing.masters:

@@ -44,7 +44,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List what an erasure would erase, or with `--yes` erase it; 1 when some records are kept in clear."""
+    """List what an erasure would erase, or with `--yes` erase it. Returns 1 if some of the records are not encrypted."""
     config: Config = arguments.config
     selections = asyncio.run(_selections(arguments))
     with output.progress("erase", "records") as report:

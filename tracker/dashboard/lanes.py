@@ -319,7 +319,7 @@ def _marks(parts: SessionParts, begin: Micros, until: Micros) -> list[Mark]:
 
 
 def people_lanes(parts: SessionParts) -> list[Lane]:
-    """One lane a person, followed by what they publish and what they receive."""
+    """One lane per person, followed by what they publish and what they receive."""
     bars: dict[str, list[Bar]] = {}
     last_connection: dict[str, ConnectionRow] = {}
     for row in parts.connections:

@@ -1,4 +1,4 @@
-"""The types that carry a delivery through its stages: one type a stage.
+"""The types that carry a delivery through its stages: one type per stage.
 
     Delivery  arrived over HTTP or from a file; nothing is verified yet
     Verified  its proof fits its bytes; it has a dedupe key

@@ -37,7 +37,7 @@ EndReason = Literal[
 
 
 class RunRules(msgspec.Struct, frozen=True):
-    """How to tell apart a vendor's runs of one room (design §6).
+    """How to tell apart a vendor's runs of one room.
 
     `tolerance`            how much earlier than its run's start a fact may be stamped, and how close two reported starts
                            may be to count as one; µs
@@ -199,7 +199,7 @@ class RecordingFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
     `recording` is the vendor's id; `keyed_by_start`: the vendor reuses ids. `status` is the vendor's raw status.
     `started_at` and `stopped_at` are stated by the event. `legacy` marks events of older servers, which are shown only if
     no newer event reports the same. `alias` is another id that some messages use for it. `nameless`: the message has no
-    recording id, `recording` is made up, and only time tells which recording of the session it is about.
+    recording id, `recording` is made up, and only its time shows which recording of the session it is about.
     """
 
     recording: str

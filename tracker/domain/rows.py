@@ -23,7 +23,10 @@ class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Anomaly(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
-    """Something odd or missing. `kind` is one of design §6; `position` is the record that shows it (None: no record)."""
+    """Something odd or missing. `position` is the record that shows it (None: no record).
+
+    `kind`: see *anomaly* in docs/explanation/glossary.md.
+    """
 
     kind: str
     position: int | None

@@ -33,7 +33,7 @@ class BodyReader:
     async def read(self, content: StreamReader, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
         """Read one body to its end, or until it exceeds `limit` bytes.
 
-        Raises `TimeoutError` after so many seconds, and `LogBusy` when the memory bound is reached.
+        Raises `TimeoutError` after `seconds`, and `LogBusy` when the memory bound is reached.
         """
         body, counted = bytearray(), 0
         try:
@@ -52,7 +52,7 @@ class BodyReader:
             self.buffered_bytes -= counted
 
     def full_reason(self) -> str | None:
-        """Why large bodies are refused now, for `/readyz`; None while there is room."""
+        """Why large bodies are refused now, for `/readyz`; None while there is space."""
         if self.buffered_bytes < self._max_bytes * 0.9:
             return None
         return (

@@ -74,7 +74,7 @@ REFUSALS: dict[type[Exception], tuple[int, str, str]] = {
     _EncodingUnsupported: (415, "The Content-Encoding is not supported", "Send gzip, deflate or no encoding."),
     BodyTooLarge: (413, "The body is too large", "Raise server.max_body_bytes in config.toml."),
 }
-"""Error → status, title, and the remedy for errors that carry no message."""
+"""Error → status, title, and the remedy for errors that carry no message. Else the detail is the error's own message (sources/)."""
 
 _log = structlog.get_logger("ingest")
 

@@ -1,12 +1,12 @@
-"""Copy a log into another one, of the same engine or the other: the same records, positions, times, tree and checkpoints.
+"""Copy a log into another one, of either engine: the same records, positions, times, tree and checkpoints.
 
-    the target's root at its size = the source's there?   it is empty, or the beginning of the source; else it is refused
-    records as they stand, some hundred a time ─► take     an erasure with what it erases, in one piece
-    their data keys, wrapped anew, before them             bodies stay sealed as they are
-    checkpoints that the target does not have  ─► keep
-    both roots, once more
+    compare roots       the target must be empty or hold the first records of the source; else it is refused
+    copy records        as stored, a few hundred at a time ─► `append_raw`; an erasure record is appended alone, together
+                        with the positions it erases. Data keys are rewrapped and stored first; bodies stay encrypted
+    copy checkpoints    those that the target lacks ─► `store_signed_checkpoint`
+    compare roots again
 
-If we die, the next run finds how far the target is and goes on from there.
+An interrupted copy is continued by the next run, from the last record of the target.
 """
 
 from __future__ import annotations
@@ -30,38 +30,39 @@ Progress = Callable[[int, int], None]
 
 
 class CopySource(Log, Protocol):
-    """A log that can be read as it stands."""
+    """A log whose records can be read as stored."""
 
     async def erasures_made_by(self, after: int, until: int) -> dict[int, list[int]]:
-        """What each of the records after a position and up to another one says is erased."""
+        """Erasure record → the positions it erases, for the records with `after` < position <= `until`."""
         ...
 
     async def data_keys(self, after: int, until: int) -> dict[int, DataKey]:
-        """What opens the sealed records after a position and up to another one, as far as it is still there."""
+        """Position → data key, for the encrypted records with `after` < position <= `until` that are not erased."""
         ...
 
 
 class CopyTarget(Log, Protocol):
-    """A log that takes records as they stand."""
+    """A log to which records can be appended as stored."""
 
     async def append_raw(
         self, rows: Sequence[FrameRow], erases: Sequence[int], keys: Sequence[DataKey | None]
     ) -> list[int]:
-        """Append these, all or none; their positions. `erases`: what the only one of them says is erased.
+        """Append all or none of these records. Returns their positions.
 
-        `keys`: of each record, None for one in clear and for one that is erased.
+        `erases`: the positions that the record erases, if the only one is an erasure record; else empty.
+        `keys`: the data key of each record; None for an unencrypted or erased one.
         """
         ...
 
     async def store_signed_checkpoint(self, size: int, note: str, key: str) -> bool:
-        """See `Log.keep_checkpoint`. `key`: the verifier key it is signed with, "" where that is not known."""
+        """See `Appender.store_checkpoint`. `key`: the verifier key it is signed with; "" if unknown."""
         ...
 
 
 class CopyResult(msgspec.Struct, frozen=True):
-    """Both logs now: `records` and `root` (base64) of the tree over them; `new` of them were copied by this run.
+    """What both logs hold now: `records`, and the `root` (base64) of their tree. This run copied `new` of the records.
 
-    `keys`: the verifier keys of the `checkpoints`, as far as they are known.
+    `checkpoints`: how many checkpoints both hold. `keys`: the known verifier keys of these.
     """
 
     records: int
@@ -74,16 +75,17 @@ class CopyResult(msgspec.Struct, frozen=True):
 async def copy_log(
     source: CopySource, target: CopyTarget, progress: Progress | None = None, *, verifiers: Sequence[Verifier] = ()
 ) -> CopyResult:
-    """Bring the target up to what the source has when this begins; closes neither.
+    """Copy what the target lacks of the source. Closes neither.
 
-    `verifiers`: public keys that the source's checkpoints may be signed with; the target is told which it was. Raises `LogUnavailable` where the target is another log, `LogCorrupt` where the source's records are not what its tree
-    says, `LogError`.
+    `verifiers`: public keys that may have signed the source's checkpoints. Each checkpoint is stored with the key that
+    verified it. Raises `LogUnavailable` if the target is another log, `LogCorrupt` if the source's records do not match its
+    tree, `LogError`.
     """
     began = await _expect_beginning(source, target)
     done = began
     async for rows, erases in _pieces(source, target.max_batch_bytes, began):
-        is_sealed = any(row[8] is not None for row in rows)
-        keys = await source.data_keys(done, done + len(rows)) if is_sealed else {}
+        is_encrypted = any(row[8] is not None for row in rows)
+        keys = await source.data_keys(done, done + len(rows)) if is_encrypted else {}
         positions = await target.append_raw(rows, erases, [keys.get(done + 1 + n) for n in range(len(rows))])
         if positions != list(range(done + 1, done + 1 + len(rows))):
             raise LogUnavailable(
@@ -115,7 +117,7 @@ async def _expect_beginning(source: CopySource, target: CopyTarget) -> int:
 
 
 async def _pieces(source: CopySource, most_bytes: int, after: int) -> AsyncIterator[tuple[list[FrameRow], list[int]]]:
-    """The records after a position in pieces that the target takes at once; one that erases something stands alone."""
+    """The records after a position, in pieces for one `append_raw` each. An erasure record is a piece of its own."""
     async for chunk in source.read_stored(after):
         if [record.position for record in chunk] != list(range(after + 1, after + 1 + len(chunk))):
             raise LogCorrupt(f"positions are missing after {after}: find out with `tracker verify`, and copy nothing")
@@ -124,12 +126,12 @@ async def _pieces(source: CopySource, most_bytes: int, after: int) -> AsyncItera
                 "a record is not the one its leaf was made of: find it with `tracker verify`, copy nothing"
             )
         after = chunk[-1].position
-        is_ours = any(record.source == TRACKER for record in chunk)
-        told = await source.erasures_made_by(chunk[0].position - 1, after) if is_ours else {}
+        may_erase = any(record.source == TRACKER for record in chunk)
+        made = await source.erasures_made_by(chunk[0].position - 1, after) if may_erase else {}
         piece: list[FrameRow] = []
         size = 0
         for record in chunk:
-            row, erases, more = _row_of(record), told.get(record.position, []), max_frame_bytes([record])
+            row, erases, more = _row_of(record), made.get(record.position, []), max_frame_bytes([record])
             if piece and (erases or size + more > most_bytes):
                 yield piece, []
                 piece, size = [], 0
@@ -145,7 +147,7 @@ async def _pieces(source: CopySource, most_bytes: int, after: int) -> AsyncItera
 async def _copy_checkpoints(
     source: CopySource, target: CopyTarget, until: int, verifiers: Sequence[Verifier]
 ) -> list[str]:
-    """The key of each that is in both now, "" where it is not known."""
+    """The verifier key of each checkpoint that both hold now; "" if unknown."""
     held = dict(await target.checkpoints())
     wanted = {size: note for size, note in await source.checkpoints() if size <= until}
     found: list[str] = []
@@ -159,7 +161,7 @@ async def _copy_checkpoints(
 def _key_of(note: str, verifiers: Sequence[Verifier]) -> str:
     try:
         return str(open_note(note, verifiers).signers[0])
-    except (NoteMalformed, NoteUnverified):  # copied all the same: it is for `verify` to tell
+    except (NoteMalformed, NoteUnverified):  # copied nevertheless; `tracker verify` reports it
         return ""
 
 

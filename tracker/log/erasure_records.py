@@ -1,10 +1,10 @@
-"""Records of ours that say other records were erased, and carry what is left of them.
+"""Erasure records: which records were erased, and the pseudonymized facts that remain of them.
 
-    {"event": "erasure", "why": …, "at": …, "erased": [{"position": p, "facts": […]}, …]}     at most 500 a record
+    {"event": "erasure", "why": …, "at": …, "erased": [{"position": p, "facts": […]}, …]}     at most 500 per record
 
-It holds pseudonyms, times and kinds, and nothing of the person; but of others who met them. So it is sealed like any other,
-and erased like any other when one of those is: the later one then tells what is left of all that the earlier one told.
-What reads the log asks here for the facts of erased records; before and after every rebuild they are the same.
+It holds pseudonyms, times and kinds, and no data of the erased person, but may hold data of people who met them. Therefore it
+is encrypted, and is erased itself when one of those people is; the later erasure record repeats the remaining facts.
+Readers of the log get the facts of erased records here (`RemainingFacts`); they are the same before and after a rebuild.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REMEMBERED = 64
 
 
 class ErasedRecord(msgspec.Struct, frozen=True):
-    """What is left of one record."""
+    """The position of one erased record, and the facts that remain of it."""
 
     position: int
     facts: list[dict[str, Any]]
@@ -59,9 +59,10 @@ def make_erasure_record(erasure: ErasureBody) -> Verified:
 
 
 def read_erasure(record: Record) -> list[ErasedRecord]:
-    """What an erasure record says is erased; [] where it cannot be read: no Tracker wrote it, a stranger to a cluster did.
+    """The erased records that an erasure record lists; [] if it cannot be decoded.
 
-    It must stop nobody. What is read as erased does not depend on it.
+    A stranger who can publish to the stream could write such a record, so it must not stop a reader. Which records are read
+    as erased does not depend on it.
     """
     try:
         return msgspec.json.decode(record.body, type=ErasureBody).erased
@@ -70,14 +71,14 @@ def read_erasure(record: Record) -> list[ErasedRecord]:
 
 
 class RemainingFacts:
-    """The facts of erased records, read from the records that say so; the last few erasures are remembered."""
+    """The facts of erased records, read from erasure records. Caches the last few erasure records."""
 
     def __init__(self, log: RecordReader) -> None:
         self._log = log
         self._known: dict[int, Mapping[int, tuple[Fact, ...]]] = {}
 
     async def facts_of(self, records: Sequence[Record]) -> dict[int, tuple[Fact, ...]]:
-        """Position → facts, of those records that were erased. Raises `LogError`."""
+        """Position → facts, for each of the records that is erased. Raises `LogError`."""
         found: dict[int, tuple[Fact, ...]] = {}
         for record in records:
             if record.erased_by == KEY_LOST:
@@ -86,10 +87,10 @@ class RemainingFacts:
                     Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=why),
                 )
             elif record.erased_by is not None:
-                found[record.position] = (await self._told_by(record.erased_by)).get(record.position, ())
+                found[record.position] = (await self._facts_from(record.erased_by)).get(record.position, ())
         return found
 
-    async def _told_by(self, position: int) -> Mapping[int, tuple[Fact, ...]]:
+    async def _facts_from(self, position: int) -> Mapping[int, tuple[Fact, ...]]:
         known = self._known.get(position)
         if known is None:
             record = await self._log.record(position)

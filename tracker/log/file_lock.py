@@ -1,4 +1,4 @@
-"""One server a log: a lock file beside the log, released by the system when its holder dies.
+"""One server per log: a lock file beside the log, released by the system when its holder dies.
 
 Several processes may append to one SQLite log (positions are assigned under the write lock), so importers take no lock.
 Two servers on one log are an operator's mistake, and the second is refused with the name of the first.
@@ -27,7 +27,10 @@ class FileLock:
         self.path = path
 
     def close(self) -> None:
-        """Release it. Idempotent. The lock file stays: removing it would let two servers lock two files of one name."""
+        """Release it. Idempotent.
+
+        The lock file stays: if it were removed, two servers could each lock a different file with the same name.
+        """
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(OSError):

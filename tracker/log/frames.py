@@ -3,7 +3,7 @@
     "TKF" · version (1 byte) · compression (1 byte: "c" none, "z" zstd) · MessagePack of [id, node, records, erases]
 
 A record stands in it as it is stored (encrypted, or plain), without its position: the order of the stream decides that.
-Every node must decide the same about every message, whoever sent it:
+Every node must decide the same about every message, no matter who sent it:
 
     a frame of a newer version        stops this node until it is upgraded
     a message no node can have sent   is skipped as a whole: it is not a frame, or it has a flaw (`find_flaw`)

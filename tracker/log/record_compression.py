@@ -71,7 +71,7 @@ class Packer:
             raise ValueError(str(error)) from None
         end = 8 + int.from_bytes(plain[:8], "big")
         if end > len(plain):
-            raise ValueError("its proof is longer than the whole")
+            raise ValueError("the stated length of the proof exceeds the frame")
         return plain[8:end], plain[end:]
 
 

@@ -1,16 +1,17 @@
-"""Erase: destroy the keys of what tells of a person, and keep in the log that it was done and what is left.
+"""Erases records: destroys their data keys and appends a record of what was erased.
 
-    plan       which records, and how many people, sessions, bytes: nothing is changed
-    append     erasure records, 500 erased ones each, with the skeletons: from here on they are read as erased.
-               An earlier erasure whose skeletons tell of them too is erased with the rest, and told again without them
-    destroy    their data keys; after that their bytes are noise
-    rebuild    views without them (`cli/erase`)
+    plan       which records are affected, and how many people, sources and bytes; changes nothing
+    append     erasure records, each for up to 500 records, with the pseudonymized facts of those. From here on the
+               records read as erased. If an earlier erasure record mentions the same person, it is erased too, and
+               replaced by one without them
+    destroy    the data keys; the encrypted bytes can no longer be read
+    rebuild    the views (`cli/erase`)
 
-If we die after an append, the keys of what it names are destroyed by the next `finish` (each `serve` and each erasure
-begins with it). Proofs and checkpoints made before still verify: leaves cover sealed bytes and a salted commitment.
+If the process dies after an append, the next `finish` destroys the remaining keys (each `serve` and each erasure begins
+with it). Proofs and checkpoints made before still verify: leaves are computed from encrypted bytes and a salted commitment.
 
-LIMIT: records kept in clear cannot be erased, and are refused. Copies made elsewhere (backups, exports, bundles) are
-not reached from here.
+LIMIT: unencrypted records cannot be erased, and are refused. Copies made elsewhere (backups, exports, bundles) are not
+reached from here.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ DEEPEST = 5
 SECRET_BYTES = 32
 LATEST = 10
 SHORTEST = 3
-"""A shorter identity would be found inside everything."""
+"""Bytes. A shorter identity would be found in almost every record."""
 
 
 class Plan(msgspec.Struct, kw_only=True):
-    """What an erasure would touch. `in_clear`: records among them that cannot be erased.
+    """What an erasure would change. `in_clear`: positions of unencrypted records, which cannot be erased.
 
-    `erasures`: earlier ones that still tell of them, in skeletons of records about pseudonymize_person else too.
+    `erasures`: positions of earlier erasure records that mention the same person in the facts of other people's records.
     """
 
     why: str
@@ -58,7 +59,7 @@ class Plan(msgspec.Struct, kw_only=True):
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """What to erase: one person (`needles`: all that identifies them), one session, or everything before a moment.
 
-    `positions` None: the whole log is looked through. `before` in µs of `received_at`; `sources` None: all.
+    `positions` None: the whole log is searched. `before` in µs of `received_at`; `sources` None: all.
     """
 
     why: str
@@ -69,7 +70,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Eraser:
-    """Plans and carries out one selection on one log. `secret`: what pseudonyms are made with; its own without one."""
+    """Plans and carries out one erasure on one log. `secret`: the key of the pseudonyms; None: a random one."""
 
     def __init__(
         self, log: Log, selection: Selection, *, now: Callable[[], Micros], secret: bytes | None = None
@@ -80,13 +81,13 @@ class Eraser:
         self._selection = selection
         self._now = now
         self.secret = secret or secrets.token_bytes(SECRET_BYTES)
-        self._touched_before: dict[int, set[int]] = {}
-        # Longest first: an identity may be a part of a connection's id. Each its own: two joins have to stay two.
+        self._erased_by_earlier: dict[int, set[int]] = {}
+        # Longest first: an identity may be a part of a connection's id. One pseudonym per text: two joins must stay two.
         needles = sorted(selection.needles, key=len, reverse=True)
         self._pseudonyms = {needle: self._pseudonym(needle) for needle in needles}
 
     async def plan(self, progress: Progress | None = None) -> Plan:
-        """What would be touched. Changes nothing. Raises `LogError`."""
+        """What would be erased. Changes nothing. Raises `LogError`."""
         plan = Plan(why=self._selection.why)
         people: set[str] = set()
         async for record, facts in self._touched(progress):
@@ -106,20 +107,20 @@ class Eraser:
         return plan
 
     async def erase(self, plan: Plan, progress: Progress | None = None) -> int:
-        """Carry a plan of ours out; how many records were erased. Raises `LogError`: then running it again does the rest."""
+        """Carry out a plan. Returns the number of erased records. If it raises `LogError`, run it again to finish."""
         done = 0
         for start in range(0, len(plan.positions), MAX_ERASED):
             positions = plan.positions[start : start + MAX_ERASED]
-            erased = [each for position in positions if (each := await self._skeleton(position)) is not None]
+            erased = [each for position in positions if (each := await self._remaining_facts(position)) is not None]
             await self._carry_out(plan.why, erased, [each.position for each in erased])
             done += len(erased)
             if progress is not None:
                 progress(start + len(positions), len(plan.positions))
-        # Each on its own, or erasures of erasures would grow and grow.
+        # One at a time: a record that replaces several would grow with every further erasure.
         for position in plan.erasures:
-            told = await self._told_again(position)
-            if told is not None:
-                await self._carry_out(plan.why, [ErasedRecord(position, []), *told], [position])
+            remaining = await self._without_person(position)
+            if remaining is not None:
+                await self._carry_out(plan.why, [ErasedRecord(position, []), *remaining], [position])
         return done
 
     async def _carry_out(self, why: str, erased: list[ErasedRecord], gone: Sequence[int]) -> None:
@@ -130,39 +131,37 @@ class Eraser:
             await self._log.destroy_keys(gone)
 
     async def _plan_erasures(self, plan: Plan) -> None:
-        for position in sorted(self._touched_before):
-            if position == KEY_LOST or await self._told_again(position) is None:
+        for position in sorted(self._erased_by_earlier):
+            if position == KEY_LOST or await self._without_person(position) is None:
                 continue
             kept = await self._log.leaf(position)
-            sealed = kept is not None and kept.commitment is not None
-            (plan.erasures if sealed else plan.in_clear).append(position)
+            is_encrypted = kept is not None and kept.commitment is not None
+            (plan.erasures if is_encrypted else plan.in_clear).append(position)
 
-    async def _told_again(self, position: int) -> list[ErasedRecord] | None:
-        """What an earlier erasure tells, without whom this one is about; None when it does not tell of them."""
+    async def _without_person(self, position: int) -> list[ErasedRecord] | None:
+        """The facts of an earlier erasure record without this person; None if it does not mention them."""
         record = await self._log.record(position)
         if record is None or record.erased_by is not None or record.event != EVENT:
             return None
-        is_changed, told = False, read_erasure(record)
-        for n, each in enumerate(told):
-            if self._selection.needles or each.position in self._touched_before.get(position, ()):
+        is_changed, remaining = False, read_erasure(record)
+        for n, each in enumerate(remaining):
+            if self._selection.needles or each.position in self._erased_by_earlier.get(position, ()):
                 about = await self._log.record(each.position)
                 before = decode_facts(each.facts)
-                after = tuple(self._left(fact, about.vendor if about else "") for fact in before)
+                after = tuple(self._pseudonymized(fact, about.vendor if about else "") for fact in before)
                 if after != before:
-                    is_changed, told[n] = (
-                        True,
-                        ErasedRecord(each.position, [msgspec.to_builtins(fact) for fact in after]),
-                    )
-        return told if is_changed else None
+                    is_changed = True
+                    remaining[n] = ErasedRecord(each.position, [msgspec.to_builtins(fact) for fact in after])
+        return remaining if is_changed else None
 
-    async def _skeleton(self, position: int) -> ErasedRecord | None:
+    async def _remaining_facts(self, position: int) -> ErasedRecord | None:
         record = await self._log.record(position)
         if record is None or record.erased_by is not None:
             return None
-        facts = [msgspec.to_builtins(self._left(fact, record.vendor)) for fact in registry.interpret(record)]
+        facts = [msgspec.to_builtins(self._pseudonymized(fact, record.vendor)) for fact in registry.interpret(record)]
         return ErasedRecord(position, facts)
 
-    def _left(self, fact: Fact, vendor: str) -> Fact:
+    def _pseudonymized(self, fact: Fact, vendor: str) -> Fact:
         if self._selection.needles:
             return pseudonymize_person(fact, self._pseudonyms)
         return pseudonymize_everyone(fact, self._pseudonym, room_is_person=registry.rules(vendor).room_is_person)
@@ -174,10 +173,10 @@ class Eraser:
                 progress(record.position, head)
             if record.vendor == TRACKER:
                 if self._selection.needles and record.erased_by is None:
-                    self._touched_before[record.position] = set()
+                    self._erased_by_earlier[record.position] = set()
             elif self._matches(record):
                 if record.erased_by is not None:
-                    self._touched_before.setdefault(record.erased_by, set()).add(record.position)
+                    self._erased_by_earlier.setdefault(record.erased_by, set()).add(record.position)
                 yield record, () if record.erased_by is not None else registry.interpret(record)
 
     async def _candidates(self) -> AsyncIterator[Record]:
@@ -200,28 +199,28 @@ class Eraser:
         return not selection.needles or mentions(record, selection.needles)
 
     def _pseudonym(self, text: str) -> str:
-        """The same for the same text within one erasure, and for nobody to guess: its secret is not kept."""
+        """The same for the same text within one erasure. Nobody can compute it later: the secret is not kept."""
         if is_pseudonym(text):
             return text
         return "erased-" + hmac.digest(self.secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()[:12]
 
 
 def is_too_short(needle: str) -> bool:
-    """Whether a text would be found all over; in UTF-8, where two Chinese characters are a whole name."""
+    """Whether almost every record would hold this text. Counts bytes of UTF-8: two Chinese characters are a whole name."""
     return len(needle.encode("utf-8", "surrogatepass")) < SHORTEST
 
 
 def mentions(record: Record, needles: Iterable[str]) -> bool:
-    """Whether a record's bytes hold one of these texts, as they are or as JSON may spell them."""
+    """Whether a record's bytes contain one of these texts, as it is or as JSON may escape it."""
     held = record.proof + b"\n" + record.body
     spelled = _spelled(held)
     return any(needle.encode("utf-8", "surrogatepass") in held or needle in spelled for needle in needles)
 
 
 def _spelled(held: bytes) -> str:
-    r"""The bytes as text with JSON's escapes undone (`\u0061` for a): an identity may be written either way.
+    r"""The bytes as text, and the same text with JSON's escapes undone (`\u0061` is a) once, twice and so on.
 
-    Once, twice and so on, each for itself: metadata is often JSON inside a JSON string.
+    An identity may be escaped or not, and metadata is often JSON inside a JSON string.
     """
     text = held.decode("utf-8", "replace")
     found = [text]
@@ -237,9 +236,9 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 async def finish(log: Log) -> None:
-    """Destroy what a died erasure left: it destroys after each record it appends, so only its last one can be unfinished.
+    """Destroy the keys that an interrupted erasure left. It destroys after each append, so only its last one is unfinished.
 
-    Of a log that many nodes share, the last few: each may have died with one.
+    In a cluster, the last few erasure records are finished: each node may have died during one.
     """
     last = (
         [await log.last_from_source(TRACKER)]

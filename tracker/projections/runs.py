@@ -1,4 +1,4 @@
-"""Which run of a room a fact belongs to: a function of the set of facts, never of their order (design §6).
+"""Which run of a room a fact belongs to: a function of the set of facts, never of their order.
 
     RoomState        what is known of one room: stated starts, stated ends, anchors; it only grows
     Runs             the runs of the room that follow from it, in order, each with its key and start

@@ -69,7 +69,7 @@ class BatchCache:
 
 
 class Batch:
-    """One batch. Use once."""
+    """Turns one batch of records into changes of the views. Make a new one for each batch."""
 
     def __init__(self, views: ViewsWriter, cache: BatchCache, load_facts: LoadFacts) -> None:
         self._views = views

@@ -5,7 +5,8 @@
     second process   second half of the log ──► part ───┘
 
 The second process opens the log itself and writes a file of its own. If it fails, nothing is lost: the first half is a
-complete projection up to its last position, and this process continues from there alone.
+complete projection up to its last position, and this process continues from there alone. Swapping the finished file in is
+`views/sqlite/file.swap_in`.
 """
 
 from __future__ import annotations

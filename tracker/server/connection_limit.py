@@ -3,7 +3,7 @@
     accept ─► descriptor number ─┬─ below the reserve: the server
                                  └─ in the reserve: a spare server answers 503 with Retry-After and closes
 
-The system assigns the lowest free number, so the number tells how many descriptors are open in all. Without free descriptors
+The system assigns the lowest free number, so the number shows how many descriptors are open in all. Without free descriptors
 the event loop would leave new connections waiting, or (uvloop) close them, unanswered; /readyz among them. The reserve also
 serves files that are opened while we run (rebuilt views, bundles).
 """

@@ -153,9 +153,9 @@ class Metrics(Collector):
         for n, gauge in enumerate(self._cluster_gauges[:-1]):
             gauge.set_function(lambda n=n: seen()[n])
 
-    def knows(self, heard: Callable[[], int]) -> None:
-        """This is a node of a cluster: `heard` gives how many nodes are not silent, asked at scrape."""
-        self._cluster_gauges[-1].set_function(heard)
+    def watch_nodes(self, live_count: Callable[[], int]) -> None:
+        """This is a node of a cluster: `live_count` returns the number of live nodes; it is called at each scrape."""
+        self._cluster_gauges[-1].set_function(live_count)
 
     def checkpoints_begin(self) -> None:
         """From now on the log is to be signed: the age of the newest checkpoint counts."""

@@ -91,7 +91,7 @@ class Server:
         self.gossip: NodeGossip | None = None
         if self.cluster is not None and cosigner is not None:
             self.gossip = NodeGossip(self.cluster, functools.partial(self._status, self.cluster, cosigner), clock.now)
-            metrics.knows(self.gossip.live_count)
+            metrics.watch_nodes(self.gossip.live_count)
         self.connections: ConnectionLimiter | None = None
 
     def app(self) -> web.Application:

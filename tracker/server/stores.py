@@ -73,7 +73,10 @@ async def _open_file(config: Config, observe: LogObserver | None = None) -> Sqli
 
 @asynccontextmanager
 async def appending_log(config: Config) -> AsyncGenerator[Log]:
-    """The log to append to, closed on leaving; a server may be running on it. A node of a cluster catches up first."""
+    """Open the log for appending; close it on leaving. A server may use it at the same time.
+
+    In a cluster, wait until this node has caught up.
+    """
     log = await open_log(config)
     try:
         await _expect_current(config, log)
@@ -108,7 +111,10 @@ async def tree_log(config: Config) -> AsyncGenerator[SqliteLog]:
 
 @asynccontextmanager
 async def copy_source(config: Config) -> AsyncGenerator[CopySource]:
-    """The log to sign or to copy_file from, closed on leaving; bodies are not decrypted. A node of a cluster catches up first."""
+    """The log to sign or to copy from, closed on leaving; bodies are not decrypted.
+
+    In a cluster, wait until this node has caught up.
+    """
     if config.log.engine == "jetstream":
         async with copy_target(config) as node:
             yield node
@@ -119,7 +125,7 @@ async def copy_source(config: Config) -> AsyncGenerator[CopySource]:
 
 @asynccontextmanager
 async def copy_target(config: Config) -> AsyncGenerator[JetstreamLog | SqliteCopyTarget]:
-    """The log to copy_file into, closed on leaving. A node of a cluster catches up first."""
+    """The log to copy into, closed on leaving. In a cluster, wait until this node has caught up."""
     key_store = await _configured_key_store(config)
     if config.log.engine == "jetstream":
         log = await cluster_stores.open_log(config, key_store=key_store)
@@ -173,7 +179,7 @@ async def _configured_key_store(config: Config) -> KeyStore | None:
 
 
 async def read_dedupe_secret(config: Config) -> bytes | None:
-    """The secret that dedupe keys are hashed with; None where bodies are kept in clear."""
+    """The secret that dedupe keys are hashed with; None where bodies are unencrypted."""
     if not config.sealing.masters:
         return None
     key_store = await open_key_store(config)

@@ -1,1 +1,1 @@
-"""The vendors: how each one proves its deliveries, and what its events mean. One folder a vendor."""
+"""The vendors: how each one proves its deliveries, and what its events mean. One folder per vendor."""

@@ -59,7 +59,7 @@ class Source(Protocol):
         ...
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
-        """Name a body from a file that the operator vouches for. Event name and dedupe key are those of `verify`.
+        """Name a body from a file that the operator trusts. Event name and dedupe key are those of `verify`.
 
         `received_at` in µs; `proof` is recorded as passed. Never raises.
         """

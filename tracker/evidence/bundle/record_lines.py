@@ -1,6 +1,6 @@
-"""A line of records.jsonl: a record in the record_to_json that the importer reads, and what its leaf is computed from.
+"""A line of records.jsonl: a record in the form that the importer reads (`record_to_json`), and what its leaf is computed from.
 
-    {…record_to_json…, "proof_text": …, "erased_by": …, "withheld": …, "leaf": {"hash": …, "kept": …, "commitment": …, "salt": …}}
+    {… the fields of `record_to_json` …, "proof_text": …, "erased_by": …, "withheld": …, "leaf": {"hash": …, "kept": …, "commitment": …, "salt": …}}
 
 Every line has exactly one encoding: a line that was read is encoded again and compared, so nothing can be added that no
 check looks at. Hashes are base64. Of an erased record only the leaf remains; `erased_by` is the record that erased it.

@@ -107,7 +107,7 @@ class NodeGossip:
             await asyncio.sleep(EVERY_SECONDS)
 
     def nodes(self) -> list[PeerStatus]:
-        """All nodes by name, this one too."""
+        """The last status of every node, this one included, sorted by name."""
         now = self._now()
         return [PeerStatus(status, max(0, now - at)) for _, (status, at) in sorted(self._received.items())]
 

@@ -1,4 +1,4 @@
-"""The bucket of data keys: one entry a frame, in a NATS key-value bucket beside the stream, with as many replicas.
+"""The bucket of data keys: one entry per frame, in a NATS key-value bucket beside the stream, with as many replicas.
 
     $KV.<stream>-keys.<frame, hexadecimal>    the wrapped data keys of its records (`frame_keys.py`)
     $KV.<stream>-keys.names                   the dedupe secret, wrapped: {master: wrapped}
@@ -138,7 +138,7 @@ class KeyBucket:
                 await self._replace(RESTORED, found[0], value)
 
     async def restored_until(self) -> int:
-        """The message of `mark_restored`; 0 where the bucket was never lost."""
+        """The bucket may lack keys of frames up to this message (see `mark_restored`); 0 if it was never restored."""
         found = await self._entry(RESTORED)
         return 0 if found is None else int(found[1])
 

@@ -27,7 +27,7 @@ TILE_SECONDS = 3.0
 
 
 class ReplicaLog:
-    """Everything of `ClusteredLog` that neither appends records nor tells how the node is doing.
+    """Everything of `ClusteredLog` that neither appends records nor reports the state of the node.
 
     `checkpoint_key`: the verifier key of this node's checkpoints; "" where it signs none.
     """

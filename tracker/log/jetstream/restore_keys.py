@@ -113,7 +113,10 @@ async def _ahead(stream: Stream, after: int) -> _Ahead:
 async def _bucket(
     stream: Stream, key_store: KeyStore, needed: RequiredKeysReader, ahead: _Ahead, *, partly: bool
 ) -> KeyBucket:
-    """The bucket, created where there is none. Raises `LogUnavailable` where it is another one, or cannot be complete."""
+    """The bucket; created if there is none.
+
+    Raises `LogUnavailable` if it belongs to another key store, or if this node lacks keys that it needs.
+    """
     bucket = KeyBucket(stream)
 
     async def has_names() -> bool:
@@ -234,7 +237,7 @@ class _Restore:
             self.missing |= missing
             return
         raise LogUnavailable(
-            f"the keys of frame {needed.frame.hex()} are being changed by other nodes all the time: run it again"
+            f"other nodes kept changing the keys of frame {needed.frame.hex()}: run `tracker restore-keys` again"
         )
 
 

@@ -116,7 +116,7 @@ class Inbox(NamedTuple):
 
 @contextlib.contextmanager
 def translated_errors(what: str) -> Generator[None]:
-    """Turn what the driver raises inside into `LogUnavailable`; its message begins with `what`."""
+    """Raise `LogUnavailable` for any error of the NATS driver in the block. `what` is the beginning of the message."""
     try:
         yield
     except TimeoutError as error:

@@ -149,7 +149,9 @@ class KeyStore:
             await _create_schema(draft, masters[0], dedupe_secret or os.urandom(KEY_BYTES))
             publish_file(draft, path)
         except (OSError, sqlite3.Error) as error:
-            raise LogUnavailable(f"{path} cannot be made: {error}") from error
+            raise LogUnavailable(
+                f"{path} cannot be created: {error}. Check the directory and its permissions"
+            ) from error
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)

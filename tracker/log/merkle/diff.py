@@ -1,4 +1,4 @@
-"""Where two trees begin to differ, found from the top down: one tile a level, whatever the size."""
+"""Where two trees begin to differ, found from the top down: one tile per level, whatever the size."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     level 1   the roots of full tiles of level 0, and so on
 
 Full tiles never change, so a store only inserts. A growing tree needs at most 255 hashes a level in memory (`Frontier`). A
-proof reads one tile a level (C2SP tlog-tiles). Leaf index = position - 1.
+proof reads one tile per level (C2SP tlog-tiles). Leaf index = position - 1.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def partial_widths(size: int) -> list[int]:
 
 
 async def load_frontier(size: int, tile: ReadTile) -> Frontier:
-    """The right edge of the tree of the first `size` leaves, read from the store: one tile a level."""
+    """The right edge of the tree of the first `size` leaves, read from the store: one tile per level."""
     levels: list[Sequence[bytes]] = []
     for level, width in enumerate(partial_widths(size)):
         n = size >> (TILE_HEIGHT * (level + 1))

@@ -27,7 +27,7 @@ FROM wanted CROSS JOIN records ON substr(records.dedupe_key, -12) = substr(wante
 async def assign_positions(
     connection: aiosqlite.Connection, batch: Sequence[Verified], keys_of: Callable[[Verified], tuple[str, ...]]
 ) -> tuple[list[Appended], list[tuple[Any, ...]]]:
-    """The answer to each of the batch, and the rows to insert. The write lock must be held."""
+    """The answer to each delivery of the batch, and the rows to insert. The write lock must be held."""
     named = [(verified, keys_of(verified)) for verified in batch]
     wanted = [(verified.source, name) for verified, names in named for name in names]
     head, positions = await known_positions(connection, wanted)
@@ -63,9 +63,9 @@ async def known_positions(
 def place_rows(
     head: int, positions: dict[tuple[str, str], int], rows: Sequence[tuple[Any, ...]]
 ) -> tuple[list[Appended], list[tuple[Any, ...]]]:
-    """The answers to a frame's rows, and the rows to insert.
+    """As `assign_positions`, for the rows of one frame. The caller passes the known positions.
 
-    New rows get the positions after `head`, and are added to `positions`, which holds the known ones.
+    New rows get the positions after `head`, and are added to `positions`.
     """
     answers: list[Appended] = []
     inserted: list[tuple[Any, ...]] = []

@@ -23,7 +23,10 @@ Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
 
 
 class RecordEncryption:
-    """Encrypts and decrypts the records of one log. `key_store` None: records stay plain; refused after encrypted ones."""
+    """Encrypts and decrypts the records of one log.
+
+    Without a `key_store`, new records are stored unencrypted. `start` raises if the log already has encrypted records.
+    """
 
     def __init__(self, key_store: KeyStore | None) -> None:
         self.key_store = key_store

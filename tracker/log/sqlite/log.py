@@ -147,7 +147,7 @@ class SqliteLog:
         `key_store`: encrypts new records and decrypts others; it is closed with the log, or when this raises.
         `encrypted_unread`: without a key store, encrypted records can be proved (`read_stored`) but not read.
         `queue_bound` in records; `busy_timeout` in seconds, how long to wait for another process that is writing.
-        Raises `LogMissing`, `LogCorrupt` (not a log of ours, or a newer Tracker's) or `LogUnavailable`.
+        Raises `LogMissing`, `LogCorrupt` (not a Tracker log, or written by a newer version) or `LogUnavailable`.
         """
         real = Path(path).resolve()
         async with contextlib.AsyncExitStack() as undo:
@@ -163,9 +163,9 @@ class SqliteLog:
             )  # fmt: skip
             undo.push_async_callback(log._group_commit.close)
             log._follows = next((name for (name,) in await log._fetch(SELECT_FOLLOWED)), None)
-            ((size, first_sealed),) = await log._fetch(SELECT_SIZE_AND_FIRST_ENCRYPTED)
+            ((size, first_encrypted),) = await log._fetch(SELECT_SIZE_AND_FIRST_ENCRYPTED)
             if not encrypted_unread or key_store is not None:
-                log._encryption.start(size, first_sealed, is_replica=log._follows is not None)
+                log._encryption.start(size, first_encrypted, is_replica=log._follows is not None)
             undo.pop_all()
         return log
 

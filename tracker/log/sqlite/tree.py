@@ -41,7 +41,7 @@ SELECT_ERASURES_MADE = (
 SELECT_SURPLUS_TILE = f"""
 SELECT level, n FROM tiles
 WHERE level > 7 OR (n + 1) * (1 << (8 * level)) > ({SELECT_TREE_SIZE}) ORDER BY level, n LIMIT 1
-"""  # noqa: S608 - a statement of ours
+"""  # noqa: S608 - made of constants
 SELECT_ENCRYPTED = (
     "SELECT position, commitment FROM leaves WHERE commitment IS NOT NULL AND position > ? AND position <= ?"
 )

@@ -20,12 +20,12 @@ def play(script: CallScript) -> None:
 
     def meeting(status: str) -> Json:
         rights = {"recordingControl": True, "meetingJoin": True, "mediaPublishVideo": True, "chatWrite": True}
-        door = {"enabled": True, "url": f"{url}?secret={script.random.getrandbits(40):x}"}
+        access_link = {"enabled": True, "url": f"{url}?secret={script.random.getrandbits(40):x}"}
         return {
             "owner": "admin", "creationDate": script.ms(-86_400), "status": status, "meetingEndAction": "none",
             "config": {"chat": {"enabled": True}, "recording": {"enabled": True, "layout": "grid"}},
             "roles": {"moderator": {"permissions": rights}, "speaker": {"permissions": rights}},
-            "access": {"anonymous": {"moderator": door, "speaker": door}, "user": {"enabled": False, "url": url}},
+            "access": {"anonymous": {"moderator": access_link, "speaker": access_link}, "user": {"enabled": False, "url": url}},
             "rolesUpdatedAt": script.ms(-86_400),
         }  # fmt: skip
 

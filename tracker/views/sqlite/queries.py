@@ -1,4 +1,4 @@
-"""The read statements of the SQLite views: one constant a statement, and the fixed fragments that filters are composed of.
+"""The read statements of the SQLite views: one constant per statement, and the fixed fragments that filters are composed of.
 
 A list is `SELECT_…` + `AND_…` fragments + its order. Values are always bound. A list of values is one bound JSON text
 (`json_each`). `NUMBER_OF_NAME` is the number of the name bound next: -1 for an unknown name, NULL for NULL (the entries of no

@@ -57,7 +57,7 @@ class SqliteReader(ABC):
 
     @abstractmethod
     async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
-        """The rows of several statements that all see the same saves."""
+        """The rows of several statements, read in one transaction: all see the views at the same moment."""
 
     async def projected_position(self) -> int:
         return (await self.rows(SELECT_POSITION))[0][0]
@@ -264,7 +264,7 @@ class SqliteReader(ABC):
     async def stats(self, *, from_at: Micros, to_at: Micros, sources: tuple[str, ...] | None) -> dict[str, Any]:
         """See `ViewsReader`.
 
-        `open` counts the sessions open now. Days, sessions and peak are about `from_at <= begins_at < to_at`; the peak
+        `open` counts the sessions open now. Days, sessions and peak cover sessions with `from_at <= begins_at < to_at`; the peak
         also counts sessions that began before and were still open. Days are UTC; `at` is µs.
         """
         plan = plan_stats(sources, from_at, to_at)

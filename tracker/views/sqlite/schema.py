@@ -1,4 +1,4 @@
-"""The tables of a views file, one constant a statement, and the stamp that identifies its version.
+"""The tables of a views file, one constant per statement, and the stamp that identifies its version.
 
 Columns hold what queries search or order by; `doc` and `rest` hold the other fields of a row (`encoding`). Session ids and
 source names are long and repeated in every row, so the table `names` gives each a number. `session_id` is text only where lists
