@@ -1,4 +1,6 @@
-"""A session as swim lanes: which lanes and bars there are. Pure: rows in, lanes out; drawing is done elsewhere.
+"""A session as swim lanes: which lanes and bars there are. Pure: rows in, lanes out.
+
+Two files draw them: `lanes_svg.py` (the static picture) and `static/session_draw.js` (the interactive one).
 
     session ─ recordings (with their phases) ─ supervisor sessions ─ other activities ─ people
                                                                                           └ what they publish

@@ -1,4 +1,4 @@
-// The page of one session, come alive: lanes and list tied together, the keyboard, and what happens while one watches.
+// The script of the session page. It links the lanes and the list, handles the keyboard, and applies live updates.
 import { EventsView } from "./session_events.js";
 import { LanesView } from "./session_lanes.js";
 import { about, barOf, event, inOrder, laneOf, read } from "./session_model.js";
@@ -6,8 +6,8 @@ import { clock, spaced } from "./session_words.js";
 
 const root = document.getElementById("session");
 const { base, id, records } = root.dataset;
-const MOST = 200_000; // events kept in one page
-const WHOLE = 4_000; // up to so many events, a change fetches all of them again
+const MOST = 200_000; // no further page of events is fetched after this many
+const WHOLE = 4_000; // with at most this many events, a change fetches all of them again
 const QUIET_MS = 250;
 
 const json = async (path) => {
@@ -51,15 +51,15 @@ const list = new EventsView(document.getElementById("events-live"), document.get
 }, records === "yes");
 
 const takeLanes = async () => {
-  const given = await json("/lanes.json");
-  skew = given.now / 1000 - Date.now();
+  const fetched = await json("/lanes.json");
+  skew = fetched.now / 1000 - Date.now();
   const picked = list.picked;
-  model = read(given);
+  model = read(fetched);
   lanes.take(model);
   if (picked) lanes.pick(barOf(model, picked), null, picked.at - model.begin);
 };
 
-/** Every event, page by page; the list shows them as they come. */
+/** Fetches every event, page by page. At the first load, the list shows each page as it arrives. */
 const takeEvents = async (isLive) => {
   const found = [];
   let cursor = null;
@@ -80,7 +80,7 @@ const show = (found, more, isLive) => {
   if (picked) list.picked = events.find((each) => each.id === picked) ?? null;
 };
 
-/** Only what records after `position` told: for sessions too long to be fetched again and again. */
+/** Fetches only the events from records after `position`. Used for sessions that are too long to fetch whole at every change. */
 const takeNews = async (position) => {
   const page = await json(`/events.json?after=${position}`);
   const known = new Set(events.map((each) => each.id));
@@ -88,7 +88,7 @@ const takeNews = async (position) => {
   if (news.length) show([...events, ...news].sort(inOrder), !complete, true);
 };
 
-/** The summary and the tables, made anew by the server. */
+/** Fetches the summary and the tables again, as HTML from the server. */
 const takeSummary = async () => {
   const answer = await fetch(`${base}?part=summary`);
   if (answer.redirected || !answer.ok) return;
@@ -122,8 +122,8 @@ const refresh = async () => {
     if (events.length <= WHOLE) await takeEvents(true);
     else await takeNews(before);
     await takeSummary();
-  } catch { /* the server may be starting anew; the stream says when it is back */ }
-  // A long session costs its server more: ask less often.
+  } catch { /* The server may be restarting. The stream reconnects when it is back, and that starts another refresh. */ }
+  // The slower the answers, the longer the pause before the next refresh.
   setTimeout(() => { busy = false; if (again) { again = false; changed(); } }, Math.min(5000, (performance.now() - started) * 3));
 };
 
@@ -143,7 +143,7 @@ const KEYS = {
 };
 addEventListener("keydown", (e) => {
   if (e.ctrlKey || e.metaKey || e.altKey || e.target.closest("input, select, textarea, dialog")) return;
-  // Tables that scroll sideways keep their arrows.
+  // In tables that scroll sideways, the arrow keys scroll.
   if (e.key.startsWith("Arrow") && e.target.closest(".scroll")) return;
   const act = KEYS[e.key] ?? (e.key === "Enter" && e.target.closest(".lanes-view, .events-scroll") ? () => list.raw() : null);
   if (!act || !model) return;
@@ -151,7 +151,7 @@ addEventListener("keydown", (e) => {
   act();
 });
 
-// Paper has no hover: there, times are in UTC, and nothing is folded away.
+// Paper has no hover. In print, times are in UTC and all notices are open.
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll("#session time[title]")) {
     each.dataset.screen = each.textContent;

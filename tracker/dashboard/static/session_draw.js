@@ -1,8 +1,8 @@
-// One frame of the swim lanes on a canvas: only what is visible is drawn. Knows nothing of mice and keys.
+// Draws one frame of the swim lanes on a canvas: only what is visible. Mouse and keyboard are in session_lanes.js.
 import { clock, day } from "./session_words.js";
 
 const CHART = 54;
-/** Chart, clock times and (where there are any) notices above the lanes. */
+/** The height of what is above the lanes: the chart, the clock times and, if there are any, the notices. */
 export const headOf = (model) => (model.marks.length ? 98 : 78);
 const UNSURE = 56;
 const TICKS = [1e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1.5e7, 3e7, 6e7, 1.2e8, 3e8, 6e8, 9e8, 1.8e9, 3.6e9, 7.2e9, 1.44e10, 2.16e10, 4.32e10, 8.64e10, 1.728e11, 6.048e11];
@@ -11,7 +11,7 @@ const PHASES = {
   recording: "recording", processing: "processing", supervisor: "supervisor", activity: "activity",
 };
 
-/** The colours of the page now, and patterns made of them. */
+/** The current colours of the page, and patterns made of them. */
 export const palette = (host) => {
   const style = getComputedStyle(host);
   const of = (name) => style.getPropertyValue(name).trim();
@@ -47,7 +47,7 @@ const thickness = { participant: 11, session: 8, recording: 10 };
 export const rowHeight = (lane) => (lane.kind === "participant" ? 13 : 9);
 export const laneHeight = (lane) => (lane.parent >= 0 ? 17 : 26) + (lane.rows - 1) * rowHeight(lane);
 
-/** Where a bar lies vertically inside its lane: [offset, thickness]. */
+/** The vertical place of a bar in its lane: [offset, thickness]. */
 export const placeOf = (bar) => {
   const { lane } = bar;
   const most = thickness[lane.kind] ?? 8;
@@ -55,7 +55,7 @@ export const placeOf = (bar) => {
   return [((lane.parent >= 0 ? 17 : 26) - thick) / 2 + bar.row * rowHeight(lane), thick];
 };
 
-/** Draws `scene` (see session_lanes.js) into `g`, `width` × `height` CSS pixels. */
+/** Draws `scene` (a LanesView of session_lanes.js) into `g`, which is `width` × `height` CSS pixels. */
 export const draw = (g, scene, width, height) => {
   const { colours } = scene;
   g.clearRect(0, 0, width, height);
@@ -86,7 +86,7 @@ const drawGrid = (g, scene, width, top, bottom) => {
 const drawHead = (g, scene, width) => {
   const { model, colours, gutter, from, to, head } = scene;
   const floor = CHART;
-  const room = CHART - 10;
+  const available = CHART - 10;
   g.font = `12px ${colours.font}`;
   g.textBaseline = "alphabetic";
   g.fillStyle = colours.ink;
@@ -104,7 +104,7 @@ const drawHead = (g, scene, width) => {
       const middle = (low + high) >> 1;
       if (steps[middle][0] <= from) { first = middle; low = middle + 1; } else high = middle - 1;
     }
-    const y = (count) => floor - (room * count) / model.peak;
+    const y = (count) => floor - (available * count) / model.peak;
     g.beginPath();
     g.moveTo(gutter, floor);
     let level = steps.length && steps[first][0] <= from ? steps[first][1] : 0;
@@ -212,12 +212,12 @@ const drawLabel = (g, scene, { lane, height: tall, folded }, top, width) => {
   g.fillText(fitted(g, lane.label, gutter - left - 8), left, middle);
 };
 
-const fitted = (g, text, room) => {
-  if (text.length * 8 < room || g.measureText(text).width <= room) return text;
+const fitted = (g, text, available) => {
+  if (text.length * 8 < available || g.measureText(text).width <= available) return text;
   let low = 0;
   for (let high = Math.min(text.length, 80); low < high; ) {
     const middle = (low + high + 1) >> 1;
-    if (g.measureText(`${text.slice(0, middle)}…`).width <= room) low = middle;
+    if (g.measureText(`${text.slice(0, middle)}…`).width <= available) low = middle;
     else high = middle - 1;
   }
   return `${text.slice(0, low)}…`;

@@ -1,6 +1,6 @@
-// The list of events: any number of them, with only the visible rows in the document.
+// The list of events. Only the visible rows, and some around them, are in the document.
 import { about } from "./session_model.js";
-import { clock, element, spaced, span, told, utc } from "./session_words.js";
+import { clock, detailText, element, spaced, span, utc } from "./session_words.js";
 
 const ROW = 34;
 const NARROW = 58;
@@ -10,7 +10,7 @@ const LATE_MS = 60_000;
 const HEADS = [["Time"], ["Since", "number"], ["Delay", "number"], ["Event"], ["Who or what"], ["Detail", "wide"], ["Known by"], ["Position", "number"]];
 
 export class EventsView {
-  /** `on`: { hover(event | null), pick(event) }; `mayRead`: raw records may be fetched. */
+  /** `on`: { hover(event | null), pick(event | null) }. `mayRead`: whether raw records may be fetched. */
   constructor(host, tools, on, mayRead) {
     this.on = on;
     this.mayRead = mayRead;
@@ -47,7 +47,7 @@ export class EventsView {
 
   get row() { return matchMedia("(max-width: 640px)").matches ? NARROW : ROW; }
 
-  /** Shows these events (in order). New ones slide in, and the end stays in sight where it was. */
+  /** Shows these events, which are in order. New ones slide in. A list that is scrolled to its end stays at its end. */
   take(events, model, { isLive = false, more = false } = {}) {
     const known = isLive ? new Set(this.all.map((each) => each.id)) : null;
     const atEnd = this.scroll.scrollTop + this.scroll.clientHeight > this.scroll.scrollHeight - 60;
@@ -73,7 +73,7 @@ export class EventsView {
   }
 
   textOf(each) {
-    return `${spaced(each.kind)} ${each.kind} ${about(this.model, each)} ${each.actor ?? ""} ${told(each.detail)} ${each.provenance} ${each.position}`.toLowerCase();
+    return `${spaced(each.kind)} ${each.kind} ${about(this.model, each)} ${each.actor ?? ""} ${detailText(each.detail)} ${each.provenance} ${each.position}`.toLowerCase();
   }
 
   redraw() {
@@ -81,7 +81,7 @@ export class EventsView {
     this.waits = requestAnimationFrame(() => { this.waits = 0; this.place(); });
   }
 
-  /** Puts the visible rows, and some around them, into the document; rows that stay are not touched. */
+  /** Puts the visible rows, and some around them, into the document. Rows that stay visible are not replaced. */
   place() {
     const height = this.row;
     const top = Math.floor(this.scroll.scrollTop / height);
@@ -128,7 +128,7 @@ export class EventsView {
       element("td", { class: `number${delay > LATE_MS ? " late" : ""}`, text: delay === null ? "–" : span(delay) }),
       element("th", { scope: "row" }, element("span", { class: "kind", text: spaced(each.kind) })),
       element("td", { class: "who", text: about(this.model, each), title: each.subject }),
-      element("td", { class: "wide detail", text: told(each.detail).slice(0, 200) }),
+      element("td", { class: "wide detail", text: detailText(each.detail).slice(0, 200) }),
       element("td", {}, element("span", { class: `known ${each.provenance}`, text: each.provenance })),
       element("td", { class: "number" }, position));
   }
@@ -143,33 +143,33 @@ export class EventsView {
     }
   }
 
-  /** Marks these events; null or none: nothing. */
+  /** Highlights these events. With null or an empty list, no event is highlighted. */
   tie(events) {
     this.tied = new Set(events ?? []);
     this.mark();
   }
 
-  /** Chooses an event and brings it into sight. */
+  /** Selects an event and scrolls to it. */
   pick(event) {
     this.picked = event;
     const n = this.shown.indexOf(event);
     if (n >= 0) {
-      const [top, room] = [n * this.row, this.scroll.clientHeight - 40];
+      const [top, available] = [n * this.row, this.scroll.clientHeight - 40];
       if (top < this.scroll.scrollTop) this.scroll.scrollTop = Math.max(0, top - this.row);
-      else if (top + this.row > this.scroll.scrollTop + room) this.scroll.scrollTop = top + 2 * this.row - room;
+      else if (top + this.row > this.scroll.scrollTop + available) this.scroll.scrollTop = top + 2 * this.row - available;
     }
     this.redraw();
     this.inspect(event);
   }
 
-  /** The event `by` steps from the chosen one. */
+  /** The event that is `by` rows after the selected one, or before it if `by` is negative. */
   next(by) {
     if (!this.shown.length) return null;
     const n = this.shown.indexOf(this.picked);
     return this.shown[n < 0 ? (by > 0 ? 0 : this.shown.length - 1) : Math.min(Math.max(n + by, 0), this.shown.length - 1)];
   }
 
-  /** The events at a moment that belong to `bar`; nearest first. */
+  /** The event nearest to a moment, of those for which `fits` returns true; null if there is none. */
   near(at, fits) {
     let best = null;
     for (const each of this.all) {
@@ -184,7 +184,7 @@ export class EventsView {
     if (!each) return;
     const facts = [
       ["Happened", `${clock(each.at)} (${utc(each.at)})`],
-      ["Received", each.received === null ? "no event told this" : `${span((each.received - each.at) / 1000)} later`, each.received === null ? null : utc(each.received)],
+      ["Received", each.received === null ? "not reported by an event" : `${span((each.received - each.at) / 1000)} later`, each.received === null ? null : utc(each.received)],
       ["About", about(this.model, each)], ["Id", each.subject], ["By", each.actor], ["Known by", each.provenance], ["Clock", each.clock],
       ["Position", each.provenance === "reported" ? String(each.position) : `follows from 1–${each.position}`],
       ...Object.entries(each.detail).map(([name, value]) => [spaced(name), typeof value === "object" ? JSON.stringify(value) : String(value)]),
@@ -204,7 +204,7 @@ export class EventsView {
     this.inspector.replaceChildren(...parts);
   }
 
-  /** Fetches the record of an event into the inspector. */
+  /** Fetches the record of an event and shows it in the inspector. */
   async raw(each = this.picked) {
     if (!each || each.provenance !== "reported" || !this.mayRead) return;
     this.inspector.querySelector(".raw")?.remove();
@@ -215,7 +215,7 @@ export class EventsView {
       const record = await answer.json();
       if (!answer.ok) throw new Error(record.detail);
       let text = record.body ?? "(no text: see the exact bytes)";
-      try { text = JSON.stringify(JSON.parse(text), null, 2); } catch { /* shown as it came */ }
+      try { text = JSON.stringify(JSON.parse(text), null, 2); } catch { /* not JSON: shown unchanged */ }
       place.replaceChildren(
         element("p", { class: "faint", text: `${record.event || "no event name"} · ${record.origin} · ${record.size_bytes.toLocaleString()} bytes · proof: ${record.proof?.scheme ?? "none"}` }),
         element("pre", { text, tabindex: "0" }));
@@ -224,15 +224,15 @@ export class EventsView {
     }
   }
 
-  /** Puts every event that is here into the table that is printed. */
+  /** Fills the table for print with the events that are loaded, up to PRINTED of them. */
   print() {
     const table = document.querySelector("#events-still tbody");
     if (!table || !this.model) return;
-    const kept = this.shown;
+    const { shown } = this;
     this.shown = this.all.slice(0, PRINTED);
     table.replaceChildren(...this.shown.map((_, n) => this.rowOf(n)));
     if (this.all.length > PRINTED) table.append(element("tr", {}, element("td", { colspan: "8", text: `and ${this.all.length - PRINTED} more: save the events as CSV` })));
     document.querySelector("#events-still .pager")?.remove();
-    this.shown = kept;
+    this.shown = shown;
   }
 }

@@ -1,12 +1,12 @@
-// The swim lanes one can zoom, pan, fold and point at. Draws on one canvas of the size of the window onto them.
+// The interactive swim lanes: zoom, pan, fold, hover and click. The canvas is as large as the visible part of the lanes.
 import { draw, headOf, laneHeight, palette, placeOf } from "./session_draw.js";
 import { clock, element, spaced, span, utc } from "./session_words.js";
 
-const NEAREST = 50_000; // µs across the whole axis at most zoom
-const MANY = 160; // lanes from which people are folded at first
+const NEAREST = 50_000; // µs on the whole axis at the highest zoom
+const MANY = 160; // with more lanes than this, people are folded at first
 
 export class LanesView {
-  /** `on`: { hover(bar | null), pick(bar, at), say(text) } */
+  /** `on`: { hover(bar | null), pick(bar, at), mark(mark) } */
   constructor(host, tools, on) {
     this.on = on;
     this.model = null;
@@ -59,7 +59,7 @@ export class LanesView {
     );
   }
 
-  /** Shows a model; the first one decides what is folded. */
+  /** Shows a model. The first one decides what is folded. */
   take(model) {
     const first = this.model === null;
     this.model = model;
@@ -84,7 +84,7 @@ export class LanesView {
     if (this.fits) this.fit(false);
   }
 
-  /** Moves the end of the axis of a call that goes on. `until`: µs after begin. */
+  /** Moves the end of the axis while the session is open. `until`: µs after begin. */
   tick(until) {
     if (!this.model?.goes_on || until <= this.until) return;
     this.until = until;
@@ -92,7 +92,7 @@ export class LanesView {
     else this.redraw();
   }
 
-  /** Works out which lanes are shown, and where. */
+  /** Computes which lanes are shown, and where. */
   lay() {
     const rows = [];
     let y = 0;
@@ -147,7 +147,7 @@ export class LanesView {
   x(at) { return this.gutter + (at - this.from) * this.perUs; }
   at(x) { return this.from + (x - this.gutter) / this.perUs; }
 
-  /** A bar's left and right, in CSS pixels. */
+  /** The left and right edges of a bar, in CSS pixels. */
   spanOf(bar) {
     const right = this.x(bar.end ?? this.until);
     const left = bar.start === null ? right - 16 : this.x(bar.start);
@@ -161,7 +161,7 @@ export class LanesView {
     if (redraw) this.redraw();
   }
 
-  /** Zooms by `factor` around x (CSS pixels; without: the picked moment, else the middle). */
+  /** Zooms by `factor` around `x` (CSS pixels). Without `x`: around the selected moment if it is visible, else the middle. */
   zoom(factor, x) {
     const inView = this.pickedAt !== null && this.pickedAt > this.from && this.pickedAt < this.to;
     const centre = x !== undefined ? this.at(Math.max(x, this.gutter)) : inView ? this.pickedAt : (this.from + this.to) / 2;
@@ -182,22 +182,22 @@ export class LanesView {
     this.redraw();
   }
 
-  /** Shows a moment, and its bar, without a pick. */
+  /** Highlights a moment and its bar without selecting them. */
   tie(bar, at) {
     if (this.tied === bar && this.tiedAt === at) return;
     Object.assign(this, { tied: bar, tiedAt: at });
     this.redraw();
   }
 
-  /** Brings a moment and its lane into sight and keeps them marked. */
+  /** Selects a moment and its bar, and scrolls to them. */
   pick(bar, lane, at) {
     Object.assign(this, { picked: bar, pickedAt: at });
     if (at !== null && (at < this.from || at > this.to)) this.look(at - (this.to - this.from) / 2, this.to - this.from);
     const shown = lane && (this.rowOf.get(lane.index) ?? (lane.parent >= 0 ? this.rowOf.get(lane.parent) : null));
     if (shown) {
-      const room = this.height - this.head;
+      const available = this.height - this.head;
       if (shown.y < this.scrolled) this.scroll.scrollTop = shown.y - 20;
-      else if (shown.y + shown.height > this.scrolled + room) this.scroll.scrollTop = shown.y + shown.height - room + 20;
+      else if (shown.y + shown.height > this.scrolled + available) this.scroll.scrollTop = shown.y + shown.height - available + 20;
     }
     this.redraw();
   }
@@ -213,7 +213,7 @@ export class LanesView {
     return y < this.head ? null : this.rows[low] ?? null;
   }
 
-  /** What is under a point: { row, bar, dot, mark }. */
+  /** What is at a point: { row, bar, dot, mark }. */
   under(x, y) {
     const row = this.rowAt(y);
     if (!row) {
@@ -272,7 +272,7 @@ export class LanesView {
     this.canvas.classList.toggle("over", Boolean(bar || mark || (x < this.gutter && row?.lane.children)));
     this.on.hover(bar);
     const words = mark ? [spaced(mark.kind), mark.detail] : dot ? [`${row.lane.label}: ${spaced(dot.name)}`, this.moment(dot.at)]
-      : bar ? this.told(bar) : row && x < this.gutter ? [row.lane.label, row.lane.about ?? ""] : y < this.head && x > this.gutter ? this.present(x) : null;
+      : bar ? this.describe(bar) : row && x < this.gutter ? [row.lane.label, row.lane.about ?? ""] : y < this.head && x > this.gutter ? this.present(x) : null;
     this.tip.hidden = !words;
     if (!words) return;
     this.tip.replaceChildren(element("strong", { text: words[0] }), ...words.slice(1).filter(Boolean).map((text) => element("span", { text: `${text} ` })));
@@ -303,8 +303,8 @@ export class LanesView {
     return at >= 0 && at <= this.until ? [`${count} ${count === 1 ? "person" : "people"} present`, this.moment(at)] : null;
   }
 
-  /** A bar in words: who or what, from when to when, how both are known, why. */
-  told(bar) {
+  /** Describes a bar in two lines: who or what it is; then its phase, start and end, how each is known, and the reason. */
+  describe(bar) {
     const { model } = this;
     const owner = bar.lane.parent >= 0 ? `${model.lanes[bar.lane.parent].label} · ` : "";
     const end = (at, by, missing) => (at === null ? missing : `${clock(model.begin + at)}${by === "reported" ? "" : ` (${by})`}`);

@@ -1,9 +1,9 @@
-// What lanes.json and events.json say, joined: which bars an event belongs to, and what people are called.
+// Joins lanes.json and events.json: finds the bar and the lane of an event, and the names of people.
 
-/** lanes.json → lanes with their bars (moments are µs after `begin`). */
-export const read = (given) => {
-  const { words, bars: columns } = given;
-  const lanes = given.lanes.map(([kind, label, about, parent, rows, key], index) => ({
+/** Turns lanes.json into lanes with their bars. Moments are µs after `begin`. */
+export const read = (fetched) => {
+  const { words, bars: columns } = fetched;
+  const lanes = fetched.lanes.map(([kind, label, about, parent, rows, key], index) => ({
     index, kind: words[kind], label, about, parent, rows, key, bars: [], dots: [], children: 0,
   }));
   for (const lane of lanes) if (lane.parent >= 0) lanes[lane.parent].children += 1;
@@ -25,14 +25,14 @@ export const read = (given) => {
     if (lane.parent >= 0) keep(lanes[lane.parent].key, bar);
     if (bar.key !== lane.key) keep(lane.key, bar);
   }
-  for (const [lane, at, name, position] of given.dots) lanes[lane].dots.push({ at, name: words[name], position });
+  for (const [lane, at, name, position] of fetched.dots) lanes[lane].dots.push({ at, name: words[name], position });
   return {
-    ...given,
+    ...fetched,
     lanes,
     byKey,
     byLane: new Map(lanes.map((lane) => [lane.key, lane])),
-    marks: given.marks.map(([at, kind, detail, position, key]) => ({ at, kind: words[kind], detail, position, key })),
-    peak: given.steps.reduce((most, [, count]) => Math.max(most, count), 0),
+    marks: fetched.marks.map(([at, kind, detail, position, key]) => ({ at, kind: words[kind], detail, position, key })),
+    peak: fetched.steps.reduce((most, [, count]) => Math.max(most, count), 0),
   };
 };
 
@@ -41,20 +41,20 @@ const FAMILY = {
   recording: ["recording", "processing"], supervisor_session: ["supervisor"],
 };
 
-/** One row of events.json. */
+/** Turns one row of events.json into an object. */
 export const event = ([id, at, received, kind, type, subject, actor, provenance, clock, position, n, detail, keys]) => ({
   id, at, received, kind, type, subject, actor, provenance, clock, position, n, detail, keys,
 });
 
 export const inOrder = (a, b) => a.at - b.at || a.position - b.position || a.n - b.n;
 
-/** The bar an event belongs to: the one that begins or ends at its moment, else the one around or nearest to it. */
-export const barOf = (model, told) => {
-  const family = FAMILY[told.type] ?? ["activity"];
-  const at = told.at - model.begin;
+/** The bar of an event: the one that starts or ends at its moment, else one that contains the moment, else the nearest. */
+export const barOf = (model, entry) => {
+  const family = FAMILY[entry.type] ?? ["activity"];
+  const at = entry.at - model.begin;
   let best = null;
   let least = Infinity;
-  for (const key of told.keys) {
+  for (const key of entry.keys) {
     for (const bar of model.byKey.get(key) ?? []) {
       if (!family.includes(bar.phase)) continue;
       const start = bar.start ?? bar.end ?? 0;
@@ -69,11 +69,11 @@ export const barOf = (model, told) => {
   return null;
 };
 
-/** The lane an event belongs to, with or without a bar. */
-export const laneOf = (model, told) => {
-  const bar = barOf(model, told);
+/** The lane of an event, even if the event has no bar. */
+export const laneOf = (model, entry) => {
+  const bar = barOf(model, entry);
   if (bar) return bar.lane;
-  for (const key of told.keys) if (model.byLane.has(key)) return model.byLane.get(key);
+  for (const key of entry.keys) if (model.byLane.has(key)) return model.byLane.get(key);
   return null;
 };
 
@@ -84,16 +84,16 @@ const person = (model, id) => {
 };
 
 /** Who or what an event is about, in words. */
-export const about = (model, told) => {
-  if (told.type === "participant") return person(model, told.detail.connection ?? told.subject) ?? told.subject ?? "";
-  if (told.type === "session") return "the session";
-  const lane = laneOf(model, told);
-  const owner = lane && lane.parent >= 0 ? model.lanes[lane.parent].label : person(model, told.actor);
-  if (told.type === "stream" || told.type === "subscription") {
-    const what = lane && lane.parent >= 0 ? lane.label : told.subject;
+export const about = (model, entry) => {
+  if (entry.type === "participant") return person(model, entry.detail.connection ?? entry.subject) ?? entry.subject ?? "";
+  if (entry.type === "session") return "the session";
+  const lane = laneOf(model, entry);
+  const owner = lane && lane.parent >= 0 ? model.lanes[lane.parent].label : person(model, entry.actor);
+  if (entry.type === "stream" || entry.type === "subscription") {
+    const what = lane && lane.parent >= 0 ? lane.label : entry.subject;
     return owner ? `${owner} · ${what}` : what;
   }
   if (lane?.kind === "supervisor") return lane.label;
   if (lane?.kind === "recording" && model.lanes.filter((each) => each.kind === "recording").length === 1) return lane.label;
-  return [told.subject, owner].filter(Boolean).join(" · ") || told.type.replaceAll("_", " ");
+  return [entry.subject, owner].filter(Boolean).join(" · ") || entry.type.replaceAll("_", " ");
 };

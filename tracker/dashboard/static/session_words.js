@@ -1,4 +1,4 @@
-// Moments and durations as people read them: the reader's zone to read, UTC beside it.
+// Moments and durations as text. Times are in the reader's time zone; `utc` gives the same time in UTC.
 const pad = (n, digits = 2) => String(n).padStart(digits, "0");
 
 /** µs since the epoch → "09:30:00.123" in the reader's zone. */
@@ -11,7 +11,7 @@ export const clock = (us, ms = true) => {
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 export const day = (us) => DAY.format(new Date(us / 1000));
 
-/** µs → "2026-03-01 09:30:00.123 UTC"; what no calendar holds stays a number. */
+/** µs → "2026-03-01 09:30:00.123 UTC". A moment too large for a date stays a number. */
 export const utc = (us) => {
   const at = new Date(us / 1000);
   return Number.isNaN(at.getTime()) ? `${us} µs` : at.toISOString().replace("T", " ").replace("Z", " UTC");
@@ -32,13 +32,13 @@ export const span = (ms) => {
 export const spaced = (text) => text.replaceAll(/[._]/g, " ");
 
 /** The detail of an event as one line. */
-export const told = (detail) =>
+export const detailText = (detail) =>
   Object.entries(detail)
     .filter(([name, value]) => name !== "connection" && value !== null && value !== "")
     .map(([name, value]) => `${spaced(name)} ${typeof value === "object" ? JSON.stringify(value) : value}`)
     .join(" · ");
 
-/** An element with text and classes; nothing is ever parsed as HTML. */
+/** Makes an element with text, attributes and children. Nothing is parsed as HTML. */
 export const element = (name, { text, ...attributes } = {}, ...children) => {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {

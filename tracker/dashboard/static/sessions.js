@@ -1,5 +1,5 @@
-// The list of sessions, live: after an entry of the live stream, the script requests the figures and the rows again, at most once
-// a second, and replaces only the rows that have changed.
+// The live list of sessions. After an entry of the live stream, the script requests the figures and the rows again, at most
+// once a second. It replaces only the rows that have changed.
 "use strict";
 (() => {
   const status = document.getElementById("live-status");
@@ -18,11 +18,11 @@
     status.hidden = false;
   };
 
-  // What the server said of a row, without what ticks by itself.
+  // The last HTML of each row, without the durations: tracker.js changes those every second.
   const known = new Map();
-  const told = (row) => row.innerHTML.replace(/(data-since="[^"]*">)[^<]*/g, "$1");
+  const contentOf = (row) => row.innerHTML.replace(/(data-since="[^"]*">)[^<]*/g, "$1");
 
-  // The figures hold links only: the one that had the focus keeps it.
+  // The figures contain only links. The link that had the focus gets it back.
   const figures = (fresh) => {
     const old = document.getElementById("now");
     const link = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
@@ -40,7 +40,7 @@
     for (const row of [...body.rows]) {
       const before = rows.get(row.dataset.id);
       if (!before) row.classList.add("arrived");
-      const text = told(row);
+      const text = contentOf(row);
       if (before && known.get(row.dataset.id) === text) row.replaceWith(before);
       known.set(row.dataset.id, text);
     }
@@ -67,7 +67,7 @@
         const [now, fresh] = [made.getElementById("now"), made.getElementById("live")];
         if (now && fresh) { figures(document.adoptNode(now)); place(document.adoptNode(fresh)); }
       }
-    } catch { /* The server is away; the stream says when it is back. */ } finally {
+    } catch { /* The server is not reachable. The stream reconnects when it is back, and that starts another refresh. */ } finally {
       asking = false;
       if (again) { again = false; soon(); }
     }
@@ -80,12 +80,12 @@
 
   const first = () => {
     if (due) return;
-    // The first of many at once, the others a second later together.
+    // After a quiet second, the first entry is shown at once. Entries that follow are shown together, a second later.
     due = setTimeout(() => { due = 0; refresh(); }, 60);
   };
 
   let calm = 0;
-  const heard = (event) => {
+  const onEntry = (event) => {
     if (event.lastEventId) last = event.lastEventId;
     if (Date.now() - calm > REST) { calm = Date.now(); first(); } else soon();
   };
@@ -94,11 +94,11 @@
     const address = new URL("/v1/live", location.origin);
     address.searchParams.set("last_event_id", last);
     const stream = new EventSource(address);
-    stream.addEventListener("entry", heard);
+    stream.addEventListener("entry", onEntry);
     stream.onopen = () => { say("Live"); soon(); };
     stream.onerror = () => {
       say("Reconnecting…");
-      // Closed for good by an answer that is no stream: try again from where we were.
+      // The server answered with something other than a stream, so the browser gave up. Connect again after the last entry.
       if (stream.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
     };
     addEventListener("pagehide", () => stream.close(), { once: true });
@@ -108,13 +108,13 @@
   setInterval(() => { if (!document.hidden) refresh(); }, IDLE);
   follow();
 
-  // Empty fields make the address longer and say nothing.
+  // Empty fields would only make the address longer.
   document.querySelector("form.filters")?.addEventListener("submit", (event) => {
     for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true;
   });
   addEventListener("pageshow", (event) => {
     for (const field of document.querySelectorAll("form.filters [disabled]")) field.disabled = false;
-    // Back from where a filter led: the form says what the list shows, not what was chosen last.
+    // After the browser's Back button, reset the form so that it matches the list, not the last choice.
     if (event.persisted) document.querySelector("form.filters")?.reset();
   });
 })();

@@ -1,4 +1,4 @@
-// What every page gets: times in the reader's zone with UTC on hover, and durations that tick while something is open.
+// The script of every page: shows times in the reader's time zone, with UTC on hover, and updates running durations.
 "use strict";
 (() => {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
@@ -12,7 +12,7 @@
       const utc = each.textContent.trim();
       if (Number.isNaN(at.getTime()) || (each.title && !/^\d\d:\d\d:\d\d\.\d{3}$/.test(utc))) continue;
       if (each.title) {
-        // A time of day whose date and zone are in the title already.
+        // A time of day; its date and zone are already in the title.
         each.textContent = `${clock.format(at)}.${String(at.getMilliseconds()).padStart(3, "0")}`;
         continue;
       }
@@ -31,7 +31,7 @@
     return m ? `${m} min ${String(s % 60).padStart(2, "0")} s` : `${s} s`;
   };
 
-  // The server's clock, not this machine's: the page says when it was made.
+  // Durations follow the server's clock, not the one of this machine. `data-made` is when the server made the page.
   const made = Date.parse(document.querySelector("[data-made]")?.dataset.made ?? "") || Date.now();
   const skew = made - Date.now();
   const tick = () => {
@@ -49,7 +49,7 @@
   localised(document);
   tick();
   setInterval(tick, 1000);
-  // On narrow screens the navigation scrolls sideways: show where we are.
+  // On narrow screens the navigation scrolls sideways. Scroll to the current page.
   const here = document.querySelector(".top nav [aria-current]");
   const row = here?.closest("ul");
   if (row && row.scrollWidth > row.clientWidth) row.scrollLeft = here.offsetLeft + here.offsetWidth - row.offsetLeft - row.clientWidth + 40;
