@@ -136,7 +136,7 @@ async def test_the_checkpoints_of_a_copy_verify_with_the_key_they_came_with_whic
         code, out, _ = await running.run("verify")
         assert code == 0, out
         assert "2 checkpoints in the log and 0 kept elsewhere are verified" in out
-        assert f"signed by {key}, a key that only the log itself names" in out
+        assert f"signed by {key}, a key that only the log itself names: compare it" in out
         assert "the one that was appended, if that key is the right one" in out
         assert (await running.run("verify", "--json"))[1].count('"is_named_only": true') == 1
         code, out, _ = await running.run("verify", "--key", key)
