@@ -30,7 +30,7 @@ Group = TypeVar("Group", bound=PendingGroup)
 
 
 class FairQueue(Generic[Group]):
-    """The lines of all sources. `bound` in records, `bytes_bound` in bytes. `records` and `bytes`: what waits now."""
+    """The lines of all sources. `bound` in records, `bytes_bound` in bytes. `records` and `bytes`: the total queued now."""
 
     def __init__(self, bound: int, bytes_bound: int) -> None:
         self._bound = bound

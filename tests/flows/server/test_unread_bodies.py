@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 
 
 def gzip_bomb(mib: int) -> bytes:
-    """So many MiB of zeros."""
+    """`mib` MiB of zeros, compressed."""
     packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
     return b"".join(packer.compress(bytes(MIB)) for _ in range(mib)) + packer.flush()
 

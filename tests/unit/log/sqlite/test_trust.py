@@ -1,4 +1,4 @@
-"""What is said about the tree moves a replica only with the signature of a known key, whoever may publish it."""
+"""A message about the tree changes a replica only if a known key signed it, no matter who published it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cosigning(size: int, by: Signer = B, *, name: str = "log/b", node: str = "b"
 
 
 class Heard:
-    """A replica of six records that is told one thing after the other."""
+    """A replica of six records that applies one message after the other."""
 
     def __init__(self, log: Replica) -> None:
         self.log, self.sequence = log, 1
