@@ -75,7 +75,7 @@ class KeyBucket:
         """Create it where there is none. Raises `LogUnavailable` on failure, or where its settings are wrong."""
         if not await self.exists():
             # Another node that is quicker creates the same one.
-            await self._stream.api_request(f"STREAM.CREATE.KV_{self.name}", self._wanted(), 10.0)
+            await self._stream.create_placed(f"KV_{self.name}", self._wanted())
             await self.exists()
 
     async def exists(self) -> bool:

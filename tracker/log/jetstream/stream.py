@@ -30,7 +30,7 @@ from tracker.log.jetstream.connection import Connection, AsyncErrors, connect, w
 FORMAT = "1"
 REQUEST_SECONDS = 5.0
 CLOSING_SECONDS = 1.0
-PLACING_SECONDS = 5.0
+PLACING_SECONDS = 10.0
 CONSUMER_SECONDS = 2.0
 DUPLICATE_WINDOW_SECONDS = 120
 HEADER_BYTES = 256
@@ -192,17 +192,21 @@ class Stream:
 
     async def create(self, log_id: str) -> StreamState:
         """Create the stream. Raises `LogUnavailable` on failure, also when there is one of that name."""
+        await self.create_placed(self.name, wanted_config(self.config, log_id))
+        return await self.state()
+
+    async def create_placed(self, name: str, config: dict[str, Any]) -> None:
+        """Create a stream of any name, and wait for servers to hold it. Raises `LogUnavailable`."""
         clock = asyncio.get_running_loop().time
         until = clock() + PLACING_SECONDS
         while True:
             try:
-                await self.api_request(
-                    f"STREAM.CREATE.{self.name}", wanted_config(self.config, log_id), 2 * REQUEST_SECONDS
-                )
-                return await self.state()
+                await self.api_request(f"STREAM.CREATE.{name}", config, 2 * REQUEST_SECONDS)
             except PublishRefused as error:
                 if error.code != NO_PEERS or clock() > until:
                     raise
+            else:
+                return
             # Servers that have just found each other take one another for offline.
             await asyncio.sleep(0.5)
 

@@ -100,10 +100,10 @@ async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lack
             chosen = settings(server, certificates, user=user)
             path = tmp_path / f"{user}.db"
             await Replica.init(path, log_id=await join_stream(chosen, "x"), stream="s")
-            log = await JetstreamLog.open(path, chosen)
             capsys.readouterr()
+            log = await JetstreamLog.open(path, chosen)
             said = ""
-            for _ in range(60):  # it is said within seconds, on a busy machine later; and then never again
+            for _ in range(60):  # logged within seconds, on a busy machine before the log is open; then never again
                 await asyncio.sleep(0.5)
                 said += capsys.readouterr().out
                 if "may not publish" in said:
