@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.server import READ_KEY, SECRETS, Running
 from tests.support.nats_tls import ACCOUNTS, PASSWORD, Authority, Secured, tls
@@ -93,30 +94,27 @@ async def test_whoever_may_not_hear_the_answers_is_told_so(
 
 
 async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lacks(
-    certificates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    certificates: Path, tmp_path: Path
 ) -> None:
     async with Secured(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         for user, right in (("readerless", "CREATE"), ("unread", "MSG.NEXT")):
             chosen = settings(server, certificates, user=user)
             path = tmp_path / f"{user}.db"
             await Replica.init(path, log_id=await join_stream(chosen, "x"), stream="s")
-            capsys.readouterr()
-            log = await JetstreamLog.open(path, chosen)
-            said = ""
-            for _ in range(60):  # logged within seconds, on a busy machine before the log is open; then never again
-                await asyncio.sleep(0.5)
-                said += capsys.readouterr().out
-                if "may not publish" in said:
-                    break
-            await asyncio.sleep(3)
-            with pytest.raises(
-                LogUnavailable, match=rf"may not publish to .JS.API.CONSUMER.{right}.s.\*: give it its rights"
-            ):
-                await log.check_writable()
-            await log.close()
-            said += capsys.readouterr().out
-            assert said.count("may not publish") == 1, said
-            assert "permissions violation" not in said
+            with capture_logs() as logged:
+                log = await JetstreamLog.open(path, chosen)
+                for _ in range(60):  # within seconds, on a busy machine later; and then never again
+                    await asyncio.sleep(0.5)
+                    if "may not publish" in str(logged):
+                        break
+                await asyncio.sleep(3)
+                with pytest.raises(
+                    LogUnavailable, match=rf"may not publish to .JS.API.CONSUMER.{right}.s.\*: give it its rights"
+                ):
+                    await log.check_writable()
+                await log.close()
+            assert str(logged).count("may not publish") == 1, logged
+            assert "permissions violation" not in str(logged)
 
 
 async def test_a_server_that_asks_for_certificates_wants_one_of_its_authority(
