@@ -36,7 +36,7 @@ from nats.js.api import StreamConfig
 
 from tests.support.cluster import Cluster, node
 from tests.support.load import Live, Load, Tail
-from tests.support.power_loss import Disk, why_not
+from tests.support.power_loss import Disk, missing_requirement
 from tests.support.tcp_proxy import ACKNOWLEDGEMENT, Proxy
 from tests.support.server import READ, Running
 from tracker.domain.deliveries import Record
@@ -317,7 +317,7 @@ def main() -> int:
     parser.add_argument("--control", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder, reason = Path(name), why_not()
+        folder, reason = Path(name), missing_requirement()
         if reason:
             print("power cuts are skipped:", reason, flush=True)
         if options.control:

@@ -25,7 +25,7 @@ from typing import Any
 import aiohttp
 
 from tests.support.senders import SENDERS, send_until_killed
-from tests.support.power_loss import Disk, why_not
+from tests.support.power_loss import Disk, missing_requirement
 from tests.support.server import Running
 from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.errors import LogError
@@ -203,7 +203,7 @@ async def main() -> int:
     parser.add_argument("--control", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    if (reason := why_not()) is not None:
+    if (reason := missing_requirement()) is not None:
         print(f"skipped: {reason}")
         return 0
     chance = random.Random(options.seed)

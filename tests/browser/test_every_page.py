@@ -1,4 +1,4 @@
-"""Every page in a real browser: nothing goes wrong in it, it fits a telephone, and everybody can read it."""
+"""Every page in a real browser: no errors, it fits a phone, and it is accessible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Error
 
-from tests.support.browser import AXE, EVIL, Watching, watching
+from tests.support.browser import AXE, EVIL, Site, running_site
 from tracker.demo.show import SOURCES
 from tracker.demo.calls import VENDORS
 
@@ -35,22 +35,22 @@ PAGES = (
 )
 REFUSED = ("/sessions/nobody", "/?state=asleep")
 PAPER = 690
-"""A4 between its margins, CSS px."""
+"""Width of A4 between its margins, CSS px."""
 NARROW_TOO = {"/", "newest streamrec"}
-"""Pages that are arranged otherwise on a telephone."""
+"""Pages that have another layout on a phone."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watching]:
-    async with watching(tmp_path_factory.mktemp("every_page")) as found:
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with running_site(tmp_path_factory.mktemp("every_page")) as found:
         yield found
 
 
-async def path_of(house: Watching, page: str) -> str:
-    """The address behind a name: what sessions and rooms are called is up to the vendors."""
+async def path_of(site: Site, page: str) -> str:
+    """The path of a page by its name in `PAGES`; ids of sessions and rooms are the vendors'."""
     if page.startswith("newest "):
-        return await house.newest(page.removeprefix("newest "))
-    session = (await house.get("/v1/sessions", source=SOURCES["plugnmeet"]))["items"][0]
+        return await site.newest(page.removeprefix("newest "))
+    session = (await site.get("/v1/sessions", source=SOURCES["plugnmeet"]))["items"][0]
     if page == "a room":
         return f"/rooms/{session['source']}/{quote(session['room']['id'], safe='')}"
     if page == "several":
@@ -59,7 +59,7 @@ async def path_of(house: Watching, page: str) -> str:
 
 
 async def faults(page, *rules: str) -> list[str]:
-    """What axe-core calls serious or critical, one line each."""
+    """The violations that axe-core rates serious or critical, one line each."""
     if not await page.evaluate("() => Boolean(window.axe)"):
         await page.evaluate(AXE)
     found = await page.evaluate(
@@ -72,26 +72,26 @@ async def faults(page, *rules: str) -> list[str]:
     return found
 
 
-async def test_no_page_asks_another_host_breaks_the_policy_is_too_wide_or_shuts_anybody_out(house: Watching) -> None:
-    # Several at once: most of the time of each is waiting.
+async def test_every_page_stays_on_its_host_keeps_the_policy_fits_the_window_and_is_accessible(site: Site) -> None:
+    # Several at once: each spends most of its time waiting.
     some = asyncio.Semaphore(3)
 
-    async def seen(name: str) -> list[str]:
+    async def check(name: str) -> list[str]:
         async with some:
             try:
-                return await wrong_with(house, name)
+                return await wrong_with(site, name)
             except (AssertionError, Error) as problem:
                 return [str(problem)]
 
     names = (*PAGES, *REFUSED)
-    found = dict(zip(names, await asyncio.gather(*map(seen, names)), strict=True))
+    found = dict(zip(names, await asyncio.gather(*map(check, names)), strict=True))
     assert not {name: wrong for name, wrong in found.items() if wrong}
 
 
-async def wrong_with(house: Watching, name: str) -> list[str]:
-    """One page: alone with our server, in light and dark, wide and narrow; what is wrong with it."""
-    forgiving = ("the server responded with a status of 4",) if name in REFUSED else ()
-    async with house.page(await path_of(house, name), forgiving=forgiving, reduced_motion="reduce") as page:
+async def wrong_with(site: Site, name: str) -> list[str]:
+    """The problems of one page: in light and dark, wide and narrow, and on paper."""
+    expected = ("the server responded with a status of 4",) if name in REFUSED else ()
+    async with site.page(await path_of(site, name), expected=expected, reduced_motion="reduce") as page:
         if "newest" in name:
             await page.wait_for_selector(".enhanced .events-scroll tr.event")
         assert (await page.title()).endswith("Tracker")
@@ -110,22 +110,24 @@ async def wrong_with(house: Watching, name: str) -> list[str]:
         return [*wrong, f"{wide} px on paper of {PAPER}"] if wide > PAPER else wrong
 
 
-async def test_the_description_of_the_api_asks_nobody_else_either(house: Watching) -> None:
-    async with house.page("/docs") as page:
+async def test_the_api_description_makes_no_request_to_another_host(site: Site) -> None:
+    async with site.page("/docs") as page:
         await page.get_by_text("/v1/sessions/{id}/timeline").first.wait_for()
 
 
-async def test_signed_out_the_way_in_is_for_everybody_too(house: Watching) -> None:
-    async with house.page("/log", signed_in=False, color_scheme="dark") as page:
+async def test_the_sign_in_page_is_accessible(site: Site) -> None:
+    async with site.page("/log", signed_in=False, color_scheme="dark") as page:
         assert page.url.endswith("/sign-in?next=%2Flog")
         assert await faults(page) == []
         await page.evaluate("document.documentElement.removeAttribute('lang')")
-        assert [said.partition(":")[0] for said in await faults(page)] == ["html-has-lang"], "axe is awake"
+        assert [fault.partition(":")[0] for fault in await faults(page)] == ["html-has-lang"], (
+            "axe reports a fault that was planted"
+        )
 
 
 @pytest.mark.parametrize("name", ["/", "/people", "newest livekit"])
-async def test_what_is_dark_is_dark(house: Watching, name: str) -> None:
-    async with house.page(await path_of(house, name), color_scheme="dark") as page:
+async def test_pages_are_dark_in_dark_mode_and_light_in_light_mode(site: Site, name: str) -> None:
+    async with site.page(await path_of(site, name), color_scheme="dark") as page:
         assert await lightness(page, "background-color") < 0.15
         assert await lightness(page, "color") > 0.8
         await page.emulate_media(color_scheme="light")
@@ -134,17 +136,17 @@ async def test_what_is_dark_is_dark(house: Watching, name: str) -> None:
 
 
 async def lightness(page, name: str) -> float:
-    """0 black … 1 white: the mean of the three channels."""
+    """The mean of the three channels: 0 is black, 1 is white."""
     return await page.evaluate(
         "(name) => getComputedStyle(document.body)[name].match(/\\d+/g).slice(0, 3).reduce((s, n) => s + n / 765, 0)",
         name,
     )
 
 
-async def test_times_are_in_the_readers_zone_and_utc_is_one_hover_away(house: Watching) -> None:
-    wanted = (await house.get("/v1/sessions", limit="1"))["items"][0]["started_at"]
-    for path in ("/", await house.newest("livekit"), "/sources", "/log"):
-        async with house.page(path, timezone_id="Asia/Tehran", locale="en-GB") as page:
+async def test_times_are_in_the_readers_time_zone_and_their_titles_in_utc(site: Site) -> None:
+    wanted = (await site.get("/v1/sessions", limit="1"))["items"][0]["started_at"]
+    for path in ("/", await site.newest("livekit"), "/sources", "/log"):
+        async with site.page(path, timezone_id="Asia/Tehran", locale="en-GB") as page:
             assert "Asia/Tehran" in await page.locator("footer [data-zone]").inner_text()
             shown = await page.locator("time[datetime]:visible").evaluate_all(
                 "(all) => all.map((each) => [each.dateTime, each.textContent, each.title])"
@@ -152,23 +154,23 @@ async def test_times_are_in_the_readers_zone_and_utc_is_one_hover_away(house: Wa
             assert shown
             for moment, text, title in shown:
                 hour, minute = int(moment[11:13]), int(moment[14:16])
-                there = (hour * 60 + minute + 210) % 1440
-                assert f"{there // 60:02}:{there % 60:02}:{moment[17:19]}" in text, (path, moment, text)
+                local_minutes = (hour * 60 + minute + 210) % 1440
+                assert f"{local_minutes // 60:02}:{local_minutes % 60:02}:{moment[17:19]}" in text, (path, moment, text)
                 assert title.startswith(moment[:10] + " " + moment[11:19]), (path, title)
                 assert title.endswith("UTC")
             if path == "/":
                 assert wanted in [moment for moment, _, _ in shown]
 
 
-async def test_a_participant_named_like_a_script_is_shown_as_text(house: Watching) -> None:
+async def test_a_participant_named_like_a_script_is_shown_as_text(site: Site) -> None:
     for path, place in (
         (f"/people?identity={quote(EVIL)}", "main"),
         ("/people", "main"),
-        (await house.newest("livekit"), "#people"),
-        (await house.newest("livekit"), "#events"),
+        (await site.newest("livekit"), "#people"),
+        (await site.newest("livekit"), "#events"),
         (f"/?identity={quote(EVIL)}", "#identity"),
     ):
-        async with house.page(path) as page:
+        async with site.page(path) as page:
             if place == "#events":
                 await page.wait_for_selector(".enhanced .events-scroll tr.event")
             found = page.locator(place)

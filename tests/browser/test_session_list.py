@@ -1,4 +1,4 @@
-"""The list of calls in a real Chromium: it follows what arrives, filters into the address, pages, and works without scripts."""
+"""The list of calls in a real Chromium: live updates, filters in the URL, paging, and use without scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from tests.support.browser import EVIL, Watching, watching
+from tests.support.browser import EVIL, Site, running_site
 from tests.support.server import now
 from tracker.demo.show import SOURCES
 from tracker.demo.calls import VENDORS, whole_call
@@ -32,27 +32,27 @@ FIELDS = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watching]:
-    async with watching(tmp_path_factory.mktemp("calls")) as found:
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with running_site(tmp_path_factory.mktemp("calls")) as found:
         yield found
 
 
 async def ids(page: Page) -> list[str]:
-    """The calls in the list, in order."""
+    """The ids of the calls in the list, in order."""
     return await page.locator("tbody tr[data-id]").evaluate_all("(all) => all.map((each) => each.dataset.id)")
 
 
-def asked_of(page: Page) -> list[tuple[str, str]]:
-    """The filters in the address."""
+def filters_in(page: Page) -> list[tuple[str, str]]:
+    """The filters in the page's URL."""
     return [pair for pair in parse_qsl(urlsplit(page.url).query, keep_blank_values=True) if pair[1]]
 
 
-async def found(house: Watching, **query: str) -> list[str]:
-    """The same list, as the API has it."""
-    return [each["id"] for each in (await house.get("/v1/sessions", limit="1000", **query))["items"]]
+async def ids_from_api(site: Site, **query: str) -> list[str]:
+    """The same list from the API."""
+    return [each["id"] for each in (await site.get("/v1/sessions", limit="1000", **query))["items"]]
 
 
-async def given(page: Page, name: str) -> Any:
+async def field_value(page: Page, name: str) -> Any:
     field = page.locator(f"form.filters [name={name}]")
     if name == "has":
         return await field.evaluate_all("(all) => all.filter((each) => each.checked).map((each) => each.value)")
@@ -67,68 +67,68 @@ async def choose(page: Page, name: str, value: str) -> None:
         await field.fill(value)
 
 
-async def test_every_filter_goes_from_the_form_to_the_address_and_back(house: Watching) -> None:
-    async with house.page("/") as page:
+async def test_every_filter_of_the_form_is_in_the_url_and_in_the_form_again(site: Site) -> None:
+    async with site.page("/") as page:
         names = await page.locator("form.filters [name]:not([type=hidden])").evaluate_all(
             "(all) => all.map((e) => e.name)"
         )
-        assert set(names) == {*FIELDS, "has"}, "every filter of the form is tried here"
+        assert set(names) == {*FIELDS, "has"}, "this test covers every filter of the form"
         everything = await ids(page)
         for name, value in FIELDS.items():
-            await page.goto(house.running.url + "/")
+            await page.goto(site.running.url + "/")
             await choose(page, name, value)
             await page.locator("form.filters button").click()
             await page.wait_for_url("**/?*")
-            assert asked_of(page) == [(name, value)]
+            assert filters_in(page) == [(name, value)]
             assert page.url.count("=") == 1, "empty fields are left out"
-            assert await given(page, name) == value
-            wanted = await found(house, **{name: value})
+            assert await field_value(page, name) == value
+            wanted = await ids_from_api(site, **{name: value})
             assert await ids(page) == wanted
             assert set(wanted) <= set(everything)
-        await page.goto(house.running.url + "/?" + "has=recording")
+        await page.goto(site.running.url + "/?" + "has=recording")
         await page.get_by_label("supervisor", exact=True).check()
         await page.locator("form.filters button").click()
         await page.wait_for_url("**has=supervisor*")
-        assert sorted(asked_of(page)) == [("has", "recording"), ("has", "supervisor")]
-        assert await given(page, "has") == ["recording", "supervisor"]
+        assert sorted(filters_in(page)) == [("has", "recording"), ("has", "supervisor")]
+        assert await field_value(page, "has") == ["recording", "supervisor"]
         assert {each.partition(":")[0] for each in await ids(page)} == {"rec"}
         await page.go_back()
         await expect(page.get_by_label("recording", exact=True)).to_be_checked()
         await expect(page.get_by_label("supervisor", exact=True)).not_to_be_checked()
         await page.get_by_role("link", name="Clear").click()
-        await page.wait_for_url(house.running.url + "/")
+        await page.wait_for_url(site.running.url + "/")
         assert await ids(page) == everything
 
 
-async def test_without_scripts_all_filters_at_once_go_there_and_back_too(house: Watching) -> None:
-    async with house.page("/", java_script_enabled=False) as page:
+async def test_without_scripts_all_filters_together_are_in_the_url_and_in_the_form_again(site: Site) -> None:
+    async with site.page("/", java_script_enabled=False) as page:
         for name, value in FIELDS.items():
             await choose(page, name, value)
         await page.locator("form.filters button").click()
         await page.wait_for_url("**/?*")
-        assert dict(asked_of(page)) == FIELDS
-        assert {name: await given(page, name) for name in FIELDS} == FIELDS
-        assert await ids(page) == await found(house, **FIELDS)
+        assert dict(filters_in(page)) == FIELDS
+        assert {name: await field_value(page, name) for name in FIELDS} == FIELDS
+        assert await ids(page) == await ids_from_api(site, **FIELDS)
 
 
-async def test_search_finds_a_call_by_any_id_of_its_vendor(house: Watching) -> None:
-    async with house.page("/") as page:
+async def test_search_finds_a_call_by_any_id_of_its_vendor(site: Site) -> None:
+    async with site.page("/") as page:
         for vendor in VENDORS:
-            session = (await house.get("/v1/sessions", source=SOURCES[vendor]))["items"][-1]
+            session = (await site.get("/v1/sessions", source=SOURCES[vendor]))["items"][-1]
             vendor_ids = [value for values in session["vendor_ids"].values() for value in values]
             assert vendor_ids
             for value in vendor_ids[:2]:
                 await page.fill("#q", value)
                 async with page.expect_navigation():
                     await page.keyboard.press("Enter")
-                assert asked_of(page) == [("q", value)]
+                assert filters_in(page) == [("q", value)]
                 assert session["id"] in await ids(page)
 
 
 @pytest.mark.parametrize("has_script", [True, False], ids=["with scripts", "without"])
-async def test_pages_lead_through_the_whole_list_without_gap_or_repeat(house: Watching, has_script: bool) -> None:
-    wanted = await found(house, state="ended")
-    async with house.page("/?limit=3&state=ended", java_script_enabled=has_script) as page:
+async def test_paging_shows_each_call_of_the_list_once(site: Site, has_script: bool) -> None:
+    wanted = await ids_from_api(site, state="ended")
+    async with site.page("/?limit=3&state=ended", java_script_enabled=has_script) as page:
         seen = await ids(page)
         while await page.get_by_role("link", name="Older").count():
             before = page.url
@@ -142,11 +142,11 @@ async def test_pages_lead_through_the_whole_list_without_gap_or_repeat(house: Wa
         assert await ids(page) == wanted[:3]
 
 
-async def test_the_keyboard_reaches_everything_in_the_order_it_stands_there_and_shows_where_it_is(
-    house: Watching,
+async def test_tab_reaches_every_control_in_document_order_with_a_visible_focus(
+    site: Site,
 ) -> None:
-    for path in ("/", await house.newest("livekit")):
-        async with house.page(path, reduced_motion="reduce") as page:
+    for path in ("/", await site.newest("livekit")):
+        async with site.page(path, reduced_motion="reduce") as page:
             if path != "/":
                 await page.wait_for_selector(".enhanced .events-scroll tr.event")
             await page.evaluate("window.before = document.body")
@@ -172,15 +172,15 @@ async def test_the_keyboard_reaches_everything_in_the_order_it_stands_there_and_
                 stops.append(stop["name"])
             assert stops[0] == "Skip to the content"
             assert len(stops) > 20
-            await page.goto(house.running.url + path)
+            await page.goto(site.running.url + path)
             await page.keyboard.press("Tab")
             await page.keyboard.press("Enter")
             assert await page.evaluate("document.activeElement.id") == "main"
 
 
-async def test_without_scripts_the_list_says_everything_there_is(house: Watching) -> None:
-    async with house.page("/", java_script_enabled=False) as page:
-        assert await ids(page) == await found(house)
+async def test_without_scripts_the_list_is_complete(site: Site) -> None:
+    async with site.page("/", java_script_enabled=False) as page:
+        assert await ids(page) == await ids_from_api(site)
         assert not await page.locator("#live-status").is_visible()
         assert "UTC" in await page.locator("tbody tr .began").first.inner_text()
         await page.locator("tbody tr th a").first.click()
@@ -188,8 +188,8 @@ async def test_without_scripts_the_list_says_everything_there_is(house: Watching
         assert await page.locator("#lanes-still svg .bar").count() > 2
 
 
-async def test_the_list_on_paper_is_the_list_alone(house: Watching) -> None:
-    async with house.page("/", color_scheme="dark") as page:
+async def test_on_paper_only_the_list_is_printed(site: Site) -> None:
+    async with site.page("/", color_scheme="dark") as page:
         await page.emulate_media(media="print", color_scheme="dark")
         for gone in (".top nav", "form.filters", ".out"):
             assert not await page.locator(gone).first.is_visible(), gone
@@ -197,18 +197,18 @@ async def test_the_list_on_paper_is_the_list_alone(house: Watching) -> None:
         assert await page.pdf(format="A4")
 
 
-async def test_calls_of_all_vendors_appear_and_end_while_one_watches(house: Watching) -> None:
+async def test_calls_of_all_vendors_appear_and_end_in_an_open_page(site: Site) -> None:
     calls = {vendor: whole_call(vendor, now() - 160 * S, seed=5) for vendor in VENDORS}
-    known = set(await found(house))
-    async with house.page("/") as page, contextlib.AsyncExitStack() as stack:
-        only = [await stack.enter_async_context(house.page(f"/?source={SOURCES[vendor]}")) for vendor in VENDORS]
+    known = set(await ids_from_api(site))
+    async with site.page("/") as page, contextlib.AsyncExitStack() as stack:
+        only = [await stack.enter_async_context(site.page(f"/?source={SOURCES[vendor]}")) for vendor in VENDORS]
         for each in (page, *only):
             await expect(each.locator("#live-status")).to_have_text("Live")
-            await each.evaluate("window.kept = true")
+            await each.evaluate("window.notReloaded = true")
         open_now = page.locator("#now a[href='/?state=open']")
         before = int(await open_now.inner_text())
         for vendor, call in calls.items():
-            await house.post(vendor, *call[:4])
+            await site.post(vendor, *call[:4])
         for each in only:
             fresh = each.locator("tbody tr[data-id]:first-child")
             await expect(fresh.locator(".badge.open")).to_have_count(1)
@@ -217,12 +217,12 @@ async def test_calls_of_all_vendors_appear_and_end_while_one_watches(house: Watc
         await expect(open_now).to_have_text(str(before + len(VENDORS)))
         assert set(await ids(page)) - known == {(await ids(each))[0] for each in only}
         for vendor, call in calls.items():
-            await house.post(vendor, *call[4:])
+            await site.post(vendor, *call[4:])
         for each, vendor in zip(only, VENDORS, strict=True):
             fresh = each.locator("tbody tr[data-id]:first-child")
             await expect(fresh.locator(".badge.open")).to_have_count(0)
             await expect(fresh.locator(".state .badge.ended")).not_to_have_count(0)
-            assert await ids(each) == await found(house, source=SOURCES[vendor])
+            assert await ids(each) == await ids_from_api(site, source=SOURCES[vendor])
         await expect(open_now).to_have_text(str(before))
         for each in (page, *only):
-            assert await each.evaluate("window.kept"), "no page was loaded again"
+            assert await each.evaluate("window.notReloaded"), "no page was reloaded"

@@ -1,4 +1,4 @@
-"""The session page in a real Chromium: it grows while one watches, is read by keyboard, and breaks no policy."""
+"""The session page in a real Chromium: live updates, keyboard use, and no violation of the content policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from tests.support.browser import Watching, page_of, until, watching
+from tests.support.browser import Site, page_of, until, running_site
 from tests.flows.dashboard.test_session_page import BEGIN, EVIL, FORMULA, S, livekit, person, told
 from tests.support.server import now
 from tracker.demo.show import SOURCES
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watching]:
-    async with watching(tmp_path_factory.mktemp("session_browser"), filled=False) as found:
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with running_site(tmp_path_factory.mktemp("session_browser"), filled=False) as found:
         await found.post("livekit", *told(BEGIN))
         yield found
 
@@ -30,30 +30,30 @@ PAGE = "/sessions/lk%3ARM_evil"
 
 
 def counted(page: Any, name: str) -> Any:
-    async def asked() -> int:
+    async def count() -> int:
         return int(await page.locator(".lanes-view").get_attribute(f"data-{name}") or 0)
 
-    return asked
+    return count
 
 
-async def test_a_bar_grows_and_closes_while_one_watches(house: Watching) -> None:
-    async with house.page(PAGE) as page:
+async def test_a_bar_appears_and_closes_in_an_open_page(site: Site) -> None:
+    async with site.page(PAGE) as page:
         await page.wait_for_selector(".enhanced .events-scroll tr.event")
         bars, running = await counted(page, "bars")(), await counted(page, "running")()
         rows = await page.locator(".events-scroll tr.event").count()
         carol = person("PA_3", "Carol", now())
-        await house.post("livekit", livekit("participant_joined", now(), participant=carol))
+        await site.post("livekit", livekit("participant_joined", now(), participant=carol))
         await until(counted(page, "bars"), bars + 1)
         assert await counted(page, "running")() == running + 1
         await until(page.locator(".events-scroll tr.event").count, rows + 1)
         await until(page.locator("#people th", has_text="Carol").count, 1)
         left = carol | {"state": "DISCONNECTED", "disconnectReason": "CLIENT_INITIATED"}
-        await house.post("livekit", livekit("participant_left", now() + 2 * S, participant=left))
+        await site.post("livekit", livekit("participant_left", now() + 2 * S, participant=left))
         await until(counted(page, "running"), running)
 
 
-async def test_keys_walk_through_events_and_bring_up_the_raw_record(house: Watching) -> None:
-    async with house.page(PAGE) as page:
+async def test_keys_select_events_and_open_the_raw_record(site: Site) -> None:
+    async with site.page(PAGE) as page:
         await page.wait_for_selector(".enhanced .events-scroll tr.event")
         for _ in range(2):
             await page.keyboard.press("j")
@@ -71,15 +71,15 @@ async def test_keys_walk_through_events_and_bring_up_the_raw_record(house: Watch
         await until(page.locator("tr.picked").count, 0)
 
 
-async def test_pointing_at_the_list_ties_it_to_the_lanes_and_a_click_on_a_bar_chooses_its_event(
-    house: Watching,
+async def test_hovering_an_event_marks_it_in_the_lanes_and_a_click_on_a_bar_selects_its_event(
+    site: Site,
 ) -> None:
-    async with house.page(PAGE) as page:
+    async with site.page(PAGE) as page:
         await page.wait_for_selector(".enhanced .events-scroll tr.event")
         box = await page.locator(".lanes-view").bounding_box()
         for y in range(80, int(box["height"]) - 8, 6):
             await page.mouse.move(box["x"] + 400, box["y"] + y)
-            await page.wait_for_timeout(40)  # a browser tells of moves once a frame
+            await page.wait_for_timeout(40)  # browsers report mouse moves once a frame
             if (
                 await page.locator(".lanes-tip strong", has_text=EVIL).count()
                 and await page.locator(".lanes-view canvas.over").count()
@@ -90,23 +90,23 @@ async def test_pointing_at_the_list_ties_it_to_the_lanes_and_a_click_on_a_bar_ch
         assert EVIL in await page.locator("tr.picked .who").inner_text()
 
 
-async def test_the_list_is_filtered_as_one_types(house: Watching) -> None:
-    async with house.page(PAGE) as page:
+async def test_typing_filters_the_list(site: Site) -> None:
+    async with site.page(PAGE) as page:
         await page.wait_for_selector(".enhanced .events-scroll tr.event")
         await page.fill("#events-tools input", "published")
         await until(page.locator(".events-scroll tr.event").count, 1)
 
 
-async def test_without_scripts_picture_list_and_attendance_are_there(house: Watching) -> None:
-    async with house.page(PAGE, java_script_enabled=False) as page:
+async def test_without_scripts_the_page_has_picture_list_and_attendance(site: Site) -> None:
+    async with site.page(PAGE, java_script_enabled=False) as page:
         assert await page.locator("svg.lanes-svg .bar").count() >= 4
         assert await page.locator("#events-still tr.event").count() >= 4
         assert await page.locator("#people th", has_text=FORMULA).count() == 1
         assert not await page.locator("#lanes-live").is_visible()
 
 
-async def test_on_paper_there_is_the_still_picture_and_every_event(house: Watching) -> None:
-    async with house.page(PAGE, color_scheme="dark") as page:
+async def test_the_printed_page_has_the_static_picture_and_every_event(site: Site) -> None:
+    async with site.page(PAGE, color_scheme="dark") as page:
         await page.wait_for_selector(".enhanced .events-scroll tr.event")
         rows = await page.locator(".events-scroll tr.event").count()
         await page.emulate_media(media="print")
@@ -117,32 +117,32 @@ async def test_on_paper_there_is_the_still_picture_and_every_event(house: Watchi
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-async def test_nothing_is_wider_than_the_window(house: Watching, width: int) -> None:
-    async with house.page(PAGE) as page:
+async def test_the_page_is_not_wider_than_the_window(site: Site, width: int) -> None:
+    async with site.page(PAGE) as page:
         await page.set_viewport_size({"width": width, "height": 844})
         await page.wait_for_selector(".enhanced .events-scroll tr.event")
         assert await page.evaluate("document.documentElement.scrollWidth") == width
 
 
-async def test_a_call_of_every_vendor_grows_and_closes_its_bars(house: Watching) -> None:
-    await asyncio.gather(*(watched_to_its_end(house, vendor) for vendor in VENDORS))
+async def test_bars_of_calls_of_every_vendor_appear_and_close_in_an_open_page(site: Site) -> None:
+    await asyncio.gather(*(watch_to_the_end(site, vendor) for vendor in VENDORS))
 
 
-async def watched_to_its_end(house: Watching, vendor: str) -> None:
-    """One call: begun before the page is opened, ended while it is watched."""
+async def watch_to_the_end(site: Site, vendor: str) -> None:
+    """Open the page of a call that has begun, then end the call."""
     call = whole_call(vendor, now() - 160 * S, seed=3)
     half = next(n for n, sent in enumerate(call) if sent.at > call[0].at + 25 * S)
-    await house.get("/v1/sessions", at_least=str(await house.post(vendor, *call[:half])))
-    async with house.page(await house.newest(vendor)) as page:
+    await site.get("/v1/sessions", at_least=str(await site.post(vendor, *call[:half])))
+    async with site.page(await site.newest(vendor)) as page:
         await page.wait_for_selector(".enhanced .events-scroll tr.event")
-        await page.evaluate("window.kept = true")
+        await page.evaluate("window.notReloaded = true")
         bars, running = await counted(page, "bars")(), await counted(page, "running")()
-        assert running >= 2, "the call and somebody in it"
+        assert running >= 2, "the call and at least one participant"
         await expect(page.locator("#title .badge.open")).to_have_count(1)
-        await house.post(vendor, *call[half:])
+        await site.post(vendor, *call[half:])
         await expect(page.locator("#title .badge.ended")).to_have_count(1)
         await until(counted(page, "running"), 0)
         assert await counted(page, "bars")() > bars
-        session = (await house.get("/v1/sessions", source=SOURCES[vendor]))["items"][0]
+        session = (await site.get("/v1/sessions", source=SOURCES[vendor]))["items"][0]
         assert page.url.endswith(page_of(session["id"]))
-        assert await page.evaluate("window.kept"), "the page was never loaded again"
+        assert await page.evaluate("window.notReloaded"), "the page was not reloaded"

@@ -1,4 +1,4 @@
-"""Signing in and out with a browser: a token, a link that opens once, and nothing a script or another site could take."""
+"""Signing in and out with a browser: with a token and with a one-time link, and who cannot read the cookie."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from tests.support.browser import COOKIE, Watching, watching
+from tests.support.browser import COOKIE, Site, running_site
 from tests.support.server import READ_KEY, SECRETS, TOKEN, Running
 from tracker.demo.show import config_text
 
@@ -19,13 +19,13 @@ REFUSED = ("the server responded with a status of 401",)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watching]:
-    async with watching(tmp_path_factory.mktemp("getting_in"), filled=False) as found:
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with running_site(tmp_path_factory.mktemp("sign_in"), filled=False) as found:
         yield found
 
 
-async def test_a_token_signs_in_leads_on_and_signing_out_leads_back(house: Watching) -> None:
-    async with house.page("/sources?", signed_in=False, forgiving=REFUSED) as page:
+async def test_a_token_signs_in_and_opens_the_wanted_page_and_signing_out_returns_to_sign_in(site: Site) -> None:
+    async with site.page("/sources?", signed_in=False, expected=REFUSED) as page:
         assert "/sign-in" in page.url
         assert await page.evaluate("document.activeElement.id") == "token"
         await page.keyboard.type("guessed")
@@ -43,32 +43,32 @@ async def test_a_token_signs_in_leads_on_and_signing_out_leads_back(house: Watch
         await page.get_by_role("button", name="Sign out").click()
         await page.wait_for_url("**/sign-in")
         assert COOKIE not in {each["name"] for each in await page.context.cookies()}
-        await page.goto(house.running.url + "/rooms")
+        await page.goto(site.running.url + "/rooms")
         assert "/sign-in" in page.url
         await page.go_back()
-        assert await page.locator("nav[aria-label=Pages]").count() == 0, "nothing of before is kept by the browser"
+        assert await page.locator("nav[aria-label=Pages]").count() == 0, "the browser shows no cached page"
 
 
-async def test_signing_in_works_without_scripts(house: Watching) -> None:
-    async with house.page("/log", signed_in=False, java_script_enabled=False) as page:
+async def test_signing_in_works_without_scripts(site: Site) -> None:
+    async with site.page("/log", signed_in=False, java_script_enabled=False) as page:
         await page.fill("#token", TOKEN)
         await page.get_by_role("button", name="Sign in").click()
         await page.wait_for_url("**/log")
 
 
-async def test_a_list_that_is_open_says_so_when_somebody_signed_out_elsewhere(house: Watching) -> None:
-    async with house.page("/", forgiving=("status of 401",)) as page:
+async def test_an_open_list_shows_that_the_session_was_signed_out_elsewhere(site: Site) -> None:
+    async with site.page("/", expected=("status of 401",)) as page:
         await expect(page.locator("#live-status")).to_have_text("Live")
         await page.context.clear_cookies()
         await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         await expect(page.locator("#live-status")).to_contain_text("Signed out")
 
 
-async def test_a_link_opens_once(house: Watching, tmp_path: Path) -> None:
+async def test_a_sign_in_link_works_once(site: Site, tmp_path: Path) -> None:
     lines = config_text(tmp_path, SECRETS, READ_KEY, 0).splitlines()
     keyless = "\n".join(each for each in lines if each != "[access]" and not each.startswith("keys = [{"))
     running = await Running(tmp_path, config=keyless).start(init=True)
-    alone = Watching(running, house.web, house.browser)
+    alone = Site(running, site.web, site.browser)
     try:
         link = next(word for word in running.printed.read_text().split() if "/open?code=" in word)
         path = link.removeprefix(running.url)
@@ -81,7 +81,7 @@ async def test_a_link_opens_once(house: Watching, tmp_path: Path) -> None:
             await page.wait_for_url(running.url + "/")
             await page.get_by_role("button", name="Sign out").click()
             await page.wait_for_url("**/sign-in")
-        async with alone.page(path, signed_in=False, forgiving=REFUSED) as page:
+        async with alone.page(path, signed_in=False, expected=REFUSED) as page:
             assert "used before" in await page.locator("body").inner_text()
     finally:
         await running.stop()

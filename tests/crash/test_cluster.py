@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.cluster import Cluster, node
 from tests.support.load import Load, deliveries
-from tests.support.power_loss import Disk, why_not
+from tests.support.power_loss import Disk, missing_requirement
 from tests.support.programs import run_bench
 from tests.support.server import Running
 
@@ -23,12 +23,12 @@ from tests.support.server import Running
 def test_after_kills_cuts_and_stalls_every_node_has_each_answered_delivery_once(options: list[str]) -> None:
     printed = run_bench("bench.faults.cluster", *options, seconds=300 if options else 1200)
     assert "lost 0, gaps 0, twice 0" in printed
-    assert ("power of all servers cut" in printed) == (why_not() is None), printed
+    assert ("power of all servers cut" in printed) == (missing_requirement() is None), printed
 
 
 @pytest.mark.long  # it tests NATS, and that our power cut is one; Tracker has no part in it
 def test_servers_with_default_syncs_lose_acknowledged_messages_in_a_power_cut_and_with_sync_always_none() -> None:
-    if reason := why_not():
+    if reason := missing_requirement():
         pytest.skip(reason)
     assert "always" in run_bench("bench.faults.cluster", "--quick", "--control", seconds=300)
 
@@ -49,7 +49,7 @@ async def test_servers_without_sync_always_are_refused_and_an_unknown_sync_setti
 
 
 async def test_a_node_whose_stream_has_lost_what_it_applied_takes_nothing_more_and_reports_it(tmp_path: Path) -> None:
-    if reason := why_not():
+    if reason := missing_requirement():
         pytest.skip(reason)
     disk = Disk(tmp_path / "power").mount()
     cluster = Cluster(disk.path, sync=None)

@@ -1,4 +1,4 @@
-"""A real Chromium in front of a real tracker: every page that is opened remembers what went wrong in it.
+"""A real Chromium in front of a real Tracker. Every page that a test opens fails the test if anything went wrong in it.
 
 Debian's Chromium is driven (`apt install chromium`); Playwright downloads nothing. Where there is none the tests are
 skipped and say so; with `TRACKER_REQUIRE_BROWSER=1`, as CI sets it, they fail instead.
@@ -32,15 +32,15 @@ EVIL = "<script>alert(1)</script>"
 HOUR = 3_600_000_000
 COOKIE = "tracker_session"
 
-# Under load a page takes its time; what has to happen at once is measured elsewhere.
+# Pages are slow on a busy machine. Speed is measured in bench/.
 expect.set_options(timeout=15_000)
 
-TELL_VIOLATIONS = """addEventListener("securitypolicyviolation",
+LOG_VIOLATIONS = """addEventListener("securitypolicyviolation",
     (e) => console.error(`policy: ${e.violatedDirective} refused ${e.blockedURI}`), true)"""
 
 
 def chromium() -> str:
-    """Where the browser is. Skips the test, or fails it where a browser is required, when there is none."""
+    """The path of the browser. Without one, skips the test, or fails it where a browser is required."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None and REQUIRED:
         pytest.fail(MISSING)
@@ -63,55 +63,55 @@ async def launched() -> AsyncIterator[Browser]:
             await browser.close()
 
 
-class Watching:
-    """A browser, the tracker it looks at, and somebody who posts to it."""
+class Site:
+    """A running Tracker, a browser to look at it, and an HTTP client to post to it."""
 
     def __init__(self, running: Running, web: aiohttp.ClientSession, browser: Browser) -> None:
         self.running, self.web, self.browser = running, web, browser
 
     @contextlib.asynccontextmanager
     async def page(
-        self, path: str, *, signed_in: bool = True, forgiving: tuple[str, ...] = (), **options: Any
+        self, path: str, *, signed_in: bool = True, expected: tuple[str, ...] = (), **options: Any
     ) -> AsyncIterator[Page]:
-        """A page at `path`, in a browser that knows nothing yet. On leaving, nothing may have gone wrong in it: no
-        console error or warning, exception, dialog, policy violation, or request to another host.
+        """A page at `path`, in a new browser context. On leaving, fails if the page had a console error or warning,
+        an exception, a dialog, a policy violation, or a request to another host.
 
-        `forgiving`: parts of console messages that are expected here. `options`: those of a browser context.
+        `expected`: parts of console messages that may appear. `options`: those of a browser context.
         """
         context = await self.browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
-        wrong = self._listened(context)
+        problems = self._listened(context)
         try:
-            await context.add_init_script(TELL_VIOLATIONS)
+            await context.add_init_script(LOG_VIOLATIONS)
             if signed_in:
                 await context.add_cookies([{"name": COOKIE, "value": TOKEN, "url": self.running.url}])
             page = await context.new_page()
             await page.goto(self.running.url + path)
             yield page
-            unexpected = [said for said in wrong if not any(part in said for part in forgiving)]
+            unexpected = [text for text in problems if not any(part in text for part in expected)]
             assert not unexpected, unexpected
         finally:
             await context.close()
 
-    def _listened(self, context: BrowserContext) -> list[str]:
-        wrong: list[str] = []
-        ours = self.running.url + "/"
+    def _faults_in(self, context: BrowserContext) -> list[str]:
+        problems: list[str] = []
+        own_url = self.running.url + "/"
 
-        def asked(request: Request) -> None:
-            if not request.url.startswith((ours, "data:", "blob:")):
-                wrong.append(f"asked another host: {request.url}")
+        def on_request(request: Request) -> None:
+            if not request.url.startswith((own_url, "data:", "blob:")):
+                problems.append(f"a request to another host: {request.url}")
 
         async def dialog(shown: Any) -> None:
-            wrong.append(f"a dialog: {shown.message}")
+            problems.append(f"a dialog: {shown.message}")
             await shown.dismiss()
 
-        context.on("request", asked)
+        context.on("request", on_request)
         context.on("dialog", dialog)
-        context.on("weberror", lambda error: wrong.append(str(error.error)))
-        context.on("console", lambda said: wrong.append(said.text) if said.type in {"error", "warning"} else None)
-        return wrong
+        context.on("weberror", lambda error: problems.append(str(error.error)))
+        context.on("console", lambda line: problems.append(line.text) if line.type in {"error", "warning"} else None)
+        return problems
 
     async def post(self, vendor: str, *sent: SampleDelivery) -> int:
-        """Signed and delivered in this order; the last position."""
+        """Sign and deliver in this order; returns the last position."""
         position = 0
         for each in sent:
             status, answer = await self.running.post(self.web, vendor, each)
@@ -120,7 +120,7 @@ class Watching:
         return position
 
     async def get(self, path: str, **query: str) -> Any:
-        """What the API says, for comparing."""
+        """The API's answer, to compare with a page."""
         return await self.running.get(self.web, path, **query)
 
     async def newest(self, vendor: str) -> str:
@@ -130,12 +130,12 @@ class Watching:
 
 
 @contextlib.asynccontextmanager
-async def watching(folder: Path, *, config: str | None = None, filled: bool = True) -> AsyncIterator[Watching]:
-    """A tracker of its own in `folder` and a browser; `filled` with two calls of every vendor, some names evil."""
+async def running_site(folder: Path, *, config: str | None = None, filled: bool = True) -> AsyncIterator[Site]:
+    """A new Tracker in `folder` and a browser. `filled`: with two calls of every vendor, some with hostile names."""
     async with launched() as browser, aiohttp.ClientSession() as web:
         running = await Running(folder, config=config).start(init=True)
         try:
-            found = Watching(running, web, browser)
+            found = Site(running, web, browser)
             if filled:
                 await fill(found)
             yield found
@@ -143,17 +143,17 @@ async def watching(folder: Path, *, config: str | None = None, filled: bool = Tr
             await running.stop()
 
 
-async def fill(watching: Watching) -> None:
-    """Two whole calls of every vendor, a day and three hours ago; in the later ones Bob is a script; some refusals."""
+async def fill(site: Site) -> None:
+    """Two whole calls of every vendor, 30 and 3 hours ago (in the later ones Bob's name is a script); one refusal."""
     position = 0
     for vendor in VENDORS:
         for seed, hours in ((0, 30), (1, 3)):
             call = whole_call(vendor, now() - hours * HOUR, seed=seed)
-            position = await watching.post(vendor, *(renamed(each) if seed else each for each in call))
-    wrong = {"Authorization": "wrong"}
-    async with watching.web.post(f"{watching.running.url}/hooks/ov", data=b"{}", headers=wrong) as answer:
+            position = await site.post(vendor, *(renamed(each) if seed else each for each in call))
+    forged = {"Authorization": "wrong"}
+    async with site.web.post(f"{site.running.url}/hooks/ov", data=b"{}", headers=forged) as answer:
         assert answer.status == 401
-    await watching.get("/v1/sessions", at_least=str(position))
+    await site.get("/v1/sessions", at_least=str(position))
 
 
 def renamed(sent: SampleDelivery) -> SampleDelivery:
@@ -161,11 +161,11 @@ def renamed(sent: SampleDelivery) -> SampleDelivery:
     return SampleDelivery(sent.event, sent.body.replace(b'"Bob"', f'"{EVIL}"'.encode()), sent.at, sent.query)
 
 
-async def until(asked: Callable[[], Awaitable[Any]], wanted: Any, seconds: float = 15) -> None:
-    """Wait until `asked()` gives `wanted`."""
+async def until(read: Callable[[], Awaitable[Any]], wanted: Any, seconds: float = 15) -> None:
+    """Wait until `read()` returns `wanted`."""
     found = None
     for _ in range(int(seconds / 0.05)):
-        found = await asked()
+        found = await read()
         if found == wanted:
             return
         await asyncio.sleep(0.05)
@@ -173,5 +173,5 @@ async def until(asked: Callable[[], Awaitable[Any]], wanted: Any, seconds: float
 
 
 def page_of(session: str) -> str:
-    """The path of the page of the session with this id."""
+    """The path of a session's page."""
     return f"/sessions/{quote(session, safe='')}"

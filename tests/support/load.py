@@ -103,7 +103,7 @@ class Load:
         """Wait for `recovery_seconds` and return it. Raises `AssertionError` if there is no answer within `seconds`."""
         deadline = time.monotonic() + seconds
         while (recovered := self.recovery_seconds(since, *nodes)) == float("inf"):
-            assert time.monotonic() < deadline, f"no delivery is answered any more: {self.refused}"
+            assert time.monotonic() < deadline, f"no delivery was answered: {self.refused}"
             await asyncio.sleep(0.02)
         return recovered
 

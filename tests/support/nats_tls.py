@@ -1,4 +1,4 @@
-"""One NATS server with TLS and accounts, and the certificates that belong to it and to strangers.
+"""One NATS server with TLS and accounts, and certificates of its own authority and of others.
 
 authority = Authority(folder, "ca"); authority.issue("server", "IP:127.0.0.1")       # server.pem, server-key.pem
 async with Secured(folder, more=TLS…) as server: server.url
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.cluster import binary, free_ports, outlived_by_nobody
+from tests.support.cluster import binary, free_ports, killed_with_parent
 
 PASSWORD = "the-password-of-this-test"
 ACCOUNTS = f"""
@@ -35,7 +35,7 @@ accounts {{
 
 
 class Authority:
-    """Signs certificates into a folder: `<name>.pem`, `<name>-key.pem`, its own too."""
+    """A certificate authority. It writes `<name>.pem` and `<name>-key.pem` into a folder, also its own."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self.name = folder, name
@@ -55,15 +55,15 @@ class Authority:
 
 
 def tls(folder: Path, *, certificate: str = "server", asks: bool = False) -> str:
-    """The server's part of its configuration. `asks`: only clients with a certificate of the same authority."""
+    """The `tls` block of the server's configuration. `asks`: accept only clients with a certificate of the same authority."""
     return (
         f'tls {{ cert_file: "{folder}/{certificate}.pem", key_file: "{folder}/{certificate}-key.pem", '
         f'ca_file: "{folder}/ca.pem", verify: {str(asks).lower()} }}\n'
     )
 
 
-class Secured:
-    """A server of its own with JetStream; `more` is added to its configuration."""
+class TlsServer:
+    """A separate server with JetStream; `more` is added to its configuration."""
 
     def __init__(self, folder: Path, more: str) -> None:
         self._folder, self._more = folder, more
@@ -79,7 +79,7 @@ class Secured:
             f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{self._folder}/store", sync_interval: always }}\n{self._more}'
         )
         with (self._folder / "nats-server.log").open("wb") as log:
-            self._server = subprocess.Popen(outlived_by_nobody(found, "--config", str(config)), stdout=log, stderr=log)
+            self._server = subprocess.Popen(killed_with_parent(found, "--config", str(config)), stdout=log, stderr=log)
         async with asyncio.timeout(20):
             while True:
                 with contextlib.suppress(OSError):

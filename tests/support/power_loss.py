@@ -1,15 +1,15 @@
-"""A file system whose power can be cut: what was not synced is gone, for everybody on it, at the same instant.
+"""A file system whose power can be cut: everything that was not synced is lost, for all processes at once.
 
     disk = Disk(folder).mount()      # ext4 in a file, on a loop device
-    … servers write to disk.path …
+    …                                # servers write to disk.path
     cluster.kill()                   # a killed process leaves its writes in the page cache
     disk.cut_power()                 # the page cache is thrown away: FS_IOC_SHUTDOWN, without flushing the journal
     disk.path                        # mounted again: what had been written back or synced
 
 `kill -9` alone never shows what a power cut loses, because the kernel goes on writing. The shutdown ioctl is how the
 Linux file systems test their own crash recovery (xfstests): from that moment nothing reaches the device.
-LIMIT: the device's own volatile cache is not dropped. Whoever syncs has it flushed, so this only makes the cut milder.
-LIMIT: needs root, loop devices and the right to mount. `why_not()` says what is missing.
+LIMIT: the device's own volatile cache is not dropped. A sync flushes it too, so a real cut can lose no more synced data.
+LIMIT: needs root, loop devices and the right to mount. `missing_requirement()` returns what is missing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEEPER = "import subprocess, sys; sys.stdin.read(); subprocess.run(['umount', '-
 
 
 class Disk:
-    """ext4 of so many MiB (sparse) at `path`, unmounted also when this process dies."""
+    """An ext4 file system of `mib` MiB (sparse) at `path`. It is unmounted even if this process dies."""
 
     def __init__(self, folder: Path, *, mib: int = 4096) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,13 +52,13 @@ class Disk:
         return self
 
     def sync(self) -> None:
-        """Everything written so far outlives a cut."""
+        """Sync everything, so that it survives a cut."""
         _run("sync", "-f", str(self.path))
 
     def cut_power(self) -> None:
-        """Nobody may have files open: kill them first. Mounted again on return, after the journal was replayed.
+        """Cut the power, replay the journal and mount again. No process may have files open: kill them first.
 
-        What is mounted is a copy of the device: another mount namespace may still hold on to the one that was shut down.
+        This mounts a copy of the device, because another mount namespace may still hold the one that was shut down.
         """
         root = os.open(self.path, os.O_RDONLY)
         try:
@@ -80,8 +80,8 @@ class Disk:
         self._image.unlink()
 
 
-def why_not() -> str | None:
-    """Why the power cannot be cut here; None if it can. Tried, not guessed: one file synced, one not."""
+def missing_requirement() -> str | None:
+    """Why the power cannot be cut on this machine; None if it can. Tries it with one synced and one unsynced file."""
     if os.geteuid() != 0:
         return "the power can only be cut by root"
     missing = [each for each in ("mkfs.ext4", "mount", "umount") if not shutil.which(each)]

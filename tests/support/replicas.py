@@ -1,4 +1,4 @@
-"""Nodes of a cluster inside the test: logs on a stream, each with a replica in a file of its own.
+"""Nodes of a cluster inside the test process: logs on one stream, each with its own replica file.
 
 settings = settings_of(cluster)                                        # a stream of its own
 async with nodes(cluster, folder, "a", "b") as (first, second): ...    # two nodes of one new stream
@@ -23,16 +23,16 @@ from tracker.log.keys.key_store import KeyStore
 
 
 def settings_of(cluster: Cluster, *, node: str = "a", stream: str | None = None) -> JetstreamConfig:
-    """A stream of its own, unless it is named."""
+    """Settings for a new stream, or for the named one."""
     return JetstreamConfig(
         servers=tuple(cluster.urls), stream=stream or f"s{secrets.token_hex(4)}", node=node, replicas=cluster.size
     )
 
 
 async def opened(path: Path, settings: JetstreamConfig, masters: Sequence[MasterKey] = ()) -> JetstreamLog:
-    """A node's log, level with the stream; what is missing is made as `tracker init` makes it.
+    """A node's log, level with the stream. Creates what is missing, as `tracker init` does.
 
-    With master keys it seals; its key store is `keys.db` beside the log.
+    With master keys it encrypts; its key store is `keys.db` beside the log.
     """
     keys = path.with_name("keys.db")
     if not path.exists():
@@ -46,7 +46,7 @@ async def opened(path: Path, settings: JetstreamConfig, masters: Sequence[Master
 
 
 async def level(*logs: JetstreamLog) -> None:
-    """Every node has what any of them has."""
+    """Wait until every node has the records of all of them."""
     async with asyncio.timeout(20):
         while len({await log.head() for log in logs}) > 1:
             await asyncio.sleep(0.02)

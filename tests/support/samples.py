@@ -1,4 +1,4 @@
-"""Every sample of tests/samples as a delivery: signed ones as they were sent, at their own time; others signed for the test."""
+"""The samples in tests/samples as deliveries. Signed samples keep their own time; the others are signed for the test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracker.demo.calls import ISSUERS, sign
 SAMPLES = ROOT / "tests" / "samples"
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
 LATER = 1_790_000_000_000_000
-"""When samples without a time of their own arrive, µs."""
+"""Arrival time of samples that have no time, µs."""
 
 OF_THE_CONNECTION = {"host", "content-length", "connection"}
 """Headers that the test's own HTTP client sets."""
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 
 
 def samples() -> Iterator[Sample]:
-    """All of them, file by file, as tests/samples/index.toml lists them."""
+    """All samples, file by file, in the order of tests/samples/index.toml."""
     for each in tomllib.loads((SAMPLES / "index.toml").read_text("utf-8"))["files"]:
         content = (SAMPLES / each["file"]).read_bytes()
         prefix = each.get("id", each["file"])
@@ -53,7 +53,7 @@ def samples() -> Iterator[Sample]:
 
 
 def kinds_of(vendor: str) -> dict[str, set[str]]:
-    """Vendor event → the timeline kinds docs/reference/vendors/<vendor>.md says it becomes."""
+    """Vendor event → the timeline kinds that docs/reference/vendors/<vendor>.md lists for it."""
     text = (ROOT / "docs" / "reference" / "vendors" / f"{vendor}.md").read_text("utf-8")
     table = text.split("| vendor event | timeline kind |", 1)[1].split("\n\n", 1)[0]
     found: dict[str, set[str]] = {}
@@ -69,7 +69,7 @@ def _as_sent(vendor: str, name: str, sample: dict[str, Any]) -> Sample:
     headers = {key: value for key, value in sample["headers"].items() if key.lower() not in OF_THE_CONNECTION}
     body = base64.b64decode(sample["body_b64"]) if "body_b64" in sample else sample["body_text"].encode()
     now = sample["now"] * 1_000_000 if "now" in sample else int(headers["x-timestamp"]) * 1000
-    # Where there is no issuer, the key is the secret.
+    # Without an issuer, the key is the secret.
     key, secret = (sample["key"], sample["secret"]) if "secret" in sample else ("", sample["key"])
     return Sample(vendor, name, body, headers, "", now, key, secret)
 

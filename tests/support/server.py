@@ -1,4 +1,4 @@
-"""A real tracker in a process of its own, for tests that talk to it over HTTP, stop it or kill it."""
+"""A real Tracker in its own process, for tests that talk to it over HTTP, stop it or kill it."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class Running:
         return self.folder / "log.db"
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:
-        """One command to its end: exit code, standard output, standard error."""
+        """Run one command; returns exit code, standard output and standard error."""
         process = await asyncio.create_subprocess_exec(
             *self.program, arguments[0], "--config", str(self.config), *arguments[1:],
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        out, complaint = await process.communicate()
-        return process.returncode or 0, out.decode(), complaint.decode()
+        out, stderr = await process.communicate()
+        return process.returncode or 0, out.decode(), stderr.decode()
 
     async def start(self, *options: str, init: bool = False) -> Running:
         if init:
-            code, _, complaint = await self.run("init")
-            assert code == 0, complaint
+            code, _, stderr = await self.run("init")
+            assert code == 0, stderr
         with self.printed.open("ab") as printed:
             before = self.printed.stat().st_size
             self.process = await asyncio.create_subprocess_exec(
@@ -63,17 +63,17 @@ class Running:
             )  # fmt: skip
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            said = self.printed.read_bytes()[before:].decode()
-            found = re.search(r"tracker serves on (\S+)", said)
+            output = self.printed.read_bytes()[before:].decode()
+            found = re.search(r"tracker serves on (\S+)", output)
             if found:
                 self.url = found[1]
                 return self
-            assert self.process.returncode is None, said
+            assert self.process.returncode is None, output
             await asyncio.sleep(0.02)
         raise AssertionError(f"not ready: {self.printed.read_text()}")
 
     async def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM; returns the exit code."""
         if self.process is None:
             return 0
         if self.process.returncode is None:
@@ -101,21 +101,21 @@ class Running:
             return answer.status, json.loads(await answer.read())
 
     async def get(self, web: aiohttp.ClientSession, path: str, **query: str) -> Any:
-        """A read that has to succeed: its JSON."""
+        """The JSON of a read; fails unless the status is 200."""
         async with web.get(self.url + path, params=query, headers=READ) as answer:
             body = await answer.json(content_type=None)
             assert answer.status == 200, body
             return body
 
     async def text(self, web: aiohttp.ClientSession, path: str) -> tuple[int, str]:
-        """Whatever a read is answered: status and text."""
+        """Status and text of a read, whatever the status is."""
         async with web.get(self.url + path, headers=READ) as answer:
             return answer.status, await answer.text()
 
     async def until(
         self, web: aiohttp.ClientSession, path: str, *wanted: str, status: int | None = None, seconds: float = 45
     ) -> str:
-        """What a read is answered, once it has that status and holds all the wanted words."""
+        """Read again until the answer has that status and contains all the wanted words; returns its text."""
         found = 0, ""
         try:
             async with asyncio.timeout(seconds):
@@ -123,8 +123,8 @@ class Running:
                     await asyncio.sleep(0.1)
                     found = await self.text(web, path)
         except TimeoutError:
-            said = self.printed.read_text()[-2_000:]
-            raise AssertionError(f"{path}: wanted {status or ''} {wanted}, found {found}\n{said}") from None
+            output = self.printed.read_text()[-2_000:]
+            raise AssertionError(f"{path}: wanted {status or ''} {wanted}, found {found}\n{output}") from None
         return found[1]
 
 

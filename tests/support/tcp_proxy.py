@@ -3,7 +3,7 @@
 proxy = await Proxy("127.0.0.1", 4222).start()
 proxy.cut()                              # every connection is reset, new ones too, until `mend`
 proxy.stall()                            # nothing passes any more, nothing is closed, until `mend`
-cut = proxy.cut_within(ACKNOWLEDGEMENT)  # resets where these bytes come by next, when half of them has passed
+cut = proxy.cut_within(ACKNOWLEDGEMENT)  # resets in the middle of the next answer that matches
 await cut.wait()
 """
 
@@ -15,11 +15,11 @@ import re
 from typing import Literal
 
 ACKNOWLEDGEMENT = re.compile(rb'\{"stream":\s*"[^"]+",[^}]*"seq":\s*\d+[^}]*\}')
-"""What a stream answers to a publication that it has stored."""
+"""A stream's answer to a stored publication."""
 
 
 class Proxy:
-    """Listens on loopback; `url` is for clients. `go_to` sends connections made from now on somewhere else."""
+    """Listens on loopback; `url` is for clients. After `go_to`, new connections go to another server."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -66,7 +66,7 @@ class Proxy:
         self._flows.set()
 
     def cut_within(self, pattern: re.Pattern[bytes], how: Literal["cut", "stall"] = "cut") -> asyncio.Event:
-        """Lets the first half of the next match from the server through, then cuts or stalls; set once it has."""
+        """Let half of the server's next match through, then cut or stall. The returned event is set when that happened."""
         happened = asyncio.Event()
         self._within = (pattern, how, happened)
         return happened

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.server import READ_KEY, SECRETS, Running
-from tests.support.nats_tls import ACCOUNTS, PASSWORD, Authority, Secured, tls
+from tests.support.nats_tls import ACCOUNTS, PASSWORD, Authority, TlsServer, tls
 from tracker.demo.show import config_text
 from tracker.errors import LogUnavailable
 from tracker.log.jetstream.log import JetstreamLog
@@ -35,7 +35,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(server: Secured, certificates: Path, **changed: Any) -> JetstreamConfig:
+def settings(server: TlsServer, certificates: Path, **changed: Any) -> JetstreamConfig:
     """Good ones, with these changed; a text for a file is its name."""
     given: dict[str, Any] = {"user": "node", "password": PASSWORD, "tls_ca": "ca.pem", "scheme": "tls"} | changed
     for key in ("tls_ca", "tls_cert", "tls_key", "credentials_file"):
@@ -46,7 +46,7 @@ def settings(server: Secured, certificates: Path, **changed: Any) -> JetstreamCo
     )
 
 
-async def told(server: Secured, certificates: Path, **changed: Any) -> str:
+async def told(server: TlsServer, certificates: Path, **changed: Any) -> str:
     """What an operator reads, within a moment."""
     began = time.monotonic()
     with pytest.raises(LogUnavailable) as raised:
@@ -67,7 +67,7 @@ NOBODY: dict[str, Any] = {"user": None, "password": None}
 
 
 async def test_whoever_is_not_let_in_is_told_where_to_look(certificates: Path, tmp_path: Path) -> None:
-    async with Secured(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
+    async with TlsServer(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         for changed, words in (
             ({"tls_ca": "other.pem"}, "check jetstream.tls_ca, it names another authority"),
             ({"tls_ca": None}, "check jetstream.tls_ca, name the authority that signed it"),
@@ -89,14 +89,14 @@ async def test_whoever_may_not_hear_the_answers_is_told_so(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracker.log.jetstream.stream.REQUEST_SECONDS", 1.0)
-    async with Secured(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
+    async with TlsServer(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         assert "may not subscribe to _inbox" in await told(server, certificates, user="deaf")
 
 
 async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lacks(
     certificates: Path, tmp_path: Path
 ) -> None:
-    async with Secured(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
+    async with TlsServer(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         for user, right in (("readerless", "CREATE"), ("unread", "MSG.NEXT")):
             chosen = settings(server, certificates, user=user)
             path = tmp_path / f"{user}.db"
@@ -120,7 +120,7 @@ async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lack
 async def test_a_server_that_asks_for_certificates_wants_one_of_its_authority(
     certificates: Path, tmp_path: Path
 ) -> None:
-    async with Secured(tmp_path / "nats", tls(certificates, asks=True) + ACCOUNTS) as server:
+    async with TlsServer(tmp_path / "nats", tls(certificates, asks=True) + ACCOUNTS) as server:
         assert (
             "the server asks for a certificate of this node: set jetstream.tls_cert and jetstream.tls_key"
             in await told(server, certificates)
@@ -132,7 +132,7 @@ async def test_a_server_that_asks_for_certificates_wants_one_of_its_authority(
 
 
 async def test_a_server_with_another_name_is_not_believed(certificates: Path, tmp_path: Path) -> None:
-    async with Secured(tmp_path / "nats", tls(certificates, certificate="elsewhere") + ACCOUNTS) as server:
+    async with TlsServer(tmp_path / "nats", tls(certificates, certificate="elsewhere") + ACCOUNTS) as server:
         assert "is for another name" in await told(server, certificates)
 
 
@@ -140,13 +140,13 @@ async def test_a_server_with_another_name_is_not_believed(certificates: Path, tm
 async def test_nothing_is_said_in_clear_to_a_server_that_offers_no_tls_where_tls_is_wanted(
     certificates: Path, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
-    async with Secured(tmp_path / "nats", ACCOUNTS) as server:
+    async with TlsServer(tmp_path / "nats", ACCOUNTS) as server:
         assert "the server offers no TLS" in await told(server, certificates, **changed)
         await (await Stream.open(settings(server, certificates, scheme="nats", tls_ca=None))).close()
 
 
 async def test_the_commands_say_it_in_one_line(certificates: Path, tmp_path: Path) -> None:
-    async with Secured(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
+    async with TlsServer(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         secret = tmp_path / "password"
         secret.write_text(WRONG)
         table = [

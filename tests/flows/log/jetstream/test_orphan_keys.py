@@ -12,7 +12,7 @@ import pytest
 from tests.support.cluster import Cluster, node_config, own_cluster
 from tests.contracts.log_contract import delivery
 from tests.support.server import READ_KEY, SECRETS, Running
-from tests.support.encrypted_replicas import SealedNodes, nowhere
+from tests.support.encrypted_replicas import SealedNodes, absent_from_files
 from tracker.server import stores
 from tracker.config.load import load
 from tracker.demo.show import config_text
@@ -72,7 +72,7 @@ async def test_keys_whose_frame_never_came_are_swept_and_no_others(nodes: Sealed
     assert any(wrapped in path.read_bytes() for folder in folders for path in folder.rglob("*.blk"))
     assert await swept(log, older_than=600) == 0, "it may be on its way"
     assert await swept(log) == 1
-    assert await nowhere([wrapped], folders)
+    assert await absent_from_files([wrapped], folders)
     assert await swept(log) == 0
     late = await nodes.open("b")
     assert [record.erased_by async for chunk in late.read(0) for record in chunk] == [None] * 3
@@ -161,8 +161,8 @@ async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_r
     # What the killed ones had put is nowhere any more: it is not what the last one put.
     assert len(material - kept) == 40 + 80 + 1
     folders = [*nodes.folders(), there.folder]
-    assert not await nowhere(list(kept)[:1], folders[:1])
-    assert await nowhere(material - kept, folders)
+    assert not await absent_from_files(list(kept)[:1], folders[:1])
+    assert await absent_from_files(material - kept, folders)
 
     # Erased there, nothing opens it again.
     node = await stores.open_log(load(there.config, {}))
@@ -178,4 +178,4 @@ async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_r
     finally:
         await node.close()
     assert len(lost) == 2
-    assert await nowhere([each for each in lost if each is not None], folders)
+    assert await absent_from_files([each for each in lost if each is not None], folders)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.cluster import Cluster, own_cluster
 from tests.contracts.log_contract import delivery
-from tests.support.encrypted_replicas import MASTERS, SealedNodes, nowhere
+from tests.support.encrypted_replicas import MASTERS, SealedNodes, absent_from_files
 from tracker.domain.deliveries import KEY_LOST
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
 from tracker.log.jetstream import encryption
@@ -196,14 +196,14 @@ async def test_a_key_store_out_of_a_backup_brings_nothing_back_that_was_erased_s
         await log.close()
         (tmp_path / "backup.db").replace(nodes.keys("a"))
         lost = [each for frame in frames for each in before[frame] if each is not None]
-        assert not await nowhere(lost, [tmp_path])
+        assert not await absent_from_files(lost, [tmp_path])
         await nodes.lose_bucket()
         # The key of the erasure itself is not in the backup.
         restored = await nodes.restore("a", partly=True)
         assert (restored.entries, restored.missing, restored.first) == (4, 1, 5)
         entries = await nodes.entries()
         assert [entries[frame] for frame in frames] == [[None], [None]]
-        assert await nowhere(lost, [*nodes.folders(), tmp_path])
+        assert await absent_from_files(lost, [*nodes.folders(), tmp_path])
 
 
 async def test_an_erased_key_that_stands_in_the_bucket_again_is_taken_out(cluster: Cluster, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ async def test_an_erased_key_that_stands_in_the_bucket_again_is_taken_out(cluste
         assert (await nodes.entries())[frame] == [None]
         lost = [each for each in before[frame] if each is not None]
         assert lost
-        assert await nowhere(lost, nodes.folders())
+        assert await absent_from_files(lost, nodes.folders())
 
 
 async def test_an_erasure_that_comes_while_keys_are_put_back_is_not_undone(

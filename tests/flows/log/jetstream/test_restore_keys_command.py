@@ -12,7 +12,7 @@ import aiohttp
 
 from tests.support.cluster import Cluster, node, own_cluster
 from tests.support.server import Running
-from tests.support.encrypted_replicas import nowhere
+from tests.support.encrypted_replicas import absent_from_files
 from tracker.demo.calls import whole_call
 from tracker.log.keys.frame_keys import decode
 from tracker.log.jetstream.key_bucket import KeyBucket
@@ -145,7 +145,7 @@ async def test_a_bucket_that_is_deleted_under_a_running_cluster_comes_back(clust
         ]
         assert gone
         folders = [path for n in range(3) for path in cluster.store(n).rglob("KV_tracker-keys")]
-        assert await nowhere(gone, [*folders, first.folder, second.folder, third.folder])
+        assert await absent_from_files(gone, [*folders, first.folder, second.folder, third.folder])
         assert (await first.stop(), await third.stop()) == (0, 0)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.contracts.log_contract import delivery
 from tests.support.server import READ_KEY, SECRETS
-from tests.support.nats_tls import Secured
+from tests.support.nats_tls import TlsServer
 from tracker.server import stores
 from tracker.config.load import load
 from tracker.demo.show import config_text
@@ -95,7 +95,7 @@ def by_password(folder: Path) -> tuple[str, str]:
 @pytest.mark.parametrize("way", [by_token, by_seed, by_credentials, by_password])
 async def test_a_node_is_let_in_by(way: Any, tmp_path: Path) -> None:
     server, ours = way(tmp_path)
-    async with Secured(tmp_path / "nats", f"max_payload: 8MB\n{server}") as nats:
+    async with TlsServer(tmp_path / "nats", f"max_payload: 8MB\n{server}") as nats:
         config = tmp_path / "config.toml"
         config.write_text(
             config_text(tmp_path, SECRETS, READ_KEY, 0).replace('"sqlite"', '"jetstream"')
