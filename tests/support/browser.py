@@ -79,7 +79,7 @@ class Site:
         `expected`: parts of console messages that may appear. `options`: those of a browser context.
         """
         context = await self.browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
-        problems = self._listened(context)
+        problems = self._faults_in(context)
         try:
             await context.add_init_script(LOG_VIOLATIONS)
             if signed_in:
