@@ -210,11 +210,11 @@ async def _identifiers(views: ViewsReader, identity: str) -> tuple[str, ...]:
 
 
 async def _connection_ids(views: ViewsReader, session_id: str, participant: str) -> set[str]:
+    """The ids of one person's connections. A second join with the same id is `id~2` in the views; records have only `id`."""
     found: set[str] = set()
     cursor: str | None = None
     while True:
         rows, cursor = await views.connections(session_id, limit=PAGE, cursor=cursor)
-        # The views add a suffix to a repeated id (`~2`); records do not have it.
-        found |= {row.id.partition("~")[0].partition("@")[0] for row in rows if row.participant == participant}
+        found |= {row.id for row in rows if row.participant == participant}
         if cursor is None:
-            return found
+            return {one for one in found if not (one.rpartition("~")[2].isdigit() and one.rpartition("~")[0] in found)}

@@ -46,6 +46,7 @@ class RunRules(msgspec.Struct, frozen=True):
                            a keyed run without a stated start is matched to the span of an end event that contains it
     `starts_when_joined`   a created room starts with its first join, so people in a room that never started are a sign of loss
     `room_is_person`       the room belongs to one person, who is present for as long as the run lasts
+    `runs_are_starts`      the vendor's own key of a run is `{room}_{start ms}`
     """
 
     tolerance: Micros = 0
@@ -53,6 +54,7 @@ class RunRules(msgspec.Struct, frozen=True):
     ends_only: bool = False
     starts_when_joined: bool = False
     room_is_person: bool = False
+    runs_are_starts: bool = False
 
 
 class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

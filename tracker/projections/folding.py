@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tracker.domain import facts as f
 from tracker.projections.claims import Claim, is_final
+from tracker.projections.ids import interval_key
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projections.state import MAX_IDS, Interval, SessionState
 
@@ -87,7 +88,8 @@ def _fold_common(state: SessionState, item: SourcedFact) -> None:
     """Fold what all facts have in common."""
     fact = item.fact
     place, position, at = fact.place, item.position, fact.at
-    state.last_position = max(state.last_position, position)
+    if (position, -item.n) > (state.last_position, -state.last_n):
+        state.last_position, state.last_n = position, item.n
     if not state.first_position or position < state.first_position:
         state.first_position = position
     if fact.clock != "client":
@@ -135,8 +137,10 @@ def _note_activity(state: SessionState, fact: f.Fact, item: SourcedFact) -> None
 
 
 def _connection(state: SessionState, fact: f.ConnectionFact, item: SourcedFact) -> None:
-    key = f"{fact.connection}@{fact.joined_at or ''}" if fact.keyed_by_join else fact.connection
-    interval = state.interval("connection", key)
+    by_join = (fact.joined_at or "",) if fact.keyed_by_join else ()
+    # A vendor that keys by join names the person in every event, except where the event has no id: then the id is made up.
+    made_up = ("",) if fact.keyed_by_join and fact.identity is None else ()
+    interval = state.interval("connection", interval_key(fact.connection, *by_join, *made_up))
     interval.set_values(
         fact.at,
         item.key,
@@ -160,7 +164,8 @@ def _connection(state: SessionState, fact: f.ConnectionFact, item: SourcedFact) 
 def _stream(state: SessionState, fact: f.StreamFact, item: SourcedFact) -> None:
     begins = isinstance(fact, f.StreamPublished)
     started = fact.started_at or (fact.at if begins else None)
-    interval = state.interval("stream", f"{fact.stream}@{started or ''}" if fact.keyed_by_start else fact.stream)
+    by_start = (fact.connection or "", started or "") if fact.keyed_by_start else ()
+    interval = state.interval("stream", interval_key(fact.stream, *by_start))
     interval.set_values(
         fact.at, item.key, stream=fact.stream, connection=fact.connection, identity=fact.identity, media=fact.media,
         label=fact.label, detail=fact.detail or None,
@@ -172,15 +177,15 @@ def _stream(state: SessionState, fact: f.StreamFact, item: SourcedFact) -> None:
 def _subscription(state: SessionState, fact: f.SubscriptionFact, item: SourcedFact) -> None:
     begins = isinstance(fact, f.SubscriptionStarted)
     started = fact.started_at or (fact.at if begins else None)
-    interval = state.interval("subscription", f"{fact.connection}<{fact.stream}@{started or ''}")
+    interval = state.interval("subscription", interval_key(fact.connection, fact.stream, started or ""))
     interval.set_values(fact.at, item.key, stream=fact.stream, connection=fact.connection, publisher=fact.publisher)
     _claim_span(interval, item, fact, begins=begins)
     _note_activity(state, fact, item)
 
 
 def _recording(state: SessionState, fact: f.RecordingFact, item: SourcedFact) -> None:
-    key = f"{fact.recording}@{fact.started_at}" if fact.keyed_by_start and fact.started_at else fact.recording
-    interval = state.interval("recording", key)
+    by_start = ("nameless",) if fact.nameless else (fact.started_at or "",) if fact.keyed_by_start else ()
+    interval = state.interval("recording", interval_key(fact.recording, *by_start))
     interval.set_values(
         fact.at, item.key, id=fact.recording, mode=fact.mode, url=fact.url, http_status=fact.http_status,
         first_frame_at=fact.first_frame_at, first_peerframe_at=fact.first_peerframe_at, duration_ms=fact.duration_ms,

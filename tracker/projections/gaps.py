@@ -29,9 +29,12 @@ class _Gap(NamedTuple):
 
 def gap_entries(
     session: SessionRow, connections: list[ConnectionRow], streams: list[StreamRow],
-    recordings: list[RenderedRecording], supervisors: list[SupervisorSessionRow],
+    recordings: list[RenderedRecording], supervisors: list[SupervisorSessionRow], *, last_n: int,
 ) -> tuple[EntryRow, ...]:  # fmt: skip
-    """The entries that fill what the events of a session left out, in order of time."""
+    """The entries that fill what the events of a session left out, in order of time.
+
+    `last_n`: the `n` of the session's first fact of its last record. A record may be about several sessions.
+    """
     gaps: list[_Gap] = [*_of_session(session), *_of_connections(connections), *_of_streams(streams)]
     gaps += [*_of_recordings(recordings), *_of_supervisors(supervisors)]
     gaps.sort(key=lambda gap: (gap.at, gap.kind, gap.subject_id or ""))
@@ -54,7 +57,7 @@ def gap_entries(
             dedupe_key="",
             hidden=False,
         )
-        for n, gap in enumerate(gaps, FIRST_N)
+        for n, gap in enumerate(gaps, FIRST_N * (1 + last_n))
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 from tracker.domain.facts import Micros, Provenance
 from tracker.domain.rows import Anomaly, ConnectionRow, End, ParticipantRow
 from tracker.projections.claims import anomaly
+from tracker.projections.ids import distinct_ids
 from tracker.projections.state import Interval, SessionState, duration_ms
 
 PERSON_KINDS = frozenset({"standard", "sip", "connector"})
@@ -66,14 +67,13 @@ def render_connections(
     ]
     found += _seen_in_streams(state, {item.vendor_id for item in found}, anomalies)
     found.sort(key=lambda item: (item.joined_at or _end_at(item.interval) or 0, item.vendor_id))
+    _name_people(found)
     rejoined = _rejoined(found)
-    used: dict[str, int] = {}
-    rendered: list[RenderedConnection] = []
-    for item in found:
-        used[item.vendor_id] = used.get(item.vendor_id, 0) + 1
-        name = item.vendor_id if used[item.vendor_id] == 1 else f"{item.vendor_id}~{used[item.vendor_id]}"
-        rendered.append(_render(session_id, item, name, ended_at, rejoined.get(id(item)), anomalies))
-    return rendered
+    names = distinct_ids([item.vendor_id for item in found])
+    return [
+        _render(session_id, item, name, ended_at, rejoined.get(id(item)), anomalies)
+        for item, name in zip(found, names, strict=True)
+    ]
 
 
 def owner_connection(
@@ -129,6 +129,18 @@ def _seen_in_streams(state: SessionState, known: set[str], anomalies: list[Anoma
             _Found(vendor_id, stand_in, first.at, identities[0] if identities else vendor_id, is_reported=False)
         )
     return found
+
+
+def _name_people(found: Sequence[_Found]) -> None:
+    """Give people without an identity the id of their connection, or another one if that is somebody's identity."""
+    identities = {item.participant for item in found if item.interval.value("identity")}
+    unnamed = sorted({item.vendor_id for item in found if not item.interval.value("identity")})
+    # Those without an identity come last: a number is added to their id, never to an identity.
+    names = distinct_ids([*sorted(identities), *unnamed])
+    name_of = dict(zip(unnamed, names[len(identities) :], strict=True))
+    for item in found:
+        if not item.interval.value("identity"):
+            item.participant = name_of[item.vendor_id]
 
 
 def _rejoined(found: Sequence[_Found]) -> dict[int, Micros]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from tracker.domain.facts import Micros
+from tracker.projections.ids import interval_key
 from tracker.projections.state import Interval
 
 Intervals = dict[str, Interval]
@@ -44,8 +45,9 @@ def _merge_aliases(found: Intervals) -> None:
     by_alias: dict[str, list[str]] = {}
     for key, interval in sorted(found.items()):
         alias = interval.value("alias")
-        if isinstance(alias, str) and alias != key and alias in found:
-            by_alias.setdefault(alias, []).append(key)
+        other = interval_key(alias) if isinstance(alias, str) else key
+        if other != key and other in found:
+            by_alias.setdefault(other, []).append(key)
     for alias, keys in sorted(by_alias.items()):
         # An alias of several recordings is ambiguous; one that was merged already is gone.
         if len(keys) == 1 and alias in found and keys[0] in found:

@@ -6,6 +6,7 @@ import msgspec
 
 from tracker.domain.facts import Micros, RunRules
 from tracker.projections.claims import Claim, anomaly
+from tracker.projections.ids import distinct_ids, interval_key
 from tracker.projections.recording_match import match_nameless, merge_intervals
 from tracker.domain.rows import Anomaly, RecordingRow
 from tracker.projections.state import Interval, SessionState, duration_ms, when
@@ -27,13 +28,21 @@ def render_recordings(
     """All recordings of a session, ordered by start."""
     intervals = match_nameless(_pair_stops(state.intervals.get("recording", {})), rules.tolerance)
     ordered = sorted(intervals.items(), key=when)
+    names = distinct_ids([_name(key, interval) for key, interval in ordered])
     return [
         RenderedRecording(
-            _row(session_id, state, key, interval, ended_at, anomalies, ends_only=rules.ends_only),
+            _row(session_id, state, name, interval, ended_at, anomalies, ends_only=rules.ends_only),
             interval.value("current") is None,
         )
-        for key, interval in ordered
+        for name, (_, interval) in zip(names, ordered, strict=True)
     ]
+
+
+def _name(key: str, interval: Interval) -> str:
+    """The vendor's id; with the start (µs) that tells recordings apart where the vendor uses an id again."""
+    vendor_id = str(interval.value("id"))
+    start = key.rpartition("@")[2]
+    return f"{vendor_id}_{start}" if start.isdigit() and key == interval_key(vendor_id, start) else vendor_id
 
 
 def _pair_stops(intervals: dict[str, Interval]) -> dict[str, Interval]:
@@ -45,7 +54,9 @@ def _pair_stops(intervals: dict[str, Interval]) -> dict[str, Interval]:
         starts = [
             (other.start.at, name)
             for name, other in intervals.items()
-            if other.start is not None and other.value("id") == key and other.start.at <= interval.end.at
+            if other.start is not None
+            and other.value("id") == interval.value("id")
+            and other.start.at <= interval.end.at
         ]
         if starts:
             name = max(starts)[1]
@@ -57,7 +68,7 @@ def _pair_stops(intervals: dict[str, Interval]) -> dict[str, Interval]:
 def _row(
     session_id: str,
     state: SessionState,
-    key: str,
+    name: str,
     interval: Interval,
     ended_at: Micros | None,
     anomalies: list[Anomaly],
@@ -81,7 +92,7 @@ def _row(
     measured = interval.value("duration_ms")
     reason = interval.value("vendor_reason") or (stop.reason if stop else None)
     return RecordingRow(
-        id=f"{state.source}:{key.replace('@', '_')}",
+        id=f"{state.source}:{name}",
         session_id=session_id,
         vendor_id=vendor_id,
         mode=interval.value("mode"),

@@ -18,6 +18,7 @@ import msgspec
 from tracker.domain.facts import EndReason, Micros, Provenance, RunRules
 from tracker.projections.claims import Claim, anomaly
 from tracker.projections.gaps import gap_entries
+from tracker.projections.ids import distinct_ids
 from tracker.projections.people import (
     RenderedConnection,
     render_connections,
@@ -123,7 +124,7 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
         streams=tuple(streams),
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
-        gaps=gap_entries(session, reported, streams, found, supervisors),
+        gaps=gap_entries(session, reported, streams, found, supervisors, last_n=state.last_n),
         state=encode_state(state),
     )
 
@@ -240,37 +241,44 @@ def _streams(
     for connection in connections:
         left_at[connection.vendor_id] = connection.row.left_at
     rows: list[StreamRow] = []
-    used: dict[str, int] = {}
     directions: dict[str, Literal["published", "received"]] = {"stream": "published", "subscription": "received"}
-    for kind, direction in directions.items():
-        intervals = sorted(state.intervals.get(kind, {}).items(), key=when)
-        for key, interval in intervals:
-            stream = str(interval.value("stream"))
-            owner = interval.value("connection")
-            ended, end = _close(interval, ended_at, f"{kind} {stream}", anomalies, left_at.get(owner))
-            name = stream if kind == "stream" else key.split("@", maxsplit=1)[0]
-            used[name] = used.get(name, 0) + 1
-            started = interval.start.at if interval.start else None
-            rows.append(
-                StreamRow(
-                    session_id=identity,
-                    id=name if used[name] == 1 else f"{name}~{used[name]}",
-                    direction=direction,
-                    stream=stream,
-                    participant=interval.value("identity") or person_of.get(owner) or owner,
-                    connection=owner,
-                    publisher=interval.value("publisher"),
-                    media=interval.value("media"),
-                    label=interval.value("label"),
-                    started_at=started,
-                    ended_at=ended,
-                    duration_ms=duration_ms(started, ended),
-                    start_provenance=interval.start_provenance,
-                    end=end,
-                    detail=interval.value("detail") or {},
-                )
+    found = [
+        (kind, interval)
+        for kind in directions
+        for _, interval in sorted(state.intervals.get(kind, {}).items(), key=when)
+    ]
+    names = distinct_ids([_stream_name(kind, interval) for kind, interval in found])
+    for name, (kind, interval) in zip(names, found, strict=True):
+        stream = str(interval.value("stream"))
+        owner = interval.value("connection")
+        ended, end = _close(interval, ended_at, f"{kind} {stream}", anomalies, left_at.get(owner))
+        started = interval.start.at if interval.start else None
+        rows.append(
+            StreamRow(
+                session_id=identity,
+                id=name,
+                direction=directions[kind],
+                stream=stream,
+                participant=interval.value("identity") or person_of.get(owner) or owner,
+                connection=owner,
+                publisher=interval.value("publisher"),
+                media=interval.value("media"),
+                label=interval.value("label"),
+                started_at=started,
+                ended_at=ended,
+                duration_ms=duration_ms(started, ended),
+                start_provenance=interval.start_provenance,
+                end=end,
+                detail=interval.value("detail") or {},
             )
+        )
     return rows
+
+
+def _stream_name(kind: str, interval: Interval) -> str:
+    """The vendor's id of a stream; of a subscription: who receives which stream."""
+    stream = str(interval.value("stream"))
+    return stream if kind == "stream" else f"{interval.value('connection')}<{stream}"
 
 
 def _supervisors(

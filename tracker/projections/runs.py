@@ -16,6 +16,7 @@ from bisect import bisect_right, insort
 import msgspec
 
 from tracker.domain.facts import Micros, SessionRef, RunRules
+from tracker.projections.ids import provisional_run
 
 
 class RoomState(msgspec.Struct, array_like=True):
@@ -104,7 +105,7 @@ class Runs:
             runs.setdefault(key, low)
         self.runs = sorted(Run(start, key) for key, start in runs.items())
         if state.first is not None and (not self.runs or state.first < self.runs[0].start - rules.tolerance):
-            self.runs.insert(0, Run(state.first, _provisional(room, state.first)))
+            self.runs.insert(0, Run(state.first, provisional_run(room, state.first)))
         self._moments = [run.start for run in self.runs]
 
     def _resolve_unkeyed(self, room: str, state: RoomState, runs: dict[str, Micros]) -> None:
@@ -116,10 +117,10 @@ class Runs:
                 cluster = None
                 runs[key] = min(runs.get(key, start), start)
             elif cluster is not None and start - cluster <= self._rules.tolerance and not self._ended(cluster, start):
-                key = _provisional(room, cluster)
+                key = provisional_run(room, cluster)
             else:
                 cluster = start
-                key = _provisional(room, start)
+                key = provisional_run(room, start)
                 runs[key] = start
             self.key_by_start[start] = key
 
@@ -183,10 +184,6 @@ class Runs:
         while index < len(self.runs) and self.runs[index].key == key:
             index += 1
         return self._moments[index] if index < len(self.runs) else None
-
-
-def _provisional(room: str, start: Micros) -> str:
-    return f"{room}_{start // 1000}"
 
 
 encode_room = msgspec.msgpack.Encoder().encode

@@ -124,6 +124,8 @@ class SessionState(msgspec.Struct, array_like=True):
     last_position: int = 0
     first_at: Micros = 0
     last_at: Micros = 0
+    last_n: int = 0
+    """The `n` of this session's first fact of the record at `last_position`."""
     last_activity: Claim | None = None
     """The latest fact about a connection or a stream: it may be later than the reported end."""
 
@@ -152,7 +154,8 @@ class SessionState(msgspec.Struct, array_like=True):
         self.first_position = min(
             self.first_position or other.first_position, other.first_position or self.first_position
         )
-        self.last_position = max(self.last_position, other.last_position)
+        self.last_position, minus_n = max((self.last_position, -self.last_n), (other.last_position, -other.last_n))
+        self.last_n = -minus_n
         self.first_at = min(self.first_at or other.first_at, other.first_at or self.first_at)
         self.last_at = max(self.last_at, other.last_at)
 

@@ -23,6 +23,7 @@ from tracker.domain.redaction import hide_fields
 from tracker.errors import LogCorrupt, TrackerError
 from tracker.log.contract import RecordReader
 from tracker.log.erasure_records import RemainingFacts
+from tracker.projections.ids import distinct_run
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projector.batch import Batch, BatchCache
 from tracker.sources import registry
@@ -239,9 +240,10 @@ def sourced_facts(
     `remaining`: position of an erased record → the facts that remain of it. `hidden`: fields of details to remove.
     """
     facts = remaining[record.position] if record.position in remaining else registry.interpret(record)
+    rules = registry.rules(record.vendor)
     return [
         SourcedFact(
-            hide_fields(fact, hidden) if hidden else fact, record.position, n, record.source, record.vendor,
+            distinct_run(hide_fields(fact, hidden) if hidden else fact, rules), record.position, n, record.source, record.vendor,
             record.dedupe_key, record.received_at,
         )
         for n, fact in enumerate(facts)

@@ -131,6 +131,11 @@ def _name_is_secret(name: str) -> bool:
     return _SECRET_KEY.search(name) is not None
 
 
+def given_id(text: str, word: str) -> str:
+    """A vendor's id that no id equals which Tracker makes with `word` at its start. An ordinary id stays as it is."""
+    return f"~{text}" if text.lstrip("~").startswith(word) else text
+
+
 def pick_fields(body: dict[str, Any], *names: str) -> dict[str, Any]:
     """The named fields of `body` that are present, made safe for facts."""
     return {name: without_secrets(body[name]) for name in names if body.get(name) is not None}

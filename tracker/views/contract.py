@@ -15,7 +15,7 @@ import msgspec
 from tracker.domain.facts import Micros
 from tracker.domain.rows import EntryRow, SessionRow, SessionRows, SupervisorSessionRow
 
-VIEWS_VERSION = 2
+VIEWS_VERSION = 3
 """The version of the rows. Increase it whenever the same log gives other rows than before (an `interpret` or a merge rule
 changed): views with another version are outdated and must be rebuilt."""
 

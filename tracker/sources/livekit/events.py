@@ -18,6 +18,7 @@ from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EndReason, Fact, Micros, Precision, SessionRef
 from tracker.sources import livekit_protocol, protojson
+from tracker.sources.json_reading import given_id
 from tracker.sources.livekit.egress import Egress, read_egress
 from tracker.sources.protojson import Message
 
@@ -264,9 +265,14 @@ def _egress(context: EventContext) -> tuple[Fact, ...]:
         place=context.session_ref(started_at, egress_id=egress_id),
         started_at=started_at,
         # An automatic egress that failed to start has no id (livekit `pkg/rtc/egress.go:44-57`), but its event has one.
-        id=egress_id or f"egress:{context.message.text('id') or f'{context.room or context.run}@{context.at}'}",
+        id=given_id(egress_id, "egress:") if egress_id else _made_up_egress_id(context),
     )
     return read_egress(egress, context.fact)
+
+
+def _made_up_egress_id(context: EventContext) -> str:
+    event_id = context.message.text("id")
+    return f"egress:{given_id(event_id, '@') if event_id else f'@{context.at}'}"
 
 
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {

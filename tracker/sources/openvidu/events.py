@@ -22,7 +22,7 @@ import msgspec
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EndReason, Fact, Micros, SessionRef
-from tracker.sources.json_reading import replace_surrogates
+from tracker.sources.json_reading import given_id, replace_surrogates
 from tracker.sources.openvidu.wire import Event, parse_json, read_event, shown_name
 
 
@@ -130,7 +130,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             raise FieldMissing("sessionId is missing")
         run = self.run
         if run is None and self.room is not None and starts is not None:
-            run = f"{self.room}_{starts // 1000}"
+            run = f"{self.room}_{starts // 1000:012}"
         ids = (("sessionId", self.room), ("uniqueSessionId", run), ("recordingId", recording))
         return SessionRef(
             at=self.at if self.start_time is None else self.start_time,
@@ -347,7 +347,7 @@ def _participant(context: EventContext) -> dict[str, Any]:
     connection = _connection_or_none(context)
     has_no_id = connection is None
     # Without an id, the time of the join still tells one such connection from another.
-    connection = connection or _NO_CONNECTION_ID
+    connection = _NO_CONNECTION_ID if connection is None else given_id(connection, _NO_CONNECTION_ID)
     platform = as_text(context.fields.get("platform"))
     location = as_text(context.fields.get("location"))
     fact = context.fact("connectionId", "participantId", "platform", "location", "ip", "reason")
@@ -426,7 +426,8 @@ def _connection_fields(context: EventContext) -> dict[str, Any]:
 
 
 def _connection(context: EventContext) -> str:
-    return _connection_or_none(context) or require_text(context.fields, "participantId")
+    connection = _connection_or_none(context) or require_text(context.fields, "participantId")
+    return given_id(connection, _NO_CONNECTION_ID)
 
 
 def _connection_or_none(context: EventContext) -> str | None:

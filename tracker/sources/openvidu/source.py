@@ -24,6 +24,7 @@ RULES = RunRules(
     # The garbage collector removes never-joined sessions without an event: threshold 3600 s + interval 900 s
     # (SessionManager.java, ≥ 2.19).
     never_joined_after=75 * 60 * 1_000_000,
+    runs_are_starts=True,
 )
 
 
