@@ -176,7 +176,7 @@ class Cluster:
         assert server is not None
         return server.pid
 
-    def logged(self, number: int) -> str:
+    def log_tail(self, number: int) -> str:
         """The end of a server's own log."""
         path = self.folder / f"n{number}" / "nats-server.log"
         return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
