@@ -16,7 +16,8 @@ from tests.support.bundles import configured, filled, session_of, unpacked
 from tracker.cli.erase import erase, select_person
 from tracker.server import signing_keys
 from tracker.evidence.bundle import manifest
-from tracker.evidence.bundle.verify import CHECK_NAMES
+from tracker.evidence.bundle.verify import CHECK_NAMES, SUBJECTS
+from tracker.log.merkle.note import Signer
 
 PAGE = (DOCS / "reference" / "bundle.md").read_text("utf-8")
 
@@ -57,16 +58,21 @@ def test_the_program_accepts_a_true_bundle_and_no_other(kind: str, program: Path
     ]:
         edited = files | {name: files[name].replace(old, new, 1)}
         assert edited[name] != files[name]
-        covered = bundles.with_corrected_digests(edited)
+        signer = signing_keys.signer(config)
+        covered = bundles.with_corrected_digests(edited, signer)
         assert run(program, bundles.packed(covered, tmp_path / "bad.zip"), key).returncode != 0
         if kind != "sealed":
             break
     edited = files | {"README.html": b"another story"}
     assert run(program, bundles.packed(edited, tmp_path / "bad.zip"), key).returncode != 0
+    unsigned = bundles.with_corrected_digests(files)
+    assert "manifest.sig" in run(program, bundles.packed(unsigned, tmp_path / "bad.zip"), key).stderr
+    forged = bundles.with_corrected_digests(files, Signer.generate(bundles.ORIGIN))
+    assert "InvalidSignature" in run(program, bundles.packed(forged, tmp_path / "bad.zip"), key).stderr
 
 
 def test_every_file_and_every_check_is_on_the_page() -> None:
-    for name in (*manifest.MAX_BYTES, *CHECK_NAMES):
+    for name in (*manifest.MAX_BYTES, *CHECK_NAMES, *SUBJECTS):
         assert f"`{name}`" in PAGE, name
     for part in manifest.PARTS:
         assert f"`{part}`" in PAGE, part

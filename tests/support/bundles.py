@@ -23,9 +23,11 @@ from tracker.config.load import Config, load
 from tracker.domain.deliveries import Delivery
 from tracker.demo.show import SOURCES, config_text
 from tracker.demo.calls import VENDORS, SampleDelivery, sign, whole_call
+from tracker.log.merkle.note import Signer, sign_note
 from tracker.server.sources import build_sources
 
 START = 1_700_000_000_000_000
+ORIGIN = "tracker.test/log"
 SEALING = f'[sealing]\nkeys = [{{ id = "main", secret = "{"ab" * 32}" }}]\n'
 Edit = Callable[[bytes], bytes]
 
@@ -36,7 +38,7 @@ def configured(folder: Path, *, sealed: bool = True) -> Config:
     text = config_text(folder, SECRETS, READ_KEY, 0)
     more = f'{SEALING}path = "{folder}/keys.db"\n' if sealed else ""
     key = f"{folder}/sign.key"
-    more += f'[evidence]\nkey_file = "{key}"\nfile = "{folder}/checkpoints.txt"\norigin = "tracker.test/log"\n'
+    more += f'[evidence]\nkey_file = "{key}"\nfile = "{folder}/checkpoints.txt"\norigin = "{ORIGIN}"\n'
     path = folder / "config.toml"
     path.write_text(text.replace("[access]", f"{more}[access]"), "utf-8")
     return load(path, {})
@@ -112,7 +114,10 @@ def packed(files: Mapping[str, bytes], to: Path) -> Path:
 
 
 def changed(path: Path, to: Path, edits: Mapping[str, Edit], *, corrected: bool = False) -> Path:
-    """A bundle with some files edited. With `corrected`, manifest and README are written again so that all digests match."""
+    """A bundle with some files edited. With `corrected`, manifest and README are written again so that all digests match.
+
+    The manifest then says that nobody signed it, as a forger without a key would write.
+    """
     files = unpacked(path)
     for name, edit in edits.items():
         before = files[name]
@@ -121,17 +126,26 @@ def changed(path: Path, to: Path, edits: Mapping[str, Edit], *, corrected: bool 
     return packed(with_corrected_digests(files) if corrected else files, to)
 
 
-def with_corrected_digests(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The files with a manifest and README that match them."""
+def with_corrected_digests(files: dict[str, bytes], signer: Signer | None = None, **fields: object) -> dict[str, bytes]:
+    """The files with a manifest and README that match them, signed again or by nobody. `fields`: of the manifest."""
     manifest = msgspec.json.decode(files[names.MANIFEST], type=Manifest)
-    rest = {name: content for name, content in files.items() if name not in {names.MANIFEST, names.README}}
+    own = {names.MANIFEST, names.README, names.SIGNATURE}
+    rest = {name: content for name, content in files.items() if name not in own}
     members = [
         names.Member(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         for name, content in rest.items()
     ]
     entries = msgspec.json.decode(files[names.TIMELINE])["timeline"]
-    manifest = msgspec.structs.replace(manifest, files=members)
+    why = None if signer is not None or manifest.format == names.FORMAT_1 else "there is no key"
+    manifest = msgspec.structs.replace(manifest, files=members, **({"why_unsigned": why} | fields))
     readme = b"".join(readme_page.page(manifest, entries))
     page = names.Member(name=names.README, size_bytes=len(readme), sha256=hashlib.sha256(readme).hexdigest())
     manifest = msgspec.structs.replace(manifest, files=[*members, page])
-    return {**rest, names.README: readme, names.MANIFEST: names.encode_manifest(manifest)}
+    corrected = {**rest, names.README: readme, names.MANIFEST: names.encode_manifest(manifest)}
+    return corrected if signer is None else signed(corrected, signer)
+
+
+def signed(files: dict[str, bytes], signer: Signer, origin: str = ORIGIN) -> dict[str, bytes]:
+    """The files with a signature over their manifest."""
+    note = sign_note(names.signed_text(origin, files[names.MANIFEST]), [signer])
+    return files | {names.SIGNATURE: note.encode()}

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 CONFIG = "config.toml"
 
 Command = Callable[[argparse.Namespace], int]
-"""Runs one command and returns its exit code: 0 done, 1 found a problem. Errors become 1 or 2 in `cli/main`."""
+"""Runs one command and returns its exit code: 0 done, 1 found a problem, 3 not everything was checked. Errors become 1 or 2 in `cli/main`."""
 
 
 class Subparsers(Protocol):

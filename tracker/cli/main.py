@@ -1,7 +1,7 @@
 """The command line: parses arguments, loads config.toml, runs the command, and reports errors.
 
-Exit codes: 0 done · 1 found a problem · 2 wrong usage or configuration. To add a command, write a module with `add_to`
-and list it in `COMMANDS`.
+Exit codes: 0 done · 1 found a problem · 2 wrong usage or configuration · 3 (`verify BUNDLE`) not everything was
+checked. To add a command, write a module with `add_to` and list it in `COMMANDS`.
 """
 
 from __future__ import annotations

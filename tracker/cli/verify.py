@@ -1,4 +1,7 @@
-"""`tracker verify`: verifies the whole log, or an evidence bundle. Exit 1 when something is wrong."""
+"""`tracker verify`: verifies the whole log, or an evidence bundle.
+
+Exit 1 when something is wrong; 3 when nothing is, but a part of a bundle was not checked.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from tracker.cli.arguments import Subparsers, add_command
 from tracker.cli.output import print_json, print_line, printable
 from tracker.config.load import Config
 from tracker.errors import CheckpointUnwritten, ParameterInvalid, ViewsError
+from tracker.evidence.bundle.verify import SUBJECTS
 from tracker.evidence.checkpoint_file import read_shipped
 from tracker.evidence.verify_log import (
     MAX_FAULTS,
@@ -27,6 +31,11 @@ from tracker.evidence.verify_records import check_erasures, check_proofs
 from tracker.log.cluster.divergence import announced_keys
 from tracker.server import signing_keys, stores
 from tracker.server.sources import build_sources
+
+UNSIGNED = (
+    "; but no checkpoint was ever signed, so this log only agrees with itself: whoever can write its files could have "
+    "replaced all of it (`tracker init` creates a key, and `tracker serve` then signs)"
+)
 
 ShowProgress = Callable[[str, str], AbstractContextManager[Progress]]
 """Shows the progress of one step, given its title and unit."""
@@ -49,6 +58,10 @@ def add_to(subparsers: Subparsers) -> None:
         "--key", action="append", default=[], metavar="KEY",
         help="a verifier key, or a file that holds one, instead of the configured key; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-unchecked", action="append", default=[], choices=sorted(SUBJECTS), metavar="NAME",
+        help=f"of a bundle: exit with 0 although this was not checked ({', '.join(sorted(SUBJECTS))}); may be repeated",
+    )  # fmt: skip
     parser.add_argument("--views", action="store_true", help="also check that the views follow from the log")
     parser.add_argument(
         "--proofs", action="store_true", help="also check the vendors' proofs, and the names, against the bodies"
@@ -59,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify the log and print the first faults; 1 when there are any."""
     if arguments.bundle is not None:
         return bundle.run_verify(arguments)
+    if arguments.allow_unchecked:
+        raise ParameterInvalid("--allow-unchecked", "is for a bundle: name one")
     found = asyncio.run(
         verify(
             arguments.config,
@@ -151,7 +166,7 @@ def _print_verification(found: Verification) -> None:
     if found.is_cut_short:
         print_line("there may be more faults: the rest of the log was not read")
     if not found.faults:
-        doubt = "" if found.checkpoints else "; no checkpoint was ever signed"
+        doubt = "" if found.checkpoints or found.shipped else UNSIGNED
         doubt = ", if that key is the right one" if found.is_named_only else doubt
         print_line(f"every record is the one that was appended{doubt}")
 

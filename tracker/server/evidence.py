@@ -27,11 +27,17 @@ def build_checkpointer(
 
 
 def bundle_settings(config: Config, log: Log, observer: CheckpointObserver | None = None) -> BundleSettings:
-    """The operator's side of an evidence bundle: keys, redaction, and a limit. Raises `ConfigInvalid`."""
-    signer = signing_keys.signer(config)
+    """The operator's side of an evidence bundle: keys, redaction, and a limit. Raises `ConfigInvalid`.
+
+    A key file that cannot be read gives bundles without a signature: a reader of the log need not be its signer.
+    """
+    own = signing_keys.bundle_signer(config)
+    signer = own if own is not None and own.name == config.evidence.origin else None
     return BundleSettings(
         sign=None if signer is None else build_checkpointer(config, log, signer, observer).sign,
-        keys=lambda: trusted_keys(log, signing_keys.verifiers(config)),
+        keys=lambda: trusted_keys(log, signing_keys.bundle_keys(config)),
+        signer=own,
+        origin=config.evidence.origin,
         hidden=redacted_fields(config),
         open_snapshot=lambda: open_snapshot(config.views_path),
         gate=asyncio.Semaphore(MAX_CONCURRENT_BUNDLES),

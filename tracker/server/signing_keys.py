@@ -6,6 +6,7 @@ On one machine the node signs. In a cluster one node signs (`jetstream.signs`), 
 from __future__ import annotations
 
 from tracker.config.load import Config
+from tracker.errors import ConfigInvalid
 from tracker.evidence.signing_key import create_key, read_cosigners, read_key, read_verifiers
 from tracker.log.merkle.cosignature import CosignerKey
 from tracker.log.merkle.note import Signer, Verifier
@@ -28,6 +29,22 @@ def cosigner(config: Config) -> Signer | None:
     Raises `ConfigInvalid`.
     """
     return read_key(config.evidence.key_file, _key_name(config)) if _cosigns(config) else None
+
+
+def bundle_signer(config: Config) -> Signer | None:
+    """This node's own key, which signs the bundles it makes; None without a readable one."""
+    try:
+        return signer(config) or cosigner(config)
+    except ConfigInvalid:
+        return None
+
+
+def bundle_keys(config: Config) -> list[Verifier]:
+    """The public keys of checkpoints in a bundle: all that can be read. Raises `ConfigInvalid` for `former_keys`."""
+    try:
+        return verifiers(config)
+    except ConfigInvalid:
+        return former_verifiers(config)
 
 
 def cosigner_keys(config: Config) -> list[CosignerKey]:

@@ -79,7 +79,7 @@ async def test_every_node_gives_the_same_proofs_and_bundles_signed_by_one_and_co
                 one, other = [await each.get(web, f"/v1/log/proof/{kind}", **asked) for each in (first, second)]
                 assert one["hashes"]
                 assert one == other
-            key = await key_of(web, first)
+            key, cosigner = await key_of(web, first), await key_of(web, second)
             note = (await first.text(web, "/v1/log/checkpoint"))[1]
             bundles = [
                 await bundled(web, each, session["id"], tmp_path / f"{n}.zip") for n, each in enumerate((first, second))
@@ -90,9 +90,10 @@ async def test_every_node_gives_the_same_proofs_and_bundles_signed_by_one_and_co
             assert code == 0, err
         roots = {(await run_json(each, "verify", "--views", "--proofs"))["root"] for each in (first, second)}
         assert len(roots) == 1
-        for bundle in bundles:
-            outcomes = await verified(bundle, "--key", key)
+        for n, bundle in enumerate(bundles):
+            outcomes = await verified(bundle, "--key", key, *(["--key", cosigner] if n % 2 else []))
             assert outcomes.pop("vendors") == "not checked"  # the senders' secrets are not in this folder
+            assert inside(bundle, "manifest.sig").count(f"— tracker.local/log{'/b' if n % 2 else ''} ") == 1
             assert set(outcomes.values()) == {"ok"}
             assert inside(bundle, "checkpoint.txt") == note
             assert inside(bundle, "key.txt") == f"{key}\n"

@@ -1,9 +1,10 @@
-"""Builds a bundle: records, proofs, timeline, checkpoint, page and manifest, in this order, into one file.
+"""Builds a bundle: records, proofs, timeline, checkpoint, page, manifest, signature, in this order, into one file.
 
     records      each as the log has it now, then the erasure records that erased ones depend on
     checkpoint   the newest that covers them all; if there is none, a new one (or none, and the bundle says why)
     proofs       of each record, against that checkpoint's tree
     timeline     as the API answers it to the person who asks (`BundleContents`)
+    signature    of the manifest, by this node's key (or none, and the bundle says why)
 
 Memory is bounded by one page of rows, whatever the size of the session. LIMIT: an erasure is one record, which may name
 other sessions erased with it (by pseudonyms); its proof needs the whole record.
@@ -29,8 +30,9 @@ from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable, NoteMalfor
 from tracker.evidence.bundle import readme_page
 from tracker.evidence.bundle.contents import BundleContents
 from tracker.evidence.bundle.manifest import (
-    CHECKPOINT, FORMAT, KEY, MANIFEST, PARTS, PROOFS, README, RECORDS, SMALL_BYTES, TIMELINE, InclusionProof,
-    InferredEnd, Manifest, ReadingSettings, SessionIdentity, Tree, WriterVersion, encode_manifest,
+    CHECKPOINT, FORMAT, KEY, MANIFEST, MAX_LINE_BYTES, PARTS, PROOFS, PROOFS_END, README, RECORDS, SIGNATURE, SMALL_BYTES,
+    TIMELINE, InclusionProof, InferredEnd, Manifest, ReadingSettings, SessionIdentity, Tree, WriterVersion,
+    encode_manifest, proof_piece, proofs_start, signed_text,
 )  # fmt: skip
 from tracker.evidence.bundle.record_lines import RecordLine, encode_line
 from tracker.evidence.bundle.zip_writer import BundleWriter, MemberFile
@@ -38,13 +40,14 @@ from tracker.log.contract import Log
 from tracker.log.erasure_records import ErasureBody
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.cosignature import with_cosignatures
-from tracker.log.merkle.note import Verifier
+from tracker.log.merkle.note import Signer, Verifier, sign_note
 from tracker.log.merkle.tree import ReadTile, inclusion_proof, root_at
 from tracker.views.contract import VIEWS_VERSION, ViewsReader
 
 CACHED_TILES = 512
 WRITE_BYTES = 256 * 1024
 CONCURRENT_READS = 16
+NO_OWN_KEY = "The node that made it has no readable key (the operator creates one with `tracker init`)"
 NO_SIGNING_KEY = "The log has no signing key (the operator creates one with `tracker init`)"
 NOT_SIGNED_YET = (
     "The node that signs the log has not signed all of these records yet (request it again after the next checkpoint)"
@@ -58,12 +61,15 @@ class BundleSettings(NamedTuple):
     """What building a bundle needs from the server.
 
     `sign` makes a checkpoint of the log as it is now; None where this node has no signing key. `keys` returns every public
-    key of checkpoints, [] where nobody signs. `hidden`: source → fields shown to nobody. `open_snapshot` opens the views
+    key of checkpoints, [] where nobody signs. `signer` is this node's own key, which signs bundles of the log named
+    `origin`; None where it has no readable one. `hidden`: source → fields shown to nobody. `open_snapshot` opens the views
     at one moment. `gate` limits how many bundles are built at once.
     """
 
     sign: Callable[[], Awaitable[object]] | None
     keys: Callable[[], Awaitable[Sequence[Verifier]]]
+    signer: Signer | None
+    origin: str
     hidden: Mapping[str, frozenset[str]]
     open_snapshot: Callable[[], AbstractAsyncContextManager[ViewsReader]]
     gate: asyncio.Semaphore
@@ -131,7 +137,11 @@ class _BundleBuilder:
             manifest = self._manifest(records, Tree(size=size, root=_encoded(root), why_unsigned=why_unsigned))
             await self._write_page(manifest, rows)
         manifest = msgspec.structs.replace(manifest, files=list(self._writer.members))
-        self._writer.add(MANIFEST, encode_manifest(manifest))
+        content = encode_manifest(manifest)
+        self._writer.add(MANIFEST, content)
+        if self._settings.signer is not None:
+            note = sign_note(signed_text(self._settings.origin, content), [self._settings.signer])
+            self._writer.add(SIGNATURE, note.encode())
         await asyncio.to_thread(self._writer.close)
         return manifest
 
@@ -150,7 +160,7 @@ class _BundleBuilder:
                     for line in await asyncio.gather(*map(self._line, page)):
                         if line.record.erased_by not in {None, KEY_LOST}:
                             erasures.add(line.record.erased_by or KEY_LOST)
-                        await buffered.write(encode_line(line))
+                        await buffered.write(_encoded_line(line))
                     self._positions += page
             records = len(self._positions)
             self._erasures = sorted(erasures)
@@ -161,7 +171,7 @@ class _BundleBuilder:
                     empty = msgspec.structs.replace(line.record, proof=b"{}", body=b"")
                     line = RecordLine(empty, line.leaf._replace(salt=None), is_withheld=True)
                 self._positions.append(position)
-                await buffered.write(encode_line(line))
+                await buffered.write(_encoded_line(line))
             await buffered.flush()
         return records
 
@@ -213,16 +223,16 @@ class _BundleBuilder:
         tile = _cached(self._log.tile)
         with self._writer.member(PROOFS) as file:
             buffered = _BufferedMember(file)
-            await buffered.write(b'{"size":%d,"root":%s,"inclusion":[' % (size, msgspec.json.encode(_encoded(root))))
+            await buffered.write(proofs_start(size, _encoded(root)))
             for n, position in enumerate(self._positions):
                 try:
                     hashes = await inclusion_proof(position - 1, size, tile)
                 except IndexError:
                     raise LogCorrupt("hashes are missing in the tree of the log: run `tracker verify`") from None
                 proof = InclusionProof(position=position, hashes=[_encoded(each) for each in hashes])
-                await buffered.write((b",\n" if n else b"\n") + msgspec.json.encode(proof))
+                await buffered.write(proof_piece(proof, n))
                 await asyncio.sleep(0)
-            await buffered.write(b"]}\n")
+            await buffered.write(PROOFS_END)
             await buffered.flush()
 
     async def _write_timeline(self, rows: IO[bytes]) -> None:
@@ -252,7 +262,7 @@ class _BundleBuilder:
         return Manifest(
             format=FORMAT,
             made_at=format_micros(self._request.made_at),
-            tracker=WriterVersion(version=version("tracker"), reading=VIEWS_VERSION),
+            tracker=WriterVersion(version=version("tracker"), reading=VIEWS_VERSION, page=readme_page.PAGE_VERSION),
             session=SessionIdentity(id=row.id, source=row.source, vendor=row.vendor),
             records=records,
             erasures=len(self._erasures),
@@ -265,6 +275,7 @@ class _BundleBuilder:
                 inferred_end=end,
             ),
             files=list(self._writer.members),
+            why_unsigned=None if self._settings.signer is not None else NO_OWN_KEY,
         )
 
 
@@ -303,6 +314,13 @@ def _cached(tile: ReadTile) -> ReadTile:
         return known[level, n]
 
     return cached
+
+
+def _encoded_line(line: RecordLine) -> bytes:
+    found = encode_line(line)
+    if len(found) > MAX_LINE_BYTES:
+        raise EvidenceError(f"the record at position {line.record.position} is too large for a bundle")
+    return found
 
 
 def _encoded(digest: bytes) -> str:

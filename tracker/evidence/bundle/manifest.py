@@ -1,6 +1,7 @@
 """The files of an evidence bundle: their names, their size limits, and the JSON types of manifest.json and proofs.json.
 
     manifest.json    names the session and the SHA-256 of every other file
+    manifest.sig     a signed note about the SHA-256 of manifest.json (missing if the node has no readable key)
     records.jsonl    one record per line: an envelope and its leaf (`record_lines.py`); erasure records come last
     proofs.json      for each line, the proof that its leaf is in the tree
     timeline.json    what Tracker derives from the records, as the API answers it
@@ -10,6 +11,8 @@
 
 The README names the digest of the manifest without the README's own entry, and the manifest has the README's digest: a
 change of one shows in the other.
+
+Bundles of format 1 have no manifest.sig, and no page version in their manifest. They can still be read.
 """
 
 from __future__ import annotations
@@ -18,33 +21,39 @@ import hashlib
 
 import msgspec
 
-FORMAT = "tracker/evidence-bundle/1"
+FORMAT_1, FORMAT = "tracker/evidence-bundle/1", "tracker/evidence-bundle/2"
+PAGE_1 = 1
+"""The README's version in bundles of format 1."""
 MANIFEST, RECORDS, PROOFS, TIMELINE = "manifest.json", "records.jsonl", "proofs.json", "timeline.json"
-CHECKPOINT, KEY, README = "checkpoint.txt", "key.txt", "README.html"
+CHECKPOINT, KEY, README, SIGNATURE = "checkpoint.txt", "key.txt", "README.html", "manifest.sig"
 
 SMALL_BYTES = 64 * 1024
 MAX_IN_MEMORY_BYTES = 128 * 1024 * 1024
 MAX_BYTES = {
     MANIFEST: 1024 * 1024,
-    RECORDS: 8 * 1024**3,
+    RECORDS: 2 * 1024**3 - 1,
     PROOFS: MAX_IN_MEMORY_BYTES,
     TIMELINE: MAX_IN_MEMORY_BYTES,
     CHECKPOINT: SMALL_BYTES,
     KEY: SMALL_BYTES,
     README: MAX_IN_MEMORY_BYTES,
+    SIGNATURE: SMALL_BYTES,
 }
-"""Every file a bundle may have, and its size limit in bytes. All but records.jsonl are read into memory."""
+"""Every file a bundle may have, and its size limit in bytes. A zip with larger files would need extra fields."""
+MAX_LINE_BYTES = 32 * 1024 * 1024
+"""The longest line of a file."""
 
 REQUIRED = (MANIFEST, RECORDS, PROOFS, TIMELINE, README)
 PARTS = ("participants", "connections", "streams", "recordings", "supervisor_sessions", "timeline")
 """The lists in timeline.json, after `session`."""
 
 
-class WriterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The Tracker that wrote the bundle: its version, and the `READING` (`views/contract`) of its timeline."""
+class WriterVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The Tracker that wrote the bundle, the `VIEWS_VERSION` of its timeline, the `PAGE_VERSION` of its README."""
 
     version: str
     reading: int
+    page: int = PAGE_1
 
 
 class SessionIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,11 +98,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """manifest.json. `records` and `erasures` count lines of records.jsonl. `made_at` is the server's time, with µs.
 
     `withheld`: positions of erasure records that are left out because they name sources the reader may not see.
-    `entries` counts timeline entries.
+    `entries` counts timeline entries. `why_unsigned` is None if manifest.sig signs the manifest.
     """
 
     format: str
@@ -107,6 +116,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tree: Tree
     reading: ReadingSettings
     files: list[Member]
+    why_unsigned: str | None = None
 
 
 class InclusionProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,17 +126,30 @@ class InclusionProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     hashes: list[str]
 
 
-class Proofs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """proofs.json. `size` and `root` are those of the tree."""
+PROOFS_END = b"]}\n"
 
-    size: int
-    root: str
-    inclusion: list[InclusionProof]
+
+def proofs_start(size: int, root: str) -> bytes:
+    """How proofs.json begins: the size and root (base64) of the tree. The proofs follow, then `PROOFS_END`."""
+    return b'{"size":%d,"root":%s,"inclusion":[' % (size, msgspec.json.encode(root))
+
+
+def proof_piece(proof: InclusionProof, n: int) -> bytes:
+    """The proof with this number (from 0) in proofs.json."""
+    return (b",\n" if n else b"\n") + msgspec.json.encode(proof)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of manifest.json. Every manifest has exactly one encoding."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def signed_text(origin: str, manifest: bytes) -> str:
+    """The text of manifest.sig: it signs these bytes of manifest.json as those of a bundle of the log named `origin`.
+
+    The digest is hex: in base64, the text could be read as a checkpoint.
+    """
+    return f"{FORMAT}\n{origin}\n{hashlib.sha256(manifest).hexdigest()}\n"
 
 
 def digest_without_readme(manifest: Manifest) -> str:

@@ -1,8 +1,8 @@
 """README.html of a bundle: explains the evidence to people who judge it and write no software.
 
 The page has no scripts and loads nothing; everything that came from a call is escaped. The same manifest and entries give
-the same bytes: `tracker verify` builds the page again and compares. A bundle written by another version of Tracker may
-have another page; then the check is skipped, not failed.
+the same bytes: `tracker verify` builds the page again and compares. Bundles name the version of their page: every change of
+what is written here needs a new `PAGE_VERSION`, so that older pages are reported as not checked and not as forged.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from tracker.evidence.bundle.manifest import MANIFEST, Manifest, digest_without_readme
+from tracker.evidence.bundle.manifest import MANIFEST, SIGNATURE, Manifest, digest_without_readme
 
+PAGE_VERSION = 2
 MAX_DETAIL_CHARS = 300
 """Longer details are cut off in the table."""
 
@@ -38,6 +39,10 @@ def page_top(manifest: Manifest) -> bytes:
     tree = f"this signed statement covers all {manifest.tree.size} messages that the log had then."
     if manifest.tree.why_unsigned is not None:
         tree = "<b>not proved by this bundle</b>, which is not signed."
+    whole = f"<code>{SIGNATURE}</code> signs the digest of <code>{MANIFEST}</code>, which names that of every file."
+    if manifest.why_unsigned is not None:
+        whole = "<b>not proved</b>: nobody signed it."
+    hidden = _listed(manifest.reading.hidden)
     end = manifest.reading.inferred_end
     inferred_end = (
         "" if end is None else f" In this bundle, that includes the end of the session ({_shown(end.reason)})."
@@ -59,6 +64,8 @@ def page_top(manifest: Manifest) -> bytes:
         reading=manifest.tracker.reading,
         warnings=_warnings(manifest),
         tree=tree,
+        whole=whole,
+        hidden=f", without the fields that the operator hides: {hidden}" if hidden else "",
         inferred_end=inferred_end,
         exception="" if end is None else " One exception, the end of the session, is named below.",
         files=files,
@@ -88,10 +95,16 @@ def page(manifest: Manifest, entries: Iterable[Mapping[str, Any]]) -> Iterable[b
 
 def _warnings(manifest: Manifest) -> str:
     warnings: list[str] = []
-    if manifest.tree.why_unsigned is not None:
+    for what, why in (("This bundle", manifest.why_unsigned), ("Its tree", manifest.tree.why_unsigned)):
+        if why is not None:
+            warnings.append(
+                f"<b>{what} is not signed.</b> {_shown(why)}. Without that signature, anyone could have written it: you can "
+                "only verify that its files agree with each other."
+            )
+    if manifest.reading.hidden:
         warnings.append(
-            f"<b>This bundle is not signed.</b> {_shown(manifest.tree.why_unsigned)}. You can only verify that its files "
-            "agree with each other."
+            f"<b>The operator hides fields:</b> {_listed(manifest.reading.hidden)}. They are missing in the table and in "
+            "<code>timeline.json</code>, and present in the messages."
         )
     if manifest.erasures:
         warnings.append(
@@ -100,9 +113,14 @@ def _warnings(manifest: Manifest) -> str:
         )
     if manifest.withheld:
         warnings.append(
-            "This bundle leaves out what remains of some erased messages: the person who requested it may not read them."
+            "This bundle leaves out what remains of some erased messages: the person who requested it may not read them. "
+            "So it does not prove that they were erased, and not only left out."
         )
     return "".join(f'<p class="warn">{each}</p>\n' for each in warnings)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"<code>{_shown(name)}</code>" for name in names)
 
 
 def _shown(text: str) -> str:

@@ -1,20 +1,21 @@
 """Verifies an evidence bundle offline, from the file alone and from keys and secrets that the verifier trusts.
 
     file         it can be read safely                           manifest     every file is the one it names
+    signature    a trusted key signed the manifest
     records      each matches its leaf                           inclusion    each leaf leads to the tree's root
     checkpoint   that root is signed                             signer       by a trusted key
     names        event and dedupe key follow from the body       vendors      the senders' own signatures are valid
     timeline     it follows from the records                     page         the README matches it
     shipped      the checkpoint is among those shipped elsewhere
 
-Every check goes as far as it can, so that every change is named. What cannot be checked is reported as not checked.
+Each check is ok, failed, or not checked, with a reason: a forger wrote the manifest, so nothing in it may skip a check in
+silence. Every check goes as far as it can, so that changes are named, until `MAX_PROBLEMS` are found in all.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Literal, NamedTuple
@@ -24,22 +25,38 @@ import msgspec
 from tracker.domain.record_json import parse_micros
 from tracker.errors import BundleUnreadable, EvidenceError, LogCorrupt, NoteMalformed
 from tracker.evidence.bundle import readme_page
+from tracker.evidence.bundle.findings import MAX_PROBLEMS, Findings, TooManyProblems
 from tracker.evidence.bundle.manifest import (
-    CHECKPOINT, KEY, MANIFEST, README, REQUIRED, TIMELINE, Manifest, digest_without_readme,
+    CHECKPOINT, FORMAT_1, KEY, MANIFEST, README, REQUIRED, SIGNATURE, TIMELINE, Manifest, digest_without_readme,
 )  # fmt: skip
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.evidence.bundle.verify_records import Progress, RecordsResult, check_inclusion, check_records
+from tracker.evidence.bundle.verify_signature import check_signature
 from tracker.evidence.bundle.verify_timeline import NewViews, compare_timeline
-from tracker.evidence.bundle.zip_reader import OpenBundle, open_bundle
-from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
-from tracker.log.merkle.note import Verifier, decode_base64
+from tracker.evidence.bundle.zip_reader import OpenBundle, decoded, open_bundle
+from tracker.log.merkle.checkpoint import Checkpoint, read_checkpoint, read_checkpoint_text
+from tracker.log.merkle.cosignature import CosignerKey
+from tracker.log.merkle.note import Verifier, decode_base64, open_note
 from tracker.sources.contract import Source
 from tracker.views.contract import VIEWS_VERSION
 
-MAX_PROBLEMS = 20
 HEAD_BYTES = 4096
+SHOWN_POSITIONS = 10
+START_OF_ENTRIES, END_OF_TIMELINE = b'"timeline":[', b"]}\n"
 
 Outcome = Literal["ok", "failed", "not checked"]
+
+CHECK_NAMES = (
+    "file", "manifest", "signature", "records", "inclusion", "checkpoint", "signer", "names", "vendors", "timeline",
+    "page", "shipped",
+)  # fmt: skip
+SUBJECTS: Mapping[str, Sequence[str]] = {
+    "signature": ("signature", "checkpoint", "signer"),
+    "records": ("records", "inclusion", "names"),
+    "timeline": ("timeline",),
+    "page": ("page",),
+}
+"""What makes up a bundle, and the checks of each. `vendors` and `shipped` need what is not in a bundle."""
 
 
 class Check(msgspec.Struct, kw_only=True):
@@ -52,12 +69,18 @@ class Check(msgspec.Struct, kw_only=True):
 
 
 class BundleVerification(msgspec.Struct, kw_only=True):
-    """The result for a bundle. `session` is None if the bundle could not be read as far as that."""
+    """The result for a bundle. `session` is None if the bundle could not be read as far as that.
+
+    `unchecked`: the `SUBJECTS` that no check failed, but some check could not check; and those of `vendors` and `shipped`
+    that were requested and not checked. `is_cut_short`: there may be more problems than those found.
+    """
 
     bundle: str
     session: str | None = None
     records: int = 0
     checks: list[Check] = []
+    unchecked: list[str] = []
+    is_cut_short: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -66,14 +89,16 @@ class BundleVerification(msgspec.Struct, kw_only=True):
 
 
 class TrustAnchors(NamedTuple):
-    """What the verifier has from elsewhere: keys of checkpoints, sources with their secrets, shipped notes.
+    """What the verifier has from elsewhere: keys of the log and its cosigners, sources with their secrets, shipped notes.
 
-    `sources` and `shipped` are None if none were given.
+    `sources` and `shipped` are None if none were given. `requested`: checks of `vendors` and `shipped` that count as
+    unchecked where they cannot be made.
     """
 
     keys: Sequence[Verifier] = ()
     sources: Mapping[str, Source] | None = None
     shipped: Sequence[str] | None = None
+    requested: Collection[str] = ()
 
 
 NO_ANCHORS = TrustAnchors()
@@ -86,71 +111,79 @@ async def verify_bundle(
 
     `new_views` creates temporary views to project the records into.
     """
-    result = BundleVerification(bundle=path.name)
-    verifier = _BundleVerifier(new_views, trusted, result, progress)
+    verifier = _BundleVerifier(path.name, new_views, trusted, progress)
     try:
         with open_bundle(path) as bundle:
             await verifier.run(bundle)
     except BundleUnreadable as error:
-        verifier.fail("file", str(error))
-    verifier.add_skipped_checks()
-    return result
-
-
-CHECK_NAMES = (
-    "file", "manifest", "records", "inclusion", "checkpoint", "signer", "names", "vendors", "timeline", "page", "shipped",
-)  # fmt: skip
+        verifier.refuse(str(error))
+    except TooManyProblems:
+        verifier.result.is_cut_short = True
+    return verifier.finish()
 
 
 class _BundleVerifier:
-    def __init__(
-        self, new_views: NewViews, trusted: TrustAnchors, result: BundleVerification, progress: Progress | None
-    ) -> None:
+    def __init__(self, name: str, new_views: NewViews, trusted: TrustAnchors, progress: Progress | None) -> None:
         self._new_views = new_views
         self._trusted = trusted
-        self._result = result
+        self._log_keys = [key for key in trusted.keys if not isinstance(key, CosignerKey)]
         self._progress = progress
+        self._findings = Findings()
+        self._abouts: dict[str, str] = {}
+        """What the checks that were made found, if they found no problem."""
+        self._skipped: dict[str, str] = {}
+        """Why checks were not made."""
+        self.result = BundleVerification(bundle=name)
 
     async def run(self, bundle: OpenBundle) -> None:
-        self._add("file", [], "it contains only the files of a bundle")
+        """Make every check. Raises `BundleUnreadable`, `TooManyProblems`."""
+        self._abouts["file"] = "it contains only the files of a bundle"
         manifest = self._manifest(bundle)
         if manifest is None:
             return
-        self._result.session, self._result.records = manifest.session.id, manifest.records
+        self.result.session, self.result.records = manifest.session.id, manifest.records
+        signed = self._check_checkpoint(bundle, manifest)
+        self._check_manifest_signature(bundle, manifest, signed)
         with TemporaryFile() as spool, TemporaryDirectory() as folder:
             log = UnpackedLog(spool)
-            records = check_records(bundle, manifest, log, self._trusted.sources, self._progress)
-            about = f"{manifest.records} records"
-            about += f", {records.erased} of them erased" if records.erased else ""
-            self._add("records", records.problems, about)
-            self._add("inclusion", *check_inclusion(bundle, manifest, records.leaves))
-            self._check_signature(bundle, manifest)
-            self._add("names", records.names, "event names and dedupe keys follow from the bodies")
-            self._check_vendors(records.proofs, records.wrong)
+            records = check_records(bundle, manifest, log, self._trusted.sources, self._findings, self._progress)
+            self._report_records(manifest, records)
+            check_inclusion(bundle, manifest, records.leaves, self._findings)
+            self._abouts["inclusion"] = f"{len(records.leaves)} leaves are in the tree of {manifest.tree.size} records"
             await self._check_timeline(bundle, manifest, log, records, Path(folder))
         self._check_page(bundle, manifest)
 
-    def fail(self, name: str, problem: str) -> None:
-        """Fail a check for one reason."""
-        self._result.checks = [check for check in self._result.checks if check.name != name]
-        self._add(name, [problem], "")
+    def refuse(self, problem: str) -> None:
+        """Fail the check of the file: it cannot be read safely."""
+        self._findings.add("file", problem)
 
-    def add_skipped_checks(self) -> None:
-        """Add every check that was not made, as not checked."""
-        done = {check.name for check in self._result.checks}
+    def finish(self) -> BundleVerification:
+        """The result. Every check that was not made is in it, with the reason."""
+        result, problems = self.result, self._findings.problems
+        why = f"the verification ended after {MAX_PROBLEMS} problems"
         for name in CHECK_NAMES:
-            if name not in done and (name != "shipped" or self._trusted.shipped is not None):
-                self._skip(name, "the bundle could not be read far enough")
-        self._result.checks.sort(key=lambda check: CHECK_NAMES.index(check.name))
+            if name in problems:
+                check = Check(name=name, outcome="failed", about="", problems=problems[name])
+            elif name in self._skipped:
+                check = Check(name=name, outcome="not checked", about=self._skipped[name])
+            elif name in self._abouts:
+                check = Check(name=name, outcome="ok", about=self._abouts[name])
+            elif name == "shipped" and self._trusted.shipped is None:
+                continue
+            else:
+                about = why if result.is_cut_short else "the bundle could not be read far enough"
+                check = Check(name=name, outcome="not checked", about=about)
+            result.checks.append(check)
+        result.unchecked = list(self._unchecked())
+        return result
 
-    def _add(self, name: str, problems: Sequence[str], about: str) -> None:
-        outcome: Outcome = "failed" if problems else "ok"
-        self._result.checks.append(
-            Check(name=name, outcome=outcome, about=about, problems=list(problems[:MAX_PROBLEMS]))
-        )
-
-    def _skip(self, name: str, why: str) -> None:
-        self._result.checks.append(Check(name=name, outcome="not checked", about=why))
+    def _unchecked(self) -> Iterator[str]:
+        outcomes = {check.name: check.outcome for check in self.result.checks}
+        requested = {name: (name,) for name in ("vendors", "shipped") if name in self._trusted.requested}
+        for subject, names in {**SUBJECTS, **requested}.items():
+            found = {outcomes.get(name) for name in names}
+            if "failed" not in found and "not checked" in found:
+                yield subject
 
     def _manifest(self, bundle: OpenBundle) -> Manifest | None:
         try:
@@ -159,165 +192,253 @@ class _BundleVerifier:
             if manifest.reading.inferred_end is not None:
                 parse_micros(manifest.reading.inferred_end.at)
         except BundleUnreadable as error:
-            self.fail("manifest", str(error))
+            self._findings.add("manifest", str(error))
             return None
         except (ValueError, OverflowError) as error:
-            self.fail("manifest", f"a time in {MANIFEST} is invalid: {str(error)[:200]}")
+            self._findings.add("manifest", f"a time in {MANIFEST} is invalid: {str(error)[:200]}")
             return None
-        self._add("manifest", _manifest_faults(bundle, manifest), f"all {len(manifest.files)} files match it")
+        self._check_files(bundle, manifest)
+        self._abouts["manifest"] = f"all {len(manifest.files)} files match it"
         return manifest
 
-    def _check_signature(self, bundle: OpenBundle, manifest: Manifest) -> None:
+    def _check_files(self, bundle: OpenBundle, manifest: Manifest) -> None:
+        names = [each.name for each in manifest.files]
+        of_tree = () if manifest.tree.why_unsigned is not None else (CHECKPOINT, KEY)
+        signature = () if _is_unsigned(manifest) else (SIGNATURE,)
+        expected = {*REQUIRED, *of_tree} - {MANIFEST}
+        found = [
+            f"{name}: is not in the manifest" for name in bundle.sizes if name not in {MANIFEST, *signature, *names}
+        ]
+        found += [f"{name}: is in the manifest twice" for name, count in Counter(names).items() if count > 1]
+        found += [f"{name}: is not in the manifest" for name in sorted(expected - set(names) - set(bundle.sizes))]
+        found += [f"{name}: an unsigned bundle has no such file" for name in names if name not in expected]
+        found += [f"{name} is missing: it was removed" for name in signature if name not in bundle.sizes]
+        for problem in found:
+            self._findings.add("manifest", problem)
+        for each in manifest.files:
+            if each.name not in bundle.sizes:
+                self._findings.add("manifest", f"{each.name[:80]!r} is missing")
+                continue
+            try:
+                is_as_named = bundle.sizes[each.name] == each.size_bytes and bundle.digest(each.name) == each.sha256
+            except BundleUnreadable as error:
+                self._findings.add("manifest", str(error))
+                continue
+            if not is_as_named:
+                self._findings.add("manifest", f"{each.name} does not match the manifest: it was changed")
+
+    def _check_manifest_signature(self, bundle: OpenBundle, manifest: Manifest, signed: Checkpoint | None) -> None:
+        if manifest.format == FORMAT_1:
+            self._skipped["signature"] = "bundles of format 1 have no signature: anyone could have written this one"
+        elif manifest.why_unsigned is not None:
+            self._skipped["signature"] = f"the bundle is not signed: {manifest.why_unsigned[:200]}"
+        elif SIGNATURE not in bundle.sizes:
+            self._skipped["signature"] = f"{SIGNATURE} is missing"
+        else:
+            origin = None if signed is None else signed.origin
+            found = check_signature(bundle, origin, self._trusted.keys)
+            for problem in found.problems:
+                self._findings.add("signature", problem)
+            if found.is_checked:
+                self._abouts["signature"] = found.about
+            else:
+                self._skipped["signature"] = found.about
+
+    def _check_checkpoint(self, bundle: OpenBundle, manifest: Manifest) -> Checkpoint | None:
+        """Check what signs the tree, and who did. Returns the content of the checkpoint, if it can be read."""
         trusted = self._trusted
         if manifest.tree.why_unsigned is not None:
-            why = f"the bundle is not signed: {manifest.tree.why_unsigned}"
+            why = f"the tree is not signed: {manifest.tree.why_unsigned[:200]}"
             if trusted.keys or trusted.shipped is not None:
-                self._add("checkpoint", [f"{why}; but a key or checkpoints were given to check it with"], "")
+                self._findings.add("checkpoint", f"{why}; but a key or checkpoints were given to check it with")
             else:
-                self._skip("checkpoint", why)
-            self._skip("signer", "the bundle is not signed")
-            return
-        try:
-            note = bundle.text(CHECKPOINT)
-            own = [Verifier.read(line) for line in bundle.text(KEY).splitlines()]
-            signed = open_checkpoint(note, own)
-        except EvidenceError as error:
-            self._add("checkpoint", [str(error)], "")
+                self._skipped["checkpoint"] = why
+            self._skipped["signer"] = "the tree is not signed"
+            return None
+        signed = self._open(bundle, "checkpoint", None)
+        if signed is not None and not _signs(signed, manifest):
+            self._findings.add("checkpoint", f"{CHECKPOINT} signs a different tree than the manifest names")
+        elif signed is not None:
+            self._abouts["checkpoint"] = f"the tree of {signed.size} records of {signed.origin} is signed"
+        if self._log_keys:
+            self._abouts["signer"] = f"signed with a given key: {', '.join(key.label for key in self._log_keys)}"
+            self._open(bundle, "signer", self._log_keys)
+        elif trusted.keys:
+            self._skipped["signer"] = "no key of the log was given, only keys of cosigners (--key)"
         else:
-            size, root = manifest.tree.size, manifest.tree.root
-            problems = (
-                [] if _signs(signed, size, root) else [f"{CHECKPOINT} signs a different tree than the manifest names"]
-            )
-            self._add("checkpoint", problems, f"the tree of {signed.size} records of {signed.origin} is signed")
-        self._check_signer(bundle)
-        self._check_shipped(manifest)
-
-    def _check_signer(self, bundle: OpenBundle) -> None:
-        if not self._trusted.keys:
             why = "no key was given (--key): the bundle agrees with itself, but who made it is not checked"
-            self._skip("signer", why)
-            return
+            self._skipped["signer"] = why
+        self._check_shipped(manifest)
+        return signed
+
+    def _open(self, bundle: OpenBundle, check: str, keys: Sequence[Verifier] | None) -> Checkpoint | None:
+        """The checkpoint, if one of these keys signed it; None: one of the bundle's own keys."""
         try:
-            open_checkpoint(bundle.text(CHECKPOINT), self._trusted.keys)
+            if keys is None:
+                keys = [Verifier.read(line) for line in bundle.text(KEY).splitlines()]
+            note = open_note(bundle.text(CHECKPOINT), keys)
+            signed = read_checkpoint_text(note.text)
         except EvidenceError as error:
-            self._add("signer", [str(error)], "")
-        else:
-            self._add("signer", [], f"signed with a given key: {', '.join(key.label for key in self._trusted.keys)}")
+            self._findings.add(check, str(error))
+            return None
+        if signed.origin not in {key.name for key in note.signers}:
+            self._findings.add(check, f"the key of another log signed it: it is about {signed.origin[:80]!r}")
+            return None
+        return signed
 
     def _check_shipped(self, manifest: Manifest) -> None:
         if self._trusted.shipped is None:
             return
-        problems: list[str] = []
         is_shipped = False
         for note in self._trusted.shipped:
             try:
                 signed = read_checkpoint(note)
             except NoteMalformed as error:
-                problems.append(f"a shipped checkpoint cannot be read: {error}")
+                self._findings.add("shipped", f"a shipped checkpoint cannot be read: {error}")
                 continue
             if signed.size == manifest.tree.size:
                 is_shipped = True
-                if not _signs(signed, manifest.tree.size, manifest.tree.root):
-                    problems.append(
-                        f"a different tree of {signed.size} records was signed and shipped: one of the two is forged"
+                if not _signs(signed, manifest):
+                    self._findings.add(
+                        "shipped",
+                        f"a different tree of {signed.size} records was signed and shipped: one of the two is forged",
                     )
-        if problems or is_shipped:
-            self._add("shipped", problems, "the checkpoint is among the shipped ones")
+        if is_shipped:
+            self._abouts["shipped"] = "the checkpoint is among the shipped ones"
         else:
-            self._skip("shipped", "no shipped checkpoint has this size: request a consistency proof")
+            self._skipped["shipped"] = "no shipped checkpoint has this size: request a consistency proof"
 
-    def _check_vendors(self, proofs: Counter[str], wrong: Sequence[str]) -> None:
+    def _report_records(self, manifest: Manifest, records: RecordsResult) -> None:
+        self._abouts["records"] = f"{manifest.records} records"
+        self._abouts["records"] += f", {records.erased} of them erased" if records.erased else ""
+        if records.unproved:
+            self._skipped["records"] = (
+                f"what erased the records at {_shown_positions(records.unproved)} was withheld: nothing here proves that "
+                "they were erased, and not only left out"
+            )
+        self._abouts["names"] = "event names and dedupe keys follow from the bodies"
+        if records.unknown_vendors:
+            unknown = ", ".join(sorted(records.unknown_vendors))
+            self._skipped["names"] = f"this Tracker does not know the vendor {unknown}: use a newer version"
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(records.proofs.items())) or "no records"
         if self._trusted.sources is None:
-            self._skip("vendors", "no secrets were given (--config): the senders' signatures are not checked")
-            return
-        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(proofs.items())) or "no records"
-        if wrong or proofs["checked"]:
-            self._add("vendors", wrong, outcomes)
+            self._skipped["vendors"] = "no secrets were given (--config): the senders' signatures are not checked"
+        elif records.proofs["checked"]:
+            self._abouts["vendors"] = outcomes
         else:
-            self._skip("vendors", outcomes)
+            self._skipped["vendors"] = outcomes
 
     async def _check_timeline(
         self, bundle: OpenBundle, manifest: Manifest, log: UnpackedLog, records: RecordsResult, folder: Path
     ) -> None:
+        if manifest.tracker.reading > VIEWS_VERSION:
+            self._findings.add("timeline", _newer("it was", "reading", manifest.tracker.reading, manifest))
+            return
+        if manifest.tracker.reading < VIEWS_VERSION:
+            self._skipped["timeline"] = _older("it was", "reading", manifest.tracker.reading, VIEWS_VERSION, manifest)
+            return
         if not records.is_complete:
-            self._skip("timeline", "some records cannot be read, so no timeline can be derived")
+            self._skipped["timeline"] = "some records cannot be read, so no timeline can be derived"
             return
         try:
-            comparison = await compare_timeline(
-                log, manifest, bundle.content(TIMELINE), self._new_views, folder / "views.db"
-            )
+            comparison = await compare_timeline(log, manifest, bundle, self._new_views, folder / "views.db")
         except LogCorrupt as error:
             if manifest.withheld:
-                self._skip("timeline", f"what remains of erased records was withheld: {error}")
+                self._skipped["timeline"] = f"what remains of erased records was withheld: {error}"
             else:
-                self.fail("timeline", str(error))
+                self._findings.add("timeline", str(error))
             return
         except BundleUnreadable as error:
-            self.fail("timeline", str(error))
+            self._findings.add("timeline", str(error))
             return
         except Exception as error:
             # Unsigned records may contain anything, even what crashes the projection. Report that.
-            self.fail("timeline", f"no timeline can be derived from these records ({type(error).__name__})")
+            problem = f"no timeline can be derived from these records ({type(error).__name__})"
+            self._findings.add("timeline", problem)
             return
+        for difference in comparison.differences:
+            self._findings.add("timeline", difference)
         about = "it follows from the records"
+        if manifest.reading.hidden:
+            about += f", without the fields that the operator hides: {', '.join(manifest.reading.hidden)[:200]}"
         if comparison.from_outside:
             about += f"; known from outside the bundle, so not proved by it: {', '.join(comparison.from_outside)}"
-        is_other_reading = manifest.tracker.reading != VIEWS_VERSION
-        if comparison.differences and is_other_reading:
-            self._skip(
-                "timeline",
-                f"it differs, but it was made with reading {manifest.tracker.reading} and this Tracker has reading {VIEWS_VERSION}: "
-                f"verify it with Tracker {manifest.tracker.version[:40]}. First: {comparison.differences[0]}",
-            )
-        else:
-            self._add("timeline", comparison.differences, about)
+        self._abouts["timeline"] = about
 
     def _check_page(self, bundle: OpenBundle, manifest: Manifest) -> None:
-        files = [each for each in manifest.files if each.name != README]
-        without_readme = msgspec.structs.replace(manifest, files=files)
+        page, known = manifest.tracker.page, readme_page.PAGE_VERSION
         try:
-            entries = bundle.decoded(TIMELINE, _Entries).timeline
-            expected = b"".join(readme_page.page(without_readme, entries))
-            actual = bundle.content(README)
+            if page > known:
+                problem = _newer(f"{README} was", "page", page, manifest)
+            elif page < known:
+                head = next(bundle.chunks(README), b"")[:HEAD_BYTES]
+                is_of_manifest = f'content="{digest_without_readme(manifest)}"'.encode() in head
+                problem = None if is_of_manifest else f"{README} does not belong to this {MANIFEST}"
+                self._skipped["page"] = _older(f"{README} was", "page", page, known, manifest)
+            else:
+                is_equal = _is_page_of(bundle, manifest)
+                problem = None if is_equal else f"{README} does not match manifest and timeline: it was changed"
         except BundleUnreadable as error:
-            self.fail("page", str(error))
-            return
+            problem = str(error)
         except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-            self.fail("page", f"no page can be made from {TIMELINE} ({type(error).__name__})")
-            return
-        if actual == expected:
-            self._add("page", [], f"{README} matches manifest and timeline")
-        elif f'content="{digest_without_readme(manifest)}"'.encode() not in actual[:HEAD_BYTES]:
-            self.fail("page", f"{README} does not belong to this {MANIFEST}: one of them was changed")
-        elif manifest.tracker.version != version("tracker"):
-            why = f"{README} was written by Tracker {manifest.tracker.version[:40]}: do not rely on it, read {TIMELINE} instead"
-            self._skip("page", why)
-        else:
-            self.fail("page", f"{README} does not match manifest and timeline: it was changed")
+            problem = f"no page can be made from {TIMELINE} ({type(error).__name__})"
+        if problem is not None:
+            self._findings.add("page", problem)
+        self._abouts["page"] = f"{README} matches manifest and timeline"
 
 
-class _Entries(msgspec.Struct, frozen=True):
-    timeline: list[dict[str, object]]
+def _is_page_of(bundle: OpenBundle, manifest: Manifest) -> bool:
+    """Whether the README is the one of this manifest and timeline. Raises `BundleUnreadable`, and what rows raise."""
+    files = [each for each in manifest.files if each.name != README]
+    without_readme = msgspec.structs.replace(manifest, files=files)
+    actual, held, at = bundle.chunks(README), b"", 0
+    for piece in readme_page.page(without_readme, _entries(bundle)):
+        while len(held) < at + len(piece):
+            chunk = next(actual, b"")
+            if not chunk:
+                return False
+            held, at = held[at:] + chunk, 0
+        if not held.startswith(piece, at):
+            return False
+        at += len(piece)
+    return at == len(held) and not next(actual, b"")
 
 
-def _manifest_faults(bundle: OpenBundle, manifest: Manifest) -> list[str]:
-    names = [each.name for each in manifest.files]
-    expected = {*REQUIRED, *(() if manifest.tree.why_unsigned is not None else (CHECKPOINT, KEY))} - {MANIFEST}
-    found = [f"{name}: is not in the manifest" for name in bundle.sizes if name not in {MANIFEST, *names}]
-    found += [f"{name}: is in the manifest twice" for name, count in Counter(names).items() if count > 1]
-    found += [f"{name}: is not in the manifest" for name in sorted(expected - set(names) - set(bundle.sizes))]
-    found += [f"{name}: an unsigned bundle has no such file" for name in names if name not in expected]
-    for each in manifest.files:
-        if each.name not in bundle.sizes:
-            found.append(f"{each.name[:80]!r} is missing")
-            continue
-        try:
-            if bundle.sizes[each.name] != each.size_bytes or bundle.digest(each.name) != each.sha256:
-                found.append(f"{each.name} does not match the manifest: it was changed")
-        except BundleUnreadable as error:
-            found.append(str(error))
-    return found
+def _entries(bundle: OpenBundle) -> Iterator[dict[str, object]]:
+    """The timeline entries in timeline.json, one by one. Raises `BundleUnreadable`."""
+    lines = bundle.lines(TIMELINE)
+    for line in lines:
+        if line in {START_OF_ENTRIES + b"\n", START_OF_ENTRIES + END_OF_TIMELINE}:
+            break
+    else:
+        raise BundleUnreadable(f"{TIMELINE} has no timeline, or is not encoded as Tracker encodes it")
+    for line in lines:
+        row = line.removesuffix(END_OF_TIMELINE).removesuffix(b",\n")
+        yield decoded(row, dict[str, object], f"a line of {TIMELINE}")
 
 
-def _signs(signed: Checkpoint, size: int, root: str) -> bool:
-    return (signed.size, signed.root) == (size, decode_base64(root))
+def _is_unsigned(manifest: Manifest) -> bool:
+    return manifest.format == FORMAT_1 or manifest.why_unsigned is not None
+
+
+def _signs(signed: Checkpoint, manifest: Manifest) -> bool:
+    return (signed.size, signed.root) == (manifest.tree.size, decode_base64(manifest.tree.root))
+
+
+def _older(what: str, kind: str, theirs: int, own: int, manifest: Manifest) -> str:
+    return (
+        f"{what} made with {kind} {theirs}, and this Tracker has {kind} {own}: Tracker {manifest.tracker.version[:40]} "
+        "can check it"
+    )
+
+
+def _newer(what: str, kind: str, theirs: int, manifest: Manifest) -> str:
+    return (
+        f"{what} made with {kind} {theirs}, which this Tracker does not know: verify the bundle with Tracker "
+        f"{manifest.tracker.version[:40]} or newer"
+    )
+
+
+def _shown_positions(positions: Sequence[int]) -> str:
+    more = len(positions) - SHOWN_POSITIONS
+    return ", ".join(map(str, positions[:SHOWN_POSITIONS])) + (f" and {more} more" if more > 0 else "")

@@ -1,48 +1,77 @@
 """Checks the records of a bundle one by one while they are unpacked: leaf, order, names, the sender's proof.
 
 Only lines that are valid records go into the unpacked log. An erased record must be named by an erasure record that is in
-the bundle too, with a leaf of its own.
+the bundle too, with a leaf of its own. Memory: one line, and 40 bytes for each record.
 """
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from tracker.evidence.bundle.manifest import PROOFS, RECORDS, Manifest, Proofs
-from tracker.evidence.bundle.record_lines import RecordLine, leaf_faults, decode_line
-from tracker.evidence.bundle.zip_reader import OpenBundle
-from tracker.evidence.bundle.unpacked_log import UnpackedLog
-from tracker.domain.deliveries import KEY_LOST, TRACKER
-from tracker.log.erasure_records import EVENT, ErasureBody
+from tracker.domain.deliveries import KEY_LOST, TRACKER, Record
 from tracker.errors import BundleUnreadable
+from tracker.evidence.bundle.findings import Findings
+from tracker.evidence.bundle.manifest import (
+    PROOFS, PROOFS_END, RECORDS, InclusionProof, Manifest, proof_piece, proofs_start,
+)  # fmt: skip
+from tracker.evidence.bundle.record_lines import RecordLine, decode_line, leaf_faults
+from tracker.evidence.bundle.unpacked_log import UnpackedLog
+from tracker.evidence.bundle.zip_reader import OpenBundle, decoded, is_plausible
+from tracker.evidence.verify_records import naming_faults, recheck_proof
+from tracker.log.erasure_records import EVENT, ErasureBody
+from tracker.log.merkle.hashing import HASH_BYTES
 from tracker.log.merkle.note import decode_base64
 from tracker.log.merkle.tree import inclusion_root
-from tracker.evidence.verify_records import naming_faults, recheck_proof
+from tracker.sources import registry
 from tracker.sources.contract import Source
 
 PROGRESS_LINES = 100
 """Progress is reported after this many lines."""
+MAX_PROOF_BYTES = 4096
+"""A proof in proofs.json has at most 63 hashes."""
 
 Progress = Callable[[int, int], None]
 """(lines read, lines in all)"""
 
 
-class RecordsResult(msgspec.Struct, kw_only=True):
-    """The result of checking the records. `leaves`: (position, leaf hash) of each line, in order.
+class Leaves:
+    """The positions and leaf hashes of the lines, in order."""
 
-    `problems` are about leaves and order, `names` about event names and dedupe keys, `wrong` about senders' proofs;
-    `proofs` counts the outcomes of those. `is_complete`: every line is a record, so that a timeline can be derived.
+    def __init__(self) -> None:
+        self.positions = array("q")
+        self._hashes = bytearray()
+
+    def add(self, position: int, leaf: bytes) -> None:
+        """Add the leaf of the next line."""
+        self.positions.append(position)
+        self._hashes += leaf
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        for n, position in enumerate(self.positions):
+            yield position, bytes(self._hashes[n * HASH_BYTES : (n + 1) * HASH_BYTES])
+
+
+class RecordsResult(msgspec.Struct, kw_only=True):
+    """What was read. `leaves`: of each line that is a record.
+
+    `proofs` counts the outcomes of the senders' proofs. `erased` counts erased records. `unproved`: those of them whose
+    erasure was withheld, so that nothing in the bundle says that it names them. `unknown_vendors`: vendors of records whose
+    names cannot be checked. `is_complete`: every line is a record in its place, so that a timeline can be derived.
     """
 
-    leaves: list[tuple[int, bytes]] = []
-    problems: list[str] = []
-    names: list[str] = []
-    wrong: list[str] = []
+    leaves: Leaves = msgspec.field(default_factory=Leaves)
     proofs: Counter[str] = msgspec.field(default_factory=Counter[str])
     erased: int = 0
+    unproved: list[int] = []
+    unknown_vendors: set[str] = set()
     is_complete: bool = False
 
 
@@ -51,42 +80,87 @@ def check_records(
     manifest: Manifest,
     log: UnpackedLog,
     sources: Mapping[str, Source] | None,
+    findings: Findings,
     progress: Progress | None = None,
 ) -> RecordsResult:
-    """Check every record and add it to `log`. Raises nothing about the records: see the result."""
-    return _RecordChecker(manifest, log, sources).run(bundle, progress)
+    """Check every record and add it to `log`. Problems are those of the checks `records`, `names` and `vendors`.
+
+    Raises `TooManyProblems`.
+    """
+    return _RecordChecker(manifest, log, sources, findings).run(bundle, progress)
 
 
-def check_inclusion(bundle: OpenBundle, manifest: Manifest, leaves: list[tuple[int, bytes]]) -> tuple[list[str], str]:
-    """Check the proofs that each leaf is in the tree the manifest names. Returns (problems, what was found)."""
+def check_inclusion(bundle: OpenBundle, manifest: Manifest, leaves: Leaves, findings: Findings) -> None:
+    """Check the proofs that each leaf is in the tree the manifest names. Raises `TooManyProblems`."""
+    if bundle.sizes.get(PROOFS, 0) > MAX_PROOF_BYTES * (len(leaves) + 1):
+        findings.add("inclusion", f"{PROOFS} is larger than the proofs of {len(leaves)} records")
+        return
     try:
-        proofs = bundle.decoded(PROOFS, Proofs)
+        content = bundle.content(PROOFS)
+        if content.count(b"{") > len(leaves) + 2:
+            findings.add("inclusion", f"{PROOFS} has more proofs than there are records")
+            return
+        proofs = decoded(content, _Proofs, PROOFS)
+        by_position = _proofs_by_position(proofs, content, leaves, findings)
     except BundleUnreadable as error:
-        return [str(error)], ""
+        findings.add("inclusion", str(error))
+        return
     size, root = manifest.tree.size, decode_base64(manifest.tree.root)
-    found: list[str] = []
     if (proofs.size, proofs.root) != (manifest.tree.size, manifest.tree.root):
-        found.append(f"{PROOFS} is about a different tree than the manifest names")
-    if [each.position for each in proofs.inclusion] != [position for position, _ in leaves]:
-        found.append(f"{PROOFS} does not match the records: a record or a proof was added, removed or moved")
-    by_position = {each.position: each for each in proofs.inclusion}
+        findings.add("inclusion", f"{PROOFS} is about a different tree than the manifest names")
     for position, leaf in leaves:
-        proof = by_position.get(position)
-        if proof is None:
-            found.append(f"position {position}: no proof that the record is in the log")
+        raw = by_position.get(position)
+        if raw is None:
+            findings.add("inclusion", f"position {position}: no proof that the record is in the log")
             continue
-        hashes = [decode_base64(text) for text in proof.hashes]
+        hashes = [decode_base64(text) for text in _decode_proof(raw).hashes]
         valid = [each for each in hashes if each is not None]
         if len(valid) != len(hashes) or inclusion_root(position - 1, size, leaf, valid) != root:
-            found.append(f"position {position}: its leaf is not in the tree, or the proof was changed")
-    return found, f"{len(leaves)} leaves are in the tree of {size} records"
+            findings.add("inclusion", f"position {position}: its leaf is not in the tree, or the proof was changed")
+
+
+class _Proofs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """proofs.json, with each proof still undecoded."""
+
+    size: int
+    root: str
+    inclusion: list[msgspec.Raw]
+
+
+_decode_proof = msgspec.json.Decoder(InclusionProof).decode
+
+
+def _proofs_by_position(
+    proofs: _Proofs, content: bytearray, leaves: Leaves, findings: Findings
+) -> dict[int, msgspec.Raw]:
+    """The proofs by position. Raises `BundleUnreadable`."""
+    found: dict[int, msgspec.Raw] = {}
+    as_written = hashlib.sha256(proofs_start(proofs.size, proofs.root))
+    for n, raw in enumerate(proofs.inclusion):
+        try:
+            proof = _decode_proof(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BundleUnreadable(f"{PROOFS} is malformed: {str(error)[:300]}") from None
+        as_written.update(proof_piece(proof, n))
+        found[proof.position] = raw
+    if list(found) != list(leaves.positions) or len(found) != len(proofs.inclusion):
+        findings.add(
+            "inclusion", f"{PROOFS} does not match the records: a record or a proof was added, removed or moved"
+        )
+    as_written.update(PROOFS_END)
+    if as_written.digest() != hashlib.sha256(content).digest():
+        findings.add("inclusion", f"{PROOFS} is not encoded as Tracker encodes it: it was edited")
+    return found
 
 
 class _RecordChecker:
-    def __init__(self, manifest: Manifest, log: UnpackedLog, sources: Mapping[str, Source] | None) -> None:
+    def __init__(
+        self, manifest: Manifest, log: UnpackedLog, sources: Mapping[str, Source] | None, findings: Findings
+    ) -> None:
         self._manifest = manifest
         self._log = log
         self._sources = sources
+        self._findings = findings
         self._derived_sources: dict[tuple[str, str], Source] = {}
         self._erased: dict[int, int] = {}
         self._erasures: dict[int, frozenset[int]] = {}
@@ -101,9 +175,9 @@ class _RecordChecker:
                 self._check_line(line_bytes, f"line {number} of {RECORDS}")
                 if progress is not None and number % PROGRESS_LINES == 0:
                     progress(number, max(number, self._manifest.records + self._manifest.erasures))
-            result.is_complete = len(result.leaves) == number
+            result.is_complete = self._log.records == number
         except BundleUnreadable as error:
-            result.problems.append(str(error))
+            self._findings.add("records", str(error))
         self._compare_counts()
         self._compare_erasures()
         result.erased = len(self._erased)
@@ -113,11 +187,27 @@ class _RecordChecker:
         try:
             line = decode_line(line_bytes)
         except BundleUnreadable as error:
-            self.result.problems.append(f"{where} {error}")
+            self._findings.add("records", f"{where} {error}")
             return
         record = line.record
         is_erasure = record.vendor == TRACKER and record.event == EVENT
-        last = self.result.leaves[-1][0] if self.result.leaves else 0
+        is_in_order = self._check_order(record, is_erasure=is_erasure)
+        session = self._manifest.session
+        if is_erasure and record.source != TRACKER:
+            self._add_problem(record.position, "it is an erasure record of a source, which no log has")
+        elif not is_erasure and (record.source, record.vendor) != (session.source, session.vendor):
+            self._add_problem(record.position, "it is from another source than the session")
+        for fault in leaf_faults(line):
+            self._add_problem(record.position, fault)
+        self.result.leaves.add(record.position, line.leaf.hash)
+        self._counts[is_erasure] += 1
+        is_readable = self._check_erasure(line) if is_erasure else self._check_delivery(line)
+        if is_in_order and is_readable:
+            self._log.add(record.position, line_bytes, is_of_session=not is_erasure)
+
+    def _check_order(self, record: Record, *, is_erasure: bool) -> bool:
+        """Whether the line is in its place: the session's records ascend, then the erasure records ascend."""
+        last = self.result.leaves.positions[-1] if self.result.leaves else 0
         begins_erasures = is_erasure and self._counts[True] == 0
         if self._counts[True] and not is_erasure:
             self._add_problem(
@@ -125,54 +215,58 @@ class _RecordChecker:
             )
         elif record.position <= last and not begins_erasures:
             self._add_problem(record.position, f"it comes after position {last}: records were swapped or repeated")
-        session = self._manifest.session
-        if not is_erasure and (record.source, record.vendor) != (session.source, session.vendor):
-            self._add_problem(record.position, "it is from another source than the session")
-        self.result.problems += [f"position {record.position}: {fault}" for fault in leaf_faults(line)]
-        self.result.leaves.append((record.position, line.leaf.hash))
-        self._counts[is_erasure] += 1
-        self._log.add(record.position, line_bytes, is_of_session=not is_erasure)
-        if is_erasure:
-            self._check_erasure(line)
         else:
-            self._check_delivery(line)
+            return True
+        return False
 
-    def _check_delivery(self, line: RecordLine) -> None:
+    def _check_delivery(self, line: RecordLine) -> bool:
+        """Check a record of the session. Returns whether it can be interpreted."""
         record = line.record
         if record.erased_by is not None:
             self._erased[record.position] = record.erased_by
         elif line.is_withheld:
             self._add_problem(record.position, "it is marked as withheld, which only erasure records can be")
-            return
-        self.result.names += [
-            f"position {record.position}: {fault}" for fault in naming_faults(record, self._derived_sources)
-        ]
+            return False
+        elif not is_plausible(record.body):
+            self._add_problem(record.position, "its body has very many tiny values: it was made to fill the memory")
+            return False
+        elif record.vendor not in registry.VENDORS:
+            self.result.unknown_vendors.add(record.vendor[:80])
+        for fault in naming_faults(record, self._derived_sources):
+            self._findings.add("names", f"position {record.position}: {fault}")
         outcome, wrong = recheck_proof(record, self._sources or {})
         self.result.proofs[outcome] += 1
         if wrong is not None:
-            self.result.wrong.append(f"position {record.position}: {wrong}")
+            self._findings.add("vendors", f"position {record.position}: {wrong}")
+        return True
 
-    def _check_erasure(self, line: RecordLine) -> None:
+    def _check_erasure(self, line: RecordLine) -> bool:
+        """Check an erasure record. Returns whether it can be read; a withheld one counts as read."""
         position = line.record.position
         if line.is_withheld:
             self._withheld.append(position)
-            return
+            return True
+        if line.record.erased_by is not None:
+            self._add_problem(position, "this erasure was erased by a later one, which must be in the bundle instead")
+            return False
         try:
-            erasure = msgspec.json.decode(line.record.body, type=ErasureBody)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._add_problem(position, f"it is no valid erasure record: {str(error)[:200]}")
-            return
+            erasure = decoded(line.record.body, ErasureBody, "it is no valid erasure record: its body")
+        except BundleUnreadable as error:
+            self._add_problem(position, str(error))
+            return False
         self._erasures[position] = frozenset(each.position for each in erasure.erased)
+        return True
 
     def _compare_counts(self) -> None:
         manifest = self._manifest
         expected = [manifest.records, manifest.erasures]
         if self._counts != expected:
-            self.result.problems.append(
-                f"the bundle has {self._counts[0]} records and {self._counts[1]} erasures, the manifest counts {expected[0]} and {expected[1]}"
+            self._findings.add(
+                "records",
+                f"the bundle has {self._counts[0]} records and {self._counts[1]} erasures, the manifest counts {expected[0]} and {expected[1]}",
             )
         if self._withheld != manifest.withheld:
-            self.result.problems.append("the withheld erasures are not those in the manifest")
+            self._findings.add("records", "the withheld erasures are not those in the manifest")
 
     def _compare_erasures(self) -> None:
         """Each erased record must be named by an erasure in the bundle, and each erasure must name one of them."""
@@ -181,12 +275,18 @@ class _RecordChecker:
                 self._add_problem(
                     position, "it has no body, and no record says that it was erased: its data key was lost or withheld"
                 )
-            elif by in self._erasures and position not in self._erasures[by]:
-                self._add_problem(position, f"the erasure at position {by} does not name it")
-            elif by not in self._erasures and by not in self._withheld:
+            elif by in self._withheld:
+                self.result.unproved.append(position)
+            elif by not in self._erasures:
                 self._add_problem(position, f"the erasure at position {by} is not in this bundle")
-        for position in {*self._erasures, *self._withheld} - set(self._erased.values()):
+            elif position not in self._erasures[by]:
+                self._add_problem(position, f"the erasure at position {by} does not name it")
+        for position in sorted({*self._erasures, *self._withheld} - set(self._erased.values())):
             self._add_problem(position, "this erasure names none of the records in the bundle")
+        named = frozenset[int]().union(*self._erasures.values())
+        for position in self.result.leaves.positions:
+            if position in named and position not in self._erased:
+                self._add_problem(position, "an erasure in this bundle erased it, but its bytes are here")
 
     def _add_problem(self, position: int, what: str) -> None:
-        self.result.problems.append(f"position {position}: {what}")
+        self._findings.add("records", f"position {position}: {what}")

@@ -6,23 +6,27 @@ other records. Only two things may come from records outside the bundle:
     a session end that no event reports   the next session of its room, a restart of its server, a timeout
     the anomaly `overlap`                 the next session of its room
 
-They are taken from the bundle and named; everything that follows from them is compared.
+They are taken from the bundle and named; everything that follows from them is compared. Both timelines are compared in
+pieces; only small ones are decoded, to name what differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
-from tracker.evidence.bundle.contents import bundle_contents
-from tracker.evidence.bundle.manifest import PARTS, Manifest, InferredEnd
+from tracker.errors import BundleUnreadable
 from tracker.evidence.bundle.build import timeline_json
-from tracker.evidence.bundle.zip_reader import is_plausible
+from tracker.evidence.bundle.contents import bundle_contents
+from tracker.evidence.bundle.findings import MAX_PROBLEMS
+from tracker.evidence.bundle.manifest import PARTS, TIMELINE, InferredEnd, Manifest
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
+from tracker.evidence.bundle.zip_reader import SMALL_JSON, OpenBundle, is_plausible
 from tracker.domain.record_json import parse_micros, format_micros
 from tracker.projections.rendering import RenderContext, render
 from tracker.domain.rows import SessionRow
@@ -31,7 +35,6 @@ from tracker.projector.projector import Projector
 from tracker.sources import registry
 from tracker.views.contract import Changes, ViewsReader, ViewsWriter
 
-MAX_DIFFERENCES = 20
 FAR_FUTURE = 2**60
 """µs: later than every event; negated, earlier."""
 OVERLAP = "overlap"
@@ -53,67 +56,101 @@ class TimelineComparison(NamedTuple):
 
 
 async def compare_timeline(
-    log: UnpackedLog, manifest: Manifest, actual: bytes, new_views: NewViews, path: Path
+    log: UnpackedLog, manifest: Manifest, bundle: OpenBundle, new_views: NewViews, path: Path
 ) -> TimelineComparison:
-    """Derive the timeline from the records in `log` and compare it with `actual`, the bytes of timeline.json.
+    """Derive the timeline from the records in `log` and compare it with timeline.json.
 
-    `new_views` creates temporary views at `path`. Raises `TrackerError`, where facts of erased records are withheld.
+    `new_views` creates temporary views at `path`. Raises `TrackerError`, where facts of erased records are withheld, and
+    `BundleUnreadable`.
     """
     async with new_views(path) as views:
-        return await _Comparison(log, views, manifest, actual).run()
+        return await _Comparison(log, views, manifest, bundle).run()
 
 
 class _Comparison:
-    def __init__(self, log: UnpackedLog, views: TemporaryViews, manifest: Manifest, actual: bytes) -> None:
+    def __init__(self, log: UnpackedLog, views: TemporaryViews, manifest: Manifest, bundle: OpenBundle) -> None:
         self._log = log
         self._views = views
         self._manifest = manifest
-        self._actual = actual
+        self._bundle = bundle
         self._made_at = parse_micros(manifest.made_at)
         self._entries = 0
 
     async def run(self) -> TimelineComparison:
         session, reading = self._manifest.session, self._manifest.reading
         hidden = {session.source: frozenset(reading.hidden)}
-        await Projector(self._log, self._views, hidden=hidden).catch_up()
+        projector = Projector(self._log, self._views, hidden=hidden)
+        for _ in self._log.slices():
+            await projector.catch_up()
         row = await self._views.session(session.id)
         if row is None:
-            return TimelineComparison([f"the records have no session {session.id}"], [])
+            return TimelineComparison([f"the records have no session {session.id[:200]}"], [])
         differences = await self._unrelated_records()
-        expected = await self._timeline_json(row)
         from_outside: list[str] = []
-        if expected != self._actual:
+        if not await self._equals_actual(row):
             context, from_outside = self._context_from_outside(row)
             if context is not None:
                 row = await self._render_again(context)
-                expected = await self._timeline_json(row)
-        if expected != self._actual:
-            differences += _differences(self._actual, expected)
+            if not await self._equals_actual(row):
+                differences += await self._differences(row)
         if _inferred(row) != reading.inferred_end:
             differences.append("the manifest has a different inferred end of the session than the timeline")
         if self._entries != self._manifest.entries:
             differences.append(
                 f"the manifest counts {self._manifest.entries} entries, the records give {self._entries}"
             )
-        return TimelineComparison(differences[:MAX_DIFFERENCES], from_outside)
+        return TimelineComparison(differences[:MAX_PROBLEMS], from_outside)
+
+    async def _equals_actual(self, row: SessionRow) -> bool:
+        """Whether timeline.json is, byte for byte, the timeline of the derived session."""
+        actual, held, at = self._bundle.chunks(TIMELINE), b"", 0
+        async for piece in self._timeline_json(row):
+            while len(held) < at + len(piece):
+                chunk = next(actual, b"")
+                if not chunk:
+                    return False
+                held, at = held[at:] + chunk, 0
+            if not held.startswith(piece, at):
+                return False
+            at += len(piece)
+        return at == len(held) and not next(actual, b"")
+
+    async def _differences(self, row: SessionRow) -> list[str]:
+        """Where timeline.json differs from the timeline of the derived session, in words."""
+        expected = bytearray()
+        async for piece in self._timeline_json(row):
+            if len(expected) <= SMALL_JSON:
+                expected += piece
+        if max(len(expected), self._bundle.sizes[TIMELINE]) > SMALL_JSON:
+            return [f"{TIMELINE} does not follow from the records"]
+        return _differences(self._bundle.content(TIMELINE), expected)
 
     async def _unrelated_records(self) -> list[str]:
         """Records that do not belong to the session."""
-        of_session, after = set[int](), 0
-        while found := await self._views.session_positions(self._manifest.session.id, limit=1000, after=after):
-            of_session.update(found)
-            after = found[-1]
-        return [
-            f"the record at position {position} does not belong to this session"
-            for position in self._log.positions
-            if position not in of_session
-        ]
+        found: list[str] = []
+        own = self._own_positions()
+        expected = await anext(own, None)
+        for position in self._log.positions:
+            if position == expected:
+                expected = await anext(own, None)
+            elif len(found) < MAX_PROBLEMS:
+                found.append(f"the record at position {position} does not belong to this session")
+        return found
 
-    async def _timeline_json(self, row: SessionRow) -> bytes:
+    async def _own_positions(self) -> AsyncIterator[int]:
+        """The positions of the session's records, ascending."""
+        after = 0
+        while found := await self._views.session_positions(self._manifest.session.id, limit=1000, after=after):
+            for position in found:
+                yield position
+            after = found[-1]
+
+    async def _timeline_json(self, row: SessionRow) -> AsyncIterator[bytes]:
         stuck_before = self._made_at - self._manifest.reading.stuck_after_ms * 1000
         contents = bundle_contents(self._views, row, stuck_before=stuck_before)
         self._entries = 0
-        return b"".join([piece async for piece in timeline_json(contents, self._count)])
+        async for piece in timeline_json(contents, self._count):
+            yield piece
 
     def _count(self, entries: Sequence[msgspec.Struct]) -> None:
         self._entries += len(entries)
@@ -133,10 +170,16 @@ class _Comparison:
                     return RenderContext(rules=rules, latest=FAR_FUTURE), [what]
                 case _:
                     return None, []
-        if OVERLAP in _anomalies(self._actual):
+        if OVERLAP in self._stated_anomalies():
             what = "that the next session of this room began before this one ended"
             return RenderContext(rules=rules, next_start=-FAR_FUTURE), [what]
         return None, []
+
+    def _stated_anomalies(self) -> set[str]:
+        """The kinds of anomalies of the session in timeline.json; empty where its first line is not Tracker's."""
+        with contextlib.suppress(BundleUnreadable):
+            return _anomalies(next(self._bundle.lines(TIMELINE), b""))
+        return set()
 
     async def _render_again(self, context: RenderContext) -> SessionRow:
         """Render the session with this context and save it to the views."""
@@ -154,15 +197,15 @@ def _inferred(row: SessionRow) -> InferredEnd | None:
     return InferredEnd(at=format_micros(row.ended_at), reason=row.end.reason)
 
 
-def _anomalies(actual: bytes) -> set[str]:
-    """The kinds of anomalies in a timeline.json; empty if it is malformed."""
-    session = _fields(_fields(_json(actual)).get("session"))
+def _anomalies(first_line: bytes) -> set[str]:
+    """The kinds of anomalies in the first line of a timeline.json, which holds the session; empty if it is malformed."""
+    session = _fields(_fields(_json(first_line.removesuffix(b",\n") + b"}")).get("session"))
     listed = session.get("anomalies")
     found = cast("list[Any]", listed) if isinstance(listed, list) else []
     return {str(_fields(each).get("kind")) for each in found}
 
 
-def _differences(actual: bytes, expected: bytes) -> list[str]:
+def _differences(actual: bytes | bytearray, expected: bytes | bytearray) -> list[str]:
     """Where two timelines differ, in words."""
     left, right = _json(actual), _json(expected)
     if left == right:
@@ -173,7 +216,7 @@ def _differences(actual: bytes, expected: bytes) -> list[str]:
     found = [f"timeline.json has {name!r}, which no timeline has" for name in here if name not in derived]
     found += _fields_that_differ("session", here.get("session"), derived.get("session"))
     for part in PARTS:
-        if len(found) >= MAX_DIFFERENCES:
+        if len(found) >= MAX_PROBLEMS:
             break
         found += _items_that_differ(part, here.get(part), derived.get(part))
     return found or ["timeline.json does not follow from the records"]
@@ -189,7 +232,7 @@ def _items_that_differ(part: str, actual: Any, expected: Any) -> list[str]:
         found += _fields_that_differ(f"{part} {name}", here[name], derived[name])
     if not found and actual != expected:
         found.append(f"{part}: not in the order of the records")
-    return sorted(found)[:MAX_DIFFERENCES]
+    return sorted(found)[:MAX_PROBLEMS]
 
 
 def _fields_that_differ(what: str, actual: Any, expected: Any) -> list[str]:
@@ -210,7 +253,7 @@ def _fields(value: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _json(text: bytes) -> Any:
+def _json(text: bytes | bytearray) -> Any:
     try:
         return msgspec.json.decode(text) if is_plausible(text) else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

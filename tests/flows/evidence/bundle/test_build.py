@@ -21,7 +21,7 @@ from tracker.cli.sessions import READER, api_context
 from tracker.server import signing_keys
 from tracker.server.evidence import bundle_settings
 from tracker.server import stores
-from tracker.evidence.bundle import manifest as contents
+from tracker.evidence.bundle import build, manifest as contents
 from tracker.config.load import Config
 from tracker.demo.show import SOURCES
 from tracker.demo.calls import VENDORS, whole_call
@@ -50,11 +50,17 @@ async def test_the_bundle_of_a_call_verifies(config: Config, vendor: str, tmp_pa
     untrusting = await verified(path)
     assert not failed(untrusting)
     assert untrusting.session == session
-    assert {name for name, outcome in outcomes(untrusting).items() if outcome != "ok"} == {"signer", "vendors"}
+    assert {name for name, outcome in outcomes(untrusting).items() if outcome != "ok"} == {
+        "signature",
+        "signer",
+        "vendors",
+    }
+    assert untrusting.unchecked == ["signature"]
 
     trusting = await verified(path, config)
     assert not failed(trusting)
-    assert outcomes(trusting)["signer"] == "ok"
+    assert outcomes(trusting)["signer"] == outcomes(trusting)["signature"] == "ok"
+    assert trusting.unchecked == []
     assert outcomes(trusting)["vendors"] == ("ok" if vendor in SIGNED_BY_THE_SENDER else "not checked")
 
 
@@ -182,9 +188,12 @@ async def test_without_a_signing_key_the_bundle_says_that_it_is_not_signed(tmp_p
     assert "checkpoint.txt" not in files
     assert "no signing key" in json.loads(files["manifest.json"])["tree"]["why_unsigned"]
     assert "This bundle is not signed" in files["README.html"].decode()
+    assert json.loads(files["manifest.json"])["why_unsigned"] == build.NO_OWN_KEY
+    assert "manifest.sig" not in files
     found = await verified(path)
     assert not failed(found)
-    assert outcomes(found)["checkpoint"] == outcomes(found)["signer"] == "not checked"
+    assert outcomes(found)["checkpoint"] == outcomes(found)["signer"] == outcomes(found)["signature"] == "not checked"
+    assert found.unchecked == ["signature"]
     # With a key given, a missing signature is a failure.
     assert "checkpoint" in failed(await verified(path, None, keys=[str(Signer.generate("someone").verifier)]))
 
@@ -341,8 +350,9 @@ def test_the_command_line_makes_and_verifies_a_bundle(config: Config, cli, tmp_p
     assert path.name in out
     # From the file alone: there is no config.toml here.
     code, out, err = cli("verify", path.name)
-    assert code == 0, err
-    assert "everything that was checked is correct; not checked: signer, vendors" in out
+    assert code == 3, err
+    assert "everything that was checked is correct; not checked: signature, signer, vendors" in out
+    assert "--allow-unchecked signature" in out
     key = signing_keys.verifiers(config)[0]
     code, out, _ = cli("verify", path.name, "--key", str(key), "--json")
     assert code == 0

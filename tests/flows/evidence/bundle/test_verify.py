@@ -17,9 +17,9 @@ import pytest
 from tests.support import bundles
 from tests.support.bundles import changed, configured, failed, filled, outcomes, packed, session_of, unpacked, verified
 from tracker.cli.rebuild import rebuild
-from tracker.server import stores
+from tracker.server import signing_keys, stores
 from tracker.evidence.bundle import zip_reader
-from tracker.evidence.bundle.manifest import MAX_BYTES
+from tracker.evidence.bundle.manifest import MAX_BYTES, PROOFS_END, InclusionProof, proof_piece, proofs_start
 from tracker.config.load import Config
 from tracker.log.merkle.checkpoint import checkpoint_text
 from tracker.log.merkle.note import Signer, sign_note
@@ -65,7 +65,8 @@ async def test_a_changed_byte_is_found_and_its_file_named(name: str, pristine: P
             at,
             messages,
         )
-        assert "manifest" in problems or name == "manifest.json"
+        assert "manifest" in problems or name in {"manifest.json", "manifest.sig"}
+        assert "signature" in problems or "manifest" in problems
 
 
 @pytest.mark.parametrize("name", sorted(MAX_BYTES))
@@ -114,9 +115,18 @@ def document(edit: Callable[[Any], None]) -> Edit:
     def edited(content: bytes) -> bytes:
         parsed = json.loads(content)
         edit(parsed)
+        if "inclusion" in parsed:
+            return encoded_proofs(parsed)
         return json.dumps(parsed, separators=(",", ":"), ensure_ascii=False).encode()
 
     return edited
+
+
+def encoded_proofs(parsed: dict[str, Any]) -> bytes:
+    """proofs.json as Tracker writes it."""
+    proofs = [InclusionProof(**each) for each in parsed["inclusion"]]
+    pieces = [proof_piece(proof, n) for n, proof in enumerate(proofs)]
+    return b"".join([proofs_start(parsed["size"], parsed["root"]), *pieces, PROOFS_END])
 
 
 def other_hash(text: str) -> str:
@@ -210,7 +220,7 @@ async def test_a_record_of_another_session_with_a_valid_proof_is_found(
     at = sum(json.loads(each)["position"] < position for each in records)
     files["records.jsonl"] = b"".join([*records[:at], foreign, *records[at:]])
     proofs["inclusion"].insert(at, proof)
-    files["proofs.json"] = json.dumps(proofs).encode()
+    files["proofs.json"] = encoded_proofs(proofs)
     found = failed(await verified(packed(bundles.with_corrected_digests(files), tmp_path / "bad.zip")))
     assert "inclusion" not in found
     assert any("another source" in problem for problem in found["records"])
@@ -226,7 +236,9 @@ async def test_a_removed_record_and_proof_are_missed_in_the_timeline(pristine: P
     assert list(found) == ["timeline"]
 
 
-async def test_a_readme_that_contradicts_the_timeline_is_found(pristine: Path, tmp_path: Path) -> None:
+async def test_a_readme_that_contradicts_the_timeline_is_found_even_if_the_log_signed_it(
+    config: Config, pristine: Path, tmp_path: Path
+) -> None:
     import hashlib  # noqa: PLC0415
 
     files = unpacked(pristine)
@@ -236,7 +248,9 @@ async def test_a_readme_that_contradicts_the_timeline_is_found(pristine: Path, t
     manifest["files"][-1] |= {"size_bytes": len(readme), "sha256": hashlib.sha256(readme).hexdigest()}
     files["README.html"] = readme
     files["manifest.json"] = json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n"
-    found = failed(await verified(packed(files, tmp_path / "bad.zip")))
+    signer = signing_keys.signer(config)
+    assert signer is not None
+    found = failed(await verified(packed(bundles.signed(files, signer), tmp_path / "bad.zip"), config))
     assert list(found) == ["page"]
 
 
@@ -247,7 +261,7 @@ async def test_a_readme_that_contradicts_the_timeline_is_found(pristine: Path, t
         (("session", "id"), "lk:another"), (("records",), 13), (("tree", "why_unsigned"), "nobody"),
         (("reading", "hidden"), ["name"]), (("reading", "stuck_after_ms"), 1), (("entries",), 3),
         (("reading", "inferred_end"), {"at": "2024-01-01T00:00:00.000000Z", "reason": "timeout"}),
-        (("format",), "tracker/evidence-bundle/2"), (("more",), "words"), (("made_at",), "soon"), (("withheld",), [7]),
+        (("format",), "tracker/evidence-bundle/3"), (("more",), "words"), (("made_at",), "soon"), (("withheld",), [7]),
     ],
 )  # fmt: skip
 async def test_a_changed_manifest_is_found(path: tuple[str, ...], to: object, pristine: Path, tmp_path: Path) -> None:
@@ -374,7 +388,7 @@ async def test_broken_json_is_a_finding_and_no_crash(name: str, content: bytes, 
     files = unpacked(pristine) | {name: content}
     found = await verified(packed(files, tmp_path / "bad.zip"))
     assert failed(found)
-    assert len(found.checks) == 10
+    assert len(found.checks) == 11
 
 
 @pytest.mark.parametrize(
@@ -387,13 +401,6 @@ async def test_a_detail_of_any_type_is_a_finding_and_no_crash(detail: str, prist
     files["timeline.json"] = json.dumps(timeline).replace('"HERE"', detail).encode()
     found = failed(await verified(packed(files, tmp_path / "bad.zip")))
     assert {"manifest", "timeline"} <= set(found)
-
-
-async def test_json_made_to_fill_the_memory_is_not_decoded(pristine: Path, tmp_path: Path) -> None:
-    filling = b'{"timeline":[' + b"{}," * 3_000_000 + b"{}]}"
-    files = unpacked(pristine) | {"timeline.json": filling, "README.html": random.Random(2).randbytes(300_000)}
-    found = failed(await verified(packed(files, tmp_path / "bad.zip")))
-    assert "fill the memory" in found["page"][0]
 
 
 async def test_an_endless_line_is_not_kept_in_memory(
