@@ -392,10 +392,10 @@ async def afterwards(house: Running, *command: str) -> bool:
     while not running.done():
         await asyncio.wait([running], timeout=LOOKS_EVERY)
         peak = max(peak, memory_of("tracker", command[0], str(house.config)))
-    code, out, complaint = running.result()
+    code, out, stderr = running.result()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    said = (out + complaint).strip().splitlines() or [""]
+    said = (out + stderr).strip().splitlines() or [""]
     print(
         f"tracker {' '.join(command)}: {time.monotonic() - begun:,.0f} s, {cpu:,.0f} s of processor time, "
         f"{peak:,.0f} MB at most, all its processes: {said[-1][:150]}",

@@ -183,8 +183,8 @@ async def main() -> None:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         house = Running(folder)
-        code, _, complaint = await house.run("init")
-        assert code == 0, complaint
+        code, _, stderr = await house.run("init")
+        assert code == 0, stderr
         took = await fill(house, options.people, options.events)
         print(f"{options.people} people, {options.events} events; views made in {took:.1f} s")
         await house.start()

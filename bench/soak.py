@@ -422,9 +422,9 @@ async def checked(running: Running) -> list[str]:
     faults: list[str] = []
     for command in (("verify", "--views"), ("rebuild", "--check")):
         began = time.perf_counter()
-        code, out, complaint = await running.run(*command)
+        code, out, stderr = await running.run(*command)
         print(f"{'tracker ' + ' '.join(command):34}{'exit ' + str(code):>12} in {time.perf_counter() - began:.0f} s")
-        faults += [] if code == 0 else [f"{command}: {out[-400:]}{complaint[-400:]}"]
+        faults += [] if code == 0 else [f"{command}: {out[-400:]}{stderr[-400:]}"]
     return faults
 
 

@@ -213,8 +213,8 @@ async def check(deployment: Deployment) -> list[str]:
         records.append([record async for chunk in log.read(0) for record in chunk])
         roots.append(await log.tree_head())
         await log.close()
-        code, out, complaint = await running.run("verify")
-        faults += [] if code == 0 else [f"verify {running.folder.name}: {out}{complaint}"]
+        code, out, stderr = await running.run("verify")
+        faults += [] if code == 0 else [f"verify {running.folder.name}: {out}{stderr}"]
     faults += [
         f"{running.folder.name} holds other records than a"
         for running, each in zip(deployment.nodes, records)

@@ -83,8 +83,8 @@ async def kill_again_and_again(folder: Path, rounds: int, seed: int) -> list[str
             await asyncio.sleep(0.5)
     await running.stop()
     for command in (("rebuild", "--check"), ("verify",)):
-        code, out, complaint = await running.run(*command)
-        faults += [] if code == 0 else [f"{command}: {out}{complaint}"]
+        code, out, stderr = await running.run(*command)
+        faults += [] if code == 0 else [f"{command}: {out}{stderr}"]
     print(
         f"{'rounds':>7}{'under load':>11}{'rebuilds':>9}{'answered':>9}{'in the log':>11}{'lost':>6}{'gaps':>6}{'twice':>6}{'seconds':>9}"
     )

@@ -198,9 +198,9 @@ async def limits(space: Path) -> None:
             count=20, says=b"no file descriptors for more connections: they get 503",
         )  # fmt: skip
         limit(resource.RLIMIT_NOFILE, soft)()
-        code, _, complaint = await running.run("serve")
-        print(f"{'a second serve':26}exit {code}: {complaint.strip()[-90:]}")
-        if code != 1 or str(pid) not in complaint:
+        code, _, stderr = await running.run("serve")
+        print(f"{'a second serve':26}exit {code}: {stderr.strip()[-90:]}")
+        if code != 1 or str(pid) not in stderr:
             faults.append("second serve")
 
 
@@ -347,12 +347,12 @@ async def read_only(space: Path) -> None:
         if found != {(503, "1")} or {answer[0] for answer in first} != {200}:
             faults.append("read-only")
         for command in ("sessions", "records", "verify"):
-            code, out, complaint = await running.run(command)
-            print(f"{'  tracker ' + command:26}exit {code}: {(complaint or out).strip()[-90:]!r}")
+            code, out, stderr = await running.run(command)
+            print(f"{'  tracker ' + command:26}exit {code}: {(stderr or out).strip()[-90:]!r}")
         await running.kill()
         for command in ("sessions", "records", "verify", "serve"):
-            code, out, complaint = await running.run(command)
-            print(f"{'  stopped, ' + command:26}exit {code}: {(complaint or out).strip()[-90:]!r}")
+            code, out, stderr = await running.run(command)
+            print(f"{'  stopped, ' + command:26}exit {code}: {(stderr or out).strip()[-90:]!r}")
         run("umount", str(mount))
         subprocess.run(["fsck.ext4", "-y", str(image)], capture_output=True)
         run("mount", "-o", "loop", str(image), str(mount))
@@ -363,8 +363,8 @@ async def read_only(space: Path) -> None:
         lost = await missing(running, [*first, after])
         run("mount", "-o", "remount,ro", str(mount))
         for command in ("sessions", "records", "verify"):
-            code, out, complaint = await running.run(command)
-            print(f"{'  clean and ro, ' + command:26}exit {code}: {(complaint or out).strip()[-90:]!r}")
+            code, out, stderr = await running.run(command)
+            print(f"{'  clean and ro, ' + command:26}exit {code}: {(stderr or out).strip()[-90:]!r}")
         print(f"{'  mounted again':26}{after[0]}, lost {lost}")
         if after[0] != 200 or lost:
             faults.append("mounted again")
@@ -381,8 +381,8 @@ async def clock(space: Path) -> None:
     running = Running(folder)
     offset = folder / "offset"
     offset.write_text("0")
-    code, _, complaint = await running.run("init")
-    assert code == 0, complaint
+    code, _, stderr = await running.run("init")
+    assert code == 0, stderr
     real = asyncio.create_subprocess_exec
 
     async def jumping(*command: str, **named: Any) -> Any:
@@ -423,10 +423,10 @@ async def clock(space: Path) -> None:
             if found[0] != 200 or ready != 200 or (n in {0, 3} and found != [200] * 3):
                 faults.append(f"clock {name}: expected {expected[name]}")
     await running.stop()
-    code, out, complaint = await running.run("rebuild", "--check")
+    code, out, stderr = await running.run("rebuild", "--check")
     print(f"{'  rebuild --check':26}exit {code}")
     if code:
-        faults.append("clock: " + out + complaint)
+        faults.append("clock: " + out + stderr)
 
 
 async def main() -> int:

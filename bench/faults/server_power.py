@@ -137,17 +137,17 @@ async def views_follow(running: Running) -> list[str]:
                 answer = await web.get(f"{running.url}/metrics")
     faults = [] if await running.stop() == 0 else ["it did not stop cleanly"]
     for command in (("rebuild", "--check"), ("verify",)):
-        code, out, complaint = await running.run(*command)
-        faults += [] if code == 0 else [f"{command}: {out[-300:]}{complaint[-300:]}"]
+        code, out, stderr = await running.run(*command)
+        faults += [] if code == 0 else [f"{command}: {out[-300:]}{stderr[-300:]}"]
     return faults
 
 
 async def cut_power(disk: Disk, cuts: int, chance: random.Random) -> list[str]:
     """Cut the power under one log, again and again."""
     running, calls, answered = server_on(disk, "full"), DeliveryQueue(), Answered()
-    code, _, complaint = await running.run("init")
+    code, _, stderr = await running.run("init")
     disk.cut_power()
-    faults = [complaint] if code else []
+    faults = [stderr] if code else []
     remade = lost = gaps = count = 0
     for number in range(cuts):
         await running.start()

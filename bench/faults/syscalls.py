@@ -43,9 +43,9 @@ def run_traced(work: Workload, folder: Path, die_at: int, file: str) -> tuple[bo
         command += ["-P", str(folder / file)]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
     status = os.waitpid(child, 0)[1]
-    complaint = tracer.communicate(timeout=20)[1].decode()
+    stderr = tracer.communicate(timeout=20)[1].decode()
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise SystemExit(f"{work.name} failed: {complaint}")
+        raise SystemExit(f"{work.name} failed: {stderr}")
     found = Counter(re.findall(r"^(\d+) +\w+\(", calls.read_text("utf-8", "replace"), re.MULTILINE))
     pairs = [line.split() for line in acknowledged.read_text().splitlines()]
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL

@@ -11,7 +11,7 @@ import pytest_asyncio
 from playwright.async_api import expect
 
 from tests.support.browser import Site, page_of, until, running_site
-from tests.flows.dashboard.test_session_page import BEGIN, EVIL, FORMULA, S, livekit, person, told
+from tests.flows.dashboard.test_session_page import BEGIN, EVIL, FORMULA, S, livekit, person, open_call
 from tests.support.server import now
 from tracker.demo.show import SOURCES
 from tracker.demo.calls import VENDORS, whole_call
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     async with running_site(tmp_path_factory.mktemp("session_browser"), filled=False) as found:
-        await found.post("livekit", *told(BEGIN))
+        await found.post("livekit", *open_call(BEGIN))
         yield found
 
 

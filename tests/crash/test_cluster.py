@@ -1,4 +1,4 @@
-"""A cluster with servers killed, cut off and stalled loses nothing that was answered. `bench/faults/cluster.py` does it."""
+"""A cluster whose servers are killed, cut off and stalled loses no answered delivery. Runs `bench/faults/cluster.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_after_kills_cuts_and_stalls_every_node_has_each_answered_delivery_once(
     assert ("power of all servers cut" in printed) == (missing_requirement() is None), printed
 
 
-@pytest.mark.long  # it tests NATS, and that our power cut is one; Tracker has no part in it
+@pytest.mark.long  # it tests NATS and the simulated power cut, not Tracker
 def test_servers_with_default_syncs_lose_acknowledged_messages_in_a_power_cut_and_with_sync_always_none() -> None:
     if reason := missing_requirement():
         pytest.skip(reason)
@@ -48,7 +48,7 @@ async def test_servers_without_sync_always_are_refused_and_an_unknown_sync_setti
         assert "tracker_stream_servers_unread 3.0" in metrics
 
 
-async def test_a_node_whose_stream_has_lost_what_it_applied_takes_nothing_more_and_reports_it(tmp_path: Path) -> None:
+async def test_a_node_whose_stream_lost_applied_records_refuses_deliveries_and_reports_it(tmp_path: Path) -> None:
     if reason := missing_requirement():
         pytest.skip(reason)
     disk = Disk(tmp_path / "power").mount()

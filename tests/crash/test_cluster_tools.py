@@ -1,4 +1,4 @@
-"""The tools that break clusters: a proxy cuts inside an acknowledgement, and a killed leader is replaced."""
+"""The tools that break clusters: a proxy that cuts inside an acknowledgement, and a killed leader."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.tcp_proxy import ACKNOWLEDGEMENT, Proxy
 
 
 async def ignore(_: Exception) -> None:
-    """Connections are lost on purpose."""
+    """Ignore errors: the test breaks connections on purpose."""
 
 
-async def test_a_cut_within_an_acknowledgement_stores_the_message_and_leaves_the_sender_without_an_answer(
+async def test_a_cut_inside_an_acknowledgement_loses_the_answer_but_not_the_message(
     cluster: Cluster,
 ) -> None:
     direct = await nats.connect(servers=cluster.urls, error_cb=ignore)

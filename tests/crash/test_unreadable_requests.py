@@ -1,4 +1,4 @@
-"""A request that is not HTTP is logged without its bytes: they may hold a secret."""
+"""A request that is not HTTP is logged without its bytes, because they may contain a secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes killed right before and right after steps that write."""
+"""Processes are killed right before and right after each write step."""
 
 from __future__ import annotations
 

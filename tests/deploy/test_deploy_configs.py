@@ -24,7 +24,7 @@ SECRETS = {
 
 
 def load_file(name: str, folder: Path, text: str | None = None) -> Config:
-    """Load the file, or `text` in its place, with its secrets as on the machine it is for."""
+    """Load the file, or `text` instead, with the secrets that its machine has."""
     (folder / "secrets").mkdir(exist_ok=True)
     for secret, value in SECRETS.items():
         (folder / "secrets" / secret).write_text(value, "utf-8")
@@ -56,7 +56,7 @@ def test_a_file_encrypts_once_its_commented_lines_are_active(name: str, tmp_path
 
 
 @pytest.mark.parametrize("name", CLUSTERED)
-def test_three_servers_are_used_as_the_user_with_the_fewest_rights(name: str, tmp_path: Path) -> None:
+def test_nodes_connect_to_three_servers_as_the_user_with_the_fewest_rights(name: str, tmp_path: Path) -> None:
     jetstream = load_file(name, tmp_path).jetstream
     assert len(jetstream.servers) == len(jetstream.monitoring) == 3
     assert jetstream.replicas == 3

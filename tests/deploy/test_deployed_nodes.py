@@ -1,4 +1,4 @@
-"""Two nodes on the configurations of deploy/compose, on three servers on theirs: set up, broken and upgraded as documented."""
+"""Two nodes and three servers with the configurations of deploy/compose: set up, broken and upgraded as documented."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(binary() is None, reason="nats-server is not ins
 
 
 def node(cluster: DeployedCluster, name: str, folder: Path) -> Running:
-    """A node on deploy/compose/`name`.toml; only its addresses and paths are replaced."""
+    """A node with deploy/compose/`name`.toml; only its addresses and paths are replaced."""
     folder.mkdir(exist_ok=True)
     text = (DEPLOY / "compose" / f"{name}.toml").read_text("utf-8")
     for pattern, here in (
@@ -57,8 +57,8 @@ def room(n: int) -> SampleDelivery:
 
 async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_path: Path) -> None:
     async with DeployedCluster(tmp_path / "nats") as cluster:
-        code, _, complaint = await node(cluster, "init", tmp_path / "a").run("init")
-        assert code == 0, complaint
+        code, _, stderr = await node(cluster, "init", tmp_path / "a").run("init")
+        assert code == 0, stderr
         a = node(cluster, "tracker-a", tmp_path / "a")
         b = node(cluster, "tracker-b", tmp_path / "b")
         try:
@@ -82,7 +82,10 @@ async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_
                 await asyncio.sleep(3)
                 for n in range(cluster.size):
                     cluster.start_server(n)
-                for each in (a, b):  # a node that is not ready gets no deliveries: it has to become ready without one
+                for each in (
+                    a,
+                    b,
+                ):  # it must become ready without a delivery: proxies send none to a node that is not ready
                     await wait_until_ready(web, each)
                     await wait_for_both_nodes(web, each)
             assert await root(a) == await root(b)
@@ -93,11 +96,11 @@ async def test_two_nodes_are_set_up_lose_a_server_and_a_node_and_stay_equal(tmp_
         assert "Violation" not in logs
 
 
-async def test_nodes_upgraded_one_by_one_refuse_nothing_together_and_a_third_starts_from_a_copy(tmp_path: Path) -> None:
+async def test_a_rolling_upgrade_refuses_no_delivery_and_a_third_node_starts_from_a_copy(tmp_path: Path) -> None:
     """docs/guides/upgrade.md and docs/guides/backup.md: Upgrading, and a cluster's Backup and restore."""
     async with DeployedCluster(tmp_path / "nats") as cluster:
-        code, _, complaint = await node(cluster, "init", tmp_path / "a").run("init")
-        assert code == 0, complaint
+        code, _, stderr = await node(cluster, "init", tmp_path / "a").run("init")
+        assert code == 0, stderr
         a = node(cluster, "tracker-a", tmp_path / "a")
         b = node(cluster, "tracker-b", tmp_path / "b")
         c = third_node(cluster, tmp_path / "c")
@@ -107,7 +110,7 @@ async def test_nodes_upgraded_one_by_one_refuse_nothing_together_and_a_third_sta
             async with aiohttp.ClientSession() as web:
                 upgraded = asyncio.Event()
                 senders = [asyncio.create_task(send_until(web, n, (a, b), upgraded)) for n in range(2)]
-                for each in (b, a):  # the one that signs last
+                for each in (b, a):  # the signing node last
                     assert await each.stop() == 0
                     await each.start()
                     await wait_until_ready(web, each)
@@ -119,8 +122,8 @@ async def test_nodes_upgraded_one_by_one_refuse_nothing_together_and_a_third_sta
 
                 await c.start(init=True)
                 await wait_until_ready(web, c)
-                code, signed, complaint = await a.run("checkpoint")
-                assert code == 0, complaint
+                code, signed, stderr = await a.run("checkpoint")
+                assert code == 0, stderr
                 await wait_for_cosignature(c, "c", int(signed.splitlines()[1]))
                 verified = await asyncio.gather(*(each.run("verify") for each in (a, b, c)))
                 first_lines = {printed.splitlines()[0] for _, printed, _ in verified}
@@ -143,7 +146,7 @@ def third_node(cluster: DeployedCluster, folder: Path) -> Running:
 async def send_until(
     web: aiohttp.ClientSession, first: int, nodes: tuple[Running, ...], end: asyncio.Event
 ) -> list[int]:
-    """Send deliveries, each to the nodes in turn until one takes it; returns their positions. Fails if all refuse one."""
+    """Send deliveries, each to the nodes in turn until one accepts it; returns their positions. Fails if all refuse one."""
     positions: list[int] = []
     n = first
     while not end.is_set() or not positions:
@@ -164,8 +167,8 @@ async def wait_for_cosignature(running: Running, name: str, size: int) -> None:
     """Return once this node's own cosignature of that many records came back through the stream."""
     async with asyncio.timeout(20):
         while True:
-            code, printed, complaint = await running.run("verify")
-            assert code == 0, complaint
+            code, printed, stderr = await running.run("verify")
+            assert code == 0, stderr
             if re.search(rf"cosigned up to {size} records by tracker\.example/log/{name}\+", printed):
                 return
             await asyncio.sleep(0.2)
@@ -192,8 +195,8 @@ async def wait_for_both_nodes(web: aiohttp.ClientSession, running: Running) -> N
 
 async def root(running: Running) -> str:
     """The root that `tracker verify` prints for five records."""
-    code, printed, complaint = await running.run("verify")
-    assert code == 0, complaint
-    found = re.search(r"5 records, root (\S+)", printed + complaint)
-    assert found, printed + complaint
+    code, printed, stderr = await running.run("verify")
+    assert code == 0, stderr
+    found = re.search(r"5 records, root (\S+)", printed + stderr)
+    assert found, printed + stderr
     return found[1]

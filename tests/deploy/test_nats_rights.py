@@ -1,4 +1,4 @@
-"""The users of deploy/nats/accounts.conf may do what Tracker does, and nothing that loses or changes a record."""
+"""The users of deploy/nats/accounts.conf have the rights that Tracker needs, and none to lose or change a record."""
 
 from __future__ import annotations
 

@@ -175,8 +175,8 @@ async def test_restart_and_rebuild_lose_and_repeat_nothing(server: Running, web:
         last = await play(server, web, "plugnmeet")
         ids = await told(server, web, last)
         await live.has(len(ids) - len(got))
-        code, _, complaint = await server.run("rebuild")
-        assert code == 0, complaint
+        code, _, stderr = await server.run("rebuild")
+        assert code == 0, stderr
         ids = await told(server, web, await play(server, web, "streamrec"))
         got += await live.has(len(ids) - len(got))
     await asyncio.sleep(0.4)

@@ -1,4 +1,4 @@
-"""The pages over real HTTP, without a browser: each answers, escapes, forbids inline script, and shows no more than the token."""
+"""The pages over real HTTP, without a browser: status, headers, escaping, and what each token may see."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def token(*scopes: str, sources: list[str] | None = None) -> str:
 
 
 class Seen(HTMLParser):
-    """What a page is made of, as a browser reads it."""
+    """The parsed page: its links, fields, ids, headings and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Seen(HTMLParser):
 
 
 class Reader:
-    """Somebody with a browser that runs no scripts."""
+    """A client with a cookie that runs no scripts."""
 
     def __init__(self, url: str, cookie: str | None) -> None:
         self.url = url
@@ -107,7 +107,7 @@ class Reader:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def filled(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    """One server with two calls of every vendor, one of them with names that try to be markup."""
+    """A server with two calls of every vendor; in one of them, names are markup."""
     folder = tmp_path_factory.mktemp("pages")
     running = await Running(folder).start(init=True)
     async with aiohttp.ClientSession() as web:
@@ -117,14 +117,14 @@ async def filled(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
                 for sent in whole_call(vendor, now() - hours * 3_600_000_000, seed=seed):
                     body = sent.body
                     if seed == 1:
-                        # Bob is somebody else now; where he is inside a text that is JSON itself, one level deeper.
+                        # Replace Bob's and Alice's names by markup.
                         escaped = EVIL.replace('"', '\\"').encode()
                         body = body.replace(b'"Bob"', b'"' + escaped + b'"').replace(b'"Alice"', b'"' + escaped + b'"')
-                    status, said = await running.post(
+                    status, reply = await running.post(
                         web, vendor, SampleDelivery(sent.event, body, sent.at, sent.query)
                     )
-                    assert status == 200, said
-                    position = max(position, said["position"])
+                    assert status == 200, reply
+                    position = max(position, reply["position"])
         for sent in list(whole_call("livekit", now() - 60_000_000, seed=2))[:4]:
             position = (await running.post(web, "livekit", sent))[1]["position"]
         async with web.post(f"{running.url}/hooks/ov", data=b"{}", headers={"Authorization": "wrong"}) as answer:
@@ -156,7 +156,7 @@ async def test_every_page_answers_with_its_headers_and_without_inline_script(fil
         assert seen.headings.count("h1") == 1
 
 
-async def test_every_link_of_every_page_leads_somewhere(filled: Running) -> None:
+async def test_every_link_of_every_page_works(filled: Running) -> None:
     async with Reader(filled.url, TOKEN) as reader:
         found: set[str] = set()
         for path in PATHS:
@@ -167,7 +167,7 @@ async def test_every_link_of_every_page_leads_somewhere(filled: Running) -> None
             await reader.get(each)
 
 
-async def test_names_that_are_markup_stay_names(filled: Running) -> None:
+async def test_names_that_look_like_markup_are_escaped(filled: Running) -> None:
     async with Reader(filled.url, TOKEN) as reader:
         shown = 0
         for path in (
@@ -186,7 +186,7 @@ async def test_names_that_are_markup_stay_names(filled: Running) -> None:
         assert "<script>alert" not in await reader.get(f"/?state={quote(EVIL)}", 400)
 
 
-async def test_the_list_shows_state_people_and_what_meet_calls_its_room(filled: Running) -> None:
+async def test_the_list_shows_state_people_and_the_state_of_meet_rooms(filled: Running) -> None:
     async with Reader(filled.url, TOKEN) as reader:
         text = await reader.get("/")
         assert text.count("<tr data-id=") == 11
@@ -199,7 +199,7 @@ async def test_the_list_shows_state_people_and_what_meet_calls_its_room(filled: 
         assert ">ACTIVE<" not in meet
 
 
-async def test_filters_live_in_the_address_and_in_the_form(filled: Running) -> None:
+async def test_filters_are_in_the_url_and_in_the_form(filled: Running) -> None:
     async with Reader(filled.url, TOKEN) as reader:
 
         async def ids(query: str) -> list[str]:
@@ -212,7 +212,7 @@ async def test_filters_live_in_the_address_and_in_the_form(filled: Running) -> N
         assert all(each.startswith("rec:") for each in await ids("has=supervisor"))
         assert await ids("min_duration_ms=3600000") == []
         everything = "q=&state=&source=&room=&identity=&from=&to=&min_duration_ms="
-        assert len(await ids(everything)) == 11, "empty fields, as a form sends them, are left out"
+        assert len(await ids(everything)) == 11, "empty fields, as a form sends them, are ignored"
         one = (await ids("source=rec"))[0]
         assert await ids(f"q={quote(one.partition(':')[2])}") == [one]
         form = await reader.get("/?q=x%22y&state=ended&from=2020-01-01&has=anomaly&min_duration_ms=1234")
@@ -226,21 +226,21 @@ async def test_filters_live_in_the_address_and_in_the_form(filled: Running) -> N
 
 
 @pytest.mark.parametrize("path", ["/", "/people", "/rooms", "/recordings"])
-async def test_pages_lead_through_everything_without_script(filled: Running, path: str) -> None:
+async def test_without_scripts_paging_shows_the_whole_list(filled: Running, path: str) -> None:
     async with Reader(filled.url, TOKEN) as reader:
         rows = re.compile(r"<tr[^>]*>(?:(?!</tr>).)*</tr>", re.DOTALL)
 
-        def of(text: str) -> list[str]:
+        def rows_of(text: str) -> list[str]:
             body = text.partition("<tbody>")[2].partition("</tbody>")[0]
             ticking = re.compile(r'(data-since="[^"]*">)[^<]*')
             return [ticking.sub(r"\1", each) for each in rows.findall(body)]
 
-        whole = of(await reader.get(f"{path}?limit=1000"))
+        whole = rows_of(await reader.get(f"{path}?limit=1000"))
         paged: list[str] = []
         at = f"{path}?limit=3"
         while at:
             text = await reader.get(at)
-            paged += of(text)
+            paged += rows_of(text)
             found = re.search(r'<a class="button" rel="next" href="([^"]+)"', text)
             at = found[1].replace("&amp;", "&") if found else ""
         assert paged == whole
@@ -264,7 +264,7 @@ async def test_a_narrowed_token_sees_its_sources_on_every_page(filled: Running) 
                 assert answer.status == 404 or "ov (openvidu)" in await answer.text()
 
 
-async def test_bodies_are_for_those_who_may_read_records(filled: Running) -> None:
+async def test_bodies_are_shown_only_with_the_scope_read_records(filled: Running) -> None:
     async with Reader(filled.url, token("read:sessions")) as reader:
         words = (await reader.see("/log/1")).words
         assert "Proof" not in words
@@ -288,7 +288,7 @@ async def test_the_sources_page_says_what_to_change(filled: Running) -> None:
         assert "source_unknown" in words
 
 
-async def test_supervisors_and_recordings_meet_in_the_ledger(filled: Running) -> None:
+async def test_a_supervisors_recording_is_also_in_the_list_of_recordings(filled: Running) -> None:
     async with Reader(filled.url, TOKEN) as reader:
         text = await reader.get("/supervisors?client=supervisor-7")
         assert "supervisor-7" in text
@@ -297,7 +297,7 @@ async def test_supervisors_and_recordings_meet_in_the_ledger(filled: Running) ->
         assert recorded[1] in await reader.get("/recordings?source=rec")
 
 
-async def test_a_person_has_every_call_and_their_whole_presence(filled: Running) -> None:
+async def test_the_page_of_a_person_counts_every_call(filled: Running) -> None:
     async with Reader(filled.url, TOKEN) as reader, aiohttp.ClientSession() as web:
         people: list[Any] = (await filled.get(web, "/v1/participants", identity="Alice"))["items"]
         words = (await reader.see("/people?identity=Alice")).words
@@ -305,7 +305,7 @@ async def test_a_person_has_every_call_and_their_whole_presence(filled: Running)
         assert sum(each["presence_ms"] for each in people) > 0
 
 
-async def test_without_a_session_pages_lead_to_signing_in_and_the_api_answers_401(filled: Running) -> None:
+async def test_without_a_valid_cookie_pages_redirect_to_sign_in_and_the_api_answers_401(filled: Running) -> None:
     for cookie in (None, "guessed", mint_token(KEY, scopes=["admin"], sources=None, expires_s=-120, now=now())):
         async with Reader(filled.url, cookie) as reader:
             for path, wanted in (("/", "/sign-in"), ("/log?after=3", "/sign-in?next=%2Flog%3Fafter%3D3")):
@@ -352,14 +352,14 @@ async def test_signing_in_and_out(filled: Running) -> None:
     ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil", "javascript:alert(1)", "/%0d\n", "evil", "/sign-out",
      "///evil.example", "http:/evil.example", "/open?code=x"],
 )  # fmt: skip
-async def test_signing_in_leads_nowhere_else(filled: Running, wanted: str) -> None:
+async def test_sign_in_never_redirects_to_another_site(filled: Running, wanted: str) -> None:
     async with Reader(filled.url, None) as reader:
         form = {"token": TOKEN, "next": wanted}
         async with reader.web.post(f"{filled.url}/sign-in", data=form, allow_redirects=False) as answer:
             assert (answer.status, answer.headers["Location"]) == (303, "/")
 
 
-async def test_files_are_ours_only_and_kept_by_the_browser(filled: Running) -> None:
+async def test_static_files_have_etags_and_no_other_file_is_served(filled: Running) -> None:
     async with Reader(filled.url, None) as reader:
         for name in ("tracker.css", "tracker.js", "sessions.js", "tracker.svg"):
             async with reader.web.get(f"{filled.url}/static/{name}") as answer:
@@ -372,7 +372,7 @@ async def test_files_are_ours_only_and_kept_by_the_browser(filled: Running) -> N
                 assert answer.status in {400, 404}
 
 
-async def test_pages_only_read(filled: Running) -> None:
+async def test_pages_refuse_post(filled: Running) -> None:
     async with Reader(filled.url, TOKEN) as reader:
         for path in PATHS:
             async with reader.web.post(filled.url + path) as answer:

@@ -1,4 +1,4 @@
-"""The show runs to its end, and every delivery in it is answered as it must be."""
+"""`tracker demo` runs to its end, and every delivery gets the right answer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from rich.console import Console
 
 from tracker.demo.show import SOURCES, run
 
-HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-"""Starts a program that Ctrl-C reaches, also from a shell's background job, whose children would not hear of it."""
+WITH_CTRL_C = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Starts a program that Ctrl-C stops. Children of a shell's background job would ignore SIGINT."""
 
 
-def test_the_demo_shows_ten_sessions_and_no_wrong_answer() -> None:
+def test_the_demo_shows_all_vendors_and_no_wrong_answer() -> None:
     page = io.StringIO()
     assert run(speed=100, keep=False, console=Console(file=page, width=220)) == 0, page.getvalue()
     text = page.getvalue()
@@ -28,9 +30,9 @@ def test_the_demo_shows_ten_sessions_and_no_wrong_answer() -> None:
     assert "participant.joined" in text
 
 
-async def test_the_link_it_prints_opens_the_pages_and_every_address_answers() -> None:
+async def test_the_printed_link_opens_the_pages_and_every_printed_url_answers() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HEARING, sys.executable, "-m", "tracker", "demo", "--speed", "500", "--keep",
+        sys.executable, "-c", WITH_CTRL_C, sys.executable, "-m", "tracker", "demo", "--speed", "500", "--keep",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None

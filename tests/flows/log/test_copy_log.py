@@ -81,14 +81,14 @@ def rows(path: Path, what: str) -> list[tuple[object, ...]]:
 
 
 async def bodies(running: Running) -> str:
-    code, out, complaint = await running.run("export")
-    assert code == 0, complaint
+    code, out, stderr = await running.run("export")
+    assert code == 0, stderr
     return out
 
 
 async def copied(source: Running, to: Running) -> dict[str, object]:
-    code, out, complaint = await source.run("copy", "--to", str(to.config), "--json")
-    assert code == 0, complaint
+    code, out, stderr = await source.run("copy", "--to", str(to.config), "--json")
+    assert code == 0, stderr
     return json.loads(out)
 
 
@@ -157,8 +157,8 @@ async def test_a_node_that_knows_another_key_takes_no_checkpoints_of_a_log_befor
     own = key_of(before)
     assert (await there.run("init"))[0] == 0
     line = f'former_keys = ["{own}"]'
-    code, _, complaint = await before.run("copy", "--to", str(there.config))
-    assert (code, line in complaint) == (1, True), complaint
+    code, _, stderr = await before.run("copy", "--to", str(there.config))
+    assert (code, line in stderr) == (1, True), stderr
     with there.config.open("a") as file:
         file.write(f"\n[evidence]\n{line}\n")
     assert (await copied(before, there))["checkpoints"] == 2
@@ -188,8 +188,8 @@ async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_eras
     await log.destroy_keys([5, 6])
     await log.append(delivery("after"))
     await log.close()
-    code, _, complaint = await before.run("copy", "--to", str(single(tmp_path / "clear").config))
-    assert (code, "the log to copy is encrypted" in complaint) == (2, True)
+    code, _, stderr = await before.run("copy", "--to", str(single(tmp_path / "clear").config))
+    assert (code, "the log to copy is encrypted" in stderr) == (2, True)
     assert (await copied(before, there))["root"] == (await copied(there, back))["root"]
     for what in SAME:
         assert rows(before.log_path, what) == rows(there.log_path, what) == rows(back.log_path, what), what
@@ -246,6 +246,6 @@ async def test_another_log_is_refused_and_left_as_it_is(cluster: Cluster, tmp_pa
     there = node(tmp_path, "a", cluster, stream="other")
     await copied(first, there)
     for source, to in ((second, there), (first, second)):
-        code, _, complaint = await source.run("copy", "--to", str(to.config))
-        assert (code, "are not the first ones of the log to copy" in complaint) == (1, True), complaint
+        code, _, stderr = await source.run("copy", "--to", str(to.config))
+        assert (code, "are not the first ones of the log to copy" in stderr) == (1, True), stderr
     assert (await first.run("copy", "--to", str(first.config)))[0] == 2

@@ -98,15 +98,15 @@ async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers
         stores = [cluster.store(n) for n in range(cluster.size)]
         assert not any(PERSON in on_disk(store) for store in stores)
 
-        code, out, complaint = await second.run("erase", "--identity", PERSON.decode(), "--json")
-        assert code == 0, complaint
+        code, out, stderr = await second.run("erase", "--identity", PERSON.decode(), "--json")
+        assert code == 0, stderr
         positions: list[int] = json.loads(out)["items"][0]["positions"]
         assert positions
         keys = await keys_of(first, positions)
         assert len(keys) == len(positions)
         assert any(key in on_disk(store) for key in keys for store in stores)
-        code, out, complaint = await second.run("erase", "--identity", PERSON.decode(), "--yes", "--json")
-        assert code == 0, complaint
+        code, out, stderr = await second.run("erase", "--identity", PERSON.decode(), "--yes", "--json")
+        assert code == 0, stderr
         assert json.loads(out)["items"][0]["positions"] == positions
 
         # On the node that did it at once, on the other one when its views are made anew.
@@ -117,8 +117,8 @@ async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers
             assert not any(key in held for key in keys)
             assert (await running.run("rebuild", "--check"))[0] == 0
             assert PERSON.decode() not in (await running.run("export"))[1]
-        code, out, complaint = await first.run("verify")
-        assert code == 0, out + complaint
+        code, out, stderr = await first.run("verify")
+        assert code == 0, out + stderr
         assert (await first.run("export"))[1] == (await second.run("export"))[1]
 
         # Out of the bucket's own files at once; out of the Raft logs when the servers compact them.
@@ -188,8 +188,8 @@ async def test_another_master_key_wraps_everything_anew_on_every_node(tmp_path: 
         for running in (first, second):
             text = running.config.read_text()
             running.config.write_text(text.replace(old, f"{new}, {old}"))
-            code, out, complaint = await running.run("rekey")
-            assert (code, f"{len(sent)} data keys" in out) == (0, True), out + complaint
+            code, out, stderr = await running.run("rekey")
+            assert (code, f"{len(sent)} data keys" in out) == (0, True), out + stderr
             # The old one is of no use any more.
             running.config.write_text(text.replace(old, new))
             assert (await running.run("export"))[1] == said

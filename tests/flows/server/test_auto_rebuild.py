@@ -1,4 +1,4 @@
-"""A server whose views lack most of a large log lets a rebuild make them, and takes deliveries all the while."""
+"""A server whose views lack most of a large log starts a rebuild, and accepts deliveries meanwhile."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HOUR = 3_600_000_000
 
 
 class Stores:
-    """A log with calls in it, empty views, and a configuration that names both."""
+    """A log with calls, empty views, and a configuration with both paths."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ async def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     await opened.close()
 
 
-async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_there(
+async def test_a_rebuild_fills_the_views_and_the_projector_continues_from_its_position(
     stores: Stores, tmp_path: Path
 ) -> None:
     assert await stores.rebuild()
@@ -89,14 +89,14 @@ async def test_a_rebuild_makes_what_is_missing_and_the_projector_goes_on_from_th
     await fresh.close()
 
 
-async def nobody(*_: Any) -> CommandResult:
-    raise AssertionError("a rebuild was begun")
+async def unexpected_run(*_: Any) -> CommandResult:
+    raise AssertionError("a rebuild was started")
 
 
-async def test_what_is_sooner_projected_is_left_to_the_projector(
+async def test_no_rebuild_is_started_when_the_projector_is_faster(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_command, "run", nobody)
+    monkeypatch.setattr(child_command, "run", unexpected_run)
     await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2 + 1)
     assert not await stores.rebuild()
     monkeypatch.setattr(auto_rebuild, "MIN_MISSING", stores.head + 1)
@@ -108,20 +108,22 @@ async def test_what_is_sooner_projected_is_left_to_the_projector(
     assert not await stores.rebuild()
 
 
-async def test_half_of_the_log_is_enough(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[tuple[Any, ...]] = []
+async def test_a_rebuild_is_started_when_half_of_the_log_is_missing(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[tuple[Any, ...]] = []
 
     async def run(*arguments: Any) -> CommandResult:
-        begun.append(arguments)
+        commands.append(arguments)
         return CommandResult(0, b"", "")
 
     monkeypatch.setattr(child_command, "run", run)
     await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2)
     assert await stores.rebuild()
-    assert begun == [(stores.config.path, "rebuild", "--wait")]
+    assert commands == [(stores.config.path, "rebuild", "--wait")]
 
 
-def broken(stores: Stores, _: pytest.MonkeyPatch) -> None:
+def broken_config(stores: Stores, _: pytest.MonkeyPatch) -> None:
     stores.config.path.write_text("nonsense", "utf-8")
 
 
@@ -129,63 +131,63 @@ def without_python(_: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
 
 
-@pytest.mark.parametrize("spoil", [broken, without_python])
-async def test_where_no_rebuild_can_be_made_the_projector_fills_the_views(
+@pytest.mark.parametrize("spoil", [broken_config, without_python])
+async def test_after_a_failed_rebuild_the_projector_fills_the_views(
     stores: Stores, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Stores, pytest.MonkeyPatch], None]
 ) -> None:
     spoil(stores, monkeypatch)
-    with structlog.testing.capture_logs() as said:
+    with structlog.testing.capture_logs() as logged:
         assert not await stores.rebuild()
-    assert "the rebuild failed, so the projector fills the views" in [each["event"] for each in said]
+    assert "the rebuild failed, so the projector fills the views" in [each["event"] for each in logged]
     await Projector(stores.log, stores.views, now=now).catch_up()
     assert await stores.views.projected_position() == stores.head
 
 
-async def test_where_there_is_no_room_nothing_is_begun(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_command, "run", nobody)
+async def test_no_rebuild_is_started_without_enough_free_space(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_command, "run", unexpected_run)
     monkeypatch.setattr(auto_rebuild, "FREE_SPACE_FACTOR", 2**50)
-    with structlog.testing.capture_logs() as said:
+    with structlog.testing.capture_logs() as logged:
         assert not await stores.rebuild()
-    assert [each["event"] for each in said] == [
+    assert [each["event"] for each in logged] == [
         "not enough free space to rebuild the views, so the projector fills them"
     ]
 
 
-async def test_where_the_stores_cannot_be_asked_nothing_is_begun(
+async def test_no_rebuild_is_started_when_log_or_views_cannot_be_read(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Away:
+    class UnavailableLog:
         async def head(self) -> int:
             raise LogUnavailable("locked")
 
-    monkeypatch.setattr(child_command, "run", nobody)
-    assert not await rebuild_if_far_behind(stores.config, cast("Log", Away()), stores.views)
+    monkeypatch.setattr(child_command, "run", unexpected_run)
+    assert not await rebuild_if_far_behind(stores.config, cast("Log", UnavailableLog()), stores.views)
     (stores.folder / "log.db").rename(stores.folder / "gone.db")
     assert not await stores.rebuild()
 
 
-async def test_a_rebuild_that_waits_begins_when_the_other_one_has_ended(stores: Stores) -> None:
-    others = lock(stores.folder / "views.db-rebuild")
+async def test_a_waiting_rebuild_starts_when_the_other_one_has_ended(stores: Stores) -> None:
+    other_lock = lock(stores.folder / "views.db-rebuild")
     assert (await child_command.run(stores.config.path, "rebuild")).code == 1
     waiting = asyncio.create_task(child_command.run(stores.config.path, "rebuild", "--wait"))
     await asyncio.sleep(2)
     assert not waiting.done()
     assert await stores.views.projected_position() == 0
-    others.close()
+    other_lock.close()
     ended = await waiting
     assert ended.code == 0, ended.last
     await stores.views.refresh()
     assert await stores.views.projected_position() == stores.head
 
 
-async def test_nobody_waits_for_a_lock_that_cannot_be_opened(stores: Stores) -> None:
+async def test_a_rebuild_does_not_wait_for_a_lock_that_cannot_be_opened(stores: Stores) -> None:
     (stores.folder / "views.db-rebuild.lock").mkdir()
     ended = await asyncio.wait_for(child_command.run(stores.config.path, "rebuild", "--wait"), 30)
     assert (ended.code, "cannot be opened" in ended.last) == (1, True), ended.last
 
 
 async def large_log(path: Path, rooms: int) -> int:
-    """Two records a room; how many there are."""
+    """Write two records for each room; returns the number of records."""
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
     livekit = registry.build(SourceSettings(name="lk", vendor="livekit", keys={ISSUERS["livekit"]: "x" * 40}))
@@ -213,7 +215,7 @@ async def large_log(path: Path, rooms: int) -> int:
     return head
 
 
-async def test_a_server_without_views_of_a_large_log_takes_deliveries_while_they_are_made(tmp_path: Path) -> None:
+async def test_a_server_accepts_deliveries_while_the_views_of_a_large_log_are_rebuilt(tmp_path: Path) -> None:
     running = Running(tmp_path)
     assert (await running.run("init"))[0] == 0
     (tmp_path / "log.db").unlink()
@@ -222,25 +224,25 @@ async def test_a_server_without_views_of_a_large_log_takes_deliveries_while_they
     await running.start()
     async with aiohttp.ClientSession() as web:
         call = whole_call("plugnmeet", now() - HOUR)
-        status, said = await running.post(web, "plugnmeet", call[0])
-        assert (status, said) == (200, {"position": head + 1, "duplicate": False})
+        status, body = await running.post(web, "plugnmeet", call[0])
+        assert (status, body) == (200, {"position": head + 1, "duplicate": False})
         code, unready = await running.text(web, "/readyz")
         assert (code, "behind the log (position 0)" in unready) == (503, True), unready
         await running.until(web, "/metrics", f"tracker_projector_lag {head + 1:.1f}")
-        # Killed in the middle: the next start begins it again, and nothing is missing.
+        # Kill it during the rebuild: the next start rebuilds again, and nothing is missing.
         await running.kill()
         await running.start()
         for each in call[1:]:
-            status, said = await running.post(web, "plugnmeet", each)
+            status, body = await running.post(web, "plugnmeet", each)
             assert status == 200
         await running.until(web, "/readyz", '"ready":true', seconds=90)
-        found = await running.get(web, "/v1/stats", at_least=str(said["position"]))
+        found = await running.get(web, "/v1/stats", at_least=str(body["position"]))
         assert found["sessions"] == head // 2 + 1
     assert await running.stop() == 0
-    said = running.printed.read_text()
-    assert said.count("the views lack most of the log") == 2
-    assert "the rebuild failed" not in said
-    code, out, complaint = await running.run("rebuild", "--check")
-    assert code == 0, out + complaint
+    printed = running.printed.read_text()
+    assert printed.count("the views lack most of the log") == 2
+    assert "the rebuild failed" not in printed
+    code, out, stderr = await running.run("rebuild", "--check")
+    assert code == 0, out + stderr
     with closing(sqlite3.connect(tmp_path / "views.db")) as views:
         assert views.execute("PRAGMA quick_check").fetchone() == ("ok",)

@@ -1,4 +1,4 @@
-"""A real server in a process of its own: live, stopped, started twice, rebuilt under, with its views gone."""
+"""A real server in its own process: live, stopped, started twice, its views rebuilt and deleted while it runs."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ async def test_calls_of_all_vendors_are_sessions_within_a_second(running: Runnin
     head = 0
     for vendor in VENDORS:
         for sent in whole_call(vendor, start):
-            status, said = await running.post(web, vendor, sent)
-            assert (status, said["duplicate"]) == (200, False)
-            head = said["position"]
+            status, body = await running.post(web, vendor, sent)
+            assert (status, body["duplicate"]) == (200, False)
+            head = body["position"]
     answered = time.monotonic()
     found = await running.get(web, "/v1/sessions", at_least=str(head))
     assert time.monotonic() - answered < 1.0
@@ -51,23 +51,23 @@ async def test_calls_of_all_vendors_are_sessions_within_a_second(running: Runnin
         assert secret not in running.printed.read_text()
 
 
-async def test_a_second_server_on_the_same_log_is_told_who_holds_it(running: Running) -> None:
+async def test_a_second_server_on_the_same_log_names_the_process_that_holds_it(running: Running) -> None:
     assert running.process is not None
-    code, _, complaint = await running.run("serve")
+    code, _, stderr = await running.run("serve")
     assert code == 1
-    assert f"process {running.process.pid}" in complaint
+    assert f"process {running.process.pid}" in stderr
 
 
-async def test_a_stop_answers_what_was_accepted(running: Running, web: aiohttp.ClientSession) -> None:
+async def test_a_stopping_server_answers_the_requests_it_accepted(running: Running, web: aiohttp.ClientSession) -> None:
     sent = whole_call("openvidu", now() - HOUR)[0]
     headers, _, _ = sign("openvidu", sent.body, SECRETS["openvidu"], now())
 
-    async def slowly() -> AsyncIterator[bytes]:
+    async def slow_body() -> AsyncIterator[bytes]:
         yield sent.body[:10]
         await asyncio.sleep(0.6)
         yield sent.body[10:]
 
-    posting = asyncio.create_task(web.post(f"{running.url}/hooks/ov", data=slowly(), headers=headers))
+    posting = asyncio.create_task(web.post(f"{running.url}/hooks/ov", data=slow_body(), headers=headers))
     await asyncio.sleep(0.2)
     stopping = asyncio.create_task(running.stop())
     async with await posting as answer:
@@ -78,28 +78,28 @@ async def test_a_stop_answers_what_was_accepted(running: Running, web: aiohttp.C
     assert json.loads(out)["items"][0]["body_text"].encode() == sent.body
 
 
-async def test_views_rebuilt_while_it_runs_are_taken_over_without_a_restart(
+async def test_views_rebuilt_while_the_server_runs_are_used_without_a_restart(
     running: Running, web: aiohttp.ClientSession
 ) -> None:
     for sent in whole_call("livekit", now() - HOUR):
-        _, said = await running.post(web, "livekit", sent)
-    await running.get(web, "/v1/sessions", at_least=str(said["position"]))
+        _, body = await running.post(web, "livekit", sent)
+    await running.get(web, "/v1/sessions", at_least=str(body["position"]))
     inode = (running.folder / "views.db").stat().st_ino
-    code, _, complaint = await running.run("rebuild")
-    assert code == 0, complaint
+    code, _, stderr = await running.run("rebuild")
+    assert code == 0, stderr
     assert (running.folder / "views.db").stat().st_ino != inode
     for sent in whole_call("plugnmeet", now() - HOUR):
-        _, said = await running.post(web, "plugnmeet", sent)
-    found = await running.get(web, "/v1/sessions", at_least=str(said["position"]))
+        _, body = await running.post(web, "plugnmeet", sent)
+    found = await running.get(web, "/v1/sessions", at_least=str(body["position"]))
     assert {session["source"] for session in found["items"]} == {"lk", "pnm"}
-    code, out, complaint = await running.run("rebuild", "--check")
-    assert code == 0, out + complaint
+    code, out, stderr = await running.run("rebuild", "--check")
+    assert code == 0, out + stderr
 
 
-async def test_views_that_vanish_while_it_runs_come_back(running: Running, web: aiohttp.ClientSession) -> None:
+async def test_views_deleted_while_the_server_runs_are_rebuilt(running: Running, web: aiohttp.ClientSession) -> None:
     for sent in whole_call("livekit", now() - HOUR):
-        _, said = await running.post(web, "livekit", sent)
-    before = await running.get(web, "/v1/sessions", at_least=str(said["position"]))
+        _, body = await running.post(web, "livekit", sent)
+    before = await running.get(web, "/v1/sessions", at_least=str(body["position"]))
     for path in running.folder.glob("views.db*"):
         path.unlink()
     deadline = time.monotonic() + 15
@@ -112,7 +112,7 @@ async def test_views_that_vanish_while_it_runs_come_back(running: Running, web: 
         pytest.fail("the views did not come back")
 
 
-async def test_while_the_log_cannot_be_written_senders_are_told_and_nothing_is_lost(
+async def test_while_the_log_cannot_be_written_deliveries_get_503_and_nothing_is_lost(
     running: Running, web: aiohttp.ClientSession
 ) -> None:
     sent = whole_call("openvidu", now() - HOUR)[0]
@@ -126,32 +126,32 @@ async def test_while_the_log_cannot_be_written_senders_are_told_and_nothing_is_l
         async with web.get(f"{running.url}/readyz") as answer:
             assert answer.status == 503
         other.execute("ROLLBACK")
-    status, said = await running.post(web, "openvidu", sent)
-    assert (status, said) == (200, {"position": 1, "duplicate": False})
+    status, body = await running.post(web, "openvidu", sent)
+    assert (status, body) == (200, {"position": 1, "duplicate": False})
     async with web.get(f"{running.url}/readyz") as answer:
         assert answer.status == 200
 
 
-async def test_serve_refuses_a_missing_log_and_makes_none(tmp_path: Path) -> None:
+async def test_serve_refuses_a_missing_log_and_creates_none(tmp_path: Path) -> None:
     running = Running(tmp_path)
-    code, _, complaint = await running.run("serve")
+    code, _, stderr = await running.run("serve")
     assert code == 2
-    assert "tracker init" in complaint
+    assert "tracker init" in stderr
     assert not running.log_path.exists()
 
 
-async def test_without_read_keys_only_loopback_is_served(tmp_path: Path) -> None:
+async def test_without_read_keys_only_a_loopback_address_is_allowed(tmp_path: Path) -> None:
     text = config_text(tmp_path, SECRETS, "x" * 32, 0)
     open_to_all = "\n".join(
         line for line in text.splitlines() if line != "[access]" and not line.startswith("keys = [{")
     )
     running = Running(tmp_path, config=open_to_all.replace('host = "127.0.0.1"', 'host = "0.0.0.0"'))
     assert (await running.run("init"))[0] == 0
-    code, _, complaint = await running.run("serve")
-    assert (code, "server.host" in complaint) == (2, True)
+    code, _, stderr = await running.run("serve")
+    assert (code, "server.host" in stderr) == (2, True)
 
 
-async def test_without_read_keys_a_link_opens_once(tmp_path: Path) -> None:
+async def test_without_read_keys_a_sign_in_link_works_once(tmp_path: Path) -> None:
     text = config_text(tmp_path, SECRETS, "x" * 32, 0)
     keyless = "\n".join(line for line in text.splitlines() if line != "[access]" and not line.startswith("keys = [{"))
     running = await Running(tmp_path, config=keyless).start(init=True)
@@ -171,7 +171,7 @@ async def test_without_read_keys_a_link_opens_once(tmp_path: Path) -> None:
         await running.stop()
 
 
-async def test_metrics_tell_deliveries_by_source_and_outcome(running: Running, web: aiohttp.ClientSession) -> None:
+async def test_metrics_count_deliveries_by_source_and_outcome(running: Running, web: aiohttp.ClientSession) -> None:
     sent = whole_call("openvidu", now() - HOUR)[0]
     await running.post(web, "openvidu", sent)
     await running.post(web, "openvidu", sent)

@@ -1,4 +1,4 @@
-"""A node that is told to stop while no server of NATS answers ends within its grace, and answers what it has accepted."""
+"""A node that stops while no NATS server answers ends within its grace, and answers the requests it accepted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def started(n: int) -> SampleDelivery:
 
 
 @pytest.mark.alone
-async def test_a_node_without_its_cluster_ends_within_its_grace(tmp_path: Path) -> None:
+async def test_a_node_without_its_cluster_stops_within_its_grace(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
         running = node(tmp_path, "a", cluster)
         text = running.config.read_text()
@@ -34,7 +34,7 @@ async def test_a_node_without_its_cluster_ends_within_its_grace(tmp_path: Path) 
         await running.start(init=True)
         assert (await running.post(web, "livekit", started(0)))[0] == 200
         cluster.kill()
-        # More than one frame: what waits behind the first has no more time either.
+        # More than one frame: the deliveries behind the first one get no extra time.
         waiting = [asyncio.create_task(running.post(web, "livekit", started(n))) for n in range(1, 80)]
         await asyncio.sleep(0.5)
         began = time.monotonic()

@@ -114,6 +114,6 @@ async def test_a_vendor_added_by_the_registry_alone_has_its_sessions_on_the_page
 
 async def test_without_the_registry_the_vendor_is_unknown(tmp_path: Path) -> None:
     server = Running(tmp_path, config=CONFIG.format(key=READ_KEY))
-    code, _, complaint = await server.run("init")
+    code, _, stderr = await server.run("init")
     assert code == 2
-    assert "sources[0].vendor: 'sixth' is unknown; known are" in complaint
+    assert "sources[0].vendor: 'sixth' is unknown; known are" in stderr

@@ -35,5 +35,5 @@ async def test_whatever_a_room_is_called_the_views_go_on_and_say_what_a_rebuild_
                 found = await running.get(web, "/v1/sessions", at_least=str(answer["position"]))
             assert len(found["items"]) == n + 1, repr(odd)
     assert await running.stop() == 0
-    code, out, complaint = await running.run("rebuild", "--check")
-    assert code == 0, out + complaint
+    code, out, stderr = await running.run("rebuild", "--check")
+    assert code == 0, out + stderr

@@ -167,9 +167,9 @@ async def test_the_commands_say_it_in_one_line(certificates: Path, tmp_path: Pat
             fresh, config=running.config.read_text().replace(str(tmp_path / "log.db"), str(fresh / "log.db"))
         )
         for command in (other.run("init"), running.run("serve"), running.run("copy", "--to", str(alone.config))):
-            code, _, complaint = await command
-            assert code == 1, complaint
-            last = [line for line in complaint.splitlines() if line]
-            assert len(last) == 1, complaint
+            code, _, stderr = await command
+            assert code == 1, stderr
+            last = [line for line in stderr.splitlines() if line]
+            assert len(last) == 1, stderr
             assert "the server rejects this node: check jetstream.user, password_file" in last[0]
-            assert WRONG not in complaint
+            assert WRONG not in stderr

@@ -247,7 +247,7 @@ async def test_a_stream_that_would_not_keep_a_log_is_refused(cluster: Cluster, t
 
 
 @pytest.mark.parametrize(
-    ("made", "complaint"),
+    ("made", "problem"),
     [
         ({"subject_transform": {"src": "{}.frames", "dest": "{}.x"}}, "subject_transform is"),
         ({"republish": {"src": "{}.frames", "dest": "elsewhere.{}"}}, "republish is"),
@@ -257,7 +257,7 @@ async def test_a_stream_that_would_not_keep_a_log_is_refused(cluster: Cluster, t
     ],
 )
 async def test_a_stream_made_by_hand_is_refused_by_init(
-    cluster: Cluster, made: dict[str, object], complaint: str
+    cluster: Cluster, made: dict[str, object], problem: str
 ) -> None:
     settings, other = settings_of(cluster), settings_of(cluster)
     name = other.stream if "mirror" in made else settings.stream  # what is mirrored is another stream, and there
@@ -268,7 +268,7 @@ async def test_a_stream_made_by_hand_is_refused_by_init(
     config = {key: value for key, value in (wanted_config(settings, "x") | config).items() if value is not None}
     await stream.api_request(f"STREAM.CREATE.{settings.stream}", config, 10)
     await stream.close()
-    with pytest.raises(LogUnavailable, match=complaint):
+    with pytest.raises(LogUnavailable, match=problem):
         await join_stream(settings, "y")
 
 

@@ -152,8 +152,8 @@ async def test_a_copy_that_is_killed_again_and_again_leaves_no_second_key_of_a_r
         await died(2)
     finally:
         await log.close()
-    code, _, complaint = await before.run("copy", "--to", str(there.config))
-    assert code == 0, complaint
+    code, _, stderr = await before.run("copy", "--to", str(there.config))
+    assert code == 0, stderr
     held = await nodes.entries()
     kept = {each for wrapped in held.values() for each in wrapped if each is not None}
     assert sum(len(wrapped) for wrapped in held.values()) == 81, "one key a record"
