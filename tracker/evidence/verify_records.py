@@ -137,9 +137,14 @@ def naming_faults(record: Record, sources: dict[tuple[str, str], Source]) -> lis
     if derived.event != record.event:
         faults.append(f"its body is a {derived.event!r}, the record says {record.event!r}")
     # An encrypted log has keyed hashes as dedupe keys; there only the leaf ties the key to the body.
-    if derived.dedupe_key != record.dedupe_key and not record.dedupe_key.startswith(KEYED_HASH_PREFIX):
+    is_hashed = record.dedupe_key.startswith(KEYED_HASH_PREFIX)
+    if derived.dedupe_key != record.dedupe_key and not is_hashed and not _is_former_key(record):
         faults.append("its dedupe key does not follow from its body: one of them was changed")
     return faults
+
+
+def _is_former_key(record: Record) -> bool:
+    return record.dedupe_key in registry.VENDORS[record.vendor].former_keys(record.body)
 
 
 def recheck_proof(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:

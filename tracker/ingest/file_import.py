@@ -1,10 +1,13 @@
 """Imports files: JSON Lines, and a vendor's own log files (CDR files). Importing the same file twice adds nothing.
 
-    file ─► lines ─► the JSON of each line ─► source.verify_trusted ─► log.append_all (500 at a time)
+    file ─► lines ─► what is wrapped around each line is undone ─► its JSON ─► is it an event? ─► source.verify_trusted
+         ─► log.append_all (500 at a time)
 
-A line may be a webhook body, the event of a CDR file, either of them behind a log or docker prefix, or an envelope
-(`body_b64` / `body_text`) as Tracker exports it. The log gets the exact bytes of the JSON. A line that is not imported
-is counted; unless it is a log line without JSON, the report also lists its number.
+A line may be a webhook body, the event of a CDR file, either of them behind a log prefix or in what a container or a log
+collector wraps around it (`ingest/log_wrapping`), or an envelope (`body_b64` / `body_text`) as Tracker exports it. The log
+gets the exact bytes of the JSON. The log is for ever, so a line is recorded only if its vendor recognises an event in it
+(`Vendor.why_no_event`). Every other line is counted under the reason why it was not; unless it is a line of a log, the
+report also lists its number.
 
 If we die here: each batch is durable or absent as a whole, and the next run adds what is missing.
 
@@ -18,21 +21,21 @@ import base64
 import binascii
 import gzip
 import io
-import json
-import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, Literal, NamedTuple, Protocol, cast, final
 
 import msgspec
 
-from tracker.domain.deliveries import Verified
-from tracker.log.contract import Appender
+from tracker.domain.deliveries import Appended, Verified
+from tracker.ingest.import_paths import match_log_file, paths_to_import
+from tracker.ingest.log_wrapping import Line, LineJoiner, parse_object
 from tracker.log.frames import max_frame_bytes
 from tracker.sources import registry
-from tracker.sources.contract import LogFiles, Source
+from tracker.sources.contract import Source, Vendor, Where
+from tracker.sources.json_reading import without_secrets
 
 
 BATCH_LINES = 500
@@ -41,26 +44,50 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 """Longer lines are reported as unreadable, so that memory stays bounded."""
 MAX_BATCH_LINES_READ = 20 * BATCH_LINES
 """A batch ends after this many lines even if few of them are imported, so that progress is reported."""
+MAX_JSON_STARTS = 8
+"""How many `{` of a line are tried as the beginning of its JSON."""
+MAX_EXAMPLES = 3
+MAX_EXAMPLE_TEXT = 160
 
 BOM = b"\xef\xbb\xbf"
 LOG_LINE = re.compile(rb"^\S+\s+\| |\[(TRACE|DEBUG|INFO|WARN|ERROR|FATAL) *\]|^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 
-IMPORTED_SUFFIXES = (".log", ".jsonl", ".log.gz", ".jsonl.gz")
-"""The files of a folder that are imported."""
-
 Progress = Callable[[str, int, int], None]
 """(file name, bytes read so far, size of the file in bytes): called after each batch and at the end of a file."""
 
-BodyAndHints = tuple[bytes, dict[str, str]]
-"""The exact bytes to record, and the hints to add to their proof."""
+Outcome = Literal["new", "known", "skipped", "unreadable"]
+
+
+class ImportTarget(Protocol):
+    """Where imported records go: the log, or for a dry run what only looks into it."""
+
+    @property
+    def max_batch_bytes(self) -> int:
+        """See `Appender.max_batch_bytes`."""
+        ...
+
+    async def append_all(self, batch: Sequence[Verified]) -> list[Appended]:
+        """See `Appender.append_all`."""
+        ...
+
+
+class Example(msgspec.Struct, frozen=True):
+    """A line of a dry run: `text` is its beginning, without the paths of links; `why` it is not imported."""
+
+    line: int
+    outcome: Outcome
+    text: str
+    why: str | None = None
 
 
 class FileReport(msgspec.Struct, kw_only=True):
     """The result for one file: `lines` = new + known + skipped + unreadable + partial; blank lines are not counted.
 
-    `known` were in the log already; `skipped` are log lines without CDR JSON; `unreadable` are line numbers (from 1);
-    `partial` is the number of a last line that is still being written (no newline, does not parse). It is not recorded:
-    importing the finished file adds it. `error` says why the file could not be read (to its end).
+    `known` were in the log already; `skipped` are lines of a log without an event; `unreadable` are line numbers (from 1);
+    `partial` is the number of a last line that is still being written (no line end, does not parse). It is not recorded:
+    importing the finished file adds it. `reasons` counts the lines that were not imported by the reason. `error` says why
+    the file could not be read (to its end). `not_read` says why a file of an imported folder was left alone. `examples`:
+    in a dry run, three lines of each outcome; the counts then say what an import would do.
     """
 
     file: str
@@ -70,32 +97,73 @@ class FileReport(msgspec.Struct, kw_only=True):
     skipped: int = 0
     unreadable: list[int] = []
     partial: int | None = None
+    reasons: dict[str, int] = {}
     error: str | None = None
+    not_read: str | None = None
+    examples: list[Example] = []
+
+    def add_example(self, line: int, outcome: Outcome, text: bytes, why: str | None = None) -> None:
+        """Keep a line as an example, unless there are three of this outcome."""
+        if sum(each.outcome == outcome for each in self.examples) < MAX_EXAMPLES:
+            shown = without_secrets(text[: 4 * MAX_EXAMPLE_TEXT].decode("utf-8", "replace"))
+            cut = f"{shown[:MAX_EXAMPLE_TEXT]}…" if len(shown) > MAX_EXAMPLE_TEXT else shown
+            self.examples.append(Example(line, outcome, cut, why))
 
 
 async def import_files(
-    source: Source, log: Appender, files: Sequence[Path], *, now: Callable[[], int], progress: Progress | None = None
+    source: Source,
+    log: ImportTarget,
+    files: Sequence[Path],
+    *,
+    now: Callable[[], int],
+    progress: Progress | None = None,
+    examples: bool = False,
 ) -> list[FileReport]:
     """Import files; one report per file, in the order read: CDR files oldest run first, others as given.
 
-    A folder stands for the `.log` and `.jsonl` files in it (also `.gz`). `now` gives µs since the epoch. A file that
-    cannot be read has `error` set; the other files are imported all the same. Raises `LogError` when the log cannot
-    take more; what was reported as recorded until then is durable, and importing again adds the rest.
+    A folder stands for the log files and JSON Lines in it, also rotated and `.gz`; what else it holds is listed with
+    `not_read`. `now` gives µs since the epoch. A file that cannot be read has `error` set; the other files are imported
+    all the same. `examples`: fill `FileReport.examples`. Raises `LogError` when the log cannot take more; what was
+    reported as recorded until then is durable, and importing again adds the rest.
     """
+    vendor = registry.VENDORS[source.vendor]
+    paths, left_out = paths_to_import(files, vendor.log_files)
     reports: list[FileReport] = []
-    for path in import_order(_expand_folders(files)):
+    for path in paths:
         report = FileReport(file=str(path))
         reports.append(report)
-        reader = _FileReader(path, report, source, now, log.max_batch_bytes)
+        reader = _FileReader(path, report, source, vendor, now, log.max_batch_bytes, examples=examples)
         while (batch := await asyncio.to_thread(reader.next_batch)) is not None:
-            for appended in await log.append_all(batch) if batch else []:
-                if appended.duplicate:
+            appended = await log.append_all([each.verified for each in batch]) if batch else []
+            for one, each in zip(appended, batch, strict=True):
+                if one.duplicate:
                     report.known += 1
                 else:
                     report.new += 1
+                if examples:
+                    report.add_example(each.line, "known" if one.duplicate else "new", each.verified.body)
             if progress is not None:
                 progress(path.name, reader.bytes_read, reader.file_bytes)
-    return reports
+    return reports + [FileReport(file=str(path), not_read=why) for path, why in left_out]
+
+
+class Event(NamedTuple):
+    """An event in a line: the exact bytes to record, and the hints to add to their proof."""
+
+    body: bytes
+    hints: dict[str, str]
+
+
+class NoEvent(NamedTuple):
+    """Why a line is not imported. `is_log`: it is an ordinary line of a log, so its number is not worth listing."""
+
+    why: str
+    is_log: bool
+
+
+class _Numbered(NamedTuple):
+    line: int
+    verified: Verified
 
 
 @final
@@ -103,59 +171,72 @@ class _FileReader:
     """Reads one file: returns batches, fills the report. Used by one thread at a time."""
 
     def __init__(
-        self, path: Path, report: FileReport, source: Source, now: Callable[[], int], max_batch_bytes: int
+        self,
+        path: Path,
+        report: FileReport,
+        source: Source,
+        vendor: Vendor,
+        now: Callable[[], int],
+        max_batch_bytes: int,
+        *,
+        examples: bool,
     ) -> None:
         self._max_batch_bytes = max_batch_bytes
-        self._carried_over: Verified | None = None
+        self._carried_over: _Numbered | None = None
         self._path = path
         self._report = report
         self._source = source
+        self._vendor = vendor
         self._now = now
+        self._examples = examples
         self._is_log = False
-        cdr = _match_log_file(path)
-        # The suffix is the start time of the server process: the projector ends what an older run left open.
-        self._run = {"run": cdr["run"]} if cdr else {}
+        cdr = match_log_file(path, vendor.log_files)
+        self._is_own_log = cdr is not None
+        # When the server process started, and the folder, which tells servers apart: the projector ends what an older
+        # process left open.
+        self._run = {"run": f"{cdr['date']}_{cdr['run']}", "folder": path.resolve().parent.name} if cdr else {}
         self._lines = self._numbered_lines()
         self.bytes_read = 0
         self.file_bytes = 0
 
-    def next_batch(self) -> list[Verified] | None:
+    def next_batch(self) -> list[_Numbered] | None:
         """The next deliveries, at most 500; empty when all lines were skipped; None at the end of the file."""
         batch = [] if self._carried_over is None else [self._carried_over]
-        size, lines_read = max_frame_bytes(batch), len(batch)
+        size, lines_read = max_frame_bytes([each.verified for each in batch]), len(batch)
         self._carried_over = None
         try:
-            for number, line, is_whole in self._lines:
+            for line in self._lines:
                 lines_read += 1
-                found = self._body_of(number, line, is_whole)
+                found = self._event_in(line)
                 if found is not None:
-                    body, hints = found
-                    proof: dict[str, str | int] = {"scheme": "import", "file": self._path.name, "line": number}
-                    proof |= self._run | hints
-                    verified = self._source.verify_trusted(body, received_at=self._now(), proof=proof)
+                    proof: dict[str, str | int] = {"scheme": "import", "file": self._path.name, "line": line.number}
+                    proof |= self._run | found.hints
+                    verified = self._source.verify_trusted(found.body, received_at=self._now(), proof=proof)
                     added = max_frame_bytes([verified])
                     if added > self._max_batch_bytes:
-                        self._report.unreadable.append(number)
+                        self._leave_out(line, NoEvent("it is too large for the log", is_log=False))
                         continue
                     if batch and size + added > min(BATCH_BYTES, self._max_batch_bytes):
-                        self._carried_over = verified
+                        self._carried_over = _Numbered(line.number, verified)
                         return batch
-                    batch.append(verified)
+                    batch.append(_Numbered(line.number, verified))
                     size += added
                 if len(batch) >= BATCH_LINES or lines_read >= MAX_BATCH_LINES_READ:
                     return batch
         except IsADirectoryError:
-            self._report.error = "a folder without .log or .jsonl files in it"
+            self._report.error = "a folder without log files or JSON Lines in it"
         except (OSError, EOFError, zlib.error) as error:
             # A damaged or truncated .gz: what was unpacked before the damage is good and is kept.
             self._report.error = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return batch if lines_read else None
 
-    def _numbered_lines(self) -> Iterator[tuple[int, bytes | None, bool]]:
-        """(number from 1, bytes without the line end or None when too long, whether the line ended in a newline)."""
+    def _numbered_lines(self) -> Iterator[Line]:
+        """The lines inside the file's lines. Lines that are too long are counted here."""
+        joiner = LineJoiner(self._is_kept, MAX_LINE_BYTES)
         with self._path.open("rb") as raw:
             self.file_bytes = self._path.stat().st_size
-            is_gzip = self._path.suffix == ".gz"
+            is_gzip = raw.read(2) == b"\x1f\x8b" or self._path.suffix == ".gz"
+            raw.seek(0)
             stream: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if is_gzip else raw
             number = 0
             while line := stream.readline(MAX_LINE_BYTES + 1):
@@ -164,134 +245,138 @@ class _FileReader:
                 while is_long and not line.endswith(b"\n") and (rest := stream.readline(MAX_LINE_BYTES)):
                     line = rest
                 self.bytes_read = raw.tell()
+                if is_long:
+                    self._report.lines += 1
+                    self._leave_out(
+                        Line(number, b"", is_wrapped=False, is_whole=True), NoEvent("it is too long", is_log=False)
+                    )
+                    continue
                 is_whole = line.endswith(b"\n")
                 text = line.removeprefix(BOM) if number == 1 else line
-                yield number, None if is_long else text.strip(b" \t\r\n"), is_whole
+                for each in joiner.feed(number, text.rstrip(b"\r\n")):
+                    yield each._replace(text=each.text.strip(b" \t\r\n"), is_whole=is_whole)
+            yield from joiner.finish()
 
-    def _body_of(self, number: int, line: bytes | None, is_whole: bool) -> BodyAndHints | None:
-        """The bytes to record and their hints, or None; then the line is counted in the report."""
-        if line == b"":
+    def _is_kept(self, fields: Mapping[str, Any]) -> bool:
+        """Whether an object is an event or an envelope, so that nothing in it is to be unwrapped."""
+        return _is_envelope(fields) or self._vendor.why_no_event(fields, self._where(b"", is_wrapped=False)) is None
+
+    def _where(self, before: bytes, *, is_wrapped: bool) -> Where:
+        """Where a JSON text stands that has this text before it on its line."""
+        files = self._vendor.log_files
+        if files is not None and files.logger.search(before):
+            return "own log"
+        if before or is_wrapped:
+            return "log"
+        return "own log" if self._is_own_log else "lines"
+
+    def _event_in(self, line: Line) -> Event | None:
+        """The event in a line, or None; then the line is counted in the report."""
+        if not line.text:
             return None
         self._report.lines += 1
-        found = None if line is None else _parse_line(line)
-        if found is not None:
+        self._is_log = self._is_log or line.is_wrapped or LOG_LINE.search(line.text) is not None
+        found = find_event(line.text, self._vendor, lambda before: self._where(before, is_wrapped=line.is_wrapped))
+        if isinstance(found, Event):
             return found
-        self._is_log = self._is_log or (line is not None and LOG_LINE.search(line) is not None)
-        if not is_whole and line is not None:
-            self._report.partial = number
-        elif line is not None and self._is_log and _holds_no_cdr(line):
-            self._report.skipped += 1
+        if not line.is_whole and not found.is_log:
+            self._report.partial = line.number
         else:
-            self._report.unreadable.append(number)
+            self._leave_out(line, found)
         return None
 
+    def _leave_out(self, line: Line, found: NoEvent) -> None:
+        is_skipped = found.is_log and self._is_log
+        if is_skipped:
+            self._report.skipped += 1
+        else:
+            self._report.unreadable.append(line.number)
+        self._report.reasons[found.why] = self._report.reasons.get(found.why, 0) + 1
+        if self._examples:
+            self._report.add_example(line.number, "skipped" if is_skipped else "unreadable", line.text, found.why)
 
-def read_line(line: bytes) -> bytes | None:
-    """The exact bytes of the JSON object in a line (the inner body of an envelope), or None.
 
-    If the line does not start with `{`, the object starts at its first `{`, or at the first one after ` - `: whichever
-    begins JSON that reaches to the end of the line. Behind a log prefix the object has to look like a CDR event.
+def find_event(line: bytes, vendor: Vendor, where: Callable[[bytes], Where]) -> Event | NoEvent:
+    """The event in a line, after what was wrapped around the line. `where`: where a JSON text stands, by the text before it.
+
+    If the line does not start with `{`, the JSON starts at its first `{`, or at a later one: the first that begins an
+    object which reaches to the end of the line.
     """
-    found = _parse_line(line)
-    return None if found is None else found[0]
+    found = _find_object(line)
+    if found is None:
+        return _without_object(line, vendor)
+    start, parsed = found
+    place = where(line[:start])
+    if _is_envelope(parsed):
+        body = _inner_body(parsed)
+        why = "its envelope is damaged" if body is None else _why_not_exported(parsed, body, vendor, place)
+        if body is not None and why is None:
+            return Event(body, _hints_of(parsed))
+    else:
+        why = vendor.why_no_event(parsed, place)
+        if why is None:
+            return Event(line[start:], {})
+    return NoEvent(f"no event of {vendor.title}: {why}", is_log=True)
 
 
-def _parse_line(line: bytes) -> BodyAndHints | None:
-    """What `read_line` returns, and the hints of an envelope."""
-    starts = [line.find(b"{")]
-    if starts[0] != 0 and b" - " in line:
-        starts.append(line.find(b"{", line.index(b" - ")))
-    for start in starts:
-        parsed = _json_object(line[start:]) if start >= 0 else None
+def _find_object(line: bytes) -> tuple[int, dict[str, Any]] | None:
+    start = line.find(b"{")
+    starts = [start]
+    if start != 0 and b" - " in line:
+        starts.insert(0, line.find(b"{", line.index(b" - ")))
+    while start > 0 and len(starts) < MAX_JSON_STARTS and (start := line.find(b"{", start + 1)) > 0:
+        starts.append(start)
+    if not line.endswith(b"}"):
+        return None
+    for each in sorted({each for each in starts if each >= 0}):
+        parsed = parse_object(line[each:])
         if parsed is not None:
-            if start > 0 and LOG_LINE.search(line[:start]) and not _is_event(parsed):
-                return None
-            body = _inner_body(parsed, line[start:])
-            return None if body is None else (body, _hints_of(parsed) if body != line[start:] else {})
+            return each, parsed
     return None
 
 
-def _json_object(text: bytes) -> dict[str, Any] | None:
-    """The JSON object, or None. Also accepts a lone surrogate and ISO-8859-1."""
-    try:
-        parsed: object = msgspec.json.decode(text)
-    except (ValueError, RecursionError):
-        try:
-            parsed = json.loads(text.decode("latin-1"))
-        except (ValueError, RecursionError):
-            return None
-    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else None
-
-
-def _is_event(parsed: dict[str, Any]) -> bool:
-    """Whether an object in a server's log is a CDR event, and not something else the server logged."""
-    return "event" in parsed or (len(parsed) == 1 and isinstance(next(iter(parsed.values())), dict))
-
-
-def _holds_no_cdr(line: bytes) -> bool:
-    """Whether a line of a server's log, in which no event was found, was no damaged event either."""
+def _without_object(line: bytes, vendor: Vendor) -> NoEvent:
+    """Why a line has no JSON object. In a log that is usual, unless the line was written by the logger of events."""
     start = line.find(b"{")
     if start < 0:
-        return True
-    if start == 0 or any(files.logger.search(line[:start]) for files in _log_files()):
-        return False
-    # Another logger's complete JSON, or text with a brace in it, is no event; truncated JSON may have been one.
-    return not line[:start].endswith(b" - ") or _json_object(line[start:]) is not None
+        return NoEvent("it holds no JSON", is_log=True)
+    is_event_log = vendor.log_files is not None and vendor.log_files.logger.search(line[:start]) is not None
+    # Text with a brace in it is no event; truncated JSON may have been one.
+    is_damaged = start == 0 or is_event_log or line[:start].endswith(b" - ")
+    return NoEvent("its JSON is damaged" if is_damaged else "it holds no JSON", is_log=not is_damaged)
 
 
-def _inner_body(parsed: dict[str, Any], text: bytes) -> bytes | None:
-    """The body inside an envelope; `text` itself if it is no envelope; None if the envelope is broken.
+def _is_envelope(parsed: Mapping[str, Any]) -> bool:
+    """An envelope has `body_b64` or `body_text`, and either no `event` or the keys only an envelope has."""
+    has_keys = "event" not in parsed or not {"source", "vendor", "headers"}.isdisjoint(parsed)
+    return has_keys and (isinstance(parsed.get("body_b64"), str) or isinstance(parsed.get("body_text"), str))
 
-    An envelope has `body_b64` or `body_text`, and either no `event` or the keys only an envelope has.
-    """
-    is_envelope = "event" not in parsed or not {"source", "vendor", "headers"}.isdisjoint(parsed)
-    encoded, plain = parsed.get("body_b64"), parsed.get("body_text")
-    if is_envelope and isinstance(encoded, str):
+
+def _inner_body(envelope: Mapping[str, Any]) -> bytes | None:
+    """The body inside an envelope; None if it is broken."""
+    encoded = envelope.get("body_b64")
+    if isinstance(encoded, str):
         try:
             return base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
             return None
-    if is_envelope and isinstance(plain, str):
-        return plain.encode("utf-8", "surrogatepass")
-    return text
+    return cast("str", envelope["body_text"]).encode("utf-8", "surrogatepass")
 
 
-def _hints_of(envelope: dict[str, Any]) -> dict[str, str]:
+def _why_not_exported(envelope: Mapping[str, Any], body: bytes, vendor: Vendor, place: Where) -> str | None:
+    """Why the body of an envelope is no event. A record that Tracker exported was authentic, whatever it holds."""
+    other = envelope.get("vendor")
+    if isinstance(other, str) and other != vendor.name:
+        return f"it is a record of the vendor {other!r}"
+    if other == vendor.name and isinstance(envelope.get("dedupe_key"), str):
+        return None
+    parsed = parse_object(body)
+    return "the body in its envelope is no JSON object" if parsed is None else vendor.why_no_event(parsed, place)
+
+
+def _hints_of(envelope: Mapping[str, Any]) -> dict[str, str]:
     """The correlation hints in the proof of an exported record."""
     proof = envelope.get("proof")
     fields = cast("dict[str, Any]", proof) if isinstance(proof, dict) else {}
     names = [name for vendor in registry.VENDORS.values() for name in vendor.import_hints]
     return {name: fields[name] for name in names if isinstance(fields.get(name), str)}
-
-
-def _expand_folders(paths: Sequence[Path]) -> Iterator[Path]:
-    """Replace folders by the importable files in them; keep an unreadable or empty folder, so that it is reported."""
-    for path in paths:
-        inside: list[Path] = []
-        # A folder that may not be listed stays too: opening it gives the reason.
-        if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
-            inside = sorted(each for each in path.iterdir() if each.name.endswith(IMPORTED_SUFFIXES) and each.is_file())
-        yield from inside or [path]
-
-
-def _log_files() -> list[LogFiles]:
-    return [vendor.log_files for vendor in registry.VENDORS.values() if vendor.log_files is not None]
-
-
-def _match_log_file(path: Path) -> re.Match[str] | None:
-    """How the name matches a vendor's log files; None for other files."""
-    return next((match for files in _log_files() if (match := files.name.match(path.name))), None)
-
-
-def import_order(paths: Iterable[Path]) -> list[Path]:
-    """Sort CDR files among themselves in the order their lines were written; other files keep their places.
-
-    Within one day, a run that began on an earlier day comes before runs that began on this day, whatever their time.
-    """
-    listed = list(paths)
-    cdr = [(match["date"], match["run"], path) for path in listed if (match := _match_log_file(path))]
-    began: dict[str, str] = {}
-    for date, run, _ in cdr:
-        began[run] = min(date, began.get(run, date))
-    ordered = iter(sorted(cdr, key=lambda each: (each[0], began[each[1]], each[1])))
-    return [next(ordered)[2] if _match_log_file(path) else path for path in listed]

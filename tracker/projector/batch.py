@@ -16,6 +16,7 @@ from tracker.domain.rows import SessionRows
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import RunRules
 from tracker.projections import timeline_entries
+from tracker.projections.restarts import restart_moments
 from tracker.projections.sourced_fact import SourcedFact, decode_session_ref, encode_session_ref
 from tracker.projections.folding import fold
 from tracker.projections.rendering import RenderContext, render, session_id, start_claim
@@ -45,7 +46,7 @@ class SourceState(msgspec.Struct):
 
     def restarts(self) -> tuple[Micros, ...]:
         """When the server runs after the first one began, as far as known, ascending."""
-        return tuple(sorted(self.runs.values())[1:])
+        return restart_moments(self.runs)
 
 
 class BatchCache:

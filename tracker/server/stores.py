@@ -20,8 +20,9 @@ from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.copy_log import CopySource
 from tracker.log.file_lock import FileLock, lock
 from tracker.log.group_commit import LogObserver
-from tracker.log.keys.key_store import KeyStore
+from tracker.log.keys.key_store import KeyStore, read_dedupe_secret_from
 from tracker.log.sqlite.copy_target import SqliteCopyTarget
+from tracker.log.sqlite.known_deliveries import KnownDeliveries, open_known_deliveries
 from tracker.log.sqlite.log import SqliteLog
 from tracker.server import cluster_stores
 from tracker.server.sources import shipped_dictionaries
@@ -180,11 +181,15 @@ async def _configured_key_store(config: Config) -> KeyStore | None:
 
 async def read_dedupe_secret(config: Config) -> bytes | None:
     """The secret that dedupe keys are hashed with; None where bodies are unencrypted."""
-    if not config.sealing.masters:
-        return None
-    key_store = await open_key_store(config)
-    await key_store.close()
-    return key_store.dedupe_secret
+    masters = config.sealing.masters
+    return await read_dedupe_secret_from(config.sealing.path, masters) if masters else None
+
+
+@asynccontextmanager
+async def known_deliveries(config: Config) -> AsyncGenerator[KnownDeliveries]:
+    """What the log has already, in a cluster this node's replica of it; nothing is written. Closed on leaving."""
+    async with open_known_deliveries(config.log.path, await read_dedupe_secret(config)) as known:
+        yield known
 
 
 async def rewrap_frame_keys(config: Config, key_store: KeyStore) -> int:

@@ -26,6 +26,16 @@ Interpret = Callable[[Record], tuple[Fact, ...]]
 
 SecretsKey = Literal["secrets", "keys"]
 
+Where = Literal["own log", "log", "lines"]
+"""Where an import found a JSON object: in a log of the vendor's own events, in another log, or alone on its line."""
+
+WhyNoEvent = Callable[[Mapping[str, Any], Where], str | None]
+"""Why a JSON object is no event of the vendor ("it names no event"); None if it is one.
+
+The test is strict, because the log is for ever: the vendor's envelope with a known name, or with the fields that every
+event has. In the vendor's own log an unknown event is one, too.
+"""
+
 
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The secrets and options of one `[[sources]]` table, already read from environment and files.
@@ -98,6 +108,10 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the shipped zstd dictionary for its encrypted records; 0: none."""
     headers_from_proof: Callable[[Mapping[str, Any]], dict[str, str] | None] = lambda _: None
     """The headers that proved a delivery, from the recorded proof; None where the proof does not hold them."""
+    why_no_event: WhyNoEvent = lambda _fields, _where: None
+    """What `tracker import` recognises an event by."""
+    former_keys: Callable[[bytes], tuple[str, ...]] = lambda _: ()
+    """The dedupe keys that earlier versions of Tracker gave to a body: their logs are still right."""
     import_hints: tuple[str, ...] = ()
     """Fields of a recorded proof that say which run a body belongs to; an import of exported records preserves them."""
     log_files: LogFiles | None = None

@@ -54,7 +54,13 @@ async def test_a_record_says_which_file_line_and_run_it_came_from(log: MemoryLog
     file.write_text("\n" + created(1) + "\n")
     await imported(log, file)
     (record,) = await records(log)
-    assert json.loads(record.proof) == {"scheme": "import", "file": file.name, "line": 2, "run": "21-00-57"}
+    assert json.loads(record.proof) == {
+        "scheme": "import",
+        "file": file.name,
+        "line": 2,
+        "run": "2024-05-03_21-00-57",
+        "folder": tmp_path.name,
+    }
     assert (record.origin, record.received_at, record.body) == ("import", NOW, created(1).encode())
 
 
@@ -127,8 +133,9 @@ async def test_gzip_files_and_folders_are_read_oldest_run_first(log: MemoryLog, 
     with gzip.open(tmp_path / "CDR.2024-05-03_21-00-57.log.gz", "wb") as packed:
         packed.write(created(1).encode() + b"\n")
     (tmp_path / "notes.txt").write_text("not read")
-    reports = await imported(log, tmp_path)
-    assert [Path(report.file).name[4:14] for report in reports] == ["2024-05-03", "2024-05-04"]
+    first, second, notes = await imported(log, tmp_path)
+    assert [Path(report.file).name[4:14] for report in (first, second)] == ["2024-05-03", "2024-05-04"]
+    assert (Path(notes.file).name, notes.lines, bool(notes.not_read)) == ("notes.txt", 0, True)
     assert [json.loads(record.body)["sessionCreated"]["sessionId"] for record in await records(log)] == ["S1", "S2"]
 
 
@@ -149,7 +156,7 @@ async def test_a_missing_file_is_reported_and_the_others_are_imported(log: Memor
     missing, found, folder = await imported(log, tmp_path / "none.log", file, tmp_path / "empty")
     assert missing.error == "No such file or directory"
     assert (found.new, found.error) == (1, None)
-    assert folder.error == "a folder without .log or .jsonl files in it"
+    assert folder.error == "a folder without log files or JSON Lines in it"
 
 
 async def test_a_too_long_line_is_unreadable_and_the_next_one_is_recorded(

@@ -45,7 +45,7 @@ from tracker.log.keys.frame_keys import (
 from tracker.log.merkle.leaf import framed
 from tracker.log.record_compression import MAGIC
 from tracker.log.shipped_dictionaries import ShippedDictionaries
-from tracker.log.sqlite.file import publish_file
+from tracker.log.sqlite.file import publish_file, unwritten_uri
 
 APPLICATION_ID = 1414679371
 """`PRAGMA application_id` of every key store ("TRKK")."""
@@ -168,22 +168,8 @@ class KeyStore:
             raise LogMissing(f"there is no key store at {path}: restore it, or make one with `tracker init`")
         connection = await _connect(path)
         try:
-            ((found,),) = await connection.execute_fetchall("PRAGMA application_id")
-            if found != APPLICATION_ID:
-                raise LogCorrupt(f"{path} is not a key store of Tracker: check sealing.path")
-            known = {master.id: AESGCM(master.key) for master in masters}
-            rows = [
-                (str(master), bytes(wrapped))
-                for master, wrapped in await connection.execute_fetchall(SELECT_DEDUPE_SECRETS)
-            ]
-            for master, wrapped in rows:
-                if master in known:
-                    secret = unwrap(known[master], wrapped, DEDUPE_SECRET_AAD, path)
-                    return cls(path, connection, masters, secret, dictionaries or ShippedDictionaries())
-            named = ", ".join(master for master, _ in rows)
-            raise LogUnavailable(
-                f"{path} is wrapped by the master key {named}, which is not configured under [sealing] keys"
-            )
+            secret = await _read_dedupe_secret(connection, path, masters)
+            return cls(path, connection, masters, secret, dictionaries or ShippedDictionaries())
         except sqlite3.Error as error:
             await connection.close()
             raise LogCorrupt(f"{path} cannot be read: {error}") from error
@@ -200,7 +186,7 @@ class KeyStore:
 
     def dedupe_hash(self, source: str, dedupe_key: str) -> str:
         """What an encrypted log stores instead of a dedupe key: a keyed hash, so that nobody can guess a body from it."""
-        return "hmac:" + hmac.digest(self.dedupe_secret, f"{source}\0{dedupe_key}".encode(), "sha256").hex()
+        return keyed_dedupe_hash(self.dedupe_secret, source, dedupe_key)
 
     def wrapped_dedupe_secret(self) -> dict[str, bytes]:
         """The dedupe secret as the key bucket stores it: {master key: wrapped}."""
@@ -558,6 +544,39 @@ async def _create_schema(draft: Path, master: MasterKey, dedupe_secret: bytes) -
         await connection.execute(INSERT_DEDUPE_SECRET, (name, wrapped))
     finally:
         await connection.close()
+
+
+async def read_dedupe_secret_from(path: Path, masters: Sequence[MasterKey]) -> bytes:
+    """The dedupe secret of the key store at `path`; nothing is written. Raises as `KeyStore.open` does."""
+    if not path.exists():
+        raise LogMissing(f"there is no key store at {path}: restore it, or make one with `tracker init`")
+    try:
+        async with aiosqlite.connect(unwritten_uri(path.resolve()), uri=True, isolation_level=None) as connection:
+            return await _read_dedupe_secret(connection, path, masters)
+    except sqlite3.OperationalError as error:
+        raise LogUnavailable(f"{path} cannot be opened: {error}") from error
+    except sqlite3.Error as error:
+        raise LogCorrupt(f"{path} cannot be read: {error}") from error
+
+
+async def _read_dedupe_secret(connection: aiosqlite.Connection, path: Path, masters: Sequence[MasterKey]) -> bytes:
+    ((found,),) = await connection.execute_fetchall("PRAGMA application_id")
+    if found != APPLICATION_ID:
+        raise LogCorrupt(f"{path} is not a key store of Tracker: check sealing.path")
+    known = {master.id: AESGCM(master.key) for master in masters}
+    rows = [
+        (str(master), bytes(wrapped)) for master, wrapped in await connection.execute_fetchall(SELECT_DEDUPE_SECRETS)
+    ]
+    for master, wrapped in rows:
+        if master in known:
+            return unwrap(known[master], wrapped, DEDUPE_SECRET_AAD, path)
+    named = ", ".join(master for master, _ in rows)
+    raise LogUnavailable(f"{path} is wrapped by the master key {named}, which is not configured under [sealing] keys")
+
+
+def keyed_dedupe_hash(secret: bytes, source: str, dedupe_key: str) -> str:
+    """See `KeyStore.dedupe_hash`."""
+    return "hmac:" + hmac.digest(secret, f"{source}\0{dedupe_key}".encode(), "sha256").hex()
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:

@@ -72,7 +72,7 @@ async def open_writer(path: Path, *, busy_timeout: float, synchronous: str = "FU
         raise LogMissing(f"there is no log at {path}: check log.path, or create one with `tracker init`")
     connection = await _connect(path, "rw", busy_timeout)
     try:
-        await _recognise(connection, path)
+        await recognise(connection, path)
         if not _is_immutable(path):
             await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -105,6 +105,16 @@ async def open_reader(path: Path, *, busy_timeout: float) -> aiosqlite.Connectio
     return connection
 
 
+def unwritten_uri(path: Path) -> str:
+    """The address of a file of SQLite to look into while nothing at all is written: no lock, no WAL, no index of a WAL.
+
+    Without a WAL nobody has the file open for writing, and SQLite would create one even to read.
+    """
+    wal, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+    is_alone = not wal.exists() or (wal.stat().st_size == 0 and not index.exists())
+    return f"{path.absolute().as_uri()}?mode=ro" + ("&immutable=1" if is_alone else "")
+
+
 async def _connect(path: Path, mode: str, busy_timeout: float) -> aiosqlite.Connection:
     how = "mode=ro&immutable=1" if _is_immutable(path) else f"mode={mode}"
     uri = f"{path.absolute().as_uri()}?{how}"
@@ -125,7 +135,8 @@ def _is_immutable(path: Path) -> bool:
         return False
 
 
-async def _recognise(connection: aiosqlite.Connection, path: Path) -> None:
+async def recognise(connection: aiosqlite.Connection, path: Path) -> None:
+    """Raise `LogCorrupt` where the opened file is no log of Tracker, `LogUnavailable` where it cannot be read now."""
     try:
         ((found,),) = await connection.execute_fetchall("PRAGMA application_id")
         ((tables,),) = await connection.execute_fetchall("SELECT count(*) FROM sqlite_schema WHERE name = 'records'")

@@ -291,3 +291,5 @@ _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "agent_job_started": agent_job,
     "agent_job_ended": agent_job,
 }
+
+KNOWN_EVENTS = frozenset(_READERS)

@@ -72,6 +72,8 @@ _REASONS: dict[str, EndReason] = {
     "broadcastStoppedByServer": "normal",
 }
 
+_CDR_NAME = re.compile(r"CDR\.(?P<date>\d{4}-\d{2}-\d{2})_(?P<run>\d{2}-\d{2}-\d{2})\.log")
+
 _SECRET_KEY = re.compile(r"passw|secret|token|authorization|credential", re.IGNORECASE)
 # Greedy up to the last @: a password may contain @ or /, and losing a path is better than showing a password.
 _URI_USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://).*@", re.DOTALL)
@@ -282,7 +284,10 @@ def _time_anomaly(key: str, fields: dict[str, Any]) -> tuple[str, str]:
 
 
 def _server_run(proof: bytes) -> str | None:
-    """The server run that wrote an imported CDR line (the suffix of its file's name), which the import added to the proof."""
+    """The server process that wrote an imported CDR line: `folder/date_time`, from the name of its file.
+
+    The import added it to the proof. Up to 2026-11 it added the time alone; the name of the file has the date.
+    """
     if b'"run"' not in proof and b"\\" not in proof and proof.isascii():
         # The JSON has no escapes, and no field of this name.
         return None
@@ -290,8 +295,13 @@ def _server_run(proof: bytes) -> str | None:
         fields = json.loads(proof)
     except (ValueError, RecursionError):
         return None
-    run = cast("dict[str, Any]", fields).get("run") if isinstance(fields, dict) else None
-    return run if isinstance(run, str) and run else None
+    if not isinstance(fields, dict):
+        return None
+    run, file, folder = (as_text(cast("dict[str, Any]", fields).get(name)) for name in ("run", "file", "folder"))
+    dated = None if file is None else _CDR_NAME.match(file)
+    if dated is not None and dated["run"] == run:
+        run = f"{dated['date']}_{run}"
+    return run if run is None or folder is None else f"{folder}/{run}"
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
@@ -566,3 +576,5 @@ _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "HANodeDeregistered": _node_status,
     "HANodeTerminated": _node_status,  # the name one page of the documentation uses for HANodeDeregistered
 }
+
+KNOWN_EVENTS = frozenset(_READERS)

@@ -6,8 +6,10 @@ import re
 
 from tracker.sources.contract import LogFiles, Vendor
 from tracker.sources.openvidu.events import interpret
+from tracker.sources.openvidu.recognition import why_no_event
 from tracker.sources.openvidu.sample_call import play, sign
 from tracker.sources.openvidu.source import RULES, OpenviduSource
+from tracker.sources.openvidu.wire import former_keys
 from tracker.sources.sample_calls import SampleCall
 
 VENDOR = Vendor(
@@ -23,9 +25,13 @@ VENDOR = Vendor(
         " OPENVIDU_WEBHOOK_HEADERS to the header and secret of this source; then restart OpenVidu."
     ),
     dictionary=40_001,
-    import_hints=("run",),
+    why_no_event=why_no_event,
+    former_keys=former_keys,
+    import_hints=("run", "folder"),
     log_files=LogFiles(
-        name=re.compile(r"^CDR\.(?P<date>\d{4}-\d{2}-\d{2})_(?P<run>\d{2}-\d{2}-\d{2})\.log(\.gz)?$"),
+        name=re.compile(
+            r"^CDR\.(?P<date>\d{4}-\d{2}-\d{2})_(?P<run>\d{2}-\d{2}-\d{2})\.log(?:[.-]\d[\d_.:TZ-]*?)?(\.gz)?$"
+        ),
         logger=re.compile(rb"CDRLogger|CallDetailRecord"),
     ),
     sample=SampleCall(source="ov", play=play, sign=sign),

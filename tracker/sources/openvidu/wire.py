@@ -5,6 +5,8 @@ Two shapes carry the same event (OpenVidu's `webhookTest` asserts it):
     webhook    {"sessionId": …, "timestamp": …, "event": "sessionCreated"}      HttpWebhookSender.java
     CDR line   {"sessionCreated": {"sessionId": …, "timestamp": …}}             CDREvent.java
 
+Pro's logger for Elasticsearch writes the webhook's shape with fields of its own, which are no part of the event.
+
 An unreadable body never raises: it becomes an `Event` that says why.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -21,6 +24,12 @@ from tracker.sources import plain_json
 from tracker.sources.json_reading import MAX_DEPTH, parse_strict, replace_surrogates
 
 _LONGEST_NAME = 200
+
+_LOGGER_FIELDS = frozenset({"elastic_type", "cluster_id", "master_node_id", "@timestamp", "@version"})
+"""Fields that only a logger adds: CDRLoggerElasticSearch, Logstash."""
+
+_OF_A_CLUSTER = frozenset({"nodeCrashed", "nodeRecovered", "mediaNodeStatusChanged", "autoscaling"})
+"""Events with a `clusterId` of their own. The logger for Elasticsearch adds one to all others."""
 
 _FRACTION = b"\xcb"
 """How MessagePack marks a float. A match inside a text is a false alarm, which only costs time."""
@@ -32,7 +41,8 @@ _write_sorted = msgspec.json.Encoder(order="sorted").encode
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """The event in a body: its `name` ("" where it has none) and its `fields`, the same in both shapes.
 
-    `unreadable` says why the body cannot be read. `is_json`: the body is JSON; `value` is its value without the name.
+    `fields` are without those that only a logger adds. `unreadable` says why the body cannot be read. `is_json`: the body is
+    JSON; `value` is its value without the name, as it came.
     `lossy`: the bytes are not UTF-8 and were read as ISO-8859-1 (OpenVidu ≤ 2.17 sends that).
     """
 
@@ -46,7 +56,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def canonical(self) -> bytes | None:
         """The text that the dedupe key hashes; None where the body is not JSON. Ingest uses it, a rebuild does not."""
-        return _canonical(self.name, self.value) if self.is_json else None
+        return (
+            _canonical(self.name, self.fields if isinstance(self.value, dict) else self.value) if self.is_json else None
+        )
 
 
 def read_event(body: bytes) -> Event:
@@ -69,9 +81,21 @@ def read_event(body: bytes) -> Event:
 
 
 def _named(value: dict[str, Any], *, lossy: bool) -> Event:
-    name, inner = _split(value)
+    name, inner = split_event(value)
     why = None if name else "no event name"
-    return Event(name=name, fields=inner, unreadable=why, is_json=True, value=inner, lossy=lossy)
+    fields = _without_logger_fields(name, inner)
+    return Event(name=name, fields=fields, unreadable=why, is_json=True, value=inner, lossy=lossy)
+
+
+def _without_logger_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    has_cluster = "clusterId" in fields and name not in _OF_A_CLUSTER
+    if not has_cluster and _LOGGER_FIELDS.isdisjoint(fields):
+        return fields
+    return {
+        key: value
+        for key, value in fields.items()
+        if key not in _LOGGER_FIELDS and not (has_cluster and key == "clusterId")
+    }
 
 
 def dedupe_key(body: bytes, event: Event) -> str:
@@ -82,6 +106,17 @@ def dedupe_key(body: bytes, event: Event) -> str:
     """
     canonical = event.canonical
     return hashlib.sha256(body if canonical is None else canonical).hexdigest()
+
+
+def former_keys(body: bytes) -> tuple[str, ...]:
+    """The dedupe key that earlier versions of Tracker gave to a body. They hashed the fields that a logger adds, too."""
+    event = read_event(body)
+    if not event.is_json:
+        return ()
+    fields = event.value
+    if event.name == "recordingStatusChanged":
+        fields = _recording_identity(fields, with_name=False)
+    return (hashlib.sha256(_write_canonical(event.name, fields)).hexdigest(),)
 
 
 def shown_name(event: Event) -> str:
@@ -106,7 +141,8 @@ def _parse_object(body: bytes) -> dict[str, Any] | None:
     return _decode(body) if b"." in body else cast("dict[str, Any]", value)
 
 
-def _split(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def split_event(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(name, fields) of the event in a body, in either shape; ("", body) where it has no name."""
     name = value.get("event")
     if isinstance(name, str):
         return name, {key: field for key, field in value.items() if key != "event"}
@@ -114,12 +150,16 @@ def _split(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         ((name, inner),) = value.items()
         if isinstance(inner, dict):
             return name, cast("dict[str, Any]", inner)
-    return "", value
+    return "", dict(value)
 
 
 def _canonical(name: str, fields: Any) -> bytes:
     if name == "recordingStatusChanged" and isinstance(fields, dict):
-        fields = _recording_identity(cast("dict[str, Any]", fields))
+        fields = _recording_identity(cast("dict[str, Any]", fields), with_name=True)
+    return _write_canonical(name, fields)
+
+
+def _write_canonical(name: str, fields: Any) -> bytes:
     named = [name, fields]
     try:
         # The fast encoder writes the same bytes as `json`, except for numbers with a fraction.
@@ -131,11 +171,15 @@ def _canonical(name: str, fields: Any) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _recording_identity(inner: dict[str, Any]) -> dict[str, Any]:
+def _recording_identity(inner: dict[str, Any], *, with_name: bool) -> dict[str, Any]:
     # The sender prints the webhook later than the CDR line, from an object that has changed in between: size and
     # duration of one event differ between the two. These four never do (HttpWebhookSender.java, observed).
     identity = {key: inner.get(key) for key in ("id", "startTime", "status", "timestamp")}
-    return inner if None in identity.values() else identity
+    if None in identity.values():
+        return inner
+    # A name that an encoding may have damaged: the copy with the readable one has to be recorded as well.
+    name = inner.get("name") if with_name else None
+    return identity | {"name": name} if isinstance(name, str) and (not name.isascii() or "?" in name) else identity
 
 
 def _parse_float(token: str) -> int | float:

@@ -18,8 +18,8 @@ from typing import Any
 from tracker.domain.deliveries import Delivery, Verified
 from tracker.errors import SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.domain.facts import Micros, RunRules
-from tracker.sources.contract import SourceSettings
-from tracker.sources.json_reading import BodyUnreadable, event_name, read_object
+from tracker.sources.contract import SourceSettings, Where
+from tracker.sources.json_reading import BodyUnreadable, as_count, event_name, read_object
 from tracker.sources.openvidu_meet.events import SCHEME
 from tracker.sources.webhook_source import WebhookSource
 
@@ -101,3 +101,12 @@ def headers_from_proof(proof: Mapping[str, Any]) -> dict[str, str] | None:
             return {"x-timestamp": stamp, "x-signature": signature}
         case _:
             return None
+
+
+def why_no_event(value: Mapping[str, Any], _where: Where) -> str | None:
+    """See `contract.WhyNoEvent`. Every event has `event`, `creationDate` and `data`."""
+    if not event_name(value.get("event")):
+        return "it names no event"
+    if as_count(value.get("creationDate")) is None:
+        return "it has no creationDate in epoch milliseconds"
+    return None if isinstance(value.get("data"), dict) else "it has no data"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tracker.sources.contract import Vendor
 from tracker.sources.openvidu_meet.events import interpret, room_state
 from tracker.sources.openvidu_meet.sample_call import play, sign
-from tracker.sources.openvidu_meet.source import RULES, OpenviduMeetSource, headers_from_proof
+from tracker.sources.openvidu_meet.source import RULES, OpenviduMeetSource, headers_from_proof, why_no_event
 from tracker.sources.sample_calls import SampleCall
 
 VENDOR = Vendor(
@@ -17,6 +17,7 @@ VENDOR = Vendor(
     needs="secrets",
     signs_body=True,
     first_steps="In OpenVidu Meet's console, turn webhooks on, enter this address, and put its API key into this source.",
+    why_no_event=why_no_event,
     dictionary=40_002,
     headers_from_proof=headers_from_proof,
     room_state=room_state,

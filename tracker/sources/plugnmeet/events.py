@@ -379,3 +379,5 @@ _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "artifact_created": artifact,
     "analytics_proceeded": analytics,
 }
+
+KNOWN_EVENTS = frozenset(_READERS)

@@ -10,7 +10,7 @@ A room is a client (the agent), a session one of its streams. Fields: docs/refer
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ import msgspec
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import Fact, Micros, SessionRef
+from tracker.sources.contract import Where
 from tracker.sources.json_reading import (
     MAX_TIME,
     BodyUnreadable,
@@ -306,3 +307,18 @@ _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "sdp_update": _signalling,
     "candidate": _signalling,
 }
+
+
+_OWN_IDS = ("client_id", "session_id", "rec_id", "recording_id", "supervisor_session_id", "supervisor_client_id")
+
+
+def why_no_event(value: Mapping[str, Any], _where: Where) -> str | None:
+    """See `contract.WhyNoEvent`. Every event names a client, a session or a recording; an unknown one names two of them."""
+    body = dict(value)
+    name, data = name_of(body), as_object(body.get("data"))
+    if not name:
+        return "it has neither status nor type"
+    named = sum(as_text(where.get(field)) is not None for field in _OWN_IDS for where in (body, data))
+    if name in _READERS:
+        return None if named else "it names no client, session or recording"
+    return None if named > 1 else "an unknown event that names no client and session"

@@ -515,6 +515,10 @@ def test_an_unknown_event_is_kept_and_placed() -> None:
 def test_an_imported_line_tells_which_run_of_the_server_wrote_it() -> None:
     body = b'{"nodeCrashed":{"id":"n","timestamp":9,"sessionIds":["A"]}}'
     assert {fact.server_run for fact in interpret(kept(body, file="f", line=1, run="10-00-00"))} == {"10-00-00"}
+    old = kept(body, file="CDR.2024-05-03_10-00-00.log", line=1, run="10-00-00")
+    assert {fact.server_run for fact in interpret(old)} == {"2024-05-03_10-00-00"}
+    new = kept(body, file="CDR.2024-05-03_10-00-00.log", line=1, run="2024-05-03_10-00-00", folder="node-a")
+    assert {fact.server_run for fact in interpret(new)} == {"node-a/2024-05-03_10-00-00"}
     assert {fact.server_run for fact in interpret(kept(body))} == {None}
 
 

@@ -1,0 +1,65 @@
+"""When a server restarted, from the names of its log files."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracker.projections.restarts import restart_moments
+
+DAY = 86_400_000_000
+BASE = 1_714_521_600_000_000  # 2024-05-01
+
+
+def test_the_files_of_one_process_are_no_restart() -> None:
+    assert restart_moments({"2024-05-01_03-00-04": 1, "2024-05-02_03-00-04": 2, "2024-05-03_03-00-04": 3}) == ()
+
+
+def test_a_nightly_restart_whose_second_comes_back_is_a_restart() -> None:
+    files = {"2024-05-01_03-00-04": 1, "2024-05-02_03-00-05": 2, "2024-05-03_03-00-04": 3}
+    assert restart_moments(files) == (2, 3)
+
+
+def test_the_hour_that_comes_twice_in_autumn_is_told_by_the_events() -> None:
+    assert restart_moments({"2024-10-27_02-50-00": 10, "2024-10-27_02-10-00": 20}) == (20,)
+
+
+def test_a_restart_during_the_day_and_its_file_of_the_next_day_are_one_process() -> None:
+    files = {"2024-05-01_03-00-04": 1, "2024-05-02_03-00-04": 2, "2024-05-02_10-00-00": 3, "2024-05-03_10-00-00": 4}
+    assert restart_moments(files) == (3,)
+
+
+def test_labels_of_earlier_versions_have_no_day() -> None:
+    assert restart_moments({"03-00-04": BASE, "09-00-00": BASE + DAY // 4}) == (BASE + DAY // 4,)
+
+
+def test_the_folder_in_a_label_does_not_hide_the_time() -> None:
+    assert restart_moments({"node-a/2024-05-01_03-00-04": 1, "node-a/2024-05-02_03-00-04": 2}) == ()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.sampled_from(["03-00-04", "03-00-05", "12-30-00"])), min_size=1, max_size=8
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_each_process_but_the_first_is_one_restart_in_whatever_order_files_are_known(
+    processes: list[tuple[int, str]], random: random.Random
+) -> None:
+    files: dict[str, int] = {}
+    starts: list[int] = []
+    day = 1
+    last = ""
+    for days, time in processes:
+        if time == last:
+            continue  # the same second with nothing in between: nobody can tell
+        last = time
+        starts.append(BASE + day * DAY)
+        for n in range(days):
+            files[f"2024-05-{day + n:02d}_{time}"] = BASE + (day + n) * DAY
+        day += days
+    names = list(files)
+    random.shuffle(names)
+    assert restart_moments({name: files[name] for name in names}) == tuple(starts[1:])

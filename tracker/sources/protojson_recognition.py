@@ -1,0 +1,25 @@
+"""What an import recognises as a webhook in protojson, as a `webhook_jwt.JwtSource` proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from tracker.sources.protojson import Message
+
+_PARTS = ("room", "participant", "track", "egress_info", "ingress_info", "job", "recording_info", "speech_service")
+"""What an event is about."""
+
+
+def why_no_webhook(value: Mapping[str, Any], known: AbstractSet[str]) -> str | None:
+    """See `contract.WhyNoEvent`. A known event is about something; every event of today has `id` and `created_at`."""
+    message = Message(value)
+    name = (message.text("event") or "").lower()
+    if not name:
+        return "it names no event"
+    is_stamped = message.text("id") is not None and message.whole("created_at") is not None
+    if name not in known:
+        return None if is_stamped else "an unknown event without id and createdAt"
+    is_about = any(message.object(part) for part in _PARTS)
+    return None if is_stamped or is_about else "it is about no room, participant, track, egress or ingress"
