@@ -83,11 +83,12 @@ def faults(found: Verification) -> list[str]:
 
 
 class Tampered:
-    """The log's file without the triggers that refuse changes."""
+    """The log's file without the triggers that refuse changes; closing it puts them back."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
-        for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+        self._triggers = self.all("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+        for name, _ in self._triggers:
             self.run(f'DROP TRIGGER "{name}"')
 
     def run(self, sql: str, *bound: object) -> None:
@@ -97,6 +98,8 @@ class Tampered:
         return self._connection.execute(sql, bound).fetchall()
 
     def close(self) -> None:
+        for _, sql in self._triggers:
+            self.run(sql)
         self._connection.close()
 
 

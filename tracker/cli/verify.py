@@ -41,6 +41,9 @@ ShowProgress = Callable[[str, str], AbstractContextManager[Progress]]
 """Shows the progress of one step, given its title and unit."""
 
 
+MAX_SCHEMA_PROBLEMS = 5
+
+
 def add_to(subparsers: Subparsers) -> None:
     """Declare the command."""
     summary = "Verify the whole log: records, tree, every checkpoint; or an evidence bundle."
@@ -113,6 +116,7 @@ async def verify(
         with show_progress("verify", "records") as report:
             named = await announced_keys(log)
             found = await verify_log(log, known or named, shipped=shipped, progress=report, max_faults=limit)
+        schema = await log.schema_problems()
         found.named_key = next((str(each) for each in named if each not in known), None)
         found.is_named_only = found.named_key is not None and not known
         if not found.is_cut_short:
@@ -124,7 +128,8 @@ async def verify(
     if views:
         with show_progress("views", "records") as report:
             await _check_views(config, found, report)
-    found.faults = sorted(found.faults, key=lambda fault: (fault.position is None, fault.position or 0))[:limit]
+    found.faults = sorted(found.faults, key=lambda fault: (fault.position is None, fault.position or 0))
+    found.faults = [*_schema_fault(schema), *found.faults][:limit]
     return found
 
 
@@ -138,6 +143,15 @@ async def _check_views(config: Config, found: Verification, progress: Progress) 
     found.views = checked.differences
     if checked.differences:
         found.faults.append(Fault(None, "the views do not follow from the log: run `tracker rebuild`"))
+
+
+def _schema_fault(problems: Sequence[str]) -> list[Fault]:
+    """One fault for everything that was changed in the schema of the log."""
+    if not problems:
+        return []
+    more = f" and {len(problems) - MAX_SCHEMA_PROBLEMS} more" if len(problems) > MAX_SCHEMA_PROBLEMS else ""
+    what = "; ".join(problems[:MAX_SCHEMA_PROBLEMS])
+    return [Fault(None, f"the schema of the log is not the one that Tracker made: {what}{more}. Deliveries may be missing")]
 
 
 def _shipped(config: Config, files: Sequence[Path]) -> list[ShippedFile]:

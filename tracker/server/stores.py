@@ -63,12 +63,15 @@ async def open_log(config: Config, observe: LogObserver | None = None) -> Served
     return await _open_file(config, observe)
 
 
-async def _open_file(config: Config, observe: LogObserver | None = None) -> SqliteLog:
+async def _open_file(
+    config: Config, observe: LogObserver | None = None, *, check_schema: bool = True
+) -> SqliteLog:
     return await SqliteLog.open(
         config.log.path,
         queue_bound=config.log.queue_bound,
         observe=observe,
         key_store=await _configured_key_store(config),
+        check_schema=check_schema,
     )
 
 
@@ -88,8 +91,11 @@ async def appending_log(config: Config) -> AsyncGenerator[Log]:
 
 @asynccontextmanager
 async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
-    """The log, in a cluster this node's replica of it, closed on leaving; a server may be running on it."""
-    log = await _open_file(config)
+    """The log, in a cluster this node's replica of it, closed on leaving; a server may be running on it.
+
+    A log with a changed schema opens too.
+    """
+    log = await _open_file(config, check_schema=False)
     try:
         yield log
     finally:
@@ -98,11 +104,14 @@ async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
 
 @asynccontextmanager
 async def tree_log(config: Config) -> AsyncGenerator[SqliteLog]:
-    """The log for proofs, closed on leaving. It opens without master keys too; then encrypted bodies stay encrypted."""
+    """The log for proofs, closed on leaving. It opens without master keys too; then encrypted bodies stay encrypted.
+
+    A log with a changed schema opens too.
+    """
     log = (
-        await _open_file(config)
+        await _open_file(config, check_schema=False)
         if config.sealing.masters
-        else await SqliteLog.open(config.log.path, encrypted_unread=True)
+        else await SqliteLog.open(config.log.path, encrypted_unread=True, check_schema=False)
     )
     try:
         yield log

@@ -15,6 +15,7 @@ import structlog
 
 from tests.support.server import READ_KEY, SECRETS
 from tests.support.samples import SAMPLES
+from tests.support.tampering import Tampered
 from tracker.cli.main import main
 from tracker.demo.show import config_text
 from tracker.demo.calls import whole_call
@@ -151,10 +152,8 @@ def test_whoever_reads_only_the_beginning_is_not_kept_waiting(
 
 def test_verify_finds_a_body_that_was_changed_behind_our_back(filled: Run, tmp_path: Path) -> None:
     assert filled("verify")[0] == 0
-    with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as log:
-        for (name,) in log.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            log.execute(f'DROP TRIGGER "{name}"')
-        log.execute(
+    with closing(Tampered(tmp_path / "log.db")) as log:
+        log.run(
             "UPDATE records SET body = CAST(replace(CAST(body AS TEXT), 'sessionId', 'sessionid') AS BLOB) WHERE position = 20"
         )
     code, out, complaint = filled("verify")

@@ -326,3 +326,22 @@ async def test_a_log_that_grows_and_is_signed_meanwhile_has_no_fault(at: load.Co
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        (
+            "CREATE TRIGGER swallow BEFORE INSERT ON records WHEN NEW.source = 'lk' BEGIN SELECT RAISE(IGNORE); END",
+            "the trigger 'swallow' was added",
+        ),
+        ("DROP INDEX records_by_end_of_key", "the index 'records_by_end_of_key' is missing"),
+    ],
+)
+async def test_a_changed_schema_is_the_first_fault(at: load.Config, sql: str, named: str) -> None:
+    with closing(Tampered(at.log.path)) as log:
+        log.run("UPDATE leaves SET hash = ? WHERE position = 100", leaf_hash(b"another"))
+        log.run(sql)
+    found = faults(await verified(at))
+    assert found[0] == f"None: the schema of the log is not the one that Tracker made: {named}. Deliveries may be missing"
+    assert any(each.startswith("100: ") for each in found[1:])

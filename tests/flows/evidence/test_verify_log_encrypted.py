@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server import READ_KEY, SECRETS
+from tests.support.tampering import Tampered
 from tracker.cli.main import main
 from tracker.demo.show import config_text
 from tracker.demo.calls import whole_call
@@ -47,11 +47,9 @@ def remove_master_keys(tmp_path: Path) -> None:
 
 
 def change(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as log:
-        for (name,) in log.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            log.execute(f'DROP TRIGGER "{name}"')
+    with closing(Tampered(path)) as log:
         for each in statements:
-            log.execute(each)
+            log.run(each)
 
 
 def test_an_encrypted_log_verifies_with_views_and_proofs(run: Run) -> None:

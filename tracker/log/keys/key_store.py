@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import os
 import sqlite3
@@ -45,6 +46,8 @@ from tracker.log.keys.frame_keys import (
 from tracker.log.merkle.leaf import framed
 from tracker.log.record_compression import MAGIC
 from tracker.log.shipped_dictionaries import ShippedDictionaries
+from tracker.log.schema_check import Schema, SchemaGuard, schema_made_by
+from tracker.log.sqlite.bulk import run_in_thread
 from tracker.log.sqlite.file import publish_file, unwritten_uri
 
 APPLICATION_ID = 1414679371
@@ -126,6 +129,7 @@ class KeyStore:
         self.current_master = masters[0].id
         """The id of the master key that wraps new keys."""
         self._connection = connection
+        self._schema = _schema_guard(path)
         self._lock = asyncio.Lock()
         self._masters: Mapping[str, AESGCM] = {master.id: AESGCM(master.key) for master in masters}
         self._ahead: dict[int, DataKey] = {}
@@ -162,13 +166,14 @@ class KeyStore:
     ) -> Self:
         """Open a key store; `dictionaries` compress the records it encrypts.
 
-        Raises `LogMissing`, `LogCorrupt` (not a key store) or `LogUnavailable` (no configured master key fits).
+        Raises `LogMissing`, `LogCorrupt` (not a key store, or its schema was changed) or `LogUnavailable` (no configured master key fits).
         """
         if not path.exists():
             raise LogMissing(f"there is no key store at {path}: restore it, or make one with `tracker init`")
         connection = await _connect(path)
         try:
             secret = await _read_dedupe_secret(connection, path, masters)
+            await run_in_thread(connection, _schema_guard(path).check)
             return cls(path, connection, masters, secret, dictionaries or ShippedDictionaries())
         except sqlite3.Error as error:
             await connection.close()
@@ -249,7 +254,7 @@ class KeyStore:
                     for position, master, wrapped in await self._fetch(SELECT_KEYS, (first - 1, last + KEYS_AHEAD))
                 }
                 made, rows = self._generate([n for n in range(first, last + KEYS_AHEAD + 1) if n not in held])
-                await self._in_transaction(INSERT_KEY, rows)
+                await self._in_transaction(INSERT_KEY, rows, expect_all=True)
                 self._ahead = held | made
         return {position: self._ahead.pop(position) for position in range(first, last + 1)}
 
@@ -274,7 +279,7 @@ class KeyStore:
             for position, key in keys.items()
         ]
         async with self._lock:
-            await self._in_transaction(REPLACE_KEY, rows)
+            await self._in_transaction(REPLACE_KEY, rows, expect_all=True)
 
     async def keys(self, after: int, until: int) -> dict[int, DataKey]:
         """The data keys of positions `after` < p <= `until` that have not been destroyed."""
@@ -457,6 +462,7 @@ class KeyStore:
         """Update entries, (frame, entry) → entry or None, in one transaction. The lock must be held."""
         await self._fetch("BEGIN IMMEDIATE", ())
         try:
+            await run_in_thread(self._connection, self._schema.check)
             for frame, entry in (await self._select_entries(frames)).items():
                 updated = update(frame, entry)
                 if updated is not None:
@@ -476,11 +482,18 @@ class KeyStore:
 
     # The file
 
-    async def _in_transaction(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    async def _in_transaction(self, statement: str, rows: Sequence[Sequence[Any]], *, expect_all: bool = False) -> None:
+        """Run a statement for each row, durably. `expect_all`: each adds or replaces exactly one row.
+
+        Raises `LogUnavailable`, or `LogCorrupt` where the schema was changed: a key could be swallowed.
+        """
         try:
             await self._connection.execute("BEGIN IMMEDIATE")
             try:
-                await self._connection.executemany(statement, rows)
+                await run_in_thread(self._connection, self._schema.check)
+                done = await self._connection.executemany(statement, rows)
+                if expect_all and rows and done.rowcount != len(rows):
+                    raise LogCorrupt(f"{self.path}: {len(rows) - done.rowcount} of {len(rows)} keys did not arrive")
                 await self._connection.execute("COMMIT")
             except BaseException:
                 await self._connection.rollback()
@@ -533,6 +546,19 @@ def unwrap_dedupe_secret(wrapped: Mapping[str, bytes], masters: Mapping[str, AES
     raise LogUnavailable(
         f"the bucket is wrapped by the master key {', '.join(wrapped)}, which is not configured under [sealing] keys"
     )
+
+
+@functools.cache
+def _expected_schema() -> Schema:
+    def make(connection: sqlite3.Connection) -> None:
+        for statement in SCHEMA:
+            connection.execute(statement)
+
+    return schema_made_by(make)
+
+
+def _schema_guard(path: Path) -> SchemaGuard:
+    return SchemaGuard(path, "key store", _expected_schema())
 
 
 async def _create_schema(draft: Path, master: MasterKey, dedupe_secret: bytes) -> None:

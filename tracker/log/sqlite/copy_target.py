@@ -39,7 +39,7 @@ class SqliteCopyTarget(Replica):
             ((*answers,),) = (answer or () for answer in change.answer)
             if any(answer.duplicate for answer in answers):
                 raise LogUnavailable(f"{self.path} has some of these records already, at other positions")
-            return Change([answer.position for answer in answers], change.frontier, change.statements)
+            return Change([answer.position for answer in answers], change.frontier, change.inserted, change.statements)
 
         key_store, head = self._encryption.key_store, await self.head()
         if key_store is None and any(row[8] is not None for row in rows):

@@ -15,7 +15,8 @@ from pathlib import Path
 import aiosqlite
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
-from tracker.log.sqlite.migrate import APPLICATION_ID, migrate
+from tracker.log.sqlite.bulk import run_in_thread
+from tracker.log.sqlite.migrate import APPLICATION_ID, migrate, schema_guard
 
 
 async def create_file(path: Path, finish: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None) -> None:
@@ -63,8 +64,10 @@ def publish_file(draft: Path, path: Path) -> None:
         os.close(directory)
 
 
-async def open_writer(path: Path, *, busy_timeout: float, synchronous: str = "FULL") -> aiosqlite.Connection:
-    """A connection that appends: WAL, schema up to date.
+async def open_writer(
+    path: Path, *, busy_timeout: float, synchronous: str = "FULL", check_schema: bool = True
+) -> aiosqlite.Connection:
+    """A connection that appends: WAL, schema up to date and, with `check_schema`, exactly as Tracker makes it.
 
     Raises `LogMissing`, `LogCorrupt` when the file is not a log of Tracker, `LogUnavailable` when it cannot be used now.
     """
@@ -80,6 +83,8 @@ async def open_writer(path: Path, *, busy_timeout: float, synchronous: str = "FU
         await connection.execute("PRAGMA cache_size = -32768")
         await connection.execute("PRAGMA recursive_triggers = ON")
         await migrate(connection)
+        if check_schema:
+            await run_in_thread(connection, schema_guard(path).check)
         # Statement journals in memory: by default a file is created and removed for every commit. After the migrations,
         # which may sort more than fits into memory.
         await connection.execute("PRAGMA temp_store = MEMORY")
@@ -139,6 +144,7 @@ async def recognise(connection: aiosqlite.Connection, path: Path) -> None:
     """Raise `LogCorrupt` where the opened file is no log of Tracker, `LogUnavailable` where it cannot be read now."""
     try:
         ((found,),) = await connection.execute_fetchall("PRAGMA application_id")
+        ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
         ((tables,),) = await connection.execute_fetchall("SELECT count(*) FROM sqlite_schema WHERE name = 'records'")
     except sqlite3.OperationalError as error:  # locked, or unreadable now: that does not tell what it is
         raise LogUnavailable(f"{path}: {error}") from error
@@ -146,6 +152,10 @@ async def recognise(connection: aiosqlite.Connection, path: Path) -> None:
         raise LogCorrupt(f"{path} is not a SQLite database ({error}): check log.path") from error
     if found != APPLICATION_ID or not tables:
         raise LogCorrupt(f"{path} is not a log of Tracker: check log.path; it was not changed")
+    if not version:
+        raise LogCorrupt(
+            f"{path}: the version of its schema (user_version) was reset: find out who changed the file, and restore it from a copy"
+        )
 
 
 class FileIdentity:

@@ -25,15 +25,16 @@ from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
 from tracker.log.merkle.leaf import stored_digest
 from tracker.log.merkle.tree import Frontier, root_at
 from tracker.log.group_commit import QUEUE_BYTES, GroupCommit, LogObserver
+from tracker.log.schema_check import find_problems
 from tracker.log.sqlite.file import FileIdentity, create_file, open_reader, open_writer
+from tracker.log.sqlite.migrate import log_schema, schema_guard
 from tracker.log.sqlite.dedupe import assign_positions
 from tracker.log.sqlite.dictionaries import DictionaryStore, bounded
-from tracker.log.sqlite.bulk import Statement, execute_batch, insert_statements
+from tracker.log.sqlite.bulk import Rows, Statement, run_in_thread, write_batch
 from tracker.log.sqlite.encryption import RecordEncryption
 from tracker.log.sqlite.tree import (
+    ERASURES,
     INSERT_CHECKPOINT,
-    INSERT_ERASURE,
-    INSERT_TILE,
     LEAVES,
     SELECT_CHECKPOINT,
     SELECT_CHECKPOINTS,
@@ -45,6 +46,7 @@ from tracker.log.sqlite.tree import (
     SELECT_SIZE_AND_FIRST_ENCRYPTED,
     SELECT_SURPLUS_TILE,
     SELECT_TREE_SIZE,
+    TILES,
     appended_tiles,
     frontier_of,
     tile_query,
@@ -89,10 +91,14 @@ SELECT_CHUNK = f"SELECT {COLUMNS} FROM records WHERE position > ? AND position <
 
 
 class Change(NamedTuple, Generic[Written]):
-    """A transaction's answer, the tree's right edge after it (None: it did not grow), and statements still to run in it."""
+    """A transaction's answer, the tree's right edge after it (None: it did not grow), and what is still to be written in it.
+
+    `inserted`: rows that are read back before the commit. `statements` run after they were inserted.
+    """
 
     answer: Written
     frontier: Frontier | None = None
+    inserted: Sequence[Rows] = ()
     statements: Sequence[Statement] = ()
 
 
@@ -117,6 +123,7 @@ class SqliteLog:
         self._reader = connections[1]
         self._busy_timeout = busy_timeout
         self._identity = FileIdentity(path)
+        self._schema = schema_guard(path)
         self._changed = asyncio.Event()
         self._closed = False
         self._frontier: Frontier | None = None
@@ -141,11 +148,13 @@ class SqliteLog:
         busy_timeout: float = 3.0,
         key_store: KeyStore | None = None,
         encrypted_unread: bool = False,
+        check_schema: bool = True,
     ) -> Self:
         """Open an existing log and bring its schema up to date.
 
         `key_store`: encrypts new records and decrypts others; it is closed with the log, or when this raises.
         `encrypted_unread`: without a key store, encrypted records can be proved (`read_stored`) but not read.
+        `check_schema`: False opens a log with a changed schema too, to read it; appending still raises `LogCorrupt`.
         `queue_bound` in records; `busy_timeout` in seconds, how long to wait for another process that is writing.
         Raises `LogMissing`, `LogCorrupt` (not a Tracker log, or written by a newer version) or `LogUnavailable`.
         """
@@ -153,7 +162,9 @@ class SqliteLog:
         async with contextlib.AsyncExitStack() as undo:
             if key_store is not None:
                 undo.push_async_callback(key_store.close)
-            writing = await open_writer(real, busy_timeout=busy_timeout, synchronous=cls.synchronous)
+            writing = await open_writer(
+                real, busy_timeout=busy_timeout, synchronous=cls.synchronous, check_schema=check_schema
+            )
             undo.push_async_callback(writing.close)
             reading = await open_reader(real, busy_timeout=busy_timeout)
             undo.push_async_callback(reading.close)
@@ -211,16 +222,16 @@ class SqliteLog:
             answers, rows = await assign_positions(connection, batch, self._encryption.dedupe_hashes)
             if not rows:
                 return Change(answers)
-            frontier, statements = await self._grow(connection, *await self._encryption.encrypt(rows))
-            statements += [(INSERT_ERASURE, (position, rows[0][0])) for position in erasing]
-            return Change(answers, frontier, statements)
+            frontier, inserted = await self._grow(connection, *await self._encryption.encrypt(rows))
+            erased = Rows(ERASURES, [(position, rows[0][0]) for position in erasing])
+            return Change(answers, frontier, [*inserted, erased])
 
         return await self._in_transaction(write, remember=bool(batch))
 
     async def _in_transaction(
         self, write: Callable[[aiosqlite.Connection], Awaitable[Change[Written]]], *, remember: bool
     ) -> Written:
-        """Run `write` and its remaining statements in one durable transaction; return its answer.
+        """Run `write` and write the rest of its change in one durable transaction; return its answer.
 
         `remember`: a failure counts in `check_writable`. Called by one task only.
         """
@@ -231,7 +242,7 @@ class SqliteLog:
             await connection.execute("BEGIN IMMEDIATE")
             begun = True
             change = await write(connection)
-            await execute_batch(connection, [*change.statements, ("COMMIT", ())])
+            await write_batch(connection, change.inserted, change.statements, self._schema.check)
         except BaseException as error:
             await self._roll_back(connection)
             if begun and remember:
@@ -250,8 +261,8 @@ class SqliteLog:
 
     async def _grow(
         self, connection: aiosqlite.Connection, rows: list[tuple[Any, ...]], commitments: Sequence[bytes | None]
-    ) -> tuple[Frontier, list[Statement]]:
-        """The tree's right edge after these records, and the statements that insert them, their leaves and filled tiles."""
+    ) -> tuple[Frontier, list[Rows]]:
+        """The tree's right edge after these records, and the rows to insert: records, leaves and filled tiles."""
         held = self._frontier
         # Another process may have appended since.
         if held is None or held.size != rows[0][0] - 1:
@@ -264,8 +275,8 @@ class SqliteLog:
         frontier = held.copy()
         leaves, full = appended_tiles(frontier, rows, commitments)
         # Leaves cover the uncompressed bytes, so the tree does not depend on compression.
-        records = insert_statements(RECORDS, await self.dictionaries.compress(rows, commitments))
-        return frontier, [*records, *insert_statements(LEAVES, leaves), *((INSERT_TILE, tile) for tile in full)]
+        records = await self.dictionaries.compress(rows, commitments)
+        return frontier, [Rows(RECORDS, records), Rows(LEAVES, leaves), Rows(TILES, full)]
 
     async def _write_exclusive(self, work: Callable[[aiosqlite.Connection], Awaitable[None]]) -> None:
         """Run `work`, which adds no record, in a transaction between two commits. Raises `LogUnavailable`."""
@@ -454,6 +465,13 @@ class SqliteLog:
         if self._encryption.key_store is None:
             raise LogUnavailable("records are not encrypted: without [sealing] keys nothing can be erased")
         await self._encryption.key_store.destroy(positions)
+
+    async def schema_problems(self) -> list[str]:
+        """What was added to the schema of the file, changed or removed. Raises `LogCorrupt` where it cannot be read."""
+        try:
+            return await run_in_thread(self._reader, lambda plain: find_problems(plain, log_schema()))
+        except sqlite3.Error as error:
+            raise LogCorrupt(f"{self.path} is damaged: {error}") from error
 
     async def close(self) -> None:
         await self.dictionaries.close()

@@ -9,14 +9,17 @@ each step once: the version is read again under the write lock.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 
 import aiosqlite
 import msgspec
 
 from tracker.errors import LogCorrupt
+from tracker.log.schema_check import Schema, SchemaGuard, schema_made_by
 
 APPLICATION_ID = 1414679378
 """`PRAGMA application_id` of every log ("TRKR"), written by the first step."""
@@ -99,3 +102,22 @@ def statements(sql: str) -> Iterator[str]:
             pending = ""
     if pending.strip():
         yield pending
+
+
+def log_schema() -> Schema:
+    """The schema that the steps make."""
+    return _schema_made_by(steps())
+
+
+@functools.cache
+def _schema_made_by(path: tuple[Step, ...]) -> Schema:
+    def make(connection: sqlite3.Connection) -> None:
+        for step in path:
+            connection.executescript(step.sql)
+
+    return schema_made_by(make)
+
+
+def schema_guard(path: Path) -> SchemaGuard:
+    """Checks the schema of the log at `path`."""
+    return SchemaGuard(path, "log", log_schema())

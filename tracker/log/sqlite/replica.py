@@ -27,7 +27,7 @@ from tracker.log.sqlite.trust import COUNT_QUARANTINED, TrustedKeys, TrustPolicy
 from tracker.log.sqlite.file import create_file
 from tracker.log.sqlite.dedupe import known_positions, place_rows
 from tracker.log.cluster.messages import TreeMessage
-from tracker.log.sqlite.bulk import insert_statements
+from tracker.log.sqlite.bulk import Rows
 from tracker.log.sqlite.tree import SELECT_COPIES
 from tracker.log.keys.key_store import KeyStore
 
@@ -135,7 +135,7 @@ class Replica(SqliteLog):
             cursor = (UPDATE_CURSOR, (fresh[-1].sequence, fresh[-1].digest))
             quarantined.extend(await self._store_tree_messages(connection, fresh, change.answer))
             answers = [None] * (len(entries) - len(fresh)) + change.answer
-            return Change(answers, change.frontier, [*change.statements, cursor])
+            return Change(answers, change.frontier, change.inserted, [*change.statements, cursor])
 
         quarantined: list[tuple[int, str, str]] = []
         answers = await self._group_commit.run_exclusive(lambda: self._in_transaction(write, remember=True))
@@ -211,11 +211,11 @@ class Replica(SqliteLog):
                 erasures += [(position, kept[0][0]) for position in entry.erases]
                 rows += kept
                 commitments += [row[8] for row, one in zip(entry.rows, given, strict=True) if not one.duplicate]
-        copied = [*insert_statements(FRAMES, frames), *insert_statements(COPIES, copies)]
+        copied = [Rows(FRAMES, frames), Rows(COPIES, copies)]
         if not rows:
             return Change(answers, None, copied)
-        frontier, statements = await self._grow(connection, rows, commitments)
-        return Change(answers, frontier, [*statements, *copied, *((INSERT_ERASURE_ONCE, each) for each in erasures)])
+        frontier, inserted = await self._grow(connection, rows, commitments)
+        return Change(answers, frontier, [*inserted, *copied], [(INSERT_ERASURE_ONCE, each) for each in erasures])
 
     async def _destroy_erased(
         self, key_store: KeyStore, entries: Sequence[StreamEntry], answers: Sequence[list[Appended] | None]

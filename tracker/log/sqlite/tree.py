@@ -15,7 +15,8 @@ from tracker.log.merkle.leaf import record_leaf_hashes
 from tracker.log.merkle.tree import TILE_WIDTH, Frontier, FullTile, ReadTile, load_frontier
 
 LEAVES = "leaves (position, hash, commitment)"
-INSERT_TILE = "INSERT INTO tiles (level, n, hash) VALUES (?, ?, ?)"
+TILES = "tiles (level, n, hash)"
+ERASURES = "erasures (position, erased_by)"
 SELECT_LEAVES = "SELECT hash FROM leaves WHERE position > ? AND position <= ? ORDER BY position"
 SELECT_TILE = "SELECT hash FROM tiles WHERE level = ? AND n >= ? AND n < ? ORDER BY n"
 SELECT_TREE_SIZE = "SELECT coalesce(max(position), 0) FROM leaves"
@@ -23,7 +24,6 @@ SELECT_LEAF = """
 SELECT position, source, vendor, event, dedupe_key, received_at, origin, proof, body, hash, commitment
 FROM leaves JOIN records USING (position) WHERE position = ?
 """
-INSERT_ERASURE = "INSERT INTO erasures (position, erased_by) VALUES (?, ?)"
 SELECT_ERASURES = """
     SELECT e.position, (
         WITH RECURSIVE later(n) AS (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.cluster import Cluster, node
 from tests.support.server import Running, now
+from tests.support.tampering import Tampered
 from tracker.demo.calls import whole_call
 from tracker.log.merkle.cosignature import CosignerKey, verify_cosignatures
 from tracker.log.merkle.leaf import record_leaf_hashes
@@ -26,14 +27,9 @@ async def tamper(path: Path, position: int) -> None:
     await log.close()
     changed = record._replace(body=record.body.replace(b"room", b"mood"))
     assert changed != record
-    with sqlite3.connect(path) as file:
-        for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-            file.execute(f"DROP TRIGGER {name}")
-        file.execute(
-            "UPDATE records SET proof = ?, body = ? WHERE position = ?", (changed.proof, changed.body, position)
-        )
-        file.execute("UPDATE leaves SET hash = ? WHERE position = ?", (record_leaf_hashes([changed])[0], position))
-    file.close()
+    with closing(Tampered(path)) as file:
+        file.run("UPDATE records SET proof = ?, body = ? WHERE position = ?", changed.proof, changed.body, position)
+        file.run("UPDATE leaves SET hash = ? WHERE position = ?", record_leaf_hashes([changed])[0], position)
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -21,6 +21,7 @@ from tracker.errors import LogCorrupt
 from tracker.log.merkle.leaf import record_leaf_hashes
 from tracker.log.sqlite import dictionaries
 from tests.support.memory_log import MemoryLog
+from tests.support.tampering import Tampered
 from tracker.log.record_compression import MAGIC, MAX_BYTES, Packer, train_better, is_packed
 from tracker.log.sqlite.log import SqliteLog
 from tracker.config.encryption import MasterKey
@@ -69,10 +70,8 @@ def rows(path: Path, sql: str, *bound: object) -> list[tuple[object, ...]]:
 
 def tamper(path: Path, sql: str, *bound: object) -> None:
     """Change something behind the log's back."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as plain:
-        for (name,) in plain.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-            plain.execute(f'DROP TRIGGER "{name}"')
-        plain.execute(sql, bound)
+    with closing(Tampered(path)) as log:
+        log.run(sql, *bound)
 
 
 async def damaged(path: Path) -> list[int]:

@@ -1,0 +1,113 @@
+"""Every change of a schema is found, and no change that means nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tracker.errors import LogCorrupt
+from tracker.log.schema_check import SchemaGuard, find_problems, schema_made_by
+
+MADE = """
+CREATE TABLE a (n INTEGER PRIMARY KEY, t TEXT) STRICT;
+CREATE TABLE b (n INTEGER PRIMARY KEY, t TEXT UNIQUE) STRICT;
+CREATE INDEX a_by_t ON a (t);
+CREATE UNIQUE INDEX b_by_t ON b (t) WHERE n > 1;
+CREATE VIEW seen AS SELECT n FROM a;
+CREATE TRIGGER kept BEFORE UPDATE ON a BEGIN SELECT RAISE(ABORT, 'Never -- ever'); END;
+"""
+EXPECTED = schema_made_by(lambda connection: connection.executescript(MADE))
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as opened:
+        opened.executescript(MADE)
+        yield opened
+
+
+def test_a_schema_as_it_was_made_has_no_problems(connection: sqlite3.Connection) -> None:
+    assert find_problems(connection, EXPECTED) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("CREATE TRIGGER x BEFORE INSERT ON a BEGIN SELECT RAISE(IGNORE); END", "the trigger 'x' was added"),
+        ("CREATE TRIGGER x AFTER INSERT ON a BEGIN DELETE FROM a; END", "the trigger 'x' was added"),
+        ("CREATE TRIGGER x INSTEAD OF INSERT ON seen BEGIN SELECT 1; END", "the trigger 'x' was added"),
+        ("CREATE TABLE x (n)", "the table 'x' was added"),
+        ("CREATE VIEW x AS SELECT 1", "the view 'x' was added"),
+        ("CREATE UNIQUE INDEX x ON a (t)", "the index 'x' was added"),
+        ("DROP TRIGGER kept", "the trigger 'kept' is missing"),
+        ("DROP INDEX a_by_t", "the index 'a_by_t' is missing"),
+        ("DROP INDEX b_by_t; CREATE INDEX b_by_t ON b (t) WHERE n > 1", "the index 'b_by_t' was changed"),
+        ("DROP INDEX b_by_t; CREATE UNIQUE INDEX b_by_t ON b (t) WHERE n > 2", "the index 'b_by_t' was changed"),
+        ("DROP INDEX a_by_t; CREATE INDEX a_by_t ON a (t COLLATE NOCASE)", "the index 'a_by_t' was changed"),
+        ("DROP VIEW seen; CREATE VIEW seen AS SELECT n + 0 AS n FROM a", "the view 'seen' was changed"),
+        ("ALTER TABLE a ADD COLUMN more TEXT", "the table 'a' was changed"),
+        ("ALTER TABLE b RENAME TO c", "the table 'b' is missing"),
+        ("DROP TABLE b; CREATE VIEW b AS SELECT 1 AS n, 't' AS t", "the view 'b' was added"),
+        (
+            "DROP TRIGGER kept; CREATE TRIGGER kept BEFORE UPDATE ON a BEGIN SELECT RAISE(ABORT, 'never -- ever'); END",
+            "the trigger 'kept' was changed",
+        ),
+        (
+            "DROP TRIGGER kept; CREATE TRIGGER kept BEFORE UPDATE ON b BEGIN SELECT RAISE(ABORT, 'Never -- ever'); END",
+            "the trigger 'kept' was changed",
+        ),
+        (
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema "
+            "WHERE name = 'b') WHERE name = 'a'",
+            "two tables or indexes share their pages",
+        ),
+        (
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET name = 'sqlite_stat1' WHERE name = 'kept'",
+            "the trigger 'sqlite_stat1' was added",
+        ),
+    ],
+)  # fmt: skip
+def test_whatever_is_added_changed_or_missing_is_named(
+    connection: sqlite3.Connection, change: str, problem: str
+) -> None:
+    connection.executescript(change)
+    assert problem in find_problems(connection, EXPECTED)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ANALYZE",
+        "VACUUM",
+        "DROP INDEX a_by_t; create  index\n a_by_t -- why\n ON a /* what */ (t)",
+        "INSERT INTO a VALUES (1, 'x')",
+    ],
+)
+def test_what_means_nothing_is_no_problem(connection: sqlite3.Connection, change: str) -> None:
+    connection.executescript("INSERT INTO b VALUES (1, 'x')")
+    connection.executescript(change)
+    assert find_problems(connection, EXPECTED) == []
+
+
+def test_a_name_with_control_characters_is_escaped(connection: sqlite3.Connection) -> None:
+    connection.execute('CREATE TABLE "\x1b[2J\u202e" (n)')
+    (problem,) = find_problems(connection, EXPECTED)
+    assert problem == r"the table '\x1b[2J\u202e' was added"
+
+
+def test_a_guard_finds_what_another_connection_planted_and_its_removal(tmp_path: Path) -> None:
+    path = tmp_path / "file.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as mine, closing(sqlite3.connect(path)) as theirs:
+        mine.executescript(MADE)
+        guard = SchemaGuard(path, "log", EXPECTED)
+        guard.check(mine)
+        theirs.executescript("CREATE TRIGGER x BEFORE INSERT ON a BEGIN SELECT RAISE(IGNORE); END")
+        for _ in range(2):
+            with pytest.raises(LogCorrupt, match="the trigger 'x' was added.*drop what was added"):
+                guard.check(mine)
+        theirs.executescript("DROP TRIGGER x")
+        guard.check(mine)
