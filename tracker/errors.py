@@ -20,6 +20,7 @@
     │   ├── ViewsMissing          there are no views yet
     │   ├── ViewsOutdated         written by another version of Tracker
     │   ├── ViewsUnavailable      the store cannot write or read rows now   → 503
+    │   │   └── ViewsDamaged          the file is damaged: it is moved aside and made again
     │   └── ViewsBehind           the requested position is not projected yet → 504
     ├── QueryError            the reader has to act
     │   ├── ParameterInvalid      a parameter is unknown or its value is bad → 400
@@ -126,7 +127,11 @@ class ViewsOutdated(ViewsError):
 
 
 class ViewsUnavailable(ViewsError):
-    """The store cannot write or read rows now (disk full, locked, damaged); nothing was saved."""
+    """The store cannot write or read rows now (disk full, locked); nothing was saved."""
+
+
+class ViewsDamaged(ViewsUnavailable):
+    """The file of the views is damaged. A server moves it aside and makes it again from the log."""
 
 
 class ViewsBehind(ViewsError):

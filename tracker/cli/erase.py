@@ -157,6 +157,7 @@ async def erase(config: Config, selections: Sequence[Selection], progress: Progr
     if saved_secret is not None or any(found.positions or found.erasures for found in done):
         rebuild.remove_check_leftovers(config)
         await rebuild.rebuild(config, progress, wait=True)
+        await stores.remove_damaged_views(config)
         unfinished.unlink(missing_ok=True)
     return done
 

@@ -151,7 +151,9 @@ def _schema_fault(problems: Sequence[str]) -> list[Fault]:
         return []
     more = f" and {len(problems) - MAX_SCHEMA_PROBLEMS} more" if len(problems) > MAX_SCHEMA_PROBLEMS else ""
     what = "; ".join(problems[:MAX_SCHEMA_PROBLEMS])
-    return [Fault(None, f"the schema of the log is not the one that Tracker made: {what}{more}. Deliveries may be missing")]
+    return [
+        Fault(None, f"the schema of the log is not the one that Tracker made: {what}{more}. Deliveries may be missing")
+    ]
 
 
 def _shipped(config: Config, files: Sequence[Path]) -> list[ShippedFile]:

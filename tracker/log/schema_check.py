@@ -57,7 +57,9 @@ def find_problems(connection: sqlite3.Connection, expected: Schema) -> list[str]
     found = read_schema(connection)
     problems = [f"{_named(key)} was added" for key in sorted(found.keys() - expected.keys())]
     problems += [f"{_named(key)} is missing" for key in sorted(expected.keys() - found.keys())]
-    problems += [f"{_named(key)} was changed" for key in sorted(expected.keys() & found.keys()) if found[key] != expected[key]]
+    problems += [
+        f"{_named(key)} was changed" for key in sorted(expected.keys() & found.keys()) if found[key] != expected[key]
+    ]
     ((shared,),) = connection.execute(SELECT_SHARED_PAGES)
     if shared:
         problems.append("two tables or indexes share their pages")

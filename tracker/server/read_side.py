@@ -57,13 +57,22 @@ class ReadSide:
         self._log = log
         self._views = views
         self._metrics = metrics
-        self._projector = Projector(log, views, now=clock.now, observer=metrics, hidden=redacted_fields(config))
+        self._projector = self._new_projector()
         self._initial_position = 0
         """The views' projected position before the projector began."""
+        self._replaced = asyncio.Event()
+        """Set when empty views took the place of missing or damaged ones."""
+        self._was_damaged = False
+        """Whether the views were damaged and have not caught up since."""
         self.access = Access(
             config.access.keys, audience=config.access.audience, issuer=config.access.issuer, now=clock.now
         )
         self.live = LiveStream(views)
+
+    def _new_projector(self) -> Projector:
+        return Projector(
+            self._log, self._views, now=clock.now, observer=self._metrics, hidden=redacted_fields(self._config)
+        )
 
     def add_routes(
         self,
@@ -99,14 +108,18 @@ class ReadSide:
 
     def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs as long as the server does."""
-        return [self._project_while_undiverged(), self._recreate_missing_views(), self.live.run()]
+        return [self._project_while_undiverged(), self._replace_broken_views(), self.live.run()]
 
     async def lag(self) -> list[str]:
-        """Why the views are too old to answer readers; empty when they are not."""
+        """Why the views are too old to answer readers, or damaged; empty when they are not."""
+        if self._views.damage is not None:
+            return ["the views are damaged: they are moved aside and made again"]
         position, seconds = await self._lag()
         if seconds <= MAX_LAG_SECONDS:
+            self._was_damaged = False
             return []
-        return [f"the views are {seconds:.0f} s behind the log (position {position})"]
+        why = "were damaged and are made again: they " if self._was_damaged else ""
+        return [f"the views {why}are {seconds:.0f} s behind the log (position {position})"]
 
     async def _lag(self) -> tuple[int, float]:
         """The projected position, and the age (s) of the first record that the views lack."""
@@ -151,27 +164,50 @@ class ReadSide:
 
     async def _project(self) -> None:
         """Run the projector for ever. Log any failure and start it again: ingest must not be affected."""
-        try:
-            await self._prepare()
-        except Exception:
-            _log.exception("cannot prepare the views, the projector fills them")
-        failures = 0
+        failures, is_prepared = 0, False
         while True:
+            if not is_prepared:
+                is_prepared = True
+                try:
+                    await self._prepare()
+                except Exception:
+                    _log.exception("cannot prepare the views, the projector fills them")
             before = self._projector.position
             try:
-                await self._projector.run()
+                await self._project_until_replaced()
+                failures, is_prepared = 0, False
+                continue
             except Exception:
                 failures = 0 if self._projector.position > before else failures + 1
                 _log.exception("projector failed, starting it again", position=self._projector.position)
             await asyncio.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
 
-    async def _recreate_missing_views(self) -> None:
-        """Views may be deleted at any time: create an empty file when there is none, and the projector fills it."""
+    async def _project_until_replaced(self) -> None:
+        """Run the projector until its views were replaced by empty ones. What it held of the old ones is dropped."""
+        async with asyncio.TaskGroup() as group:
+            projecting = group.create_task(self._projector.run())
+            await self._replaced.wait()
+            projecting.cancel()
+        self._replaced.clear()
+        self._projector, self._initial_position = self._new_projector(), 0
+
+    async def _replace_broken_views(self) -> None:
+        """Put an empty file in the place of views that were deleted or are damaged; the projector, or a rebuild, fills it."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            if not self._config.views_path.exists():
-                try:
+            damage = self._views.damage
+            path = self._config.views_path
+            if damage is None and path.exists():
+                continue
+            try:
+                if damage is not None:
+                    inode, reason = damage
+                    await stores.move_damaged_views(self._config, reason, inode)
+                if not path.exists():
                     await stores.create_views(self._config)
-                    _log.warning("the views file is missing, rebuilding the views from the log")
-                except TrackerError as error:
-                    _log.error("the views file is missing and cannot be created", reason=str(error))
+                    self._was_damaged = self._was_damaged or damage is not None
+                    self._replaced.set()
+                    _log.warning("there are no views, rebuilding them from the log", path=str(path))
+                self._views.damage = None
+            except TrackerError as error:
+                _log.error("the views cannot be replaced", reason=str(error))

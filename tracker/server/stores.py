@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tracker.config.load import Config
-from tracker.errors import LogMissing, LogUnavailable, ViewsMissing, ViewsOutdated
+from tracker.errors import LogMissing, LogUnavailable, ViewsDamaged, ViewsMissing, ViewsOutdated
 from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.copy_log import CopySource
 from tracker.log.file_lock import FileLock, lock
@@ -26,7 +26,7 @@ from tracker.log.sqlite.known_deliveries import KnownDeliveries, open_known_deli
 from tracker.log.sqlite.log import SqliteLog
 from tracker.server import cluster_stores
 from tracker.server.sources import shipped_dictionaries
-from tracker.views.sqlite.file import copy_file, swap_in
+from tracker.views.sqlite.file import Inode, copy_file, is_views_file, move_aside, remove_damaged, swap_in
 from tracker.views.sqlite.views import SqliteViews
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ async def open_log(config: Config, observe: LogObserver | None = None) -> Served
     return await _open_file(config, observe)
 
 
-async def _open_file(
-    config: Config, observe: LogObserver | None = None, *, check_schema: bool = True
-) -> SqliteLog:
+async def _open_file(config: Config, observe: LogObserver | None = None, *, check_schema: bool = True) -> SqliteLog:
     return await SqliteLog.open(
         config.log.path,
         queue_bound=config.log.queue_bound,
@@ -213,9 +211,11 @@ async def rewrap_frame_keys(config: Config, key_store: KeyStore) -> int:
 
 
 async def open_live_views(config: Config) -> SqliteViews:
-    """The views for the projector. Missing or outdated views are replaced by empty ones, which the projector fills."""
+    """The views for the projector. Missing, outdated or damaged views are replaced by empty ones, which the projector fills."""
     try:
         return await SqliteViews.open(config.views_path, writable=True)
+    except ViewsDamaged as error:
+        await move_damaged_views(config, str(error))
     except ViewsMissing:
         _log.info("no views yet, building them from the log", path=str(config.views_path))
     except ViewsOutdated:
@@ -225,9 +225,31 @@ async def open_live_views(config: Config) -> SqliteViews:
 
 
 async def create_views(config: Config) -> None:
-    """Create empty views at position 0; existing ones are swapped out."""
+    """Create empty views at position 0; existing ones are swapped out, and what is no views file is moved aside."""
     expect_distinct_paths(config)
+    await _move_foreign_file(config)
     await SqliteViews.create(config.views_path)
+
+
+async def move_damaged_views(config: Config, reason: str, inode: Inode | None = None) -> None:
+    """Move the damaged views aside, and log it. `inode`: see `move_aside`. Raises `ViewsUnavailable`, `LogUnavailable`."""
+    expect_distinct_paths(config)
+    aside = await asyncio.to_thread(move_aside, config.views_path, inode)
+    if aside is not None:
+        _log.error(
+            "the views are damaged: moved aside, and made again from the log", moved_to=str(aside), reason=reason
+        )
+
+
+async def _move_foreign_file(config: Config) -> None:
+    path = config.views_path
+    if path.exists() and not await asyncio.to_thread(is_views_file, path):
+        await move_damaged_views(config, f"{path} is not a views file of Tracker")
+
+
+async def remove_damaged_views(config: Config) -> None:
+    """Delete damaged views that were moved aside. Raises `ViewsUnavailable`."""
+    await asyncio.to_thread(remove_damaged, config.views_path)
 
 
 def expect_distinct_paths(config: Config) -> None:
@@ -268,9 +290,17 @@ async def new_views(path: Path, after: int = 0) -> AsyncGenerator[SqliteViews]:
 
 
 async def swap_views(new: Path, config: Config) -> None:
-    """Replace the views in use with a finished, closed views file. Raises `ViewsUnavailable`; then the old ones stay."""
+    """Replace the views in use with a finished, closed views file. What is damaged or no views file is moved aside.
+
+    Raises `ViewsUnavailable`; then the old ones stay.
+    """
     expect_distinct_paths(config)
-    await asyncio.to_thread(swap_in, new, config.views_path)
+    await _move_foreign_file(config)
+    try:
+        await asyncio.to_thread(swap_in, new, config.views_path)
+    except ViewsDamaged as error:
+        await move_damaged_views(config, str(error))
+        await asyncio.to_thread(swap_in, new, config.views_path)
 
 
 async def copy_views(config: Config, to: Path) -> None:

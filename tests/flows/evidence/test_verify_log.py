@@ -343,5 +343,7 @@ async def test_a_changed_schema_is_the_first_fault(at: load.Config, sql: str, na
         log.run("UPDATE leaves SET hash = ? WHERE position = 100", leaf_hash(b"another"))
         log.run(sql)
     found = faults(await verified(at))
-    assert found[0] == f"None: the schema of the log is not the one that Tracker made: {named}. Deliveries may be missing"
+    assert (
+        found[0] == f"None: the schema of the log is not the one that Tracker made: {named}. Deliveries may be missing"
+    )
     assert any(each.startswith("100: ") for each in found[1:])

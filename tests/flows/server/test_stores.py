@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
 import aiohttp
+import pytest
 
-from tests.support.server import Running, now
+from tests.support.server import READ, Running, now
 from tracker.demo.calls import whole_call
 
 SWALLOW = "CREATE TRIGGER swallow BEFORE INSERT ON records BEGIN SELECT RAISE(IGNORE); END"
@@ -52,3 +57,121 @@ async def test_a_trigger_planted_under_a_running_server_lets_no_delivery_be_answ
             assert await running.post(web, "livekit", second) == (200, {"position": 2, "duplicate": False})
     finally:
         await running.stop()
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def make_foreign(path: Path) -> None:
+    path.unlink()
+    run_sql(path, "CREATE TABLE mine (n); INSERT INTO mine VALUES (7)")
+
+
+def garble_a_page(path: Path) -> None:
+    """Damage the pages of the entries only: opening the file does not notice."""
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        ((page, size),) = file.execute(
+            "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = 'entries'"
+        )
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes(range(256)) * (size // 256))
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut in half": cut_in_half,
+    "foreign": make_foreign,
+    "random": lambda path: path.write_bytes(os.urandom(70_000)),
+    "a garbled page": garble_a_page,
+}
+
+
+async def settled(running: Running, web: aiohttp.ClientSession, before: object) -> None:
+    """Wait until reads are answered as before."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        async with web.get(f"{running.url}/v1/sessions", headers=READ) as answer:
+            if answer.status == 200 and await answer.json() == before:
+                return
+        await asyncio.sleep(0.2)
+    pytest.fail(f"the views did not come back: {running.printed.read_text()[-3_000:]}")
+
+
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [
+        *((name, "before the start") for name in DAMAGES),
+        *((name, "while it runs") for name in DAMAGES if name != "a garbled page"),
+    ],
+)
+async def test_damaged_views_are_moved_aside_and_made_again_while_deliveries_are_answered(
+    tmp_path: Path, name: str, when: str
+) -> None:
+    running = await Running(tmp_path).start(init=True)
+    views, damage = tmp_path / "views.db", DAMAGES[name]
+    first, *others = whole_call("livekit", now())
+    try:
+        async with aiohttp.ClientSession() as web:
+            for sent in others:
+                _, said = await running.post(web, "livekit", sent)
+            before = await running.get(web, "/v1/sessions", at_least=str(said["position"]))
+            if when == "before the start":
+                await running.stop()
+                damage(views)
+                await running.start()
+            else:
+                # Under another inode: SQLite has the pages of the old one in memory.
+                shutil.copy(views, tmp_path / "other.db")
+                damage(tmp_path / "other.db")
+                os.replace(tmp_path / "other.db", views)
+            assert (await running.post(web, "livekit", others[0]))[0] == 200
+            deadline = time.monotonic() + 30
+            while not list(tmp_path.glob("views.db.damaged-*")):
+                assert time.monotonic() < deadline, running.printed.read_text()
+                await running.text(web, f"/v1/sessions/{before['items'][0]['id']}/timeline")
+                await asyncio.sleep(0.2)
+            await settled(running, web, before)
+            assert "the views are damaged: moved aside" in running.printed.read_text()
+            assert (await running.post(web, "livekit", first))[0] == 200
+    finally:
+        await running.stop()
+    assert (await running.run("rebuild", "--check"))[0] == 0
+
+
+async def test_offline_commands_name_damaged_views_in_one_line_and_a_rebuild_repairs_them(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    assert (await running.run("init"))[0] == 0
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(b"\n".join(sent.body for sent in whole_call("livekit", now())))
+    assert (await running.run("import", "lk", str(lines)))[0] == 0
+    for damage in (DAMAGES["empty"], DAMAGES["cut in half"], DAMAGES["foreign"], DAMAGES["random"]):
+        assert (await running.run("rebuild"))[0] == 0
+        damage(tmp_path / "views.db")
+        code, out, complaint = await running.run("timeline", "nobody")
+        assert code != 0
+        assert (out, complaint.count("\n")) == ("", 1), complaint
+        assert "tracker rebuild" in complaint, complaint
+    code, _, complaint = await running.run("rebuild")
+    assert code == 0, complaint
+    assert (await running.run("rebuild", "--check"))[0] == 0
+
+
+async def test_views_whose_path_is_a_directory_or_another_file_of_tracker_are_a_plain_refusal(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    assert (await running.run("init"))[0] == 0
+    (tmp_path / "views.db").mkdir()
+    code, _, complaint = await running.run("serve")
+    assert code != 0
+    assert "views.path" in complaint
+    (tmp_path / "views.db").rmdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    assert (await Running(other).run("init"))[0] == 0
+    (tmp_path / "views.db").symlink_to(other / "log.db")
+    code, _, complaint = await running.run("serve")
+    assert code != 0
+    assert "names a log" in complaint
+    assert (await Running(other).run("verify"))[0] == 0

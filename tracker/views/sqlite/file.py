@@ -10,13 +10,19 @@ name must never meet the old file's WAL. Therefore:
   3. Processes that have the old file open keep its inode, its WAL and its shared memory by descriptor. They continue to
      read and write files without a name. On closing, SQLite sees that its file was moved and deletes nothing by name.
 
+A damaged file is moved aside with its -wal and -shm under the same lock, as `views.db.damaged-<time>`; so is a file that is no
+views file, when a server or a rebuild needs the name. The log and the key store are never moved.
+
 LIMIT: tools that ignore the lock (the sqlite3 shell) must not open the file in the instant of a swap.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import fcntl
+import functools
 import os
+import re
 import sqlite3
 import uuid
 from collections.abc import Callable, Generator
@@ -25,7 +31,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
+from tracker.errors import ViewsDamaged, ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.views.sqlite.schema import APPLICATION_ID, FILL_COUNTS, FILL_TEXTS, INSERT_META, READER_INDICES, SAVE_STAMP, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP, UNFINISHED  # fmt: skip
 
 BUSY_SECONDS = 5.0
@@ -38,20 +44,40 @@ WAL) cut the CPU time of an event by a fifth (views of 700 MB)."""
 CHUNK = 500
 """Rows that a dump fetches at once."""
 
+DAMAGED = ".damaged-"
+MAX_DAMAGED = 3
+"""How many damaged views files are kept aside; then the oldest is deleted. Files that never were views are not deleted."""
+DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+NEVER_MOVED = {0x54524B52: "log", 0x54524B4B: "key store"}
+"""`application_id` of Tracker's other files, whose names `views.path` may hold by mistake."""
+MAIN_SUFFIXES = ("", "-wal", "-shm")
+
 Inode = tuple[int, int]
 """(st_dev, st_ino): identifies a file independent of its name."""
 
 
 @contextmanager
 def named_errors(path: Path) -> Generator[None]:
-    """Turn sqlite3 and OS exceptions into `ViewsUnavailable`."""
+    """Turn sqlite3 and OS exceptions into `ViewsUnavailable`, or `ViewsDamaged`."""
     try:
         yield
+    except sqlite3.DatabaseError as error:
+        if _is_damage(error):
+            raise ViewsDamaged(f"the views at {path} are damaged ({error}): run `tracker rebuild`") from error
+        raise _unavailable(path, error) from error
     except (sqlite3.Error, OSError) as error:
-        raise ViewsUnavailable(
-            f"the views at {path} cannot be used: {error}. Check the disk and the permissions; "
-            "if they are damaged, move the file away and run `tracker rebuild`"
-        ) from error
+        raise _unavailable(path, error) from error
+
+
+def _unavailable(path: Path, error: Exception) -> ViewsUnavailable:
+    return ViewsUnavailable(
+        f"the views at {path} cannot be used: {error}. Check views.path, the disk and the permissions"
+    )
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite found the file itself to be wrong; a full disk, a lock or missing rights are no damage."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE_CODES
 
 
 def find_inode(path: Path) -> Inode | None:
@@ -109,6 +135,8 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
                 connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}").fetchone()
             else:
                 connection.execute("PRAGMA query_only = ON")
+            if not building:
+                _expect_tables(connection, path)
             # Read once under the lock: SQLite opens the WAL at the first read, which must not happen after a swap.
             connection.execute(SELECT_STAMP).fetchone()
         except BaseException:
@@ -149,6 +177,80 @@ def create_file(path: Path) -> None:
             swap_in(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
+
+
+def is_views_file(path: Path) -> bool:
+    """Whether the file begins as a views file of any version. Raises `ViewsUnavailable` when it cannot be read now."""
+    with named_errors(path):
+        return _application_id(path) == APPLICATION_ID
+
+
+def move_aside(path: Path, inode: Inode | None = None) -> Path | None:
+    """Rename a damaged file, or one that is no views file, with its WAL; returns its new name.
+
+    `inode`: the damaged file; another one under its name stays, and None is returned. Raises `ViewsUnavailable` for a
+    directory, and for a log or a key store of Tracker; then nothing was moved.
+    """
+    with named_errors(path), _locked(path, fcntl.LOCK_EX):
+        found = find_inode(path)
+        if found is None or inode not in {None, found}:
+            return None
+        other = "directory" if path.is_dir() else NEVER_MOVED.get(_application_id(path) or 0)
+        if other is not None:
+            raise ViewsUnavailable(f"views.path names a {other}: {path}. It was not touched: correct views.path")
+        aside = _free_name(path)
+        # The WAL first: if we die between, the damaged file is found again, and its WAL never meets another file.
+        for suffix in reversed(MAIN_SUFFIXES):
+            if _sibling(path, suffix).exists():
+                os.replace(_sibling(path, suffix), _sibling(aside, suffix))
+                os.chmod(_sibling(aside, suffix), 0o600)
+        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        _delete_damaged(path, keep=MAX_DAMAGED)
+    return aside
+
+
+def remove_damaged(path: Path) -> None:
+    """Delete the damaged views beside `path`: they may show what was erased."""
+    with named_errors(path):
+        _delete_damaged(path, keep=0)
+
+
+def _free_name(path: Path) -> Path:
+    now = dt.datetime.now(dt.UTC)
+    while True:
+        aside = _sibling(path, f"{DAMAGED}{now:%Y%m%dT%H%M%S.%fZ}")
+        if not aside.exists():
+            return aside
+        now += dt.timedelta(microseconds=1)
+
+
+def _delete_damaged(path: Path, *, keep: int) -> None:
+    pattern = re.compile(re.escape(path.name + DAMAGED) + r"\d{8}T\d{6}\.\d{6}Z")
+    aside = sorted(each for each in path.parent.iterdir() if pattern.fullmatch(each.name) and _began_as_views(each))
+    for each in aside[: max(0, len(aside) - keep)]:
+        for suffix in MAIN_SUFFIXES:
+            _sibling(each, suffix).unlink(missing_ok=True)
+
+
+def _began_as_views(path: Path) -> bool:
+    """Whether the header of a file that nobody has open names it views: its other pages may be damaged."""
+    with path.open("rb") as file:
+        header = file.read(72)
+    return header[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
+def _application_id(path: Path) -> int | None:
+    """None where the file is no SQLite database, or too damaged to tell."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            found: int = connection.execute("PRAGMA application_id").fetchone()[0]
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        except sqlite3.DatabaseError as error:
+            if _is_damage(error):
+                return None
+            raise
+        return found
 
 
 def start_building(path: Path, after: int = 0) -> None:
@@ -257,6 +359,21 @@ def _expect_stamp(connection: sqlite3.Connection, path: Path, stamp: str = STAMP
         found = None
     if found is None or found[0] != stamp:
         raise ViewsOutdated(f"the views at {path} were not written by this version of Tracker: run `tracker rebuild`")
+
+
+def _expect_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `ViewsDamaged` where a table or an index is missing: queries name them, and would fail for ever."""
+    missing = _made_names() - {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if missing:
+        raise ViewsDamaged(f"the views at {path} are damaged ({min(missing)} is missing): run `tracker rebuild`")
+
+
+@functools.cache
+def _made_names() -> frozenset[str]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for statement in (*SCHEMA, *READER_INDICES):
+            connection.execute(statement)
+        return frozenset(name for (name,) in connection.execute("SELECT name FROM sqlite_schema"))
 
 
 def _sibling(path: Path, suffix: str) -> Path:

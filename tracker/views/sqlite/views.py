@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import aiosqlite
 import structlog
 
-from tracker.errors import ViewsUnavailable
+from tracker.errors import ViewsDamaged, ViewsOutdated, ViewsUnavailable
 from tracker.domain.facts import Micros
 from tracker.views.sqlite import writer as sql
 from tracker.views.contract import MergeResult, Changes, SavedEntry, SharedRoom
@@ -31,7 +31,7 @@ from tracker.views.sqlite.dump import dump_rows
 from tracker.views.sqlite.encoding import decompress_state
 from tracker.views.sqlite.reader import Row, SqliteReader
 from tracker.views.sqlite.schema import HAS_TRIGRAMS
-from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, find_inode, named_errors, open_connection, start_building, swap_in  # fmt: skip
+from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, find_inode, is_views_file, named_errors, open_connection, start_building, swap_in  # fmt: skip
 from tracker.views.sqlite.search_index import update_texts
 
 __all__ = ["SqliteViews", "swap_in"]
@@ -92,6 +92,8 @@ class SqliteViews(SqliteReader):
         self._building = building
         self._writer = _Connection(path, writable=True, building=building) if writable else None
         self._saved_rows = SavedRows()
+        self.damage: tuple[Inode, str] | None = None
+        """The file in which damage was found while reading or writing, and what was found."""
         self._is_uncommitted = False
         """Whether the open transaction continues with the next save."""
         # Views that are being built are one long transaction, which only its own connection can see.
@@ -295,8 +297,19 @@ class SqliteViews(SqliteReader):
 
     @contextmanager
     def _named_errors(self) -> Generator[None]:
-        with named_errors(self._path):
-            yield
+        inode = find_inode(self._path)
+        try:
+            with named_errors(self._path):
+                try:
+                    yield
+                except ViewsOutdated:
+                    if is_views_file(self._path):
+                        raise
+                    raise ViewsDamaged(f"the views at {self._path} were replaced by another file") from None
+        except ViewsDamaged as error:
+            if inode is not None:
+                self.damage = inode, str(error)
+            raise
 
 
 def _save(connection: sqlite3.Connection, changes: Changes, saved_rows: SavedRows | None, commit: bool) -> None:

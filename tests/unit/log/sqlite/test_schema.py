@@ -78,7 +78,10 @@ async def test_an_open_log_records_again_once_the_trigger_is_dropped(log: Sqlite
     with pytest.raises(LogCorrupt, match="the trigger 'swallow' was added"):
         await log.append_all([delivery("a"), delivery("b")])
     plant(path, "DROP TRIGGER swallow")
-    assert await log.append_all([delivery("a"), delivery("b")]) == [Appended(1, duplicate=False), Appended(2, duplicate=False)]
+    assert await log.append_all([delivery("a"), delivery("b")]) == [
+        Appended(1, duplicate=False),
+        Appended(2, duplicate=False),
+    ]
     await log.check_writable()
 
 

@@ -1,0 +1,137 @@
+"""Damaged views are recognised as such, and only they, and what never were views, are moved aside."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.log_contract import delivery
+from tracker.config.encryption import MasterKey
+from tracker.errors import ViewsDamaged, ViewsUnavailable
+from tracker.log.keys.key_store import KeyStore
+from tracker.log.sqlite.log import SqliteLog
+from tracker.views.sqlite.file import MAX_DAMAGED, find_inode, is_views_file, move_aside, remove_damaged
+from tracker.views.sqlite.views import SqliteViews
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> Path:
+    await SqliteViews.create(tmp_path / "views.db")
+    return tmp_path / "views.db"
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as other:
+        other.executescript("CREATE TABLE mine (n); INSERT INTO mine VALUES (7)")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut in half": cut,
+    "cut within a page": lambda path: os.truncate(path, 5_000),
+    "only a header": lambda path: os.truncate(path, 100),
+    "random": lambda path: path.write_bytes(os.urandom(70_000)),
+    "text": lambda path: path.write_text("no database" * 900),
+    "zeros": lambda path: path.write_bytes(bytes(40_960)),
+    "foreign": foreign,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_what_is_damaged_or_foreign_is_no_views_file_and_is_moved_aside_whole(path: Path, damage) -> None:  # noqa: ANN001
+    damage(path)
+    content = path.read_bytes()
+    path.with_name("views.db-wal").write_bytes(b"its wal")
+    assert not is_views_file(path)
+    aside = move_aside(path)
+    assert aside is not None
+    assert aside.name.startswith("views.db.damaged-")
+    assert aside.read_bytes() == content
+    assert aside.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()
+    assert not path.with_name("views.db-wal").exists()
+    await SqliteViews.create(path)
+    views = await SqliteViews.open(path, writable=True)
+    assert await views.projected_position() == 0
+    await views.close()
+
+
+@pytest.mark.parametrize("table", ["entries", "session_texts", "sessions_newest"])
+async def test_a_missing_table_or_index_is_damage(path: Path, table: str) -> None:
+    with closing(sqlite3.connect(path)) as file:
+        ((kind,),) = file.execute("SELECT type FROM sqlite_schema WHERE name = ?", [table])
+        file.execute(f"DROP {kind} {table}")
+    with pytest.raises(ViewsDamaged, match=r"damaged \(\w+ is missing\): run `tracker rebuild`"):
+        await SqliteViews.open(path, writable=False)
+
+
+async def test_a_log_a_key_store_and_a_directory_are_never_moved(tmp_path: Path) -> None:
+    log, keys, folder = tmp_path / "log.db", tmp_path / "keys.db", tmp_path / "folder"
+    await SqliteLog.create(log)
+    opened = await SqliteLog.open(log)
+    await opened.append(delivery("a"))
+    await opened.close()
+    await KeyStore.create(keys, [MasterKey("m", bytes(32))])
+    folder.mkdir()
+    for path, what in ((log, "log"), (keys, "key store"), (folder, "directory")):
+        inode = find_inode(path)
+        with pytest.raises(ViewsUnavailable, match=f"views.path names a {what}.*not touched|unable to open"):
+            move_aside(path)
+        assert find_inode(path) == inode
+    assert {each.name for each in tmp_path.iterdir() if "damaged" in each.name} == set()
+
+
+async def test_a_file_that_was_replaced_meanwhile_stays(path: Path) -> None:
+    damaged = find_inode(path)
+    await SqliteViews.create(path)
+    assert move_aside(path, damaged) is None
+    assert path.exists()
+    path.unlink()
+    assert move_aside(path) is None
+
+
+async def test_the_newest_damaged_views_are_kept_and_what_never_was_views_is_never_deleted(path: Path) -> None:
+    foreign(path)
+    first = move_aside(path)
+    kept: list[Path | None] = []
+    for _ in range(MAX_DAMAGED + 2):
+        await SqliteViews.create(path)
+        cut(path)
+        kept.append(move_aside(path))
+    assert sorted(path.parent.glob("*.damaged-*")) == sorted([first, *kept[2:]])
+    remove_damaged(path)
+    assert list(path.parent.glob("*.damaged-*")) == [first]
+
+
+async def test_without_rights_or_space_nothing_is_damaged(path: Path) -> None:
+    views = await SqliteViews.open(path, writable=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("ROLLBACK")
+    assert views.damage is None
+    await views.close()
+
+
+async def test_damage_that_shows_only_while_reading_is_noticed(tmp_path: Path, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as file:
+        ((page, size),) = file.execute(
+            "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = 'entries'"
+        )
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(os.urandom(size))
+    views = await SqliteViews.open(path, writable=True)
+    with pytest.raises(ViewsDamaged):
+        await views.entries_after(0, 0, limit=9)
+    assert views.damage is not None
+    assert views.damage[0] == find_inode(path)
+    await views.close()
