@@ -95,13 +95,13 @@ class SchemaGuard:
 
 def _named(key: tuple[str, str]) -> str:
     kind, name = key
-    return f"the {kind} {ascii(name[:MAX_NAME_CHARS])}"
+    return f"the {kind} {name[:MAX_NAME_CHARS]!a}"
 
 
 def _tokens(sql: bytes | str) -> str:
     text = sql.decode("utf-8", "backslashreplace") if isinstance(sql, bytes) else sql
-    found: list[str] = []
-    for token in _TOKEN.finditer(text):
-        if token.lastgroup != "space":
-            found.append(token[0].lower() if token.lastgroup == "word" else token[0])
-    return " ".join(found)
+    return " ".join(
+        token[0].lower() if token.lastgroup == "word" else token[0]
+        for token in _TOKEN.finditer(text)
+        if token.lastgroup != "space"
+    )
