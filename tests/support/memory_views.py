@@ -9,6 +9,7 @@ import copy
 from collections.abc import Sequence
 
 from tracker.domain.rows import SessionRows
+from tracker.domain.set_aside import find_set_aside
 from tracker.domain.facts import Micros
 from tracker.views.contract import Changes, SavedEntry, SourceRow
 
@@ -104,6 +105,10 @@ class MemoryViews:
         for row in changes.sources:
             self._sources[row.source] = row
         self._position = changes.position
+
+    async def count_set_aside(self) -> int:
+        """See the contract."""
+        return sum(find_set_aside(rows.session) is not None for rows in self.sessions.values())
 
     async def rollback(self) -> None:
         """See the contract."""

@@ -21,6 +21,7 @@ from tracker.cli.arguments import Subparsers, add_command
 from tracker.cli.output import print_json, print_line, printable
 from tracker.config.load import Config
 from tracker.domain.deliveries import TRACKER
+from tracker.domain.set_aside import SetAside
 from tracker.errors import LogUnavailable, ViewsMissing, ViewsUnavailable
 from tracker.log.contract import Log
 from tracker.log.file_lock import lock
@@ -30,6 +31,7 @@ from tracker.server import cluster_stores, erasure_sync, stores
 from tracker.server.sources import redacted_fields
 
 MAX_DIFFERENCES = 20
+MAX_SET_ASIDE = 100
 POLL_SECONDS = 0.5
 """Between two looks whether another rebuild has ended."""
 REBUILD_SUFFIX, FRESH_SUFFIX, COPY_SUFFIX = "-rebuild", "-check", "-held"
@@ -39,9 +41,10 @@ _log = structlog.get_logger("rebuild")
 
 
 class RebuildResult(msgspec.Struct, frozen=True):
-    """The views are rebuilt up to `position`."""
+    """The views are rebuilt up to `position`. `set_aside`: sessions that could not be built, at most `MAX_SET_ASIDE`."""
 
     position: int
+    set_aside: list[SetAside]
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -71,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(rebuilt)
     else:
+        for each in rebuilt.set_aside:
+            print_line(printable(f"{each.session} is set aside: record {each.position}: {each.reason}"))
         print_line(f"the views at {config.views_path} are rebuilt up to position {rebuilt.position}")
     return 0
 
@@ -105,7 +110,8 @@ async def rebuild(config: Config, progress: Progress | None = None, *, wait: boo
         await stores.swap_views(path, config)
     if last_erasure:
         erasure_sync.save_position(config.views_path, last_erasure)
-    return RebuildResult(position)
+    async with stores.views_at(config.views_path, writable=False) as views:
+        return RebuildResult(position, await views.set_aside(limit=MAX_SET_ASIDE))
 
 
 async def check(config: Config, progress: Progress | None = None, *, limit: int = MAX_DIFFERENCES) -> CheckResult:

@@ -20,6 +20,8 @@ from tracker.projections.claims import Claim, stronger_end, stronger_start
 
 MAX_ANOMALIES = 100
 """Anomalies a session holds."""
+NO_CONTENT = -1
+"""See `SessionState.failed`."""
 MAX_IDS = 200
 """Values a session holds of each vendor id."""
 
@@ -126,6 +128,11 @@ class SessionState(msgspec.Struct, array_like=True):
     last_at: Micros = 0
     last_n: int = 0
     """The `n` of this session's first fact of the record at `last_position`."""
+    failed: tuple[int, int, str] | None = None
+    """(position, n, why) of the first fact that could not be folded. The session is set aside.
+
+    With `NO_CONTENT` as position: the state itself could not be stored, and only its positions and times were.
+    """
     last_activity: Claim | None = None
     """The latest fact about a connection or a stream: it may be later than the reported end."""
 
@@ -149,6 +156,8 @@ class SessionState(msgspec.Struct, array_like=True):
             self.ids[name] = set(sorted(self.ids.get(name, set()) | values)[:MAX_IDS])
         for anomaly in other.anomalies:
             self.add_anomaly(*anomaly)
+        if other.failed is not None:
+            self.mark_failed(*other.failed)
         self.created = min((c for c in (self.created, other.created) if c), key=_earliest, default=None)
         self.last_activity = min((c for c in (self.last_activity, other.last_activity) if c), key=_latest, default=None)
         self.first_position = min(
@@ -158,6 +167,18 @@ class SessionState(msgspec.Struct, array_like=True):
         self.last_n = -minus_n
         self.first_at = min(self.first_at or other.first_at, other.first_at or self.first_at)
         self.last_at = max(self.last_at, other.last_at)
+
+    def mark_failed(self, position: int, n: int, why: str) -> None:
+        """A fact could not be folded."""
+        failed = (position, n, why)
+        self.failed = failed if self.failed is None else min(self.failed, failed)
+
+    def without_content(self, why: str) -> SessionState:
+        """The same session with nothing but its positions and times, marked as failed."""
+        return SessionState(
+            self.source, self.vendor, self.run, first_position=self.first_position, last_position=self.last_position,
+            first_at=self.first_at, last_at=self.last_at, failed=(NO_CONTENT, 0, why),
+        )  # fmt: skip
 
     def add_anomaly(self, kind: str, detail: str, key: str, position: int) -> None:
         """Add an anomaly. The smallest `MAX_ANOMALIES` remain, in whatever order they arrive."""

@@ -15,13 +15,12 @@ import msgspec
 from tracker.domain.rows import SessionRows
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import RunRules
-from tracker.projections import timeline_entries
 from tracker.projections.restarts import restart_moments
 from tracker.projections.sourced_fact import SourcedFact, decode_session_ref, encode_session_ref
-from tracker.projections.folding import fold
-from tracker.projections.rendering import RenderContext, render, session_id, start_claim
+from tracker.projections.rendering import RenderContext, session_id, start_claim
 from tracker.projections.runs import RoomState, Runs, decode_room, encode_room
 from tracker.projections.state import SessionState, decode_state
+from tracker.projector.set_aside import entry_or_stand_in, fold_or_mark, render_or_set_aside
 from tracker.sources import registry
 from tracker.views.contract import Changes, SavedEntry, SourceRow, ViewsWriter
 
@@ -339,8 +338,8 @@ class Batch:
         for item, home in zip(facts, homes, strict=True):
             place = item.fact.place
             if home is not None:
-                fold(self._state(home, item), item)
-            row = timeline_entries.render_entry(item, home)
+                fold_or_mark(self._state(home, item), item)
+            row = entry_or_stand_in(item, home)
             if place is None or place.run is not None:
                 saved[item.position, item.n] = SavedEntry(row, None, row.at if place is None else place.at)
             else:
@@ -394,7 +393,7 @@ class Batch:
         source = self._cache.sources[state.source][1]
         runs = self._runs.get((state.source, state.lifetime.value("room") or ""))
         start = start_claim(state)
-        return render(
+        return render_or_set_aside(
             state,
             RenderContext(
                 rules=self._rules[state.source],

@@ -60,6 +60,10 @@ class ProjectorObserver(Protocol):
         """After each batch: the projected position, the log's head, and the age of the oldest unprojected record."""
         ...
 
+    def set_aside(self, sessions: int) -> None:
+        """After each pass: how many sessions are set aside (`domain/set_aside`)."""
+        ...
+
     def unreadable(self, source: str, kind: str) -> None:
         """A fact has the anomaly `unreadable` or `unknown_event`."""
         ...
@@ -97,6 +101,7 @@ class Projector:
         self._deferred_sessions = deferred_sessions
         self._remaining_facts = RemainingFacts(log)
         self._cache = BatchCache()
+        self._set_aside = 0
         self.position = 0
         """The last record that readers of the views see."""
         self._saved_position = 0
@@ -141,6 +146,7 @@ class Projector:
                     break
             else:
                 await self._save_deferred()
+                await self._report_set_aside()
                 return self.position
         return await self.catch_up(progress, until=until)
 
@@ -222,6 +228,16 @@ class Projector:
             for record in records
             for fact in sourced_facts(record, remaining, self._hidden.get(record.source, frozenset()))
         ]
+
+    async def _report_set_aside(self) -> None:
+        if self._observer is not None:
+            count = await self._views.count_set_aside()
+            if count > self._set_aside:
+                _log.error(
+                    "sessions are set aside, everything else goes on; list them with `tracker rebuild`", count=count
+                )
+            self._set_aside = count
+            self._observer.set_aside(count)
 
     def _report(self, facts: list[SourcedFact], observer: ProjectorObserver, head: int) -> None:
         lag = max(0, self._now() - (self._oldest_received_at or 0)) / 1_000_000

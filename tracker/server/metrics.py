@@ -72,6 +72,9 @@ class Metrics(Collector):
         self._unknown_events = Counter(
             "tracker_unknown_events", "Recorded deliveries with an unknown event.", ["source"], registry=registry
         )
+        self._set_aside = Gauge(
+            "tracker_sessions_set_aside", "Sessions whose rows could not be made or stored.", registry=registry
+        )
         self._erased = Counter(
             "tracker_erased_records", "Records erased because they were older than their source's retention.", ["source"],
             registry=registry,
@@ -134,6 +137,10 @@ class Metrics(Collector):
         """See the projector's watcher: the views are at `position` of `head`, `lag_seconds` behind."""
         self._lag.set(max(0, head - position))
         self._lag_seconds.set(lag_seconds)
+
+    def set_aside(self, sessions: int) -> None:
+        """See the projector's watcher: this many sessions are set aside."""
+        self._set_aside.set(sessions)
 
     def unreadable(self, source: str, kind: str) -> None:
         """See the projector's watcher: a record could not be parsed ("unreadable"), or is an "unknown_event"."""

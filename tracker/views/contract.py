@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tracker.domain.facts import Micros
+from tracker.domain.set_aside import SetAside
 from tracker.domain.rows import EntryRow, SessionRow, SessionRows, SupervisorSessionRow
 
 VIEWS_VERSION = 3
@@ -134,9 +135,14 @@ class ViewsWriter(Protocol):
     async def save(self, changes: Changes, *, commit: bool = True) -> None:
         """Apply all changes in one transaction; with `commit=False`, leave it open for the next save.
 
+        Sessions and entries that the views cannot store are set aside (`domain/set_aside`); the others are saved.
         Until the commit only the writer's own queries about sessions and rooms see the changes; readers and
         `projected_position` do not. If it raises, nothing of the open transaction was saved.
         """
+        ...
+
+    async def count_set_aside(self) -> int:
+        """How many sessions are set aside (`domain/set_aside`)."""
         ...
 
     async def rollback(self) -> None:
@@ -201,6 +207,10 @@ class ViewsReader(Protocol):
 
     async def session(self, session_id: str) -> SessionRow | None:
         """The session with this id."""
+        ...
+
+    async def set_aside(self, *, limit: int) -> list[SetAside]:
+        """The sessions that are set aside, at most `limit`, by id."""
         ...
 
     async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:

@@ -31,6 +31,7 @@ NUMBERED = {
     "streams": ("session",),
     "recordings": ("session",),
     "supervisor_sessions": ("session",),
+    "set_aside": ("session",),
     "gaps": ("session", "source"),
     "entries": ("session", "source"),
 }

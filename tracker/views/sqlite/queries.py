@@ -14,6 +14,8 @@ s.participant_ms, s.recordings, s.supervisors"""
 """The columns that `encoding.sessions` decodes, after `doc`."""
 
 SELECT_SESSION = f"SELECT {SESSION_COLUMNS} FROM sessions AS s WHERE s.number = {NUMBER_OF_NAME}"
+SELECT_SET_ASIDE = f"""
+SELECT {SESSION_COLUMNS} FROM set_aside CROSS JOIN sessions AS s ON s.number = set_aside.session ORDER BY s.id LIMIT ?"""
 SELECT_SESSIONS_BY_ID = f"""
 SELECT {SESSION_COLUMNS} FROM sessions AS s
 WHERE s.number IN (SELECT number FROM json_each(?) JOIN names ON names.name = value) ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"""

@@ -15,6 +15,7 @@ import msgspec
 from tracker.domain.facts import Micros
 from tracker.domain.ordering import causal_rank, tie_breaker
 from tracker.domain.rows import EntryRow, SessionRow, SupervisorSessionRow
+from tracker.domain.set_aside import SetAside, find_set_aside
 from tracker.views.sqlite import encoding
 from tracker.views.sqlite import queries as sql
 from tracker.views.contract import Page, RoomSummary, SessionFilter, SourceRow
@@ -129,6 +130,10 @@ class SqliteReader(ABC):
     async def session(self, session_id: str) -> SessionRow | None:
         found = await self.rows(sql.SELECT_SESSION, [session_id])
         return _session(found[0]) if found else None
+
+    async def set_aside(self, *, limit: int) -> list[SetAside]:
+        found = [_session(row) for row in await self.rows(sql.SELECT_SET_ASIDE, [limit])]
+        return [each for row in found if (each := find_set_aside(row)) is not None]
 
     async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:
         """See `ViewsReader`. A current session id means that session only, even if other sessions have the same lookup."""

@@ -92,6 +92,8 @@ def row_diff(before: SessionRows, rows: SessionRows) -> RowDiff:
             added[table] = ()
             continue
         old, new = dict(_by_key(was, times, before)), dict(_by_key(now, times, rows))
+        if len(new) != len(now):
+            raise ValueError(f"two rows of {table} have one id")
         removed[table] = [key for key, row in old.items() if new.get(key) != row]
         added[table] = tuple(row for key, row in new.items() if old.get(key) != row)
     lookups_removed: tuple[str, ...] = ()

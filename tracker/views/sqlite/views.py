@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -22,6 +22,7 @@ import structlog
 
 from tracker.errors import ViewsDamaged, ViewsOutdated, ViewsUnavailable
 from tracker.domain.facts import Micros
+from tracker.domain.rows import SessionRows
 from tracker.views.sqlite import writer as sql
 from tracker.views.contract import MergeResult, Changes, SavedEntry, SharedRoom
 from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, merge_part
@@ -30,6 +31,7 @@ from tracker.views.sqlite.counts import select_counts, update_counts
 from tracker.views.sqlite.dump import dump_rows
 from tracker.views.sqlite.encoding import decompress_state
 from tracker.views.sqlite.reader import Row, SqliteReader
+from tracker.views.sqlite.refusals import replace_refused
 from tracker.views.sqlite.schema import HAS_TRIGRAMS
 from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, find_inode, is_views_file, named_errors, open_connection, start_building, swap_in  # fmt: skip
 from tracker.views.sqlite.search_index import update_texts
@@ -273,6 +275,9 @@ class SqliteViews(SqliteReader):
                     raise
                 self._is_uncommitted = not commit
 
+    async def count_set_aside(self) -> int:
+        return int((await self._read_back(sql.COUNT_SET_ASIDE, []))[0][0])
+
     async def rollback(self) -> None:
         handle = self._writing_connection()
         async with handle.lock:
@@ -314,20 +319,38 @@ class SqliteViews(SqliteReader):
 
 def _save(connection: sqlite3.Connection, changes: Changes, saved_rows: SavedRows | None, commit: bool) -> None:
     """One save, in the connection's thread. `saved_rows` is None for views that are being built."""
-    numbers, fresh = sql.begin_save(connection, sql.collect_names(changes))
+    try:
+        numbers, fresh = sql.begin_save(connection, sql.collect_names(changes))
+    except Exception as error:
+        changes = replace_refused(changes, error)
+        numbers, fresh = sql.begin_save(connection, sql.collect_names(changes))
     if saved_rows is None:
         # All saves are one transaction: a page that many saves change is written to the file once.
-        sql.execute_save(connection, changes, numbers, fresh)
+        _execute(connection, changes, numbers, fresh, {})
         return
     known = saved_rows.find(changes, connection.execute(sql.SELECT_POSITION).fetchone()[0])
     before = select_counts(connection, changes, numbers, known)
-    sql.execute_save(connection, changes, numbers, fresh, known)
+    changes = _execute(connection, changes, numbers, fresh, known)
     update_counts(connection, before, changes)
     if HAS_TRIGRAMS:
         update_texts(connection, changes, numbers, fresh, known)
     if commit:
         connection.commit()
     saved_rows.remember(changes)
+
+
+def _execute(
+    connection: sqlite3.Connection, changes: Changes, numbers: sql.Numbers, fresh: set[str],
+    known: Mapping[str, SessionRows],
+) -> Changes:  # fmt: skip
+    """Execute the statements of a save; without what SQLite refuses. Returns the changes that were saved."""
+    try:
+        sql.execute_save(connection, changes, numbers, fresh, known)
+    except Exception as error:
+        changes = replace_refused(changes, error)
+        # A part of the statements was executed: nothing is known to be there, and nothing is new.
+        sql.execute_save(connection, changes, numbers, set())
+    return changes
 
 
 async def _run_in_thread(

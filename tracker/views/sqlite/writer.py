@@ -17,6 +17,7 @@ from typing import Any
 
 from tracker.domain.ordering import causal_rank, tie_breaker
 from tracker.domain.rows import EntryRow, SessionRows
+from tracker.domain.set_aside import find_set_aside
 from tracker.views.sqlite import encoding
 from tracker.views.contract import Changes, SavedEntry, SourceRow
 from tracker.views.sqlite.row_diff import CHILDREN, RowDiff, row_diff, first_known, session_over_at
@@ -46,6 +47,9 @@ SAVE_NAMES = "INSERT INTO names (name) SELECT value FROM json_each(?)"
 
 DELETE_SESSIONS = "DELETE FROM sessions WHERE number = ?"
 DELETE_OF_SESSION = tuple(f"DELETE FROM {table} WHERE session = ?" for table in ("session_lookups", *CHILDREN, "gaps"))
+DELETE_SET_ASIDE = "DELETE FROM set_aside WHERE session = ?"
+COUNT_SET_ASIDE = "SELECT count(*) FROM set_aside"
+SAVE_SET_ASIDE = "INSERT INTO set_aside (session) VALUES (?)"
 DELETE_STATES = "DELETE FROM session_states WHERE session = ?"
 SAVE_SESSIONS = """
 INSERT INTO sessions (number, id, source, vendor, room_id, room_name, state, begins_at, over_at, duration_ms, last_event_at,
@@ -175,6 +179,11 @@ def save_statements(
     if stale:
         for statement in DELETE_OF_SESSION:
             yield statement, stale
+    was_set_aside = [
+        (numbers[name],) for name in sorted({*changes.removed, *(r.session.id for r in changes.sessions)} - fresh)
+    ]
+    if was_set_aside:
+        yield DELETE_SET_ASIDE, was_set_aside
     if changes.removed:
         gone = [(numbers[session_id],) for session_id in changes.removed]
         yield DELETE_SESSIONS, gone
@@ -184,6 +193,9 @@ def save_statements(
     placed = [(numbers[rows.session.id], rows) for rows in sessions]
     if placed:
         yield SAVE_SESSIONS, (_session(number, rows) for number, rows in placed)
+    set_aside = [(numbers[rows.session.id],) for rows in changes.sessions if find_set_aside(rows.session)]
+    if set_aside:
+        yield SAVE_SET_ASIDE, set_aside
     placed += [(numbers[diff.rows.session.id], diff.added) for diff in diffs]
     if placed:
         yield from _session_statements(placed, numbers)

@@ -263,6 +263,7 @@ PLANNED += [
 PLANNED += [
     (sql.SELECT_SESSION, ["a"]),
     (sql.SELECT_SESSIONS_BY_ID, ["[]", 5]),
+    (sql.SELECT_SET_ASIDE, [5]),
     (sql.SELECT_TIMELINE + sql.ENTRIES_IN_TIME, ["a", 5]),
     (sql.SELECT_TIMELINE + sql.AND_ENTRY_KINDS + sql.AND_ENTRY_SUBJECT + sql.AND_ENTRY_AFTER + sql.ENTRIES_IN_TIME, ["a", "[]", "a", 1, 1, 1, 1, 1, 5]),
     (sql.SELECT_ENTRIES_AFTER, [1, 2, 5]),

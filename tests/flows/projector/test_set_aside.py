@@ -1,0 +1,159 @@
+"""A session whose rows cannot be made or stored is set aside and says why; everything else goes on, and a fix heals it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.flows.privacy.test_erasure import sealed_config
+from tests.support.server import Running, now
+
+VENDOR = '''
+"""A vendor whose events Tracker can prove, but not fold, render, store or show."""
+
+import hashlib
+import json
+
+from tracker.domain.deliveries import Verified
+from tracker.domain.facts import ParticipantJoined, RecordingFact, RecordingReady, RunRules, SessionRef, SignalSent
+from tracker.sources.contract import Vendor
+
+
+class OddSource:
+    def __init__(self, settings):
+        self.name, self.vendor = settings.name, settings.vendor
+
+    def verify(self, delivery):
+        return self._named(delivery.body, delivery.received_at, "webhook", b'{"scheme":"header"}')
+
+    def verify_trusted(self, body, *, received_at, proof):
+        return self._named(body, received_at, "import", json.dumps(proof).encode())
+
+    def _named(self, body, received_at, origin, proof):
+        return Verified(
+            source=self.name, vendor=self.vendor, event="e", dedupe_key=hashlib.sha256(body).hexdigest(),
+            received_at=received_at, origin=origin, proof=proof, body=body,
+        )
+
+
+def interpret(record):
+    body = json.loads(record.body)
+    about = {"at": body["at"], "place": SessionRef(at=body["at"], run=body["run"], room=body["run"])}
+    joined = ParticipantJoined(**about, connection=body["who"], identity=body["who"])
+    how = HOW.get(body["how"], "good")
+    if how == "fold":
+        return (joined, RecordingFact(**about, recording="r"))
+    if how == "render":
+        return (joined, RecordingReady(**about, recording="r", size_bytes=2**70))
+    if how == "store":
+        return (joined, RecordingReady(at=2**63, place=about["place"], recording="r"))
+    if how == "show":
+        return (joined, SignalSent(**about, detail={"wide": 2**70}))
+    if how == "interpret":
+        raise KeyError("nothing can be read")
+    return (joined,)
+
+
+HOW = {how: how for how in ("fold", "render", "store", "show", "interpret")}
+VENDOR = Vendor(
+    name="odd", title="Odd", build=OddSource, interpret=interpret, rules=RunRules(), needs="secrets", first_steps="",
+)
+'''
+
+PROGRAM = """
+import os
+import sys
+
+from tracker.cli.main import main
+from tracker.projector import rebuild
+from tracker.sources import registry
+
+registry.load("odd_vendor")
+if "IN_PARTS" in os.environ:
+    rebuild.MIN_PARALLEL_RECORDS, rebuild.HEAD_START_RECORDS = 1, 0
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+SOURCE = '\n[[sources]]\nname = "odd"\nvendor = "odd"\nsecret = "a-secret-of-at-least-thirty-two-bytes"\n'
+REASONS = {
+    "fold": r"this record cannot be folded into it \(KeyError in _recording\)",
+    "render": r"its rows cannot be made \(OverflowError in render\)",
+    "store": r"the views cannot store its rows \(OverflowError in \w+\)",
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Running:
+    (tmp_path / "odd_vendor.py").write_text(VENDOR)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    config = sealed_config(tmp_path) + SOURCE
+    return Running(tmp_path, config=config, program=(sys.executable, str(tmp_path / "program.py")))
+
+
+async def post(server: Running, web: aiohttp.ClientSession, how: str, n: int = 0) -> int:
+    body: dict[str, Any] = {"how": how, "run": f"run-{how}", "who": f"person-{how}-{n}", "at": now() + n}
+    async with web.post(f"{server.url}/hooks/odd", json=body) as answer:
+        assert answer.status == 200
+        return int((await answer.json())["position"])
+
+
+async def test_a_session_that_cannot_be_built_is_set_aside_and_everything_else_goes_on(
+    server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.start(init=True)
+    try:
+        async with aiohttp.ClientSession() as web:
+            at = {how: await post(server, web, how) for how in ("good", *REASONS, "show", "interpret")}
+            last = str(at["interpret"])
+            for how, reason in REASONS.items():
+                session = await server.get(web, f"/v1/sessions/odd:run-{how}", at_least=last)
+                (anomaly,) = session["anomalies"]
+                assert (anomaly["kind"], anomaly["position"]) == ("set_aside", at[how])
+                assert re.fullmatch(reason, anomaly["detail"]), anomaly
+                status, page = await server.text(web, f"/sessions/odd:run-{how}")
+                assert status == 200
+                assert anomaly["detail"] in page
+            timeline = await server.get(web, "/v1/sessions/odd:run-show/timeline")
+            assert "cannot store this event" in json.dumps(timeline["items"])
+            assert "tracker_sessions_set_aside 3.0" in await server.until(
+                web, "/metrics", "tracker_sessions_set_aside 3"
+            )
+            # Later events of good and bad sessions go on.
+            for how in ("good", *REASONS, "show"):
+                last = str(await post(server, web, how, 1))
+            good = await server.get(web, "/v1/sessions/odd:run-good", at_least=last)
+            assert (good["participants"], good["anomalies"][0]["kind"]) == (2, "missing_start")
+            assert (await server.get(web, "/v1/sessions/odd:run-show"))["participants"] == 2
+            assert (await server.get(web, "/v1/sessions/odd:run-store"))["anomalies"][0]["position"] == int(last) - 1
+        code, out, complaint = await server.run("rebuild", "--check")
+        assert (code, out) == (0, f"the views match the log up to position {last}\n"), out
+        monkeypatch.setenv("IN_PARTS", "1")
+        code, out, complaint = await server.run("rebuild", "--check")
+        assert (code, out) == (0, f"the views match the log up to position {last}\n"), out
+        code, out, _ = await server.run("rebuild", "--json")
+        set_aside = {each["session"]: each for each in json.loads(out)["set_aside"]}
+        assert (code, sorted(set_aside)) == (0, [f"odd:run-{how}" for how in sorted(REASONS)])
+        code, out, _ = await server.run("rebuild")
+        assert code == 0
+        assert re.search(r"odd:run-fold is set aside: record 2: this record cannot be folded", out)
+        code, out, complaint = await server.run("erase", "--identity", "person-good-0", "--yes")
+        assert code == 0, complaint
+        async with aiohttp.ClientSession() as web:
+            good = await server.get(web, "/v1/sessions/odd:run-good", at_least=last)
+            assert good["participants"] == 2
+    finally:
+        assert await server.stop() == 0
+
+    (tmp_path / "odd_vendor.py").write_text(VENDOR.replace("HOW = {how: how for", "HOW = {} and {how: how for"))
+    code, out, _ = await server.run("rebuild", "--json")
+    assert (code, json.loads(out)["set_aside"]) == (0, [])
+    code, out, _ = await server.run("sessions", "--json")
+    assert "set_aside" not in out
+    assert {each["participants"] for each in json.loads(out)["items"]} == {1, 2}
