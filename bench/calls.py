@@ -1,8 +1,8 @@
-"""The calls of a deployment, for benchmarks: five vendors mixed, lengths and people as they come, an arrival curve over the day.
+"""The calls of a deployment, for benchmarks: five vendors, varied lengths and people, an arrival curve over the day.
 
-Nothing is measured here. `calls(sessions, begin, days)` gives as many plans in the order they begin, `deliveries(plan)`
-what its servers send, in causal order: the story of `tracker.demo_calls`, with more people in it, without its recording
-where it has none, and with persons of a population instead of Alice and Bob. The same arguments give the same bytes.
+Nothing is measured here. `calls(sessions, begin, days)` yields plans in the order they begin. `deliveries(plan)` returns
+what the vendor's servers send, in causal order: a sample call of the vendor with more people, with a recording only where
+the plan has one, and with persons of a population instead of Alice and Bob. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import NamedTuple
 from tracker.demo.calls import SampleDelivery, whole_call
 
 MIX = (("openvidu", 20), ("openvidu_meet", 20), ("livekit", 30), ("plugnmeet", 15), ("streamrec", 15))
-"""Vendors and how many calls of a hundred are theirs."""
+"""Vendor → its share of the calls, percent."""
 
 HOURS = (2, 1, 1, 1, 2, 4, 10, 30, 70, 95, 100, 95, 80, 85, 95, 100, 90, 65, 40, 25, 15, 10, 6, 4)
-"""How much begins in each hour of a day, of the busiest hour's hundred."""
+"""Calls that begin in each hour of a day, in percent of the busiest hour."""
 
 MINUTES = 14.0
-"""The median length of a call; one in six lasts more than twice, one in six less than half as long."""
+"""The median length of a call. One in six is more than twice as long, one in six less than half as long."""
 STORY_MINUTES = 150 / 60
 LONGEST = 480.0
 
 RECORDED = 0.3
 ASSISTED = 0.25
-"""How many calls are recorded, and how many have the same assistant as their second person."""
+"""The share of calls that are recorded, and the share whose second person is the same assistant."""
 
 CALLS_A_ROOM = 12
 CALLS_A_PERSON = 8
@@ -44,7 +44,7 @@ _OWN = re.compile(rb"(?:PA|TR|EV)_\w{8,}")
 
 
 class Plan(NamedTuple):
-    """One call before it is told: `start` in µs, `pace` stretches its story, `persons` are numbers of the population."""
+    """One call to generate: `start` in µs, `pace` stretches it, `persons` are numbers in the population."""
 
     vendor: str
     start: int
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
 
 def calls(sessions: int, begin: int, days: int, *, seed: int = 1) -> Iterator[Plan]:
-    """As many calls as they begin from `begin` (µs) on, over `days` days; the first has 300 people, for one long timeline."""
+    """`sessions` calls that begin within `days` days from `begin` (µs). The first has 300 people, for one long timeline."""
     chance = random.Random(seed)
     vendors = [vendor for vendor, share in MIX for _ in range(share)]
     rooms, population = max(5, sessions // CALLS_A_ROOM), max(50, sessions * 3 // CALLS_A_PERSON)
@@ -73,19 +73,19 @@ def calls(sessions: int, begin: int, days: int, *, seed: int = 1) -> Iterator[Pl
 
 
 def deliveries(plan: Plan) -> list[SampleDelivery]:
-    """What the vendor's servers send of this call, by time."""
+    """The deliveries of this call, by time."""
     story = whole_call(plan.vendor, plan.start, seed=plan.room, pace=plan.pace)
-    told = [_named(sent, plan.persons) for sent in story if plan.recorded or not _OF_RECORDING.search(sent.event)]
+    sends = [_named(sent, plan.persons) for sent in story if plan.recorded or not _OF_RECORDING.search(sent.event)]
     if len(plan.persons) > 2 and plan.vendor != "streamrec":
         for k in range(2, len(plan.persons)):
-            # As long as the call lasts: the story of the second person at another pace begins and ends elsewhere in it.
+            # The second person's events at another pace, so that this person joins and leaves at other times.
             pace = plan.pace * (0.3 + 0.9 * ((k * 0.6180339887) % 1))
-            told += _another(whole_call(plan.vendor, plan.start, seed=plan.room, pace=pace), k, plan.persons)
-    return sorted(told, key=lambda sent: sent.at)
+            sends += _another(whole_call(plan.vendor, plan.start, seed=plan.room, pace=pace), k, plan.persons)
+    return sorted(sends, key=lambda sent: sent.at)
 
 
 def _starts(sessions: int, begin: int, days: int, chance: random.Random) -> Iterator[int]:
-    """Moments after `HOURS`, ascending: each so much of the day's weight after the one before."""
+    """Start times (µs), ascending, distributed over each day by `HOURS`."""
     ends = list(itertools.accumulate(HOURS))
     whole = ends[-1] * days
     weight = 0.0
@@ -98,7 +98,7 @@ def _starts(sessions: int, begin: int, days: int, chance: random.Random) -> Iter
 
 
 def _named(sent: SampleDelivery, persons: tuple[int, ...]) -> SampleDelivery:
-    """With persons of the population instead of Alice and Bob."""
+    """The delivery with persons of the population instead of Alice and Bob."""
     body = sent.body
     for name, person in ((b"lice", persons[0]), (b"ob", persons[1])):
         first = b"a" if name == b"lice" else b"b"
@@ -107,7 +107,7 @@ def _named(sent: SampleDelivery, persons: tuple[int, ...]) -> SampleDelivery:
 
 
 def _another(story: list[SampleDelivery], k: int, persons: tuple[int, ...]) -> Iterator[SampleDelivery]:
-    """The deliveries about Bob, as those of the person `k` of this call."""
+    """The deliveries about Bob, changed to person `k` of this call."""
     joined = next(sent.body for sent in story if b"Bob" in sent.body)
     own = re.search(rb"PA_\w+|con_\w+", joined)
     mark = own[0] if own else b"Bob"

@@ -1,9 +1,10 @@
-"""What keeping costs: `python bench/compression.py [--events 50000] [--kinds calls,samples] [--vendors livekit,…]`.
+"""What storage costs: `python bench/compression.py [--events 50000] [--kinds calls,samples] [--vendors livekit,…]`.
 
-For each vendor and kind of traffic (`traffic.py`) a log is filled, packed and as it came, and its views are built. Prints
-bytes an event: the raw bodies and their proofs, the log by its parts, the ratio of the whole log to the raw bodies; the
-same once all new records are packed ("settled": the first thousand or two of a source are not); the views; then what packing costs and saves: processor µs a record of appending (without verifying), reading and rebuilding,
-of both logs by turns in one run, the best of each.
+For each vendor and kind of traffic (`traffic.py`) it fills one log with and one without compression, and builds views.
+Prints bytes per event: the raw bodies and their proofs, the log by its parts, the ratio of the whole log to the raw bodies,
+the same if all records were compressed ("settled": the first thousand or two records of a source are not), and the views.
+Then what compression costs and saves: processor µs per record for appending (without verifying), reading and rebuilding.
+Both logs are measured in turns in one run; the best of each counts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ALL_PARTS = "SELECT name, sum(pgsize) FROM dbstat GROUP BY name"
 
 
 async def fill(path: Path, events: Sequence[Verified], *, packs: bool) -> float:
-    """Append them a hundred at a time; processor seconds, those of training included."""
+    """Append them in batches of a hundred; returns processor seconds, training included."""
     dictionaries.SAMPLE = 1_000 if packs else sys.maxsize
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
@@ -54,7 +55,7 @@ async def fill(path: Path, events: Sequence[Verified], *, packs: bool) -> float:
 
 
 async def read(path: Path) -> float:
-    """Read it once; processor seconds."""
+    """Read the log once; returns processor seconds."""
     log = await SqliteLog.open(path)
     started = time.process_time()
     async for _ in log.read(0):
@@ -65,7 +66,7 @@ async def read(path: Path) -> float:
 
 
 async def rebuild(path: Path, views_path: Path) -> float:
-    """Make views of it; processor seconds."""
+    """Build its views; returns processor seconds."""
     views_path.unlink(missing_ok=True)
     log = await SqliteLog.open(path)
     views = await SqliteViews.build(views_path)
@@ -80,7 +81,7 @@ async def rebuild(path: Path, views_path: Path) -> float:
 
 
 def parts_of(path: Path) -> dict[str, int]:
-    """Bytes of the file by its parts."""
+    """Part of the file → its bytes."""
     connection = sqlite3.connect(path)
     sizes = dict(connection.execute(ALL_PARTS))
     connection.close()
@@ -89,7 +90,7 @@ def parts_of(path: Path) -> dict[str, int]:
 
 
 def not_packed_yet(path: Path) -> float:
-    """How many bytes an event less it were if all records had packed as well as those that did."""
+    """Bytes per event that would be saved if all records were compressed as well as the compressed ones."""
     connection = sqlite3.connect(path)
     ((mean, packed),) = connection.execute(MEANS)
     connection.close()
@@ -97,7 +98,7 @@ def not_packed_yet(path: Path) -> float:
 
 
 def measure(vendor: str, kind: str, count: int, turns: int, folder: Path) -> dict[str, Any]:
-    """Fill, read and rebuild both logs by turns."""
+    """Fill, read and rebuild both logs in turns."""
     events = list(itertools.islice(KINDS[kind](vendor), count))
     best: dict[str, float] = {}
     gc.freeze()
@@ -125,14 +126,14 @@ def measure(vendor: str, kind: str, count: int, turns: int, folder: Path) -> dic
 
 
 def main() -> None:
-    """The tables."""
+    """Print the tables."""
     warnings.simplefilter("ignore")
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--events", type=int, default=50_000)
-    asked.add_argument("--turns", type=int, default=3)
-    asked.add_argument("--kinds", default=",".join(KINDS))
-    asked.add_argument("--vendors", default=",".join(VENDORS))
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=50_000)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--vendors", default=",".join(VENDORS))
+    options = parser.parse_args()
     sizes = (
         "body",
         "proof",
@@ -144,12 +145,12 @@ def main() -> None:
         "other packed",
     )
     costs = ("append", "read", "rebuild")
-    print(f"bytes an event, {given.events} events each")
+    print(f"bytes per event, {options.events} events each")
     print(f"{'':22}" + "".join(f"{name.removesuffix(' packed'):>10}" for name in sizes) + f"{'/ body':>8}{'settled':>9}{'/ body':>8}{'views':>8}"
           + "".join(f"{name + ' µs':>22}" for name in costs))  # fmt: skip
-    for kind, vendor in itertools.product(given.kinds.split(","), given.vendors.split(",")):
+    for kind, vendor in itertools.product(options.kinds.split(","), options.vendors.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(vendor, kind, given.events, given.turns, Path(folder))
+            found = measure(vendor, kind, options.events, options.turns, Path(folder))
         line = f"{kind:8} {vendor:13}" + "".join(f"{found[name]:10.0f}" for name in sizes)
         line += f"{found['log packed'] / found['body']:8.2f}{found['settled']:9.0f}"
         line += f"{found['settled'] / found['body']:8.2f}{found['views']:8.0f}"

@@ -1,16 +1,16 @@
 """A day of a large deployment, end to end: `python bench/day.py [--sessions 1000000] [--keep FOLDER] [--connections 64] [--rebuild]`.
 
-The calls of `calls.py` on an arrival curve over 24 hours, all five vendors, merged into one stream by the time their servers
-send: one delivery of 300 is lost, one of 60 comes twice, one of 30 late. They are signed and sent over HTTP, as fast as
-they are answered, to a `tracker serve` of its own process, which verifies, appends and projects into its views meanwhile;
-a third process asks the API all the time. Then the server is stopped, `tracker verify` and `tracker rebuild --check` run.
-With `--rebuild` nobody waits for a projector that is behind when the last delivery is answered: the server is stopped, `tracker
-rebuild` makes the views, and a server started on them has to go on from there.
+The calls of `calls.py` of all five vendors, on an arrival curve over 24 hours, merged into one stream by sending time: one
+delivery in 300 is lost, one in 60 is sent twice, one in 30 late. They are signed and sent over HTTP as fast as they are
+answered to a `tracker serve`, which verifies, appends and projects them. A third process reads from the API throughout.
+Then the server is stopped, and `tracker verify` and `tracker rebuild --check` run.
+With `--rebuild` the program does not wait for the projector after the last answer: it stops the server, runs `tracker
+rebuild`, and starts a server, which has to continue on those views.
 
-Prints a line every 30 s, and in the end: deliveries, answers, sessions, bytes, the time of each phase and stage, processor
-time and peak memory of the server, how far the projector was behind, and what the questions took. Exit code 1 when an
-answer was wrong, a record is missing, or the views are not those of a rebuild. A million sessions are 13.6 million
-deliveries and need some 30 GB at most (log, views, and the second views of the check).
+Prints a line every 30 s, and at the end: deliveries, answers, sessions, bytes, the time of each phase and stage, processor
+time and peak memory of the server, the projector's largest lag, and the latency of reads. Exit code 1 if an answer was
+wrong, a record is missing, or the views differ from a rebuild. A million sessions are 13.6 million deliveries and need at
+most about 30 GB (log, views, and the second views of the check).
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from tracker.sources.contract import SourceSettings
 from tracker.views.sqlite.views import SqliteViews
 
 LOST, TWICE, LATE = 300, 60, 30
-"""One of so many deliveries never comes, comes once more within a minute, comes up to ten seconds late."""
+"""One delivery in this many is lost, is sent again within a minute, is up to ten seconds late."""
 SAYS_EVERY = 30.0
 ASKS_EVERY = 0.1
 LOOKS_EVERY = 0.5
 SAMPLE = 10_000
-"""Deliveries whose stages are measured one by one, in this process."""
+"""Deliveries whose stages are measured separately, in this process."""
 
 QUESTIONS = {
     "sessions": "/v1/sessions?limit=50",
@@ -72,7 +72,7 @@ QUESTIONS = {
 
 
 class Out(NamedTuple):
-    """One delivery on its way: when it is sent (µs of the simulated day), whose, what."""
+    """One delivery to send: when (µs of the simulated day), of which vendor, what."""
 
     at: int
     number: int
@@ -82,9 +82,9 @@ class Out(NamedTuple):
 
 
 def day(sessions: int, begin: int, *, hour: int = 0) -> Iterator[Out]:
-    """Every delivery of the day by the moment it is sent; about as many calls are in memory as run at one time.
+    """Every delivery of the day, by sending time. Only calls that are open at the same time are in memory.
 
-    `hour`: nothing of calls that begin before it.
+    `hour`: leaves out calls that begin before it.
     """
     chance = random.Random(7)
     waiting: list[Out] = []
@@ -115,7 +115,7 @@ def request_of(out: Out) -> bytes:
 
 
 class Sender(asyncio.Protocol):
-    """One connection: the next delivery as soon as the last was answered; after a 503 the same again."""
+    """One connection, which sends the next delivery as soon as the last was answered, and the same again after a 503."""
 
     def __init__(self, stream: Iterator[Out], tally: Tally) -> None:
         self._stream = stream
@@ -130,7 +130,7 @@ class Sender(asyncio.Protocol):
         self._next()
 
     def data_received(self, data: bytes) -> None:
-        """Answers are small and have a length."""
+        """Collect an answer; answers are small and have a length."""
         self._held += data
         head, found, body = self._held.partition(b"\r\n\r\n")
         if not found or len(body) < int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
@@ -148,7 +148,7 @@ class Sender(asyncio.Protocol):
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The server went away: nothing is measured then."""
+        """The server is gone: fail."""
         if not self.done.done():
             self.done.set_exception(ConnectionError(f"the server closed a connection: {exc}"))
 
@@ -169,7 +169,7 @@ class Sender(asyncio.Protocol):
 
 
 class Tally:
-    """What was sent and answered."""
+    """Counts of what was sent and answered."""
 
     def __init__(self) -> None:
         self.answers: Counter[int] = Counter()
@@ -179,8 +179,8 @@ class Tally:
         self.bytes = 0
 
 
-def ask(url: str, results: Any, stop: Any) -> None:
-    """Ask the API in turns until told to stop; runs in a process of its own. Gives (question, ms)."""
+def read_forever(url: str, results: Any, stop: Any) -> None:
+    """Send the reads in turns until `stop` is set, in a separate process. Puts (name, ms) into `results`."""
     host = url.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=120)
     session = ""
@@ -199,16 +199,16 @@ def ask(url: str, results: Any, stop: Any) -> None:
 
 
 class Server(NamedTuple):
-    """What the server has taken so far."""
+    """Resources that the server has used so far."""
 
     cpu: float
     peak_mb: float
     threads: dict[int, float]
-    """Processor time of each thread, by its number in the order they began."""
+    """Processor time by thread number, in the order of their start."""
 
 
 def server_of(pid: int) -> Server:
-    """From /proc: seconds and MB."""
+    """Read them from /proc, in seconds and MB."""
     tick = os.sysconf("SC_CLK_TCK")
 
     def cpu(stat: str) -> float:
@@ -221,50 +221,50 @@ def server_of(pid: int) -> Server:
     return Server(cpu(Path(f"/proc/{pid}/stat").read_text()), int(peak.split()[1]) / 1024, threads)
 
 
-class Asked:
-    """What the asking process found."""
+class ReaderTally:
+    """Latencies of the reader process, and the lag of the views."""
 
     def __init__(self) -> None:
         self.took: dict[str, list[float]] = {}
         self.behind = 0
-        """Records that were answered and not in the views when the watcher last asked."""
+        """Answered records that were not in the views at the last check."""
         self.most_behind = 0
 
     def take(self, results: Any) -> None:
-        """Everything it has told since."""
+        """Take all new results."""
         while not results.empty():
             name, value = results.get()
             self.took.setdefault(name, []).append(value)
 
 
 class Sent(NamedTuple):
-    """The live part of the day."""
+    """The result of the live part of the day."""
 
     tally: Tally
-    asked: Asked
+    reads: ReaderTally
     sending: float
     catching_up: float | None
-    """None: nobody waited for the views."""
+    """None: the program did not wait for the views."""
     at_end_of_sending: Server
     server: Server
 
 
-async def live(house: Running, sessions: int, connections: int, *, waits: bool) -> Sent:
-    """Send everything, wait until the views are there if one `waits`, and say how it goes meanwhile."""
-    assert house.process is not None
-    pid = house.process.pid
+async def live(running: Running, sessions: int, connections: int, *, waits: bool) -> Sent:
+    """Send everything and print progress; if `waits`, wait until the views are level."""
+    assert running.process is not None
+    pid = running.process.pid
     context = multiprocessing.get_context("spawn")
     results, stop = context.Queue(), context.Event()
-    asking = context.Process(target=ask, args=(house.url, results, stop), daemon=True)
-    asking.start()
-    tally, asked = Tally(), Asked()
+    reader = context.Process(target=read_forever, args=(running.url, results, stop), daemon=True)
+    reader.start()
+    tally, reads = Tally(), ReaderTally()
     begin = now() // DAY * DAY - DAY
     stream = day(sessions, begin)
-    host, port = house.url.removeprefix("http://").rsplit(":", 1)
+    host, port = running.url.removeprefix("http://").rsplit(":", 1)
     loop = asyncio.get_running_loop()
     begun = time.monotonic()
-    telling = asyncio.create_task(tell(pid, tally, asked, results, begun))
-    watching = asyncio.create_task(watch(house.url, tally, asked))
+    printing = asyncio.create_task(print_progress(pid, tally, reads, results, begun))
+    watching = asyncio.create_task(watch(running.url, tally, reads))
     try:
         senders = [
             (await loop.create_connection(lambda: Sender(stream, tally), host, int(port)))[1]
@@ -274,21 +274,21 @@ async def live(house: Running, sessions: int, connections: int, *, waits: bool) 
         sending, halfway = time.monotonic() - begun, server_of(pid)
         catching_up = None
         if waits:
-            await level(house, tally)
+            await level(running, tally)
             catching_up = time.monotonic() - begun - sending
     finally:
-        telling.cancel()
+        printing.cancel()
         watching.cancel()
         stop.set()
-    asking.join(120)
-    asked.take(results)
-    return Sent(tally, asked, sending, catching_up, halfway, server_of(pid))
+    reader.join(120)
+    reads.take(results)
+    return Sent(tally, reads, sending, catching_up, halfway, server_of(pid))
 
 
-async def level(house: Running, tally: Tally) -> None:
-    """Wait until the views hold everything that was answered."""
+async def level(running: Running, tally: Tally) -> None:
+    """Wait until the views have every answered delivery."""
     async with aiohttp_session() as web:
-        while int((await reading(web, house.url)).get("X-Log-Position", 0)) < tally.highest:
+        while int((await reading(web, running.url)).get("X-Log-Position", 0)) < tally.highest:
             await asyncio.sleep(0.2)
 
 
@@ -305,26 +305,26 @@ async def reading(web: Any, url: str) -> Any:
         return answer.headers
 
 
-async def watch(url: str, tally: Tally, asked: Asked) -> None:
-    """How far the views are behind what was answered, again and again."""
+async def watch(url: str, tally: Tally, reads: ReaderTally) -> None:
+    """Measure every second how far the views are behind the answers."""
     async with aiohttp_session() as web:
         while True:
             answered = tally.highest
-            asked.behind = max(0, answered - int((await reading(web, url)).get("X-Log-Position", 0)))
-            asked.most_behind = max(asked.most_behind, asked.behind)
+            reads.behind = max(0, answered - int((await reading(web, url)).get("X-Log-Position", 0)))
+            reads.most_behind = max(reads.most_behind, reads.behind)
             await asyncio.sleep(1.0)
 
 
-async def tell(pid: int, tally: Tally, asked: Asked, results: Any, begun: float) -> None:
-    """A line now and then."""
+async def print_progress(pid: int, tally: Tally, reads: ReaderTally, results: Any, begun: float) -> None:
+    """Print a line every `SAYS_EVERY` seconds."""
     before = 0
     while True:
         await asyncio.sleep(SAYS_EVERY)
-        asked.take(results)
+        reads.take(results)
         done = sum(tally.answers.values())
         server = server_of(pid)
         print(
-            f"{time.monotonic() - begun:6.0f} s  {done:,} answered, {(done - before) / SAYS_EVERY:,.0f}/s, views {asked.behind:,} behind, "
+            f"{time.monotonic() - begun:6.0f} s  {done:,} answered, {(done - before) / SAYS_EVERY:,.0f}/s, views {reads.behind:,} behind, "
             f"server {server.cpu:.0f} s of processor time, {server.peak_mb:.0f} MB at most",
             flush=True,
         )
@@ -332,7 +332,7 @@ async def tell(pid: int, tally: Tally, asked: Asked, results: Any, begun: float)
 
 
 async def stages(folder: Path) -> dict[str, float]:
-    """Processor time of each stage, µs a delivery, over the first deliveries of a day; in this process, one after the other."""
+    """Processor time of each stage, µs per delivery, for the first deliveries of a day; measured one after the other here."""
     took: dict[str, float] = {}
     path = folder / "stages.db"
 
@@ -341,7 +341,7 @@ async def stages(folder: Path) -> dict[str, float]:
 
     begun = time.process_time()
     outs = list(itertools.islice(day(SAMPLE, now() // DAY * DAY - DAY), SAMPLE))
-    clock("(making it up)", begun)
+    clock("(generate)", begun)
     begun = time.process_time()
     proofs = [sign(out.vendor, out.body, SECRETS[out.vendor], now()) for out in outs]
     clock("(signing, at the sender)", begun)
@@ -383,29 +383,29 @@ async def stages(folder: Path) -> dict[str, float]:
     return took
 
 
-async def afterwards(house: Running, *command: str) -> bool:
-    """One command of `tracker` to its end, and what it took and said last; whether it exited with 0."""
+async def run_command(running: Running, *command: str) -> bool:
+    """Run a `tracker` command and print its cost and its last line; returns whether it exited with 0."""
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"tracker {' '.join(command)} …", flush=True)
-    running = asyncio.create_task(house.run(*command))
+    command_task = asyncio.create_task(running.run(*command))
     peak = 0.0
-    while not running.done():
-        await asyncio.wait([running], timeout=LOOKS_EVERY)
-        peak = max(peak, memory_of("tracker", command[0], str(house.config)))
-    code, out, stderr = running.result()
+    while not command_task.done():
+        await asyncio.wait([command_task], timeout=LOOKS_EVERY)
+        peak = max(peak, memory_of("tracker", command[0], str(running.config)))
+    code, out, stderr = command_task.result()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    said = (out + stderr).strip().splitlines() or [""]
+    output = (out + stderr).strip().splitlines() or [""]
     print(
         f"tracker {' '.join(command)}: {time.monotonic() - begun:,.0f} s, {cpu:,.0f} s of processor time, "
-        f"{peak:,.0f} MB at most, all its processes: {said[-1][:150]}",
+        f"{peak:,.0f} MB at most, all its processes: {output[-1][:150]}",
         flush=True,
     )
     return code == 0
 
 
 def memory_of(*words: str) -> float:
-    """MB that the process with these words in its command line has now, with its children."""
+    """MB that the processes with these words in their command line use now, with their children."""
     whole = 0.0
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -416,7 +416,7 @@ def memory_of(*words: str) -> float:
 
 
 def resident(pid: int) -> float:
-    """MB of a process; 0 when it is gone."""
+    """MB of a process; 0 if it is gone."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
@@ -429,8 +429,8 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 
 def table(sent: Sent, took: dict[str, float], folder: Path, head: int, sessions: int) -> None:
-    """The figures."""
-    tally, asked = sent.tally, sent.asked
+    """Print the figures."""
+    tally, reads = sent.tally, sent.reads
     answered = sum(tally.answers.values())
     log_bytes = sum(path.stat().st_size for path in folder.glob("log.db*"))
     views_bytes = sum(path.stat().st_size for path in folder.glob("views.db*"))
@@ -439,11 +439,11 @@ def table(sent: Sent, took: dict[str, float], folder: Path, head: int, sessions:
     )
     print(f"{head:,} records, {tally.duplicates:,} repeats; {sessions:,} sessions; by vendor {dict(tally.vendors)}")
     print(
-        f"log {log_bytes / 1e6:,.0f} MB, {log_bytes / head:.0f} bytes a record; views {views_bytes / 1e6:,.0f} MB, {views_bytes / head:.0f}"
+        f"log {log_bytes / 1e6:,.0f} MB, {log_bytes / head:.0f} bytes per record; views {views_bytes / 1e6:,.0f} MB, {views_bytes / head:.0f}"
     )
     print(f"sent and answered in {sent.sending:,.0f} s: {answered / sent.sending:,.0f} deliveries/s")
     if sent.catching_up is None:
-        print(f"views {asked.behind:,} records behind then")
+        print(f"views {reads.behind:,} records behind then")
     else:
         whole = sent.sending + sent.catching_up
         print(
@@ -451,15 +451,15 @@ def table(sent: Sent, took: dict[str, float], folder: Path, head: int, sessions:
             f"a day of this in {whole / 3600:.2f} h"
         )
     print(
-        f"server: {sent.server.cpu:,.0f} s of processor time ({sent.server.cpu / answered * 1e6:.0f} µs a delivery; "
-        f"{sent.at_end_of_sending.cpu:,.0f} s until all was answered), {sent.server.peak_mb:,.0f} MB at most"
+        f"server: {sent.server.cpu:,.0f} s of processor time ({sent.server.cpu / answered * 1e6:.0f} µs per delivery; "
+        f"{sent.at_end_of_sending.cpu:,.0f} s until the last answer), {sent.server.peak_mb:,.0f} MB at most"
     )
     busy = sorted(sent.server.threads.items(), key=lambda each: -each[1])[:4]
     print("  by thread: " + ", ".join(f"{'event loop' if n == 0 else f'thread {n}'} {cpu:,.0f} s" for n, cpu in busy))
-    print(f"projector: {asked.most_behind:,} records behind at most")
-    print("stages, µs of processor time a delivery: " + ", ".join(f"{name} {us:.0f}" for name, us in took.items()))
-    print(f"\n{'asked meanwhile, ms':26}{'times':>7}{'p50':>9}{'p99':>9}{'longest':>9}")
-    for name, each in asked.took.items():
+    print(f"projector: {reads.most_behind:,} records behind at most")
+    print("stages, µs of processor time per delivery: " + ", ".join(f"{name} {us:.0f}" for name, us in took.items()))
+    print(f"\n{'reads meanwhile, ms':26}{'times':>7}{'p50':>9}{'p99':>9}{'longest':>9}")
+    for name, each in reads.took.items():
         print(f"{name:26}{len(each):7}{percentile(each, 0.5):9.1f}{percentile(each, 0.99):9.1f}{max(each):9.1f}")
 
 
@@ -474,52 +474,52 @@ async def count(folder: Path) -> tuple[int, int]:
     return head, sessions
 
 
-async def stop(house: Running) -> None:
-    """Let the server end as long as it takes: closing views of gigabytes writes what waits beside them."""
-    if house.process is not None and house.process.returncode is None:
-        house.process.send_signal(signal.SIGTERM)
-        await house.process.wait()
-    await house.stop()
+async def stop(running: Running) -> None:
+    """Stop the server without a time limit: closing large views writes their WAL back."""
+    if running.process is not None and running.process.returncode is None:
+        running.process.send_signal(signal.SIGTERM)
+        await running.process.wait()
+    await running.stop()
 
 
 async def run(folder: Path, sessions: int, connections: int, *, rebuild: bool) -> int:
-    """The whole day; 0 when everything was as it must be."""
+    """Run the whole day; returns 0 if every check passed."""
     took = await stages(folder)
-    house = Running(folder)
-    await house.start(init=True)
+    running = Running(folder)
+    await running.start(init=True)
     fine = True
     try:
-        sent = await live(house, sessions, connections, waits=not rebuild)
+        sent = await live(running, sessions, connections, waits=not rebuild)
         if rebuild:
-            await stop(house)
-            fine = await afterwards(house, "rebuild")
-            await house.start()
-            await level(house, sent.tally)
+            await stop(running)
+            fine = await run_command(running, "rebuild")
+            await running.start()
+            await level(running, sent.tally)
     finally:
-        await stop(house)
+        await stop(running)
     head, found = await count(folder)
     table(sent, took, folder, head, found)
     fine = fine and set(sent.tally.answers) <= {200, 503} and head == sent.tally.highest
     fine = fine and head == sent.tally.answers[200] - sent.tally.duplicates
     for command in (("verify",), ("rebuild", "--check")):
-        fine = await afterwards(house, *command) and fine
-    print("everything is as it must be" if fine else "SOMETHING IS WRONG")
+        fine = await run_command(running, *command) and fine
+    print("all checks passed" if fine else "A CHECK FAILED")
     return 0 if fine else 1
 
 
 def main() -> None:
-    """Say how large, run it, leave with its exit code."""
+    """Parse the options, run the day, exit with its code."""
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sessions", type=int, default=1_000_000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--keep", type=Path, help="an empty folder for log and views, which stay")
     parser.add_argument("--rebuild", action="store_true", help="views that are behind in the end are made by a rebuild")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.keep or Path(temporary)
+        folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        sys.exit(asyncio.run(run(folder, given.sessions, given.connections, rebuild=given.rebuild)))
+        sys.exit(asyncio.run(run(folder, options.sessions, options.connections, rebuild=options.rebuild)))
 
 
 if __name__ == "__main__":

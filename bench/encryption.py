@@ -1,6 +1,6 @@
-"""What tree and sealing cost at the log: `python bench/encryption.py [records]`. Appends by 64 callers at once, in one run.
+"""What the Merkle tree and encryption cost: `python bench/encryption.py [records]`. 64 callers append at once.
 
-Prints microseconds and records per second for a log in clear (with its tree), a sealed one, and a plain table beside them.
+Prints microseconds and records per second for a log in clear text, an encrypted log, and a log without a tree.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def appended(log: SqliteLog, records: int) -> float:
 
 
 async def measured(folder: Path, records: int, *, sealed: bool, tree: bool = True) -> float:
-    """One log, filled and thrown away."""
+    """Fill one log and delete it."""
     folder.mkdir()
     await SqliteLog.create(folder / "log.db")
     vault = None
@@ -56,16 +56,16 @@ async def measured(folder: Path, records: int, *, sealed: bool, tree: bool = Tru
         master = MasterKey("bench", os.urandom(32))
         await KeyStore.create(folder / "keys.db", [master])
         vault = await KeyStore.open(folder / "keys.db", [master], shipped_dictionaries())
-    kept = engine.appended_tiles
+    original = engine.appended_tiles
     if not tree:
-        # The same log without leaves: triggers keep them out of the way of nothing else.
+        # The same log without leaves.
         engine.appended_tiles = lambda frontier, rows, _: (_moved(frontier, rows), [])
     log = await SqliteLog.open(folder / "log.db", key_store=vault)
     try:
         return await appended(log, records)
     finally:
         await log.close()
-        engine.appended_tiles = kept
+        engine.appended_tiles = original
 
 
 def _moved(frontier: Frontier, rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
@@ -85,7 +85,7 @@ def leaf_cost(records: int) -> float:
 
 
 def main() -> None:
-    """Three rounds, the best of each."""
+    """Print the best of three rounds."""
     records = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     best = {"without tree": 1e9, "with tree": 1e9, "with tree, sealed": 1e9}
     with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +97,8 @@ def main() -> None:
                 best[name] = min(best[name], seconds)
     print(f"SQLite {sqlite3.sqlite_version}, {records} records, {CALLERS} callers")
     for name, seconds in best.items():
-        print(f"{name:20} {seconds / records * 1e6:7.1f} us a record {records / seconds:9.0f} records/s")
-    print(f"leaf and frontier alone: {leaf_cost(records):.1f} us a record")
+        print(f"{name:20} {seconds / records * 1e6:7.1f} us per record {records / seconds:9.0f} records/s")
+    print(f"leaf and frontier alone: {leaf_cost(records):.1f} us per record")
     print(f"sealed with tree / without: {best['without tree'] / best['with tree, sealed']:.2f}")
 
 

@@ -1,14 +1,15 @@
-"""Ingest beside what it can be compared with: `python bench/ingest.py`, five minutes; `--help` for less.
+"""Ingest compared with simpler servers: `python bench/ingest.py` takes five minutes; see `--help` for shorter runs.
 
-Every mode of `ingest_server.py` is a server process of its own, loaded over real HTTP by this one with deliveries signed
-beforehand, each sent once. Modes take turns, and of the rounds the fastest counts. For each vendor and number of connections:
+Every mode of `ingest_server.py` is a separate server process. This process sends deliveries over real HTTP, signed
+beforehand, each once. Modes take turns, and the fastest round counts. For each vendor and number of connections:
 
-    per second, of bare    deliveries answered, and beside the bare server in the same run
-    p50 … p99.9            milliseconds from the last byte handed to the system to the answer
-    CPU us, of bare        processor time of the server, all its threads, a delivery (the kernel's count); bare's divided by it
-    busy                   that over the time it took, in cores: near 1 the server is the limit, not the load
+    per second, of bare    deliveries answered per second, and relative to the bare server in the same run
+    p50 … p99.9            milliseconds from the last byte written to the answer
+    CPU us, of bare        processor time of the server per delivery, all threads, and the bare server's time divided by it
+    busy                   processor time divided by elapsed time: near 1, the server is the limit, not the load
 
-The load is one process that writes whole requests and looks at how an answer begins and ends; it shares the machine's cores.
+The load is one process that writes whole requests and parses only the start and the end of an answer. It shares the
+machine's cores.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ PROOFS = {
 MODES = ("bare", "verify", "tracker", "eventsourcing")
 MORE_MODES = (*MODES, "no-tree", "sealed")
 WARM = 2_000
-"""Before anything is measured: a source's dictionary is trained once, after its first 1,000 records."""
+"""Deliveries before the measurement: a source's dictionary is trained once, after its first 1,000 records."""
 
 
 class Measured(NamedTuple):
@@ -53,7 +54,7 @@ class Measured(NamedTuple):
 
 
 def requests_of(vendor: str, count: int) -> list[bytes]:
-    """Whole HTTP requests, each a delivery never sent before, signed for `NOW`."""
+    """Whole HTTP requests with different deliveries, signed for `NOW`."""
     found: list[bytes] = []
     seed = 0
     with warnings.catch_warnings():
@@ -71,7 +72,7 @@ def requests_of(vendor: str, count: int) -> list[bytes]:
 
 
 class Sender(asyncio.Protocol):
-    """One connection: the next request as soon as the last was answered."""
+    """One connection, which sends the next request as soon as the last one was answered."""
 
     def __init__(self, queue: list[bytes], latencies: list[float], done: Callable[[], None]) -> None:
         self._queue = queue
@@ -86,7 +87,7 @@ class Sender(asyncio.Protocol):
         self._next()
 
     def data_received(self, data: bytes) -> None:
-        """Every answer is one flat JSON object; the next request goes out when it is whole."""
+        """Send the next request when the answer, one flat JSON object, is complete."""
         if self._held:
             data = self._held + data
         if not data.endswith(b"}"):
@@ -108,7 +109,7 @@ class Sender(asyncio.Protocol):
 
 
 async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[float, list[float]]:
-    """Send them all; seconds, and the latency of each."""
+    """Send all requests; returns the seconds it took and the latency of each."""
     queue, latencies = list(requests), []
     loop = asyncio.get_running_loop()
     left, all_done = connections, asyncio.Event()
@@ -128,7 +129,7 @@ async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[
 
 @contextlib.contextmanager
 def serving(mode: str, vendor: str, loop: str) -> Generator[tuple[int, int]]:
-    """(process, port) of one mode on an empty folder."""
+    """Start one mode in an empty folder; yields (process id, port)."""
     program = str(Path(__file__).with_name("ingest_server.py"))
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, program, mode, vendor, folder, loop]
@@ -141,7 +142,7 @@ def serving(mode: str, vendor: str, loop: str) -> Generator[tuple[int, int]]:
 
 
 def measure(process: int, port: int, requests: Sequence[bytes], connections: int) -> Measured:
-    """One load."""
+    """Measure one load."""
     before = cpu_of(process)
     seconds, latencies = run(load(port, requests, connections))
     cpu = cpu_of(process) - before
@@ -150,16 +151,16 @@ def measure(process: int, port: int, requests: Sequence[bytes], connections: int
 
 
 def run(work: Any) -> Any:
-    """On the loop that takes the least of the machine."""
+    """Run on uvloop if it is installed, because it uses the least processor time."""
     with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - not everywhere
+        import uvloop  # noqa: PLC0415 - not on every system
 
         return uvloop.run(work)
     return asyncio.run(work)
 
 
 def cpu_of(process: int) -> float:
-    """CPU seconds a process has used, by the kernel's scheduler; of its threads only those that live, as all here do."""
+    """CPU seconds that the living threads of a process have used, by the kernel's scheduler."""
     used = 0
     for thread in Path(f"/proc/{process}/task").iterdir():
         with contextlib.suppress(OSError):
@@ -168,34 +169,34 @@ def cpu_of(process: int) -> float:
 
 
 def counts(requests: int, connections: int) -> int:
-    """How many to send: few connections take longer for as many, and need fewer to be told."""
+    """The number of requests: fewer for few connections, which take longer and need fewer for a stable figure."""
     return max(1000, requests * min(connections, 32) // 32)
 
 
-def table(vendor: str, given: argparse.Namespace) -> None:
-    """One vendor, all loads."""
-    loads: list[int] = given.connections
-    needed = sum(counts(given.requests, connections) for connections in loads)
+def table(vendor: str, options: argparse.Namespace) -> None:
+    """Measure and print one vendor with all loads."""
+    loads: list[int] = options.connections
+    needed = sum(counts(options.requests, connections) for connections in loads)
     requests = requests_of(vendor, WARM + needed)
     best: dict[tuple[str, int], Measured] = {}
-    for _ in range(given.rounds):
-        for mode in given.modes:
-            with serving(mode, vendor, given.loop) as (process, port):
+    for _ in range(options.rounds):
+        for mode in options.modes:
+            with serving(mode, vendor, options.loop) as (process, port):
                 run(load(port, requests[:WARM], 8))
                 start = WARM
                 for connections in loads:
-                    end = start + counts(given.requests, connections)
+                    end = start + counts(options.requests, connections)
                     found = measure(process, port, requests[start:end], connections)
                     start = end
                     if (mode, connections) not in best or found.rate > best[mode, connections].rate:
                         best[mode, connections] = found
     size = sum(map(len, requests)) // len(requests)
-    print(f"\n{vendor}: {PROOFS[vendor]}; {size} bytes a request, {given.loop}")
+    print(f"\n{vendor}: {PROOFS[vendor]}; {size} bytes a request, {options.loop}")
     print(f"{'':14}{'conns':>6}{'per second':>11}{'of bare':>8}{'p50':>7}{'p90':>7}{'p99':>7}{'p99.9':>7}"
           f"{'CPU us':>8}{'of bare':>8}{'busy':>6}")  # fmt: skip
     for connections in loads:
         bare = best.get(("bare", connections))
-        for mode in given.modes:
+        for mode in options.modes:
             found = best[mode, connections]
             rate, cpu = (found.rate / bare.rate, bare.cpu_us / found.cpu_us) if bare else (0, 0)
             print(f"{mode:14}{connections:6}{found.rate:11.0f}{rate:8.2f}"
@@ -204,7 +205,7 @@ def table(vendor: str, given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The tables."""
+    """Print the tables."""
 
     def listed(text: str) -> list[str]:
         return text.split(",")
@@ -212,16 +213,18 @@ def main() -> None:
     def numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
 
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--vendors", type=listed, default=list(PROOFS)[:3], help=f"of {','.join(VENDORS)}")
-    asked.add_argument("--connections", type=numbers, default=[1, 16, 64, 256])
-    asked.add_argument("--modes", type=listed, default=list(MODES), help=f"of {','.join(MORE_MODES)}")
-    asked.add_argument("--requests", type=int, default=8_000, help="a load of 32 connections or more; fewer send fewer")
-    asked.add_argument("--rounds", type=int, default=2)
-    asked.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop", help="of the servers, every mode")
-    given = asked.parse_args()
-    for vendor in given.vendors:
-        table(vendor, given)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vendors", type=listed, default=list(PROOFS)[:3], help=f"of {','.join(VENDORS)}")
+    parser.add_argument("--connections", type=numbers, default=[1, 16, 64, 256])
+    parser.add_argument("--modes", type=listed, default=list(MODES), help=f"of {','.join(MORE_MODES)}")
+    parser.add_argument(
+        "--requests", type=int, default=8_000, help="a load of 32 connections or more; fewer send fewer"
+    )
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop", help="of the servers, every mode")
+    options = parser.parse_args()
+    for vendor in options.vendors:
+        table(vendor, options)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """One server of the ingest benchmark: `python bench/ingest_server.py MODE VENDOR FOLDER LOOP`. Prints its port, then serves.
 
 bare           aiohttp reads the body and answers 200
-verify         … after the vendor's proof was checked
-no-tree        the whole of ingest, its log without leaves
-tracker        the whole of ingest, as it ships
-sealed         … with bodies sealed
-eventsourcing  the proof checked, then the eventsourcing library's SQLite recorder, behind the same endpoint
+verify         the same after checking the vendor's proof
+no-tree        all of ingest, with a log without leaves
+tracker        all of ingest, as it ships
+sealed         the same with encryption
+eventsourcing  checks the proof, then appends to the eventsourcing library's SQLite recorder
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from tracker.server.sources import shipped_dictionaries
 
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
 NOW = 1_790_000_000_000_000
-"""Deliveries are signed for this moment (µs), and the server believes it is now."""
+"""Deliveries are signed for this time (µs), and the server's clock always shows it."""
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def source_of(vendor: str) -> Source:
-    """The source every mode verifies with."""
+    """The source that every mode verifies with."""
     keys = {ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {}
     secrets = () if keys else (SECRET,)
     return registry.build(SourceSettings(name="s", vendor=vendor, secrets=secrets, keys=keys))
 
 
 def delivery_of(request: web.Request, body: bytes) -> Delivery:
-    """A request as ingest makes it."""
+    """The delivery that ingest makes of a request."""
     headers = {name.lower(): value for name, value in request.headers.items()}
     query = dict(request.query) if request.query_string else {}
     return Delivery(
@@ -78,7 +78,7 @@ def verifying(source: Source) -> Handler:
 
 def eventsourced(source: Source, folder: Path) -> Handler:
     """Read, verify, append to the eventsourcing library's SQLite recorder in a thread, answer."""
-    from eventsourcing.persistence import StoredEvent  # noqa: PLC0415 - a library of this mode only
+    from eventsourcing.persistence import StoredEvent  # noqa: PLC0415 - only this mode needs it
     from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore  # noqa: PLC0415
 
     recorder = SQLiteApplicationRecorder(SQLiteDatastore(str(folder / "events.db")))
@@ -94,7 +94,7 @@ def eventsourced(source: Source, folder: Path) -> Handler:
 
 
 async def tracked(app: web.Application, source: Source, folder: Path, mode: str) -> SqliteLog:
-    """The whole of ingest."""
+    """Set up all of ingest."""
     await SqliteLog.create(folder / "log.db")
     vault = None
     if mode == "sealed":

@@ -1,10 +1,10 @@
 """The cluster, with and without Tracker: `python -m bench.jetstream [--events 50000] [--only bare|tracker]`.
 
-Three servers that sync always, on this machine; every publisher and reader is a process of its own. Events are about 600
-bytes as they are kept. `bare`: nats-py alone publishes Tracker's frames, one in flight as a node does, and reads them again,
-as they are and packed with zstd as Tracker packs them. `tracker ingest`: answered, that is acknowledged and applied, tree and
-all, on the node itself. `tracker catch-up`: a node that starts empty on what two nodes wrote.
-Prints events per second of all processes of a row together, and the processor time of one of them per event.
+Three servers on this machine that sync always. Every publisher and reader is a separate process. Stored events have about
+600 bytes. `bare`: nats-py alone publishes Tracker's frames, one in flight like a node, and reads them again, uncompressed and
+compressed with zstd like Tracker's. `tracker ingest`: appends until they are answered, that is acknowledged and applied on
+the node, with the tree. `tracker catch-up`: an empty node reads what two nodes wrote.
+Prints events per second of all processes of a row together, and the processor time per event of one process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STARTED = 1_700_000_000_000_000
 PROOF = b'{"iss":"APIx1","sha256":"ok","nbf":1700000000,"exp":1700000300}'
 
 
-class Said(NamedTuple):
+class Measurement(NamedTuple):
     """What one process measured."""
 
     events: int
@@ -49,7 +49,7 @@ class Said(NamedTuple):
 
 
 def event(node: str, n: int, drawn: random.Random) -> Verified:
-    """A participant joined: 600 bytes with its proof and names, a sixth of it identifiers that do not compress."""
+    """A `participant_joined` of 600 bytes with its proof; a sixth of it are ids that do not compress."""
     body = {
         "event": "participant_joined", "createdAt": str(1_700_000_000 + n // 50), "id": f"EV_{drawn.getrandbits(96):024x}",
         "room": {"sid": f"RM_{drawn.getrandbits(64):016x}", "name": f"{node}-room-{n // 40}", "emptyTimeout": 300,
@@ -70,7 +70,7 @@ def events(node: str, count: int) -> list[Verified]:
 
 
 def frames(node: str, records: Sequence[Verified], size: int, *, packed: bool) -> list[tuple[bytes, bytes]]:
-    """(frame id, bytes) of Tracker's frames of so many events, packed as it packs them (to a tenth) or not."""
+    """Tracker's frames of `size` events each as (frame id, bytes); `packed`: compressed, to about a tenth."""
     found: list[tuple[bytes, bytes]] = []
     for n in range(0, len(records), size):
         frame = Frame(os.urandom(16), node, [frame_row(each) for each in records[n : n + size]])
@@ -83,25 +83,27 @@ def frames(node: str, records: Sequence[Verified], size: int, *, packed: bool) -
     return found
 
 
-async def bare_publish(urls: list[str], stream: str, node: str, count: int, size: int, *, packed: bool) -> Said:
-    """One frame in flight, acknowledged before the next."""
+async def bare_publish(urls: list[str], stream: str, node: str, count: int, size: int, *, packed: bool) -> Measurement:
+    """Publish one frame at a time: the next one after the acknowledgement."""
     prepared = frames(node, events(node, count), size, packed=packed)
     client = await nats.connect(servers=urls)
     js = client.jetstream(timeout=15)
-    await _together()
+    await _wait_for_start()
     began, cpu = time.perf_counter(), time.process_time()
     for name, frame in prepared:
         await js.publish(f"{stream}.frames", frame, headers={"Nats-Msg-Id": name.hex()})
-    said = Said(count, time.perf_counter() - began, time.process_time() - cpu, sum(len(frame) for _, frame in prepared))
+    measured = Measurement(
+        count, time.perf_counter() - began, time.process_time() - cpu, sum(len(frame) for _, frame in prepared)
+    )
     await client.close()
-    return said
+    return measured
 
 
-async def bare_read(urls: list[str], stream: str, node: str, count: int, size: int, *, packed: bool) -> Said:
-    """From the beginning to the end: pulled in batches, decoded, not kept."""
+async def bare_read(urls: list[str], stream: str, node: str, count: int, size: int, *, packed: bool) -> Measurement:
+    """Read the stream from beginning to end: pull in batches, decode, store nothing."""
     client = await nats.connect(servers=urls)
     js = client.jetstream(timeout=15)
-    await _together()
+    await _wait_for_start()
     began, cpu = time.perf_counter(), time.process_time()
     config = ConsumerConfig(ack_policy=AckPolicy.NONE, num_replicas=1, mem_storage=True)
     pull = await js.pull_subscribe(f"{stream}.frames", stream=stream, config=config)
@@ -109,19 +111,19 @@ async def bare_read(urls: list[str], stream: str, node: str, count: int, size: i
     while seen < count:
         try:
             messages = await pull.fetch(64, timeout=10)
-        except ServiceUnavailableError:  # just made, and not there yet
+        except ServiceUnavailableError:  # the consumer was just created and is not ready yet
             continue
         for message in messages:
             weight += len(message.data)
             frame = decode(message.data)
             seen += len(frame.records) if isinstance(frame, Frame) else 0
-    said = Said(seen, time.perf_counter() - began, time.process_time() - cpu, weight)
+    measured = Measurement(seen, time.perf_counter() - began, time.process_time() - cpu, weight)
     await client.close()
-    return said
+    return measured
 
 
-async def tracker_ingest(urls: list[str], stream: str, node: str, count: int, size: int, *, folder: str) -> Said:
-    """Callers that append one event after the other, twice as many as a frame holds: while one is under way, the next fills."""
+async def tracker_ingest(urls: list[str], stream: str, node: str, count: int, size: int, *, folder: str) -> Measurement:
+    """Append by twice as many callers as a frame has events, so that the next frame fills while one is sent."""
     records = iter(events(node, count))
     log = await _opened(urls, stream, node, folder)
     await log.wait_until_caught_up()
@@ -130,24 +132,26 @@ async def tracker_ingest(urls: list[str], stream: str, node: str, count: int, si
         for each in records:
             await log.append(each)
 
-    await _together()
+    await _wait_for_start()
     began, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(call() for _ in range(2 * size)))
-    said = Said(count, time.perf_counter() - began, time.process_time() - cpu)
+    measured = Measurement(count, time.perf_counter() - began, time.process_time() - cpu)
     await log.close()
-    return said
+    return measured
 
 
-async def tracker_catch_up(urls: list[str], stream: str, node: str, count: int, size: int, *, folder: str) -> Said:
-    """An empty node until it has everything: rows, leaves and tree in its file. Connecting counts too."""
-    await _together()
+async def tracker_catch_up(
+    urls: list[str], stream: str, node: str, count: int, size: int, *, folder: str
+) -> Measurement:
+    """Catch up from empty to the end of the stream: rows, leaves and tree. The time to connect counts too."""
+    await _wait_for_start()
     began, cpu = time.perf_counter(), time.process_time()
     log = await _opened(urls, stream, node, folder)
     while (head := await log.wait(count - 1, 1)) < count:
         pass
-    said = Said(head, time.perf_counter() - began, time.process_time() - cpu)
+    measured = Measurement(head, time.perf_counter() - began, time.process_time() - cpu)
     await log.close()
-    return said
+    return measured
 
 
 async def _opened(urls: list[str], stream: str, node: str, folder: str) -> JetstreamLog:
@@ -163,16 +167,16 @@ WORK = {
 }  # fmt: skip
 
 
-async def _together() -> None:
-    """All processes of a row begin at once: each says that it is prepared, and goes when it is told."""
+async def _wait_for_start() -> None:
+    """Report that this process is prepared, and wait for the start signal: all processes of a row start at once."""
     print("prepared", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 
 
 async def row(
     what: str, cluster: Cluster, stream: str, nodes: Sequence[str], count: int, size: int, **more: Any
-) -> list[Said]:
-    """The same work in one process a node."""
+) -> list[Measurement]:
+    """Run the same work in one process for each node."""
     workers = [
         await asyncio.create_subprocess_exec(
             sys.executable, "-m", "bench.jetstream", "--work",
@@ -187,12 +191,12 @@ async def row(
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write(b"go\n")
-    said = [Said(*json.loads((await worker.communicate())[0])) for worker in workers]
+    measured = [Measurement(*json.loads((await worker.communicate())[0])) for worker in workers]
     print(
-        f"{what + (', zstd' if more.get('packed') else ''):22} {len(nodes):5} {size or '':>6} {sum(each.events / each.seconds for each in said):10,.0f} "
-        f"{sum(each.cpu_seconds for each in said) / sum(each.events for each in said) * 1e6:8.1f}", flush=True,
+        f"{what + (', zstd' if more.get('packed') else ''):22} {len(nodes):5} {size or '':>6} {sum(each.events / each.seconds for each in measured):10,.0f} "
+        f"{sum(each.cpu_seconds for each in measured) / sum(each.events for each in measured) * 1e6:8.1f}", flush=True,
     )  # fmt: skip
-    return said
+    return measured
 
 
 async def make_stream(cluster: Cluster, name: str) -> None:
@@ -203,7 +207,7 @@ async def make_stream(cluster: Cluster, name: str) -> None:
 
 
 async def table(count: int, only: str | None) -> None:
-    """Everything in one run, on one cluster."""
+    """Print the table: all rows in one run, on one cluster."""
     with tempfile.TemporaryDirectory() as folder:
         async with Cluster(Path(folder) / "servers") as cluster:
             print(f"{'':22} {'nodes':>5} {'frame':>6} {'events/s':>10} {'cpu us':>8}")
@@ -230,17 +234,17 @@ async def tracker_rows(cluster: Cluster, count: int, size: int, folder: str) -> 
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--events", type=int, default=50_000, help="of each process")
-    asked.add_argument("--only", choices=("bare", "tracker"))
-    asked.add_argument("--work", help=argparse.SUPPRESS)
-    given = asked.parse_args()
-    if given.work:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=50_000, help="of each process")
+    parser.add_argument("--only", choices=("bare", "tracker"))
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-        what = json.loads(given.work)
+        what = json.loads(options.work)
         print(json.dumps(asyncio.run(WORK[what.pop("what")](**what))))
     else:
-        asyncio.run(table(given.events, given.only))
+        asyncio.run(table(options.events, options.only))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One very large session on its page: `python bench/large_session.py [people] [events]` (2,000 and 50,000).
+"""The page of one very large session: `python bench/large_session.py [people] [events]` (2,000 and 50,000).
 
-Fills a log and views with it, serves them in a process of its own, and prints what the page and the script's data take
-the server (median of five, first byte to last), how many bytes they are on the wire, and what a warm rebuild took.
-With a Chromium here (`apt install chromium`) it also opens the page in one: when the first picture is painted, when the
-lanes can be zoomed, when all events are there, and how long frames take while it is scrolled and zoomed.
-With `--keep FOLDER` the files stay, and `tracker serve --config FOLDER/config.toml` shows the session.
+Fills a log and views with one session and starts a server. Prints how long the page and the script's data take (median of
+five, first byte to last), their bytes on the wire, and how long a warm rebuild took.
+With Chromium (`apt install chromium`) it also opens the page and prints the time to the first picture, to lanes that can be
+zoomed and to all events, and the length of frames while it scrolls and zooms.
+With `--keep FOLDER` the files stay, and `tracker serve --config FOLDER/config.toml` serves the session.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ SESSION = "lk:RM_large"
 
 
 def bodies(people: int, events: int, seed: int = 1) -> list[tuple[int, bytes]]:
-    """(µs, body): everybody joins and leaves at moments of their own and publishes again and again in between."""
+    """The deliveries as (µs, body): each person joins and leaves at a random time and publishes repeatedly in between."""
     chance = random.Random(seed)
-    told: list[tuple[float, dict]] = [(0, {"event": "room_started", "room": room(0)})]
+    messages: list[tuple[float, dict]] = [(0, {"event": "room_started", "room": room(0)})]
     pairs = max(0, events - 2 - 2 * people) // 2
     for n in range(people):
         joined = chance.uniform(1, LASTS * 0.7)
         left = chance.uniform(joined + 60, LASTS - 1)
         who = {"sid": f"PA_{n:06}", "identity": f"user-{n:04}", "name": f"Person {n:04}", "joinedAt": at(joined)}
-        told.append(
+        messages.append(
             (joined, {"event": "participant_joined", "room": room(0), "participant": who | {"state": "ACTIVE"}})
         )
-        told.append(
+        messages.append(
             (left, {"event": "participant_left", "room": room(0),
                     "participant": who | {"state": "DISCONNECTED", "disconnectReason": "CLIENT_INITIATED"}})
         )  # fmt: skip
@@ -61,44 +61,44 @@ def bodies(people: int, events: int, seed: int = 1) -> list[tuple[int, bytes]]:
             kind = {"source": "MICROPHONE"} if k % 2 else {"type": "VIDEO", "source": "CAMERA"}
             track = {"sid": f"TR_{n:06}_{k:03}", "mimeType": "audio/red" if k % 2 else "video/VP8"} | kind
             owner = {"sid": who["sid"], "identity": who["identity"]}
-            told.append((began, {"event": "track_published", "room": ROOM, "participant": owner, "track": track}))
-            told.append((ended, {"event": "track_unpublished", "room": ROOM, "participant": owner, "track": track}))
-    told.append((LASTS, {"event": "room_finished", "room": room(0)}))
-    told.sort(key=lambda item: item[0])
+            messages.append((began, {"event": "track_published", "room": ROOM, "participant": owner, "track": track}))
+            messages.append((ended, {"event": "track_unpublished", "room": ROOM, "participant": owner, "track": track}))
+    messages.append((LASTS, {"event": "room_finished", "room": room(0)}))
+    messages.sort(key=lambda item: item[0])
     made = []
-    for n, (seconds, body) in enumerate(told):
+    for n, (seconds, body) in enumerate(messages):
         tail = {"id": f"EV_{n:08}", "createdAt": at(seconds)}
         made.append(((START * 1_000_000 + int(seconds * 1e6)), msgspec.json.encode(body | tail)))
     return made
 
 
 def at(seconds: float) -> str:
-    """Whole seconds as protojson writes them."""
+    """Seconds as protojson writes them: a string of whole seconds."""
     return str(START + int(seconds))
 
 
 def room(seconds: float) -> dict:
-    """The room as LiveKit tells it in full."""
+    """The room with all its fields, as LiveKit sends it."""
     return ROOM | {"creationTime": at(seconds), "creationTimeMs": str((START + int(seconds)) * 1000)}
 
 
-async def fill(house: Running, people: int, events: int) -> float:
-    """Log and views of the session; how long the views took, s."""
+async def fill(server: Running, people: int, events: int) -> float:
+    """Write log and views of the session; returns how long the views took, s."""
     source = registry.build(
         SourceSettings(
             name="lk", vendor="livekit", secrets=(), keys={ISSUERS["livekit"]: "a-secret-of-at-least-32-bytes-for-it"}
         )
     )
-    log = await SqliteLog.open(house.log_path)
-    given = bodies(people, events)
-    for k in range(0, len(given), 5_000):
+    log = await SqliteLog.open(server.log_path)
+    deliveries = bodies(people, events)
+    for k in range(0, len(deliveries), 5_000):
         await log.append_all(
             [
                 source.verify_trusted(body, received_at=moment, proof={"scheme": "import"})
-                for moment, body in given[k : k + 5_000]
+                for moment, body in deliveries[k : k + 5_000]
             ]
         )
-    views_path = house.folder / "views.db"
+    views_path = server.folder / "views.db"
     await SqliteViews.create(views_path)
     views = await SqliteViews.open(views_path, writable=True)
     started = time.perf_counter()
@@ -110,7 +110,7 @@ async def fill(house: Running, people: int, events: int) -> float:
 
 
 async def measured(web: aiohttp.ClientSession, url: str) -> tuple[float, int]:
-    """Median milliseconds of five, and bytes on the wire."""
+    """Returns the median of five requests in ms, and the bytes on the wire."""
     took, size = [], 0
     for _ in range(5):
         started = time.perf_counter()
@@ -142,7 +142,7 @@ FRAMES = """(act) => new Promise((done) => {
 
 
 async def browse(url: str) -> None:
-    """Open the page in a browser and print what somebody looking at it waits for."""
+    """Open the page in a browser and print its loading times."""
     path = shutil.which("chromium")
     if path is None:
         print("  no Chromium here: what a browser takes was not measured")
@@ -182,13 +182,13 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        house = Running(folder)
-        code, _, stderr = await house.run("init")
+        server = Running(folder)
+        code, _, stderr = await server.run("init")
         assert code == 0, stderr
-        took = await fill(house, options.people, options.events)
+        took = await fill(server, options.people, options.events)
         print(f"{options.people} people, {options.events} events; views made in {took:.1f} s")
-        await house.start()
-        base = f"{house.url}/sessions/{quote(SESSION, safe='')}"
+        await server.start()
+        base = f"{server.url}/sessions/{quote(SESSION, safe='')}"
         async with aiohttp.ClientSession(auto_decompress=False) as web:
             for path in (
                 "",
@@ -202,7 +202,7 @@ async def main() -> None:
                 milliseconds, size = await measured(web, base + path)
                 print(f"  {path or 'the page':16} {milliseconds:8.0f} ms {size / 1000:9.0f} kB")
         await browse(base)
-        await house.stop()
+        await server.stop()
 
 
 if __name__ == "__main__":

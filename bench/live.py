@@ -1,9 +1,8 @@
-"""What live views cost an event: `python bench/live.py [--sessions 4000] [--hour 0] [--held 0,100000] [--batches 16,100]`.
+"""What live projection costs per event: `python bench/live.py [--sessions 4000] [--held 0,100000] [--batches 16,100]`.
 
-A day of `bench/day.py` is written into a log as it would have come. Views of the first records (`--held`, so many) are built
-as a rebuild does, and the 10,000 that follow are projected as a server does, a batch at a time: so many records wait whenever
-it looks. Prints the processor time an event by batch and size of the views: of the event loop's thread, and of the others
-(SQLite, nearly all of it the views'); and what is written to the disk.
+Writes a day of `bench/day.py` into a log. Builds views of the first `--held` records like a rebuild, then projects the next
+10,000 records like a server, in batches of `--batches` records. Prints processor time per event by batch size and size of
+the views, for the event loop's thread and for the other threads (mostly SQLite for the views), and bytes written to disk.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec")
 
 
 async def fill(path: Path, sessions: int, hour: int, records: int) -> None:
-    """The first records of a day of so many sessions from that hour on, or all of them."""
+    """Write a log with the first `records` records of a day, or all of them, from `hour` on."""
     sources = {vendor: source_of(vendor) for vendor in VENDORS}
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
@@ -46,7 +45,7 @@ async def fill(path: Path, sessions: int, hour: int, records: int) -> None:
 
 
 async def build(log_path: Path, path: Path, until: int) -> None:
-    """Views of the records up to there."""
+    """Build views of the records up to position `until`."""
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.build(path)
     with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
@@ -58,18 +57,18 @@ async def build(log_path: Path, path: Path, until: int) -> None:
 
 
 def written() -> int:
-    """Bytes this process has written to files so far."""
+    """Bytes that this process has written to files."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
 
 
 async def follow(log_path: Path, path: Path, batch: int, measured: int) -> tuple[float, float, float]:
-    """An event: µs of the event loop's thread and of the others, and KB written; of `measured` records that follow the views."""
+    """Project `measured` records; returns per event: µs of the event loop's thread, µs of the others, KB written."""
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.open(path, writable=True)
     projector = Projector(log, views, now=lambda: START)
     begin = await views.projected_position()
-    # What was under way is read back once, as after a start; then it is steady.
+    # The first pass reads open sessions back, as after a start; after that the cost is steady.
     warm = begin + measured // 5
     for until in range(begin + batch, warm, batch):
         await projector.catch_up(until=until)
@@ -84,12 +83,12 @@ async def follow(log_path: Path, path: Path, batch: int, measured: int) -> tuple
     return loop / events * 1e6, (whole - loop) / events * 1e6, (after - before) / events / 1024
 
 
-async def measure(sessions: int, hour: int, held: list[int], batches: list[int], measured: int, folder: Path) -> None:
+async def measure(sessions: int, hour: int, sizes: list[int], batches: list[int], measured: int, folder: Path) -> None:
     """Print the table."""
     log_path, views_path, live_path = folder / "log.db", folder / "views.db", folder / "live.db"
-    await fill(log_path, sessions, hour, max(held) + 2 * measured)
-    print("µs of processor time an event, KB written\n  views MB   batch   event loop   SQLite   both     KB")
-    for until in held:
+    await fill(log_path, sessions, hour, max(sizes) + 2 * measured)
+    print("µs of processor time per event, KB written\n  views MB   batch   event loop   SQLite   both     KB")
+    for until in sizes:
         await build(log_path, views_path, until)
         for batch in batches:
             shutil.copy(views_path, live_path)
@@ -101,17 +100,17 @@ async def measure(sessions: int, hour: int, held: list[int], batches: list[int],
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=20_000, help="a day's, which says how many are open at once")
     parser.add_argument("--hour", type=int, default=0, help="of the day at which the records begin; the busiest is 10")
     parser.add_argument("--measured", type=int, default=MEASURED, help="records projected each time")
     parser.add_argument("--held", default="20000,100000", help="records in the views before")
     parser.add_argument("--batches", default="16,100")
-    given = parser.parse_args()
-    held, batches = ([int(each) for each in text.split(",")] for text in (given.held, given.batches))
+    options = parser.parse_args()
+    sizes, batches = ([int(each) for each in text.split(",")] for text in (options.held, options.batches))
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(measure(given.sessions, given.hour, held, batches, given.measured, Path(folder)))
+        asyncio.run(measure(options.sessions, options.hour, sizes, batches, options.measured, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The pictures in docs/pictures: pages of a tracker that was told the demo's calls, as Chromium shows them.
+"""Makes the pictures in docs/pictures: Chromium's screenshots of a Tracker with the demo's calls.
 
     .venv/bin/python bench/pictures.py                 # docs/pictures/{session,session-dark,sessions}.png
-    .venv/bin/python bench/pictures.py --look FOLDER   # every page, 1280 and 390 wide, light and dark, to be looked at
+    .venv/bin/python bench/pictures.py --look FOLDER   # every page, 1280 and 390 wide, light and dark, for a review
 
 Needs Debian's Chromium (`apt install chromium`) and the development dependencies.
 """
@@ -34,25 +34,25 @@ HOUR = 3_600 * S
 SHOWN = "openvidu"
 
 
-class Told:
-    """A running tracker and what it was told."""
+class Site:
+    """A running Tracker with calls of all vendors."""
 
-    def __init__(self, house: ServerProcess, web: aiohttp.ClientSession, keys: dict[str, str], token: str) -> None:
-        self.house, self.web, self.keys, self.token = house, web, keys, token
+    def __init__(self, server: ServerProcess, web: aiohttp.ClientSession, keys: dict[str, str], token: str) -> None:
+        self.server, self.web, self.keys, self.token = server, web, keys, token
 
     async def post(self, vendor: str, sent: SampleDelivery) -> int:
-        """One delivery; its position."""
+        """Send one delivery; returns its position."""
         headers, suffix, _ = sign(vendor, sent.body, self.keys[vendor], now())
-        address = f"{self.house.url}/hooks/{SOURCES[vendor]}{suffix}"
+        address = f"{self.server.url}/hooks/{SOURCES[vendor]}{suffix}"
         async with self.web.post(address, data=sent.body, headers=headers, params=sent.query) as answer:
-            said = await answer.json()
-            assert answer.status == 200, said
-            return said["position"]
+            reply = await answer.json()
+            assert answer.status == 200, reply
+            return reply["position"]
 
     async def get(self, path: str, **query: str) -> Any:
-        """What the API says."""
+        """The API's answer."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        async with self.web.get(self.house.url + path, params=query, headers=headers) as answer:
+        async with self.web.get(self.server.url + path, params=query, headers=headers) as answer:
             assert answer.status == 200, await answer.text()
             return await answer.json()
 
@@ -63,21 +63,21 @@ class Told:
 
 
 def lost(vendor: str, sent: SampleDelivery, call: list[SampleDelivery]) -> bool:
-    """What the shown call does without: Bob's join, so that one bar's beginning is derived."""
+    """Whether this delivery is left out of the shown call: Bob's join, so that the start of his bar is derived."""
     joins = [each for each in call if each.event == "participantJoined"]
     return vendor == SHOWN and sent is joins[1]
 
 
 @contextlib.asynccontextmanager
-async def told() -> AsyncIterator[Told]:
-    """Calls of all vendors: two a vendor that are over, one of them with losses, and one a vendor that goes on."""
+async def site() -> AsyncIterator[Site]:
+    """A site with two ended calls of each vendor, one of them with lost deliveries, and one open call of each vendor."""
     with tempfile.TemporaryDirectory(prefix="tracker-pictures-") as folder:
         keys = {vendor: secrets.token_urlsafe(32) for vendor in VENDORS}
         read_key = secrets.token_urlsafe(32)
         config = Path(folder) / "config.toml"
         config.write_text(config_text(Path(folder), keys, read_key, 8137), "utf-8")
-        async with start_server(config) as house, aiohttp.ClientSession() as web:
-            found = Told(house, web, keys, read_token(read_key))
+        async with start_server(config) as server, aiohttp.ClientSession() as web:
+            found = Site(server, web, keys, read_token(read_key))
             position = 0
             for n, vendor in enumerate(VENDORS):
                 for seed, ago, losses in ((0, 26 * HOUR, False), (1, 3 * HOUR + n * 700 * S, True)):
@@ -89,7 +89,7 @@ async def told() -> AsyncIterator[Told]:
                 for sent in call:
                     if sent.at <= now() and not lost(vendor, sent, call):
                         position = await found.post(vendor, sent)
-            async with web.post(f"{house.url}/hooks/ov", data=b"{}", headers={"Authorization": "wrong"}) as answer:
+            async with web.post(f"{server.url}/hooks/ov", data=b"{}", headers={"Authorization": "wrong"}) as answer:
                 assert answer.status == 401
             await found.get("/v1/sessions", at_least=str(position))
             yield found
@@ -97,9 +97,9 @@ async def told() -> AsyncIterator[Told]:
 
 @contextlib.asynccontextmanager
 async def opened(
-    browser: Browser, told: Told, path: str, *, width: int, height: int = 844, dark: bool = False
+    browser: Browser, site: Site, path: str, *, width: int, height: int = 844, dark: bool = False
 ) -> AsyncIterator[Page]:
-    """A page, signed in, when it has settled."""
+    """A page, signed in and fully loaded."""
     context = await browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if dark else "light",
@@ -108,9 +108,9 @@ async def opened(
         locale="en-GB",
     )
     try:
-        await context.add_cookies([{"name": "tracker_session", "value": told.token, "url": told.house.url}])
+        await context.add_cookies([{"name": "tracker_session", "value": site.token, "url": site.server.url}])
         page = await context.new_page()
-        await page.goto(told.house.url + path)
+        await page.goto(site.server.url + path)
         if path.startswith("/sessions/"):
             await page.wait_for_selector(".enhanced .events-scroll tr.event")
         await page.wait_for_timeout(400)
@@ -119,37 +119,37 @@ async def opened(
         await context.close()
 
 
-async def take(browser: Browser, told: Told) -> None:
-    """The pictures of the documentation."""
+async def take(browser: Browser, site: Site) -> None:
+    """Make the pictures of the documentation."""
     PICTURES.mkdir(exist_ok=True)
-    session = await told.newest(SHOWN)
+    session = await site.newest(SHOWN)
     for name, path, height, dark in (
         ("session", session, 960, False),
         ("session-dark", session, 960, True),
         ("sessions", "/", 860, False),
     ):
-        async with opened(browser, told, path, width=1280, height=height, dark=dark) as page:
+        async with opened(browser, site, path, width=1280, height=height, dark=dark) as page:
             await save(page, PICTURES / f"{name}.png")
 
 
 async def save(page: Page, file: Path, *, whole: bool = False) -> None:
-    """Raises AssertionError for a picture too heavy for a README."""
+    """Save a screenshot. Raises AssertionError if it is too large for a README."""
     file.write_bytes(await page.screenshot(full_page=whole))
     print(f"{file} {file.stat().st_size // 1000} kB")
     assert whole or file.stat().st_size < MOST_BYTES, file
 
 
-async def look(browser: Browser, told: Told, folder: Path) -> None:
-    """Every page at both widths, whole, and the dark ones."""
+async def look(browser: Browser, site: Site, folder: Path) -> None:
+    """Save every page at both widths in full length, and the wide ones in dark mode too."""
     folder.mkdir(parents=True, exist_ok=True)
-    room = (await told.get("/v1/sessions", source=SOURCES["livekit"]))["items"][0]["room"]["id"]
+    room = (await site.get("/v1/sessions", source=SOURCES["livekit"]))["items"][0]["room"]["id"]
     pages = {
         "calls": "/", "rooms": "/rooms", "room": f"/rooms/lk/{quote(room, safe='')}", "people": "/people",
         "person": "/people?identity=Alice", "recordings": "/recordings", "supervisors": "/supervisors",
         "statistics": "/statistics", "sources": "/sources", "log": "/log", "record": "/log/3", "sign-in": "/sign-in",
         "nothing": "/?room=nowhere", "unknown": "/sessions/nobody",
     }  # fmt: skip
-    pages |= {f"session-{vendor}": await told.newest(vendor) for vendor in VENDORS}
+    pages |= {f"session-{vendor}": await site.newest(vendor) for vendor in VENDORS}
     for name, path in pages.items():
         for width in (1280, 390):
             for dark in (False, True):
@@ -157,13 +157,13 @@ async def look(browser: Browser, told: Told, folder: Path) -> None:
                     continue
                 if name == "unknown":
                     continue
-                async with opened(browser, told, path, width=width, dark=dark) as page:
+                async with opened(browser, site, path, width=width, dark=dark) as page:
                     await save(page, folder / f"{name}-{width}{'-dark' if dark else ''}.png", whole=True)
 
 
 async def main(folder: Path | None) -> None:
-    """Pictures of the documentation, or of everything into `folder`."""
-    async with told() as found, async_playwright() as driver:
+    """Make the pictures of the documentation, or of all pages into `folder`."""
+    async with site() as found, async_playwright() as driver:
         path = shutil.which("chromium")
         assert path, "apt install chromium"
         browser = await driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])

@@ -1,11 +1,10 @@
-"""What is asked of the views and of the API, at several sizes of a month: `python bench/reads.py [events ...] [--keep FOLDER]`.
+"""Queries of the views and of the API, for months of several sizes: `python bench/reads.py [events ...] [--keep FOLDER]`.
 
-Sizes are 10,000, 1,000,000 and 10,000,000 events unless given (the last takes some 20 minutes and 15 GB). Each is a log of
-the calls of `calls.py`, spread over the same 30 days, and the views that a real rebuild makes of it; with `--keep FOLDER`
-both stay and are used again. Every question is asked again and again in turns, each time about another session, room,
-person or moment where it is about one; the first round is told apart ("cold" for SQLite's own cache, not for the disk's).
-Prints p50 and p99 in milliseconds at each size and the ratio of the p99 of the largest to that of the smallest, then a
-few of the questions over HTTP against `tracker serve`.
+The default sizes are 10,000, 1,000,000 and 10,000,000 events (the last takes about 20 minutes and 15 GB). Each is a log of
+the calls of `calls.py` over the same 30 days, and the views of a real rebuild; with `--keep FOLDER` both stay and are used
+again. The queries run in turns, each time for another session, room, person or time. The first round is reported separately
+("cold" for SQLite's own cache, not for the disk's). Prints p50 and p99 in milliseconds at each size, the ratio of the p99 of
+the largest size to that of the smallest, then some of the queries over HTTP against `tracker serve`.
 """
 
 from __future__ import annotations
@@ -46,28 +45,28 @@ BEGIN = 1_760_000_000_000_000 // DAY * DAY
 DAYS = 30
 END = BEGIN + DAYS * DAY
 EVENTS_A_CALL = 12.9
-"""Of `calls.py`, measured over 5,000 calls: how many calls are begun for that many events."""
+"""Events per call of `calls.py`, measured over 5,000 calls: determines the number of calls for a size."""
 SECRET = "bench-secret-of-at-least-32-bytes!!"
 CHUNK = 400
 LOST = 300
-"""One delivery of so many never arrives: some sessions stay open, some have anomalies."""
+"""One delivery in this many is lost, so that some sessions stay open and some have anomalies."""
 
 Ask = Callable[[], Awaitable[Any]]
 
 
 class Sizes(NamedTuple):
-    """The figures of one question at one size, ms."""
+    """The figures of one query at one size, ms."""
 
     first: float
     p50: float
     p99: float
     cpu99: float
-    """p99 of the processor time of all threads: the steadier figure on a machine that others use too."""
+    """p99 of the processor time of all threads: a steadier figure on a busy machine."""
     rows: int
 
 
-def told(plans: list[Any]) -> list[tuple[str, bytes, int]]:
-    """(vendor, body, received at) of these calls, by time of arrival, a few lost. Runs in a process of its own."""
+def deliveries_of(plans: list[Any]) -> list[tuple[str, bytes, int]]:
+    """The deliveries of these calls as (vendor, body, received at), by arrival, some lost. Runs in a separate process."""
     sent = [(plan.vendor, each.body, each.at + 20_000) for plan in plans for each in deliveries(plan)]
     return sorted((each for each in sent if zlib.crc32(each[1]) % LOST), key=lambda each: each[2])
 
@@ -79,10 +78,10 @@ def chunks(events: int) -> Iterator[list[Any]]:
 
 
 def ahead(pool: Any, plans: Iterator[list[Any]]) -> Iterator[list[tuple[str, bytes, int]]]:
-    """What `told` makes of each chunk, a few of them begun before they are asked for."""
+    """The results of `deliveries_of` for each chunk, computed a few chunks ahead."""
     begun: deque[Any] = deque()
     for chunk in plans:
-        begun.append(pool.apply_async(told, (chunk,)))
+        begun.append(pool.apply_async(deliveries_of, (chunk,)))
         if len(begun) > 4:
             yield begun.popleft().get()
     while begun:
@@ -90,7 +89,7 @@ def ahead(pool: Any, plans: Iterator[list[Any]]) -> Iterator[list[tuple[str, byt
 
 
 async def fill(path: Path, events: int) -> None:
-    """Write the log: `events` records, or as many as those calls have."""
+    """Write the log: `events` records, or all records of those calls."""
     sources = {
         vendor: registry.build(
             SourceSettings(
@@ -123,7 +122,7 @@ async def fill(path: Path, events: int) -> None:
 
 
 async def rebuild(path: Path, views_path: Path) -> None:
-    """Make the views as `tracker rebuild` does."""
+    """Build the views as `tracker rebuild` does."""
     views_path.unlink(missing_ok=True)
     begun = time.monotonic()
     async with opened(path) as log:
@@ -136,27 +135,27 @@ async def rebuild(path: Path, views_path: Path) -> None:
 
 
 def progress(what: str, at: int, of: int, begun: float) -> None:
-    """How far it is: one line written over on a terminal, elsewhere a line a minute."""
-    global told_at
+    """Print progress: one line that is overwritten on a terminal, otherwise one line each minute."""
+    global printed_at
     seconds = time.monotonic() - begun
     line = f"{what} {at:,} of {of:,}, {at / max(seconds, 0.001):,.0f}/s"
     if sys.stdout.isatty():
         print(f"\r{line}  ", end="", flush=True)
-    elif time.monotonic() - told_at >= 60:
-        told_at = time.monotonic()
+    elif time.monotonic() - printed_at >= 60:
+        printed_at = time.monotonic()
         print(line, flush=True)
 
 
-told_at = time.monotonic()
+printed_at = time.monotonic()
 
 
-def questions(views: SqliteViews, log: SqliteLog, known: Known) -> dict[str, Callable[[random.Random], Ask]]:
-    """Each question by name: given chance, what to await."""
+def queries_of(views: SqliteViews, log: SqliteLog, known: Known) -> dict[str, Callable[[random.Random], Ask]]:
+    """Name of a query → a function that picks its arguments at random and returns what to await."""
 
     def sessions(**filters: Any) -> Callable[[random.Random], Ask]:
         def ask(chance: random.Random) -> Ask:
-            given = {name: value(chance) if callable(value) else value for name, value in filters.items()}
-            return lambda: views.find_sessions(SessionFilter(**given), limit=50, cursor=None)
+            chosen = {name: value(chance) if callable(value) else value for name, value in filters.items()}
+            return lambda: views.find_sessions(SessionFilter(**chosen), limit=50, cursor=None)
 
         return ask
 
@@ -170,14 +169,14 @@ def questions(views: SqliteViews, log: SqliteLog, known: Known) -> dict[str, Cal
     def page(cursor: str | None) -> Callable[[random.Random], Ask]:
         return lambda _: lambda: views.timeline(known.large, kinds=(), subject=None, limit=100, cursor=cursor)
 
-    def lists(name: str, **given: Any) -> Callable[[random.Random], Ask]:
+    def lists(name: str, **filters: Any) -> Callable[[random.Random], Ask]:
         ask = getattr(views, name)
 
-        def asked(chance: random.Random) -> Ask:
-            bound = {key: value(chance) if callable(value) else value for key, value in given.items()}
+        def make_query(chance: random.Random) -> Ask:
+            bound = {key: value(chance) if callable(value) else value for key, value in filters.items()}
             return lambda: ask(**bound, limit=50, cursor=None)
 
-        return asked
+        return make_query
 
     async def records(session: str) -> list[Any]:
         positions = await views.session_positions(session, limit=51, after=0)
@@ -199,7 +198,7 @@ def questions(views: SqliteViews, log: SqliteLog, known: Known) -> dict[str, Cal
         return SOURCES[chance.choice(VENDORS)]
 
     stuck = {name: END - 10 * DAY for name in SOURCES.values()}
-    asked: dict[str, Callable[[random.Random], Ask]] = {
+    queries: dict[str, Callable[[random.Random], Ask]] = {
         "session by id": of(views.session, known.ids),
         "session by the vendor's id": of(lambda any_id: views.lookup(any_id, None), known.vendor_ids),
         "timeline of 1,500: first page": page(None),
@@ -292,11 +291,11 @@ def questions(views: SqliteViews, log: SqliteLog, known: Known) -> dict[str, Cal
         "stats: an hour": stats(END - 5 * DAY + 10 * HOUR, END - 5 * DAY + 11 * HOUR),
         "stats of one source": lambda _: lambda: views.stats(from_at=-(2**62), to_at=2**62, sources=("lk",)),
     }  # fmt: skip
-    return asked
+    return queries
 
 
 class Known(NamedTuple):
-    """What may be asked for."""
+    """Sessions, ids and rooms that queries can use."""
 
     ids: list[str]
     vendor_ids: list[str]
@@ -309,7 +308,7 @@ class Known(NamedTuple):
 
 
 async def look_around(views: SqliteViews, sessions: int) -> Known:
-    """Find sessions, ids and rooms to ask for, from all over the month."""
+    """Pick sessions, ids and rooms from the whole month."""
     found = []
     for day in range(DAYS):
         rows, _ = await views.find_sessions(
@@ -340,19 +339,19 @@ async def look_around(views: SqliteViews, sessions: int) -> Known:
 
 
 async def measure(folder: Path, events: int, rounds: int, only: str) -> dict[str, Sizes]:
-    """Ask everything `rounds` times in turns."""
+    """Run all queries `rounds` times in turns."""
     views = await SqliteViews.open(folder / "views.db", writable=False)
     log = await SqliteLog.open(folder / "log.db")
     known = await look_around(views, max(20, round(events / EVENTS_A_CALL)))
     await views.close()
     views = await SqliteViews.open(folder / "views.db", writable=False)
-    asked = {name: make for name, make in questions(views, log, known).items() if only in name}
-    took: dict[str, list[float]] = {name: [] for name in asked}
-    cost: dict[str, list[float]] = {name: [] for name in asked}
+    queries = {name: make for name, make in queries_of(views, log, known).items() if only in name}
+    took: dict[str, list[float]] = {name: [] for name in queries}
+    cost: dict[str, list[float]] = {name: [] for name in queries}
     rows: dict[str, int] = {}
     for turn in range(rounds):
         chance = random.Random(turn)
-        for name, make in asked.items():
+        for name, make in queries.items():
             ask = make(chance)
             begun, spent = time.perf_counter(), time.process_time()
             found = await ask()
@@ -392,30 +391,30 @@ HTTP = {
 
 
 async def over_http(folder: Path, rounds: int) -> dict[str, Sizes]:
-    """The same over HTTP: `tracker serve` on this log and these views, one connection."""
-    house = Running(folder)
-    await house.start()
+    """Measure over HTTP: `tracker serve` on this log and these views, one connection."""
+    server = Running(folder)
+    await server.start()
     try:
         async with aiohttp.ClientSession(headers=READ) as web:
-            async with web.get(f"{house.url}/v1/sessions?identity=Person%20299&limit=1000") as answer:
+            async with web.get(f"{server.url}/v1/sessions?identity=Person%20299&limit=1000") as answer:
                 large = max((await answer.json())["items"], key=lambda row: row["participants"])["id"]
             took: dict[str, list[float]] = {name: [] for name in HTTP}
             for _ in range(rounds):
                 for name, path in HTTP.items():
                     begun = time.perf_counter()
-                    async with web.get(house.url + path.replace("{id}", quote(large, safe=""))) as answer:
+                    async with web.get(server.url + path.replace("{id}", quote(large, safe=""))) as answer:
                         await answer.read()
                         assert answer.status == 200, await answer.text()
                     took[name].append((time.perf_counter() - begun) * 1000)
     finally:
-        await house.stop()
+        await server.stop()
     return {
         name: Sizes(each[0], statistics.median(each), percentile(each[1:], 0.99), 0.0, 0) for name, each in took.items()
     }
 
 
 def table(found: dict[int, dict[str, Sizes]]) -> None:
-    """One line a question, one group of columns a size; the ratios are those of the p99, by the clock and by processor time."""
+    """Print a row for each query with columns for each size. The ratios are of the p99, by clock and by processor time."""
     sizes = list(found)
     print(f"\n{'':38}{'rows':>5}" + "".join(f"{f'{size:,} events':>32}" for size in sizes) + f"{'p99 ratio':>14}")
     print(
@@ -432,19 +431,19 @@ def table(found: dict[int, dict[str, Sizes]]) -> None:
 
 
 def main() -> None:
-    """Fill what is missing, ask, print."""
+    """Write logs that are missing, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("events", type=int, nargs="*", default=[10_000, 1_000_000, 10_000_000])
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--only", default="", help="questions with this in their name")
     parser.add_argument("--fill", action="store_true", help="make what is missing and ask nothing")
-    given = parser.parse_args()
+    options = parser.parse_args()
     found: dict[int, dict[str, Sizes]] = {}
     spoken: dict[int, dict[str, Sizes]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for events in given.events:
-            folder = (given.keep or Path(temporary)) / str(events)
+        for events in options.events:
+            folder = (options.keep or Path(temporary)) / str(events)
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "log.db").exists():
                 asyncio.run(fill(folder / "part.db", events))
@@ -452,11 +451,11 @@ def main() -> None:
             if not (folder / "views.db").exists():
                 asyncio.run(rebuild(folder / "log.db", folder / "part-views.db"))
                 (folder / "part-views.db").rename(folder / "views.db")
-            if given.fill:
+            if options.fill:
                 continue
-            found[events] = asyncio.run(measure(folder, events, given.rounds, given.only))
-            if not given.only:
-                spoken[events] = asyncio.run(over_http(folder, given.rounds))
+            found[events] = asyncio.run(measure(folder, events, options.rounds, options.only))
+            if not options.only:
+                spoken[events] = asyncio.run(over_http(folder, options.rounds))
     for each in (found, spoken):
         if any(each.values()):
             table(each)

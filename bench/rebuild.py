@@ -1,8 +1,8 @@
 """Rebuild large logs, compared with a plain scan: `python bench/rebuild.py [events ...] [--log FILE] [--modes …]`.
 
-    scan            reads the log and decodes its JSON with msgspec: the least a rebuild has to do
+    scan            reads the log and decodes its JSON with msgspec: the minimum for a rebuild
     rebuild, alone  a rebuild in one process, on one core
-    rebuild         `tracker rebuild`: a second process makes the views of the second half meanwhile
+    rebuild         `tracker rebuild`: a second process builds the views of the second half at the same time
     eventsourcing   reads the same bodies as events from the SQLite recorder of the eventsourcing library, and decodes
                     them; it folds and saves nothing
 
@@ -111,12 +111,12 @@ def context_of(path: Path) -> RebuildContext:
 
 
 def views_path_of(path: Path) -> Path:
-    """Where the views go: never where a server's are."""
+    """The path of the views, different from a server's."""
     return path.with_name(f"{path.stem}-rebuilt.db")
 
 
 async def rebuild(path: Path, *, alone: bool) -> int:
-    """Make new views from the log as `tracker rebuild` does: half of them in a second process, if there is a second core."""
+    """Rebuild the views as `tracker rebuild` does: half of them in a second process, if there is a second core."""
     views_path = views_path_of(path)
     views_path.unlink(missing_ok=True)
     async with opened(path) as log:
@@ -125,7 +125,7 @@ async def rebuild(path: Path, *, alone: bool) -> int:
 
 @functools.cache
 def event_class() -> type:
-    """An event of the eventsourcing library that holds a body. Made once: the library refuses a second class of that name."""
+    """An event class of the eventsourcing library with a body. Created once: the library refuses a second class of that name."""
     from eventsourcing.domain import Aggregate  # noqa: PLC0415 - only this mode needs it
 
     class Received(Aggregate.Event):
@@ -221,14 +221,14 @@ def compare(path: Path, modes: list[str]) -> None:
     if "eventsourcing" in modes:
         asyncio.run(copy_events(path))
     log_bytes = path.stat().st_size
-    print(f"\n{events} events · log {log_bytes / 1e6:.0f} MB, {log_bytes / events:.0f} bytes an event")
+    print(f"\n{events} events · log {log_bytes / 1e6:.0f} MB, {log_bytes / events:.0f} bytes per event")
     print(
         f"{'':16}{'seconds':>9}{'events/s':>10}{'of the scan':>13}{'CPU µs/event':>14}{'of the scan':>13}{'second µs':>11}{'peak MB':>9}",
         flush=True,
     )
     found: dict[str, Took] = {}
     for mode in ["scan", *(each for each in modes if each != "scan")]:
-        done = subprocess.run(  # noqa: S603 - ourselves
+        done = subprocess.run(  # noqa: S603 - this program
             [sys.executable, __file__, mode, str(path)], capture_output=True, text=True, check=True
         )
         seen, seconds, cpu, second, peak = (float(each) for each in done.stdout.split())
@@ -247,7 +247,7 @@ def compare(path: Path, modes: list[str]) -> None:
         )
     if views_path_of(path).exists():
         views = views_path_of(path).stat().st_size
-        print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes an event, {views / log_bytes:.2f} of the log")
+        print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes per event, {views / log_bytes:.2f} of the log")
 
 
 class Took(NamedTuple):

@@ -1,11 +1,11 @@
-"""The list of calls over very many sessions: `python bench/session_list.py [sessions]` (1,000,000; ~5 minutes, 3 GB).
+"""The list of calls with very many sessions: `python bench/session_list.py [sessions]` (1,000,000; ~5 minutes, 3 GB).
 
-Fills a views file and prints what each filter of `GET /v1/sessions` takes at the views, first and again, in milliseconds.
-With `--keep FOLDER` the file stays, and is used again when it is there.
+Fills a views file and prints how long each filter of `GET /v1/sessions` takes in the views, the first and the second time,
+in milliseconds. With `--keep FOLDER` the file stays and is used again.
 
-On two shared cores, the second time: `q` 1 to 50 ms whatever it is, alone or with source, state, from and to; it was 120 ms
-for many hits and 2 to 3 s for few or none. Beside `has` and `min_duration_ms`, where both find very many and hardly one
-together, 30 to 160 ms. A session's texts and their index take 0.5 kB of the 2 kB it takes here; with whole calls 80 bytes an event.
+Measured on two shared cores, the second time: any `q` takes 1 to 50 ms, alone or with source, state, from and to. With `has`
+or `min_duration_ms`, where both match very many sessions but hardly any match both, it takes 30 to 160 ms. A session's texts
+and their index take 0.5 kB of its 2 kB here; with whole calls, 80 bytes per event.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCH = 2_000
 
 
 def rows(i: int, sessions: int, chance: random.Random) -> SessionRows:
-    """One call a minute, of two people; the newest 300 and every 5,000th are open."""
+    """Rows of one call of two people. There is one call each minute; the newest 300 and every 5,000th are open."""
     source, vendor = SOURCES[i % 5]
     at, room, id = START + i * MINUTE, f"room-{i % 50_000}", f"{source}:RM_{i:07d}x"
     is_open = i >= sessions - 300 or i % 5_000 == 0
@@ -138,13 +138,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sessions", type=int, nargs="?", default=1_000_000)
     parser.add_argument("--keep", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path = (given.keep or Path(folder)) / "views.db"
+        path = (options.keep or Path(folder)) / "views.db"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            asyncio.run(fill(path, given.sessions))
-        asyncio.run(measure(path, given.sessions))
+            asyncio.run(fill(path, options.sessions))
+        asyncio.run(measure(path, options.sessions))
 
 
 if __name__ == "__main__":

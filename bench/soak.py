@@ -111,7 +111,7 @@ class Ledger:
         if position >= len(self.marks):
             self.marks.extend([0] * (position + 10_000 - len(self.marks)))
         if self.marks[position] not in (0, found):
-            self.wrong.append(f"position {position} was given to two deliveries")
+            self.wrong.append(f"position {position} was answered for two deliveries")
         self.marks[position] = found
 
 
@@ -317,7 +317,7 @@ async def restart(running: Running, watch: Watch, *, kill: bool) -> None:
 
 
 async def soak(running: Running, crowd: Crowd, watch: Watch, minutes: float, chance: random.Random) -> float:
-    """All of it but the checks; the most deliveries a second that were answered."""
+    """Run everything but the checks; returns the maximum of answered deliveries per second."""
     await running.start(init=True)
     tasks = [asyncio.create_task(crowd.run()), asyncio.create_task(watch.run())]
     most = min(60.0, minutes * 12)
@@ -327,7 +327,7 @@ async def soak(running: Running, crowd: Crowd, watch: Watch, minutes: float, cha
     maximum = (crowd.ledger.statuses[200] - before) / (time.perf_counter() - began)
     crowd.rate = maximum / 2
     crowd.latencies.clear()
-    print(f"at most {maximum:.0f} a second; from now on {crowd.rate:.0f}", file=sys.stderr, flush=True)
+    print(f"at most {maximum:.0f} per second; from now on {crowd.rate:.0f}", file=sys.stderr, flush=True)
     end = time.perf_counter() + minutes * 60 - most
     scale = min(1.0, minutes / 10)
     restarts_until = end - minutes * 20
@@ -371,7 +371,7 @@ async def compare_log(running: Running, ledger: Ledger) -> tuple[int, list[str]]
 
 
 def slope(looks: list[Look]) -> float:
-    """MiB of anonymous memory a million answers, by least squares."""
+    """Growth of anonymous memory in MiB per million answers, by least squares."""
     xs = [look.answered / 1e6 for look in looks]
     ys = [look.anonymous for look in looks]
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
@@ -457,7 +457,7 @@ async def run_soak(folder: Path, minutes: float, seed: int) -> list[str]:
             await running.kill()
     faults += print_runs(watch)
     killed = watch.endings.count("killed")
-    print(f"{'most a second; then':34}{maximum:12,.0f}{maximum / 2:8,.0f}")
+    print(f"{'most per second; then':34}{maximum:12,.0f}{maximum / 2:8,.0f}")
     print(f"{'minutes, lives, kills':34}{minutes:12.1f}{len(watch.endings):8}{killed:8}")
     print(f"{'statuses of deliveries':34}{dict(sorted(crowd.ledger.statuses.items()))}")
     percentiles("deliveries, restarts included", crowd.latencies)
@@ -471,7 +471,7 @@ async def run_soak(folder: Path, minutes: float, seed: int) -> list[str]:
     faults += ["a traceback in the server's log"] if "Traceback" in printed else []
     count, missing = await compare_log(running, crowd.ledger)
     files = {path.name: path.stat().st_size for path in folder.glob("*.db")}
-    print(f"{'bytes a record, by file':34}{ {name: size // max(1, count) for name, size in sorted(files.items())} }")
+    print(f"{'bytes per record, by file':34}{ {name: size // max(1, count) for name, size in sorted(files.items())} }")
     return faults + missing + await checked(running)
 
 

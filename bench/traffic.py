@@ -1,11 +1,11 @@
-"""Varied deliveries to measure with, of two kinds.
+"""Varied deliveries for measurements, of two kinds.
 
 calls     the demo's sample calls, with other people, rooms, places and devices
 samples   the bodies of tests/samples, with all the fields that vendors send, repeated with every id, number, address and
           time changed
 
-No two deliveries have the same ids or times; each body is signed as its vendor signs and verified as ingest does, so that
-dedupe keys and proofs are the real ones.
+No two deliveries have the same ids or times. Each body is signed as its vendor signs, and verified as by ingest, so that
+dedupe keys and proofs are real.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PLATFORMS = (
 
 
 def source_of(vendor: str) -> Source:
-    """The source that verifies what `deliveries` makes; its name is the vendor's."""
+    """The source that verifies the results of `deliveries`; its name is the vendor's."""
     keys = {ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {}
     return registry.build(SourceSettings(name=vendor, vendor=vendor, secrets=() if keys else (SECRET,), keys=keys))
 
@@ -77,22 +77,22 @@ def with_other_ids(text: str, chance: random.Random, known: dict[str, str]) -> s
     def another(found: re.Match[str]) -> str:
         old = found.group()
         if old not in known:
-            if old.isdigit():  # keeps its first digits: times are of one age
-                kept = min(len(old) // 3, 4)
-                known[old] = old[:kept] + "".join(chance.choices(string.digits, k=len(old) - kept))
+            if old.isdigit():  # keep the first digits, so that times stay plausible
+                fixed = min(len(old) // 3, 4)
+                known[old] = old[:fixed] + "".join(chance.choices(string.digits, k=len(old) - fixed))
             elif set(old) <= set(string.hexdigits.lower()):
                 known[old] = "".join(chance.choices("0123456789abcdef", k=len(old)))
             else:
-                kept = re.match(r"(TR_|PA_|EV_|RM_|EG_|str_|con_)?", old).end()  # type: ignore[union-attr]
+                fixed = re.match(r"(TR_|PA_|EV_|RM_|EG_|str_|con_)?", old).end()  # type: ignore[union-attr]
                 letters = string.ascii_letters + string.digits
-                known[old] = old[:kept] + "".join(chance.choices(letters, k=len(old) - kept))
+                known[old] = old[:fixed] + "".join(chance.choices(letters, k=len(old) - fixed))
         return known[old]
 
     return CHANGING.sub(another, text)
 
 
 def sample_deliveries(vendor: str, seed: int = 0) -> Iterator[Verified]:
-    """Endless: the samples of a vendor, again and again with other ids, verified."""
+    """Endless verified deliveries: the samples of a vendor, repeated with other ids."""
     source = source_of(vendor)
     chance = random.Random(f"samples:{vendor}:{seed}")
     bodies = sorted({sample.body.decode("latin1") for sample in samples() if sample.vendor == vendor})
@@ -120,7 +120,7 @@ def _name(chance: random.Random, least: int, most: int) -> str:
 
 
 def deliveries(vendor: str, seed: int = 0) -> Iterator[Verified]:
-    """Endless: calls some minutes apart, each with other people in another room, verified."""
+    """Endless verified deliveries: calls some minutes apart, each with other people in another room."""
     source = source_of(vendor)
     chance = random.Random(f"{vendor}:{seed}")
     now = START + chance.randrange(10**12)

@@ -1,8 +1,8 @@
-"""Verify a large log, beside a plain scan of the same file: `python bench/verify.py [records]`.
+"""Verification of a large log, compared with a plain scan of its file: `python bench/verify.py [records]`.
 
-Prints records per second of both and their ratio (each runs in a process of its own), and how long inclusion proofs take.
-The scan reads every row of the table in order and touches its bytes, in C as far as it goes: the least that any
-verification has to do. Seconds are of the processor, so that what else runs on the machine does not count.
+Prints records per second of both and their ratio (each runs in a separate process), and how long inclusion proofs take.
+The scan reads every row of the table in order and touches its bytes, mostly in C: the minimum for any verification.
+Seconds are processor time, so other programs on the machine do not matter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROOFS = 500
 
 
 async def fill(path: Path, records: int) -> None:
-    """Write a log of real bodies under made-up keys, with a checkpoint every 10,000 records."""
+    """Write a log of real bodies with made-up dedupe keys, and a checkpoint every 10,000 records."""
     bodies = [sent.body for vendor in ("livekit", "openvidu", "plugnmeet") for sent in whole_call(vendor, START)]
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
@@ -52,7 +52,7 @@ async def fill(path: Path, records: int) -> None:
 
 
 def scan(path: Path) -> int:
-    """Every row, all columns."""
+    """Read all columns of every row."""
     seen = 0
     connection = sqlite3.connect(path)
     for row in connection.execute("SELECT * FROM records ORDER BY position"):
@@ -63,7 +63,7 @@ def scan(path: Path) -> int:
 
 
 async def verify(path: Path) -> int:
-    """What `tracker verify` does with the log."""
+    """Verify the log as `tracker verify` does."""
     log = await SqliteLog.open(path)
     found = await verify_log(log, [SIGNER.verifier])
     await log.close()
@@ -73,7 +73,7 @@ async def verify(path: Path) -> int:
 
 
 async def prove(path: Path) -> int:
-    """Inclusion proofs at random places, as the API makes them; prints the 50th and 99th percentile in ms."""
+    """Make inclusion proofs of random records as the API does; prints the 50th and 99th percentile in ms."""
     log = await SqliteLog.open(path)
     head = await log.head()
     taken = []
@@ -89,14 +89,14 @@ async def prove(path: Path) -> int:
 
 
 def measured(what: str, path: Path) -> None:
-    """Run one of them here and print what it took."""
+    """Run one of them here and print its cost."""
     started = time.process_time()
     seen = scan(path) if what == "scan" else asyncio.run(verify(path) if what == "verify" else prove(path))
     print(f"{seen} {time.process_time() - started:.3f}")
 
 
 def main() -> None:
-    """Fill, then measure in processes of their own, and print a table."""
+    """Write the log, measure in separate processes, print a table."""
     if len(sys.argv) > 2:  # called by itself
         measured(sys.argv[1], Path(sys.argv[2]))
         return

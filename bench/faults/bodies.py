@@ -1,9 +1,9 @@
-"""Attacks with request bodies: what they cost the server, and authentic deliveries beside them.
+"""Attacks with request bodies: their cost for the server and for authentic deliveries at the same time.
 
     python -m bench.faults.bodies [--attackers 1 20] [--seconds 10] [--only NAME]
 
-Each attack runs alone, against a new server, from processes of its own. One client delivers authentic webhooks over one connection
-all the while. A row shows how long the slowest delivery waited, the largest memory of the server, and what the attackers were answered.
+Each attack runs alone, from separate processes, against a new server. One client delivers authentic webhooks over one
+connection throughout. A row shows the wait of the slowest delivery, the server's peak memory, and the attackers' answers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def head(path: str, length: int, *lines: str) -> bytes:
 
 
 def attack(name: str, port: int, seconds: float, answers: multiprocessing.Queue, body: bytes) -> None:
-    """One attacker: runs in a process of its own and reports first lines of answers."""
+    """One attacker, in a separate process: reports the first lines of the answers."""
     found: Counter[str] = Counter()
     until = time.monotonic() + seconds
     held: list[socket.socket] = []
@@ -138,7 +138,7 @@ async def play(name: str, attackers: int, seconds: float, body: bytes) -> None:
             worker.join(10)
             worker.kill()
         await running.kill()
-        told = ", ".join(f"{count} × {what}" for what, count in found.most_common(4))
+        summary = ", ".join(f"{count} × {what}" for what, count in found.most_common(4))
         print(
             ROW.format(
                 name,
@@ -146,7 +146,7 @@ async def play(name: str, attackers: int, seconds: float, body: bytes) -> None:
                 f"{max(waits) * 1000:.0f} ms",
                 f"{sorted(waits)[len(waits) // 2] * 1000:.1f} ms",
                 f"{largest:.0f}",
-                told,
+                summary,
             ),
             flush=True,
         )
@@ -157,14 +157,14 @@ def main() -> int:
     parser.add_argument("--attackers", type=int, nargs="+", default=[1, 20])
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--only")
-    given = parser.parse_args()
+    options = parser.parse_args()
     body = bomb()
     print(ROW.format("attack", "n", "slowest", "median", "MiB", "attackers were answered"))
     for name in PATHS:
-        if given.only and given.only not in name:
+        if options.only and options.only not in name:
             continue
-        for attackers in given.attackers:
-            asyncio.run(play(name, attackers, given.seconds, body))
+        for attackers in options.attackers:
+            asyncio.run(play(name, attackers, options.seconds, body))
     return 0
 
 

@@ -1,8 +1,8 @@
 """Faults in a cluster under load: `python -m bench.faults.cluster [--only leader,ack …] [--quick]`.
 
-Three JetStream servers with `sync_interval: always`, on a disk whose power can be cut. Three `tracker serve`: a and b take
-deliveries of all vendors, the records of c are followed. Node a reaches the servers through proxies. Deliveries without an
-answer are sent again, to the other node.
+Three JetStream servers with `sync_interval: always`, on a disk whose power can be cut. Three `tracker serve`: a and b get
+deliveries of all vendors, and the records of c are read. Node a reaches the servers through proxies. Deliveries without an
+answer are sent again to the other node.
 
     leader      kill -9 of the stream's leader, ten times          follower   kill -9 of a replica's server
     ingest      kill -9 of node b                                  reader     kill -9 of node c
@@ -275,18 +275,18 @@ async def control(disk: Disk, sync: str | None, seconds: float) -> tuple[int, in
         disk.cut_power()
         for number in range(3):
             cluster.start_server(number)
-        kept, deadline = 0, time.monotonic() + 30  # a stream that does not come back is a loss too
-        while not kept and time.monotonic() < deadline:
+        stored, deadline = 0, time.monotonic() + 30  # a stream that does not come back is a loss too
+        while not stored and time.monotonic() < deadline:
             with contextlib.suppress(nats.errors.Error, TimeoutError):
-                kept = (await js.stream_info(STREAM)).state.messages
+                stored = (await js.stream_info(STREAM)).state.messages
                 deadline = min(deadline, time.monotonic() + 3)
             await asyncio.sleep(0.1)
         await client.close()
-        return acknowledged, kept
+        return acknowledged, stored
 
 
 async def _quiet(_: Exception) -> None:
-    """Connections are lost on purpose."""
+    """Ignore errors: the program breaks connections on purpose."""
 
 
 def run_controls(folder: Path, *, quick: bool) -> list[str]:
@@ -298,10 +298,10 @@ def run_controls(folder: Path, *, quick: bool) -> list[str]:
         for n in range(1 if quick else 3):
             disk = Disk(folder / f"{sync}-{n}").mount()
             try:
-                acknowledged, kept = asyncio.run(control(disk, sync, 1.5 if quick else 4))
+                acknowledged, stored = asyncio.run(control(disk, sync, 1.5 if quick else 4))
             finally:
                 disk.unmount()
-            lost = max(0, acknowledged - kept)
+            lost = max(0, acknowledged - stored)
             lost_in_all += lost
             print(f"{sync or 'default (2 min)':20}{acknowledged:14}{lost:8}", flush=True)
         if (sync is None) != bool(lost_in_all):

@@ -51,7 +51,7 @@ class Target:
         self.slowest = 0.0
 
     def one(self, data: bytes) -> None:
-        """Run one input; raises what neither function may raise. The first byte chooses what is wrong with the proof."""
+        """Run one input; raises errors that the functions must not raise. The first byte chooses what is wrong with the proof."""
         began = time.perf_counter()
         how, body = (data[0], data[1:]) if data else (0, b"")
         headers, suffix, _ = self._sign(self._vendor, body, self._secret, self._later)
@@ -196,12 +196,12 @@ def run_guided(vendor: str, inputs: int) -> tuple[str, list[Found]]:
             Found(vendor, path.read_bytes(), done.stderr[-1500:])
             for path in Path(folder).iterdir() if path.name.startswith(("crash", "timeout", "oom", "slow"))
         ]  # fmt: skip
-        said = dict(line[6:].split(":", 1) for line in done.stderr.splitlines() if line.startswith("stat::"))
+        stats = dict(line[6:].split(":", 1) for line in done.stderr.splitlines() if line.startswith("stat::"))
         if done.returncode and not found:
             found.append(Found(vendor, b"", done.stderr[-1500:]))
         return " ".join(
             f"{k}={v.strip()}"
-            for k, v in said.items()
+            for k, v in stats.items()
             if k in {"number_of_executed_units", "peak_rss_mb", "new_units_added"}
         ), found
 
@@ -234,8 +234,8 @@ def main() -> int:
     for vendor in vendors:
         began = time.perf_counter()
         if has_atheris:
-            said, found = run_guided(vendor, each)
-            print(f"{vendor:15}{each:9}  {said:56}{time.perf_counter() - began:9.0f}{len(found):7}", flush=True)
+            stats, found = run_guided(vendor, each)
+            print(f"{vendor:15}{each:9}  {stats:56}{time.perf_counter() - began:9.0f}{len(found):7}", flush=True)
         else:
             target, found = run_mutations(vendor, each, options.seed)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

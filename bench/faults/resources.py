@@ -1,8 +1,8 @@
 """Resources that run out: `python -m bench.faults.resources [--only disk,limits …]`.
 
-Something is taken away from a running server, then given back. Meanwhile deliveries get 503 with Retry-After (or are
-recorded late), /healthz stays 200 and /readyz reports the problem. Afterwards, without a restart, deliveries are recorded,
-/readyz is 200, and nothing answered 200 is missing. Cases that need root or strace are skipped without them, and say so.
+A resource is taken from a running server, then given back. Meanwhile deliveries get 503 with Retry-After (or are recorded
+late), /healthz stays 200 and /readyz reports the problem. Afterwards, without a restart, deliveries are recorded, /readyz is
+200, and no answered delivery is missing. Cases that need root or strace are skipped without them, with a message.
 Prints a table; the exit code is 1 if a check failed.
 """
 
@@ -36,24 +36,24 @@ from tracker.log.sqlite.log import SqliteLog
 
 faults: list[str] = []
 ENOUGH = 400
-"""MiB above what a server has when nothing is asked of it: so much it needs at most."""
+"""MiB that a server needs at most above its idle memory."""
 JUMPING = "import sys, pathlib, time; from tracker.domain import clock; from tracker.cli import main as cli\noffset = pathlib.Path(sys.argv.pop(1))\nclock.now = lambda: time.time_ns() // 1000 + int(offset.read_text() or 0)\nsys.exit(cli.main())"
 
 
 async def send(running: Running, web: aiohttp.ClientSession, n: int, size: int = 3000) -> tuple[int, str, int]:
-    """One delivery of about so many bytes: status (0: no answer), Retry-After, position."""
+    """Send one delivery of about `size` bytes; returns status (0: no answer), Retry-After, position."""
     body = json.dumps({"event": "test", "n": n, "at": now(), "text": os.urandom(size // 2).hex()}).encode()
     headers, suffix, _ = sign("openvidu", body, SECRETS["openvidu"], now())
     try:
         async with web.post(f"{running.url}/hooks/{SOURCES['openvidu']}{suffix}", data=body, headers=headers) as answer:
-            said = await answer.json(content_type=None)
-            return answer.status, answer.headers.get("Retry-After", ""), said.get("position", 0)
+            answered = await answer.json(content_type=None)
+            return answer.status, answer.headers.get("Retry-After", ""), answered.get("position", 0)
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return 0, "", 0
 
 
 async def status(running: Running, path: str) -> int:
-    """The status of an open path, on a connection of its own."""
+    """The status of a path that needs no token, on a new connection."""
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=8)) as web:
             async with web.get(running.url + path) as answer:
@@ -67,7 +67,7 @@ async def case(
     statuses: set[int] = {503}, ready: set[int] = {503}, size: int = 3000, count: int = 12,
     says: bytes = b"delivery not recorded",
 ) -> None:  # fmt: skip
-    """Take something away, look, give it back, look again. One row."""
+    """Take a resource, measure, give it back, measure again; prints one row."""
     timeout = aiohttp.ClientTimeout(total=20)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as web:
         before = [await send(running, web, 0)]
@@ -87,20 +87,20 @@ async def case(
                 break
             await asyncio.sleep(0.5)
     patient = all(retry for code, retry, _ in answers if code == 503)
-    told = running.printed.read_bytes()[printed:].count(says)
+    reports_count = running.printed.read_bytes()[printed:].count(says)
     good = (
         found & statuses == statuses
         and found <= statuses | {200}
         and readyz in ready
         and healthz in {200} | (ready & {0})
     )
-    good = good and (after[0], ready_after) == (200, 200) and patient and (bool(told) or not says)
+    good = good and (after[0], ready_after) == (200, 200) and patient and (bool(reports_count) or not says)
     lost = await missing(running, [*before, *answers, after])
     if not good or lost:
         faults.append(name)
     counts = " ".join(f"{code or 'none'}:{sum(a[0] == code for a in answers)}" for code in sorted(found))
     print(
-        f"{name:26}{counts:22}{readyz:8}{healthz:9}{after[0]:8}{ready_after:8}{lost:6}{told:7}{'' if good else '  !'}",
+        f"{name:26}{counts:22}{readyz:8}{healthz:9}{after[0]:8}{ready_after:8}{lost:6}{reports_count:7}{'' if good else '  !'}",
         flush=True,
     )
 
@@ -116,7 +116,7 @@ async def missing(running: Running, answers: list[tuple[int, str, int]]) -> int:
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncGenerator[Running]:
-    """A server on an empty log in that folder; stopped at the end."""
+    """A server with an empty log in that folder; stopped at the end."""
     running = Running(folder)
     await running.start(init=True)
     try:
@@ -138,7 +138,7 @@ def pid_of(running: Running) -> int:
 
 
 async def disk(space: Path) -> None:
-    """A small file system is full."""
+    """Fill a small file system."""
     mount = space / "small"
     mount.mkdir()
     run("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(mount))
@@ -160,7 +160,7 @@ async def disk(space: Path) -> None:
 
 
 async def limits(space: Path) -> None:
-    """Limits of the process are lowered and raised again from outside."""
+    """Lower the process's limits from outside, and raise them again."""
     async with serving(space / "limits") as running:
         pid = pid_of(running)
 
@@ -211,7 +211,7 @@ async def memory(space: Path) -> None:
 
 
 async def little_memory(space: Path, mib: int) -> None:
-    """`mib` MiB more than it has mapped, and bodies of three times that size: it stays alive and answers 200 or 503."""
+    """Allow `mib` MiB more than it has mapped, and send bodies of three times that: it lives and answers 200 or 503."""
     folder = space / f"more-{mib}"
     folder.mkdir()
     async with serving(folder) as running, aiohttp.ClientSession() as web:
@@ -228,14 +228,14 @@ async def little_memory(space: Path, mib: int) -> None:
             resource.prlimit(pid, resource.RLIMIT_AS, endless)
         after, ready_after = await send(running, web, 99), await status(running, "/readyz")
         lost = await missing(running, [*answers, *small, after])
-    told = running.printed.read_bytes()[printed:].count(b"delivery not recorded")
+    reports_count = running.printed.read_bytes()[printed:].count(b"delivery not recorded")
     good = set(found) <= {"200", "503", "none"} and {each[0] for each in small} <= {200, 503}
-    good = good and (after[0], ready_after, healthz) == (200, 200, 200) and told == found["503"]
+    good = good and (after[0], ready_after, healthz) == (200, 200, 200) and reports_count == found["503"]
     if not good or lost:
         faults.append(f"memory, {mib} MiB more")
     counts = " ".join(f"{code}:{count}" for code, count in sorted(found.items()))
     print(
-        f"{f'memory: {mib} MiB more':26}{counts:22}{ready:8}{healthz:9}{after[0]:8}{ready_after:8}{lost:6}{told:7}"
+        f"{f'memory: {mib} MiB more':26}{counts:22}{ready:8}{healthz:9}{after[0]:8}{ready_after:8}{lost:6}{reports_count:7}"
         f"{'' if good else '  !'}",
         flush=True,
     )

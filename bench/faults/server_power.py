@@ -127,9 +127,9 @@ async def views_follow(running: Running) -> list[str]:
             async with web.get(f"{running.url}/readyz") as answer:
                 if answer.status == 200:
                     break
-                said = await answer.text()
+                body = await answer.text()
             if time.monotonic() > deadline:
-                return [f"not ready: {said}"]
+                return [f"not ready: {body}"]
             await asyncio.sleep(0.1)
         async with web.get(f"{running.url}/metrics") as answer:
             while b"tracker_projector_lag 0.0" not in await answer.read() and time.monotonic() < deadline:

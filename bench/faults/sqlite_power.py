@@ -4,7 +4,7 @@ The log's own code runs on a SQLite whose file system layer (apsw's VFS) records
 Then the power is cut after any of them: what was synced is there; of the rest, nothing, everything or any part, torn at
 sectors. The ordinary log opens what is left: every record acknowledged before the cut is at its position, without a gap,
 and `verify` finds nothing. The same runs with synchronous=NORMAL and OFF are the control: they have to lose acknowledged
-records, or the cut is not a power cut. The exit code is 1 if a check failed.
+records, otherwise the simulated cut proves nothing. The exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -276,14 +276,14 @@ async def check_after_cut(folder: Path, acknowledged: dict[int, bytes], *, seale
     except Exception as error:
         return len(acknowledged), [f"the log does not open: {error}"]
     try:
-        kept = {record.position: record.body async for chunk in log.read(0) for record in chunk}
+        records_left = {record.position: record.body async for chunk in log.read(0) for record in chunk}
         faults = [str(fault) for fault in (await verify_log(log, [])).faults]
     except Exception as error:
         return len(acknowledged), [f"the log cannot be read: {error}"]
     finally:
         await log.close()
-    lost = sum(kept.get(position) != body for position, body in acknowledged.items())
-    if list(kept) != list(range(1, len(kept) + 1)):
+    lost = sum(records_left.get(position) != body for position, body in acknowledged.items())
+    if list(records_left) != list(range(1, len(records_left) + 1)):
         faults.append("a gap")
     return lost, faults
 

@@ -193,11 +193,11 @@ async def check_import(folder: Path, _acknowledged: dict[str, int]) -> list[str]
     await import_calls(folder, range(1))
     log = await stores.open_log(config)
     head = await log.head()
-    kept = [record.body async for chunk in log.read(0) for record in chunk]
+    records_found = [record.body async for chunk in log.read(0) for record in chunk]
     await log.close()
-    faults = [] if len(set(kept)) == len(kept) == head else ["a record is there twice"]
+    faults = [] if len(set(records_found)) == len(records_found) == head else ["a record is there twice"]
     lines = {line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()}
-    faults += [] if set(kept) == lines else [f"{len(lines - set(kept))} lines are missing"]
+    faults += [] if set(records_found) == lines else [f"{len(lines - set(records_found))} lines are missing"]
     await import_calls(folder, range(1))
     return faults + await verify(config, head)
 
