@@ -318,8 +318,7 @@ class _BundleVerifier:
             )
         self._abouts["names"] = "event names and dedupe keys follow from the bodies"
         if records.unknown_vendors:
-            unknown = ", ".join(sorted(records.unknown_vendors))
-            self._skipped["names"] = f"this Tracker does not know the vendor {unknown}: use a newer version"
+            self._skipped["names"] = _unknown(records.unknown_vendors)
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(records.proofs.items())) or "no records"
         if self._trusted.sources is None:
             self._skipped["vendors"] = "no secrets were given (--config): the senders' signatures are not checked"
@@ -336,6 +335,9 @@ class _BundleVerifier:
             return
         if manifest.tracker.reading < VIEWS_VERSION:
             self._skipped["timeline"] = _older("it was", "reading", manifest.tracker.reading, VIEWS_VERSION, manifest)
+            return
+        if records.unknown_vendors:
+            self._skipped["timeline"] = _unknown(records.unknown_vendors)
             return
         if not records.is_complete:
             self._skipped["timeline"] = "some records cannot be read, so no timeline can be derived"
@@ -437,6 +439,10 @@ def _newer(what: str, kind: str, theirs: int, manifest: Manifest) -> str:
         f"{what} made with {kind} {theirs}, which this Tracker does not know: verify the bundle with Tracker "
         f"{manifest.tracker.version[:40]} or newer"
     )
+
+
+def _unknown(vendors: Collection[str]) -> str:
+    return f"this Tracker does not know the vendor {', '.join(sorted(vendors))}: use a newer version"
 
 
 def _shown_positions(positions: Sequence[int]) -> str:
