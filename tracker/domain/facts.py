@@ -117,8 +117,14 @@ class SessionEnded(SessionFact, frozen=True, kw_only=True, tag="session.ended"):
     """The run ended."""
 
 
-class SessionResumed(SessionFact, frozen=True, kw_only=True, tag="session.resumed"):
-    """The same run was announced again, for example after it moved to another node."""
+class SessionResumed(SessionFact, frozen=True, kw_only=True, omit_defaults=True, tag="session.resumed"):
+    """The same run was announced again, for example after it moved to another node.
+
+    It is the run's first announcement if nothing happened in the run before. `may_be_first`: with this server that is
+    usual, so the entry of this fact is hidden, and the session's rows say which of the two it was.
+    """
+
+    may_be_first: bool = False
 
 
 class ConnectionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
@@ -276,6 +282,15 @@ class BroadcastStarted(ActivityFact, frozen=True, kw_only=True, tag="broadcast.s
     """Live streaming to the outside (RTMP, HLS) began."""
 
 
+class BroadcastUpdated(ActivityFact, frozen=True, kw_only=True, omit_defaults=True, tag="broadcast.updated"):
+    """Something about a running broadcast changed: it became active, a target failed, it is about to stop.
+
+    `ending`: it stops now, even if the event of the stop never comes.
+    """
+
+    ending: bool = False
+
+
 class BroadcastStopped(ActivityFact, frozen=True, kw_only=True, tag="broadcast.stopped"):
     """Live streaming to the outside stopped."""
 
@@ -373,7 +388,7 @@ AnyFact = (
     | StreamPublished | StreamUnpublished | SubscriptionStarted | SubscriptionEnded
     | RecordingStarted | RecordingStopped | RecordingProcessing | RecordingReady | RecordingFailed | RecordingAborted
     | RecordingLimitReached | RecordingUploaded | RecordingUploadFailed
-    | BroadcastStarted | BroadcastStopped | IngressStarted | IngressEnded
+    | BroadcastStarted | BroadcastUpdated | BroadcastStopped | IngressStarted | IngressEnded
     | TranscriptionStarted | TranscriptionEnded | TranscriptionUsage | AgentJobStarted | AgentJobEnded
     | SupervisorSessionStarted | SupervisorSessionEnded
     | ArtifactCreated | AnalyticsReady | SignalSent | FilterEvent

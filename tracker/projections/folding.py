@@ -28,6 +28,7 @@ RECORDING_STATUSES: dict[type[f.Fact], str] = {
 """The status a recording has after each fact."""
 ACTIVITIES: dict[type[f.Fact], tuple[str, bool]] = {
     f.BroadcastStarted: ("broadcast", True),
+    f.BroadcastUpdated: ("broadcast", False),
     f.BroadcastStopped: ("broadcast", False),
     f.IngressStarted: ("ingress", True),
     f.IngressEnded: ("ingress", False),
@@ -123,8 +124,13 @@ def _session(state: SessionState, fact: f.SessionFact, item: SourcedFact) -> Non
         _claim_begin(state.lifetime, item, fact.started_at)
     elif isinstance(fact, f.SessionEnded):
         _claim_end(state.lifetime, item, fact.started_at, fact.reason, fact.vendor_reason)
-    elif fact.started_at is not None:
-        state.lifetime.claim_start(_claim(item, fact.started_at, "derived"))
+    else:
+        if fact.started_at is not None:
+            state.lifetime.claim_start(_claim(item, fact.started_at, "derived"))
+        announcement = state.interval("announcement", f"{item.key}#{item.n}")
+        announcement.claim_start(_claim(item, fact.at, "reported"))
+        if isinstance(fact, f.SessionResumed) and fact.may_be_first:
+            announcement.set_values(fact.at, item.key, hidden=True)
 
 
 def _note_activity(state: SessionState, fact: f.Fact, item: SourcedFact) -> None:
@@ -214,7 +220,13 @@ def _activity(state: SessionState, fact: f.ActivityFact, item: SourcedFact) -> N
             fact.at, item.key, supervisor_client=fact.supervisor_client, agent_client=fact.agent_client,
             agent_session=fact.agent_session,
         )  # fmt: skip
-    _claim_span(interval, item, fact, begins=begins)
+    if not isinstance(fact, f.BroadcastUpdated):
+        _claim_span(interval, item, fact, begins=begins)
+        return
+    if fact.started_at is not None:
+        interval.claim_start(_claim(item, fact.started_at, "derived"))
+    if fact.ending:
+        interval.claim_end(_claim(item, fact.at, "derived", reason="unknown"))
 
 
 def _note(state: SessionState, fact: f.NoteFact, item: SourcedFact) -> None:

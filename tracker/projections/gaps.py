@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tracker.domain.facts import Micros, Provenance
+from tracker.projections.announcements import Announcements
 from tracker.projections.recordings import RenderedRecording
 from tracker.domain.rows import ConnectionRow, EntryRow, SessionRow, StreamRow, SupervisorSessionRow
 
@@ -29,14 +30,14 @@ class _Gap(NamedTuple):
 
 def gap_entries(
     session: SessionRow, connections: list[ConnectionRow], streams: list[StreamRow],
-    recordings: list[RenderedRecording], supervisors: list[SupervisorSessionRow], *, last_n: int,
+    recordings: list[RenderedRecording], supervisors: list[SupervisorSessionRow], announced: Announcements, *, last_n: int,
 ) -> tuple[EntryRow, ...]:  # fmt: skip
     """The entries that fill what the events of a session left out, in order of time.
 
     `last_n`: the `n` of the session's first fact of its last record. A record may be about several sessions.
     """
     gaps: list[_Gap] = [*_of_session(session), *_of_connections(connections), *_of_streams(streams)]
-    gaps += [*_of_recordings(recordings), *_of_supervisors(supervisors)]
+    gaps += [*_of_recordings(recordings), *_of_supervisors(supervisors), *_of_announcements(session, announced)]
     gaps.sort(key=lambda gap: (gap.at, gap.kind, gap.subject_id or ""))
     return tuple(
         EntryRow(
@@ -75,6 +76,17 @@ def _of_session(row: SessionRow) -> Iterator[_Gap]:
     if row.end is not None:
         detail = {"reason": row.end.reason}
         yield from _gap(row.ended_at, "session.ended", None, None, row.end.provenance, "session", detail)
+
+
+def _of_announcements(row: SessionRow, announced: Announcements) -> Iterator[_Gap]:
+    """The entries of announcements whose own entries are hidden: only the whole session shows what each of them was."""
+    if announced.first is not None:
+        # Where its own entry is not hidden, the first announcement is in the timeline twice: as what it says, and as the start.
+        provenance: Provenance = "reported" if announced.first in announced.hidden else "derived"
+        yield _Gap(row.started_at or announced.first.at, "session.started", "session", None, None, provenance, {})
+    for claim in announced.hidden:
+        if claim is not announced.first:
+            yield _Gap(claim.at, "session.resumed", "session", None, None, "reported", {})
 
 
 def _of_connections(rows: list[ConnectionRow]) -> Iterator[_Gap]:

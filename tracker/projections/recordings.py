@@ -88,8 +88,12 @@ def _row(
         )
     if start is not None and stop is not None and stop.at < start.at:
         anomalies.append(anomaly("end_before_start", stop, f"recording {vendor_id}"))
-    started_at = start.at if start else None
+    started_at, start_provenance = start.at if start else None, interval.start_provenance
     measured = interval.value("duration_ms")
+    if started_at is None and stopped_at is not None and isinstance(measured, int) and stopped_at > measured * 1000:
+        # No event states the start, but the file's length does.
+        started_at, start_provenance = stopped_at - measured * 1000, "derived"
+    upload = _upload_status(interval.statuses)
     reason = interval.value("vendor_reason") or (stop.reason if stop else None)
     return RecordingRow(
         id=f"{state.source}:{name}",
@@ -97,8 +101,9 @@ def _row(
         vendor_id=vendor_id,
         mode=interval.value("mode"),
         status=_status(interval.statuses),
-        upload_status=_upload_status(interval.statuses),
-        upload_http_status=interval.value("http_status"),
+        upload_status=upload,
+        # The answer to a failed attempt says nothing about the upload that succeeded later; it stays in the timeline.
+        upload_http_status=interval.value("http_status") if upload == "failed" else None,
         started_at=started_at,
         first_frame_at=interval.value("first_frame_at"),
         first_peerframe_at=interval.value("first_peerframe_at"),
@@ -107,7 +112,7 @@ def _row(
         size_bytes=interval.value("size_bytes"),
         url=interval.value("url"),
         stop_reason=reason,
-        start_provenance=interval.start_provenance,
+        start_provenance=start_provenance,
         stop_provenance=stop_provenance,
         history=[
             {"status": name, "at": claim.at, "position": claim.position}

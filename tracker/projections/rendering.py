@@ -17,6 +17,8 @@ import msgspec
 
 from tracker.domain.facts import EndReason, Micros, Provenance, RunRules
 from tracker.projections.claims import Claim, anomaly
+from tracker.projections.announcements import announcements, start_is_reported
+from tracker.projections.early_starts import clamp_early_starts
 from tracker.projections.gaps import gap_entries
 from tracker.projections.ids import distinct_ids
 from tracker.projections.people import (
@@ -72,6 +74,7 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
     )
     ended_at = None if end is None else end.at
     _add_session_anomalies(state, start, end, context, anomalies)
+    whole, state = state, clamp_early_starts(state, start, context.rules.tolerance, anomalies)
     connections = render_connections(identity, state, ended_at, anomalies)
     reported = [connection.row for connection in connections]
     end_row = (
@@ -124,8 +127,8 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
         streams=tuple(streams),
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
-        gaps=gap_entries(session, reported, streams, found, supervisors, last_n=state.last_n),
-        state=encode_state(state),
+        gaps=gap_entries(session, reported, streams, found, supervisors, announcements(state), last_n=state.last_n),
+        state=encode_state(whole),
     )
 
 
@@ -144,7 +147,7 @@ def _owner(
 def _start_provenance(state: SessionState, start: Claim | None) -> Provenance | None:
     if start is None:
         return None
-    return "reported" if state.lifetime.start_reported or state.created is not None else start.provenance
+    return "reported" if start_is_reported(state) or state.created is not None else start.provenance
 
 
 def _inferred_end(state: SessionState, start: Claim | None, context: RenderContext) -> Claim | None:
@@ -177,12 +180,12 @@ def _add_session_anomalies(
         anomalies.append(anomaly(kind, claim, detail))
 
     if (
-        not state.lifetime.start_reported
+        not start_is_reported(state)
         and state.created is None
         and not (context.rules.ends_only and state.lifetime.end_reported)
     ):
         add("missing_start", "the event that starts this session was not received")
-    elif context.rules.starts_when_joined and not state.lifetime.start_reported and state.intervals.get("connection"):
+    elif context.rules.starts_when_joined and not start_is_reported(state) and state.intervals.get("connection"):
         add("missing_start", "people joined, but the event that starts this session was not received", state.created)
     if end is not None and end.provenance == "inferred":
         add("missing_end", f"the event that ends this session was not received; end inferred ({end.reason})")
@@ -213,7 +216,7 @@ def _close(
         anomalies.append(anomaly("missing_start", interval.start, f"{what}: its start was not received"))
     if interval.start is None and interval.end is not None:
         anomalies.append(anomaly("missing_start", interval.end, f"{what}: its start was not received"))
-    claim = interval.end
+    claim = interval.final_end
     if claim is not None:
         if interval.start is not None and claim.at < interval.start.at:
             anomalies.append(anomaly("end_before_start", claim, what))
@@ -287,8 +290,9 @@ def _supervisors(
     rows: list[SupervisorSessionRow] = []
     for key, interval in sorted(state.intervals.get("supervisor_session", {}).items()):
         started = interval.start.at if interval.start else None
-        ended = interval.end.at if interval.end else ended_at
-        provenance = interval.end.provenance if interval.end else None if ended is None else "inferred"
+        end = interval.final_end
+        ended = end.at if end else ended_at
+        provenance = end.provenance if end else None if ended is None else "inferred"
         if provenance == "inferred":
             ended = max(ended or 0, started or 0)
             detail = f"supervisor session {key}: its end was not received"
@@ -329,6 +333,6 @@ def _completeness(
         and all(c.row.join_provenance == "reported" and c.row.leave is not None and c.row.leave.provenance == "reported" for c in connections if not c.row.aborted)
         and all(s.start_provenance == "reported" and s.end is not None and s.end.provenance == "reported" for s in streams)
         and all(r.start_provenance == "reported" and r.stop_provenance == "reported" for r in recordings)
-        and all(i.start_reported and i.end_reported for kind in ("supervisor_session", "broadcast", "ingress", "transcription", "agent_job") for i in state.intervals.get(kind, {}).values())
+        and all(i.start_reported and i.end_reported and i.final_end for kind in ("supervisor_session", "broadcast", "ingress", "transcription", "agent_job") for i in state.intervals.get(kind, {}).values())
     )  # fmt: skip
     return "complete" if sure else "repaired"

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from tracker.domain.facts import Micros, Provenance
-from tracker.projections.claims import Claim, stronger_end, stronger_start
+from tracker.projections.claims import Claim, later_start, stronger_end, stronger_start
 
 MAX_ANOMALIES = 100
 """Anomalies a session holds."""
@@ -44,12 +44,16 @@ class Interval(msgspec.Struct, array_like=True):
     values: dict[str, Value] = {}
     statuses: dict[str, Claim] = {}
     """Of a recording: the earliest claim of each status, by the sender's clock if there is one."""
+    latest_start: Claim | None = None
+    """The latest start that an event of its own reported, by the sender's clock."""
 
     def claim_start(self, claim: Claim) -> None:
         """Add a start claim."""
         self.start = stronger_start(self.start, claim)
         if claim.provenance == "reported":
             self.start_reported = True
+            if claim.clock == "server":
+                self.latest_start = later_start(self.latest_start, claim)
 
     def claim_end(self, claim: Claim) -> None:
         """Add an end claim."""
@@ -77,6 +81,8 @@ class Interval(msgspec.Struct, array_like=True):
             self.set_values(value.at, value.key, **{name: value.value})
         for name, claim in other.statuses.items():
             self.set_status(name, claim)
+        if other.latest_start is not None:
+            self.latest_start = later_start(self.latest_start, other.latest_start)
 
     def set_status(self, name: str, claim: Claim) -> None:
         """Add a claim of a status."""
@@ -86,6 +92,19 @@ class Interval(msgspec.Struct, array_like=True):
         """The value of a property, or None."""
         held = self.values.get(name)
         return None if held is None else held.value
+
+    @property
+    def final_end(self) -> Claim | None:
+        """The end; None where the same thing started again after it, so that it is running."""
+        again, start = self.latest_start, self.start
+        has_restarted = (
+            again is not None
+            and start is not None
+            and self.end is not None
+            and again.at > self.end.at
+            and (again.key, again.n) != (start.key, start.n)
+        )
+        return None if has_restarted else self.end
 
     @property
     def start_provenance(self) -> Provenance | None:

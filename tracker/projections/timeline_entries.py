@@ -70,6 +70,13 @@ def _actor(fact: f.Fact, shape: _Shape) -> str | None:
     return None
 
 
+def _is_hidden(fact: f.Fact) -> bool:
+    """Whether only the rows of the session say what this fact was: see `gaps`."""
+    if isinstance(fact, f.RecordingFact):
+        return fact.legacy
+    return isinstance(fact, f.SessionResumed) and fact.may_be_first
+
+
 def render_entry(item: SourcedFact, session_id: str | None) -> EntryRow:
     """The timeline entry of a fact."""
     fact = item.fact
@@ -103,5 +110,5 @@ def render_entry(item: SourcedFact, session_id: str | None) -> EntryRow:
         "reported",
         fact.clock,
         item.key,
-        isinstance(fact, f.RecordingFact) and fact.legacy,
+        _is_hidden(fact),
     )

@@ -32,25 +32,35 @@ _FINER_WITHIN = 10_000_000
 _SECOND = 1_000_000
 _NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
-# DisconnectReason, livekit_models.proto:702-736; how server reasons map to it: livekit pkg/rtc/types/interfaces.go.
+_LONGEST_START = 60_000_000
+"""From the attempt until a join or another start is active, and its event sent, it takes less than this (µs)."""
+
+_CLOCKS_DIFFER = 5_000_000
+"""By how much (µs) the clocks of two servers of one deployment may differ."""
+
+# DisconnectReason, livekit_models.proto:702-736, in order of the numbers; how server reasons map to it: livekit
+# pkg/rtc/types/interfaces.go.
 _DISCONNECTED: Mapping[str, EndReason] = {
+    "UNKNOWN_REASON": "unknown",
     "CLIENT_INITIATED": "left",
     "DUPLICATE_IDENTITY": "replaced",
     "SERVER_SHUTDOWN": "server_shutdown",
     "PARTICIPANT_REMOVED": "removed",
     "ROOM_DELETED": "closed_by_server",
-    "ROOM_CLOSED": "closed_by_server",
     "STATE_MISMATCH": "network_lost",
-    "SIGNAL_CLOSE": "network_lost",
-    "CONNECTION_TIMEOUT": "network_lost",
-    "MEDIA_FAILURE": "network_lost",
     "JOIN_FAILURE": "join_failed",
     "MIGRATION": "migrated",
+    "SIGNAL_CLOSE": "network_lost",
+    "ROOM_CLOSED": "closed_by_server",
     "USER_UNAVAILABLE": "left",
     "USER_REJECTED": "left",
     "SIP_TRUNK_FAILURE": "server_failure",
+    "CONNECTION_TIMEOUT": "network_lost",
+    "MEDIA_FAILURE": "network_lost",
     "AGENT_ERROR": "server_failure",
 }
+# ParticipantInfo.Kind; 5 and 6 were never used.
+_PERSON_KINDS = ("STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT", "", "", "CONNECTOR", "BRIDGE")
 _LABELS = {"screen_share": "screen", "screen_share_audio": "screen_audio"}
 
 
@@ -116,8 +126,9 @@ def interpret(
     record: Record,
     read_context: Callable[[Message, Micros], Context],
     readers: Mapping[str, Callable[[Context], tuple[Fact, ...]]],
+    roomless: frozenset[str] = frozenset(),
 ) -> tuple[Fact, ...]:
-    """The facts of a webhook. Never raises. `readers`: event name → what reads it."""
+    """The facts of a webhook. Never raises. `readers`: event name → what reads it; `roomless`: those that may name no room."""
     message = protojson.read_message(record.body)
     if message is None:
         unreadable = (("unreadable", "the body is no JSON object"),)
@@ -126,7 +137,7 @@ def interpret(
     reader = readers.get(context.name)
     if reader is None:
         return context.unknown()
-    if context.run is None and context.room is None:
+    if context.run is None and context.room is None and context.name not in roomless:
         return context.unreadable(f"{context.name} without room")
     return reader(context)
 
@@ -149,18 +160,50 @@ def track(context: Envelope, identity: str | None) -> tuple[Fact, ...]:
     return (StreamPublished(**context.fact(changed, "us", **detail), **about, place=context.session_ref(changed)),)
 
 
-def joined_at(participant: Message) -> tuple[Micros, Precision] | None:
-    """When a participant joined, as precisely as stated (`joined_at_ms` since 2025-01, `joined_at` before)."""
+Anomalies = tuple[tuple[str, str], ...]
+
+
+def stated_join(context: Envelope, participant: Message) -> tuple[Micros | None, Precision, Anomalies]:
+    """When a participant joined, as precisely as stated (`joined_at_ms` since 2025-01, `joined_at` before).
+
+    A participant that is moved to another room keeps the `joined_at` of the first room (livekit `rtc/participant.go`,
+    MoveToRoom): see `stated_start`.
+    """
     if (ms := participant.moment("joined_at_ms", "ms")) is not None:
-        return ms, "ms"
-    return None if (seconds := participant.moment("joined_at", "s")) is None else (seconds, "s")
+        stated, precision = ms, "ms"
+    else:
+        stated, precision = participant.moment("joined_at", "s"), "s"
+    if context.name != "participant_joined":
+        return stated, precision, ()
+    at, anomalies = stated_start(context, stated, f"participant {participant.text('identity')}: joinedAt")
+    return at, "s" if anomalies else precision, anomalies
+
+
+def stated_start(context: Envelope, stated: Micros | None, what: str) -> tuple[Micros | None, Anomalies]:
+    """The start that an event of a start states. Where it cannot be true, the time of the event, and an anomaly.
+
+    Nothing starts before its room was created, or long before its own event is sent.
+    """
+    if stated is None or context.created_at is None:
+        return stated, ()
+    earliest = context.created_at - _LONGEST_START
+    if context.room_created_at is not None:
+        earliest = max(earliest, min(context.room_created_at, context.created_at) - _CLOCKS_DIFFER)
+    if stated >= earliest:
+        return stated, ()
+    return context.created_at, (("early_start", f"{what} is long before its event, or before its room was created"),)
 
 
 def person_kind(participant: Message) -> str:
-    """The kind of participant, in lower case. Absent is the enum's zero, a person; `hidden`: invisible to others."""
-    kind = participant.enum("kind", "STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT") or "STANDARD"
-    if kind == "STANDARD" and participant.object("permission").flag("hidden"):
-        return "hidden"
+    """The kind of participant, in lower case. Absent is the enum's zero, a person; `hidden`: invisible to others.
+
+    Before there were kinds (2023-12), an agent was known by `permission.agent` and a recorder by `permission.recorder`.
+    """
+    kind = participant.enum("kind", *_PERSON_KINDS) or "STANDARD"
+    if kind == "STANDARD":
+        permission = participant.object("permission")
+        names = {"agent": "agent", "recorder": "egress", "hidden": "hidden"}
+        return next((meant for name, meant in names.items() if permission.flag(name)), "standard")
     return f"kind_{kind}" if _NUMBER.fullmatch(kind) else kind.lower()
 
 
@@ -176,7 +219,7 @@ def person_detail(participant: Message) -> dict[str, Any]:
 
 def disconnect_reason(participant: Message) -> tuple[EndReason, str | None]:
     """Why a connection ended: the normalised reason and the vendor's own (a number where the sender knew no name)."""
-    vendor_reason = participant.enum("disconnect_reason")
+    vendor_reason = participant.enum("disconnect_reason", *_DISCONNECTED)
     return _DISCONNECTED.get(vendor_reason or "", "unknown"), vendor_reason
 
 

@@ -101,13 +101,17 @@ class Message:
         return self.value(name) is True
 
     def enum(self, name: str, *known: str) -> str | None:
-        """An enum's name; a number is looked up among `known` (in order from 0), else kept as digits; None when absent."""
+        """An enum's name; None when absent.
+
+        `known` are the names in order of their numbers, "" for a number without a name. A sender writes the number where it
+        does not know the name itself: the number is looked up, else kept as digits.
+        """
         value = self.value(name)
         if isinstance(value, str):
             return value or None
         if isinstance(value, bool) or (number := self.whole(name)) is None:
             return None
-        return known[number] if 0 <= number < len(known) else str(number)
+        return (known[number] if 0 <= number < len(known) else "") or str(number)
 
     def object(self, name: str) -> Message:
         """An object; an empty one where it is absent."""

@@ -14,6 +14,7 @@ import msgspec
 from tracker.domain.facts import (
     BroadcastStarted,
     BroadcastStopped,
+    BroadcastUpdated,
     EndReason,
     Fact,
     Micros,
@@ -47,6 +48,8 @@ _TO_FILES = ("file", "files", "file_outputs", "segments", "segment_outputs", "im
 _TO_STREAMS = ("stream", "stream_outputs", "websocket_url")
 _FILE_RESULTS = ("file_results", "segment_results", "image_results", "file", "segments")
 _STREAM_RESULTS = ("stream_results", "stream")
+# StreamInfo.Status. ACTIVE is the enum's zero, so it is absent.
+_TARGET_STATUSES = ("ACTIVE", "FINISHED", "FAILED")
 _FINER_WITHIN = 10_000_000
 _SECOND = 1_000_000
 
@@ -58,14 +61,17 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True):
     info: Message
     at: Micros
     has_timestamp: bool
-    place: SessionRef | None
+    place: SessionRef
     started_at: Micros | None
+    ended_at: Micros | None
     id: str
 
     @property
-    def ended_at(self) -> Micros | None:
-        """When it ended, µs."""
-        return self.info.moment("ended_at", "ns")
+    def end_reason(self) -> tuple[EndReason, str]:
+        """Why it ended: the normalised reason, and LiveKit's own (`error`, `details`), else the status."""
+        outcome = _OUTCOMES.get(self.status)
+        said = protojson.mask_addresses(self.info.text("error") or self.info.text("details"))
+        return outcome[1] if outcome else "unknown", said or self.status
 
     @property
     def status(self) -> str:
@@ -76,6 +82,22 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True):
     def mode(self) -> str | None:
         """The kind of request, in snake_case."""
         return next((mode for mode in _MODES if self.info.object(mode)), None)
+
+
+def room_name_of(info: Message) -> str | None:
+    """The room that a request names; None for a web page, which has none."""
+    return next((name for mode in _MODES if (name := info.object(mode).text("room_name"))), None)
+
+
+def span(info: Message, *, is_over: bool) -> tuple[Micros | None, Micros | None]:
+    """(start, end) of an egress, µs: its own, else those of its results. Before it is over, a result's end is not its end."""
+    results = _results(info) + _targets(info)
+    starts = [at for found in results if (at := found.moment("started_at", "ns")) is not None]
+    ends = [at for found in results if is_over and (at := found.moment("ended_at", "ns")) is not None]
+    return (
+        info.moment("started_at", "ns") or min(starts, default=None),
+        info.moment("ended_at", "ns") or max(ends, default=None),
+    )
 
 
 def read_egress(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fact, ...]:
@@ -130,10 +152,20 @@ def _outputs(info: Message) -> tuple[bool, bool]:
     return writes, sends
 
 
+def _results(info: Message) -> list[Message]:
+    """The files and playlists that were made."""
+    results = [found for name in ("file_results", "segment_results") for found in info.objects(name)]
+    return [found for found in [*results, info.object("file"), info.object("segments")] if found]
+
+
 def _result(info: Message) -> Message:
     """The first file or playlist of the results."""
-    results = [found for name in ("file_results", "segment_results") for found in info.objects(name)]
-    return next((found for found in [*results, info.object("file"), info.object("segments")] if found), Message({}))
+    return next(iter(_results(info)), Message({}))
+
+
+def _targets(info: Message) -> list[Message]:
+    """The addresses that a broadcast is sent to, each with its own state."""
+    return info.objects("stream_results") or info.object("stream").objects("info")
 
 
 def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
@@ -153,7 +185,7 @@ def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
     if stopped_at is not None:
         about["stopped_at"] = stopped_at
     if outcome is not RecordingProcessing:
-        about |= {"reason": reason, "vendor_reason": _vendor_reason(egress)}
+        about |= {"reason": reason, "vendor_reason": egress.end_reason[1]}
     file_fields = _file_fields(egress.info)
     if stopped_at is None or not ended:
         return (outcome(**base, **about, **file_fields),)
@@ -177,19 +209,28 @@ def _file_fields(info: Message) -> dict[str, Any]:
 
 
 def _broadcast(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
-    """The facts of a broadcast. `EGRESS_ENDING` is the stop; `egress_ended` states it again, more precisely."""
-    base = base | {"detail": base["detail"] | {"status": egress.status} | protojson.drop_empty(mode=egress.mode)}
+    """The facts of a broadcast. Every change of a target sends an `egress_updated`: none of them starts it again."""
+    more = protojson.drop_empty(mode=egress.mode, targets=[_target(found) for found in _targets(egress.info)])
+    base = base | {"detail": base["detail"] | {"status": egress.status} | more}
     about: dict[str, Any] = {"place": egress.place, "activity": egress.id, "started_at": egress.started_at}
-    outcome = _OUTCOMES.get(egress.status)
-    if egress.event != "egress_ended" and outcome is None and egress.status != "EGRESS_ENDING":
+    if egress.event == "egress_started":
         return (BroadcastStarted(**base, **about),)
+    if egress.event == "egress_updated":
+        ending = egress.status == "EGRESS_ENDING" or egress.status in _OUTCOMES
+        return (BroadcastUpdated(**base, **about, ending=ending),)
     if egress.ended_at is not None:
         base = base | {"at": egress.ended_at, "clock": "server", "precision": "us"}
-    reason = outcome[1] if outcome else "unknown"
-    return (BroadcastStopped(**base, **about, reason=reason, vendor_reason=_vendor_reason(egress)),)
+    reason, vendor_reason = egress.end_reason
+    return (BroadcastStopped(**base, **about, reason=reason, vendor_reason=vendor_reason),)
 
 
-def _vendor_reason(egress: Egress) -> str:
-    """LiveKit's own reason of the end (`error`, `details`), else the status."""
-    info = egress.info
-    return protojson.mask_addresses(info.text("error") or info.text("details")) or egress.status
+def _target(target: Message) -> dict[str, Any]:
+    """One address of a broadcast, cut to its host, and its state."""
+    lasted = target.whole("duration")
+    return protojson.drop_empty(
+        url=protojson.mask_addresses(target.text("url")),
+        status=target.enum("status", *_TARGET_STATUSES) or "ACTIVE",
+        error=protojson.mask_addresses(target.text("error")),
+        retries=target.whole("retries") or None,
+        duration_ms=lasted // 1_000_000 if lasted and lasted > 0 else None,
+    )

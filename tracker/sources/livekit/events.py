@@ -19,24 +19,43 @@ from tracker.domain import facts
 from tracker.domain.facts import EndReason, Fact, Micros, Precision, SessionRef
 from tracker.sources import livekit_protocol, protojson
 from tracker.sources.json_reading import given_id
-from tracker.sources.livekit.egress import Egress, read_egress
+from tracker.sources.livekit.egress import Egress, read_egress, room_name_of, span
 from tracker.sources.protojson import Message
 
 
 _RESUMED_AFTER = 5_000_000
-"""A room announced later than this after its creation existed before: a node died and another one took it over."""
+"""A room announced later than this after its creation existed before: a node died and another one took it over.
+
+Servers up to 1.3.1 announce a room that `CreateRoom` made ahead only at its first join (`pkg/service/roomservice.go`). Their
+rooms have none of `_NEWER_FIELDS`; there only the session's other facts show which of the two it is.
+"""
+
+_NEWER_FIELDS = ("creation_time_ms", "departure_timeout", "version")
+"""Fields of a room that servers up to 1.3.1 did not know."""
 
 _LONGEST_NAME = 200
 
-# RoomEndReason of livekit-protocol 1.1.29; servers up to 1.13.5 do not send it.
+# RoomEndReason of livekit-protocol 1.1.29, in order of the numbers; servers up to 1.13.5 do not send it.
 _ROOM_ENDED: Mapping[str, EndReason] = {
+    "ROOM_END_UNKNOWN": "unknown",
     "ROOM_END_API_DELETE": "closed_by_server",
     "ROOM_END_IDLE_TIMEOUT": "normal",
     "ROOM_END_SERVER_SHUTDOWN": "server_shutdown",
     "ROOM_END_SUPERSEDED": "superseded",
     "ROOM_END_OPEN_FAILED": "server_failure",
 }
-_JOB_ENDED: Mapping[str, EndReason] = {"JS_SUCCESS": "normal", "JS_FAILED": "server_failure"}
+# JobStatus, livekit_agent.proto, in order of the numbers.
+_JOB_ENDED: Mapping[str, EndReason] = {
+    "JS_PENDING": "unknown",
+    "JS_RUNNING": "unknown",
+    "JS_SUCCESS": "normal",
+    "JS_FAILED": "server_failure",
+    "JS_CANCELLED": "closed_by_server",
+}
+# IngressState.Status, livekit_ingress.proto.
+_INGRESS_STATUSES = (
+    "ENDPOINT_INACTIVE", "ENDPOINT_BUFFERING", "ENDPOINT_PUBLISHING", "ENDPOINT_ERROR", "ENDPOINT_COMPLETE",
+)  # fmt: skip
 _NO_TIME = (None, 0, "0")
 """Absent: servers before 2021-12 did not send `createdAt`."""
 _ENVELOPE = ("event", "id", "created_at", "num_dropped", "room_end_reason")
@@ -84,7 +103,7 @@ def event_context(message: Message, received_at: Micros) -> EventContext:
         # Servers up to 1.13.5 send egress and ingress events without `room`; later ones send ingress with the name only.
         egress, ingress = message.object("egress_info"), message.object("ingress_info")
         run = run or egress.text("room_id") or ingress.object("state").text("room_id")
-        name = name or egress.text("room_name") or ingress.text("room_name")
+        name = name or egress.text("room_name") or room_name_of(egress) or ingress.text("room_name")
     job = message.object("job")
     if job:
         job_room = job.object("room")
@@ -120,7 +139,7 @@ def _room_creation(room: Message) -> Micros | None:
 
 
 def room_started(context: EventContext) -> tuple[Fact, ...]:
-    """The first announcement of a sid, or a later one: the event alone decides, so that the order of arrival does not matter."""
+    """The first announcement of a sid, or a later one. The order of arrival never decides which of the two."""
     room, created = context.message.object("room"), context.room_created_at
     metadata = protojson.clean_text(room.text("metadata"))
     if created is None:
@@ -130,7 +149,12 @@ def room_started(context: EventContext) -> tuple[Fact, ...]:
         return (facts.SessionStarted(**context.fact(metadata=metadata), place=place, started_at=context.at),)
     if context.created_at is not None and context.created_at - created > _RESUMED_AFTER:
         return (
-            facts.SessionResumed(**context.fact(metadata=metadata), place=context.session_ref(), started_at=created),
+            facts.SessionResumed(
+                **context.fact(metadata=metadata),
+                place=context.session_ref(),
+                started_at=created,
+                may_be_first=not any(room.value(name) for name in _NEWER_FIELDS),
+            ),
         )
     precision: Precision = "ms" if room.moment("creation_time_ms", "ms") else "s"
     fact = context.fact(created, precision, metadata=metadata)
@@ -139,7 +163,7 @@ def room_started(context: EventContext) -> tuple[Fact, ...]:
 
 def room_finished(context: EventContext) -> tuple[Fact, ...]:
     """The end of a run; only servers after 1.13.5 give a reason."""
-    vendor_reason = context.message.enum("room_end_reason")
+    vendor_reason = context.message.enum("room_end_reason", *_ROOM_ENDED)
     fact = context.end(
         context.room_created_at, metadata=protojson.clean_text(context.message.object("room").text("metadata"))
     )
@@ -158,8 +182,7 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
     connection = person.text("sid")
     if connection is None:
         return context.unreadable(f"{context.name} without participant.sid")
-    joined = livekit_protocol.joined_at(person)
-    joined_at = joined[0] if joined else None
+    joined_at, precision, anomalies = livekit_protocol.stated_join(context, person)
     about: dict[str, Any] = {
         "place": context.session_ref(joined_at),
         "connection": connection,
@@ -170,8 +193,9 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
     }
     detail = livekit_protocol.person_detail(person)
     if context.name == "participant_joined":
-        at, precision = joined or (None, "s")
-        return (facts.ParticipantJoined(**context.fact(at, precision, **detail), **about),)
+        fact = context.fact(joined_at, precision, **detail)
+        fact["anomalies"] += anomalies
+        return (facts.ParticipantJoined(**fact, **about),)
     reason, vendor_reason = livekit_protocol.disconnect_reason(person)
     if context.name == "participant_left":
         return (
@@ -189,6 +213,16 @@ def track(context: EventContext) -> tuple[Fact, ...]:
     return livekit_protocol.track(context, context.message.object("participant").text("identity"))
 
 
+def _activity_span(
+    context: EventContext, state: Message, start_event: str
+) -> tuple[Micros | None, Micros | None, livekit_protocol.Anomalies]:
+    """(start, end, anomalies) of an ingress or a job, µs. Only the event of a start is held against its own time."""
+    started_at, anomalies = state.moment("started_at", "ns"), ()
+    if context.name == start_event:
+        started_at, anomalies = livekit_protocol.stated_start(context, started_at, "startedAt")
+    return started_at, state.moment("ended_at", "ns"), anomalies
+
+
 def ingress(context: EventContext) -> tuple[Fact, ...]:
     """Media from outside; facts never hold its address and stream key."""
     info = context.message.object("ingress_info")
@@ -196,8 +230,8 @@ def ingress(context: EventContext) -> tuple[Fact, ...]:
     if activity is None:
         return context.unreadable(f"{context.name} without ingressInfo.ingressId")
     state = info.object("state")
-    started_at, ended_at = state.moment("started_at", "ns"), state.moment("ended_at", "ns")
-    status = state.enum("status", "ENDPOINT_INACTIVE", "ENDPOINT_BUFFERING", "ENDPOINT_PUBLISHING", "ENDPOINT_ERROR")
+    started_at, ended_at, anomalies = _activity_span(context, state, "ingress_started")
+    status = state.enum("status", *_INGRESS_STATUSES)
     detail: dict[str, Any] = {
         "name": protojson.mask_addresses(info.text("name")),
         "input_type": info.enum("input_type", "RTMP_INPUT", "WHIP_INPUT", "URL_INPUT") or "RTMP_INPUT",
@@ -212,7 +246,9 @@ def ingress(context: EventContext) -> tuple[Fact, ...]:
         "started_at": started_at,
     }
     if context.name == "ingress_started":
-        return (facts.IngressStarted(**context.fact(started_at, "us", **detail), **about),)
+        fact = context.fact(started_at, "us", **detail)
+        fact["anomalies"] += anomalies
+        return (facts.IngressStarted(**fact, **about),)
     reason: EndReason = "server_failure" if state.text("error") or status == "ENDPOINT_ERROR" else "normal"
     fact = context.end(started_at, **detail) if ended_at is None else context.fact(ended_at, "us", **detail)
     return (facts.IngressEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
@@ -225,8 +261,8 @@ def agent_job(context: EventContext) -> tuple[Fact, ...]:
     if activity is None:
         return context.unreadable(f"{context.name} without job.id")
     state = job.object("state")
-    status = state.enum("status", "JS_PENDING", "JS_RUNNING", "JS_SUCCESS", "JS_FAILED")
-    started_at, ended_at = state.moment("started_at", "ns"), state.moment("ended_at", "ns")
+    status = state.enum("status", *_JOB_ENDED)
+    started_at, ended_at, anomalies = _activity_span(context, state, "agent_job_started")
     detail: dict[str, Any] = {
         "agent_name": job.text("agent_name"),
         "type": job.enum("type", "JT_ROOM", "JT_PUBLISHER", "JT_PARTICIPANT") or "JT_ROOM",
@@ -240,7 +276,9 @@ def agent_job(context: EventContext) -> tuple[Fact, ...]:
         "started_at": started_at,
     }
     if context.name == "agent_job_started":
-        return (facts.AgentJobStarted(**context.fact(started_at, "us", **detail), **about),)
+        fact = context.fact(started_at, "us", **detail)
+        fact["anomalies"] += anomalies
+        return (facts.AgentJobStarted(**fact, **about),)
     fact = context.end(started_at, **detail) if ended_at is None else context.fact(ended_at, "us", **detail)
     reason = _JOB_ENDED.get(status or "", "unknown")
     return (facts.AgentJobEnded(**fact, **about, reason=reason, vendor_reason=detail["error"] or status),)
@@ -248,26 +286,35 @@ def agent_job(context: EventContext) -> tuple[Fact, ...]:
 
 def interpret(record: Record) -> tuple[Fact, ...]:
     """The facts of a LiveKit webhook. Never raises."""
-    return livekit_protocol.interpret(record, event_context, _READERS)
+    return livekit_protocol.interpret(record, event_context, _READERS, _ROOMLESS)
 
 
 def _egress(context: EventContext) -> tuple[Fact, ...]:
+    """An egress of a room, or of a web page: the latter belongs to no room, and is a session of its own."""
     info = context.message.object("egress_info")
     if not info:
         return context.unreadable(f"{context.name} without egressInfo")
-    started_at = info.moment("started_at", "ns")
     egress_id = info.text("egress_id")
+    started_at, ended_at = span(info, is_over=context.name == "egress_ended")
+    place = context.session_ref(started_at, egress_id=egress_id)
+    is_alone = place is None
+    if place is None:
+        if egress_id is None:
+            return context.unreadable(f"{context.name} without room and egressInfo.egressId")
+        place = SessionRef(at=started_at or context.at, run=egress_id, ids=(("egress_id", egress_id),))
     egress = Egress(
         event=context.name,
         info=info,
         at=context.at,
         has_timestamp=context.created_at is not None,
-        place=context.session_ref(started_at, egress_id=egress_id),
+        place=place,
         started_at=started_at,
+        ended_at=ended_at,
         # An automatic egress that failed to start has no id (livekit `pkg/rtc/egress.go:44-57`), but its event has one.
         id=given_id(egress_id, "egress:") if egress_id else _made_up_egress_id(context),
     )
-    return read_egress(egress, context.fact)
+    facts_of_it = read_egress(egress, context.fact)
+    return (*facts_of_it, *_session_of(context, egress)) if is_alone else facts_of_it
 
 
 def _made_up_egress_id(context: EventContext) -> str:
@@ -275,6 +322,25 @@ def _made_up_egress_id(context: EventContext) -> str:
     return f"egress:{given_id(event_id, '@') if event_id else f'@{context.at}'}"
 
 
+def _session_of(context: EventContext, egress: Egress) -> tuple[Fact, ...]:
+    """The session that an egress without a room is: it begins and ends with it."""
+    about: dict[str, Any] = context.fact() | {"anomalies": (), "detail": {}}
+    if egress.event == "egress_started":
+        return (facts.SessionStarted(**about, place=egress.place),)
+    if egress.event != "egress_ended":
+        return ()
+    if egress.ended_at is not None:
+        about |= {"at": egress.ended_at, "clock": "server", "precision": "us"}
+    place = msgspec.structs.replace(egress.place, ends_at=about["at"])
+    reason, vendor_reason = egress.end_reason
+    return (
+        facts.SessionEnded(
+            **about, place=place, started_at=egress.started_at, reason=reason, vendor_reason=vendor_reason
+        ),
+    )
+
+
+_ROOMLESS = frozenset({"egress_started", "egress_updated", "egress_ended"})
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "room_started": room_started,
     "room_finished": room_finished,

@@ -4,8 +4,9 @@ A relayed event keeps LiveKit's `id`, `created_at`, participant and track. plugN
 from its own store, by room *name*, when it processes the event (plugNmeet-server `pkg/models/webhook_*.go`).
 
 Its own events are stamped when they are *sent*. `recording_info.record_id` groups a recording's events; the recorder's
-success flag is not forwarded, so only `recorder_msg` shows a failure (plugNmeet-recorder
-`pkg/controllers/recorder_end.go:82-97`, `recorder_start.go:64`, `transcoder_service.go:164-178`: "success" or an error's text).
+success flag is not forwarded, so only `recorder_msg` shows a failure (plugNmeet-recorder since 1.5
+`pkg/controllers/recorder_end.go:82-97`, `recorder_start.go:64`, `transcoder_service.go:164-178`: "success" or an error's text;
+before: see `_NO_FAILURE`).
 
 LIMIT: an event that plugNmeet processes only after the next run of its room was created has the next run's sid, and is
 counted there. The event alone does not show it.
@@ -180,8 +181,7 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
     connection = person.text("sid")
     if connection is None:
         return context.unreadable(f"{context.name} without participant.sid")
-    joined = livekit_protocol.joined_at(person)
-    joined_at = joined[0] if joined else None
+    joined_at, precision, anomalies = livekit_protocol.stated_join(context, person)
     first = (
         joined_at is not None
         and context.room_created_at is not None
@@ -198,8 +198,9 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
     detail = livekit_protocol.person_detail(person)
     if context.name == "participant_joined":
         # Sent when the connection became active; `created_at` is later (queueing) and cut to the second.
-        at, precision = joined or (None, "s")
-        return (facts.ParticipantJoined(**context.fact(at, precision, **detail), **about),)
+        fact = context.fact(joined_at, precision, **detail)
+        fact["anomalies"] += anomalies
+        return (facts.ParticipantJoined(**fact, **about),)
     reason, vendor_reason = livekit_protocol.disconnect_reason(person)
     return (
         facts.ParticipantLeft(**context.end(joined_at, **detail), **about, reason=reason, vendor_reason=vendor_reason),
@@ -211,9 +212,17 @@ def track(context: EventContext) -> tuple[Fact, ...]:
     return livekit_protocol.track(context, _identity(context.message.object("participant")))
 
 
-_SUCCESS = "success"
+_GO_SUCCESS = "success"
+_OLD_PROCEEDED = "process completed"
+_NO_FAILURE = {_GO_SUCCESS, "started", "no error", _OLD_PROCEEDED}
+"""What a recorder says when nothing went wrong. The TypeScript recorder (plugNmeet-recorder up to 1.4.3) says "started"
+(src/recorder.ts), nothing or "no error" at the end (src/PNMRecorder.ts) and "process completed"
+(src/services/recordingService.ts)."""
+
 _BYTES_A_MB = 1_000_000
 """transcoder_service.go:292: `float32(stat.Size()) / 1000000.0`, rounded to two places."""
+_BYTES_A_MIB = 1024 * 1024
+"""recordingService.ts of the TypeScript recorder: `(stat.size / (1024 * 1024)).toFixed(2)`."""
 
 _LARGEST = 2**53
 
@@ -226,16 +235,20 @@ _ARTIFACTS = (
 _USAGES = ("token_usage", "duration_usage", "character_count_usage")
 
 
+def _recorder_word(info: Message) -> str:
+    return (info.text("recorder_msg") or "").strip().lower()
+
+
 def _failure(info: Message) -> str | None:
     """The recorder's error message; None for a success, and where there is no message."""
-    message = info.text("recorder_msg")
-    return None if message is None or message.strip().lower() == _SUCCESS else protojson.mask_addresses(message)
+    word = _recorder_word(info)
+    return protojson.mask_addresses(info.text("recorder_msg")) if word and word not in _NO_FAILURE else None
 
 
 def _reason(info: Message) -> EndReason:
     if _failure(info) is not None:
         return "server_failure"
-    return "normal" if info.text("recorder_msg") else "unknown"
+    return "normal" if _recorder_word(info) else "unknown"
 
 
 def recording(context: EventContext) -> tuple[Fact, ...]:
@@ -264,11 +277,12 @@ def recording(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _size(info: Message) -> int | None:
-    """`file_size`, stated in MB, as bytes; None for 0, which means unknown."""
+    """`file_size`, stated in MB (in MiB by the TypeScript recorder), as bytes; None for 0, which means unknown."""
     size = info.number("file_size")
-    if size is None or not math.isfinite(size) or not 0 < size * _BYTES_A_MB < _LARGEST:
+    unit = _BYTES_A_MIB if _recorder_word(info) == _OLD_PROCEEDED else _BYTES_A_MB
+    if size is None or not math.isfinite(size) or not 0 < size * unit < _LARGEST:
         return None
-    return round(size * _BYTES_A_MB)
+    return round(size * unit)
 
 
 def broadcast(context: EventContext) -> tuple[Fact, ...]:

@@ -20,6 +20,7 @@ from tracker.domain.facts import (
     AnyFact,
     BroadcastStarted,
     BroadcastStopped,
+    BroadcastUpdated,
     Fact,
     IngressEnded,
     IngressStarted,
@@ -457,13 +458,63 @@ def test_every_reason_to_leave_has_our_word_and_keeps_theirs(theirs: str | int |
         ({"kind": 2}, "egress"),
         ({"kind": "CONNECTOR"}, "connector"),
         ({"kind": 77}, "kind_77"),
+        ({"kind": 7}, "connector"),
+        ({"kind": 8}, "bridge"),
+        ({"kind": 5}, "kind_5"),
         ({"permission": {"hidden": True}}, "hidden"),
         ({"kind": "AGENT", "permission": {"hidden": True}}, "agent"),
+        ({"permission": {"agent": True}}, "agent"),
+        ({"permission": {"agent": True, "hidden": True}}, "agent"),
+        ({"permission": {"recorder": True, "hidden": True}}, "egress"),
+        ({"permission": {"recorder": True}}, "egress"),
+        ({"kind": "SIP", "permission": {"agent": False}}, "sip"),
+        ({"permission": {"canPublish": True, "agent": False, "hidden": False}}, "standard"),
     ],
 )
 def test_what_kind_of_participant_joined(fields: Json, person: str) -> None:
     joined = only(ParticipantJoined, "participant_joined", room=ROOM, participant=ALICE | fields)
     assert joined.person == person
+
+
+NUMBERS = {
+    1: "CLIENT_INITIATED", 2: "DUPLICATE_IDENTITY", 3: "SERVER_SHUTDOWN", 4: "PARTICIPANT_REMOVED", 5: "ROOM_DELETED",
+    6: "STATE_MISMATCH", 7: "JOIN_FAILURE", 8: "MIGRATION", 9: "SIGNAL_CLOSE", 10: "ROOM_CLOSED", 11: "USER_UNAVAILABLE",
+    12: "USER_REJECTED", 13: "SIP_TRUNK_FAILURE", 14: "CONNECTION_TIMEOUT", 15: "MEDIA_FAILURE", 16: "AGENT_ERROR",
+}  # fmt: skip
+"""DisconnectReason of livekit-protocol 1.1.29."""
+
+
+@pytest.mark.parametrize("event", ["participant_left", "participant_connection_aborted"])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_reason_newer_than_the_server_means_what_its_name_means(number: int, event: str) -> None:
+    by_number, by_name = (
+        said(event, room=ROOM, participant=ALICE | {"disconnectReason": reason}) for reason in (number, NUMBERS[number])
+    )
+    assert by_number == by_name
+    assert getattr(by_number[0], "vendor_reason", None) == NUMBERS[number]
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "reason"),
+    [
+        (1, "ROOM_END_API_DELETE", "closed_by_server"),
+        (2, "ROOM_END_IDLE_TIMEOUT", "normal"),
+        (3, "ROOM_END_SERVER_SHUTDOWN", "server_shutdown"),
+        (4, "ROOM_END_SUPERSEDED", "superseded"),
+        (5, "ROOM_END_OPEN_FAILED", "server_failure"),
+    ],
+)
+def test_the_end_of_a_room_by_number_means_what_its_name_means(number: int, name: str, reason: str) -> None:
+    ended = only(SessionEnded, "room_finished", room=FULL, createdAt="1786000131", roomEndReason=number)
+    assert (ended.reason, ended.vendor_reason) == (reason, name)
+
+
+def test_the_states_of_ingress_and_jobs_have_names_for_all_their_numbers() -> None:
+    info = {"ingressId": "IN_1", "roomName": "standup", "state": {"roomId": "RM_1", "status": 4}}
+    assert only(IngressEnded, "ingress_ended", ingressInfo=info).vendor_reason == "ENDPOINT_COMPLETE"
+    job = {"id": "AJ_1", "room": ROOM, "state": {"status": 4}}
+    cancelled = only(AgentJobEnded, "agent_job_ended", job=job)
+    assert (cancelled.reason, cancelled.vendor_reason) == ("closed_by_server", "JS_CANCELLED")
 
 
 def test_a_recorder_is_no_person_and_a_caller_is() -> None:
@@ -611,8 +662,9 @@ def test_what_only_streams_to_the_outside_is_a_broadcast() -> None:
         "egress_ended", OVER, RTMP, {"status": "EGRESS_COMPLETE", "details": "End reason: StopEgress API"}
     )
     assert isinstance(started, BroadcastStarted)
-    assert isinstance(active, BroadcastStarted)
-    assert isinstance(ending, BroadcastStopped)
+    assert isinstance(active, BroadcastUpdated)
+    assert isinstance(ending, BroadcastUpdated)
+    assert (active.ending, ending.ending) == (False, True)
     assert isinstance(stopped, BroadcastStopped)
     assert {fact.activity for fact in (started, active, ending, stopped)} == {"EG_1"}
     assert active.started_at == 1_786_000_033 * S
@@ -661,6 +713,77 @@ def test_a_broadcast_is_known_by_request_or_result_of_any_version(info: Json) ->
 def test_what_writes_files_or_tells_no_output_is_a_recording(info: Json) -> None:
     (started,) = egress("egress_started", RUNNING, info)
     assert isinstance(started, RecordingStarted)
+
+
+TARGETS = [
+    {"url": "rtmp://a.example/app/STREAMKEY", "startedAt": "1786000033000000000"},
+    {"url": "rtmp://b.example/app/STREAMKEY", "retries": 2, "status": "FAILED", "error": "rtmp://b.example/app/STREAMKEY: EOF"},
+]  # fmt: skip
+
+
+def test_a_change_of_a_broadcasts_target_is_an_update_that_shows_each_target_without_its_key() -> None:
+    (update,) = egress("egress_updated", RUNNING, {"status": "EGRESS_ACTIVE", "streamResults": TARGETS})
+    assert isinstance(update, BroadcastUpdated)
+    assert update.detail["targets"] == [
+        {"url": "rtmp://a.example/…", "status": "ACTIVE"},
+        {"url": "rtmp://b.example/…", "status": "FAILED", "error": "rtmp://b.example/… EOF", "retries": 2},
+    ]
+    assert b"STREAMKEY" not in msgspec.json.encode(update)
+    (by_number,) = egress("egress_updated", RUNNING, {"status": 1, "streamResults": [TARGETS[1] | {"status": 2}]})
+    assert by_number.detail["targets"][0]["status"] == "FAILED"
+
+
+def test_the_last_state_of_every_target_stands_at_the_end_of_a_broadcast() -> None:
+    (stopped,) = egress("egress_ended", OVER, RTMP, {"status": "EGRESS_COMPLETE", "streamResults": TARGETS})
+    assert isinstance(stopped, BroadcastStopped)
+    assert [target["status"] for target in stopped.detail["targets"]] == ["ACTIVE", "FAILED"]
+
+
+WEB = {"web": {"url": "https://player.example/?token=STREAMKEY", "fileOutputs": [{"filepath": "show.mp4"}]}}
+
+
+def test_an_egress_of_a_web_page_is_a_recording_in_a_session_of_its_own() -> None:
+    info = {"egressId": "EG_w"} | WEB
+    started = said("egress_started", egressInfo=info, createdAt="1786000032")
+    ended = said(
+        "egress_ended",
+        egressInfo=info
+        | {"status": "EGRESS_COMPLETE", "startedAt": "1786000033000000000", "endedAt": "1786000133000000000"},
+        createdAt="1786000134",
+    )
+    assert kinds(started) == ["recording.started", "session.started"]
+    assert kinds(ended) == ["recording.stopped", "recording.ready", "session.ended"]
+    assert {run_of(fact) for fact in started + ended} == {"EG_w"}
+    assert {fact.place.ids for fact in started + ended if fact.place} == {(("egress_id", "EG_w"),)}
+    assert not [fact for fact in started + ended if fact.anomalies]
+    assert b"STREAMKEY" not in msgspec.json.encode(started + ended)
+
+
+def test_a_web_page_that_is_sent_to_a_stream_is_a_broadcast_in_a_session_of_its_own() -> None:
+    info = {
+        "egressId": "EG_w",
+        "web": {"url": "https://x.example", "streamOutputs": [{"urls": ["rtmp://a.example/k"]}]},
+    }
+    assert kinds(said("egress_started", egressInfo=info)) == ["broadcast.started", "session.started"]
+    failed = said("egress_ended", egressInfo=info | {"status": "EGRESS_FAILED", "error": "no signal"})
+    assert kinds(failed) == ["broadcast.stopped", "session.ended"]
+    assert getattr(failed[1], "reason", None) == "server_failure"
+
+
+def test_an_update_of_a_web_egress_neither_begins_nor_ends_its_session() -> None:
+    assert kinds(said("egress_updated", egressInfo={"egressId": "EG_w"} | WEB)) == ["recording.processing"]
+
+
+def test_an_egress_that_names_its_room_only_in_its_request_belongs_to_that_room() -> None:
+    for request in ({"roomComposite": {"roomName": "r"}}, {"track_composite": {"room_name": "r"}}):
+        (started,) = said("egress_started", egressInfo={"egressId": "EG_1"} | request, createdAt="1786000032")
+        assert started.place is not None
+        assert (started.place.run, started.place.room) == (None, "r")
+
+
+def test_an_egress_with_neither_room_nor_id_is_unreadable() -> None:
+    fact = only(Unknown, "egress_ended", egressInfo=WEB)
+    assert fact.anomalies == (("unreadable", "egress_ended without room and egressInfo.egressId"),)
 
 
 def test_an_egress_may_be_a_recording_and_a_broadcast() -> None:
@@ -761,7 +884,9 @@ def test_snake_case_is_read_as_well() -> None:
 @pytest.mark.parametrize("event", [event for event in KINDS if KINDS[event] != ["unknown"]])
 def test_an_event_that_says_nothing_else_is_unreadable(event: str) -> None:
     fact = only(Unknown, event)
-    assert fact.anomalies == (("unreadable", f"{event} without room"),)
+    # An egress may be of a web page, which has no room.
+    missing = "egressInfo" if event.startswith("egress_") else "room"
+    assert fact.anomalies == (("unreadable", f"{event} without {missing}"),)
     assert (fact.at, fact.clock, fact.place, fact.detail) == (RECEIVED, "receiver", None, {"event": event})
 
 
@@ -935,7 +1060,11 @@ def test_the_page_says_what_every_event_becomes() -> None:
         facts = interpret(recorded(source_of(sample).verify(delivery_of(sample))))
         assert set(kinds(facts)) <= told.get(sample["event"], set()) | {"unknown"}
     shown = {kind for sample in SAMPLES for kind in kinds(facts_of(sample["name"]))}
-    broadcasts = {kind for event in ("egress_started", "egress_ended") for kind in kinds(egress(event, OVER, RTMP))}
+    broadcasts = {
+        kind
+        for event in ("egress_started", "egress_updated", "egress_ended")
+        for kind in kinds(egress(event, OVER, RTMP))
+    }
     ends = {
         kind
         for status in ("FAILED", "ABORTED", "LIMIT_REACHED")

@@ -504,6 +504,58 @@ def test_a_recorder_that_says_nothing_reports_no_failure() -> None:
     assert only(RecordingStopped, "end_recording", recording_info=recording("Success ")).reason == "normal"
 
 
+@pytest.mark.parametrize("message", ["no error", "No Error", " process completed ", "started", "success", ""])
+def test_what_a_recorder_of_any_version_says_of_a_success_is_no_failure(message: str) -> None:
+    stopped = only(RecordingStopped, "end_recording", recording_info=recording(message))
+    assert (stopped.vendor_reason, stopped.reason) == (None, "normal" if message.strip() else "unknown")
+    over = only(BroadcastStopped, "end_rtmp", recording_info=recording(message))
+    assert over.vendor_reason is None
+    assert only(RecordingStarted, "start_recording", recording_info=recording(message)).vendor_reason is None
+
+
+@pytest.mark.parametrize("message", ["had error", "Error: net::ERR_CONNECTION_REFUSED", "no error page was found"])
+def test_what_a_recorder_says_of_anything_else_is_a_failure(message: str) -> None:
+    assert kinds(said("end_recording", recording_info=recording(message))) == ["recording.stopped", "recording.failed"]
+
+
+@pytest.mark.parametrize(
+    ("message", "size", "size_bytes"),
+    [
+        ("process completed", 512, 536_870_912),
+        ("Process completed", 1.5, 1_572_864),
+        ("process completed", 0.01, 10_486),
+        ("success", 512, 512_000_000),
+        (None, 512, 512_000_000),
+        ("process completed", 0, None),
+    ],
+)
+def test_the_old_recorder_states_sizes_in_mib_and_the_new_one_in_mb(
+    message: str | None, size: float, size_bytes: int | None
+) -> None:
+    info = recording(message, file_path="a.mp4", file_size=size)
+    assert only(RecordingReady, "recording_proceeded", recording_info=info).size_bytes == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(13, "server_failure"), (14, "network_lost"), (16, "server_failure"), (99, "unknown")]
+)
+def test_a_reason_of_livekit_that_is_newer_than_the_server_is_read_by_its_number(number: int, reason: str) -> None:
+    left = only(
+        ParticipantLeft, "participant_left", participant={"sid": "PA_1", "identity": "a", "disconnect_reason": number}
+    )
+    assert left.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("permission", "kind"), [({"agent": True}, "agent"), ({"recorder": True}, "egress"), ({}, "standard")]
+)
+def test_an_agent_of_livekit_before_kinds_is_known_by_its_permission(permission: Json, kind: str) -> None:
+    joined = only(
+        ParticipantJoined, "participant_joined", participant={"sid": "PA_1", "identity": "a", "permission": permission}
+    )
+    assert joined.person == kind
+
+
 def test_transcoding_is_a_step_unless_it_failed() -> None:
     assert only(RecordingProcessing, "recording_transcoding_finished", recording_info=recording()).recording == "REC_1"
     failed = only(RecordingFailed, "recording_transcoding_finished", recording_info=recording("ffmpeg: exit status 1"))
