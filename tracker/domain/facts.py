@@ -80,11 +80,25 @@ class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     anchor: str | None = None
 
 
+class EventCopy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Which event a record reports, where a vendor may report one event in several records.
+
+    `key`: equal for all copies of an event, whatever the encoding of their texts. `damage`: how many characters an encoding
+    may have cost: the copy with the least is shown. `text`: equal for copies with equal texts, of which the first is shown;
+    None where that is not known any more (erased).
+    """
+
+    key: str
+    text: int | None
+    damage: int
+
+
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """What all facts have in common: when, by whose clock, in which session, who acted, and further detail.
 
     `place` is None for facts about the deployment (node crashed, test). `detail` is JSON-able and free of secrets
     (join links, stream keys and passwords stay in the raw record). `anomalies` are (kind, detail) found while reading.
+    `copy`: see `EventCopy`.
     """
 
     at: Micros
@@ -95,6 +109,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     detail: dict[str, Any] = {}
     anomalies: tuple[tuple[str, str], ...] = ()
     server_run: str | None = None
+    copy: EventCopy | None = None
 
 
 class SessionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):

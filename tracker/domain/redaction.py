@@ -8,6 +8,7 @@ An erasure stores the pseudonymized facts of what it erased (`log/erasure_record
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -34,6 +35,9 @@ VOCABULARY = frozenset({
 })  # fmt: skip
 """Fields that only hold Tracker's own words. They are never replaced: someone may be called `participant`."""
 
+_NOT_OF_EVENT = frozenset({"name", "detail", "anomalies", "server_run"})
+"""Fields in which two copies of one event may differ."""
+
 ERASED = {"erased": True}
 PSEUDONYM = re.compile(r"erased-[0-9a-f]{12}")
 
@@ -51,7 +55,7 @@ def pseudonymize_everyone(fact: Fact, rename: Rename, *, room_is_person: bool) -
         if room_is_person and place.get("room"):
             place["ids"] = [[name, rename(value) if value == place["room"] else value] for name, value in place["ids"]]
             place["room"] = rename(place["room"])
-    return _to_fact(fields)
+    return _to_fact(_with_copy(fields))
 
 
 def pseudonymize_person(fact: Fact, pseudonyms: Mapping[str, str]) -> Fact:
@@ -65,7 +69,7 @@ def pseudonymize_person(fact: Fact, pseudonyms: Mapping[str, str]) -> Fact:
         fields["name"] = pseudonyms.get(fields.get("identity") or "", "erased")
     for name in fields.keys() - VOCABULARY:
         fields[name] = _replace(fields[name], pseudonyms)
-    return _to_fact(fields)
+    return _to_fact(_with_copy(fields))
 
 
 def hide_fields(fact: Fact, hidden: frozenset[str]) -> Fact:
@@ -98,6 +102,18 @@ def _without_details(fact: Fact) -> dict[str, Any]:
         fields["anomalies"] = [[kind, "erased"] for kind, _ in fields["anomalies"]]
     if "place" in fields:
         fields["place"].setdefault("ids", [])
+    return fields
+
+
+def _with_copy(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a pseudonymized fact, with `copy` made from them: its hashes were of texts that could be guessed.
+
+    What remains of two copies of an event is equal but for names.
+    """
+    copy = fields.pop("copy", None)
+    if copy is not None:
+        left = {name: each for name, each in fields.items() if name not in _NOT_OF_EVENT}
+        fields["copy"] = [hashlib.sha256(msgspec.json.encode(left, order="sorted")).hexdigest(), None, copy[2]]
     return fields
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tracker.domain.facts import Clock, EndReason, Micros, Provenance
+from tracker.domain.facts import Clock, EndReason, EventCopy, Micros, Provenance
 
 Completeness = Literal["complete", "repaired", "open"]
 
@@ -173,8 +173,12 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     provenance: Provenance
     clock: Clock
     dedupe_key: str
+    """Of the record, or what all copies of one event have in common."""
     hidden: bool
     """A legacy duplicate of another entry: stored, but not shown."""
+    copy: EventCopy | None = None
+    """Of the entries with equal keys only the one with the least damage is shown; None where there are no copies, and in rows
+    that were read from the views."""
 
 
 class SessionRows(msgspec.Struct, frozen=True, kw_only=True):

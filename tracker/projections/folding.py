@@ -63,6 +63,11 @@ def _claim(
     return Claim(at, provenance, clock, item.key, item.n, item.position, reason, vendor_reason)
 
 
+def _stated_at(fact: f.Fact) -> f.Micros:
+    """When a fact states its properties. Before all times where an encoding damaged its texts: readable ones win."""
+    return fact.at if fact.copy is None or not fact.copy.damage else -fact.copy.damage
+
+
 def _claim_begin(interval: Interval, item: SourcedFact, started_at: f.Micros | None) -> None:
     interval.claim_start(_claim(item, started_at or item.fact.at, "reported"))
 
@@ -148,7 +153,7 @@ def _connection(state: SessionState, fact: f.ConnectionFact, item: SourcedFact) 
     made_up = ("",) if fact.keyed_by_join and fact.identity is None else ()
     interval = state.interval("connection", interval_key(fact.connection, *by_join, *made_up))
     interval.set_values(
-        fact.at,
+        _stated_at(fact),
         item.key,
         id=fact.connection,
         identity=fact.identity,

@@ -109,6 +109,7 @@ def render_entry(item: SourcedFact, session_id: str | None) -> EntryRow:
         item.source,
         "reported",
         fact.clock,
-        item.key,
+        item.key if fact.copy is None else fact.copy.key,
         _is_hidden(fact),
+        fact.copy,
     )

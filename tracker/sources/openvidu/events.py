@@ -21,9 +21,9 @@ import msgspec
 
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
-from tracker.domain.facts import EndReason, Fact, Micros, SessionRef
+from tracker.domain.facts import EndReason, EventCopy, Fact, Micros, SessionRef
 from tracker.sources.json_reading import given_id, replace_surrogates
-from tracker.sources.openvidu.wire import Event, parse_json, read_event, shown_name
+from tracker.sources.openvidu.wire import Event, event_copy, parse_json, read_event, shown_name
 
 
 _LONGEST_SECONDS = 1e9
@@ -101,6 +101,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     run: str | None
     anomalies: tuple[tuple[str, str], ...]
     server_run: str | None
+    copy: EventCopy | None
 
     def fact(self, *mapped: str) -> dict[str, Any]:
         """The arguments of every fact. `mapped`: fields that the fact has attributes for; `detail` leaves them out."""
@@ -112,6 +113,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             "detail": {key: value for key, value in self.fields.items() if key not in left_out},
             "anomalies": self.anomalies,
             "server_run": self.server_run,
+            "copy": self.copy,
         }
 
     def ending(self) -> dict[str, Any]:
@@ -180,6 +182,7 @@ def event_context(event: Event, record: Record, *anomalies: tuple[str, str]) -> 
         run=run,
         anomalies=tuple(found),
         server_run=_server_run(record.proof),
+        copy=event_copy(event, record),
     )
 
 

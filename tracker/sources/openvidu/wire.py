@@ -15,11 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
 
+from tracker.domain.deliveries import Record
+from tracker.domain.facts import EventCopy
 from tracker.sources import plain_json
 from tracker.sources.json_reading import MAX_DEPTH, parse_strict, replace_surrogates
 
@@ -30,6 +33,13 @@ _LOGGER_FIELDS = frozenset({"elastic_type", "cluster_id", "master_node_id", "@ti
 
 _OF_A_CLUSTER = frozenset({"nodeCrashed", "nodeRecovered", "mediaNodeStatusChanged", "autoscaling"})
 """Events with a `clusterId` of their own. The logger for Elasticsearch adds one to all others."""
+
+_MAYBE_DAMAGED = re.compile(rb"[?\x80-\xff]+")
+"""What an encoding may have changed: letters beyond ASCII, and what stands for them."""
+_LOST = re.compile(r"[?\ufffd\x80-\x9f]")
+"""What stands for a letter that was lost. Some of it may have been there from the beginning."""
+_HASH = re.compile(r"[0-9a-f]{64}")
+_LETTERS = re.compile(r"[^\x00-\x7f]+")
 
 _FRACTION = b"\xcb"
 """How MessagePack marks a float. A match inside a text is a false alarm, which only costs time."""
@@ -55,7 +65,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def canonical(self) -> bytes | None:
-        """The text that the dedupe key hashes; None where the body is not JSON. Ingest uses it, a rebuild does not."""
+        """The text that the dedupe key hashes; None where the body is not JSON. Ingest uses it, a rebuild seldom does."""
         return (
             _canonical(self.name, self.fields if isinstance(self.value, dict) else self.value) if self.is_json else None
         )
@@ -106,6 +116,45 @@ def dedupe_key(body: bytes, event: Event) -> str:
     """
     canonical = event.canonical
     return hashlib.sha256(body if canonical is None else canonical).hexdigest()
+
+
+def event_copy(event: Event, record: Record) -> EventCopy | None:
+    """Which event a record is a copy of; None where its body is not JSON.
+
+    Copies differ by what an encoding made of their letters: webhooks up to 2.17 are ISO-8859-1 and have `?` for all
+    others, the CDR file of the same call is UTF-8.
+    """
+    body = record.body
+    is_plain = b"?" not in body and b"\\u" not in body and body.isascii() and event.fields is event.value
+    if is_plain and _HASH.fullmatch(record.dedupe_key):
+        # The usual case: the dedupe key is that of the canonical text, so nothing is hashed again.
+        return EventCopy(record.dedupe_key, int(record.dedupe_key[:8], 16), 0)
+    canonical = event.canonical
+    if canonical is None:
+        return None
+    key = hashlib.sha256(canonical).hexdigest()
+    text = int(key[:8], 16)
+    if canonical.isascii() and b"?" not in canonical:
+        return EventCopy(key, text, 0)
+    key = hashlib.sha256(_MAYBE_DAMAGED.sub(b"?", canonical)).hexdigest()
+    return EventCopy(key, text, _damage(canonical.decode("utf-8", "surrogatepass")))
+
+
+def _damage(text: str) -> int:
+    """How many characters of a text an encoding may have cost."""
+    misread = sum(len(run) for run in _LETTERS.findall(text) if _is_misread(run))
+    return misread + len(_LOST.findall(text))
+
+
+def _is_misread(letters: str) -> bool:
+    """Whether these letters are UTF-8 that was read as a Western encoding."""
+    for encoding in ("iso-8859-1", "cp1252"):
+        try:
+            letters.encode(encoding).decode("utf-8")
+        except ValueError:
+            continue
+        return True
+    return False
 
 
 def former_keys(body: bytes) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast, get_args
 
 import msgspec
 
-from tracker.domain.facts import KINDS, Clock, Provenance
+from tracker.domain.facts import KINDS, Clock, EventCopy, Provenance
 from tracker.domain.rows import ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
 
 _NUMBER_OF_KIND: dict[str, int] = {kind: number for number, kind in enumerate(KINDS)}
@@ -110,6 +110,11 @@ def encode_entry(row: EntryRow) -> bytes:
         _short(row.dedupe_key),
         row.detail,
     ))  # fmt: skip
+
+
+def encode_copy(copy: EventCopy | None) -> tuple[int | None, int | None, int | None]:
+    """The columns that say which event an entry is a copy of. With `tie`, 64 bits of its key are compared."""
+    return (None, None, None) if copy is None else (int(copy.key[:8], 16), copy.text, copy.damage)
 
 
 def _short(key: str) -> bytes | str:

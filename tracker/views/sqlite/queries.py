@@ -61,11 +61,22 @@ ENTRY_COLUMNS = """position, n, (SELECT name FROM names WHERE number = session) 
 (SELECT name FROM names WHERE number = source), hidden, rest"""
 """The columns that `encoding.decode_entry` decodes."""
 
+# Copies of one event have one moment and one place in it. The index of timelines finds them all with one search.
+NO_BETTER_COPY = """(entries.event IS NULL OR NOT EXISTS (
+    SELECT 1 FROM entries AS other
+    WHERE other.session IS entries.session AND other.at = entries.at AND other.rank = entries.rank
+        AND other.tie = entries.tie AND other.n = entries.n AND other.position <> entries.position
+        AND other.event = entries.event AND other.source = entries.source AND (other.damage < entries.damage
+            OR other.damage = entries.damage AND other.text = entries.text AND other.position < entries.position)))"""
+"""Whether an entry is the one to show of the copies of its event: the least damaged; of equal ones the first."""
+
 SELECT_TIMELINE = f"""
 SELECT {ENTRY_COLUMNS}, rank, tie FROM (
     SELECT position, n, session, at, kind, subject_id, source, hidden, rest, rank, tie FROM entries
+    WHERE NOT hidden AND {NO_BETTER_COPY}
     UNION ALL SELECT position, n, session, at, kind, subject_id, source, hidden, rest, rank, tie FROM gaps
-) WHERE session IS {NUMBER_OF_NAME} AND NOT hidden"""
+    WHERE NOT hidden
+) WHERE session IS {NUMBER_OF_NAME}"""
 AND_ENTRY_KINDS = " AND kind IN (SELECT value FROM json_each(?))"
 AND_ENTRY_SUBJECT = " AND subject_id = ?"
 AND_ENTRY_AFTER = " AND (at, rank, tie, n, position) > (?, ?, ?, ?, ?)"
@@ -73,7 +84,7 @@ ENTRIES_IN_TIME = " ORDER BY at, rank, tie, n, position LIMIT ?"
 
 SELECT_ENTRIES_AFTER = f"""
 SELECT {ENTRY_COLUMNS} FROM entries
-WHERE (position, n) > (?, ?) AND NOT hidden ORDER BY position, n LIMIT ?"""
+WHERE (position, n) > (?, ?) AND NOT hidden AND {NO_BETTER_COPY} ORDER BY position, n LIMIT ?"""
 SELECT_SESSION_POSITIONS = f"""
 SELECT DISTINCT position FROM entries WHERE session = {NUMBER_OF_NAME} AND position > ? ORDER BY position LIMIT ?"""
 SELECT_RECORD_SESSIONS = """

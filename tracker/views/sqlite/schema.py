@@ -77,7 +77,7 @@ CREATE_ENTRIES = """
 CREATE TABLE entries (
     position INTEGER NOT NULL, n INTEGER NOT NULL, session INTEGER, at INTEGER NOT NULL, kind ANY NOT NULL,
     subject_id TEXT, source INTEGER NOT NULL, hidden INTEGER NOT NULL, rank INTEGER NOT NULL, tie INTEGER NOT NULL,
-    room TEXT, placed_at INTEGER, place BLOB, rest BLOB NOT NULL, PRIMARY KEY (position, n)
+    event INTEGER, text INTEGER, damage INTEGER, room TEXT, placed_at INTEGER, place BLOB, rest BLOB NOT NULL, PRIMARY KEY (position, n)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_GAPS = """

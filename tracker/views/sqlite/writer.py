@@ -86,8 +86,8 @@ SAVE_CHILDREN = {
 }
 SAVE_ENTRIES = """
 INSERT OR REPLACE INTO entries
-    (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest, room, placed_at, place)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest, event, text, damage, room, placed_at, place)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_GAPS = """
 INSERT INTO gaps (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -272,7 +272,7 @@ def _child_values(table: str, placed: Sequence[tuple[int, SessionRows]]) -> Iter
 
 
 def _saved_entry_values(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
-    line = _entry_values(saved.row, numbers)
+    line = (*_entry_values(saved.row, numbers), *encoding.encode_copy(saved.row.copy))
     return (
         (*line, None, None, None)
         if saved.room is None
