@@ -1,4 +1,4 @@
-"""`[evidence]`: what it means when absent, and mistakes that name their key."""
+"""`[evidence]`: its defaults, and errors that name their key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_without_the_table_checkpoints_are_hourly_and_beside_the_log() -> None:
     assert (found.every, found.origin, found.former_keys) == (3_600_000_000, "tracker.local/log", ())
 
 
-def test_off_means_on_demand_only() -> None:
+def test_off_means_checkpoints_only_by_command() -> None:
     assert read('[evidence]\nevery = "off"').evidence.every is None
     assert read('[evidence]\nevery = "90s"').evidence.every == 90_000_000
 
@@ -42,6 +42,6 @@ def test_off_means_on_demand_only() -> None:
         ("key = 1", "evidence.key: unknown key"),
     ],
 )
-def test_a_mistake_names_its_key(line: str, words: str) -> None:
+def test_an_error_names_its_key(line: str, words: str) -> None:
     with pytest.raises(ConfigInvalid, match=words):
         read(f"[evidence]\n{line}")

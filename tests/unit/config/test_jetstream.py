@@ -1,4 +1,4 @@
-"""`[jetstream]`: what is read, and every way of getting it wrong names its key."""
+"""`[jetstream]`: its settings, and errors that name their key."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_wrong_is_named_with_the_way_out(text: str, tmp_path: Path) -> None:
+def test_an_error_names_its_key_and_a_fix(text: str, tmp_path: Path) -> None:
     key, advice = WRONG[text]
     with pytest.raises(ConfigInvalid) as refused:
         config(f"[jetstream]\n{text}", tmp_path, SET_IT="hidden")
@@ -65,6 +65,6 @@ def test_what_is_wrong_is_named_with_the_way_out(text: str, tmp_path: Path) -> N
     assert "hidden" not in str(refused.value)
 
 
-def test_a_cluster_seals_as_one_machine_does(tmp_path: Path) -> None:
+def test_a_cluster_encrypts_like_a_single_server(tmp_path: Path) -> None:
     found = config(f'[sealing]\nkeys = [{{ id = "a", secret = "{"ab" * 32}" }}]', tmp_path)
     assert [each.id for each in found.sealing.masters] == ["a"]

@@ -1,4 +1,4 @@
-"""config.toml: the example of the design loads, and every mistake names its key, a fix, and no secret."""
+"""config.toml: the example of the design loads, and every error names its key and a fix, but no secret."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_no_secret_is_printed() -> None:
 
 
 MISTAKES = {
-    # what is in the file → the key that is named, and a word of the fix
+    # the file's text → the key in the error, and a word of the fix
     "frobnicate = 1": ("frobnicate", "the keys here are"),
     "[server]\nprot = 1": ("server.prot", "'port'"),
     '[log]\npaht = "x"': ("log.paht", "'path'"),
@@ -187,7 +187,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_a_mistake_names_its_key_and_a_fix_and_no_secret(text: str) -> None:
+def test_an_error_names_its_key_and_a_fix_and_no_secret(text: str) -> None:
     key, fix = MISTAKES[text]
     with pytest.raises(ConfigInvalid) as raised:
         read(text)
@@ -200,12 +200,12 @@ def test_a_mistake_names_its_key_and_a_fix_and_no_secret(text: str) -> None:
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
 
 
-def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="name the file with --config"):
         load.load(tmp_path / "config.toml", {})
 
 
-def test_a_directory_is_no_file(tmp_path: Path) -> None:
+def test_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="cannot be read"):
         load.load(tmp_path, {})
 
@@ -219,7 +219,7 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
         (b"\xff\xfe", "not UTF-8"),
     ],
 )
-def test_what_is_not_toml_says_so(content: bytes, says: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigInvalid, match=says):
@@ -232,7 +232,7 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     assert load.load(path, {}).server.port == 1
 
 
-def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+def test_relative_paths_start_at_the_files_folder(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(source('secret_file = "s"'))
     (tmp_path / "s").write_text("SECRET\r\n")
     found = load.load(tmp_path / "config.toml", {})
@@ -256,7 +256,7 @@ def test_secrets_come_from_variables_and_files_in_every_form(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ['{"A": "\\ud800"}', "[" * 100_000, '{"A": 1}', '{"A": {"B": "SECRET"}}', "SECRET"])
-def test_keys_that_are_no_map_of_texts_are_refused(text: str) -> None:
+def test_keys_that_are_not_a_table_of_strings_are_refused(text: str) -> None:
     with pytest.raises(ConfigInvalid, match=r"sources\[0\].keys_env") as raised:
         read(source('keys_env = "A_B"', "livekit"), {"A_B": text})
     assert "SECRET" not in str(raised.value)
@@ -279,11 +279,11 @@ def test_key_files_are_pem(tmp_path: Path) -> None:
     [("127.0.0.1", True), ("::1", True), ("[::1]", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
      ("10.0.0.1", False), ("example.org", False), ("localhost.example.org", False)],
 )  # fmt: skip
-def test_loopback_is_told_from_the_rest(host: str, *, loopback: bool) -> None:
+def test_loopback_addresses_are_recognised(host: str, *, loopback: bool) -> None:
     assert read(f'[server]\nhost = "{host}"').server.is_loopback is loopback
 
 
-def test_an_unknown_source_is_told_with_the_names_there_are() -> None:
+def test_the_error_of_an_unknown_source_lists_the_known_names() -> None:
     with pytest.raises(ConfigInvalid, match="ov, meet, lk, pnm, rec"):
         read(EXAMPLE).source("nope")
 
@@ -309,7 +309,7 @@ _TREES: st.SearchStrategy[Any] = st.recursive(
 
 
 def _table(kind: type[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Tables that are nearly right: mostly known keys, each of its type or of another."""
+    """Nearly valid tables: mostly known keys, with values of the right or of another type."""
     fields = load.msgspec.structs.fields(kind)
     right = st.one_of(
         st.sampled_from(["streamrec", "livekit", "openvidu", "HS256", "EdDSA", "sqlite", "A_B", "s", "main", "1h"]),

@@ -1,4 +1,4 @@
-"""Who waits to be written: in turn, and never one source in the place of all."""
+"""Waiting deliveries: sources take turns, and no source can fill the whole queue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def group(source: str, n: int = 0, *, records: int = 1, size: int = 10) -> Group
     return Group([delivery(f"k{n}-{m}", source=source) for m in range(records)], size)
 
 
-def test_sources_take_turns_and_each_keeps_its_own_order() -> None:
+def test_sources_take_turns_and_each_keeps_its_order() -> None:
     lines: FairQueue[Group] = FairQueue(1000, 10**6)
     for n in range(100):
         lines.put(group("mad", n))
@@ -34,7 +34,7 @@ def test_sources_take_turns_and_each_keeps_its_own_order() -> None:
     assert (lines.records, lines.bytes) == (92, 920)
 
 
-def test_a_source_gone_mad_leaves_room_for_others() -> None:
+def test_a_source_that_sends_too_much_leaves_room_for_others() -> None:
     lines: FairQueue[Group] = FairQueue(80, 10**6)
     with pytest.raises(LogBusy, match="of this source"):
         for n in range(81):

@@ -1,4 +1,4 @@
-"""The bytes of a frame: what comes back, what is passed over, what stops a node."""
+"""The encoding of frames: which are decoded, which are skipped, which stop a node."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def frame(*bodies: bytes) -> Frame:
 @given(
     st.lists(st.tuples(NAMES, TEXT, st.binary(max_size=200), st.integers(0, MAX_RECEIVED_AT)), min_size=1, max_size=5)
 )
-def test_what_goes_in_comes_out(drawn: list[tuple[str, str, bytes, int]]) -> None:
+def test_an_encoded_frame_is_decoded_unchanged(drawn: list[tuple[str, str, bytes, int]]) -> None:
     records = [(source, "v", "e", key, at, "import", b"{}", body, None) for source, key, body, at in drawn]
     sent = Frame(ID, "node", records)
     assert decode(encode(sent)) == sent
 
 
-def test_commitments_travel() -> None:
+def test_a_frame_carries_commitments() -> None:
     sent = Frame(ID, "a", [("s", "v", "e", "k", 1, "webhook", b"", b"sealed", b"c" * 32)])
     assert decode(encode(sent)) == sent
 
 
-def test_what_repeats_is_packed_and_noise_is_not() -> None:
+def test_repetitive_records_are_compressed_and_random_ones_are_not() -> None:
     packed, noise = encode(frame(b'{"event":"participant_joined"}' * 50)), encode(frame(secrets.token_bytes(900)))
     assert (packed[4:5], noise[4:5]) == (ZSTD, UNCOMPRESSED)
     assert len(packed) < 300
@@ -62,7 +62,7 @@ def test_what_repeats_is_packed_and_noise_is_not() -> None:
 
 
 @given(st.lists(st.tuples(TEXT, st.binary(max_size=300)), min_size=1, max_size=20))
-def test_no_frame_is_heavier_than_it_was_weighed(drawn: list[tuple[str, bytes]]) -> None:
+def test_no_frame_is_larger_than_its_estimate(drawn: list[tuple[str, bytes]]) -> None:
     batch = [delivery(key, body=body, event=key * 3) for key, body in drawn]
     assert len(encode(Frame(ID, "n" * 64, [frame_row(each) for each in batch]))) <= max_frame_bytes(batch) + FRAME_BYTES
 
@@ -78,22 +78,22 @@ def test_no_frame_is_heavier_than_it_was_weighed(drawn: list[tuple[str, bytes]])
         MAGIC + bytes([VERSION]) + UNCOMPRESSED + msgspec.msgpack.encode([ID, "a", [["s", "v", "e", "k", 1, "import", b"", b"", b"c"]]]),
     ],
 )  # fmt: skip
-def test_what_is_no_frame_of_ours_is_none(message: bytes) -> None:
+def test_other_bytes_are_no_frame(message: bytes) -> None:
     assert isinstance(decode(message), str)
 
 
-def test_a_frame_of_a_newer_tracker_is_not_passed_over() -> None:
+def test_a_frame_of_a_newer_version_is_not_skipped() -> None:
     with pytest.raises(NodeOutdated, match=r"frame 17 .* version 3, this Tracker knows 2: upgrade this node"):
         decode(MAGIC + bytes([VERSION + 1]) + UNCOMPRESSED + b"...", 17)
 
 
-def test_a_frame_that_claims_to_be_huge_is_not_unpacked() -> None:
-    # A zstd frame header that says 2^40 bytes are in it.
+def test_a_frame_that_claims_to_be_huge_is_not_decompressed() -> None:
+    # A zstd frame header that claims 2^40 bytes.
     header = b"\x28\xb5\x2f\xfd\xe0" + (2**40).to_bytes(8, "little")
     assert decode(HEAD + ZSTD + header) == "it cannot be decoded (ValueError)"
 
 
-def test_a_bomb_is_not_unpacked_whatever_it_says_of_its_size() -> None:
+def test_a_compression_bomb_is_not_decompressed_whatever_size_it_claims() -> None:
     for sized in (True, False):
         bomb = zstandard.ZstdCompressor(write_content_size=sized).compressobj(2**28 if sized else -1)
         packed = b"".join(bomb.compress(bytes(2**20)) for _ in range(256)) + bomb.flush()
@@ -128,7 +128,7 @@ def changed(n: int, value: object) -> FrameRow:
         ([changed(0, "tracker")], [1] * 10_001, "it erases 10001 records"),
     ],
 )  # fmt: skip
-def test_what_no_node_can_have_sent_is_no_frame_and_cannot_be_made(
+def test_records_that_no_node_can_have_sent_are_no_frame_and_cannot_be_encoded(
     records: list[FrameRow], erases: list[int], why: str
 ) -> None:
     sent = Frame(ID, "a", records, erases)
@@ -137,12 +137,12 @@ def test_what_no_node_can_have_sent_is_no_frame_and_cannot_be_made(
         encode(sent)
 
 
-def test_a_record_of_a_vendor_that_nobody_knows_here_is_kept() -> None:
+def test_a_record_of_an_unknown_vendor_is_decoded() -> None:
     sent = Frame(ID, "a", [changed(1, "vendor-of-tomorrow")])
     assert decode(encode(sent)) == sent
 
 
-def test_what_is_deeply_nested_or_has_more_fields_is_no_frame() -> None:
+def test_deeply_nested_bytes_and_additional_fields_are_no_frame() -> None:
     row = msgspec.msgpack.encode(ROW)
     nested = b"\x91" * 100_000 + b"\x90"
     start = b"\x95\xc4\x10" + ID + b"\xa1a"
@@ -150,10 +150,10 @@ def test_what_is_deeply_nested_or_has_more_fields_is_no_frame() -> None:
     assert "cannot be decoded" in str(decode(HEAD + UNCOMPRESSED + start + nested))
 
 
-def test_no_frame_is_made_that_is_larger_unpacked_than_any_server_takes() -> None:
+def test_no_frame_is_made_that_decompresses_to_more_than_nodes_accept() -> None:
     with pytest.raises(LogUnavailable, match="bytes uncompressed"):
         encode(frame(bytes(40 * 2**20), bytes(40 * 2**20)))
 
 
-def test_a_name_is_what_a_name_is_in_the_configuration() -> None:
+def test_names_in_frames_follow_the_rule_of_the_configuration() -> None:
     assert frames.NAME.pattern == load.NAME.pattern

@@ -1,4 +1,4 @@
-"""What nodes say about the tree: every node reads the same in a message, whatever stands in it."""
+"""Messages of nodes about the tree: every node decodes them alike, whatever they contain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tracker.log.cluster.messages import (
 
 
 @pytest.mark.parametrize(
-    "voucher",
+    "sent",
     [
         SignedTree("a", 5, "a note\n\n— of it\n", "log+00000000+key"),
         CosignedTree("b", 5, "log/b", "— log/b AAAA\n"),
@@ -27,9 +27,9 @@ from tracker.log.cluster.messages import (
         DivergenceReport("ü", 1, bytes(32), 1),
     ],
 )
-def test_what_is_said_is_read(voucher: TreeMessage) -> None:
-    assert decode(encode(voucher)) == voucher
-    assert message_id(encode(voucher)) == message_id(encode(voucher))
+def test_an_encoded_message_is_decoded_unchanged(sent: TreeMessage) -> None:
+    assert decode(encode(sent)) == sent
+    assert message_id(encode(sent)) == message_id(encode(sent))
 
 
 @pytest.mark.parametrize(
@@ -48,28 +48,28 @@ def test_what_is_said_is_read(voucher: TreeMessage) -> None:
         b"[" * 100_000,
     ],
 )
-def test_what_says_nothing_of_ours_is_passed_over(message: bytes) -> None:
+def test_other_bytes_are_skipped(message: bytes) -> None:
     assert decode(message) is None
 
 
 @pytest.mark.parametrize("settling", [SignedTree("b", 3, "note\n"), CosignedTree("b", 3, "log/b", "line\n")])
-async def test_a_complaint_is_settled_by_a_larger_tree_that_the_node_signs_or_cosigns(
+async def test_a_divergence_report_is_settled_by_a_larger_tree_that_the_node_signs_or_cosigns(
     tmp_path: Path, settling: TreeMessage
 ) -> None:
     await Replica.init(tmp_path / "log.db", log_id="x", stream="s")
     log = await Replica.open(tmp_path / "log.db")
-    said = [
+    messages = [
         DivergenceReport("b", 2, bytes(32), 1),
         SignedTree("a", 2, "note\n"),
         CosignedTree("c", 3, "log/c", "line\n"),
         settling,
     ]
-    for n, each in enumerate(said, 1):
-        assert await log.divergence_reports() == said[: int(n > 1)]
+    for n, each in enumerate(messages, 1):
+        assert await log.divergence_reports() == messages[: int(n > 1)]
         await log.apply([StreamEntry(n, b"", tree_message=each)])
     assert await log.divergence_reports() == []
     await log.close()
 
 
-def test_what_is_deeply_nested_is_passed_over() -> None:
+def test_a_deeply_nested_message_is_skipped() -> None:
     assert decode(b'{"type":"signed","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}") is None

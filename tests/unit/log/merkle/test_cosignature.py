@@ -1,4 +1,4 @@
-"""Cosignatures as C2SP has them, in pairs: believed, and not."""
+"""Cosignatures as C2SP defines them: valid ones are accepted, changed ones are not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = read_note(NOTE).text
 
 
 @given(seconds=st.integers(min_value=0, max_value=2**63 - 1), root=st.binary(min_size=32, max_size=32))
-def test_a_cosignature_is_believed_and_tells_when(seconds: int, root: bytes) -> None:
+def test_a_valid_cosignature_is_accepted_with_its_time(seconds: int, root: bytes) -> None:
     note = sign_note(checkpoint_text("example.com/log", 7, root), [LOG])
     both = with_cosignatures(note, [cosign(read_note(note).text, each, seconds) for each in (ONE, OTHER)])
     assert verify_cosignatures(both, [CosignerKey.from_signer(ONE)]) == [
@@ -30,21 +30,21 @@ def test_a_cosignature_is_believed_and_tells_when(seconds: int, root: bytes) -> 
     assert len(verify_cosignatures(both, [CosignerKey.from_signer(ONE), CosignerKey.from_signer(OTHER)])) == 2
 
 
-def test_whoever_knows_only_the_log_s_key_believes_a_cosigned_checkpoint_all_the_same() -> None:
+def test_a_cosigned_checkpoint_also_verifies_with_the_logs_key_alone() -> None:
     assert open_checkpoint(with_cosignatures(NOTE, [cosign(TEXT, ONE, 9)]), [LOG.verifier]).size == 7
 
 
-def test_nobody_vouches_for_a_note_without_cosignatures() -> None:
+def test_a_note_without_cosignatures_has_no_cosigner() -> None:
     assert verify_cosignatures(NOTE, [CosignerKey.from_signer(ONE)]) == []
 
 
-def test_a_cosignature_over_another_tree_is_not_believed() -> None:
+def test_a_cosignature_of_another_tree_is_refused() -> None:
     line = cosign(checkpoint_text("example.com/log", 8, bytes(32)), ONE, 9)
     with pytest.raises(NoteUnverified, match="does not fit"):
         verify_cosignatures(with_cosignatures(NOTE, [line]), [CosignerKey.from_signer(ONE)])
 
 
-def test_another_time_than_was_signed_is_not_believed() -> None:
+def test_a_cosignature_with_another_time_is_refused() -> None:
     name, encoded = cosign(TEXT, ONE, 9).removeprefix("— ").rstrip("\n").split(" ")
     raw = bytearray(base64.b64decode(encoded))
     raw[11] += 1
@@ -53,12 +53,12 @@ def test_another_time_than_was_signed_is_not_believed() -> None:
         verify_cosignatures(with_cosignatures(NOTE, [forged]), [CosignerKey.from_signer(ONE)])
 
 
-def test_a_signature_of_the_log_s_own_kind_is_no_cosignature() -> None:
-    # Same key, same text, but signed as a log signs: the ids differ, so it is another key's line.
+def test_a_log_signature_is_no_cosignature() -> None:
+    # The same key and text, but signed as a log: key ids of the two kinds differ.
     assert verify_cosignatures(sign_note(TEXT, [ONE]), [CosignerKey.from_signer(ONE)]) == []
 
 
-def test_a_line_that_is_too_short_is_not_believed() -> None:
+def test_a_line_that_is_too_short_is_refused() -> None:
     line = f"— {ONE.name} {base64.b64encode(CosignerKey.from_signer(ONE).id + bytes(8)).decode()}\n"
     with pytest.raises(NoteUnverified, match="wrong length"):
         verify_cosignatures(with_cosignatures(NOTE, [line]), [CosignerKey.from_signer(ONE)])
@@ -83,12 +83,12 @@ def test_a_verifier_key_is_read_back() -> None:
         str(CosignerKey.from_signer(ONE))[:-4],
     ],
 )
-def test_what_is_no_verifier_key_of_a_cosigner_is_refused(text: str) -> None:
+def test_an_invalid_verifier_key_of_a_cosigner_is_refused(text: str) -> None:
     with pytest.raises(NoteMalformed):
         CosignerKey.read(text)
 
 
-def test_the_example_of_the_standard_has_our_shape() -> None:
+def test_the_example_of_the_standard_is_parsed() -> None:
     line = (
         "— witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe"
         "+mbIUBkBIfZ+qnA==\n"

@@ -1,4 +1,4 @@
-"""Leaves made many at once are those made one by one, and those the documentation defines."""
+"""Leaves computed in batches equal leaves computed one by one, and the definition in the documentation."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ RECORD = st.tuples(
 
 
 def defined(record: tuple[object, ...]) -> bytes:
-    """docs/explanation/evidence.md, in other words."""
+    """The leaf hash by docs/explanation/evidence.md, implemented again."""
 
     def framed(piece: bytes) -> bytes:
         return len(piece).to_bytes(4, "big") + piece
 
     position, source, vendor, event, key, received_at, origin, proof, body, _, commitment = record
-    kept = hashlib.sha256(len(proof).to_bytes(8, "big") + proof + body).digest()
+    content_hash = hashlib.sha256(len(proof).to_bytes(8, "big") + proof + body).digest()
     pieces = [
         position.to_bytes(8, "big"), source.encode(), vendor.encode(), event.encode(), key.encode(),
-        received_at.to_bytes(8, "big", signed=True), origin.encode(), kept, commitment or b"",
+        received_at.to_bytes(8, "big", signed=True), origin.encode(), content_hash, commitment or b"",
     ]  # fmt: skip
     return hashlib.sha256(b"\x00tracker/leaf/v1\n" + b"".join(map(framed, pieces))).digest()
 
 
 @given(st.lists(RECORD, max_size=8))
-def test_many_leaves_are_the_same_as_one_by_one(records: list[tuple[object, ...]]) -> None:
+def test_leaves_computed_in_a_batch_equal_leaves_computed_one_by_one(records: list[tuple[object, ...]]) -> None:
     expected = [record_leaf_hash(*record[:9], commitment=record[10]) for record in records]
     assert record_leaf_hashes(records) == expected == [defined(record) for record in records]

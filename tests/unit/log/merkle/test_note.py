@@ -1,4 +1,4 @@
-"""Signed notes and checkpoints: known answers of other implementations, and a reading of our own of the C2SP text."""
+"""Signed notes and checkpoints: test vectors of other implementations, and a second implementation of the C2SP text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EXAMPLE = (
 
 
 def as_c2sp_says(note: bytes, vkey: str) -> tuple[str, int, bytes]:
-    """c2sp.org/signed-note and tlog-checkpoint read again, in other words than the code's: origin, size, root."""
+    """A second implementation of c2sp.org/signed-note and tlog-checkpoint; returns origin, size, root."""
     assert not any(byte < 0x20 and byte != 0x0A for byte in note)
     cut = note.rindex(b"\n\n")
     text, lines = note[: cut + 1], note[cut + 2 :].split(b"\n")
@@ -79,7 +79,7 @@ def test_the_example_of_the_standard_verifies() -> None:
     assert read_checkpoint(EXAMPLE)[:2] == ("example.com/behind-the-sofa", 20852163)
 
 
-def test_any_of_several_signatures_is_enough_and_strangers_are_passed_over() -> None:
+def test_one_signature_of_a_known_key_is_enough_and_others_are_ignored() -> None:
     peter, enoch = Verifier.read(PETER), Verifier.read(ENOCH)
     both = f"{TEXT}\n{PETER_LINE}{ENOCH_LINE}"
     assert open_note(both, [peter]).signers == (peter,)
@@ -116,13 +116,13 @@ def test_a_wrong_signature_of_a_known_key_refuses_the_whole_note() -> None:
         f"{TEXT}\n{PETER_LINE}".replace("nAM=", "nAN="),
     ],
 )
-def test_what_is_no_note_is_refused(note: str) -> None:
+def test_text_that_is_no_note_is_refused(note: str) -> None:
     with pytest.raises(NoteMalformed):
         open_note(note, [Verifier.read(PETER)])
 
 
 @pytest.mark.parametrize(("read", "text"), [(Verifier.read, PETER), (Signer.read, PETER_PRIVATE)])
-def test_a_key_that_is_cut_or_changed_anywhere_is_refused(read: object, text: str) -> None:
+def test_a_truncated_or_changed_key_is_refused(read: object, text: str) -> None:
     assert callable(read)
     for start in range(len(text)):
         for end in range(start, len(text) + 1):
@@ -144,14 +144,14 @@ def test_keys_of_other_algorithms_and_lengths_are_refused() -> None:
             Verifier.read(vkey)
 
 
-def test_a_signer_does_not_show_its_key() -> None:
+def test_the_repr_of_a_signer_hides_its_key() -> None:
     signer = Signer.read(PETER_PRIVATE)
     assert PETER_PRIVATE[-20:] not in repr(signer) + f"{signer!r}"
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 2**60), st.from_regex(r"[a-z0-9./-]{1,40}", fullmatch=True))
 @settings(deadline=None)
-def test_a_checkpoint_made_here_is_read_by_another_reading_of_the_standard(root: bytes, size: int, origin: str) -> None:
+def test_a_checkpoint_is_read_by_a_second_implementation_of_the_standard(root: bytes, size: int, origin: str) -> None:
     signer = Signer.generate(origin)
     note = sign_note(checkpoint_text(origin, size, root), [signer, Signer.generate("witness.example/w")])
     assert as_c2sp_says(note.encode(), str(signer.verifier)) == (origin, size, root)
@@ -186,16 +186,16 @@ def test_no_byte_of_a_checkpoint_can_be_changed(at: int, change: int) -> None:
         f"o\n1\n{'A' * 40}\n",
     ],
 )
-def test_what_is_no_checkpoint_is_refused(text: str) -> None:
+def test_text_that_is_no_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(NoteMalformed):
         read_checkpoint_text(text)
 
 
-def test_extension_lines_are_read_over() -> None:
+def test_extension_lines_are_ignored() -> None:
     assert read_checkpoint_text(f"o\n0\n{'A' * 43}=\nmore\n") == ("o", 0, bytes(32))
 
 
-def test_a_file_of_checkpoints_is_taken_apart_and_strays_are_told() -> None:
+def test_a_file_of_checkpoints_is_split_into_notes_and_other_lines_are_reported() -> None:
     signer = Signer.read(PETER_PRIVATE)
     notes = [sign_note(checkpoint_text("PeterNeumann", n, bytes(32)), [signer]) for n in (1, 2, 3)]
     whole = "\n".join(notes) + "\n"

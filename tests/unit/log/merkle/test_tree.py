@@ -1,4 +1,4 @@
-"""Roots and proofs, against RFC 9162's own recursive definitions and the published test vectors."""
+"""Roots and proofs, compared with RFC 9162's recursive definitions and with published test vectors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROOTS = [
 
 
 def mth(leaves: Sequence[bytes]) -> bytes:
-    """RFC 9162, 2.1.1, word for word."""
+    """RFC 9162, 2.1.1, literally."""
     if not leaves:
         return hashlib.sha256(b"").digest()
     if len(leaves) == 1:
@@ -50,7 +50,7 @@ def mth(leaves: Sequence[bytes]) -> bytes:
 
 
 def path(m: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """RFC 9162, 2.1.3.1, word for word."""
+    """RFC 9162, 2.1.3.1, literally."""
     if len(leaves) == 1:
         return []
     k = 1
@@ -62,7 +62,7 @@ def path(m: int, leaves: Sequence[bytes]) -> list[bytes]:
 
 
 def subproof(m: int, leaves: Sequence[bytes], b: bool) -> list[bytes]:
-    """RFC 9162, 2.1.4.1, word for word."""
+    """RFC 9162, 2.1.4.1, literally."""
     if m == len(leaves):
         return [] if b else [mth(leaves)]
     k = 1
@@ -74,7 +74,7 @@ def subproof(m: int, leaves: Sequence[bytes], b: bool) -> list[bytes]:
 
 
 def grown(count: int) -> tuple[Frontier, list[bytes], Callable[[int, int], Awaitable[Sequence[bytes]]]]:
-    """A tree of `count` leaves, and its tiles as a store would keep them."""
+    """A tree of `count` leaves, and its tiles as a store would return them."""
     leaves = [leaf_hash(n.to_bytes(4, "big")) for n in range(count)]
     stored: dict[int, list[bytes]] = {0: leaves}
     frontier = Frontier()
@@ -93,7 +93,7 @@ def run(awaitable: Any) -> Any:
     return asyncio.run(awaitable)
 
 
-def test_the_roots_are_those_of_the_reference_implementation() -> None:
+def test_roots_equal_those_of_the_reference_implementation() -> None:
     frontier = Frontier()
     assert frontier.root() == EMPTY_ROOT
     for text, root in zip(INPUTS, ROOTS, strict=True):
@@ -103,7 +103,7 @@ def test_the_roots_are_those_of_the_reference_implementation() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 1500), st.data())
-def test_every_proof_is_the_one_the_standard_defines(count: int, data: st.DataObject) -> None:
+def test_every_proof_equals_the_definition_of_the_standard(count: int, data: st.DataObject) -> None:
     frontier, leaves, tile = grown(count)
     size = data.draw(st.integers(1, count))
     index = data.draw(st.integers(0, size - 1))
@@ -141,7 +141,7 @@ def test_no_changed_proof_leads_to_the_root(count: int, data: st.DataObject) -> 
 
 
 @given(st.lists(st.integers(0, 700), max_size=6))
-def test_leaves_taken_in_at_once_make_the_same_tree(counts: list[int]) -> None:
+def test_leaves_added_in_batches_make_the_same_tree(counts: list[int]) -> None:
     one, many, n = Frontier(), Frontier(), 0
     for count in counts:
         leaves = [leaf_hash(each.to_bytes(4, "big")) for each in range(n, n + count)]
@@ -151,7 +151,7 @@ def test_leaves_taken_in_at_once_make_the_same_tree(counts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("size", [255, 256, 257, 65_535, 65_536, 65_537])
-def test_a_frontier_read_from_the_tiles_grows_on_as_the_first_one_did(size: int) -> None:
+def test_a_frontier_read_from_tiles_grows_like_the_original(size: int) -> None:
     frontier, _, tile = grown(size)
     again = run(load_frontier(size, tile))
     assert again.levels[: len(frontier.levels)] == frontier.levels[: len(again.levels)]

@@ -1,7 +1,7 @@
-"""Roots, proofs and notes are those of an independent implementation: golang.org/x/mod/sumdb, of Go's checksum database.
+"""Roots, proofs and notes equal those of an independent implementation: golang.org/x/mod/sumdb, of Go's checksum database.
 
-No Python package that is well kept and permissively licensed makes trees and both kinds of proofs (pymerkle is GPL,
-sigstore checks inclusion only, in private names). So the answers of Go's are kept here, and the program that printed them.
+No maintained and permissively licensed Python package makes trees and both kinds of proofs (pymerkle is GPL, sigstore
+checks only inclusion, in private names). So this folder has the results of Go's implementation and the program that wrote them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def levels() -> dict[int, list[bytes]]:
     return found
 
 
-def test_trees_and_proofs_are_those_of_go(levels: dict[int, list[bytes]]) -> None:
+def test_trees_and_proofs_equal_those_of_go(levels: dict[int, list[bytes]]) -> None:
     async def compare() -> None:
         for each in VECTORS:
             size, first, index = each["size"], each["first"], each["index"]
@@ -74,7 +74,7 @@ def test_trees_and_proofs_are_those_of_go(levels: dict[int, list[bytes]]) -> Non
     asyncio.run(compare())
 
 
-def test_notes_are_those_of_go() -> None:
+def test_notes_equal_those_of_go() -> None:
     for each in VECTORS:
         signer = Signer.read(each["signer"])
         assert str(signer.verifier) == each["verifier"]

@@ -1,4 +1,4 @@
-"""A sealed log keeps the same contract as one in clear, and holds nothing that can be read or guessed without its keys."""
+"""An encrypted log keeps the log's contract, and nothing in it can be read or guessed without its keys."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def everything_on_disk(folder: Path) -> bytes:
 
 
 class TestSealedLog(LogContract):
-    """The contract, but for what a sealed log keeps otherwise: dedupe keys are keyed hashes, leaves are of sealed bytes."""
+    """The contract, with two differences: dedupe keys are keyed hashes, and leaves are of encrypted bytes."""
 
     sealed = True
 
@@ -61,7 +61,7 @@ class TestSealedLog(LogContract):
         await log.close()
 
 
-async def test_nothing_of_a_body_a_proof_or_a_key_stands_on_the_disk(log: SqliteLog, tmp_path: Path) -> None:
+async def test_files_contain_no_body_proof_or_key_in_clear_text(log: SqliteLog, tmp_path: Path) -> None:
     await log.append(delivery("room:alice@example.org", body=SECRET_TEXT))
     record = await log.record(1)
     assert record is not None
@@ -72,17 +72,17 @@ async def test_nothing_of_a_body_a_proof_or_a_key_stands_on_the_disk(log: Sqlite
     assert b'{"iss"' not in found
 
 
-async def test_the_leaf_commits_to_the_sealed_bytes_and_unguessably_to_the_plain_ones(log: SqliteLog) -> None:
+async def test_the_leaf_commits_to_the_encrypted_bytes_and_with_a_secret_salt_to_the_plain_ones(log: SqliteLog) -> None:
     await log.append(delivery("a", body=SECRET_TEXT))
-    (kept,) = [each async for chunk in log.read_stored(0) for each in chunk]
+    (stored,) = [each async for chunk in log.read_stored(0) for each in chunk]
     leaf = await log.leaf(1)
     assert leaf is not None
     assert leaf.salt is not None
-    assert record_leaf_hash(*kept[:9], commitment=kept.commitment) == kept.leaf == leaf.hash
+    assert record_leaf_hash(*stored[:9], commitment=stored.commitment) == stored.leaf == leaf.hash
     assert leaf.commitment == compute_commitment(leaf.salt, b'{"iss":"k"}', SECRET_TEXT)
 
 
-async def test_an_erased_record_is_gone_and_its_leaf_stays(log: SqliteLog, tmp_path: Path) -> None:
+async def test_an_erased_record_is_unreadable_and_its_leaf_stays(log: SqliteLog, tmp_path: Path) -> None:
     await log.append_all([delivery(f"k{n}", body=SECRET_TEXT) for n in range(5)])
     before = await log.tree_head()
     leaf = await log.leaf(3)
@@ -105,7 +105,7 @@ async def test_an_erased_record_is_gone_and_its_leaf_stays(log: SqliteLog, tmp_p
         assert keys.execute("PRAGMA freelist_count").fetchone() == (0,)
 
 
-async def test_what_a_destroyed_key_was_stands_nowhere_on_the_disk(log: SqliteLog, tmp_path: Path) -> None:
+async def test_no_file_contains_a_destroyed_key(log: SqliteLog, tmp_path: Path) -> None:
     await log.append_all([delivery(f"k{n}") for n in range(500)])
     with closing(sqlite3.connect(tmp_path / "keys.db")) as keys:
         wrapped = [row[0] for row in keys.execute("SELECT wrapped FROM keys WHERE position <= 500 ORDER BY position")]
@@ -134,7 +134,7 @@ async def test_after_rotation_the_old_master_key_is_not_needed(log: SqliteLog, t
         await KeyStore.open(tmp_path / "keys.db", [FIRST])
 
 
-async def test_two_processes_seal_in_turn_and_each_reads_all(log: SqliteLog, tmp_path: Path) -> None:
+async def test_two_processes_encrypt_in_turn_and_each_reads_all(log: SqliteLog, tmp_path: Path) -> None:
     other = await opened(tmp_path)
     for n in range(40):
         await (log, other)[n % 2].append_all([delivery(f"k{n}-{m}", body=b"%d" % n) for m in range(1 + 100 * (n % 3))])
@@ -149,7 +149,7 @@ async def test_another_master_key_of_the_same_name_is_refused(log: SqliteLog, ke
         await KeyStore.open(keys, [MasterKey("first", SECOND.key)])
 
 
-async def test_a_sealed_log_is_not_opened_without_its_keys(log: SqliteLog, tmp_path: Path, keys: Path) -> None:
+async def test_an_encrypted_log_is_not_opened_without_its_keys(log: SqliteLog, tmp_path: Path, keys: Path) -> None:
     await log.append(delivery("a"))
     with pytest.raises(LogUnavailable, match="sealing"):
         await SqliteLog.open(tmp_path / "log.db")
@@ -159,7 +159,7 @@ async def test_a_sealed_log_is_not_opened_without_its_keys(log: SqliteLog, tmp_p
         await KeyStore.open(keys, [FIRST])
 
 
-async def test_what_was_recorded_in_clear_is_a_repeat_after_sealing_began(tmp_path: Path) -> None:
+async def test_a_delivery_recorded_before_encryption_is_a_duplicate_afterwards(tmp_path: Path) -> None:
     await SqliteLog.create(tmp_path / "log.db")
     clear = await SqliteLog.open(tmp_path / "log.db")
     await clear.append(delivery("a"))
@@ -173,7 +173,7 @@ async def test_what_was_recorded_in_clear_is_a_repeat_after_sealing_began(tmp_pa
     await log.close()
 
 
-async def test_a_sealed_body_moved_to_another_position_does_not_open(log: SqliteLog, tmp_path: Path) -> None:
+async def test_an_encrypted_body_moved_to_another_position_cannot_be_decrypted(log: SqliteLog, tmp_path: Path) -> None:
     await log.append_all([delivery("a", body=b"one"), delivery("b", body=b"two")])
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as plain:
         plain.execute("DROP TRIGGER records_are_never_updated")
@@ -182,7 +182,7 @@ async def test_a_sealed_body_moved_to_another_position_does_not_open(log: Sqlite
         await log.record(1)
 
 
-async def test_a_damaged_key_store_is_named_and_leaves_no_thread_behind(tmp_path: Path) -> None:
+async def test_the_error_of_a_damaged_key_store_names_it_and_no_thread_is_left(tmp_path: Path) -> None:
     (tmp_path / "keys.db").write_bytes(b"no database at all" * 100)
     before = threading.active_count()
     with pytest.raises(LogCorrupt, match="keys.db"):

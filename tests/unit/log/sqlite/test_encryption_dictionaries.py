@@ -1,4 +1,4 @@
-"""What is sealed is packed before, with a dictionary that holds nothing of anybody; older records open as before."""
+"""Records are compressed before encryption, with a shipped dictionary without personal data; older records can still be read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHIPPED = {
     "40004.zdict": "fb11d64b5c3d6f6bb81d25c2a4fd333f3137a3a61e0801771963ba2f70d23ed6",
     "40005.zdict": "53ec1a322ca3efd1c9b1dabafaae92c72cb46d87b67c9613cefa24e47de5f162",
 }
-"""SHA-256 of every dictionary ever shipped: records are packed with them, so they are as they are for ever."""
+"""SHA-256 of every shipped dictionary. They never change, because records are compressed with them."""
 
 NUMBERS = {name: vendor.dictionary for name, vendor in registry.VENDORS.items()}
 """The dictionary that each vendor's records are compressed with."""
@@ -39,7 +39,7 @@ async def vault(tmp_path: Path) -> KeyStore:
     return await KeyStore.open(tmp_path / "keys.db", masters, shipped_dictionaries())
 
 
-def test_the_dictionaries_are_the_ones_that_were_shipped() -> None:
+def test_shipped_dictionaries_never_change() -> None:
     sources = resources.files("tracker.sources")
     files = [file for folder in registry.FOLDERS for file in (sources / folder).iterdir() if ".zdict" in file.name]
     found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -49,7 +49,7 @@ def test_the_dictionaries_are_the_ones_that_were_shipped() -> None:
 
 
 @pytest.mark.parametrize("vendor", [*VENDORS, "tracker"])
-async def test_whatever_is_sealed_opens_as_it_came(vault: KeyStore, vendor: str) -> None:
+async def test_encrypted_records_are_decrypted_unchanged(vault: KeyStore, vendor: str) -> None:
     bodies = [sample.body for sample in samples()] + [b"", b"{}", b"\x28\xb5\x2f\xfd", bytes(range(256))]
     keys = await vault.make_keys(1, len(bodies))
     for position, body in enumerate(bodies, 1):
@@ -61,7 +61,7 @@ async def test_whatever_is_sealed_opens_as_it_came(vault: KeyStore, vendor: str)
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_a_call_that_no_dictionary_knew_takes_less_than_half(vendor: str) -> None:
+def test_a_call_that_is_not_in_the_dictionary_compresses_to_less_than_half(vendor: str) -> None:
     shipped = shipped_dictionaries()
     bodies = [sent.body for seed in range(5) for sent in whole_call(vendor, 1_800_000_000_000_000, seed=1000 + seed)]
     frames = [shipped.pack(vendor, b"{}", body) for body in bodies]
@@ -69,7 +69,9 @@ def test_a_call_that_no_dictionary_knew_takes_less_than_half(vendor: str) -> Non
     assert sum(len(frame or b"") for frame in frames) < sum(map(len, bodies)) / 2
 
 
-async def test_a_record_sealed_without_packing_opens(vault: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_record_encrypted_without_compression_can_be_read(
+    vault: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (key,) = (await vault.make_keys(1, 1)).values()
     monkeypatch.setattr(ShippedDictionaries, "pack", lambda _self, _vendor, _proof, _body: None)
     sealed = vault.encrypt(1, "livekit", b"proof", b"body", key)
@@ -78,9 +80,7 @@ async def test_a_record_sealed_without_packing_opens(vault: KeyStore, monkeypatc
     await vault.close()
 
 
-async def test_a_frame_of_a_dictionary_we_do_not_have_is_named(
-    vault: KeyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_error_names_a_missing_dictionary(vault: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     (key,) = (await vault.make_keys(1, 1)).values()
     strange = (shipped_dictionaries().pack("livekit", b"p", b'{"event":"room_started"}' * 9) or b"").replace(
         NUMBERS["livekit"].to_bytes(2, "little"), (50_000).to_bytes(2, "little"), 1

@@ -1,4 +1,4 @@
-"""The SQLite engine keeps the log's contract, and what only a file can break."""
+"""The SQLite engine keeps the log's contract, also when its file is locked, moved, full or foreign."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def log(path: Path) -> AsyncIterator[SqliteLog]:
 
 
 class Watcher:
-    """Keeps what the log told it."""
+    """Stores what the log reports to it."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -65,7 +65,7 @@ class TestSqliteLog(LogContract):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.text(max_size=2)), max_size=5), max_size=6))
-def test_any_sequence_gets_the_same_answers_from_both_engines(
+def test_both_engines_answer_any_sequence_of_appends_alike(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
 ) -> None:
     async def play() -> None:
@@ -101,7 +101,7 @@ def test_any_sequence_gets_the_same_answers_from_both_engines(
         "INSERT INTO records VALUES (4, 's', 'v', 'e', 'new', 1, 'guess', x'', x'')",
     ],
 )
-async def test_the_file_itself_refuses_every_change(log: SqliteLog, path: Path, statement: str) -> None:
+async def test_triggers_in_the_file_refuse_every_change(log: SqliteLog, path: Path, statement: str) -> None:
     await log.append_all([delivery(f"k{n}") for n in range(3)])
     before = [chunk async for chunk in log.read(0)]
     with closing(sqlite3.connect(path, isolation_level=None)) as plain, pytest.raises(sqlite3.IntegrityError):
@@ -118,7 +118,7 @@ async def test_two_processes_append_in_turn_and_grow_one_tree(log: SqliteLog, pa
     await other.close()
 
 
-async def test_after_a_record_put_in_around_us_nothing_is_appended(log: SqliteLog, path: Path) -> None:
+async def test_after_a_record_inserted_by_another_program_nothing_is_appended(log: SqliteLog, path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as plain:
         plain.execute("INSERT INTO records VALUES (1, 's', 'v', 'e', 'k', 1, 'import', x'', x'')")
     with pytest.raises(LogCorrupt, match="position 1 has no leaf"):
@@ -128,7 +128,7 @@ async def test_after_a_record_put_in_around_us_nothing_is_appended(log: SqliteLo
 
 
 @pytest.mark.parametrize("table", ["leaves", "tiles", "checkpoints"])
-async def test_nothing_of_the_tree_can_be_changed(log: SqliteLog, path: Path, table: str) -> None:
+async def test_triggers_refuse_every_change_of_the_tree(log: SqliteLog, path: Path, table: str) -> None:
     await log.append_all([delivery(f"k{n}") for n in range(257)])
     await log.store_checkpoint(257, "note")
     with closing(sqlite3.connect(path, isolation_level=None)) as plain:
@@ -144,14 +144,14 @@ async def test_nothing_of_the_tree_can_be_changed(log: SqliteLog, path: Path, ta
                 plain.execute(statement)
 
 
-async def test_a_missing_log_is_refused_and_not_made(path: Path) -> None:
+async def test_a_missing_log_is_refused_and_not_created(path: Path) -> None:
     with pytest.raises(LogMissing, match="tracker init"):
         await SqliteLog.open(path)
     assert not path.exists()
     assert not path.parent.exists()
 
 
-async def test_an_existing_file_is_never_made_again(log: SqliteLog, path: Path) -> None:
+async def test_an_existing_file_is_never_overwritten(log: SqliteLog, path: Path) -> None:
     await log.append(delivery("a"))
     with pytest.raises(LogUnavailable, match="exists already"):
         await SqliteLog.create(path)
@@ -168,7 +168,7 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: by
     assert path.read_bytes() == content
 
 
-async def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_foreign_database_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "foreign.db"
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("CREATE TABLE records (position INTEGER PRIMARY KEY)")
@@ -179,14 +179,14 @@ async def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
-async def test_the_connection_is_as_durable_as_promised(log: SqliteLog, path: Path) -> None:
-    writer = log._writer  # noqa: SLF001 - a pragma is a property of the connection, nothing else can show it
+async def test_the_connection_syncs_every_commit(log: SqliteLog, path: Path) -> None:
+    writer = log._writer  # noqa: SLF001 - a pragma belongs to the connection, so no other connection can show it
     assert writer is not None
     assert list(await writer.execute_fetchall("PRAGMA synchronous")) == [(2,)]
     assert list(await writer.execute_fetchall("PRAGMA journal_mode")) == [("wal",)]
 
 
-async def test_what_was_appended_is_there_after_opening_again(log: SqliteLog, path: Path) -> None:
+async def test_appended_records_are_there_after_opening_again(log: SqliteLog, path: Path) -> None:
     await log.append_all([delivery("a"), delivery("b")])
     await log.close()
     again = await SqliteLog.open(path)
@@ -208,19 +208,19 @@ async def test_concurrent_appends_share_transactions(path: Path) -> None:
     await log.close()
 
 
-async def test_over_the_bound_the_answer_is_busy_at_once_and_the_rest_is_recorded(path: Path) -> None:
+async def test_appends_beyond_the_bound_of_the_queue_are_refused_at_once_and_the_others_recorded(path: Path) -> None:
     await SqliteLog.create(path)
     log = await SqliteLog.open(path, queue_bound=3)
     answers = await asyncio.gather(*[log.append(delivery(f"k{n}")) for n in range(10)], return_exceptions=True)
     busy = [answer for answer in answers if isinstance(answer, LogBusy)]
-    kept = [answer.position for answer in answers if isinstance(answer, Appended)]
+    recorded = [answer.position for answer in answers if isinstance(answer, Appended)]
     assert busy
-    assert len(busy) + len(kept) == 10
-    assert sorted(kept) == list(range(1, await log.head() + 1))
+    assert len(busy) + len(recorded) == 10
+    assert sorted(recorded) == list(range(1, await log.head() + 1))
     await log.close()
 
 
-async def test_a_locked_file_refuses_everybody_and_heals_by_itself(log: SqliteLog, path: Path) -> None:
+async def test_while_the_file_is_locked_appends_fail_and_afterwards_they_succeed(log: SqliteLog, path: Path) -> None:
     await log.append(delivery("a"))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -234,8 +234,8 @@ async def test_a_locked_file_refuses_everybody_and_heals_by_itself(log: SqliteLo
     assert await log.append(delivery("k0")) == Appended(2, duplicate=False)
 
 
-async def test_a_full_disk_refuses_and_keeps_nothing_of_the_batch(log: SqliteLog) -> None:
-    writer = log._writer  # noqa: SLF001 - the page limit is the only full disk a test can have
+async def test_on_a_full_disk_a_batch_is_refused_completely(log: SqliteLog) -> None:
+    writer = log._writer  # noqa: SLF001 - the page limit stands for a full disk
     assert writer is not None
     await log.append(delivery("a"))
     ((pages,),) = await writer.execute_fetchall("PRAGMA page_count")
@@ -248,7 +248,7 @@ async def test_a_full_disk_refuses_and_keeps_nothing_of_the_batch(log: SqliteLog
     assert await log.append(delivery("large", body=b"x" * 200_000)) == Appended(3, duplicate=False)
 
 
-async def test_a_log_that_was_moved_away_acknowledges_nothing(log: SqliteLog, path: Path) -> None:
+async def test_a_log_whose_file_was_moved_acknowledges_nothing(log: SqliteLog, path: Path) -> None:
     await log.append(delivery("a"))
     path.rename(path.with_suffix(".away"))
     with pytest.raises(LogUnavailable, match="moved"):
@@ -257,7 +257,7 @@ async def test_a_log_that_was_moved_away_acknowledges_nothing(log: SqliteLog, pa
     assert await log.append(delivery("b")) == Appended(2, duplicate=False)
 
 
-async def test_an_append_whose_answer_was_lost_is_a_repeat(log: SqliteLog) -> None:
+async def test_repeating_an_append_whose_answer_was_lost_is_a_duplicate(log: SqliteLog) -> None:
     lost = asyncio.ensure_future(log.append(delivery("a")))
     await asyncio.sleep(0)
     lost.cancel()
@@ -275,7 +275,7 @@ async def test_an_append_of_another_connection_wakes_a_waiter(log: SqliteLog, pa
     assert await log.append(delivery("c")) == Appended(3, duplicate=False)
 
 
-async def test_two_writers_share_one_dense_order(log: SqliteLog, path: Path) -> None:
+async def test_two_writers_share_one_sequence_of_positions(log: SqliteLog, path: Path) -> None:
     other = await SqliteLog.open(path)
     patient = await SqliteLog.open(path)
     appends = [
@@ -287,7 +287,7 @@ async def test_two_writers_share_one_dense_order(log: SqliteLog, path: Path) -> 
     await patient.close()
 
 
-async def test_large_records_are_read_in_lists_of_bounded_size(log: SqliteLog) -> None:
+async def test_large_records_are_read_in_chunks_of_bounded_size(log: SqliteLog) -> None:
     await log.append_all([delivery(f"k{n}", body=b"x" * 3_000_000) for n in range(5)])
     await log.append(delivery("huge", body=b"x" * 9_000_000))
     assert [[record.position for record in chunk] async for chunk in log.read(0)] == [[1, 2], [3, 4], [5], [6]]
@@ -330,24 +330,26 @@ async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(path: Pat
     "statement",
     [dedupe.SELECT_HEAD_AND_DUPLICATES.format(places) for places in ("(?, ?)", ", ".join(["(?, ?)"] * 64))],
 )
-async def test_repeats_are_found_by_the_index_of_ends_of_keys(log: SqliteLog, path: Path, statement: str) -> None:
+async def test_duplicates_are_found_by_the_index_on_the_end_of_the_key(
+    log: SqliteLog, path: Path, statement: str
+) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plan = plain.execute(
             f"EXPLAIN QUERY PLAN {statement}", ["x"] * max(2, statement.count("(?, ?)") * 2)
         ).fetchall()
-    told = [row[3] for row in plan if "records" in row[3]]
-    assert any("USING INDEX records_by_end_of_key (<expr>=?)" in line for line in told), told
-    assert not any(line == "SCAN records" for line in told), told
+    steps = [row[3] for row in plan if "records" in row[3]]
+    assert any("USING INDEX records_by_end_of_key (<expr>=?)" in line for line in steps), steps
+    assert not any(line == "SCAN records" for line in steps), steps
 
 
 @pytest.mark.parametrize("statement", [sqlite.SELECT_LAST_OF, tree.SELECT_POSITIONS_OF])
-async def test_our_own_records_are_found_by_their_index(log: SqliteLog, path: Path, statement: str) -> None:
+async def test_records_of_tracker_itself_are_found_by_their_index(log: SqliteLog, path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plan = plain.execute(f"EXPLAIN QUERY PLAN {statement}", [TRACKER]).fetchall()
     assert any("USING INDEX records_of_tracker" in row[3] for row in plan), plan
 
 
-async def test_keys_that_end_alike_are_told_apart(log: SqliteLog) -> None:
+async def test_keys_with_the_same_end_are_distinguished(log: SqliteLog) -> None:
     keys = [f"{start}:the same long end of a key" for start in "abc"] + ["key", "a key", ""]
     sent = [delivery(key, source=source) for source in ("lk", "other") for key in keys]
     assert [answer.position for answer in await log.append_all(sent)] == list(range(1, 13))

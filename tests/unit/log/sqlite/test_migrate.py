@@ -1,4 +1,4 @@
-"""The log's schema: migrated equals fresh, and a step that fails leaves nothing behind."""
+"""The log's schema: a migrated schema equals a new one, and a failed step changes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def schema(connection: aiosqlite.Connection) -> list[sqlite3.Row]:
     return list(await connection.execute_fetchall(SCHEMA))
 
 
-def test_the_first_step_makes_version_9_and_the_others_are_numbered_without_gaps() -> None:
+def test_the_first_step_creates_version_9_and_the_others_are_numbered_without_gaps() -> None:
     assert [step.version for step in steps()] == list(range(FIRST_VERSION, FIRST_VERSION + len(steps())))
     assert [step.name[:5] for step in steps()] == ["0001_", *(f"{step.version:04}_" for step in steps()[1:])]
 
@@ -48,7 +48,7 @@ def test_each_step_ends_by_writing_its_own_version() -> None:
         assert re.fullmatch(rf"PRAGMA user_version = {step.version};", last.strip())
 
 
-async def test_migrated_step_by_step_equals_fresh(connection: aiosqlite.Connection) -> None:
+async def test_a_schema_migrated_step_by_step_equals_a_new_one(connection: aiosqlite.Connection) -> None:
     path = (*steps(), NEXT)
     for end in range(1, len(path) + 1):
         assert await migrate(connection, path[:end]) == path[end - 1].version
@@ -64,7 +64,7 @@ async def test_migrating_again_changes_nothing(connection: aiosqlite.Connection)
     assert await schema(connection) == before
 
 
-async def test_a_step_that_fails_leaves_nothing_behind(connection: aiosqlite.Connection) -> None:
+async def test_a_failed_step_changes_nothing(connection: aiosqlite.Connection) -> None:
     await migrate(connection)
     before = await schema(connection)
     broken = Step(NEXT.version, "broken.sql", f"{NEXT.sql}\nSELECT no_such_function();")
@@ -74,7 +74,7 @@ async def test_a_step_that_fails_leaves_nothing_behind(connection: aiosqlite.Con
     assert await migrate(connection, (*steps(), NEXT)) == NEXT.version
 
 
-async def test_a_step_that_forgets_its_number_is_refused(connection: aiosqlite.Connection) -> None:
+async def test_a_step_that_does_not_write_its_version_is_refused(connection: aiosqlite.Connection) -> None:
     with pytest.raises(LogCorrupt, match="user_version"):
         await migrate(connection, (Step(FIRST_VERSION, "0001_x.sql", "CREATE TABLE a (b);"),))
     assert await schema(connection) == []
@@ -94,7 +94,7 @@ async def set_version(path: Path, version: int) -> None:
         await file.execute(f"PRAGMA user_version = {version}")
 
 
-async def test_the_log_of_a_newer_tracker_is_refused(tmp_path: Path) -> None:
+async def test_a_log_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     await set_version(path, 99)
     with pytest.raises(LogCorrupt, match="newer Tracker"):
@@ -102,7 +102,7 @@ async def test_the_log_of_a_newer_tracker_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", range(1, FIRST_VERSION))
-async def test_the_log_of_an_unreleased_tracker_is_refused_with_what_to_do(tmp_path: Path, version: int) -> None:
+async def test_a_log_of_an_unreleased_version_is_refused_with_advice(tmp_path: Path, version: int) -> None:
     path = tmp_path / "log.db"
     await set_version(path, version)
     refusal = f"version {version}: an earlier, unreleased Tracker wrote it.*new log with `tracker init`"
@@ -116,7 +116,7 @@ def test_a_script_is_split_where_its_statements_end() -> None:
 
 
 class TestMigratedLog(LogContract):
-    """A log of the version before, migrated when it is opened, keeps the log's contract."""
+    """A log of the previous version, migrated when it is opened, keeps the log's contract."""
 
     @pytest.fixture
     async def log(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqliteLog]:

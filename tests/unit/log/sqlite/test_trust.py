@@ -20,7 +20,7 @@ from tracker.log.cluster.messages import DivergenceReport, CosignedTree, SignedT
 
 OURS, THEIRS = Signer.generate("log"), Signer.generate("log")
 B, NOT_B = Signer.generate("log/b"), Signer.generate("log/b")
-NOBODY, TOLD = TrustedKeys(), TrustedKeys([OURS.verifier], [CosignerKey.from_signer(B)])
+NO_KEYS, KNOWN_KEYS = TrustedKeys(), TrustedKeys([OURS.verifier], [CosignerKey.from_signer(B)])
 HUGE = 10**15
 
 
@@ -36,15 +36,15 @@ def cosigning(size: int, by: Signer = B, *, name: str = "log/b", node: str = "b"
     return CosignedTree(node, size, name, line, str(CosignerKey.from_signer(by)))
 
 
-class Heard:
-    """A replica of six records that applies one message after the other."""
+class MessageReplica:
+    """A replica of six records to which messages about the tree are applied."""
 
     def __init__(self, log: Replica) -> None:
         self.log, self.sequence = log, 1
 
-    async def hear(self, *said: TreeMessage, at_once: bool = False) -> list[int]:
-        """How many of all that was said are set aside, after each."""
-        entries = [StreamEntry(self.sequence + n, b"", tree_message=each) for n, each in enumerate(said, 1)]
+    async def apply(self, *messages: TreeMessage, at_once: bool = False) -> list[int]:
+        """Apply the messages one by one, or all at once; returns how many are quarantined after each."""
+        entries = [StreamEntry(self.sequence + n, b"", tree_message=each) for n, each in enumerate(messages, 1)]
         self.sequence += len(entries)
         found: list[int] = []
         for some in [entries] if at_once else [[each] for each in entries]:
@@ -57,26 +57,28 @@ class Heard:
 
 
 @pytest.fixture
-async def heard(tmp_path: Path) -> AsyncIterator[Heard]:
+async def replica(tmp_path: Path) -> AsyncIterator[MessageReplica]:
     await Replica.init(tmp_path / "log.db", log_id="x", stream="s")
     log = await Replica.open(tmp_path / "log.db")
     await log.apply([StreamEntry(1, b"", [frame_row(delivery(f"k{n}")) for n in range(6)])])
-    yield Heard(log)
+    yield MessageReplica(log)
     await log.close()
 
 
-@pytest.mark.parametrize("known", [NOBODY, TOLD])
-async def test_the_word_of_the_signer_and_of_the_cosigners_is_kept(heard: Heard, known: TrustedKeys) -> None:
-    await heard.log.set_trusted_keys(known)
-    said = [signed(2), cosigning(2), signed(5), cosigning(5), DivergenceReport("c", 5, bytes(32), 3)]
-    assert await heard.hear(*said, at_once=True) == [0]
-    assert await heard.sizes() == [2, 5]
-    assert [len(await heard.log.cosignatures(size)) for size in (2, 5)] == [1, 1]
-    assert await heard.log.divergence_reports() == [said[-1]]
-    assert await heard.log.announced_key() == str(OURS.verifier)
+@pytest.mark.parametrize("known", [NO_KEYS, KNOWN_KEYS])
+async def test_messages_of_the_signer_and_of_the_cosigners_are_stored(
+    replica: MessageReplica, known: TrustedKeys
+) -> None:
+    await replica.log.set_trusted_keys(known)
+    messages = [signed(2), cosigning(2), signed(5), cosigning(5), DivergenceReport("c", 5, bytes(32), 3)]
+    assert await replica.apply(*messages, at_once=True) == [0]
+    assert await replica.sizes() == [2, 5]
+    assert [len(await replica.log.cosignatures(size)) for size in (2, 5)] == [1, 1]
+    assert await replica.log.divergence_reports() == [messages[-1]]
+    assert await replica.log.announced_key() == str(OURS.verifier)
 
 
-@pytest.mark.parametrize("known", [NOBODY, TOLD])
+@pytest.mark.parametrize("known", [NO_KEYS, KNOWN_KEYS])
 @pytest.mark.parametrize(
     "forged",
     [
@@ -100,18 +102,18 @@ async def test_the_word_of_the_signer_and_of_the_cosigners_is_kept(heard: Heard,
         DivergenceReport("b", HUGE, bytes(32), None),
     ],
 )
-async def test_what_is_forged_moves_nothing_and_is_counted(
-    heard: Heard, known: TrustedKeys, forged: TreeMessage
+async def test_a_forged_message_changes_nothing_and_is_counted(
+    replica: MessageReplica, known: TrustedKeys, forged: TreeMessage
 ) -> None:
-    await heard.log.set_trusted_keys(known)
-    assert await heard.hear(signed(2), cosigning(2)) == [0, 0]
-    before = await everything(heard.log)
-    assert await heard.hear(forged) == [1]
-    assert await everything(heard.log) == before
-    # And nothing that is true is in its way.
-    assert await heard.hear(signed(3), cosigning(3), signed(6), cosigning(6)) == [1] * 4
-    assert await heard.sizes() == [2, 3, 6]
-    assert [len(await heard.log.cosignatures(size)) for size in (3, 6)] == [1, 1]
+    await replica.log.set_trusted_keys(known)
+    assert await replica.apply(signed(2), cosigning(2)) == [0, 0]
+    before = await everything(replica.log)
+    assert await replica.apply(forged) == [1]
+    assert await everything(replica.log) == before
+    # Authentic messages are still applied.
+    assert await replica.apply(signed(3), cosigning(3), signed(6), cosigning(6)) == [1] * 4
+    assert await replica.sizes() == [2, 3, 6]
+    assert [len(await replica.log.cosignatures(size)) for size in (3, 6)] == [1, 1]
 
 
 async def everything(log: Replica) -> list[object]:
@@ -130,69 +132,71 @@ async def everything(log: Replica) -> list[object]:
     "forged",
     [signed(HUGE, THEIRS), SignedTree("a", 3, signed(3, THEIRS).note, str(OURS.verifier)), cosigning(2, NOT_B)],
 )
-async def test_nobody_names_himself_before_the_first_checkpoint_with_what_is_not_there(
-    heard: Heard, forged: TreeMessage
-) -> None:
-    await heard.log.set_trusted_keys(NOBODY)
-    assert await heard.hear(forged, signed(2), cosigning(2)) == [1, 1, 1]
-    assert await heard.sizes() == [2]
-    assert await heard.log.announced_key() == str(OURS.verifier)
+async def test_a_checkpoint_beyond_the_log_announces_no_key(replica: MessageReplica, forged: TreeMessage) -> None:
+    await replica.log.set_trusted_keys(NO_KEYS)
+    assert await replica.apply(forged, signed(2), cosigning(2)) == [1, 1, 1]
+    assert await replica.sizes() == [2]
+    assert await replica.log.announced_key() == str(OURS.verifier)
 
 
-async def test_a_checkpoint_about_records_that_come_later_in_the_same_batch_names_no_key(heard: Heard) -> None:
-    await heard.log.set_trusted_keys(NOBODY)
+async def test_a_checkpoint_of_records_later_in_the_same_batch_announces_no_key(replica: MessageReplica) -> None:
+    await replica.log.set_trusted_keys(NO_KEYS)
     rows = [frame_row(delivery("later"))]
-    await heard.log.apply(
+    await replica.log.apply(
         [
             StreamEntry(2, b"", tree_message=signed(7, THEIRS)),
             StreamEntry(3, b"", rows),
             StreamEntry(4, b"", tree_message=signed(7)),
         ]
     )
-    assert (await heard.log.announced_key(), await heard.log.quarantined_count()) == (str(OURS.verifier), 1)
+    assert (await replica.log.announced_key(), await replica.log.quarantined_count()) == (str(OURS.verifier), 1)
 
 
-async def test_what_a_key_signed_before_somebody_named_it_is_kept_from_then_on(heard: Heard, tmp_path: Path) -> None:
-    await heard.log.set_trusted_keys(TOLD)
+async def test_quarantined_messages_of_a_key_are_stored_once_the_key_is_trusted(
+    replica: MessageReplica, tmp_path: Path
+) -> None:
+    await replica.log.set_trusted_keys(KNOWN_KEYS)
     new = Signer.generate("log")
     line = cosigning(4, note=signed(4, new).note)
-    assert await heard.hear(signed(2), signed(4, new), line, signed(5, THEIRS)) == [0, 1, 2, 3]
-    await heard.log.set_trusted_keys(TrustedKeys([new.verifier, OURS.verifier], [CosignerKey.from_signer(B)]))
-    assert (await heard.sizes(), await heard.log.quarantined_count()) == ([2, 4], 1)
-    assert await heard.log.cosignatures(4) == [line.line]
+    assert await replica.apply(signed(2), signed(4, new), line, signed(5, THEIRS)) == [0, 1, 2, 3]
+    await replica.log.set_trusted_keys(TrustedKeys([new.verifier, OURS.verifier], [CosignerKey.from_signer(B)]))
+    assert (await replica.sizes(), await replica.log.quarantined_count()) == ([2, 4], 1)
+    assert await replica.log.cosignatures(4) == [line.line]
 
 
-async def test_a_second_signer_sees_that_there_is_a_first_one(heard: Heard) -> None:
-    await heard.log.set_trusted_keys(TrustedKeys([THEIRS.verifier]))
-    assert await heard.hear(signed(2), signed(4)) == [0, 1]
-    assert await heard.log.announced_key() == str(OURS.verifier)
+async def test_a_node_that_trusts_another_signer_still_sees_the_announced_key(replica: MessageReplica) -> None:
+    await replica.log.set_trusted_keys(TrustedKeys([THEIRS.verifier]))
+    assert await replica.apply(signed(2), signed(4)) == [0, 1]
+    assert await replica.log.announced_key() == str(OURS.verifier)
 
 
-async def test_names_without_end_leave_room_for_the_nodes_there_are(heard: Heard) -> None:
-    await heard.log.set_trusted_keys(
+async def test_many_unknown_cosigners_leave_room_for_the_known_ones(replica: MessageReplica) -> None:
+    await replica.log.set_trusted_keys(
         TrustedKeys([OURS.verifier], [CosignerKey.from_signer(Signer.generate("log/told"))])
     )
     many = [
         cosigning(2, Signer.generate(f"log/n{n}"), name=f"log/n{n}", node=f"n{n}") for n in range(MAX_COSIGNERS + 7)
     ]
-    assert (await heard.hear(signed(2), cosigning(2), *many))[-1] == 8
-    assert await heard.hear(signed(4), cosigning(4)) == [8, 8]
-    assert len(await heard.log.cosignatures(4)) == 1
+    assert (await replica.apply(signed(2), cosigning(2), *many))[-1] == 8
+    assert await replica.apply(signed(4), cosigning(4)) == [8, 8]
+    assert len(await replica.log.cosignatures(4)) == 1
 
 
-async def test_an_alarm_is_settled_by_nobody_but_the_node_itself(heard: Heard) -> None:
-    await heard.log.set_trusted_keys(NOBODY)
-    complaint = DivergenceReport("b", 2, bytes(32), 1)
-    await heard.hear(signed(2), complaint, signed(4))
+async def test_only_the_node_itself_can_settle_its_divergence_report(replica: MessageReplica) -> None:
+    await replica.log.set_trusted_keys(NO_KEYS)
+    report = DivergenceReport("b", 2, bytes(32), 1)
+    await replica.apply(signed(2), report, signed(4))
     other = Signer.generate("log/c")
-    await heard.hear(cosigning(4, other, name="log/c", node="b"), cosigning(4, other, name="log/c", node="c"))
-    assert await heard.log.divergence_reports() == [complaint]
-    await heard.hear(cosigning(4))
-    assert await heard.log.divergence_reports() == []
+    await replica.apply(cosigning(4, other, name="log/c", node="b"), cosigning(4, other, name="log/c", node="c"))
+    assert await replica.log.divergence_reports() == [report]
+    await replica.apply(cosigning(4))
+    assert await replica.log.divergence_reports() == []
 
 
-async def test_not_more_is_set_aside_than_can_be_looked_at_again(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_quarantined_messages_is_bounded(
+    replica: MessageReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trust, "MAX_QUARANTINED", 2)
-    await heard.log.set_trusted_keys(TOLD)
-    assert await heard.hear(*[signed(HUGE + n, THEIRS) for n in range(4)], signed(2)) == [1, 2, 2, 2, 2]
-    assert await heard.sizes() == [2]
+    await replica.log.set_trusted_keys(KNOWN_KEYS)
+    assert await replica.apply(*[signed(HUGE + n, THEIRS) for n in range(4)], signed(2)) == [1, 2, 2, 2, 2]
+    assert await replica.sizes() == [2]
