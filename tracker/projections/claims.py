@@ -57,11 +57,6 @@ def stronger_start(held: Claim | None, new: Claim) -> Claim:
     return held if (held.at, held.key, held.n) <= (new.at, new.key, new.n) else new
 
 
-def later_start(held: Claim | None, new: Claim) -> Claim:
-    """The later of two start claims; of equal ones, the one with the smaller dedupe key."""
-    return new if held is None or (-new.at, new.key, new.n) < (-held.at, held.key, held.n) else held
-
-
 def stronger_end(held: Claim | None, new: Claim) -> Claim:
     """The stronger of two end claims."""
     if held is None:

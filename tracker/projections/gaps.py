@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tracker.domain.facts import Micros, Provenance
 from tracker.projections.announcements import Announcements
 from tracker.projections.recordings import RenderedRecording
-from tracker.domain.rows import ConnectionRow, EntryRow, SessionRow, StreamRow, SupervisorSessionRow
+from tracker.domain.rows import ConnectionRow, End, EntryRow, SessionRow, StreamRow, SupervisorSessionRow
 
 FIRST_N = 1_000_000
 """`n` of the first of these entries: larger than `n` of any fact of a record."""
@@ -28,16 +28,30 @@ class _Gap(NamedTuple):
     detail: dict[str, Any]
 
 
+class ActivitySpan(NamedTuple):
+    """When an activity without rows of its own (a broadcast, an ingress, …) began and ended, and how that is known."""
+
+    kind: str
+    id: str
+    identity: str | None
+    started_at: Micros | None
+    start_provenance: Provenance | None
+    ended_at: Micros | None
+    end: End | None
+
+
 def gap_entries(
     session: SessionRow, connections: list[ConnectionRow], streams: list[StreamRow],
-    recordings: list[RenderedRecording], supervisors: list[SupervisorSessionRow], announced: Announcements, *, last_n: int,
+    recordings: list[RenderedRecording], supervisors: list[SupervisorSessionRow], activities: list[ActivitySpan],
+    announced: Announcements, *, last_n: int,
 ) -> tuple[EntryRow, ...]:  # fmt: skip
     """The entries that fill what the events of a session left out, in order of time.
 
     `last_n`: the `n` of the session's first fact of its last record. A record may be about several sessions.
     """
     gaps: list[_Gap] = [*_of_session(session), *_of_connections(connections), *_of_streams(streams)]
-    gaps += [*_of_recordings(recordings), *_of_supervisors(supervisors), *_of_announcements(session, announced)]
+    gaps += [*_of_recordings(recordings), *_of_supervisors(supervisors), *_of_activities(activities)]
+    gaps += _of_announcements(session, announced)
     gaps.sort(key=lambda gap: (gap.at, gap.kind, gap.subject_id or ""))
     return tuple(
         EntryRow(
@@ -131,3 +145,13 @@ def _of_supervisors(rows: list[SupervisorSessionRow]) -> Iterator[_Gap]:
         yield from _gap(row.started_at, "supervisor_session.started", row.id, who, row.start_provenance, subject)
         if row.provenance == "inferred":
             yield from _gap(row.ended_at, "supervisor_session.ended", row.id, who, row.provenance, subject)
+
+
+def _of_activities(spans: list[ActivitySpan]) -> Iterator[_Gap]:
+    for span in spans:
+        ended = "stopped" if span.kind == "broadcast" else "ended"
+        started, who = f"{span.kind}.started", span.identity
+        yield from _gap(span.started_at, started, span.id, who, span.start_provenance, span.kind)
+        if span.end is not None:
+            detail = {"reason": span.end.reason}
+            yield from _gap(span.ended_at, f"{span.kind}.{ended}", span.id, who, span.end.provenance, span.kind, detail)

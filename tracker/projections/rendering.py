@@ -19,7 +19,7 @@ from tracker.domain.facts import EndReason, Micros, Provenance, RunRules
 from tracker.projections.claims import Claim, anomaly
 from tracker.projections.announcements import announcements, start_is_reported
 from tracker.projections.early_starts import clamp_early_starts
-from tracker.projections.gaps import gap_entries
+from tracker.projections.gaps import ActivitySpan, gap_entries
 from tracker.projections.ids import distinct_ids
 from tracker.projections.people import (
     RenderedConnection,
@@ -90,7 +90,7 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
     found = render_recordings(identity, state, ended_at, anomalies, context.rules)
     recordings = [recording.row for recording in found]
     supervisors = _supervisors(identity, state, ended_at, anomalies)
-    _add_activity_anomalies(state, ended_at, anomalies)
+    activities = _activities(state, ended_at, anomalies)
     participants = render_participants(identity, connections)
     people = [person for person in participants if person.is_counted]
     session = SessionRow(
@@ -127,7 +127,9 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
         streams=tuple(streams),
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
-        gaps=gap_entries(session, reported, streams, found, supervisors, announcements(state), last_n=state.last_n),
+        gaps=gap_entries(
+            session, reported, streams, found, supervisors, activities, announcements(state), last_n=state.last_n
+        ),
         state=encode_state(whole),
     )
 
@@ -314,10 +316,23 @@ def _supervisors(
     return rows
 
 
-def _add_activity_anomalies(state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]) -> None:
+def _activities(state: SessionState, ended_at: Micros | None, anomalies: list[Anomaly]) -> list[ActivitySpan]:
+    spans: list[ActivitySpan] = []
     for kind in ("broadcast", "ingress", "transcription", "agent_job"):
         for key, interval in sorted(state.intervals.get(kind, {}).items()):
-            _close(interval, ended_at, f"{kind} {key}", anomalies)
+            ended, end = _close(interval, ended_at, f"{kind} {key}", anomalies)
+            spans.append(
+                ActivitySpan(
+                    kind=kind,
+                    id=key,
+                    identity=interval.value("identity"),
+                    started_at=interval.start.at if interval.start else None,
+                    start_provenance=interval.start_provenance,
+                    ended_at=ended,
+                    end=end,
+                )
+            )
+    return spans
 
 
 def _completeness(

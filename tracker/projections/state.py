@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from tracker.domain.facts import Micros, Provenance
-from tracker.projections.claims import Claim, later_start, stronger_end, stronger_start
+from tracker.projections.claims import Claim, stronger_end, stronger_start
 
 MAX_ANOMALIES = 100
 """Anomalies a session holds."""
@@ -44,16 +44,19 @@ class Interval(msgspec.Struct, array_like=True):
     values: dict[str, Value] = {}
     statuses: dict[str, Claim] = {}
     """Of a recording: the earliest claim of each status, by the sender's clock if there is one."""
-    latest_start: Claim | None = None
+    first_start: Micros | None = None
+    """The earliest start that any event states, by the sender's clock."""
+    last_start: Micros | None = None
     """The latest start that an event of its own reported, by the sender's clock."""
 
     def claim_start(self, claim: Claim) -> None:
         """Add a start claim."""
         self.start = stronger_start(self.start, claim)
-        if claim.provenance == "reported":
+        is_reported = claim.provenance == "reported"
+        if is_reported:
             self.start_reported = True
-            if claim.clock == "server":
-                self.latest_start = later_start(self.latest_start, claim)
+        if claim.clock == "server":
+            self._note_start(claim.at, claim.at if is_reported else None)
 
     def claim_end(self, claim: Claim) -> None:
         """Add an end claim."""
@@ -81,8 +84,13 @@ class Interval(msgspec.Struct, array_like=True):
             self.set_values(value.at, value.key, **{name: value.value})
         for name, claim in other.statuses.items():
             self.set_status(name, claim)
-        if other.latest_start is not None:
-            self.latest_start = later_start(self.latest_start, other.latest_start)
+        self._note_start(other.first_start, other.last_start)
+
+    def _note_start(self, first: Micros | None, last: Micros | None) -> None:
+        if first is not None and (self.first_start is None or first < self.first_start):
+            self.first_start = first
+        if last is not None and (self.last_start is None or last > self.last_start):
+            self.last_start = last
 
     def set_status(self, name: str, claim: Claim) -> None:
         """Add a claim of a status."""
@@ -96,15 +104,10 @@ class Interval(msgspec.Struct, array_like=True):
     @property
     def final_end(self) -> Claim | None:
         """The end; None where the same thing started again after it, so that it is running."""
-        again, start = self.latest_start, self.start
-        has_restarted = (
-            again is not None
-            and start is not None
-            and self.end is not None
-            and again.at > self.end.at
-            and (again.key, again.n) != (start.key, start.n)
-        )
-        return None if has_restarted else self.end
+        if self.end is None or self.first_start is None or self.last_start is None:
+            return self.end
+        # A single start that is later than the end is a wrong clock, not another start.
+        return None if self.last_start > self.end.at and self.last_start > self.first_start else self.end
 
     @property
     def start_provenance(self) -> Provenance | None:

@@ -166,6 +166,23 @@ async def test_a_connection_that_joins_again_under_its_id_is_there_again() -> No
         agree(rows)
 
 
+async def test_a_connection_whose_first_join_was_lost_is_there_again_after_it_left_and_joined() -> None:
+    left = lk("participant_left", 300, participant=person(joined=10, disconnectReason="MIGRATION"))
+    rows = await session_of(
+        "lk", [lk("room_started", 0), left, lk("participant_joined", 301, participant=person(joined=301))]
+    )
+    assert (rows.connections[0].left_at, rows.session.state) == (None, "open")
+
+
+async def test_a_join_after_an_abort_under_the_same_id_is_there() -> None:
+    aborted = lk("participant_connection_aborted", 20, participant=person(joined=15))
+    joined = lk("participant_joined", 30, participant=person(joined=30))
+    for order in ([aborted, joined], [joined, aborted]):
+        rows = await session_of("lk", [lk("room_started", 0), *order])
+        assert (rows.connections[0].aborted, rows.connections[0].left_at) == (False, None)
+        assert (rows.session.participants, rows.session.peak_participants) == (1, 1)
+
+
 async def test_a_join_sent_again_after_a_leave_with_its_old_time_does_not_reopen_the_connection() -> None:
     """Servers before 1.4.4 send a join again when a connection resumes."""
     told = [
