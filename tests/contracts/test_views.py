@@ -11,13 +11,15 @@ import pytest
 
 from tracker.errors import ParameterInvalid
 from tracker.domain.rows import Anomaly, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, SessionRows, StreamRow, SupervisorSessionRow  # fmt: skip
-from tracker.views.contract import Changes, SavedEntry, SessionFilter, SourceRow, ViewsWriter
+from tracker.domain.room_marks import ANCHOR, END, KEYED, LOOSE, SPAN, Mark, MarkChange, Marks
+from tracker.views.contract import Changes, RoomUpdate, SavedEntry, SessionFilter, SourceRow, ViewsWriter
 from tests.support.memory_views import MemoryViews
 from tracker.views.sqlite.views import SqliteViews
 
 SECOND = 1_000_000
 T0 = 1_795_219_200 * SECOND  # 2026-11-21T00:00:00Z
 DAY = 86_400 * SECOND
+ROOM = RoomUpdate("ov", "Room", [MarkChange(KEYED, None, Mark(T0, 0, "a"))])
 REPORTED = End(reason="normal", vendor_reason="last", provenance="reported")
 
 
@@ -70,7 +72,14 @@ def session_rows(
 
 
 def entry(
-    position: int, n: int = 0, *, session_id: str | None = "ov:a", at: int = T0, placed_at: int = T0, **more: Any
+    position: int,
+    n: int = 0,
+    *,
+    session_id: str | None = "ov:a",
+    at: int = T0,
+    placed_at: int = T0,
+    anchor: str | None = None,
+    **more: Any,
 ) -> SavedEntry:
     """One entry of room "Room". `more` replaces fields of its row."""
     fields: dict[str, Any] = {
@@ -79,7 +88,7 @@ def entry(
         "source": "ov", "provenance": "reported", "clock": "server", "dedupe_key": f"key-{position}", "hidden": False,
     }  # fmt: skip
     fields.update(more)
-    return SavedEntry(row=EntryRow(**fields), room="Room", placed_at=placed_at, session_ref=b"place")
+    return SavedEntry(row=EntryRow(**fields), room="Room", placed_at=placed_at, session_ref=b"place", anchor=anchor)
 
 
 @pytest.fixture
@@ -116,13 +125,10 @@ async def test_saved_rows_are_read_back_unchanged(views: SqliteViews) -> None:
     rows = session_rows("a", anomalies=[Anomaly(kind="late_event", position=2, detail="x")])
     source = SourceRow(source="ov", vendor="openvidu", last_received_at=9, records=2, state=b"s")
     saved = [entry(1), entry(2)]
-    await views.save(
-        Changes(position=2, sessions=[rows], entries=saved, rooms=[("ov", "Room", b"r")], sources=[source])
-    )
+    await views.save(Changes(position=2, sessions=[rows], entries=saved, rooms=[ROOM], sources=[source]))
     assert await views.projected_position() == 2
     assert await views.session("ov:a") == rows.session
     assert await views.states(["ov:a", "ov:none"]) == {"ov:a": b"folded a"}
-    assert await views.rooms([("ov", "Room"), ("ov", "other")]) == {("ov", "Room"): b"r"}
     assert await views.sources() == [source]
     assert await views.session_entries("ov:a") == saved
     here: dict[str, Any] = {"session_id": "ov:a", "sources": None, "limit": 5, "cursor": None}
@@ -165,7 +171,7 @@ async def test_an_uncommitted_save_is_visible_after_the_next_commit(writer: View
     # The writer goes on from what it has writer.
     assert await writer.states(["ov:b"]) == {"ov:b": b"folded b"}
     assert await writer.session_entries("ov:a") == [entry(1), entry(2)]
-    await writer.save(Changes(position=3, rooms=[("ov", "Room", b"r")]))
+    await writer.save(Changes(position=3, rooms=[ROOM]))
     assert await writer.projected_position() == 3
     await writer.rollback()
     assert await writer.projected_position() == 3
@@ -292,10 +298,71 @@ async def test_every_id_of_a_session_finds_it(views: SqliteViews) -> None:
     assert await found("ov:Room_1") == await found("nothing") == []
 
 
-async def test_room_entries_are_those_in_the_window(views: SqliteViews) -> None:
-    await views.save(Changes(position=3, entries=[entry(i, placed_at=T0 + i) for i in (1, 2, 3)]))
-    assert [e.row.position for e in await views.room_entries("ov", "Room", T0 + 2, T0 + 3)] == [2]
-    assert [e.row.position for e in await views.room_entries("ov", "Room", None, None)] == [1, 2, 3]
+async def test_room_entries_are_those_in_the_windows_and_those_with_the_anchors(writer: ViewsWriter) -> None:
+    saved = [entry(i, placed_at=T0 + i, anchor="r" if i == 5 else None) for i in (1, 2, 3, 4, 5)]
+    await writer.save(Changes(position=5, entries=saved))
+
+    async def found(windows: list[tuple[int, int]], *anchors: str, room: str = "Room") -> list[int]:
+        entries = await writer.read_rooms(lambda rooms: rooms.room_entries("ov", room, windows, anchors))
+        assert [each for each in saved if each in entries] == entries
+        return [each.row.position for each in entries]
+
+    assert await found([(T0 + 2, T0 + 3), (T0 + 4, T0 + 9)]) == [2, 4, 5]
+    assert await found([(T0 + 1, T0 + 2)], "r", "s") == [1, 5]
+    assert await found([(T0, T0 + 9)], "r", room="other") == []
+
+
+async def test_sessions_that_wait_for_the_next_run_are_found_by_the_moment_since_when(writer: ViewsWriter) -> None:
+    sessions = [msgspec.structs.replace(session_rows(f"s{i}"), next_run_after=T0 + i) for i in (1, 2, 3)]
+    await writer.save(Changes(position=1, sessions=sessions))
+    changed = msgspec.structs.replace(sessions[2], next_run_after=T0 + 7)
+    await writer.save(Changes(position=2, sessions=[changed]))
+
+    async def found(*windows: tuple[int, int], room: str = "Room") -> list[str]:
+        return sorted(await writer.read_rooms(lambda rooms: rooms.sessions_without_next_run("ov", room, windows)))
+
+    assert await found((T0 + 1, T0 + 2), (T0 + 3, T0 + 9)) == ["ov:s1", "ov:s3"]
+    assert await found((T0 + 2, T0 + 7)) == ["ov:s2"]
+    assert await found((T0, T0 + 9), room="other") == []
+
+
+def marks_in_any_order(marks: Marks) -> None:
+    assert list(marks.select(KEYED)) == [Mark(T0, 0, "a"), Mark(T0 + 5, 0, "b"), Mark(T0 + 5, 0, "c")]
+    assert list(marks.select(KEYED, T0 + 1, limit=1)) == [Mark(T0 + 5, 0, "b")]
+    assert list(marks.select(KEYED, high=T0 + 5, limit=2, backwards=True)) == [
+        Mark(T0 + 5, 0, "c"),
+        Mark(T0 + 5, 0, "b"),
+    ]
+    assert list(marks.select(SPAN, T0, T0, until_from=T0 + 2, until_to=T0 + 3)) == [Mark(T0, T0 + 3)]
+    assert list(marks.select(SPAN, until_from=T0 + 9)) == []
+    assert marks.named(KEYED, "b") == Mark(T0 + 5, 0, "b")
+    assert marks.named(LOOSE, "b") is marks.named(ANCHOR, "b") is marks.named(LOOSE, "x") is None
+
+
+async def test_marks_are_added_moved_and_removed(writer: ViewsWriter) -> None:
+    assert await writer.read_rooms(lambda rooms: rooms.marks("ov", "Room")) is None
+    loose = Mark(T0 + 1, T0 + 4, "b")
+    added = [
+        MarkChange(KEYED, None, Mark(T0 + 5, 0, "c")),
+        MarkChange(KEYED, None, Mark(T0 + 9, 0, "a")),
+        MarkChange(LOOSE, None, loose),
+    ]
+    spans = [MarkChange(SPAN, None, Mark(T0, T0 + until)) for until in (1, 3)]
+    await writer.save(
+        Changes(position=1, rooms=[RoomUpdate("ov", "Room", [*added, *spans]), RoomUpdate("ov", "other", added)])
+    )
+    moved = [
+        MarkChange(KEYED, Mark(T0 + 9, 0, "a"), Mark(T0, 0, "a")), MarkChange(KEYED, None, Mark(T0 + 5, 0, "b")),
+        MarkChange(LOOSE, loose, None), MarkChange(END, None, Mark(T0)), spans[0],
+    ]  # fmt: skip
+    for _ in range(2):
+        await writer.save(Changes(position=2, rooms=[RoomUpdate("ov", "Room", moved)]))
+
+    def check(marks: Marks | None) -> None:
+        assert marks is not None
+        marks_in_any_order(marks)
+
+    await writer.read_rooms(lambda rooms: check(rooms.marks("ov", "Room")))
 
 
 async def test_sessions_without_an_end_or_without_joins_are_found(views: SqliteViews) -> None:

@@ -6,12 +6,13 @@ LIMIT: they have no queries. To read views, use the SQLite engine with a tempora
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tracker.domain.rows import SessionRows
 from tracker.domain.set_aside import find_set_aside
 from tracker.domain.facts import Micros
-from tracker.views.contract import Changes, SavedEntry, SourceRow
+from tracker.projections.known_marks import KnownMarks
+from tracker.views.contract import Changes, Result, RoomReader, SavedEntry, SourceRow
 
 
 class MemoryViews:
@@ -21,7 +22,7 @@ class MemoryViews:
         self.sessions: dict[str, SessionRows] = {}
         self.entries: dict[tuple[int, int], SavedEntry] = {}
         self._by_session: dict[str | None, set[tuple[int, int]]] = {}
-        self._rooms: dict[tuple[str, str], bytes] = {}
+        self._rooms: dict[tuple[str, str], KnownMarks] = {}
         self._sources: dict[str, SourceRow] = {}
         self._position = 0
         self._before: MemoryViews | None = None
@@ -39,26 +40,41 @@ class MemoryViews:
         """See the contract."""
         return {name: self.sessions[name].state for name in session_ids if name in self.sessions}
 
-    async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+    async def read_rooms(self, read: Callable[[RoomReader], Result]) -> Result:
         """See the contract."""
-        return {key: self._rooms[key] for key in keys if key in self._rooms}
+        return read(self)
+
+    def marks(self, source: str, room: str) -> KnownMarks | None:
+        """See the contract."""
+        return self._rooms.get((source, room))
+
+    def _entries_of(self, source: str, room: str) -> list[SavedEntry]:
+        """The entries of a room in order of position."""
+        return [saved for _, saved in sorted(self.entries.items()) if saved.row.source == source and saved.room == room]
+
+    def room_entries(
+        self, source: str, room: str, windows: Sequence[tuple[Micros, Micros]], anchors: Iterable[str]
+    ) -> list[SavedEntry]:
+        """See the contract."""
+        asked = set(anchors)
+        return [
+            saved
+            for saved in self._entries_of(source, room)
+            if saved.anchor in asked or any(low <= saved.placed_at < high for low, high in windows)
+        ]
+
+    def sessions_without_next_run(self, source: str, room: str, windows: Sequence[tuple[Micros, Micros]]) -> list[str]:
+        """See the contract."""
+        return [
+            name
+            for name, rows in self.sessions.items()
+            if (rows.session.source, rows.session.room_id) == (source, room)
+            and any(low <= rows.next_run_after < high for low, high in windows)
+        ]
 
     async def sources(self) -> list[SourceRow]:
         """See the contract."""
         return [self._sources[name] for name in sorted(self._sources)]
-
-    async def room_entries(
-        self, source: str, room: str, from_at: Micros | None, to_at: Micros | None
-    ) -> list[SavedEntry]:
-        """See the contract."""
-        return [
-            saved
-            for _, saved in sorted(self.entries.items())
-            if saved.row.source == source
-            and saved.room == room
-            and (from_at is None or saved.placed_at >= from_at)
-            and (to_at is None or saved.placed_at < to_at)
-        ]
 
     async def session_entries(self, session_id: str) -> list[SavedEntry]:
         """See the contract."""
@@ -100,8 +116,10 @@ class MemoryViews:
                 self._by_session[held.row.session_id].discard(key)
             self.entries[key] = saved
             self._by_session.setdefault(saved.row.session_id, set()).add(key)
-        for source, room, state in changes.rooms:
-            self._rooms[(source, room)] = state
+        for source, room, changed in changes.rooms:
+            marks = self._rooms.setdefault((source, room), KnownMarks())
+            for change in changed:
+                marks.apply(change)
         for row in changes.sources:
             self._sources[row.source] = row
         self._position = changes.position

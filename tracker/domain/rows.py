@@ -196,3 +196,5 @@ class SessionRows(msgspec.Struct, frozen=True, kw_only=True):
     """Timeline entries that no event reported. They come and go with the session; no live stream sends them."""
     state: bytes
     """The folded state, opaque to the views."""
+    next_run_after: Micros = 0
+    """These rows depend on when the first other run of the room began after this moment."""

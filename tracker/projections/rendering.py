@@ -11,6 +11,7 @@ Inferred ends exist only in the rows. They are not in the state, so a stronger c
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Literal
 
 import msgspec
@@ -39,12 +40,13 @@ LATE = 5_000_000
 class RenderContext(msgspec.Struct, frozen=True, kw_only=True):
     """What the end of a session may depend on besides its own facts. All times are µs.
 
-    `next_start`: when the next run of its room began. `restarts`: the known restarts of its server, ascending.
+    `next_start`: when the first other run of its room began after `next_run_after`. `restarts`: the known restarts of its server, ascending.
     `latest`: the latest time of any fact of its source.
     """
 
     rules: RunRules
     next_start: Micros | None = None
+    next_run_after: Micros = 0
     restarts: tuple[Micros, ...] = ()
     latest: Micros = 0
 
@@ -60,6 +62,12 @@ def start_claim(state: SessionState) -> Claim | None:
     if own is not None and (own.provenance == "reported" or state.created is None):
         return own
     return state.created
+
+
+def next_run_after(state: SessionState) -> Micros:
+    """The rows of a session depend on when the next run of its room began after this moment."""
+    start = start_claim(state)
+    return state.first_at if start is None else start.at
 
 
 def render(state: SessionState, context: RenderContext) -> SessionRows:
@@ -131,6 +139,7 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
             session, reported, streams, found, supervisors, activities, announcements(state), last_n=state.last_n
         ),
         state=encode_state(whole),
+        next_run_after=context.next_run_after,
     )
 
 
@@ -160,8 +169,8 @@ def _inferred_end(state: SessionState, start: Claim | None, context: RenderConte
         ends.append(state.lifetime.end)
     if context.next_start is not None:
         ends.append(_inferred(context.next_start, "superseded"))
-    after = next((moment for moment in context.restarts if moment > state.last_at), None)
-    if after is not None and began < after:
+    index = bisect_right(context.restarts, state.last_at)
+    if index < len(context.restarts) and began < (after := context.restarts[index]):
         ends.append(_inferred(after, "server_shutdown"))
     limit = context.rules.never_joined_after
     # Someone with only a stream was present too. `ViewsWriter.never_joined_sessions` applies the same rule to the rows.

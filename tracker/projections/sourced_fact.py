@@ -23,19 +23,19 @@ class SourcedFact(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_session_ref(place: SessionRef) -> bytes:
-    """What a session reference says besides room and time. Empty if there is nothing more, which is the usual case."""
-    if place.starts_at is None and place.ends_at is None and place.anchor is None:
+    """What a session reference says besides room, time and anchor. Empty if there is nothing more, as usual."""
+    if place.starts_at is None and place.ends_at is None:
         return b""
-    return _pack((place.starts_at, place.ends_at, place.anchor))
+    return _pack((place.starts_at, place.ends_at))
 
 
-def decode_session_ref(room: str, at: Micros, packed: bytes) -> SessionRef:
+def decode_session_ref(room: str, at: Micros, packed: bytes, anchor: str | None) -> SessionRef:
     """The session reference, with the fields that finding its run needs."""
-    starts_at, ends_at, anchor = _unpack(packed) if packed else (None, None, None)
+    starts_at, ends_at = _unpack(packed) if packed else (None, None)
     return SessionRef(at=at, room=room, starts_at=starts_at, ends_at=ends_at, anchor=anchor)
 
 
-_Fields = tuple[Micros | None, Micros | None, str | None]
+_Fields = tuple[Micros | None, Micros | None]
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(_Fields).decode

@@ -11,19 +11,22 @@ the boundary. Each step is bounded, so that memory stays flat.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from tracker.projector.batch import Batch, BatchCache, LoadFacts, SourceState
-from tracker.projections.sourced_fact import SourcedFact
+from tracker.domain.facts import RunRules
+from tracker.domain.room_marks import ANCHOR, EARLIEST, KINDS, LATEST, Marks
+from tracker.projections.known_marks import KnownMarks
 from tracker.projections.rendering import session_id
-from tracker.projections.runs import Runs, decode_room, encode_room, merge_rooms
+from tracker.projections.runs import Room, Window
+from tracker.projections.sourced_fact import decode_session_ref
 from tracker.projections.state import decode_state
+from tracker.projector.batch import Batch, BatchCache, LoadFacts, SourceState
+from tracker.projector.placement import Effects, RoomKey
 from tracker.sources import registry
-from tracker.views.contract import MergeResult, Changes, MergeableViews, SharedRoom, SourceRow
+from tracker.views.contract import Changes, MergeableViews, MergeResult, RoomParts, SourceRow
 
 ROOMS_PER_STEP = 200
 SESSIONS_PER_STEP = 500
@@ -37,7 +40,7 @@ async def merge_parts(views: MergeableViews, part: Path, load_facts: LoadFacts) 
 
     `views` hold the records before those of `part`; both are as the projector left them. `load_facts` reads the log.
     """
-    merged = await views.merge(part, _join_rooms)
+    merged = await views.merge(part)
     position = merged.position
     await views.save(
         Changes(position=position, sources=[_join_sources(ours, theirs) for ours, theirs in merged.sources])
@@ -45,37 +48,30 @@ async def merge_parts(views: MergeableViews, part: Path, load_facts: LoadFacts) 
     shared_sessions = set(merged.shared_sessions)
     after = ("", "")
     while shared := await views.shared_rooms(after, limit=ROOMS_PER_STEP):
-        merger = PartMerger(views, BatchCache(), load_facts)
+        merger = PartMerger(views, load_facts)
         await views.save(await merger.merge_rooms(shared, position))
         shared_sessions -= merger.refolded
-        after = (shared[-1].source, shared[-1].room)
+        after = shared[-1]
     for names in _chunks(sorted(shared_sessions), SESSIONS_PER_STEP):
         theirs = await views.part_states(names)
-        await views.save(await PartMerger(views, BatchCache(), load_facts).merge_sessions(theirs, position))
+        await views.save(await PartMerger(views, load_facts).merge_sessions(theirs, position))
     for names in _chunks(await _sessions_ended_by_source(views, merged), SESSIONS_PER_STEP):
-        await views.save(await PartMerger(views, BatchCache(), load_facts).render_sessions(names, position))
+        await views.save(await PartMerger(views, load_facts).render_sessions(names, position))
     return position
 
 
 class PartMerger(Batch):
     """One step of the merge. Use once, with a cache of its own."""
 
-    async def merge_rooms(self, shared: Sequence[SharedRoom], position: int) -> Changes:
+    def __init__(self, views: MergeableViews, load_facts: LoadFacts) -> None:
+        super().__init__(views, BatchCache(), load_facts)
+        self._views = views
+
+    async def merge_rooms(self, shared: Sequence[RoomKey], position: int) -> Changes:
         """Everything that changes because of these rooms, which both parts know."""
         await self._load_sources()
-        to_reassign: set[str] = set()
-        to_render: set[str] = set()
-        for source, room, ours, theirs in shared:
-            key = (source, room)
-            parts = decode_room(ours), decode_room(theirs)
-            merged = self._cache.rooms[key] = merge_rooms(*parts)
-            after = self._runs[key] = self._cache.runs[key] = self._resolve_runs(key, merged)
-            for part in parts:
-                before = self._resolve_runs(key, part)
-                to_reassign |= await self._find_reassigned(key, before)
-                to_render.update(session_id(source, run) for run in _runs_with_changed_ends(before, after))
-        reassigned = {session: await self._facts_of_session(session) for session in sorted(to_reassign)}
-        return await self._corrected(reassigned, to_render, position)
+        effects = await self._views.read_parts(lambda parts: merge_effects(parts, shared, self._rules))
+        return await self._corrected(effects.left, effects.ended, position)
 
     async def merge_sessions(self, theirs: Mapping[str, bytes], position: int) -> Changes:
         """Join these sessions with the states that the second part folded."""
@@ -83,12 +79,12 @@ class PartMerger(Batch):
         await self._load_states(set(theirs), {})
         for name, state in theirs.items():
             self._cache.states[name].merge(decode_state(state))
-        return await self._corrected({}, set(theirs), position)
+        return await self._corrected(set(), set(theirs), position)
 
     async def render_sessions(self, names: Sequence[str], position: int) -> Changes:
         """Render these sessions again."""
         await self._load_sources()
-        return await self._corrected({}, set(names), position)
+        return await self._corrected(set(), set(names), position)
 
     @property
     def refolded(self) -> set[str]:
@@ -96,17 +92,16 @@ class PartMerger(Batch):
         return self._refolded
 
     async def _load_sources(self) -> None:
-        await self._learn_sources((), ())
-        assert self._cache.sources is not None  # noqa: S101 - loaded by `_learn_sources`
-        for source, (row, _) in self._cache.sources.items():
-            self._rules[source] = registry.rules(row.vendor)
+        for source, known in (await self._sources()).items():
+            self._rules[source] = registry.rules(known.row.vendor)
 
-    async def _corrected(self, reassigned: dict[str, list[SourcedFact]], to_render: set[str], position: int) -> Changes:
-        facts, homes = await self._reassign(reassigned)
+    async def _corrected(self, left: set[str], to_render: set[str], position: int) -> Changes:
+        facts = await self._reassigned_facts(left)
+        homes = await self._views.read_rooms(lambda rooms: self._placement.homes(rooms, facts))
         # Other sessions may get facts they have already: folding a fact again changes nothing.
-        others = (to_render | {home for home in homes if home is not None}) - reassigned.keys()
-        await self._load_states(others, {})
-        self._place(facts, homes)
+        await self._load_states(to_render | {home for home in homes if home is not None}, {})
+        self._forget(left)
+        await self._place(facts, homes)
         gone = self._refolded - self._touched.keys()
         return Changes(
             position=position,
@@ -116,14 +111,48 @@ class PartMerger(Batch):
         )
 
 
-def _runs_with_changed_ends(before: Runs, after: Runs) -> Iterator[str]:
-    """The runs in `before` that changed, and those that a changed run follows."""
-    starts = [run.start for run in before.runs]
-    for changed in {*before.runs} ^ {*after.runs}:
-        earlier = bisect_left(starts, changed.start)
-        if earlier:
-            yield before.runs[earlier - 1].key
-    yield from (run.key for run in {*before.runs} - {*after.runs})
+def merge_effects(parts: RoomParts, shared: Iterable[RoomKey], rules: Mapping[str, RunRules]) -> Effects:
+    """What the marks of each part change for the facts and sessions of the other."""
+    effects = Effects(set(), set())
+    for source, name in shared:
+        marks = [reader.marks(source, name) or KnownMarks() for reader in parts]
+        base, part, whole = (Room(name, each, rules[source]) for each in marks)
+        for reader, own, other in ((parts.base, base, part), (parts.part, part, base)):
+            window = _changed_window(own, other.marks, whole, rules[source])
+            if window is None:
+                continue
+            moved = {
+                mark.name
+                for mark in other.marks.select(ANCHOR)
+                if own.marks.named(ANCHOR, mark.name) != whole.marks.named(ANCHOR, mark.name)
+            }
+            moved.update(mark.name for mark in whole.marks.select(ANCHOR, window.low, window.high - 1))
+            for entry in reader.room_entries(source, name, [window], sorted(moved)):
+                place = decode_session_ref(name, entry.placed_at, entry.session_ref, entry.anchor)
+                held = entry.row.session_id
+                if held is not None and session_id(source, whole.find_run(place)) != held:
+                    effects.left.add(held)
+            previous = own.last_run(window.low - 1)
+            since = EARLIEST if previous is None else previous.start
+            effects.ended.update(reader.sessions_without_next_run(source, name, [Window(since, window.high)]))
+    return effects
+
+
+def _changed_window(own: Room, others: Marks, whole: Room, rules: RunRules) -> Window | None:
+    """When runs may differ between one part and the whole: around and between the marks of the other part."""
+    if rules.ends_only:
+        return Window(EARLIEST, LATEST)
+    kinds = [kind for kind in KINDS if kind != ANCHOR]
+    first = [mark.at for kind in kinds for mark in others.select(kind, limit=1)]
+    last = [mark.at for kind in kinds for mark in others.select(kind, limit=1, backwards=True)]
+    if not first:
+        return None
+    low = min(first) - 3 * rules.tolerance
+    if own.last_run(low) is None:
+        low = EARLIEST
+    high = max(room.end_of_group(max(last) + 3 * rules.tolerance) for room in (own, whole))
+    following = [room.next_run(high) for room in (own, whole)]
+    return Window(low, max((LATEST if run is None else run.start + 1) for run in following))
 
 
 async def _sessions_ended_by_source(views: MergeableViews, merged: MergeResult) -> list[str]:
@@ -157,10 +186,6 @@ def _join_sources(ours: SourceRow | None, theirs: SourceRow) -> SourceRow:
         records=ours.records + theirs.records,
         state=_encode_state(SourceState(runs, max(first.latest, second.latest))),
     )
-
-
-def _join_rooms(ours: bytes, theirs: bytes) -> bytes:
-    return encode_room(merge_rooms(decode_room(ours), decode_room(theirs)))
 
 
 def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:

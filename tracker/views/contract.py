@@ -6,13 +6,14 @@ exactly those of some log position. Readers never see half a save. Views can be 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from tracker.domain.facts import Micros
+from tracker.domain.room_marks import MarkChange, Marks
 from tracker.domain.set_aside import SetAside
 from tracker.domain.rows import EntryRow, SessionRow, SessionRows, SupervisorSessionRow
 
@@ -28,8 +29,11 @@ class SavedEntry(msgspec.Struct, frozen=True, gc=False):
     room: str | None
     """Set only for facts without a run key: a new start may move them. If None, the fields below are not stored."""
     placed_at: Micros
+    """The start of the run, if the fact states it; else the time that finds the run."""
     session_ref: bytes = b""
     """What else the fact states about its run, opaque to the views."""
+    anchor: str | None = None
+    """A recording id whose other facts may know a better time."""
 
 
 class SourceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +46,14 @@ class SourceRow(msgspec.Struct, frozen=True, kw_only=True):
     state: bytes
 
 
+class RoomUpdate(NamedTuple):
+    """The marks of one room that changed."""
+
+    source: str
+    room: str
+    changes: Sequence[MarkChange]
+
+
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a batch of records changes. `position` is the projected position after it."""
 
@@ -51,18 +63,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Session ids that no longer exist, because their facts moved. `entries` holds their entries again."""
     entries: Sequence[SavedEntry] = ()
     """New entries, and existing entries whose session changed (the same id replaces)."""
-    rooms: Sequence[tuple[str, str, bytes]] = ()
-    """(source, room, opaque state)"""
+    rooms: Sequence[RoomUpdate] = ()
     sources: Sequence[SourceRow] = ()
-
-
-class SharedRoom(NamedTuple):
-    """A room that is in the base views and in the part merged into them, with its (opaque) state in each."""
-
-    source: str
-    room: str
-    base: bytes
-    part: bytes
 
 
 class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +97,35 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     stuck_before: dict[str, Micros] = {}
 
 
+class RoomReader(Protocol):
+    """What the views hold about rooms. Its methods block: it is only for `ViewsWriter.read_rooms`."""
+
+    def marks(self, source: str, room: str) -> Marks | None:
+        """The marks of a room, or None if it has none."""
+        ...
+
+    def room_entries(
+        self, source: str, room: str, windows: Sequence[tuple[Micros, Micros]], anchors: Iterable[str]
+    ) -> list[SavedEntry]:
+        """Entries of a room with `low <= placed_at < high` for one of the windows, or one of the anchors."""
+        ...
+
+    def sessions_without_next_run(self, source: str, room: str, windows: Sequence[tuple[Micros, Micros]]) -> list[str]:
+        """Ids of sessions of a room with `low <= next_run_after < high` for one of the windows."""
+        ...
+
+
+class RoomParts(NamedTuple):
+    """The rooms of two parts of a merge, and of both together. Entries and sessions of a part are those it brought."""
+
+    base: RoomReader
+    part: RoomReader
+    whole: RoomReader
+
+
+Result = TypeVar("Result")
+
+
 class ViewsWriter(Protocol):
     """Views to write to: what the projector needs."""
 
@@ -106,18 +137,12 @@ class ViewsWriter(Protocol):
         """The folded states of the sessions that exist."""
         ...
 
-    async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-        """The opaque states of the (source, room) pairs that exist."""
+    async def read_rooms(self, read: Callable[[RoomReader], Result]) -> Result:
+        """What `read` returns. It may compute for long: it runs outside the event loop, where the views are read."""
         ...
 
     async def sources(self) -> list[SourceRow]:
         """All known sources."""
-        ...
-
-    async def room_entries(
-        self, source: str, room: str, from_at: Micros | None, to_at: Micros | None
-    ) -> list[SavedEntry]:
-        """Entries of this room with `from_at <= placed_at < to_at` (None: unbounded), in order of position."""
         ...
 
     async def session_entries(self, session_id: str) -> list[SavedEntry]:
@@ -165,12 +190,16 @@ class ViewsWriter(Protocol):
 class MergeableViews(ViewsWriter, Protocol):
     """Views that are being built, and into which the views of the following records can be merged."""
 
-    async def merge(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> MergeResult:
-        """Merge the views at `part`. A room in both gets the state that `join_rooms` returns for its two states."""
+    async def merge(self, part: Path) -> MergeResult:
+        """Merge the views at `part`."""
         ...
 
-    async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
-        """After `merge`: the rooms that are in both, with their states before the merge, by (source, room) after `after`."""
+    async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[tuple[str, str]]:
+        """After `merge`: (source, room) of the rooms that are in both, in order, after `after`."""
+        ...
+
+    async def read_parts(self, read: Callable[[RoomParts], Result]) -> Result:
+        """After `merge`: like `read_rooms`, for rooms that are in both."""
         ...
 
     async def part_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:

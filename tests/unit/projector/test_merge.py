@@ -18,7 +18,6 @@ from tracker.domain.deliveries import Record
 from tracker.projector.batch import Batch, BatchCache
 from tracker.projector.merge import PartMerger, merge_parts
 from tracker.projections.sourced_fact import SourcedFact
-from tracker.projections.runs import RoomState, merge_rooms
 from tracker.projector.projector import compare_views
 from tracker.views.contract import Changes
 from tracker.views.sqlite.views import SqliteViews
@@ -89,25 +88,6 @@ def test_merged_views_equal_views_built_at_once(vendor: str, data: st.DataObject
     ] + [f.Test(at=T + data.draw(st.integers(0, 3000)) * S, place=None, subject_type="source", subject_id="s")]
     middle = data.draw(st.integers(1, max(1, len(facts) - 1)))
     assert asyncio.run(differences(to_items(vendor, facts), middle, data.draw(st.integers(1, 9)))) == []
-
-
-def moments() -> st.SearchStrategy[f.SessionRef]:
-    time = st.integers(0, 5)
-    return st.builds(
-        f.SessionRef, at=time, room=st.just("r"), run=st.sampled_from([None, "x", "y"]), starts_at=st.none() | time,
-        ends_at=st.none() | time, anchor=st.sampled_from([None, "k"]),
-    )  # fmt: skip
-
-
-@given(st.lists(st.tuples(moments(), st.booleans())), st.integers(0, 20))
-def test_merged_room_states_equal_one_state(refs: list[tuple[f.SessionRef, bool]], middle: int) -> None:
-    def learn(places: list[tuple[f.SessionRef, bool]]) -> RoomState:
-        state = RoomState()
-        for place, timed in places:
-            state.learn(place, is_sender_clock=timed)
-        return state
-
-    assert merge_rooms(learn(refs[:middle]), learn(refs[middle:])) == learn(refs)
 
 
 def test_without_the_corrections_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
     names         names of the part get their number in the base, or a new one
     rows          rows of sessions that are only in the part are copied
-    in both       the two states of a room are joined; the rows of a session stay those of the base; all entries are copied
+    in both       the marks of a room are joined; the rows of a session stay those of the base; all entries are copied
     result        what is in both, for the projector to correct (`projector/merge`)
 
 Both files are being built, so nobody reads them; after a failure both are deleted. Runs in the connection's own thread.
@@ -12,15 +12,14 @@ Both files are being built, so nobody reads them; after a failure both are delet
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
+from tracker.domain.room_marks import KEYED, LOOSE, START
 from tracker.errors import ViewsUnavailable
-from tracker.views.contract import MergeResult
-from tracker.views.sqlite.schema import SELECT_STAMP, UNFINISHED
+from tracker.views.contract import MergeResult, RoomParts
+from tracker.views.sqlite.rooms import RoomsPart, SqliteRooms
+from tracker.views.sqlite.schema import CREATE_ROOM_MARKS, SELECT_STAMP, UNFINISHED
 from tracker.views.sqlite.writer import SELECT_POSITION, SELECT_SOURCES, decode_source
-
-JoinStates = Callable[[bytes, bytes], bytes]
 
 NUMBERED = {
     "sessions": ("number",),
@@ -46,27 +45,61 @@ CROSS JOIN main.names AS ours ON ours.name = theirs.name""",
     """
 INSERT INTO shared_sessions SELECT theirs, ours, fresh.state FROM renumbered
 CROSS JOIN main.sessions AS held ON held.number = ours CROSS JOIN part.session_states AS fresh ON fresh.session = theirs""",
+    "CREATE TEMP TABLE parts (last_number INTEGER NOT NULL, last_position INTEGER NOT NULL)",
+    "CREATE TEMP TABLE shared_rooms (theirs INTEGER PRIMARY KEY, ours INTEGER NOT NULL UNIQUE)",
     """
-CREATE TEMP TABLE shared_rooms (source TEXT NOT NULL, room TEXT NOT NULL, ours BLOB NOT NULL, theirs BLOB NOT NULL,
-    PRIMARY KEY (source, room)) WITHOUT ROWID""",
-    """
-INSERT INTO shared_rooms SELECT source, room, ours.state, theirs.state FROM part.rooms AS theirs
+INSERT INTO shared_rooms SELECT theirs.number, ours.number FROM part.rooms AS theirs
 JOIN main.rooms AS ours USING (source, room)""",
+    *(
+        statement
+        for table in ("base_marks", "part_marks")
+        for statement in (
+            CREATE_ROOM_MARKS.replace("TABLE room_marks", f"TEMP TABLE {table}"),
+            f"CREATE INDEX {table}_by_name ON {table} (room, name, kind) WHERE kind < {START}",
+        )
+    ),
+    "INSERT INTO base_marks SELECT * FROM main.room_marks WHERE room IN (SELECT ours FROM shared_rooms)",
+    """
+INSERT INTO part_marks SELECT ours, kind, at, until, name FROM part.room_marks JOIN shared_rooms ON room = theirs""",
 )
 SAVE_NAMES = """
 INSERT INTO main.names (number, name)
 SELECT number + ?, name FROM part.names WHERE number NOT IN (SELECT theirs FROM renumbered) ORDER BY number"""
-SAVE_ROOMS = """
-INSERT INTO main.rooms (source, room, state) SELECT source, room, state FROM part.rooms WHERE true
-ON CONFLICT (source, room) DO UPDATE SET state = join_states(state, excluded.state)"""
+SAVE_PARTS = "INSERT INTO parts VALUES (?, ?)"
+MERGE_ROOMS = (
+    "INSERT OR IGNORE INTO main.rooms (source, room) SELECT source, room FROM part.rooms ORDER BY source, room",
+    """
+INSERT INTO main.room_marks SELECT ours.number, kind, at, until, name FROM part.room_marks
+JOIN part.rooms AS theirs ON theirs.number = part.room_marks.room JOIN main.rooms AS ours USING (source, room)
+WHERE theirs.number NOT IN (SELECT theirs FROM shared_rooms)""",
+    # Of a mark with a name: the earlier time, and the later end of an extent.
+    f"DELETE FROM main.room_marks WHERE kind < {START} AND room IN (SELECT ours FROM shared_rooms)",
+    f"""
+INSERT INTO main.room_marks SELECT room, kind, min(at), max(until), name FROM (
+    SELECT * FROM base_marks UNION ALL SELECT * FROM part_marks
+) WHERE kind < {START} GROUP BY room, kind, name""",
+    f"INSERT OR IGNORE INTO main.room_marks SELECT * FROM part_marks WHERE kind >= {START}",
+    # A run with a stated start has no extent.
+    f"""
+DELETE FROM main.room_marks AS loose WHERE kind = {LOOSE} AND room IN (SELECT ours FROM shared_rooms) AND EXISTS (
+    SELECT 1 FROM main.room_marks AS keyed
+    WHERE keyed.room = loose.room AND keyed.kind = {KEYED} AND keyed.name = loose.name AND keyed.kind < {START})""",
+)
 SELECT_SHARED_SESSIONS = "SELECT name FROM shared_sessions CROSS JOIN names ON number = ours ORDER BY name"
 SELECT_THEIR_STATES = """
 SELECT name, state FROM json_each(?) CROSS JOIN names ON name = value JOIN shared_sessions ON ours = number"""
 SELECT_SHARED_ROOMS = """
-SELECT source, room, ours, theirs FROM shared_rooms WHERE (source, room) > (?, ?) ORDER BY source, room LIMIT ?"""
+SELECT source, room FROM shared_rooms JOIN rooms ON number = ours
+WHERE (source, room) > (?, ?) ORDER BY source, room LIMIT ?"""
+BASE = RoomsPart(
+    "base_marks", "position <= (SELECT last_position FROM parts)", "number <= (SELECT last_number FROM parts)"
+)
+PART = RoomsPart(
+    "part_marks", "position > (SELECT last_position FROM parts)", "number > (SELECT last_number FROM parts)"
+)
 
 
-def merge_part(connection: sqlite3.Connection, part: Path, join_states: JoinStates) -> MergeResult:
+def merge_part(connection: sqlite3.Connection, part: Path) -> MergeResult:
     """Merge the part that `SqliteViews.close_partial` left at `part`. Raises `ViewsUnavailable` for any other file."""
     if connection.in_transaction:
         connection.commit()
@@ -74,15 +107,17 @@ def merge_part(connection: sqlite3.Connection, part: Path, join_states: JoinStat
     stamp = connection.execute(SELECT_STAMP.replace("meta", "part.meta")).fetchone()
     if stamp is None or stamp[0] != UNFINISHED:
         raise ViewsUnavailable(f"{part} is not an unfinished part of a rebuild: run `tracker rebuild` again")
-    connection.create_function("join_states", 2, join_states, deterministic=True)
     connection.execute("BEGIN")
     (offset,) = connection.execute("SELECT ifnull(max(number), 0) FROM main.names").fetchone()
+    (last_position,) = connection.execute(SELECT_POSITION).fetchone()
     for statement in TEMPORARY:
         connection.execute(statement)
+    connection.execute(SAVE_PARTS, [offset, last_position])
     connection.execute(SAVE_NAMES, [offset])
     for table, numbers in NUMBERED.items():
         connection.execute(_copy_statement(connection, table, numbers, offset))
-    connection.execute(SAVE_ROOMS)
+    for statement in MERGE_ROOMS:
+        connection.execute(statement)
     base_sources = {row[0]: decode_source(row) for row in connection.execute(SELECT_SOURCES)}
     part_sources = [decode_source(row) for row in connection.execute(SELECT_SOURCES.replace("sources", "part.sources"))]
     (position,) = connection.execute(SELECT_POSITION.replace("meta", "part.meta")).fetchone()
@@ -93,6 +128,11 @@ def merge_part(connection: sqlite3.Connection, part: Path, join_states: JoinStat
         sources=[(base_sources.get(row.source), row) for row in part_sources],
         shared_sessions=[name for (name,) in connection.execute(SELECT_SHARED_SESSIONS)],
     )
+
+
+def rooms_of_parts(connection: sqlite3.Connection) -> RoomParts:
+    """The rooms of the two parts and of both together. For rooms that are in both parts, after `merge_part`."""
+    return RoomParts(SqliteRooms(connection, BASE), SqliteRooms(connection, PART), SqliteRooms(connection))
 
 
 def _copy_statement(connection: sqlite3.Connection, table: str, numbers: tuple[str, ...], offset: int) -> str:

@@ -50,6 +50,7 @@ class RowDiff(msgspec.Struct, frozen=True):
     index_changed: bool
     """Whether a column of an index changed."""
     joined_changed: bool
+    next_run_changed: bool
 
 
 class SavedRows:
@@ -111,6 +112,7 @@ def row_diff(before: SessionRows, rows: SessionRows) -> RowDiff:
         gaps_changed=gaps_changed,
         index_changed=_index_columns(before) != _index_columns(rows),
         joined_changed=_joined(before) != _joined(rows),
+        next_run_changed=before.next_run_after != rows.next_run_after,
     )
 
 

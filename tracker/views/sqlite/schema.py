@@ -15,6 +15,7 @@ from contextlib import closing
 
 import msgspec
 
+from tracker.domain.room_marks import START
 from tracker.domain.rows import ConnectionRow, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
 from tracker.views.contract import VIEWS_VERSION
 from tracker.views.sqlite.counts import CREATE_COUNTS, CREATE_LEVELS, FILL_COUNTS
@@ -32,7 +33,8 @@ CREATE TABLE sessions (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, source TEXT NOT NULL, vendor TEXT NOT NULL, room_id TEXT, room_name TEXT,
     state TEXT NOT NULL, begins_at INTEGER NOT NULL, over_at INTEGER, duration_ms INTEGER, last_event_at INTEGER NOT NULL,
     participants INTEGER NOT NULL, participant_ms INTEGER NOT NULL, recordings INTEGER NOT NULL,
-    supervisors INTEGER NOT NULL, anomalies INTEGER NOT NULL, end_provenance TEXT, joined INTEGER NOT NULL, doc BLOB NOT NULL
+    supervisors INTEGER NOT NULL, anomalies INTEGER NOT NULL, end_provenance TEXT, joined INTEGER NOT NULL,
+    next_run_after INTEGER NOT NULL, doc BLOB NOT NULL
 ) STRICT"""
 
 CREATE_SESSION_STATES = "CREATE TABLE session_states (session INTEGER PRIMARY KEY, state BLOB NOT NULL) STRICT"
@@ -77,7 +79,8 @@ CREATE_ENTRIES = """
 CREATE TABLE entries (
     position INTEGER NOT NULL, n INTEGER NOT NULL, session INTEGER, at INTEGER NOT NULL, kind ANY NOT NULL,
     subject_id TEXT, source INTEGER NOT NULL, hidden INTEGER NOT NULL, rank INTEGER NOT NULL, tie INTEGER NOT NULL,
-    event INTEGER, text INTEGER, damage INTEGER, room TEXT, placed_at INTEGER, place BLOB, rest BLOB NOT NULL, PRIMARY KEY (position, n)
+    event INTEGER, text INTEGER, damage INTEGER, room TEXT, placed_at INTEGER, place BLOB, anchor TEXT,
+    rest BLOB NOT NULL, PRIMARY KEY (position, n)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_GAPS = """
@@ -89,7 +92,13 @@ CREATE TABLE gaps (
 
 CREATE_ROOMS = """
 CREATE TABLE rooms (
-    source TEXT NOT NULL, room TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (source, room)
+    number INTEGER PRIMARY KEY, source TEXT NOT NULL, room TEXT NOT NULL, UNIQUE (source, room)
+) STRICT"""
+
+CREATE_ROOM_MARKS = """
+CREATE TABLE room_marks (
+    room INTEGER NOT NULL, kind INTEGER NOT NULL, at INTEGER NOT NULL, until INTEGER NOT NULL, name TEXT NOT NULL,
+    PRIMARY KEY (room, kind, at, until, name)
 ) STRICT, WITHOUT ROWID"""
 
 CREATE_SET_ASIDE = "CREATE TABLE set_aside (session INTEGER PRIMARY KEY) STRICT"
@@ -104,7 +113,10 @@ WRITER_INDICES = (
     "CREATE INDEX sessions_by_end ON sessions (source, end_provenance, begins_at, joined)",
     "CREATE INDEX lookups_of_session ON session_lookups (session)",
     "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
+    "CREATE INDEX sessions_of_next_run ON sessions (source, room_id, next_run_after)",
     "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
+    "CREATE INDEX entries_of_anchor ON entries (source, room, anchor) WHERE anchor IS NOT NULL",
+    f"CREATE INDEX room_marks_by_name ON room_marks (room, name, kind) WHERE kind < {START}",
 )
 """The indices that the projector needs."""
 
@@ -197,8 +209,8 @@ FROM (SELECT *, min(max(begins_at / {MINUTE}, 0), {2**26 - 1}) AS minute FROM se
 
 SCHEMA = (
     CREATE_META, CREATE_NAMES, CREATE_SESSIONS, CREATE_SESSION_STATES, CREATE_SESSION_LOOKUPS, CREATE_PARTICIPANTS,
-    CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS, CREATE_SET_ASIDE,
-    CREATE_SOURCES, CREATE_COUNTS, CREATE_LEVELS, *WRITER_INDICES, *TEXTS,
+    CREATE_CONNECTIONS, CREATE_STREAMS, CREATE_RECORDINGS, CREATE_SUPERVISOR_SESSIONS, CREATE_ENTRIES, CREATE_GAPS, CREATE_ROOMS, CREATE_ROOM_MARKS,
+    CREATE_SET_ASIDE, CREATE_SOURCES, CREATE_COUNTS, CREATE_LEVELS, *WRITER_INDICES, *TEXTS,
 )  # fmt: skip
 """What a rebuild starts with; it adds `READER_INDICES` at the end."""
 

@@ -24,8 +24,9 @@ from tracker.errors import ViewsDamaged, ViewsOutdated, ViewsUnavailable
 from tracker.domain.facts import Micros
 from tracker.domain.rows import SessionRows
 from tracker.views.sqlite import writer as sql
-from tracker.views.contract import MergeResult, Changes, SavedEntry, SharedRoom
-from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, merge_part
+from tracker.views.contract import MergeResult, Changes, Result, RoomParts, RoomReader, SavedEntry
+from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, merge_part, rooms_of_parts
+from tracker.views.sqlite.rooms import SqliteRooms
 from tracker.views.sqlite.row_diff import SavedRows
 from tracker.views.sqlite.counts import select_counts, update_counts
 from tracker.views.sqlite.dump import dump_rows
@@ -144,15 +145,21 @@ class SqliteViews(SqliteReader):
                 await (await handle.open()).commit()
         await self.close()
 
-    async def merge(self, part: Path, join_rooms: Callable[[bytes, bytes], bytes]) -> MergeResult:
+    async def merge(self, part: Path) -> MergeResult:
         """See `MergeableViews`. Only for views made by `build`. Afterwards `part` is not read any more."""
         handle = self._writing_connection()
         async with handle.lock:
             with self._named_errors():
-                return await _run_in_thread(await handle.open(), merge_part, part, join_rooms)
+                return await _run_in_thread(await handle.open(), merge_part, part)
 
-    async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[SharedRoom]:
-        return [SharedRoom(*row) for row in await self._read_back(SELECT_SHARED_ROOMS, [*after, limit])]
+    async def shared_rooms(self, after: tuple[str, str], *, limit: int) -> list[tuple[str, str]]:
+        return [(source, room) for source, room in await self._read_back(SELECT_SHARED_ROOMS, [*after, limit])]
+
+    async def read_parts(self, read: Callable[[RoomParts], Result]) -> Result:
+        handle = self._writing_connection()
+        async with handle.lock:
+            with self._named_errors():
+                return await _run_in_thread(await handle.open(), _read_parts, read)
 
     async def part_states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         found = await self._read_back(SELECT_THEIR_STATES, [sql.json_list(session_ids)])
@@ -237,15 +244,11 @@ class SqliteViews(SqliteReader):
         found = await self._read_back(sql.SELECT_STATES, [sql.json_list(session_ids)])
         return {name: decompress_state(packed) for name, packed in found}
 
-    async def rooms(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-        found = await self._read_back(sql.SELECT_ROOMS, [sql.json_list(keys)])
-        return {(source, room): state for source, room, state in found}
-
-    async def room_entries(
-        self, source: str, room: str, from_at: Micros | None, to_at: Micros | None
-    ) -> list[SavedEntry]:
-        bound = [source, room, sql.EARLIEST if from_at is None else from_at, sql.LATEST if to_at is None else to_at]
-        return [sql.decode_saved_entry(row) for row in await self._read_back(sql.SELECT_ROOM_ENTRIES, bound)]
+    async def read_rooms(self, read: Callable[[RoomReader], Result]) -> Result:
+        handle = self._writing_connection()
+        async with handle.lock:
+            with self._named_errors():
+                return await _run_in_thread(await handle.open(), _read_rooms, read)
 
     async def session_entries(self, session_id: str) -> list[SavedEntry]:
         return [sql.decode_saved_entry(row) for row in await self._read_back(sql.SELECT_SESSION_ENTRIES, [session_id])]
@@ -315,6 +318,14 @@ class SqliteViews(SqliteReader):
             if inode is not None:
                 self.damage = inode, str(error)
             raise
+
+
+def _read_rooms(connection: sqlite3.Connection, read: Callable[[RoomReader], Result]) -> Result:
+    return read(SqliteRooms(connection))
+
+
+def _read_parts(connection: sqlite3.Connection, read: Callable[[RoomParts], Result]) -> Result:
+    return read(rooms_of_parts(connection))
 
 
 def _save(connection: sqlite3.Connection, changes: Changes, saved_rows: SavedRows | None, commit: bool) -> None:

@@ -19,7 +19,7 @@ from tracker.domain.ordering import causal_rank, tie_breaker
 from tracker.domain.rows import EntryRow, SessionRows
 from tracker.domain.set_aside import find_set_aside
 from tracker.views.sqlite import encoding
-from tracker.views.contract import Changes, SavedEntry, SourceRow
+from tracker.views.contract import Changes, RoomUpdate, SavedEntry, SourceRow
 from tracker.views.sqlite.row_diff import CHILDREN, RowDiff, row_diff, first_known, session_over_at
 from tracker.views.sqlite.encoding import decode_entry
 from tracker.views.sqlite.queries import ENTRY_COLUMNS, NUMBER_OF_NAME
@@ -27,15 +27,11 @@ from tracker.views.sqlite.queries import ENTRY_COLUMNS, NUMBER_OF_NAME
 SELECT_POSITION = "SELECT value FROM meta WHERE key = 'position'"
 SELECT_STATES = """
 SELECT name, state FROM json_each(?) CROSS JOIN names ON name = value JOIN session_states ON session = number"""
-SELECT_ROOMS = """
-SELECT source, room, state FROM json_each(?) AS asked
-CROSS JOIN rooms ON rooms.source = asked.value ->> 0 AND rooms.room = asked.value ->> 1"""
 SELECT_SOURCES = "SELECT source, vendor, last_received_at, records, state FROM sources ORDER BY source"
-SELECT_ROOM_ENTRIES = f"""
-SELECT {ENTRY_COLUMNS}, room, placed_at, place FROM entries
-WHERE source = {NUMBER_OF_NAME} AND room = ? AND placed_at >= ? AND placed_at < ? ORDER BY position, n"""
+SAVED_ENTRY_COLUMNS = f"{ENTRY_COLUMNS}, room, placed_at, place, anchor"
+"""The columns that `decode_saved_entry` decodes."""
 SELECT_SESSION_ENTRIES = f"""
-SELECT {ENTRY_COLUMNS}, room, placed_at, place FROM entries WHERE session = {NUMBER_OF_NAME} ORDER BY position, n"""
+SELECT {SAVED_ENTRY_COLUMNS} FROM entries WHERE session = {NUMBER_OF_NAME} ORDER BY position, n"""
 SELECT_UNREPORTED_SESSIONS = """
 SELECT id FROM sessions WHERE source = ?1 AND end_provenance IS NULL AND begins_at < ?2
 UNION ALL SELECT id FROM sessions WHERE source = ?1 AND end_provenance = 'inferred' AND begins_at < ?2 ORDER BY id"""
@@ -53,19 +49,20 @@ SAVE_SET_ASIDE = "INSERT INTO set_aside (session) VALUES (?)"
 DELETE_STATES = "DELETE FROM session_states WHERE session = ?"
 SAVE_SESSIONS = """
 INSERT INTO sessions (number, id, source, vendor, room_id, room_name, state, begins_at, over_at, duration_ms, last_event_at,
-    participants, participant_ms, recordings, supervisors, anomalies, end_provenance, joined, doc)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    participants, participant_ms, recordings, supervisors, anomalies, end_provenance, joined, next_run_after, doc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (number) DO UPDATE SET source = excluded.source, vendor = excluded.vendor, room_id = excluded.room_id,
     room_name = excluded.room_name, state = excluded.state, begins_at = excluded.begins_at, over_at = excluded.over_at,
     duration_ms = excluded.duration_ms, last_event_at = excluded.last_event_at, participants = excluded.participants,
     participant_ms = excluded.participant_ms, recordings = excluded.recordings, supervisors = excluded.supervisors,
     anomalies = excluded.anomalies, end_provenance = excluded.end_provenance, joined = excluded.joined,
-    doc = excluded.doc"""
+    next_run_after = excluded.next_run_after, doc = excluded.doc"""
 # SQLite rewrites the entries of every index with a column in this list, whether or not its value changes.
 UPDATE_SESSIONS = (
     "UPDATE sessions SET last_event_at = ?, participants = ?, participant_ms = ?, doc = ? WHERE number = ?"
 )
 UPDATE_JOINED = "UPDATE sessions SET joined = ? WHERE number = ?"
+UPDATE_NEXT_RUN = "UPDATE sessions SET next_run_after = ? WHERE number = ?"
 DELETE_LOOKUPS = "DELETE FROM session_lookups WHERE lookup = ? AND session = ?"
 DELETE_GAPS = "DELETE FROM gaps WHERE session = ?"
 DELETE_CHILDREN = {table: f"DELETE FROM {table} WHERE session = ? AND begins_at = ? AND id = ?" for table in CHILDREN}
@@ -86,19 +83,22 @@ SAVE_CHILDREN = {
 }
 SAVE_ENTRIES = """
 INSERT OR REPLACE INTO entries
-    (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest, event, text, damage, room, placed_at, place)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest, event, text, damage, room, placed_at, place, anchor)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SAVE_GAPS = """
 INSERT INTO gaps (position, n, session, at, kind, subject_id, source, hidden, rank, tie, rest)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-SAVE_ROOMS = "INSERT OR REPLACE INTO rooms (source, room, state) VALUES (?, ?, ?)"
+SAVE_ROOMS = "INSERT INTO rooms (source, room) VALUES (?, ?) ON CONFLICT DO NOTHING"
+DELETE_MARKS = """
+DELETE FROM room_marks WHERE room = (SELECT number FROM rooms WHERE source = ? AND room = ?)
+AND kind = ? AND at = ? AND until = ? AND name = ?"""
+SAVE_MARKS = """
+INSERT INTO room_marks (room, kind, at, until, name)
+VALUES ((SELECT number FROM rooms WHERE source = ? AND room = ?), ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 SAVE_SOURCES = (
     "INSERT OR REPLACE INTO sources (source, vendor, last_received_at, records, state) VALUES (?, ?, ?, ?, ?)"
 )
 SAVE_POSITION = "UPDATE meta SET value = ? WHERE key = 'position'"
-
-EARLIEST = -(2**63)
-LATEST = 2**63 - 1
 
 Batch = tuple[str, Iterable[Sequence[Any]]]
 """A statement, and the parameters of each of its executions."""
@@ -108,11 +108,10 @@ Numbers = Mapping[str, int]
 
 
 def decode_saved_entry(row: Sequence[Any]) -> SavedEntry:
-    """The entry in the columns of `decode_entry`, followed by (room, placed_at, place)."""
+    """The entry in the columns of `decode_entry`, followed by (room, placed_at, place, anchor)."""
     entry = decode_entry(row)
-    return SavedEntry(
-        row=entry, room=row[9], placed_at=entry.at if row[10] is None else row[10], session_ref=row[11] or b""
-    )
+    placed_at = entry.at if row[10] is None else row[10]
+    return SavedEntry(row=entry, room=row[9], placed_at=placed_at, session_ref=row[11] or b"", anchor=row[12])
 
 
 def decode_source(row: Sequence[Any]) -> SourceRow:
@@ -202,13 +201,23 @@ def save_statements(
     if changes.entries:
         yield SAVE_ENTRIES, (_saved_entry_values(saved, numbers) for saved in changes.entries)
     if changes.rooms:
-        yield SAVE_ROOMS, changes.rooms
+        yield from _mark_statements(changes.rooms)
     if changes.sources:
         yield (
             SAVE_SOURCES,
             ((row.source, row.vendor, row.last_received_at, row.records, row.state) for row in changes.sources),
         )
     yield SAVE_POSITION, [(changes.position,)]
+
+
+def _mark_statements(rooms: Sequence[RoomUpdate]) -> Iterator[Batch]:
+    yield SAVE_ROOMS, [(source, room) for source, room, _ in rooms]
+    changes = [(source, room, change) for source, room, changed in rooms for change in changed]
+    yield (
+        DELETE_MARKS,
+        [(source, room, kind, *before) for source, room, (kind, before, _) in changes if before is not None],
+    )
+    yield SAVE_MARKS, [(source, room, kind, *after) for source, room, (kind, _, after) in changes if after is not None]
 
 
 def _difference_statements(diffs: Sequence[tuple[int, RowDiff]]) -> Iterator[Batch]:
@@ -226,6 +235,7 @@ def _difference_statements(diffs: Sequence[tuple[int, RowDiff]]) -> Iterator[Bat
         UPDATE_JOINED,
         [(len(diff.rows.connections) + len(diff.rows.streams), number) for number, diff in same if diff.joined_changed],
     )
+    yield UPDATE_NEXT_RUN, [(diff.rows.next_run_after, number) for number, diff in same if diff.next_run_changed]
 
 
 def _session_update(number: int, rows: SessionRows) -> Sequence[Any]:
@@ -254,7 +264,8 @@ def _session(number: int, rows: SessionRows) -> Sequence[Any]:
         number, row.id, row.source, row.vendor, row.room_id, row.room_name, row.state, row.begins_at,
         session_over_at(row), row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
         row.recordings, row.supervisors, len(row.anomalies),
-        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams), encoding.sessions.encode(row),
+        None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams),
+        rows.next_run_after, encoding.sessions.encode(row),
     )  # fmt: skip
 
 
@@ -274,9 +285,9 @@ def _child_values(table: str, placed: Sequence[tuple[int, SessionRows]]) -> Iter
 def _saved_entry_values(saved: SavedEntry, numbers: Numbers) -> tuple[Any, ...]:
     line = (*_entry_values(saved.row, numbers), *encoding.encode_copy(saved.row.copy))
     return (
-        (*line, None, None, None)
+        (*line, None, None, None, None)
         if saved.room is None
-        else (*line, saved.room, saved.placed_at, saved.session_ref or None)
+        else (*line, saved.room, saved.placed_at, saved.session_ref or None, saved.anchor)
     )
 
 

@@ -17,7 +17,9 @@ import pytest
 from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.domain.rows import EntryRow
 from tracker.views.sqlite import queries as sql
-from tracker.views.contract import Changes, SavedEntry, SessionFilter
+from tracker.views.sqlite import rooms
+from tracker.domain.room_marks import KEYED, Mark, MarkChange
+from tracker.views.contract import RoomUpdate, Changes, SavedEntry, SessionFilter
 from tracker.views.sqlite.views import SqliteViews, swap_in
 from tracker.views.cursors import encode_cursor
 from tracker.views.sqlite.session_filters import count_statement, with_single_source, find_candidates
@@ -97,7 +99,13 @@ async def test_readers_cannot_save(tmp_path: Path) -> None:
 async def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     views = await opened(tmp_path / "views.db", 1)
     with pytest.raises(ViewsUnavailable):
-        await views.save(Changes(position=2, entries=entries(2, 2), rooms=[("ov", None, b"")]))  # pyright: ignore[reportArgumentType]
+        await views.save(
+            Changes(
+                position=2,
+                entries=entries(2, 2),
+                rooms=[RoomUpdate("ov", "Room", [MarkChange(KEYED, None, Mark(1, 0, None))])],
+            )
+        )  # pyright: ignore[reportArgumentType]
     assert await views.projected_position() == 1
     assert await views.record_sessions(2) == []
     await views.save(Changes(position=2, entries=entries(2, 2)))
@@ -114,7 +122,9 @@ async def test_readers_do_not_see_uncommitted_saves_and_a_failing_save_undoes_th
         1, [], 1,
     ]  # fmt: skip
     with pytest.raises(ViewsUnavailable):
-        await views.save(Changes(position=3, rooms=[("ov", None, b"")]))  # pyright: ignore[reportArgumentType]
+        await views.save(
+            Changes(position=3, rooms=[RoomUpdate("ov", "Room", [MarkChange(KEYED, None, Mark(1, 0, None))])])
+        )  # pyright: ignore[reportArgumentType]
     await views.save(Changes(position=2, entries=entries(2, 2)))
     assert len(await views.entries_after(0, 0, limit=9)) == 2
     await views.save(Changes(position=3, entries=entries(3, 3)), commit=False)
@@ -304,6 +314,38 @@ async def test_no_query_scans_a_table(tmp_path: Path) -> None:
             assert not [scan for scan in scans if scan[1] in tables and "USING" not in scan], (statement, plan)
 
 
+ROOM_QUERIES = {
+    rooms.SELECT_ROOM_NUMBER: ["a", "b"],
+    rooms.SELECT_MARKS: [1, 2, 3, 4, 5, 6, 7],
+    rooms.SELECT_MARKS_BACKWARDS: [1, 2, 3, 4, 5, 6, 7],
+    rooms.SELECT_NAMED_MARK: [1, 2, "a"],
+    rooms.SELECT_ROOM_ENTRIES: ["[]", "a", "b"],
+    rooms.SELECT_ANCHORED_ENTRIES: ["[]", "a", "b"],
+    rooms.SELECT_SESSIONS_WITHOUT_NEXT_RUN: ["[]", "a", "b"],
+}
+
+
+async def test_every_query_about_a_room_reads_a_span_of_an_index(tmp_path: Path) -> None:
+    assert {value for name, value in vars(rooms).items() if name.startswith("SELECT_")} == ROOM_QUERIES.keys()
+    bounds = (
+        "at>? AND at<?",
+        "name=?",
+        "placed_at>? AND placed_at<?",
+        "anchor=?",
+        "next_run_after>? AND next_run_after<?",
+        "rowid",
+    )
+    await SqliteViews.create(tmp_path / "views.db")
+    with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
+        for statement, bound in ROOM_QUERIES.items():
+            plan = plan_of(connection, statement.format(table="room_marks", condition="true"), bound)
+            assert not [step for step in plan if "TEMP B-TREE" in step], (statement, plan)
+            searches = [step for step in plan if step.startswith("SEARCH")]
+            assert searches, (statement, plan)
+            for step in searches:
+                assert any(each in step for each in (*bounds, "room=?)")), (statement, plan)
+
+
 async def test_these_tests_cover_every_statement() -> None:
     asked = "\n".join(statement for statement, _ in PLANNED)
     known = {name: value for name, value in vars(sql).items() if name.startswith("SELECT_") and isinstance(value, str)}
@@ -345,7 +387,7 @@ async def test_views_being_built_cannot_be_opened_until_they_are_finished(tmp_pa
     path = tmp_path / "views.db"
     views = await SqliteViews.build(path)
     await views.save(Changes(position=3, entries=entries(1, 3)))
-    assert [saved.row.position for saved in await views.room_entries("ov", "Room", None, None)] == [1, 2, 3]
+    assert len(await views.read_rooms(lambda rooms: rooms.room_entries("ov", "Room", [(1, 9)], ()))) == 3
     with pytest.raises(ViewsOutdated):
         await SqliteViews.open(path, writable=False)
     await views.finish()
