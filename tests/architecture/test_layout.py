@@ -23,12 +23,12 @@ CLOCKS_AND_IO = {
     "sqlite3", "structlog", "subprocess", "threading", "time", "urllib.request", "uuid",
 }  # fmt: skip
 CLOCK = "domain/clock.py"
-"""The only pure file that may read the time, if it is there: everybody else gets the time from a caller."""
+"""The only pure file that may read the time. All others get the time from their caller."""
 CLOCK_CALLS = {"now", "utcnow", "today", "time_ns", "monotonic"}
 TASKS_OUTSIDE_A_GROUP = {
     "log/group_commit.py": "close() outlives whatever ended the server: accepted records are committed or refused",
     "log/jetstream/log.py": "the same: records accepted while the server ends are still published, applied and answered",
-    "log/jetstream/stream.py": "a request is given up when the connection breaks; both its tasks end before it returns",
+    "log/jetstream/stream.py": "a request is cancelled when the connection breaks; both its tasks end before it returns",
     "log/sqlite/dictionaries.py": "a training belongs to the log and ends with it; appends must not wait for it",
 }
 """Files that may start a task outside of a TaskGroup → the reason."""
@@ -64,14 +64,14 @@ def test_these_tests_find_the_files() -> None:
     assert TRACKER / "sources" / "contract.py" in pure_files()
 
 
-def test_the_top_level_holds_few_packages_and_almost_no_files() -> None:
+def test_the_top_level_has_few_packages_and_almost_no_files() -> None:
     packages = [path.parent.name for path in TRACKER.glob("*/__init__.py")]
     files = [path.name for path in TRACKER.glob("*.py")]
     assert len(packages) <= MAX_PACKAGES, packages
     assert len(files) <= MAX_TOP_LEVEL_FILES, files
 
 
-def test_every_file_says_in_its_first_line_what_it_is() -> None:
+def test_the_first_line_of_every_file_says_what_it_is() -> None:
     missing = []
     for path in FILES:
         first_line = (ast.get_docstring(tree_of(path)) or "").split("\n", 1)[0].strip()
@@ -81,7 +81,7 @@ def test_every_file_says_in_its_first_line_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=name_of)
-def test_the_init_of_a_package_holds_only_a_docstring(path: Path) -> None:
+def test_the_init_of_a_package_has_only_a_docstring(path: Path) -> None:
     body = tree_of(path).body
     assert len(body) == 1
     assert isinstance(body[0], ast.Expr)
@@ -167,7 +167,7 @@ def test_only_its_own_folder_names_a_vendor() -> None:
     }
     assert {name for name in registry.FOLDERS if not VENDOR_NAME.search(name)} == set()
     assert sorted(naming - set(MAY_NAME_VENDORS)) == []
-    assert set(MAY_NAME_VENDORS) <= naming, "an exception that is not needed any more"
+    assert set(MAY_NAME_VENDORS) <= naming, "an exception is no longer needed: remove it"
 
 
 @pytest.mark.parametrize("folder", registry.FOLDERS)
@@ -187,7 +187,7 @@ def test_no_comment_promises_to_fix_something_later() -> None:
     assert not [name_of(path) for path in FILES if marks.search(path.read_text("utf-8"))]
 
 
-def test_the_future_is_the_first_import_everywhere() -> None:
+def test_every_file_first_imports_annotations_from_future() -> None:
     late = []
     for path in FILES:
         code = tree_of(path).body[1:]

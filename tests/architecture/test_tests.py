@@ -1,4 +1,4 @@
-"""Rules for the tests: each lies where its module does, and uses only the public parts of Tracker."""
+"""Rules for the tests: each is at its module's path, and uses only the public parts of Tracker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TESTED_ELSEWHERE = {
     "log/keys": "keys are tested by what they encrypt: log/sqlite/test_encryption*, log/jetstream/test_*keys*",
     "views": "every engine passes contracts/test_views; answers and presenters are tested by api/ and evidence/bundle/",
 }
-"""Packages without a test of their own → where their tests are."""
+"""Packages without their own tests → where their tests are."""
 OWN = {"self", "cls"}
 PUBLIC = {"_replace", "_asdict", "_exit"}
 """Names that begin with an underscore and are public: of `NamedTuple` and of `os`."""
@@ -37,7 +37,7 @@ def modules() -> set[str]:
     return {path.with_suffix("").as_posix() for path in files} | {path.parent.as_posix() for path in files}
 
 
-def test_every_test_lies_where_its_module_does() -> None:
+def test_the_path_of_a_test_mirrors_the_path_of_its_module() -> None:
     """tests/unit/a/test_b.py and tests/unit/a/test_b_aspect.py test tracker/a/b.py or the package tracker/a/b."""
     known = modules()
     strays = []
@@ -79,7 +79,7 @@ def test_no_test_uses_a_private_attribute() -> None:
 
 
 def test_no_test_sets_an_attribute_that_does_not_exist() -> None:
-    """`monkeypatch.setattr(…, raising=False)` goes on passing after a rename."""
+    """`monkeypatch.setattr(…, raising=False)` would still pass after a rename."""
     found = []
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"), str(path))):

@@ -1,4 +1,4 @@
-"""What every engine of the log must keep: a suite to inherit, with one fixture named `log`."""
+"""The contract of every log engine: a suite to inherit, with one fixture named `log`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def delivery(key: str, *, source: str = "lk", body: bytes = b"{}", event: str = 
 
 
 class LogContract:
-    """Inherit it and give it a fixture `log`: an empty, open log. `sealed`: dedupe keys are kept as keyed hashes."""
+    """Inherit it and add a fixture `log`: an empty, open log. `sealed`: dedupe keys are stored as keyed hashes."""
 
     sealed = False
 
@@ -36,7 +36,7 @@ class LogContract:
         assert [await log.append(delivery(key)) for key in "abc"] == [Appended(n, duplicate=False) for n in (1, 2, 3)]
         assert await log.head() == 3
 
-    async def test_a_repeat_returns_the_first_position_and_leaves_no_gap_behind(self, log: Log) -> None:
+    async def test_a_repeat_returns_the_first_position_and_leaves_no_gap(self, log: Log) -> None:
         await log.append(delivery("a"))
         assert await log.append(delivery("a", body=b"other")) == Appended(1, duplicate=True)
         assert await log.append(delivery("b")) == Appended(2, duplicate=False)
@@ -48,7 +48,7 @@ class LogContract:
         await log.append(delivery("a", source="one"))
         assert await log.append(delivery("a", source="two")) == Appended(2, duplicate=False)
 
-    async def test_a_record_is_kept_exactly_as_it_came(self, log: Log) -> None:
+    async def test_a_record_is_stored_exactly_as_it_was_received(self, log: Log) -> None:
         body = bytes(range(256)) * 3
         verified = delivery("k\0ä—", body=body, event="Ünïcode 🎥")
         await log.append(verified)
@@ -58,13 +58,13 @@ class LogContract:
             assert getattr(record, field) == getattr(verified, field)
         assert record.position == 1
 
-    async def test_an_empty_body_is_kept(self, log: Log) -> None:
+    async def test_an_empty_body_is_stored(self, log: Log) -> None:
         await log.append(delivery("a", body=b""))
         record = await log.record(1)
         assert record is not None
         assert record.body == b""
 
-    async def test_a_text_no_store_can_hold_is_spelled_out(self, log: Log) -> None:
+    async def test_a_text_that_stores_cannot_hold_is_escaped(self, log: Log) -> None:
         await log.append(delivery("\ud800", event="\udfff"))
         record = await log.record(1)
         assert record is not None
@@ -72,20 +72,20 @@ class LogContract:
         assert self.sealed or record.dedupe_key == "\\ud800"
         assert await log.append(delivery("\ud800")) == Appended(1, duplicate=True)
 
-    async def test_futures_are_told_what_an_append_returns_in_the_order_of_the_calls(self, log: Log) -> None:
+    async def test_append_for_sets_the_results_of_futures_in_the_order_of_the_calls(self, log: Log) -> None:
         loop = asyncio.get_running_loop()
         answers: list[asyncio.Future[Appended]] = [loop.create_future() for _ in range(4)]
-        answers[1].cancel()  # whoever waited went away: the record is kept all the same
+        answers[1].cancel()  # the caller gave up; the record is stored all the same
         for answer, key in zip(answers, "abca", strict=True):
             log.append_for(answer, delivery(key))
         assert await answers[0] == Appended(1, duplicate=False)
         assert await answers[2] == Appended(3, duplicate=False)
         assert await answers[3] == Appended(1, duplicate=True)
-        kept = [record.dedupe_key async for chunk in log.read(0) for record in chunk]
-        assert len(kept) == 3
-        assert self.sealed or kept == ["a", "b", "c"]
+        stored = [record.dedupe_key async for chunk in log.read(0) for record in chunk]
+        assert len(stored) == 3
+        assert self.sealed or stored == ["a", "b", "c"]
 
-    async def test_a_batch_is_answered_in_order_with_its_own_repeats(self, log: Log) -> None:
+    async def test_a_batch_is_answered_in_order_including_its_own_repeats(self, log: Log) -> None:
         await log.append(delivery("b"))
         answers = await log.append_all([delivery(key) for key in ("a", "b", "a", "c")])
         assert answers == [
@@ -94,21 +94,21 @@ class LogContract:
         ]  # fmt: skip
         assert await log.append_all([]) == []
 
-    async def test_a_batch_larger_than_a_transaction_likes_is_dense_and_idempotent(self, log: Log) -> None:
+    async def test_a_batch_larger_than_one_transaction_has_no_gaps_and_is_idempotent(self, log: Log) -> None:
         batch = [delivery(f"k{n}") for n in range(1203)]
         assert [answer.position for answer in await log.append_all(batch)] == list(range(1, 1204))
         again = await log.append_all(batch)
         assert again == [Appended(n, duplicate=True) for n in range(1, 1204)]
         assert await log.head() == 1203
 
-    async def test_concurrent_appends_and_repeats_stay_dense(self, log: Log) -> None:
+    async def test_concurrent_appends_and_repeats_leave_no_gap(self, log: Log) -> None:
         answers = await asyncio.gather(*[log.append(delivery(f"k{n % 40}")) for n in range(120)])
         assert sorted(answer.position for answer in answers if not answer.duplicate) == list(range(1, 41))
         assert await log.head() == 40
         for n in range(40):
             assert len({answers[n + step].position for step in (0, 40, 80)}) == 1
 
-    async def test_reading_gives_every_record_in_order_in_bounded_lists(self, log: Log) -> None:
+    async def test_reading_returns_every_record_in_order_in_chunks_of_bounded_size(self, log: Log) -> None:
         await log.append_all([delivery(f"k{n}") for n in range(2100)])
         chunks = [chunk async for chunk in log.read(50)]
         assert [record.position for chunk in chunks for record in chunk] == list(range(51, 2101))
@@ -121,7 +121,7 @@ class LogContract:
         assert [chunk async for chunk in log.read(10)] == []
         assert [chunk async for chunk in log.read(99)] == []
 
-    async def test_a_reader_beside_a_writer_sees_no_gap(self, log: Log) -> None:
+    async def test_reading_during_writes_shows_no_gap(self, log: Log) -> None:
         async def write() -> None:
             for n in range(0, 300, 3):
                 await asyncio.gather(*[log.append(delivery(f"k{n + step}")) for step in range(3)])
@@ -135,7 +135,7 @@ class LogContract:
         await writing
         assert seen == list(range(1, 301))
 
-    async def test_waiting_returns_at_once_when_there_is_more(self, log: Log) -> None:
+    async def test_wait_returns_at_once_if_there_are_more_records(self, log: Log) -> None:
         await log.append(delivery("a"))
         assert await asyncio.wait_for(log.wait(0, 30), 2) == 1
 
@@ -146,30 +146,30 @@ class LogContract:
         await log.append(delivery("a"))
         assert await asyncio.wait_for(asyncio.gather(*waiters), 2) == [1, 1, 1]
 
-    async def test_waiting_ends_with_the_timeout(self, log: Log) -> None:
+    async def test_wait_ends_with_the_timeout(self, log: Log) -> None:
         assert await log.wait(0, 0.03) == 0
         assert await log.wait(5, 0) == 0
 
-    async def test_a_waiter_that_goes_away_breaks_nothing(self, log: Log) -> None:
+    async def test_cancelled_appends_lose_and_repeat_nothing(self, log: Log) -> None:
         appends = [asyncio.ensure_future(log.append(delivery(f"k{n}"))) for n in range(20)]
         await asyncio.sleep(0)
         for task in appends[::2]:
             task.cancel()
         done = await asyncio.gather(*appends, return_exceptions=True)
-        kept = [answer.position for answer in done if isinstance(answer, Appended)]
-        assert len(kept) >= 10
-        assert len(set(kept)) == len(kept)
+        stored = [answer.position for answer in done if isinstance(answer, Appended)]
+        assert len(stored) >= 10
+        assert len(set(stored)) == len(stored)
         await log.append(delivery("after"))
         read = [record.position async for chunk in log.read(0) for record in chunk]
         assert read == list(range(1, await log.head() + 1))
 
-    async def test_closing_commits_what_was_accepted(self, log: Log) -> None:
+    async def test_close_commits_accepted_appends(self, log: Log) -> None:
         appends = [asyncio.ensure_future(log.append(delivery(f"k{n}"))) for n in range(20)]
         await asyncio.sleep(0)
         await log.close()
         assert sorted(answer.position for answer in await asyncio.gather(*appends)) == list(range(1, 21))
 
-    async def test_a_closed_log_refuses_and_closes_again_in_peace(self, log: Log) -> None:
+    async def test_a_closed_log_refuses_every_call_and_can_be_closed_again(self, log: Log) -> None:
         await log.close()
         await log.close()
         with pytest.raises(LogUnavailable):
@@ -196,17 +196,17 @@ class LogContract:
         assert await log.tile(0, 1) == leaves[256:]
         assert len(await log.tile(1, 0)) == 1
         assert await log.tile(2, 0) == []
-        kept = await log.leaf(299)
-        assert kept is not None
-        assert (kept.hash, kept.commitment) == (leaves[298], kept.commitment)
-        assert (kept.commitment is not None) == self.sealed
+        stored = await log.leaf(299)
+        assert stored is not None
+        assert (stored.hash, stored.commitment) == (leaves[298], stored.commitment)
+        assert (stored.commitment is not None) == self.sealed
         assert await log.leaf(301) is None
 
-    async def test_what_stands_in_the_log_is_read_with_its_leaf(self, log: Log) -> None:
+    async def test_stored_records_are_read_with_their_leaves(self, log: Log) -> None:
         await log.append_all([delivery(f"k{n}") for n in range(1200)])
-        kept = [each async for chunk in log.read_stored(100) for each in chunk]
-        assert [each.position for each in kept] == list(range(101, 1201))
-        assert all(record_leaf_hash(*each[:9], each.commitment) == each.leaf for each in kept)
+        stored = [each async for chunk in log.read_stored(100) for each in chunk]
+        assert [each.position for each in stored] == list(range(101, 1201))
+        assert all(record_leaf_hash(*each[:9], each.commitment) == each.leaf for each in stored)
 
     async def test_a_proof_of_any_record_leads_to_the_root(self, log: Log) -> None:
         await log.append_all([delivery(f"k{n}") for n in range(700)])
@@ -214,13 +214,13 @@ class LogContract:
         await log.append_all([delivery(f"l{n}") for n in range(70)])
         size, root = await log.tree_head()
         for position in (1, 256, 257, 512, 700, 770):
-            kept = await log.leaf(position)
-            assert kept is not None
+            stored = await log.leaf(position)
+            assert stored is not None
             proof = await inclusion_proof(position - 1, size, log.tile)
-            assert inclusion_root(position - 1, size, kept.hash, proof) == root
+            assert inclusion_root(position - 1, size, stored.hash, proof) == root
         assert verify_consistency(*older, size, root, await consistency_proof(older.size, size, log.tile))
 
-    async def test_checkpoints_are_kept_for_ever_one_a_size(self, log: Log) -> None:
+    async def test_the_log_keeps_one_checkpoint_for_each_size(self, log: Log) -> None:
         assert await log.last_checkpoint() is None
         assert await log.store_checkpoint(5, "five")
         assert await log.store_checkpoint(12, "twelve")

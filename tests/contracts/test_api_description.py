@@ -1,4 +1,4 @@
-"""openapi.json says what is served: every route, every parameter, every answer that is really given."""
+"""openapi.json describes what the server does: every route, every parameter, every real answer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KEY = AccessKey("main", "HS256", "a-read-secret-of-at-least-thirty-two-bytes")
 DOCUMENT: dict[str, Any] = json.loads(openapi.document(ROUTES))
 
 UNDESCRIBED = re.compile(r"/docs/.+|/v1|/v1/\{rest.*|/\{rest.*")
-"""Files of the viewer, and what only says that there is nothing."""
+"""Files of the API viewer, and answers without a body."""
 
 
 def mistakes(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
-    """Where `value` is not what `schema` says; the part of JSON Schema that the document uses, and strict about fields."""
+    """Where `value` does not match `schema`. Knows the part of JSON Schema that the document uses; refuses extra fields."""
     if "$ref" in schema:
         return mistakes(value, DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]], at)
     if "anyOf" in schema:
@@ -90,7 +90,7 @@ def test_every_registered_route_is_described_and_no_other() -> None:
     assert described == set(DOCUMENT["paths"])
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_can_be_resolved() -> None:
     def references(value: Any) -> list[str]:
         if isinstance(value, dict):
             return (
@@ -112,11 +112,11 @@ def test_every_route_describes_its_parameters_and_errors() -> None:
     for route in ROUTES:
         operation = DOCUMENT["paths"][route.path]["get"]
         names.append(operation["operationId"])
-        told = {(each["in"], each["name"]) for each in operation["parameters"]}
-        assert {name for place, name in told if place == "query"} == {each.name for each in route.parameters} | {
+        documented = {(each["in"], each["name"]) for each in operation["parameters"]}
+        assert {name for place, name in documented if place == "query"} == {each.name for each in route.parameters} | {
             "at_least"
         }
-        assert {name for place, name in told if place == "path"} == set(re.findall(r"\{(\w+)\}", route.path))
+        assert {name for place, name in documented if place == "path"} == set(re.findall(r"\{(\w+)\}", route.path))
         assert {"200", "400", "401", "403", "405", "500", "503", "504"} <= set(operation["responses"])
         assert operation["security"][0]["bearer"] == [route.scope]
         if "{" in route.path:
@@ -155,7 +155,7 @@ def test_the_design_s_routes_are_there() -> None:
 
 
 @pytest.mark.parametrize("vendor", ["openvidu", "livekit", "streamrec", "openvidu_meet"])
-async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -> None:
+async def test_real_answers_match_the_document(tmp_path: Path, vendor: str) -> None:
     log = MemoryLog()
     keyed = vendor in {"livekit", "plugnmeet"}
     source = registry.build(
@@ -198,10 +198,10 @@ async def test_answers_are_what_the_document_says(tmp_path: Path, vendor: str) -
                 path = route.path.replace("{id}", any_id).replace("{position}", "1" if any_id == session else "none")
                 needed = {each.name: "1" for each in route.parameters if each.is_required}
                 async with client.get(path, headers=headers, params=needed) as response:
-                    told = DOCUMENT["paths"][route.path]["get"]["responses"][str(response.status)]
-                    if "$ref" in told:
-                        told = DOCUMENT["components"]["responses"][told["$ref"].rpartition("/")[2]]
-                    schema = told["content"][response.content_type]["schema"]
+                    description = DOCUMENT["paths"][route.path]["get"]["responses"][str(response.status)]
+                    if "$ref" in description:
+                        description = DOCUMENT["components"]["responses"][description["$ref"].rpartition("/")[2]]
+                    schema = description["content"][response.content_type]["schema"]
                     assert response.status in {200, 404}
                     if response.content_type not in {"application/octet-stream", "text/plain"}:
                         assert mistakes(msgspec.json.decode(await response.read()), schema) == [], path

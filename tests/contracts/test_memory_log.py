@@ -9,7 +9,7 @@ from tests.support.memory_log import MemoryLog
 
 
 class TestMemoryLog(LogContract):
-    """The whole suite."""
+    """The whole contract."""
 
     @pytest.fixture
     def log(self) -> MemoryLog:

@@ -1,4 +1,4 @@
-"""The tree drawn on top of `tracker/errors.py` is the tree of its classes."""
+"""The tree in the docstring of `tracker/errors.py` is the tree of its classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tree = dict[str, str | None]
 
 
 def drawn() -> Tree:
-    """The tree as the docstring draws it: four columns a level."""
+    """The tree in the docstring: four columns for each level."""
     tree: Tree = {}
     branch: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -37,7 +37,7 @@ def defined() -> dict[str, type[BaseException]]:
     }
 
 
-def test_the_tree_drawn_is_the_tree_there_is() -> None:
+def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
     real: Tree = {}
     for name, each in defined().items():
         (base,) = each.__bases__
@@ -45,17 +45,17 @@ def test_the_tree_drawn_is_the_tree_there_is() -> None:
     assert drawn() == real
 
 
-def test_everything_that_can_go_wrong_is_caught_as_one() -> None:
+def test_every_error_has_the_same_base() -> None:
     assert all(issubclass(each, TrackerError) for each in defined().values())
 
 
-def test_leaves_are_facts_without_a_suffix() -> None:
+def test_names_of_concrete_errors_have_no_suffix() -> None:
     tree = drawn()
     leaves = set(tree) - set(tree.values())
     assert not [name for name in leaves if name.endswith(("Error", "Exception", "Failure"))]
 
 
-def test_every_error_says_who_has_to_act() -> None:
+def test_every_error_has_a_docstring() -> None:
     for name, each in defined().items():
         assert each.__doc__, name
         assert each.__doc__.strip().endswith("."), name

@@ -1,4 +1,4 @@
-"""The read door over real HTTP: whole calls in the log, projected, and asked about in every way."""
+"""The read API over real HTTP: whole calls in the log, projected, and read through every route."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.support.cluster import Cluster
 from tests.support.replicas import opened, settings_of
 from tracker.api.auth import SCOPES, Access, AccessKey, mint_token
-from tracker.api import app as door_app
+from tracker.api import app as api_app
 from tracker.api.app import add_routes
 from tracker.api.route import ApiContext
 from tracker.demo.calls import ISSUERS, sign, whole_call
@@ -60,8 +60,8 @@ def verified(source: str, start: int, seed: int = 0) -> list[Verified]:
     return found
 
 
-class House:
-    """A log, views, and the door to them, behind a real server."""
+class ApiServer:
+    """A log, its views, and the read API on a real HTTP server."""
 
     def __init__(self, views: SqliteViews, access: Access | None = None, log: JetstreamLog | None = None) -> None:
         self.log = log or MemoryLog()
@@ -69,7 +69,7 @@ class House:
         self.projector = Projector(self.log, views, now=lambda: NOW)
         self.reasons: list[str] = []
         self.access = access or Access([KEY], now=lambda: NOW)
-        self.door = ApiContext(
+        self.context = ApiContext(
             log=self.log, views=views, access=self.access, now=lambda: NOW, stuck_after={"lk": 20 * HOUR},
             vendors=VENDORS | NEVER, unready_reasons=self.unready, render_metrics=lambda: (b"up 1\n", "text/plain; version=0.0.4"),
         )  # fmt: skip
@@ -78,7 +78,7 @@ class House:
     async def unready(self) -> list[str]:
         return self.reasons
 
-    async def take(self, deliveries: list[Verified], *, project: bool = True) -> None:
+    async def record(self, deliveries: list[Verified], *, project: bool = True) -> None:
         for each in deliveries:
             await self.log.append(each)
         if project:
@@ -105,36 +105,36 @@ class House:
             return body
 
 
-async def house_in(path: Path, access: Access | None = None, log: JetstreamLog | None = None) -> House:
+async def api_in(path: Path, access: Access | None = None, log: JetstreamLog | None = None) -> ApiServer:
     await SqliteViews.create(path / "views.db")
-    return House(await SqliteViews.open(path / "views.db", writable=True), access, log)
+    return ApiServer(await SqliteViews.open(path / "views.db", writable=True), access, log)
 
 
 @pytest.fixture(params=["memory", "jetstream"])
 def cluster_or_none(request: pytest.FixtureRequest) -> Cluster | None:
-    """The cluster is started only for who asks for it."""
+    """The cluster, which is started only for the tests that need it."""
     return request.getfixturevalue("cluster") if request.param == "jetstream" else None
 
 
 @pytest.fixture
-async def house(tmp_path: Path, cluster_or_none: Cluster | None) -> AsyncIterator[House]:
+async def api(tmp_path: Path, cluster_or_none: Cluster | None) -> AsyncIterator[ApiServer]:
     log = await opened(tmp_path / "log.db", settings_of(cluster_or_none)) if cluster_or_none else None
-    async for each in served(await house_in(tmp_path, log=log)):
+    async for each in served(await api_in(tmp_path, log=log)):
         yield each
 
 
-async def served(house: House) -> AsyncIterator[House]:
+async def served(api: ApiServer) -> AsyncIterator[ApiServer]:
     app = web.Application()
-    add_routes(app, house.door)
-    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as house.client:
-        yield house
-    await house.log.close()
-    await house.views.close()
+    add_routes(app, api.context)
+    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as api.client:
+        yield api
+    await api.log.close()
+    await api.views.close()
 
 
 @pytest.fixture
-async def full(house: House) -> House:
-    """Two calls of one LiveKit room, one of OpenVidu, StreamRec and Meet each."""
+async def full(api: ApiServer) -> ApiServer:
+    """A server with two calls of one LiveKit room and one call each of OpenVidu, StreamRec and Meet."""
     for source, start in (
         ("lk", START),
         ("ov", START + HOUR),
@@ -142,11 +142,11 @@ async def full(house: House) -> House:
         ("rec", START + 3 * HOUR),
         ("meet", START + 4 * HOUR),
     ):
-        await house.take(verified(source, start))
-    return house
+        await api.record(verified(source, start))
+    return api
 
 
-async def test_a_session_is_answered_with_every_field_of_the_contract(full: House) -> None:
+async def test_a_session_has_every_field_of_the_contract(full: ApiServer) -> None:
     sessions = (await full.get("/v1/sessions?source=ov"))["items"]
     assert len(sessions) == 1
     session = sessions[0]
@@ -167,7 +167,7 @@ async def test_a_session_is_answered_with_every_field_of_the_contract(full: Hous
     assert await full.get(f"/v1/sessions/{quote(session['id'], safe='')}") == session
 
 
-async def test_everything_in_a_session_is_answered(full: House) -> None:
+async def test_every_part_of_a_session_is_answered(full: ApiServer) -> None:
     session = (await full.get("/v1/sessions?source=lk&limit=1"))["items"][0]
     path = f"/v1/sessions/{quote(session['id'], safe='')}"
     entries = (await full.get(f"{path}/timeline"))["items"]
@@ -203,7 +203,7 @@ async def test_everything_in_a_session_is_answered(full: House) -> None:
     assert {record["source"] for record in records} == {"lk"}
 
 
-async def test_the_timeline_is_filtered_by_kind_and_subject(full: House) -> None:
+async def test_the_timeline_is_filtered_by_kind_and_subject(full: ApiServer) -> None:
     path = f"/v1/sessions/{quote((await full.get('/v1/sessions?source=lk'))['items'][0]['id'], safe='')}/timeline"
     joined = (await full.get(f"{path}?kind=participant.joined"))["items"]
     assert [entry["kind"] for entry in joined] == ["participant.joined"] * 2
@@ -215,7 +215,7 @@ async def test_the_timeline_is_filtered_by_kind_and_subject(full: House) -> None
     assert (await full.get(f"{path}?kind=test"))["items"] == []
 
 
-async def test_pages_follow_each_other_without_gap_or_repeat(full: House) -> None:
+async def test_pages_have_no_gap_and_no_repeat(full: ApiServer) -> None:
     session = (await full.get("/v1/sessions?source=ov"))["items"][0]["id"]
     for path in (
         "/v1/sessions", "/v1/rooms", "/v1/participants", "/v1/recordings", "/v1/records",
@@ -233,7 +233,7 @@ async def test_pages_follow_each_other_without_gap_or_repeat(full: House) -> Non
         assert found == whole, path
 
 
-async def test_sessions_are_found_by_every_filter(full: House) -> None:
+async def test_every_filter_finds_its_sessions(full: ApiServer) -> None:
     async def ids(query: str) -> list[str]:
         return [session["id"].partition(":")[0] for session in (await full.get(f"/v1/sessions?{query}"))["items"]]
 
@@ -254,20 +254,20 @@ async def test_sessions_are_found_by_every_filter(full: House) -> None:
     assert await ids("source=nobody") == []
 
 
-async def test_silence_is_stuck_after_what_the_source_says(house: House) -> None:
-    await house.take(verified("lk", NOW - 19 * HOUR)[:5])
-    await house.take(verified("ov", NOW - 13 * HOUR)[:5])
-    await house.take(verified("meet", NOW - HOUR)[:3])
-    found = {item["source"]: item["stuck"] for item in (await house.get("/v1/sessions?state=open"))["items"]}
+async def test_a_silent_session_is_stuck_after_the_time_configured_for_its_source(api: ApiServer) -> None:
+    await api.record(verified("lk", NOW - 19 * HOUR)[:5])
+    await api.record(verified("ov", NOW - 13 * HOUR)[:5])
+    await api.record(verified("meet", NOW - HOUR)[:3])
+    found = {item["source"]: item["stuck"] for item in (await api.get("/v1/sessions?state=open"))["items"]}
     assert found == {"lk": False, "ov": True, "meet": False}
-    stuck = (await house.get("/v1/sessions?state=stuck"))["items"]
+    stuck = (await api.get("/v1/sessions?state=stuck"))["items"]
     assert [item["source"] for item in stuck] == ["ov"]
     assert stuck[0]["ended_at"] is None
     assert stuck[0]["duration_ms"] is None
     assert stuck[0]["end"] is None
 
 
-async def test_a_vendors_id_finds_one_session_several_or_none(full: House) -> None:
+async def test_a_vendors_id_finds_one_session_several_or_none(full: ApiServer) -> None:
     ended = (await full.get("/v1/sessions?source=ov"))["items"][0]
     for any_id in [value for values in ended["vendor_ids"].values() for value in values]:
         assert (await full.get(f"/v1/sessions/{quote(any_id, safe='')}"))["id"] == ended["id"]
@@ -283,7 +283,7 @@ async def test_a_vendors_id_finds_one_session_several_or_none(full: House) -> No
     assert missing["type"] == "urn:tracker:problem:not-found"
 
 
-async def test_ids_with_slashes_colons_and_strange_bytes_are_one_part_of_the_path(house: House) -> None:
+async def test_ids_with_slashes_colons_and_odd_characters_are_one_segment_of_the_path(api: ApiServer) -> None:
     deliveries = verified("lk", START)
     changed = [
         Verified(
@@ -298,30 +298,30 @@ async def test_ids_with_slashes_colons_and_strange_bytes_are_one_part_of_the_pat
         )  # fmt: skip
         for n, each in enumerate(deliveries)
     ]
-    await house.take(changed)
+    await api.record(changed)
     name = quote("team/daily 100% é", safe="")
-    assert (await house.get(f"/v1/sessions/{name}"))["room"]["id"] == "team/daily 100% é"
-    assert (await house.get(f"/v1/sessions/{name}/timeline"))["items"]
-    assert len((await house.get(f"/v1/sessions?room={name}"))["items"]) == 1
+    assert (await api.get(f"/v1/sessions/{name}"))["room"]["id"] == "team/daily 100% é"
+    assert (await api.get(f"/v1/sessions/{name}/timeline"))["items"]
+    assert len((await api.get(f"/v1/sessions?room={name}"))["items"]) == 1
     for strange in ("%FF", "%00", "..%2F..%2Fetc", "%2525", "a%0Ab"):
-        await house.get(f"/v1/sessions/{strange}", status=404)
-        await house.get(f"/v1/sessions?q={strange}")
+        await api.get(f"/v1/sessions/{strange}", status=404)
+        await api.get(f"/v1/sessions?q={strange}")
 
 
-async def test_raw_records_are_exact_and_need_their_own_scope(full: House) -> None:
+async def test_raw_records_are_exact_and_need_the_scope_read_records(full: ApiServer) -> None:
     record = await full.get("/v1/records/1", scopes=["read:records"])
-    kept = await full.log.record(1)
-    assert kept is not None
+    stored = await full.log.record(1)
+    assert stored is not None
     assert list(record) == [
         "position", "source", "vendor", "event", "dedupe_key", "received_at", "origin", "proof", "size_bytes", "sessions",
         "body_url", "body", "erased_by",
     ]  # fmt: skip
-    assert record["body"] == kept.body.decode()
-    assert record["proof"] == json.loads(kept.proof)
-    assert record["size_bytes"] == len(kept.body)
+    assert record["body"] == stored.body.decode()
+    assert record["proof"] == json.loads(stored.proof)
+    assert record["size_bytes"] == len(stored.body)
     assert record["sessions"][0].startswith("lk:")
     async with full.client.get(record["body_url"], headers=full.token("read:records")) as response:
-        assert await response.read() == kept.body
+        assert await response.read() == stored.body
         assert response.content_type == "application/octet-stream"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Content-Disposition"].startswith("attachment")
@@ -336,9 +336,9 @@ async def test_raw_records_are_exact_and_need_their_own_scope(full: House) -> No
         await full.get(f"/v1/records/{nowhere}/body", status=404)
 
 
-async def test_a_body_that_is_no_text_is_only_bytes(house: House) -> None:
+async def test_a_body_that_is_not_utf_8_has_no_text(api: ApiServer) -> None:
     one = verified("lk", START)[0]
-    await house.take(
+    await api.record(
         [
             Verified(
                 source="lk",
@@ -352,11 +352,11 @@ async def test_a_body_that_is_no_text_is_only_bytes(house: House) -> None:
             )
         ]
     )
-    record = await house.get("/v1/records/1")
+    record = await api.get("/v1/records/1")
     assert (record["body"], record["size_bytes"], record["origin"], record["proof"]) == (None, 3, "import", {})
 
 
-async def test_the_log_is_read_by_position_and_source(full: House) -> None:
+async def test_the_log_is_read_by_position_and_source(full: ApiServer) -> None:
     everything = (await full.get("/v1/records?limit=1000"))["items"]
     assert [record["position"] for record in everything] == list(range(1, await full.log.head() + 1))
     assert [record["position"] for record in (await full.get("/v1/records?after=3&limit=2"))["items"]] == [4, 5]
@@ -367,7 +367,7 @@ async def test_the_log_is_read_by_position_and_source(full: House) -> None:
     assert (await full.get("/v1/records?cursor=nonsense", status=400))["parameter"] == "cursor"
 
 
-async def test_across_sessions_everything_is_newest_first(full: House) -> None:
+async def test_lists_across_sessions_are_newest_first(full: ApiServer) -> None:
     rooms = (await full.get("/v1/rooms"))["items"]
     assert {room["room"]["id"]: room["sessions"] for room in rooms if room["source"] == "lk"} == {"daily-standup": 2}
     people = (await full.get("/v1/participants?identity=user-alice"))["items"]
@@ -406,7 +406,7 @@ async def test_across_sessions_everything_is_newest_first(full: House) -> None:
     await full.get("/v1/supervisor-sessions/none", status=404)
 
 
-async def test_numbers_are_of_the_views(full: House) -> None:
+async def test_statistics_equal_the_sessions_in_the_views(full: ApiServer) -> None:
     stats = await full.get("/v1/stats")
     assert (stats["open"], stats["sessions"]) == (0, 5)
     assert sum(day["sessions"] for day in stats["days"]) == 5
@@ -423,7 +423,7 @@ async def test_numbers_are_of_the_views(full: House) -> None:
     assert [row["source"] for row in (await full.get("/v1/stats", sources=["ov"]))["sources"]] == ["ov"]
 
 
-async def test_outside_its_sources_a_token_sees_nothing(full: House) -> None:
+async def test_a_narrowed_token_sees_nothing_of_other_sources(full: ApiServer) -> None:
     sources = ["ov"]
     for path in ("/v1/sessions", "/v1/participants", "/v1/recordings", "/v1/rooms", "/v1/records"):
         found = (await full.get(path, sources=sources))["items"]
@@ -442,24 +442,24 @@ async def test_outside_its_sources_a_token_sees_nothing(full: House) -> None:
     assert (await full.get("/v1/sessions", sources=[]))["items"] == []
 
 
-async def test_a_reader_can_wait_for_its_own_write(house: House) -> None:
-    await house.take(verified("lk", START), project=False)
-    head = await house.log.head()
+async def test_at_least_waits_until_a_position_is_projected(api: ApiServer) -> None:
+    await api.record(verified("lk", START), project=False)
+    head = await api.log.head()
 
     async def later() -> None:
         await asyncio.sleep(0.1)
-        await house.projector.catch_up()
+        await api.projector.catch_up()
 
     task = asyncio.create_task(later())
-    async with house.client.get(f"/v1/sessions?at_least={head}", headers=house.token()) as response:
+    async with api.client.get(f"/v1/sessions?at_least={head}", headers=api.token()) as response:
         assert response.status == 200
         assert response.headers["X-Log-Position"] == str(head)
         assert len((await response.json())["items"]) == 1
     await task
 
 
-async def test_waiting_ends_and_says_so(full: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_app, "AT_LEAST_TIMEOUT_S", 0.1)
+async def test_at_least_ends_with_an_error_after_the_timeout(full: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_app, "AT_LEAST_TIMEOUT_S", 0.1)
     head = await full.views.projected_position()
     for path in ("/v1/sessions", "/v1/stats", "/v1/records/1/body", "/v1/sessions/none"):
         async with full.client.get(f"{path}?at_least={head + 1}", headers=full.token()) as response:
@@ -478,15 +478,15 @@ async def test_waiting_ends_and_says_so(full: House, monkeypatch: pytest.MonkeyP
         ("has=recording,", "has"), ("source=a&source=b", "source"), ("limit=%D9%A1", "limit"),
     ],
 )  # fmt: skip
-async def test_a_parameter_that_cannot_be_used_is_named(house: House, query: str, parameter: str) -> None:
-    problem = await house.get(f"/v1/sessions?{query}", status=400)
+async def test_the_error_names_an_invalid_parameter(api: ApiServer, query: str, parameter: str) -> None:
+    problem = await api.get(f"/v1/sessions?{query}", status=400)
     assert problem["type"] == "urn:tracker:problem:parameter-invalid"
     assert problem["parameter"] == parameter
     assert parameter in problem["detail"]
 
 
-async def test_every_route_refuses_what_it_does_not_know(full: House) -> None:
-    for route in door_app.ROUTES:
+async def test_every_route_refuses_unknown_parameters(full: ApiServer) -> None:
+    for route in api_app.ROUTES:
         path = route.path.replace("{id}", "x").replace("{position}", "1")
         assert (await full.get(f"{path}?colour=red", status=400))["parameter"] == "colour"
         async with full.client.get(path) as response:
@@ -495,38 +495,38 @@ async def test_every_route_refuses_what_it_does_not_know(full: House) -> None:
             assert "X-Log-Position" not in response.headers
 
 
-async def test_only_reading_is_answered(house: House) -> None:
+async def test_only_get_and_head_are_allowed(api: ApiServer) -> None:
     for path in ("/v1/sessions", "/v1/records/1", "/healthz", "/openapi.json"):
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-            async with house.client.request(method, path, headers=house.token()) as response:
+            async with api.client.request(method, path, headers=api.token()) as response:
                 assert response.status == 405
                 assert response.headers["Allow"] == "GET, HEAD"
                 assert response.content_type == "application/problem+json"
-    async with house.client.head("/v1/sessions", headers=house.token()) as response:
+    async with api.client.head("/v1/sessions", headers=api.token()) as response:
         assert response.status == 200
         assert response.headers["X-Log-Position"] == "0"
         assert await response.read() == b""
     for path in ("/v1", "/v1/", "/v1/nothing", "/v1/sessions/", "/v1/sessions/a/b/c"):
-        assert (await house.get(path, status=404))["type"] == "urn:tracker:problem:route-unknown"
+        assert (await api.get(path, status=404))["type"] == "urn:tracker:problem:route-unknown"
 
 
-async def test_what_is_open_needs_no_token(house: House) -> None:
-    async with house.client.get("/healthz") as response:
+async def test_public_routes_need_no_token(api: ApiServer) -> None:
+    async with api.client.get("/healthz") as response:
         assert (response.status, await response.json()) == (200, {"alive": True})
-    async with house.client.get("/readyz") as response:
+    async with api.client.get("/readyz") as response:
         assert (response.status, await response.json()) == (200, {"ready": True, "reasons": []})
-    house.reasons.append("the disk is full")
-    async with house.client.get("/readyz") as response:
+    api.reasons.append("the disk is full")
+    async with api.client.get("/readyz") as response:
         assert (response.status, await response.json()) == (503, {"ready": False, "reasons": ["the disk is full"]})
-    async with house.client.get("/metrics") as response:
+    async with api.client.get("/metrics") as response:
         assert await response.text() == "up 1\n"
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4"
-    async with house.client.get("/openapi.json") as response:
+    async with api.client.get("/openapi.json") as response:
         assert (await response.json())["openapi"] == "3.1.0"
 
 
-async def test_the_docs_load_nothing_from_another_host(house: House) -> None:
-    async with house.client.get("/docs") as response:
+async def test_the_docs_load_nothing_from_another_host(api: ApiServer) -> None:
+    async with api.client.get("/docs") as response:
         page = await response.text()
         policy = response.headers["Content-Security-Policy"]
         assert response.content_type == "text/html"
@@ -537,50 +537,50 @@ async def test_the_docs_load_nothing_from_another_host(house: House) -> None:
 
     for path in re.findall(r'(?:src|href|spec-url)="([^"]+)"', page):
         if not path.startswith("data:"):
-            async with house.client.get(path) as response:
+            async with api.client.get(path) as response:
                 assert response.status == 200, path
 
 
-async def test_a_one_time_link_opens_once(tmp_path: Path) -> None:
+async def test_a_one_time_link_works_once(tmp_path: Path) -> None:
     access = Access([], now=lambda: NOW)
-    async for house in served(await house_in(tmp_path, access)):
-        await house.take(verified("lk", START))
+    async for api in served(await api_in(tmp_path, access)):
+        await api.record(verified("lk", START))
         link = access.one_time_link()
         assert link is not None
-        async with house.client.get("/v1/sessions") as response:
+        async with api.client.get("/v1/sessions") as response:
             assert response.status == 401
-        async with house.client.head(link) as response:
+        async with api.client.head(link) as response:
             assert response.status == 200
-        async with house.client.get(link, allow_redirects=False) as response:
+        async with api.client.get(link, allow_redirects=False) as response:
             assert (response.status, response.headers["Location"]) == (303, "/")
             cookie = response.headers["Set-Cookie"]
             assert cookie.startswith("tracker_session=")
             assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
-        async with house.client.get("/v1/records/1") as response:
+        async with api.client.get("/v1/records/1") as response:
             assert response.status == 200
-        house.client.session.cookie_jar.clear()
-        async with house.client.get(link, allow_redirects=False) as response:
+        api.client.session.cookie_jar.clear()
+        async with api.client.get(link, allow_redirects=False) as response:
             assert response.status == 401
             assert "Set-Cookie" not in response.headers
-        async with house.client.get("/v1/sessions") as response:
+        async with api.client.get("/v1/sessions") as response:
             assert response.status == 401
-        async with house.client.get("/v1/sessions", cookies={"tracker_session": "guessed"}) as response:
+        async with api.client.get("/v1/sessions", cookies={"tracker_session": "guessed"}) as response:
             assert response.status == 401
 
 
 @pytest.mark.parametrize("error", [ViewsMissing, ViewsOutdated, ViewsUnavailable, LogUnavailable])
-async def test_stores_that_cannot_answer_are_unavailable(tmp_path: Path, error: type[Exception]) -> None:
-    house = await house_in(tmp_path)
+async def test_unavailable_stores_are_answered_with_503(tmp_path: Path, error: type[Exception]) -> None:
+    api = await api_in(tmp_path)
 
     class Broken(SqliteViews):
         async def projected_position(self) -> int:
             raise error("/secret/path/views.db is gone")
 
-    whole, broken = house.views, Broken(tmp_path / "views.db", writable=False)
-    house.door = ApiContext(
-        **{name: getattr(house.door, name) for name in ApiContext.__struct_fields__} | {"views": broken}
+    whole, broken = api.views, Broken(tmp_path / "views.db", writable=False)
+    api.context = ApiContext(
+        **{name: getattr(api.context, name) for name in ApiContext.__struct_fields__} | {"views": broken}
     )
-    async for each in served(house):
+    async for each in served(api):
         async with each.client.get("/v1/sessions", headers=each.token()) as response:
             assert response.status == 503
             assert int(response.headers["Retry-After"]) > 0
@@ -589,17 +589,17 @@ async def test_stores_that_cannot_answer_are_unavailable(tmp_path: Path, error: 
     await whole.close()
 
 
-async def test_a_mistake_of_ours_is_said_and_nothing_else(tmp_path: Path) -> None:
-    house = await house_in(tmp_path)
+async def test_an_internal_error_is_answered_with_500_and_no_details(tmp_path: Path) -> None:
+    api = await api_in(tmp_path)
 
     def broken() -> int:
         raise RuntimeError("Alice said hello")
 
-    house.door = ApiContext(
-        **{name: getattr(house.door, name) for name in ApiContext.__struct_fields__} | {"now": broken}
+    api.context = ApiContext(
+        **{name: getattr(api.context, name) for name in ApiContext.__struct_fields__} | {"now": broken}
     )
-    await house.take(verified("lk", START)[:3])
-    async for each in served(house):
+    await api.record(verified("lk", START)[:3])
+    async for each in served(api):
         async with each.client.get("/v1/sessions", headers=each.token()) as response:
             text = await response.text()
             assert response.status == 500

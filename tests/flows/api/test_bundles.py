@@ -1,4 +1,4 @@
-"""`GET /v1/sessions/{id}/evidence` of a running server: who gets it, how it comes, and that it verifies."""
+"""`GET /v1/sessions/{id}/evidence` of a running server: who may read it, its headers, and that it verifies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tracker.demo.calls import whole_call
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory):
-    """A server with a signed, sealed log that two calls came into."""
+    """A server with a signed, encrypted log of two calls."""
     folder = tmp_path_factory.mktemp("server")
     configured(folder)
     running = Running(folder, config=(folder / "config.toml").read_text("utf-8"))
@@ -52,8 +52,8 @@ async def web() -> AsyncGenerator[aiohttp.ClientSession]:
 
 
 def token(*scopes: str, **claims: object) -> dict[str, str]:
-    told = {"sub": "t", "scope": " ".join(scopes), "exp": int(time.time()) + 600} | claims
-    return {"Authorization": f"Bearer {jwt.encode(told, READ_KEY, algorithm='HS256', headers={'kid': 'demo'})}"}
+    payload = {"sub": "t", "scope": " ".join(scopes), "exp": int(time.time()) + 600} | claims
+    return {"Authorization": f"Bearer {jwt.encode(payload, READ_KEY, algorithm='HS256', headers={'kid': 'demo'})}"}
 
 
 async def session_of(server: Running, web: aiohttp.ClientSession, source: str) -> str:
@@ -65,7 +65,7 @@ def address(server: Running, session: str) -> str:
     return f"{server.url}/v1/sessions/{quote(session, safe='')}/evidence"
 
 
-async def test_the_bundle_comes_as_a_file_and_verifies_with_the_key_of_the_server(
+async def test_the_bundle_is_sent_as_a_file_and_verifies_with_the_servers_key(
     server: Running, web: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     session = await session_of(server, web, "lk")
@@ -86,27 +86,27 @@ async def test_the_bundle_comes_as_a_file_and_verifies_with_the_key_of_the_serve
     assert set(outcomes(found).values()) == {"ok"}
 
 
-async def test_it_says_exactly_what_the_api_answers(
+async def test_the_bundle_contains_exactly_the_answers_of_the_api(
     server: Running, web: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     session = await session_of(server, web, "pnm")
     async with web.get(address(server, session), headers=READ) as answer:
         (tmp_path / "it.zip").write_bytes(await answer.read())
-    told = json.loads(unpacked(tmp_path / "it.zip")["timeline.json"])
+    timeline = json.loads(unpacked(tmp_path / "it.zip")["timeline.json"])
     path = f"/v1/sessions/{quote(session, safe='')}"
-    assert told["session"] == await server.get(web, path)
+    assert timeline["session"] == await server.get(web, path)
     for part in ("timeline", "participants", "connections", "streams", "recordings"):
-        assert told[part] == (await server.get(web, f"{path}/{part}", limit="1000"))["items"], part
+        assert timeline[part] == (await server.get(web, f"{path}/{part}", limit="1000"))["items"], part
 
 
-async def test_any_id_of_the_session_will_do(server: Running, web: aiohttp.ClientSession) -> None:
+async def test_every_id_of_the_session_gives_its_bundle(server: Running, web: aiohttp.ClientSession) -> None:
     session = await session_of(server, web, "lk")
     async with web.get(address(server, session.partition(":")[2]), headers=READ) as answer:
         assert answer.status == 200
         assert "evidence-lk_RM_" in answer.headers["Content-Disposition"]
 
 
-async def test_only_who_may_read_records_gets_it(server: Running, web: aiohttp.ClientSession) -> None:
+async def test_the_bundle_needs_the_scope_read_records(server: Running, web: aiohttp.ClientSession) -> None:
     session = await session_of(server, web, "lk")
     for headers, status in [
         ({}, 401),
@@ -124,7 +124,7 @@ async def test_only_who_may_read_records_gets_it(server: Running, web: aiohttp.C
         assert answer.status == 405
 
 
-async def test_a_head_says_what_would_come_and_makes_nothing(server: Running, web: aiohttp.ClientSession) -> None:
+async def test_head_answers_headers_and_builds_no_bundle(server: Running, web: aiohttp.ClientSession) -> None:
     session = await session_of(server, web, "lk")
     async with web.head(address(server, session), headers=READ) as answer:
         assert answer.status == 200
@@ -134,10 +134,10 @@ async def test_a_head_says_what_would_come_and_makes_nothing(server: Running, we
         assert answer.status == 403
 
 
-async def test_a_session_asked_for_while_it_goes_on_verifies_each_time(
+async def test_bundles_of_an_open_session_verify_each_time(
     server: Running, web: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """Deliveries arrive while bundles are made: none is torn."""
+    """Bundles are built while deliveries arrive; each is consistent."""
     sent = whole_call("openvidu_meet", START)
     status, answer = await server.post(web, "openvidu_meet", sent[0])
     assert status == 200
@@ -163,7 +163,7 @@ async def test_a_session_asked_for_while_it_goes_on_verifies_each_time(
         assert not failed(await verified(tmp_path / f"{n}.zip")), n
 
 
-async def test_the_page_of_the_session_has_a_link_to_it(server: Running, web: aiohttp.ClientSession) -> None:
+async def test_the_page_of_the_session_links_the_bundle(server: Running, web: aiohttp.ClientSession) -> None:
     session = await session_of(server, web, "lk")
     async with web.get(f"{server.url}/sessions/{quote(session, safe='')}", headers=READ) as answer:
         page = await answer.text()

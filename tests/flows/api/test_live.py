@@ -1,4 +1,4 @@
-"""The live stream over real HTTP: entries as they happen, resumed without gap or repeat, filtered, and never waited for."""
+"""The live stream over real HTTP: new entries, resumed without gap or repeat, filtered; slow clients delay nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ END = 999_999_999
 
 
 class Listener:
-    """One client of the stream that keeps what it was sent."""
+    """A client of the stream that stores what it receives."""
 
     def __init__(
         self, web: aiohttp.ClientSession, url: str, headers: dict[str, str] | None = None, **query: str
@@ -103,17 +103,17 @@ async def web() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def play(server: Running, web: aiohttp.ClientSession, vendor: str, *, seed: int = 0) -> int:
-    """One whole call into the hooks; the position of its last delivery."""
+    """Send a whole call; returns the position of its last delivery."""
     position = 0
     for sent in whole_call(vendor, now() - 600_000_000, seed=seed):
-        status, said = await server.post(web, vendor, sent)
-        assert status == 200, said
-        position = max(position, said["position"])
+        status, reply = await server.post(web, vendor, sent)
+        assert status == 200, reply
+        position = max(position, reply["position"])
     return position
 
 
-async def told(server: Running, web: aiohttp.ClientSession, position: int) -> list[str]:
-    """The ids of every entry an event told, in log order, as the timelines have them."""
+async def entry_ids(server: Running, web: aiohttp.ClientSession, position: int) -> list[str]:
+    """The ids of all entries of the timelines that an event reported, in log order."""
     ids = []
     for session in (await server.get(web, "/v1/sessions", at_least=str(position), limit="1000"))["items"]:
         entries = (await server.get(web, f"/v1/sessions/{session['id']}/timeline", limit="1000"))["items"]
@@ -125,23 +125,23 @@ def in_order(ids: list[str]) -> list[str]:
     return sorted(ids, key=lambda each: tuple(map(int, each.split("-"))))
 
 
-async def test_an_entry_arrives_within_a_second_of_its_hook(server: Running, web: aiohttp.ClientSession) -> None:
+async def test_an_entry_arrives_within_a_second_of_its_delivery(server: Running, web: aiohttp.ClientSession) -> None:
     async with listening(web, server.url) as live:
         for n, sent in enumerate(list(whole_call("livekit", now()))[:4]):
             posted = time.monotonic()
-            status, said = await server.post(web, "livekit", sent)
+            status, reply = await server.post(web, "livekit", sent)
             assert status == 200
             await live.has(n + 1)
             assert live.at[-1] - posted < 1
-            assert live.entries[-1]["position"] == said["position"]
+            assert live.entries[-1]["position"] == reply["position"]
         session = live.entries[0]["session_id"]
         timeline = (await server.get(web, f"/v1/sessions/{session}/timeline"))["items"]
         by_id = {entry["id"]: entry for entry in timeline}
         assert all(by_id[entry["id"]] == entry for entry in live.entries)
 
 
-async def test_without_an_id_it_begins_at_the_present(server: Running, web: aiohttp.ClientSession) -> None:
-    await told(server, web, await play(server, web, "livekit"))
+async def test_without_an_id_the_stream_begins_at_the_present(server: Running, web: aiohttp.ClientSession) -> None:
+    await entry_ids(server, web, await play(server, web, "livekit"))
     async with listening(web, server.url) as live:
         await play(server, web, "livekit", seed=1)
         await live.has(5)
@@ -149,7 +149,7 @@ async def test_without_an_id_it_begins_at_the_present(server: Running, web: aioh
 
 
 async def test_a_resumed_stream_has_no_gap_and_no_repeat(server: Running, web: aiohttp.ClientSession) -> None:
-    ids = await told(server, web, await play(server, web, "livekit"))
+    ids = await entry_ids(server, web, await play(server, web, "livekit"))
     for after in (ids[0], ids[len(ids) // 2], ids[-2]):
         rest = ids[ids.index(after) + 1 :]
         async with listening(web, server.url, {"Last-Event-ID": after}) as by_header:
@@ -157,10 +157,10 @@ async def test_a_resumed_stream_has_no_gap_and_no_repeat(server: Running, web: a
                 assert await by_header.has(len(rest)) == rest
                 assert await by_query.has(len(rest)) == rest
     async with listening(web, server.url, {"Last-Event-ID": ids[-2]}, last_event_id=ids[0]) as live:
-        assert await live.has(1) == ids[-1:], "the header is newer than the address"
+        assert await live.has(1) == ids[-1:], "the id in the header is used before the one in the URL"
 
 
-async def test_restart_and_rebuild_lose_and_repeat_nothing(server: Running, web: aiohttp.ClientSession) -> None:
+async def test_a_restart_and_a_rebuild_lose_and_repeat_no_entry(server: Running, web: aiohttp.ClientSession) -> None:
     got: list[str] = []
     async with listening(web, server.url, last_event_id="0-0") as live:
         await play(server, web, "livekit")
@@ -173,11 +173,11 @@ async def test_restart_and_rebuild_lose_and_repeat_nothing(server: Running, web:
     await play(server, web, "openvidu")
     async with listening(web, server.url, {"Last-Event-ID": got[-1]}) as live:
         last = await play(server, web, "plugnmeet")
-        ids = await told(server, web, last)
+        ids = await entry_ids(server, web, last)
         await live.has(len(ids) - len(got))
         code, _, stderr = await server.run("rebuild")
         assert code == 0, stderr
-        ids = await told(server, web, await play(server, web, "streamrec"))
+        ids = await entry_ids(server, web, await play(server, web, "streamrec"))
         got += await live.has(len(ids) - len(got))
     await asyncio.sleep(0.4)
     assert got == ids
@@ -185,14 +185,14 @@ async def test_restart_and_rebuild_lose_and_repeat_nothing(server: Running, web:
         assert await live.has(len(ids)) == ids
 
 
-async def test_views_made_anew_repeat_nothing(server: Running, web: aiohttp.ClientSession) -> None:
+async def test_rebuilt_views_repeat_no_entry(server: Running, web: aiohttp.ClientSession) -> None:
     async with listening(web, server.url, last_event_id="0-0") as live:
-        ids = await told(server, web, await play(server, web, "livekit"))
+        ids = await entry_ids(server, web, await play(server, web, "livekit"))
         await live.has(len(ids))
         for name in ("views.db", "views.db-wal", "views.db-shm"):
             (server.folder / name).unlink(missing_ok=True)
         await asyncio.sleep(2.5)
-        ids = await told(server, web, await play(server, web, "livekit", seed=1))
+        ids = await entry_ids(server, web, await play(server, web, "livekit", seed=1))
         await live.has(len(ids))
         await asyncio.sleep(0.4)
         assert live.ids == ids
@@ -238,12 +238,12 @@ async def test_filters_and_the_token_narrow_the_stream(server: Running, web: aio
     assert await status("/v1/live?colour=red", READ) == (400, problem)
 
 
-async def test_three_hundred_clients_get_everything_and_a_stop_waits_for_none(
+async def test_three_hundred_clients_get_all_entries_and_a_stop_waits_for_none(
     server: Running, web: aiohttp.ClientSession
 ) -> None:
     listeners = [Listener(web, server.url) for _ in range(300)]
     await asyncio.gather(*(asyncio.wait_for(each.opened.wait(), 20) for each in listeners))
-    ids = await told(server, web, await play(server, web, "livekit"))
+    ids = await entry_ids(server, web, await play(server, web, "livekit"))
     for each in listeners:
         assert await each.has(len(ids)) == ids
     stopping = time.monotonic()
@@ -254,7 +254,7 @@ async def test_three_hundred_clients_get_everything_and_a_stop_waits_for_none(
     await asyncio.gather(*(each.close() for each in listeners))
 
 
-async def test_a_client_that_reads_nothing_is_cut_off_and_nobody_waits_for_it(
+async def test_a_client_that_reads_nothing_is_disconnected_and_delays_nobody(
     server: Running, web: aiohttp.ClientSession
 ) -> None:
     host, port = server.url.removeprefix("http://").split(":")

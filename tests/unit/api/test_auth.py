@@ -1,4 +1,4 @@
-"""Read tokens: what opens the door, and every forgery that does not."""
+"""Read tokens: valid ones are accepted, and every kind of forgery is refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def part(value: Any) -> str:
 
 
 def forged(header: dict[str, Any], claims: dict[str, Any], secret: str = SECRET) -> str:
-    """A token with exactly this header, signed with HMAC whatever the header says."""
+    """A token with exactly this header, always signed with HMAC."""
     signed = f"{part(header)}.{part(claims)}"
     signature = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
     return f"{signed}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
@@ -61,9 +61,9 @@ def token(key: str = SECRET, header: dict[str, Any] | None = None, **more: Any) 
     return forged({"alg": "HS256", "typ": "JWT"} | (header or {}), claims(**more), key)
 
 
-def refused(door: Access, sent: str | None, cookie: str | None = None) -> str:
+def refusal(authenticator: Access, sent: str | None, cookie: str | None = None) -> str:
     with pytest.raises(TokenInvalid) as caught:
-        door.authorize(sent, cookie)
+        authenticator.authorize(sent, cookie)
     message = str(caught.value)
     assert SECRET not in message
     if sent and len(sent.split(".")[-1]) > 20:
@@ -72,7 +72,7 @@ def refused(door: Access, sent: str | None, cookie: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("key", [HS, RS, ED], ids=lambda key: key.algorithm)
-def test_a_minted_token_opens_what_it_says(key: AccessKey) -> None:
+def test_a_minted_token_gives_its_scopes_and_sources(key: AccessKey) -> None:
     minted = mint_token(
         key, scopes=["read:sessions", "read:records"], sources=["ov", "lk"], expires_s=60, now=NOW, subject="ann"
     )
@@ -87,7 +87,7 @@ def test_a_minted_token_opens_what_it_says(key: AccessKey) -> None:
     assert jwt.get_unverified_header(minted)["kid"] == key.id
 
 
-def test_admin_includes_every_scope_and_no_narrowing_means_all() -> None:
+def test_admin_includes_every_scope_and_a_token_without_sources_sees_all() -> None:
     reader = access().authorize("Bearer " + mint_token(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW))
     assert all(reader.has_scope(scope) for scope in SCOPES)
     assert reader.sources is None
@@ -110,27 +110,27 @@ def test_without_a_kid_every_key_of_that_algorithm_is_tried() -> None:
     [{"kid": "nobody"}, {"kid": 7}, {"kid": ["main"]}, {"kid": ""}, {"kid": "rs"}, {"crit": ["exp"]}, {"alg": "none"},
      {"alg": "None"}, {"alg": "HS512"}, {"alg": "RS256"}, {"alg": None}, {"alg": ["HS256"]}, {"alg": "hs256"}],
 )  # fmt: skip
-def test_a_header_that_wants_something_else_is_refused(header: dict[str, Any]) -> None:
-    refused(access(HS, RS), f"Bearer {token(header=header)}")
+def test_a_header_with_another_type_or_algorithm_is_refused(header: dict[str, Any]) -> None:
+    refusal(access(HS, RS), f"Bearer {token(header=header)}")
 
 
 def test_a_token_without_signature_is_refused() -> None:
     for algorithm in ("none", "NONE", "HS256"):
-        refused(access(), f"Bearer {part({'alg': algorithm})}.{part(claims())}.")
+        refusal(access(), f"Bearer {part({'alg': algorithm})}.{part(claims())}.")
 
 
-def test_the_public_key_is_no_secret_to_sign_with() -> None:
+def test_a_token_signed_with_the_public_key_as_secret_is_refused() -> None:
     for header in ({"alg": "HS256"}, {"alg": "HS256", "kid": "rs"}, {"alg": "RS256", "kid": "rs"}):
         for secret in (RSA_PUBLIC, RSA_PUBLIC.strip()):
-            refused(access(RS), f"Bearer {forged(header, claims(), secret)}")
-            refused(access(RS, HS), f"Bearer {forged(header, claims(), secret)}")
+            refusal(access(RS), f"Bearer {forged(header, claims(), secret)}")
+            refusal(access(RS, HS), f"Bearer {forged(header, claims(), secret)}")
 
 
 def test_another_key_or_changed_claims_are_refused() -> None:
-    refused(access(), f"Bearer {token(key='another-secret-of-at-least-thirty-two-bytes')}")
+    refusal(access(), f"Bearer {token(key='another-secret-of-at-least-thirty-two-bytes')}")
     header, _, signature = token().split(".")
-    refused(access(), f"Bearer {header}.{part(claims(scope='admin'))}.{signature}")
-    refused(access(RS), "Bearer " + mint_token(ED, scopes=["admin"], sources=None, expires_s=60, now=NOW))
+    refusal(access(), f"Bearer {header}.{part(claims(scope='admin'))}.{signature}")
+    refusal(access(RS), "Bearer " + mint_token(ED, scopes=["admin"], sources=None, expires_s=60, now=NOW))
 
 
 @pytest.mark.parametrize(
@@ -139,33 +139,33 @@ def test_another_key_or_changed_claims_are_refused() -> None:
      {"exp": float("nan")}, {"exp": [S + 60]}, {"nbf": S + 61}, {"iat": S + 61}, {"iat": "now"}, {"scope": ["admin"]},
      {"scope": None}, {"sources": "ov"}, {"sources": None}, {"sources": [1]}, {"sources": {"ov": 1}}],
 )  # fmt: skip
-def test_claims_that_do_not_hold_are_refused(changed: dict[str, Any]) -> None:
-    refused(access(), f"Bearer {token(**changed)}")
+def test_invalid_claims_are_refused(changed: dict[str, Any]) -> None:
+    refusal(access(), f"Bearer {token(**changed)}")
 
 
 @pytest.mark.parametrize(
     "changed", [{"exp": S - 59}, {"exp": S + 0.5}, {"nbf": S + 60}, {"iat": S + 60}, {"iat": S - 10**8}]
 )
-def test_clocks_may_be_a_minute_apart(changed: dict[str, Any]) -> None:
+def test_clocks_may_differ_by_a_minute(changed: dict[str, Any]) -> None:
     assert access().authorize(f"Bearer {token(**changed)}")
 
 
-def test_the_clock_is_the_one_that_was_given() -> None:
+def test_the_given_clock_is_used() -> None:
     past = Access([HS], now=lambda: 0)
-    refused(past, f"Bearer {token(iat=S)}")
+    refusal(past, f"Bearer {token(iat=S)}")
     assert past.authorize(f"Bearer {token(exp=1)}")
 
 
 def test_audience_and_issuer_are_checked_when_configured() -> None:
-    door = access(HS, audience="tracker", issuer="house")
+    authenticator = access(HS, audience="tracker", issuer="house")
     good = mint_token(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW, audience="tracker", issuer="house")
-    assert door.authorize(f"Bearer {good}")
-    assert door.authorize(f"Bearer {token(aud=['x', 'tracker'], iss='house')}")
+    assert authenticator.authorize(f"Bearer {good}")
+    assert authenticator.authorize(f"Bearer {token(aud=['x', 'tracker'], iss='house')}")
     for changed in (
         {}, {"aud": "tracker"}, {"iss": "house"}, {"aud": "other", "iss": "house"}, {"aud": "tracker", "iss": "x"},
         {"aud": ["x"], "iss": "house"}, {"aud": "tracker", "iss": ["house"]}, {"aud": {"tracker": 1}, "iss": "house"},
     ):  # fmt: skip
-        refused(door, f"Bearer {token(**changed)}")
+        refusal(authenticator, f"Bearer {token(**changed)}")
     assert access().authorize(f"Bearer {token(aud='anybody', iss='anybody')}")
 
 
@@ -173,21 +173,21 @@ def test_audience_and_issuer_are_checked_when_configured() -> None:
     "sent", [None, "", "Bearer", "Bearer ", "Basic dTpw", "x", "Bearer a.b", "Bearer a.b.c", "Bearer " + "a" * 20_000, "Bearer é.é.é",
              "Bearer " + "." * 50, "Bearer \x00", "Bearer bnVsbA.bnVsbA.bnVsbA", "Bearer " + part([1]) + "." + part([1]) + ".YQ"],
 )  # fmt: skip
-def test_what_is_no_token_is_refused(sent: str | None) -> None:
-    refused(access(), sent)
-    refused(access(), sent, "a cookie")
+def test_text_that_is_no_token_is_refused(sent: str | None) -> None:
+    refusal(access(), sent)
+    refusal(access(), sent, "a cookie")
 
 
-def test_a_payload_that_is_no_object_is_refused() -> None:
+def test_a_payload_that_is_not_an_object_is_refused() -> None:
     for payload in ([1], "text", 1, None):
-        refused(access(), "Bearer " + forged({"alg": "HS256"}, payload))  # type: ignore[arg-type]
+        refusal(access(), "Bearer " + forged({"alg": "HS256"}, payload))  # type: ignore[arg-type]
 
 
-def test_a_link_opens_once_and_only_where_no_key_is_configured() -> None:
-    door = access()
-    assert door.one_time_link() is None
+def test_a_one_time_link_works_once_and_exists_only_without_keys() -> None:
+    authenticator = access()
+    assert authenticator.one_time_link() is None
     with pytest.raises(TokenInvalid):
-        door.redeem_code("")
+        authenticator.redeem_code("")
     alone = Access([], now=lambda: NOW)
     link, other = alone.one_time_link(), alone.one_time_link()
     assert link is not None
@@ -202,27 +202,29 @@ def test_a_link_opens_once_and_only_where_no_key_is_configured() -> None:
     for again in (code, cookie, "", "\ud800"):
         with pytest.raises(TokenInvalid):
             alone.redeem_code(again)
-    refused(alone, None)
-    refused(alone, None, code)
-    refused(alone, f"Bearer {token()}", None)
-    refused(Access([], now=lambda: NOW), None, cookie)
+    refusal(alone, None)
+    refusal(alone, None, code)
+    refusal(alone, f"Bearer {token()}", None)
+    refusal(Access([], now=lambda: NOW), None, cookie)
 
 
-def test_a_link_beside_keys_is_made_on_purpose_and_takes_nothing_from_tokens() -> None:
-    door = access()
-    link = door.one_time_link(even_with_keys=True)
+def test_a_link_beside_keys_must_be_requested_and_does_not_override_tokens() -> None:
+    authenticator = access()
+    link = authenticator.one_time_link(even_with_keys=True)
     assert link is not None
-    refused(door, None, "guessed")
-    cookie = door.redeem_code(link.partition("=")[2])
-    assert door.authorize(None, cookie).has_scope("admin")
-    assert not door.authorize(f"Bearer {token()}", cookie).has_scope("admin"), "the header goes first"
+    refusal(authenticator, None, "guessed")
+    cookie = authenticator.redeem_code(link.partition("=")[2])
+    assert authenticator.authorize(None, cookie).has_scope("admin")
+    assert not authenticator.authorize(f"Bearer {token()}", cookie).has_scope("admin"), (
+        "the header is used before the cookie"
+    )
     with pytest.raises(TokenInvalid):
-        door.redeem_code(link.partition("=")[2])
-    door.end_session(cookie)
-    refused(door, None, cookie)
+        authenticator.redeem_code(link.partition("=")[2])
+    authenticator.end_session(cookie)
+    refusal(authenticator, None, cookie)
 
 
-def test_a_key_that_cannot_sign_says_which() -> None:
+def test_the_error_names_a_key_that_cannot_sign() -> None:
     for key in (
         AccessKey("k", "HS256"),
         AccessKey("k", "RS256", None, RSA_PUBLIC),
@@ -259,23 +261,23 @@ def test_keys_are_never_printed() -> None:
             assert "PRIVATE" not in shown
 
 
-def test_a_cookie_holds_a_token_and_never_widens_one() -> None:
-    door = access()
+def test_a_cookie_with_a_token_gives_no_more_than_the_token() -> None:
+    authenticator = access()
     good = mint_token(HS, scopes=["read:sessions"], sources=["ov"], expires_s=60, now=NOW)
     everything = mint_token(HS, scopes=["admin"], sources=None, expires_s=60, now=NOW)
-    assert door.authorize(None, good) == door.authorize(f"Bearer {good}")
-    assert door.authorize(f"Bearer {good}", everything).sources == ("ov",)
-    refused(door, "Bearer wrong", everything)
+    assert authenticator.authorize(None, good) == authenticator.authorize(f"Bearer {good}")
+    assert authenticator.authorize(f"Bearer {good}", everything).sources == ("ov",)
+    refusal(authenticator, "Bearer wrong", everything)
     for cookie in (
         "",
         "wrong",
         f"Bearer {good}",
         mint_token(HS, scopes=["admin"], sources=None, expires_s=-120, now=NOW),
     ):
-        refused(door, None, cookie)
+        refusal(authenticator, None, cookie)
 
 
-def test_a_closed_session_of_a_link_is_closed() -> None:
+def test_a_session_of_a_link_that_was_signed_out_is_refused() -> None:
     alone = Access([], now=lambda: NOW)
     link = alone.one_time_link()
     assert link is not None
@@ -283,4 +285,4 @@ def test_a_closed_session_of_a_link_is_closed() -> None:
     assert alone.authorize(None, cookie)
     alone.end_session(cookie)
     alone.end_session("never opened")
-    refused(alone, None, cookie)
+    refusal(alone, None, cookie)

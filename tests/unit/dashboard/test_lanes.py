@@ -1,4 +1,4 @@
-"""Rows of one session become lanes: every bar with both ends and how they are known."""
+"""The rows of a session become lanes; every bar has both ends and their provenance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = 1_790_000_000 * S
 
 
 def session(**over: Any) -> SessionRow:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": "lk:R", "source": "lk", "vendor": "livekit", "room_id": "room", "room_name": None, "vendor_ids": {},
         "state": "ended", "created_at": T, "started_at": T, "ended_at": T + 100 * S, "duration_ms": 100_000,
         "start_provenance": "reported", "end": End(reason="normal", vendor_reason=None, provenance="reported"),
@@ -36,7 +36,7 @@ def session(**over: Any) -> SessionRow:
         "completeness": "complete", "anomalies": [], "first_position": 1, "last_position": 9,
         "last_event_at": T + 100 * S, "begins_at": T,
     }  # fmt: skip
-    return SessionRow(**given | over)
+    return SessionRow(**fields | over)
 
 
 def going_on(**over: Any) -> SessionRow:
@@ -44,37 +44,37 @@ def going_on(**over: Any) -> SessionRow:
 
 
 def participant(name: str, **over: Any) -> ParticipantRow:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "session_id": "lk:R", "id": name, "identity": name, "name": name.title(), "kind": "standard", "connections": 1,
         "first_joined_at": T, "last_left_at": None, "presence_ms": 0,
     }  # fmt: skip
-    return ParticipantRow(**given | over)
+    return ParticipantRow(**fields | over)
 
 
 def connection(
     name: str, who: str, start: int | None, end: int | None, by: str = "reported", **over: Any
 ) -> ConnectionRow:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "session_id": "lk:R", "id": name, "participant": who, "joined_at": None if start is None else T + start * S,
         "left_at": None if end is None else T + end * S, "duration_ms": None, "join_provenance": "reported",
         "leave": None if end is None else End(reason="left", vendor_reason="CLIENT_INITIATED", provenance=by),
         "aborted": False, "platform": None, "location": None, "ip": None,
     }  # fmt: skip
-    return ConnectionRow(**given | over)
+    return ConnectionRow(**fields | over)
 
 
 def stream(name: str, who: str, start: int, end: int | None, **over: Any) -> StreamRow:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "session_id": "lk:R", "id": name, "direction": "published", "stream": name, "participant": who, "connection": who,
         "publisher": None, "media": "video", "label": "camera", "started_at": T + start * S,
         "ended_at": None if end is None else T + end * S, "duration_ms": None, "start_provenance": "reported",
         "end": None if end is None else End(reason="inferred", vendor_reason=None, provenance="inferred"), "detail": {},
     }  # fmt: skip
-    return StreamRow(**given | over)
+    return StreamRow(**fields | over)
 
 
 def recording(**over: Any) -> RecordingRow:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": "lk:EG", "session_id": "lk:R", "vendor_id": "EG", "mode": "ROOM_COMPOSITE", "status": "ready",
         "upload_status": None, "upload_http_status": None, "started_at": T + 10 * S, "first_frame_at": None,
         "first_peerframe_at": None, "stopped_at": T + 90 * S, "duration_ms": None, "size_bytes": None, "url": None,
@@ -84,16 +84,16 @@ def recording(**over: Any) -> RecordingRow:
             {"status": "ready", "at": T + 96 * S, "position": 7},
         ],
     }  # fmt: skip
-    return RecordingRow(**given | over)
+    return RecordingRow(**fields | over)
 
 
 def entry(position: int, at: int, kind: str, subject: str | None, **over: Any) -> EntryRow:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": f"{position}-0", "session_id": "lk:R", "position": position, "n": 0, "at": T + at * S,
         "received_at": T + at * S, "kind": kind, "subject_type": kind.split(".")[0], "subject_id": subject, "actor": None,
         "detail": {}, "source": "lk", "provenance": "reported", "clock": "server", "dedupe_key": "k", "hidden": False,
     }  # fmt: skip
-    return EntryRow(**given | over)
+    return EntryRow(**fields | over)
 
 
 def lanes(parts: SessionParts, *, now: int = 200, is_stuck: bool = False) -> Any:
@@ -118,7 +118,7 @@ def test_the_session_comes_first_then_recordings_supervisors_and_people_with_the
     assert lane(lanes(parts), "sup:SUP").bars[0].is_open
 
 
-def test_every_bar_says_how_both_of_its_ends_are_known() -> None:
+def test_every_bar_has_the_provenance_of_both_ends() -> None:
     parts = SessionParts(
         session=session(), participants=[participant("alice")],
         connections=[connection("PA", "alice", 2, 90, by="inferred", join_provenance="derived")],
@@ -141,7 +141,7 @@ def test_several_joins_of_one_person_are_several_bars_of_one_lane() -> None:
     assert {bar.key for bar in found.bars} == {"c:C"}, "entries name the vendor's id"
 
 
-def test_two_devices_at_once_lie_in_rows_of_their_own() -> None:
+def test_two_devices_at_the_same_time_are_in_different_rows() -> None:
     bars = [
         Bar(key=name, phase="connection", start=start, end=end, start_by="reported", end_by=by)
         for name, start, end, by in (("a", 0, 10, "reported"), ("b", 5, None, None), ("c", 10, 20, "reported"))
@@ -151,7 +151,7 @@ def test_two_devices_at_once_lie_in_rows_of_their_own() -> None:
     assert rows == 2
 
 
-def test_what_is_open_has_no_end_and_the_axis_goes_to_now() -> None:
+def test_an_open_bar_has_no_end_and_the_axis_goes_to_now() -> None:
     parts = SessionParts(
         session=going_on(), participants=[participant("alice")], connections=[connection("PA", "alice", 0, None)]
     )
@@ -160,17 +160,17 @@ def test_what_is_open_has_no_end_and_the_axis_goes_to_now() -> None:
     assert found.until == T + 200 * S
     assert lane(found, "p:alice").bars[0].is_open
     assert lane(found, "session").bars[0].is_open
-    assert presence_ms(found) == 200_000, "who is still there counts so far"
+    assert presence_ms(found) == 200_000, "an open connection counts until now"
 
 
-def test_who_came_back_ticks_on_without_the_time_they_were_away() -> None:
+def test_presence_leaves_out_the_time_between_two_connections() -> None:
     joins = [connection("1", "bob", 0, 10), connection("2", "bob", 5, 20), connection("3", "bob", 50, None)]
     assert present_since(joins, T + 60 * S) == T + 30 * S
     assert present_since(joins[:2], T + 60 * S) is None
     assert present_since([], T) is None
 
 
-def test_a_stuck_session_ends_where_it_was_last_heard_of() -> None:
+def test_a_stuck_session_ends_at_its_last_event() -> None:
     found = lanes(SessionParts(session=going_on()), now=500_000, is_stuck=True)
     assert not found.is_running
     assert found.until == T + 50 * S
@@ -186,14 +186,14 @@ def test_a_recording_shows_its_phases() -> None:
     assert found.label == "Recording · room composite"
 
 
-def test_a_recording_made_ready_days_later_does_not_squeeze_the_call() -> None:
+def test_a_recording_that_is_ready_days_later_does_not_stretch_the_axis() -> None:
     late = [{"status": "ready", "at": T + 500_000 * S, "position": 9}]
     found = lanes(SessionParts(session=session(), recordings=[recording(history=late)]))
     assert found.until == T + 150 * S
     assert found.latest == T + 500_000 * S
 
 
-def test_steps_count_persons_once_and_nobody_who_never_connected() -> None:
+def test_steps_count_each_person_once_and_nobody_who_never_connected() -> None:
     people = [participant("alice"), participant("bob"), participant("bot", kind="egress")]
     connections = [
         connection("1", "alice", 0, 50), connection("2", "alice", 20, 60), connection("3", "bob", 10, None),
@@ -202,7 +202,7 @@ def test_steps_count_persons_once_and_nobody_who_never_connected() -> None:
     assert presence_steps(people, connections) == [(T, 1), (T + 10 * S, 2), (T + 60 * S, 1)]
 
 
-def test_who_leaves_and_who_joins_in_one_moment_makes_no_step() -> None:
+def test_a_leave_and_a_join_at_the_same_time_make_no_step() -> None:
     people = [participant("alice"), participant("bob")]
     assert presence_steps(people, [connection("1", "alice", 0, 10), connection("2", "bob", 10, 20)]) == [
         (T, 1),
@@ -210,7 +210,7 @@ def test_who_leaves_and_who_joins_in_one_moment_makes_no_step() -> None:
     ]
 
 
-def test_an_anomaly_is_marked_where_its_record_was() -> None:
+def test_an_anomaly_is_marked_at_the_time_of_its_record() -> None:
     odd = [
         Anomaly(kind="late_event", position=4, detail="x"), Anomaly(kind="missing_end", position=None, detail="y"),
         Anomaly(kind="missing_start", position=99, detail="z"),
@@ -228,12 +228,12 @@ def test_a_broadcast_is_drawn_from_its_entries() -> None:
     assert (bar.start, bar.end, bar.end_by) == (T + 10 * S, T + 40 * S, "reported")
 
 
-def test_a_stream_of_nobody_known_is_still_shown() -> None:
+def test_a_stream_of_an_unknown_person_is_shown() -> None:
     found = lanes(SessionParts(session=session(), streams=[stream("V", "ghost", 1, 2)]))
     assert lane(found, "p:").label == "unknown person"
 
 
-def test_what_is_received_is_one_lane_for_each_person_it_came_from() -> None:
+def test_subscriptions_are_one_lane_for_each_publisher() -> None:
     received = [
         stream(f"V{n}", "bob", n, 50, direction="received", publisher="alice", connection="PB", id=f"V{n}@PB")
         for n in range(3)
@@ -261,14 +261,20 @@ def test_the_script_gets_the_same_bars_as_columns() -> None:
         streams=[stream("V", "alice", 3, None)], recordings=[recording()],
     )  # fmt: skip
     drawn = lanes(parts)
-    told = msgspec.json.decode(msgspec.json.encode(lanes_to_json(drawn)))
-    bars, words = told["bars"], told["words"]
+    columns = msgspec.json.decode(msgspec.json.encode(lanes_to_json(drawn)))
+    bars, words = columns["bars"], columns["words"]
     again = [
-        (told["lanes"][bars["lane"][n]][5], bars["start"][n], bars["end"][n], words[bars["end_by"][n]], bars["key"][n])
+        (
+            columns["lanes"][bars["lane"][n]][5],
+            bars["start"][n],
+            bars["end"][n],
+            words[bars["end_by"][n]],
+            bars["key"][n],
+        )
         for n in range(len(bars["lane"]))
     ]
     assert again == [
         (each.key, bar.start - T, None if bar.end is None else bar.end - T, bar.end_by, bar.key)
         for each in drawn.lanes for bar in each.bars
     ]  # fmt: skip
-    assert told["lanes"][-1][3] == 2, "a stream's parent is the lane of its person"
+    assert columns["lanes"][-1][3] == 2, "a stream's parent is the lane of its person"

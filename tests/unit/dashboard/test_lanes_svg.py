@@ -1,4 +1,4 @@
-"""The still picture: shapes and classes for everything the lanes say, and nothing a vendor said unescaped."""
+"""The static picture: a shape and a class for each part of the lanes, and all vendor text escaped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def bar(start: int | None, end: int | None, start_by: str | None = "reported", e
 
 
 def picture(*lanes: Lane, marks: list[Mark] | None = None) -> ElementTree.Element:
-    given = Lanes(
+    drawn = Lanes(
         begin=0, until=1000 * S, latest=1000 * S, is_running=True, lanes=list(lanes), marks=marks or [],
         steps=[(0, 1), (500 * S, 2), (900 * S, 0)],
     )  # fmt: skip
-    return ElementTree.fromstring(str(draw_lanes(given, "<script>alert(1)</script>").svg))
+    return ElementTree.fromstring(str(draw_lanes(drawn, "<script>alert(1)</script>").svg))
 
 
 def person(*bars: Bar, name: str = "Alice") -> Lane:
@@ -43,7 +43,7 @@ def test_solid_is_reported_and_hatched_is_derived_or_inferred() -> None:
     assert fills == ["url(#hatch-derived)", "url(#hatch-inferred)"]
 
 
-def test_what_still_runs_ends_in_an_arrow_and_an_unknown_start_is_hatched() -> None:
+def test_an_open_bar_ends_in_an_arrow_and_an_unknown_start_is_hatched() -> None:
     running, unknown = groups(picture(person(bar(0, None, end_by=None), bar(None, 500 * S, None))))
     assert running.get("class", "").endswith("end-open")
     assert "tip" in parts_of(running)
@@ -51,14 +51,14 @@ def test_what_still_runs_ends_in_an_arrow_and_an_unknown_start_is_hatched() -> N
     assert "hatch" in parts_of(unknown)
 
 
-def test_every_bar_is_told_in_words() -> None:
-    said = groups(picture(person(bar(0, 60 * S, end_by="inferred"))))[0].findtext("title")
-    assert said == "Alice, connection: from 01 Jan 00:00:00 UTC (reported) to 01 Jan 00:01:00 UTC (inferred)"
+def test_every_bar_has_a_title() -> None:
+    title = groups(picture(person(bar(0, 60 * S, end_by="inferred"))))[0].findtext("title")
+    assert title == "Alice, connection: from 01 Jan 00:00:00 UTC (reported) to 01 Jan 00:01:00 UTC (inferred)"
 
 
-def test_names_are_text_and_there_is_no_inline_style() -> None:
+def test_names_are_escaped_and_there_is_no_inline_style() -> None:
     marks = [Mark(at=5, kind='x" onload="alert(1)', detail="<b>", position=1)]
-    given = Lanes(
+    drawn = Lanes(
         begin=0,
         until=S,
         latest=S,
@@ -67,14 +67,14 @@ def test_names_are_text_and_there_is_no_inline_style() -> None:
         marks=marks,
         steps=[],
     )
-    text = str(draw_lanes(given, "<script>alert(1)</script>").svg)
+    text = str(draw_lanes(drawn, "<script>alert(1)</script>").svg)
     assert "<script" not in text
     assert "style=" not in text
     names = {name for each in ElementTree.fromstring(text).iter() for name in each.attrib}
     assert not [name for name in names if name.startswith("on") or name == "style"]
 
 
-def test_a_picture_leaves_out_what_is_received_first_and_says_how_much() -> None:
+def test_a_large_picture_leaves_out_subscriptions_first_and_says_how_many() -> None:
     lanes = [
         Lane(kind=kind, key=f"{kind}{n}", label="x", bars=[])
         for n in range(MAX_LANES // 2)
@@ -85,7 +85,7 @@ def test_a_picture_leaves_out_what_is_received_first_and_says_how_much() -> None
     assert len(choose_lanes(lanes, 10)) == 10
 
 
-def test_clock_times_stand_at_round_moments() -> None:
+def test_the_axis_is_labelled_at_round_times() -> None:
     step, moments = axis_ticks(7 * S, 607 * S)
     assert step == 120
     assert all(at % (step * S) == 0 for at in moments)

@@ -1,4 +1,4 @@
-"""Events as lines of files: nothing a spreadsheet would run, nothing lost."""
+"""Events in exported files: no formulas for spreadsheets, and no lost text."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def test_a_cell_that_looks_like_a_formula_is_defused(cell: str) -> None:
     assert escape_formula(cell) == f"'{cell}"
 
 
-def test_numbers_stay_numbers_and_truths_are_words() -> None:
+def test_numbers_stay_numbers_and_booleans_are_words() -> None:
     assert [escape_formula(cell) for cell in (-5, 3, True, None, "a=b")] == [-5, 3, "true", None, "a=b"]
 
 
-def test_csv_keeps_commas_quotes_and_lines() -> None:
+def test_csv_keeps_commas_quotes_and_line_breaks() -> None:
     rows = [["a,b", 'say "x"', "two\nlines", "ü"], ["=cmd|' /C calc'!A0", None, 1, False]]
     again = list(csv.reader(io.StringIO(write_csv(rows).decode(), newline="")))
     assert again == [["a,b", 'say "x"', "two\nlines", "ü"], ["'=cmd|' /C calc'!A0", "", "1", "false"]]

@@ -1,4 +1,4 @@
-"""The demo's calls are what the vendors' servers would send, and their proofs are real."""
+"""The demo's calls look like the vendors' deliveries, and their proofs are valid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_same_arguments_give_the_same_bytes(vendor: str) -> None:
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_a_call_is_told_in_order_and_within_its_time(vendor: str) -> None:
+def test_the_deliveries_of_a_call_are_ordered_and_within_its_time(vendor: str) -> None:
     call = whole_call(vendor, START)
     times = [each.at for each in call]
     assert times == sorted(times)
@@ -38,7 +38,7 @@ def test_a_call_is_told_in_order_and_within_its_time(vendor: str) -> None:
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_pace_shortens_a_call_without_changing_its_story(vendor: str) -> None:
+def test_pace_shortens_a_call_without_changing_its_events(vendor: str) -> None:
     quick = whole_call(vendor, START, pace=0.05)
     assert [each.event for each in quick] == [each.event for each in whole_call(vendor, START)]
     assert quick[-1].at <= START + CALL_SECONDS * 50_000
@@ -71,7 +71,7 @@ def sample_shapes(vendor: str) -> dict[str, set[str]]:
             try:
                 bodies.append(json.loads(json.loads(line)["body_text"]))
             except ValueError:
-                continue  # a sample that is no JSON, on purpose
+                continue  # one sample is not JSON, on purpose
     shapes: dict[str, set[str]] = {}
     for body in bodies:
         if isinstance(body, dict):
@@ -87,7 +87,7 @@ UNSAMPLED = {"recording_start", "recording_stop", "supervisor_join_session"}
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_bodies_have_no_field_the_samples_do_not_have(vendor: str) -> None:
+def test_bodies_have_only_fields_of_the_samples(vendor: str) -> None:
     known = sample_shapes(vendor)
     everywhere = set().union(*known.values())
     for each in whole_call(vendor, START):
@@ -118,11 +118,11 @@ def test_a_token_carries_the_hash_of_the_body(vendor: str) -> None:
     assert ("Hash-Token" in headers) == (vendor == "plugnmeet")
 
 
-def test_a_short_secret_is_signed_with_in_silence() -> None:
+def test_signing_with_a_short_secret_gives_no_warning() -> None:
     assert sign("livekit", b"{}", "secret", START)[0]["Authorization"]
 
 
-def test_a_fixed_header_and_a_token_in_the_address_prove_the_others() -> None:
+def test_other_vendors_are_proved_by_a_fixed_header_or_a_token_in_the_path() -> None:
     assert sign("openvidu", b"{}", SECRET, START)[0]["Authorization"] == SECRET
     assert sign("streamrec", b"{}", SECRET, START)[1] == f"/{SECRET}"
     with pytest.raises(KeyError):

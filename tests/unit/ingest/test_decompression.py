@@ -34,13 +34,15 @@ bodies = st.one_of(
 
 @pytest.mark.parametrize(("encoding", "pack"), PACKED)
 @given(body=bodies)
-async def test_what_was_compressed_comes_back(encoding: str, pack: Callable[[bytes], bytes], body: bytes) -> None:
+async def test_a_compressed_body_is_decompressed_unchanged(
+    encoding: str, pack: Callable[[bytes], bytes], body: bytes
+) -> None:
     assert await decompress(pack(body), encoding, LIMIT) == body
 
 
 @pytest.mark.parametrize(("encoding", "pack"), PACKED)
 @pytest.mark.parametrize("size", [0, 1, STEP_BYTES - 1, STEP_BYTES, STEP_BYTES + 1, 3 * STEP_BYTES])
-async def test_a_body_of_whole_steps_comes_back_and_a_cut_one_is_refused(
+async def test_a_body_of_whole_steps_is_decompressed_and_a_truncated_one_is_refused(
     encoding: str, pack: Callable[[bytes], bytes], size: int
 ) -> None:
     packed = pack(bytes(n % 251 for n in range(size)))
@@ -57,7 +59,7 @@ async def test_the_limit_is_on_the_decompressed_body() -> None:
         await decompress(body, "gzip", 999)
 
 
-async def test_a_body_that_expands_as_no_webhook_does_is_refused_long_before_the_limit() -> None:
+async def test_a_body_that_expands_too_much_is_refused_long_before_the_limit() -> None:
     with pytest.raises(TooLarge, match="expands"):
         await decompress(gzip.compress(bytes(16 * 1024 * 1024)), "gzip", 1 << 40)
 

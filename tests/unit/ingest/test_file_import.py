@@ -100,13 +100,13 @@ def test_the_signed_samples_give_the_bytes_that_were_signed() -> None:
 
 
 def test_cdr_files_are_read_in_the_order_they_were_written() -> None:
-    given = [
+    names = [
         "CDR.2020-01-02_08-00-00.log",
         "other.jsonl",
         "CDR.2020-01-02_10-00-00.log",
         "CDR.2020-01-01_10-00-00.log.gz",
     ]
-    assert [path.name for path in import_order([*map(Path, given)], OPENVIDU.log_files)] == [
+    assert [path.name for path in import_order([*map(Path, names)], OPENVIDU.log_files)] == [
         "CDR.2020-01-01_10-00-00.log.gz",
         "other.jsonl",
         "CDR.2020-01-02_10-00-00.log",  # this run began on the day before

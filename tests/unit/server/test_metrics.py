@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def lines(metrics: Metrics) -> list[str]:
     return metrics.render()[0].decode().splitlines()
 
 
-def test_every_metric_has_its_promised_name() -> None:
+def test_every_metric_has_its_documented_name() -> None:
     metrics = Metrics(lambda: 0)
     metrics.delivered("lk", "recorded")
     metrics.delivered("lk", "signature_mismatch")
@@ -33,7 +33,7 @@ def test_every_metric_has_its_promised_name() -> None:
         assert line in text
 
 
-def test_the_silence_of_a_source_is_measured_when_asked() -> None:
+def test_the_silence_of_a_source_is_computed_when_metrics_are_read() -> None:
     clock = [10_000_000]
     metrics = Metrics(lambda: clock[0])
     metrics.authenticated("lk", 4_000_000)
@@ -43,7 +43,7 @@ def test_the_silence_of_a_source_is_measured_when_asked() -> None:
     assert 'tracker_source_last_delivery_seconds{source="lk"} 15.0' in lines(metrics)
 
 
-def test_the_age_of_the_newest_checkpoint_counts_once_there_are_to_be_some() -> None:
+def test_the_age_of_the_newest_checkpoint_is_reported_once_checkpoints_are_due() -> None:
     clock = [10_000_000]
     metrics = Metrics(lambda: clock[0])
     assert "tracker_checkpoint_age_seconds 0.0" in lines(metrics)
@@ -59,7 +59,7 @@ def test_the_age_of_the_newest_checkpoint_counts_once_there_are_to_be_some() -> 
     assert "tracker_checkpoint_failures_total 1.0" in text
 
 
-def test_two_servers_in_one_process_do_not_share_numbers() -> None:
+def test_two_servers_in_one_process_do_not_share_metrics() -> None:
     one, two = Metrics(lambda: 0), Metrics(lambda: 0)
     one.depth(5)
     assert "tracker_queue_depth 0.0" in lines(two)

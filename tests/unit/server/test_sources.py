@@ -1,4 +1,4 @@
-"""Sources that do not fit their vendor are refused before anything starts; the message names the key, a fix, and no secret."""
+"""Sources with wrong settings for their vendor are refused at start, with an error that names the key and a fix, no secret."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def source(lines: str, vendor: str = "streamrec", name: str = "a") -> str:
 
 
 MISTAKES = {
-    # what is in the file → the key that is named, and a word of the fix
+    # the file's text → the key in the error, and a word of the fix
     source("", "livekit"): ("sources[0].keys", "needs keys"),
     source(""): ("sources[0].secret", "needs secret, secret_env or secret_file"),
     source('keys = { a = "SECRET" }'): ("sources[0].keys", "use secret"),
@@ -40,7 +40,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_a_mistake_names_its_key_and_a_fix_and_no_secret(text: str) -> None:
+def test_an_error_names_its_key_and_a_fix_and_no_secret(text: str) -> None:
     key, fix = MISTAKES[text]
     with pytest.raises(ConfigInvalid) as raised:
         read(text)
@@ -57,7 +57,7 @@ def test_reading_the_file_checks_its_sources(tmp_path: Path) -> None:
         load_config(path, {})
 
 
-def test_only_vendors_that_let_the_operator_choose_it_take_a_header() -> None:
+def test_only_vendors_with_a_configurable_header_accept_one() -> None:
     assert read(source('secret = "SECRET"\nheader = "X-Hook-Key"', "openvidu")).sources[0].header == "X-Hook-Key"
     assert {name for name, vendor in registry.VENDORS.items() if vendor.accepts_header} == {"openvidu"}
 

@@ -1,4 +1,4 @@
-"""Encoded rows decode to the same rows, usual ones and odd ones."""
+"""Encoded rows decode to the same rows, common ones and odd ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_entry_decodes_to_the_same_entry(odd: dict[str, Any]) -> None:
     assert encoding.decode_entry((*columns, row.hidden, encoding.encode_entry(row))) == row
 
 
-def test_a_usual_key_takes_half_the_bytes_and_a_usual_kind_is_a_number() -> None:
+def test_a_common_key_takes_half_the_bytes_and_a_common_kind_is_a_number() -> None:
     assert len(encoding.encode_entry(entry())) < len(encoding.encode_entry(entry(dedupe_key="AB" * 32)))
     assert isinstance(encoding.number_of_kind("participant.left"), int)
 

@@ -111,7 +111,7 @@ async def test_a_search_finds_the_same_as_a_scan(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "live.db")
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
     made = sessions(120, chance)
-    kept: dict[str, SessionRows] = {}
+    current: dict[str, SessionRows] = {}
     for position in range(1, 9):
         # The same sessions repeatedly: with more people, other people, another start, or removed.
         part = [rows for rows in made if chance.random() < 0.3]
@@ -120,27 +120,27 @@ async def test_a_search_finds_the_same_as_a_scan(tmp_path: Path) -> None:
             msgspec.structs.replace(rows, session=msgspec.structs.replace(rows.session, begins_at=T0 + chance.randrange(200) * 1_000_000))
             for rows in changed
         ]  # fmt: skip
-        gone = [name for name in kept if chance.random() < 0.05 and name not in {rows.session.id for rows in moved}]
+        gone = [name for name in current if chance.random() < 0.05 and name not in {rows.session.id for rows in moved}]
         await live.save(Changes(position=position, sessions=moved, removed=gone))
-        kept |= {rows.session.id: rows for rows in moved}
+        current |= {rows.session.id: rows for rows in moved}
         for name in gone:
-            del kept[name]
+            del current[name]
     await expect_all(live)
     await live.close()
     rebuilt = await SqliteViews.build(tmp_path / "rebuilt.db")
-    await rebuilt.save(Changes(position=8, sessions=list(kept.values())))
+    await rebuilt.save(Changes(position=8, sessions=list(current.values())))
     await rebuilt.finish()
     rebuilt = await SqliteViews.open(tmp_path / "rebuilt.db", writable=True)
     await expect_all(rebuilt)
     first = await expect_consistent(tmp_path / "rebuilt.db")
     # A rebuild writes the same texts as saves, so this save changes nothing.
-    await rebuilt.save(Changes(position=9, sessions=list(kept.values())))
+    await rebuilt.save(Changes(position=9, sessions=list(current.values())))
     await expect_all(rebuilt)
     await rebuilt.close()
     assert first == await expect_consistent(tmp_path / "live.db") == await expect_consistent(tmp_path / "rebuilt.db")
 
 
-async def test_removed_people_are_in_no_text_any_more(tmp_path: Path) -> None:
+async def test_no_text_contains_removed_people(tmp_path: Path) -> None:
     path = tmp_path / "views.db"
     await SqliteViews.create(path)
     views = await SqliteViews.open(path, writable=True)

@@ -1,4 +1,4 @@
-"""What statistics are added up from: always what looking at every session gives, saved live in any order or rebuilt."""
+"""Statistics from prepared sums equal a scan of all sessions, whether rows were saved live in any order or rebuilt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST = T0 + 3 * DAY
 
 
 def some_sessions(count: int, chance: random.Random) -> list[SessionRows]:
-    """Sessions of three sources that begin and end at equal times, on both sides of ten seconds, ten minutes and midnight."""
+    """Sessions of three sources with equal start and end times, around the edges of ten seconds, ten minutes and days."""
     moments = [
         T0 + step + shift
         for step in (0, 10 * SECOND, 600 * SECOND, DAY, DAY + 7_777_777, 2 * DAY)
@@ -69,9 +69,9 @@ def scanned(sessions: list[SessionRows], from_at: int, to_at: int, sources: tupl
 
 async def expect_correct(views: SqliteViews, sessions: list[SessionRows], chance: random.Random) -> None:
     edges = [T0, T0 + DAY, T0 - DAY, T0 + 10 * SECOND, T0 + 1, T0 + 600 * SECOND + 5, T0 + DAY + 7_777_777, 0, LAST]
-    asked = [(-(2**62), 2**62), (T0, LAST), (T0, T0), (LAST, T0)]
-    asked += [(chance.choice(edges), chance.choice(edges)) for _ in range(25)]
-    for from_at, to_at in asked:
+    ranges = [(-(2**62), 2**62), (T0, LAST), (T0, T0), (LAST, T0)]
+    ranges += [(chance.choice(edges), chance.choice(edges)) for _ in range(25)]
+    for from_at, to_at in ranges:
         for sources in (None, ("ov",), ("lk", "rec"), ("none",), ()):
             found = await views.stats(from_at=from_at, to_at=to_at, sources=sources)
             for day in found["days"]:
@@ -144,9 +144,9 @@ def test_a_range_is_split_into_the_largest_rows_without_gaps() -> None:
 
 async def test_statistics_scan_no_table(tmp_path: Path) -> None:
     await SqliteViews.create(tmp_path / "views.db")
-    asked = [each for sources in (None, ("ov",)) for each in statements(plan_stats(sources, 5, 2 * DAY + 11))]
+    statements_run = [each for sources in (None, ("ov",)) for each in statements(plan_stats(sources, 5, 2 * DAY + 11))]
     with closing(sqlite3.connect(tmp_path / "views.db")) as connection:
-        for statement, bound in [*asked, (sql.SELECT_PEAK, ("[]", 1, 2))]:
+        for statement, bound in [*statements_run, (sql.SELECT_PEAK, ("[]", 1, 2))]:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bound)]
             whole = [
                 step
