@@ -13,7 +13,6 @@ FILES = sorted([*TESTS.rglob("*.py"), *(ROOT / "bench").rglob("*.py")])
 MIRRORS = ("unit", "flows")
 """Folders of tests/ that mirror tracker/."""
 TESTED_ELSEWHERE = {
-    "domain": "plain data; every test of a vendor, of the log and of the views builds on it",
     "log/keys": "keys are tested by what they encrypt: log/sqlite/test_encryption*, log/jetstream/test_*keys*",
     "views": "every engine passes contracts/test_views; answers and presenters are tested by api/ and evidence/bundle/",
 }

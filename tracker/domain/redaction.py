@@ -1,6 +1,6 @@
 """What remains of a fact when a person is erased, and which fields of facts are hidden. Pure.
 
-    pseudonymize_…   kind, times, clock, reasons and numbers stay; names become pseudonyms; free-form detail is removed
+    pseudonymize_…   kind, times, clock, Tracker's own reasons and numbers stay; names become pseudonyms; free text is removed
     hide_fields      removes the fields that an operator does not want in the views
 
 An erasure stores the pseudonymized facts of what it erased (`log/erasure_records.py`), so that timelines keep their shape.
@@ -25,8 +25,20 @@ PERSON_FIELDS = frozenset({
 })  # fmt: skip
 """Fields that identify a person. A stream id is one because it may be derived from its publisher's name."""
 
-REMOVED = frozenset({"detail", "ip", "location", "platform", "url"})
-"""Fields that an erasure removes."""
+REMOVED = frozenset({"detail", "ip", "location", "platform", "url", "vendor_reason", "status", "mode"})
+"""Fields that an erasure removes: places, and the vendor's own words, which may be any text."""
+WORDS = {
+    "media": frozenset({"audio", "video", "audio+video", "data"}),
+    "label": frozenset({"camera", "microphone", "screen", "screen_audio"}),
+}
+"""Fields that an erasure removes unless they hold one of these words."""
+PERSONS = frozenset({
+    "standard", "sip", "connector", "ingress", "egress", "agent", "bridge", "hidden", "recorder", "ipcam",
+})  # fmt: skip
+"""The kinds of participant that an erasure keeps; any other becomes `erased`, which is no person either."""
+NUMBERED_PERSON = re.compile(r"kind_[0-9]{1,10}")
+DEPLOYMENT = frozenset({"node", "cluster"})
+"""What an event may be about whose name an erasure keeps."""
 OPTIONAL = frozenset({"ip", "location", "platform", "url", "name", "label"})
 """Fields that an operator may hide. Every fact can do without them."""
 
@@ -45,11 +57,17 @@ PSEUDONYM = re.compile(r"erased-[0-9a-f]{12}")
 def pseudonymize_everyone(fact: Fact, rename: Rename, *, room_is_person: bool) -> Fact:
     """Rename everyone in a fact: for erasing a whole session, or everything before a date."""
     fields = _without_details(fact)
-    for name in PERSON_FIELDS & fields.keys():
-        fields[name] = rename(fields[name])
-    if fields.get("subject_type") == "participant" and fields.get("subject_id"):
-        fields["subject_id"] = rename(fields["subject_id"])
     place = fields.get("place")
+    # Speech to text is named after the person, and a message without a recording's id after the room and the time.
+    if fields["kind"].startswith("transcription.") or fields.get("activity") == fields.get("identity"):
+        _rename(fields, "activity", rename)
+    if fields.get("nameless"):
+        _rename(fields, "recording", rename)
+    names_of_session = () if place is None else (place.get("run"), None if room_is_person else place.get("room"))
+    if fields.get("subject_type") not in DEPLOYMENT and fields.get("subject_id") not in names_of_session:
+        _rename(fields, "subject_id", rename)
+    for name in PERSON_FIELDS & fields.keys():
+        _rename(fields, name, rename)
     if place is not None:
         place.pop("room_name", None)
         if room_is_person and place.get("room"):
@@ -93,10 +111,16 @@ def decode_facts(stored: list[Any]) -> tuple[Fact, ...]:
 
 
 def _without_details(fact: Fact) -> dict[str, Any]:
-    """A fact as JSON values, without free-form text and without the places a person was at."""
+    """A fact as JSON values, without free text and without the places a person was at."""
     fields: dict[str, Any] = msgspec.to_builtins(fact)
     for name in REMOVED & fields.keys():
         del fields[name]
+    for name, words in WORDS.items():
+        if fields.get(name) not in words:
+            fields.pop(name, None)
+    person = fields.get("person", "standard")
+    if person not in PERSONS and NUMBERED_PERSON.fullmatch(person) is None:
+        fields["person"] = "erased"
     fields["detail"] = ERASED
     if "anomalies" in fields:
         fields["anomalies"] = [[kind, "erased"] for kind, _ in fields["anomalies"]]
@@ -115,6 +139,11 @@ def _with_copy(fields: dict[str, Any]) -> dict[str, Any]:
         left = {name: each for name, each in fields.items() if name not in _NOT_OF_EVENT}
         fields["copy"] = [hashlib.sha256(msgspec.json.encode(left, order="sorted")).hexdigest(), None, copy[2]]
     return fields
+
+
+def _rename(fields: dict[str, Any], name: str, rename: Rename) -> None:
+    if fields.get(name):
+        fields[name] = rename(fields[name])
 
 
 def _to_fact(fields: Any) -> Fact:
