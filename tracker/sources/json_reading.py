@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from tracker.domain.deliveries import Record
@@ -28,6 +29,9 @@ _LONGEST_NUMBER = 100
 """Digits; Python may refuse to print longer numbers."""
 
 _LONGEST_NAME = 200
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DATE_AND_TIME = re.compile(r"[0-9W-]{8,10}[Tt ][0-9]{2}[\x00-\x7f]*\Z")
+"""`fromisoformat` takes any character between date and time, and digits of any alphabet."""
 _LONGEST_CACHED = 64
 
 _SECRET_KEY = re.compile(
@@ -88,9 +92,75 @@ def as_text(value: object) -> str | None:
     return replace_surrogates(value) if isinstance(value, str) and value else None
 
 
+_NAME_KEYS = ("clientData", "name", "nickname", "userName", "username", "displayName", "nome")
+"""Where applications put a person's name in an object; many send the object in place of the name."""
+_LOOKS_LIKE_JSON = re.compile(r"""\{\s*(?:["'\\}]|[\w$]+\s*:|$)|\[\s*(?:["'\\{\[\]]|[\d.,\s-]*\]|object \w+\]|$)""")
+_JSON_BEGINS = frozenset('{["')
+_MAX_NESTED_NAMES = 12
+
+
+def person_name(value: object) -> str | None:
+    """The name in a text that should be a person's name; never JSON.
+
+    An application may send an object with the name in it (`{"clientData": "Mike"}`), also as a text within a text, and may
+    join what client and server said by `%/%`. Broken JSON, and JSON without a name, is no name.
+    """
+    return _name_in(value, _MAX_NESTED_NAMES)
+
+
+def _name_in(value: object, nested: int) -> str | None:
+    if nested < 0:
+        return None
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        found = (_name_in(fields.get(key), nested - 1) for key in _NAME_KEYS if not isinstance(fields.get(key), bool))
+        return next((name for name in found if name is not None), None)
+    if not isinstance(value, str):
+        return None
+    text = replace_surrogates(value).strip()
+    if "%/%" in text:
+        parts = (_name_in(part, nested - 1) for part in text.split("%/%"))
+        return next((name for name in parts if name is not None), None)
+    if text == "null":
+        return None
+    parsed = _json_in(text) if text[:1] in _JSON_BEGINS else None
+    if parsed is not None:
+        return _name_in(parsed, nested - 1)
+    # Nicknames may stand in quotes, brackets or braces.
+    return None if _LOOKS_LIKE_JSON.match(text) else text[:_LONGEST_NAME] or None
+
+
+def _json_in(text: str) -> object:
+    """The value of a JSON text, also of one whose quotes are escaped once more; None where it is broken."""
+    for candidate in (text, f'"{text}"'):
+        try:
+            value = parse_strict(candidate)
+        except BodyUnreadable:
+            continue
+        if value != text:
+            return value
+    return None
+
+
 def event_name(value: object) -> str:
     """An event's name, cut to 200 characters; "" where it is not a text."""
     return (as_text(value) or "")[:_LONGEST_NAME]
+
+
+def iso_moment(value: object) -> Micros | None:
+    """ISO 8601 with a zone, as µs, finer digits cut off; None for anything else, and for times before 1970.
+
+    Every form that `datetime.fromisoformat` reads: also basic, with a comma, without seconds, with a zone of hours.
+    A time that was never set is Go's zero time, `0001-01-01T00:00:00Z`.
+    """
+    if not isinstance(value, str) or not _DATE_AND_TIME.match(value):
+        return None
+    try:
+        moment = datetime.fromisoformat(value.upper())
+        at = (moment - _EPOCH) // timedelta(microseconds=1) if moment.tzinfo is not None else 0
+    except (ValueError, OverflowError):
+        return None
+    return at if 0 < at < MAX_TIME else None
 
 
 def as_object(value: object) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EndReason, Fact, Micros, Precision, SessionRef
 from tracker.sources import livekit_protocol, protojson
-from tracker.sources.json_reading import given_id
+from tracker.sources.json_reading import given_id, person_name
 from tracker.sources.livekit.egress import Egress, read_egress, room_name_of, span
 from tracker.sources.protojson import Message
 
@@ -187,7 +187,7 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
         "place": context.session_ref(joined_at),
         "connection": connection,
         "identity": person.text("identity"),
-        "name": person.text("name"),
+        "name": person_name(person.text("name")),
         "person": livekit_protocol.person_kind(person),
         "joined_at": joined_at,
     }

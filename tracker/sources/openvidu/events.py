@@ -22,7 +22,7 @@ import msgspec
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EndReason, EventCopy, Fact, Micros, SessionRef
-from tracker.sources.json_reading import given_id, replace_surrogates
+from tracker.sources.json_reading import given_id, person_name, replace_surrogates
 from tracker.sources.openvidu.wire import Event, event_copy, parse_json, read_event, shown_name
 
 
@@ -40,16 +40,10 @@ _RECORDING_KINDS: dict[str, type[facts.RecordingFact]] = {
 _NO_CONNECTION_ID = "unknown"
 
 
-_JSON_BEGINS = frozenset(' \t\n\r{["-0123456789tfnNI')
-"""A text that begins otherwise is not JSON and is not parsed."""
-
 _LAST_MS = 253_402_300_800_000
 """The year 10000, in ms: neither views nor answers can hold a later time."""
 
 _LONGEST_NAME = 200
-
-_NAME_KEYS = ("clientData", "name", "nickname", "userName", "nome")
-"""Where applications put a person's name in clientData; openvidu-call and the tutorials use `clientData`."""
 
 # S/core/EndReason.java, all 16 values, and broadcastStoppedByServer (≥ 2.26).
 _REASONS: dict[str, EndReason] = {
@@ -215,23 +209,6 @@ def require_text(fields: dict[str, Any], key: str) -> str:
     return value
 
 
-def readable_name(client_data: object) -> str | None:
-    """The person's name in clientData: a plain text, or a field of a JSON object (`{"clientData": "Mike"}` → Mike)."""
-    if not isinstance(client_data, str):
-        return None
-    try:
-        value = parse_json(client_data) if client_data[:1] in _JSON_BEGINS else client_data
-    except ValueError:
-        value = client_data
-    if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
-        value = next((fields[key] for key in _NAME_KEYS if as_text(fields.get(key))), None)
-    elif isinstance(value, int | float):
-        value = client_data
-    name = replace_surrogates(value).strip() if isinstance(value, str) else ""
-    return name[:_LONGEST_NAME] or None
-
-
 def dimensions(value: object) -> object:
     """VideoDimensions as {"width", "height"}. Unlike documented, it is a string of JSON; other values are returned unchanged."""
     if not isinstance(value, str):
@@ -371,7 +348,7 @@ def _participant(context: EventContext) -> dict[str, Any]:
         "place": context.session_ref(),
         "connection": connection,
         "identity": None if has_no_id else connection,
-        "name": readable_name(context.fields.get("clientData")),
+        "name": person_name(context.fields.get("clientData")),
         "person": "ipcam" if platform == "IPCAM" or connection.startswith("ipc_") else "standard",
         "keyed_by_join": True,
         "platform": platform,
@@ -482,16 +459,20 @@ def _recording(context: EventContext, *, measured: bool) -> dict[str, Any]:
     # prints an object that has changed in between, so they are ignored in a start.
     recording = require_text(context.fields, "id")
     seconds, size = context.fields.get("duration"), context.fields.get("size")
-    length = seconds if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) else 0
-    octets = size if isinstance(size, int) and not isinstance(size, bool) else 0
+    length = seconds if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) else -1
+    octets = size if isinstance(size, int) and not isinstance(size, bool) else -1
+    # Before the file is ready, zero means that it is not known yet; then it is the file's.
+    least = 0 if context.fields.get("status") == "ready" else 1
     return {
         **context.fact("id", "outputMode", "duration", "size", "status", "reason"),
         "place": context.session_ref(recording=recording),
         "recording": recording,
         "keyed_by_start": True,
         "mode": as_text(context.fields.get("outputMode")),
-        "duration_ms": round(length * 1000) if measured and 0 < length < _LONGEST_SECONDS else None,
-        "size_bytes": octets if measured and 0 < octets < 2**63 else None,
+        "duration_ms": round(length * 1000)
+        if measured and 0 <= length < _LONGEST_SECONDS and length * 1000 >= least
+        else None,
+        "size_bytes": octets if measured and least <= octets < 2**63 else None,
     }
 
 

@@ -23,6 +23,7 @@ from tracker.sources.json_reading import (
     BodyUnreadable,
     as_count,
     event_name,
+    person_name,
     as_object,
     without_secrets,
     pick_fields,
@@ -205,7 +206,7 @@ def _participant(context: EventContext) -> tuple[dict[str, Any], str, Micros | N
 
 
 def _connection(person: dict[str, Any], identity: str, joined: Micros | None) -> dict[str, Any]:
-    name = as_text(person.get("participantName"))
+    name = person_name(person.get("participantName"))
     return {
         "connection": identity, "identity": identity, "name": name, "keyed_by_join": True, "joined_at": joined,
     }  # fmt: skip

@@ -25,6 +25,7 @@ from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EndReason, Fact, Micros, SessionRef
 from tracker.sources import livekit_protocol, protojson
+from tracker.sources.json_reading import person_name
 from tracker.sources.protojson import Message
 
 
@@ -191,7 +192,7 @@ def participant(context: EventContext) -> tuple[Fact, ...]:
         "place": context.session_ref(joined_at, starts_at=context.room_created_at if first else None),
         "connection": connection,
         "identity": _identity(person),
-        "name": person.text("name"),
+        "name": person_name(person.text("name")),
         "person": _person_kind(person),
         "joined_at": joined_at,
     }
@@ -350,7 +351,7 @@ def artifact(context: EventContext) -> tuple[Fact, ...]:
         mime_type=file.text("mime_type"),
         job_id=job.text("job_id"),
         reference_artifact_id=about.text("reference_artifact_id"),
-        user_name=user.text("name"),
+        user_name=person_name(user.text("name")),
         **usage,
     )
     subject: dict[str, Any] = {"subject_type": "artifact", "subject_id": artifact_info.text("artifact_id")}

@@ -9,9 +9,7 @@ A room is a client (the agent), a session one of its streams. Fields: docs/refer
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -21,20 +19,17 @@ from tracker.domain import facts
 from tracker.domain.facts import Fact, Micros, SessionRef
 from tracker.sources.contract import Where
 from tracker.sources.json_reading import (
-    MAX_TIME,
     BodyUnreadable,
     as_count,
     event_name,
     as_object,
+    iso_moment,
     pick_fields,
     read_proof,
     read_object,
     as_text,
 )
 
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:?\d\d)", re.ASCII)
 
 Anomalies = tuple[tuple[str, str], ...]
 
@@ -122,20 +117,6 @@ def name_of(body: dict[str, Any]) -> str:
     return kind if kind in _READERS and status not in _READERS else status or kind
 
 
-def moment(value: object) -> Micros | None:
-    """ISO 8601 with a zone, as µs, finer digits cut off; None for anything else, and for times before 1970.
-
-    A time that was never set is Go's zero time, `0001-01-01T00:00:00Z`.
-    """
-    if not isinstance(value, str) or not _MOMENT.fullmatch(value):
-        return None
-    try:
-        at = (datetime.fromisoformat(value.upper()) - _EPOCH) // timedelta(microseconds=1)
-    except (ValueError, OverflowError):
-        return None
-    return at if 0 < at < MAX_TIME else None
-
-
 def _raw(context: EventContext, *anomalies: tuple[str, str]) -> facts.Unknown:
     """A message that is not read further: its name only, because an SDP, a webhook_url and a guest token are secrets.
 
@@ -169,7 +150,7 @@ def _recording(context: EventContext, at: Micros | None = None) -> dict[str, Any
 
 def _span(context: EventContext, start: str, stop: str) -> tuple[Micros | None, Micros | None, Anomalies]:
     """(start, end, anomalies), as stated."""
-    began, ended = moment(context.body.get(start)), moment(context.body.get(stop))
+    began, ended = iso_moment(context.body.get(start)), iso_moment(context.body.get(stop))
     anomalies = tuple(
         ("unreadable", f"{name} is no time") for name, value in ((start, began), (stop, ended)) if value is None
     )
@@ -190,9 +171,9 @@ def _upload_ready(context: EventContext) -> tuple[Fact, ...]:
     if began is None and ended is None:
         return (facts.RecordingUploaded(**context.fact(anomalies=anomalies), **about),)
     frames: dict[str, Any] = {
-        "first_frame_at": moment(context.body.get("recording_first_frame_written_at")),
+        "first_frame_at": iso_moment(context.body.get("recording_first_frame_written_at")),
         # The client's clock (RTCP): shown, never compared with other clocks.
-        "first_peerframe_at": moment(context.body.get("recording_first_peerframe_captured_at")),
+        "first_peerframe_at": iso_moment(context.body.get("recording_first_peerframe_captured_at")),
     }
     stopped = facts.RecordingStopped(**context.fact(ended, anomalies), **about, **frames, reason="normal")
     return (stopped, facts.RecordingUploaded(**context.fact(), **about))

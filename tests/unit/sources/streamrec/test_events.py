@@ -32,7 +32,7 @@ from tracker.domain.facts import (
 from tracker.sources.contract import Source, SourceSettings
 from tracker.sources.streamrec.events import interpret
 from tracker.sources.streamrec.source import RULES, StreamrecSource
-from tracker.sources.streamrec.events import moment
+from tracker.sources.json_reading import iso_moment
 
 
 F = TypeVar("F", bound=Fact)
@@ -410,7 +410,7 @@ def test_a_message_says_what_it_is_by_status_or_by_type() -> None:
     ],
 )
 def test_times_are_iso_with_a_zone(text: object, expected: int | None) -> None:
-    assert moment(text) == expected
+    assert iso_moment(text) == expected
 
 
 @pytest.mark.parametrize(
