@@ -34,26 +34,26 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
             code = main([name, "--config", str(config), *arguments])
         except SystemExit as stop:
             code = int(stop.code or 0)
-        out, complaint = capsys.readouterr()
-        return code, out, complaint
+        out, stderr = capsys.readouterr()
+        return code, out, stderr
 
     return command
 
 
 @pytest.fixture
 def filled(run: Run, tmp_path: Path) -> Run:
-    """A log with one whole LiveKit and one OpenVidu call, and views of it."""
+    """A log with one whole LiveKit call and one OpenVidu call, and its views."""
     assert run("init")[0] == 0
     for vendor, source in (("livekit", "lk"), ("openvidu", "ov")):
         path = tmp_path / f"{vendor}.jsonl"
         path.write_bytes(b"\n".join(sent.body for sent in whole_call(vendor, START)) + b"\n")
-        code, _, complaint = run("import", source, str(path))
-        assert code == 0, complaint
+        code, _, stderr = run("import", source, str(path))
+        assert code == 0, stderr
     assert run("rebuild")[0] == 0
     return run
 
 
-def test_init_makes_a_config_and_a_log_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_creates_a_config_and_a_log_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "new" / "config.toml"
     assert main(["init", "--config", str(config)]) == 0
     assert (tmp_path / "new" / "data" / "log.db").exists()
@@ -74,13 +74,13 @@ def test_init_makes_a_config_and_a_log_once(tmp_path: Path, capsys: pytest.Captu
         (("fly",), "fly"),
     ],
 )
-def test_wrong_use_exits_with_2_and_names_what_is_wrong(filled: Run, arguments: tuple[str, ...], word: str) -> None:
-    code, _, complaint = filled(*arguments)
+def test_wrong_arguments_exit_with_2_and_are_named(filled: Run, arguments: tuple[str, ...], word: str) -> None:
+    code, _, stderr = filled(*arguments)
     assert code == 2
-    assert word in complaint
+    assert word in stderr
 
 
-def test_an_import_reports_every_line_and_twice_adds_nothing(run: Run) -> None:
+def test_an_import_reports_every_line_and_a_second_one_adds_nothing(run: Run) -> None:
     run("init")
     file = str(SAMPLES / "openvidu2-cdr.jsonl")
     code, out, _ = run("import", "ov", file, "--json")
@@ -91,7 +91,7 @@ def test_an_import_reports_every_line_and_twice_adds_nothing(run: Run) -> None:
     assert (code, again["new"], again["known"]) == (0, 0, first["lines"])
 
 
-def test_an_import_with_unreadable_lines_exits_with_1_and_their_numbers(run: Run, tmp_path: Path) -> None:
+def test_an_import_with_unreadable_lines_exits_with_1_and_lists_them(run: Run, tmp_path: Path) -> None:
     run("init")
     file = tmp_path / "bad.jsonl"
     file.write_bytes(b'{"event":"sessionCreated","sessionId":"s","timestamp":1}\nnonsense\n')
@@ -115,7 +115,7 @@ def test_sessions_and_timeline_print_tables_and_the_json_of_the_api(filled: Run)
     assert "participant.left" in filled("timeline", livekit["id"])[1]
 
 
-def test_an_export_is_read_back_byte_for_byte(filled: Run, tmp_path: Path) -> None:
+def test_an_export_is_imported_byte_for_byte(filled: Run, tmp_path: Path) -> None:
     exported = tmp_path / "out.jsonl"
     assert filled("export", "--source", "lk", "--out", str(exported))[0] == 0
     assert filled("export", "--source", "lk", "--out", str(exported))[0] == 2
@@ -127,7 +127,7 @@ def test_an_export_is_read_back_byte_for_byte(filled: Run, tmp_path: Path) -> No
     assert len(filled("export", session)[1].splitlines()) == len(lines)
 
 
-def test_a_body_comes_out_as_it_went_in(filled: Run, tmp_path: Path) -> None:
+def test_a_body_is_printed_unchanged(filled: Run, tmp_path: Path) -> None:
     assert filled("verify")[0] == 0
     command = [sys.executable, "-m", "tracker", "records", "--config", str(tmp_path / "config.toml"), "--body", "1"]
     printed = subprocess.run(command, capture_output=True, check=True).stdout
@@ -137,7 +137,7 @@ def test_a_body_comes_out_as_it_went_in(filled: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [("records", "--limit", "2"), ("records", "daily-standup", "--limit", "2", "--json"), ("export",)]
 )
-def test_whoever_reads_only_the_beginning_is_not_kept_waiting(
+def test_a_command_ends_quietly_when_its_output_pipe_is_closed(
     filled: Run, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     command = [sys.executable, "-m", "tracker", *arguments, "--config", str(tmp_path / "config.toml")]
@@ -150,14 +150,14 @@ def test_whoever_reads_only_the_beginning_is_not_kept_waiting(
         assert process.stderr.read() == b""
 
 
-def test_verify_finds_a_body_that_was_changed_behind_our_back(filled: Run, tmp_path: Path) -> None:
+def test_verify_finds_a_changed_body(filled: Run, tmp_path: Path) -> None:
     assert filled("verify")[0] == 0
     with closing(Tampered(tmp_path / "log.db")) as log:
         log.run(
             "UPDATE records SET body = CAST(replace(CAST(body AS TEXT), 'sessionId', 'sessionid') AS BLOB) WHERE position = 20"
         )
-    code, out, complaint = filled("verify")
-    assert code == 1, out + complaint
+    code, out, stderr = filled("verify")
+    assert code == 1, out + stderr
     assert "position 20" in out
 
 
@@ -177,9 +177,9 @@ def test_check_names_the_rows_that_differ(filled: Run, tmp_path: Path) -> None:
 def test_views_of_another_version_are_not_read_but_rebuilt(filled: Run, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "views.db", isolation_level=None)) as views:
         views.execute("UPDATE meta SET value = 'another' WHERE key = 'stamp'")
-    code, _, complaint = filled("sessions")
+    code, _, stderr = filled("sessions")
     assert code == 1
-    assert "tracker rebuild" in complaint
+    assert "tracker rebuild" in stderr
     assert filled("rebuild")[0] == 0
     assert filled("sessions")[0] == 0
 
@@ -193,7 +193,7 @@ def test_a_token_is_printed_alone(filled: Run) -> None:
     assert out.count(".") == 2
 
 
-def test_a_restart_told_by_a_cdr_file_ends_what_was_open(run: Run, tmp_path: Path) -> None:
+def test_a_restart_shown_by_a_cdr_file_ends_open_sessions(run: Run, tmp_path: Path) -> None:
     run("init")
     created = (
         b'{"sessionCreated":{"sessionId":"lost","uniqueSessionId":"lost_1700000000000","timestamp":1700000000000}}\n'
@@ -205,8 +205,8 @@ def test_a_restart_told_by_a_cdr_file_ends_what_was_open(run: Run, tmp_path: Pat
     later = b'{"sessionCreated":{"sessionId":"new","uniqueSessionId":"new_1700000100000","timestamp":1700000100000}}\n'
     (tmp_path / "CDR.2023-11-14_22-13-00.log").write_bytes(created + joined)
     (tmp_path / "CDR.2023-11-14_22-15-00.log").write_bytes(later)
-    code, out, complaint = run("import", "ov", *(str(path) for path in sorted(tmp_path.glob("CDR*"))))
-    assert code == 0, out + complaint
+    code, out, stderr = run("import", "ov", *(str(path) for path in sorted(tmp_path.glob("CDR*"))))
+    assert code == 0, out + stderr
     assert run("rebuild")[0] == 0
     sessions = {each["room"]["id"]: each for each in json.loads(run("sessions", "--json")[1])["items"]}
     assert sessions["lost"]["end"]["provenance"] == "inferred"
@@ -214,11 +214,9 @@ def test_a_restart_told_by_a_cdr_file_ends_what_was_open(run: Run, tmp_path: Pat
     assert sessions["new"]["state"] == "open"
 
 
-def test_what_the_rooms_say_meanwhile_stands_apart_from_what_was_asked_for(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_log_lines_go_to_standard_error(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     structlog.reset_defaults()
     run("init")
     structlog.get_logger("a room").warning("a word")
-    out, complaint = capsys.readouterr()
-    assert (out, "a word" in complaint) == ("", True)
+    out, stderr = capsys.readouterr()
+    assert (out, "a word" in stderr) == ("", True)

@@ -1,4 +1,4 @@
-"""Evidence in a cluster: both nodes give the same proofs and bundles, which anybody can verify offline."""
+"""Evidence in a cluster: both nodes give the same proofs and bundles, which can be verified offline."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ async def test_every_node_gives_the_same_proofs_and_bundles_signed_by_one_and_co
             size = str(made["size"])
             for each in (first, second):
                 await each.until(web, f"/v1/log/checkpoint?size={size}", "/b ")
-            for kind, asked in (
+            for kind, query in (
                 ("inclusion", {"position": "3", "size": size}),
                 ("consistency", {"first": "3", "second": size}),
             ):
-                one, other = [await each.get(web, f"/v1/log/proof/{kind}", **asked) for each in (first, second)]
+                one, other = [await each.get(web, f"/v1/log/proof/{kind}", **query) for each in (first, second)]
                 assert one["hashes"]
                 assert one == other
             key, cosigner = await key_of(web, first), await key_of(web, second)
@@ -127,7 +127,7 @@ async def test_forged_messages_about_the_tree_are_counted_and_change_nothing(tmp
             for each in (first, second):
                 await each.until(web, f"/v1/log/checkpoint?size={made['size']}", f"{origin}/b ")
             key = await key_of(web, first)
-            # The forger now guesses the size of the next checkpoint, and forges a line in the other node's name.
+            # The attacker now guesses the size of the next checkpoint and forges a line of the other node.
             forged_next = SignedTree("a", 2, sign_note(checkpoint_text(origin, 2, bytes(32)), [forger]), key)
             liar = Signer.generate(f"{origin}/b")
             line = cosign(read_note(made["note"]).text, liar, 5)

@@ -49,7 +49,7 @@ async def test_importing_twice_adds_nothing(log: MemoryLog, tmp_path: Path) -> N
     assert await log.head() == 1200
 
 
-async def test_a_record_says_which_file_line_and_run_it_came_from(log: MemoryLog, tmp_path: Path) -> None:
+async def test_a_record_has_the_file_line_and_run_it_came_from(log: MemoryLog, tmp_path: Path) -> None:
     file = tmp_path / "CDR.2024-05-03_21-00-57.log"
     file.write_text("\n" + created(1) + "\n")
     await imported(log, file)

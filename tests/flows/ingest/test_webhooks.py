@@ -1,4 +1,4 @@
-"""Webhooks over real HTTP: every answer of the design, and the exact bytes in the log."""
+"""Webhooks over real HTTP: every documented answer, and the exact bytes in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A person is erased: their bytes are found nowhere, timelines keep their shape, proofs made before still hold."""
+"""Erasure of a person: no file contains their bytes, timelines keep their shape, older proofs still verify."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
     def command(name: str, *arguments: str) -> tuple[int, str, str]:
         code = main([name, "--config", str(config), *arguments])
-        out, complaint = capsys.readouterr()
-        return code, out, complaint
+        out, stderr = capsys.readouterr()
+        return code, out, stderr
 
     return command
 
 
 @pytest.fixture
 def filled(run: Run, tmp_path: Path) -> Run:
-    """A sealed log with whole calls of all vendors, and views of it. The import's own files are gone again."""
+    """An encrypted log with whole calls of all vendors, and its views. The imported files are deleted."""
     assert run("init")[0] == 0
     for vendor, source in zip(VENDORS, ("ov", "meet", "lk", "pnm", "rec"), strict=True):
         path = tmp_path / f"{vendor}.jsonl"
         path.write_bytes(b"\n".join(sent.body for sent in whole_call(vendor, START)) + b"\n")
-        code, _, complaint = run("import", source, str(path))
-        assert code == 0, complaint
+        code, _, stderr = run("import", source, str(path))
+        assert code == 0, stderr
         path.unlink()
     assert run("rebuild")[0] == 0
     return run
@@ -99,25 +99,25 @@ def test_a_dry_run_lists_and_changes_nothing(filled: Run, tmp_path: Path) -> Non
     assert len(plan["positions"]) > 5
 
 
-def test_an_erasure_waits_for_a_rebuild_that_began_before_it(filled: Run, tmp_path: Path) -> None:
+def test_an_erasure_waits_for_a_running_rebuild(filled: Run, tmp_path: Path) -> None:
     """The earlier rebuild swaps in views that show the erased person, so the erasure rebuilds after it."""
-    views, theirs = tmp_path / "views.db", tmp_path / "theirs.db"
-    copy_file(views, theirs)
-    others = lock(tmp_path / "views.db-rebuild")
+    views, other_views = tmp_path / "views.db", tmp_path / "theirs.db"
+    copy_file(views, other_views)
+    other_lock = lock(tmp_path / "views.db-rebuild")
     command = [sys.executable, "-m", "tracker", "erase", "--config", str(tmp_path / "config.toml"), "--yes"]
     with subprocess.Popen([*command, "--identity", "user-alice"], stderr=subprocess.PIPE, text=True) as erasing:
         assert erasing.stderr is not None
         assert any("waiting for another rebuild to end" in line for line in erasing.stderr)
         assert erasing.poll() is None
-        swap_in(theirs, views)
-        others.close()
-        _, complaint = erasing.communicate(timeout=60)
-    assert erasing.returncode == 0, complaint
+        swap_in(other_views, views)
+        other_lock.close()
+        _, stderr = erasing.communicate(timeout=60)
+    assert erasing.returncode == 0, stderr
     assert b"user-alice" not in on_disk(tmp_path)
     assert filled("rebuild", "--check")[0] == 0
 
 
-def test_views_that_lack_much_of_the_log_do_not_say_whom_to_erase(
+def test_an_erasure_is_refused_while_the_views_lack_much_of_the_log(
     filled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erase, "MAX_LAG", 20)
@@ -125,15 +125,15 @@ def test_views_that_lack_much_of_the_log_do_not_say_whom_to_erase(
     for path in tmp_path.glob("views.db*"):
         path.unlink()
     asyncio.run(SqliteViews.create(tmp_path / "views.db"))
-    for asked in (("--identity", "user-alice"), ("--session", "lk:RM_1")):
-        code, _, complaint = filled("erase", *asked, "--yes")
-        assert (code, "the views are at position 0 of " in complaint) == (1, True), complaint
+    for selection in (("--identity", "user-alice"), ("--session", "lk:RM_1")):
+        code, _, stderr = filled("erase", *selection, "--yes")
+        assert (code, "the views are at position 0 of " in stderr) == (1, True), stderr
     assert (tmp_path / "keys.db").read_bytes() == keys
     assert filled("rebuild", "--wait")[0] == 0
     assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
 
 
-def test_an_erased_person_is_found_nowhere_and_the_timeline_keeps_its_shape(filled: Run, tmp_path: Path) -> None:
+def test_no_file_contains_an_erased_person_and_the_timeline_keeps_its_shape(filled: Run, tmp_path: Path) -> None:
     (session,) = sessions_of(filled, "lk")
     name = str(session["id"])
     shape_before = shape(filled, name)
@@ -145,16 +145,16 @@ def test_an_erased_person_is_found_nowhere_and_the_timeline_keeps_its_shape(fill
     assert b"user-alice" not in on_disk(tmp_path)
     assert shape(filled, name) == shape_before
     (after,) = sessions_of(filled, "lk")
-    kept = ("id", "participants", "peak_participants", "participant_ms", "duration_ms", "completeness", "state")
-    assert {field: after[field] for field in kept} == {field: session[field] for field in kept}
+    unchanged = ("id", "participants", "peak_participants", "participant_ms", "duration_ms", "completeness", "state")
+    assert {field: after[field] for field in unchanged} == {field: session[field] for field in unchanged}
     entries = json.loads(filled("timeline", name, "--json")[1])["items"]
     actors = {entry["actor"] for entry in entries if entry["actor"]}
     assert "user-bob" in actors
     assert any(actor.startswith("erased-") for actor in actors)
     assert "user-alice" not in filled("export")[1]
 
-    code, out, complaint = filled("verify")
-    assert code == 0, out + complaint
+    code, out, stderr = filled("verify")
+    assert code == 0, out + stderr
     assert filled("rebuild", "--check")[0] == 0
     assert filled("rebuild")[0] == 0
     assert shape(filled, name) == shape_before
@@ -163,12 +163,12 @@ def test_an_erased_person_is_found_nowhere_and_the_timeline_keeps_its_shape(fill
 
 
 def people_of(run: Run, source: str) -> list[str]:
-    """Who has connections in the first session of a source, as OpenVidu and Meet name them: by connection."""
+    """People with connections in the first session of a source; OpenVidu and Meet name them by connection."""
     entries = json.loads(run("timeline", str(sessions_of(run, source)[0]["id"]), "--json")[1])["items"]
     return sorted({str(entry["actor"]) for entry in entries if entry["kind"] == "participant.joined"})
 
 
-def test_two_who_met_are_both_erased_one_after_the_other(filled: Run, tmp_path: Path) -> None:
+def test_two_people_of_one_call_can_be_erased_one_after_the_other(filled: Run, tmp_path: Path) -> None:
     (session,) = sessions_of(filled, "ov")
     name = str(session["id"])
     shape_before = shape(filled, name)
@@ -186,7 +186,7 @@ def test_two_who_met_are_both_erased_one_after_the_other(filled: Run, tmp_path: 
     assert filled("verify", str(bundle))[0] == 0
 
 
-def test_what_an_earlier_erasure_left_of_others_goes_with_their_session(filled: Run, tmp_path: Path) -> None:
+def test_erasing_a_session_also_erases_what_an_earlier_erasure_left_of_others(filled: Run, tmp_path: Path) -> None:
     (session,) = sessions_of(filled, "ov")
     name = str(session["id"])
     first, second = people_of(filled, "ov")
@@ -198,10 +198,10 @@ def test_what_an_earlier_erasure_left_of_others_goes_with_their_session(filled: 
     assert (plan["positions"], plan["erasures"]) == ([], [])
 
 
-def test_an_erasure_that_died_before_its_rebuild_is_finished_by_the_next_one(filled: Run, tmp_path: Path) -> None:
+def test_an_erasure_interrupted_before_its_rebuild_is_finished_by_the_next_one(filled: Run, tmp_path: Path) -> None:
     config = load(tmp_path / "config.toml", {})
 
-    # The lock cannot be opened, so it ends after the keys are destroyed and before views are made anew.
+    # The lock cannot be opened, so it ends after keys are destroyed and before views are rebuilt.
     lock = tmp_path / f"{config.views_path.name}-rebuild.lock"
     lock.mkdir()
     assert filled("erase", "--identity", "user-alice", "--yes")[0] != 0
@@ -218,9 +218,9 @@ def test_an_erasure_that_died_before_its_rebuild_is_finished_by_the_next_one(fil
 def test_an_erased_session_keeps_its_shape_without_its_people(filled: Run, tmp_path: Path, source: str) -> None:
     session = sessions_of(filled, source)[0]
     shape_before = shape(filled, str(session["id"]))
-    code, out, complaint = filled("erase", "--session", str(session["id"]), "--yes")
-    assert code == 0, out + complaint
-    # A session whose room is its person has a new id.
+    code, out, stderr = filled("erase", "--session", str(session["id"]), "--yes")
+    assert code == 0, out + stderr
+    # A session whose room is named after its person has a new id.
     (after,) = [each for each in sessions_of(filled, source) if each["started_at"] == session["started_at"]]
     assert shape(filled, str(after["id"])) == shape_before
     for field in ("participants", "peak_participants", "participant_ms", "duration_ms", "completeness"):
@@ -232,7 +232,7 @@ def test_an_erased_session_keeps_its_shape_without_its_people(filled: Run, tmp_p
     assert filled("rebuild", "--check")[0] == 0
 
 
-def test_what_is_old_is_erased_per_source(filled: Run) -> None:
+def test_old_records_are_erased_per_source(filled: Run) -> None:
     (plan,) = json.loads(filled("erase", "--before", "2100-01-01", "--source", "ov", "--json")[1])["items"]
     assert plan["sources"] == {"ov": 18}
     assert filled("erase", "--before", "2100-01-01", "--source", "ov", "--yes")[0] == 0
@@ -242,7 +242,7 @@ def test_what_is_old_is_erased_per_source(filled: Run) -> None:
     assert filled("verify")[0] == 0
 
 
-def test_what_is_kept_in_clear_cannot_be_erased_and_is_named(
+def test_records_in_clear_text_cannot_be_erased_and_the_output_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "config.toml"
@@ -262,21 +262,21 @@ def test_what_is_kept_in_clear_cannot_be_erased_and_is_named(
     assert "cannot be erased" in capsys.readouterr().out
 
 
-async def test_a_repeat_of_an_erased_delivery_is_known_and_brings_nothing_back(tmp_path: Path) -> None:
+async def test_a_repeat_of_an_erased_delivery_is_a_duplicate_and_restores_nothing(tmp_path: Path) -> None:
     running = await Running(tmp_path, config=sealed_config(tmp_path)).start(init=True)
     try:
         async with aiohttp.ClientSession() as web:
             call = whole_call("livekit", now() - 3_600_000_000)
             for sent in call:
-                status, said = await running.post(web, "livekit", sent)
-                assert (status, said["duplicate"]) == (200, False)
-            found = await running.get(web, "/v1/sessions", at_least=str(said["position"]))
+                status, reply = await running.post(web, "livekit", sent)
+                assert (status, reply["duplicate"]) == (200, False)
+            found = await running.get(web, "/v1/sessions", at_least=str(reply["position"]))
             name = found["items"][0]["id"]
-            code, out, complaint = await running.run("erase", "--identity", "user-alice", "--yes")
-            assert code == 0, out + complaint
+            code, out, stderr = await running.run("erase", "--identity", "user-alice", "--yes")
+            assert code == 0, out + stderr
             for sent in call:
-                status, said = await running.post(web, "livekit", sent)
-                assert (status, said["duplicate"]) == (200, True)
+                status, reply = await running.post(web, "livekit", sent)
+                assert (status, reply["duplicate"]) == (200, True)
             people = await running.get(web, f"/v1/sessions/{name}/participants")
             assert "user-alice" not in json.dumps(people)
             assert len(people["items"]) == 2
@@ -290,7 +290,7 @@ async def test_a_repeat_of_an_erased_delivery_is_known_and_brings_nothing_back(t
         await running.stop()
 
 
-async def test_retention_erases_what_is_old_and_counts_it(tmp_path: Path) -> None:
+async def test_retention_erases_old_records_and_counts_them(tmp_path: Path) -> None:
     text = sealed_config(tmp_path).replace('name = "lk"', 'name = "lk"\nretention = "1s"')
     running = Running(tmp_path, config=text)
     assert (await running.run("init"))[0] == 0
@@ -313,7 +313,7 @@ async def test_retention_erases_what_is_old_and_counts_it(tmp_path: Path) -> Non
     assert (await running.run("verify"))[0] == 0
 
 
-async def test_a_died_erasure_is_finished_by_the_next_start(tmp_path: Path) -> None:
+async def test_an_interrupted_erasure_is_finished_by_the_next_start(tmp_path: Path) -> None:
     running = Running(tmp_path, config=sealed_config(tmp_path))
     assert (await running.run("init"))[0] == 0
     file = tmp_path / "lk.jsonl"
@@ -326,7 +326,7 @@ async def test_a_died_erasure_is_finished_by_the_next_start(tmp_path: Path) -> N
     assert plan.positions == [2, 3]
     erasure = ErasureBody(why="session", at=now(), erased=[ErasedRecord(2, []), ErasedRecord(3, [])])
     await log.append_erasure(make_erasure_record(erasure), [2, 3])
-    # Died here: the keys are still there.
+    # Interrupted here: the keys are still there.
     await log.close()
     await running.start()
     assert await running.stop() == 0
@@ -334,7 +334,7 @@ async def test_a_died_erasure_is_finished_by_the_next_start(tmp_path: Path) -> N
         assert keys.execute("SELECT count(*) FROM keys WHERE position IN (2, 3)").fetchone() == (0,)
 
 
-def test_a_field_that_is_hidden_is_shown_nowhere_but_in_the_raw_record(run: Run, tmp_path: Path) -> None:
+def test_a_hidden_field_is_shown_only_in_the_raw_record(run: Run, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
         sealed_config(tmp_path).replace('name = "ov"', 'name = "ov"\nredact = ["platform", "ip"]'), "utf-8"
@@ -352,7 +352,7 @@ def test_a_field_that_is_hidden_is_shown_nowhere_but_in_the_raw_record(run: Run,
     assert run("rebuild", "--check")[0] == 0
 
 
-def test_a_name_is_found_however_deep_in_json_it_stands(run: Run, tmp_path: Path) -> None:
+def test_a_name_is_found_at_any_depth_of_json(run: Run, tmp_path: Path) -> None:
     person = 'Zoë "Zo" O\\Neil'
     deep = json.dumps({"metadata": json.dumps({"metadata": json.dumps({"guest": person})})})
     body = json.dumps({"event": "room_started", "id": "EV_1", "room": {"sid": "RM_1", "name": "r", "metadata": deep}})
@@ -363,11 +363,11 @@ def test_a_name_is_found_however_deep_in_json_it_stands(run: Run, tmp_path: Path
     assert run("rebuild")[0] == 0
     (plan,) = json.loads(run("erase", "--identity", person, "--json")[1])["items"]
     assert plan["positions"] == [1]
-    code, _, complaint = run("erase", "--identity", "Bo")
-    assert (code, "at least 3 bytes" in complaint) == (2, True)
+    code, _, stderr = run("erase", "--identity", "Bo")
+    assert (code, "at least 3 bytes" in stderr) == (2, True)
 
 
-def test_every_leaf_of_a_sealed_log_follows_from_its_export(filled: Run, tmp_path: Path) -> None:
+def test_every_leaf_of_an_encrypted_log_can_be_computed_from_its_export(filled: Run, tmp_path: Path) -> None:
     assert filled("erase", "--identity", "user-alice", "--yes")[0] == 0
     out = filled("export", "--leaves")[1]
     lines = [decode_line(line.encode() + b"\n") for line in out.split("\n") if line]
@@ -382,7 +382,7 @@ def test_every_leaf_of_a_sealed_log_follows_from_its_export(filled: Run, tmp_pat
 
 
 @pytest.mark.parametrize("person", ["participant", "stream", "unknown", "server", "room_sid"])
-def test_somebody_may_be_called_as_one_of_our_words(run: Run, tmp_path: Path, person: str) -> None:
+def test_a_person_named_like_a_word_of_tracker_can_be_erased(run: Run, tmp_path: Path, person: str) -> None:
     file = tmp_path / "lk.jsonl"
     call = b"\n".join(sent.body for sent in whole_call("livekit", START)).replace(b"user-alice", person.encode())
     file.write_bytes(call)

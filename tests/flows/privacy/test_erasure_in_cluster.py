@@ -1,4 +1,4 @@
-"""A person is erased on one of two nodes: no node and no server of the cluster has a byte of them, or a key, any more."""
+"""A person is erased on one of two nodes: afterwards no node and no server of the cluster has their bytes or keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ file = "checkpoints.txt"
 """
 COMPACTED_SECONDS = 30
 LOG_BYTES = 8 * 2**20
-"""The servers compact a Raft log by themselves: every two to three minutes where it changed, or at once when it is this large."""
+"""The servers compact a changed Raft log every two to three minutes, or at once when it has this size."""
 
 
 def on_disk(folder: Path) -> bytes:
@@ -45,13 +45,13 @@ def on_disk(folder: Path) -> bytes:
     for path in sorted(folder.rglob("*")):
         try:
             found.append(path.read_bytes())
-        except (IsADirectoryError, FileNotFoundError):  # a server removes its own
+        except (IsADirectoryError, FileNotFoundError):  # a server removed its file
             continue
     return b"\n".join(found)
 
 
 async def until(what: Callable[[], bool], seconds: float) -> float:
-    """How long it took."""
+    """Wait until `what()` is true; returns the seconds it took."""
     began = time.monotonic()
     while not what():
         assert time.monotonic() - began < seconds
@@ -60,7 +60,7 @@ async def until(what: Callable[[], bool], seconds: float) -> float:
 
 
 async def fill(cluster: Cluster, subject: str) -> None:
-    """Make the Raft log behind a subject so large that its servers compact it: with what cannot be packed."""
+    """Make the Raft log of a subject so large that servers compact it, with random bytes that do not compress."""
     client = await nats.connect(cluster.urls)
     for _ in range(LOG_BYTES // 2**19 + 2):
         answer = await client.request(subject, secrets.token_bytes(2**19), timeout=20)
@@ -69,7 +69,7 @@ async def fill(cluster: Cluster, subject: str) -> None:
 
 
 async def keys_of(running: Running, positions: list[int]) -> list[bytes]:
-    """The wrapped data keys of all copies of these records, as this node keeps them."""
+    """The wrapped data keys of all copies of these records in this node's key store."""
     replica = await Replica.open(running.log_path, encrypted_unread=True)
     copies = await replica.copies_of(positions)
     found: list[bytes] = []
@@ -82,7 +82,7 @@ async def keys_of(running: Running, positions: list[int]) -> list[bytes]:
     return found
 
 
-async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers(tmp_path: Path) -> None:
+async def test_a_person_erased_on_one_node_is_erased_on_all_nodes_and_servers(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
         first = node(tmp_path, "a", cluster, more=SEALING)
         second = node(tmp_path, "b", cluster, more=SEALING)
@@ -109,7 +109,7 @@ async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers
         assert code == 0, stderr
         assert json.loads(out)["items"][0]["positions"] == positions
 
-        # On the node that did it at once, on the other one when its views are made anew.
+        # On the erasing node at once, on the other one after its views are rebuilt.
         assert PERSON not in on_disk(second.folder)
         await until(lambda: PERSON not in on_disk(first.folder), 60)
         for running in (first, second):
@@ -121,7 +121,7 @@ async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers
         assert code == 0, out + stderr
         assert (await first.run("export"))[1] == (await second.run("export"))[1]
 
-        # Out of the bucket's own files at once; out of the Raft logs when the servers compact them.
+        # Removed from the bucket's files at once, and from the Raft logs when the servers compact them.
         blocks = [path for store in stores for path in store.rglob("KV_*/msgs/*.blk")]
         assert blocks
         assert not any(key in path.read_bytes() for key in keys for path in blocks)
@@ -130,7 +130,7 @@ async def test_a_person_erased_on_one_node_is_gone_from_all_and_from_the_servers
         await until(lambda: not any(key in on_disk(store) for key in keys for store in stores), COMPACTED_SECONDS)
 
 
-async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_next_start(tmp_path: Path) -> None:
+async def test_an_erasure_killed_between_two_steps_is_finished_by_the_next_start(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
         first = node(tmp_path, "a", cluster, more=SEALING)
         await first.start(init=True)
@@ -141,7 +141,7 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
         await first.stop()
         keys = await keys_of(first, list(range(1, len(sent) + 1)))
         head = len(sent)
-        # Killed at a later moment each time; the last runs to its end.
+        # Killed later each time; the last one runs to its end.
         for moment in (0.8, 1.2, 1.6, 2.0, None):
             process = await asyncio.create_subprocess_exec(
                 *[__import__("sys").executable, "-m", "tracker", "erase", "--config", str(first.config)],
@@ -173,7 +173,7 @@ async def test_an_eraser_that_is_killed_between_two_steps_is_finished_by_the_nex
         assert (await first.stop(), PERSON in on_disk(first.folder)) == (0, False)
 
 
-async def test_another_master_key_wraps_everything_anew_on_every_node(tmp_path: Path) -> None:
+async def test_rotating_the_master_key_wraps_all_keys_again_on_every_node(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats") as cluster, aiohttp.ClientSession() as web:
         first, second = node(tmp_path, "a", cluster, more=SEALING), node(tmp_path, "b", cluster, more=SEALING)
         sent = whole_call("livekit", 1_700_000_000_000_000)
@@ -183,18 +183,18 @@ async def test_another_master_key_wraps_everything_anew_on_every_node(tmp_path: 
         await second.start(init=True)
         await second.get(web, "/v1/sessions", at_least=str(len(sent)))
         assert (await first.stop(), await second.stop()) == (0, 0)
-        said = (await first.run("export"))[1]
+        exported = (await first.run("export"))[1]
         old, new = f'{{ id = "main", secret = "{MASTER}" }}', f'{{ id = "next", secret = "{"cd" * 32}" }}'
         for running in (first, second):
             text = running.config.read_text()
             running.config.write_text(text.replace(old, f"{new}, {old}"))
             code, out, stderr = await running.run("rekey")
             assert (code, f"{len(sent)} data keys" in out) == (0, True), out + stderr
-            # The old one is of no use any more.
+            # The old master key is not needed any more.
             running.config.write_text(text.replace(old, new))
-            assert (await running.run("export"))[1] == said
+            assert (await running.run("export"))[1] == exported
         third = node(tmp_path, "c", cluster, more=SEALING)
         third.config.write_text(third.config.read_text().replace(old, new))
         await third.start(init=True)
         await third.get(web, "/v1/sessions", at_least=str(len(sent)))
-        assert (await third.stop(), (await third.run("export"))[1]) == (0, said)
+        assert (await third.stop(), (await third.run("export"))[1]) == (0, exported)

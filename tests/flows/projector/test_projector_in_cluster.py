@@ -1,4 +1,4 @@
-"""Complete calls on two nodes at once: whichever node gets which delivery, in any order, the views equal those of one server."""
+"""Complete calls sent to two nodes at once, split in any way and order, give the views of one server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.memory_views import MemoryViews
 
 
 def every_call() -> list[Verified]:
-    """The deliveries of one call of each vendor, in order, each vendor as a source of its own."""
+    """The deliveries of one call of each vendor, in order, with one source for each vendor."""
     return [
         msgspec.structs.replace(source_of(vendor).verify(delivery_of(vendor, sent)), source=vendor)
         for vendor in VENDORS
@@ -53,7 +53,7 @@ def all_rows(views: MemoryViews) -> Any:
 async def expect_equal_views(
     cluster: Cluster, folder: Path, halves: Sequence[Sequence[Verified]], batches: Sequence[int]
 ) -> None:
-    """Both nodes get their half at the same time; their views equal those of one server that got everything in order."""
+    """Send both halves at the same time; both nodes' views must equal those of one server that got all in order."""
     calls = every_call()
     async with nodes(cluster, folder, "a", "b") as logs:
         answers = await asyncio.gather(

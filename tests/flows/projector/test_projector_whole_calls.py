@@ -115,7 +115,7 @@ UNTRACEABLE = {
     ("openvidu_meet", 1): "one person's join and leave were lost, and Meet sends nothing else that names them",
     ("streamrec", 2): "the supervisor's join and leave were lost",
 }
-"""Losses that leave no trace in the rest of the call: (vendor, first lost delivery) → why."""
+"""Losses that the rest of the call does not show: (vendor, first lost delivery) → reason."""
 
 
 @pytest.mark.parametrize("first", range(3))

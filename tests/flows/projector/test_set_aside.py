@@ -104,7 +104,7 @@ async def post(server: Running, web: aiohttp.ClientSession, how: str, n: int = 0
         return int((await answer.json())["position"])
 
 
-async def test_a_session_that_cannot_be_built_is_set_aside_and_everything_else_goes_on(
+async def test_a_session_that_cannot_be_projected_is_set_aside_and_all_others_continue(
     server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await server.start(init=True)
@@ -125,17 +125,17 @@ async def test_a_session_that_cannot_be_built_is_set_aside_and_everything_else_g
             assert "tracker_sessions_set_aside 3.0" in await server.until(
                 web, "/metrics", "tracker_sessions_set_aside 3"
             )
-            # Later events of good and bad sessions go on.
+            # Later events of good and bad sessions are recorded and projected.
             for how in ("good", *REASONS, "show"):
                 last = str(await post(server, web, how, 1))
             good = await server.get(web, "/v1/sessions/odd:run-good", at_least=last)
             assert (good["participants"], good["anomalies"][0]["kind"]) == (2, "missing_start")
             assert (await server.get(web, "/v1/sessions/odd:run-show"))["participants"] == 2
             assert (await server.get(web, "/v1/sessions/odd:run-store"))["anomalies"][0]["position"] == int(last) - 1
-        code, out, complaint = await server.run("rebuild", "--check")
+        code, out, stderr = await server.run("rebuild", "--check")
         assert (code, out) == (0, f"the views match the log up to position {last}\n"), out
         monkeypatch.setenv("IN_PARTS", "1")
-        code, out, complaint = await server.run("rebuild", "--check")
+        code, out, stderr = await server.run("rebuild", "--check")
         assert (code, out) == (0, f"the views match the log up to position {last}\n"), out
         code, out, _ = await server.run("rebuild", "--json")
         set_aside = {each["session"]: each for each in json.loads(out)["set_aside"]}
@@ -143,8 +143,8 @@ async def test_a_session_that_cannot_be_built_is_set_aside_and_everything_else_g
         code, out, _ = await server.run("rebuild")
         assert code == 0
         assert re.search(r"odd:run-fold is set aside: record 2: this record cannot be folded", out)
-        code, out, complaint = await server.run("erase", "--identity", "person-good-0", "--yes")
-        assert code == 0, complaint
+        code, out, stderr = await server.run("erase", "--identity", "person-good-0", "--yes")
+        assert code == 0, stderr
         async with aiohttp.ClientSession() as web:
             good = await server.get(web, "/v1/sessions/odd:run-good", at_least=last)
             assert good["participants"] == 2

@@ -1,4 +1,4 @@
-"""A vendor that Tracker does not ship is added by the registry alone: its delivery becomes a session on pages and in the API."""
+"""A vendor can be added with the registry alone: its deliveries become sessions on pages and in the API."""
 
 from __future__ import annotations
 

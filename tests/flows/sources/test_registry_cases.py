@@ -1,4 +1,4 @@
-"""Cases from the field, played over HTTP: signed deliveries in, answers of the API out."""
+"""Cases from the field over HTTP: signed deliveries are sent, and the API's answers are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every sample goes over HTTP, with the clock frozen to its moment, and lands where the vendor's page says it belongs."""
+"""Every sample is sent over HTTP with the clock at its time, and becomes the entries that the vendor's page lists."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.memory_views import MemoryViews
 
 
 WITHOUT_SUBJECT = {"livekit:34"}
-"""`{"event": "room_started"}` and nothing else: kept, and shown raw."""
+"""`{"event": "room_started"}` and nothing else: recorded, and shown as unknown."""
 
 
 def name_of(sample: Sample) -> str:
@@ -42,7 +42,7 @@ def source_of(sample: Sample) -> Any:
 
 
 class Engine(NamedTuple):
-    """What the hooks write into, and what the views are made of: in a cluster, another node."""
+    """The log for the hooks, and the log that is projected: in a cluster, of another node."""
 
     log: Log
     read: Log
@@ -50,7 +50,7 @@ class Engine(NamedTuple):
 
 @pytest.fixture(params=["memory", "sqlite", "jetstream"])
 def place(request: pytest.FixtureRequest) -> Cluster | str:
-    """The cluster is started only for who asks for it."""
+    """The cluster, which is started only for the tests that need it, or the name of an engine."""
     return request.getfixturevalue("cluster") if request.param == "jetstream" else request.param
 
 
@@ -68,7 +68,7 @@ async def engine(place: Cluster | str, tmp_path: Path) -> AsyncIterator[Engine]:
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str, engine: Engine) -> None:
+async def test_every_sample_becomes_the_entries_that_the_page_lists(vendor: str, engine: Engine) -> None:
     mine = [sample for sample in samples() if sample.vendor == vendor]
     frozen = {"now": 0}
     log, views = engine.log, MemoryViews()
@@ -83,28 +83,33 @@ async def test_every_sample_is_taken_and_lands_where_the_page_says(vendor: str, 
             answer = await client.post(
                 f"/hooks/{name_of(sample)}{sample.suffix}", data=sample.body, headers=sample.headers
             )
-            said = await answer.json()
-            assert answer.status == 200, (sample.name, said)
-            positions.setdefault(said["position"], sample)
+            reply = await answer.json()
+            assert answer.status == 200, (sample.name, reply)
+            positions.setdefault(reply["position"], sample)
     if isinstance(log, JetstreamLog) and isinstance(engine.read, JetstreamLog):
         await level(log, engine.read)
     await Projector(engine.read, views, now=lambda: frozen["now"]).catch_up()
 
-    told: dict[int, set[str]] = {}
+    kinds_by_position: dict[int, set[str]] = {}
     for saved in views.entries.values():
-        told.setdefault(saved.row.position, set()).add(saved.row.kind)
+        kinds_by_position.setdefault(saved.row.position, set()).add(saved.row.kind)
     expected = kinds_of(vendor)
     for position, sample in positions.items():
         record = await engine.read.record(position)
         assert record is not None
         assert record.body == sample.body
         kinds = {"unknown"} if sample.name in WITHOUT_SUBJECT else expected.get(record.event.lower(), {"unknown"})
-        assert told.get(position, set()) <= kinds, (sample.name, record.event, told.get(position), kinds)
-        assert told.get(position), (sample.name, record.event, "left no entry")
+        assert kinds_by_position.get(position, set()) <= kinds, (
+            sample.name,
+            record.event,
+            kinds_by_position.get(position),
+            kinds,
+        )
+        assert kinds_by_position.get(position), (sample.name, record.event, "left no entry")
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_the_page_names_every_event_of_the_samples_but_the_invented_one(vendor: str) -> None:
+def test_the_page_lists_every_event_of_the_samples_but_the_invented_one(vendor: str) -> None:
     known = kinds_of(vendor)
     for sample in samples():
         if sample.vendor == vendor:

@@ -1,4 +1,4 @@
-"""Two nodes prove the log to each other: the same checkpoints, cosigned, and one that was tampered with is found out."""
+"""Two nodes check each other: equal checkpoints are cosigned, and a tampered node is found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tracker.log.sqlite.log import SqliteLog
 
 
 async def tamper(path: Path, position: int) -> None:
-    """Change a record of a stopped node, and its leaf, as somebody would who knows how."""
+    """Change a record of a stopped node and its leaf, so that the file is consistent."""
     log = await SqliteLog.open(path)
     (record,) = [each async for chunk in log.read_stored(position - 1) for each in chunk if each.position == position]
     await log.close()
@@ -33,7 +33,7 @@ async def tamper(path: Path, position: int) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is_found_out(
+async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is_found(
     tmp_path: Path, cluster: Cluster
 ) -> None:
     stream = f"vouch-{secrets.token_hex(4)}"
@@ -44,10 +44,10 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
         async with aiohttp.ClientSession() as web:
             for each in sent[:6]:
                 assert (await first.post(web, "livekit", each))[0] == 200
-            code, out, complaint = await first.run("checkpoint", "--json")
-            assert code == 0, complaint
+            code, out, stderr = await first.run("checkpoint", "--json")
+            assert code == 0, stderr
             made = json.loads(out)
-            # The line of the other node stands under the log's own, on both.
+            # On both nodes the other node's line follows the log's own.
             key = CosignerKey.read((await second.text(web, "/v1/log/key"))[1])
             assert key.name.endswith("/b")
             notes = [
@@ -58,9 +58,9 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             assert notes[0].startswith(made["note"])
             assert [each.key for each in verify_cosignatures(notes[0], [key])] == [key]
             assert (await second.run("checkpoint"))[0] == 2
-            told = f"cosigned up to {made['size']} records by {key.name}"
-            assert f"{told} (its key is not known)" in (await first.run("verify"))[1]
-            assert f"{told}+{key.id.hex()}" in (await second.run("verify"))[1]
+            line = f"cosigned up to {made['size']} records by {key.name}"
+            assert f"{line} (its key is not known)" in (await first.run("verify"))[1]
+            assert f"{line}+{key.id.hex()}" in (await second.run("verify"))[1]
             assert "tracker_log_diverged 0.0" in (await second.text(web, "/metrics"))[1]
 
             await second.stop()
@@ -77,7 +77,7 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
                 assert "Node b reports that its first 6 records" in (await first.text(web, path))[1]
             assert "tracker_log_diverged 0.0" in (await first.text(web, "/metrics"))[1]
 
-            # It vouches for nothing any more, whoever asks: what it knew is no answer either.
+            # The diverged node answers nothing any more, not even from its records before that.
             for each in (sent[0], sent[6]):
                 code, problem = await second.post(web, "livekit", each)
                 assert (code, problem["type"]) == (503, "urn:tracker:problem:node-diverged")
@@ -86,10 +86,10 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             assert "from position 3 on" in (await second.text(web, "/v1/log/checkpoint"))[1]
             (tmp_path / "more.jsonl").write_bytes(sent[6].body)
             for command in (("rebuild",), ("import", "lk", str(tmp_path / "more.jsonl"))):
-                code, _, complaint = await second.run(*command)
-                assert (code, "this node has diverged" in complaint) == (1, True), complaint
+                code, _, stderr = await second.run(*command)
+                assert (code, "this node has diverged" in stderr) == (1, True), stderr
 
-            # The log goes on without it, and no other start changes that.
+            # The log continues without it, and a restart does not change that.
             position = (await first.post(web, "livekit", sent[6]))[1]["position"]
             await second.stop()
             await second.start()
@@ -98,7 +98,7 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
             assert (await second.text(web, f"/v1/records/{position}?at_least={position}"))[0] == 503
             assert (await first.text(web, f"/v1/records/{position}?at_least={position}"))[0] == 200
 
-            # Made anew, it catches up, cosigns, and its complaint is settled.
+            # With a new replica it catches up and cosigns, and its report is settled.
             await second.stop()
             for each in second.folder.glob("*.db*"):
                 each.unlink()
@@ -111,7 +111,7 @@ async def test_a_checkpoint_is_cosigned_by_the_other_node_and_a_tampered_node_is
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_second_node_that_signs_is_not_believed_and_told_of(tmp_path: Path, cluster: Cluster) -> None:
+async def test_a_second_signing_node_is_not_trusted_and_reported(tmp_path: Path, cluster: Cluster) -> None:
     stream = f"vouch-{secrets.token_hex(4)}"
     first = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
     sent = whole_call("livekit", now(), seed=5)
@@ -123,9 +123,9 @@ async def test_a_second_node_that_signs_is_not_believed_and_told_of(tmp_path: Pa
             second = await node(tmp_path, "c", cluster, stream=stream, signs=True).start(init=True)
             await second.until(web, "/metrics", "tracker_checkpoint_doubted 1.0")
             assert "tracker_log_diverged 0.0" in (await second.text(web, "/metrics"))[1]
-            code, _, complaint = await second.run("checkpoint")
+            code, _, stderr = await second.run("checkpoint")
             assert code == 1
-            assert "is not trusted" in complaint
+            assert "is not trusted" in stderr
             await first.until(web, "/sources", "The nodes a, c all sign checkpoints, but only one may")
             assert (await first.run("checkpoint"))[0] == 0
     finally:

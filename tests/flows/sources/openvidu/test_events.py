@@ -1,4 +1,4 @@
-"""OpenVidu's sessions nobody joins end without an event; the clock that tells is the sender's, and it may be wrong."""
+"""OpenVidu sessions that nobody joins end without an event. The timeout uses the sender's clock, which may be wrong."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CREATED = (START, "sessionCreated", "empty")
 TOOK = {"streamId": "str_CAM_a", "connectionId": "con_b", "connection": "INBOUND", "receivingFrom": "con_a"}
 
 
-async def session_of(told: list[tuple[int, str, str]], received_at: int, *, batch: int = 1) -> Any:
-    """The session `empty`, once every (ms, event, session) is projected; all received at `received_at` (ms)."""
+async def session_of(messages: list[tuple[int, str, str]], received_at: int, *, batch: int = 1) -> Any:
+    """The row of session `empty` after projecting the messages (ms, event, session), all received at `received_at` (ms)."""
     source = OpenviduSource(SourceSettings(name="ov", vendor="openvidu", secrets=("s",)))
     log, views = MemoryLog(), MemoryViews()
-    for at, event, session in told:
-        said = {"sessionId": session, "timestamp": at, "event": event} | (TOOK if event.startswith("webrtc") else {})
-        body = json.dumps(said).encode()
+    for at, event, session in messages:
+        fields = {"sessionId": session, "timestamp": at, "event": event} | (TOOK if event.startswith("webrtc") else {})
+        body = json.dumps(fields).encode()
         await log.append(source.verify_trusted(body, received_at=received_at * 1000, proof={}))
     await Projector(log, views, now=lambda: received_at * 1000, batch_size=batch).catch_up()
     await log.close()
@@ -33,23 +33,23 @@ async def session_of(told: list[tuple[int, str, str]], received_at: int, *, batc
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-async def test_a_session_nobody_joins_is_over_75_minutes_after_it_was_made(backwards: bool) -> None:
-    told = [CREATED, (START + 76 * MINUTE, "sessionCreated", "later")]
-    row = await session_of(told[:: -1 if backwards else 1], START + 76 * MINUTE)
+async def test_a_session_nobody_joins_ends_75_minutes_after_its_creation(backwards: bool) -> None:
+    messages = [CREATED, (START + 76 * MINUTE, "sessionCreated", "later")]
+    row = await session_of(messages[:: -1 if backwards else 1], START + 76 * MINUTE)
     assert (row.state, row.end.reason, row.end.provenance) == ("ended", "timeout", "inferred")
     assert row.duration_ms == 75 * MINUTE
 
 
 @pytest.mark.parametrize("backwards", [False, True])
 async def test_one_sender_whose_clock_is_years_ahead_ends_no_session(backwards: bool) -> None:
-    told = [CREATED, (9_999_999_999_999, "sessionCreated", "later")]
-    row = await session_of(told[:: -1 if backwards else 1], START + MINUTE)
+    messages = [CREATED, (9_999_999_999_999, "sessionCreated", "later")]
+    row = await session_of(messages[:: -1 if backwards else 1], START + MINUTE)
     assert row.state == "open"
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("backwards", [False, True])
-async def test_of_whom_only_a_stream_they_took_is_known_was_there(backwards: bool, batch: int) -> None:
-    told = [(START + MINUTE, "webrtcConnectionCreated", "empty"), (START + 90 * MINUTE, "sessionCreated", "later")]
-    row = await session_of([CREATED, *told[:: -1 if backwards else 1]], START + 90 * MINUTE, batch=batch)
+async def test_a_person_known_only_by_a_received_stream_was_in_the_session(backwards: bool, batch: int) -> None:
+    messages = [(START + MINUTE, "webrtcConnectionCreated", "empty"), (START + 90 * MINUTE, "sessionCreated", "later")]
+    row = await session_of([CREATED, *messages[:: -1 if backwards else 1]], START + 90 * MINUTE, batch=batch)
     assert (row.state, row.participants) == ("open", 1)

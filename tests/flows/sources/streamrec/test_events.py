@@ -1,4 +1,4 @@
-"""StreamRec sessions from relayed messages and webhooks, with and without names and hints: hook in, rows out."""
+"""StreamRec sessions from relayed messages and webhooks, with and without ids and hints."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(START / 1e6 + seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def sessions_of(told: list[Message]) -> list[Any]:
-    """The rows of all sessions, ordered by id, once every message (seconds, body, query) is projected."""
+async def sessions_of(messages: list[Message]) -> list[Any]:
+    """The rows of all sessions, ordered by id, after projecting the messages (seconds, body, query)."""
     source = StreamrecSource(SourceSettings(name="rec", vendor="streamrec", secrets=("token",)))
     log, views = MemoryLog(), MemoryViews()
-    for seconds, body, query in told:
+    for seconds, body, query in messages:
         arrived = Delivery(
             source="rec",
             body=json.dumps(body).encode(),
@@ -70,14 +70,14 @@ def finished(seconds: float, began: float, **query: str) -> Message:
     return seconds, body, query
 
 
-def orders(told: list[Message]) -> list[list[Message]]:
-    shuffled = told.copy()
+def orders(messages: list[Message]) -> list[list[Message]]:
+    shuffled = messages.copy()
     random.Random(3).shuffle(shuffled)
-    return [told, told[::-1], shuffled]
+    return [messages, messages[::-1], shuffled]
 
 
-async def test_relayed_recordings_without_a_name_are_those_that_were_uploaded() -> None:
-    told = [
+async def test_relayed_recordings_without_an_id_are_matched_with_uploads() -> None:
+    messages = [
         relayed(1, "session_start"),
         relayed(10, "recording_start"),
         relayed(40, "recording_stop"),
@@ -88,7 +88,7 @@ async def test_relayed_recordings_without_a_name_are_those_that_were_uploaded() 
         finished(150, 1.2, sid="S"),
         uploaded(300, "first", 10.2, 40.4),
     ]
-    for order in orders(told):
+    for order in orders(messages):
         (session,) = await sessions_of(order)
         first, second, third = session.recordings
         assert (first.vendor_id, first.started_at, first.stopped_at) == (
@@ -106,16 +106,16 @@ async def test_relayed_recordings_without_a_name_are_those_that_were_uploaded() 
         ]
 
 
-async def test_a_recording_known_by_a_hint_of_ours_and_an_id_of_theirs_is_one() -> None:
+async def test_a_recording_with_a_hint_and_a_vendor_id_is_one_recording() -> None:
     hint = {"sid": "S", "rid": "mine"}
-    told = [
+    messages = [
         relayed(1, "session_start"),
         relayed(10, "recording_start", hint),
         relayed(40, "recording_stop", hint),
         uploaded(60, "theirs", 10.1, 40.1, hint),
         finished(150, 1.2, sid="S"),
     ]
-    for order in orders(told):
+    for order in orders(messages):
         (session,) = await sessions_of(order)
         (recording,) = session.recordings
         assert (recording.vendor_id, recording.start_provenance, recording.upload_status) == (
@@ -127,31 +127,31 @@ async def test_a_recording_known_by_a_hint_of_ours_and_an_id_of_theirs_is_one() 
         assert session.session.anomalies == []
 
 
-async def test_a_failed_upload_is_the_relayed_recording_it_follows() -> None:
-    told = [
+async def test_a_failed_upload_belongs_to_the_relayed_recording_before_it() -> None:
+    messages = [
         relayed(1, "session_start"),
         relayed(10, "recording_start"),
         relayed(40, "recording_stop"),
         (60, {"status": "upload_failed", "rec_id": "x", "client_id": "agent", "upload_status_code": 403}, {"sid": "S"}),
         finished(150, 1.2, sid="S"),
     ]
-    for order in orders(told):
+    for order in orders(messages):
         (session,) = await sessions_of(order)
         (recording,) = session.recordings
         assert (recording.vendor_id, recording.upload_status, recording.upload_http_status) == ("x", "failed", 403)
         assert (recording.started_at, recording.stopped_at) == (START + 10_000_000, START + 40_000_000)
 
 
-async def test_without_any_hint_a_relayed_session_and_its_end_are_one() -> None:
-    told = [relayed(1, "session_start"), uploaded(60, "r", 10, 40, {"x": "y"}), finished(150, 1.2)]
-    for order in orders(told):
+async def test_without_hints_a_relayed_session_and_its_end_are_one_session() -> None:
+    messages = [relayed(1, "session_start"), uploaded(60, "r", 10, 40, {"x": "y"}), finished(150, 1.2)]
+    for order in orders(messages):
         (session,) = await sessions_of(order)
         assert (session.session.id, session.session.state, session.session.recordings) == ("rec:S", "ended", 1)
         assert (session.session.started_at, session.session.ended_at) == (START + 1_200_000, START + 150_000_000)
         assert session.session.participants == 1
 
 
-async def test_a_session_is_open_from_its_relayed_start_and_told_by_its_end_alone_too() -> None:
+async def test_a_session_is_open_from_its_relayed_start_and_also_known_by_its_end_alone() -> None:
     (session,) = await sessions_of([relayed(1, "session_start")])
     assert (session.session.id, session.session.state, session.session.room_id) == ("rec:S", "open", "agent")
     (session,) = await sessions_of([finished(150, 1.2)])
@@ -167,8 +167,8 @@ async def test_a_supervisor_whose_end_was_lost_ends_with_the_session_and_is_name
         "session_id": "W",
         "data": {"session_id_to_monitor": "S"},
     }
-    told = [relayed(1, "session_start"), (20.0, watch, {"sid": "S"}), finished(150, 1.2, sid="S")]
-    for order in orders(told):
+    messages = [relayed(1, "session_start"), (20.0, watch, {"sid": "S"}), finished(150, 1.2, sid="S")]
+    for order in orders(messages):
         (session,) = await sessions_of(order)
         (row,) = session.supervisor_sessions
         assert (row.id, row.supervisor_client, row.ended_at, row.provenance) == (
@@ -182,7 +182,7 @@ async def test_a_supervisor_whose_end_was_lost_ends_with_the_session_and_is_name
 
 
 def two_sessions() -> list[Message]:
-    """Two sessions of one client, the first relayed, hints only here and there, recordings named late or never."""
+    """Two sessions of one client: the first relayed, few hints, recordings with late or no ids."""
     second = {"type": "session_start", "client_id": "agent", "session_id": "T", "data": {}}
     watched = {
         "status": "supervisor_session_finished", "supervisor_session_id": "W", "supervisor_client_id": "sup",
@@ -206,7 +206,7 @@ def two_sessions() -> list[Message]:
 
 
 def plain(sessions: list[Any]) -> bytes:
-    """The rows without what only the order of arrival decides."""
+    """The rows without fields that depend on the order of arrival."""
     rows = msgspec.to_builtins(sessions)
     for row in rows:
         del row["state"], row["gaps"]
@@ -214,7 +214,7 @@ def plain(sessions: list[Any]) -> bytes:
     return re.sub(rb'"(?:first_|last_)?position":\d+', b"", text)
 
 
-async def test_two_sessions_of_a_client_are_told_apart() -> None:
+async def test_two_sessions_of_a_client_are_distinguished() -> None:
     first, second, third = await sessions_of(two_sessions())
     assert [s.session.id for s in (first, second, third)] == [
         "rec:S",
@@ -229,9 +229,9 @@ async def test_two_sessions_of_a_client_are_told_apart() -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 async def test_any_order_with_losses_and_repeats_gives_the_same_sessions(data: st.DataObject) -> None:
-    told = two_sessions()
-    lost = data.draw(st.sets(st.sampled_from(range(len(told))), max_size=5))
-    heard = [one for n, one in enumerate(told) if n not in lost]
-    order = data.draw(st.permutations(range(len(heard))))
-    repeats = data.draw(st.lists(st.sampled_from(range(len(heard))), max_size=4))
-    assert plain(await sessions_of([heard[n] for n in [*order, *repeats]])) == plain(await sessions_of(heard))
+    messages = two_sessions()
+    lost = data.draw(st.sets(st.sampled_from(range(len(messages))), max_size=5))
+    received = [one for n, one in enumerate(messages) if n not in lost]
+    order = data.draw(st.permutations(range(len(received))))
+    repeats = data.draw(st.lists(st.sampled_from(range(len(received))), max_size=4))
+    assert plain(await sessions_of([received[n] for n in [*order, *repeats]])) == plain(await sessions_of(received))
