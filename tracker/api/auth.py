@@ -14,6 +14,7 @@ LIMIT: sessions of opened links are kept in memory; after a restart a new link i
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,11 +46,16 @@ _SIGNATURE_ONLY: Options = {
 
 
 class Reader(msgspec.Struct, frozen=True):
-    """Who sends a request, and what they may read. `sources` None: all sources."""
+    """Who sends a request, and what they may read. `sources` None: all sources.
+
+    `expires_at`: when the token expires (µs; None: never). `session`: digest of the cookie that signed the reader in.
+    """
 
     subject: str
     scopes: frozenset[str]
     sources: tuple[str, ...] | None = None
+    expires_at: int | None = None
+    session: bytes | None = None
 
     def has_scope(self, scope: str) -> bool:
         """Whether the token has `scope`, or `admin`."""
@@ -86,6 +92,8 @@ class Access:
         # Digests only, so that the time of a comparison says nothing about the code itself.
         self._codes: set[bytes] = set()
         self._opened: set[bytes] = set()
+        self._signed_out: dict[bytes, int | None] = {}
+        """Digest of the cookie of each session that was signed out → when its token expires (µs; None: it has none)."""
 
     def authorize(self, authorization: str | None, cookie: str | None = None) -> Reader:
         """The reader. `authorization` is the value of the header, `cookie` that of `tracker_session`.
@@ -93,10 +101,12 @@ class Access:
         Raises `TokenInvalid`, which says what is wrong with the token.
         """
         if authorization is None:
-            if cookie is not None and _digest(cookie) in self._opened:
-                return _LOCAL_READER
+            if cookie is not None and (digest := _digest(cookie)) in self._opened:
+                return msgspec.structs.replace(_LOCAL_READER, session=digest)
             if self._keys and cookie:
-                return self._read(cookie)
+                if _digest(cookie) in self._signed_out:
+                    raise TokenInvalid("this session was signed out: sign in again")
+                return msgspec.structs.replace(self._read(cookie), session=_digest(cookie))
             if not self._keys:
                 raise TokenInvalid(
                     "open the one-time link that the server printed when it started, or configure [access] keys"
@@ -136,9 +146,33 @@ class Access:
         self._opened.add(_digest(opened))
         return opened
 
+    def begin_session(self, token: str) -> None:
+        """Sign in with a token, perhaps again after its session was signed out. Raises `TokenInvalid`."""
+        self._read(token)
+        self._signed_out.pop(_digest(token), None)
+
     def end_session(self, cookie: str) -> None:
-        """End the session of an opened link. A token stays valid until it expires."""
+        """Sign a session out: its cookie is refused from now on. A token in a header stays valid until it expires."""
+        try:
+            expires_at = self.authorize(None, cookie).expires_at
+        except TokenInvalid:
+            return
+        now = self._now()
+        for digest in [
+            each for each, at in self._signed_out.items() if at is not None and at + LEEWAY_S * 1_000_000 < now
+        ]:
+            del self._signed_out[digest]
         self._opened.discard(_digest(cookie))
+        self._signed_out[_digest(cookie)] = expires_at
+
+    def seconds_left(self, reader: Reader) -> float:
+        """How long a reader may go on reading one stream: until the token expires, or the session is signed out.
+
+        0 or less: no longer. The leeway is for clocks that differ when a token is new; a stream that began has none.
+        """
+        if reader.session is not None and reader.session in self._signed_out:
+            return 0.0
+        return math.inf if reader.expires_at is None else (reader.expires_at - self._now()) / 1_000_000
 
     def _claims(self, token: str) -> Claims:
         """The claims of a token signed with one of the configured keys."""
@@ -275,7 +309,9 @@ def _reader_from_claims(claims: Claims) -> Reader:
     else:
         # A limit that cannot be read must not become no limit.
         raise TokenInvalid("the token's sources are not a list of names")
-    return Reader(str(claims.get("sub", "")), frozenset(scope.split()), narrowed)
+    expires = _claimed_time(claims, "exp")
+    expires_at = None if expires is None else round(expires * 1_000_000)
+    return Reader(str(claims.get("sub", "")), frozenset(scope.split()), narrowed, expires_at)
 
 
 _ALL = object()

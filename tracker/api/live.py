@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+import math
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -113,8 +114,13 @@ class LiveStream:
         heartbeat_s: float = HEARTBEAT_S,
         slow_s: float = SLOW_S,
         max_buffered: int = MAX_BUFFERED_EVENTS,
+        seconds_left: Callable[[Reader], float] = lambda _: math.inf,
     ) -> None:
+        """`seconds_left`: how long a reader may go on reading."""
         self._views = views
+        self._generation: object = None
+        """Which views the buffer is from."""
+        self._seconds_left = seconds_left
         self._poll_s = poll_s
         self._heartbeat_s = heartbeat_s
         self._slow_s = slow_s
@@ -159,10 +165,16 @@ class LiveStream:
         for client in self._clients:
             client.disconnect_if_blocked()
 
+    def end_streams_without_access(self) -> None:
+        """End the streams of readers who may not go on reading: somebody signed out."""
+        self._wake()
+
     async def stream(
         self, request: web.Request, live_filter: LiveFilter, after: EventKey, headers: Mapping[str, str]
     ) -> web.StreamResponse:
-        """Serve one client until it disconnects, is too slow, or the server stops. `after`: the last entry it has.
+        """Serve one client until it disconnects, is too slow, may not go on reading, or the server stops.
+
+        `after`: the last entry it has.
 
         Raises `ViewsUnavailable` if the server is stopping. Once the stream has started, nothing is raised.
         """
@@ -182,6 +194,8 @@ class LiveStream:
                 # Send something at once: proxies and browsers consider a stream open when the first bytes arrive.
                 await client.write(b"retry: 1000\n\n")
                 await self._feed(client, live_filter, after)
+                if not self._may_read(live_filter):
+                    await client.write(b": ended: the token expired or the session was signed out\n\n")
         except TimeoutError:
             _log.info("live client disconnected: it did not read", seconds=self._slow_s)
         except ViewsError as error:
@@ -194,10 +208,14 @@ class LiveStream:
 
     async def _follow(self) -> None:
         """Read what is new. Without clients, only remember the current position."""
+        self._drop_replaced()
         if self._floor is None or not self._clients:
             self._restart_after((await self._views.projected_position(), AFTER_ALL))
             return
         while rows := await self._views.entries_after(*self._last, limit=PAGE_ENTRIES):
+            if self._drop_replaced():
+                # The rows may be from the views before.
+                return
             events = [encode_event(row) for row in rows]
             self._events += events
             self._bytes += sum(len(event.wire) for event in events)
@@ -213,6 +231,19 @@ class LiveStream:
         self._events.clear()
         self._bytes = 0
         self._floor = self._last = max(floor, self._last)
+
+    def _drop_replaced(self) -> bool:
+        """Empty the buffer if other views were swapped in: they may show less, because somebody was erased."""
+        generation = self._views.generation()
+        if generation == self._generation:
+            return False
+        self._generation = generation
+        if self._floor is not None:
+            self._restart_after(self._last)
+        return True
+
+    def _may_read(self, live_filter: LiveFilter) -> bool:
+        return self._seconds_left(live_filter.reader) > 0
 
     def _trim(self) -> None:
         surplus = max(0, len(self._events) - self._max_buffered)
@@ -232,7 +263,8 @@ class LiveStream:
 
     async def _feed(self, client: _Client, live_filter: LiveFilter, after: EventKey) -> None:
         number = -1
-        while not self._stopping and client.is_connected:
+        while not self._stopping and client.is_connected and self._may_read(live_filter):
+            self._drop_replaced()
             if number < self._dropped:
                 # New, or behind the buffer: read from the views until the buffer has what follows.
                 after = await self._catch_up(client, live_filter, after)
@@ -243,26 +275,26 @@ class LiveStream:
             # Skip what the client already has.
             events = events[bisect.bisect_right(events, after, key=_key) :]
             if events:
-                after = events[-1].key
-                await self._send(client, live_filter, events)
+                after, is_whole = await self._send(client, live_filter, events, after)
+                number = number if is_whole else -1
                 continue
             with contextlib.suppress(TimeoutError):
-                # Wake up without news, too: the heartbeat detects clients that are gone.
-                async with asyncio.timeout(self._heartbeat_s):
+                # Wake up without news, too: the heartbeat detects clients that are gone, and a token expires.
+                async with asyncio.timeout(min(self._heartbeat_s, self._seconds_left(live_filter.reader))):
                     await news.wait()
 
     async def _catch_up(self, client: _Client, live_filter: LiveFilter, after: EventKey) -> EventKey:
         """Send what is no longer in the buffer. Returns the last key sent."""
-        while not self._stopping and client.is_connected:
-            floor = self._floor
+        while not self._stopping and client.is_connected and self._may_read(live_filter):
+            floor, generation = self._floor, self._views.generation()
             if floor is not None and after >= floor:
                 break
             async with self._turns:
                 rows = await self._views.entries_after(*after, limit=PAGE_ENTRIES)
+            if self._views.generation() != generation:
+                continue
             if rows:
-                events = [encode_event(row) for row in rows]
-                after = events[-1].key
-                await self._send(client, live_filter, events)
+                after, _ = await self._send(client, live_filter, [encode_event(row) for row in rows], after)
             elif floor is not None and (await self._views.projected_position(), AFTER_ALL) >= floor:
                 after = floor
             else:
@@ -270,7 +302,14 @@ class LiveStream:
                 await asyncio.sleep(self._poll_s)
         return after
 
-    async def _send(self, client: _Client, live_filter: LiveFilter, events: Sequence[LiveEvent]) -> None:
+    async def _send(
+        self, client: _Client, live_filter: LiveFilter, events: Sequence[LiveEvent], after: EventKey
+    ) -> tuple[EventKey, bool]:
+        """Send events that follow `after`. Returns the last key sent, and whether that is all.
+
+        A client may take long to read. If other views are swapped in meanwhile, or it may not go on, the rest is not sent.
+        """
+        generation = self._views.generation()
         if (
             live_filter.session_may_have_moved(events)
             and live_filter.session is not None
@@ -285,11 +324,13 @@ class LiveStream:
         for event in events:
             if live_filter.accepts(event):
                 pending += event.wire
-                if len(pending) >= WRITE_BYTES:
-                    await client.write(bytes(pending))
-                    pending.clear()
-        if pending:
-            await client.write(bytes(pending))
+            if len(pending) >= WRITE_BYTES or (pending and event is events[-1]):
+                if self._views.generation() != generation or not self._may_read(live_filter):
+                    return after, False
+                await client.write(bytes(pending))
+                pending.clear()
+                after = event.key
+        return events[-1].key, True
 
 
 class _Client:
@@ -396,7 +437,8 @@ _PARAMETERS = (
 _DESCRIPTION = (
     "Live: server-sent events, one per timeline entry in log order. `id` is the entry's id, `event` is `entry`, `data` is "
     "the entry. `Last-Event-ID` resumes without a gap. A comment every 15 s keeps the stream alive. A client that reads "
-    "nothing for 10 s is disconnected and may resume."
+    "nothing for 10 s is disconnected and may resume. The stream ends, after a comment, when the token expires or its session "
+    "is signed out."
 )
 
 ROUTES = (

@@ -50,7 +50,7 @@ class SignIn:
             problem = f"the token is longer than a cookie may be ({MAX_COOKIE_BYTES} bytes): mint one for fewer sources"
             return self._form(request, next_path, message=problem, status=400)
         try:
-            self._context.access.authorize(f"Bearer {token}")
+            self._context.access.begin_session(token)
         except TokenInvalid as error:
             return self._form(request, next_path, message=str(error), status=401)
         response = _redirect(next_path)
@@ -67,6 +67,8 @@ class SignIn:
         cookie = request.cookies.get(SESSION_COOKIE)
         if cookie is not None:
             self._context.access.end_session(cookie)
+            if self._context.live is not None:
+                self._context.live.end_streams_without_access()
         response = _redirect("/sign-in")
         response.del_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="Strict")
         return response

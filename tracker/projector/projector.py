@@ -20,6 +20,7 @@ from tracker.domain import clock
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import Fact
 from tracker.domain.redaction import hide_fields
+from tracker.domain.text_cache import drop_text_caches
 from tracker.errors import LogCorrupt, TrackerError
 from tracker.log.contract import RecordReader
 from tracker.log.erasure_records import RemainingFacts
@@ -142,7 +143,7 @@ class Projector:
                     progress(self._saved_position, max(head, self._saved_position))
                 if await self._views.refresh():
                     # A rebuild swapped its file in: continue from its position.
-                    self._cache = BatchCache()
+                    self._forget()
                     break
             else:
                 await self._save_deferred()
@@ -163,7 +164,9 @@ class Projector:
 
     async def _start(self) -> None:
         """Drop what was not committed and continue from the position of the views."""
-        if await self._views.refresh() or self.position == 0 or self._saved_position != self.position:
+        if await self._views.refresh():
+            self._forget()
+        elif self.position == 0 or self._saved_position != self.position:
             self._cache = BatchCache()
         await self._views.rollback()
         position = await self._views.projected_position()
@@ -171,6 +174,12 @@ class Projector:
             self._cache = BatchCache()
         self.position = self._saved_position = position
         self._oldest_received_at = None
+
+    def _forget(self) -> None:
+        """Drop every cache: other views may show less, because somebody was erased (`domain/text_cache`)."""
+        self._cache = BatchCache()
+        self._remaining_facts = RemainingFacts(self._log)
+        drop_text_caches()
 
     async def _project(self, records: list[Record], facts: list[SourcedFact], head: int) -> None:
         last = records[-1].position

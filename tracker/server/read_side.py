@@ -67,7 +67,7 @@ class ReadSide:
         self.access = Access(
             config.access.keys, audience=config.access.audience, issuer=config.access.issuer, now=clock.now
         )
-        self.live = LiveStream(views)
+        self.live = LiveStream(views, seconds_left=self.access.seconds_left)
 
     def _new_projector(self) -> Projector:
         return Projector(

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import re
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from tracker.domain.text_cache import text_cache
 from tracker.domain.deliveries import Record
 from tracker.domain.facts import Micros
 from tracker.sources import plain_json
@@ -195,7 +195,7 @@ def _secret_name(name: str) -> bool:
     return _name_is_secret(name) if len(name) <= _LONGEST_CACHED else _SECRET_KEY.search(name) is not None
 
 
-@functools.lru_cache(maxsize=1024)
+@text_cache(1024)
 def _name_is_secret(name: str) -> bool:
     # Senders use the same few names.
     return _SECRET_KEY.search(name) is not None

@@ -7,13 +7,13 @@ obliges every reader to accept both, so `Message` does. A value of a wrong type 
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
+from tracker.domain.text_cache import text_cache
 from tracker.domain.facts import Micros
 from tracker.sources import plain_json
 from tracker.sources.json_reading import replace_surrogates
@@ -175,7 +175,7 @@ def may_name_secret(name: str) -> bool:
     return _name_is_secret(name) if len(name) <= _LONGEST_CACHED else _SECRET_NAME.search(name) is not None
 
 
-@functools.lru_cache(maxsize=1024)
+@text_cache(1024)
 def _name_is_secret(name: str) -> bool:
     # Senders use the same few names.
     return _SECRET_NAME.search(name) is not None

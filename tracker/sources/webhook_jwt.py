@@ -13,7 +13,6 @@ required since 2026-08), `webhook/resource_url_notifier.go` (standard base64 wit
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import hmac
 import json
@@ -25,6 +24,7 @@ from typing import Any, cast
 
 import msgspec
 
+from tracker.domain.text_cache import text_cache
 from tracker.domain.deliveries import Delivery, Verified
 from tracker.domain.facts import Micros
 from tracker.errors import KeyUnknown, SignatureMismatch, SignatureMissing, SignatureStale
@@ -117,7 +117,7 @@ def unverified_header(token: str) -> Mapping[str, Any] | None:
     return _header(text) if len(text) <= _LONGEST_CACHED else _object(text)
 
 
-@functools.lru_cache(maxsize=64)
+@text_cache(64)
 def _header(text: str) -> Mapping[str, Any] | None:
     # A sender always writes the same header.
     return _object(text)

@@ -230,6 +230,10 @@ class ViewsReader(Protocol):
         """The projected position."""
         ...
 
+    def generation(self) -> object:
+        """Another value as soon as other views are swapped in. Does not block."""
+        ...
+
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         """Sessions, newest first by (`begins_at`, `id`)."""
         ...

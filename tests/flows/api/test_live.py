@@ -278,3 +278,95 @@ async def test_a_client_that_reads_nothing_is_disconnected_and_delays_nobody(
                 await asyncio.sleep(0.1)
             assert "live client disconnected" in server.printed.read_text()
             assert not live.ended
+
+
+def short_lived(seconds: int, sources: list[str] | None = None) -> str:
+    key = AccessKey(id="demo", algorithm="HS256", secret=READ_KEY)
+    return mint_token(key, scopes=["read:sessions"], sources=sources, expires_s=seconds, now=now())
+
+
+async def text_until_the_end(
+    web: aiohttp.ClientSession, url: str, within: float = 20, **headers: str
+) -> tuple[float, str]:
+    """When (seconds since the epoch) a stream ended, and everything it sent."""
+    async with (
+        asyncio.timeout(within),
+        web.get(f"{url}/v1/live", headers=headers, timeout=aiohttp.ClientTimeout(total=None)) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return (await answer.text(), time.time())[::-1]
+
+
+async def test_a_stream_ends_when_its_token_expires(server: Running, web: aiohttp.ClientSession) -> None:
+    token = short_lived(3)
+    expires = time.time() + 3
+    streams = await asyncio.gather(
+        text_until_the_end(web, server.url, Authorization=f"Bearer {token}"),
+        text_until_the_end(web, server.url, Cookie=f"tracker_session={token}"),
+    )
+    for ended, sent in streams:
+        assert expires - 1.1 < ended < expires + 1.5
+        assert ": ended: the token expired" in sent
+
+
+async def test_a_stream_goes_on_when_the_token_of_another_expires(server: Running, web: aiohttp.ClientSession) -> None:
+    async with listening(web, server.url) as lasting:
+        await text_until_the_end(web, server.url, Authorization=f"Bearer {short_lived(1)}")
+        await play(server, web, "livekit")
+        await lasting.has(5)
+        assert not lasting.ended
+
+
+async def test_a_stream_that_sends_all_the_time_ends_when_its_token_expires(
+    server: Running, web: aiohttp.ClientSession
+) -> None:
+    ending = asyncio.create_task(text_until_the_end(web, server.url, Authorization=f"Bearer {short_lived(2)}"))
+    for seed in range(60):
+        await play(server, web, "streamrec", seed=seed)
+        if ending.done():
+            break
+    assert "ended: the token expired" in (await ending)[1]
+
+
+@pytest.mark.parametrize("name", ["token", "link"])
+async def test_a_stream_ends_when_its_session_is_signed_out_and_the_cookie_is_refused(
+    tmp_path: Path, web: aiohttp.ClientSession, name: str
+) -> None:
+    server = Running(tmp_path)
+    if name == "link":
+        # Without keys, only the printed link signs in.
+        lines = server.config.read_text("utf-8").splitlines()
+        server.config.write_text(
+            "\n".join(line for line in lines if not line.startswith(("[access]", "keys = [{ id"))), "utf-8"
+        )
+    await server.start(init=True)
+    try:
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+            if name == "link":
+                code = server.printed.read_text().split("/open?code=")[1].split()[0]
+                async with browser.get(f"{server.url}/open", params={"code": code}) as answer:
+                    assert answer.status == 200
+            else:
+                async with browser.post(f"{server.url}/sign-in", data={"token": short_lived(600)}) as answer:
+                    assert answer.status == 200
+            cookie = next(each.value for each in browser.cookie_jar if each.key == "tracker_session")
+            stolen = {"Cookie": f"tracker_session={cookie}"}
+            ending = asyncio.create_task(text_until_the_end(web, server.url, **stolen))
+            await asyncio.sleep(0.5)
+            assert not ending.done()
+            signed_out = time.time()
+            async with browser.post(f"{server.url}/sign-out") as answer:
+                assert answer.status == 200
+            ended, sent = await ending
+            assert ended - signed_out < 2
+            assert ": ended: " in sent
+            async with web.get(f"{server.url}/v1/live", headers=stolen) as answer:
+                assert answer.status == 401
+            if name == "token":
+                # Signing in again with the same token is a new session.
+                async with browser.post(f"{server.url}/sign-in", data={"token": cookie}) as answer:
+                    assert answer.status == 200
+                async with web.get(f"{server.url}/v1/sessions", headers=stolen) as answer:
+                    assert answer.status == 200
+    finally:
+        await server.stop()

@@ -131,7 +131,10 @@ const follow = (position) => {
   const stream = new EventSource(`/v1/live?session=${encodeURIComponent(id)}&last_event_id=${position}-999999999`);
   let broke = false;
   stream.addEventListener("entry", changed);
-  stream.addEventListener("error", () => { broke = true; });
+  stream.addEventListener("error", () => {
+    broke = true;
+    if (stream.readyState === EventSource.CLOSED) window.tracker?.leaveIfSignedOut();
+  });
   stream.addEventListener("open", () => { if (broke) { broke = false; changed(); } });
   addEventListener("pagehide", () => stream.close());
 };

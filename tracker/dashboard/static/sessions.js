@@ -99,7 +99,10 @@
     stream.onerror = () => {
       say("Reconnecting…");
       // The server answered with something other than a stream, so the browser gave up. Connect again after the last entry.
-      if (stream.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
+      if (stream.readyState === EventSource.CLOSED) {
+        window.tracker?.leaveIfSignedOut();
+        setTimeout(follow, 3000);
+      }
     };
     addEventListener("pagehide", () => stream.close(), { once: true });
   };

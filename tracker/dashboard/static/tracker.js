@@ -53,5 +53,10 @@
   const here = document.querySelector(".top nav [aria-current]");
   const row = here?.closest("ul");
   if (row && row.scrollWidth > row.clientWidth) row.scrollLeft = here.offsetLeft + here.offsetWidth - row.offsetLeft - row.clientWidth + 40;
-  window.tracker = { localised, spoken, tick };
+  // When a live stream ends, the session may have expired or was signed out elsewhere: then go to the sign-in page.
+  const leaveIfSignedOut = async () => {
+    const answer = await fetch(location.href, { method: "HEAD", redirect: "manual" }).catch(() => null);
+    if (answer?.type === "opaqueredirect") location.reload();
+  };
+  window.tracker = { localised, spoken, tick, leaveIfSignedOut };
 })();

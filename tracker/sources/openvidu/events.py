@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import msgspec
 
+from tracker.domain.text_cache import text_cache
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EndReason, EventCopy, Fact, Micros, SessionRef
@@ -223,16 +224,21 @@ def dimensions(value: object) -> object:
 def _safe_fields(fields: dict[str, Any]) -> dict[str, Any]:
     safe: dict[str, Any] = {}
     for key, value in fields.items():
-        name, hidden, address = _field_traits(key) if len(key) <= _LONGEST_NAME else _field_traits.__wrapped__(key)
+        name, hidden, address = _field_traits(key) if len(key) <= _LONGEST_NAME else _traits(key)
         if not hidden:
             plain = value.isascii() and not address if type(value) is str else value is None or type(value) is bool
             safe[name] = value if plain else _safe_value(key, value)
     return safe
 
 
-@functools.lru_cache(maxsize=1024)
+@text_cache(1024)
 def _field_traits(key: str) -> tuple[str, bool, bool]:
-    """(displayable name, may hold a secret, holds an address) of a field, from its name. OpenVidu uses the same few names."""
+    # OpenVidu uses the same few names.
+    return _traits(key)
+
+
+def _traits(key: str) -> tuple[str, bool, bool]:
+    """(displayable name, may hold a secret, holds an address) of a field, from its name."""
     return replace_surrogates(key), _SECRET_KEY.search(key) is not None, key.lower().endswith(("uri", "url"))
 
 

@@ -127,6 +127,10 @@ class SqliteReader(ABC):
         fewest = min(range(len(found)), key=counts.__getitem__)
         return found[fewest] if counts[fewest] < MAX_CANDIDATES else None
 
+    def generation(self) -> object:
+        """See `ViewsReader`. Views that are never replaced have one."""
+        return None
+
     async def session(self, session_id: str) -> SessionRow | None:
         found = await self.rows(sql.SELECT_SESSION, [session_id])
         return _session(found[0]) if found else None

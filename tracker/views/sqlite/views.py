@@ -183,6 +183,9 @@ class SqliteViews(SqliteReader):
         # The writer first: it puts a swapped-in file into WAL mode.
         return [*([] if self._writer is None else [self._writer]), self._reader, self._searcher]
 
+    def generation(self) -> object:
+        return find_inode(self._path)
+
     async def refresh(self) -> bool:
         """See `ViewsWriter`. Raises `ViewsMissing` if the file was removed and not replaced."""
         replaced: list[bool] = []
