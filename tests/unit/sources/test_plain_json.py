@@ -1,4 +1,4 @@
-"""What is read at once is what the close readers read; whatever leaves a doubt is left to them."""
+"""The fast JSON reader gives the results of the strict readers, and leaves every doubtful body to them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_plain_body_is_read_as_json_reads_it(body: bytes) -> None:
         b'{"a":9223372036854775808}', b'{"a":-9223372036854775809}', b'{"a":' + b"9" * 300 + b"}", b"[" * 11 + b"]" * 11,
     ],
 )  # fmt: skip
-def test_what_leaves_a_doubt_is_not_read(body: bytes) -> None:
+def test_a_doubtful_body_is_not_read(body: bytes) -> None:
     assert parse_fast(body, max_depth=10) is None
     assert parse_unambiguous(body, max_depth=10) is None
 
@@ -35,7 +35,7 @@ def test_what_leaves_a_doubt_is_not_read(body: bytes) -> None:
 @pytest.mark.parametrize(
     "body", [b'{"a":1,"a":1}', b'{"a":{"b":1,"b":2}}', b'{"a" :1}', b'{"a":-0}', b'{"a":"\\u0041"}']
 )
-def test_what_can_be_read_in_two_ways_is_not_certain(body: bytes) -> None:
+def test_an_ambiguous_body_is_not_certain(body: bytes) -> None:
     assert parse_fast(body, max_depth=10) is not None
     assert parse_unambiguous(body, max_depth=10) is None
 

@@ -1,4 +1,4 @@
-"""protojson: both spellings, four units, wrong types read as absent, and what is cut out before anything is shown."""
+"""protojson: both spellings, four units of time, wrong types read as absent, and secrets removed before anything is shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tracker.sources.protojson import Message, Unit
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b"7", b'"x"', b"{", b'{"a":1}x', b"\xff\xfe{}", b"[" * 99_999, b'{"a":' * 99_999]
 )
-def test_what_is_no_object_is_none(body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_none(body: bytes) -> None:
     assert protojson.read_message(body) is None
 
 
@@ -31,7 +31,7 @@ def test_nesting_has_a_fixed_bound() -> None:
     assert protojson.read_message(deep.replace(b"[", b"[[").replace(b"]", b"]]")) is None
 
 
-def test_what_no_store_can_hold_is_replaced() -> None:
+def test_characters_that_stores_cannot_hold_are_replaced() -> None:
     message = protojson.read_message(
         b'\xef\xbb\xbf{"a":"\\ud800x","\\udfff":1,"b":1e999,"c":NaN,"d":99999999999999999999,"e":"\xff"}'
     )
@@ -73,7 +73,7 @@ def test_a_whole_number_is_a_number_or_digits(value: object, whole: int | None) 
         ("0", "s", None), ("-1", "s", None), ("999", "ns", None), ("253402300800", "s", None), ("x", "s", None), (None, "s", None),
     ],
 )  # fmt: skip
-def test_a_moment_is_micros_or_absent(value: object, unit: Unit, micros: int | None) -> None:
+def test_a_time_is_microseconds_or_absent(value: object, unit: Unit, micros: int | None) -> None:
     assert Message({"at": value}).moment("at", unit) == micros
 
 
@@ -96,7 +96,7 @@ def test_an_enum_is_a_name_or_a_number(value: object, name: str | None) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 7, "x", [], [7], True])
-def test_what_is_no_object_reads_as_an_empty_one(value: object) -> None:
+def test_a_value_that_is_not_an_object_reads_as_an_empty_one(value: object) -> None:
     message = Message({"m": value})
     assert not message.object("m")
     assert message.objects("m") == []
@@ -145,7 +145,7 @@ def test_ordinary_names_stay(name: str) -> None:
         ("a // b: c, 5 > 3, eyJ", "a // b: c, 5 > 3, eyJ"),
     ],
 )
-def test_addresses_are_cut_to_their_host_and_tokens_out(text: str, shown: str) -> None:
+def test_urls_are_cut_to_their_host_and_tokens_removed(text: str, shown: str) -> None:
     assert protojson.mask_addresses(text) == shown
 
 
@@ -158,7 +158,7 @@ def test_addresses_are_cut_to_their_host_and_tokens_out(text: str, shown: str) -
         (None, None),
     ],
 )
-def test_where_a_file_lies_is_shown_without_what_opens_it(address: str | None, shown: str | None) -> None:
+def test_the_url_of_a_file_is_shown_without_its_credentials(address: str | None, shown: str | None) -> None:
     assert protojson.strip_query(address) == shown
 
 
@@ -187,7 +187,7 @@ def test_no_text_takes_long(text: str) -> None:
     assert time.perf_counter() - begun < 2
 
 
-def test_only_unknown_fields_are_others() -> None:
+def test_the_other_fields_are_the_unknown_ones() -> None:
     message = Message(
         {"createdAt": "1", "new": "rtmp://a/KEY", "object": {"token": "KEY", "n": 1}, "newToken": "KEY", "none": None}
     )

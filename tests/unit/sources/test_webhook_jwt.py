@@ -1,4 +1,4 @@
-"""The signed token: every attack beside the delivery it imitates, and that nothing but a rejection ever comes out."""
+"""The signed token: every attack is refused next to the delivery it imitates, and nothing but a rejection is raised."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def named(body: bytes) -> str:
 
 
 def claimed(body: bytes = BODY, **other: Any) -> Json:
-    """What LiveKit claims for a body; `other` replaces a claim, None takes it out."""
-    told = {"iss": KEY, "nbf": NOW, "iat": NOW, "exp": NOW + 300, "sha256": named(body)} | other
-    return {name: value for name, value in told.items() if value is not None}
+    """LiveKit's claims for a body; `other` replaces claims, None removes one."""
+    fields = {"iss": KEY, "nbf": NOW, "iat": NOW, "exp": NOW + 300, "sha256": named(body)} | other
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def made(
     claims: object, *, secret: str = SECRET, alg: Any = "HS256", by: str | None = None, header: Json | None = None
 ) -> str:
-    """A token, made by hand so that it may be as wrong as an attacker likes. `by`: the hash really used."""
+    """A token made by hand, so that it can be wrong in any way. `by`: the hash that is really used."""
     head = {"typ": "JWT", "alg": alg} | (header or {})
     signed = f"{base64url(json.dumps(head).encode())}.{base64url(json.dumps(claims).encode())}"
     digest = hmac.digest(secret.encode(), signed.encode(), HASHES[by or alg])
@@ -62,18 +62,18 @@ GOOD = made(claimed())
 # --- what is accepted ------------------------------------------------------------------------------------------------
 
 
-def test_a_token_made_for_these_bytes_tells_its_issuer() -> None:
+def test_a_token_for_these_bytes_gives_its_issuer() -> None:
     assert verified(GOOD) == KEY
 
 
-def test_the_issuer_chooses_the_secret_so_that_keys_can_rotate() -> None:
+def test_the_issuer_selects_the_secret_so_that_keys_can_rotate() -> None:
     assert verified(made(claimed(iss="APIother"), secret=KEYS["APIother"])) == "APIother"
     with pytest.raises(SignatureMismatch):
         verified(made(claimed(iss="APIother"), secret=SECRET))
 
 
 @pytest.mark.parametrize("vendor", ["livekit", "plugnmeet"])
-def test_every_signed_sample_verifies_at_its_moment(vendor: str) -> None:
+def test_every_signed_sample_verifies_at_its_time(vendor: str) -> None:
     for line in (SAMPLES / f"{vendor}-signed.jsonl").read_bytes().splitlines():
         sample = json.loads(line)
         headers = sample["headers"]
@@ -91,11 +91,11 @@ def test_a_fraction_of_a_second_is_a_time_too() -> None:
 
 
 @pytest.mark.parametrize("secret", ["secret", "x" * 200, "Ключ"])
-def test_how_long_a_secret_is_is_its_operators_choice(secret: str) -> None:
+def test_secrets_may_have_any_length(secret: str) -> None:
     assert verified(made(claimed(), secret=secret), keys={KEY: secret}) == KEY
 
 
-def test_the_clock_of_this_machine_is_not_looked_at() -> None:
+def test_the_clock_of_this_machine_is_not_used() -> None:
     long_ago = 1_000_000_000
     assert abs(time.time() - long_ago) > 300
     token = made(claimed(nbf=long_ago, iat=long_ago, exp=long_ago + 300))
@@ -103,7 +103,7 @@ def test_the_clock_of_this_machine_is_not_looked_at() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"\n {} \n", b"\xff\xfe\x00", "é\u2028".encode(), b"x" * 100_000])
-def test_the_bytes_are_named_whatever_they_are(body: bytes) -> None:
+def test_a_token_can_name_any_bytes(body: bytes) -> None:
     assert verified(made(claimed(body)), body) == KEY
 
 
@@ -168,14 +168,14 @@ def test_only_the_padded_base64_of_these_bytes_names_them(claim: object) -> None
         verified(made(claimed(sha256=claim)))
 
 
-def test_base64_of_another_alphabet_names_nothing() -> None:
+def test_base64_of_another_alphabet_is_refused() -> None:
     body = next(b"%d" % n for n in range(99) if "/" in named(b"%d" % n) or "+" in named(b"%d" % n))
     assert verified(made(claimed(body)), body) == KEY
     with pytest.raises(SignatureMismatch):
         verified(made(claimed(body, sha256=named(body).replace("/", "_").replace("+", "-"))), body)
 
 
-def test_a_participants_join_token_is_no_webhook_although_its_key_and_secret_are_the_same() -> None:
+def test_a_participants_join_token_with_the_same_key_is_refused() -> None:
     join: Json = {
         "iss": KEY, "sub": "user-alice", "nbf": NOW, "exp": NOW + 21_600, "name": "Alice",
         "video": {"roomJoin": True, "room": "daily-standup"},
@@ -188,7 +188,7 @@ def test_a_participants_join_token_is_no_webhook_although_its_key_and_secret_are
 @pytest.mark.parametrize(
     "changed", [BODY + b"\n", b" " + BODY, BODY.replace(b"RM_1", b"RM_2"), BODY.replace(b",", b", "), b""]
 )
-def test_a_changed_body_does_not_fit(changed: bytes) -> None:
+def test_a_changed_body_is_refused(changed: bytes) -> None:
     assert verified(GOOD) == KEY
     with pytest.raises(SignatureMismatch, match="changed the body"):
         verified(GOOD, changed)
@@ -203,7 +203,9 @@ def test_a_changed_body_does_not_fit(changed: bytes) -> None:
     ],
     ids=["expired", "not yet", "issued in the future"],
 )
-def test_a_token_holds_from_a_minute_before_to_a_minute_after_its_time(claims: Json, now: float, late: float) -> None:
+def test_a_token_is_valid_from_a_minute_before_to_a_minute_after_its_time(
+    claims: Json, now: float, late: float
+) -> None:
     token = made(claimed(**claims))
     assert verified(token, now=now) == KEY
     with pytest.raises(SignatureStale, match="clocks"):
@@ -222,12 +224,12 @@ def test_a_token_that_never_expires_is_refused() -> None:
         verified(made(claimed(exp=None)))
 
 
-def test_a_null_exp_is_no_exp() -> None:
+def test_a_null_exp_is_refused_like_a_missing_one() -> None:
     with pytest.raises(SignatureMismatch, match="exp"):
         verified(made(claimed() | {"exp": None}))
 
 
-def test_an_unknown_issuer_is_told_from_a_wrong_secret() -> None:
+def test_an_unknown_issuer_is_distinguished_from_a_wrong_secret() -> None:
     with pytest.raises(KeyUnknown, match="`keys`"):
         verified(made(claimed(iss="APIsomebody")))
     with pytest.raises(SignatureMismatch):
@@ -240,12 +242,12 @@ def test_a_token_without_an_issuer_is_refused(issuer: object) -> None:
         verified(made(claimed(iss=issuer)))
 
 
-def test_an_empty_secret_is_none_at_all() -> None:
+def test_an_empty_secret_verifies_nothing() -> None:
     with pytest.raises(KeyUnknown):
         verified(made(claimed(), secret=""), keys={KEY: ""})
 
 
-def test_no_keys_believe_nobody() -> None:
+def test_without_keys_every_token_is_refused() -> None:
     with pytest.raises(KeyUnknown):
         verified(GOOD, keys={})
 
@@ -258,7 +260,7 @@ def test_a_changed_claim_breaks_the_signature() -> None:
 
 
 @pytest.mark.parametrize("claims", [[], [1], "text", 7, None, True])
-def test_claims_that_are_no_object_are_refused(claims: object) -> None:
+def test_claims_that_are_not_an_object_are_refused(claims: object) -> None:
     with pytest.raises(SignatureMismatch):
         verified(made(claims))
 
@@ -367,7 +369,9 @@ IGNORED = {f"verify_{name}": False for name in ("exp", "nbf", "iat", "aud", "iss
     to=st.sampled_from("AZaz09-_.="),
     spoiled=st.booleans(),
 )
-def test_what_is_believed_here_is_believed_by_pyjwt(claims: Json, head: Json, at: int, to: str, spoiled: bool) -> None:
+def test_pyjwt_accepts_every_token_that_is_accepted_here(
+    claims: Json, head: Json, at: int, to: str, spoiled: bool
+) -> None:
     token = made(claims, secret=LONG_SECRET, header=head)
     if spoiled:
         token = token[:at] + to + token[at + 1 :]
@@ -375,8 +379,8 @@ def test_what_is_believed_here_is_believed_by_pyjwt(claims: Json, head: Json, at
         verified(token, keys={KEY: LONG_SECRET})
     except DeliveryRejected:
         return
-    told = jwt.decode(token, LONG_SECRET, algorithms=["HS256"], options=IGNORED)  # pyright: ignore[reportArgumentType]
-    assert (told["iss"], told["sha256"]) == (KEY, named(BODY))
+    decoded = jwt.decode(token, LONG_SECRET, algorithms=["HS256"], options=IGNORED)  # pyright: ignore[reportArgumentType]
+    assert (decoded["iss"], decoded["sha256"]) == (KEY, named(BODY))
 
 
 @settings(max_examples=100, deadline=None)
@@ -384,15 +388,15 @@ def test_what_is_believed_here_is_believed_by_pyjwt(claims: Json, head: Json, at
     more=st.dictionaries(st.sampled_from(["sub", "aud", "jti", "name", "video"]), JSON, max_size=4),
     secret=st.text(min_size=32),
 )
-def test_what_pyjwt_signs_for_these_bytes_is_believed_here(more: Json, secret: str) -> None:
+def test_tokens_of_pyjwt_for_these_bytes_are_accepted_here(more: Json, secret: str) -> None:
     try:
         token = jwt.encode(claimed() | more, secret, algorithm="HS256")
     except (TypeError, ValueError, jwt.PyJWTError):
-        return  # no text PyJWT takes, or a key it takes for a public one
+        return  # text that PyJWT refuses, or a key that it takes for a public one
     assert verified(token, keys={KEY: secret}) == KEY
 
 
-def test_a_signature_is_written_in_one_way() -> None:
+def test_a_signature_has_only_one_valid_encoding() -> None:
     spare = next(letter for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
                  if letter != GOOD[-1] and base64.urlsafe_b64decode(GOOD[-43:-1] + letter + "=")
                  == base64.urlsafe_b64decode(GOOD[-43:] + "="))  # fmt: skip
@@ -426,5 +430,5 @@ def test_a_token_with_one_letter_changed_is_rejected(at: int, to: str) -> None:
         ("zwei-e", None),
     ],
 )
-def test_the_secret_that_equals_is_told_by_its_index(offered: str, index: int | None) -> None:
+def test_the_matching_secret_is_given_by_its_index(offered: str, index: int | None) -> None:
     assert matching_secret(offered, ("one", "zwei-é", "")) == index

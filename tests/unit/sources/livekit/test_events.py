@@ -1,4 +1,4 @@
-"""LiveKit: every sample proved and read, the four units of time, what is left out, and what must never be shown."""
+"""LiveKit: every sample is verified and read; the four units of time; missing fields; secrets that are never shown."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def recorded(verified: Verified) -> Record:
     return Record(position=1, **msgspec.structs.asdict(verified))
 
 
-def kept(body: bytes) -> Record:
+def record_of(body: bytes) -> Record:
     source = LivekitSource(SourceSettings(name="lk", vendor="livekit"))
     return recorded(source.verify_trusted(body, received_at=RECEIVED, proof={"file": "f", "line": 1}))
 
@@ -128,12 +128,12 @@ def sample(kind: type[F], name: str) -> F:
     return fact
 
 
-def said(event: str, **fields: Any) -> tuple[Fact, ...]:
-    return interpret(kept(json.dumps({"event": event, **fields}).encode()))
+def facts_from(event: str, **fields: Any) -> tuple[Fact, ...]:
+    return interpret(record_of(json.dumps({"event": event, **fields}).encode()))
 
 
 def only(kind: type[F], event: str, **fields: Any) -> F:
-    (fact,) = said(event, **fields)
+    (fact,) = facts_from(event, **fields)
     assert isinstance(fact, kind)
     return fact
 
@@ -151,11 +151,11 @@ FULL: Json = ROOM | {"creationTime": "1786000000", "creationTimeMs": "1786000000
 ALICE: Json = {"sid": "PA_1", "identity": "alice", "joinedAt": "1786000009", "joinedAtMs": "1786000009481"}
 
 
-# --- the proof -------------------------------------------------------------------------------------------------------
+# --- proofs ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sample", EVERY_SAMPLE)
-def test_every_sample_is_proved_at_its_moment_and_again_from_its_record(sample: Json) -> None:
+def test_every_sample_verifies_at_its_time_and_again_from_its_record(sample: Json) -> None:
     source, delivery = source_of(sample), delivery_of(sample)
     verified = source.verify(delivery)
 
@@ -179,7 +179,7 @@ def test_one_changed_byte_is_not_authentic() -> None:
             source_of(sample).verify(delivery_of(sample, body=body.encode()))
 
 
-def test_the_token_stands_in_authorization_and_nowhere_else() -> None:
+def test_the_token_is_read_only_from_the_authorization_header() -> None:
     sample = BY_NAME["room_started"]
     token = sample["headers"]["Authorization"]
     source = source_of(sample)
@@ -191,14 +191,14 @@ def test_the_token_stands_in_authorization_and_nowhere_else() -> None:
     assert source.verify(delivery_of(sample, headers={"authorization": f" {token}\t"}))
 
 
-def test_the_moment_of_arrival_decides_whether_a_token_is_stale() -> None:
+def test_the_time_of_arrival_decides_whether_a_token_is_stale() -> None:
     sample = BY_NAME["room_started"]
     for late in (400, -100):
         with pytest.raises(SignatureStale):
             source_of(sample).verify(delivery_of(sample, received_at=(sample["now"] + late) * S))
 
 
-def test_another_deployments_webhook_is_told_from_a_forged_one() -> None:
+def test_another_deployments_webhook_is_distinguished_from_a_forged_one() -> None:
     sample = BY_NAME["room_started"]
     with pytest.raises(KeyUnknown):
         source_of(sample | {"key": "APIother"}).verify(delivery_of(sample))
@@ -211,7 +211,7 @@ def test_a_source_never_prints_its_secrets() -> None:
     assert sample["secret"] not in repr(source_of(sample))
 
 
-# --- the key ---------------------------------------------------------------------------------------------------------
+# --- keys ------------------------------------------------------------------------------------------------------------
 
 
 def test_variants_retries_and_second_urls_of_one_event_have_one_key() -> None:
@@ -226,20 +226,20 @@ def test_variants_retries_and_second_urls_of_one_event_have_one_key() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"id": ""}, {"id": 7}, {"id": None}])
-def test_an_event_without_an_id_is_known_by_its_bytes(fields: Json) -> None:
-    one = kept(json.dumps({"event": "room_started", "room": ROOM} | fields).encode())
-    two = kept(json.dumps({"event": "room_started", "room": FULL} | fields).encode())
+def test_the_key_of_an_event_without_an_id_is_of_its_bytes(fields: Json) -> None:
+    one = record_of(json.dumps({"event": "room_started", "room": ROOM} | fields).encode())
+    two = record_of(json.dumps({"event": "room_started", "room": FULL} | fields).encode())
     assert one.dedupe_key.startswith("sha256:")
     assert one.dedupe_key != two.dedupe_key
 
 
 def test_one_id_under_two_event_names_is_two_events() -> None:
-    one, two = (kept(json.dumps({"event": event, "id": "EV_1"}).encode()) for event in ("a", "b"))
+    one, two = (record_of(json.dumps({"event": event, "id": "EV_1"}).encode()) for event in ("a", "b"))
     assert one.dedupe_key != two.dedupe_key
 
 
-def test_what_is_imported_keeps_the_proof_it_was_given() -> None:
-    record = kept(b'{"event":"room_started"}')
+def test_an_imported_record_keeps_its_proof() -> None:
+    record = record_of(b'{"event":"room_started"}')
     assert (record.origin, json.loads(record.proof), record.event) == (
         "import",
         {"file": "f", "line": 1},
@@ -247,11 +247,11 @@ def test_what_is_imported_keeps_the_proof_it_was_given() -> None:
     )
 
 
-# --- the meaning: every sample ---------------------------------------------------------------------------------------
+# --- interpretation of samples ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sample", EVERY_SAMPLE)
-def test_every_sample_means_what_the_table_says(sample: Json) -> None:
+def test_every_sample_becomes_the_facts_of_the_table(sample: Json) -> None:
     name = sample["name"].split("#")[0]
     body = json.loads(sample["body_text"])
     record = recorded(source_of(sample).verify(delivery_of(sample)))
@@ -291,7 +291,7 @@ def test_both_spellings_of_a_body_mean_the_same() -> None:
 # --- rooms -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_room_begins_when_it_was_created_to_the_millisecond() -> None:
+def test_a_room_starts_at_its_creation_to_the_millisecond() -> None:
     started = sample(SessionStarted, "room_started")
     assert (started.at, started.started_at, started.precision) == (BEGAN, BEGAN, "ms")
     assert started.place is not None
@@ -299,12 +299,12 @@ def test_a_room_begins_when_it_was_created_to_the_millisecond() -> None:
     assert started.place.ids == (("room_sid", ONE), ("room_name", "daily-standup"))
 
 
-def test_servers_of_2021_tell_seconds_and_no_id() -> None:
+def test_servers_of_2021_send_seconds_and_no_id() -> None:
     started = sample(SessionStarted, "verbatim/node-sdks-test")
     assert (started.at, started.precision, started.clock) == (1_628_545_903 * S, "s", "server")
 
 
-def test_a_room_announced_twice_goes_on() -> None:
+def test_a_room_announced_twice_is_resumed() -> None:
     first = sample(SessionStarted, "room_started/name-reused")
     again = sample(SessionResumed, "room_started/same-sid-again")
     assert run_of(first) == run_of(again) == TWO
@@ -312,9 +312,9 @@ def test_a_room_announced_twice_goes_on() -> None:
     assert again.at == 1_786_000_260 * S
 
 
-def test_what_is_announced_twice_depends_on_no_order() -> None:
+def test_a_repeated_announcement_is_recognised_in_any_order() -> None:
     kinds_by_delay = {
-        delay: kinds(said("room_started", room=FULL, createdAt=str(1_786_000_000 + delay)))
+        delay: kinds(facts_from("room_started", room=FULL, createdAt=str(1_786_000_000 + delay)))
         for delay in (0, 1, 5, 6, 60)
     }
     assert kinds_by_delay == {
@@ -322,7 +322,7 @@ def test_what_is_announced_twice_depends_on_no_order() -> None:
     }
 
 
-def test_a_room_without_its_creation_began_when_it_was_announced() -> None:
+def test_a_room_without_a_creation_time_starts_at_its_announcement() -> None:
     started = only(SessionStarted, "room_started", room=ROOM, createdAt="1786000000")
     assert started.at == started.started_at == 1_786_000_000 * S
     assert started.place is not None
@@ -347,7 +347,7 @@ def test_a_room_without_its_creation_began_when_it_was_announced() -> None:
         (None, "unknown"),
     ],
 )
-def test_every_end_of_a_room_has_our_word_and_keeps_theirs(theirs: str | int | None, reason: str) -> None:
+def test_every_end_reason_of_a_room_is_mapped_and_the_vendors_kept(theirs: str | int | None, reason: str) -> None:
     ended = only(SessionEnded, "room_finished", room=FULL, createdAt="1786000131", roomEndReason=theirs)
     assert (ended.reason, ended.vendor_reason) == (reason, None if theirs is None else str(theirs))
     assert (ended.at, ended.started_at) == (1_786_000_131 * S, BEGAN)
@@ -355,14 +355,14 @@ def test_every_end_of_a_room_has_our_word_and_keeps_theirs(theirs: str | int | N
     assert (ended.place.starts_at, ended.place.ends_at) == (BEGAN, ended.at)
 
 
-def test_a_room_of_less_than_a_second_does_not_end_before_it_began() -> None:
+def test_a_room_of_less_than_a_second_does_not_end_before_its_start() -> None:
     ended = only(SessionEnded, "room_finished", room=FULL, createdAt="1786000000")
     assert ended.at == ended.started_at == BEGAN
     assert ended.place is not None
     assert ended.place.ends_at == BEGAN
 
 
-def test_lost_webhooks_are_told_where_the_server_tells_them() -> None:
+def test_lost_webhooks_that_the_server_reports_are_anomalies() -> None:
     ended = sample(SessionEnded, "room_finished/num-dropped")
     assert ended.anomalies == (("number_mismatch", "sender reports 2 dropped webhooks"),)
 
@@ -370,7 +370,7 @@ def test_lost_webhooks_are_told_where_the_server_tells_them() -> None:
 # --- people ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_join_is_told_to_the_millisecond_with_all_that_is_known_of_the_person() -> None:
+def test_a_join_has_milliseconds_and_all_details_of_the_person() -> None:
     joined = sample(ParticipantJoined, "participant_joined/alice")
     assert (joined.at, joined.joined_at, joined.precision) == (1_786_000_001_481_000, 1_786_000_001_481_000, "ms")
     assert (joined.connection, joined.identity, joined.name) == ("PA_alice7Yk2Qx1", "user-alice", "Alice")
@@ -381,13 +381,13 @@ def test_a_join_is_told_to_the_millisecond_with_all_that_is_known_of_the_person(
     }
 
 
-def test_before_2025_a_join_is_told_to_the_second() -> None:
+def test_before_2025_a_join_has_seconds() -> None:
     alice = {name: value for name, value in ALICE.items() if name != "joinedAtMs"}
     joined = only(ParticipantJoined, "participant_joined", room=ROOM, participant=alice, createdAt="1786000010")
     assert (joined.at, joined.precision) == (1_786_000_009 * S, "s")
 
 
-def test_a_lone_leave_still_tells_the_whole_interval() -> None:
+def test_a_leave_alone_gives_the_whole_interval() -> None:
     left = sample(ParticipantLeft, "participant_left/alice")
     assert (left.joined_at, left.at) == (1_786_000_001_481_000, 1_786_000_100 * S)
     assert (left.reason, left.vendor_reason) == ("left", "CLIENT_INITIATED")
@@ -411,7 +411,7 @@ def test_a_reconnect_is_another_connection_of_the_same_person() -> None:
     assert (left.reason, left.vendor_reason) == ("replaced", "DUPLICATE_IDENTITY")
 
 
-def test_who_never_became_active_failed_to_join() -> None:
+def test_a_participant_that_never_became_active_failed_to_join() -> None:
     aborted = sample(ParticipantConnectionAborted, "participant_connection_aborted/carol")
     assert (aborted.reason, aborted.vendor_reason) == ("join_failed", "JOIN_FAILURE")
     assert (aborted.joined_at, aborted.at) == (1_786_000_012_481_000, 1_786_000_025 * S)
@@ -443,7 +443,7 @@ def test_who_never_became_active_failed_to_join() -> None:
         (None, "unknown"),
     ],
 )
-def test_every_reason_to_leave_has_our_word_and_keeps_theirs(theirs: str | int | None, reason: str) -> None:
+def test_every_leave_reason_is_mapped_and_the_vendors_kept(theirs: str | int | None, reason: str) -> None:
     left = only(ParticipantLeft, "participant_left", room=ROOM, participant=ALICE | {"disconnectReason": theirs})
     assert (left.reason, left.vendor_reason) == (reason, None if theirs is None else str(theirs))
 
@@ -471,7 +471,7 @@ def test_every_reason_to_leave_has_our_word_and_keeps_theirs(theirs: str | int |
         ({"permission": {"canPublish": True, "agent": False, "hidden": False}}, "standard"),
     ],
 )
-def test_what_kind_of_participant_joined(fields: Json, person: str) -> None:
+def test_the_kind_of_a_participant_is_read(fields: Json, person: str) -> None:
     joined = only(ParticipantJoined, "participant_joined", room=ROOM, participant=ALICE | fields)
     assert joined.person == person
 
@@ -486,9 +486,10 @@ NUMBERS = {
 
 @pytest.mark.parametrize("event", ["participant_left", "participant_connection_aborted"])
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_reason_newer_than_the_server_means_what_its_name_means(number: int, event: str) -> None:
+def test_a_reason_that_is_newer_than_the_server_means_the_same_as_its_name(number: int, event: str) -> None:
     by_number, by_name = (
-        said(event, room=ROOM, participant=ALICE | {"disconnectReason": reason}) for reason in (number, NUMBERS[number])
+        facts_from(event, room=ROOM, participant=ALICE | {"disconnectReason": reason})
+        for reason in (number, NUMBERS[number])
     )
     assert by_number == by_name
     assert getattr(by_number[0], "vendor_reason", None) == NUMBERS[number]
@@ -504,12 +505,12 @@ def test_a_reason_newer_than_the_server_means_what_its_name_means(number: int, e
         (5, "ROOM_END_OPEN_FAILED", "server_failure"),
     ],
 )
-def test_the_end_of_a_room_by_number_means_what_its_name_means(number: int, name: str, reason: str) -> None:
+def test_the_end_reason_of_a_room_as_a_number_means_the_same_as_its_name(number: int, name: str, reason: str) -> None:
     ended = only(SessionEnded, "room_finished", room=FULL, createdAt="1786000131", roomEndReason=number)
     assert (ended.reason, ended.vendor_reason) == (reason, name)
 
 
-def test_the_states_of_ingress_and_jobs_have_names_for_all_their_numbers() -> None:
+def test_every_number_of_an_ingress_or_job_state_has_a_name() -> None:
     info = {"ingressId": "IN_1", "roomName": "standup", "state": {"roomId": "RM_1", "status": 4}}
     assert only(IngressEnded, "ingress_ended", ingressInfo=info).vendor_reason == "ENDPOINT_COMPLETE"
     job = {"id": "AJ_1", "room": ROOM, "state": {"status": 4}}
@@ -517,7 +518,7 @@ def test_the_states_of_ingress_and_jobs_have_names_for_all_their_numbers() -> No
     assert (cancelled.reason, cancelled.vendor_reason) == ("closed_by_server", "JS_CANCELLED")
 
 
-def test_a_recorder_is_no_person_and_a_caller_is() -> None:
+def test_a_recorder_is_not_a_person_and_a_caller_is() -> None:
     assert sample(ParticipantJoined, "participant_joined/egress-kind").person == "egress"
     caller = sample(ParticipantJoined, "participant_joined/unicode")
     assert (caller.person, caller.identity) == ("sip", "user-ü中")
@@ -533,7 +534,7 @@ def test_an_event_without_a_room_but_with_its_name_finds_its_run_by_time() -> No
 # --- tracks ----------------------------------------------------------------------------------------------------------
 
 
-def test_absent_zeros_are_read_as_what_they_mean() -> None:
+def test_absent_fields_are_read_as_zeros() -> None:
     micro = sample(StreamPublished, "track_published/alice-mic")
     camera = sample(StreamPublished, "track_published/alice-cam")
     screen = sample(StreamPublished, "track_published/bob-screen")
@@ -543,13 +544,13 @@ def test_absent_zeros_are_read_as_what_they_mean() -> None:
     assert (micro.connection, micro.identity) == ("PA_alice7Yk2Qx1", "user-alice")
 
 
-def test_a_publication_is_told_to_the_microsecond() -> None:
+def test_a_publication_has_microseconds() -> None:
     published = sample(StreamPublished, "track_published/alice-mic")
     assert (published.at, published.precision) == (1_786_000_004_526_591, "us")
 
 
 @pytest.mark.parametrize("version", [{}, {"unixMicro": "1786000304000000"}, {"unixMicro": "soon"}, {"unixMicro": "-5"}])
-def test_a_version_of_another_moment_is_no_publication(version: Json) -> None:
+def test_a_version_of_another_time_is_no_publication(version: Json) -> None:
     published = only(
         StreamPublished, "track_published", room=ROOM, track={"sid": "TR_1", "version": version}, createdAt="1786000004"
     )
@@ -563,7 +564,7 @@ def test_a_track_may_end_after_its_person_left() -> None:
     assert ended.at > left.at
 
 
-def test_a_track_of_less_than_a_second_does_not_end_before_it_began() -> None:
+def test_a_track_of_less_than_a_second_does_not_end_before_its_start() -> None:
     track = {"sid": "TR_1", "version": {"unixMicro": "1786000004526591"}}
     ended = only(StreamUnpublished, "track_unpublished", room=ROOM, track=track, createdAt="1786000004")
     assert ended.at == 1_786_000_004_526_591
@@ -584,10 +585,10 @@ def egress(event: str, *infos: Json) -> tuple[Fact, ...]:
     info: Json = {}
     for more in infos:
         info |= more
-    return said(event, egressInfo=info, createdAt="1786000134")
+    return facts_from(event, egressInfo=info, createdAt="1786000134")
 
 
-def test_released_servers_tell_the_room_of_an_egress_only_inside() -> None:
+def test_released_servers_name_the_room_of_an_egress_only_inside() -> None:
     for name in ("egress_started", "egress_updated", "egress_ended"):
         assert facts_of(name) == facts_of(f"{name}/released-no-room")
 
@@ -636,7 +637,7 @@ def test_an_end_with_any_other_status_is_a_stop(status: str | int | None) -> Non
     assert stopped.status == ("EGRESS_STARTING" if status is None else str(status))
 
 
-def test_an_egress_without_an_id_is_told_by_its_event() -> None:
+def test_an_egress_without_an_id_is_identified_by_its_event() -> None:
     failed = sample(RecordingFailed, "egress_ended/failed-no-id")
     assert failed.recording == "egress:EV_fix000000022"
     assert failed.detail == {"error": "egress launcher not found", "participant": "user-alice"}
@@ -654,7 +655,7 @@ def test_an_egress_without_an_id_is_told_by_its_event() -> None:
     assert one.recording != two.recording
 
 
-def test_what_only_streams_to_the_outside_is_a_broadcast() -> None:
+def test_an_egress_with_only_stream_outputs_is_a_broadcast() -> None:
     (started,) = egress("egress_started", RUNNING, RTMP)
     (active,) = egress("egress_updated", RUNNING, RTMP, {"status": "EGRESS_ACTIVE"})
     (ending,) = egress("egress_updated", RUNNING, RTMP, {"status": "EGRESS_ENDING"})
@@ -710,7 +711,7 @@ def test_a_broadcast_is_known_by_request_or_result_of_any_version(info: Json) ->
         {"egress": {"outputs": [{"file": {"filepath": "x"}}]}},
     ],
 )
-def test_what_writes_files_or_tells_no_output_is_a_recording(info: Json) -> None:
+def test_an_egress_with_file_outputs_or_none_is_a_recording(info: Json) -> None:
     (started,) = egress("egress_started", RUNNING, info)
     assert isinstance(started, RecordingStarted)
 
@@ -744,8 +745,8 @@ WEB = {"web": {"url": "https://player.example/?token=STREAMKEY", "fileOutputs": 
 
 def test_an_egress_of_a_web_page_is_a_recording_in_a_session_of_its_own() -> None:
     info = {"egressId": "EG_w"} | WEB
-    started = said("egress_started", egressInfo=info, createdAt="1786000032")
-    ended = said(
+    started = facts_from("egress_started", egressInfo=info, createdAt="1786000032")
+    ended = facts_from(
         "egress_ended",
         egressInfo=info
         | {"status": "EGRESS_COMPLETE", "startedAt": "1786000033000000000", "endedAt": "1786000133000000000"},
@@ -764,19 +765,19 @@ def test_a_web_page_that_is_sent_to_a_stream_is_a_broadcast_in_a_session_of_its_
         "egressId": "EG_w",
         "web": {"url": "https://x.example", "streamOutputs": [{"urls": ["rtmp://a.example/k"]}]},
     }
-    assert kinds(said("egress_started", egressInfo=info)) == ["broadcast.started", "session.started"]
-    failed = said("egress_ended", egressInfo=info | {"status": "EGRESS_FAILED", "error": "no signal"})
+    assert kinds(facts_from("egress_started", egressInfo=info)) == ["broadcast.started", "session.started"]
+    failed = facts_from("egress_ended", egressInfo=info | {"status": "EGRESS_FAILED", "error": "no signal"})
     assert kinds(failed) == ["broadcast.stopped", "session.ended"]
     assert getattr(failed[1], "reason", None) == "server_failure"
 
 
 def test_an_update_of_a_web_egress_neither_begins_nor_ends_its_session() -> None:
-    assert kinds(said("egress_updated", egressInfo={"egressId": "EG_w"} | WEB)) == ["recording.processing"]
+    assert kinds(facts_from("egress_updated", egressInfo={"egressId": "EG_w"} | WEB)) == ["recording.processing"]
 
 
 def test_an_egress_that_names_its_room_only_in_its_request_belongs_to_that_room() -> None:
     for request in ({"roomComposite": {"roomName": "r"}}, {"track_composite": {"room_name": "r"}}):
-        (started,) = said("egress_started", egressInfo={"egressId": "EG_1"} | request, createdAt="1786000032")
+        (started,) = facts_from("egress_started", egressInfo={"egressId": "EG_1"} | request, createdAt="1786000032")
         assert started.place is not None
         assert (started.place.run, started.place.room) == (None, "r")
 
@@ -788,12 +789,12 @@ def test_an_egress_with_neither_room_nor_id_is_unreadable() -> None:
 
 def test_an_egress_may_be_a_recording_and_a_broadcast() -> None:
     assert kinds(egress("egress_started", RUNNING, BOTH)) == ["recording.started", "broadcast.started"]
-    facts = said("egress_ended", egressInfo=OVER | BOTH | {"status": "EGRESS_COMPLETE"}, numDropped=1)
+    facts = facts_from("egress_ended", egressInfo=OVER | BOTH | {"status": "EGRESS_COMPLETE"}, numDropped=1)
     assert kinds(facts) == ["recording.stopped", "recording.ready", "broadcast.stopped"]
     assert [len(fact.anomalies) for fact in facts] == [1, 0, 0], "a loss is told once"
 
 
-def test_a_playlist_is_where_a_segmented_recording_lies() -> None:
+def test_the_location_of_a_segmented_recording_is_its_playlist() -> None:
     results = [
         {"playlistLocation": "https://user:pw@s.example/a.m3u8?X-Signature=abc", "duration": "9000000000", "size": "7"}
     ]
@@ -814,7 +815,7 @@ def test_an_ingress_finds_its_run_whatever_the_version() -> None:
     assert (started.place.run, started.place.room, started.place.at) == (None, "standup", 1_786_000_035 * S)
 
 
-def test_an_ingress_tells_both_its_ends() -> None:
+def test_an_ingress_states_its_start_and_end() -> None:
     started = sample(IngressStarted, "ingress_started")
     ended = sample(IngressEnded, "ingress_ended")
     assert started.activity == ended.activity == "IN_fixtureWhip01"
@@ -824,7 +825,7 @@ def test_an_ingress_tells_both_its_ends() -> None:
     assert started.detail["status"] == "ENDPOINT_PUBLISHING"
 
 
-def test_an_ingress_that_failed_says_why_without_its_key() -> None:
+def test_a_failed_ingress_has_its_reason_without_its_key() -> None:
     state = {
         "status": "ENDPOINT_ERROR",
         "roomId": "RM_1",
@@ -836,7 +837,7 @@ def test_an_ingress_that_failed_says_why_without_its_key() -> None:
     assert (ended.reason, ended.vendor_reason) == ("server_failure", "cannot read rtmp://in.example/… refused")
 
 
-def test_an_agents_job_is_told_from_start_to_end() -> None:
+def test_an_agents_job_has_a_start_and_an_end() -> None:
     started = sample(AgentJobStarted, "agent_job_started")
     ended = sample(AgentJobEnded, "agent_job_ended")
     assert started.activity == ended.activity == "AJ_fixture000001"
@@ -852,7 +853,7 @@ def test_an_agents_job_is_told_from_start_to_end() -> None:
 # --- what is new, missing or broken ----------------------------------------------------------------------------------
 
 
-def test_an_unknown_event_is_kept_placed_and_shown_raw() -> None:
+def test_an_unknown_event_is_placed_in_its_session_and_shown_raw() -> None:
     unknown = sample(Unknown, "unknown/event-type")
     assert unknown.detail == {
         "event": "room_metadata_updated",
@@ -882,7 +883,7 @@ def test_snake_case_is_read_as_well() -> None:
 
 
 @pytest.mark.parametrize("event", [event for event in KINDS if KINDS[event] != ["unknown"]])
-def test_an_event_that_says_nothing_else_is_unreadable(event: str) -> None:
+def test_an_event_without_other_fields_is_unreadable(event: str) -> None:
     fact = only(Unknown, event)
     # An egress may be of a web page, which has no room.
     missing = "egressInfo" if event.startswith("egress_") else "room"
@@ -891,7 +892,7 @@ def test_an_event_that_says_nothing_else_is_unreadable(event: str) -> None:
 
 
 @pytest.mark.parametrize("event", [event for event in KINDS if not event.startswith("room_")])
-def test_an_event_without_what_it_is_about_is_unreadable_but_placed(event: str) -> None:
+def test_an_event_without_its_subject_is_unreadable_but_placed_in_its_session(event: str) -> None:
     fact = only(Unknown, event, room=ROOM, createdAt="1786000000")
     assert [kind for kind, _ in fact.anomalies] == ["unreadable"]
     assert (run_of(fact), fact.at) == ("RM_1", 1_786_000_000 * S)
@@ -906,15 +907,15 @@ def test_an_event_without_what_it_is_about_is_unreadable_but_placed(event: str) 
         b'{"event":"room_started","n":' + b"9" * 5_000 + b"}",
     ],
 )  # fmt: skip
-def test_a_body_that_cannot_be_read_is_kept_as_unknown(body: bytes) -> None:
-    (fact,) = interpret(kept(body))
+def test_an_unreadable_body_is_an_unknown_event(body: bytes) -> None:
+    (fact,) = interpret(record_of(body))
     assert isinstance(fact, Unknown)
     assert "unreadable" in dict(fact.anomalies)
     assert fact.clock == "receiver"
 
 
 @pytest.mark.parametrize("created_at", ["soon", -1, "99999999999999", 1.5, True, [], "1786000000.5"])
-def test_a_time_that_cannot_be_is_replaced_by_ours_and_told(created_at: object) -> None:
+def test_an_impossible_time_is_replaced_by_the_arrival_and_reported(created_at: object) -> None:
     joined = only(ParticipantLeft, "participant_left", room=ROOM, participant={"sid": "PA_1"}, createdAt=created_at)
     assert (joined.at, joined.clock, joined.precision) == (RECEIVED, "receiver", "us")
     assert [kind for kind, _ in joined.anomalies] == ["clock_skew"]
@@ -966,7 +967,7 @@ def test_secrets_of_any_object_stay_in_the_raw_record(event: str) -> None:
         "createdAt": "1786000134",
         "newField": address, "newObject": {"token": HIDDEN, "list": [address, JWT, text]}, "newToken": HIDDEN,
     }  # fmt: skip
-    facts = said(event, **fields)
+    facts = facts_from(event, **fields)
     assert HIDDEN not in msgspec.json.encode(facts).decode()
 
 
@@ -976,11 +977,11 @@ def test_an_ordinary_text_is_shown_as_it_is() -> None:
     assert joined.detail == texts
 
 
-# --- whatever comes --------------------------------------------------------------------------------------------------
+# --- arbitrary input -------------------------------------------------------------------------------------------------
 
 
 def reading_is_sound(body: bytes) -> None:
-    record = kept(body)
+    record = record_of(body)
     facts = interpret(record)
     assert facts
     assert facts == interpret(record)
@@ -993,7 +994,7 @@ def reading_is_sound(body: bytes) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_without_raising(body: bytes) -> None:
+def test_any_bytes_are_interpreted_without_raising(body: bytes) -> None:
     reading_is_sound(body)
 
 
@@ -1020,7 +1021,7 @@ def places_of(value: Json, *path: str) -> list[tuple[str, ...]]:
 
 @settings(max_examples=250, deadline=None)
 @given(st.data())
-def test_any_mutation_of_a_sample_is_read_without_raising(data: st.DataObject) -> None:
+def test_any_mutation_of_a_sample_is_interpreted_without_raising(data: st.DataObject) -> None:
     body = json.loads(json.dumps(data.draw(st.sampled_from(BODIES))))
     for path in data.draw(st.lists(st.sampled_from(places_of(body)), max_size=4, unique=True)):
         inner = body
@@ -1035,7 +1036,7 @@ def test_any_mutation_of_a_sample_is_read_without_raising(data: st.DataObject) -
     reading_is_sound(json.dumps(body).encode())
 
 
-def test_texts_nested_in_texts_end_the_reading_of_nobody() -> None:
+def test_json_nested_in_texts_is_read_without_raising() -> None:
     text = "[]"
     for _ in range(12):
         text = json.dumps(["[" * 40 + text + "]" * 40])[: 1 << 20]
@@ -1043,22 +1044,22 @@ def test_texts_nested_in_texts_end_the_reading_of_nobody() -> None:
     reading_is_sound(json.dumps({"event": "new", "room": ROOM | {"metadata": text}, "x": text}).encode())
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- docs ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_what_every_event_becomes() -> None:
+def test_the_page_lists_what_every_event_becomes() -> None:
     page = (TESTS.parent / "docs" / "reference" / "vendors" / "livekit.md").read_text("utf-8")
     assert "| vendor event | timeline kind |" in page
     table = page.split("| vendor event | timeline kind |\n|---|---|\n")[1].split("\n\n")[0]
     rows = [re.findall(r"`([^`]+)`", row) for row in table.splitlines()]
-    told: dict[str, set[str]] = {}
+    documented: dict[str, set[str]] = {}
     for name, *_, kind in rows[:-1]:
-        told.setdefault(name, set()).add(kind)
-    assert set(told) == set(KINDS) - {"room_metadata_updated"}
+        documented.setdefault(name, set()).add(kind)
+    assert set(documented) == set(KINDS) - {"room_metadata_updated"}
     assert rows[-1] == ["unknown"]
     for sample in SAMPLES:
         facts = interpret(recorded(source_of(sample).verify(delivery_of(sample))))
-        assert set(kinds(facts)) <= told.get(sample["event"], set()) | {"unknown"}
+        assert set(kinds(facts)) <= documented.get(sample["event"], set()) | {"unknown"}
     shown = {kind for sample in SAMPLES for kind in kinds(facts_of(sample["name"]))}
     broadcasts = {
         kind
@@ -1070,18 +1071,18 @@ def test_the_page_says_what_every_event_becomes() -> None:
         for status in ("FAILED", "ABORTED", "LIMIT_REACHED")
         for kind in kinds(egress("egress_ended", OVER, FILE, {"status": f"EGRESS_{status}"}))
     }
-    assert {kind for found in told.values() for kind in found} | {"unknown"} == shown | broadcasts | ends
+    assert {kind for found in documented.values() for kind in found} | {"unknown"} == shown | broadcasts | ends
 
 
-def test_the_page_names_every_reason() -> None:
+def test_the_page_lists_every_reason() -> None:
     page = (TESTS.parent / "docs" / "reference" / "vendors" / "livekit.md").read_text("utf-8")
     for theirs, ours in re.findall(r"^\| `([A-Z_]+)` \| `([a-z_]+)` \|$", page, re.MULTILINE):
         if theirs.startswith("ROOM_END_"):
-            (fact,) = said("room_finished", room=FULL, roomEndReason=theirs)
+            (fact,) = facts_from("room_finished", room=FULL, roomEndReason=theirs)
         elif theirs.startswith("EGRESS_"):
             fact = egress("egress_ended", OVER, FILE, {"status": theirs})[-1]
         elif theirs.startswith("JS_"):
-            (fact,) = said("agent_job_ended", job={"id": "AJ_1", "room": ROOM, "state": {"status": theirs}})
+            (fact,) = facts_from("agent_job_ended", job={"id": "AJ_1", "room": ROOM, "state": {"status": theirs}})
         else:
-            (fact,) = said("participant_left", room=ROOM, participant=ALICE | {"disconnectReason": theirs})
+            (fact,) = facts_from("participant_left", room=ROOM, participant=ALICE | {"disconnectReason": theirs})
         assert getattr(fact, "reason", None) == ours, theirs

@@ -1,4 +1,4 @@
-"""OpenVidu 2: the header that proves, the key that repeats, and what every event of every generation means."""
+"""OpenVidu 2: proofs by a fixed header, dedupe keys, and the interpretation of every event of every version."""
 
 from __future__ import annotations
 
@@ -85,16 +85,16 @@ def admitted(body: bytes, **proof: str | int) -> Verified:
     return SOURCE.verify_trusted(body, received_at=RECEIVED, proof=proof)
 
 
-def kept(body: bytes, **proof: str | int) -> Record:
+def record_of(body: bytes, **proof: str | int) -> Record:
     return Record(position=1, **msgspec.structs.asdict(admitted(body, **proof)))
 
 
-def said(event: str, **inner: Any) -> tuple[Fact, ...]:
-    return interpret(kept(json.dumps({**inner, "event": event}).encode()))
+def facts_from(event: str, **inner: Any) -> tuple[Fact, ...]:
+    return interpret(record_of(json.dumps({**inner, "event": event}).encode()))
 
 
 def only(kind: type[F], event: str, **inner: Any) -> F:
-    (fact,) = said(event, **inner)
+    (fact,) = facts_from(event, **inner)
     assert isinstance(fact, kind)
     return fact
 
@@ -111,7 +111,7 @@ EVERY_LINE = [
 ]
 
 
-# --- the proof -------------------------------------------------------------------------------------------------------
+# --- proofs ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("secret", "key"), [(SECRETS[0], 0), (SECRETS[1], 1)])
@@ -132,25 +132,25 @@ def test_a_delivery_without_the_header_carries_no_proof() -> None:
 @pytest.mark.parametrize(
     "wrong", ["", "first-secre", "first-secret2", "FIRST-SECRET", "Basic first-secret", "\udce9", "\ud83d"]
 )
-def test_a_wrong_header_does_not_fit_and_no_secret_is_told(wrong: str) -> None:
+def test_a_wrong_header_is_refused_and_the_error_shows_no_secret(wrong: str) -> None:
     with pytest.raises(SignatureMismatch) as refused:
         SOURCE.verify(delivery({"x-hook-key": wrong}))
 
     assert not any(secret in str(refused.value) for secret in SECRETS)
 
 
-def test_a_source_without_secrets_believes_nobody() -> None:
+def test_a_source_without_secrets_refuses_every_delivery() -> None:
     source = OpenviduSource(SourceSettings(name="ov", vendor="openvidu", secrets=("",)))
     with pytest.raises(SignatureMismatch):
         source.verify(delivery({"authorization": ""}))
 
 
-def test_a_secret_never_reaches_what_is_kept_or_printed() -> None:
+def test_no_secret_is_stored_or_printed() -> None:
     verified = SOURCE.verify(delivery({"x-hook-key": SECRETS[0]}))
     assert SECRETS[0] not in repr(verified) + repr(SOURCE)
 
 
-# --- the key ---------------------------------------------------------------------------------------------------------
+# --- keys ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("line", EVERY_LINE)
@@ -187,8 +187,8 @@ ANY_FIELDS = st.dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(ANY_FIELDS)
-def test_the_canonical_text_is_written_as_python_always_wrote_it(fields: dict[str, Any]) -> None:
-    # Keys are kept for ever: a faster way to write them has to write the same bytes.
+def test_the_canonical_text_equals_pythons_json(fields: dict[str, Any]) -> None:
+    # Keys are stored for ever: a faster encoder has to write the same bytes.
     text = json.dumps(["filterEventDispatched", fields], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     event = Event(name="filterEventDispatched", fields=fields, is_json=True, value=fields)
     assert event.canonical == text.encode("utf-8", "surrogatepass")
@@ -219,7 +219,7 @@ def test_a_recording_event_differs_by_id_start_status_and_time(other: dict[str, 
 @pytest.mark.parametrize(
     "body", [b"", b"not json", b'{"a":1,"a":2}', b'{"a":NaN}', b'{"a":1e999}', b"\xff\xfe", b"{" * 9999]
 )
-def test_a_body_that_is_no_json_is_keyed_by_its_bytes(body: bytes) -> None:
+def test_the_key_of_a_body_that_is_not_json_is_of_its_bytes(body: bytes) -> None:
     assert admitted(body).dedupe_key == hashlib.sha256(body).hexdigest()
 
 
@@ -228,26 +228,26 @@ def test_a_list_that_looks_like_a_canonical_event_does_not_take_its_key() -> Non
     assert admitted(b'["sessionCreated",{"sessionId":"S"}]').dedupe_key != event.dedupe_key
 
 
-def test_what_is_imported_keeps_the_proof_it_was_given() -> None:
+def test_an_imported_record_keeps_its_proof() -> None:
     verified = admitted(b'{"sessionCreated":{}}', file="CDR.2024-05-03_10-00-00.log", line=7, run="10-00-00")
     assert verified.origin == "import"
     assert json.loads(verified.proof) == {"file": "CDR.2024-05-03_10-00-00.log", "line": 7, "run": "10-00-00"}
 
 
-# --- the meaning: every sample ---------------------------------------------------------------------------------------
+# --- interpretation of samples ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("line", EVERY_LINE)
-def test_every_sample_means_what_the_table_says(line: bytes) -> None:
+def test_every_sample_becomes_the_facts_of_the_table(line: bytes) -> None:
     fields = json.loads(line)
     name = fields.pop("event", None) or next(iter(fields))
     inner = fields.get(name, fields)
     variant = inner.get("connection") if name.startswith("webrtc") else inner.get("status", "")
-    facts = interpret(kept(line))
+    facts = interpret(record_of(line))
 
     assert {type(fact).__struct_config__.tag for fact in facts} == {KINDS[f"{name} {variant}".strip()]}
     assert all(fact.anomalies == () and fact.at == inner["timestamp"] * 1000 for fact in facts)
-    assert facts == interpret(kept(line)), "reading is pure"
+    assert facts == interpret(record_of(line)), "reading is pure"
     assert msgspec.json.decode(msgspec.json.encode(facts), type=tuple[AnyFact, ...]) == facts
     if "sessionId" in inner:
         (fact,) = facts
@@ -257,7 +257,7 @@ def test_every_sample_means_what_the_table_says(line: bytes) -> None:
         assert fact.place.at == inner.get("startTime", inner["timestamp"]) * 1000
 
 
-def test_a_session_that_names_no_run_gets_the_key_newer_versions_send() -> None:
+def test_a_session_without_a_run_id_gets_the_key_that_newer_versions_send() -> None:
     created = only(SessionCreated, "sessionCreated", sessionId="My", timestamp=1564400000000)
     ended = only(
         SessionEnded,
@@ -276,7 +276,7 @@ def test_a_session_that_names_no_run_gets_the_key_newer_versions_send() -> None:
     assert (ended.reason, ended.vendor_reason) == ("normal", "lastParticipantLeft")
 
 
-def test_any_event_with_a_unique_session_id_tells_the_start_of_its_run() -> None:
+def test_any_event_with_a_unique_session_id_gives_the_start_of_its_run() -> None:
     joined = only(
         ParticipantJoined,
         "participantJoined",
@@ -335,7 +335,7 @@ def test_a_leave_states_its_join_and_a_missing_reason_is_unknown() -> None:
         ("somethingNew", "unknown"),
     ],
 )
-def test_every_end_reason_has_our_word_and_keeps_theirs(vendor_reason: str, reason: str) -> None:
+def test_every_end_reason_is_mapped_and_the_vendors_kept(vendor_reason: str, reason: str) -> None:
     left = only(ParticipantLeft, "participantLeft", sessionId="S", timestamp=9, connectionId="c", reason=vendor_reason)
     assert (left.reason, left.vendor_reason) == (reason, vendor_reason)
 
@@ -365,7 +365,7 @@ def test_a_name_is_read_from_client_data(client_data: object, name: str | None) 
     assert joined.name == name
 
 
-def test_a_camera_is_no_person_and_unknown_is_no_location() -> None:
+def test_a_camera_is_not_a_person_and_unknown_is_no_location() -> None:
     def joined(**more: Any) -> ParticipantJoined:
         return only(ParticipantJoined, "participantJoined", **{"sessionId": "S", "timestamp": 9, **more})
 
@@ -391,12 +391,12 @@ def leg(direction: str, **more: Any) -> dict[str, Any]:
         ({}, None, None),
     ],
 )
-def test_a_stream_tells_its_media(fields: dict[str, Any], media: str | None, label: str | None) -> None:
+def test_the_media_of_a_stream_are_read(fields: dict[str, Any], media: str | None, label: str | None) -> None:
     stream = only(StreamPublished, "webrtcConnectionCreated", **leg("OUTBOUND", streamId="str_1", **fields))
     assert (stream.media, stream.label, stream.stream, stream.keyed_by_start) == (media, label, "str_1", True)
 
 
-def test_before_streams_had_ids_the_publisher_names_them() -> None:
+def test_a_stream_without_an_id_is_named_by_its_publisher() -> None:
     published = only(StreamFact, "webrtcConnectionCreated", **leg("OUTBOUND"))
     ended = only(StreamUnpublished, "webrtcConnectionDestroyed", **leg("OUTBOUND", startTime=5))
     received = only(SubscriptionStarted, "webrtcConnectionCreated", **leg("INBOUND", receivingFrom="p"))
@@ -484,8 +484,8 @@ def test_a_broadcast_belongs_to_its_session() -> None:
     assert stopped.reason == "normal"
 
 
-def test_a_crashed_node_is_told_once_and_to_each_of_its_sessions() -> None:
-    node, *sessions = said(
+def test_a_crashed_node_is_one_fact_and_one_for_each_of_its_sessions() -> None:
+    node, *sessions = facts_from(
         "nodeCrashed", id="media_1", timestamp=9000, timeOfDisconnection=7000, sessionIds=["A", "B", "A", 5, None]
     )
     assert all(isinstance(fact, NodeCrashed) and fact.subject_id == "media_1" for fact in (node, *sessions))
@@ -497,13 +497,13 @@ def test_a_crashed_node_is_told_once_and_to_each_of_its_sessions() -> None:
     assert all("sessionIds" not in fact.detail for fact in sessions)
 
 
-def test_node_events_say_which_node() -> None:
+def test_node_events_name_the_node() -> None:
     assert only(NodeStatus, "HANodeRegistered", timestamp=9, nodeId="master_1").subject_id == "master_1"
     scaling = only(NodeStatus, "autoscaling", timestamp=9, clusterId="C", reason="free text")
     assert (scaling.subject_type, scaling.subject_id, scaling.detail["reason"]) == ("cluster", "C", "free text")
 
 
-def test_an_unknown_event_is_kept_and_placed() -> None:
+def test_an_unknown_event_is_placed_in_its_session() -> None:
     fact = only(Unknown, "sessionFrozen", sessionId="S", timestamp=9, extra={"a": [1]})
     assert fact.anomalies == (("unknown_event", "sessionFrozen"),)
     assert fact.detail == {"event": "sessionFrozen", "extra": {"a": [1]}}
@@ -512,14 +512,14 @@ def test_an_unknown_event_is_kept_and_placed() -> None:
     assert only(Unknown, "clusterFrozen", timestamp=9).place is None
 
 
-def test_an_imported_line_tells_which_run_of_the_server_wrote_it() -> None:
+def test_an_imported_line_names_the_run_of_the_server_that_wrote_it() -> None:
     body = b'{"nodeCrashed":{"id":"n","timestamp":9,"sessionIds":["A"]}}'
-    assert {fact.server_run for fact in interpret(kept(body, file="f", line=1, run="10-00-00"))} == {"10-00-00"}
-    old = kept(body, file="CDR.2024-05-03_10-00-00.log", line=1, run="10-00-00")
+    assert {fact.server_run for fact in interpret(record_of(body, file="f", line=1, run="10-00-00"))} == {"10-00-00"}
+    old = record_of(body, file="CDR.2024-05-03_10-00-00.log", line=1, run="10-00-00")
     assert {fact.server_run for fact in interpret(old)} == {"2024-05-03_10-00-00"}
-    new = kept(body, file="CDR.2024-05-03_10-00-00.log", line=1, run="2024-05-03_10-00-00", folder="node-a")
+    new = record_of(body, file="CDR.2024-05-03_10-00-00.log", line=1, run="2024-05-03_10-00-00", folder="node-a")
     assert {fact.server_run for fact in interpret(new)} == {"node-a/2024-05-03_10-00-00"}
-    assert {fact.server_run for fact in interpret(kept(body))} == {None}
+    assert {fact.server_run for fact in interpret(record_of(body))} == {None}
 
 
 # --- hostile and broken bodies ---------------------------------------------------------------------------------------
@@ -527,12 +527,12 @@ def test_an_imported_line_tells_which_run_of_the_server_wrote_it() -> None:
 
 def test_a_body_of_an_old_version_that_is_not_utf8_is_read_and_marked() -> None:
     body = (SAMPLES / "openvidu2-body-v2.15-latin1.bin").read_bytes()
-    (fact,) = interpret(kept(body))
-    # It is a cut-down event without a participantId: somebody joined, and that is shown with the accents.
+    (fact,) = interpret(record_of(body))
+    # A shortened event without a participantId: a person joined, and the name is shown with its accents.
     assert isinstance(fact, ParticipantJoined)
     assert (fact.name, fact.identity) == ("èñ ?? ?", None)
     assert {kind for kind, _ in fact.anomalies} == {"unreadable", "lossy_encoding"}
-    joined = interpret(kept(body.replace(b'"clientData"', b'"connectionId":"c","clientData"')))[0]
+    joined = interpret(record_of(body.replace(b'"clientData"', b'"connectionId":"c","clientData"')))[0]
     assert isinstance(joined, ParticipantJoined)
     assert joined.name == "èñ ?? ?"
     assert [kind for kind, _ in joined.anomalies] == ["lossy_encoding"]
@@ -565,16 +565,16 @@ def test_a_body_of_an_old_version_that_is_not_utf8_is_read_and_marked() -> None:
         b"\xff\xfe\x00{",
     ],
 )
-def test_a_body_that_cannot_be_read_is_kept_as_unknown(body: bytes) -> None:
-    (fact,) = interpret(kept(body))
+def test_an_unreadable_body_is_an_unknown_event(body: bytes) -> None:
+    (fact,) = interpret(record_of(body))
     assert isinstance(fact, Unknown)
     assert "unreadable" in dict(fact.anomalies)
     assert msgspec.json.encode(fact)
 
 
-def test_a_byte_order_mark_hides_nothing() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert isinstance(
-        interpret(kept(b'\xef\xbb\xbf{"event":"sessionCreated","sessionId":"a","timestamp":5}'))[0], SessionCreated
+        interpret(record_of(b'\xef\xbb\xbf{"event":"sessionCreated","sessionId":"a","timestamp":5}'))[0], SessionCreated
     )
 
 
@@ -589,7 +589,7 @@ def test_a_byte_order_mark_hides_nothing() -> None:
         (True, "clock_skew"),
     ],
 )
-def test_without_a_usable_timestamp_our_clock_stands_in(timestamp: object, anomaly: str) -> None:
+def test_without_a_usable_timestamp_the_time_of_arrival_is_used(timestamp: object, anomaly: str) -> None:
     created = only(SessionCreated, "sessionCreated", sessionId="S", timestamp=timestamp)
     assert (created.at, created.clock, created.precision) == (RECEIVED, "receiver", "us")
     assert [kind for kind, _ in created.anomalies] == [anomaly]
@@ -598,18 +598,18 @@ def test_without_a_usable_timestamp_our_clock_stands_in(timestamp: object, anoma
     assert (created.place.run, created.place.starts_at) == (None, None)
 
 
-def test_an_absurd_start_is_ignored_and_told() -> None:
+def test_an_absurd_start_is_ignored_and_reported() -> None:
     left = only(ParticipantLeft, "participantLeft", sessionId="S", timestamp=9, startTime=-1, connectionId="c")
     assert (left.joined_at, [kind for kind, _ in left.anomalies]) == (None, ["clock_skew"])
 
 
-def test_the_rules_expire_a_run_nobody_joined_after_75_minutes() -> None:
+def test_the_rules_end_a_run_that_nobody_joined_after_75_minutes() -> None:
     assert RULES.never_joined_after == 75 * 60 * 1_000_000
     assert not RULES.ends_only
 
 
 def reading_is_sound(body: bytes) -> None:
-    record = kept(body)
+    record = record_of(body)
     facts = interpret(record)
     assert facts
     assert facts == interpret(record)
@@ -619,7 +619,7 @@ def reading_is_sound(body: bytes) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_without_raising(body: bytes) -> None:
+def test_any_bytes_are_interpreted_without_raising(body: bytes) -> None:
     reading_is_sound(body)
 
 
@@ -633,7 +633,7 @@ SAMPLE_EVENTS = [json.loads(line.values[0]) for line in EVERY_LINE]  # pyright: 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_any_mutation_of_a_sample_is_read_without_raising(data: st.DataObject) -> None:
+def test_any_mutation_of_a_sample_is_interpreted_without_raising(data: st.DataObject) -> None:
     event = data.draw(st.sampled_from(SAMPLE_EVENTS))
     name = None if "event" in event else next(iter(event))
     fields = dict(event if name is None else event[name])

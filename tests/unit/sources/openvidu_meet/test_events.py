@@ -1,4 +1,4 @@
-"""OpenVidu Meet: the signature over time and raw bytes, and what every event of 3.4 – 3.9 means."""
+"""OpenVidu Meet: signatures over time and raw bytes, and the interpretation of every event of 3.4 – 3.9."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SIGNED = [json.loads(line) for line in (SAMPLES / "openvidu-meet-signed.jsonl").
 
 
 def whole(body: dict[str, Any]) -> dict[str, Any]:
-    """The webhook a sampled data object would travel in."""
+    """The webhook that contains a sampled data object."""
     if "event" in body:
         return body
     name = "recordingUpdated" if "recordingId" in body else "meetingStarted"
@@ -81,7 +81,7 @@ KINDS = {
 
 
 def encoded(body: object) -> bytes:
-    """As Node writes it: compact, nothing escaped that need not be."""
+    """JSON as Node writes it: compact, with only the necessary escapes."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -97,16 +97,16 @@ def recorded(verified: Verified) -> Record:
     return Record(position=1, **msgspec.structs.asdict(verified))
 
 
-def kept(body: bytes) -> Record:
+def record_of(body: bytes) -> Record:
     return recorded(SOURCE.verify_trusted(body, received_at=RECEIVED, proof={}))
 
 
-def said(event: str, data: object, **envelope: Any) -> tuple[Fact, ...]:
-    return interpret(kept(encoded({"event": event, "creationDate": SENT, "data": data} | envelope)))
+def facts_from(event: str, data: object, **envelope: Any) -> tuple[Fact, ...]:
+    return interpret(record_of(encoded({"event": event, "creationDate": SENT, "data": data} | envelope)))
 
 
 def only(kind: type[F], event: str, data: object, **envelope: Any) -> F:
-    (fact,) = said(event, data, **envelope)
+    (fact,) = facts_from(event, data, **envelope)
     assert type(fact) is kind
     return fact
 
@@ -115,13 +115,13 @@ def kinds(facts: tuple[Fact, ...]) -> list[str]:
     return [str(type(fact).__struct_config__.tag) for fact in facts]
 
 
-# --- the proof -------------------------------------------------------------------------------------------------------
+# --- proofs ----------------------------------------------------------------------------------------------------------
 
 BODY = encoded({"event": "meetingStarted", "creationDate": SENT, "data": {"roomId": "café-1", "roomName": "Café 👩‍🚀"}})
 
 
 @pytest.mark.parametrize("sample", SIGNED, ids=lambda sample: str(sample["case"]))
-def test_what_a_real_sender_signed_is_authentic_and_means_what_the_table_says(sample: dict[str, Any]) -> None:
+def test_every_signed_sample_is_authentic_and_becomes_the_facts_of_the_table(sample: dict[str, Any]) -> None:
     source = OpenviduMeetSource(SourceSettings(name="meet", vendor="openvidu_meet", secrets=("other", sample["key"])))
     stamp, body = sample["headers"]["x-timestamp"], base64.b64decode(sample["body_b64"])
     arrived = Delivery(source="meet", body=body, received_at=int(stamp) * 1000 + 9_000, headers=sample["headers"])
@@ -138,7 +138,7 @@ def test_what_a_real_sender_signed_is_authentic_and_means_what_the_table_says(sa
     assert {fact.at for fact in facts} == {int(stamp) * 1000}
 
 
-def test_a_kept_proof_can_be_checked_again() -> None:
+def test_a_stored_proof_can_be_verified_again() -> None:
     verified = SOURCE.verify(signed(BODY, key=KEYS[1]))
     proof = json.loads(verified.proof)
     again = signed(verified.body, key=KEYS[proof["key"]], stamp=proof["timestamp"])
@@ -146,11 +146,11 @@ def test_a_kept_proof_can_be_checked_again() -> None:
 
 
 @pytest.mark.parametrize(("key", "index"), list(zip(KEYS, (0, 1), strict=True)))
-def test_while_a_key_rotates_both_are_believed_and_the_proof_names_which(key: str, index: int) -> None:
+def test_during_a_key_rotation_both_keys_are_accepted_and_the_proof_names_which(key: str, index: int) -> None:
     assert json.loads(SOURCE.verify(signed(BODY, key=key)).proof)["key"] == index
 
 
-def test_text_that_is_not_ascii_is_believed_as_it_was_sent_and_not_as_it_may_be_printed_again() -> None:
+def test_the_signature_is_over_the_sent_bytes_not_over_json_written_again() -> None:
     again = json.dumps(json.loads(BODY), separators=(",", ":")).encode()
     good = signed(BODY)
     assert SOURCE.verify(good).body == BODY
@@ -161,7 +161,7 @@ def test_text_that_is_not_ascii_is_believed_as_it_was_sent_and_not_as_it_may_be_
 @pytest.mark.parametrize(
     "changed", [BODY[:-1], BODY + b" ", BODY + b"\n", BODY.replace(b"Started", b"Ended"), b"", b"\xef\xbb\xbf" + BODY]
 )
-def test_a_changed_body_does_not_fit(changed: bytes) -> None:
+def test_a_changed_body_is_refused(changed: bytes) -> None:
     good = signed(BODY)
     assert SOURCE.verify(good)
     with pytest.raises(SignatureMismatch):
@@ -169,28 +169,28 @@ def test_a_changed_body_does_not_fit(changed: bytes) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "meet-api-ke", "meet-api-key ", "MEET-API-KEY", "ovmeet-Schlussel-e"])
-def test_a_wrong_key_does_not_fit_and_no_key_is_told(key: str) -> None:
+def test_a_wrong_key_is_refused_and_the_error_shows_no_key(key: str) -> None:
     assert SOURCE.verify(signed(BODY))
     with pytest.raises(SignatureMismatch) as refused:
         SOURCE.verify(signed(BODY, key=key))
     assert not any(secret in str(refused.value) for secret in KEYS)
 
 
-def test_a_source_without_a_key_believes_nobody() -> None:
+def test_a_source_without_a_key_refuses_every_delivery() -> None:
     source = OpenviduMeetSource(SourceSettings(name="meet", vendor="openvidu_meet", secrets=("",)))
     with pytest.raises(SignatureMismatch):
         source.verify(signed(BODY, key=""))
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-def test_two_minutes_from_our_clock_are_believed_and_a_moment_more_is_not(side: int) -> None:
+def test_a_timestamp_may_differ_by_two_minutes_and_no_more(side: int) -> None:
     edge = SENT * 1000 + side * 120_000_000
     assert SOURCE.verify(signed(BODY, at=edge))
     with pytest.raises(SignatureStale, match="past" if side > 0 else "future"):
         SOURCE.verify(signed(BODY, at=edge + side))
 
 
-def test_another_timestamp_with_the_same_signature_does_not_fit() -> None:
+def test_another_timestamp_with_the_same_signature_is_refused() -> None:
     good = signed(BODY)
     later = {**good.headers, "x-timestamp": str(SENT + 1)}
     assert SOURCE.verify(good)
@@ -198,14 +198,14 @@ def test_another_timestamp_with_the_same_signature_does_not_fit() -> None:
         SOURCE.verify(msgspec.structs.replace(good, headers=later))
 
 
-def test_an_old_delivery_with_a_wrong_signature_is_told_that_it_does_not_fit() -> None:
+def test_an_old_delivery_with_a_wrong_signature_is_a_mismatch() -> None:
     with pytest.raises(SignatureMismatch):
         SOURCE.verify(signed(BODY, key="wrong", at=RECEIVED + 10**10))
 
 
 @pytest.mark.parametrize("missing", ["x-timestamp", "x-signature"])
 @pytest.mark.parametrize("empty", [True, False])
-def test_without_one_of_the_headers_there_is_no_proof(missing: str, empty: bool) -> None:
+def test_a_delivery_without_one_of_the_headers_has_no_proof(missing: str, empty: bool) -> None:
     headers = dict(signed(BODY).headers)
     headers[missing] = ""
     if not empty:
@@ -228,7 +228,7 @@ def test_without_one_of_the_headers_there_is_no_proof(missing: str, empty: bool)
     ]
     + ["178358400000é", "\udce9", "\ud83d", "0x10", "1_783_584_000_000", " "],
 )
-def test_a_timestamp_that_is_no_number_is_refused(stamp: str) -> None:
+def test_a_timestamp_that_is_not_a_number_is_refused(stamp: str) -> None:
     with pytest.raises(SignatureMismatch):
         SOURCE.verify(signed(BODY, x_timestamp=stamp))
 
@@ -249,32 +249,32 @@ def test_a_signature_in_upper_case_or_with_space_around_it_is_the_same() -> None
     assert verified.proof == SOURCE.verify(good).proof
 
 
-def test_a_key_never_reaches_what_is_kept_or_printed() -> None:
+def test_no_key_is_stored_or_printed() -> None:
     verified = SOURCE.verify(signed(BODY))
     assert not any(key in repr(verified) + repr(SOURCE) for key in KEYS)
     assert set(json.loads(verified.proof)) == {"scheme", "timestamp", "signature", "key"}
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"[]", b"\xff\xfe", b'{"event":7}', b'{"a":1,"a":2}'])
-def test_an_authentic_body_that_cannot_be_read_is_kept_without_a_name(body: bytes) -> None:
+def test_an_authentic_unreadable_body_is_recorded_without_an_event_name(body: bytes) -> None:
     verified = SOURCE.verify(signed(body))
     assert (verified.event, verified.body) == ("", body)
 
 
-def test_a_repeat_is_known_by_its_bytes() -> None:
+def test_a_repeat_is_recognised_by_its_bytes() -> None:
     verified = SOURCE.verify(signed(BODY))
     assert verified.dedupe_key == hashlib.sha256(BODY).hexdigest()
-    assert verified.dedupe_key == SOURCE.verify(signed(BODY, key=KEYS[1])).dedupe_key == kept(BODY).dedupe_key
-    assert verified.dedupe_key != kept(BODY + b" ").dedupe_key
+    assert verified.dedupe_key == SOURCE.verify(signed(BODY, key=KEYS[1])).dedupe_key == record_of(BODY).dedupe_key
+    assert verified.dedupe_key != record_of(BODY + b" ").dedupe_key
 
 
-def test_what_is_imported_keeps_the_proof_it_was_given() -> None:
+def test_an_imported_record_keeps_its_proof() -> None:
     verified = SOURCE.verify_trusted(BODY, received_at=5, proof={"file": "hooks.jsonl", "line": 3})
     assert (verified.origin, verified.event) == ("import", "meetingStarted")
     assert json.loads(verified.proof) == {"file": "hooks.jsonl", "line": 3}
 
 
-# --- the meaning: every sample ---------------------------------------------------------------------------------------
+# --- interpretation of samples ---------------------------------------------------------------------------------------
 
 
 def expected_kinds(body: dict[str, Any]) -> list[str]:
@@ -285,7 +285,7 @@ def expected_kinds(body: dict[str, Any]) -> list[str]:
 
 
 def stated_moment(body: dict[str, Any], fact: Fact) -> float:
-    """When that happened by the sample, ms."""
+    """The time of the sample's event, ms."""
     person = body["data"].get("participant", {})
     if isinstance(fact, RecordingStopped):
         return float(body["data"]["endDate"])
@@ -295,11 +295,11 @@ def stated_moment(body: dict[str, Any], fact: Fact) -> float:
 
 
 @pytest.mark.parametrize("body", SAMPLED, ids=lambda body: str(body["event"]))
-def test_every_sample_means_what_the_table_says(body: dict[str, Any]) -> None:
-    facts = interpret(kept(encoded(body)))
+def test_every_sample_becomes_the_facts_of_the_table(body: dict[str, Any]) -> None:
+    facts = interpret(record_of(encoded(body)))
 
     assert kinds(facts) == expected_kinds(body)
-    assert facts == interpret(kept(encoded(body))), "reading is pure"
+    assert facts == interpret(record_of(encoded(body))), "reading is pure"
     assert msgspec.json.decode(msgspec.json.encode(facts), type=tuple[AnyFact, ...]) == facts
     assert all(fact.anomalies == () and fact.clock == "server" for fact in facts)
     if body["event"] == "testEvent":
@@ -318,7 +318,7 @@ def test_every_sample_means_what_the_table_says(body: dict[str, Any]) -> None:
         assert not [secret for secret in ("secret", "654321", "987654", "://") if secret in shown]
 
 
-def test_a_meeting_begins_and_ends_when_it_is_told_and_not_when_its_room_was_made() -> None:
+def test_a_meeting_starts_and_ends_at_its_events_not_at_the_creation_of_its_room() -> None:
     data = {"roomId": "r-1", "roomName": "Räume", "creationDate": 1_620_000_000_000, "status": "active_meeting"}
     started, ended = only(SessionStarted, "meetingStarted", data), only(SessionEnded, "meetingEnded", data)
     assert (started.at, started.started_at, ended.at) == (SENT * 1000,) * 3
@@ -339,7 +339,7 @@ def test_a_meeting_begins_and_ends_when_it_is_told_and_not_when_its_room_was_mad
         ({"reason": "something_new"}, "unknown", "something_new"),
     ],
 )
-def test_a_meeting_that_ended_is_over_whatever_its_status_says(
+def test_meeting_ended_ends_the_meeting_whatever_its_status(
     fields: dict[str, Any], reason: str, vendor_reason: str | None
 ) -> None:
     ended = only(SessionEnded, "meetingEnded", {"roomId": "r"} | fields)
@@ -367,7 +367,7 @@ def test_a_join_and_its_leave_are_one_connection_by_identity_and_join() -> None:
     assert joined.place.at == left.place.at == when, "a leave lies where its join lies"
 
 
-def test_a_join_of_an_unknown_time_is_when_it_was_told() -> None:
+def test_a_join_without_a_time_has_the_time_of_its_event() -> None:
     joined = only(ParticipantJoined, "participantJoined", person(joinDate=0))
     left = only(ParticipantLeft, "participantLeft", person(joinDate=0))
     assert (joined.at, joined.joined_at, joined.clock) == (SENT * 1000, None, "server")
@@ -389,13 +389,13 @@ def test_a_join_of_an_unknown_time_is_when_it_was_told() -> None:
         (None, "unknown"),
     ],
 )
-def test_every_leave_reason_has_our_word_and_keeps_theirs(vendor_reason: str | None, reason: str) -> None:
+def test_every_leave_reason_is_mapped_and_the_vendors_kept(vendor_reason: str | None, reason: str) -> None:
     left = only(ParticipantLeft, "participantLeft", person(leaveReason=vendor_reason))
     assert (left.reason, left.vendor_reason) == (reason, vendor_reason)
 
 
 @pytest.mark.parametrize("event", ["participantRoleChanged", "participantHandChanged"])
-def test_a_role_or_a_hand_is_shown_and_no_anomaly(event: str) -> None:
+def test_a_role_or_a_raised_hand_is_shown_without_an_anomaly(event: str) -> None:
     fact = only(Unknown, event, person(handRaised=True) | {"origin": "participant"})
     assert fact.anomalies == ()
     assert (fact.subject_type, fact.subject_id, fact.actor) == ("participant", "alice-1", "alice-1")
@@ -411,10 +411,10 @@ def recording(status: str | None, **fields: Any) -> dict[str, Any]:
 
 def test_a_recording_goes_through_its_states() -> None:
     begun, ended = SENT - 60_000 + 0.4568, SENT - 0.5432
-    (starting,) = said("recordingStarted", recording("starting"))
-    (active,) = said("recordingUpdated", recording("active", startDate=begun))
-    (ending,) = said("recordingUpdated", recording("ending", startDate=begun))
-    stopped, ready = said(
+    (starting,) = facts_from("recordingStarted", recording("starting"))
+    (active,) = facts_from("recordingUpdated", recording("active", startDate=begun))
+    (ending,) = facts_from("recordingUpdated", recording("ending", startDate=begun))
+    stopped, ready = facts_from(
         "recordingEnded",
         recording(
             "complete", startDate=begun, endDate=ended, duration=60.00000000000001, size=77, details="End reason: X"
@@ -458,7 +458,7 @@ def test_a_recording_goes_through_its_states() -> None:
 def test_every_end_of_a_recording_has_its_kind(
     status: str | None, fields: dict[str, Any], expected: list[type[Fact]], reason: str
 ) -> None:
-    facts = said("recordingEnded", recording(status, **fields))
+    facts = facts_from("recordingEnded", recording(status, **fields))
     assert [type(fact) for fact in facts] == expected
     for fact in facts:
         assert isinstance(fact, RecordingFact)
@@ -474,14 +474,14 @@ def test_every_end_of_a_recording_has_its_kind(
         ("recordingUpdated", None, RecordingProcessing),
     ],
 )
-def test_where_the_status_is_new_the_name_of_the_event_decides(
+def test_with_an_unknown_status_the_name_of_the_event_decides(
     event: str, status: str | None, expected: type[Fact]
 ) -> None:
-    assert [type(fact) for fact in said(event, recording(status))] == [expected]
+    assert [type(fact) for fact in facts_from(event, recording(status))] == [expected]
 
 
 def test_a_recording_without_its_room_is_placed_by_its_id() -> None:
-    (fact,) = said("recordingStarted", {"recordingId": "a--b--EG_1--u", "status": "starting", "roomId": None})
+    (fact,) = facts_from("recordingStarted", {"recordingId": "a--b--EG_1--u", "status": "starting", "roomId": None})
     assert fact.place is not None
     assert fact.place.room == "a--b"
 
@@ -489,7 +489,7 @@ def test_a_recording_without_its_room_is_placed_by_its_id() -> None:
 def test_an_encoding_may_be_a_word_or_an_object() -> None:
     advanced = {"video": {"width": 1920, "framerate": 30.0}, "audio": {"codec": "OPUS"}}
     for encoding in ("H264_720P_30", advanced):
-        (fact,) = said("recordingStarted", recording("starting", encoding=encoding))
+        (fact,) = facts_from("recordingStarted", recording("starting", encoding=encoding))
         assert fact.detail["encoding"] == encoding
 
 
@@ -500,7 +500,7 @@ def test_a_test_event_is_about_the_source() -> None:
     )  # fmt: skip
 
 
-def test_an_unknown_event_is_kept_and_placed_without_what_may_be_secret() -> None:
+def test_an_unknown_event_is_placed_in_its_session_without_possible_secrets() -> None:
     data = {
         "roomId": "r", "roomName": "R", "hands": 3, "moderatorUrl": "https://m/room/r?secret=s3cret",
         "link": "see https:\\/\\/m\\/room?secret=s3cret", "door": "/room/r?secret=s3cret", "access": {"u": "s3cret"},
@@ -514,7 +514,7 @@ def test_an_unknown_event_is_kept_and_placed_without_what_may_be_secret() -> Non
     assert only(Unknown, "serverFrozen", {}).place is None
 
 
-def test_a_sender_whose_header_and_body_disagree_about_the_time_is_noticed() -> None:
+def test_a_header_and_a_body_with_different_times_are_an_anomaly() -> None:
     assert [fact.anomalies for fact in interpret(recorded(SOURCE.verify(signed(BODY))))] == [()]
     moved = interpret(recorded(SOURCE.verify(signed(BODY, stamp=str(SENT + 1)))))
     assert [kind for fact in moved for kind, _ in fact.anomalies] == ["clock_skew"]
@@ -522,7 +522,7 @@ def test_a_sender_whose_header_and_body_disagree_about_the_time_is_noticed() -> 
 
 
 @pytest.mark.parametrize("sent", [None, 0, -5, "5", True, 10**40, 1e308, 1.7e300, [], 253_402_300_800_000])
-def test_without_a_usable_time_our_clock_stands_in(sent: object) -> None:
+def test_without_a_usable_time_the_time_of_arrival_is_used(sent: object) -> None:
     fact = only(SessionStarted, "meetingStarted", {"roomId": "r"}, creationDate=sent)
     assert (fact.at, fact.clock, fact.precision) == (RECEIVED, "receiver", "us")
     assert [kind for kind, _ in fact.anomalies] == ["unreadable"]
@@ -542,7 +542,7 @@ def test_without_a_usable_time_our_clock_stands_in(sent: object) -> None:
     ],
 )
 def test_a_duration_is_seconds_with_noise(seconds: object, milliseconds: int | None) -> None:
-    _, ready = said("recordingEnded", recording("complete", duration=seconds))
+    _, ready = facts_from("recordingEnded", recording("complete", duration=seconds))
     assert isinstance(ready, RecordingReady)
     assert ready.duration_ms == milliseconds
 
@@ -569,8 +569,8 @@ def test_a_duration_is_seconds_with_noise(seconds: object, milliseconds: int | N
         b"\xff\xfe\x00{",
     ],
 )
-def test_a_body_that_cannot_be_read_is_kept_as_unknown(body: bytes) -> None:
-    (fact,) = interpret(kept(body))
+def test_an_unreadable_body_is_an_unknown_event(body: bytes) -> None:
+    (fact,) = interpret(record_of(body))
     assert isinstance(fact, Unknown)
     assert "unreadable" in {kind for kind, _ in fact.anomalies}
     assert msgspec.json.encode(fact)
@@ -585,7 +585,7 @@ def test_a_second_start_within_seconds_is_the_same_start() -> None:
 
 
 def reading_is_sound(body: bytes) -> None:
-    record = kept(body)
+    record = record_of(body)
     facts = interpret(record)
     assert facts
     assert facts == interpret(record)
@@ -599,7 +599,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=20), ANY_TEXT | st.just(str(SENT)), ANY_TEXT | st.just("0" * 64))
-def test_any_headers_are_refused_and_nothing_else_happens(body: bytes, stamp: str, signature: str) -> None:
+def test_any_headers_are_refused_and_nothing_else_is_raised(body: bytes, stamp: str, signature: str) -> None:
     headers = {"x-timestamp": stamp, "x-signature": signature}
     with pytest.raises((SignatureMissing, SignatureMismatch)):
         SOURCE.verify(Delivery(source="meet", body=body, received_at=RECEIVED, headers=headers))
@@ -607,7 +607,7 @@ def test_any_headers_are_refused_and_nothing_else_happens(body: bytes, stamp: st
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_without_raising(body: bytes) -> None:
+def test_any_bytes_are_interpreted_without_raising(body: bytes) -> None:
     reading_is_sound(body)
 
 
@@ -619,7 +619,7 @@ JSON = st.recursive(
 
 
 def mutated(data: st.DataObject, value: Any) -> Any:
-    """The value with some of its fields, at any depth, gone or replaced."""
+    """The value with some fields, at any depth, removed or replaced."""
     if not isinstance(value, dict):
         return data.draw(JSON) if data.draw(st.integers(0, 9)) == 0 else value
     changed = {name: mutated(data, inner) for name, inner in value.items() if name not in {"roles", "config"}}
@@ -634,17 +634,17 @@ def mutated(data: st.DataObject, value: Any) -> Any:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_any_mutation_of_a_sample_is_read_without_raising(data: st.DataObject) -> None:
+def test_any_mutation_of_a_sample_is_interpreted_without_raising(data: st.DataObject) -> None:
     reading_is_sound(json.dumps(mutated(data, data.draw(st.sampled_from(SAMPLED)))).encode())
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- docs ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_of_every_event_what_it_is_read_as() -> None:
+def test_the_page_lists_what_every_event_becomes() -> None:
     page = (ROOT / "docs" / "reference" / "vendors" / "openvidu_meet.md").read_text("utf-8")
     table = page.split("| vendor event | timeline kind |\n")[1].split("\n\n")[0].splitlines()[1:]
-    told: set[str] = set()
+    documented: set[str] = set()
     for row in table:
         event, kind = row.strip("|").split("|")
         shown = [name for name in event.split("(")[0].split("`") if name.strip()]
@@ -652,7 +652,7 @@ def test_the_page_says_of_every_event_what_it_is_read_as() -> None:
         if not shown[0].isalpha():
             assert (shown, kind.strip()) == ([" anything else "], "`unknown`")
             continue
-        told.add(shown[0])
+        documented.add(shown[0])
         data = person() | recording(status[0] if status else "polishing", endDate=SENT)
-        assert kinds(said(shown[0], data)) == re.findall(r"`([^`]+)`", kind), row
-    assert told == {str(body["event"]) for body in SAMPLED} | {"participantRoleChanged"}
+        assert kinds(facts_from(shown[0], data)) == re.findall(r"`([^`]+)`", kind), row
+    assert documented == {str(body["event"]) for body in SAMPLED} | {"participantRoleChanged"}

@@ -1,4 +1,4 @@
-"""plugNmeet: the token that proves, in either header; the key that repeats; what every event of every version means."""
+"""plugNmeet: proofs by a token in either header, dedupe keys, and the interpretation of every event of every version."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ KINDS = {
     "artifact_created": ["artifact.created"],
     "analytics_proceeded": ["analytics.ready"],
 }
-"""Vendor event, or the name of a sample of it that means more → timeline kinds."""
+"""Vendor event, or the name of a sample with more facts → timeline kinds."""
 
 
 def base64url(data: bytes) -> str:
@@ -89,7 +89,7 @@ def named(body: bytes) -> str:
 
 
 def made(*, body: bytes = BODY, secret: str = SECRET, alg: str = "HS256", **other: Any) -> str:
-    """The token plugNmeet makes for a body, by hand; `other` replaces a claim, None takes it out."""
+    """plugNmeet's token for a body, made by hand; `other` replaces claims, None removes one."""
     hashes = {"HS384": hashlib.sha384, "HS512": hashlib.sha512}
     claims = {"iss": KEY, "nbf": NOW, "iat": NOW, "exp": NOW + 300, "sha256": named(body)} | other
     claims = {name: value for name, value in claims.items() if value is not None}
@@ -105,24 +105,26 @@ def verified(headers: dict[str, str], body: bytes = BODY, *, now: int = NOW) -> 
     return SOURCE.verify(Delivery(source="pnm", body=body, received_at=now * 1_000_000, headers=headers))
 
 
-def kept(body: bytes) -> Record:
+def record_of(body: bytes) -> Record:
     admitted = SOURCE.verify_trusted(body, received_at=1_800_000_000_123_456, proof={"file": "x.jsonl", "line": 1})
     return Record(position=1, **msgspec.structs.asdict(admitted))
 
 
-def said(event: str, *, room: Json | None = None, created_at: int | None = NOW, **fields: Any) -> tuple[Fact, ...]:
+def facts_from(
+    event: str, *, room: Json | None = None, created_at: int | None = NOW, **fields: Any
+) -> tuple[Fact, ...]:
     body: Json = {"event": event, "room": ROOM | (room or {}), **fields}
-    return interpret(kept(json.dumps(body | ({"created_at": str(created_at)} if created_at else {})).encode()))
+    return interpret(record_of(json.dumps(body | ({"created_at": str(created_at)} if created_at else {})).encode()))
 
 
 def only(kind: type[F], event: str, **fields: Any) -> F:
-    (fact,) = said(event, **fields)
+    (fact,) = facts_from(event, **fields)
     assert isinstance(fact, kind)
     return fact
 
 
 def sampled(name: str) -> tuple[Fact, ...]:
-    return interpret(kept(BY_NAME[name]["body_text"].encode()))
+    return interpret(record_of(BY_NAME[name]["body_text"].encode()))
 
 
 def kinds(facts: tuple[Fact, ...]) -> list[str]:
@@ -133,11 +135,11 @@ def person(identity: str = "alice-01", **other: Any) -> Json:
     return {"sid": "PA_1", "identity": identity, "joined_at": str(NOW), "joined_at_ms": f"{NOW}481"} | other
 
 
-# --- the proof ---------------------------------------------------------------------------------------------------------
+# --- proofs ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=list(BY_NAME))
-def test_every_sample_verifies_at_its_moment_and_means_what_the_table_says(sample: Json) -> None:
+def test_every_sample_verifies_at_its_time_and_becomes_the_facts_of_the_table(sample: Json) -> None:
     source = PlugnmeetSource(
         SourceSettings(name="pnm", vendor="plugnmeet", keys={sample["key"]: sample["secret"]}),
     )
@@ -159,20 +161,20 @@ def test_every_sample_verifies_at_its_moment_and_means_what_the_table_says(sampl
     assert msgspec.json.decode(msgspec.json.encode(facts), type=tuple[AnyFact, ...]) == facts
 
 
-def test_the_token_may_stand_in_either_header() -> None:
+def test_the_token_may_be_in_either_header() -> None:
     assert json.loads(verified({"authorization": GOOD}).proof)["jwt"] == GOOD
     assert json.loads(verified({"hash-token": GOOD}).proof)["jwt"] == GOOD
     assert json.loads(verified({"authorization": GOOD, "hash-token": "x"}).proof)["jwt"] == GOOD
 
 
 @pytest.mark.parametrize("filled", ["", " ", "Basic dXNlcjpwYXNz", "Bearer " + GOOD, "a.b.c", "-"])
-def test_what_a_proxy_put_into_authorization_does_not_hide_the_hash_token(filled: str) -> None:
+def test_a_proxys_authorization_header_does_not_hide_the_hash_token(filled: str) -> None:
     assert json.loads(verified({"authorization": filled, "hash-token": GOOD}).proof)["jwt"] == GOOD
     with pytest.raises(DeliveryRejected):
         verified({"authorization": filled})
 
 
-def test_a_forged_authorization_is_not_saved_by_a_good_hash_token() -> None:
+def test_a_forged_authorization_is_refused_even_with_a_good_hash_token() -> None:
     with pytest.raises(SignatureMismatch):
         verified({"authorization": made(secret="of somebody else"), "hash-token": GOOD})
 
@@ -203,7 +205,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("header", ["authorization", "hash-token"])
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
-def test_every_attack_is_refused_beside_the_delivery_it_imitates(attack: tuple[Any, str], header: str) -> None:
+def test_every_attack_is_refused_next_to_the_delivery_it_imitates(attack: tuple[Any, str], header: str) -> None:
     expected, token = attack
     assert verified({header: GOOD}).event == "room_started"
     with pytest.raises(expected) as refused:
@@ -220,18 +222,18 @@ def test_a_changed_body_is_refused(changed: bytes) -> None:
         verified({"authorization": GOOD}, changed)
 
 
-def test_a_delivery_without_headers_is_missing_its_signature() -> None:
+def test_a_delivery_without_headers_has_no_signature() -> None:
     with pytest.raises(SignatureMissing):
         verified({})
 
 
-def test_an_old_token_holds_for_a_minute_after_its_end() -> None:
+def test_a_token_is_valid_for_a_minute_after_its_end() -> None:
     assert verified({"authorization": GOOD}, now=NOW + 359)
     with pytest.raises(SignatureStale):
         verified({"authorization": GOOD}, now=NOW + 360)
 
 
-def test_a_body_that_is_no_json_is_recorded_when_it_is_authentic() -> None:
+def test_an_authentic_body_that_is_not_json_is_recorded() -> None:
     proved = verified({"authorization": made(body=b"not json")}, b"not json")
     assert (proved.event, proved.dedupe_key) == ("", f"sha256:{hashlib.sha256(b'not json').hexdigest()}")
 
@@ -240,7 +242,7 @@ def test_the_source_prints_no_secret() -> None:
     assert repr(SOURCE) == "PlugnmeetSource('pnm')"
 
 
-# --- the key of a repeat -----------------------------------------------------------------------------------------------
+# --- keys --------------------------------------------------------------------------------------------------------------
 
 
 def key(**fields: Any) -> str:
@@ -255,7 +257,7 @@ def test_a_retry_and_a_second_address_repeat_event_and_id() -> None:
     )
 
 
-def test_the_end_told_twice_with_one_id_is_two_records() -> None:
+def test_two_different_ends_with_one_id_are_two_records() -> None:
     first, second = (BY_NAME[f"legacy/{event}-shared-id"] for event in ("session_ended", "room_finished"))
     assert json.loads(first["body_text"])["id"] == json.loads(second["body_text"])["id"]
     keys = {SOURCE.verify_trusted(s["body_text"].encode(), received_at=1, proof={}).dedupe_key for s in (first, second)}
@@ -267,7 +269,7 @@ def test_an_upper_case_name_is_the_same_event() -> None:
 
 
 @pytest.mark.parametrize("event_id", ["", None, 7, ["EV_1"]])
-def test_an_event_without_an_id_is_known_by_its_bytes(event_id: object) -> None:
+def test_the_key_of_an_event_without_an_id_is_of_its_bytes(event_id: object) -> None:
     body = json.dumps({"event": "START_RECORDING", "id": event_id}).encode()
     admitted = SOURCE.verify_trusted(body, received_at=1, proof={"file": "old.jsonl", "line": 3})
     assert admitted.dedupe_key == f"sha256:{hashlib.sha256(body).hexdigest()}"
@@ -278,7 +280,7 @@ def test_an_event_without_an_id_is_known_by_its_bytes(event_id: object) -> None:
 # --- rooms -------------------------------------------------------------------------------------------------------------
 
 
-def test_runs_are_told_apart_by_sid_with_five_seconds_of_tolerance() -> None:
+def test_runs_are_distinguished_by_sid_with_five_seconds_of_tolerance() -> None:
     assert RULES.tolerance == 5_000_000
     first, second = sampled("room_created")[0].place, sampled("room_created/second-run")[0].place
     assert first is not None
@@ -288,7 +290,7 @@ def test_runs_are_told_apart_by_sid_with_five_seconds_of_tolerance() -> None:
     assert first.ids == (("room_sid", SID), ("room_id", "room01"))
 
 
-def test_a_room_is_created_when_plugnmeet_says_and_started_when_livekit_says() -> None:
+def test_the_creation_of_a_room_is_plugnmeets_and_its_start_livekits() -> None:
     created = only(SessionCreated, "room_created", room={"creation_time": str(NOW - 2)})
     started = only(SessionStarted, "room_started", room={"creation_time": str(NOW - 1)})
     assert (created.at, created.started_at, created.precision) == ((NOW - 2) * 10**6, (NOW - 2) * 10**6, "s")
@@ -321,11 +323,11 @@ def test_both_ends_end_the_session_and_state_its_start() -> None:
         assert (ended.place.starts_at, ended.place.ends_at) == ((NOW - 90) * 10**6, NOW * 10**6)
 
 
-def test_a_zero_creation_time_is_none() -> None:
+def test_a_creation_time_of_zero_is_ignored() -> None:
     assert only(SessionEnded, "room_finished", room={"creation_time": "0"}).started_at is None
 
 
-def test_only_a_join_next_to_the_creation_tells_the_start() -> None:
+def test_only_a_join_close_to_the_creation_gives_the_start() -> None:
     near = only(ParticipantJoined, "participant_joined", room={"creation_time": str(NOW - 1)}, participant=person())
     # An event of an older run, carrying the sid of the next one, would move its start into the past.
     far = only(ParticipantJoined, "participant_joined", room={"creation_time": str(NOW - 406)}, participant=person())
@@ -334,7 +336,7 @@ def test_only_a_join_next_to_the_creation_tells_the_start() -> None:
     assert (near.place.starts_at, far.place.starts_at) == ((NOW - 1) * 10**6, None)
 
 
-def test_of_the_metadata_nothing_secret_is_shown() -> None:
+def test_no_secret_of_the_metadata_is_shown() -> None:
     metadata = {
         "room_title": "T",
         "parent_room_id": "parent",
@@ -363,7 +365,7 @@ def test_of_the_metadata_nothing_secret_is_shown() -> None:
 
 
 @pytest.mark.parametrize("metadata", ["", "{", "[]", "7", "null", "[" * 100_000, '{"room_title":7,"extra_data":[[]]}'])
-def test_metadata_that_is_no_object_says_nothing(metadata: str) -> None:
+def test_metadata_that_is_not_an_object_is_ignored(metadata: str) -> None:
     created = only(SessionCreated, "room_created", room={"metadata": metadata})
     assert created.place is not None
     assert created.place.room_name is None
@@ -372,7 +374,7 @@ def test_metadata_that_is_no_object_says_nothing(metadata: str) -> None:
 # --- people and tracks -------------------------------------------------------------------------------------------------
 
 
-def test_a_join_is_told_to_the_millisecond_and_a_leave_states_it_too() -> None:
+def test_a_join_has_milliseconds_and_the_leave_states_it_too() -> None:
     joined = only(ParticipantJoined, "participant_joined", participant=person(name="Alice"), created_at=NOW + 1)
     left = only(
         ParticipantLeft, "participant_left", participant=person(disconnect_reason="DUPLICATE_IDENTITY"), created_at=NOW + 90
@@ -392,9 +394,9 @@ def test_an_end_never_precedes_its_start_within_their_second() -> None:
     assert gone.at == NOW * 10**6 + 900_000
 
 
-def test_the_time_of_arrival_begins_no_run() -> None:
+def test_the_time_of_arrival_is_no_start_of_a_run() -> None:
     for event in ("room_created", "room_started"):
-        (fact,) = said(event, created_at=None)
+        (fact,) = facts_from(event, created_at=None)
         assert fact.place is not None
         assert (fact.clock, fact.place.starts_at) == ("receiver", None)
 
@@ -413,11 +415,11 @@ def test_the_time_of_arrival_begins_no_run() -> None:
         ("my_sip_phone", "standard"),
     ],
 )
-def test_who_is_no_person_is_known_by_name(identity: str, kind: str) -> None:
+def test_recorders_and_agents_are_recognised_by_their_names(identity: str, kind: str) -> None:
     assert only(ParticipantJoined, "participant_joined", participant=person(identity)).person == kind
 
 
-def test_what_livekit_says_of_a_kind_holds_where_the_name_tells_nothing() -> None:
+def test_livekits_kind_is_used_where_the_name_is_not_known() -> None:
     hidden = {"permission": {"hidden": True}}
     assert only(ParticipantJoined, "participant_joined", participant=person(kind="AGENT")).person == "agent"
     assert only(ParticipantJoined, "participant_joined", participant=person(**hidden)).person == "hidden"
@@ -447,7 +449,7 @@ def test_a_persons_metadata_shows_no_address_and_no_secret() -> None:
     assert "is_admin" in joined.detail["metadata"]
 
 
-def test_a_track_is_published_when_livekit_made_it() -> None:
+def test_a_track_is_published_at_livekits_time() -> None:
     audio, video = sampled("track_published")[0], sampled("track_published/video")[0]
     assert isinstance(audio, StreamPublished)
     assert isinstance(video, StreamPublished)
@@ -460,12 +462,12 @@ def test_a_track_is_published_when_livekit_made_it() -> None:
     assert (gone.stream, gone.at) == (audio.stream, 1_786_000_060_000_000)
 
 
-def test_a_version_far_from_the_event_is_not_its_moment() -> None:
+def test_a_version_far_from_the_event_is_not_its_time() -> None:
     track = {"sid": "TR_1", "version": {"unix_micro": str((NOW - 100) * 10**6)}}
     assert only(StreamPublished, "track_published", track=track).at == NOW * 10**6
 
 
-# --- what a call leaves behind -----------------------------------------------------------------------------------------
+# --- recordings and artifacts ------------------------------------------------------------------------------------------
 
 
 def recording(message: str | None = "success", **other: Any) -> Json:
@@ -473,7 +475,7 @@ def recording(message: str | None = "success", **other: Any) -> Json:
     return head | ({} if message is None else {"recorder_msg": message}) | other
 
 
-def test_a_recording_that_went_well_stops_and_is_ready() -> None:
+def test_a_successful_recording_stops_and_is_ready() -> None:
     stopped = only(RecordingStopped, "end_recording", recording_info=recording())
     assert (stopped.recording, stopped.at, stopped.reason, stopped.vendor_reason) == (
         "REC_1",
@@ -488,7 +490,7 @@ def test_a_recording_that_went_well_stops_and_is_ready() -> None:
 
 def test_an_error_of_the_recorder_is_a_failure_and_shows_no_address() -> None:
     message = "write rtmp://live.example/app/streamkey1: broken pipe"
-    stopped, failed = said("end_recording", recording_info=recording(message))
+    stopped, failed = facts_from("end_recording", recording_info=recording(message))
     assert isinstance(stopped, RecordingStopped)
     assert isinstance(failed, RecordingFailed)
     assert (failed.recording, failed.reason) == ("REC_1", "server_failure")
@@ -499,13 +501,13 @@ def test_an_error_of_the_recorder_is_a_failure_and_shows_no_address() -> None:
     assert b"streamkey" not in msgspec.json.encode(over)
 
 
-def test_a_recorder_that_says_nothing_reports_no_failure() -> None:
+def test_a_recorder_without_a_message_reports_no_failure() -> None:
     assert only(RecordingStopped, "end_recording", recording_info=recording(None)).reason == "unknown"
     assert only(RecordingStopped, "end_recording", recording_info=recording("Success ")).reason == "normal"
 
 
 @pytest.mark.parametrize("message", ["no error", "No Error", " process completed ", "started", "success", ""])
-def test_what_a_recorder_of_any_version_says_of_a_success_is_no_failure(message: str) -> None:
+def test_the_success_message_of_every_recorder_version_is_no_failure(message: str) -> None:
     stopped = only(RecordingStopped, "end_recording", recording_info=recording(message))
     assert (stopped.vendor_reason, stopped.reason) == (None, "normal" if message.strip() else "unknown")
     over = only(BroadcastStopped, "end_rtmp", recording_info=recording(message))
@@ -514,8 +516,11 @@ def test_what_a_recorder_of_any_version_says_of_a_success_is_no_failure(message:
 
 
 @pytest.mark.parametrize("message", ["had error", "Error: net::ERR_CONNECTION_REFUSED", "no error page was found"])
-def test_what_a_recorder_says_of_anything_else_is_a_failure(message: str) -> None:
-    assert kinds(said("end_recording", recording_info=recording(message))) == ["recording.stopped", "recording.failed"]
+def test_every_other_message_of_a_recorder_is_a_failure(message: str) -> None:
+    assert kinds(facts_from("end_recording", recording_info=recording(message))) == [
+        "recording.stopped",
+        "recording.failed",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -563,11 +568,11 @@ def test_transcoding_is_a_step_unless_it_failed() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, "x", None, True, 1e300, [], 10**30])
-def test_a_size_that_is_none_is_not_shown(size: object) -> None:
+def test_an_invalid_size_is_not_shown(size: object) -> None:
     assert only(RecordingReady, "recording_proceeded", recording_info=recording(file_size=size)).size_bytes is None
 
 
-def test_an_event_from_before_ids_and_times_is_stamped_by_us() -> None:
+def test_an_event_of_an_old_version_without_id_and_time_has_the_time_of_arrival() -> None:
     (started,) = sampled("legacy/START_RECORDING-no-id")
     assert isinstance(started, RecordingStarted)
     assert (started.at, started.clock, started.precision) == (1_800_000_000_123_456, "receiver", "us")
@@ -575,7 +580,7 @@ def test_an_event_from_before_ids_and_times_is_stamped_by_us() -> None:
     assert started.place.run == "RM_oldLiveKitSid"
 
 
-def test_the_end_of_a_transcription_states_its_length_and_so_its_start() -> None:
+def test_the_start_of_a_transcription_follows_from_its_end_and_length() -> None:
     (started,), (ended,) = sampled("speech_to_text_session_started"), sampled("speech_to_text_session_ended")
     assert isinstance(ended, TranscriptionEnded)
     assert (ended.activity, ended.identity, ended.started_at) == ("alice-01", "alice-01", started.at)
@@ -583,7 +588,7 @@ def test_the_end_of_a_transcription_states_its_length_and_so_its_start() -> None
     assert usage.detail == {"total_usage_s": 43}
 
 
-def test_an_artifact_names_its_file_or_what_it_used() -> None:
+def test_an_artifact_names_its_file_or_its_usage() -> None:
     (summary,), (usage,) = (
         sampled("artifact_created/MEETING_SUMMARY"),
         sampled("artifact_created/MEETING_SUMMARY_USAGE"),
@@ -613,11 +618,11 @@ def test_analytics_and_their_artifact_have_one_id() -> None:
     assert made_.subject_id == ready.subject_id
 
 
-# --- what cannot be read -----------------------------------------------------------------------------------------------
+# --- unreadable bodies -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("event", ["room_ended", "participant_connection_aborted", "egress_started", "Ünknown"])
-def test_an_unknown_event_is_kept_and_shown(event: str) -> None:
+def test_an_unknown_event_is_shown(event: str) -> None:
     fact = only(Unknown, event, new_field={"deep": ["x"]}, secret_token="hidden", participant=person())
     assert fact.anomalies == (("unknown_event", event.lower()),)
     assert fact.detail["new_field"] == {"deep": ["x"]}
@@ -630,8 +635,8 @@ def test_an_unknown_event_is_kept_and_shown(event: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"not json", b"[]", b"7", b"null", b"\xff\xfe\x00", b"[" * 200_000, b'{"a":' * 9_999]
 )
-def test_a_body_that_is_no_object_is_unreadable(body: bytes) -> None:
-    (fact,) = interpret(kept(body))
+def test_a_body_that_is_not_an_object_is_unreadable(body: bytes) -> None:
+    (fact,) = interpret(record_of(body))
     assert isinstance(fact, Unknown)
     assert [kind for kind, _ in fact.anomalies] == ["unreadable"]
     assert (fact.at, fact.clock, fact.place) == (1_800_000_000_123_456, "receiver", None)
@@ -643,25 +648,25 @@ def test_a_body_that_is_no_object_is_unreadable(body: bytes) -> None:
      "recording_proceeded", "recording_transcoding_finished", "start_rtmp", "end_rtmp", "speech_to_text_session_started",
      "speech_to_text_session_ended"],
 )  # fmt: skip
-def test_an_event_without_what_it_is_about_is_unreadable(event: str) -> None:
+def test_an_event_without_its_subject_is_unreadable(event: str) -> None:
     assert [kind for kind, _ in only(Unknown, event).anomalies] == ["unreadable"]
 
 
 @pytest.mark.parametrize("event", KINDS)
 def test_an_event_without_a_room_is_unreadable(event: str) -> None:
-    (fact,) = interpret(kept(json.dumps({"event": event.split("/")[0], "created_at": "1786000000"}).encode()))
+    (fact,) = interpret(record_of(json.dumps({"event": event.split("/")[0], "created_at": "1786000000"}).encode()))
     assert isinstance(fact, Unknown)
     assert [kind for kind, _ in fact.anomalies] == ["unreadable"]
 
 
-def test_dropped_webhooks_of_an_old_sender_are_told() -> None:
+def test_dropped_webhooks_of_an_old_sender_are_reported() -> None:
     assert only(SessionEnded, "room_finished", num_dropped=3).anomalies[0][0] == "number_mismatch"
 
 
 @settings(max_examples=60, deadline=None)
 @given(body=st.binary(max_size=200))
-def test_reading_never_raises_whatever_the_bytes(body: bytes) -> None:
-    assert msgspec.json.encode(interpret(kept(body)))
+def test_any_bytes_are_interpreted_without_raising(body: bytes) -> None:
+    assert msgspec.json.encode(interpret(record_of(body)))
 
 
 ANYTHING = st.recursive(
@@ -677,7 +682,7 @@ ANYTHING = st.recursive(
 
 
 def mutated(value: Any, data: st.DataObject) -> Any:
-    """The value with one field, anywhere in it, replaced by anything or taken out."""
+    """The value with one field, at any depth, replaced or removed."""
     if not isinstance(value, dict) or not value or data.draw(st.integers(0, 3)) == 0:
         return data.draw(ANYTHING)
     name = data.draw(st.sampled_from(sorted(value)))
@@ -687,11 +692,11 @@ def mutated(value: Any, data: st.DataObject) -> Any:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_reading_never_raises_whatever_becomes_of_a_sample(data: st.DataObject) -> None:
+def test_any_mutation_of_a_sample_is_interpreted_without_raising(data: st.DataObject) -> None:
     value = json.loads(data.draw(st.sampled_from(SAMPLES))["body_text"])
     for _ in range(data.draw(st.integers(1, 3))):
         value = mutated(value, data)
-    record = kept(json.dumps(value).encode())
+    record = record_of(json.dumps(value).encode())
     facts = interpret(record)
     assert facts
     assert facts == interpret(record)
@@ -700,20 +705,20 @@ def test_reading_never_raises_whatever_becomes_of_a_sample(data: st.DataObject) 
     assert msgspec.msgpack.encode(facts)
 
 
-# --- the page ----------------------------------------------------------------------------------------------------------
+# --- docs --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_the_page_equals_what_is_read() -> None:
+def test_the_page_lists_what_every_event_becomes() -> None:
     page = (ROOT / "docs/reference/vendors/plugnmeet.md").read_text("utf-8")
     table = page.split("| vendor event | timeline kind |\n|---|---|\n")[1].split("\n\n")[0]
     rows = [row.strip("|").split("|") for row in table.splitlines()]
-    told = {(re.findall(r"`([^`]+)`", event)[0], kind.strip(" `")) for event, kind in rows if "`" in event}
+    documented = {(re.findall(r"`([^`]+)`", event)[0], kind.strip(" `")) for event, kind in rows if "`" in event}
     read = {
         (sample["event"].lower(), kind)
         for sample in SAMPLES
-        for kind in kinds(interpret(kept(sample["body_text"].encode())))
+        for kind in kinds(interpret(record_of(sample["body_text"].encode())))
     }
     more = {("room_started", "session.resumed"), ("recording_transcoding_finished", "recording.failed")}
-    assert told == read | more
+    assert documented == read | more
     assert rows[-1][0].strip() == "anything else"
     assert rows[-1][1].strip() == "`unknown`"

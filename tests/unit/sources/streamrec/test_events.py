@@ -1,4 +1,4 @@
-"""StreamRec: the token that proves, the end events that state both ends, and the messages an application relays."""
+"""StreamRec: proofs by a token in the path, end events that state both ends, and messages that an application relays."""
 
 from __future__ import annotations
 
@@ -104,15 +104,15 @@ def kinds(facts: tuple[Fact, ...]) -> list[str]:
 
 
 def at(text: str) -> int:
-    """µs of a time with `Z`, at most µs fine."""
+    """µs of a time with `Z` and at most µs precision."""
     return round(datetime.fromisoformat(text).timestamp() * 1_000_000)
 
 
-# --- the proof -------------------------------------------------------------------------------------------------------
+# --- proofs ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("token", "key"), [(TOKENS[0], 0), (TOKENS[1], 1)])
-def test_whoever_knows_a_token_is_believed_and_the_proof_names_which(token: str, key: int) -> None:
+def test_a_delivery_with_any_of_the_tokens_is_authentic_and_the_proof_names_which(token: str, key: int) -> None:
     verified = SOURCE.verify(arrived(b'{"status":"upload_ready"}', token=token))
     assert json.loads(verified.proof) == {"scheme": "url_token", "key": key}
     assert (verified.event, verified.origin, verified.received_at) == ("upload_ready", "webhook", RECEIVED)
@@ -120,7 +120,7 @@ def test_whoever_knows_a_token_is_believed_and_the_proof_names_which(token: str,
 
 
 @pytest.mark.parametrize("token", [None, ""])
-def test_without_a_token_there_is_no_proof(token: str | None) -> None:
+def test_a_delivery_without_a_token_has_no_proof(token: str | None) -> None:
     with pytest.raises(SignatureMissing, match="webhook_url"):
         SOURCE.verify(arrived(token=token))
 
@@ -139,32 +139,32 @@ def test_without_a_token_there_is_no_proof(token: str | None) -> None:
     ]
     + ["０" * 20, TOKENS[0] + "\x00", "*" * 5000],
 )
-def test_a_wrong_token_does_not_fit_and_no_token_is_told(token: str) -> None:
+def test_a_wrong_token_is_refused_and_the_error_shows_no_token(token: str) -> None:
     assert SOURCE.verify(arrived())
     with pytest.raises(SignatureMismatch) as refused:
         SOURCE.verify(arrived(token=token))
     assert not any(known in str(refused.value) for known in (*TOKENS, token) if len(known) > 1)
 
 
-def test_a_source_without_tokens_believes_nobody() -> None:
+def test_a_source_without_tokens_refuses_every_delivery() -> None:
     source = StreamrecSource(SourceSettings(name="rec", vendor="streamrec", secrets=("",)))
     for token in (None, "", "x"):
         with pytest.raises((SignatureMissing, SignatureMismatch)):
             source.verify(arrived(token=token))
 
 
-def test_a_token_never_reaches_what_is_kept_or_printed() -> None:
+def test_no_token_is_stored_or_printed() -> None:
     verified = SOURCE.verify(arrived(sid=f"x{TOKENS[0]}", rid=TOKENS[0]))
     assert not any(token in repr(verified) + repr(SOURCE) for token in TOKENS)
 
 
-def test_hints_are_kept_with_the_proof_and_nothing_else_of_the_query() -> None:
+def test_only_hints_of_the_query_are_stored_with_the_proof() -> None:
     verified = SOURCE.verify(arrived(sid=SESSION, rid=REC, key="s3cret"))
     assert json.loads(verified.proof) == {"scheme": "url_token", "key": 0, "sid": SESSION, "rid": REC}
     assert set(json.loads(SOURCE.verify(arrived(sid="", rid="x" * 201)).proof)) == {"scheme", "key"}
 
 
-def test_a_repeat_is_known_by_its_bytes_whatever_the_address() -> None:
+def test_a_repeat_is_recognised_by_its_bytes_whatever_its_url() -> None:
     body = json.dumps(WEBHOOKS[0]).encode()
     keys = {SOURCE.verify(each).dedupe_key for each in (arrived(body), arrived(body, token=TOKENS[1], sid="x"))}
     assert keys == {hashlib.sha256(body).hexdigest()}
@@ -172,7 +172,7 @@ def test_a_repeat_is_known_by_its_bytes_whatever_the_address() -> None:
     assert SOURCE.verify(arrived(body + b" ")).dedupe_key not in keys
 
 
-def test_what_is_imported_keeps_the_proof_it_was_given_and_may_hold_hints() -> None:
+def test_an_imported_record_keeps_its_proof_and_hints() -> None:
     verified = SOURCE.verify_trusted(
         json.dumps(WEBHOOKS[2]).encode(), received_at=5, proof={"file": "f", "line": 3, "sid": "s"}
     )
@@ -182,11 +182,11 @@ def test_what_is_imported_keeps_the_proof_it_was_given_and_may_hold_hints() -> N
     assert fact.place.run == "s"
 
 
-# --- the meaning: every sample ---------------------------------------------------------------------------------------
+# --- interpretation of samples ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", WEBHOOKS, ids=lambda body: str(body["status"]))
-def test_every_webhook_means_what_the_table_says(body: dict[str, Any]) -> None:
+def test_every_webhook_becomes_the_facts_of_the_table(body: dict[str, Any]) -> None:
     facts = read(body)
     assert kinds(facts) == KINDS[body["status"]]
     assert facts == read(body), "reading is pure"
@@ -200,7 +200,7 @@ def test_every_webhook_means_what_the_table_says(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("body", list(RELAYED.values()), ids=list(RELAYED))
-def test_every_relayed_message_means_what_the_table_says(body: dict[str, Any]) -> None:
+def test_every_relayed_message_becomes_the_facts_of_the_table(body: dict[str, Any]) -> None:
     facts = read(body)
     assert kinds(facts) == KINDS[body["type"]]
     (fact,) = facts
@@ -225,7 +225,7 @@ def test_every_sample_is_read_or_shown_and_never_with_a_secret(sample: dict[str,
         assert secret not in shown
 
 
-def test_an_upload_tells_when_its_recording_began_and_stopped() -> None:
+def test_an_upload_gives_start_and_stop_of_its_recording() -> None:
     stopped, uploaded = read(WEBHOOKS[0])
     assert isinstance(stopped, RecordingStopped)
     assert isinstance(uploaded, RecordingUploaded)
@@ -243,7 +243,7 @@ def test_an_upload_tells_when_its_recording_began_and_stopped() -> None:
     assert stopped.first_peerframe_at == at("2021-09-13T14:36:31.207Z")
 
 
-def test_nanoseconds_are_cut_and_a_time_nobody_set_is_none() -> None:
+def test_nanoseconds_are_cut_and_an_unset_time_is_none() -> None:
     stopped, _ = read(WEBHOOKS[5])
     assert isinstance(stopped, RecordingStopped)
     assert stopped.started_at == at("2021-09-13T14:36:31.104512Z")
@@ -251,7 +251,7 @@ def test_nanoseconds_are_cut_and_a_time_nobody_set_is_none() -> None:
     assert stopped.anomalies == ()
 
 
-def test_an_upload_without_times_is_uploaded_when_it_is_told() -> None:
+def test_an_upload_without_times_has_the_time_of_its_message() -> None:
     body = {name: value for name, value in WEBHOOKS[0].items() if not name.endswith("_at")}
     fact = only(RecordingUploaded, body)
     assert (fact.at, fact.clock, fact.started_at, fact.stopped_at) == (RECEIVED, "receiver", None, None)
@@ -302,7 +302,7 @@ def test_a_hint_names_the_session_and_its_own_field_before_it() -> None:
         ({"started_at": "2021-09-13T15:36:29.538Z"}, "end_before_start"),
     ],
 )
-def test_a_session_with_an_end_missing_is_over_and_told(fields: dict[str, Any], wrong: str) -> None:
+def test_a_session_without_one_of_its_times_is_over_and_reported(fields: dict[str, Any], wrong: str) -> None:
     fact = only(SessionEnded, WEBHOOKS[2] | fields)
     assert [kind for kind, _ in fact.anomalies] == [wrong]
     if "stopped_at" in fields:
@@ -328,7 +328,7 @@ def watching(**data: str) -> dict[str, Any]:
     return RELAYED["supervisor_join_session"] | {"data": data}
 
 
-def test_a_supervisor_may_name_the_client_or_the_address_the_session() -> None:
+def test_a_supervisors_session_is_named_by_its_client_or_by_the_url() -> None:
     by_client = only(SupervisorSessionStarted, watching(client_id_to_monitor=CLIENT))
     by_hint = only(SupervisorSessionStarted, watching(), sid=SESSION)
     flat = only(SupervisorSessionStarted, watching() | {"session_id_to_monitor": SESSION})
@@ -340,7 +340,7 @@ def test_a_supervisor_may_name_the_client_or_the_address_the_session() -> None:
     assert by_hint.place.room is None, "the sender of the message is the supervisor"
 
 
-def test_a_supervisor_that_tells_nothing_of_the_agent_is_shown_without_a_session() -> None:
+def test_a_supervisor_without_its_agent_is_shown_without_a_session() -> None:
     for query in ({}, {"sid": WATCH}):
         fact = only(SupervisorSessionStarted, watching(), **query)
         assert (fact.place, fact.activity) == (None, WATCH)
@@ -355,7 +355,7 @@ def test_a_session_is_live_from_its_relayed_start() -> None:
     assert fact.detail == {"version": "v1.2.3"}
 
 
-def test_a_relayed_recording_is_known_by_its_id_else_the_hint_else_by_time() -> None:
+def test_a_relayed_recording_is_identified_by_its_id_or_the_hint_or_its_time() -> None:
     by_id = only(RecordingStarted, RELAYED["recording_start"], rid="mine")
     by_hint = only(RecordingStarted, RELAYED["recording_start"] | {"data": {}}, rid="mine")
     by_time = only(RecordingStopped, RELAYED["recording_stop"] | {"data": {}})
@@ -368,7 +368,7 @@ def test_a_relayed_recording_is_known_by_its_id_else_the_hint_else_by_time() -> 
 
 
 @pytest.mark.parametrize("name", ["recording_state", "sdp_update", "candidate"])
-def test_signalling_is_shown_by_its_name_and_is_no_anomaly(name: str) -> None:
+def test_signalling_is_shown_by_its_name_without_an_anomaly(name: str) -> None:
     fact = only(Unknown, RELAYED["session_start"] | {"type": name}, sid=SESSION)
     assert (fact.anomalies, fact.detail) == ((), {"event": name})
     assert fact.place is not None
@@ -376,13 +376,13 @@ def test_signalling_is_shown_by_its_name_and_is_no_anomaly(name: str) -> None:
     assert only(Unknown, RELAYED["session_start"] | {"type": name}).place is None
 
 
-def test_an_unknown_event_is_kept_and_shown_by_its_name() -> None:
+def test_an_unknown_event_is_shown_by_its_name() -> None:
     for body in ({"status": "session_frozen", "client_id": CLIENT, "link": "s3cret"}, {"type": "session_frozen"}):
         fact = only(Unknown, body)
         assert (fact.anomalies, fact.detail) == ((("unknown_event", "session_frozen"),), {"event": "session_frozen"})
 
 
-def test_a_message_says_what_it_is_by_status_or_by_type() -> None:
+def test_the_event_of_a_message_is_its_status_or_its_type() -> None:
     assert SOURCE.verify(arrived(b'{"type":"session_start","status":"open"}')).event == "session_start"
     assert SOURCE.verify(arrived(b'{"type":"webhook","status":"upload_ready"}')).event == "upload_ready"
     assert SOURCE.verify(arrived(b'{"type":"new","status":"newer"}')).event == "newer"
@@ -436,7 +436,7 @@ def test_times_are_iso_with_a_zone(text: object, expected: int | None) -> None:
         b"\xff\xfe\x00{",
     ],
 )
-def test_a_body_that_cannot_be_read_is_kept_as_unknown(body: bytes) -> None:
+def test_an_unreadable_body_is_an_unknown_event(body: bytes) -> None:
     fact = only(Unknown, body)
     assert "unreadable" in {kind for kind, _ in fact.anomalies}
     assert fact.place is None
@@ -464,7 +464,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 
 @settings(max_examples=100, deadline=None)
 @given(ANY_TEXT, ANY_TEXT)
-def test_any_other_token_is_refused_and_any_hint_is_taken(token: str, hint: str) -> None:
+def test_any_other_token_is_refused_and_any_hint_is_accepted(token: str, hint: str) -> None:
     with pytest.raises((SignatureMissing, SignatureMismatch)):
         SOURCE.verify(arrived(token=token))
     reading_is_sound(b'{"type":"session_start"}', sid=hint, rid=hint)
@@ -472,7 +472,7 @@ def test_any_other_token_is_refused_and_any_hint_is_taken(token: str, hint: str)
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200), st.text(max_size=5))
-def test_any_bytes_are_read_without_raising(body: bytes, hint: str) -> None:
+def test_any_bytes_are_interpreted_without_raising(body: bytes, hint: str) -> None:
     reading_is_sound(body, sid=hint)
 
 
@@ -485,7 +485,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_any_mutation_of_a_sample_is_read_without_raising(data: st.DataObject) -> None:
+def test_any_mutation_of_a_sample_is_interpreted_without_raising(data: st.DataObject) -> None:
     body = dict(data.draw(st.sampled_from([*BODIES, *RELAYED.values()])))
     for name in data.draw(st.lists(st.sampled_from(sorted(body)), max_size=4, unique=True)):
         if data.draw(st.booleans()):
@@ -495,20 +495,20 @@ def test_any_mutation_of_a_sample_is_read_without_raising(data: st.DataObject) -
     reading_is_sound(json.dumps(body).encode())
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- docs ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_of_every_event_what_it_is_read_as() -> None:
+def test_the_page_lists_what_every_event_becomes() -> None:
     page = (ROOT / "docs" / "reference" / "vendors" / "streamrec.md").read_text("utf-8")
     table = page.split("| vendor event | timeline kind |\n")[1].split("\n\n")[0].splitlines()[1:]
-    told: dict[str, list[str]] = {}
+    documented: dict[str, list[str]] = {}
     for row in table:
         event, kind = row.strip("|").split("|")
         name = re.search(r"`([a-z_]+)`", event)
-        told[name[1] if name else event.strip()] = re.findall(r"`([^`]+)`", kind)
-    assert told.pop("anything else") == kinds(read({"status": "session_frozen"}))
-    assert told == KINDS
+        documented[name[1] if name else event.strip()] = re.findall(r"`([^`]+)`", kind)
+    assert documented.pop("anything else") == kinds(read({"status": "session_frozen"}))
+    assert documented == KINDS
     shown = {body["status"]: kinds(read(body)) for body in WEBHOOKS}
-    shown |= {name: kinds(read(RELAYED["session_start"] | {"type": name})) for name in told if name not in shown}
+    shown |= {name: kinds(read(RELAYED["session_start"] | {"type": name})) for name in documented if name not in shown}
     shown |= {name: kinds(read(body)) for name, body in RELAYED.items()}
-    assert told == shown
+    assert documented == shown
