@@ -105,11 +105,10 @@ def _print_verification(found: BundleVerification, allowed: Collection[str]) -> 
     print_line(f"everything that was checked is correct{rest}")
     missing = [name for name in found.unchecked if name not in allowed]
     if missing:
-        print_line(
-            f"exit code 3, because this was not checked: {', '.join(missing)}. Anyone may have changed it, unless the "
-            "table says otherwise. To accept that: "
-            + " ".join(f"--allow-unchecked {name}" for name in missing if name in SUBJECTS)
-        )
+        print_line(f"exit code 3: nothing here shows that this was not forged: {', '.join(missing)}")
+        allow = [f"--allow-unchecked {name}" for name in missing if name in SUBJECTS]
+        if allow:
+            print_line(f"to accept that: {' '.join(allow)}")
 
 
 def _finding(check: Check) -> str:

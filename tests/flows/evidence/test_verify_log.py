@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bundles import configured, filled
 from tests.support.cluster import Cluster
 from tests.support.tampering import (
     AFTER,
@@ -28,6 +29,7 @@ from tests.support.tampering import (
 )
 from tracker.cli.checkpoint import checkpoint
 from tracker.cli.init import init
+from tracker.cli.main import main
 from tracker.config import load
 from tracker.errors import HistoryChanged
 from tracker.log.merkle.hashing import leaf_hash
@@ -253,6 +255,19 @@ async def test_an_edited_checkpoint_file_is_reported_by_line(at: load.Config) ->
 async def test_checkpoints_without_a_key_are_not_trusted(at: load.Config) -> None:
     at.evidence.key_file.unlink()
     assert any("no key to check them with" in each for each in faults(await verified(at)))
+
+
+def test_a_log_that_nobody_signed_agrees_with_itself_and_the_output_says_what_that_is_worth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "unsigned"
+    config = configured(folder, sealed=False)
+    asyncio.run(filled(config, ["livekit"]))
+    config.evidence.key_file.unlink()
+    code = main(["verify", "--config", str(config.path)])
+    out = capsys.readouterr().out
+    assert code == 0, out
+    assert "no checkpoint was ever signed, so this log only agrees with itself" in out
 
 
 async def test_a_tampered_log_is_not_signed(at: load.Config) -> None:

@@ -34,9 +34,9 @@ from tracker.evidence.bundle.verify_records import Progress, RecordsResult, chec
 from tracker.evidence.bundle.verify_signature import check_signature
 from tracker.evidence.bundle.verify_timeline import NewViews, compare_timeline
 from tracker.evidence.bundle.zip_reader import OpenBundle, decoded, open_bundle
-from tracker.log.merkle.checkpoint import Checkpoint, read_checkpoint, read_checkpoint_text
+from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from tracker.log.merkle.cosignature import CosignerKey
-from tracker.log.merkle.note import Verifier, decode_base64, open_note
+from tracker.log.merkle.note import Verifier, decode_base64
 from tracker.sources.contract import Source
 from tracker.views.contract import VIEWS_VERSION
 
@@ -142,8 +142,11 @@ class _BundleVerifier:
         if manifest is None:
             return
         self.result.session, self.result.records = manifest.session.id, manifest.records
-        signed = self._check_checkpoint(bundle, manifest)
+        why_unsigned = manifest.tree.why_unsigned
+        signed = None if why_unsigned is not None else self._check_checkpoint(bundle, manifest)
         self._check_manifest_signature(bundle, manifest, signed)
+        if why_unsigned is not None:
+            self._report_unsigned_tree(why_unsigned)
         with TemporaryFile() as spool, TemporaryDirectory() as folder:
             log = UnpackedLog(spool)
             records = check_records(bundle, manifest, log, self._trusted.sources, self._findings, self._progress)
@@ -239,22 +242,13 @@ class _BundleVerifier:
             found = check_signature(bundle, origin, self._trusted.keys)
             for problem in found.problems:
                 self._findings.add("signature", problem)
-            if found.is_checked:
-                self._abouts["signature"] = found.about
-            else:
+            if not found.is_checked:
                 self._skipped["signature"] = found.about
+            elif not found.problems:
+                self._abouts["signature"] = found.about
 
     def _check_checkpoint(self, bundle: OpenBundle, manifest: Manifest) -> Checkpoint | None:
         """Check what signs the tree, and who did. Returns the content of the checkpoint, if it can be read."""
-        trusted = self._trusted
-        if manifest.tree.why_unsigned is not None:
-            why = f"the tree is not signed: {manifest.tree.why_unsigned[:200]}"
-            if trusted.keys or trusted.shipped is not None:
-                self._findings.add("checkpoint", f"{why}; but a key or checkpoints were given to check it with")
-            else:
-                self._skipped["checkpoint"] = why
-            self._skipped["signer"] = "the tree is not signed"
-            return None
         signed = self._open(bundle, "checkpoint", None)
         if signed is not None and not _signs(signed, manifest):
             self._findings.add("checkpoint", f"{CHECKPOINT} signs a different tree than the manifest names")
@@ -263,7 +257,7 @@ class _BundleVerifier:
         if self._log_keys:
             self._abouts["signer"] = f"signed with a given key: {', '.join(key.label for key in self._log_keys)}"
             self._open(bundle, "signer", self._log_keys)
-        elif trusted.keys:
+        elif self._trusted.keys:
             self._skipped["signer"] = "no key of the log was given, only keys of cosigners (--key)"
         else:
             why = "no key was given (--key): the bundle agrees with itself, but who made it is not checked"
@@ -271,20 +265,24 @@ class _BundleVerifier:
         self._check_shipped(manifest)
         return signed
 
+    def _report_unsigned_tree(self, why_unsigned: str) -> None:
+        """A tree that nobody signed is wrong where a key was given to check it with, unless that key signed the manifest."""
+        why = f"the tree is not signed: {why_unsigned[:200]}"
+        has_anchor = bool(self._trusted.keys) or self._trusted.shipped is not None
+        if has_anchor and "signature" not in self._abouts:
+            self._findings.add("checkpoint", f"{why}; but a key or checkpoints were given to check it with")
+        self._skipped["checkpoint"] = why
+        self._skipped["signer"] = "the tree is not signed"
+
     def _open(self, bundle: OpenBundle, check: str, keys: Sequence[Verifier] | None) -> Checkpoint | None:
         """The checkpoint, if one of these keys signed it; None: one of the bundle's own keys."""
         try:
             if keys is None:
                 keys = [Verifier.read(line) for line in bundle.text(KEY).splitlines()]
-            note = open_note(bundle.text(CHECKPOINT), keys)
-            signed = read_checkpoint_text(note.text)
+            return open_checkpoint(bundle.text(CHECKPOINT), keys)
         except EvidenceError as error:
             self._findings.add(check, str(error))
             return None
-        if signed.origin not in {key.name for key in note.signers}:
-            self._findings.add(check, f"the key of another log signed it: it is about {signed.origin[:80]!r}")
-            return None
-        return signed
 
     def _check_shipped(self, manifest: Manifest) -> None:
         if self._trusted.shipped is None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tracker.errors import NoteMalformed
+from tracker.errors import NoteMalformed, NoteUnverified
 from tracker.log.merkle.hashing import HASH_BYTES
 from tracker.log.merkle.note import Verifier, decode_base64, open_note, read_note
 
@@ -64,8 +64,16 @@ def read_checkpoint(note: str) -> Checkpoint:
 
 
 def open_checkpoint(note: str, verifiers: Sequence[Verifier]) -> Checkpoint:
-    """The content of a checkpoint that one of these keys signed. Raises `NoteMalformed`, `NoteUnverified`."""
-    return read_checkpoint_text(open_note(note, verifiers).text)
+    """The content of a checkpoint that one of these keys signed. Raises `NoteMalformed`, `NoteUnverified`.
+
+    The key is named after the log: a known key of another log signs nothing of this one.
+    """
+    opened = open_note(note, verifiers)
+    signed = read_checkpoint_text(opened.text)
+    if signed.origin not in {key.name for key in opened.signers}:
+        signers = ", ".join(key.label for key in opened.signers)
+        raise NoteUnverified(f"it is about the log {signed.origin[:80]!r}, but signed by the key of another: {signers}")
+    return signed
 
 
 def split_checkpoint_file(text: str) -> Iterator[FileSection]:

@@ -8,11 +8,13 @@ import random
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support import bundles as support
 from tests.support.bundles import START, configured, failed, filled, outcomes, session_of, unpacked, verified
 from tests.support.samples import samples
+from tracker.api import bundles
 from tracker.cli.erase import erase, select_person, select_session
 from tracker.cli.import_files import import_files
 from tracker.cli.init import init
@@ -28,6 +30,7 @@ from tracker.demo.calls import VENDORS, whole_call
 from tracker.privacy.erasure import Selection
 from tracker.errors import HistoryChanged, ParameterInvalid
 from tracker.log.merkle.checkpoint import open_checkpoint
+from tracker.log.merkle.cosignature import CosignerKey
 from tracker.log.merkle.note import Signer, Verifier
 from tracker.cli.main import main
 from tracker.server.sources import build_sources
@@ -288,8 +291,6 @@ async def test_erasures_that_name_other_sources_are_withheld_from_readers_who_ma
     await filled(config, ["livekit", "plugnmeet"])
     await erase(config, [Selection(why="before", before=START * 2)])
     from tracker.api.auth import SCOPES, Reader  # noqa: PLC0415
-    from tracker.api import bundles  # noqa: PLC0415
-    import msgspec  # noqa: PLC0415
 
     session = await session_of(config, "livekit")
     async with api_context(config) as door:
@@ -309,8 +310,6 @@ async def test_records_that_another_node_has_not_signed_yet_give_an_unsigned_bun
 ) -> None:
     config = configured(tmp_path / "log")
     await filled(config, ["livekit"])
-    from tracker.api import bundles  # noqa: PLC0415
-    import msgspec  # noqa: PLC0415
 
     async def keys() -> list[Verifier]:
         return signing_keys.verifiers(config) if is_key_known else []
@@ -326,7 +325,48 @@ async def test_records_that_another_node_has_not_signed_yet_give_an_unsigned_bun
     assert ("has not signed all of these records yet" in why_unsigned) is is_key_known
 
 
+async def test_a_node_whose_records_are_in_no_checkpoint_yet_signs_the_bundle_with_its_own_key(tmp_path: Path) -> None:
+    """A cosigning node: the bundle is whole, its tree is not signed yet. That is nothing wrong, and not all that there is."""
+    config = configured(tmp_path / "log")
+    await filled(config, ["livekit"])
+    node, log_key = Signer.generate(f"{support.ORIGIN}/b"), signing_keys.verifiers(config)[0]
+    session = await session_of(config, "livekit")
+    async with api_context(config) as context:
+        settings = bundle_settings(config, context.log)._replace(sign=None, signer=node)
+        context = msgspec.structs.replace(context, bundle_settings=settings)
+        with (tmp_path / "it.zip").open("w+b") as file:
+            await bundles.make_bundle(context, READER, session, file)
+    keys = [str(log_key), str(CosignerKey.from_signer(node))]
+    found = await verified(tmp_path / "it.zip", keys=keys)
+    assert not failed(found)
+    assert (outcomes(found)["signature"], found.unchecked) == ("ok", ["signature"])
+    assert "Its tree is not signed" in unpacked(tmp_path / "it.zip")["README.html"].decode()
+    # Without the node's key, anyone could have written that the tree is not signed.
+    assert "checkpoint" in failed(await verified(tmp_path / "it.zip", keys=keys[:1]))
+
+
 # The command line
+
+
+@pytest.mark.parametrize("key", [None, b"garbage", b"\xff"])
+def test_without_a_readable_key_an_export_is_unsigned_and_says_so(
+    key: bytes | None, cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configured(tmp_path / "log")
+    asyncio.run(filled(config, ["livekit"]))
+    session = asyncio.run(session_of(config, "livekit"))
+    config.evidence.key_file.unlink()
+    if key is None:
+        config.evidence.key_file.mkdir()
+    else:
+        config.evidence.key_file.write_bytes(key)
+    code, _, err = cli("export", "--config", str(config.path), "--evidence", session, "--out", "it.zip")
+    assert code == 0, err
+    assert "not checked: signature: the bundle is not signed: The node that made it has no readable key" in err
+    files = unpacked(tmp_path / "it.zip")
+    assert "manifest.sig" not in files
+    assert "<b>This bundle is not signed.</b>" in files["README.html"].decode()
+    assert cli("verify", "it.zip")[0] == 3
 
 
 @pytest.fixture

@@ -159,6 +159,15 @@ def test_a_checkpoint_is_read_by_a_second_implementation_of_the_standard(root: b
     assert Signer.read(str(signer)).sign("x") == signer.sign("x")
 
 
+def test_a_known_key_of_another_log_signs_no_checkpoint_of_this_one() -> None:
+    own, other = Signer.generate("a.example/log"), Signer.generate("b.example/log")
+    keys = [own.verifier, other.verifier]
+    text = checkpoint_text("a.example/log", 17, bytes(32))
+    assert open_checkpoint(sign_note(text, [other, own]), keys).size == 17
+    with pytest.raises(NoteUnverified, match="signed by the key of another"):
+        open_checkpoint(sign_note(text, [other]), keys)
+
+
 @given(st.integers(0, 200), st.integers(1, 255))
 @settings(deadline=None, max_examples=150)
 def test_no_byte_of_a_checkpoint_can_be_changed(at: int, change: int) -> None:
