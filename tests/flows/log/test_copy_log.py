@@ -1,4 +1,4 @@
-"""`tracker copy`: out of one machine into a cluster and back, with every byte, time, checkpoint and erasure."""
+"""`tracker copy`: from a single server into a cluster and back, with every byte, time, checkpoint and erasure."""
 
 from __future__ import annotations
 
@@ -92,21 +92,21 @@ async def copied(source: Running, to: Running) -> dict[str, object]:
     return json.loads(out)
 
 
-async def test_a_log_goes_into_a_cluster_and_back_and_stays_the_same(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_log_copied_into_a_cluster_and_back_is_the_same(cluster: Cluster, tmp_path: Path) -> None:
     before, back = single(tmp_path / "single"), single(tmp_path / "back")
     there = node(tmp_path, "a", cluster, stream="copy")
     await filled(before)
-    there_told = await copied(before, there)
-    assert (there_told["records"], there_told["new"], there_told["checkpoints"]) == (3_002, 3_002, 2)
-    # Another node, that knows it all from the stream.
+    first_result = await copied(before, there)
+    assert (first_result["records"], first_result["new"], first_result["checkpoints"]) == (3_002, 3_002, 2)
+    # Another node, which has all of it from the stream.
     other = node(tmp_path, "b", cluster, stream="copy")
     assert (await other.run("init"))[0] == 0
-    back_told = await copied(other, back)
-    assert back_told == there_told
+    second_result = await copied(other, back)
+    assert second_result == first_result
     for what in SAME:
         assert rows(before.log_path, what) == rows(there.log_path, what) == rows(back.log_path, what), what
     assert await bodies(before) == await bodies(there) == await bodies(back)
-    # Nothing is left to do, and only what is new the next time.
+    # A second copy copies nothing, and a later one only new records.
     assert (await copied(before, there))["new"] == 0
     log = await SqliteLog.open(before.log_path)
     await log.append(delivery("one more"))
@@ -117,7 +117,7 @@ async def test_a_log_goes_into_a_cluster_and_back_and_stays_the_same(cluster: Cl
         assert root in (await running.run("verify"))[1]
 
 
-async def test_the_checkpoints_of_a_copy_verify_with_the_key_they_came_with_which_is_said(
+async def test_the_checkpoints_of_a_copy_verify_with_the_copied_key_and_verify_names_it(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     before, back, other = single(tmp_path / "single"), single(tmp_path / "back"), single(tmp_path / "other")
@@ -125,7 +125,7 @@ async def test_the_checkpoints_of_a_copy_verify_with_the_key_they_came_with_whic
     await filled(before, 1_500)
     key = key_of(before)
     assert (await copied(before, there))["keys"] == [key]
-    # A machine that made a key of its own before, and one that did not.
+    # A server that has its own key already, and one that has none.
     assert (await other.run("init"))[0] == 0
     other.log_path.unlink()
     line = f'former_keys = ["{key}"]'
@@ -149,7 +149,7 @@ async def test_the_checkpoints_of_a_copy_verify_with_the_key_they_came_with_whic
     assert (code, "2 checkpoints in the log" in out, line in out) == (0, True, False), out
 
 
-async def test_a_node_that_knows_another_key_takes_no_checkpoints_of_a_log_before_it_is_told_theirs(
+async def test_a_node_with_another_key_copies_no_checkpoints_until_their_key_is_configured(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     before, there = single(tmp_path / "single"), node(tmp_path, "a", cluster, stream="foreign")
@@ -167,14 +167,14 @@ async def test_a_node_that_knows_another_key_takes_no_checkpoints_of_a_log_befor
 
 
 def sealed(running: Running, master: str) -> Running:
-    """The same, sealing with a master key of its own."""
+    """The same server, with encryption under its own master key."""
     text = running.config.read_text()
     keys = f'keys = [{{ id = "{master}", secret = "{master * 64}" }}]'
     running.config.write_text(f'{text}\n[sealing]\n{keys}\npath = "{running.folder}/keys.db"\n')
     return running
 
 
-async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_erased(
+async def test_an_encrypted_log_is_copied_with_its_keys_and_erased_records_stay_erased(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     before = sealed(single(tmp_path / "single"), "a")
@@ -193,11 +193,11 @@ async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_eras
     assert (await copied(before, there))["root"] == (await copied(there, back))["root"]
     for what in SAME:
         assert rows(before.log_path, what) == rows(there.log_path, what) == rows(back.log_path, what), what
-    said = await bodies(before)
-    assert said == await bodies(there) == await bodies(back)
-    shown = [re.search(rf'n\\?": ?{n}\b', line) is not None for n, line in enumerate(said.splitlines()[:8])]
+    exported = await bodies(before)
+    assert exported == await bodies(there) == await bodies(back)
+    shown = [re.search(rf'n\\?": ?{n}\b', line) is not None for n, line in enumerate(exported.splitlines()[:8])]
     assert shown == [True] * 4 + [False] * 2 + [True] * 2
-    # An erasure after the copy goes along with the next one, and repeats are known everywhere.
+    # The next copy includes an erasure made after the first, and duplicates are recognised everywhere.
     log = await stores.open_log(load(before.config, {}))
     await log.append_erasure(make_erasure_record(ErasureBody(why="identity", at=2, erased=[ErasedRecord(7, [])])), [7])
     await log.destroy_keys([7])
@@ -214,7 +214,7 @@ async def test_a_sealed_log_is_copied_with_its_keys_and_erased_records_stay_eras
         await log.close()
 
 
-async def test_a_copy_that_was_killed_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_killed_copy_continues_where_it_stopped(cluster: Cluster, tmp_path: Path) -> None:
     before, back = single(tmp_path / "single"), single(tmp_path / "back")
     there = node(tmp_path, "a", cluster, stream="kill")
     await filled(before, 6_000)
@@ -228,14 +228,14 @@ async def test_a_copy_that_was_killed_goes_on_where_it_was(cluster: Cluster, tmp
             assert process.returncode is None
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        told = await copied(source, to)
-        assert told["records"] == 6_002
-        assert 0 <= int(str(told["new"])) < 6_002
+        result = await copied(source, to)
+        assert result["records"] == 6_002
+        assert 0 <= int(str(result["new"])) < 6_002
         for what in SAME:
             assert rows(source.log_path, what) == rows(to.log_path, what), what
 
 
-async def test_another_log_is_refused_and_left_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
+async def test_copying_over_another_log_is_refused_and_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     first, second = single(tmp_path / "one"), single(tmp_path / "two")
     for running in (first, second):
         assert (await running.run("init"))[0] == 0

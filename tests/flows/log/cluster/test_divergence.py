@@ -1,4 +1,4 @@
-"""Somebody with a node's password puts what they like into the stream: every node does the same, and goes on."""
+"""An attacker with a node's password publishes into the stream: every node handles it alike, and keeps running."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAD = MAGIC + bytes([VERSION])
 
 
 def row(n: int, **changed: Any) -> list[Any]:
-    """A record as a frame has it, with these columns changed."""
+    """A record in the form of a frame, with these columns changed."""
     columns: dict[str, Any] = {
         "source": "lk", "vendor": "livekit", "event": "room_started", "key": f"stranger-{n}", "at": now(),
         "origin": "webhook", "proof": b"{}", "body": b"{}", "commitment": None,
@@ -47,7 +47,7 @@ REFUSED = [
     frame(row(1), row(2, at=-5)), frame(row(1, at=2**62)), frame(row(1), erases=(1,)), frame(row(1, origin="guess")),
     frame(*[row(n) for n in range(10_001)]), frame(row(1, source="tracker", vendor="tracker"), erases=(1,) * 10_001),
 ]  # fmt: skip
-KEPT = [
+ACCEPTED = [
     frame(row(2, vendor="vendor-of-tomorrow")), frame(row(3, source="unknown-source")),
     frame(row(4, body=b"\xff\x00garbage", proof=b"\xfe no json", event="\0<b>\u202e")),
     frame(row(5, body=b'{"room":' + b"[" * 100_000, key="k" * 100_000)),
@@ -56,7 +56,7 @@ KEPT = [
     frame(row(8, source="tracker", vendor="tracker", event="erasure", body=b'{"event":"erasure"}')),
     frame(row(9, source="tracker", vendor="livekit", event="erased", body=b"{}"), erases=(2,)),
 ]  # fmt: skip
-"""501 records more than these show: what a node could have sent is what it says it is."""
+"""Frames that a node could have sent, so nodes apply them. One of them has 501 records."""
 
 
 async def publish(cluster: Cluster, subject: str, *messages: bytes) -> None:
@@ -67,19 +67,17 @@ async def publish(cluster: Cluster, subject: str, *messages: bytes) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_what_a_stranger_puts_into_the_stream_is_one_thing_on_every_node(
-    tmp_path: Path, cluster: Cluster
-) -> None:
+async def test_every_node_handles_a_strangers_messages_in_the_stream_alike(tmp_path: Path, cluster: Cluster) -> None:
     stream = f"strange-{secrets.token_hex(4)}"
     both = [await node(tmp_path, name, cluster, stream=stream).start(init=True) for name in ("a", "b")]
     try:
         async with aiohttp.ClientSession() as web:
             assert (await both[0].post(web, "livekit", started(1)))[0] == 200
             assert (await both[0].post(web, "livekit", started(2)))[0] == 200
-            await publish(cluster, f"{stream}.frames", *REFUSED, *KEPT)
+            await publish(cluster, f"{stream}.frames", *REFUSED, *ACCEPTED)
             nested = b'{"type":"signed","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
             await publish(cluster, f"{stream}.checkpoints", b"garbage", nested)
-            position = 2 + 501 + len(KEPT) - 1 + 1
+            position = 2 + 501 + len(ACCEPTED) - 1 + 1
             assert (await both[1].post(web, "livekit", started(3))) == (200, {"position": position, "duplicate": False})
             for each in both:
                 code, found = await each.text(web, f"/v1/sessions?at_least={position}")
@@ -94,7 +92,7 @@ async def test_what_a_stranger_puts_into_the_stream_is_one_thing_on_every_node(
                 ):
                     assert (await each.text(web, path))[0] in {200, 410}, path
                 await each.until(web, "/readyz", '"ready":true')
-            # Also when started again, and with views made anew.
+            # The same after a restart and after a rebuild of the views.
             for each in both:
                 await each.stop()
                 await each.start()
@@ -117,7 +115,7 @@ path = "keys.db"
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_sealed_records_of_a_stranger_and_an_erasure_that_says_nothing_stop_no_node(
+async def test_a_strangers_encrypted_records_and_an_empty_erasure_stop_no_node(
     tmp_path: Path, cluster: Cluster
 ) -> None:
     stream = f"sealed-{secrets.token_hex(4)}"
@@ -143,7 +141,7 @@ async def test_sealed_records_of_a_stranger_and_an_erasure_that_says_nothing_sto
                     await asyncio.sleep(0.5)
             for _ in range(2):
                 for each in both:
-                    # Each gives up by its own clock: the other may still wait for the keys.
+                    # Each node stops waiting by its own clock: the other one may still wait for the keys.
                     await each.until(web, "/readyz", '"ready":true')
                     code, found = await each.text(web, f"/v1/sessions?at_least={position}")
                     assert (code, '"RM_3"' in found) == (200, True), found + each.printed.read_text()[-3000:]
@@ -157,7 +155,7 @@ async def test_sealed_records_of_a_stranger_and_an_erasure_that_says_nothing_sto
 
 
 async def first_frame(cluster: Cluster, stream: str) -> bytes:
-    """The id of a frame that a node has sent."""
+    """The id of the first frame in the stream."""
     client = await nats.connect(cluster.urls[0])  # pyright: ignore[reportUnknownMemberType]
     found = decode((await client.jetstream().get_msg(stream, seq=1)).data or b"")  # pyright: ignore[reportUnknownMemberType]
     await client.close()
@@ -166,18 +164,20 @@ async def first_frame(cluster: Cluster, stream: str) -> bytes:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_frame_of_a_newer_tracker_is_told_at_once_to_whoever_asks(tmp_path: Path, cluster: Cluster) -> None:
+async def test_a_frame_of_a_newer_version_is_reported_by_readyz_and_reads_at_once(
+    tmp_path: Path, cluster: Cluster
+) -> None:
     stream = f"newer-{secrets.token_hex(4)}"
     running = await node(tmp_path, "a", cluster, stream=stream).start(init=True)
     try:
         async with aiohttp.ClientSession() as web:
             assert (await running.post(web, "livekit", started(1)))[0] == 200
             await publish(cluster, f"{stream}.frames", MAGIC + bytes([VERSION + 1]) + UNCOMPRESSED + b"...")
-            told = f"of the stream is of version {VERSION + 1}, this Tracker knows {VERSION}: upgrade this node"
+            message = f"of the stream is of version {VERSION + 1}, this Tracker knows {VERSION}: upgrade this node"
             for _ in range(2):
-                await running.until(web, "/readyz", told)
+                await running.until(web, "/readyz", message)
                 code, found = await running.text(web, "/v1/sessions")
-                assert (code, told in found, "node-outdated" in found) == (503, True, True)
+                assert (code, message in found, "node-outdated" in found) == (503, True, True)
                 code, problem = await running.post(web, "livekit", started(1))
                 assert (code, problem["type"]) == (503, "urn:tracker:problem:node-outdated")
                 await running.stop()

@@ -1,4 +1,4 @@
-"""The nodes of a cluster know of each other: what came in anywhere is shown everywhere, and who fell silent is marked."""
+"""Each node of a cluster shows all nodes and their latest deliveries, and marks nodes that went silent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracker.demo.calls import whole_call
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_each_node_shows_all_of_them_and_what_came_in_anywhere(tmp_path: Path, cluster: Cluster) -> None:
+async def test_each_node_shows_all_nodes_and_the_deliveries_of_each(tmp_path: Path, cluster: Cluster) -> None:
     stream = f"nodes-{secrets.token_hex(4)}"
     first = await node(tmp_path, "a", cluster, stream=stream).start("--role", "ingest", init=True)
     second = await node(tmp_path, "b", cluster, stream=stream).start(init=True)

@@ -1,4 +1,4 @@
-"""Not being let in is told in one line that names the key of config.toml to look at, and never a secret."""
+"""A failed connection is reported in one line that names the key of config.toml to check, and never a secret."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(server: TlsServer, certificates: Path, **changed: Any) -> JetstreamConfig:
-    """Good ones, with these changed; a text for a file is its name."""
-    given: dict[str, Any] = {"user": "node", "password": PASSWORD, "tls_ca": "ca.pem", "scheme": "tls"} | changed
+    """Valid settings with these changes; files are given by name."""
+    options: dict[str, Any] = {"user": "node", "password": PASSWORD, "tls_ca": "ca.pem", "scheme": "tls"} | changed
     for key in ("tls_ca", "tls_cert", "tls_key", "credentials_file"):
-        if given.get(key):
-            given[key] = certificates / given[key]
+        if options.get(key):
+            options[key] = certificates / options[key]
     return JetstreamConfig(
-        servers=(f"{given.pop('scheme')}://{server.url}",), stream="s", node="a", replicas=1, **given
+        servers=(f"{options.pop('scheme')}://{server.url}",), stream="s", node="a", replicas=1, **options
     )
 
 
-async def told(server: TlsServer, certificates: Path, **changed: Any) -> str:
-    """What an operator reads, within a moment."""
+async def error_of(server: TlsServer, certificates: Path, **changed: Any) -> str:
+    """The error message of a connection attempt: one line without secrets, within seconds."""
     began = time.monotonic()
     with pytest.raises(LogUnavailable) as raised:
         stream = await Stream.open(settings(server, certificates, **changed))
@@ -55,18 +55,18 @@ async def told(server: TlsServer, certificates: Path, **changed: Any) -> str:
             await stream.create("x")
         finally:
             await stream.close()
-    said = str(raised.value)
+    message = str(raised.value)
     assert time.monotonic() - began < 5
-    assert WRONG not in said
-    assert PASSWORD not in said
-    assert "\n" not in said
-    return said
+    assert WRONG not in message
+    assert PASSWORD not in message
+    assert "\n" not in message
+    return message
 
 
 NOBODY: dict[str, Any] = {"user": None, "password": None}
 
 
-async def test_whoever_is_not_let_in_is_told_where_to_look(certificates: Path, tmp_path: Path) -> None:
+async def test_a_refused_connection_names_the_setting_to_check(certificates: Path, tmp_path: Path) -> None:
     async with TlsServer(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         for changed, words in (
             ({"tls_ca": "other.pem"}, "check jetstream.tls_ca, it names another authority"),
@@ -81,19 +81,19 @@ async def test_whoever_is_not_let_in_is_told_where_to_look(certificates: Path, t
             ({"user": "outside"}, "the account of this node has no JetStream: use another jetstream.user"),
             ({"user": "mute"}, "(jetstream.user, password_file (or password_env)) may not publish to $JS.API.STREAM.CREATE.s"),
         ):  # fmt: skip
-            assert words in await told(server, certificates, **changed), changed
+            assert words in await error_of(server, certificates, **changed), changed
         await (await Stream.open(settings(server, certificates))).close()
 
 
-async def test_whoever_may_not_hear_the_answers_is_told_so(
+async def test_a_user_that_may_not_subscribe_to_answers_gets_an_error(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracker.log.jetstream.stream.REQUEST_SECONDS", 1.0)
     async with TlsServer(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
-        assert "may not subscribe to _inbox" in await told(server, certificates, user="deaf")
+        assert "may not subscribe to _inbox" in await error_of(server, certificates, user="deaf")
 
 
-async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lacks(
+async def test_a_node_that_may_not_read_the_stream_logs_the_missing_right_once(
     certificates: Path, tmp_path: Path
 ) -> None:
     async with TlsServer(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
@@ -103,7 +103,7 @@ async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lack
             await Replica.init(path, log_id=await join_stream(chosen, "x"), stream="s")
             with capture_logs() as logged:
                 log = await JetstreamLog.open(path, chosen)
-                for _ in range(60):  # within seconds, on a busy machine later; and then never again
+                for _ in range(60):  # usually within seconds; later on a busy machine
                     await asyncio.sleep(0.5)
                     if "may not publish" in str(logged):
                         break
@@ -117,35 +117,35 @@ async def test_a_node_that_may_not_read_the_stream_says_once_which_right_it_lack
             assert "permissions violation" not in str(logged)
 
 
-async def test_a_server_that_asks_for_certificates_wants_one_of_its_authority(
+async def test_a_server_that_requires_certificates_refuses_those_of_another_authority(
     certificates: Path, tmp_path: Path
 ) -> None:
     async with TlsServer(tmp_path / "nats", tls(certificates, asks=True) + ACCOUNTS) as server:
         assert (
             "the server asks for a certificate of this node: set jetstream.tls_cert and jetstream.tls_key"
-            in await told(server, certificates)
+            in await error_of(server, certificates)
         )
-        strange = await told(server, certificates, tls_cert="stranger.pem", tls_key="stranger-key.pem")
+        strange = await error_of(server, certificates, tls_cert="stranger.pem", tls_key="stranger-key.pem")
         assert "the server rejects the certificate of jetstream.tls_cert (TLS" in strange
         ours = settings(server, certificates, tls_cert="client.pem", tls_key="client-key.pem")
         await (await Stream.open(ours)).close()
 
 
-async def test_a_server_with_another_name_is_not_believed(certificates: Path, tmp_path: Path) -> None:
+async def test_a_server_with_a_certificate_for_another_name_is_refused(certificates: Path, tmp_path: Path) -> None:
     async with TlsServer(tmp_path / "nats", tls(certificates, certificate="elsewhere") + ACCOUNTS) as server:
-        assert "is for another name" in await told(server, certificates)
+        assert "is for another name" in await error_of(server, certificates)
 
 
 @pytest.mark.parametrize("changed", [{}, {"scheme": "nats"}, {"tls_ca": None}])
-async def test_nothing_is_said_in_clear_to_a_server_that_offers_no_tls_where_tls_is_wanted(
+async def test_a_server_without_tls_gets_no_clear_text_when_tls_is_required(
     certificates: Path, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     async with TlsServer(tmp_path / "nats", ACCOUNTS) as server:
-        assert "the server offers no TLS" in await told(server, certificates, **changed)
+        assert "the server offers no TLS" in await error_of(server, certificates, **changed)
         await (await Stream.open(settings(server, certificates, scheme="nats", tls_ca=None))).close()
 
 
-async def test_the_commands_say_it_in_one_line(certificates: Path, tmp_path: Path) -> None:
+async def test_commands_report_a_refused_connection_in_one_line(certificates: Path, tmp_path: Path) -> None:
     async with TlsServer(tmp_path / "nats", tls(certificates) + ACCOUNTS) as server:
         secret = tmp_path / "password"
         secret.write_text(WRONG)

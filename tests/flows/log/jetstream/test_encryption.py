@@ -1,4 +1,4 @@
-"""The clustered engine keeps the log's contract when it seals, and nothing can be read in the stream or after an erasure."""
+"""The clustered engine with encryption: it keeps the log's contract, and neither the stream nor erased records are readable."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ cluster = own_cluster
 
 
 async def opened(folder: Path, settings: JetstreamConfig) -> JetstreamLog:
-    """A sealed node's log in that folder."""
+    """The log of an encrypting node in that folder."""
     return await replicas.opened(folder / "log.db", settings, MASTERS)
 
 
 class TestSealedJetstreamLog(LogContract):
-    """The whole suite, sealed."""
+    """The whole suite, with encryption."""
 
     sealed = True
 
@@ -49,65 +49,67 @@ class TestSealedJetstreamLog(LogContract):
         await log.close()
 
 
-async def told(log: JetstreamLog | SqliteLog) -> list[tuple[int, bytes, bytes, int | None]]:
+async def records_of(log: JetstreamLog | SqliteLog) -> list[tuple[int, bytes, bytes, int | None]]:
     return [(each.position, each.proof, each.body, each.erased_by) async for chunk in log.read(0) for each in chunk]
 
 
-async def test_two_nodes_seal_into_one_history_and_a_third_reads_it_offline(cluster: Cluster, tmp_path: Path) -> None:
-    settings = settings_of(cluster)
-    first = await opened(tmp_path / "a", settings)
-    second = await opened(tmp_path / "b", settings_of(cluster, node="b", stream=settings.stream))
-    given = [delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(60)]
-    await asyncio.gather(*[log.append(each) for each in given for log in (first, second)])
-    await level(first, second)
-    assert await first.tree_head() == await second.tree_head()
-    assert await first.head() == 60
-    assert sorted(body for _, _, body, _ in await told(first)) == sorted(each.body for each in given)
-    assert await told(first) == await told(second)
-    third = await opened(tmp_path / "c", settings_of(cluster, node="c", stream=settings.stream))
-    await third.close()
-    offline = await SqliteLog.open(
-        tmp_path / "c" / "log.db", key_store=await KeyStore.open(tmp_path / "c" / "keys.db", MASTERS)
-    )
-    assert await told(offline) == await told(first)
-    assert (await offline.leaf(5)) == await first.leaf(5)
-    await asyncio.gather(first.close(), second.close(), offline.close())
-
-
-async def test_what_is_erased_on_one_node_is_gone_on_all_with_every_copy_of_it(
+async def test_two_nodes_encrypt_into_one_history_and_a_third_reads_it_offline(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     settings = settings_of(cluster)
     first = await opened(tmp_path / "a", settings)
     second = await opened(tmp_path / "b", settings_of(cluster, node="b", stream=settings.stream))
-    given = [delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(20)]
-    await asyncio.gather(*[log.append(each) for each in given for log in (first, second)])
+    deliveries = [delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(60)]
+    await asyncio.gather(*[log.append(each) for each in deliveries for log in (first, second)])
     await level(first, second)
-    # And surely so: as if this node had not applied the first yet when it was given the same.
-    again = [each.body for each in given].index((await told(first))[2][2])
-    frame, keys = second._make_frame([(given[again], second.replica.dedupe_hashes(given[again])[0])], ())
+    assert await first.tree_head() == await second.tree_head()
+    assert await first.head() == 60
+    assert sorted(body for _, _, body, _ in await records_of(first)) == sorted(each.body for each in deliveries)
+    assert await records_of(first) == await records_of(second)
+    third = await opened(tmp_path / "c", settings_of(cluster, node="c", stream=settings.stream))
+    await third.close()
+    offline = await SqliteLog.open(
+        tmp_path / "c" / "log.db", key_store=await KeyStore.open(tmp_path / "c" / "keys.db", MASTERS)
+    )
+    assert await records_of(offline) == await records_of(first)
+    assert (await offline.leaf(5)) == await first.leaf(5)
+    await asyncio.gather(first.close(), second.close(), offline.close())
+
+
+async def test_records_erased_on_one_node_and_all_their_copies_are_unreadable_on_all(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = settings_of(cluster)
+    first = await opened(tmp_path / "a", settings)
+    second = await opened(tmp_path / "b", settings_of(cluster, node="b", stream=settings.stream))
+    deliveries = [delivery(f"k{n}", body=b'{"n": %d}' % n) for n in range(20)]
+    await asyncio.gather(*[log.append(each) for each in deliveries for log in (first, second)])
+    await level(first, second)
+    # Force one copy: a second frame with a record that this node already has.
+    again = [each.body for each in deliveries].index((await records_of(first))[2][2])
+    frame, keys = second._make_frame([(deliveries[again], second.replica.dedupe_hashes(deliveries[again])[0])], ())
     assert (await second._send(frame, keys))[0] == Appended(3, duplicate=True)
     await level(first, second)
     copies = await first.replica.copies_of(range(1, 21))
-    assert len(copies) > 20, "some were given to both at once"
+    assert len(copies) > 20, "some records have a second copy"
     gone = [3, 4, 20]
     assert (await second.append_erasure(delivery("erasing", source="tracker"), gone)).position == 21
     await second.destroy_keys(gone)
     await level(first, second)
     for log in (first, second):
-        assert [(position, by) for position, _, _, by in await told(log) if by is not None] == [
+        assert [(position, by) for position, _, _, by in await records_of(log) if by is not None] == [
             (each, 21) for each in gone
         ]
         leaf = await log.leaf(3)
         assert leaf is not None
         assert leaf.salt is None
-    # No revision of any entry has a key of theirs, and all others are there.
+    # No revision of any entry has one of their keys, and all other keys are there.
     await expect_withdrawn(first, gone)
     late = await opened(tmp_path / "c", settings_of(cluster, node="c", stream=settings.stream))
-    assert await told(late) == await told(first)
-    # Sent again it is a repeat of what is erased, and stays so.
-    assert all([(await late.append(each)).duplicate for each in given])
-    assert await told(late) == await told(first)
+    assert await records_of(late) == await records_of(first)
+    # A repeat of an erased delivery is a duplicate, and the record stays erased.
+    assert all([(await late.append(each)).duplicate for each in deliveries])
+    assert await records_of(late) == await records_of(first)
     await asyncio.gather(first.close(), second.close(), late.close())
 
 
@@ -129,7 +131,7 @@ async def test_a_copy_that_arrives_after_the_erasure_loses_its_key_too(cluster: 
     await log.append(delivery("a"))
     await log.append_erasure(delivery("erasing", source="tracker"), [1])
     await log.destroy_keys([1])
-    # Another node, that had not applied the first when it was given the same.
+    # The same delivery from another node, which had not applied the first one yet.
     frame, keys = log._make_frame([(delivery("a"), log.replica.dedupe_hashes(delivery("a"))[0])], ())
     assert await log._send(frame, keys) == [Appended(1, duplicate=True)]
     assert not await log.replica._encryption.key_store.keys_of_copies(await log.replica.copies_of([1]))
@@ -142,7 +144,7 @@ async def test_a_copy_that_arrives_after_the_erasure_loses_its_key_too(cluster: 
     await log.close()
 
 
-async def test_an_erasure_that_died_is_finished_by_whoever_is_there(cluster: Cluster, tmp_path: Path) -> None:
+async def test_an_interrupted_erasure_is_finished_by_another_node(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     first = await opened(tmp_path / "a", settings)
     second = await opened(tmp_path / "b", settings_of(cluster, node="b", stream=settings.stream))
@@ -150,7 +152,7 @@ async def test_an_erasure_that_died_is_finished_by_whoever_is_there(cluster: Clu
     await first.append_erasure(delivery("erasing", source="tracker"), [1])
     await first.close()
     await second.wait(2, 10)
-    assert [each[3] for each in await told(second)] == [3, None, None]
+    assert [each[3] for each in await records_of(second)] == [3, None, None]
     async with asyncio.timeout(10):
         while not second._encryption._scheduled:
             await asyncio.sleep(0.02)
@@ -162,7 +164,7 @@ async def test_an_erasure_that_died_is_finished_by_whoever_is_there(cluster: Clu
     await second.close()
 
 
-async def test_the_stream_shows_nothing_of_what_was_said(cluster: Cluster, tmp_path: Path) -> None:
+async def test_the_stream_contains_no_clear_text(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     log = await opened(tmp_path / "a", settings)
     secret = "marie.curie@" + secrets.token_hex(8)
@@ -175,7 +177,9 @@ async def test_the_stream_shows_nothing_of_what_was_said(cluster: Cluster, tmp_p
     assert any(settings.stream.encode() in each for each in held)
 
 
-async def test_whoever_has_no_master_key_or_another_store_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_node_without_the_master_key_or_with_another_key_store_is_refused(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     settings = settings_of(cluster)
     first = await opened(tmp_path / "a", settings)
     await first.append(delivery("a"))
@@ -192,7 +196,7 @@ async def test_whoever_has_no_master_key_or_another_store_is_refused(cluster: Cl
     await first.close()
 
 
-async def test_a_new_node_makes_no_other_bucket_in_the_place_of_a_lost_one(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_new_node_does_not_replace_a_lost_bucket(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     first = await opened(tmp_path / "a", settings)
     await first.append(delivery("a"))
@@ -206,7 +210,7 @@ async def test_a_new_node_makes_no_other_bucket_in_the_place_of_a_lost_one(clust
     await stream.close()
 
 
-async def test_a_log_that_was_in_clear_is_sealed_from_now_on(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_log_in_clear_text_encrypts_new_records(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     (tmp_path / "a").mkdir()
     await Replica.init(tmp_path / "a" / "log.db", log_id=await join_stream(settings, "x"), stream=settings.stream)
@@ -219,14 +223,14 @@ async def test_a_log_that_was_in_clear_is_sealed_from_now_on(cluster: Cluster, t
     assert await log.append(delivery("a")) == Appended(1, duplicate=True)
     assert await log.append(delivery("b")) == Appended(2, duplicate=False)
     assert await log.append(delivery("b")) == Appended(2, duplicate=True)
-    assert [each[3] for each in await told(log)] == [None, None]
+    assert [each[3] for each in await records_of(log)] == [None, None]
     stream = await Stream.open(settings)
     assert not await KeyBucket(stream).publish_dedupe_secret({})
     await stream.close()
     await log.close()
 
 
-async def test_two_processes_of_a_node_seal_into_one_file(cluster: Cluster, tmp_path: Path) -> None:
+async def test_two_processes_of_a_node_encrypt_into_one_file(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     server = await opened(tmp_path / "a", settings)
     importing = await opened(tmp_path / "a", settings)
@@ -238,13 +242,13 @@ async def test_two_processes_of_a_node_seal_into_one_file(cluster: Cluster, tmp_
     assert sorted(answer.position for answer in one + other) == list(range(1, 61))
     assert not any(answer.duplicate for answer in one + other)
     await level(server, importing)
-    said = {position: body for position, _, body, erased_by in await told(server) if erased_by is None}
-    assert [said[answer.position] for answer in other] == [b"b%d" % n for n in range(30)]
-    assert await told(importing) == await told(server)
+    bodies = {position: body for position, _, body, erased_by in await records_of(server) if erased_by is None}
+    assert [bodies[answer.position] for answer in other] == [b"b%d" % n for n in range(30)]
+    assert await records_of(importing) == await records_of(server)
     await asyncio.gather(server.close(), importing.close())
 
 
-async def test_keys_are_there_though_the_leader_of_their_bucket_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+async def test_keys_survive_a_kill_of_the_leader_of_their_bucket(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     log = await opened(tmp_path / "a", settings)
     answers: list[Appended] = []
@@ -264,5 +268,5 @@ async def test_keys_are_there_though_the_leader_of_their_bucket_is_killed(cluste
     await cluster.ready()
     assert answers == [Appended(n + 1, duplicate=False) for n in range(60)]
     late = await opened(tmp_path / "b", settings_of(cluster, node="b", stream=settings.stream))
-    assert [(body, by) for _, _, body, by in await told(late)] == [(b"%d" % n, None) for n in range(60)]
+    assert [(body, by) for _, _, body, by in await records_of(late)] == [(b"%d" % n, None) for n in range(60)]
     await asyncio.gather(log.close(), late.close())

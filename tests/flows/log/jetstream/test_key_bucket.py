@@ -1,4 +1,4 @@
-"""A bucket of data keys that somebody edits gets nothing more until it is as it was: what it loses, nobody can read again."""
+"""A node stops writing to a bucket of data keys whose settings changed, because records with lost keys are unreadable."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from tracker.config.encryption import MasterKey
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_a_bucket_that_is_edited_under_a_running_node_gets_nothing_until_it_is_as_it_was(
+async def test_a_running_node_writes_nothing_to_a_bucket_with_changed_settings_until_they_are_restored(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     settings = settings_of(cluster)
     name = f"KV_{settings.stream}-keys"
     client: Any = await nats.connect(cluster.urls)  # pyright: ignore[reportUnknownMemberType]
 
-    async def asked(what: str, data: dict[str, Any]) -> dict[str, Any]:
+    async def api_request(what: str, data: dict[str, Any]) -> dict[str, Any]:
         answer = json.loads((await client.request(f"$JS.API.STREAM.{what}.{name}", json.dumps(data).encode(), 10)).data)
         assert "error" not in answer, answer
         return answer["config"]
 
-    async def until(words: str | None) -> None:
-        """The node says so of itself; None: it is well."""
+    async def wait_for_error(words: str | None) -> None:
+        """Wait until the node reports an error with these words, or None until it is writable."""
         async with asyncio.timeout(20):
             while True:
                 try:
@@ -48,17 +48,17 @@ async def test_a_bucket_that_is_edited_under_a_running_node_gets_nothing_until_i
     log = await opened(tmp_path / "a" / "log.db", settings, [MasterKey("main", bytes(32))])
     try:
         await log.append(delivery("1"))
-        good = await asked("INFO", {})
+        good = await api_request("INFO", {})
         for changed, words in (
             ({"max_age": 120 * 10**9}, "max_age is 120000000000, not 0"),
             ({"republish": {"src": ">", "dest": "elsewhere.>"}}, "republish is"),
         ):
-            await asked("UPDATE", good | changed)
-            await until(words)
+            await api_request("UPDATE", good | changed)
+            await wait_for_error(words)
             with pytest.raises(LogUnavailable, match=words):
                 await log.append(delivery("2"))
-            await asked("UPDATE", good)
-            await until(None)
+            await api_request("UPDATE", good)
+            await wait_for_error(None)
         assert (await log.append(delivery("2"))).position == 2
     finally:
         await log.close()

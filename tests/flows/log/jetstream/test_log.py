@@ -43,25 +43,25 @@ async def read_all(log: JetstreamLog) -> list[tuple[int, str]]:
     return [(record.position, record.dedupe_key) async for chunk in log.read(0) for record in chunk]
 
 
-async def test_both_nodes_given_the_same_deliveries_record_them_once_at_the_same_positions(
+async def test_two_nodes_that_get_the_same_deliveries_record_each_once_at_the_same_position(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     settings = settings_of(cluster)
     first = await opened(tmp_path / "a.db", settings)
     second = await opened(tmp_path / "b.db", settings_of(cluster, node="b", stream=settings.stream))
-    given = [delivery(f"k{n}") for n in range(60)]
-    answers = await asyncio.gather(*[log.append(each) for each in given for log in (first, second)])
+    deliveries = [delivery(f"k{n}") for n in range(60)]
+    answers = await asyncio.gather(*[log.append(each) for each in deliveries for log in (first, second)])
     pairs = list(zip(answers[::2], answers[1::2], strict=True))
     assert all(one.position == other.position for one, other in pairs)
     assert all(one.duplicate != other.duplicate for one, other in pairs), "one of the two was the first"
     await level(first, second)
-    assert await first.head() == len(given)
+    assert await first.head() == len(deliveries)
     assert await first.tree_head() == await second.tree_head()
     assert await read_all(first) == await read_all(second)
     await asyncio.gather(first.close(), second.close())
 
 
-async def test_an_empty_node_catches_up_with_what_was_erased_and_all(cluster: Cluster, tmp_path: Path) -> None:
+async def test_an_empty_node_catches_up_including_erasures(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     first = await opened(tmp_path / "a.db", settings)
     for start in range(0, 2000, 250):
@@ -77,7 +77,7 @@ async def test_an_empty_node_catches_up_with_what_was_erased_and_all(cluster: Cl
     await asyncio.gather(first.close(), late.close())
 
 
-async def test_two_processes_of_a_node_follow_into_one_file_and_both_get_right_answers(
+async def test_two_processes_of_a_node_share_one_replica_and_both_answer_right(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     settings = settings_of(cluster)
@@ -95,14 +95,14 @@ async def test_two_processes_of_a_node_follow_into_one_file_and_both_get_right_a
     await asyncio.gather(server.close(), importing.close())
 
 
-async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
+async def test_a_frame_that_is_in_the_stream_twice_gets_the_answers_of_the_first(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     publish = Stream.publish
 
     async def lost_twice(stream: Stream, data: bytes, message_id: str, timeout: float, after: int | None) -> int:
-        # Under other ids, as if the servers had forgotten the first; the acknowledgements are lost.
+        # Under another message id, so that the servers do not drop it as a duplicate; the acknowledgement is lost.
         await publish(stream, data, "one" + message_id, timeout)
         await publish(stream, data, "two" + message_id, timeout)
         monkeypatch.undo()
@@ -116,7 +116,7 @@ async def test_a_frame_that_is_in_the_stream_twice_is_answered_as_the_first_was(
     await log.close()
 
 
-async def test_a_reader_that_was_taken_away_is_made_anew(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_deleted_consumer_is_created_again(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     log = await opened(tmp_path / "a.db", settings)
     await log.append(delivery("a"))
@@ -128,7 +128,7 @@ async def test_a_reader_that_was_taken_away_is_made_anew(cluster: Cluster, tmp_p
     await log.close()
 
 
-async def test_what_is_no_frame_is_passed_over_and_counted(cluster: Cluster, tmp_path: Path) -> None:
+async def test_messages_that_are_no_frames_are_skipped_and_counted(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     log = await opened(tmp_path / "a.db", settings)
     async with stream_of(settings) as stream:
@@ -138,7 +138,9 @@ async def test_what_is_no_frame_is_passed_over_and_counted(cluster: Cluster, tmp
     await log.close()
 
 
-async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_frame_of_a_newer_version_stops_the_node_after_all_frames_before_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     settings = settings_of(cluster)
     log = await opened(tmp_path / "a.db", settings)
     for key in "ab":
@@ -163,9 +165,7 @@ async def test_a_newer_frame_stops_the_node_which_has_applied_all_before_it(clus
         await each.close()
 
 
-async def test_a_node_that_has_diverged_takes_nothing_and_destroys_no_shared_key(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_a_diverged_node_records_nothing_and_destroys_no_shared_key(cluster: Cluster, tmp_path: Path) -> None:
     log = await opened(tmp_path / "a.db", settings_of(cluster))
     await log.append(delivery("a"))
     found: list[str] = []
@@ -184,7 +184,7 @@ async def test_a_node_that_has_diverged_takes_nothing_and_destroys_no_shared_key
 
 
 @pytest.mark.parametrize("which", ["unfit", "corrupt", "behind"])
-async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
+async def test_copying_into_a_stream_that_has_deliveries_is_refused(
     cluster: Cluster, tmp_path: Path, which: str
 ) -> None:
     settings = settings_of(cluster)
@@ -203,7 +203,7 @@ async def test_what_is_copied_into_a_stream_is_refused_where_deliveries_are(
     await log.close()
 
 
-async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
+async def test_a_batch_that_does_not_fit_into_one_frame_is_refused(tmp_path: Path) -> None:
     async with Cluster(tmp_path / "nats", max_payload=64 * 1024) as small:
         settings = settings_of(small)
         log = await opened(tmp_path / "a.db", settings)
@@ -211,7 +211,7 @@ async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
         with pytest.raises(LogUnavailable, match="raise max_payload"):
             await log.append_all(noise)
         assert await log.head() == 0
-        # Waiting together they are several frames; what packs well may be larger than a frame.
+        # Waiting deliveries become several frames; a batch that compresses well may be larger than a frame.
         assert sorted(answer.position for answer in await asyncio.gather(*map(log.append, noise))) == list(range(1, 21))
         assert (await log.append(delivery("zeros", body=bytes(200_000)))).position == 21
         assert log.max_batch_bytes < 64 * 1024
@@ -222,7 +222,7 @@ async def test_a_batch_is_one_frame_or_refused(tmp_path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def stream_of(settings: JetstreamConfig) -> AsyncIterator[Stream]:
-    """A second connection to the stream."""
+    """A separate connection to the stream."""
     stream = await Stream.open(settings)
     try:
         yield stream
@@ -231,14 +231,14 @@ async def stream_of(settings: JetstreamConfig) -> AsyncIterator[Stream]:
 
 
 async def edit(cluster: Cluster, settings: JetstreamConfig, **config: object) -> None:
-    """Give a stream other settings, as an operator might."""
+    """Change a stream's settings, as an operator might."""
     stream = await Stream.open(settings)
     state = await stream.state()
     await stream.api_request(f"STREAM.UPDATE.{settings.stream}", state.config | config, 10)
     await stream.close()
 
 
-async def test_a_stream_that_would_not_keep_a_log_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_stream_whose_settings_would_lose_records_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     settings = settings_of(cluster)
     await (await opened(tmp_path / "a.db", settings)).close()
     await edit(cluster, settings, max_age=3_600 * 10**9, num_replicas=1)
@@ -247,7 +247,7 @@ async def test_a_stream_that_would_not_keep_a_log_is_refused(cluster: Cluster, t
 
 
 @pytest.mark.parametrize(
-    ("made", "problem"),
+    ("settings_by_hand", "problem"),
     [
         ({"subject_transform": {"src": "{}.frames", "dest": "{}.x"}}, "subject_transform is"),
         ({"republish": {"src": "{}.frames", "dest": "elsewhere.{}"}}, "republish is"),
@@ -256,15 +256,15 @@ async def test_a_stream_that_would_not_keep_a_log_is_refused(cluster: Cluster, t
         ({"metadata": {"tracker_log_id": "x", "tracker_format": "9"}}, "the format '9', this Tracker knows '1'"),
     ],
 )
-async def test_a_stream_made_by_hand_is_refused_by_init(
-    cluster: Cluster, made: dict[str, object], problem: str
+async def test_init_refuses_a_stream_with_wrong_settings(
+    cluster: Cluster, settings_by_hand: dict[str, object], problem: str
 ) -> None:
     settings, other = settings_of(cluster), settings_of(cluster)
-    name = other.stream if "mirror" in made else settings.stream  # what is mirrored is another stream, and there
+    name = other.stream if "mirror" in settings_by_hand else settings.stream  # the mirrored stream has to exist
     stream = await Stream.open(settings)
-    if "mirror" in made:
+    if "mirror" in settings_by_hand:
         await join_stream(other, "x")
-    config = msgspec.json.decode(msgspec.json.encode(made).decode().replace("{}", name))
+    config = msgspec.json.decode(msgspec.json.encode(settings_by_hand).decode().replace("{}", name))
     config = {key: value for key, value in (wanted_config(settings, "x") | config).items() if value is not None}
     await stream.api_request(f"STREAM.CREATE.{settings.stream}", config, 10)
     await stream.close()
@@ -272,13 +272,13 @@ async def test_a_stream_made_by_hand_is_refused_by_init(
         await join_stream(settings, "y")
 
 
-async def test_a_stream_on_more_servers_than_asked_for_keeps_a_log(cluster: Cluster) -> None:
+async def test_a_stream_with_more_replicas_than_configured_is_accepted(cluster: Cluster) -> None:
     settings = settings_of(cluster)
     fewer = msgspec.structs.replace(settings, replicas=1)
     assert await join_stream(settings, "x") == await join_stream(fewer, "y") == "x"
 
 
-async def test_a_stream_that_is_edited_under_a_running_node_gets_nothing_more_until_it_is_as_it_was(
+async def test_a_running_node_writes_nothing_to_a_stream_with_changed_settings_until_they_are_restored(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     settings = settings_of(cluster)
@@ -290,7 +290,7 @@ async def test_a_stream_that_is_edited_under_a_running_node_gets_nothing_more_un
         while not (reason := await unready(log)):
             await asyncio.sleep(0.1)
     assert "max_age" in reason
-    # What reads the stream may see it before what adds to it does.
+    # The reader of the stream may notice it before the writer does.
     async with asyncio.timeout(60):
         while "max_age" not in await refused(log):
             await asyncio.sleep(0.1)
@@ -350,7 +350,7 @@ async def test_a_stream_behind_its_replica_or_with_another_history_is_refused(cl
     await stream.close()
 
 
-async def test_a_replica_takes_nothing_that_the_stream_did_not_bring(tmp_path: Path) -> None:
+async def test_a_replica_appends_only_records_of_the_stream(tmp_path: Path) -> None:
     await Replica.init(tmp_path / "a.db", log_id="x", stream="s")
     log = await SqliteLog.open(tmp_path / "a.db")
     with pytest.raises(LogUnavailable, match="replica of the stream s"):
@@ -359,7 +359,7 @@ async def test_a_replica_takes_nothing_that_the_stream_did_not_bring(tmp_path: P
     await log.close()
 
 
-async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> None:
+async def test_a_gap_between_cursor_and_next_message_is_an_error(tmp_path: Path) -> None:
     await Replica.init(tmp_path / "a.db", log_id="x", stream="s")
     replica = await Replica.open(tmp_path / "a.db")
     one, three = (
@@ -374,7 +374,7 @@ async def test_messages_between_cursor_and_entry_are_missed(tmp_path: Path) -> N
     await replica.close()
 
 
-async def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_open_fails_when_no_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.6)
     await Replica.init(tmp_path / "a.db", log_id="x", stream="s")
     settings = JetstreamConfig(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3)
@@ -394,7 +394,7 @@ async def test_closing_does_not_wait_for_servers_that_are_gone(tmp_path: Path) -
             assert isinstance(each, LogUnavailable)
 
 
-async def test_a_seed_that_is_none_is_told(tmp_path: Path) -> None:
+async def test_an_invalid_seed_is_reported(tmp_path: Path) -> None:
     seed = tmp_path / "seed"
     seed.write_text("no seed of a key")
     settings = JetstreamConfig(servers=("nats://127.0.0.1:9",), stream="s", node="a", replicas=3, nkey_seed_file=seed)

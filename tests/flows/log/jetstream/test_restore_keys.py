@@ -1,4 +1,4 @@
-"""A bucket of data keys that was lost is put back from what nodes have; what is erased does not come back with it."""
+"""A lost bucket of data keys is restored from the nodes' key stores; erased keys are not restored."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tracker.log.keys.key_store import KeyStore
 cluster = own_cluster
 
 
-async def told(log: JetstreamLog) -> list[tuple[int, bytes, int | None]]:
+async def records_of(log: JetstreamLog) -> list[tuple[int, bytes, int | None]]:
     return [(each.position, each.body, each.erased_by) async for chunk in log.read(0) for each in chunk]
 
 
-async def given(log: JetstreamLog, name: str, count: int = 10) -> None:
-    """A frame each."""
+async def append_frames(log: JetstreamLog, name: str, count: int = 10) -> None:
+    """Append `count` records, each in its own frame."""
     for n in range(count):
         await log.append(delivery(f"{name}{n}", body=f'{{"{name}": {n}}}'.encode()))
 
@@ -40,18 +40,18 @@ async def erase(log: JetstreamLog, positions: list[int]) -> None:
     await log.destroy_keys(positions)
 
 
-def forget(keys: Path, frames: list[bytes]) -> None:
-    """A key store that lacks some."""
+def remove_keys(keys: Path, frames: list[bytes]) -> None:
+    """Remove the keys of these frames from a key store."""
     connection = sqlite3.connect(keys)
     connection.executemany("DELETE FROM frames WHERE id = ?", [(frame,) for frame in frames])
     connection.commit()
     connection.close()
 
 
-async def test_a_lost_bucket_is_put_back_and_what_is_erased_stays_erased(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_lost_bucket_is_restored_and_erased_records_stay_erased(cluster: Cluster, tmp_path: Path) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         log = await nodes.open("a")
-        await given(log, "a")
+        await append_frames(log, "a")
         await erase(log, [3])
         await nodes.lose_bucket()
         with pytest.raises(LogUnavailable, match="restore it with `tracker restore-keys`"):
@@ -60,28 +60,28 @@ async def test_a_lost_bucket_is_put_back_and_what_is_erased_stays_erased(cluster
             await nodes.open("b")
         restored = await nodes.restore("a")
         assert (restored.frames, restored.entries, restored.missing, restored.ahead) == (11, 11, 0, 0)
-        assert (await nodes.restore("a")).entries == 0, "it is whole"
-        await given(log, "after", 2)
+        assert (await nodes.restore("a")).entries == 0, "nothing is missing"
+        await append_frames(log, "after", 2)
         other = await nodes.open("b")
-        assert await told(other) == await told(log)
-        assert [position for position, _, by in await told(other) if by is not None] == [3]
+        assert await records_of(other) == await records_of(log)
+        assert [position for position, _, by in await records_of(other) if by is not None] == [3]
         gone = await log.replica.copies_of([3])
         entries = await nodes.entries()
         assert [entries[frame] for frame, _ in gone] == [[None]]
         assert sum(wrapped is None for each in entries.values() for wrapped in each) == 1
 
 
-async def test_a_node_that_lacks_keys_makes_no_bucket_and_each_adds_what_it_has(
+async def test_a_node_that_lacks_keys_creates_no_bucket_and_each_node_adds_its_keys(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         logs = [await nodes.open(node) for node in "ab"]
-        await given(logs[0], "a")
+        await append_frames(logs[0], "a")
         await logs[1].wait(9, 10)
         frames = [(await logs[0].replica.copies_of([n]))[0].frame for n in range(1, 11)]
         await asyncio.gather(*(log.close() for log in logs))
-        forget(nodes.keys("a"), frames[:3])
-        forget(nodes.keys("b"), frames[2:8])
+        remove_keys(nodes.keys("a"), frames[:3])
+        remove_keys(nodes.keys("b"), frames[2:8])
         await nodes.lose_bucket()
         with pytest.raises(LogUnavailable, match=r"lacks the keys of 3 records \(the first at position 1\)"):
             await nodes.restore("a")
@@ -96,17 +96,17 @@ async def test_a_node_that_lacks_keys_makes_no_bucket_and_each_adds_what_it_has(
         assert set(await nodes.entries()) == {*frames[:2], *frames[3:]}
 
 
-async def test_a_new_node_waits_for_keys_that_another_one_may_put_back(
+async def test_a_new_node_waits_for_keys_that_another_node_may_restore(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encryption, "KEYLESS_SECONDS", 0.5)
     async with SealedNodes(cluster, tmp_path) as nodes:
         logs = [await nodes.open(node) for node in "ab"]
-        await given(logs[0], "a", 4)
+        await append_frames(logs[0], "a", 4)
         await logs[1].wait(3, 10)
         ((frame, _),) = await logs[0].replica.copies_of([2])
         await logs[0].close()
-        forget(nodes.keys("a"), [frame])
+        remove_keys(nodes.keys("a"), [frame])
         await nodes.lose_bucket()
         assert (await nodes.restore("a", partly=True)).missing == 1
         opening = asyncio.create_task(nodes.open("c"))
@@ -114,13 +114,13 @@ async def test_a_new_node_waits_for_keys_that_another_one_may_put_back(
         assert not opening.done()
         assert frame not in await nodes.entries()
         assert (await nodes.restore("b")).missing == 0
-        assert await told(await opening) == await told(logs[1])
+        assert await records_of(await opening) == await records_of(logs[1])
 
 
-async def test_a_bucket_that_was_made_by_hand_is_as_good_as_none(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_bucket_that_was_created_by_hand_counts_as_lost(cluster: Cluster, tmp_path: Path) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         log = await nodes.open("a")
-        await given(log, "a", 2)
+        await append_frames(log, "a", 2)
         ((frame, _),) = await log.replica.copies_of([2])
         await log.close()
         await nodes.lose_bucket()
@@ -130,13 +130,13 @@ async def test_a_bucket_that_was_made_by_hand_is_as_good_as_none(cluster: Cluste
             await nodes.open("b")
         with pytest.raises(LogMissing, match="restore-keys"):
             await nodes.open("a")
-        forget(nodes.keys("a"), [frame])
+        remove_keys(nodes.keys("a"), [frame])
         with pytest.raises(LogUnavailable, match="lacks the keys of 1 records"):
             await nodes.restore("a")
         assert (await nodes.restore("a", partly=True)).entries == 1
 
 
-async def test_a_half_of_an_entry_is_made_whole_by_the_other_node(cluster: Cluster, tmp_path: Path) -> None:
+async def test_an_incomplete_entry_is_completed_by_the_other_node(cluster: Cluster, tmp_path: Path) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         logs = [await nodes.open(node) for node in "ab"]
         await logs[0].append_all([delivery(f"k{n}") for n in range(4)])
@@ -149,27 +149,27 @@ async def test_a_half_of_an_entry_is_made_whole_by_the_other_node(cluster: Clust
             await vault.close()
         await nodes.lose_bucket()
         assert (await nodes.restore("a", partly=True)).missing == 2
-        # One that comes by meanwhile, and once more when there is more.
+        # A new node between the two restores, and again after the second one.
         late = await nodes.open("c")
-        assert [by for _, _, by in await told(late)] == [KEY_LOST, KEY_LOST, None, None]
+        assert [by for _, _, by in await records_of(late)] == [KEY_LOST, KEY_LOST, None, None]
         assert (await nodes.restore("b")).missing == 1
         (wrapped,) = (await nodes.entries()).values()
         assert [each is None for each in wrapped] == [False, True, False, False]
         assert (await nodes.restore("c")).missing == 1
-        assert [by for _, _, by in await told(late)] == [None, KEY_LOST, None, None]
+        assert [by for _, _, by in await records_of(late)] == [None, KEY_LOST, None, None]
 
 
-async def test_a_node_that_was_away_brings_no_erased_key_back(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_node_that_was_offline_restores_no_erased_key(cluster: Cluster, tmp_path: Path) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         first, away = await nodes.open("a"), await nodes.open("b")
-        await given(first, "a")
+        await append_frames(first, "a")
         await away.wait(9, 10)
         await away.close()
         gone = [2, 7]
         frames = {frame for frame, _ in await first.replica.copies_of(gone)}
         await erase(first, gone)
         await nodes.lose_bucket()
-        # It has all keys but that of the erasure itself, which it has not applied.
+        # It has all keys but that of the erasure record, which it has not applied.
         with pytest.raises(LogUnavailable, match="has not applied 1 encrypted records"):
             await nodes.restore("b")
         restored = await nodes.restore("b", partly=True)
@@ -181,12 +181,10 @@ async def test_a_node_that_was_away_brings_no_erased_key_back(cluster: Cluster, 
         assert (await nodes.restore("b")).ahead == 0
 
 
-async def test_a_key_store_out_of_a_backup_brings_nothing_back_that_was_erased_since(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_a_key_store_from_a_backup_restores_no_key_erased_since(cluster: Cluster, tmp_path: Path) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         log = await nodes.open("a")
-        await given(log, "a", 4)
+        await append_frames(log, "a", 4)
         before = await nodes.entries()
         frames = [(await log.replica.copies_of([n]))[0].frame for n in (1, 2)]
         connection = sqlite3.connect(nodes.keys("a"))
@@ -198,7 +196,7 @@ async def test_a_key_store_out_of_a_backup_brings_nothing_back_that_was_erased_s
         lost = [each for frame in frames for each in before[frame] if each is not None]
         assert not await absent_from_files(lost, [tmp_path])
         await nodes.lose_bucket()
-        # The key of the erasure itself is not in the backup.
+        # The key of the erasure record is not in the backup.
         restored = await nodes.restore("a", partly=True)
         assert (restored.entries, restored.missing, restored.first) == (4, 1, 5)
         entries = await nodes.entries()
@@ -206,10 +204,10 @@ async def test_a_key_store_out_of_a_backup_brings_nothing_back_that_was_erased_s
         assert await absent_from_files(lost, [*nodes.folders(), tmp_path])
 
 
-async def test_an_erased_key_that_stands_in_the_bucket_again_is_taken_out(cluster: Cluster, tmp_path: Path) -> None:
+async def test_an_erased_key_that_is_in_the_bucket_again_is_removed(cluster: Cluster, tmp_path: Path) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         log = await nodes.open("a")
-        await given(log, "a", 3)
+        await append_frames(log, "a", 3)
         before = await nodes.entries()
         ((frame, _),) = await log.replica.copies_of([2])
         async with nodes.connected() as stream:
@@ -219,7 +217,7 @@ async def test_an_erased_key_that_stands_in_the_bucket_again_is_taken_out(cluste
             await erase(log, [2])
             latest = await bucket.find(frame)
             assert latest is not None
-            # As somebody does who puts an old copy back.
+            # As an operator does who restores an old copy.
             assert await bucket.replace(frame, latest[0], held[1])
         assert (await nodes.restore("a")).entries == 0
         assert (await nodes.entries())[frame] == [None]
@@ -228,12 +226,12 @@ async def test_an_erased_key_that_stands_in_the_bucket_again_is_taken_out(cluste
         assert await absent_from_files(lost, nodes.folders())
 
 
-async def test_an_erasure_that_comes_while_keys_are_put_back_is_not_undone(
+async def test_an_erasure_during_a_restore_of_keys_is_not_undone(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes:
         log, other = await nodes.open("a"), await nodes.open("b")
-        await given(log, "a", 3)
+        await append_frames(log, "a", 3)
         await other.wait(2, 10)
         await other.close()
         ((frame, _),) = await log.replica.copies_of([2])
@@ -241,25 +239,27 @@ async def test_an_erasure_that_comes_while_keys_are_put_back_is_not_undone(
         held = KeyBucket.find
         erasing: list[asyncio.Task[None]] = []
 
-        async def erased_meanwhile(bucket: KeyBucket, wanted: bytes) -> tuple[int, bytes] | None:
-            # The eraser finds no entry to destroy; ours comes after it.
+        async def read_before_erasure(bucket: KeyBucket, wanted: bytes) -> tuple[int, bytes] | None:
+            # The erasure finds no entry to destroy; the restore writes it afterwards.
             if not erasing:
                 erasing.append(asyncio.create_task(erase(log, [2])))
             await asyncio.shield(erasing[0])
             return await held(bucket, wanted)
 
-        monkeypatch.setattr(KeyBucket, "find", erased_meanwhile)
+        monkeypatch.setattr(KeyBucket, "find", read_before_erasure)
         await nodes.restore("b")
         monkeypatch.undo()
         assert erasing
         assert (await nodes.entries())[frame] == [None]
 
 
-async def test_another_master_key_or_another_log_puts_nothing_back(cluster: Cluster, tmp_path: Path) -> None:
+async def test_nothing_is_restored_with_another_master_key_or_from_another_log(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     async with SealedNodes(cluster, tmp_path) as nodes, SealedNodes(cluster, tmp_path) as others:
         log, stranger = await nodes.open("a"), await others.open("a")
-        await given(log, "a", 3)
-        await given(stranger, "b", 3)
+        await append_frames(log, "a", 3)
+        await append_frames(stranger, "b", 3)
         await asyncio.gather(log.close(), stranger.close())
         await nodes.lose_bucket()
         with pytest.raises(
@@ -284,13 +284,13 @@ async def test_another_master_key_or_another_log_puts_nothing_back(cluster: Clus
         assert await nodes.entries() == before
 
 
-async def test_keys_of_an_older_master_key_are_put_back_wrapped_by_the_current_one(
+async def test_keys_under_an_older_master_key_are_restored_under_the_current_one(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     newer = MasterKey("2027", bytes(reversed(range(32))))
     async with SealedNodes(cluster, tmp_path) as nodes:
         log = await nodes.open("a")
-        await given(log, "a", 3)
+        await append_frames(log, "a", 3)
         await nodes.lose_bucket()
         assert (await nodes.restore("a", masters=[newer, *MASTERS])).entries == 3
         async with nodes.connected() as stream:

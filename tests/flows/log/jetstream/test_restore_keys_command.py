@@ -1,4 +1,4 @@
-"""`tracker restore-keys`: the bucket of data keys is deleted under a running cluster, and comes back without what was erased."""
+"""`tracker restore-keys`: the bucket of data keys of a running cluster is deleted and restored without the erased keys."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tracker.log.jetstream.key_bucket import KeyBucket
 restore_keys.PARALLEL_REQUESTS = 2
 replace, left = KeyBucket.replace, [int(sys.argv.pop(1))]
 
-async def dying(self, *given):
-    done = await replace(self, *given)
+async def dying(self, *args):
+    done = await replace(self, *args)
     left[0] -= 1
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -40,7 +40,7 @@ async def dying(self, *given):
 KeyBucket.replace = dying
 sys.exit(main(sys.argv[1:]))
 """
-"""A tracker that is killed when it has put its n-th entry back, with others on their way."""
+"""A `tracker` that kills itself when it has restored its n-th entry, while other requests are pending."""
 
 
 cluster = own_cluster
@@ -71,7 +71,7 @@ async def readiness(web: aiohttp.ClientSession, running: Running) -> tuple[int, 
         return answer.status, await answer.json(content_type=None)
 
 
-async def test_a_bucket_that_is_deleted_under_a_running_cluster_comes_back(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_deleted_bucket_of_a_running_cluster_is_restored(cluster: Cluster, tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as web:
         first, second = sealed(tmp_path, "a", cluster), sealed(tmp_path, "b", cluster)
         for running in (first, second):
@@ -86,12 +86,12 @@ async def test_a_bucket_that_is_deleted_under_a_running_cluster_comes_back(clust
         assert code == 0, stderr
         await delete_bucket(cluster)
 
-        # What nodes say, without a delivery and with one.
+        # The nodes report it, without a delivery and with one.
         async with asyncio.timeout(30):
             while (await readiness(web, first))[0] == 200:
                 await asyncio.sleep(0.2)
-        status, told = await readiness(web, first)
-        assert (status, "tracker restore-keys" in json.dumps(told)) == (503, True)
+        status, readiness_body = await readiness(web, first)
+        assert (status, "tracker restore-keys" in json.dumps(readiness_body)) == (503, True)
         more = whole_call("livekit", 1_700_000_900_000_000)
         assert (await first.post(web, "livekit", more[0]))[0] == 503
         third = sealed(tmp_path, "c", cluster)
@@ -101,10 +101,10 @@ async def test_a_bucket_that_is_deleted_under_a_running_cluster_comes_back(clust
         process = await asyncio.create_subprocess_exec(
             *[sys.executable, "-m", "tracker", "serve", "--config", str(second.config)], stderr=asyncio.subprocess.PIPE
         )
-        _, said = await process.communicate()
-        assert b"tracker restore-keys" in said
+        _, output = await process.communicate()
+        assert b"tracker restore-keys" in output
 
-        # Killed between two entries again and again, and on both nodes at once.
+        # Killed between two entries several times, then run on both nodes at once.
         for entry in (1, 2, 1):
             process = await asyncio.create_subprocess_exec(
                 *[sys.executable, "-c", DYING, str(entry), "restore-keys", "--config", str(first.config)],
@@ -116,11 +116,11 @@ async def test_a_bucket_that_is_deleted_under_a_running_cluster_comes_back(clust
         assert [code for code, _, _ in done] == [0, 0], done
         assert sum(json.loads(out)["entries"] for _, out, _ in done) >= 1
         code, out, _ = await first.run("restore-keys", "--json")
-        told = json.loads(out)
-        assert (code, told["entries"], told["missing"], told["ahead"]) == (0, 0, 0, 0)
-        assert told["frames"] >= len(before)
+        result = json.loads(out)
+        assert (code, result["entries"], result["missing"], result["ahead"]) == (0, 0, 0, 0)
+        assert result["frames"] >= len(before)
 
-        # New deliveries are taken, old ones are read on a new node, what was erased stays so.
+        # New deliveries are recorded, a new node reads the old ones, and erased records stay erased.
         async with asyncio.timeout(30):
             while (await readiness(web, first))[0] != 200:
                 await asyncio.sleep(0.2)
@@ -134,7 +134,9 @@ async def test_a_bucket_that_is_deleted_under_a_running_cluster_comes_back(clust
         exports = [(await running.run("export"))[1].splitlines() for running in (first, third)]
         assert exports[0] == exports[1]
         assert not any(PERSON in line for line in exports[1][: len(sent) + 1])
-        assert sum("room_started" in line for line in exports[1][: len(sent)]) == 1, "what is not erased is readable"
+        assert sum("room_started" in line for line in exports[1][: len(sent)]) == 1, (
+            "records that are not erased are readable"
+        )
         assert any(PERSON in line for line in exports[1][len(sent) + 1 :])
         gone = [
             each
@@ -149,7 +151,7 @@ async def test_a_bucket_that_is_deleted_under_a_running_cluster_comes_back(clust
         assert (await first.stop(), await third.stop()) == (0, 0)
 
 
-async def test_only_a_node_that_seals_has_keys_to_put_back(tmp_path: Path) -> None:
+async def test_restore_keys_is_refused_on_a_single_server(tmp_path: Path) -> None:
     (tmp_path / "single").mkdir()
     code, _, stderr = await Running(tmp_path / "single").run("restore-keys")
     assert (code, "only the nodes of a cluster" in stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""Every way of saying who a node is lets it in: a token, the seed of an NKey, credentials as `nsc` writes them, a user."""
+"""A node can authenticate with a token, the seed of an NKey, a credentials file of `nsc`, or user and password."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tracker.server import stores
 from tracker.config.load import load
 from tracker.demo.show import config_text
 
-NKEYS: Any = nkeys  # without types of its own
+NKEYS: Any = nkeys  # the package has no types
 TOKEN = "a-token-of-this-test"
 LIMITS = (
     "subs",
@@ -36,7 +36,7 @@ LIMITS = (
 
 
 class Key:
-    """An NKey with its seed; `prefix` says of what."""
+    """An NKey with its seed; `prefix` is its kind."""
 
     def __init__(self, prefix: int) -> None:
         self.seed: bytes = NKEYS.encode_seed(os.urandom(32), prefix)
@@ -44,13 +44,13 @@ class Key:
         self.public: str = self._pair.public_key.decode()
 
     def jwt(self, subject: Key, **claims: Any) -> str:
-        """What this key says of another one, as NATS reads it."""
+        """A JWT about another key, signed by this one, in the form that NATS reads."""
         parts = ({"typ": "JWT", "alg": "ed25519-nkey"}, {
             "jti": subject.public, "iat": 1, "iss": self.public, "name": "x", "sub": subject.public,
             "nats": {"version": 2} | claims,
         })  # fmt: skip
-        said = ".".join(unpadded(json.dumps(each).encode()) for each in parts)
-        return f"{said}.{unpadded(self._pair.sign(said.encode()))}"
+        signed_part = ".".join(unpadded(json.dumps(each).encode()) for each in parts)
+        return f"{signed_part}.{unpadded(self._pair.sign(signed_part.encode()))}"
 
 
 def unpadded(data: bytes) -> str:
@@ -58,7 +58,7 @@ def unpadded(data: bytes) -> str:
 
 
 def by_token(folder: Path) -> tuple[str, str]:
-    """The server's configuration, and the line of ours."""
+    """The server's configuration, and the lines of the node's configuration."""
     (folder / "token").write_text(f"{TOKEN}\n")
     return f'authorization {{ token: "{TOKEN}" }}', 'token_file = "token"'
 
@@ -77,9 +77,9 @@ def by_credentials(folder: Path) -> tuple[str, str]:
         "------END NATS USER JWT------\n\n************************* IMPORTANT *************************\n"
         f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
     )
-    said = operator.jwt(account, type="account", limits=dict.fromkeys(LIMITS, -1) | {"wildcards": True})
-    # Without limits of its own the servers' account may have no JetStream.
-    preloaded = f"{account.public}: {said}\n{system.public}: {operator.jwt(system, type='account')}"
+    account_jwt = operator.jwt(account, type="account", limits=dict.fromkeys(LIMITS, -1) | {"wildcards": True})
+    # Without limits the account would have no JetStream.
+    preloaded = f"{account.public}: {account_jwt}\n{system.public}: {operator.jwt(system, type='account')}"
     return (
         f"operator: {operator.jwt(operator, type='operator')}\nsystem_account: {system.public}\n"
         f"resolver: MEMORY\nresolver_preload {{\n{preloaded}\n}}",
@@ -93,7 +93,7 @@ def by_password(folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("way", [by_token, by_seed, by_credentials, by_password])
-async def test_a_node_is_let_in_by(way: Any, tmp_path: Path) -> None:
+async def test_a_node_connects_with(way: Any, tmp_path: Path) -> None:
     server, ours = way(tmp_path)
     async with TlsServer(tmp_path / "nats", f"max_payload: 8MB\n{server}") as nats:
         config = tmp_path / "config.toml"
