@@ -175,16 +175,20 @@ Message = dict[str, Any] | tuple[dict[str, Any], dict[str, str]]
 """A body, or a body with the query of its hook address. `received` (seconds after `START`) is when it arrives, else its own time."""
 
 
+def to_send(message: Message) -> SampleDelivery:
+    """The delivery of a message."""
+    body, query = message if isinstance(message, tuple) else (message, {})
+    received = body.get("received")
+    sent = _delivery({name: value for name, value in body.items() if name != "received"})
+    at = sent.at if received is None else round((START + received) * 1_000_000)
+    return SampleDelivery(event=sent.event, body=sent.body, at=at, query=query)
+
+
 async def project(hook: str, messages: Sequence[Message]) -> MemoryViews:
     """The views of these deliveries, in this order."""
     source, log, views = source_of(hook), MemoryLog(), MemoryViews()
     for message in messages:
-        body, query = message if isinstance(message, tuple) else (message, {})
-        received = body.get("received")
-        sent = _delivery({name: value for name, value in body.items() if name != "received"})
-        at = sent.at if received is None else round((START + received) * 1_000_000)
-        sent = SampleDelivery(event=sent.event, body=sent.body, at=at, query=query)
-        await log.append(source.verify(signed(hook, sent)))
+        await log.append(source.verify(signed(hook, to_send(message))))
     await Projector(log, views, now=lambda: START, batch_size=3).catch_up()
     await log.close()
     return views

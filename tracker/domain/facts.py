@@ -86,11 +86,14 @@ class EventCopy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `key`: equal for all copies of an event, whatever the encoding of their texts. `damage`: how many characters an encoding
     may have cost: the copy with the least is shown. `text`: equal for copies with equal texts, of which the first is shown;
     None where that is not known any more (erased).
+
+    A sender may also send one event again with another time. `damage` is None for such a repeat: of those in one session,
+    the one with the earliest time is shown.
     """
 
     key: str
     text: int | None
-    damage: int
+    damage: int | None
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):

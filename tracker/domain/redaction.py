@@ -49,6 +49,8 @@ VOCABULARY = frozenset({
 
 _NOT_OF_EVENT = frozenset({"name", "detail", "anomalies", "server_run"})
 """Fields in which two copies of one event may differ."""
+_NOT_OF_REPEAT = frozenset({"at", "clock", "precision", "place"})
+"""Further fields in which an event that is sent again may differ."""
 
 ERASED = {"erased": True}
 PSEUDONYM = re.compile(r"erased-[0-9a-f]{12}")
@@ -136,7 +138,8 @@ def _with_copy(fields: dict[str, Any]) -> dict[str, Any]:
     """
     copy = fields.pop("copy", None)
     if copy is not None:
-        left = {name: each for name, each in fields.items() if name not in _NOT_OF_EVENT}
+        differing = _NOT_OF_EVENT if copy[2] is not None else _NOT_OF_EVENT | _NOT_OF_REPEAT
+        left = {name: each for name, each in fields.items() if name not in differing}
         fields["copy"] = [hashlib.sha256(msgspec.json.encode(left, order="sorted")).hexdigest(), None, copy[2]]
     return fields
 

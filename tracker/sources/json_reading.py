@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 from tracker.domain.text_cache import text_cache
 from tracker.domain.deliveries import Record
-from tracker.domain.facts import Micros
+from tracker.domain.facts import EventCopy, Micros
 from tracker.sources import plain_json
 
 
@@ -199,6 +200,12 @@ def _secret_name(name: str) -> bool:
 def _name_is_secret(name: str) -> bool:
     # Senders use the same few names.
     return _SECRET_KEY.search(name) is not None
+
+
+def repeat_of(*said: Any) -> EventCopy:
+    """What an event says apart from when it was sent: equal for an event that is sent again."""
+    text = json.dumps(said, sort_keys=True, ensure_ascii=True, default=str)
+    return EventCopy(hashlib.sha256(text.encode()).hexdigest(), 0, None)
 
 
 def given_id(text: str, word: str) -> str:

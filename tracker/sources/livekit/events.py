@@ -18,7 +18,7 @@ from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EndReason, Fact, Micros, Precision, SessionRef
 from tracker.sources import livekit_protocol, protojson
-from tracker.sources.json_reading import given_id, person_name
+from tracker.sources.json_reading import given_id, person_name, repeat_of
 from tracker.sources.livekit.egress import Egress, read_egress, room_name_of, span
 from tracker.sources.protojson import Message
 
@@ -313,8 +313,14 @@ def _egress(context: EventContext) -> tuple[Fact, ...]:
         # An automatic egress that failed to start has no id (livekit `pkg/rtc/egress.go:44-57`), but its event has one.
         id=given_id(egress_id, "egress:") if egress_id else _made_up_egress_id(context),
     )
-    facts_of_it = read_egress(egress, context.fact)
-    return (*facts_of_it, *_session_of(context, egress)) if is_alone else facts_of_it
+    found = read_egress(egress, context.fact)
+    if is_alone:
+        found += _session_of(context, egress)
+    if context.name != "egress_ended":
+        return found
+    # The server repeats it where it could not store the egress at once (`ioservice.go:124-128`).
+    copy = repeat_of(context.name, {name: value for name, value in info.fields.items() if name not in _UPDATED})
+    return tuple(msgspec.structs.replace(fact, copy=copy) for fact in found)
 
 
 def _made_up_egress_id(context: EventContext) -> str:
@@ -340,6 +346,7 @@ def _session_of(context: EventContext, egress: Egress) -> tuple[Fact, ...]:
     )
 
 
+_UPDATED = protojson.spellings("updated_at")
 _ROOMLESS = frozenset({"egress_started", "egress_updated", "egress_ended"})
 _READERS: dict[str, Callable[[EventContext], tuple[Fact, ...]]] = {
     "room_started": room_started,

@@ -28,6 +28,7 @@ from tracker.sources.json_reading import (
     without_secrets,
     pick_fields,
     read_proof,
+    repeat_of,
     read_object,
     as_text,
 )
@@ -263,8 +264,11 @@ def _recording(context: EventContext) -> tuple[Fact, ...]:
             "vendor_reason": as_text(detail.get("error")) or as_text(detail.get("details")),
         }
     # Media stopped at endDate; the file's outcome is dated by the event.
+    # A redelivery by LiveKit and the garbage collector make Meet send a step again, with another creationDate.
+    copy = repeat_of(context.name, data)
     return tuple(
-        step(**context.fact(stopped if step is facts.RecordingStopped else None, **detail), **about) for step in steps
+        step(**context.fact(stopped if step is facts.RecordingStopped else None, **detail), **about, copy=copy)
+        for step in steps
     )
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
-from tracker.domain.facts import Fact, Micros, SessionRef
+from tracker.domain.facts import EventCopy, Fact, Micros, SessionRef
 from tracker.sources.contract import Where
 from tracker.sources.json_reading import (
     BodyUnreadable,
@@ -26,6 +26,7 @@ from tracker.sources.json_reading import (
     iso_moment,
     pick_fields,
     read_proof,
+    repeat_of,
     read_object,
     as_text,
 )
@@ -66,7 +67,15 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             "precision": "us" if at is None or at % 1000 else "ms",
             "detail": pick_fields(self.body, "msg") | detail,
             "anomalies": anomalies,
+            "copy": self.repeat,
         }
+
+    @property
+    def repeat(self) -> EventCopy | None:
+        """What makes a webhook a repeat of another one, whatever its `msg` says. Relayed messages are told apart by any field."""
+        if self.name not in _WEBHOOKS:
+            return None
+        return repeat_of({name: value for name, value in self.body.items() if name != "msg"})
 
     def session_ref(self, at: Micros | None, run: str | None, client: str | None, **more: Any) -> SessionRef:
         """The session `run` of `client`; `more`: further arguments of `SessionRef`, and `rec_id`. Raises `FieldMissing`."""
@@ -82,6 +91,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+_WEBHOOKS = frozenset({"upload_ready", "upload_failed", "session_finished", "supervisor_session_finished"})
 _OTHER_IDS = ("rec_id", "supervisor_session_id")
 
 

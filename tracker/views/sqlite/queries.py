@@ -67,8 +67,16 @@ NO_BETTER_COPY = """(entries.event IS NULL OR NOT EXISTS (
     WHERE other.session IS entries.session AND other.at = entries.at AND other.rank = entries.rank
         AND other.tie = entries.tie AND other.n = entries.n AND other.position <> entries.position
         AND other.event = entries.event AND other.source = entries.source AND (other.damage < entries.damage
-            OR other.damage = entries.damage AND other.text = entries.text AND other.position < entries.position)))"""
-"""Whether an entry is the one to show of the copies of its event: the least damaged; of equal ones the first."""
+            OR other.damage = entries.damage AND other.text = entries.text AND other.position < entries.position)))
+AND (entries.event IS NULL OR entries.damage IS NOT NULL OR NOT EXISTS (
+    SELECT 1 FROM entries AS other
+    WHERE other.damage IS NULL AND other.event = entries.event AND other.session IS entries.session
+        AND other.tie = entries.tie AND other.n = entries.n AND other.source = entries.source
+        AND (other.at < entries.at OR other.at = entries.at AND other.position < entries.position)))"""
+"""Whether an entry is the one to show of the copies of its event: the least damaged; of equal ones the first.
+
+Repeats with other times are found by an index of their own.
+"""
 
 SELECT_TIMELINE = f"""
 SELECT {ENTRY_COLUMNS}, rank, tie FROM (

@@ -114,6 +114,7 @@ WRITER_INDICES = (
     "CREATE INDEX lookups_of_session ON session_lookups (session)",
     "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
     "CREATE INDEX sessions_of_next_run ON sessions (source, room_id, next_run_after)",
+    "CREATE INDEX entries_repeated ON entries (event, session, at, position) WHERE event IS NOT NULL AND damage IS NULL",
     "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
     "CREATE INDEX entries_of_anchor ON entries (source, room, anchor) WHERE anchor IS NOT NULL",
     f"CREATE INDEX room_marks_by_name ON room_marks (room, name, kind) WHERE kind < {START}",
