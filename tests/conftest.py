@@ -6,8 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from tests.support.cluster import Cluster
+
+# An example that takes long on a busy machine is no failure.
+settings.register_profile("tracker", deadline=None)
+settings.load_profile("tracker")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
