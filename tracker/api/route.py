@@ -33,7 +33,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     `unready_reasons` says why this server should get no traffic; `render_metrics` gives a body and its content type.
     `live` is the hub of the live stream (`tracker.api.live.LiveStream`), None if nothing follows the views.
     `log_key` is the verifier key of checkpoints, None without a signing key. `bundle_settings`: None if this server makes
-    no evidence bundles.
+    no evidence bundles. `secret_warnings`: source → why its secret proves little.
     """
 
     log: Log
@@ -47,6 +47,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     live: Any = None
     log_key: str | None = None
     bundle_settings: BundleSettings | None = None
+    secret_warnings: Mapping[str, str] = {}
 
     def stuck_before(self, source: str) -> Micros:
         """An open session of `source` is stuck now if its last event is not after this moment (µs)."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tracker.config.secret_strength import HS256_BYTES, MAKE_KEY, why_too_weak
 from tracker.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -95,7 +96,12 @@ class Lookup:
             wrong = _given(table, pem_keys)
             if wrong:
                 raise ConfigInvalid(f"{where}.{wrong[0]}: HS256 has one secret: use secret_env, or algorithm RS256")
-            return self.one(table, where, "HS256 needs secret, secret_env or secret_file"), None, None
+            secret = self.one(table, where, "HS256 needs secret, secret_env or secret_file")
+            why = why_too_weak(secret, HS256_BYTES, bytes_=True)
+            if why is not None:
+                given = _given(table, secret_keys)[0]
+                raise ConfigInvalid(f"{where}.{given}: a key for HS256 is not safe: {why}. Make one with `{MAKE_KEY}`")
+            return secret, None, None
         wrong = _given(table, secret_keys)
         if wrong:
             raise ConfigInvalid(f"{where}.{wrong[0]}: {table.algorithm} has key files: use public_key_file")

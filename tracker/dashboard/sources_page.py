@@ -30,7 +30,7 @@ class OutcomeLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One source. `steps`: what to do first; None once a delivery has arrived."""
+    """One source. `steps`: what to do first; None once a delivery has arrived. `warning`: why its secret proves little."""
 
     stats: SourceStats
     deliveries_last_minute: int
@@ -40,6 +40,7 @@ class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[OutcomeLine]
     is_configured: bool
     steps: str | None
+    warning: str | None
 
 
 async def show_sources(request: web.Request, api_request: ApiRequest) -> web.StreamResponse:
@@ -93,6 +94,7 @@ def _source_summary(api_request: ApiRequest, ingest: IngestStats, stats: SourceS
         lines=outcome_lines(ingest, stats.source),
         is_configured=stats.source in api_request.context.vendors,
         steps=vendor.first_steps if vendor is not None and last_seen_at is None else None,
+        warning=api_request.context.secret_warnings.get(stats.source),
     )
 
 

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from tracker.domain import clock
 from tracker.server import stores
-from tracker.server.sources import redacted_fields
+from tracker.server.sources import redacted_fields, secret_warnings
 from tracker.server.evidence import bundle_settings
 from tracker.api.app import add_routes
 from tracker.api.auth import Access
@@ -92,6 +92,7 @@ class ReadSide:
             now=clock.now,
             stuck_after={each.name: each.stuck_after for each in config.sources},
             vendors={each.name: each.vendor for each in config.sources},
+            secret_warnings=secret_warnings(config),
             unready_reasons=unready,
             render_metrics=self._metrics.render,
             live=self.live,

@@ -28,7 +28,7 @@ from tracker.domain import clock
 from tracker.privacy import retention
 from tracker.projector import gc_tuning
 from tracker.server import catch_up, child_command, clock_watch, cluster_stores, erasure_sync, signing_keys, stores
-from tracker.server.sources import build_sources
+from tracker.server.sources import build_sources, secret_warnings
 from tracker.server.evidence import build_checkpointer
 from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound_connections
 from tracker.api.health import Health
@@ -214,6 +214,8 @@ async def serve(
             "add [access] keys, or listen on 127.0.0.1"
         )
     expect_role(config, role)
+    for source, why in secret_warnings(config).items():
+        _log.warning("a source has a weak secret", source=source, reason=why)
     _raise_open_file_limit()
     stop = asyncio.Event()
     # Until the log is closed: a second signal must not interrupt the shutdown.

@@ -9,11 +9,16 @@ from pathlib import Path
 
 from tracker.config import load as config_file
 from tracker.config.load import Config, SourceConfig
+from tracker.config.secret_strength import MAKE_KEY, why_too_weak
 from tracker.domain.deliveries import TRACKER
 from tracker.errors import ConfigInvalid
 from tracker.log.shipped_dictionaries import ShippedDictionaries
 from tracker.sources import registry
 from tracker.sources.contract import SecretsKey, Source, SourceSettings
+
+
+SHORT_SECRET = 16
+"""Characters. A vendor's secret that is shorter gives a warning."""
 
 
 def load_config(path: Path | str, environ: Mapping[str, str]) -> Config:
@@ -36,6 +41,29 @@ def check_sources(config: Config) -> None:
             raise ConfigInvalid(f"{where}.header: vendor {vendor.name} always uses the same header: remove the key")
         if not (source.keys if vendor.needs == "keys" else source.secrets):
             raise ConfigInvalid(_wrong_secrets(source, vendor.needs, where))
+        weak = [why_too_weak(secret, vendor.least_secret) for secret in source.secrets if vendor.least_secret]
+        why = next(filter(None, weak), None)
+        if why is not None:
+            raise ConfigInvalid(
+                f"{where}.{source.secrets_key}: the secret of source {source.name} is not safe: {why}. It is all that"
+                f" proves its deliveries: make one with `{MAKE_KEY}`"
+            )
+
+
+def secret_warnings(config: Config) -> Mapping[str, str]:
+    """Source → why its secret proves little: it is the vendor's example, or short. Newcomers begin with such secrets."""
+    found: dict[str, str] = {}
+    for source in config.sources:
+        vendor = registry.VENDORS[source.vendor]
+        secrets = (*source.secrets, *source.keys.values())
+        if not vendor.known_secrets.isdisjoint(secrets):
+            why = f"its secret is the well-known one of {vendor.title}'s examples: anybody can forge deliveries"
+        elif any(why_too_weak(secret, SHORT_SECRET) for secret in secrets):
+            why = f"its secret has fewer than {SHORT_SECRET} random characters, and could be guessed"
+        else:
+            continue
+        found[source.name] = f"{why}. Make one with `{MAKE_KEY}`, and set it at the sender and here"
+    return found
 
 
 def _wrong_secrets(source: SourceConfig, needs: SecretsKey, where: str) -> str:

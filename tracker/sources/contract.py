@@ -98,6 +98,11 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     """How its runs of a room are told apart."""
     needs: SecretsKey
     """What it proves deliveries with: a list of secrets, or secrets by issuer."""
+    least_secret: int = 0
+    """How many random characters a secret needs that Tracker's operator invents; a shorter one is refused. 0: the vendor's
+    server makes the secret, and a weak one only gives a warning."""
+    known_secrets: frozenset[str] = frozenset()
+    """Secrets from the vendor's examples and default configurations: everybody knows them."""
     accepts_header: bool = False
     """Whether the operator may choose the header that carries the secret."""
     signs_body: bool = False

@@ -57,7 +57,12 @@ name = "rec"
 vendor = "streamrec"
 secret = "SECRET-rec"
 """
-ENVIRON = {"TRACKER_READ_KEY": "SECRET-read", "OPENVIDU_HOOK_SECRET": "SECRET-ov", "EMPTY_SECRET": ""}
+ENVIRON = {
+    "TRACKER_READ_KEY": "SECRET-read-key-of-thirty-two-bytes",
+    "OPENVIDU_HOOK_SECRET": "SECRET-ov",
+    "EMPTY_SECRET": "",
+    "SHORT_SECRET": "SECRET",
+}
 PATH = Path("/nowhere/config.toml")
 
 
@@ -75,7 +80,7 @@ def test_the_example_of_the_design_loads() -> None:
     assert found.server.is_loopback
     assert found.log.path == Path("/nowhere/data/log.db")
     assert found.views_path == Path("/nowhere/data/views.db")
-    assert found.access.keys[0].secret == "SECRET-read"
+    assert found.access.keys[0].secret == "SECRET-read-key-of-thirty-two-bytes"
     assert [(each.name, each.vendor, each.secrets, each.keys) for each in found.sources] == [
         ("ov", "openvidu", ("SECRET-ov",), {}),
         ("meet", "openvidu_meet", ("SECRET-meet-1", "SECRET-meet-2"), {}),
@@ -165,9 +170,18 @@ MISTAKES = {
     '[access]\nkeys = [{ id = "", secret = "SECRET" }]': ("access.keys[0].id", "name the key"),
     '[access]\nkeys = [{ id = "a" }]': ("access.keys[0].secret", "HS256 needs secret"),
     '[access]\nkeys = [{ id = "a", secret = "" }]': ("access.keys[0].secret", "write one"),
+    '[access]\nkeys = [{ id = "a", secret = "SECRET-of-less-than-32-bytes" }]': (
+        "access.keys[0].secret",
+        "openssl rand -hex 32",
+    ),
+    '[access]\nkeys = [{ id = "a", secret_env = "SHORT_SECRET" }]': (
+        "access.keys[0].secret_env",
+        "openssl rand -hex 32",
+    ),
+    f'[access]\nkeys = [{{ id = "a", secret = "{"SECR" * 8}" }}]': ("access.keys[0].secret", "repeats"),
     '[access]\nkeys = [{ id = "a", secret_env = "UNSET_NAME" }]': ("access.keys[0].secret_env", "set it"),
     '[access]\nkeys = [{ id = "a", secret = "SECRET", secret_file = "x" }]': ("access.keys[0].secret_file", "keep one"),
-    '[access]\nkeys = [{ id = "a", secret = "SECRET" }, { id = "a", secret = "SECRET" }]': (
+    '[access]\nkeys = [{ id = "a", secret = "SECRET-of-at-least-thirty-two-bytes" }, { id = "a", secret = "SECRET" }]': (
         "access.keys[1].id",
         "its own id",
     ),

@@ -11,7 +11,7 @@ import pytest
 from tests.support.paths import ROOT
 from tracker.config import load
 from tracker.errors import ConfigInvalid
-from tracker.server.sources import build_sources, check_sources, load_config
+from tracker.server.sources import build_sources, check_sources, load_config, secret_warnings
 from tracker.sources import registry
 
 
@@ -34,6 +34,9 @@ MISTAKES = {
     source('secret = "SECRET"\nheader = "X"'): ("sources[0].header", "remove the key"),
     source('secret = "SECRET"', "open_vidu"): ("sources[0].vendor", "'openvidu'"),
     source('secret = "SECRET"', "zoom"): ("sources[0].vendor", "known are openvidu"),
+    source('secret = "SECRET"'): ("sources[0].secret", "openssl rand -hex 32"),
+    source('secrets = ["SECRET-of-16-or-more", "SECRET-of-15-ch"]'): ("sources[0].secrets", "shorter than 16"),
+    source('secret = "SECSECSECSECSECSECSEC"'): ("sources[0].secret", "repeats"),
     source('secret = "SECRET"', name="tracker"): ("sources[0].name", "choose another name"),
     source('secret = "SECRET"', "openvidu") + source("", name="b"): ("sources[1].secret", "needs secret"),
 }
@@ -63,7 +66,7 @@ def test_only_vendors_with_a_configurable_header_accept_one() -> None:
 
 
 def test_sources_are_built_by_name() -> None:
-    config = read(source('secret = "SECRET"') + source('keys = { a = "SECRET" }', "livekit", "b"))
+    config = read(source('secret = "SECRET-of-16-or-more"') + source('keys = { a = "SECRET" }', "livekit", "b"))
     assert {name: built.vendor for name, built in build_sources(config).items()} == {"a": "streamrec", "b": "livekit"}
 
 
@@ -71,3 +74,38 @@ def test_the_example_that_init_writes_is_in_the_package_and_config_toml_is_a_lin
     packaged = resources.files("tracker.config") / "example.toml"
     assert (ROOT / "config.toml").is_symlink()
     assert (ROOT / "config.toml").read_bytes() == packaged.read_bytes()
+
+
+STRONG = "0f8d2c5b7a91e3d4"
+
+WEAK = {
+    # vendor → its well-known secrets, as lines of config.toml
+    "openvidu": ('secret = "MY_SECRET"', 'secret = "Basic T1BFTlZJRFVBUFA6TVlfU0VDUkVU"'),
+    "openvidu_meet": ('secret = "meet-api-key"', f'secrets = ["{STRONG}", "meet-api-key"]'),
+    "livekit": ('keys = { devkey = "secret" }', f'keys = {{ a = "{STRONG}", devkey = "secret" }}'),
+    "plugnmeet": ('keys = { plugnmeet = "zumyyYWqv7KR2kUqvYdq4z4sXg7XTBD2ljT6" }',),
+}
+
+
+@pytest.mark.parametrize(("vendor", "lines"), [(vendor, lines) for vendor, given in WEAK.items() for lines in given])
+def test_a_vendors_well_known_secret_starts_with_a_warning(vendor: str, lines: str) -> None:
+    warnings = secret_warnings(read(source(lines, vendor)))
+    assert list(warnings) == ["a"]
+    assert "well-known" in warnings["a"]
+    assert "openssl rand -hex 32" in warnings["a"]
+
+
+@pytest.mark.parametrize("vendor", sorted(WEAK))
+def test_a_vendors_short_secret_starts_with_a_warning_and_a_long_one_without(vendor: str) -> None:
+    def lines(secret: str) -> str:
+        return f'keys = {{ a = "{secret}" }}' if registry.VENDORS[vendor].needs == "keys" else f'secret = "{secret}"'
+
+    for secret in ("a1b2c3", STRONG[:-1], "aaaaaaaaaaaaaaaaaaaaaaaa"):
+        assert "fewer" in secret_warnings(read(source(lines(secret), vendor)))["a"]
+        assert secret not in secret_warnings(read(source(lines(secret), vendor)))["a"]
+    assert secret_warnings(read(source(lines(STRONG), vendor))) == {}
+
+
+def test_every_vendor_declares_its_well_known_secrets_or_that_its_operator_invents_them() -> None:
+    for vendor in registry.VENDORS.values():
+        assert vendor.known_secrets or vendor.least_secret >= 16

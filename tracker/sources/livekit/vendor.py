@@ -17,6 +17,8 @@ VENDOR = Vendor(
     interpret=interpret,
     rules=RULES,
     needs="keys",
+    # `livekit-server --dev`, and local deployments of OpenVidu 3 (`devkey`).
+    known_secrets=frozenset({"secret", "devkey"}),
     signs_body=True,
     first_steps=(
         "In LiveKit's configuration, add this address under webhook.urls with the api_key of this source; then restart"

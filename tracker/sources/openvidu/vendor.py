@@ -19,6 +19,8 @@ VENDOR = Vendor(
     interpret=interpret,
     rules=RULES,
     needs="secrets",
+    # The default of OPENVIDU_SECRET, and the header in the documentation of webhooks (OPENVIDUAPP:MY_SECRET in base64).
+    known_secrets=frozenset({"MY_SECRET", "OPENVIDUAPP:MY_SECRET", "Basic T1BFTlZJRFVBUFA6TVlfU0VDUkVU"}),
     accepts_header=True,
     first_steps=(
         "In OpenVidu's .env set OPENVIDU_WEBHOOK=true, OPENVIDU_WEBHOOK_ENDPOINT to this address, and"

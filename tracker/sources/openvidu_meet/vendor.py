@@ -15,6 +15,8 @@ VENDOR = Vendor(
     interpret=interpret,
     rules=RULES,
     needs="secrets",
+    # MEET_INITIAL_API_KEY of local deployments and of the tutorials.
+    known_secrets=frozenset({"meet-api-key"}),
     signs_body=True,
     first_steps="In OpenVidu Meet's console, turn webhooks on, enter this address, and put its API key into this source.",
     why_no_event=why_no_event,

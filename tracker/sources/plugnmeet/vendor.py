@@ -17,6 +17,8 @@ VENDOR = Vendor(
     interpret=interpret,
     rules=RULES,
     needs="keys",
+    # config_sample.yaml.
+    known_secrets=frozenset({"zumyyYWqv7KR2kUqvYdq4z4sXg7XTBD2ljT6"}),
     signs_body=True,
     first_steps=(
         "In plugNmeet's configuration, turn webhook_conf on and enter this address; its api_key and secret are those of"

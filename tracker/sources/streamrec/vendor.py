@@ -15,6 +15,7 @@ VENDOR = Vendor(
     interpret=interpret,
     rules=RULES,
     needs="secrets",
+    least_secret=16,
     first_steps="Give StreamRec this address, followed by / and the secret of this source, as its webhook.",
     dictionary=40_005,
     why_no_event=why_no_event,
