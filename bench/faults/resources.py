@@ -109,9 +109,9 @@ async def missing(running: Running, answers: list[tuple[int, str, int]]) -> int:
     """How many deliveries answered 200 are not in the log."""
     log = await SqliteLog.open(running.log_path)
     head = await log.head()
-    kept = [record.position async for chunk in log.read(0) for record in chunk]
+    positions = [record.position async for chunk in log.read(0) for record in chunk]
     await log.close()
-    return sum(code == 200 and not 0 < at <= head for code, _, at in answers) + (kept != list(range(1, head + 1)))
+    return sum(code == 200 and not 0 < at <= head for code, _, at in answers) + (positions != list(range(1, head + 1)))
 
 
 @asynccontextmanager

@@ -111,12 +111,14 @@ async def count_lost(path: Path, answered: Answered) -> tuple[int, int, int]:
     """(records, lost, gaps) of the log; everything is lost if it cannot be opened."""
     try:
         log = await SqliteLog.open(path)
-        kept = [record async for chunk in log.read(0) for record in chunk]
+        records = [record async for chunk in log.read(0) for record in chunk]
         await log.close()
     except LogError:
         return 0, len(answered), 0
-    lost = sum(at > len(kept) or (kept[at - 1].source, kept[at - 1].body) != what for at, what in answered.items())
-    return len(kept), lost, sum(record.position != n for n, record in enumerate(kept, 1))
+    lost = sum(
+        at > len(records) or (records[at - 1].source, records[at - 1].body) != what for at, what in answered.items()
+    )
+    return len(records), lost, sum(record.position != n for n, record in enumerate(records, 1))
 
 
 async def views_follow(running: Running) -> list[str]:

@@ -1,4 +1,4 @@
-"""`tracker import`: dry runs, what folders hold, and what CDR files say about restarts."""
+"""`tracker import`: dry runs, contents of folders, and restarts that CDR files show."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Every file below a folder, with a hash of what it holds."""
+    """Every file below a folder with the hash of its content."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_dry_run_says_what_an_import_would_do_and_writes_nothing_at_all(run: Run, tmp_path: Path) -> None:
+def test_a_dry_run_reports_what_an_import_would_do_and_writes_nothing(run: Run, tmp_path: Path) -> None:
     log = FIELD / "openvidu-05" / "b-container-json.log"
     run("import", "ov", FIELD / "openvidu-18" / "spring.log")
     before = content(tmp_path)
@@ -60,7 +60,7 @@ def test_a_dry_run_counts_a_repeated_event_of_its_own_files_once(run: Run, tmp_p
     assert (code, report["new"], report["known"]) == (0, 6, 6)
 
 
-def test_a_dry_run_beside_a_log_that_is_open_adds_nothing_to_its_wal(run: Run, tmp_path: Path) -> None:
+def test_a_dry_run_adds_nothing_to_the_wal_of_an_open_log(run: Run, tmp_path: Path) -> None:
     run("import", "ov", FIELD / "openvidu-18" / "spring.log")
     (log,) = tmp_path.rglob("log.db")
     held = open_log(log)
@@ -87,7 +87,7 @@ def test_a_dry_run_prints_tables_of_reasons_and_examples(run: Run) -> None:
     assert "SessionQ" in out
 
 
-def test_what_a_folder_holds_and_was_not_read_is_listed(run: Run, tmp_path: Path) -> None:
+def test_files_of_a_folder_that_were_not_read_are_listed(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "cdr"
     folder.mkdir()
     (folder / "CDR.2024-05-01_03-00-04.log.1").write_bytes(
@@ -107,9 +107,7 @@ def sessions(run: Run) -> dict[str, dict[str, dict[str, str]]]:
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
-def test_a_call_that_a_nightly_restart_cut_off_is_over_whatever_second_the_restarts_began_at(
-    case: str, run: Run
-) -> None:
+def test_a_call_that_a_nightly_restart_ended_is_over_at_any_second_of_the_restarts(case: str, run: Run) -> None:
     run("import", "ov", FIELD / "openvidu-10" / case)
     ward = sessions(run)["ward"]
     assert (ward["state"], ward["end"]["provenance"], ward["end"]["reason"]) == (
@@ -119,7 +117,7 @@ def test_a_call_that_a_nightly_restart_cut_off_is_over_whatever_second_the_resta
     assert str(ward["ended_at"]).startswith("2024-05-03T10:00:04")
 
 
-def test_a_call_before_the_hour_that_comes_twice_is_over(run: Run) -> None:
+def test_a_call_before_the_repeated_hour_in_autumn_is_over(run: Run) -> None:
     run("import", "ov", FIELD / "openvidu-10" / "c")
     night = sessions(run)["night"]
     assert (night["state"], night["end"]["reason"]) == ("ended", "server_shutdown")

@@ -1,6 +1,6 @@
-"""Importing what operators really have: servers' logs in every wrapping, applications' logs, rotated files.
+"""Importing real files of operators: servers' logs in every wrapping, applications' logs, rotated files.
 
-Law: whatever a file holds, only events are recorded, each once, and every other line is counted under a reason.
+Law: of any file only events are recorded, each once, and every other line is counted under a reason.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ async def test_latin_webhooks_and_the_utf_8_file_of_the_same_calls_share_what_is
         FIELD / "openvidu-03" / "CDR.2020-09-13_08-00-00.log",
         FIELD / "openvidu-03" / "CDR.2020-09-24_08-00-00.log",
     )
-    # Two ends and what has only Latin letters are equal; a join, a leave and a signal were damaged on the way.
+    # Two ends and events with only Latin letters are equal; a join, a leave and a signal are damaged.
     assert (first.new, second.new, second.known) == (7, 3, 4)
 
 
@@ -148,7 +148,7 @@ VENDORS_LINES = {
 
 
 @pytest.mark.parametrize("vendor", sorted(VENDORS_LINES))
-async def test_every_vendor_tells_its_events_from_an_applications_json(vendor: str, tmp_path: Path) -> None:
+async def test_every_vendor_distinguishes_its_events_from_an_applications_json(vendor: str, tmp_path: Path) -> None:
     report = await imported_text(tmp_path, *VENDORS_LINES[vendor], name="a.jsonl", vendor=vendor)
     assert (report.new, report.unreadable) == (0, [1, 2, 3])
 
@@ -158,7 +158,7 @@ async def test_a_record_of_another_vendor_is_not_imported(tmp_path: Path) -> Non
     assert (await imported_text(tmp_path, exported, name="a.jsonl")).unreadable == [1]
 
 
-async def test_an_exported_record_is_imported_whatever_it_holds(tmp_path: Path) -> None:
+async def test_every_exported_record_is_imported(tmp_path: Path) -> None:
     exported = json.dumps({"vendor": "openvidu", "dedupe_key": "k", "body_text": "no json"})
     assert (await imported_text(tmp_path, exported, name="a.jsonl")).new == 1
 
@@ -205,7 +205,7 @@ async def test_an_event_that_docker_split_is_one_record(tmp_path: Path, log: Mem
     assert json.loads(record.proof)["line"] == 1
 
 
-async def test_a_piece_that_waits_for_its_rest_is_reported_as_still_being_written(tmp_path: Path) -> None:
+async def test_an_incomplete_line_is_reported_as_still_being_written(tmp_path: Path) -> None:
     file = tmp_path / "a-json.log"
     file.write_text(json.dumps({"log": PREFIX + CREATED[:30], "stream": "stdout", "time": "t"}))
     (report,) = await imported(MemoryLog(), file)
@@ -253,10 +253,10 @@ def test_only_events_are_recorded_and_every_other_line_is_counted(
     file = tmp_path / "server.log"
     file.write_text("".join(wrapped(prefix + text) + "\n" for text, prefix in lines))
     (report,) = asyncio.run(imported(log, file))
-    kept = [text for text, _ in lines if text in EVENTS]
-    assert report.new + report.known == len(kept)
-    assert {record.body.decode() for record in asyncio.run(records(log))} <= set(kept)
-    assert report.lines == len(kept) + report.skipped + len(report.unreadable)
+    recorded = [text for text, _ in lines if text in EVENTS]
+    assert report.new + report.known == len(recorded)
+    assert {record.body.decode() for record in asyncio.run(records(log))} <= set(recorded)
+    assert report.lines == len(recorded) + report.skipped + len(report.unreadable)
     assert sum(report.reasons.values()) == report.skipped + len(report.unreadable)
 
 

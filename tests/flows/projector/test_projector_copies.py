@@ -1,6 +1,6 @@
-"""One event in several records is one entry: webhook and CDR file in different encodings, the copies of loggers.
+"""One event in several records is one entry: webhook and CDR file in different encodings, and copies of loggers.
 
-Law: in whatever order and batches copies arrive, the timeline and the participants are those of the readable copies alone.
+Law: with copies in any order and batches, timeline and participants equal those of the readable copies alone.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ async def outcome(
     return [shown(entry) for entry in entries], [(each.identity, each.name) for each in people]
 
 
-def test_latin_webhooks_and_the_readable_file_give_the_timeline_of_the_file_whatever_came_first() -> None:
+def test_latin_webhooks_and_the_readable_file_give_the_timeline_of_the_file_in_any_order() -> None:
     expected = asyncio.run(outcome(CDR))
     assert "علی رضایی" in {name for _, name in expected[1]}
     assert asyncio.run(outcome([*WEBHOOKS, *CDR])) == expected
@@ -107,7 +107,7 @@ def test_copies_in_any_order_number_and_batches_give_the_readable_timeline(
     ),
     st.randoms(use_true_random=False),
 )  # fmt: skip
-def test_of_any_signals_each_that_no_encoding_can_have_made_of_another_is_shown(
+def test_every_signal_that_cannot_be_a_damaged_copy_of_another_is_shown(
     signals: list[tuple[int, str, str]], shuffle: random.Random
 ) -> None:
     def body(ms: int, sender: str, data: str) -> bytes:
@@ -162,7 +162,7 @@ def test_a_readable_join_and_a_damaged_leave_give_the_readable_name(first: str) 
     assert ("con_Aaaaaaaaa3", "علی رضایی") in people
 
 
-def test_what_remains_of_copies_after_an_erasure_is_one_event_and_no_hash_of_a_name() -> None:
+def test_copies_are_one_event_after_an_erasure_and_contain_no_hash_of_a_name() -> None:
     def remaining(body: bytes) -> Any:
         verified = SOURCE.verify_trusted(body, received_at=1, proof={})
         record = msgspec.convert(msgspec.structs.asdict(verified) | {"position": 1}, type=Record)

@@ -114,7 +114,7 @@ async def views_everyhow(folder: Path, path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("kind", POISONS)
-async def test_texts_that_look_like_made_up_ids_are_rows_of_their_own(
+async def test_texts_that_look_like_generated_ids_are_separate_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     path = tmp_path / "log.db"

@@ -1,4 +1,4 @@
-"""A log or views file that somebody changed or damaged, under `tracker serve` and the commands."""
+"""`tracker serve` and the commands with a changed or damaged log or views file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_serve_and_import_refuse_a_log_with_a_planted_trigger_and_verify_n
     assert "the trigger 'swallow' was added" in out
 
 
-async def test_a_trigger_planted_under_a_running_server_lets_no_delivery_be_answered(tmp_path: Path) -> None:
+async def test_after_a_trigger_is_planted_a_running_server_answers_no_delivery(tmp_path: Path) -> None:
     running = await Running(tmp_path).start(init=True)
     first, second = whole_call("livekit", now())[:2]
     try:
@@ -69,7 +69,7 @@ def make_foreign(path: Path) -> None:
 
 
 def garble_a_page(path: Path) -> None:
-    """Damage the pages of the entries only: opening the file does not notice."""
+    """Damage only the pages of the entries, which are not read when the file is opened."""
     with closing(sqlite3.connect(path)) as file:
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         ((page, size),) = file.execute(
@@ -107,7 +107,7 @@ async def settled(running: Running, web: aiohttp.ClientSession, before: object) 
         *((name, "while it runs") for name in DAMAGES if name != "a garbled page"),
     ],
 )
-async def test_damaged_views_are_moved_aside_and_made_again_while_deliveries_are_answered(
+async def test_damaged_views_are_moved_aside_and_rebuilt_while_deliveries_are_answered(
     tmp_path: Path, name: str, when: str
 ) -> None:
     running = await Running(tmp_path).start(init=True)
@@ -116,14 +116,14 @@ async def test_damaged_views_are_moved_aside_and_made_again_while_deliveries_are
     try:
         async with aiohttp.ClientSession() as web:
             for sent in others:
-                _, said = await running.post(web, "livekit", sent)
-            before = await running.get(web, "/v1/sessions", at_least=str(said["position"]))
+                _, reply = await running.post(web, "livekit", sent)
+            before = await running.get(web, "/v1/sessions", at_least=str(reply["position"]))
             if when == "before the start":
                 await running.stop()
                 damage(views)
                 await running.start()
             else:
-                # Under another inode: SQLite has the pages of the old one in memory.
+                # With another inode, because SQLite has the old file's pages in memory.
                 shutil.copy(views, tmp_path / "other.db")
                 damage(tmp_path / "other.db")
                 os.replace(tmp_path / "other.db", views)
@@ -159,7 +159,7 @@ async def test_offline_commands_name_damaged_views_in_one_line_and_a_rebuild_rep
     assert (await running.run("rebuild", "--check"))[0] == 0
 
 
-async def test_views_whose_path_is_a_directory_or_another_file_of_tracker_are_a_plain_refusal(tmp_path: Path) -> None:
+async def test_a_views_path_that_is_a_directory_or_another_file_of_tracker_is_refused(tmp_path: Path) -> None:
     running = Running(tmp_path)
     assert (await running.run("init"))[0] == 0
     (tmp_path / "views.db").mkdir()

@@ -1,4 +1,4 @@
-"""What an erasure leaves of a fact: no text of the vendor but the ids of rooms, runs and recordings."""
+"""After an erasure a fact has no text of the vendor but the ids of rooms, runs and recordings."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ STAYS = {
     "plugnmeet": {"sid", "room_id", "record_id"},
     "streamrec": {"session_id", "agent_session_id", "supervisor_session_id", "rec_id"},
 }
-"""The fields whose text an erasure keeps: what names a room, a run, a recording, an ingress, a job, a node."""
+"""Fields whose text an erasure keeps: names of rooms, runs, recordings, ingresses, jobs and nodes."""
 WHERE = {"place", "recording", "activity", "agent_session", "subject_id"}
-"""The fields of facts that may hold it then."""
+"""Fields of facts that may contain such a text."""
 
 
 def rename(text: str) -> str:
@@ -65,20 +65,20 @@ def replaced(value: Any, path: tuple[str | int, ...], new: str) -> Any:
 
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_no_text_of_a_delivery_is_left_in_what_remains_but_the_ids_of_rooms_runs_and_recordings(vendor: str) -> None:
-    told: set[str] = set()
+    shown_fields: set[str] = set()
     for sample in samples():
         is_json = sample.vendor == vendor and sample.body[:1] == b"{"
         body = json.loads(sample.body.decode("latin1")) if is_json else None
         for path in texts(body):
             name = next(part for part in reversed(path) if isinstance(part, str))
             for fact, remaining in erased(vendor, replaced(body, path, CANARY)):
-                told |= {name} if CANARY in repr(fact) else set()
+                shown_fields |= {name} if CANARY in repr(fact) else set()
                 left = {field for field, value in remaining.items() if CANARY in repr(value)}
                 assert not left or (name in STAYS[vendor] and left <= WHERE), (path, left, remaining)
                 if "place" in left:
                     assert "room_name" not in remaining["place"]
-    # The canary was in facts before: in many fields of each vendor.
-    assert len(told) > 10
+    # Before the erasure the canary was in facts, in many fields of each vendor.
+    assert len(shown_fields) > 10
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_free_text_and_words_that_a_vendor_made_up_are_gone(vendor: str, body: d
     assert all(secret not in repr(each) for each in (remaining, *(other for _, other in others)))
 
 
-def test_what_counts_stays_after_an_erasure() -> None:
+def test_numbers_stay_after_an_erasure() -> None:
     body = {
         "event": "participant_joined", "room": {"sid": "RM_1", "name": "r"}, "createdAt": "1790000000",
         "participant": {"sid": "PA_1", "identity": "ana", "kind": "SIP", "joinedAt": "1790000000"},

@@ -1,4 +1,4 @@
-"""What containers and log collectors wrap around a line is undone; pieces of one line are joined."""
+"""Wrappings of containers and log collectors are removed, and pieces of one line are joined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracker.ingest.log_wrapping import Line, LineJoiner
 
 Wrap = Callable[[list[str]], list[bytes]]
-"""The lines of a file that holds these pieces of one line."""
+"""Pieces of one line → the lines of a file with them."""
 
 
 def lines_inside(*lines: bytes) -> list[Line]:
@@ -65,8 +65,8 @@ WRAPPINGS: list[Wrap] = [docker, journald, lambda pieces: journald(pieces, as_by
         st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1), min_size=1, max_size=5
     ),
 )
-def test_any_line_comes_out_of_any_wrapping_as_it_went_in(wrap: Wrap, pieces: list[str]) -> None:
-    text = "x" + "".join(pieces)  # no blank or prefix at the front, which would be read as one more wrapping
+def test_any_line_is_unwrapped_unchanged_from_any_wrapping(wrap: Wrap, pieces: list[str]) -> None:
+    text = "x" + "".join(pieces)  # without a blank or prefix at the front, which would look like another wrapping
     (line,) = lines_inside(*wrap(["x" + pieces[0], *pieces[1:]]))
     assert (line.number, line.text.decode(), line.is_wrapped, line.is_whole) == (1, text, True, True)
 
@@ -86,18 +86,18 @@ def test_a_line_longer_than_dockers_16_kib_is_one_line() -> None:
     assert line.text == text.encode()
 
 
-def test_an_event_and_its_own_fields_are_no_wrapping() -> None:
+def test_an_events_own_fields_are_no_wrapping() -> None:
     event = b'{"event":"signalSent","message":"{\\"log\\":1}"}'
     assert [line.text for line in lines_inside(event)] == [event]
 
 
-def test_wrappings_are_undone_one_inside_the_other() -> None:
+def test_nested_wrappings_are_removed() -> None:
     (inner,) = docker(["hello"])
     assert [line.text for line in lines_inside(b"web-1  | " + inner)] == [b"hello"]
     assert [line.text for line in lines_inside(b'{"message":"web-1  | hi"}')] == [b"hi"]
 
 
-def test_colours_of_a_terminal_are_no_part_of_a_line() -> None:
+def test_terminal_colours_are_removed() -> None:
     assert [line.text for line in lines_inside(b"\x1b[36mweb-1  | \x1b[0mhello")] == [b"hello"]
 
 
@@ -110,5 +110,5 @@ def test_a_line_whose_last_piece_is_missing_is_given_at_the_end_of_the_file() ->
 @pytest.mark.parametrize(
     "line", [b'{"log":5}', b'{"MESSAGE":null}', b'{"MESSAGE":[300]}', b'{"log":', b'{"message":{}}']
 )
-def test_what_is_no_wrapping_stays_as_it_is(line: bytes) -> None:
+def test_other_lines_are_unchanged(line: bytes) -> None:
     assert [each.text for each in lines_inside(line)] == [line]

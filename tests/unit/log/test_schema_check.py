@@ -1,4 +1,4 @@
-"""Every change of a schema is found, and no change that means nothing."""
+"""Every change of a schema is found, and changes without a meaning are ignored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def connection() -> Iterator[sqlite3.Connection]:
         yield opened
 
 
-def test_a_schema_as_it_was_made_has_no_problems(connection: sqlite3.Connection) -> None:
+def test_a_new_schema_has_no_problems(connection: sqlite3.Connection) -> None:
     assert find_problems(connection, EXPECTED) == []
 
 
@@ -71,7 +71,7 @@ def test_a_schema_as_it_was_made_has_no_problems(connection: sqlite3.Connection)
         ),
     ],
 )  # fmt: skip
-def test_whatever_is_added_changed_or_missing_is_named(
+def test_everything_added_changed_or_missing_is_named(
     connection: sqlite3.Connection, change: str, problem: str
 ) -> None:
     connection.executescript(change)
@@ -87,7 +87,7 @@ def test_whatever_is_added_changed_or_missing_is_named(
         "INSERT INTO a VALUES (1, 'x')",
     ],
 )
-def test_what_means_nothing_is_no_problem(connection: sqlite3.Connection, change: str) -> None:
+def test_changes_without_a_meaning_are_ignored(connection: sqlite3.Connection, change: str) -> None:
     connection.executescript("INSERT INTO b VALUES (1, 'x')")
     connection.executescript(change)
     assert find_problems(connection, EXPECTED) == []

@@ -25,7 +25,7 @@ AHEAD = [
 ]
 
 
-async def test_a_room_made_ahead_is_an_ordinary_session_in_whatever_order_its_events_come() -> None:
+async def test_a_room_created_in_advance_is_an_ordinary_session_in_any_order_of_its_events() -> None:
     for order in permutations(AHEAD):
         rows = await session_of("lk", list(order))
         session = rows.session
@@ -38,7 +38,7 @@ async def test_a_room_made_ahead_is_an_ordinary_session_in_whatever_order_its_ev
     assert entries[0].provenance == "reported"
 
 
-async def test_an_old_room_in_which_somebody_was_before_is_resumed_and_its_start_is_missing() -> None:
+async def test_an_old_room_with_earlier_participants_is_resumed_and_its_start_is_missing() -> None:
     before = old("participant_joined", 60, participant=person("PA_b", joined=60))
     entries = await timeline_of("lk", [before, *AHEAD])
     assert [each.kind for each in entries if each.kind.startswith("session.")] == [
@@ -49,22 +49,22 @@ async def test_an_old_room_in_which_somebody_was_before_is_resumed_and_its_start
     assert "missing_start" in {each.kind for each in rows.session.anomalies}
 
 
-async def test_a_lone_leave_shows_that_somebody_was_there_before_the_announcement() -> None:
+async def test_a_leave_alone_shows_that_a_person_was_there_before_the_announcement() -> None:
     left = old("participant_left", 3000, participant=person("PA_b", joined=60))
     rows = await session_of("lk", [*AHEAD, left])
     assert rows.session.start_provenance == "derived"
 
 
 async def test_an_old_room_announced_at_once_and_again_is_started_and_resumed() -> None:
-    told = [old("room_started", 0), *AHEAD]
-    entries = await timeline_of("lk", told)
+    events = [old("room_started", 0), *AHEAD]
+    entries = await timeline_of("lk", events)
     assert [(each.kind, seconds(each.at)) for each in entries if each.kind.startswith("session.")] == [
         ("session.started", 0), ("session.resumed", 2700), ("session.ended", 3321),
     ]  # fmt: skip
-    assert (await session_of("lk", told)).session.completeness == "complete"
+    assert (await session_of("lk", events)).session.completeness == "complete"
 
 
-async def test_an_old_room_made_ahead_and_announced_twice_is_started_and_resumed() -> None:
+async def test_an_old_room_created_in_advance_and_announced_twice_is_started_and_resumed() -> None:
     entries = await timeline_of("lk", [*AHEAD, old("room_started", 3000)])
     assert [(each.kind, seconds(each.at)) for each in entries if each.kind.startswith("session.")] == [
         ("session.started", 0), ("session.resumed", 3000), ("session.ended", 3321),
@@ -73,27 +73,27 @@ async def test_an_old_room_made_ahead_and_announced_twice_is_started_and_resumed
 
 async def test_a_room_of_a_newer_server_announced_again_is_resumed_and_starts_once() -> None:
     again = lk("room_started", 60)
-    told = [lk("room_started", 0), lk("participant_joined", 5, participant=person(joined=5)), again]
-    entries = await timeline_of("lk", told)
+    events = [lk("room_started", 0), lk("participant_joined", 5, participant=person(joined=5)), again]
+    entries = await timeline_of("lk", events)
     assert [each.kind for each in entries] == ["session.started", "participant.joined", "session.resumed"]
 
 
 @pytest.mark.parametrize("hook", ["lk", "pnm"])
-async def test_a_late_announcement_before_which_nothing_happened_is_the_start(hook: str) -> None:
+async def test_a_late_announcement_without_earlier_events_is_the_start(hook: str) -> None:
     if hook == "lk":
-        told = [
+        events = [
             lk("room_started", 60),
             lk("participant_joined", 61, participant=person(joined=61)),
             lk("room_finished", 99),
         ]
     else:
-        told = [pnm("room_started", 60), pnm("room_finished", 99)]
-    rows = await session_of(hook, told)
+        events = [pnm("room_started", 60), pnm("room_finished", 99)]
+    rows = await session_of(hook, events)
     assert (seconds(rows.session.started_at), rows.session.start_provenance) == (0, "reported")
     assert "missing_start" not in {each.kind for each in rows.session.anomalies}
 
 
-async def test_a_room_of_plugnmeet_whose_livekit_was_announced_late_misses_no_start() -> None:
+async def test_a_plugnmeet_room_that_livekit_announced_late_has_its_start() -> None:
     joined = pnm("participant_joined", 61, participant={"sid": "PA_a", "identity": "ana", "joined_at": "@s:61"})
     rows = await session_of("pnm", [pnm("room_created", 0), pnm("room_started", 60), joined])
     assert [each.kind for each in rows.session.anomalies] == []

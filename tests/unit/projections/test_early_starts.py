@@ -1,4 +1,4 @@
-"""Starts that cannot be: before the session, or long before the event that reports them."""
+"""Impossible starts: before the session, or long before the event that reports them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ async def test_a_moved_participant_joins_when_the_join_is_sent() -> None:
 
 
 async def test_a_participant_moved_into_a_room_older_than_their_join_joins_when_the_join_is_sent() -> None:
-    told = [lk("room_started", 0), lk("room_finished", 2420)]
-    told += [
+    events = [lk("room_started", 0), lk("room_finished", 2420)]
+    events += [
         lk(f"participant_{what}", at, participant=person(joined=60)) for what, at in (("joined", 1800), ("left", 2400))
     ]
-    rows = await session_of("lk", told)
+    rows = await session_of("lk", events)
     assert (seconds(rows.connections[0].joined_at), rows.session.participant_ms) == (1800, 600_000)
 
 
@@ -61,13 +61,13 @@ async def test_a_join_that_took_half_a_minute_is_as_old_as_it_states() -> None:
 
 async def test_a_participant_of_plugnmeet_joins_no_room_before_it_was_created() -> None:
     made = {"room": {"sid": "0000-1", "room_id": "room01", "creation_time": "@s:1500"}}
-    told = [
+    events = [
         pnm("room_created", 1500, **made), pnm("room_started", 1500, **made),
         pnm("participant_joined", 1800, participant={"sid": "PA_m", "identity": "dana", "joined_at": "@s:60"}, **made),
         pnm("participant_left", 2400, participant={"sid": "PA_m", "identity": "dana", "joined_at": "@s:60"}, **made),
         pnm("session_ended", 2420, **made),
     ]  # fmt: skip
-    rows = await session_of("pnm", told)
+    rows = await session_of("pnm", events)
     assert (rows.session.participant_ms, [each.kind for each in rows.session.anomalies]) == (600_000, ["early_start"])
 
 
@@ -104,11 +104,11 @@ async def test_a_recording_that_began_before_its_streamrec_session_is_cut_to_the
 async def test_a_start_a_few_seconds_before_the_session_is_shown_as_stated(early: int) -> None:
     """Times are cut to the second, and the clocks of a deployment differ."""
     made = room(created=10)
-    told = [
+    events = [
         lk("room_started", 10, room=made),
         lk("participant_left", 90, room=made, participant=person(joined=10 - early)),
     ]
-    rows = await session_of("lk", [*told, lk("room_finished", 99, room=made)])
+    rows = await session_of("lk", [*events, lk("room_finished", 99, room=made)])
     assert seconds(rows.connections[0].joined_at) == 10 - early
     assert "early_start" not in {each.kind for each in rows.session.anomalies}
 
@@ -146,16 +146,16 @@ def ends(draw: st.DrawFn) -> f.Fact:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ends(), min_size=1, max_size=8), MOMENTS)
-def test_nothing_starts_before_its_session(told: list[f.Fact], began: int) -> None:
+def test_nothing_starts_before_its_session(drawn: list[f.Fact], began: int) -> None:
     state = SessionState(source="s", vendor="v", run="R")
-    history = [f.SessionStarted(at=began, place=f.SessionRef(**PLACE)), *told]
+    history = [f.SessionStarted(at=began, place=f.SessionRef(**PLACE)), *drawn]
     for n, fact in enumerate(history):
         fold(state, SourcedFact(fact, n + 1, 0, "s", "v", f"k{n}", 0))
     rows = render(state, RenderContext(rules=f.RunRules()))
     starts = [row.joined_at for row in rows.connections] + [
         row.started_at for rows_of in (rows.streams, rows.recordings, rows.supervisor_sessions) for row in rows_of
     ]
-    ended = [fact.at for fact in told]
+    ended = [fact.at for fact in drawn]
     for start in starts:
-        # What ended before the session began is as long as nothing.
+        # An interval that ended before the session has length zero.
         assert start is None or start >= began - MIN_TOLERANCE or start in ended

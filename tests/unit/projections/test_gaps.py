@@ -1,4 +1,4 @@
-"""The timeline shows each start and each end of a broadcast once, whatever was lost and in whatever order the rest comes."""
+"""The timeline shows start and end of a broadcast once, with any lost events and in any order of arrival."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ ENDED = egress("egress_ended", 302, ACTIVE, FAILED, status="EGRESS_COMPLETE", st
 ROOM = [lk("room_started", 0), lk("room_finished", 320)]
 
 
-async def broadcast(told: list[dict[str, Any]]) -> list[tuple[str, float | None, str]]:
-    entries = await timeline_of("lk", [*ROOM, *told])
+async def broadcast(events: list[dict[str, Any]]) -> list[tuple[str, float | None, str]]:
+    entries = await timeline_of("lk", [*ROOM, *events])
     return [
         (each.kind.removeprefix("broadcast."), seconds(each.at), each.provenance)
         for each in entries
@@ -44,7 +44,7 @@ async def broadcast(told: list[dict[str, Any]]) -> list[tuple[str, float | None,
     ]
 
 
-async def test_a_storm_of_updates_is_one_start_and_one_stop_in_whatever_order() -> None:
+async def test_many_updates_are_one_start_and_one_stop_in_any_order() -> None:
     for order in permutations([STARTED, UPDATES[1], UPDATES[2], ENDED]):
         assert await broadcast(list(order)) == [
             ("started", 10, "reported"), ("updated", 70, "reported"), ("updated", 300, "reported"), ("stopped", 301, "reported"),
@@ -72,7 +72,7 @@ async def test_a_broadcast_whose_start_was_lost_starts_once_derived_from_its_upd
     ]
 
 
-async def test_a_broadcast_whose_end_was_lost_stops_when_it_was_ending() -> None:
+async def test_a_broadcast_whose_end_was_lost_stops_at_its_ending_state() -> None:
     found = await broadcast([STARTED, *UPDATES])
     assert [each for each in found if each[0] != "updated"] == [
         ("started", 10, "reported"),
@@ -80,23 +80,23 @@ async def test_a_broadcast_whose_end_was_lost_stops_when_it_was_ending() -> None
     ]
 
 
-async def test_a_broadcast_of_which_nothing_more_was_heard_stops_with_its_session() -> None:
+async def test_a_broadcast_without_further_events_stops_with_its_session() -> None:
     assert await broadcast([STARTED]) == [("started", 10, "reported"), ("stopped", 320, "inferred")]
 
 
 @pytest.mark.parametrize("message", ["had error", "no error"])
 async def test_a_broadcast_of_plugnmeet_starts_and_stops_once(message: str) -> None:
     info = {"record_id": "RTMP-1", "recorder_id": "node_01"}
-    told = [
+    events = [
         pnm("room_created", 0), pnm("room_started", 0), pnm("start_rtmp", 10, recording_info=info | {"recorder_msg": "started"}),
         pnm("end_rtmp", 90, recording_info=info | {"recorder_msg": message}), pnm("session_ended", 100),
     ]  # fmt: skip
-    entries = [each for each in await timeline_of("pnm", told) if each.kind.startswith("broadcast.")]
+    entries = [each for each in await timeline_of("pnm", events) if each.kind.startswith("broadcast.")]
     assert [each.kind for each in entries] == ["broadcast.started", "broadcast.stopped"]
     assert entries[1].detail.get("vendor_reason") == (message if message == "had error" else None)
 
 
-async def test_an_ingress_of_which_only_the_end_is_known_starts_when_the_end_says() -> None:
+async def test_an_ingress_without_a_start_event_starts_at_the_time_its_end_states() -> None:
     state = {"roomId": "RM_1", "startedAt": "@ns:20", "endedAt": "@ns:40"}
     ended = lk("ingress_ended", 40, ingressInfo={"ingressId": "IN_1", "roomName": "standup", "state": state})
     entries = await timeline_of("lk", [*ROOM, ended])

@@ -21,7 +21,7 @@ from tracker.sources.json_reading import given_id
 T = 1_790_000_000_000_000
 KEYS_OF_START = RunRules(runs_are_starts=True)
 odd = st.text(alphabet="a2~@_</:1", max_size=6)
-"""Texts made of the characters that ids are built with."""
+"""Texts of the characters that ids consist of."""
 
 
 @given(st.lists(odd, max_size=8))
@@ -35,14 +35,14 @@ def test_no_two_rows_have_one_id_and_a_given_id_stays(names: list[str]) -> None:
         assert identity == name or identity.startswith(f"{name}~")
 
 
-def test_a_repeated_id_is_numbered_as_ever() -> None:
+def test_a_repeated_id_gets_a_number() -> None:
     assert distinct_ids(["CAM", "SCR", "CAM", "CAM"]) == ["CAM", "SCR", "CAM~2", "CAM~3"]
 
 
 @given(st.lists(odd, min_size=1, max_size=4), st.lists(odd, min_size=1, max_size=4))
 @example(["a@b"], ["a", "b"])
 @example(["a~", "b"], ["a", "~b"])
-def test_the_key_of_an_interval_says_its_parts(one: list[str], other: list[str]) -> None:
+def test_keys_of_intervals_with_different_parts_differ(one: list[str], other: list[str]) -> None:
     assert (interval_key(*one) == interval_key(*other)) == (one == other)
 
 
@@ -57,7 +57,7 @@ given_keys = odd | made_up | st.builds(lambda run, tail: run + tail, made_up, st
 
 @given(given_keys, odd, odd, st.integers(0, 4_000) | st.integers(T, T + 4_000))
 @example("a_1790000000000", "b", "a", T)
-def test_a_run_key_of_the_vendor_is_none_that_tracker_makes(run: str, own: str, room: str, start: int) -> None:
+def test_a_run_key_of_the_vendor_never_equals_one_of_tracker(run: str, own: str, room: str, start: int) -> None:
     assert run_of(run) != provisional_run(room, start)
     if own != room:
         # This vendor makes its keys as Tracker does, of the same room and start.
@@ -78,7 +78,7 @@ def test_ordinary_run_keys_stay_as_the_vendor_sends_them() -> None:
 
 
 @given(odd, odd)
-def test_a_given_id_is_none_that_begins_with_trackers_word(one: str, other: str) -> None:
+def test_a_vendors_id_never_begins_with_trackers_prefix(one: str, other: str) -> None:
     assert not given_id(one, "a:").startswith("a:")
     assert (given_id(one, "a:") == given_id(other, "a:")) == (one == other)
     assert given_id("EG_1", "egress:") == "EG_1"
@@ -116,14 +116,14 @@ def test_the_rows_of_a_session_have_different_ids(facts: list[Fact]) -> None:
 
 
 @given(st.sets(st.tuples(odd, odd), max_size=6))
-def test_every_subscription_is_a_row_of_its_own(pairs: set[tuple[str, str]]) -> None:
+def test_every_subscription_is_a_separate_row(pairs: set[tuple[str, str]]) -> None:
     rows = rows_of([SubscriptionStarted(at=T, connection=c, stream=s, started_at=T) for c, s in sorted(pairs)])
     assert {(row.connection, row.stream) for row in rows.streams} == pairs
     assert len({row.id for row in rows.streams}) == len(pairs)
 
 
 @given(st.sets(st.tuples(odd, st.sampled_from([None, 12, 123])), max_size=6))
-def test_every_recording_that_states_its_start_is_a_row_of_its_own(found: set[tuple[str, int | None]]) -> None:
+def test_every_recording_with_a_start_is_a_separate_row(found: set[tuple[str, int | None]]) -> None:
     facts: list[Fact] = [
         RecordingReady(at=T, recording=r, keyed_by_start=True, started_at=start) for r, start in found if start
     ]
@@ -133,13 +133,13 @@ def test_every_recording_that_states_its_start_is_a_row_of_its_own(found: set[tu
     assert len({row.id for row in rows.recordings}) == len(found)
 
 
-def test_a_message_without_a_recording_id_is_not_about_the_recording_whose_id_looks_so() -> None:
+def test_a_message_without_a_recording_id_never_matches_a_similar_recording_id() -> None:
     made_up = RecordingStarted(at=T, recording="c/1790000000000", nameless=True)
     named = RecordingStarted(at=T, recording="c/1790000000000")
     assert ids_of(rows_of([made_up, named]))["recordings"] == ["s:c/1790000000000", "s:c/1790000000000~2"]
 
 
-def test_somebody_without_an_identity_is_nobody_whose_identity_looks_like_their_connection() -> None:
+def test_a_person_without_an_identity_never_matches_an_identity_like_their_connection() -> None:
     rows = rows_of(
         [
             ParticipantJoined(at=T, connection="PA_1", identity="Ana"),
@@ -153,7 +153,7 @@ def test_somebody_without_an_identity_is_nobody_whose_identity_looks_like_their_
     assert rows.session.participants == 3
 
 
-def test_entries_that_no_event_reported_have_an_id_of_their_own_in_each_session_of_a_record() -> None:
+def test_derived_entries_of_one_record_have_different_ids_in_each_session() -> None:
     found: set[str] = set()
     for n in range(3):
         state = SessionState(source="s", vendor="v", run=str(n))

@@ -1,4 +1,4 @@
-"""Who was there, and how long: connections, participants and the session say the same in every case."""
+"""Presence of people: connections, participants and the session agree in every case."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ S = 1_000_000
 
 
 def agree(rows: SessionRows) -> None:
-    """Connections, participants and the session of these rows say the same."""
+    """Assert that connections, participants and the session of these rows agree."""
     by_person: dict[str, list[Any]] = {person.id: [] for person in rows.participants}
     for row in rows.connections:
         by_person[row.participant].append(row)
@@ -132,16 +132,16 @@ async def test_a_leave_that_states_a_join_later_than_the_persons_stream_begins_w
 
 
 @pytest.mark.parametrize("hook", ["lk", "pnm"])
-async def test_somebody_of_whom_only_the_leave_is_known_was_there_for_a_moment(hook: str) -> None:
+async def test_a_person_known_only_by_a_leave_was_there_for_a_moment(hook: str) -> None:
     left = {"participant": {"sid": "PA_a", "identity": "a"}}
-    told = [lk("participant_left", 50, **left)] if hook == "lk" else [pnm("participant_left", 50, **left)]
-    rows = await session_of(hook, told)
+    events = [lk("participant_left", 50, **left)] if hook == "lk" else [pnm("participant_left", 50, **left)]
+    rows = await session_of(hook, events)
     assert (rows.connections[0].joined_at, rows.participants[0].presence_ms) == (None, 0)
     assert (rows.session.participants, rows.session.peak_participants) == (1, 1)
     agree(rows)
 
 
-async def test_somebody_who_leaves_in_the_second_they_join_is_counted_and_was_there() -> None:
+async def test_a_person_who_leaves_in_the_second_of_the_join_is_counted() -> None:
     rows = await session_of(
         "lk",
         [*OVER, *(lk(f"participant_{what}", 10, participant=person(joined=10)) for what in ("joined", "left"))],
@@ -151,16 +151,16 @@ async def test_somebody_who_leaves_in_the_second_they_join_is_counted_and_was_th
 
 async def test_a_connection_that_joins_again_under_its_id_is_there_again() -> None:
     """A migration: the old node reports the leave, the new one the join."""
-    told = [
+    events = [
         lk("room_started", 0),
         lk("participant_joined", 10, participant=person(joined=10)),
         lk("participant_left", 300, participant=person(joined=10, disconnectReason="MIGRATION")),
         lk("participant_joined", 301, participant=person(joined=301)),
     ]
-    rows = await session_of("lk", told)
+    rows = await session_of("lk", events)
     assert (rows.connections[0].left_at, rows.session.state, rows.session.peak_participants) == (None, "open", 1)
-    told += [lk("participant_left", 500, participant=person(joined=301)), lk("room_finished", 520)]
-    for order in (told, told[::-1]):
+    events += [lk("participant_left", 500, participant=person(joined=301)), lk("room_finished", 520)]
+    for order in (events, events[::-1]):
         rows = await session_of("lk", order)
         assert (rows.session.participant_ms, rows.session.completeness) == (490_000, "complete")
         agree(rows)
@@ -185,12 +185,12 @@ async def test_a_join_after_an_abort_under_the_same_id_is_there() -> None:
 
 async def test_a_join_sent_again_after_a_leave_with_its_old_time_does_not_reopen_the_connection() -> None:
     """Servers before 1.4.4 send a join again when a connection resumes."""
-    told = [
+    events = [
         lk("participant_joined", 10, participant=person(joined=10)),
         lk("participant_left", 30, participant=person(joined=10)),
         lk("participant_joined", 25, participant=person(joined=10), id="EV_again"),
     ]
-    rows = await session_of("lk", [*OVER, *told])
+    rows = await session_of("lk", [*OVER, *events])
     assert seconds(rows.connections[0].left_at) == 30
 
 

@@ -30,7 +30,7 @@ async def test_an_end_without_a_start_that_states_a_length_gives_start_and_lengt
     assert (recording.start_provenance, recording.stop_provenance) == ("derived", "reported")
 
 
-async def test_an_egress_that_states_its_times_only_in_its_file_has_them() -> None:
+async def test_times_of_an_egress_are_also_read_from_its_file() -> None:
     made = {"startedAt": "@ns:51", "endedAt": "@ns:651", "duration": "599000000000"}
     over = egress("egress_ended", 700, status="EGRESS_COMPLETE", fileResults=[made])
     (recording,) = (await session_of("lk", [over])).recordings
@@ -75,8 +75,8 @@ def failed(after: float, code: int = 503) -> tuple[dict[str, Any], dict[str, str
 
 
 async def test_a_streamrec_upload_whose_start_was_never_set_begins_its_length_before_its_stop() -> None:
-    told = uploaded(100, recording_started_at="0001-01-01T00:00:00Z", recording_file_duration_ms=80_000)
-    (recording,) = (await session_of("rec", [told])).recordings
+    upload = uploaded(100, recording_started_at="0001-01-01T00:00:00Z", recording_file_duration_ms=80_000)
+    (recording,) = (await session_of("rec", [upload])).recordings
     assert (seconds(recording.started_at), recording.start_provenance, recording.duration_ms) == (10, "derived", 80_000)
 
 
@@ -138,6 +138,6 @@ def test_a_recording_with_an_end_and_a_length_has_a_start_and_a_failed_upload_al
     assert ("uploaded" in {each["status"] for each in row.history}) == (row.upload_status == "uploaded")
 
 
-async def test_the_recordings_of_a_session_are_told_apart() -> None:
+async def test_the_recordings_of_a_session_are_distinguished() -> None:
     views = await project("rec", [uploaded(100), uploaded(101, rec_id="R2")])
     assert [row.vendor_id for rows in views.sessions.values() for row in rows.recordings] == ["R1", "R2"]

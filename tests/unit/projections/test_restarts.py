@@ -17,12 +17,12 @@ def test_the_files_of_one_process_are_no_restart() -> None:
     assert restart_moments({"2024-05-01_03-00-04": 1, "2024-05-02_03-00-04": 2, "2024-05-03_03-00-04": 3}) == ()
 
 
-def test_a_nightly_restart_whose_second_comes_back_is_a_restart() -> None:
+def test_a_restart_at_the_same_second_of_another_day_is_a_restart() -> None:
     files = {"2024-05-01_03-00-04": 1, "2024-05-02_03-00-05": 2, "2024-05-03_03-00-04": 3}
     assert restart_moments(files) == (2, 3)
 
 
-def test_the_hour_that_comes_twice_in_autumn_is_told_by_the_events() -> None:
+def test_the_repeated_hour_in_autumn_is_resolved_by_the_events() -> None:
     assert restart_moments({"2024-10-27_02-50-00": 10, "2024-10-27_02-10-00": 20}) == (20,)
 
 
@@ -54,7 +54,7 @@ def test_each_process_but_the_first_is_one_restart_in_whatever_order_files_are_k
     last = ""
     for days, time in processes:
         if time == last:
-            continue  # the same second with nothing in between: nobody can tell
+            continue  # the same second with nothing in between cannot be distinguished
         last = time
         starts.append(BASE + day * DAY)
         for n in range(days):

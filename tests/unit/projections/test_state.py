@@ -1,4 +1,4 @@
-"""Something that starts again after its end is running, whatever it is; a repeat of its start is not another start."""
+"""A track, ingress or session that starts again after its end is running; a repeat of its start is no new start."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def unpublished(at: float, version: float | None = None) -> dict[str, Any]:
 
 
 async def test_a_track_published_again_under_its_id_runs_in_whatever_order_the_events_come() -> None:
-    told = [*JOINED, published(30), unpublished(100), published(101)]
-    for order in (told, told[::-1], [*told, told[2]]):
+    events = [*JOINED, published(30), unpublished(100), published(101)]
+    for order in (events, events[::-1], [*events, events[2]]):
         rows = await session_of("lk", order)
         (stream,) = rows.streams
         assert (seconds(stream.started_at), stream.ended_at, stream.end) == (30, None, None)
@@ -61,10 +61,10 @@ def ingress(event: str, at: float) -> dict[str, Any]:
 
 
 async def test_a_reusable_ingress_that_starts_again_is_running() -> None:
-    told = [*JOINED, ingress("ingress_started", 20), ingress("ingress_ended", 40), ingress("ingress_started", 50)]
+    events = [*JOINED, ingress("ingress_started", 20), ingress("ingress_ended", 40), ingress("ingress_started", 50)]
     over = [lk("participant_left", 90, participant=person(joined=10)), lk("room_finished", 100)]
-    assert (await session_of("lk", [*told, *over])).session.completeness == "repaired"
-    ended = [*told, ingress("ingress_ended", 60), *over]
+    assert (await session_of("lk", [*events, *over])).session.completeness == "repaired"
+    ended = [*events, ingress("ingress_ended", 60), *over]
     for order in (ended, ended[::-1]):
         assert (await session_of("lk", order)).session.completeness == "complete"
 
@@ -74,9 +74,9 @@ async def test_a_persons_speech_to_text_that_starts_again_is_running() -> None:
         return pnm(f"speech_to_text_session_{what}", at, speech_service={"user_id": "ana"})
 
     over = [pnm("session_ended", 100), pnm("room_created", 0), pnm("room_started", 0)]
-    told = [speech("started", 10), speech("ended", 20), speech("started", 30)]
-    assert (await session_of("pnm", [*told, *over])).session.completeness == "repaired"
-    assert (await session_of("pnm", [*told, speech("ended", 40), *over])).session.completeness == "complete"
+    events = [speech("started", 10), speech("ended", 20), speech("started", 30)]
+    assert (await session_of("pnm", [*events, *over])).session.completeness == "repaired"
+    assert (await session_of("pnm", [*events, speech("ended", 40), *over])).session.completeness == "complete"
 
 
 async def test_a_message_that_arrives_after_the_end_it_precedes_reopens_no_supervisors_session() -> None:

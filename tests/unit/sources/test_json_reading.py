@@ -72,7 +72,7 @@ def _is_json_of_more_than_a_word(text: str) -> bool:
 
 
 @given(VALUES, st.integers(0, 3), st.booleans())
-def test_whatever_json_an_application_sends_no_json_is_shown_as_a_name(value: Any, nested: int, cut: bool) -> None:
+def test_no_json_of_an_application_is_shown_as_a_name(value: Any, nested: int, cut: bool) -> None:
     text = json.dumps(value)
     for _ in range(nested):
         text = json.dumps({"clientData": text})
@@ -138,7 +138,7 @@ def test_a_time_is_read_in_every_form_of_iso_8601(text: str, micros: int) -> Non
     assert iso_moment(text) == 1_714_532_404_000_000 + micros
 
 
-def test_a_time_without_seconds_is_the_beginning_of_its_minute() -> None:
+def test_a_time_without_seconds_is_the_start_of_its_minute() -> None:
     assert iso_moment("2024-05-01T03:00Z") == iso_moment("20240501T0300Z") == 1_714_532_400_000_000
     assert iso_moment("2024-05-01T03Z") == 1_714_532_400_000_000
 
@@ -156,7 +156,7 @@ def test_a_time_without_seconds_is_the_beginning_of_its_minute() -> None:
         5,
     ],
 )
-def test_what_is_no_time_with_a_zone_is_none(text: object) -> None:
+def test_text_that_is_no_time_with_a_zone_is_none(text: object) -> None:
     assert iso_moment(text) is None
 
 
@@ -166,7 +166,7 @@ def test_what_is_no_time_with_a_zone_is_none(text: object) -> None:
     st.sampled_from(["T", " "]),
     st.sampled_from([".", ","]),
 )
-def test_whatever_is_written_in_iso_8601_is_read_back(naive: datetime, zone: int, between: str, point: str) -> None:
+def test_every_time_in_iso_8601_is_read(naive: datetime, zone: int, between: str, point: str) -> None:
     at = naive.replace(tzinfo=timezone(timedelta(minutes=zone)))
     expected = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     assert iso_moment(at.isoformat(sep=between).replace(".", point)) == expected

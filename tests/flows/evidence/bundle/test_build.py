@@ -67,7 +67,7 @@ async def test_the_bundle_of_a_call_verifies(config: Config, vendor: str, tmp_pa
     assert outcomes(trusting)["vendors"] == ("ok" if vendor in SIGNED_BY_THE_SENDER else "not checked")
 
 
-async def test_every_file_has_the_content_its_name_says(config: Config, tmp_path: Path) -> None:
+async def test_every_file_has_the_content_of_its_name(config: Config, tmp_path: Path) -> None:
     session = await session_of(config, "livekit")
     files = unpacked(await support.bundle(config, session, tmp_path / "it.zip"))
     assert set(files) == set(contents.MAX_BYTES)
@@ -90,7 +90,7 @@ async def test_the_records_of_a_bundle_can_be_imported_again(config: Config, tmp
     assert (report.new, report.unreadable) == (0, [])
 
 
-async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(tmp_path: Path) -> None:
+async def test_the_page_has_no_script_and_escapes_names(tmp_path: Path) -> None:
     config = configured(tmp_path / "log", sealed=False)
     await filled(config, ["livekit"])
     name = "<script>alert(1)</script>\u202e"
@@ -112,7 +112,7 @@ async def test_the_page_holds_no_script_and_escapes_what_people_call_themselves(
 
 
 async def test_every_session_of_the_samples_has_a_bundle_that_verifies(tmp_path: Path) -> None:
-    """All samples mixed, with runs that end each other: what came from outside is named, the rest follows from the records."""
+    """All samples mixed, with runs that end each other: facts from other records are named, the rest follows from the bundle."""
     config = configured(tmp_path / "log", sealed=False)
     await init(config)
     sources = build_sources(config)
@@ -293,10 +293,10 @@ async def test_erasures_that_name_other_sources_are_withheld_from_readers_who_ma
     from tracker.api.auth import SCOPES, Reader  # noqa: PLC0415
 
     session = await session_of(config, "livekit")
-    async with api_context(config) as door:
-        door = msgspec.structs.replace(door, bundle_settings=bundle_settings(config, door.log))
+    async with api_context(config) as api:
+        api = msgspec.structs.replace(api, bundle_settings=bundle_settings(config, api.log))
         with (tmp_path / "it.zip").open("w+b") as file:
-            await bundles.make_bundle(door, Reader("narrow", frozenset(SCOPES), ("lk",)), session, file)
+            await bundles.make_bundle(api, Reader("narrow", frozenset(SCOPES), ("lk",)), session, file)
     found = await verified(tmp_path / "it.zip", config)
     assert not failed(found)
     assert outcomes(found)["timeline"] == "not checked"
@@ -315,11 +315,11 @@ async def test_records_that_another_node_has_not_signed_yet_give_an_unsigned_bun
         return signing_keys.verifiers(config) if is_key_known else []
 
     session = await session_of(config, "livekit")
-    async with api_context(config) as door:
-        bundling = bundle_settings(config, door.log)._replace(sign=None, keys=keys)
-        door = msgspec.structs.replace(door, bundle_settings=bundling)
+    async with api_context(config) as api:
+        bundling = bundle_settings(config, api.log)._replace(sign=None, keys=keys)
+        api = msgspec.structs.replace(api, bundle_settings=bundling)
         with (tmp_path / "it.zip").open("w+b") as file:
-            await bundles.make_bundle(door, READER, session, file)
+            await bundles.make_bundle(api, READER, session, file)
     assert outcomes(await verified(tmp_path / "it.zip"))["checkpoint"] == "not checked"
     why_unsigned = json.loads(unpacked(tmp_path / "it.zip")["manifest.json"])["tree"]["why_unsigned"]
     assert ("has not signed all of these records yet" in why_unsigned) is is_key_known

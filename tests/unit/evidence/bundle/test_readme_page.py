@@ -1,4 +1,4 @@
-"""The page of a bundle: its version stands for its text, and what limits the evidence stands at the top."""
+"""The README of a bundle: its version identifies its text, and the limits of the evidence are at the top."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ EVERYTHING = b"".join(
 
 
 def test_the_page_changes_only_with_its_version() -> None:
-    """Older pages are told from forged ones by their version. So a change of the page needs a new `PAGE_VERSION`."""
+    """The version distinguishes older pages from forged ones, so a change of the page needs a new `PAGE_VERSION`."""
     assert hashlib.sha256(EVERYTHING).hexdigest() == DIGESTS[readme_page.PAGE_VERSION]
 
 
@@ -61,7 +61,7 @@ def test_the_page_changes_only_with_its_version() -> None:
         "it does not prove that they were erased",
     ],
 )
-def test_what_limits_the_evidence_stands_on_the_page(words: str) -> None:
+def test_the_page_states_the_limits_of_the_evidence(words: str) -> None:
     assert words in EVERYTHING.decode()
     assert words not in b"".join(readme_page.page(manifest(), [ENTRY])).decode()
 

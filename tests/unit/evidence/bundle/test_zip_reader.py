@@ -1,4 +1,4 @@
-"""A bundle has one reading: what this reader accepts, every other program unpacks to the same files. The rest is refused."""
+"""Every program unpacks an accepted zip to the same files. A zip that programs could read differently is refused."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_plain_zip_is_read(tmp_path: Path) -> None:
         assert read(tmp_path / "it.zip") == FILES
 
 
-def test_what_the_writer_writes_is_read_and_has_no_extra_fields(tmp_path: Path) -> None:
+def test_a_zip_of_the_writer_is_read_and_has_no_extra_fields(tmp_path: Path) -> None:
     with (tmp_path / "it.zip").open("wb") as file:
         writer = BundleWriter(file)
         for name, content in FILES.items():
@@ -112,7 +112,7 @@ def test_what_the_writer_writes_is_read_and_has_no_extra_fields(tmp_path: Path) 
 
 
 def stale(content: bytes) -> bytes:
-    """A stream that ends, and another behind it."""
+    """A compressed stream with another one behind its end."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
     return deflate.compress(content) + deflate.flush()
 
@@ -189,7 +189,7 @@ FORGERIES: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("what", FORGERIES)
-def test_a_zip_that_some_programs_could_read_otherwise_is_refused(what: str, tmp_path: Path) -> None:
+def test_a_zip_that_programs_could_read_differently_is_refused(what: str, tmp_path: Path) -> None:
     make, words = FORGERIES[what]
     assert words in refusal(make(), tmp_path / "bad.zip")
 
@@ -213,7 +213,7 @@ def test_overlapping_files_are_refused(tmp_path: Path) -> None:
 
 
 def forward(content: bytes) -> dict[str, bytes]:
-    """What a program reads that goes from the front and never looks at the directory."""
+    """The files that a program reads from local headers alone, without the directory."""
     found: dict[str, bytes] = {}
     at = 0
     while content[at : at + 4] == b"PK\x03\x04":
@@ -237,7 +237,7 @@ PLACES = st.one_of(st.sampled_from(HEADERS), st.integers(WHOLE.index(b"PK\x01\x0
     cut=st.integers(0, 3),
     added=st.binary(max_size=3),
 )
-def test_what_is_accepted_is_read_alike_from_the_directory_and_from_the_front(
+def test_an_accepted_zip_has_the_same_files_in_its_directory_and_in_its_local_headers(
     changes: list[tuple[int, int]], cut: int, added: bytes, tmp_path: Path
 ) -> None:
     content = bytearray(WHOLE)
@@ -258,7 +258,7 @@ def test_what_is_accepted_is_read_alike_from_the_directory_and_from_the_front(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=5000), chunk=st.integers(1, 300))
-def test_lines_and_chunks_are_those_of_the_file_whatever_their_size(
+def test_lines_and_chunks_of_any_size_equal_the_file(
     content: bytes, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zip_reader, "CHUNK_BYTES", chunk)

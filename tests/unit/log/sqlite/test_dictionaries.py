@@ -1,4 +1,4 @@
-"""A log whose records are packed reads, proves and tells damage as one whose records stand as they came."""
+"""A log with compressed records is read, proved and checked for damage like a log with plain ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def deliveries(count: int, *, first: int = 0, source: str = "lk") -> list[Verifi
 
 
 async def packing_log(path: Path, sent: list[Verified]) -> SqliteLog:
-    """A log with these in it, opened; its dictionary is there before the last of them."""
+    """An open log with these deliveries, whose dictionary is trained before the last of them."""
     if not path.exists():
         await SqliteLog.create(path)
     log = await SqliteLog.open(path)
@@ -69,13 +69,13 @@ def rows(path: Path, sql: str, *bound: object) -> list[tuple[object, ...]]:
 
 
 def tamper(path: Path, sql: str, *bound: object) -> None:
-    """Change something behind the log's back."""
+    """Change the file without the log."""
     with closing(Tampered(path)) as log:
         log.run(sql, *bound)
 
 
 async def damaged(path: Path) -> list[int]:
-    """The positions whose leaf does not fit."""
+    """The positions of records that do not match their leaf."""
     log = await SqliteLog.open(path)
     found = [
         record.position
@@ -104,13 +104,13 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def packed(pristine: Path, path: Path) -> Path:
-    """1,600 records, the last 600 of them packed; a copy to tamper with."""
+    """A copy of a log with 1,600 records, the last 600 of them compressed, to tamper with."""
     shutil.copy(pristine, path)
     return path
 
 
 class TestPackedLog(LogContract):
-    """The contract, where everything that can be packed is."""
+    """The contract with every record compressed that can be."""
 
     @pytest.fixture
     async def log(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqliteLog]:
@@ -121,7 +121,7 @@ class TestPackedLog(LogContract):
         await opened.close()
 
 
-async def test_packed_or_not_the_log_says_the_same_and_has_the_same_tree(path: Path) -> None:
+async def test_a_log_with_compressed_records_has_the_same_records_and_tree(path: Path) -> None:
     sent = deliveries(1600)
     log, memory = await packing_log(path, sent), MemoryLog()
     await memory.append_all(sent)
@@ -136,7 +136,7 @@ async def test_packed_or_not_the_log_says_the_same_and_has_the_same_tree(path: P
     await log.close()
 
 
-async def test_the_first_thousand_stand_as_they_came_and_the_rest_takes_a_third(packed: Path) -> None:
+async def test_the_first_thousand_records_are_plain_and_the_others_take_a_third(packed: Path) -> None:
     plain = "SELECT max(position) FROM records WHERE length(proof) > 0"
     assert rows(packed, plain) == rows(packed, "SELECT made_at_position FROM dictionaries") == [(1000,)]
     ((before, after),) = rows(packed, "SELECT avg(length(proof) + length(body)) FILTER (WHERE position <= 1000), "
@@ -144,7 +144,7 @@ async def test_the_first_thousand_stand_as_they_came_and_the_rest_takes_a_third(
     assert after < before / 3
 
 
-async def test_a_packed_body_is_read_with_nothing_but_zstd(packed: Path) -> None:
+async def test_a_compressed_body_can_be_read_with_zstd_alone(packed: Path) -> None:
     ((frame,),) = rows(packed, "SELECT body FROM records WHERE position = 1500")
     ((dictionary,),) = rows(packed, "SELECT bytes FROM dictionaries")
     plain = zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(dictionary)).decompress(frame)
@@ -166,12 +166,12 @@ async def test_a_packed_body_is_read_with_nothing_but_zstd(packed: Path) -> None
         "UPDATE records SET body = x'7b7d' WHERE position = 1500",
     ],
 )
-async def test_a_packed_record_that_was_changed_is_told_and_no_other(packed: Path, change: str) -> None:
+async def test_a_changed_compressed_record_is_found_and_no_other(packed: Path, change: str) -> None:
     tamper(packed, change)
     assert await damaged(packed) == [1500]
 
 
-async def test_a_record_that_does_not_unpack_is_named_where_it_is_read(packed: Path) -> None:
+async def test_the_error_names_a_record_that_does_not_decompress(packed: Path) -> None:
     tamper(packed, "UPDATE records SET body = substr(body, 1, 30) WHERE position = 1500")
     log = await SqliteLog.open(packed)
     with pytest.raises(LogCorrupt, match="position 1500 does not decompress"):
@@ -183,7 +183,7 @@ async def test_a_record_that_does_not_unpack_is_named_where_it_is_read(packed: P
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM dictionaries", "UPDATE dictionaries SET bytes = x'00'"])
-async def test_without_its_dictionary_each_packed_record_is_damage_and_new_ones_stand_as_they_came(
+async def test_without_the_dictionary_compressed_records_are_damaged_and_new_ones_are_plain(
     packed: Path, change: str
 ) -> None:
     tamper(packed, change)
@@ -197,14 +197,14 @@ async def test_without_its_dictionary_each_packed_record_is_damage_and_new_ones_
     await log.close()
 
 
-async def test_a_frame_that_claims_to_be_huge_is_damage_and_not_unpacked(packed: Path) -> None:
+async def test_a_body_that_claims_to_be_huge_is_damaged_and_not_decompressed(packed: Path) -> None:
     bomb = zstandard.ZstdCompressor().compress(bytes(MAX_BYTES + 1))
     assert len(bomb) < 4096
     tamper(packed, "UPDATE records SET body = ?, proof = x'' WHERE position = 7", bomb)
     assert await damaged(packed) == [7]
 
 
-async def test_what_is_unpacked_at_once_is_bounded(packed: Path) -> None:
+async def test_chunks_are_bounded_by_their_decompressed_size(packed: Path) -> None:
     spaces = Packer().pack(b"{}", b" " * (3 * 1024 * 1024))
     tamper(packed, "UPDATE records SET body = ?, proof = x'' WHERE position BETWEEN 11 AND 20", spaces)
     log = await SqliteLog.open(packed)
@@ -214,7 +214,7 @@ async def test_what_is_unpacked_at_once_is_bounded(packed: Path) -> None:
     await log.close()
 
 
-async def test_a_record_that_came_looking_packed_is_given_back_as_it_came(path: Path) -> None:
+async def test_a_delivery_that_looks_compressed_is_read_unchanged(path: Path) -> None:
     frames = [MAGIC, MAGIC + b"x", zstandard.ZstdCompressor().compress(b"\0" * 8), Packer().pack(b"", b"deep") or b""]
     sent = [
         Verified(source="s", vendor="v", event="", dedupe_key=str(n), received_at=1, origin="webhook", proof=b"", body=body)
@@ -226,19 +226,19 @@ async def test_a_record_that_came_looking_packed_is_given_back_as_it_came(path: 
     assert await damaged(path) == []
 
 
-async def test_who_appends_after_us_uses_the_dictionary_that_is_there(packed: Path) -> None:
+async def test_a_log_that_is_opened_again_uses_the_existing_dictionary(packed: Path) -> None:
     log = await packing_log(packed, deliveries(200, first=5000))
     await log.close()
     assert rows(packed, "SELECT count(*) FROM records WHERE position > 1600 AND length(proof) = 0") == [(200,)]
     assert rows(packed, "SELECT count(*) FROM dictionaries") == [(1,)]
 
 
-async def test_two_that_train_at_once_keep_one_dictionary(path: Path) -> None:
+async def test_two_processes_that_train_at_once_store_one_dictionary(path: Path) -> None:
     sent = deliveries(2400)
     await SqliteLog.create(path)
     first, second = await SqliteLog.open(path), await SqliteLog.open(path)
     await first.append_all(sent[:900])
-    await second.append_all(sent[900:901])  # now the second has seen the others, too
+    await second.append_all(sent[900:901])  # now the second one has seen the other records too
     await asyncio.gather(first.append_all(sent[901:1100]), second.append_all(sent[1100:1300]))
     await asyncio.gather(trained(first), trained(second))
     assert rows(path, "SELECT id FROM dictionaries") == [(1,)]
@@ -249,7 +249,7 @@ async def test_two_that_train_at_once_keep_one_dictionary(path: Path) -> None:
     assert rows(path, "SELECT count(*) FROM records WHERE length(proof) = 0") == [(1100,)]
 
 
-async def test_a_log_that_is_closed_while_it_trains_trains_again(path: Path) -> None:
+async def test_a_training_interrupted_by_a_close_is_repeated(path: Path) -> None:
     sent = deliveries(1200)
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
@@ -262,9 +262,7 @@ async def test_a_log_that_is_closed_while_it_trains_trains_again(path: Path) -> 
     assert rows(path, "SELECT count(*) FROM records WHERE length(proof) = 0") == [(190,)]
 
 
-async def test_when_the_traffic_changes_another_dictionary_is_kept(
-    packed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_changed_traffic_trains_another_dictionary(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dictionaries, "RETRAIN_RECORDS", 1000)
     others = [
         Verified(
@@ -279,13 +277,13 @@ async def test_when_the_traffic_changes_another_dictionary_is_kept(
     await log.close()
 
 
-async def test_what_has_nothing_in_common_gets_no_dictionary() -> None:
+async def test_records_with_nothing_in_common_get_no_dictionary() -> None:
     chance = random.Random(1)
     assert train_better([(b"{}", chance.randbytes(200)) for _ in range(1000)], None) is None
     assert train_better([], None) is None
 
 
-async def test_a_sealed_log_trains_no_dictionary(path: Path, tmp_path: Path) -> None:
+async def test_an_encrypted_log_trains_no_dictionary(path: Path, tmp_path: Path) -> None:
     sent = deliveries(3000)
     await (await packing_log(path, sent[:900])).close()
     masters = [MasterKey("first", bytes(range(32)))]
@@ -313,7 +311,7 @@ async def test_a_dictionary_is_never_changed(packed: Path, statement: str) -> No
         rows(packed, statement)
 
 
-def test_a_row_is_told_packed_by_its_proof_and_magic_number() -> None:
+def test_a_compressed_row_is_recognised_by_its_proof_and_magic_number() -> None:
     frame = Packer().pack(b"{}", b" " * 100)
     assert frame is not None
     assert is_packed(b"", frame)

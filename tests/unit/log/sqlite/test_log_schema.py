@@ -62,7 +62,7 @@ async def test_a_log_with_a_changed_schema_is_not_opened(path: Path, sql: str) -
 
 
 @pytest.mark.parametrize("sql", PLANTED.values(), ids=PLANTED)
-async def test_what_is_planted_under_an_open_log_lets_no_delivery_be_answered(
+async def test_after_a_change_of_the_schema_an_open_log_answers_no_delivery(
     log: SqliteLog, path: Path, sql: str
 ) -> None:
     assert await log.append(delivery("a")) == Appended(1, duplicate=False)
@@ -141,7 +141,7 @@ async def test_a_replica_applies_nothing_into_a_changed_file(path: Path) -> None
         "CREATE TEMP TRIGGER x AFTER INSERT ON main.t WHEN NEW.n = 600 BEGIN DELETE FROM t WHERE n = NEW.n; END",
     ],
 )
-async def test_rows_are_read_back_before_the_commit_whatever_swallowed_them(trigger: str) -> None:
+async def test_missing_rows_are_noticed_before_the_commit(trigger: str) -> None:
     async with aiosqlite.connect(":memory:", isolation_level=None) as connection:
         await connection.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, b BLOB) STRICT")
         await connection.execute(trigger)

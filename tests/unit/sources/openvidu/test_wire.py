@@ -1,4 +1,4 @@
-"""One event in several records: its dedupe key, and what its copies have in common."""
+"""One event in several records: its dedupe key, and how copies are recognised."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_the_fields_that_only_a_logger_adds_do_not_count(added: dict[str, str]) 
     assert read_event(plain).fields == read_event(logged).fields
 
 
-def test_a_nodes_event_has_a_cluster_of_its_own() -> None:
+def test_a_nodes_event_has_its_own_cluster_field() -> None:
     fields = {"id": "n1", "timestamp": 1600000001000, "clusterId": "c.example"}
     assert key_of(cdr("nodeCrashed", fields)) != key_of(cdr("nodeCrashed", fields | {"clusterId": "d.example"}))
     assert key_of(cdr("nodeCrashed", fields)) == key_of(webhook("nodeCrashed", fields | {"elastic_type": "cdr"}))
 
 
-def test_every_sample_has_the_key_it_always_had() -> None:
+def test_the_keys_of_samples_never_change() -> None:
     for file in ("openvidu2-cdr.jsonl", "openvidu2-webhook.jsonl", "openvidu2-timelines.jsonl"):
         for body in (SAMPLES / file).read_bytes().splitlines():
             assert former_keys(body) == (key_of(body),)
@@ -74,7 +74,7 @@ def test_the_former_key_of_a_logged_event_has_all_its_fields() -> None:
     assert former_keys(b"no json") == ()
 
 
-def test_a_recordings_name_counts_only_where_an_encoding_may_have_damaged_it() -> None:
+def test_a_recordings_name_counts_only_if_an_encoding_may_have_damaged_it() -> None:
     fields = {"id": "r", "startTime": 1, "status": "ready", "timestamp": 2, "size": 5}
     assert key_of(cdr("recordingStatusChanged", fields | {"name": "a"})) == key_of(
         webhook("recordingStatusChanged", fields | {"name": "b", "size": 0})
@@ -98,7 +98,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("name", ["علی رضایی", "李雷", "Łukasz Żak", "Zoë 😀", "Олег?"])
-def test_a_damaged_copy_of_an_event_is_known_as_a_copy_and_as_damaged(how: str, name: str) -> None:
+def test_a_damaged_copy_of_an_event_is_recognised_as_a_copy_and_as_damaged(how: str, name: str) -> None:
     readable = copy_of(cdr("participantJoined", joined(name)))
     damaged = copy_of(webhook("participantJoined", joined(DAMAGES[how](name))))
     assert readable.key == damaged.key
@@ -107,9 +107,7 @@ def test_a_damaged_copy_of_an_event_is_known_as_a_copy_and_as_damaged(how: str, 
 
 @settings(deadline=None)
 @given(st.text("abc ?!.éüßñçЖдиعليرضا李雷王さ한국😀ŁżČ"), st.sampled_from(sorted(DAMAGES)))
-def test_in_whatever_letters_a_text_is_written_a_damaged_copy_has_its_key_and_no_less_damage(
-    text: str, how: str
-) -> None:
+def test_a_damaged_copy_of_a_text_in_any_script_has_its_key_and_no_less_damage(text: str, how: str) -> None:
     readable = copy_of(cdr("signalSent", JOINED | {"data": text}))
     damaged = copy_of(cdr("signalSent", JOINED | {"data": DAMAGES[how](text)}))
     assert readable.key == damaged.key
@@ -130,7 +128,7 @@ def test_events_that_differ_in_anything_else_are_no_copies(other: dict[str, Any]
     assert copy_of(cdr("signalSent", JOINED | {"data": "سلام"})).key != copy_of(cdr("signalSent", other)).key
 
 
-def test_two_readable_texts_of_one_moment_are_two_events() -> None:
+def test_two_readable_texts_at_the_same_time_are_two_events() -> None:
     first, second = (copy_of(cdr("signalSent", JOINED | {"data": text})) for text in ("سلام", "خدا"))
     assert (first.damage, second.damage) == (0, 0)
     assert first.text != second.text

@@ -1,4 +1,4 @@
-"""Damaged views are recognised as such, and only they, and what never were views, are moved aside."""
+"""Damaged views and foreign files are recognised and moved aside; all other files stay."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-async def test_what_is_damaged_or_foreign_is_no_views_file_and_is_moved_aside_whole(path: Path, damage) -> None:  # noqa: ANN001
+async def test_a_damaged_or_foreign_file_is_refused_and_moved_aside(path: Path, damage) -> None:  # noqa: ANN001
     damage(path)
     content = path.read_bytes()
     path.with_name("views.db-wal").write_bytes(b"its wal")
@@ -90,7 +90,7 @@ async def test_a_log_a_key_store_and_a_directory_are_never_moved(tmp_path: Path)
     assert {each.name for each in tmp_path.iterdir() if "damaged" in each.name} == set()
 
 
-async def test_a_file_that_was_replaced_meanwhile_stays(path: Path) -> None:
+async def test_a_file_that_was_replaced_in_between_stays(path: Path) -> None:
     damaged = find_inode(path)
     await SqliteViews.create(path)
     assert move_aside(path, damaged) is None
@@ -99,15 +99,15 @@ async def test_a_file_that_was_replaced_meanwhile_stays(path: Path) -> None:
     assert move_aside(path) is None
 
 
-async def test_the_newest_damaged_views_are_kept_and_what_never_was_views_is_never_deleted(path: Path) -> None:
+async def test_only_the_newest_damaged_views_stay_and_foreign_files_are_never_deleted(path: Path) -> None:
     foreign(path)
     first = move_aside(path)
-    kept: list[Path | None] = []
+    moved: list[Path | None] = []
     for _ in range(MAX_DAMAGED + 2):
         await SqliteViews.create(path)
         cut(path)
-        kept.append(move_aside(path))
-    assert sorted(path.parent.glob("*.damaged-*")) == sorted([first, *kept[2:]])
+        moved.append(move_aside(path))
+    assert sorted(path.parent.glob("*.damaged-*")) == sorted([first, *moved[2:]])
     remove_damaged(path)
     assert list(path.parent.glob("*.damaged-*")) == [first]
 
@@ -121,7 +121,7 @@ async def test_without_rights_or_space_nothing_is_damaged(path: Path) -> None:
     await views.close()
 
 
-async def test_damage_that_shows_only_while_reading_is_noticed(tmp_path: Path, path: Path) -> None:
+async def test_damage_is_noticed_while_reading(tmp_path: Path, path: Path) -> None:
     with closing(sqlite3.connect(path)) as file:
         ((page, size),) = file.execute(
             "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = 'entries'"

@@ -236,8 +236,10 @@ def statements_of(filters: dict[str, Any], cursor: str | None = None) -> list[tu
     """All statements that may read a page of sessions: by a scan, from each candidate, and the count of candidates."""
     wanted = with_single_source(SessionFilter(**filters))
     found = find_candidates(wanted)
-    asked = [sessions_statement(wanted, limit=5, cursor=cursor, candidate=candidate) for candidate in (None, *found)]
-    return [*asked, count_statement(found)] if found else asked
+    statements = [
+        sessions_statement(wanted, limit=5, cursor=cursor, candidate=candidate) for candidate in (None, *found)
+    ]
+    return [*statements, count_statement(found)] if found else statements
 
 
 PLANNED: list[tuple[str, list[Any]]] = [
@@ -347,9 +349,9 @@ async def test_every_query_about_a_room_reads_a_span_of_an_index(tmp_path: Path)
 
 
 async def test_these_tests_cover_every_statement() -> None:
-    asked = "\n".join(statement for statement, _ in PLANNED)
+    planned_text = "\n".join(statement for statement, _ in PLANNED)
     known = {name: value for name, value in vars(sql).items() if name.startswith("SELECT_") and isinstance(value, str)}
-    assert [name for name, value in known.items() if value not in asked] == []
+    assert [name for name, value in known.items() if value not in planned_text] == []
 
 
 async def test_lists_are_read_in_the_order_of_an_index(tmp_path: Path) -> None:
