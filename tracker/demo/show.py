@@ -81,7 +81,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def run(*, speed: float = 20.0, keep: bool | None = None, port: int = 0, console: Console | None = None) -> int:
-    """Run the demo; 0 when every delivery was answered as it must be, 1 otherwise.
+    """Run the demo; returns 0 if every delivery got the right answer, 1 otherwise.
 
     `speed`: how many seconds of a call pass in one second. `keep`: keep serving after act 2 until Ctrl-C (None: when
     standard output is a terminal). `port` 0 takes a free one.
@@ -193,7 +193,7 @@ class Player:
                 await asyncio.sleep(LOOP_SECONDS)
 
     def print_tallies(self) -> bool:
-        """Print the table of deliveries; True when every delivery was answered as it must be."""
+        """Print the table of deliveries; returns whether every delivery got the right answer."""
         columns = ("source", "sent", "recorded", "duplicate", "refused (401)", "wrong answers")
         rows = [
             (f"{SOURCES[vendor]} ({vendor})", tally.sent, tally.recorded, tally.duplicate, tally.refused, tally.failed)

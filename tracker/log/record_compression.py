@@ -4,7 +4,7 @@
                   the zstd frame names its dictionary and its content's size; it has no checksum: a record's leaf is over
                   the plain bytes
 
-No record that Tracker writes has an empty proof, so compressed and plain records can be told apart. A record that was received
+No record that Tracker writes has an empty proof, so compressed and plain records can be distinguished. A record that was received
 with an empty proof and looks compressed is compressed as well. Sizes are checked before anything is decompressed: a frame
 that claims more than `MAX_BYTES`, or has bytes behind it, is damaged.
 """

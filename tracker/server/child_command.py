@@ -33,11 +33,11 @@ async def run(config: Path, *arguments: str) -> CommandResult:
     with contextlib.suppress(OSError):
         Path(f"/proc/{process.pid}/oom_score_adj").write_text(OOM_SCORE, "ascii")
     try:
-        out, complaint = await process.communicate()
+        out, stderr = await process.communicate()
     except BaseException:
         # The next run does the rest.
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
         raise
-    return CommandResult(process.returncode, out, complaint.decode("utf-8", "replace").strip().rpartition("\n")[2])
+    return CommandResult(process.returncode, out, stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])

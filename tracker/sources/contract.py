@@ -95,7 +95,7 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     build: Callable[[SourceSettings], Source]
     interpret: Interpret
     rules: RunRules
-    """How its runs of a room are told apart."""
+    """How its runs of a room are distinguished."""
     needs: SecretsKey
     """What it proves deliveries with: a list of secrets, or secrets by issuer."""
     least_secret: int = 0

@@ -104,7 +104,7 @@ def person_name(value: object) -> str | None:
     """The name in a text that should be a person's name; never JSON.
 
     An application may send an object with the name in it (`{"clientData": "Mike"}`), also as a text within a text, and may
-    join what client and server said by `%/%`. Broken JSON, and JSON without a name, is no name.
+    join the client's and the server's text by `%/%`. Broken JSON, and JSON without a name, is no name.
     """
     return _name_in(value, _MAX_NESTED_NAMES)
 
@@ -202,9 +202,9 @@ def _name_is_secret(name: str) -> bool:
     return _SECRET_KEY.search(name) is not None
 
 
-def repeat_of(*said: Any) -> EventCopy:
-    """What an event says apart from when it was sent: equal for an event that is sent again."""
-    text = json.dumps(said, sort_keys=True, ensure_ascii=True, default=str)
+def repeat_of(*values: Any) -> EventCopy:
+    """The content of an event without its sending time: equal for an event that is sent again."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=True, default=str)
     return EventCopy(hashlib.sha256(text.encode()).hexdigest(), 0, None)
 
 

@@ -67,7 +67,7 @@ def build(settings: SourceSettings) -> Source:
 
 
 def rules(vendor: str) -> RunRules:
-    """How a vendor's runs are told apart; an unknown vendor gets the default rules."""
+    """How a vendor's runs are distinguished; an unknown vendor gets the default rules."""
     known = _vendors.get(vendor)
     return _NO_RULES if known is None else known.rules
 

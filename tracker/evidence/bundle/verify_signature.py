@@ -66,7 +66,7 @@ def _own_keys(bundle: OpenBundle) -> list[Verifier]:
 
 
 def _problems(note: Note, manifest: bytes, origin: str | None) -> list[str]:
-    """What is wrong in a note, whoever signed it."""
+    """What is wrong in a note, regardless of its signer."""
     lines = note.text.split("\n")
     if len(lines) < 2 or note.text != signed_text(lines[1], manifest):
         return [f"{SIGNATURE} is about another {MANIFEST}: one of them was changed"]

@@ -19,7 +19,7 @@ from tracker.log.merkle.tree import root_at
 class Divergence(NamedTuple):
     """This node's records differ from the signed ones. Roots at `size`; `root` is b"" where it has fewer records.
 
-    `difference` None: no node has said yet which record differs, or only hashes above the leaves differ.
+    `difference` None: no node has reported yet which record differs, or only hashes above the leaves differ.
     """
 
     size: int

@@ -70,8 +70,8 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True):
     def end_reason(self) -> tuple[EndReason, str]:
         """Why it ended: the normalised reason, and LiveKit's own (`error`, `details`), else the status."""
         outcome = _OUTCOMES.get(self.status)
-        said = protojson.mask_addresses(self.info.text("error") or self.info.text("details"))
-        return outcome[1] if outcome else "unknown", said or self.status
+        detail = protojson.mask_addresses(self.info.text("error") or self.info.text("details"))
+        return outcome[1] if outcome else "unknown", detail or self.status
 
     @property
     def status(self) -> str:
