@@ -40,7 +40,10 @@ class FieldMissing(Exception):
 
 
 class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What every body has: its name, its fields, the relayed message's `data`, the hints, and when we received it."""
+    """What every body has: its name, its fields, the relayed message's `data`, the hints, and when we received it.
+
+    `repeat`: what makes a webhook a repeat of another one, whatever its `msg` says. Any field tells relayed messages apart.
+    """
 
     name: str
     body: dict[str, Any]
@@ -48,6 +51,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     sid: str | None
     rid: str | None
     received_at: Micros
+    repeat: EventCopy | None
 
     def first_text(self, *names: str) -> str | None:
         """The first of these fields that holds text, in `data` before the body itself."""
@@ -69,13 +73,6 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             "anomalies": anomalies,
             "copy": self.repeat,
         }
-
-    @property
-    def repeat(self) -> EventCopy | None:
-        """What makes a webhook a repeat of another one, whatever its `msg` says. Relayed messages are told apart by any field."""
-        if self.name not in _WEBHOOKS:
-            return None
-        return repeat_of({name: value for name, value in self.body.items() if name != "msg"})
 
     def session_ref(self, at: Micros | None, run: str | None, client: str | None, **more: Any) -> SessionRef:
         """The session `run` of `client`; `more`: further arguments of `SessionRef`, and `rec_id`. Raises `FieldMissing`."""
@@ -102,13 +99,15 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     except BodyUnreadable as why:
         body, problem = {}, str(why)
     hints = read_proof(record)
+    name = name_of(body)
     context = EventContext(
-        name=name_of(body),
+        name=name,
         body=body,
         data=as_object(body.get("data")),
         sid=as_text(hints.get("sid")),
         rid=as_text(hints.get("rid")),
         received_at=record.received_at,
+        repeat=repeat_of({name: value for name, value in body.items() if name != "msg"}) if name in _WEBHOOKS else None,
     )
     if problem is not None or not context.name:
         return (_raw(context, ("unreadable", problem or "neither status nor type")),)

@@ -222,7 +222,9 @@ async def test_two_sessions_of_a_client_are_distinguished() -> None:
         f"rec:agent_{START // 1000 + 2_000_000}",
     ]
     assert [[r.vendor_id for r in s.recordings] for s in (first, second, third)] == [["a", "b"], ["c"], []]
-    assert [r.upload_http_status for r in first.recordings] == [None, None]
+    failures = [[step["status"] for step in r.history].count("upload_failed") for r in first.recordings]
+    assert failures == [1, 0]
+    assert [(r.upload_status, r.upload_http_status) for r in first.recordings] == [("uploaded", None)] * 2
     assert [s.session.state for s in (first, second, third)] == ["ended"] * 3
 
 
