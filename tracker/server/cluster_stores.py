@@ -129,7 +129,9 @@ async def expect_undiverged(config: Config, log: ComparedLog) -> None:
 
 def _expect_driver() -> None:
     if find_spec("nats") is None:
-        raise ConfigInvalid("log.engine: \"jetstream\" needs the NATS driver: pip install 'tracker[cluster]'")
+        raise ConfigInvalid(
+            "log.engine: \"jetstream\" needs the NATS driver: install Tracker with its extra `cluster`, like pip install '.[cluster]'"
+        )
 
 
 def _checkpoint_key(config: Config) -> str:

@@ -16,7 +16,6 @@ import os
 import resource
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator
-from importlib.metadata import version
 from typing import cast
 
 import msgspec
@@ -24,6 +23,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from tracker.config.version import tracker_version
 from tracker.domain import clock
 from tracker.privacy import retention
 from tracker.projector import gc_tuning
@@ -128,7 +128,7 @@ class Server:
         minute, behind, diverged = metrics.last_minute(), log.lag(), cosigner.diverged
         names = {*(each.name for each in self.config.sources), *(name for name, _ in metrics.outcomes)}
         return NodeStatus(
-            node=settings.node, role=self.role, version=version("tracker"), started=metrics.since,
+            node=settings.node, role=self.role, version=tracker_version(), started=metrics.since,
             position=await log.head(), views=None if self.read_side is None else self.read_side.position,
             behind_messages=behind.messages, behind_seconds=finite_seconds(behind.seconds), signs=settings.signs,
             cosigned=cosigner.cosigned_size, diverged=None if diverged is None else diverged.size, doubt=cosigner.doubt,

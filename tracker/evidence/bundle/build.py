@@ -18,12 +18,12 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from importlib.metadata import version
 from tempfile import SpooledTemporaryFile
 from typing import IO, NamedTuple
 
 import msgspec
 
+from tracker.config.version import tracker_version
 from tracker.domain.deliveries import KEY_LOST, TRACKER, Micros, Record
 from tracker.domain.record_json import format_micros
 from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
@@ -262,7 +262,7 @@ class _BundleBuilder:
         return Manifest(
             format=FORMAT,
             made_at=format_micros(self._request.made_at),
-            tracker=WriterVersion(version=version("tracker"), reading=VIEWS_VERSION, page=readme_page.PAGE_VERSION),
+            tracker=WriterVersion(version=tracker_version(), reading=VIEWS_VERSION, page=readme_page.PAGE_VERSION),
             session=SessionIdentity(id=row.id, source=row.source, vendor=row.vendor),
             records=records,
             erasures=len(self._erasures),
