@@ -30,7 +30,7 @@ from tracker.domain.facts import Micros, RunRules, SessionRef
 from tracker.domain.room_marks import ANCHOR, EARLIEST, END, FIRST, KEYED, LATEST, LOOSE, SPAN, START, Mark, MarkChange, Marks  # fmt: skip
 from tracker.projections.ids import provisional_run
 
-PAGE = 16
+PAGE = 4
 """Starts that are read at once on the way back to a gap."""
 _MAX_DIGITS = 15
 """Digits of a start (ms) in a key."""
@@ -143,28 +143,34 @@ class Room:
 
         That moment is `at`, or the start of the run `key` itself if it is later.
         """
-        own = self._start_of(key)
-        if own is not None and own > at:
+        own = self._start_after(key, at)
+        if own is not None:
             at = own
         found = self.next_run(at)
         return at, None if found is None else found.start
 
-    def _start_of(self, key: str) -> Micros | None:
-        """The start of the run with this key."""
+    def _start_after(self, key: str, at: Micros) -> Micros | None:
+        """The start of the run with this key, if it is after `at`."""
         keyed = self.marks.named(KEYED, key)
         if keyed is not None:
             low, high = keyed.at - self._rules.tolerance, keyed.at
-            if not self.marks.select(START, low, high, limit=1):
-                return high
         elif (loose := self.marks.named(LOOSE, key)) is not None:
-            return self.start_of_loose(loose)
+            low = high = self.start_of_loose(loose)
         else:
             milliseconds = key.removeprefix(f"{self.name}_")
             if not milliseconds.isdecimal() or len(milliseconds) > _MAX_DIGITS:
                 return None
             low = int(milliseconds) * 1_000
             high = low + 999
-        return next((run.start for run in self.runs_between(low, high) if run.key == key), None)
+        if high <= at or (keyed is None and not self._has_boundary(at + 1, high)):
+            return None
+        return next((run.start for run in self.runs_between(low, high) if run.key == key and run.start > at), None)
+
+    def _has_boundary(self, low: Micros, high: Micros) -> bool:
+        first = self.marks.named(FIRST, "")
+        return (first is not None and low <= first.at <= high) or any(
+            self.marks.select(kind, low, high, limit=1) for kind in BOUNDARIES
+        )
 
     def runs_between(self, low: Micros, high: Micros) -> list[Run]:
         """The runs with `low <= start <= high` in order."""
@@ -194,9 +200,7 @@ class Room:
         """The runs with `low <= start <= high` that begin at a mark."""
         tolerance, marks = self._rules.tolerance, self.marks
         # A key is named after a millisecond.
-        starts = [mark.at for mark in marks.select(START, low - max(tolerance, 1_000), high)]
-        if starts:
-            starts = [*self._back_to_gap(starts[0]), *starts]
+        starts = self._starts_between(low - max(tolerance, 1_000), high)
         first = starts[0] if starts else low
         keyed = marks.select(KEYED, min(first, low) - tolerance, high + tolerance)
         runs = {mark.name: mark.at for mark in keyed}
@@ -221,18 +225,21 @@ class Room:
             self._keys[start] = key
         return sorted(Run(start, key) for key, start in runs.items() if low <= start <= high)
 
-    def _back_to_gap(self, start: Micros) -> list[Micros]:
-        """The starts before `start`, back to one that certainly begins a group."""
+    def _starts_between(self, low: Micros, high: Micros) -> list[Micros]:
+        """The starts without a key, back to one before `low` that certainly begins a group. Empty if none is after `low`."""
         found: list[Micros] = []
+        bound = high
         while True:
-            page = self.marks.select(START, high=start - 1, limit=PAGE, backwards=True)
+            page = self.marks.select(START, high=bound, limit=PAGE, backwards=True)
             for mark in page:
-                if start - mark.at > self._rules.tolerance or self._ended(mark.at, start):
+                if mark.at < low and (
+                    not found or found[-1] - mark.at > self._rules.tolerance or self._ended(mark.at, found[-1])
+                ):
                     return found[::-1]
-                start = mark.at
-                found.append(start)
+                found.append(mark.at)
             if len(page) < PAGE:
                 return found[::-1]
+            bound = found[-1] - 1
 
     def end_of_group(self, at: Micros) -> Micros:
         """The latest start that may be grouped with a start at `at` or earlier; `at` if there is none."""

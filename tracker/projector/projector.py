@@ -27,6 +27,7 @@ from tracker.log.erasure_records import RemainingFacts
 from tracker.projections.ids import distinct_run
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projector.batch import Batch, BatchCache
+from tracker.projector.pace import Pace
 from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
@@ -232,11 +233,12 @@ class Projector:
     async def _facts_of(self, records: Sequence[Record]) -> list[SourcedFact]:
         """The facts of these records; of an erased record, those that remain. Hidden fields are removed."""
         remaining = await self._remaining_facts.facts_of(records)
-        return [
-            fact
-            for record in records
-            for fact in sourced_facts(record, remaining, self._hidden.get(record.source, frozenset()))
-        ]
+        pace = Pace()
+        found: list[SourcedFact] = []
+        for record in records:
+            found += sourced_facts(record, remaining, self._hidden.get(record.source, frozenset()))
+            await pace.breathe()
+        return found
 
     async def _report_set_aside(self) -> None:
         if self._observer is not None:

@@ -57,6 +57,7 @@ class SqliteMarks:
         self._forwards = SELECT_MARKS.format(table=table)
         self._backwards = SELECT_MARKS_BACKWARDS.format(table=table)
         self._named = SELECT_NAMED_MARK.format(table=table)
+        self._kinds: dict[int, bool] = {}
 
     def select(
         self,
@@ -69,9 +70,18 @@ class SqliteMarks:
         until_from: Micros = EARLIEST,
         until_to: Micros = LATEST,
     ) -> Sequence[Mark]:
+        if not self._has_kind(kind):
+            return ()
         statement = self._backwards if backwards else self._forwards
         bound = (self._number, kind, low, high, until_from, until_to, limit)
         return [Mark(*row) for row in self._connection.execute(statement, bound)]
+
+    def _has_kind(self, kind: int) -> bool:
+        """Whether the room has marks of this kind. Rooms of most vendors have no more than three kinds."""
+        if kind not in self._kinds:
+            bound = (self._number, kind, EARLIEST, LATEST, EARLIEST, LATEST, 1)
+            self._kinds[kind] = self._connection.execute(self._forwards, bound).fetchone() is not None
+        return self._kinds[kind]
 
     def named(self, kind: int, name: str) -> Mark | None:
         row = self._connection.execute(self._named, (self._number, kind, name)).fetchone()
