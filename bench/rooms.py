@@ -1,0 +1,250 @@
+"""What one more event of a room costs, with many earlier runs of that room: `python bench/rooms.py [--sizes 1000 …]`.
+
+For each vendor and each order (forwards, backwards, shuffled) a log with n short runs of one room is projected, as a server
+catches up. Printed for each n: milliseconds of processor time an event, the same relative to the smallest n, what each of `--single` further
+events took alone (longest and median), and the longest time for which the event loop did not turn. The goals: at most 1.5
+times the cost at 64,000 runs, 20 ms for one more event, 50 ms without a turn.
+
+By default: 1,000, 4,000 and 16,000 runs in each order, and 64,000 forwards. `--sizes`, `--orders` and `--vendors` choose others.
+Every vendor and size has a process of its own, so that no memory is left over. Exit code 1: a goal was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from tracker.demo.calls import ISSUERS
+from tracker.log.sqlite.log import SqliteLog
+from tracker.projector import gc_tuning
+from tracker.projector.projector import Projector
+from tracker.sources import registry
+from tracker.sources.contract import SourceSettings
+from tracker.views.sqlite.views import SqliteViews
+
+START = 1_700_000_000
+APART = 200
+"""Seconds between the starts of two runs."""
+ORDERS = ("forwards", "backwards", "shuffled")
+SIZES = (1_000, 4_000, 16_000)
+LARGEST = 64_000
+MAX_RATIO, MAX_SINGLE_MS, MAX_STALL_MS = 1.5, 20, 50
+
+Body = tuple[int, dict]
+"""The second at which it is received, and the body."""
+
+
+def livekit(n: int) -> Iterator[Body]:
+    at = START + n * APART
+    room = {"sid": f"RM_{n:06}", "name": "room", "creationTime": str(at)}
+    who = {"sid": f"PA_{n:06}", "identity": "ann", "joinedAt": str(at + 5)}
+    yield at, {"event": "room_started", "room": room, "id": f"a{n}", "createdAt": str(at)}
+    yield (
+        at + 5,
+        {
+            "event": "participant_joined",
+            "room": room,
+            "participant": who | {"state": "ACTIVE"},
+            "id": f"b{n}",
+            "createdAt": str(at + 5),
+        },
+    )
+    yield (
+        at + 50,
+        {"event": "participant_left", "room": room, "participant": who, "id": f"c{n}", "createdAt": str(at + 50)},
+    )
+    yield at + 60, {"event": "room_finished", "room": room, "id": f"d{n}", "createdAt": str(at + 60)}
+
+
+def openvidu(n: int) -> Iterator[Body]:
+    """As servers before 2.17: only starts and ends name the run."""
+    at = (START + n * APART) * 1000
+    who = {"participantId": f"con_{n}", "connectionId": f"con_{n}", "clientData": "Ann"}
+    for seconds, name, more in (
+        (0, "sessionCreated", {}),
+        (5, "participantJoined", who),
+        (50, "participantLeft", who | {"startTime": at + 5_000, "duration": 45, "reason": "disconnect"}),
+        (60, "sessionDestroyed", {"startTime": at, "duration": 60, "reason": "lastParticipantLeft"}),
+    ):
+        yield at // 1000 + seconds, {"sessionId": "room", "timestamp": at + seconds * 1000, "event": name, **more}
+
+
+def openvidu_meet(n: int) -> Iterator[Body]:
+    at = (START + n * APART) * 1000
+    room = {"roomId": "room-1", "roomName": "Room"}
+    who = {"participantIdentity": f"ann-{n}", "participantName": "Ann", "joinDate": at + 5_000}
+    for seconds, name, more in (
+        (0, "meetingStarted", {}),
+        (5, "participantJoined", {"participant": who}),
+        (50, "participantLeft", {"participant": who | {"leaveDate": at + 50_000}}),
+        (60, "meetingEnded", {}),
+    ):
+        yield at // 1000 + seconds, {"event": name, "creationDate": at + seconds * 1000, "data": room | more}
+
+
+def plugnmeet(n: int, *, with_sid: bool = True) -> Iterator[Body]:
+    at = START + n * APART
+    room = {"room_id": "room", "creation_time": str(at)} | ({"sid": f"sid-{n:06}"} if with_sid else {})
+    who = {"sid": f"PA_{n}", "identity": "ann", "joined_at": str(at + 5)}
+    for seconds, name, more in (
+        (0, "room_started", {}),
+        (5, "participant_joined", {"participant": who | {"state": "ACTIVE"}}),
+        (50, "participant_left", {"participant": who}),
+        (60, "room_finished", {}),
+    ):
+        yield at + seconds, {"event": name, "room": room, "id": f"{name}{n}", "created_at": str(at + seconds), **more}
+
+
+def plugnmeet_without_sid(n: int) -> Iterator[Body]:
+    return plugnmeet(n, with_sid=False)
+
+
+def streamrec(n: int, *, with_session: bool = False) -> Iterator[Body]:
+    """As the platform sends it: nothing at the start, and no session id."""
+    at = START + n * APART
+    named = {"client_id": "agent"} | ({"session_id": f"s-{n:06}"} if with_session else {})
+    rec = {"rec_id": f"rec-{n:06}"}
+    span = {"recording_started_at": iso(at + 2), "recording_stopped_at": iso(at + 50)}
+    yield at + 55, {"status": "upload_failed", "upload_status_code": 503, **rec, **named}
+    yield at + 60, {"status": "upload_ready", **rec, **span, **named}
+    yield at + 70, {"status": "session_finished", "started_at": iso(at), "stopped_at": iso(at + 60), **rec, **named}
+
+
+def streamrec_with_session(n: int) -> Iterator[Body]:
+    return streamrec(n, with_session=True)
+
+
+def iso(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+
+
+VENDORS: dict[str, tuple[str, Callable[[int], Iterator[Body]]]] = {
+    "livekit": ("livekit", livekit),
+    "openvidu": ("openvidu", openvidu),
+    "openvidu_meet": ("openvidu_meet", openvidu_meet),
+    "plugnmeet": ("plugnmeet", plugnmeet),
+    "plugnmeet_without_sid": ("plugnmeet", plugnmeet_without_sid),
+    "streamrec": ("streamrec", streamrec),
+    "streamrec_with_session": ("streamrec", streamrec_with_session),
+}
+
+
+class Turns:
+    """Measures the longest time between two turns of the event loop."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def watch(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.002)
+            now = time.perf_counter()
+            self.longest, last = max(self.longest, now - last - 0.002), now
+
+
+def bodies(name: str, runs: int, order: str) -> list[Body]:
+    found = [body for n in range(runs) for body in VENDORS[name][1](n)]
+    if order == "backwards":
+        found.reverse()
+    elif order == "shuffled":
+        random.Random(runs).shuffle(found)
+    return found
+
+
+async def append(log: SqliteLog, name: str, given: list[Body]) -> None:
+    vendor = VENDORS[name][0]
+    keys = {ISSUERS[vendor]: "x" * 40} if vendor in ISSUERS else {}
+    source = registry.build(SourceSettings(name="s", vendor=vendor, secrets=() if keys else ("x" * 40,), keys=keys))
+    for first in range(0, len(given), 5_000):
+        await log.append_all([
+            source.verify_trusted(msgspec.json.encode(body), received_at=at * 1_000_000, proof={"scheme": "import"})
+            for at, body in given[first : first + 5_000]
+        ])  # fmt: skip
+
+
+async def measure(name: str, runs: int, order: str, single: int) -> None:
+    """Print milliseconds an event, median and longest of single events, longest stall (ms): one line."""
+    given = bodies(name, runs, order)
+    later = [body for n in range(runs, runs + 1 + single // 3) for body in VENDORS[name][1](n)][:single]
+    if order == "backwards":
+        later = [body for n in range(-1 - single // 3, 0) for body in VENDORS[name][1](n)][::-1][:single]
+    elif order == "shuffled":
+        later, given = given[-single:], given[:-single]
+    with tempfile.TemporaryDirectory() as folder:
+        await SqliteLog.create(Path(folder) / "log.db")
+        log = await SqliteLog.open(Path(folder) / "log.db")
+        await append(log, name, given)
+        await SqliteViews.create(Path(folder) / "views.db")
+        views = await SqliteViews.open(Path(folder) / "views.db", writable=True)
+        projector = Projector(log, views)
+        turns = Turns()
+        watching = asyncio.create_task(turns.watch())
+        with gc_tuning.collect_rarely(gc_tuning.SERVING):
+            began = time.process_time()
+            await projector.catch_up()
+            took = time.process_time() - began
+            alone: list[float] = []
+            for body in later:
+                await append(log, name, [body])
+                began = time.perf_counter()
+                await projector.catch_up()
+                alone.append((time.perf_counter() - began) * 1000)
+        watching.cancel()
+        await views.close()
+        await log.close()
+    print(took * 1000 / len(given), statistics.median(alone), max(alone), turns.longest * 1000)
+
+
+def measured(name: str, runs: int, order: str, single: int) -> tuple[float, float, float, float]:
+    command = [sys.executable, __file__, "--one", name, order, str(runs), "--single", str(single)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(answer[0]), float(answer[1]), float(answer[2]), float(answer[3])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+")
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
+    parser.add_argument("--vendors", nargs="+", choices=VENDORS, default=list(VENDORS))
+    parser.add_argument("--single", type=int, default=20)
+    parser.add_argument("--one", nargs=3, metavar=("VENDOR", "ORDER", "RUNS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        name, order, runs = options.one
+        asyncio.run(measure(name, int(runs), order, options.single))
+        return 0
+    missed = 0
+    print(
+        f"{'vendor':24}{'order':>10}{'runs':>8}{'ms/event':>10}{'ratio':>7}{'one more: median':>18}{'longest':>9}{'stall ms':>10}"
+    )
+    for name in options.vendors:
+        for order in options.orders:
+            sizes = options.sizes or ([*SIZES, LARGEST] if order == "forwards" else SIZES)
+            smallest = 0.0
+            for runs in sizes:
+                each, median, longest, stall = measured(name, runs, order, options.single)
+                smallest = smallest or each
+                is_missed = each / smallest > MAX_RATIO or median > MAX_SINGLE_MS or stall > MAX_STALL_MS
+                missed += is_missed
+                print(
+                    f"{name:24}{order:>10}{runs:>8}{each:>10.3f}{each / smallest:>7.2f}{median:>18.1f}{longest:>9.1f}{stall:>10.0f}"
+                    f"{'  missed' if is_missed else ''}",
+                    flush=True,
+                )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
