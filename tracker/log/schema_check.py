@@ -3,8 +3,11 @@
     at open, and in a transaction after the schema changed ─► every table, index, view and trigger ─► `LogCorrupt` names the first
                                                               that was added, changed or is missing
 
-Statements are compared token by token: comments, spaces and the case of words do not count. SQLite counts every change of a
-schema (`PRAGMA schema_version`), so a transaction compares only that number unless it moved.
+Statements are compared token by token: comments, spaces and the case of words do not count. A word is what SQLite takes for
+one: a no-break space or another letter that only looks like `k` is a change.
+
+SQLite counts every change of a schema (`PRAGMA schema_version`), but anyone can set that number back. A transaction compares
+the whole schema if that number moved, or if another connection wrote into the file (`PRAGMA data_version`).
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ STATISTICS: Schema = {
 MAX_NAME_CHARS = 100
 
 _TOKEN = re.compile(
-    r"""(?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z)) | (?P<word>\w+) | (?P<quoted>'(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*` | \[[^]]*\]) | .""",
-    re.VERBOSE | re.DOTALL,
+    r"""(?P<space>[ \t\n\f\r]+|--[^\n]*|/\*.*?(?:\*/|\Z)) | (?P<word>\w+) | (?P<quoted>'(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*` | \[[^]]*\]) | .""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
 )
 
 
@@ -76,13 +79,16 @@ class SchemaGuard:
         self._path = path
         self._kind = kind
         self._expected = expected
-        self._checked_version: int | None = None
+        self._checked: tuple[sqlite3.Connection, int, int] | None = None
+        """The connection and its numbers at the last check. Each connection counts the writes of others by itself."""
 
     def check(self, connection: sqlite3.Connection) -> None:
         """Raise `LogCorrupt` where the schema is not as expected. Within a transaction it cannot change afterwards."""
         ((version,),) = connection.execute("PRAGMA schema_version")
-        if version == self._checked_version:
+        ((writes,),) = connection.execute("PRAGMA data_version")
+        if self._checked is not None and self._checked[0] is connection and self._checked[1:] == (version, writes):
             return
+        self._checked = None
         problems = find_problems(connection, self._expected)
         if problems:
             raise LogCorrupt(
@@ -90,7 +96,7 @@ class SchemaGuard:
                 "Nothing is written into it, because deliveries could be lost: find out who changed it; drop what was added "
                 "(with the sqlite3 shell), or restore the file from a copy"
             )
-        self._checked_version = version
+        self._checked = connection, version, writes
 
 
 def _named(key: tuple[str, str]) -> str:
@@ -100,6 +106,8 @@ def _named(key: tuple[str, str]) -> str:
 
 def _tokens(sql: bytes | str) -> str:
     text = sql.decode("utf-8", "backslashreplace") if isinstance(sql, bytes) else sql
+    if "\0" in text:  # SQLite reads a statement only up to there
+        return text
     return " ".join(
         token[0].lower() if token.lastgroup == "word" else token[0]
         for token in _TOKEN.finditer(text)

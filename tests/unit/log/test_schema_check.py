@@ -111,3 +111,39 @@ def test_a_guard_finds_what_another_connection_planted_and_its_removal(tmp_path:
                 guard.check(mine)
         theirs.executescript("DROP TRIGGER x")
         guard.check(mine)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("kept", "RAISE(ABORT", "\u00a0RAISE(ABORT"),
+        ("kept", "SELECT RAISE", "SELECT\u2028 RAISE"),
+        ("kept", "SELECT RAISE", "SELECT\x0bRAISE"),
+        ("b_by_t", "WHERE n > 1", "WHERE n\u00a0> 1"),
+        ("a_by_t", "INDEX a_by_t", "\u0130NDEX a_by_t"),
+        ("kept", "kept BEFORE", "\u212aept BEFORE"),
+        ("b_by_t", "WHERE n > 1", "--\0\nWHERE n > 1"),
+    ],
+    ids=["no-break space", "line separator", "vertical tab", "in a word", "dotted I", "kelvin sign", "nul"],
+)
+def test_what_only_looks_the_same_is_a_change(connection: sqlite3.Connection, name: str, old: str, new: str) -> None:
+    ((sql,),) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (name,))
+    assert old in sql
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (sql.replace(old, new), name))
+    assert [problem for problem in find_problems(connection, EXPECTED) if f"'{name}' was changed" in problem]
+
+
+def test_a_guard_is_not_misled_by_a_version_that_was_set_back(tmp_path: Path) -> None:
+    path = tmp_path / "file.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as mine, closing(sqlite3.connect(path)) as theirs:
+        mine.executescript(MADE)
+        guard = SchemaGuard(path, "log", EXPECTED)
+        guard.check(mine)
+        ((version,),) = mine.execute("PRAGMA schema_version")
+        theirs.executescript("CREATE TRIGGER x BEFORE INSERT ON a BEGIN SELECT RAISE(IGNORE); END")
+        mine.execute("SELECT * FROM a").fetchall()  # reads the schema with the trigger
+        theirs.executescript(f"PRAGMA schema_version = {version}")
+        for _ in range(2):
+            with pytest.raises(LogCorrupt, match="the trigger 'x' was added"):
+                guard.check(mine)
