@@ -93,7 +93,7 @@ async def _verify_with_progress(
 
 def _print_verification(found: BundleVerification, allowed: Collection[str]) -> None:
     rows = [(check.name, MARKS[check.outcome], _finding(check)) for check in found.checks]
-    print_line(printable(f"{found.bundle}: {found.session or 'no session can be read'}"))
+    print_line(printable(f"{found.bundle}: {(found.session or 'no session can be read')[:500]}"))
     print_table("Checks", ("check", "result", "what"), rows)
     if found.is_cut_short:
         print_line(f"there may be more problems: the verification ended after {MAX_PROBLEMS}")

@@ -116,7 +116,7 @@ async def verify_bundle(
         with open_bundle(path) as bundle:
             await verifier.run(bundle)
     except BundleUnreadable as error:
-        verifier.refuse(str(error))
+        verifier.findings.add("file", str(error))
     except TooManyProblems:
         verifier.result.is_cut_short = True
     return verifier.finish()
@@ -128,7 +128,7 @@ class _BundleVerifier:
         self._trusted = trusted
         self._log_keys = [key for key in trusted.keys if not isinstance(key, CosignerKey)]
         self._progress = progress
-        self._findings = Findings()
+        self.findings = Findings()
         self._abouts: dict[str, str] = {}
         """What the checks that were made found, if they found no problem."""
         self._skipped: dict[str, str] = {}
@@ -149,20 +149,16 @@ class _BundleVerifier:
             self._report_unsigned_tree(why_unsigned)
         with TemporaryFile() as spool, TemporaryDirectory() as folder:
             log = UnpackedLog(spool)
-            records = check_records(bundle, manifest, log, self._trusted.sources, self._findings, self._progress)
+            records = check_records(bundle, manifest, log, self._trusted.sources, self.findings, self._progress)
             self._report_records(manifest, records)
-            check_inclusion(bundle, manifest, records.leaves, self._findings)
+            check_inclusion(bundle, manifest, records.leaves, self.findings)
             self._abouts["inclusion"] = f"{len(records.leaves)} leaves are in the tree of {manifest.tree.size} records"
             await self._check_timeline(bundle, manifest, log, records, Path(folder))
         self._check_page(bundle, manifest)
 
-    def refuse(self, problem: str) -> None:
-        """Fail the check of the file: it cannot be read safely."""
-        self._findings.add("file", problem)
-
     def finish(self) -> BundleVerification:
         """The result. Every check that was not made is in it, with the reason."""
-        result, problems = self.result, self._findings.problems
+        result, problems = self.result, self.findings.problems
         why = f"the verification ended after {MAX_PROBLEMS} problems"
         for name in CHECK_NAMES:
             if name in problems:
@@ -195,10 +191,10 @@ class _BundleVerifier:
             if manifest.reading.inferred_end is not None:
                 parse_micros(manifest.reading.inferred_end.at)
         except BundleUnreadable as error:
-            self._findings.add("manifest", str(error))
+            self.findings.add("manifest", str(error))
             return None
         except (ValueError, OverflowError) as error:
-            self._findings.add("manifest", f"a time in {MANIFEST} is invalid: {str(error)[:200]}")
+            self.findings.add("manifest", f"a time in {MANIFEST} is invalid: {str(error)[:200]}")
             return None
         self._check_files(bundle, manifest)
         self._abouts["manifest"] = f"all {len(manifest.files)} files match it"
@@ -217,18 +213,18 @@ class _BundleVerifier:
         found += [f"{name}: an unsigned bundle has no such file" for name in names if name not in expected]
         found += [f"{name} is missing: it was removed" for name in signature if name not in bundle.sizes]
         for problem in found:
-            self._findings.add("manifest", problem)
+            self.findings.add("manifest", problem)
         for each in manifest.files:
             if each.name not in bundle.sizes:
-                self._findings.add("manifest", f"{each.name[:80]!r} is missing")
+                self.findings.add("manifest", f"{each.name[:80]!r} is missing")
                 continue
             try:
                 is_as_named = bundle.sizes[each.name] == each.size_bytes and bundle.digest(each.name) == each.sha256
             except BundleUnreadable as error:
-                self._findings.add("manifest", str(error))
+                self.findings.add("manifest", str(error))
                 continue
             if not is_as_named:
-                self._findings.add("manifest", f"{each.name} does not match the manifest: it was changed")
+                self.findings.add("manifest", f"{each.name} does not match the manifest: it was changed")
 
     def _check_manifest_signature(self, bundle: OpenBundle, manifest: Manifest, signed: Checkpoint | None) -> None:
         if manifest.format == FORMAT_1:
@@ -241,7 +237,7 @@ class _BundleVerifier:
             origin = None if signed is None else signed.origin
             found = check_signature(bundle, origin, self._trusted.keys)
             for problem in found.problems:
-                self._findings.add("signature", problem)
+                self.findings.add("signature", problem)
             if not found.is_checked:
                 self._skipped["signature"] = found.about
             elif not found.problems:
@@ -251,7 +247,7 @@ class _BundleVerifier:
         """Check what signs the tree, and who did. Returns the content of the checkpoint, if it can be read."""
         signed = self._open(bundle, "checkpoint", None)
         if signed is not None and not _signs(signed, manifest):
-            self._findings.add("checkpoint", f"{CHECKPOINT} signs a different tree than the manifest names")
+            self.findings.add("checkpoint", f"{CHECKPOINT} signs a different tree than the manifest names")
         elif signed is not None:
             self._abouts["checkpoint"] = f"the tree of {signed.size} records of {signed.origin} is signed"
         if self._log_keys:
@@ -270,9 +266,11 @@ class _BundleVerifier:
         why = f"the tree is not signed: {why_unsigned[:200]}"
         has_anchor = bool(self._trusted.keys) or self._trusted.shipped is not None
         if has_anchor and "signature" not in self._abouts:
-            self._findings.add("checkpoint", f"{why}; but a key or checkpoints were given to check it with")
+            self.findings.add("checkpoint", f"{why}; but a key or checkpoints were given to check it with")
         self._skipped["checkpoint"] = why
         self._skipped["signer"] = "the tree is not signed"
+        if self._trusted.shipped is not None:
+            self._skipped["shipped"] = "the tree is not signed"
 
     def _open(self, bundle: OpenBundle, check: str, keys: Sequence[Verifier] | None) -> Checkpoint | None:
         """The checkpoint, if one of these keys signed it; None: one of the bundle's own keys."""
@@ -281,7 +279,7 @@ class _BundleVerifier:
                 keys = [Verifier.read(line) for line in bundle.text(KEY).splitlines()]
             return open_checkpoint(bundle.text(CHECKPOINT), keys)
         except EvidenceError as error:
-            self._findings.add(check, str(error))
+            self.findings.add(check, str(error))
             return None
 
     def _check_shipped(self, manifest: Manifest) -> None:
@@ -292,12 +290,12 @@ class _BundleVerifier:
             try:
                 signed = read_checkpoint(note)
             except NoteMalformed as error:
-                self._findings.add("shipped", f"a shipped checkpoint cannot be read: {error}")
+                self.findings.add("shipped", f"a shipped checkpoint cannot be read: {error}")
                 continue
             if signed.size == manifest.tree.size:
                 is_shipped = True
                 if not _signs(signed, manifest):
-                    self._findings.add(
+                    self.findings.add(
                         "shipped",
                         f"a different tree of {signed.size} records was signed and shipped: one of the two is forged",
                     )
@@ -315,6 +313,8 @@ class _BundleVerifier:
                 "they were erased, and not only left out"
             )
         self._abouts["names"] = "event names and dedupe keys follow from the bodies"
+        if records.keyed:
+            self._abouts["names"] += f"; {records.keyed} keys are hashed with a secret: only their leaves bind them"
         if records.unknown_vendors:
             self._skipped["names"] = _unknown(records.unknown_vendors)
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(records.proofs.items())) or "no records"
@@ -329,7 +329,7 @@ class _BundleVerifier:
         self, bundle: OpenBundle, manifest: Manifest, log: UnpackedLog, records: RecordsResult, folder: Path
     ) -> None:
         if manifest.tracker.reading > VIEWS_VERSION:
-            self._findings.add("timeline", _newer("it was", "reading", manifest.tracker.reading, manifest))
+            self.findings.add("timeline", _newer("it was", "reading", manifest.tracker.reading, manifest))
             return
         if manifest.tracker.reading < VIEWS_VERSION:
             self._skipped["timeline"] = _older("it was", "reading", manifest.tracker.reading, VIEWS_VERSION, manifest)
@@ -346,18 +346,18 @@ class _BundleVerifier:
             if manifest.withheld:
                 self._skipped["timeline"] = f"what remains of erased records was withheld: {error}"
             else:
-                self._findings.add("timeline", str(error))
+                self.findings.add("timeline", str(error))
             return
         except BundleUnreadable as error:
-            self._findings.add("timeline", str(error))
+            self.findings.add("timeline", str(error))
             return
         except Exception as error:
             # Unsigned records may contain anything, even what crashes the projection. Report that.
             problem = f"no timeline can be derived from these records ({type(error).__name__})"
-            self._findings.add("timeline", problem)
+            self.findings.add("timeline", problem)
             return
         for difference in comparison.differences:
-            self._findings.add("timeline", difference)
+            self.findings.add("timeline", difference)
         about = "it follows from the records"
         if manifest.reading.hidden:
             about += f", without the fields that the operator hides: {', '.join(manifest.reading.hidden)[:200]}"
@@ -383,7 +383,7 @@ class _BundleVerifier:
         except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             problem = f"no page can be made from {TIMELINE} ({type(error).__name__})"
         if problem is not None:
-            self._findings.add("page", problem)
+            self.findings.add("page", problem)
         self._abouts["page"] = f"{README} matches manifest and timeline"
 
 

@@ -22,7 +22,7 @@ from tracker.evidence.bundle.manifest import (
 from tracker.evidence.bundle.record_lines import RecordLine, decode_line, leaf_faults
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.evidence.bundle.zip_reader import OpenBundle, decoded, is_plausible
-from tracker.evidence.verify_records import naming_faults, recheck_proof
+from tracker.evidence.verify_records import KEYED_HASH_PREFIX, naming_faults, recheck_proof
 from tracker.log.erasure_records import EVENT, ErasureBody
 from tracker.log.merkle.hashing import HASH_BYTES
 from tracker.log.merkle.note import decode_base64
@@ -62,7 +62,8 @@ class Leaves:
 class RecordsResult(msgspec.Struct, kw_only=True):
     """What was read. `leaves`: of each line that is a record.
 
-    `proofs` counts the outcomes of the senders' proofs. `erased` counts erased records. `unproved`: those of them whose
+    `proofs` counts the outcomes of the senders' proofs. `erased` counts erased records, `keyed` those whose dedupe key is
+    hashed with a secret. `unproved`: those of them whose
     erasure was withheld, so that nothing in the bundle says that it names them. `unknown_vendors`: vendors of records whose
     names cannot be checked. `is_complete`: every line is a record in its place, so that a timeline can be derived.
     """
@@ -70,6 +71,7 @@ class RecordsResult(msgspec.Struct, kw_only=True):
     leaves: Leaves = msgspec.field(default_factory=Leaves)
     proofs: Counter[str] = msgspec.field(default_factory=Counter[str])
     erased: int = 0
+    keyed: int = 0
     unproved: list[int] = []
     unknown_vendors: set[str] = set()
     is_complete: bool = False
@@ -224,6 +226,8 @@ class _RecordChecker:
         record = line.record
         if record.erased_by is not None:
             self._erased[record.position] = record.erased_by
+            if line.leaf.commitment is None:
+                self._add_problem(record.position, "it is unencrypted, so nothing erased it: its bytes were left out")
         elif line.is_withheld:
             self._add_problem(record.position, "it is marked as withheld, which only erasure records can be")
             return False
@@ -232,6 +236,7 @@ class _RecordChecker:
             return False
         elif record.vendor not in registry.VENDORS:
             self.result.unknown_vendors.add(record.vendor[:80])
+        self.result.keyed += record.dedupe_key.startswith(KEYED_HASH_PREFIX)
         for fault in naming_faults(record, self._derived_sources):
             self._findings.add("names", f"position {record.position}: {fault}")
         outcome, wrong = recheck_proof(record, self._sources or {})
@@ -275,6 +280,8 @@ class _RecordChecker:
                 self._add_problem(
                     position, "it has no body, and no record says that it was erased: its data key was lost or withheld"
                 )
+            elif by <= position:
+                self._add_problem(position, f"the erasure at position {by} is older than it")
             elif by in self._withheld:
                 self.result.unproved.append(position)
             elif by not in self._erasures:

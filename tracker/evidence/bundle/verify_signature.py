@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tracker.errors import EvidenceError
 from tracker.evidence.bundle.manifest import KEY, MANIFEST, SIGNATURE, signed_text
 from tracker.evidence.bundle.zip_reader import OpenBundle
+from tracker.log.merkle.cosignature import CosignerKey
 from tracker.log.merkle.note import Note, Verifier, open_note, read_note
 
 
@@ -31,7 +32,8 @@ class SignatureResult(NamedTuple):
 def check_signature(bundle: OpenBundle, origin: str | None, trusted: Sequence[Verifier]) -> SignatureResult:
     """Check manifest.sig with `trusted` keys of the log and of cosigners.
 
-    `origin` is that of the bundle's checkpoint, None if it has none. Without trusted keys the bundle's own are used, which
+    The log's own name is signed with a key of the log, the name of a node with a key of a cosigner: another log may be named
+    like a node. `origin` is that of the bundle's checkpoint, None if it has none. Without trusted keys the bundle's own are used, which
     only shows that it agrees with itself.
     """
     try:
@@ -41,13 +43,13 @@ def check_signature(bundle: OpenBundle, origin: str | None, trusted: Sequence[Ve
         if problems:
             return SignatureResult(problems, "")
         (signature,) = note.signatures
-        # The key of a cosigner is named with the byte of its cosignatures; here it signs a plain note.
-        keys = [Verifier(key.name, key.public) for key in trusted] or _own_keys(bundle)
+        is_log = signature.name == note.text.split("\n")[1]
+        keys = _keys_for(trusted, is_log=is_log) if trusted else _own_keys(bundle)
         known = [key for key in keys if (key.name, key.id) == (signature.name, signature.id)]
         label = f"{signature.name}+{signature.id.hex()}"
         if known:
             open_note(text, known)
-        elif trusted and signature.name == note.text.split("\n")[1]:
+        elif trusted and is_log:
             return SignatureResult([f"{SIGNATURE} is signed by {label}, which is not a given key"], "")
     except EvidenceError as error:
         return SignatureResult([f"{SIGNATURE}: {error}"], "")
@@ -59,6 +61,13 @@ def check_signature(bundle: OpenBundle, origin: str | None, trusted: Sequence[Ve
         why = f"{MANIFEST} is signed by {label}: if that is a node of this cluster, give its key, too (--key)"
         return SignatureResult((), why, False)
     return SignatureResult((), f"{MANIFEST} is signed with a given key: {label}")
+
+
+def _keys_for(trusted: Sequence[Verifier], *, is_log: bool) -> list[Verifier]:
+    if is_log:
+        return [key for key in trusted if not isinstance(key, CosignerKey)]
+    # The key of a cosigner is named with the byte of its cosignatures; here it signs a plain note.
+    return [Verifier(key.name, key.public) for key in trusted if isinstance(key, CosignerKey)]
 
 
 def _own_keys(bundle: OpenBundle) -> list[Verifier]:

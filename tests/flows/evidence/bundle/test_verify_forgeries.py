@@ -250,6 +250,17 @@ def test_the_key_of_another_trusted_log_signs_nothing_of_this_one(house: House, 
     assert "but signed by the key of another" in found.words("signer")
 
 
+def test_a_log_that_is_named_like_a_node_is_no_node(house: House, verify: Verify) -> None:
+    other = Signer.generate(f"{ORIGIN}/b")
+    forged = with_corrected_digests(dict(house.files), other)
+    found = verify(forged, keys=(house.key, str(other.verifier)))
+    assert (found.code, found.unchecked) == (3, ["signature"])
+    # And a node signs as a node, not as the log.
+    node = Signer.generate(ORIGIN)
+    forged = with_corrected_digests(dict(house.files), node)
+    assert verify(forged, keys=(house.key, str(CosignerKey.from_signer(node)))).code == 1
+
+
 def test_a_cosigning_node_signs_with_its_own_key_which_has_to_be_given(house: House, verify: Verify) -> None:
     node, forger = Signer.generate(f"{ORIGIN}/b"), Signer.generate(f"{ORIGIN}/b")
     bundle = with_corrected_digests(dict(house.files), node)
@@ -506,6 +517,24 @@ def test_records_of_a_vendor_that_only_a_newer_tracker_knows_are_not_checked(ver
     found = verify(folder / "it.zip", keys=(key,))
     assert (found.code, found.unchecked) == (3, ["records", "timeline"])
     assert "does not know the vendor zoomzoom" in found.words("names")
+
+
+def test_an_unencrypted_record_cannot_be_erased(verify: Verify, tmp_path: Path) -> None:
+    """No log erases one. So a record without bytes is one that the forger blanked, whatever erasure is named for it."""
+    config = configured(tmp_path / "log", sealed=False)
+    asyncio.run(filled(config, ["livekit"]))
+    session = asyncio.run(session_of(config, "livekit"))
+    honest = unpacked(asyncio.run(bundles.bundle(config, session, tmp_path / "it.zip")))
+    signer = signing_keys.signer(config)
+    assert signer is not None
+    assert verify(honest, keys=(str(signer.verifier),)).code == 0
+    lines = lines_of(honest)
+    lines[3] |= {"erased_by": 10, "proof": {}, "proof_text": "{}", "body_text": ""}
+    encoded = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    forged = with_corrected_digests(honest | {"records.jsonl": encoded}, signer)
+    found = verify(forged, keys=(str(signer.verifier),))
+    assert found.code == 1
+    assert "it is unencrypted, so nothing erased it" in found.words("records")
 
 
 # vendors and shipped
