@@ -3,14 +3,18 @@
 Coverage-guided by atheris if it is installed (`pip install -e '.[faults]'`); otherwise, and with `--mutations`, by random
 changes to the samples. Each input is a body with headers for the `verify` of a vendor. Then, whatever `verify` answered, the
 same body is a record for `interpret`. `verify` may raise only `DeliveryRejected`, `interpret` nothing, and neither may take
-longer than two seconds. Findings are written to `--keep`; they belong into tests/samples/fuzzed.jsonl.
+longer than two seconds. With mutations, the first `--save` records of each vendor are then projected: live in batches of
+random sizes, rebuilt in one process, and rebuilt in parts. No session may be set aside, and all views must be equal.
+Findings are written to `--keep`; they belong into tests/samples/fuzzed.jsonl.
 Prints a table; the exit code is 1 if there are findings.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
+import functools
 import json
 import random
 import resource
@@ -19,9 +23,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    # Imported when used: atheris instruments only what is imported after it.
+    from tracker.domain.deliveries import Verified
+    from tracker.log.contract import Log
 
 ROOT = Path(__file__).parent.parent.parent
 VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec")
@@ -31,7 +41,8 @@ SLOW_SECONDS = 2.0
 class Target:
     """`verify` and `interpret` of one vendor, as a function of bytes."""
 
-    def __init__(self, vendor: str) -> None:
+    def __init__(self, vendor: str, save: int = 0) -> None:
+        self.save = save
         from tests.support.samples import LATER, SECRET
         from tracker.demo.calls import ISSUERS, sign
         from tracker.domain.deliveries import Delivery, Record
@@ -49,6 +60,8 @@ class Target:
         self._sign, self._delivery, self._record, self._rejected = sign, Delivery, Record, DeliveryRejected
         self.verified = self.rejected = self.facts = 0
         self.slowest = 0.0
+        self.verified_records: list[Any] = []
+        """What was verified, or else named as an import: what is projected afterwards."""
 
     def one(self, data: bytes) -> None:
         """Run one input; raises errors that the functions must not raise. The first byte chooses what is wrong with the proof."""
@@ -75,8 +88,14 @@ class Target:
             verified = self.source.verify(delivery)
             event, key, proof = verified.event, verified.dedupe_key, verified.proof
             self.verified += 1
+            if len(self.verified_records) < self.save:
+                self.verified_records.append(verified)
         except self._rejected:
             self.rejected += 1
+            if len(self.verified_records) < self.save:
+                self.verified_records.append(
+                    self.source.verify_trusted(body, received_at=self._later, proof={"scheme": "import"})
+                )
         record = self._record(
             position=1, source="s", vendor=self._vendor, event=event, dedupe_key=key, received_at=self._later,
             origin="webhook", proof=proof, body=body,
@@ -144,9 +163,54 @@ class Found(NamedTuple):
     error: str
 
 
-def run_mutations(vendor: str, inputs: int, seed: int) -> tuple[Target, list[Found]]:
+@asynccontextmanager
+async def opened(path: Path) -> AsyncGenerator[Log]:
+    """The log at `path`."""
+    from tracker.log.sqlite.log import SqliteLog
+
+    log = await SqliteLog.open(path)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def project(verified: Sequence[Verified], folder: Path, chance: random.Random) -> list[str]:
+    """Save, rebuild and compare. Returns what differs, and what was set aside."""
+    from tracker.log.sqlite.log import SqliteLog
+    from tracker.projector import rebuild
+    from tracker.projector.projector import Projector, compare_views
+    from tracker.server import stores
+    from tracker.views.sqlite.views import SqliteViews
+
+    path = folder / "log.db"
+    await SqliteLog.create(path)
+    async with AsyncExitStack() as stack:
+        log = await stack.enter_async_context(opened(path))
+        for start in range(0, len(verified), 500):
+            await log.append_all(verified[start : start + 500])
+        head = await log.head()
+        await SqliteViews.create(folder / "live.db")
+        views = [await SqliteViews.open(folder / "live.db", writable=True)]
+        stack.push_async_callback(views[0].close)
+        live = Projector(log, views[0])
+        while live.position < head:
+            await live.catch_up(until=min(head, live.position + chance.choice((1, 3, 20, 200))))
+        rebuild.MIN_PARALLEL_RECORDS, rebuild.HEAD_START_RECORDS = 1, 0
+        context = rebuild.RebuildContext(functools.partial(opened, path), stores.new_views, {})
+        for name, is_single in (("rebuilt.db", True), ("parts.db", False)):
+            await rebuild.build_views(log, folder / name, context, single_process=is_single)
+            views.append(await SqliteViews.open(folder / name, writable=False))
+            stack.push_async_callback(views[-1].close)
+        found = [f"set aside: record {each.position}: {each.reason}" for each in await views[0].set_aside(limit=20)]
+        for other in views[1:]:
+            found += await compare_views(views[0], other)
+        return found
+
+
+def run_mutations(vendor: str, inputs: int, seed: int, save: int = 0) -> tuple[Target, list[Found]]:
     """Run random mutations, without coverage guidance."""
-    target, corpus, chance = Target(vendor), seeds(vendor), random.Random(seed)
+    target, corpus, chance = Target(vendor, save), seeds(vendor), random.Random(seed)
     found: dict[str, Found] = {}
     for n in range(inputs):
         data = corpus[n] if n < len(corpus) else mutate_sample(corpus, chance)
@@ -154,6 +218,10 @@ def run_mutations(vendor: str, inputs: int, seed: int) -> tuple[Target, list[Fou
             target.one(data)
         except Exception as error:
             found.setdefault(f"{type(error).__name__}: {error}"[:80], Found(vendor, data, repr(error)[:200]))
+    if save:
+        with tempfile.TemporaryDirectory() as folder:
+            wrong = asyncio.run(project(target.verified_records, Path(folder), chance))
+        found |= {each: Found(vendor, b"", each[:2_000]) for each in wrong}
     return target, list(found.values())
 
 
@@ -213,6 +281,7 @@ def main() -> int:
     parser.add_argument("--vendors", default=",".join(VENDORS))
     parser.add_argument("--mutations", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--save", type=int, default=4_000, help="records of each vendor to project; 0: none")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--guided", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -237,7 +306,7 @@ def main() -> int:
             stats, found = run_guided(vendor, each)
             print(f"{vendor:15}{each:9}  {stats:56}{time.perf_counter() - began:9.0f}{len(found):7}", flush=True)
         else:
-            target, found = run_mutations(vendor, each, options.seed)
+            target, found = run_mutations(vendor, each, options.seed, options.save)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             print(
                 f"{vendor:15}{each:9}{target.verified:10}{target.rejected:10}{target.facts:10}{target.slowest * 1000:12.0f}{peak:6}"

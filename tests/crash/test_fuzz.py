@@ -1,4 +1,4 @@
-"""Mutated samples of every vendor: `verify` raises only refusals, `interpret` raises nothing."""
+"""Mutated samples of every vendor: `verify` raises only refusals, `interpret` nothing, and all views of them are equal."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from tests.support.programs import run_bench
 
 
 @pytest.mark.parametrize("inputs", [20_000, pytest.param(100_000, marks=pytest.mark.long)])
-def test_no_mutated_delivery_breaks_verify_or_interpret(inputs: int) -> None:
+def test_no_mutated_delivery_breaks_verify_interpret_a_save_or_a_rebuild(inputs: int) -> None:
     run_bench("bench.faults.fuzz", "--mutations", "--inputs", str(inputs), seconds=600)
