@@ -67,7 +67,7 @@ async def test_it_installs_into_an_empty_environment_and_starts(wheel: Path, tmp
 
 def test_nobody_is_told_to_install_the_package_that_is_somebody_elses() -> None:
     pages = [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "deploy").rglob("*"), *(ROOT / "tracker").rglob("*.py")]
-    advice = re.compile(r"\binstall\s+(?:-\S+\s+)*['\"`]?tracker(?![-\w/.])")
+    advice = re.compile(r"\b(?:pipx?|uv)\b[^|&;]*\binstall\s+(?:-\S+\s+)*['\"`]?tracker(?![-\w/.])")
     wrong = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in pages
