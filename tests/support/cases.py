@@ -186,9 +186,14 @@ def to_send(message: Message) -> SampleDelivery:
 
 async def project(hook: str, messages: Sequence[Message]) -> MemoryViews:
     """The views of these deliveries, in this order."""
+    return await project_deliveries(hook, [to_send(message) for message in messages])
+
+
+async def project_deliveries(hook: str, sent: Sequence[SampleDelivery]) -> MemoryViews:
+    """The views of these deliveries, in this order."""
     source, log, views = source_of(hook), MemoryLog(), MemoryViews()
-    for message in messages:
-        await log.append(source.verify(signed(hook, to_send(message))))
+    for each in sent:
+        await log.append(source.verify(signed(hook, each)))
     await Projector(log, views, now=lambda: START, batch_size=3).catch_up()
     await log.close()
     return views

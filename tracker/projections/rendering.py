@@ -116,7 +116,8 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
         start_provenance=_start_provenance(state, start),
         end=end_row,
         participants=len(people),
-        peak_participants=max_present([person.presence for person in people]),
+        # Of somebody who was there at an unknown time, there is no presence to count.
+        peak_participants=max(max_present([person.presence for person in people]), min(1, len(people))),
         participant_ms=sum(person.row.presence_ms for person in people),
         recordings=len(recordings),
         supervisors=len(supervisors),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.cases import lk, person, pnm, room, seconds, session_of, track
+from tests.support.cases import START, lk, person, pnm, project_deliveries, seconds, session_of, track
+from tracker.demo.calls import SOURCES, VENDORS, whole_call
 from tracker.domain import facts as f
 from tracker.domain.rows import SessionRows
 from tracker.projections.folding import fold
@@ -200,6 +202,17 @@ def test_people_who_leave_and_join_at_one_moment_do_not_meet_but_those_of_a_mome
     assert max_present([[(0, 5)], [(5, 5)]]) == 1
     assert max_present([[(0, None)], [(3, 3)], [(3, 3)]]) == 3
     assert max_present([]) == 0
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("seed", range(6))
+async def test_what_is_left_of_a_call_after_losses_makes_rows_that_agree(vendor: str, seed: int) -> None:
+    chance = random.Random(seed)
+    call = whole_call(vendor, START * S, seed=seed)
+    left = [each for each in call if chance.random() > seed / 8]
+    views = await project_deliveries(SOURCES[vendor], chance.sample(left, len(left)))
+    for rows in views.sessions.values():
+        agree(rows)
 
 
 # --- random histories --------------------------------------------------------------------------------------------------
