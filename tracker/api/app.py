@@ -55,7 +55,7 @@ def add_routes(app: web.Application, context: ApiContext) -> None:
     app.router.add_route("*", "/v1/{rest:.*}", _unknown_route)
     # `.+`, not `.*`: "/" belongs to the dashboard.
     app.router.add_route("*", "/{rest:.+}", _unknown_route)
-    Health(context.unready_reasons, context.render_metrics).add_routes(app)
+    Health(context.unready_reasons, context.render_metrics, context.access).add_routes(app)
     ApiDocs(context.access, openapi.document(ROUTES)).add_routes(app)
 
 

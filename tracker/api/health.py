@@ -1,18 +1,23 @@
-"""Routes without a token: health and metrics on every server; the API's documentation and the one-time link on those that answer readers."""
+"""Routes without a token: health and metrics on every server; the API's documentation and the one-time link on those that answer readers.
+
+`/readyz` gives an error's own message only to readers with a token: it may name files and servers. The log has it, too.
+"""
 
 from __future__ import annotations
 
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
+import structlog
 from aiohttp import web
 
 from tracker.views.answers import Alive, Readiness
-from tracker.api.problems import json_response, method_not_allowed, error_response
-from tracker.errors import TokenInvalid
+from tracker.api.parameters import choice, read_query
+from tracker.api.problems import describe_error, json_response, method_not_allowed, error_response
+from tracker.errors import ParameterInvalid, TokenInvalid, TrackerError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from tracker.api.auth import Access
 
@@ -36,17 +41,30 @@ DOCS_FILES = {
 }
 
 
-class Health:
-    """`/healthz`, `/readyz` and `/metrics`.
+Purpose = Literal["hooks", "reads"]
+FOR = choice("for", "Only for this traffic: deliveries, or readers. Default: both.", ("hooks", "reads"))
 
-    `unready_reasons` says why this server should get no traffic; `render_metrics` gives a body and its content type.
-    """
+_log = structlog.get_logger("health")
+
+
+class UnreadyReasons(Protocol):
+    """Why a server should get no traffic now; empty when it is ready."""
+
+    def __call__(self, purpose: Purpose | None = None, /) -> Awaitable[Sequence[str | TrackerError]]:
+        """`purpose`: only what concerns that traffic."""
+        ...
+
+
+class Health:
+    """`/healthz`, `/readyz` and `/metrics`. `render_metrics` gives a body and its content type."""
 
     def __init__(
-        self, unready_reasons: Callable[[], Awaitable[list[str]]], render_metrics: Callable[[], tuple[bytes, str]]
+        self, unready_reasons: UnreadyReasons, render_metrics: Callable[[], tuple[bytes, str]], access: Access
     ) -> None:
         self._unready_reasons = unready_reasons
         self._render_metrics = render_metrics
+        self._access = access
+        self._logged: dict[Purpose | None, list[str]] = {}
 
     def add_routes(self, app: web.Application) -> None:
         """Add the routes. Methods other than GET and HEAD get 405."""
@@ -55,9 +73,28 @@ class Health:
     async def _alive(self, _request: web.Request) -> web.Response:
         return json_response(200, Alive(alive=True))
 
-    async def _ready(self, _request: web.Request) -> web.Response:
-        reasons = await self._unready_reasons()
-        return json_response(503 if reasons else 200, Readiness(ready=not reasons, reasons=reasons))
+    async def _ready(self, request: web.Request) -> web.Response:
+        try:
+            given = [(name, value) for name, value in request.query.items() if name == FOR.name]
+            purpose: Purpose | None = read_query(given, (FOR,))["for"]
+        except ParameterInvalid as error:
+            return error_response(error)
+        reasons = await (self._unready_reasons() if purpose is None else self._unready_reasons(purpose))
+        self._log_changes(purpose, [str(each) for each in reasons])
+        is_reader = is_signed_in(self._access, request)
+        shown = [
+            describe_error(each).detail if isinstance(each, TrackerError) and not is_reader else str(each)
+            for each in reasons
+        ]
+        return json_response(503 if reasons else 200, Readiness(ready=not reasons, reasons=shown))
+
+    def _log_changes(self, purpose: Purpose | None, reasons: list[str]) -> None:
+        """Log reasons once: probes come every few seconds."""
+        if bool(reasons) != bool(self._logged.get(purpose)):
+            _log.warning(
+                "not ready" if reasons else "ready again", purpose=purpose or "hooks and reads", reasons=reasons
+            )
+            self._logged[purpose] = reasons
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         body, content_type = self._render_metrics()
@@ -98,7 +135,8 @@ class ApiDocs:
         try:
             opened = self._access.redeem_code(request.query.get("code", ""))
         except TokenInvalid as error:
-            if self._is_signed_in(request):
+            if is_signed_in(self._access, request):
+                # A used link still redirects this browser to the dashboard.
                 return web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
             return error_response(error)
         response = web.Response(status=303, headers={"Location": "/", "Cache-Control": "no-store"})
@@ -106,13 +144,14 @@ class ApiDocs:
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
-    def _is_signed_in(self, request: web.Request) -> bool:
-        """Whether this browser is signed in: then a used link still redirects to the dashboard."""
-        try:
-            self._access.authorize(None, request.cookies.get(SESSION_COOKIE))
-        except TokenInvalid:
-            return False
-        return True
+
+def is_signed_in(access: Access, request: web.Request) -> bool:
+    """Whether the request has a valid token or session."""
+    try:
+        access.authorize(request.headers.get("Authorization"), request.cookies.get(SESSION_COOKIE))
+    except TokenInvalid:
+        return False
+    return True
 
 
 def _answer_all(app: web.Application, answers: Mapping[str, Answer]) -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from tracker.views.answers import Alive, Readiness
 from tracker.api.route import BytesAnswer, TextAnswer, Route, ZipAnswer
+from tracker.api.health import FOR
 from tracker.api.parameters import AT_LEAST, Parameter
 from tracker.domain.problem import Problem
 
@@ -151,7 +152,13 @@ def _open_paths(references: dict[Any, Json]) -> Json:
     """The routes that need no token."""
 
     def get(
-        name: str, summary: str, content: Json | None, *, more: Json | None = None, query: str | None = None
+        name: str,
+        summary: str,
+        content: Json | None,
+        *,
+        more: Json | None = None,
+        query: str | None = None,
+        parameters: Iterable[Parameter] = (),
     ) -> Json:
         answer: Json = {"description": summary} | ({} if content is None else {"content": content})
         code: Json = {"name": query, "in": "query", "required": True, "schema": {"type": "string"}}
@@ -159,7 +166,7 @@ def _open_paths(references: dict[Any, Json]) -> Json:
         return {
             "get": {
                 "operationId": name, "summary": summary, "tags": ["health"], "security": [],
-                "parameters": [] if query is None else [code],
+                "parameters": [*map(_parameter, parameters), *([] if query is None else [code])],
                 "responses": responses | {"405": {"$ref": "#/components/responses/405"}},
             }
         }  # fmt: skip
@@ -168,14 +175,19 @@ def _open_paths(references: dict[Any, Json]) -> Json:
         return {"application/json": {"schema": references[kind]}}
 
     text: Json = {"schema": {"type": "string"}}
-    not_ready: Json = {"503": {"description": "Not ready; `reasons` says why.", "content": json(Readiness)}}
+    not_ready: Json = {
+        "400": {"$ref": "#/components/responses/400"},
+        "503": {"description": "Not ready; `reasons` says why.", "content": json(Readiness)},
+    }
     opened: Json = {
         "303": {"description": "Signed in; a cookie is set.", "headers": {"Location": text, "Set-Cookie": text}},
         "401": {"$ref": "#/components/responses/401"},
     }
     return {
         "/healthz": get("alive", "The process is running.", json(Alive)),
-        "/readyz": get("ready", "Whether this server should get traffic.", json(Readiness), more=not_ready),
+        "/readyz": get(
+            "ready", "Whether this server should get traffic.", json(Readiness), more=not_ready, parameters=[FOR]
+        ),
         "/metrics": get("metrics", "Metrics for Prometheus.", {"text/plain": text}),
         "/openapi.json": get("openapi", "This document.", {"application/json": {"schema": {"type": "object"}}}),
         "/docs": get("docs", "This document in a viewer.", {"text/html": text}),

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from tracker.api.auth import Access, Reader
+from tracker.api.health import UnreadyReasons
 from tracker.api.parameters import Parameter
 from tracker.evidence.bundle.build import BundleSettings
 from tracker.errors import Ambiguous
@@ -42,7 +43,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     now: Callable[[], int]
     stuck_after: Mapping[str, int]
     vendors: Mapping[str, str]
-    unready_reasons: Callable[[], Awaitable[list[str]]]
+    unready_reasons: UnreadyReasons
     render_metrics: Callable[[], tuple[bytes, str]]
     live: Any = None
     log_key: str | None = None

@@ -127,7 +127,7 @@ async def api_context(config: Config) -> AsyncGenerator[ApiContext]:
         )
 
 
-async def _always_ready() -> list[str]:
+async def _always_ready(_purpose: object = None) -> list[str]:
     return []
 
 

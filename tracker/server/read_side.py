@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -21,6 +21,7 @@ from tracker.server.sources import redacted_fields, secret_warnings
 from tracker.server.evidence import bundle_settings
 from tracker.api.app import add_routes
 from tracker.api.auth import Access
+from tracker.api.health import UnreadyReasons
 from tracker.api.route import ApiContext
 from tracker.api.live import LiveStream
 from tracker.config.load import Config
@@ -41,6 +42,12 @@ BACK_OFF = (0.2, 1.0, 5.0, 15.0)
 """Seconds to wait before the projector is started again, after 0, 1, 2 … failures in a row."""
 
 _log = structlog.get_logger("server")
+
+
+def build_access(config: Config) -> Access:
+    """Checks readers' tokens with the configured keys."""
+    access = config.access
+    return Access(access.keys, audience=access.audience, issuer=access.issuer, now=clock.now)
 
 
 class ReadSide:
@@ -64,9 +71,7 @@ class ReadSide:
         """Set when empty views took the place of missing or damaged ones."""
         self._was_damaged = False
         """Whether the views were damaged and have not caught up since."""
-        self.access = Access(
-            config.access.keys, audience=config.access.audience, issuer=config.access.issuer, now=clock.now
-        )
+        self.access = build_access(config)
         self.live = LiveStream(views, seconds_left=self.access.seconds_left)
 
     def _new_projector(self) -> Projector:
@@ -79,7 +84,7 @@ class ReadSide:
         app: web.Application,
         ingest_stats: IngestStats,
         *,
-        unready: Callable[[], Awaitable[list[str]]],
+        unready: UnreadyReasons,
         log_key: str | None,
         cluster: ClusterMembers | None = None,
     ) -> None:

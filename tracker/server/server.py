@@ -15,7 +15,7 @@ import functools
 import os
 import resource
 import signal
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import cast
 
 import msgspec
@@ -31,7 +31,7 @@ from tracker.server import catch_up, child_command, clock_watch, cluster_stores,
 from tracker.server.sources import build_sources, secret_warnings
 from tracker.server.evidence import build_checkpointer
 from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound_connections
-from tracker.api.health import Health
+from tracker.api.health import Health, Purpose
 from tracker.config.load import Config
 from tracker.dashboard.form import BODY_READER
 from tracker.dashboard.ingest_stats import IngestStats
@@ -42,7 +42,7 @@ from tracker.ingest.webhooks import Ingest
 from tracker.log.contract import ClusteredLog, ServedLog
 from tracker.server.metrics import Metrics
 from tracker.log.cluster.gossip import NodeGossip, SourceActivity, NodeStatus, finite_seconds
-from tracker.server.read_side import ReadSide
+from tracker.server.read_side import ReadSide, build_access
 from tracker.server.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
 from tracker.server.large_answers import send_in_pieces
 from tracker.server.request_tracking import KEEPALIVE_SECONDS, InFlightRequests
@@ -106,7 +106,7 @@ class Server:
         else:
             self.ingest.add_routes(app)
         if self.read_side is None:
-            Health(self.unready, self.metrics.render).add_routes(app)
+            Health(self.unready, self.metrics.render, build_access(self.config)).add_routes(app)
             add_refusing_reads(app)
             return app
         ingest_stats = IngestStats(
@@ -142,26 +142,52 @@ class Server:
             ],
         )  # fmt: skip
 
-    async def unready(self) -> list[str]:
-        """Why this server should get no traffic now; empty when it is ready."""
+    async def unready(self, purpose: Purpose | None = None) -> list[str | TrackerError]:
+        """Why this server should get no traffic now; empty when it is ready. `purpose`: only deliveries, or only readers."""
         shortage = None if self.connections is None else self.connections.shortage_reason()
-        reasons = [each for each in (shortage, self.ingest.body_reader.full_reason()) if each is not None]
-        try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                await self.log.check_writable()
-                reasons += [] if self.read_side is None else await self.read_side.lag()
-        except TimeoutError:
-            reasons.append(f"the log did not answer within {PROBE_SECONDS:.0f} s")
-            if self.cluster is not None:
-                reasons += catch_up.reasons(self.cluster, self.config.jetstream.behind_at_most)
-        except TrackerError as error:
-            reasons.append(str(error))
+        reasons: list[str | TrackerError] = [] if shortage is None else [shortage]
+        if purpose != "reads":
+            reasons += await self._unready_for_hooks(named=purpose is not None)
+        if purpose != "hooks":
+            reasons += await self._unready_for_reads(named=purpose is not None)
+        return list({str(each): each for each in reasons}.values())
+
+    async def _unready_for_hooks(self, *, named: bool) -> list[str | TrackerError]:
+        """`named`: whether deliveries were asked about. A node that only answers readers is ready, but not for these."""
+        if named and self.role == "read":
+            return ["this node only answers readers (--role read)"]
+        full = self.ingest.body_reader.full_reason()
+        reasons: list[str | TrackerError] = [] if full is None else [full]
+        reasons += await self._probe(self.log.check_writable())
         with contextlib.suppress(OSError):
             found = os.statvfs(self.config.log.path.parent)
             free = found.f_bavail * found.f_frsize
             if free < MIN_FREE_BYTES:
                 reasons.append(f"only {free // 1024} KiB are free on the disk of the log: free some space")
         return reasons
+
+    async def _unready_for_reads(self, *, named: bool) -> list[str | TrackerError]:
+        if self.read_side is None:
+            return ["this node only takes deliveries (--role ingest)"] if named else []
+        reasons = await self._probe(self.read_side.lag())
+        if named and self.cluster is not None:  # readers get 503 then: `catch_up.gate`
+            stopped = self.cluster.stop_reason()
+            reasons += [] if stopped is None else [stopped]
+            reasons += catch_up.reasons(self.cluster, self.config.jetstream.behind_at_most)
+        return reasons
+
+    async def _probe(self, probe: Awaitable[list[str] | None]) -> list[str | TrackerError]:
+        """The reasons that a probe of the stores gives, or why it gave none."""
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                return [*(await probe or ())]
+        except TimeoutError:
+            reasons: list[str | TrackerError] = [f"the log did not answer within {PROBE_SECONDS:.0f} s"]
+            if self.cluster is not None:
+                reasons += catch_up.reasons(self.cluster, self.config.jetstream.behind_at_most)
+            return reasons
+        except TrackerError as error:
+            return [error]
 
     async def sign(self) -> None:
         """Sign checkpoints on the schedule. Without a key, log a warning and return."""

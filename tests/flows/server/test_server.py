@@ -183,3 +183,32 @@ async def test_metrics_count_deliveries_by_source_and_outcome(running: Running, 
         assert f'tracker_deliveries_total{{outcome="{outcome}",source="ov"}} 1.0' in text
     for name in ("append_seconds", "batch_size", "queue_depth", "projector_lag", "source_last_delivery_seconds"):
         assert f"tracker_{name}" in text
+
+
+async def test_late_views_make_a_server_unready_for_reads_only_and_a_blocked_log_for_hooks_only(
+    running: Running, web: aiohttp.ClientSession
+) -> None:
+    async def ready() -> dict[str, bool]:
+        found = {}
+        for purpose in ("hooks", "reads"):
+            async with web.get(f"{running.url}/readyz", params={"for": purpose}) as answer:
+                body = await answer.json()
+                assert str(running.folder) not in str(body)
+                found[purpose] = body["ready"]
+        return found
+
+    assert await ready() == {"hooks": True, "reads": True}
+    with closing(sqlite3.connect(running.log_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert await ready() == {"hooks": False, "reads": True}
+        other.execute("ROLLBACK")
+    with closing(sqlite3.connect(running.folder / "views.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        _, sent = await running.post(web, "livekit", whole_call("livekit", now())[0])
+        assert sent["position"] == 1
+        deadline = time.monotonic() + 30
+        while (await ready())["reads"]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.5)
+        assert await ready() == {"hooks": True, "reads": False}
+        other.execute("ROLLBACK")
