@@ -26,7 +26,8 @@ from tracker.api.health import SESSION_COOKIE, READ_METHODS, ApiDocs, Health
 from tracker.api.parameters import AT_LEAST, read_query
 from tracker.api.problems import error_response, internal_error, json_response, method_not_allowed, unknown_route
 from tracker.domain.problem import raised_at
-from tracker.errors import LogError, ScopeMissing, TrackerError, ViewsBehind, ViewsError
+from tracker.domain.texts import is_utf8
+from tracker.errors import LogError, ParameterInvalid, ScopeMissing, TrackerError, ViewsBehind, ViewsError
 
 __all__ = ["ROUTES", "add_routes"]
 
@@ -96,6 +97,9 @@ async def _respond(
     query = read_query(request.query.items(), (*route.parameters, AT_LEAST))
     if query["at_least"] is not None and query["at_least"] > projected:
         headers["X-Log-Position"] = str(await _wait_for_position(context, query["at_least"]))
+    for name, value in request.match_info.items():
+        if not is_utf8(value):
+            raise ParameterInvalid(name, "is not Unicode text")
     answer = await route.handler(ApiRequest(context=context, reader=reader, path=dict(request.match_info), query=query))
     if isinstance(answer, StreamAnswer):
         return await answer.stream(request, headers)

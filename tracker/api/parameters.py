@@ -15,6 +15,7 @@ import msgspec
 
 from tracker.errors import ParameterInvalid
 from tracker.domain.facts import Micros
+from tracker.domain.texts import is_utf8, storable
 
 Schema = dict[str, Any]
 
@@ -95,7 +96,7 @@ def read_query(query: Iterable[tuple[str, str]], parameters: Sequence[Parameter]
     given: dict[str, list[str]] = {parameter.name: [] for parameter in parameters}
     for name, value in query:
         if name not in given:
-            raise ParameterInvalid(name[:64], f"is not a parameter of this route; known are {', '.join(given)}")
+            raise ParameterInvalid(storable(name[:64]), f"is not a parameter of this route; known are {', '.join(given)}")
         given[name].append(value)
     return {parameter.name: _value(parameter, given[parameter.name]) for parameter in parameters}
 
@@ -136,6 +137,8 @@ def _value(parameter: Parameter, given: list[str]) -> Any:
     parts = [part for value in given for part in value.split(",")] if parameter.is_repeatable else given
     if not all(parts):
         raise ParameterInvalid(parameter.name, "is empty; give it a value or leave it out")
+    if not all(map(is_utf8, parts)):
+        raise ParameterInvalid(parameter.name, "is not Unicode text")
     if any(len(part) > MAX_TEXT_CHARS for part in parts) or len(parts) > MAX_LIMIT:
         raise ParameterInvalid(parameter.name, f"is longer than {MAX_TEXT_CHARS} characters")
     try:

@@ -39,6 +39,8 @@ from tracker.errors import (
     ViewsUnavailable,
 )  # fmt: skip
 
+SERVER_NAME = "tracker"
+"""The header `Server` of every answer: versions would tell which faults to try."""
 RETRY_SOON = {"Retry-After": "2"}
 
 ERROR_STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
@@ -138,5 +140,6 @@ def _uncached(status: int, body: bytes, content_type: str, headers: Mapping[str,
     response = web.Response(status=status, body=body, content_type=content_type)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Server"] = SERVER_NAME
     response.headers.update(headers or {})
     return response

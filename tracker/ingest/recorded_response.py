@@ -10,14 +10,13 @@ import functools
 from email.utils import formatdate
 
 from aiohttp import web
-from aiohttp.http import SERVER_SOFTWARE
 
 from tracker.domain.deliveries import Appended
 from tracker.domain.facts import Micros
 
 _TEMPLATE = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: %s\r\n"
-    f"Server: {SERVER_SOFTWARE}\r\n%s\r\n%s"
+    "Server: tracker\r\n%s\r\n%s"
 )
 _CLOSE_HEADER = "Connection: close\r\n"
 

@@ -26,6 +26,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 
 from tracker.domain.deliveries import Appended, Delivery, Micros
+from tracker.domain.texts import storable
 from tracker.domain.problem import CONTENT_TYPE, INTERNAL_ERROR, encode_problem, problem_kind, raised_at
 from tracker.errors import (
     BodyTooLarge,
@@ -159,7 +160,8 @@ class Ingest:
     def _source(self, name: str) -> Source:
         source = self._sources.get(name)
         if source is None:
-            raise SourceUnknown(f"no source is named {name[:64]!r}: check the path against [[sources]] in config.toml")
+            # The name may be a token, in a path that was encoded wrongly.
+            raise SourceUnknown("no source has the name in this path: check the path against [[sources]] in config.toml")
         return source
 
     async def _record(self, source: Source, request: web.Request) -> Appended:
@@ -179,7 +181,8 @@ class Ingest:
         query: dict[str, str] = {}
         if request.query_string:  # hardly any delivery has one, and parsing it is slow
             for name, value in request.query.items():
-                query.setdefault(name, value)
+                # What is not UTF-8 becomes text that can be stored: the rest of the delivery may be authentic.
+                query.setdefault(storable(name), storable(value))
         return Delivery(
             source=source.name,
             body=body,
@@ -223,7 +226,7 @@ class Ingest:
         self._observer.delivered(name if is_known else "?", reason)
         if is_known:
             self.last_refused[name] = (self._now(), reason)
-        _log.warning("delivery refused", source=name[:64], reason=reason, remote=remote)
+        _log.warning("delivery refused", source=name if is_known else "?", reason=reason, remote=remote)
         status, title, remedy = REFUSALS.get(type(error), (400, "The delivery cannot be read", "Send it again."))
         headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
         return _problem(status, reason, title, str(error) or remedy, headers)

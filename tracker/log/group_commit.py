@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from tracker.domain.deliveries import Appended, Verified
+from tracker.domain.texts import is_utf8, storable
 from tracker.errors import LogError, LogUnavailable
 from tracker.log.fair_queue import FairQueue
 
@@ -219,15 +220,7 @@ def storable_texts(verified: Verified) -> Verified:
     if plain and verified.dedupe_key.isascii():  # the usual case
         return verified
     texts = (verified.source, verified.vendor, verified.event, verified.dedupe_key)
-    if all(_is_utf8(text) for text in texts):
+    if all(map(is_utf8, texts)):
         return verified
-    source, vendor, event, key = (text.encode("utf-8", "backslashreplace").decode() for text in texts)
+    source, vendor, event, key = map(storable, texts)
     return msgspec.structs.replace(verified, source=source, vendor=vendor, event=event, dedupe_key=key)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

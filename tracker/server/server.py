@@ -28,6 +28,8 @@ from tracker.domain import clock
 from tracker.privacy import retention
 from tracker.projector import gc_tuning
 from tracker.server import catch_up, child_command, clock_watch, cluster_stores, erasure_sync, signing_keys, stores
+from tracker.server import request_errors
+from tracker.server.host_check import expect_local_host
 from tracker.server.sources import build_sources, secret_warnings
 from tracker.server.evidence import build_checkpointer
 from tracker.server.connection_limit import READ_BYTES, ConnectionLimiter, bound_connections
@@ -96,10 +98,18 @@ class Server:
 
     def app(self) -> web.Application:
         """The application with all routes of this role."""
-        middlewares: list[Middleware] = [self.requests.count, drain_unread_body, send_in_pieces]
+        middlewares: list[Middleware] = [
+            self.requests.count,
+            drain_unread_body,
+            send_in_pieces,
+            request_errors.refuse_undecodable,
+        ]
+        if not self.config.access.keys:
+            middlewares.append(expect_local_host)
         if self.cluster is not None:
             middlewares.append(catch_up.gate(self.cluster, self.config.jetstream.behind_at_most))
         app = web.Application(client_max_size=self.config.server.max_body_bytes, middlewares=middlewares)
+        app.on_response_prepare.append(request_errors.name_server)
         app[BODY_READER] = self.ingest.body_reader
         if self.role == "read":
             add_refusing_hooks(app)
@@ -358,6 +368,7 @@ async def _run(
 async def _listen(server: Server) -> AsyncGenerator[str]:
     """Accept connections. On leaving, accept no more and answer the accepted requests."""
     settings = server.config.server
+    request_errors.install()
     runner = web.AppRunner(
         server.app(),
         access_log=None,

@@ -7,6 +7,7 @@ import binascii
 import json
 from typing import Any, cast
 
+from tracker.domain.texts import is_utf8
 from tracker.errors import ParameterInvalid
 
 _LARGEST = 2**63
@@ -28,8 +29,12 @@ def decode_cursor(name: str, cursor: str, *shape: type[int | str]) -> tuple[Any,
     if isinstance(found, list):
         first, *key = cast("list[Any]", found) or [None]
         fits = len(key) == len(shape) and all(type(part) is kind for part, kind in zip(key, shape, strict=True))
-        if first == name and fits and not any(isinstance(part, int) and abs(part) >= _LARGEST for part in key):
+        if first == name and fits and all(map(_is_storable, key)):
             return tuple(key)
     raise ParameterInvalid(
         "cursor", "not a cursor of this list: pass `next` of the previous page unchanged, or leave `cursor` out"
     )
+
+
+def _is_storable(part: int | str) -> bool:
+    return is_utf8(part) if isinstance(part, str) else abs(part) < _LARGEST
