@@ -96,7 +96,9 @@ def read_query(query: Iterable[tuple[str, str]], parameters: Sequence[Parameter]
     given: dict[str, list[str]] = {parameter.name: [] for parameter in parameters}
     for name, value in query:
         if name not in given:
-            raise ParameterInvalid(storable(name[:64]), f"is not a parameter of this route; known are {', '.join(given)}")
+            raise ParameterInvalid(
+                storable(name[:64]), f"is not a parameter of this route; known are {', '.join(given)}"
+            )
         given[name].append(value)
     return {parameter.name: _value(parameter, given[parameter.name]) for parameter in parameters}
 

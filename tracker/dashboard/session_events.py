@@ -1,6 +1,6 @@
 """The events of a session: as lines of the list, as JSON for the script, and as exported CSV and JSON Lines.
 
-In CSV, a cell that a spreadsheet would read as a formula (it starts with = + - @ or a control character) gets an
+In CSV, a cell that a spreadsheet would read as a formula (it starts with = + - @, also behind blanks, or a control character) gets an
 apostrophe in front.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -20,7 +21,12 @@ from tracker.dashboard.lanes import SessionParts, vendor_id, entry_keys
 from tracker.domain.facts import Micros
 from tracker.domain.rows import EntryRow, SessionRow
 
-FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA_SIGNS = "=+-@\u2212"
+CONTROL_SIGNS = ("\t", "\r", "\n")
+BLANK_CATEGORIES = {"Cc", "Cf", "Cn", "Co", "Cs", "Mn", "Me", "Zs", "Zl", "Zp"}
+"""Characters that are not seen. Some spreadsheets drop them at the start of a cell."""
+BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and a symbol that are not seen either."""
 EXPORT_PAGE = 1_000
 """Entries an export reads at a time."""
 
@@ -158,6 +164,14 @@ def escape_formula(cell: Any) -> Any:
     """Escape a text that a spreadsheet would read as a formula. Numbers stay numbers, negative ones too."""
     if isinstance(cell, bool):
         return "true" if cell else "false"
-    if isinstance(cell, str) and cell.startswith(FORMULA_PREFIXES):
+    if isinstance(cell, str) and (cell.startswith(CONTROL_SIGNS) or _is_formula(cell)):
         return f"'{cell}"
     return cell
+
+
+def _is_formula(text: str) -> bool:
+    """Whether the first character that is seen begins a formula, in its usual, wide or small form."""
+    for character in text:
+        if unicodedata.category(character) not in BLANK_CATEGORIES and character not in BLANK_LETTERS:
+            return unicodedata.normalize("NFKC", character) in FORMULA_SIGNS
+    return False

@@ -15,8 +15,7 @@ from tracker.domain.deliveries import Appended
 from tracker.domain.facts import Micros
 
 _TEMPLATE = (
-    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: %s\r\n"
-    "Server: tracker\r\n%s\r\n%s"
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: %s\r\nServer: tracker\r\n%s\r\n%s"
 )
 _CLOSE_HEADER = "Connection: close\r\n"
 

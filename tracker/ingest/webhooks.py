@@ -161,7 +161,9 @@ class Ingest:
         source = self._sources.get(name)
         if source is None:
             # The name may be a token, in a path that was encoded wrongly.
-            raise SourceUnknown("no source has the name in this path: check the path against [[sources]] in config.toml")
+            raise SourceUnknown(
+                "no source has the name in this path: check the path against [[sources]] in config.toml"
+            )
         return source
 
     async def _record(self, source: Source, request: web.Request) -> Appended:

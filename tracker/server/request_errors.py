@@ -19,6 +19,7 @@ from tracker.domain.texts import is_utf8
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BAD_REQUEST = 400
+EXPECTATION_FAILED = "417: Expectation Failed"
 
 _log = structlog.get_logger("server")
 
@@ -26,7 +27,7 @@ _log = structlog.get_logger("server")
 def install() -> None:
     """Answer requests that aiohttp cannot read, and errors that nobody caught, without quoting them. For the whole process."""
     # aiohttp has no setting for this, and makes its connections itself; the method is public.
-    web.RequestHandler.handle_error = _handle_error
+    web.RequestHandler.handle_error = _handle_error  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @web.middleware
@@ -42,8 +43,8 @@ async def name_server(_request: web.Request, response: web.StreamResponse) -> No
     """Signal `on_response_prepare`: the header `Server` names no versions."""
     response.headers["Server"] = SERVER_NAME
     if isinstance(response, web.HTTPExpectationFailed):
-        response.text = "417: Expectation Failed"  # aiohttp's quotes the header
-        response.headers["Content-Length"] = str(len(response.text))
+        response.text = EXPECTATION_FAILED  # aiohttp's quotes the header
+        response.headers["Content-Length"] = str(len(EXPECTATION_FAILED))
 
 
 def _handle_error(

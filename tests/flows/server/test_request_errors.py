@@ -74,9 +74,29 @@ async def test_no_bytes_in_a_path_a_parameter_or_a_header_are_a_500(running: Run
         for raw in (*RAW, *(text.encode() for text in ESCAPED)):
             requests.append(get(re.sub(r"\{\w+\}", "\0", path).encode().replace(b"\0", raw)))
         plain = re.sub(r"\{\w+\}", "1", path).encode()
-        for name in (b"q", b"cursor", b"source", b"identity", b"room", b"kind", b"session", b"from", b"limit", b"for", b"code", b"next", b"nothing"):
+        for name in (
+            b"q",
+            b"cursor",
+            b"source",
+            b"identity",
+            b"room",
+            b"kind",
+            b"session",
+            b"from",
+            b"limit",
+            b"for",
+            b"code",
+            b"next",
+            b"nothing",
+        ):
             requests += [get(plain + b"?" + name + b"=" + raw) for raw in (*RAW[:2], b"%ED%A0%80")]
-        for header in (b"Cookie: tracker_session=", b"Last-Event-ID: ", b"If-None-Match: ", b"Accept: ", b"X-Forwarded-Proto: "):
+        for header in (
+            b"Cookie: tracker_session=",
+            b"Last-Event-ID: ",
+            b"If-None-Match: ",
+            b"Accept: ",
+            b"X-Forwarded-Proto: ",
+        ):
             if path != "/v1/live" or header.startswith(b"Last"):
                 requests.append(get(plain, header + RAW[0] + RAW[1]))
         requests.append(get(plain, b"Authorization: Bearer " + RAW[0] + b"." + RAW[1], token=False))
@@ -94,8 +114,25 @@ async def test_no_bytes_in_a_path_a_parameter_or_a_header_are_a_500(running: Run
 async def test_a_cursor_with_a_lone_surrogate_or_another_shape_is_400_on_every_list(running: Running) -> None:
     cursors = [
         lone(name, *key)
-        for name in ("sessions", "timeline", "rooms", "participants", "recordings", "supervisor_sessions", "records", "streams")
-        for key in ((1, "\ud800"), ("\udfff", "a"), ("a", "\ud800"), (1, "a", "\ud800"), (1, "\ud800", "a"), (2**70, "a"), (1, 2, 3, 4, 2**63))
+        for name in (
+            "sessions",
+            "timeline",
+            "rooms",
+            "participants",
+            "recordings",
+            "supervisor_sessions",
+            "records",
+            "streams",
+        )
+        for key in (
+            (1, "\ud800"),
+            ("\udfff", "a"),
+            ("a", "\ud800"),
+            (1, "a", "\ud800"),
+            (1, "\ud800", "a"),
+            (2**70, "a"),
+            (1, 2, 3, 4, 2**63),
+        )
     ]
     for route in ROUTES:
         if "cursor" not in {parameter.name for parameter in route.parameters}:
@@ -190,7 +227,16 @@ async def test_no_answer_names_a_version(running: Running) -> None:
     sent = whole_call("livekit", now())[0]
     headers, _, _ = sign("livekit", sent.body, SECRETS["livekit"], now())
     async with aiohttp.ClientSession() as web:
-        for path in ("/", "/healthz", "/readyz", "/v1/sessions", "/static/tracker.css", "/docs", "/nothing", "/sign-in"):
+        for path in (
+            "/",
+            "/healthz",
+            "/readyz",
+            "/v1/sessions",
+            "/static/tracker.css",
+            "/docs",
+            "/nothing",
+            "/sign-in",
+        ):
             async with web.get(running.url + path, allow_redirects=False) as answer:
                 assert answer.headers.getall("Server") == ["tracker"], path
         async with web.post(f"{running.url}/hooks/lk", data=sent.body, headers=headers) as answer:
@@ -207,13 +253,23 @@ async def test_without_keys_only_a_local_host_is_answered_except_for_hooks(tmp_p
     headers, _, _ = sign("livekit", sent.body, SECRETS["livekit"], now())
     try:
         async with aiohttp.ClientSession() as web:
-            for host, status in (("evil.example", 421), ("localhost:1", 200), ("127.9.9.9:80", 200), ("[::1]:8080", 200)):
+            for host, status in (
+                ("evil.example", 421),
+                ("localhost:1", 200),
+                ("127.9.9.9:80", 200),
+                ("[::1]:8080", 200),
+            ):
                 for path in ("/healthz", "/docs", "/metrics"):
                     async with web.get(running.url + path, headers={"Host": host}) as answer:
                         assert answer.status == status, (host, path)
             async with web.get(f"{running.url}/v1/sessions", headers={"Host": "evil.example"}) as answer:
-                assert (answer.status, (await answer.json(content_type=None))["type"]) == (421, "urn:tracker:problem:host-not-local")
-            async with web.post(f"{running.url}/hooks/lk", data=sent.body, headers=headers | {"Host": "x.example"}) as answer:
+                assert (answer.status, (await answer.json(content_type=None))["type"]) == (
+                    421,
+                    "urn:tracker:problem:host-not-local",
+                )
+            async with web.post(
+                f"{running.url}/hooks/lk", data=sent.body, headers=headers | {"Host": "x.example"}
+            ) as answer:
                 assert answer.status == 200
     finally:
         await running.stop()

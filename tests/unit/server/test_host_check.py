@@ -7,7 +7,10 @@ import pytest
 from tracker.server.host_check import is_local
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:80", "127.255.0.3", "[::1]", "[::1]:8080", " localhost "])
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:80", "127.255.0.3", "[::1]", "[::1]:8080", " localhost "],
+)
 def test_this_machine(host: str) -> None:
     assert is_local(host)
 

@@ -43,10 +43,12 @@ SELECT number FROM sessions INDEXED BY sessions_of_room WHERE room_id = ?
 UNION ALL SELECT number FROM sessions INDEXED BY sessions_of_room_name WHERE room_name = ? AND room_id IS NOT ?"""
 SESSIONS_OF_DURATION = "SELECT number FROM sessions INDEXED BY sessions_by_duration WHERE duration_ms >= ?"
 # For letters that nearly every session has, for filters that find few, and if SQLite has no trigrams (`session_search`).
-AND_SESSION_LIKE = """ AND (s.id LIKE ?1 ESCAPE '\\' OR s.room_id LIKE ?1 ESCAPE '\\' OR s.room_name LIKE ?1 ESCAPE '\\'
-OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session = s.number AND l.lookup LIKE ?1 ESCAPE '\\')
+# lower() and instr() compare as LIKE does, but LIKE tries a text of equal letters at each letter, in steps of one.
+AND_SESSION_HOLDS = """ AND (instr(lower(s.id), lower(?1)) OR instr(lower(s.room_id), lower(?1)) OR instr(lower(s.room_name), lower(?1))
+OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session = s.number AND instr(lower(l.lookup), lower(?1)))
 OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session = s.number
-           AND (p.identity LIKE ?1 ESCAPE '\\' OR p.name LIKE ?1 ESCAPE '\\')))"""
+           AND (instr(lower(p.identity), lower(?1)) OR instr(lower(p.name), lower(?1)))))"""
+AND_TEXT_HOLDS = " AND instr(lower(t.text), lower(?))"
 AND_SESSION_BEFORE = " AND (s.begins_at, s.id) < (?, ?)"
 SESSIONS_NEWEST = " ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"
 

@@ -13,11 +13,13 @@ import pytest
 
 from tests.contracts.test_views import T0, session_rows
 from tracker.domain.rows import SessionRows
+from tracker.errors import ParameterInvalid
 from tracker.views.contract import Changes, SessionFilter
 from tracker.views.cursors import encode_cursor
 from tracker.views.sqlite.views import SqliteViews
 from tracker.views.sqlite.schema import HAS_TRIGRAMS
 from tracker.views.sqlite.session_search import (
+    MAX_TERMS,
     TRIGRAM,
     all_hits_statement,
     count_hits_statement,
@@ -29,7 +31,8 @@ from tracker.views.sqlite.session_search import (
 pytestmark = pytest.mark.skipif(not HAS_TRIGRAMS, reason="this SQLite has no trigrams")
 
 QUERIES = ("a", "b_", "%", "7", "ov:", "lk", "Ro", "room", "ROOM 1", "ann", "Ann Å", "ng", "m", "x9", "guest-4", "zzz", "王伟", "伟",
-         'say "hi"', "hi", '"', "'", "-", "*", "ov:s1", "s12", "room-3 NOT", "(", "\x1f", "OR")  # fmt: skip
+         'say "hi"', "hi", '"', "'", "-", "*", "ov:s1", "s12", "room-3 NOT", "(", "\x1f", "OR", "a-name-that-is-long-1", "A-NAME-THAT-IS-LONG-1 and more", "g-1 and MORE \"than",
+           "ong-2 and more \"than\" that", "long-1 and more \"than\" that" * 9, "a" * 17, "a" * 1024, "Ann Ångström")  # fmt: skip
 
 
 def sessions(count: int, chance: random.Random) -> list[SessionRows]:
@@ -47,7 +50,18 @@ def sessions(count: int, chance: random.Random) -> list[SessionRows]:
             )
             for n in range(chance.randrange(3))
         )  # fmt: skip
-        made.append(msgspec.structs.replace(rows, participants=people, lookups=(f"s{i}", f"x{i % 20}")))
+        made.append(
+            msgspec.structs.replace(
+                rows,
+                participants=people,
+                lookups=(
+                    f"s{i}",
+                    f"x{i % 20}",
+                    f'a-name-that-is-long-{i % 5} and more "than" that',
+                    "a" * (i % 40 + 1),
+                ),
+            )
+        )
     return made
 
 
@@ -87,7 +101,7 @@ async def expect_newest_hits(views: SqliteViews, q: str) -> None:
         ids: list[str] = []
         cursor = None
         while True:
-            statement = newest_hits_statement(SessionFilter(), expression, source, limit=5, cursor=cursor)
+            statement = newest_hits_statement(SessionFilter(q=q), expression, source, limit=5, cursor=cursor)
             rows = await views.rows(*statement)
             ids += [row[2] for row in rows[:5]]
             if len(rows) <= 5:
@@ -177,3 +191,34 @@ async def test_a_search_reads_the_index_in_its_order_and_scans_no_table(tmp_path
             assert not [step for step in also if step.split()[:2] in (["SCAN", "s"], ["SCAN", "t"])], also
         # Only the sessions of one minute are sorted.
         assert len([step for step in plan if step == "USE TEMP B-TREE FOR ORDER BY"]) == 1, plan
+
+
+async def test_the_work_of_a_search_is_bounded_by_the_terms_it_searches(tmp_path: Path) -> None:
+    """A phrase of n trigrams is compared with each place of each text n times."""
+    for q in ("a" * 1024, "ab" * 512, "x" * 500 + "y" * 500, "0123456789" * 102):
+        expression = match_phrase(q)
+        assert expression is not None
+        assert expression.count('"') <= 2 * MAX_TERMS
+        assert max(len(term) for term in expression.split(" AND ")) <= TRIGRAM + 2
+    with pytest.raises(ParameterInvalid, match="q: has letters beyond ASCII"):
+        match_phrase("é" * 33)
+
+
+async def test_a_scan_finds_what_holds_the_text_and_knows_no_wildcards(tmp_path: Path) -> None:
+    await SqliteViews.create(tmp_path / "views.db")
+    views = await SqliteViews.open(tmp_path / "views.db", writable=True)
+    made = sessions(60, random.Random(7))
+    await views.save(Changes(position=1, sessions=made))
+
+    def holds(rows: SessionRows, q: str) -> bool:
+        session = rows.session
+        people = [word for person in rows.participants for word in (person.identity, person.name)]
+        return any(
+            q in word.lower()
+            for word in (session.id, session.room_id, session.room_name, *rows.lookups, *people)
+            if word
+        )
+
+    for q in ("%", "_", "\\", "b_%", "%b", "[a-z]", "*", "room 1", "a" * 30, "a" * 1024, "guest-4", 'say "hi"'):
+        assert set(await scanned(views, q=q)) == {rows.session.id for rows in made if holds(rows, q)}, q
+    await views.close()
