@@ -21,6 +21,7 @@ from tracker.evidence.bundle.verify import SUBJECTS, BundleVerification, Check, 
 from tracker.evidence.bundle.verify_records import Progress
 from tracker.evidence.checkpoint_file import ShippedNote, read_shipped
 from tracker.evidence.signing_key import read_cosigners
+from tracker.log.private_files import create_private
 from tracker.log.merkle.cosignature import CosignerKey
 from tracker.log.merkle.note import Verifier
 from tracker.server import signing_keys, stores
@@ -126,7 +127,8 @@ async def write_bundle(config: Config, any_id: str, to: Path | None) -> Path:
         session = await find_session(context.views, any_id)
         path = to or Path(bundles.bundle_file_name(session.id))
         try:
-            file = path.open("x+b")
+            create_private(path)
+            file = path.open("w+b")
         except FileExistsError:
             raise ParameterInvalid("--out", f"{path} exists and is not overwritten: name a new file") from None
         except OSError as error:

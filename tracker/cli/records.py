@@ -22,6 +22,7 @@ from tracker.domain.deliveries import Record
 from tracker.domain.record_json import record_to_json
 from tracker.errors import LogCorrupt, ParameterInvalid
 from tracker.evidence.bundle.record_lines import RecordLine, encode_line
+from tracker.log.private_files import create_private
 from tracker.server import stores
 
 PAGE = 1000
@@ -145,7 +146,8 @@ async def _export(arguments: argparse.Namespace) -> int:
             async for line in lines:
                 sys.stdout.write(line.decode())
             return 0
-        with arguments.out.open("xb") as file:
+        create_private(arguments.out)
+        with arguments.out.open("wb") as file:
             async for line in lines:
                 file.write(line)
                 count += 1

@@ -46,6 +46,7 @@ from tracker.log.keys.frame_keys import (
 from tracker.log.merkle.leaf import framed
 from tracker.log.record_compression import MAGIC
 from tracker.log.shipped_dictionaries import ShippedDictionaries
+from tracker.log.private_files import create_private, restrict_database
 from tracker.log.schema_check import Schema, SchemaGuard, schema_made_by
 from tracker.log.sqlite.bulk import run_in_thread
 from tracker.log.sqlite.file import publish_file, unwritten_uri
@@ -149,7 +150,7 @@ class KeyStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft.unlink(missing_ok=True)
-            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            create_private(draft)
             await _create_schema(draft, masters[0], dedupe_secret or os.urandom(KEY_BYTES))
             publish_file(draft, path)
         except (OSError, sqlite3.Error) as error:
@@ -170,6 +171,7 @@ class KeyStore:
         """
         if not path.exists():
             raise LogMissing(f"there is no key store at {path}: restore it, or make one with `tracker init`")
+        restrict_database(path)
         connection = await _connect(path)
         try:
             secret = await _read_dedupe_secret(connection, path, masters)

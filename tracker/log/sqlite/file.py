@@ -15,6 +15,7 @@ from pathlib import Path
 import aiosqlite
 
 from tracker.errors import LogCorrupt, LogMissing, LogUnavailable
+from tracker.log.private_files import create_private, restrict_database
 from tracker.log.sqlite.bulk import run_in_thread
 from tracker.log.sqlite.migrate import APPLICATION_ID, migrate, schema_guard
 
@@ -31,6 +32,7 @@ async def create_file(path: Path, finish: Callable[[aiosqlite.Connection], Await
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.unlink(missing_ok=True)
+        create_private(draft)
         connection = await aiosqlite.connect(draft, isolation_level=None)
         try:
             await connection.execute("PRAGMA synchronous = FULL")
@@ -77,6 +79,7 @@ async def open_writer(
     try:
         await recognise(connection, path)
         if not _is_immutable(path):
+            restrict_database(path)
             await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute(f"PRAGMA synchronous = {synchronous}")
         # Dedupe keys go to random places of their index: SQLite's default of 2 MiB costs a fifth more CPU at 100,000 records.

@@ -18,12 +18,14 @@ LIMIT: tools that ignore the lock (the sqlite3 shell) must not open the file in 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import fcntl
 import functools
 import os
 import re
 import sqlite3
+import stat
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -128,6 +130,7 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
             if building:
                 _disable_durability(connection)
             elif writable:
+                _restrict_open(path)
                 connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 # If the last saves are lost, the projected position is lost with them, and they are projected again: NORMAL is enough.
                 connection.execute("PRAGMA synchronous = NORMAL")
@@ -260,6 +263,7 @@ def start_building(path: Path, after: int = 0) -> None:
     """
     with named_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _restrict(path, os.O_CREAT)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             # Nothing is lost if we die here: the file gets its name in the swap, which makes it durable.
             connection.execute("PRAGMA synchronous = OFF")
@@ -316,6 +320,7 @@ def copy_file(path: Path, to: Path) -> None:
     Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`.
     """
     with named_errors(path):
+        _restrict(to, os.O_CREAT)
         held, _ = connect(path, writable=False)
         with closing(held), closing(sqlite3.connect(to, isolation_level=None)) as fresh:
             # All pages in one step: with several steps, a writer in another process would make it start over for ever.
@@ -378,6 +383,24 @@ def _made_names() -> frozenset[str]:
 
 def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
+
+
+def _restrict(path: Path, flags: int) -> None:
+    """Create a file that only its owner may read, whatever the umask, or make it one. Nobody may have it open."""
+    descriptor = os.open(path, flags | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _restrict_open(path: Path) -> None:
+    """Take the rights of others away from views that an earlier version created. SQLite gives a new -wal the same mode."""
+    for suffix in MAIN_SUFFIXES:
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(os.stat(_sibling(path, suffix)).st_mode)
+            if mode & 0o077:
+                os.chmod(_sibling(path, suffix), mode & 0o700)
 
 
 def _sync(path: Path, flags: int) -> None:
