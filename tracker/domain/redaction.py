@@ -49,8 +49,6 @@ VOCABULARY = frozenset({
 
 _NOT_OF_EVENT = frozenset({"name", "detail", "anomalies", "server_run"})
 """Fields in which two copies of one event may differ."""
-_NOT_OF_REPEAT = frozenset({"at", "clock", "precision", "place"})
-"""Further fields in which an event that is sent again may differ."""
 
 ERASED = {"erased": True}
 PSEUDONYM = re.compile(r"erased-[0-9a-f]{12}")
@@ -134,12 +132,11 @@ def _without_details(fact: Fact) -> dict[str, Any]:
 def _with_copy(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a pseudonymized fact, with `copy` made from them: its hashes were of texts that could be guessed.
 
-    What remains of two copies of an event is equal but for names.
+    What remains of two copies of an event is equal but for names. Repeats with other times are entries of their own from then on.
     """
     copy = fields.pop("copy", None)
     if copy is not None:
-        differing = _NOT_OF_EVENT if copy[2] is not None else _NOT_OF_EVENT | _NOT_OF_REPEAT
-        left = {name: each for name, each in fields.items() if name not in differing}
+        left = {name: each for name, each in fields.items() if name not in _NOT_OF_EVENT}
         fields["copy"] = [hashlib.sha256(msgspec.json.encode(left, order="sorted")).hexdigest(), None, copy[2]]
     return fields
 
