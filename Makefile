@@ -27,6 +27,15 @@ test: static
 	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not long and not alone'
 	$(PY) -m pytest --durations 20 -m 'alone and not long'
 
+# The locks of the image and of CI: every package with its hashes. For all platforms, from Python 3.11 on.
+.PHONY: lock
+LOCK := $(VENV)/bin/uv pip compile -q pyproject.toml - --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
+	--no-emit-index-url --default-index https://pypi.org/simple --custom-compile-command 'make lock'
+lock: $(VENV)/ready
+	$(VENV)/bin/pip install -q uv
+	echo 'setuptools>=77' | $(LOCK) --extra cluster -o deploy/requirements.txt
+	echo 'setuptools>=77' | $(LOCK) --extra dev --extra deploy --extra docs -o .ci/requirements.txt
+
 # What takes longer: more kills, more cuts, more mutations, long soaks.
 long: $(VENV)/ready
 	$(PY) -m pytest --durations 0 -m long
