@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from tracker.domain.facts import RunRules
-from tracker.domain.room_marks import ANCHOR, EARLIEST, KINDS, LATEST, Marks
+from tracker.domain.room_marks import ANCHOR, EARLIEST, KEYED, KINDS, LATEST, LOOSE, Marks
 from tracker.projections.known_marks import KnownMarks
 from tracker.projections.rendering import session_id
 from tracker.projections.runs import Room, Window
@@ -147,6 +147,15 @@ def _changed_window(own: Room, others: Marks, whole: Room, rules: RunRules) -> W
     last = [mark.at for kind in kinds for mark in others.select(kind, limit=1, backwards=True)]
     if not first:
         return None
+    # A run in both parts may begin earlier than this part knew, or at a stated start.
+    moved = [
+        held.at
+        for kind in (KEYED, LOOSE)
+        for mark in others.select(kind)
+        for own_kind in (KEYED, LOOSE)
+        if (held := own.marks.named(own_kind, mark.name)) is not None and held != whole.marks.named(own_kind, mark.name)
+    ]
+    first, last = first + moved, last + moved
     low = min(first) - 3 * rules.tolerance
     if own.last_run(low) is None:
         low = EARLIEST

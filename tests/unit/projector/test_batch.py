@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -196,3 +197,38 @@ def test_the_end_of_a_run_on_a_crashed_node_is_inferred() -> None:
     second = views.sessions[f"s:r_{(T + 1000 * S) // 1000}"].session
     assert second.end is not None
     assert (second.end.reason, second.end.provenance, second.completeness) == ("server_failure", "inferred", "repaired")
+
+
+def plugnmeet(run: str | None, at_second: int, *, started: bool = True, **more: Any) -> f.Fact:
+    place = at(T + at_second * S, run=run, starts_at=T, **more)
+    if started:
+        return f.SessionStarted(at=T + at_second * S, started_at=T, place=place)
+    return f.SessionCreated(at=T + at_second * S, started_at=T, place=place)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_next_run_ends_both_of_two_runs_with_the_same_start(order: tuple[int, ...]) -> None:
+    next_run = f.SessionStarted(
+        at=T + 60 * S, started_at=T + 60 * S, place=at(T + 60 * S, run="c", starts_at=T + 60 * S)
+    )
+    facts = [plugnmeet("a", 0), plugnmeet("b", 1), next_run]
+    live = content(asyncio.run(views_of("plugnmeet", facts, list(order), [1])))
+    assert live == content(asyncio.run(views_of("plugnmeet", facts, [0, 1, 2], [3])))
+    assert [live[f"s:{run}"]["session"]["ended_at"] for run in ("a", "b")] == [T + 60 * S] * 2
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_streamrec_live_views_equal_rebuilt_ones_where_our_clock_went_back(order: tuple[int, ...]) -> None:
+    # By the vendor's clock the first session began after the relayed start of the second one, by ours before it.
+    def relayed(run: str, second: int) -> f.Fact:
+        return f.SessionStarted(
+            at=T + second * S, clock="receiver", place=at(T + second * S, run=run, starts_at=T + second * S)
+        )
+
+    began, ended = T + 310 * S, T + 900 * S
+    end = f.SessionEnded(
+        at=ended, started_at=began, reason="normal", place=at(began, run="one", starts_at=began, ends_at=ended)
+    )
+    facts = [relayed("one", 300), end, relayed("two", 305), relayed("three", 400)]
+    live = content(asyncio.run(views_of("streamrec", facts, list(order), [1])))
+    assert live == content(asyncio.run(views_of("streamrec", facts, [0, 1, 2, 3], [4])))
