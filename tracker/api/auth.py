@@ -45,10 +45,11 @@ _SIGNATURE_ONLY: Options = {
 }  # fmt: skip
 
 
-class Reader(msgspec.Struct, frozen=True):
+class Reader(msgspec.Struct, frozen=True, eq=False):
     """Who sends a request, and what they may read. `sources` None: all sources.
 
     `expires_at`: when the token expires (µs; None: never). `session`: digest of the cookie that signed the reader in.
+    Readers are equal if they may read the same, by whatever proof.
     """
 
     subject: str
@@ -56,6 +57,15 @@ class Reader(msgspec.Struct, frozen=True):
     sources: tuple[str, ...] | None = None
     expires_at: int | None = None
     session: bytes | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reader) and self._rights() == other._rights()
+
+    def __hash__(self) -> int:
+        return hash(self._rights())
+
+    def _rights(self) -> tuple[str, frozenset[str], tuple[str, ...] | None]:
+        return self.subject, self.scopes, self.sources
 
     def has_scope(self, scope: str) -> bool:
         """Whether the token has `scope`, or `admin`."""
