@@ -122,8 +122,20 @@ class _Comparison:
             if len(expected) <= SMALL_JSON:
                 expected += piece
         if max(len(expected), self._bundle.sizes[TIMELINE]) > SMALL_JSON:
-            return [f"{TIMELINE} does not follow from the records"]
+            return [await self._first_different_line(row)]
         return _differences(self._bundle.content(TIMELINE), expected)
+
+    async def _first_different_line(self, row: SessionRow) -> str:
+        """Reads the derived timeline to its end: its entries are counted on the way."""
+        actual, number, rest = self._bundle.lines(TIMELINE), 0, b""
+        different: str | None = None
+        async for piece in self._timeline_json(row):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                number += 1
+                if different is None and (found := next(actual, b"").removesuffix(b"\n")) != line:
+                    different = f"line {number} of {TIMELINE} has {_where_they_differ(found, line)}"
+        return different or f"{TIMELINE} goes on after the last of what follows from the records"
 
     async def _unrelated_records(self) -> list[str]:
         """Records that do not belong to the session."""
@@ -261,5 +273,14 @@ def _json(text: bytes | bytearray) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 120 else text[:120] + "…"
+    return _cut(msgspec.json.encode(value))
+
+
+def _where_they_differ(actual: bytes, expected: bytes) -> str:
+    same = next((n for n, (a, b) in enumerate(zip(actual, expected, strict=False)) if a != b), 0)
+    here, derived = (_cut(text[max(0, same - 40) :]) for text in (actual, expected))
+    return f"…{here} where the records give …{derived}"
+
+
+def _cut(text: bytes) -> str:
+    return text[:120].decode("utf-8", "replace") + ("…" if len(text) > 120 else "")

@@ -18,7 +18,7 @@ from tests.support import bundles
 from tests.support.bundles import changed, configured, failed, filled, outcomes, packed, session_of, unpacked, verified
 from tracker.cli.rebuild import rebuild
 from tracker.server import signing_keys, stores
-from tracker.evidence.bundle import zip_reader
+from tracker.evidence.bundle import verify_timeline, zip_reader
 from tracker.evidence.bundle.manifest import MAX_BYTES, PROOFS_END, InclusionProof, proof_piece, proofs_start
 from tracker.config.load import Config
 from tracker.log.merkle.checkpoint import checkpoint_text
@@ -306,6 +306,23 @@ async def test_a_delivery_the_sender_did_not_sign_is_found_with_the_senders_secr
     path = await bundles.bundle(forged_config, "lk:RM_f", tmp_path / "it.zip")
     assert not failed(await verified(path))
     assert list(failed(await verified(path, forged_config))) == ["vendors"]
+
+
+async def test_of_a_large_timeline_the_first_line_that_differs_is_named(
+    pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_timeline, "SMALL_JSON", 1000)
+    path = tmp_path / "bad.zip"
+
+    def cut(content: bytes) -> bytes:
+        return content.replace(b'"name":"Alice"', b'"name":"Malice"', 1)
+
+    (problem,) = failed(await verified(changed(pristine, path, {"timeline.json": cut}, corrected=True)))["timeline"]
+    assert "line 3 of timeline.json has" in problem
+    assert "Malice" in problem and "Alice" in problem  # noqa: PT018
+    more: Edit = lambda content: content + b"\n"  # noqa: E731
+    (problem,) = failed(await verified(changed(pristine, path, {"timeline.json": more})))["timeline"]
+    assert "goes on after the last" in problem
 
 
 # Malicious files
