@@ -24,7 +24,7 @@ from tracker.views.sqlite.search_index import LAST_MINUTE, minute_of
 TRIGRAM = 3
 """Letters in an entry of the index."""
 
-PHRASE = 16
+PHRASE = 8
 """A longer text is not searched as a phrase."""
 MAX_TERMS = 8
 """Trigrams of a longer text that are searched."""
