@@ -62,7 +62,7 @@ def oracle(known: list[tuple[SessionRef, bool]], rules: RunRules) -> Runs:
 
 
 @pytest.mark.parametrize("rules", RULES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(known=facts, middle=st.integers(0, 14), moments=st.lists(times, min_size=1, max_size=5))
 def test_every_fact_is_in_the_run_that_follows_from_all_marks(
     rules: RunRules, known: list[tuple[SessionRef, bool]], middle: int, moments: list[int]
@@ -99,7 +99,7 @@ def is_covered(place: SessionRef, marks: LearnedMarks, changes: RoomChanges) -> 
 
 
 @pytest.mark.parametrize("rules", RULES)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=160, deadline=None)
 @given(known=facts, new=facts, moments=st.lists(times, min_size=1, max_size=5))
 def test_new_marks_name_every_fact_and_every_session_that_they_change(
     rules: RunRules, known: list[tuple[SessionRef, bool]], new: list[tuple[SessionRef, bool]], moments: list[int]
