@@ -22,6 +22,9 @@ from tracker.projector.projector import compare_views
 from tracker.views.contract import Changes
 from tracker.views.sqlite.views import SqliteViews
 
+SELECT_MARKS = """
+SELECT source, rooms.room, kind, at, until, name FROM room_marks JOIN rooms ON rooms.number = room_marks.room"""
+
 Items = list[tuple[Record, SourcedFact]]
 
 
@@ -71,6 +74,8 @@ async def differences(items: Items, middle: int, size: int) -> list[str]:
             await each.finish()
         views = [await SqliteViews.open(folder / each, writable=False) for each in ("whole", "first")]
         found = await compare_views(*views)
+        marks = [[tuple(row) for row in await each.rows(SELECT_MARKS)] for each in views]
+        found += [f"marks: {row}" for row in {*marks[0]} ^ {*marks[1]}]
         for each in views:
             await each.close()
         return found
@@ -88,6 +93,21 @@ def test_merged_views_equal_views_built_at_once(vendor: str, data: st.DataObject
     ] + [f.Test(at=T + data.draw(st.integers(0, 3000)) * S, place=None, subject_type="source", subject_id="s")]
     middle = data.draw(st.integers(1, max(1, len(facts) - 1)))
     assert asyncio.run(differences(to_items(vendor, facts), middle, data.draw(st.integers(1, 9)))) == []
+
+
+@pytest.mark.parametrize("middle", range(1, 5))
+def test_a_room_that_only_the_second_part_knows_is_known_afterwards(middle: int) -> None:
+    def client(moment: int, run: str) -> f.SessionRef:
+        return f.SessionRef(at=moment, room="client", run=run, starts_at=moment)
+
+    facts: list[f.Fact] = [
+        f.SupervisorSessionStarted(activity="w", at=T + S, place=f.SessionRef(at=T + S, run="a"), agent_session="a"),
+        f.SessionStarted(at=T, started_at=T, place=client(T, "a")),
+        f.SessionStarted(at=T + 9 * S, started_at=T + 9 * S, place=client(T + 9 * S, "b")),
+        f.SessionStarted(at=T + 5 * S, started_at=T + 5 * S, place=client(T + 5 * S, "c")),
+        f.SessionStarted(at=T, started_at=T, place=f.SessionRef(at=T, room="other", run="d", starts_at=T)),
+    ]
+    assert asyncio.run(differences(to_items("streamrec", facts), middle, 1)) == []
 
 
 def test_without_the_corrections_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:

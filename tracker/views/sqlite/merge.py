@@ -70,7 +70,8 @@ MERGE_ROOMS = (
     "INSERT OR IGNORE INTO main.rooms (source, room) SELECT source, room FROM part.rooms ORDER BY source, room",
     """
 INSERT INTO main.room_marks SELECT ours.number, kind, at, until, name FROM part.room_marks
-JOIN part.rooms AS theirs ON theirs.number = part.room_marks.room JOIN main.rooms AS ours USING (source, room)
+JOIN part.rooms AS theirs ON theirs.number = part.room_marks.room
+JOIN main.rooms AS ours ON ours.source = theirs.source AND ours.room = theirs.room
 WHERE theirs.number NOT IN (SELECT theirs FROM shared_rooms)""",
     # Of a mark with a name: the earlier time, and the later end of an extent.
     f"DELETE FROM main.room_marks WHERE kind < {START} AND room IN (SELECT ours FROM shared_rooms)",
