@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -97,9 +98,11 @@ class Connection:
         """Run one statement."""
         await self.execute_fetchall(sql, bound)
 
-    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run one statement for many rows."""
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> SimpleNamespace:
+        """Run one statement for many rows; `rowcount` says how many rows it changed."""
+        before = self._on.total_changes()
         self._on.executemany(sql, rows)
+        return SimpleNamespace(rowcount=self._on.total_changes() - before)
 
     async def execute_fetchall(self, sql: str, bound: Any = ()) -> list[Any]:
         """Run one statement; returns its rows."""
