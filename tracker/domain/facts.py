@@ -47,6 +47,7 @@ class RunRules(msgspec.Struct, frozen=True):
     `starts_when_joined`   a created room starts with its first join, so people in a room that never started are a sign of loss
     `room_is_person`       the room belongs to one person, who is present for as long as the run lasts
     `runs_are_starts`      the vendor's own key of a run is `{room}_{start ms}`
+    `runs_overlap`         a new run of a room does not show that one with the vendor's own key is over
     """
 
     tolerance: Micros = 0
@@ -55,6 +56,7 @@ class RunRules(msgspec.Struct, frozen=True):
     starts_when_joined: bool = False
     room_is_person: bool = False
     runs_are_starts: bool = False
+    runs_overlap: bool = False
 
 
 class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -15,11 +15,12 @@ Completeness = Literal["complete", "repaired", "open"]
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Why something ended, and how we know."""
+    """Why something ended, and how we know. `not_after` (µs): of an inferred end, when it was certainly over."""
 
     reason: EndReason
     vendor_reason: str | None
     provenance: Provenance
+    not_after: Micros | None = None
 
 
 class Anomaly(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):

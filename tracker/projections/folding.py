@@ -40,6 +40,12 @@ ACTIVITIES: dict[type[f.Fact], tuple[str, bool]] = {
     f.SupervisorSessionEnded: ("supervisor_session", False),
 }
 """The kind of interval each fact belongs to, and whether the fact begins it."""
+_NO_LIFE = (
+    f.SessionEnded, f.RecordingProcessing, f.RecordingReady, f.RecordingFailed, f.RecordingAborted, f.RecordingUploaded,
+    f.RecordingUploadFailed, f.ArtifactCreated, f.AnalyticsReady, f.TranscriptionUsage, f.NodeCrashed, f.NodeRecovered,
+    f.NodeStatus, f.Test, f.Unknown,
+)  # fmt: skip
+"""What also happens after a session is over."""
 
 
 def fold(state: SessionState, item: SourcedFact) -> None:
@@ -102,6 +108,8 @@ def _fold_common(state: SessionState, item: SourcedFact) -> None:
         state.last_at = max(state.last_at, at)
         if not state.first_at or at < state.first_at:
             state.first_at = at
+    if fact.clock == "server" and not isinstance(fact, _NO_LIFE):
+        state.last_life = max(state.last_life, at)
     for kind, detail in fact.anomalies:
         state.add_anomaly(kind, detail, item.key, position)
     if place is None:
@@ -129,6 +137,8 @@ def _session(state: SessionState, fact: f.SessionFact, item: SourcedFact) -> Non
         _claim_begin(state.lifetime, item, fact.started_at)
     elif isinstance(fact, f.SessionEnded):
         _claim_end(state.lifetime, item, fact.started_at, fact.reason, fact.vendor_reason)
+        if fact.clock == "server":
+            state.first_end = fact.at if state.first_end is None else min(state.first_end, fact.at)
     else:
         if fact.started_at is not None:
             state.lifetime.claim_start(_claim(item, fact.started_at, "derived"))

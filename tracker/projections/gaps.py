@@ -43,15 +43,18 @@ class ActivitySpan(NamedTuple):
 def gap_entries(
     session: SessionRow, connections: list[ConnectionRow], streams: list[StreamRow],
     recordings: list[RenderedRecording], supervisors: list[SupervisorSessionRow], activities: list[ActivitySpan],
-    announced: Announcements, *, last_n: int,
+    announced: Announcements, resumed_at: Micros | None, *, last_n: int,
 ) -> tuple[EntryRow, ...]:  # fmt: skip
     """The entries that fill what the events of a session left out, in order of time.
 
+    `resumed_at`: when the session began again after a reported end.
     `last_n`: the `n` of the session's first fact of its last record. A record may be about several sessions.
     """
     gaps: list[_Gap] = [*_of_session(session), *_of_connections(connections), *_of_streams(streams)]
     gaps += [*_of_recordings(recordings), *_of_supervisors(supervisors), *_of_activities(activities)]
     gaps += _of_announcements(session, announced)
+    if resumed_at is not None:
+        gaps.append(_Gap(resumed_at, "session.resumed", "session", None, None, "derived", {}))
     gaps.sort(key=lambda gap: (gap.at, gap.kind, gap.subject_id or ""))
     return tuple(
         EntryRow(

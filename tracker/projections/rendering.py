@@ -22,6 +22,7 @@ from tracker.projections.announcements import announcements, start_is_reported
 from tracker.projections.early_starts import clamp_early_starts
 from tracker.projections.gaps import ActivitySpan, gap_entries
 from tracker.projections.ids import distinct_ids
+from tracker.projections.life import is_occupied, is_reopened, resumed_at
 from tracker.projections.people import (
     RenderedConnection,
     render_connections,
@@ -75,11 +76,7 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
     identity = session_id(state.source, state.run)
     anomalies = [Anomaly(kind=kind, position=position, detail=detail) for kind, detail, _, position in state.anomalies]
     start = start_claim(state)
-    end = (
-        state.lifetime.end
-        if state.lifetime.end_reported
-        else _inferred_end(state, start, context) or state.lifetime.end
-    )
+    end, not_after = _end(state, start, context)
     ended_at = None if end is None else end.at
     _add_session_anomalies(state, start, end, context, anomalies)
     whole, state = state, clamp_early_starts(state, start, context.rules.tolerance, anomalies)
@@ -88,7 +85,12 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
     end_row = (
         None
         if end is None
-        else End(reason=end.reason or "inferred", vendor_reason=end.vendor_reason, provenance=end.provenance)
+        else End(
+            reason=end.reason or "inferred",
+            vendor_reason=end.vendor_reason,
+            provenance=end.provenance,
+            not_after=not_after,
+        )
     )
     if context.rules.room_is_person and not connections:
         connections = _owner(
@@ -137,7 +139,15 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
         recordings=tuple(recordings),
         supervisor_sessions=tuple(supervisors),
         gaps=gap_entries(
-            session, reported, streams, found, supervisors, activities, announcements(state), last_n=state.last_n
+            session,
+            reported,
+            streams,
+            found,
+            supervisors,
+            activities,
+            announcements(state),
+            resumed_at(state),
+            last_n=state.last_n,
         ),
         state=encode_state(whole),
         next_run_after=context.next_run_after,
@@ -162,23 +172,42 @@ def _start_provenance(state: SessionState, start: Claim | None) -> Provenance | 
     return "reported" if start_is_reported(state) or state.created is not None else start.provenance
 
 
-def _inferred_end(state: SessionState, start: Claim | None, context: RenderContext) -> Claim | None:
-    """The earliest end that any rule infers; None if the run may still be open."""
+def _end(state: SessionState, start: Claim | None, context: RenderContext) -> tuple[Claim | None, Micros | None]:
+    """The end and, of an inferred one, when the session was certainly over. (None, None) if it may still be open."""
+    own = state.lifetime.end
+    if own is not None and is_reopened(state, own.at):
+        own = None
+    if own is not None and state.lifetime.end_reported:
+        return own, None
+    return _inferred_end(state, start, own, context)
+
+
+def _inferred_end(
+    state: SessionState, start: Claim | None, own: Claim | None, context: RenderContext
+) -> tuple[Claim | None, Micros | None]:
+    """The earliest end that any rule infers, never before the last sign of life; (None, None) if there is none.
+
+    A crash and a restart are shown when they happened, other inferred ends at the last sign of life.
+    """
     began = start.at if start else state.first_at
-    ends: list[Claim] = []
-    if state.lifetime.end is not None:
-        ends.append(state.lifetime.end)
-    if context.next_start is not None:
-        ends.append(_inferred(context.next_start, "superseded"))
+    alive = max(began, state.last_life)
+    ends: list[tuple[Claim, Micros | None]] = []
+    if own is not None:
+        ends.append((own if own.at >= alive else msgspec.structs.replace(own, at=alive), None))
+    following = context.next_start
+    overlaps = context.rules.runs_overlap and not state.run.startswith(f"{state.lifetime.value('room')}_")
+    if following is not None and not overlaps and not is_occupied(state, following):
+        ends.append((_inferred(alive, "superseded"), max(following, alive)))
     index = bisect_right(context.restarts, state.last_at)
     if index < len(context.restarts) and began < (after := context.restarts[index]):
-        ends.append(_inferred(after, "server_shutdown"))
+        ends.append((_inferred(after, "server_shutdown"), None))
     limit = context.rules.never_joined_after
     # Someone with only a stream was present too. `ViewsWriter.never_joined_sessions` applies the same rule to the rows.
     idle = not any(state.intervals.get(kind) for kind in ("connection", "stream", "subscription"))
     if limit is not None and idle and began + limit < context.latest:
-        ends.append(_inferred(began + limit, "timeout"))
-    return min(ends, key=lambda claim: (claim.at, claim.reason or "")) if ends else None
+        ends.append((_inferred(alive, "timeout"), max(began + limit, alive)))
+    # The rule that is certain first decides.
+    return min(ends, key=lambda end: (end[1] or end[0].at, end[0].reason or "")) if ends else (None, None)
 
 
 def _inferred(at: Micros, reason: EndReason) -> Claim:
@@ -199,11 +228,13 @@ def _add_session_anomalies(
         add("missing_start", "the event that starts this session was not received")
     elif context.rules.starts_when_joined and not start_is_reported(state) and state.intervals.get("connection"):
         add("missing_start", "people joined, but the event that starts this session was not received", state.created)
+    if resumed_at(state) is not None:
+        add("late_event", "the session went on after a reported end")
     if end is not None and end.provenance == "inferred":
         add("missing_end", f"the event that ends this session was not received; end inferred ({end.reason})")
     if start is not None and end is not None and end.at < start.at:
         add("end_before_start", "the session's end lies before its start", end)
-    if end is not None and state.lifetime.end_reported:
+    if end is not None and end.provenance == "reported":
         last = state.last_activity
         if last is not None and last.at > end.at + LATE:
             add("late_event", "something happened after the session's reported end", last)

@@ -157,6 +157,10 @@ class SessionState(msgspec.Struct, array_like=True):
     """
     last_activity: Claim | None = None
     """The latest fact about a connection or a stream: it may be later than the reported end."""
+    last_life: Micros = 0
+    """The latest sign of life by a server's clock: an inferred end is never earlier."""
+    first_end: Micros | None = None
+    """The earliest reported end: a start after it reopened the session."""
 
     def interval(self, kind: str, key: str) -> Interval:
         """The interval with this type and key; a new one if there is none."""
@@ -182,6 +186,8 @@ class SessionState(msgspec.Struct, array_like=True):
             self.mark_failed(*other.failed)
         self.created = min((c for c in (self.created, other.created) if c), key=_earliest, default=None)
         self.last_activity = min((c for c in (self.last_activity, other.last_activity) if c), key=_latest, default=None)
+        self.last_life = max(self.last_life, other.last_life)
+        self.first_end = min((at for at in (self.first_end, other.first_end) if at is not None), default=None)
         self.first_position = min(
             self.first_position or other.first_position, other.first_position or self.first_position
         )

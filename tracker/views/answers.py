@@ -11,8 +11,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from tracker.domain.facts import Clock, Micros, Provenance
-from tracker.domain.rows import Anomaly, Completeness, End
+from tracker.domain.facts import Clock, EndReason, Micros, Provenance
+from tracker.domain.rows import Anomaly, Completeness
 
 Item = TypeVar("Item")
 
@@ -33,6 +33,15 @@ class Room(msgspec.Struct, frozen=True):
 
     id: str | None
     name: str | None
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """Why something ended, and how we know. An inferred end is the last sign of life; `not_after`: it was over by then."""
+
+    reason: EndReason
+    vendor_reason: str | None
+    provenance: Provenance
+    not_after: Time | None
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):

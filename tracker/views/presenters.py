@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from tracker.domain import rows
 from tracker.domain.facts import Micros
 from tracker.domain.rows import EntryRow, RecordingRow, SessionRow, SupervisorSessionRow
-from tracker.views.answers import Agent, Connection, Entry, Participant, Recording, RecordingStatus, Room, Session, Stream, Subject, Supervisor, SupervisorSession, Upload, time_of  # fmt: skip
+from tracker.views.answers import Agent, Connection, End, Entry, Participant, Recording, RecordingStatus, Room, Session, Stream, Subject, Supervisor, SupervisorSession, Upload, time_of  # fmt: skip
 from tracker.views.contract import ViewsReader
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
@@ -30,8 +31,17 @@ def present(answer: type[Answer], row: Any, **own: Any) -> Answer:
     for name, is_time in _fields(answer):
         if name not in own:
             value = getattr(row, name)
-            own[name] = time_of(value) if is_time else value
+            own[name] = time_of(value) if is_time else _end(value) if isinstance(value, rows.End) else value
     return answer(**own)
+
+
+def _end(row: rows.End) -> End:
+    return End(
+        reason=row.reason,
+        vendor_reason=row.vendor_reason,
+        provenance=row.provenance,
+        not_after=time_of(row.not_after),
+    )
 
 
 def present_session(row: SessionRow, *, stuck_before: Micros) -> Session:

@@ -31,7 +31,7 @@ from tracker.evidence.bundle import readme_page
 from tracker.evidence.bundle.contents import BundleContents
 from tracker.evidence.bundle.manifest import (
     CHECKPOINT, FORMAT, KEY, MANIFEST, MAX_LINE_BYTES, PARTS, PROOFS, PROOFS_END, README, RECORDS, SIGNATURE, SMALL_BYTES,
-    TIMELINE, InclusionProof, InferredEnd, Manifest, ReadingSettings, SessionIdentity, Tree, WriterVersion,
+    TIMELINE, InclusionProof, inferred_end, Manifest, ReadingSettings, SessionIdentity, Tree, WriterVersion,
     encode_manifest, proof_piece, proofs_start, signed_text,
 )  # fmt: skip
 from tracker.evidence.bundle.record_lines import RecordLine, encode_line
@@ -256,9 +256,7 @@ class _BundleBuilder:
 
     def _manifest(self, records: int, tree: Tree) -> Manifest:
         row = self._request.contents.row
-        end = None
-        if row.end is not None and row.end.provenance == "inferred" and row.ended_at is not None:
-            end = InferredEnd(at=format_micros(row.ended_at), reason=row.end.reason)
+        end = inferred_end(row)
         return Manifest(
             format=FORMAT,
             made_at=format_micros(self._request.made_at),

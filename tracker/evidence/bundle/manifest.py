@@ -21,6 +21,9 @@ import hashlib
 
 import msgspec
 
+from tracker.domain.record_json import format_micros
+from tracker.domain.rows import SessionRow
+
 FORMAT_1, FORMAT = "tracker/evidence-bundle/1", "tracker/evidence-bundle/2"
 PAGE_1 = 1
 """The README's version in bundles of format 1."""
@@ -73,10 +76,22 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class InferredEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A session end that no record reports; a rule inferred it, possibly from records outside the bundle. `at` has µs."""
+    """A session end that no record reports; a rule inferred it, possibly from records outside the bundle. Times have µs.
+
+    `at` is the last sign of life, `not_after` when the session was certainly over.
+    """
 
     at: str
     reason: str
+    not_after: str | None = None
+
+
+def inferred_end(row: SessionRow) -> InferredEnd | None:
+    """The inferred end of a session; None if it is open or its end is not inferred."""
+    if row.end is None or row.end.provenance != "inferred" or row.ended_at is None:
+        return None
+    not_after = None if row.end.not_after is None else format_micros(row.end.not_after)
+    return InferredEnd(at=format_micros(row.ended_at), reason=row.end.reason, not_after=not_after)
 
 
 class ReadingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,10 +24,10 @@ from tracker.errors import BundleUnreadable
 from tracker.evidence.bundle.build import timeline_json
 from tracker.evidence.bundle.contents import bundle_contents
 from tracker.evidence.bundle.findings import MAX_PROBLEMS
-from tracker.evidence.bundle.manifest import PARTS, TIMELINE, InferredEnd, Manifest
+from tracker.evidence.bundle.manifest import PARTS, TIMELINE, Manifest, inferred_end
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.evidence.bundle.zip_reader import SMALL_JSON, OpenBundle, is_plausible
-from tracker.domain.record_json import parse_micros, format_micros
+from tracker.domain.record_json import parse_micros
 from tracker.projections.rendering import RenderContext, render
 from tracker.domain.rows import SessionRow
 from tracker.projections.state import decode_state
@@ -93,7 +93,7 @@ class _Comparison:
                 row = await self._render_again(context)
             if not await self._equals_actual(row):
                 differences += await self._differences(row)
-        if _inferred(row) != reading.inferred_end:
+        if inferred_end(row) != reading.inferred_end:
             differences.append("the manifest has a different inferred end of the session than the timeline")
         if self._entries != self._manifest.entries:
             differences.append(
@@ -172,7 +172,7 @@ class _Comparison:
         rules = registry.rules(row.vendor)
         end = self._manifest.reading.inferred_end
         if end is not None:
-            at, what = parse_micros(end.at), f"the end of the session at {end.at} ({end.reason})"
+            at, what = parse_micros(end.not_after or end.at), f"the end of the session at {end.at} ({end.reason})"
             match end.reason:
                 case "superseded":
                     return RenderContext(rules=rules, next_start=at), [what]
@@ -201,12 +201,6 @@ class _Comparison:
         position = await self._views.projected_position()
         await self._views.save(Changes(position=position, sessions=[rows]))
         return rows.session
-
-
-def _inferred(row: SessionRow) -> InferredEnd | None:
-    if row.end is None or row.end.provenance != "inferred" or row.ended_at is None:
-        return None
-    return InferredEnd(at=format_micros(row.ended_at), reason=row.end.reason)
 
 
 def _anomalies(first_line: bytes) -> set[str]:

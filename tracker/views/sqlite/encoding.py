@@ -40,6 +40,8 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 
 
+_END_FIELDS = ("reason", "vendor_reason", "provenance", "not_after")
+
 Row = TypeVar("Row", bound=msgspec.Struct)
 
 
@@ -63,7 +65,7 @@ class RowCodec(Generic[Row]):
             for place in self._ends:
                 end = values[place]
                 if end is not None:
-                    values[place] = (end.reason, end.vendor_reason, end.provenance)
+                    values[place] = (end.reason, end.vendor_reason, end.provenance, end.not_after)
         return _pack(values)
 
     def decode(self, doc: bytes, columns: Sequence[Any]) -> Row:
@@ -72,7 +74,7 @@ class RowCodec(Generic[Row]):
         for place in self._ends:
             end = values[place]
             if end is not None:
-                values[place] = {"reason": end[0], "vendor_reason": end[1], "provenance": end[2]}
+                values[place] = dict(zip(_END_FIELDS, end, strict=True))
         fields = dict(zip(self._names, values, strict=True))
         fields.update(zip(self.columns, columns, strict=True))
         return msgspec.convert(fields, self._row)
