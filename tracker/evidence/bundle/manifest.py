@@ -75,7 +75,7 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     why_unsigned: str | None
 
 
-class InferredEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class InferredEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A session end that no record reports; a rule inferred it, possibly from records outside the bundle. Times have µs.
 
     `at` is the last sign of life, `not_after` when the session was certainly over.
