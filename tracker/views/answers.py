@@ -36,12 +36,12 @@ class Room(msgspec.Struct, frozen=True):
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
-    """Why something ended, and how we know. An inferred end is the last sign of life; `not_after`: it was over by then."""
+    """Why something ended, and how we know. Only an inferred end has `not_after`: it was over by then, null if unknown."""
 
     reason: EndReason
     vendor_reason: str | None
     provenance: Provenance
-    not_after: Time | None
+    not_after: Time | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):

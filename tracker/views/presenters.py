@@ -40,7 +40,7 @@ def _end(row: rows.End) -> End:
         reason=row.reason,
         vendor_reason=row.vendor_reason,
         provenance=row.provenance,
-        not_after=time_of(row.not_after),
+        not_after=time_of(row.not_after) if row.provenance == "inferred" else msgspec.UNSET,
     )
 
 
