@@ -71,7 +71,9 @@ class LineJoiner:
             if len(self._open) > MAX_STREAMS:
                 yield self._given_up(next(iter(self._open)))
             return
-        yield Line(first, b"".join([*pieces, piece.text]) if pieces else piece.text, piece.is_wrapped, is_whole=True)
+        # A collector may put several lines into one object.
+        for text in b"".join([*pieces, piece.text]).split(b"\n"):
+            yield Line(first, text, piece.is_wrapped, is_whole=True)
 
     def finish(self) -> Iterator[Line]:
         """The unfinished lines at the end of the file."""

@@ -29,6 +29,9 @@ SecretsKey = Literal["secrets", "keys"]
 Where = Literal["own log", "log", "lines"]
 """Where an import found a JSON object: in a log of the vendor's own events, in another log, or alone on its line."""
 
+LOG_FIELDS = frozenset({"level", "severity", "logger", "logger_name", "loggerName", "thread"})
+"""Fields of an application's log line in JSON. No event has one of them."""
+
 WhyNoEvent = Callable[[Mapping[str, Any], Where], str | None]
 """Why a JSON object is no event of the vendor ("it names no event"); None if it is one.
 

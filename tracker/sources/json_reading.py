@@ -118,7 +118,7 @@ def _name_in(value: object, nested: int) -> str | None:
         return next((name for name in found if name is not None), None)
     if not isinstance(value, str):
         return None
-    text = replace_surrogates(value).strip()
+    text = replace_surrogates(value).lstrip("\ufeff").strip()
     if "%/%" in text:
         parts = (_name_in(part, nested - 1) for part in text.split("%/%"))
         return next((name for name in parts if name is not None), None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from tracker.sources.contract import LOG_FIELDS
 from tracker.sources.protojson import Message
 
 _PARTS = ("room", "participant", "track", "egress_info", "ingress_info", "job", "recording_info", "speech_service")
@@ -18,6 +19,8 @@ def why_no_webhook(value: Mapping[str, Any], known: AbstractSet[str]) -> str | N
     name = (message.text("event") or "").lower()
     if not name:
         return "it names no event"
+    if not LOG_FIELDS.isdisjoint(value):
+        return "the log line of an application"
     is_stamped = message.text("id") is not None and message.whole("created_at") is not None
     if name not in known:
         return None if is_stamped else "an unknown event without id and createdAt"

@@ -43,7 +43,7 @@ def test_a_cdr_line_gives_the_same_bytes_behind_every_prefix(before: bytes) -> N
 
 
 def test_a_dash_inside_the_json_starts_nothing() -> None:
-    line = b'{"sessionCreated":{"sessionId":"a - {b","timestamp":1}}'
+    line = b'{"sessionCreated":{"sessionId":"a - {b","timestamp":1714770057250}}'
     assert read_line(line) == line
     assert read_line(b"openvidu-server_1  | " + line) == line
 
@@ -85,7 +85,7 @@ def test_an_envelope_gives_its_inner_body_byte_for_byte() -> None:
 
 
 def test_a_vendor_event_with_a_field_of_that_name_is_no_envelope() -> None:
-    line = b'{"event":"signalSent","sessionId":"S","timestamp":1,"body_text":"hello"}'
+    line = b'{"event":"signalSent","sessionId":"S","timestamp":1714770057250,"body_text":"hello"}'
     assert read_line(line) == line
 
 

@@ -91,6 +91,11 @@ def test_an_events_own_fields_are_no_wrapping() -> None:
     assert [line.text for line in lines_inside(event)] == [event]
 
 
+def test_each_line_of_an_object_with_several_is_found() -> None:
+    wrapped = json.dumps({"log": '{"event":"a"}\n{"event":"b"}\n', "stream": "stdout", "time": "2024-05-01T03:00:04Z"})
+    assert [each.text for each in lines_inside(wrapped.encode())] == [b'{"event":"a"}', b'{"event":"b"}']
+
+
 def test_nested_wrappings_are_removed() -> None:
     (inner,) = docker(["hello"])
     assert [line.text for line in lines_inside(b"web-1  | " + inner)] == [b"hello"]

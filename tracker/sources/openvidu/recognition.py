@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tracker.sources.contract import Where
+from tracker.sources.contract import LOG_FIELDS, Where
 from tracker.sources.openvidu.events import KNOWN_EVENTS, as_text, micros
 from tracker.sources.openvidu.wire import split_event
 
@@ -15,8 +15,9 @@ _NODE_EVENTS = frozenset({
 })  # fmt: skip
 """They belong to no session."""
 
-_LOG_FIELDS = frozenset({"level", "severity", "logger", "logger_name", "loggerName", "msg", "message", "thread"})
-"""Fields of a log line in JSON. No event has one of them."""
+_LOG_FIELDS = LOG_FIELDS | {"msg", "message"}
+_EARLIEST = 10**14
+"""µs (1973). An earlier timestamp is not in milliseconds."""
 
 
 def why_no_event(value: Mapping[str, Any], where: Where) -> str | None:
@@ -27,7 +28,7 @@ def why_no_event(value: Mapping[str, Any], where: Where) -> str | None:
     if not name:
         return "it names no event"
     # Up to 2.4 an end is stated twice.
-    if micros(fields.get("timestamp")) is None and micros(fields.get("endTime")) is None:
+    if all((at := micros(fields.get(field))) is None or at < _EARLIEST for field in ("timestamp", "endTime")):
         return "it has no timestamp in epoch milliseconds"
     if where == "own log":
         return None

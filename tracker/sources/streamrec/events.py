@@ -17,7 +17,7 @@ import msgspec
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EventCopy, Fact, Micros, SessionRef
-from tracker.sources.contract import Where
+from tracker.sources.contract import LOG_FIELDS, Where
 from tracker.sources.json_reading import (
     BodyUnreadable,
     as_count,
@@ -308,6 +308,8 @@ def why_no_event(value: Mapping[str, Any], _where: Where) -> str | None:
     name, data = name_of(body), as_object(body.get("data"))
     if not name:
         return "it has neither status nor type"
+    if not LOG_FIELDS.isdisjoint(body):
+        return "the log line of an application"
     named = sum(as_text(where.get(field)) is not None for field in _OWN_IDS for where in (body, data))
     if name in _READERS:
         return None if named else "it names no client, session or recording"
