@@ -75,8 +75,7 @@ async def test_a_node_whose_stream_lost_applied_records_refuses_deliveries_and_r
                     fresh = next(source)
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     statuses.add((await running.post(web, *fresh))[0])
-                    async with web.get(f"{running.url}/readyz") as answer:
-                        readiness = await answer.text()
+                    readiness = (await running.text(web, "/readyz"))[1]
                 await asyncio.sleep(0.3)
         assert "lost" in readiness, running.printed.read_text()[-3000:]
         assert statuses == {503}

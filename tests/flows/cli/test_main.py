@@ -94,7 +94,7 @@ def test_an_import_reports_every_line_and_a_second_one_adds_nothing(run: Run) ->
 def test_an_import_with_unreadable_lines_exits_with_1_and_lists_them(run: Run, tmp_path: Path) -> None:
     run("init")
     file = tmp_path / "bad.jsonl"
-    file.write_bytes(b'{"event":"sessionCreated","sessionId":"s","timestamp":1}\nnonsense\n')
+    file.write_bytes(b'{"event":"sessionCreated","sessionId":"s","timestamp":1714770057250}\nnonsense\n')
     code, out, _ = run("import", "ov", str(file), "--json")
     assert code == 1
     assert json.loads(out)[0]["unreadable"] == [2]

@@ -67,8 +67,8 @@ async def entries(cluster: Cluster) -> dict[bytes, list[bytes | None]]:
 
 
 async def readiness(web: aiohttp.ClientSession, running: Running) -> tuple[int, Any]:
-    async with web.get(f"{running.url}/readyz") as answer:
-        return answer.status, await answer.json(content_type=None)
+    status, text = await running.text(web, "/readyz")
+    return status, json.loads(text)
 
 
 async def test_a_deleted_bucket_of_a_running_cluster_is_restored(cluster: Cluster, tmp_path: Path) -> None:
