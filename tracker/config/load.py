@@ -30,6 +30,9 @@ from tracker.errors import ConfigInvalid
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+HOOK_URL = re.compile(r"https?://[^\s/#]+/[^\s#]*", re.ASCII)
+VENDOR_OPTIONS = ("header", "hook_url", "accept_unbound_checksum", "declaration")
+"""Keys of `[[sources]]` that only some vendors have."""
 HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
 
 
@@ -71,12 +74,17 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
     """One source, secrets fetched. `stuck_after` and `retention` in µs (None: records are never erased by age).
 
     `secrets_key`: the key of the table that `secrets` or `keys` were read from. `header`: None where the table has none.
+    `options`: those of the vendor's own options that the table has. `declaration`: the text of the file it names.
     `redact`: names of fields that views and API do not show, in addition to those that every source hides.
     """
 
     name: str
     vendor: str
+    options: frozenset[str] = frozenset()
     header: str | None = None
+    hook_url: str = ""
+    accept_unbound_checksum: bool = False
+    declaration: str = ""
     secrets_key: str | None = None
     secrets: tuple[str, ...] = ()
     keys: dict[str, str] = msgspec.field(default_factory=dict[str, str])
@@ -271,11 +279,20 @@ def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
         raise ConfigInvalid(
             f'{where}.header: this is not the name of a header: write only the name, like "Authorization"'
         )
+    if table.hook_url is not None and HOOK_URL.fullmatch(table.hook_url) is None:
+        raise ConfigInvalid(
+            f"{where}.hook_url: this is not an address: write the URL as it is registered at the sender, like"
+            f' "https://tracker.example/hooks/{table.name}"'
+        )
     key = lookup.secrets_key(table, where)
     return SourceConfig(
         name=table.name,
         vendor=table.vendor,
+        options=frozenset(name for name in VENDOR_OPTIONS if getattr(table, name) is not None),
         header=table.header,
+        hook_url=table.hook_url or "",
+        accept_unbound_checksum=table.accept_unbound_checksum or False,
+        declaration="" if table.declaration is None else lookup.text_file(table.declaration, f"{where}.declaration"),
         secrets_key=key,
         secrets=lookup.secrets(table, key, where) if key in SECRET_KEYS else (),
         keys=lookup.keys(table, key, where) if key in MAP_KEYS else {},

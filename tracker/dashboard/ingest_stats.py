@@ -33,12 +33,12 @@ class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
         return sum(
             count
             for (source, outcome), count in self.outcomes.items()
-            if outcome not in RECORDED_OUTCOMES and outcome not in PROJECTION_OUTCOMES and reader.sees(source)
+            if outcome not in ANSWERED_OUTCOMES and outcome not in PROJECTION_OUTCOMES and reader.sees(source)
         )
 
 
-RECORDED_OUTCOMES = ("recorded", "duplicate")
-"""Outcomes of deliveries that are in the log."""
+ANSWERED_OUTCOMES = ("recorded", "duplicate", "challenge")
+"""Outcomes that were answered 200. The first two are in the log."""
 
 PROJECTION_OUTCOMES = ("unreadable", "unknown_event")
 """Outcomes that the projector adds for deliveries that are in the log."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from tracker.views.answers import SourceStats, time_of
 from tracker.api.route import ApiRequest
-from tracker.dashboard.ingest_stats import PROJECTION_OUTCOMES, RECORDED_OUTCOMES, IngestStats
+from tracker.dashboard.ingest_stats import PROJECTION_OUTCOMES, ANSWERED_OUTCOMES, IngestStats
 from tracker.dashboard.page_route import PageRoute, query_api
 from tracker.dashboard.cluster_status import combined_ingest_stats, cluster_status
 from tracker.dashboard.delivery_outcomes import OUTCOMES
@@ -65,7 +65,7 @@ async def show_sources(request: web.Request, api_request: ApiRequest) -> web.Str
 def outcome_lines(ingest: IngestStats, source: str) -> list[OutcomeLine]:
     """Outcomes of a source's deliveries since this server started: recorded ones first, then by frequency."""
     found = [(outcome, count) for (name, outcome), count in ingest.outcomes.items() if name == source]
-    found.sort(key=lambda each: (each[0] not in RECORDED_OUTCOMES, -each[1], each[0]))
+    found.sort(key=lambda each: (each[0] not in ANSWERED_OUTCOMES, -each[1], each[0]))
     return [_outcome_line(outcome, count) for outcome, count in found]
 
 
@@ -73,9 +73,10 @@ def _outcome_line(outcome: str, count: int) -> OutcomeLine:
     meanings = {
         "recorded": ("Recorded", ""),
         "duplicate": ("Repeats of recorded deliveries; they count once", ""),
+        "challenge": ("Questions of the vendor, which were answered; they are not recorded", ""),
     } | OUTCOMES
     meaning, remedy = meanings.get(outcome, (outcome.replace("_", " "), "See this server's output."))
-    is_refused = outcome not in RECORDED_OUTCOMES and outcome not in PROJECTION_OUTCOMES
+    is_refused = outcome not in ANSWERED_OUTCOMES and outcome not in PROJECTION_OUTCOMES
     return OutcomeLine(outcome=outcome, count=count, meaning=meaning, remedy=remedy, is_refused=is_refused)
 
 

@@ -60,6 +60,14 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
 
+class ChallengeReceived(Exception):
+    """Raised in place of `Verified`: an authentic delivery asks a question. `answer` is the body of the 200; nothing is recorded."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__("a vendor's challenge")
+        self.answer = answer
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A verified delivery stored at a `position` of the log. Positions are 1, 2, 3 … without gaps."""
 

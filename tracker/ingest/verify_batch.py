@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tracker.domain.deliveries import Appended, Delivery
+from tracker.domain.deliveries import Appended, ChallengeReceived, Delivery
 from tracker.errors import DeliveryRejected
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class VerificationBatcher:
         for source, delivery, answer in pending:
             try:
                 self._log.append_for(answer, source.verify(delivery))
-            except DeliveryRejected as error:
+            except (DeliveryRejected, ChallengeReceived) as error:
                 # The traceback refers to this frame, which refers to all bodies of this turn: drop it.
                 _fail(answer, error.with_traceback(None))
             except Exception as error:  # a bug; its traceback shows where

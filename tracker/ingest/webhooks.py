@@ -1,12 +1,14 @@
 """The webhook endpoint: verify the raw bytes, append, answer 200. Nothing after the append can change the answer.
 
     POST /hooks/{source}[/{token}][/]
+    POST /hooks/{source}/events/{subject}/{event}   Jitsi's own addresses; the body says the same
 
     unknown source ──────────────────────→ 404   before the body is read
     body over max_body_bytes ────────────→ 413   as soon as that is known
     body stopped half-way ───────────────→ 503   with Retry-After
     Content-Encoding not supported ──────→ 415
-    proof rejected ──────────────────────→ 401
+    proof rejected ──────────────────────→ 401   or what the source's sender takes for a failure (403)
+    authentic challenge ─────────────────→ 200   with the vendor's answer; nothing is recorded
     log busy, disk full, log unavailable → 503   with Retry-After
     recorded, or recorded before ────────→ 200   {"position": n, "duplicate": false}
 
@@ -25,7 +27,7 @@ import msgspec
 import structlog
 from aiohttp import HttpVersion11, web
 
-from tracker.domain.deliveries import Appended, Delivery, Micros
+from tracker.domain.deliveries import Appended, ChallengeReceived, Delivery, Micros
 from tracker.domain.texts import storable
 from tracker.domain.problem import CONTENT_TYPE, INTERNAL_ERROR, encode_problem, problem_kind, raised_at
 from tracker.errors import (
@@ -49,7 +51,13 @@ if TYPE_CHECKING:
     from tracker.log.contract import Appender
     from tracker.sources.contract import Source
 
-PATHS = ("/hooks/{source}", "/hooks/{source}/", "/hooks/{source}/{token}", "/hooks/{source}/{token}/")
+PATHS = (
+    "/hooks/{source}",
+    "/hooks/{source}/",
+    "/hooks/{source}/events/{subject:room|occupant}/{event:created|destroyed|joined|left}",
+    "/hooks/{source}/{token}",
+    "/hooks/{source}/{token}/",
+)
 
 
 class _BodyIncomplete(Exception):
@@ -84,7 +92,7 @@ class IngestObserver(Protocol):
     """What ingest reports while it runs. The server counts it (`server/metrics`)."""
 
     def delivered(self, source: str, outcome: str) -> None:
-        """A delivery was answered: "recorded", "duplicate", or the reason of the refusal ("signature_mismatch", "log_busy" …).
+        """A delivery was answered: "recorded", "duplicate", "challenge", or the reason of the refusal ("signature_mismatch", "log_busy" …).
 
         `source` is "?" where no source of that name is configured.
         """
@@ -142,6 +150,8 @@ class Ingest:
         try:
             source = self._source(name)
             appended = await self._record(source, request)
+        except ChallengeReceived as challenge:
+            return self._challenged(name, challenge)
         except (DeliveryRejected, _BodyIncomplete, _BodyBroken, _EncodingUnsupported) as error:
             return self._refused(name, error, request.remote)
         except LogError as error:
@@ -222,6 +232,11 @@ class Ingest:
         except decompression.TooLarge as error:
             raise BodyTooLarge(f"{error}: nothing was recorded") from error
 
+    def _challenged(self, name: str, challenge: ChallengeReceived) -> web.Response:
+        self._observer.delivered(name, "challenge")
+        _log.info("a vendor's challenge was answered", source=name)
+        return web.Response(body=challenge.answer, content_type="application/json")
+
     def _refused(self, name: str, error: Exception, remote: str | None) -> web.Response:
         reason = _reason(error)
         is_known = name in self._sources
@@ -230,6 +245,8 @@ class Ingest:
             self.last_refused[name] = (self._now(), reason)
         _log.warning("delivery refused", source=name if is_known else "?", reason=reason, remote=remote)
         status, title, remedy = REFUSALS.get(type(error), (400, "The delivery cannot be read", "Send it again."))
+        if status == HTTPStatus.UNAUTHORIZED and is_known:
+            status = self._sources[name].rejected_status
         headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
         return _problem(status, reason, title, str(error) or remedy, headers)
 

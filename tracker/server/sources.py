@@ -37,8 +37,8 @@ def check_sources(config: Config) -> None:
         vendor = registry.VENDORS.get(source.vendor)
         if vendor is None:
             raise ConfigInvalid(f"{where}.vendor: {source.vendor!r} is unknown; {registry.suggest(source.vendor)}")
-        if source.header is not None and not vendor.accepts_header:
-            raise ConfigInvalid(f"{where}.header: vendor {vendor.name} always uses the same header: remove the key")
+        for option in sorted(source.options - vendor.accepts):
+            raise ConfigInvalid(f"{where}.{option}: vendor {vendor.name} has no such option: remove the key")
         if not (source.keys if vendor.needs == "keys" else source.secrets):
             raise ConfigInvalid(_wrong_secrets(source, vendor.needs, where))
         weak = [why_too_weak(secret, vendor.least_secret) for secret in source.secrets if vendor.least_secret]
@@ -85,6 +85,9 @@ def build_source(config: SourceConfig) -> Source:
             secrets=config.secrets,
             keys=config.keys,
             header=config.header or "Authorization",
+            hook_url=config.hook_url,
+            accept_unbound_checksum=config.accept_unbound_checksum,
+            declaration=config.declaration,
         )
     )
 

@@ -44,7 +44,14 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The secrets and options of one `[[sources]]` table, already read from environment and files.
 
     `secrets` holds several secrets during a rotation; `keys` maps an issuer to its secret. A vendor uses one of the two.
-    `header` names the header that carries the secret, for vendors that let the operator choose it. `repr` hides secrets.
+    The options that only some vendors have (`Vendor.accepts`):
+
+    `header`                   the header that carries the secret
+    `hook_url`                 the public address of this source's hook, exactly as it was registered at the sender
+    `accept_unbound_checksum`  whether a checksum is accepted that does not cover the body
+    `declaration`              the text of the declaration file
+
+    `repr` hides secrets.
     """
 
     name: str
@@ -52,6 +59,9 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
     keys: dict[str, str] = {}
     header: str = "Authorization"
+    hook_url: str = ""
+    accept_unbound_checksum: bool = False
+    declaration: str = ""
 
     def __repr__(self) -> str:
         return f"SourceSettings({self.name!r}, {self.vendor!r}, …)"
@@ -62,12 +72,15 @@ class Source(Protocol):
 
     name: str
     vendor: str
+    rejected_status: int
+    """The HTTP status for a delivery that is not authentic: 401, or 403 where the sender takes 401 for delivered."""
 
     def verify(self, delivery: Delivery) -> Verified:
         """Prove that the delivery is authentic, from its raw bytes at `delivery.received_at`; add event name and dedupe key.
 
         Raises a `DeliveryRejected` leaf (SignatureMissing, SignatureMismatch, SignatureStale, KeyUnknown); such a delivery
         must not be recorded. An authentic body that cannot be parsed is returned all the same.
+        Raises `ChallengeReceived` for an authentic question of the vendor that is answered instead of recorded.
         """
         ...
 
@@ -106,8 +119,8 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     server makes the secret, and a weak one only gives a warning."""
     known_secrets: frozenset[str] = frozenset()
     """Secrets from the vendor's examples and default configurations: everybody knows them."""
-    accepts_header: bool = False
-    """Whether the operator may choose the header that carries the secret."""
+    accepts: frozenset[str] = frozenset()
+    """The options of `SourceSettings` that its sources have, like "header"."""
     signs_body: bool = False
     """Whether the proof covers the bytes of the body."""
     first_steps: str

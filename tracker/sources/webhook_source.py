@@ -17,6 +17,8 @@ _write = msgspec.json.Encoder().encode
 class WebhookSource(ABC):
     """One configured sender; a vendor adds its proof (`verify`) and its names (`identify`)."""
 
+    rejected_status = 401
+
     def __init__(self, settings: SourceSettings) -> None:
         self.name = settings.name
         self.vendor = settings.vendor

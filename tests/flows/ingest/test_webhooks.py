@@ -18,7 +18,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
-from tracker.domain.deliveries import Delivery, Verified
+from tracker.domain.deliveries import ChallengeReceived, Delivery, Verified
 from tracker.errors import KeyUnknown, LogUnavailable, SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.ingest.webhooks import Ingest
 from tracker.log.sqlite.log import SqliteLog
@@ -28,6 +28,7 @@ from tracker.ingest.verify_batch import VerificationBatcher
 NOW = 1_700_000_000_000_000
 BOUND = 10_000
 SECRET = b"a secret of the tests"
+QUESTION, ANSWER = b'{"event":"validation","plainToken":"q1"}', b'{"encryptedToken":"a1"}'
 
 
 class TestedSource:
@@ -36,6 +37,7 @@ class TestedSource:
     __test__ = False
     name = "lk"
     vendor = "tested"
+    rejected_status = 401
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
@@ -53,6 +55,8 @@ class TestedSource:
             raise SignatureStale("x-time is 600 s away from our clock: set the clocks with NTP")
         if not hmac.compare_digest(proof, hmac.new(SECRET, delivery.body, "sha256").hexdigest()):
             raise SignatureMismatch("x-signature does not match the body")
+        if delivery.body == QUESTION:
+            raise ChallengeReceived(ANSWER)
         return self.verify_trusted(delivery.body, received_at=delivery.received_at, proof={})
 
     def verify_trusted(self, body: bytes, *, received_at: int, proof: dict[str, str | int]) -> Verified:
@@ -363,3 +367,42 @@ async def test_an_http_1_0_sender_gets_an_http_1_0_answer_and_keep_alive_if_requ
         b'{"position":1,"duplicate":false}', b'{"position":2,"duplicate":false}',
     ][: 2 if header else 1]  # fmt: skip
     assert (b"\r\nConnection: keep-alive\r\n" in answers[0]) == bool(header)
+
+
+async def test_an_authentic_challenge_is_answered_and_not_recorded(hooks: HookServer) -> None:
+    answer = await hooks.send(QUESTION)
+    assert (answer.status, answer.content_type, await answer.read()) == (200, "application/json", ANSWER)
+    assert await hooks.bodies() == []
+    assert hooks.metrics.outcomes == {("lk", "challenge"): 1}
+
+
+async def test_a_challenge_without_a_proof_is_refused_like_any_delivery(hooks: HookServer) -> None:
+    answer = await hooks.client.post("/hooks/lk", data=QUESTION)
+    assert (await problem(answer, 401))["type"].endswith("signature-missing")
+
+
+@pytest.mark.parametrize("sent", [{}, {"x-signature": "00"}, {"x-key": "other"}, {"x-time": "1"}])
+async def test_a_sender_that_takes_401_for_delivered_gets_403(hooks: HookServer, sent: dict[str, str]) -> None:
+    hooks.source.rejected_status = 403
+    signature = {} if not sent else {"x-signature": hmac.new(SECRET, b"{}", "sha256").hexdigest()}
+    answer = await hooks.client.post("/hooks/lk", data=b"{}", headers=signature | sent)
+    await problem(answer, 403)
+    assert await hooks.bodies() == []
+
+
+async def test_the_status_of_a_source_does_not_change_other_refusals(hooks: HookServer) -> None:
+    hooks.source.rejected_status = 403
+    await problem(await hooks.send(b"x" * (BOUND + 1)), 413)
+    await problem(await hooks.client.post("/hooks/other", data=b"{}"), 404)
+
+
+@pytest.mark.parametrize("end", ["room/created", "room/destroyed", "occupant/joined", "occupant/left"])
+async def test_the_addresses_that_jitsi_appends_lead_to_the_source(hooks: HookServer, end: str) -> None:
+    answer = await hooks.send(b"{}", f"/hooks/lk/events/{end}")
+    assert await answer.json() == {"position": 1, "duplicate": False}
+    assert hooks.source.deliveries[0].token is None
+
+
+@pytest.mark.parametrize("end", ["person/joined", "room/opened", "room/created/now"])
+async def test_other_addresses_below_events_do_not_exist(hooks: HookServer, end: str) -> None:
+    await problem(await hooks.send(b"{}", f"/hooks/lk/events/{end}"), 404)

@@ -22,6 +22,8 @@ from tracker.sources.contract import Vendor
 
 
 class SixthSource:
+    rejected_status = 401
+
     def __init__(self, settings):
         self.name, self.vendor, self._secrets = settings.name, settings.vendor, settings.secrets
 

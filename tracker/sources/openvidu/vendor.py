@@ -21,7 +21,7 @@ VENDOR = Vendor(
     needs="secrets",
     # The default of OPENVIDU_SECRET, and the header in the documentation of webhooks (OPENVIDUAPP:MY_SECRET in base64).
     known_secrets=frozenset({"MY_SECRET", "OPENVIDUAPP:MY_SECRET", "Basic T1BFTlZJRFVBUFA6TVlfU0VDUkVU"}),
-    accepts_header=True,
+    accepts=frozenset({"header"}),
     first_steps=(
         "In OpenVidu's .env set OPENVIDU_WEBHOOK=true, OPENVIDU_WEBHOOK_ENDPOINT to this address, and"
         " OPENVIDU_WEBHOOK_HEADERS to the header and secret of this source; then restart OpenVidu."
