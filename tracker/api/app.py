@@ -25,6 +25,7 @@ from tracker.api.route import ApiRequest, BytesAnswer, ApiContext, TextAnswer, R
 from tracker.api.health import SESSION_COOKIE, READ_METHODS, ApiDocs, Health
 from tracker.api.parameters import AT_LEAST, read_query
 from tracker.api.problems import error_response, internal_error, json_response, method_not_allowed, unknown_route
+from tracker.domain.polling import LOOK_SECONDS
 from tracker.domain.problem import raised_at
 from tracker.domain.texts import is_utf8
 from tracker.errors import LogError, ParameterInvalid, ScopeMissing, TrackerError, ViewsBehind, ViewsError
@@ -42,8 +43,6 @@ ROUTES: tuple[Route, ...] = (
 
 AT_LEAST_TIMEOUT_S = 5.0
 """How long `?at_least=` waits for the views, in seconds."""
-
-AT_LEAST_POLL_S = 0.02
 
 _log = structlog.get_logger("api")
 
@@ -119,12 +118,12 @@ async def _wait_for_position(context: ApiContext, position: int) -> int:
     """Wait until the views have reached `position`; return where they are. Raises `ViewsBehind`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + AT_LEAST_TIMEOUT_S
-    while (projected := await context.views.projected_position()) < position:
+    while (projected := (await context.views.look()).position) < position:
         if loop.time() >= deadline:
             raise ViewsBehind(
                 f"the views are at position {projected} and did not reach {position} within {AT_LEAST_TIMEOUT_S:.0f} s: try again"
             )
-        await asyncio.sleep(AT_LEAST_POLL_S)
+        await asyncio.sleep(LOOK_SECONDS)
     return projected
 
 

@@ -1,6 +1,6 @@
 """The live stream: `GET /v1/live`, server-sent events, one per timeline entry in log order, read from the views.
 
-    views ──one poll for all──► hub: buffer of the last entries, encoded ──► clients that are up to date
+    views ──one look for all──► hub: buffer of the last entries, encoded ──► clients that are up to date
       └───── pages ────────────────────────────────────────────────────────► clients that resume from farther back
 
 The id of an event is that of its entry, `{position}-{n}`. Positions never change, so a client can resume after any event:
@@ -31,10 +31,10 @@ from tracker.api.parameters import SOURCE, text
 from tracker.views.presenters import present_entry
 from tracker.api.sessions import KIND, requested_session
 from tracker.errors import ParameterInvalid, ViewsError, ViewsUnavailable
+from tracker.domain.polling import IDLE_LOOK_SECONDS, LOOK_SECONDS
 from tracker.domain.rows import EntryRow
 from tracker.views.contract import ViewsReader
 
-POLL_S = 0.15
 HEARTBEAT_S = 15.0
 SLOW_S = 10.0
 """A client that reads nothing for this long is disconnected."""
@@ -110,7 +110,6 @@ class LiveStream:
         self,
         views: ViewsReader,
         *,
-        poll_s: float = POLL_S,
         heartbeat_s: float = HEARTBEAT_S,
         slow_s: float = SLOW_S,
         max_buffered: int = MAX_BUFFERED_EVENTS,
@@ -121,7 +120,6 @@ class LiveStream:
         self._generation: object = None
         """Which views the buffer is from."""
         self._seconds_left = seconds_left
-        self._poll_s = poll_s
         self._heartbeat_s = heartbeat_s
         self._slow_s = slow_s
         self._max_buffered = max_buffered
@@ -144,19 +142,23 @@ class LiveStream:
 
     async def run(self) -> None:
         """Follow the views, forever. While they cannot be read, wait for them."""
-        is_reported = False
+        is_reported, followed = False, object()
         while True:
+            pause = IDLE_LOOK_SECONDS
             try:
-                await self._follow()
-                is_reported = False
+                look = await self._views.look()
+                if look.version != followed:
+                    await self._follow(look.position)
+                    followed = look.version
+                is_reported, pause = False, look.pause
             except ViewsError as error:
                 if not is_reported:
                     _log.warning("live stream waits for the views", error=type(error).__name__)
                 is_reported = True
             except Exception as error:
-                # A bug here must not stop the server: log it and continue with the next poll.
+                # A bug here must not stop the server: log it and continue with the next look.
                 _log.error("live stream failed, continuing", error=type(error).__name__)
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(pause)
 
     def stop(self) -> None:
         """End every stream at once. Clients resume later or at another server."""
@@ -206,11 +208,11 @@ class LiveStream:
                 response.stop_streaming()
         return response
 
-    async def _follow(self) -> None:
-        """Read what is new. Without clients, only remember the current position."""
+    async def _follow(self, position: int) -> None:
+        """Read what is new. Without clients, only remember the current `position`."""
         self._drop_replaced()
         if self._floor is None or not self._clients:
-            self._restart_after((await self._views.projected_position(), AFTER_ALL))
+            self._restart_after((position, AFTER_ALL))
             return
         while rows := await self._views.entries_after(*self._last, limit=PAGE_ENTRIES):
             if self._drop_replaced():
@@ -299,7 +301,7 @@ class LiveStream:
                 after = floor
             else:
                 # The hub has not started, or the views are being rebuilt and are behind.
-                await asyncio.sleep(self._poll_s)
+                await asyncio.sleep(LOOK_SECONDS)
         return after
 
     async def _send(

@@ -214,6 +214,5 @@ class ReadSide:
                     self._was_damaged = self._was_damaged or damage is not None
                     self._replaced.set()
                     _log.warning("there are no views, rebuilding them from the log", path=str(path))
-                self._views.damage = None
             except TrackerError as error:
                 _log.error("the views cannot be replaced", reason=str(error))

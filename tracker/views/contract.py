@@ -223,11 +223,26 @@ class RoomSummary(NamedTuple):
     last_begins_at: Micros
 
 
+class Look(NamedTuple):
+    """What a look at the views found. `version`: another value after each save, and when other views are swapped in.
+
+    `position` is the projected position. `pause`: how many seconds until the next look is due.
+    """
+
+    version: object
+    position: int
+    pause: float
+
+
 class ViewsReader(Protocol):
     """Views to read: what the API and the dashboard need. An invalid cursor raises `ParameterInvalid("cursor", …)`."""
 
     async def projected_position(self) -> int:
         """The projected position."""
+        ...
+
+    async def look(self) -> Look:
+        """Whether the views changed. Call it again and again: of calls close together, one reads the file for all."""
         ...
 
     def generation(self) -> object:

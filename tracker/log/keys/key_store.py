@@ -163,9 +163,14 @@ class KeyStore:
 
     @classmethod
     async def open(
-        cls, path: Path, masters: Sequence[MasterKey], dictionaries: ShippedDictionaries | None = None
+        cls,
+        path: Path,
+        masters: Sequence[MasterKey],
+        dictionaries: ShippedDictionaries | None = None,
+        *,
+        writable: bool = True,
     ) -> Self:
-        """Open a key store; `dictionaries` compress the records it encrypts.
+        """Open a key store; `dictionaries` compress the records it encrypts. `writable`: False only decrypts.
 
         Raises `LogMissing`, `LogCorrupt` (not a key store, or its schema was changed) or `LogUnavailable` (no configured master key fits).
         """
@@ -176,6 +181,8 @@ class KeyStore:
         try:
             secret = await _read_dedupe_secret(connection, path, masters)
             await run_in_thread(connection, _schema_guard(path).check)
+            if not writable:
+                await connection.execute("PRAGMA query_only = ON")
             return cls(path, connection, masters, secret, dictionaries or ShippedDictionaries())
         except sqlite3.Error as error:
             await connection.close()

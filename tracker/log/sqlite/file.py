@@ -74,7 +74,7 @@ async def open_writer(
     Raises `LogMissing`, `LogCorrupt` when the file is not a log of Tracker, `LogUnavailable` when it cannot be used now.
     """
     if not path.exists():
-        raise LogMissing(f"there is no log at {path}: check log.path, or create one with `tracker init`")
+        raise _missing(path)
     connection = await _connect(path, "rw", busy_timeout)
     try:
         await recognise(connection, path)
@@ -101,16 +101,26 @@ async def open_writer(
 
 
 async def open_reader(path: Path, *, busy_timeout: float) -> aiosqlite.Connection:
-    """A connection that can only read. Raises `LogUnavailable`."""
+    """A connection that can only read. Raises `LogMissing`, `LogCorrupt`, `LogUnavailable` as `open_writer` does."""
+    if not path.exists():
+        raise _missing(path)
     connection = await _connect(path, "ro", busy_timeout)
     try:
+        await recognise(connection, path)
         await connection.execute("PRAGMA query_only = ON")
         # The first read opens the WAL: from here on its file exists and can be watched.
         await connection.execute_fetchall("SELECT count(*) FROM sqlite_schema")
     except sqlite3.Error as error:
         await connection.close()
         raise LogUnavailable(f"{path}: {error}") from error
+    except BaseException:
+        await connection.close()
+        raise
     return connection
+
+
+def _missing(path: Path) -> LogMissing:
+    return LogMissing(f"there is no log at {path}: check log.path, or create one with `tracker init`")
 
 
 def unwritten_uri(path: Path) -> str:

@@ -2,6 +2,7 @@
 
     append ── group_commit ── writer connection:  BEGIN IMMEDIATE · find duplicates · INSERT … · COMMIT
     read, head, record ────── reader connection:  read-only, its own thread, never waits for the writer
+    wait ──────────────────── looks at `PRAGMA data_version`, so it sees what any process appends
 
 A position is `max(position) + 1` under the write lock, so several processes (a server and an importer) may append to one
 file. If we die before COMMIT returns, no sender got an answer, and a repeat finds either nothing or the record.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 import aiosqlite
 
 from tracker.domain.deliveries import Appended, Record, Verified
+from tracker.domain.polling import look_seconds
 from tracker.errors import LogCorrupt, LogUnavailable
 from tracker.log.cluster.messages import DivergenceReport
 from tracker.log.contract import StoredLeaf, StoredRecord, TreeHead
@@ -64,8 +67,6 @@ from tracker.log.keys.key_store import DataKey, KeyStore
 CHUNK_RECORDS = 1000
 CHUNK_BYTES = 8 * 1024 * 1024
 FAILURE_SECONDS = 30.0
-POLL_SECONDS = 0.2
-"""How soon `wait` notices what another process appended."""
 
 Written = TypeVar("Written")
 
@@ -77,6 +78,8 @@ FROM records LEFT JOIN leaves USING (position) WHERE records.position > ? ORDER 
 """  # noqa: S608 - only column names are put in
 RECORDS = f"records ({COLUMNS})"
 SELECT_FOLLOWED = "SELECT name FROM stream"
+DATA_VERSION = "PRAGMA data_version"
+"""Another number after each commit of another connection, of this or another process."""
 SELECT_HEAD = "SELECT coalesce(max(position), 0) FROM records"
 SELECT_LAST_OF = "SELECT coalesce(max(position), 0) FROM records WHERE source = ?"
 SELECT_RECORD = f"SELECT {COLUMNS} FROM records WHERE position = ?"  # noqa: S608
@@ -111,7 +114,7 @@ class SqliteLog:
     def __init__(
         self,
         path: Path,
-        connections: tuple[aiosqlite.Connection, aiosqlite.Connection],
+        connections: tuple[aiosqlite.Connection | None, aiosqlite.Connection],
         *,
         queue_bound: int,
         observe: LogObserver | None,
@@ -120,11 +123,13 @@ class SqliteLog:
     ) -> None:
         self.path = path
         self._writer: aiosqlite.Connection | None = connections[0]
+        self._is_writable = connections[0] is not None
         self._reader = connections[1]
         self._busy_timeout = busy_timeout
         self._identity = FileIdentity(path)
         self._schema = schema_guard(path)
-        self._changed = asyncio.Event()
+        self._changed_at = -math.inf
+        """When `wait` last saw a change (event loop seconds)."""
         self._closed = False
         self._frontier: Frontier | None = None
         self._failed: tuple[float, str] | None = None
@@ -149,12 +154,14 @@ class SqliteLog:
         key_store: KeyStore | None = None,
         encrypted_unread: bool = False,
         check_schema: bool = True,
+        writable: bool = True,
     ) -> Self:
         """Open an existing log and bring its schema up to date.
 
         `key_store`: encrypts new records and decrypts others; it is closed with the log, or when this raises.
         `encrypted_unread`: without a key store, encrypted records can be proved (`read_stored`) but not read.
         `check_schema`: False opens a log with a changed schema too, to read it; appending still raises `LogCorrupt`.
+        `writable`: False opens it only to read, as another process of a server does; the file is not changed.
         `queue_bound` in records; `busy_timeout` in seconds, how long to wait for another process that is writing.
         Raises `LogMissing`, `LogCorrupt` (not a Tracker log, or written by a newer version) or `LogUnavailable`.
         """
@@ -162,10 +169,12 @@ class SqliteLog:
         async with contextlib.AsyncExitStack() as undo:
             if key_store is not None:
                 undo.push_async_callback(key_store.close)
-            writing = await open_writer(
-                real, busy_timeout=busy_timeout, synchronous=cls.synchronous, check_schema=check_schema
-            )
-            undo.push_async_callback(writing.close)
+            writing = None
+            if writable:
+                writing = await open_writer(
+                    real, busy_timeout=busy_timeout, synchronous=cls.synchronous, check_schema=check_schema
+                )
+                undo.push_async_callback(writing.close)
             reading = await open_reader(real, busy_timeout=busy_timeout)
             undo.push_async_callback(reading.close)
             log = cls(
@@ -255,8 +264,6 @@ class SqliteLog:
         if change.frontier is not None:
             self._frontier = change.frontier
             self._failed = None
-            self._changed.set()
-            self._changed = asyncio.Event()
         return change.answer
 
     async def _grow(
@@ -288,6 +295,8 @@ class SqliteLog:
 
     async def _writing(self) -> aiosqlite.Connection:
         if self._writer is None:
+            if not self._is_writable:
+                raise LogUnavailable(f"{self.path} was opened for reading only")
             self._writer = await open_writer(self.path, busy_timeout=self._busy_timeout, synchronous=self.synchronous)
         return self._writer
 
@@ -334,18 +343,23 @@ class SqliteLog:
             after = end
 
     async def wait(self, after: int, timeout: float) -> int:
-        """Our own appends wake it at once, another process's within 200 ms."""
+        """It looks every 25 ms whether anybody appended, every 200 ms after a quiet minute (`domain/polling`)."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
+        seen: int | None = None
         while True:
-            changed = self._changed  # before the head is read, or an append between the two goes unnoticed
-            head = await self.head()
+            ((version,),) = await self._fetch(DATA_VERSION)
+            if seen is None or version != seen:
+                if seen is not None:
+                    self._changed_at = loop.time()
+                seen = version
+                head = await self.head()
+                if head > after:
+                    return head
             left = deadline - loop.time()
-            if head > after or left <= 0:
-                return head
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, POLL_SECONDS)):
-                    await changed.wait()
+            if left <= 0:
+                return await self.head()
+            await asyncio.sleep(min(left, look_seconds(loop.time() - self._changed_at)))
 
     # `TreeReader`: what proves the log
 
@@ -479,7 +493,6 @@ class SqliteLog:
         if self._closed:
             return
         self._closed = True
-        self._changed.set()
         # The reader first: the last connection to close checkpoints the WAL, and a read-only one cannot.
         for connection in (self._reader, self._writer):
             if connection is not None:

@@ -14,7 +14,9 @@ from typing import Any, cast
 
 import aiosqlite
 
+from tracker.domain.polling import IDLE_LOOK_SECONDS
 from tracker.errors import ViewsUnavailable
+from tracker.views.contract import Look
 from tracker.views.sqlite.dump import dump_rows
 from tracker.views.sqlite.reader import Row, SqliteReader
 from tracker.views.sqlite.file import Inode, connect, named_errors, open_connection
@@ -32,6 +34,10 @@ class ViewsSnapshot(SqliteReader):
         async with self._lock:
             with named_errors(self._path):
                 return cast("list[Row]", await self._connection.execute_fetchall(statement, bound))
+
+    async def look(self) -> Look:
+        """The position never changes."""
+        return Look(None, await self.projected_position(), IDLE_LOOK_SECONDS)
 
     async def slow_rows(self, statement: str, bound: Sequence[Any] = ()) -> list[Row]:
         return await self.rows(statement, bound)

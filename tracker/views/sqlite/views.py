@@ -11,6 +11,7 @@ LIMIT: readers share two connections, one of them for slow queries, and wait for
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -22,9 +23,11 @@ import structlog
 
 from tracker.errors import ViewsDamaged, ViewsOutdated, ViewsUnavailable
 from tracker.domain.facts import Micros
+from tracker.domain.polling import LOOK_SECONDS, look_seconds
 from tracker.domain.rows import SessionRows
+from tracker.domain.text_cache import drop_text_caches
 from tracker.views.sqlite import writer as sql
-from tracker.views.contract import MergeResult, Changes, Result, RoomParts, RoomReader, SavedEntry
+from tracker.views.contract import Look, MergeResult, Changes, Result, RoomParts, RoomReader, SavedEntry
 from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, merge_part, rooms_of_parts
 from tracker.views.sqlite.rooms import SqliteRooms
 from tracker.views.sqlite.row_diff import SavedRows
@@ -41,6 +44,9 @@ __all__ = ["SqliteViews", "swap_in"]
 
 _log = structlog.get_logger("views")
 
+DATA_VERSION = "PRAGMA data_version"
+"""Another number after each commit of another connection, of this or another process."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -56,6 +62,7 @@ class _Connection:
         self._connection: aiosqlite.Connection | None = None
         self._inode: Inode | None = None
         self._closed = False
+        self.times_opened = 0
 
     async def open(self) -> aiosqlite.Connection:
         """The connection, opened if necessary. Call it with `lock` held."""
@@ -65,6 +72,7 @@ class _Connection:
             self._connection, self._inode = await open_connection(
                 lambda: connect(self._path, writable=self._writable, building=self._building)
             )
+            self.times_opened += 1
         return self._connection
 
     async def refresh(self) -> bool:
@@ -95,8 +103,11 @@ class SqliteViews(SqliteReader):
         self._building = building
         self._writer = _Connection(path, writable=True, building=building) if writable else None
         self._saved_rows = SavedRows()
-        self.damage: tuple[Inode, str] | None = None
-        """The file in which damage was found while reading or writing, and what was found."""
+        self._damage: tuple[Inode, str] | None = None
+        self._look = Look(None, 0, 0.0)
+        self._looked_at = self._changed_at = -math.inf
+        """Event loop seconds."""
+        self._opened_at_look = 0
         self._is_uncommitted = False
         """Whether the open transaction continues with the next save."""
         # Views that are being built are one long transaction, which only its own connection can see.
@@ -183,8 +194,36 @@ class SqliteViews(SqliteReader):
         # The writer first: it puts a swapped-in file into WAL mode.
         return [*([] if self._writer is None else [self._writer]), self._reader, self._searcher]
 
+    @property
+    def damage(self) -> tuple[Inode, str] | None:
+        """The file under the name in which damage was found while reading or writing, and what was found."""
+        if self._damage is not None and find_inode(self._path) != self._damage[0]:
+            self._damage = None
+        return self._damage
+
     def generation(self) -> object:
         return find_inode(self._path)
+
+    async def look(self) -> Look:
+        """See `ViewsReader`. It looks at most every 25 ms; after a swap it drops the caches of texts (`domain/text_cache`)."""
+        clock = asyncio.get_running_loop().time
+        async with self._reader.lock:
+            if clock() - self._looked_at < LOOK_SECONDS / 2:
+                return self._look
+            with self._named_errors():
+                await self._reader.refresh()
+                connection = await self._reader.open()
+                ((data_version,),) = await connection.execute_fetchall(DATA_VERSION)
+                opened, version, position = self._reader.times_opened, self._look.version, self._look.position
+                self._looked_at = clock()
+                if version != (opened, data_version):
+                    ((position,),) = await connection.execute_fetchall(sql.SELECT_POSITION)
+                    version, self._changed_at = (opened, data_version), self._looked_at
+                    if opened != self._opened_at_look:
+                        self._opened_at_look = opened
+                        drop_text_caches()
+            self._look = Look(version, position, look_seconds(self._looked_at - self._changed_at))
+            return self._look
 
     async def refresh(self) -> bool:
         """See `ViewsWriter`. Raises `ViewsMissing` if the file was removed and not replaced."""
@@ -319,7 +358,7 @@ class SqliteViews(SqliteReader):
                     raise ViewsDamaged(f"the views at {self._path} were replaced by another file") from None
         except ViewsDamaged as error:
             if inode is not None:
-                self.damage = inode, str(error)
+                self._damage = inode, str(error)
             raise
 
 

@@ -192,3 +192,15 @@ async def test_the_error_of_a_damaged_key_store_names_it_and_no_thread_is_left(t
             break
         await asyncio.sleep(0.02)
     assert threading.active_count() <= before
+
+
+async def test_a_key_store_opened_for_reading_decrypts_and_makes_no_keys(log: SqliteLog, tmp_path: Path) -> None:
+    await log.append(delivery("a", body=b"secret"))
+    vault = await KeyStore.open(tmp_path / "keys.db", [FIRST], writable=False)
+    reading = await SqliteLog.open(tmp_path / "log.db", key_store=vault, writable=False)
+    record = await reading.record(1)
+    assert record is not None
+    assert record.body == b"secret"
+    with pytest.raises(LogUnavailable):
+        await vault.make_keys(100_000, 100_000)
+    await reading.close()

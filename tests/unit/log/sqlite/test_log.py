@@ -355,3 +355,43 @@ async def test_keys_with_the_same_end_are_distinguished(log: SqliteLog) -> None:
     assert [answer.position for answer in await log.append_all(sent)] == list(range(1, 13))
     assert [answer.duplicate for answer in await log.append_all(sent)] == [True] * 12
     assert [(await log.append(each)).position for each in sent] == list(range(1, 13))
+
+
+APPEND = """
+import asyncio, sys
+from tests.contracts.log_contract import delivery
+from tracker.log.sqlite.log import SqliteLog
+
+async def append() -> None:
+    log = await SqliteLog.open(sys.argv[1])
+    await log.append(delivery("from another process"))
+    await log.close()
+
+asyncio.run(append())
+"""
+
+
+async def test_a_log_opened_for_reading_follows_what_another_process_appends_and_appends_nothing(path: Path) -> None:
+    await SqliteLog.create(path)
+    first = await SqliteLog.open(path)
+    await first.append(delivery("a"))
+    reading = await SqliteLog.open(path, writable=False)
+    waiting = asyncio.create_task(reading.wait(1, 20))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", APPEND, str(path), cwd=ROOT)
+    assert await asyncio.wait_for(waiting, 20) == 2
+    assert await process.wait() == 0
+    assert [record.position async for records in reading.read(0) for record in records] == [1, 2]
+    with pytest.raises(LogUnavailable, match="for reading only"):
+        await reading.append(delivery("b"))
+    await first.close()
+    await reading.close()
+
+
+async def test_a_log_that_is_missing_or_foreign_is_not_opened_for_reading(tmp_path: Path) -> None:
+    with pytest.raises(LogMissing):
+        await SqliteLog.open(tmp_path / "none.db", writable=False)
+    assert not (tmp_path / "none.db").exists()
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE mine (n)")
+    with pytest.raises(LogCorrupt):
+        await SqliteLog.open(tmp_path / "other.db", writable=False)

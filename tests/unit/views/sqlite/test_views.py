@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tracker.domain.polling import LOOK_SECONDS
+from tracker.domain.text_cache import text_cache
 from tracker.errors import ViewsMissing, ViewsOutdated, ViewsUnavailable
 from tracker.domain.rows import EntryRow
 from tracker.views.sqlite import queries as sql
@@ -411,3 +413,40 @@ async def test_an_unfinished_file_is_never_swapped_in(tmp_path: Path) -> None:
     with pytest.raises(ViewsOutdated):
         swap_in(tmp_path / "fresh.db", tmp_path / "views.db")
     assert is_intact(tmp_path / "views.db")
+
+
+async def test_a_look_finds_every_save_and_every_swap_and_a_swap_drops_the_caches_of_texts(tmp_path: Path) -> None:
+    path = tmp_path / "views.db"
+    writer = await opened(path, 1)
+    reader = await SqliteViews.open(path, writable=False)
+    first = await reader.look()
+    assert (first.position, (await reader.look()).version) == (1, first.version)
+    await writer.save(Changes(position=2))
+    await asyncio.sleep(LOOK_SECONDS)
+    second = await reader.look()
+    assert (second.position, second.version != first.version, second.pause) == (2, True, LOOK_SECONDS)
+    cached = text_cache(8)(str.upper)
+    cached("a sender's text")
+    other = await opened(tmp_path / "new.db", 7)
+    await other.close()
+    swap_in(tmp_path / "new.db", path)
+    await asyncio.sleep(LOOK_SECONDS)
+    third = await reader.look()
+    assert (third.position, third.version != second.version) == (7, True)
+    assert cached.cache_info().currsize == 0  # type: ignore[attr-defined]
+    await writer.close()
+    await reader.close()
+
+
+async def test_looks_close_together_read_the_file_once(tmp_path: Path) -> None:
+    path = tmp_path / "views.db"
+    writer = await opened(path, 1)
+    reader = await SqliteViews.open(path, writable=False)
+    looks = await asyncio.gather(*(reader.look() for _ in range(100)))
+    assert len(set(looks)) == 1
+    path.unlink()
+    await asyncio.sleep(LOOK_SECONDS)
+    with pytest.raises(ViewsMissing):
+        await reader.look()
+    await writer.close()
+    await reader.close()
