@@ -20,6 +20,7 @@ import hmac
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -158,8 +159,17 @@ class Eraser:
         record = await self._log.record(position)
         if record is None or record.erased_by is not None:
             return None
-        facts = [msgspec.to_builtins(self._pseudonymized(fact, record.vendor)) for fact in registry.interpret(record)]
-        return ErasedRecord(position, facts)
+        facts = [self._storable(fact, record) for fact in registry.interpret(record)]
+        return ErasedRecord(position, [fact for fact in facts if fact is not None])
+
+    def _storable(self, fact: Fact, record: Record) -> dict[str, Any] | None:
+        """What remains of a fact, as JSON values; None where nothing can: the record is erased all the same."""
+        try:
+            remaining = msgspec.json.encode(self._pseudonymized(fact, record.vendor))
+            decode_facts([found := msgspec.json.decode(remaining)])
+        except Exception:  # a fact that cannot be stored or read back: its session is set aside already
+            return None
+        return found
 
     def _pseudonymized(self, fact: Fact, vendor: str) -> Fact:
         if self._selection.needles:

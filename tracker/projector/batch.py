@@ -19,11 +19,19 @@ from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import RunRules
 from tracker.projections.restarts import restart_moments
 from tracker.projections.sourced_fact import SourcedFact, encode_session_ref
-from tracker.projections.rendering import RenderContext, next_run_after
+from tracker.projections.rendering import RenderContext
 from tracker.projections.state import SessionState, decode_state
 from tracker.projector.pace import Pace
 from tracker.projector.placement import NextRun, Placement
-from tracker.projector.set_aside import entry_or_stand_in, fold_or_mark, render_or_set_aside
+from tracker.projector.set_aside import (
+    Unplaceable,
+    entry_or_stand_in,
+    find_homes,
+    find_next_runs,
+    fold_or_mark,
+    learn_rooms,
+    render_or_set_aside,
+)
 from tracker.sources import registry
 from tracker.views.contract import Changes, SavedEntry, SourceRow, ViewsWriter
 
@@ -80,6 +88,7 @@ class Batch:
         self._load_facts = load_facts
         self._rules: dict[str, RunRules] = {}
         self._placement = Placement(self._rules)
+        self._unplaceable = Unplaceable()
         self._pace = Pace()
         self._touched: dict[str, SessionState] = {}
         self._refolded: set[str] = set()
@@ -94,12 +103,13 @@ class Batch:
         `deferred_changes`.
         """
         assert deferred_sessions <= CACHE_SIZE  # noqa: S101 - a constant of the projector
-        changed_sources = await self._learn_sources(records, facts)
-        effects = await self._views.read_rooms(lambda rooms: self._placement.learn(rooms, facts))
-        reassigned = await self._reassigned_facts(effects.left)
-        homes, new_homes = await self._views.read_rooms(
-            lambda rooms: (self._placement.homes(rooms, facts), self._placement.homes(rooms, reassigned))
+        usable = self._unplaceable.replace(facts)
+        changed_sources = await self._learn_sources(records, usable)
+        self._placement, effects, learned = await self._views.read_rooms(
+            lambda rooms: learn_rooms(self._rules, rooms, usable, self._unplaceable)
         )
+        reassigned, new_homes = await self._find_homes(await self._reassigned_facts(effects.left))
+        facts, homes = await self._find_homes(learned)
         affected = {home for home in (*homes, *new_homes) if home is not None} | effects.ended
         await self._load_states(affected, changed_sources)
         self._forget(effects.left)
@@ -189,10 +199,15 @@ class Batch:
         for session in sorted(sessions):
             placed = {(saved.row.position, saved.row.n) for saved in await self._views.session_entries(session)}
             facts = await self._load_facts(sorted({position for position, _ in placed}))
-            found += [item for item in facts if (item.position, item.n) in placed]
+            found += self._unplaceable.replace(item for item in facts if (item.position, item.n) in placed)
         for vendor, source in {(item.vendor, item.source) for item in found}:
             self._rules.setdefault(source, registry.rules(vendor))
         return found
+
+    async def _find_homes(self, facts: Sequence[SourcedFact]) -> tuple[list[SourcedFact], list[str | None]]:
+        if not facts:
+            return [], []
+        return await self._views.read_rooms(lambda rooms: find_homes(self._placement, rooms, facts, self._unplaceable))
 
     def _forget(self, sessions: Iterable[str]) -> None:
         """Forget the folded states of these sessions: they are folded again from all their facts."""
@@ -228,9 +243,10 @@ class Batch:
         saved = self._saved
         for item, home in zip(facts, homes, strict=True):
             place = item.fact.place
+            why = self._unplaceable.reason(item)
             if home is not None:
-                fold_or_mark(self._state(home, item), item)
-            row = entry_or_stand_in(item, home)
+                fold_or_mark(self._state(home, item), item, why)
+            row = entry_or_stand_in(item, home, why)
             if place is None or place.run is not None:
                 saved[item.position, item.n] = SavedEntry(row, None, row.at if place is None else place.at)
             else:
@@ -266,15 +282,16 @@ class Batch:
     async def _render_sessions(self, due: Sequence[SessionState]) -> list[SessionRows]:
         for state in due:
             self._rules.setdefault(state.source, registry.rules(state.vendor))
-        asked = [(state.source, state.lifetime.value("room"), state.run, next_run_after(state)) for state in due]
-        next_runs = await self._views.read_rooms(lambda rooms: self._placement.next_runs(rooms, asked))
+        next_runs = await self._views.read_rooms(lambda rooms: find_next_runs(self._placement, rooms, due))
         rows: list[SessionRows] = []
         for state, next_run in zip(due, next_runs, strict=True):
             rows.append(self._render(state, next_run))
             await self._pace.breathe()
         return rows
 
-    def _render(self, state: SessionState, next_run: NextRun) -> SessionRows:
+    def _render(self, state: SessionState, next_run: NextRun | Exception) -> SessionRows:
+        if isinstance(next_run, Exception):
+            return render_or_set_aside(state, next_run)
         assert self._cache.sources is not None  # noqa: S101 - loaded before
         source = self._cache.sources[state.source]
         return render_or_set_aside(

@@ -96,8 +96,7 @@ class PartMerger(Batch):
             self._rules[source] = registry.rules(known.row.vendor)
 
     async def _corrected(self, left: set[str], to_render: set[str], position: int) -> Changes:
-        facts = await self._reassigned_facts(left)
-        homes = await self._views.read_rooms(lambda rooms: self._placement.homes(rooms, facts))
+        facts, homes = await self._find_homes(await self._reassigned_facts(left))
         # Other sessions may get facts they have already: folding a fact again changes nothing.
         await self._load_states(to_render | {home for home in homes if home is not None}, {})
         self._forget(left)
