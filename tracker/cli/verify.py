@@ -33,8 +33,8 @@ from tracker.server import signing_keys, stores
 from tracker.server.sources import build_sources
 
 UNSIGNED = (
-    "; but no checkpoint was ever signed, so this log only agrees with itself: whoever can write its files could have "
-    "replaced all of it (`tracker init` creates a key, and `tracker serve` then signs)"
+    "; but no checkpoint was ever signed, so this log only agrees with itself: a person who can write its files "
+    "could have replaced all of it (`tracker init` creates a key, and `tracker serve` then signs)"
 )
 
 ShowProgress = Callable[[str, str], AbstractContextManager[Progress]]

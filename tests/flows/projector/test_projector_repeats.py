@@ -53,16 +53,16 @@ def failed(received: float, code: int, msg: str = "store") -> Message:
 
 
 async def test_repeats_of_one_upload_are_one_entry_at_the_first_of_them_in_whatever_order(tmp_path: Path) -> None:
-    told = [uploaded(100), uploaded(130, "again"), uploaded(160, "and again")]
-    for order in permutations(told):
+    sent = [uploaded(100), uploaded(130, "again"), uploaded(160, "and again")]
+    for order in permutations(sent):
         entries = await timeline("rec", "rec:S1", list(order), tmp_path, batch=1)
         assert kinds(entries) == ["recording.stopped", "recording.uploaded"]
         assert [seconds(each.at) for each in entries if each.kind == "recording.uploaded"] == [100]
 
 
 async def test_a_failed_attempt_and_the_upload_that_succeeded_are_both_shown_and_each_once(tmp_path: Path) -> None:
-    told = [failed(95, 503), failed(97, 503, "again"), failed(99, 500), uploaded(120), uploaded(140, "again")]
-    entries = await timeline("rec", "rec:S1", told, tmp_path)
+    sent = [failed(95, 503), failed(97, 503, "again"), failed(99, 500), uploaded(120), uploaded(140, "again")]
+    entries = await timeline("rec", "rec:S1", sent, tmp_path)
     assert sorted(kinds(entries)) == [
         "recording.stopped", "recording.upload_failed", "recording.upload_failed", "recording.uploaded",
     ]  # fmt: skip
@@ -71,14 +71,14 @@ async def test_a_failed_attempt_and_the_upload_that_succeeded_are_both_shown_and
 
 async def test_uploads_of_two_recordings_and_of_two_sessions_are_told_apart(tmp_path: Path) -> None:
     body, _ = uploaded(130, "other")
-    told = [
+    sent = [
         uploaded(100),
         uploaded(101, rec_id="R2"),
         (body, {"sid": "S2"}),
         uploaded(140, recording_file_size_bytes=7),
     ]
-    assert kinds(await timeline("rec", "rec:S1", told, tmp_path)).count("recording.uploaded") == 3
-    assert kinds(await timeline("rec", "rec:S2", told, tmp_path)).count("recording.uploaded") == 1
+    assert kinds(await timeline("rec", "rec:S1", sent, tmp_path)).count("recording.uploaded") == 3
+    assert kinds(await timeline("rec", "rec:S2", sent, tmp_path)).count("recording.uploaded") == 1
 
 
 async def test_a_step_that_meet_sends_again_with_another_date_is_one_entry(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ async def test_a_step_that_meet_sends_again_with_another_date_is_one_entry(tmp_p
 
     about = {"recordingId": "r--EG_1--x", "startDate": (START + 10) * 1000}
     over = about | {"status": "complete", "endDate": (START + 90) * 1000}
-    told: list[Message] = [
+    sent: list[Message] = [
         sent("meetingStarted", 0), sent("recordingStarted", 10, status="starting", **about),
         sent("recordingEnded", 95, **over), sent("recordingEnded", 99, **over), sent("recordingStarted", 12, status="starting", **about),
     ]  # fmt: skip
-    entries = await timeline("meet", f"meet:r_{START}000", told, tmp_path)
+    entries = await timeline("meet", f"meet:r_{START}000", sent, tmp_path)
     assert kinds(entries) == ["recording.started", "recording.stopped", "recording.ready"]
 
 
@@ -107,8 +107,8 @@ async def test_an_end_of_an_egress_that_livekit_sends_again_is_one_entry(tmp_pat
         }
         return lk("egress_ended", at, egressInfo=info | {"endedAt": "@ns:90", "updatedAt": f"@ns:{at}"} | more)
 
-    told: list[Message] = [lk("room_started", 0), ended(91), ended(93), ended(94, details="another end")]
-    entries = await timeline("lk", "lk:RM_1", told, tmp_path)
+    sent: list[Message] = [lk("room_started", 0), ended(91), ended(93), ended(94, details="another end")]
+    entries = await timeline("lk", "lk:RM_1", sent, tmp_path)
     assert kinds(entries) == ["recording.stopped", "recording.stopped", "recording.ready", "recording.ready"]
 
 

@@ -54,7 +54,7 @@ from tracker.views.contract import VIEWS_VERSION
 Files = dict[str, bytes]
 
 
-class House(NamedTuple):
+class SignedBundle(NamedTuple):
     """A log with calls, its keys, and the honest bundle of one of them."""
 
     config: Config
@@ -67,7 +67,7 @@ class House(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+def ours(tmp_path_factory: pytest.TempPathFactory) -> SignedBundle:
     config = configured(tmp_path_factory.mktemp("log") / "log")
     asyncio.run(filled(config, ["livekit", "plugnmeet"]))
     signer = signing_keys.signer(config)
@@ -75,7 +75,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     path = asyncio.run(
         bundles.bundle(config, asyncio.run(session_of(config, "livekit")), config.path.parent / "it.zip")
     )
-    return House(config, signer, unpacked(path))
+    return SignedBundle(config, signer, unpacked(path))
 
 
 class Verified(NamedTuple):
@@ -92,13 +92,15 @@ Verify = Callable[..., Verified]
 
 
 @pytest.fixture
-def verify(tmp_path: Path, house: House, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verify:
+def verify(
+    tmp_path: Path, ours: SignedBundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Verify:
     """Run `tracker verify --json` on these files, or on a zip, with the log's key; from a folder that holds nothing else."""
     monkeypatch.chdir(tmp_path)
 
     def run(bundle: Files | Path, *arguments: str, keys: tuple[str, ...] | None = None) -> Verified:
         path = bundle if isinstance(bundle, Path) else packed(bundle, tmp_path / "verified.zip")
-        named = [part for key in ((house.key,) if keys is None else keys) for part in ("--key", key)]
+        named = [part for key in ((ours.key,) if keys is None else keys) for part in ("--key", key)]
         code = main(["verify", str(path), *named, *arguments, "--json"])
         found = json.loads(capsys.readouterr().out)
         return Verified(code, {check["name"]: check for check in found["checks"]}, found["unchecked"])
@@ -129,17 +131,17 @@ def renamed(files: Files, *names: str) -> Files:
 # The honest twins
 
 
-def test_an_honest_bundle_verifies_whole(house: House, verify: Verify) -> None:
-    found = verify(house.files)
+def test_an_honest_bundle_verifies_whole(ours: SignedBundle, verify: Verify) -> None:
+    found = verify(ours.files)
     assert (found.code, found.unchecked) == (0, [])
     assert "signed with a given key" in found.words("signature")
 
 
-def test_without_a_key_an_honest_bundle_is_not_checked_for_who_made_it(house: House, verify: Verify) -> None:
-    found = verify(house.files, keys=())
+def test_without_a_key_an_honest_bundle_is_not_checked_for_who_made_it(ours: SignedBundle, verify: Verify) -> None:
+    found = verify(ours.files, keys=())
     assert (found.code, found.unchecked) == (3, ["signature"])
     assert "no key was given" in found.words("signature")
-    assert verify(house.files, "--allow-unchecked", "signature", keys=()).code == 0
+    assert verify(ours.files, "--allow-unchecked", "signature", keys=()).code == 0
 
 
 @pytest.mark.parametrize("name", ["encrypted", "plain", "erased"])
@@ -156,8 +158,8 @@ def test_a_bundle_of_format_1_is_read_and_reaches_three_at_best(name: str, verif
     assert verify(folder / f"format-1-{name}.zip", *allowed, keys=(key,)).code == 0
 
 
-def test_what_may_be_unchecked_is_named_one_by_one(house: House, verify: Verify) -> None:
-    older = edited_manifest(house.files, tracker=writer(house.files, reading=VIEWS_VERSION - 1))
+def test_what_may_be_unchecked_is_named_one_by_one(ours: SignedBundle, verify: Verify) -> None:
+    older = edited_manifest(ours.files, tracker=writer(ours.files, reading=VIEWS_VERSION - 1))
     assert verify(older).unchecked == ["signature", "timeline"]
     assert verify(older, "--allow-unchecked", "timeline").code == 3
     assert verify(older, "--allow-unchecked", "timeline", "--allow-unchecked", "signature").code == 0
@@ -165,14 +167,14 @@ def test_what_may_be_unchecked_is_named_one_by_one(house: House, verify: Verify)
 
 
 @pytest.mark.parametrize("name", ["vendors", "manifest", "everything", ""])
-def test_only_the_four_names_can_be_allowed(name: str, house: House, verify: Verify) -> None:
+def test_only_the_four_names_can_be_allowed(name: str, ours: SignedBundle, verify: Verify) -> None:
     with pytest.raises(SystemExit) as ended:
-        verify(house.files, "--allow-unchecked", name)
+        verify(ours.files, "--allow-unchecked", name)
     assert ended.value.code == 2
 
 
-def test_what_failed_is_never_allowed(house: House, verify: Verify) -> None:
-    bad = house.files | {"manifest.sig": house.files["manifest.sig"].replace(b"log\n", b"lag\n", 1)}
+def test_what_failed_is_never_allowed(ours: SignedBundle, verify: Verify) -> None:
+    bad = ours.files | {"manifest.sig": ours.files["manifest.sig"].replace(b"log\n", b"lag\n", 1)}
     everything = [part for name in ("signature", "records", "timeline", "page") for part in ("--allow-unchecked", name)]
     assert verify(bad, *everything).code == 1
 
@@ -180,9 +182,9 @@ def test_what_failed_is_never_allowed(house: House, verify: Verify) -> None:
 # Who signed it
 
 
-def test_files_changed_under_the_old_signature_are_found(house: House, verify: Verify) -> None:
-    forged = with_corrected_digests(renamed(house.files, "timeline.json"))
-    forged["manifest.sig"] = house.files["manifest.sig"]
+def test_files_changed_under_the_old_signature_are_found(ours: SignedBundle, verify: Verify) -> None:
+    forged = with_corrected_digests(renamed(ours.files, "timeline.json"))
+    forged["manifest.sig"] = ours.files["manifest.sig"]
     manifest = msgspec.json.decode(forged["manifest.json"])
     del manifest["why_unsigned"]
     forged["manifest.json"] = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
@@ -191,93 +193,93 @@ def test_files_changed_under_the_old_signature_are_found(house: House, verify: V
     assert "is about another manifest.json" in found.words("signature")
 
 
-def test_a_signature_that_was_taken_away_is_missed(house: House, verify: Verify) -> None:
-    stripped = {name: content for name, content in house.files.items() if name != "manifest.sig"}
+def test_a_signature_that_was_taken_away_is_missed(ours: SignedBundle, verify: Verify) -> None:
+    stripped = {name: content for name, content in ours.files.items() if name != "manifest.sig"}
     found = verify(stripped)
     assert found.code == 1
     assert "manifest.sig is missing: it was removed" in found.words("manifest")
 
 
-def test_a_bundle_that_says_that_nobody_signed_it_is_not_checked(house: House, verify: Verify) -> None:
-    found = verify(edited_manifest(house.files))
+def test_a_bundle_that_says_that_nobody_signed_it_is_not_checked(ours: SignedBundle, verify: Verify) -> None:
+    found = verify(edited_manifest(ours.files))
     assert (found.code, found.unchecked) == (3, ["signature"])
     assert "the bundle is not signed" in found.words("signature")
 
 
-def test_the_signature_of_a_forger_is_found_with_the_known_key(house: House, verify: Verify) -> None:
-    forged = with_corrected_digests(dict(house.files), Signer.generate(ORIGIN))
+def test_the_signature_of_a_forger_is_found_with_the_known_key(ours: SignedBundle, verify: Verify) -> None:
+    forged = with_corrected_digests(dict(ours.files), Signer.generate(ORIGIN))
     assert verify(forged).code == 1
     assert "which is not a given key" in verify(forged).words("signature")
     assert verify(forged, keys=()).code == 3
 
 
 def test_the_signature_of_another_bundle_of_the_same_log_does_not_fit(
-    house: House, verify: Verify, tmp_path: Path
+    ours: SignedBundle, verify: Verify, tmp_path: Path
 ) -> None:
-    session = asyncio.run(session_of(house.config, "plugnmeet"))
-    other = unpacked(asyncio.run(bundles.bundle(house.config, session, tmp_path / "other.zip")))
+    session = asyncio.run(session_of(ours.config, "plugnmeet"))
+    other = unpacked(asyncio.run(bundles.bundle(ours.config, session, tmp_path / "other.zip")))
     assert verify(other).code == 0
-    assert verify(house.files | {"manifest.sig": other["manifest.sig"]}).code == 1
+    assert verify(ours.files | {"manifest.sig": other["manifest.sig"]}).code == 1
 
 
-def test_a_checkpoint_is_no_signature_of_a_bundle(house: House, verify: Verify) -> None:
-    found = verify(house.files | {"manifest.sig": house.files["checkpoint.txt"]})
+def test_a_checkpoint_is_no_signature_of_a_bundle(ours: SignedBundle, verify: Verify) -> None:
+    found = verify(ours.files | {"manifest.sig": ours.files["checkpoint.txt"]})
     assert found.code == 1
     assert "is about another manifest.json" in found.words("signature")
 
 
-def test_a_line_added_to_the_signature_is_found(house: House, verify: Verify) -> None:
-    note = house.files["manifest.sig"].decode()
+def test_a_line_added_to_the_signature_is_found(ours: SignedBundle, verify: Verify) -> None:
+    note = ours.files["manifest.sig"].decode()
     more = sign_note(note.split("\n\n")[0] + "\n", [Signer.generate("judge.example")]).splitlines()[-1]
-    found = verify(house.files | {"manifest.sig": f"{note}{more}\n".encode()})
+    found = verify(ours.files | {"manifest.sig": f"{note}{more}\n".encode()})
     assert found.code == 1
     assert "something was added" in found.words("signature")
 
 
-def test_the_key_of_another_trusted_log_signs_nothing_of_this_one(house: House, verify: Verify) -> None:
+def test_the_key_of_another_trusted_log_signs_nothing_of_this_one(ours: SignedBundle, verify: Verify) -> None:
     other = Signer.generate("other.test/log")
-    keys = (house.key, str(other.verifier))
-    assert verify(house.files, keys=keys).code == 0
+    keys = (ours.key, str(other.verifier))
+    assert verify(ours.files, keys=keys).code == 0
     for origin in (ORIGIN, "other.test/log"):
-        whole = edited_manifest(house.files)
+        whole = edited_manifest(ours.files)
         forged = signed(with_corrected_digests(whole, other), other, origin)
         assert verify(forged, keys=keys).code == 1, origin
-    tree = manifest_of(house.files).tree
+    tree = manifest_of(ours.files).tree
     note = sign_note(checkpoint_text(ORIGIN, tree.size, base64.b64decode(tree.root)), [other])
-    forged = dict(house.files) | {"checkpoint.txt": note.encode(), "key.txt": f"{other.verifier}\n".encode()}
+    forged = dict(ours.files) | {"checkpoint.txt": note.encode(), "key.txt": f"{other.verifier}\n".encode()}
     found = verify(with_corrected_digests(forged, other), keys=keys)
     assert found.code == 1
     assert "but signed by the key of another" in found.words("signer")
 
 
-def test_a_log_that_is_named_like_a_node_is_no_node(house: House, verify: Verify) -> None:
+def test_a_log_that_is_named_like_a_node_is_no_node(ours: SignedBundle, verify: Verify) -> None:
     other = Signer.generate(f"{ORIGIN}/b")
-    forged = with_corrected_digests(dict(house.files), other)
-    found = verify(forged, keys=(house.key, str(other.verifier)))
+    forged = with_corrected_digests(dict(ours.files), other)
+    found = verify(forged, keys=(ours.key, str(other.verifier)))
     assert (found.code, found.unchecked) == (3, ["signature"])
     # And a node signs as a node, not as the log.
     node = Signer.generate(ORIGIN)
-    forged = with_corrected_digests(dict(house.files), node)
-    assert verify(forged, keys=(house.key, str(CosignerKey.from_signer(node)))).code == 1
+    forged = with_corrected_digests(dict(ours.files), node)
+    assert verify(forged, keys=(ours.key, str(CosignerKey.from_signer(node)))).code == 1
 
 
-def test_a_cosigning_node_signs_with_its_own_key_which_has_to_be_given(house: House, verify: Verify) -> None:
+def test_a_cosigning_node_signs_with_its_own_key_which_has_to_be_given(ours: SignedBundle, verify: Verify) -> None:
     node, forger = Signer.generate(f"{ORIGIN}/b"), Signer.generate(f"{ORIGIN}/b")
-    bundle = with_corrected_digests(dict(house.files), node)
+    bundle = with_corrected_digests(dict(ours.files), node)
     cosigner = str(CosignerKey.from_signer(node))
-    assert verify(bundle, keys=(house.key, cosigner)).code == 0
+    assert verify(bundle, keys=(ours.key, cosigner)).code == 0
     found = verify(bundle)
     assert (found.code, found.unchecked) == (3, ["signature"])
     assert "give its key, too" in found.words("signature")
     found = verify(bundle, keys=(cosigner,))
     assert (found.code, found.unchecked) == (3, ["signature"])
     assert "no key of the log was given" in found.words("signer")
-    forged = with_corrected_digests(dict(house.files), forger)
-    assert verify(forged, keys=(house.key, cosigner)).code == 3
+    forged = with_corrected_digests(dict(ours.files), forger)
+    assert verify(forged, keys=(ours.key, cosigner)).code == 3
     text = signed_text(ORIGIN, bundle["manifest.json"])
     line = base64.b64encode(node.verifier.id + forger.sign(text)).decode()
     broken = bundle | {"manifest.sig": f"{text}\n— {node.name} {line}\n".encode()}
-    found = verify(broken, keys=(house.key, cosigner))
+    found = verify(broken, keys=(ours.key, cosigner))
     assert found.code == 1
     assert "does not fit the text" in found.words("signature")
 
@@ -287,11 +289,11 @@ def test_a_cosigning_node_signs_with_its_own_key_which_has_to_be_given(house: Ho
 
 @pytest.mark.parametrize("signs", [False, True], ids=["unsigned", "signed by the log"])
 def test_an_older_reading_is_not_checked_and_names_the_version_that_checks_it(
-    signs: bool, house: House, verify: Verify
+    signs: bool, ours: SignedBundle, verify: Verify
 ) -> None:
-    files = renamed(house.files, "timeline.json")
+    files = renamed(ours.files, "timeline.json")
     tracker = writer(files, reading=VIEWS_VERSION - 1, version="0.0.9")
-    forged = with_corrected_digests(dict(files), house.signer if signs else None, tracker=tracker)
+    forged = with_corrected_digests(dict(files), ours.signer if signs else None, tracker=tracker)
     found = verify(forged)
     assert found.code == 3
     assert found.unchecked == (["timeline"] if signs else ["signature", "timeline"])
@@ -300,17 +302,17 @@ def test_an_older_reading_is_not_checked_and_names_the_version_that_checks_it(
 
 @pytest.mark.parametrize("signs", [False, True], ids=["unsigned", "signed by the log"])
 @pytest.mark.parametrize("what", ["reading", "page"])
-def test_a_newer_reading_or_page_is_refused(what: str, signs: bool, house: House, verify: Verify) -> None:
+def test_a_newer_reading_or_page_is_refused(what: str, signs: bool, ours: SignedBundle, verify: Verify) -> None:
     newer = {"reading": VIEWS_VERSION + 1} if what == "reading" else {"page": readme_page.PAGE_VERSION + 1}
-    tracker = writer(house.files, version="7.0", **newer)
-    forged = with_corrected_digests(dict(house.files), house.signer if signs else None, tracker=tracker)
+    tracker = writer(ours.files, version="7.0", **newer)
+    forged = with_corrected_digests(dict(ours.files), ours.signer if signs else None, tracker=tracker)
     found = verify(forged)
     assert found.code == 1
     assert "verify the bundle with Tracker 7.0 or newer" in found.words({"reading": "timeline"}.get(what, what))
 
 
-def test_an_older_page_is_not_checked_whatever_it_holds(house: House, verify: Verify) -> None:
-    forged = edited_manifest(house.files, tracker=writer(house.files, page=1, version="0.0.9"))
+def test_an_older_page_is_not_checked_whatever_it_holds(ours: SignedBundle, verify: Verify) -> None:
+    forged = edited_manifest(ours.files, tracker=writer(ours.files, page=1, version="0.0.9"))
     page = forged["README.html"].replace(b"</h1>", b"</h1><script src=https://evil.example></script>")
     forged = with_page(forged, page)
     found = verify(forged)
@@ -328,8 +330,8 @@ def with_page(files: Files, page: bytes) -> Files:
 
 
 @pytest.mark.parametrize("version", ["0.0.9", "7.0", ""])
-def test_another_version_number_does_not_skip_the_page(version: str, house: House, verify: Verify) -> None:
-    forged = edited_manifest(house.files, tracker=writer(house.files, version=version))
+def test_another_version_number_does_not_skip_the_page(version: str, ours: SignedBundle, verify: Verify) -> None:
+    forged = edited_manifest(ours.files, tracker=writer(ours.files, version=version))
     assert verify(forged).code == 3
     page = forged["README.html"].replace(b"</h1>", b"</h1><script>alert(1)</script>")
     found = verify(with_page(forged, page))
@@ -337,19 +339,19 @@ def test_another_version_number_does_not_skip_the_page(version: str, house: Hous
     assert "it was changed" in found.words("page")
 
 
-def test_a_bundle_of_format_2_called_format_1_does_not_pass(house: House, verify: Verify) -> None:
-    tracker = writer(house.files, page=1)
-    forged = with_corrected_digests(dict(house.files), None, format=FORMAT_1, why_unsigned=None, tracker=tracker)
+def test_a_bundle_of_format_2_called_format_1_does_not_pass(ours: SignedBundle, verify: Verify) -> None:
+    tracker = writer(ours.files, page=1)
+    forged = with_corrected_digests(dict(ours.files), None, format=FORMAT_1, why_unsigned=None, tracker=tracker)
     found = verify(forged)
     assert (found.code, found.unchecked) == (3, ["signature", "page"])
-    forged = with_corrected_digests(dict(house.files), None, format=FORMAT_1, why_unsigned=None)
+    forged = with_corrected_digests(dict(ours.files), None, format=FORMAT_1, why_unsigned=None)
     assert "no bundle of format 1 has" in verify(forged).words("manifest")
 
 
-def test_hidden_names_are_named_and_need_the_signature(house: House, verify: Verify, tmp_path: Path) -> None:
+def test_hidden_names_are_named_and_need_the_signature(ours: SignedBundle, verify: Verify, tmp_path: Path) -> None:
     folder = tmp_path / "hiding"
-    shutil.copytree(house.config.path.parent, folder)
-    text = (folder / "config.toml").read_text("utf-8").replace(str(house.config.path.parent), str(folder))
+    shutil.copytree(ours.config.path.parent, folder)
+    text = (folder / "config.toml").read_text("utf-8").replace(str(ours.config.path.parent), str(folder))
     (folder / "config.toml").write_text(text.replace("[[sources]]", '[[sources]]\nredact = ["name"]'), "utf-8")
     config = load(folder / "config.toml", {})
     asyncio.run(rebuild(config))
@@ -361,8 +363,8 @@ def test_hidden_names_are_named_and_need_the_signature(house: House, verify: Ver
     assert b"<b>The operator hides fields:</b> <code>name</code>" in honest["README.html"]
 
     # The forger's twin: made from a bundle in which nothing is hidden.
-    reading = msgspec.structs.replace(manifest_of(house.files).reading, hidden=["name"])
-    hidden = house.files | {"timeline.json": honest["timeline.json"]}
+    reading = msgspec.structs.replace(manifest_of(ours.files).reading, hidden=["name"])
+    hidden = ours.files | {"timeline.json": honest["timeline.json"]}
     found = verify(edited_manifest(hidden, reading=reading))
     assert (found.code, found.unchecked) == (3, ["signature"])
     assert "hides: name" in found.words("timeline")
@@ -370,7 +372,7 @@ def test_hidden_names_are_named_and_need_the_signature(house: House, verify: Ver
 
 
 @pytest.fixture(scope="module")
-def narrowed(house: House, tmp_path_factory: pytest.TempPathFactory) -> tuple[House, Files, Files]:
+def narrowed(ours: SignedBundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[SignedBundle, Files, Files]:
     """A log where an erasure took records of two sources: the log, a bundle made before, and one that withholds the erasure."""
     folder = tmp_path_factory.mktemp("erased") / "log"
     config = configured(folder)
@@ -388,7 +390,7 @@ def narrowed(house: House, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ho
                 await make_bundle(context, Reader("narrow", frozenset(SCOPES), ("lk",)), session, file)
 
     asyncio.run(narrow())
-    return House(config, signer, {}), before, unpacked(folder / "narrow.zip")
+    return SignedBundle(config, signer, {}), before, unpacked(folder / "narrow.zip")
 
 
 def lines_of(files: Files) -> list[dict[str, Any]]:
@@ -396,7 +398,7 @@ def lines_of(files: Files) -> list[dict[str, Any]]:
 
 
 def test_a_withheld_erasure_leaves_records_and_timeline_unchecked(
-    narrowed: tuple[House, Files, Files], verify: Verify
+    narrowed: tuple[SignedBundle, Files, Files], verify: Verify
 ) -> None:
     its, _, honest = narrowed
     found = verify(honest, keys=(its.key,))
@@ -409,7 +411,7 @@ def test_a_withheld_erasure_leaves_records_and_timeline_unchecked(
 
 
 def test_a_withheld_erasure_borrowed_from_another_bundle_hides_no_record(
-    narrowed: tuple[House, Files, Files], verify: Verify
+    narrowed: tuple[SignedBundle, Files, Files], verify: Verify
 ) -> None:
     """The forger blanks a record that nobody erased, and names the withheld erasure of another bundle for it."""
     its, before, honest = narrowed
@@ -441,7 +443,9 @@ def test_a_withheld_erasure_borrowed_from_another_bundle_hides_no_record(
     assert "does not name it" in found.words("records")
 
 
-def test_the_bytes_of_an_erased_record_cannot_be_put_back(narrowed: tuple[House, Files, Files], verify: Verify) -> None:
+def test_the_bytes_of_an_erased_record_cannot_be_put_back(
+    narrowed: tuple[SignedBundle, Files, Files], verify: Verify
+) -> None:
     """An old bundle holds them; beside the erasure that took them they are out of place, even if the log signed it."""
     its, before, _ = narrowed
     session = asyncio.run(session_of(its.config, "livekit"))
@@ -469,14 +473,16 @@ async def timeline_of(files: Files, manifest: Manifest, folder: Path) -> bytes:
             return b"".join([piece async for piece in timeline_json(contents, lambda _: None)])
 
 
-def test_a_record_left_out_with_all_it_meant_needs_the_signature(house: House, verify: Verify, tmp_path: Path) -> None:
+def test_a_record_left_out_with_all_it_meant_needs_the_signature(
+    ours: SignedBundle, verify: Verify, tmp_path: Path
+) -> None:
     """The best that a forger can do: every check but that of the signature finds a true bundle of fewer records."""
-    manifest = manifest_of(house.files)
-    lines = house.files["records.jsonl"].splitlines(keepends=True)
-    proofs = json.loads(house.files["proofs.json"])["inclusion"]
+    manifest = manifest_of(ours.files)
+    lines = ours.files["records.jsonl"].splitlines(keepends=True)
+    proofs = json.loads(ours.files["proofs.json"])["inclusion"]
     joins = [n for n, line in enumerate(lines) if b"participant_joined" in line]
     kept = [n for n in range(len(lines)) if n != joins[-1]]
-    files = house.files | {"records.jsonl": b"".join(lines[n] for n in kept)}
+    files = ours.files | {"records.jsonl": b"".join(lines[n] for n in kept)}
     pieces = [proof_piece(InclusionProof(**proofs[n]), k) for k, n in enumerate(kept)]
     files["proofs.json"] = b"".join([proofs_start(manifest.tree.size, manifest.tree.root), *pieces, PROOFS_END])
     files["timeline.json"] = asyncio.run(timeline_of(files, manifest, tmp_path))
@@ -485,7 +491,7 @@ def test_a_record_left_out_with_all_it_meant_needs_the_signature(house: House, v
     found = verify(forged)
     assert (found.code, found.unchecked) == (3, ["signature"])
     assert {check["outcome"] for name, check in found.checks.items() if name not in {"signature", "vendors"}} == {"ok"}
-    forged["manifest.sig"] = house.files["manifest.sig"]
+    forged["manifest.sig"] = ours.files["manifest.sig"]
     assert verify(forged).code == 1
 
 
@@ -540,31 +546,33 @@ def test_an_unencrypted_record_cannot_be_erased(verify: Verify, tmp_path: Path) 
 # vendors and shipped
 
 
-def test_vendors_and_shipped_change_the_code_only_if_asked_for(house: House, verify: Verify, tmp_path: Path) -> None:
-    found = verify(house.files)
+def test_vendors_and_shipped_change_the_code_only_if_asked_for(
+    ours: SignedBundle, verify: Verify, tmp_path: Path
+) -> None:
+    found = verify(ours.files)
     assert (found.code, found.checks["vendors"]["outcome"]) == (0, "not checked")
-    at = str(house.config.path)
-    assert verify(house.files, "--config", at).checks["vendors"]["outcome"] == "ok"
-    assert verify(house.files, "--config", at, "--proofs").code == 0
+    at = str(ours.config.path)
+    assert verify(ours.files, "--config", at).checks["vendors"]["outcome"] == "ok"
+    assert verify(ours.files, "--config", at, "--proofs").code == 0
     unknown = tmp_path / "unknown.toml"
     text = Path(at).read_text("utf-8")
     unknown.write_text(text.replace('name = "lk"', 'name = "other"'), "utf-8")
-    found = verify(house.files, "--config", str(unknown))
+    found = verify(ours.files, "--config", str(unknown))
     assert (found.code, found.checks["vendors"]["outcome"]) == (0, "not checked")
-    found = verify(house.files, "--config", str(unknown), "--proofs")
+    found = verify(ours.files, "--config", str(unknown), "--proofs")
     assert (found.code, found.unchecked) == (3, ["vendors"])
     other = tmp_path / "checkpoints.txt"
-    other.write_text(sign_note(checkpoint_text(ORIGIN, 1, bytes(32)), [house.signer]))
-    found = verify(house.files, "--checkpoints", str(other))
+    other.write_text(sign_note(checkpoint_text(ORIGIN, 1, bytes(32)), [ours.signer]))
+    found = verify(ours.files, "--checkpoints", str(other))
     assert (found.code, found.unchecked) == (3, ["shipped"])
-    assert verify(house.files, "--checkpoints", str(house.config.evidence.file)).code == 0
+    assert verify(ours.files, "--checkpoints", str(ours.config.evidence.file)).code == 0
 
 
 # The end of the verification
 
 
-def test_the_verification_ends_after_twenty_problems(house: House, verify: Verify, tmp_path: Path) -> None:
-    bad = with_corrected_digests(house.files | {"records.jsonl": b"{}\n" * 100_000})
+def test_the_verification_ends_after_twenty_problems(ours: SignedBundle, verify: Verify, tmp_path: Path) -> None:
+    bad = with_corrected_digests(ours.files | {"records.jsonl": b"{}\n" * 100_000})
     found = verify(bad)
     assert found.code == 1
     assert sum(len(check["problems"]) for check in found.checks.values()) == 20

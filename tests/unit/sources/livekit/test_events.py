@@ -791,7 +791,7 @@ def test_an_egress_may_be_a_recording_and_a_broadcast() -> None:
     assert kinds(egress("egress_started", RUNNING, BOTH)) == ["recording.started", "broadcast.started"]
     facts = facts_from("egress_ended", egressInfo=OVER | BOTH | {"status": "EGRESS_COMPLETE"}, numDropped=1)
     assert kinds(facts) == ["recording.stopped", "recording.ready", "broadcast.stopped"]
-    assert [len(fact.anomalies) for fact in facts] == [1, 0, 0], "a loss is told once"
+    assert [len(fact.anomalies) for fact in facts] == [1, 0, 0], "a loss is reported once"
 
 
 def test_the_location_of_a_segmented_recording_is_its_playlist() -> None:
