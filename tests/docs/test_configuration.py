@@ -28,7 +28,7 @@ TABLES = {
     "[[sources]]": schema.SourceTable,
 }
 SECRETS = {
-    "OPENVIDU_HOOK_SECRET": "s", "MEET_API_KEYS": "s,t", "STREAMREC_HOOK_TOKEN": "0123456789abcdef", "TRACKER_READ_KEY": "0123456789abcdef" * 2,
+    "OPENVIDU_HOOK_SECRET": "s", "MEET_API_KEYS": "s,t", "STREAMREC_HOOK_TOKEN": "0123456789abcdef", "JITSI_HOOK_SECRET": "0123456789abcdef", "JAAS_SIGNING_SECRET": "s", "TRACKER_READ_KEY": "0123456789abcdef" * 2,
     "TRACKER_MASTER_KEY": "ab" * 32,
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ Edit = Callable[[bytes], bytes]
 
 
 def configured(folder: Path, *, sealed: bool = True) -> Config:
-    """A config with all five vendors; all its files are in `folder`."""
+    """A config with every vendor; all its files are in `folder`."""
     folder.mkdir(exist_ok=True)
     text = config_text(folder, SECRETS, READ_KEY, 0)
     more = f'{SEALING}path = "{folder}/keys.db"\n' if sealed else ""

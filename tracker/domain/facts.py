@@ -5,7 +5,7 @@ change. All times are integer microseconds since the epoch, UTC (`Micros`); `clo
 
     Fact
     ├── SessionFact        SessionCreated SessionStarted SessionEnded SessionResumed
-    ├── ConnectionFact     ParticipantJoined ParticipantLeft ParticipantConnectionAborted
+    ├── ConnectionFact     ParticipantJoined ParticipantLeft ParticipantConnectionAborted ParticipantAttended
     ├── StreamFact         StreamPublished StreamUnpublished
     ├── SubscriptionFact   SubscriptionStarted SubscriptionEnded
     ├── RecordingFact      RecordingStarted …Stopped …Processing …Ready …Failed …Aborted …LimitReached …Uploaded …UploadFailed
@@ -178,6 +178,15 @@ class ParticipantLeft(ConnectionFact, frozen=True, kw_only=True, tag="participan
 
 class ParticipantConnectionAborted(ConnectionFact, frozen=True, kw_only=True, tag="participant.connection_aborted"):
     """A connection ended before it became active. It is not counted as a participant."""
+
+
+class ParticipantAttended(ConnectionFact, frozen=True, kw_only=True, omit_defaults=True, tag="participant.attended"):
+    """A summary made afterwards states a whole connection, from `joined_at` to `left_at`; None: not known.
+
+    Its times are derived: a join and a leave with events of their own are stronger. It has no entry of its own.
+    """
+
+    left_at: Micros | None = None
 
 
 class StreamFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
@@ -404,7 +413,7 @@ class Unknown(NoteFact, frozen=True, kw_only=True, tag="unknown"):
 
 AnyFact = (
     SessionCreated | SessionStarted | SessionEnded | SessionResumed
-    | ParticipantJoined | ParticipantLeft | ParticipantConnectionAborted
+    | ParticipantJoined | ParticipantLeft | ParticipantConnectionAborted | ParticipantAttended
     | StreamPublished | StreamUnpublished | SubscriptionStarted | SubscriptionEnded
     | RecordingStarted | RecordingStopped | RecordingProcessing | RecordingReady | RecordingFailed | RecordingAborted
     | RecordingLimitReached | RecordingUploaded | RecordingUploadFailed

@@ -1,7 +1,7 @@
 """The webhook endpoint: verify the raw bytes, append, answer 200. Nothing after the append can change the answer.
 
     POST /hooks/{source}[/{token}][/]
-    POST /hooks/{source}/events/{subject}/{event}   Jitsi's own addresses; the body says the same
+    POST /hooks/{source}/events/{subject}/{event}   some senders append this; the body says the same
 
     unknown source ──────────────────────→ 404   before the body is read
     body over max_body_bytes ────────────→ 413   as soon as that is known

@@ -41,11 +41,15 @@ ACTIVITIES: dict[type[f.Fact], tuple[str, bool]] = {
 }
 """The kind of interval each fact belongs to, and whether the fact begins it."""
 _NO_LIFE = (
-    f.SessionEnded, f.RecordingProcessing, f.RecordingReady, f.RecordingFailed, f.RecordingAborted, f.RecordingUploaded,
+    f.SessionEnded, f.ParticipantAttended, f.RecordingProcessing, f.RecordingReady, f.RecordingFailed, f.RecordingAborted, f.RecordingUploaded,
     f.RecordingUploadFailed, f.ArtifactCreated, f.AnalyticsReady, f.TranscriptionUsage, f.NodeCrashed, f.NodeRecovered,
     f.NodeStatus, f.Test, f.Unknown,
 )  # fmt: skip
 """What also happens after a session is over."""
+
+
+_NAMES_PERSON = (f.ParticipantJoined, f.ParticipantAttended)
+"""Facts that say what kind of participant somebody is, also where that is the usual kind."""
 
 
 def fold(state: SessionState, item: SourcedFact) -> None:
@@ -168,11 +172,20 @@ def _connection(state: SessionState, fact: f.ConnectionFact, item: SourcedFact) 
         id=fact.connection,
         identity=fact.identity,
         name=fact.name,
-        person=fact.person if fact.person != "standard" or isinstance(fact, f.ParticipantJoined) else None,
+        person=fact.person if fact.person != "standard" or isinstance(fact, _NAMES_PERSON) else None,
         platform=fact.platform,
         location=fact.location,
         ip=fact.ip,
     )
+    if isinstance(fact, f.ParticipantAttended):
+        if fact.joined_at is not None:
+            interval.claim_start(_claim(item, fact.joined_at, "derived"))
+        if fact.left_at is not None:
+            end = _claim(
+                item, fact.left_at, "derived", reason=fact.reason or "unknown", vendor_reason=fact.vendor_reason
+            )
+            interval.claim_end(end)
+        return
     if isinstance(fact, f.ParticipantJoined):
         _claim_begin(interval, item, fact.joined_at)
     else:

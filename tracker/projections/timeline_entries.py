@@ -74,7 +74,7 @@ def _is_hidden(fact: f.Fact) -> bool:
     """Whether only the rows of the session say what this fact was: see `gaps`."""
     if isinstance(fact, f.RecordingFact):
         return fact.legacy
-    return isinstance(fact, f.SessionResumed) and fact.may_be_first
+    return isinstance(fact, f.ParticipantAttended) or (isinstance(fact, f.SessionResumed) and fact.may_be_first)
 
 
 def render_entry(item: SourcedFact, session_id: str | None) -> EntryRow:

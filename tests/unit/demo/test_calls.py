@@ -56,6 +56,10 @@ def shape(value: object, path: str = "") -> set[str]:
     return set()
 
 
+EVENT_FIELDS = ("event", "status", "type", "event_name", "eventType")
+"""Where the vendors name an event."""
+
+
 def sample_shapes(vendor: str) -> dict[str, set[str]]:
     """Event → every key path any sample of that event has."""
     bodies: list[dict[str, object]] = []
@@ -66,6 +70,8 @@ def sample_shapes(vendor: str) -> dict[str, set[str]]:
         bodies = [json.loads(line)["body"] for line in (SAMPLES / "openvidu-meet.jsonl").read_bytes().splitlines()]
     elif vendor == "streamrec":
         bodies = [json.loads(line)["body"] for line in (SAMPLES / "streamrec.jsonl").read_bytes().splitlines()]
+    elif vendor in {"jitsi", "jaas"}:
+        bodies = [json.loads(line) for line in (SAMPLES / f"{vendor}.jsonl").read_bytes().splitlines()]
     else:
         for line in (SAMPLES / f"{vendor}-signed.jsonl").read_bytes().splitlines():
             try:
@@ -77,7 +83,7 @@ def sample_shapes(vendor: str) -> dict[str, set[str]]:
         if isinstance(body, dict):
             if vendor == "openvidu_meet" and "data" not in body:  # the bare object a webhook would carry
                 body = {"event": "recordingEnded" if "recordingId" in body else "meetingStarted", "data": body}
-            event = str(body.get("event") or body.get("status") or body.get("type"))
+            event = str(next(filter(None, map(body.get, EVENT_FIELDS)), None))
             shapes.setdefault(event, set()).update(shape(body))
     return shapes
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import random
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -180,7 +181,7 @@ CHANGES = {
     "a proof of inclusion left out": ("proofs.json", document(lambda parsed: parsed["inclusion"].pop(4)), "inclusion", "no proof"),
     "proofs moved": ("proofs.json", document(lambda parsed: parsed["inclusion"].reverse()), "inclusion", "does not match the records"),
     "the size proved against": ("proofs.json", document(setting("size", to=lambda n: n + 1)), "inclusion", "a different tree"),
-    "the signed size": ("checkpoint.txt", lambda note: note.replace(b"\n64\n", b"\n65\n"), "checkpoint", "does not fit"),
+    "the signed size": ("checkpoint.txt", lambda note: re.sub(rb"\n[0-9]+\n", b"\n65536\n", note, count=1), "checkpoint", "does not fit"),
     "the signed origin": ("checkpoint.txt", lambda note: note.replace(b"tracker.test/log\n", b"tracker.test/lag\n", 1), "checkpoint", ""),
     "a malformed checkpoint": ("checkpoint.txt", lambda _note: b"hello\n", "checkpoint", "note"),
     "a key": ("key.txt", lambda _key: f"{Signer.generate('tracker.test/log').verifier}\n".encode(), "checkpoint", "signed by"),

@@ -1,0 +1,1 @@
+"""JaaS (8x8): signed webhooks of the hosted Jitsi."""
