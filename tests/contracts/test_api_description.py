@@ -147,6 +147,7 @@ def test_the_design_s_routes_are_there() -> None:
         "from",
         "to",
         "has",
+        "parent_id",
         "min_duration_ms",
         "q",
         "limit",

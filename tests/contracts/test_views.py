@@ -194,7 +194,7 @@ async def test_filters_select_sessions_and_the_newest_comes_first(views: SqliteV
     odd = Anomaly(kind="overlap", position=None, detail="")
     sessions = [
         session_rows("a", begins_at=T0, ended_at=T0 + 60 * SECOND),
-        session_rows("b", begins_at=T0 + SECOND, recordings=0, supervisors=0, room_id="Other_x"),
+        session_rows("b", begins_at=T0 + SECOND, recordings=0, supervisors=0, room_id="Other_x", parent_id="ov:a"),
         session_rows("c", source="lk", begins_at=T0 + DAY, anomalies=[odd]),
     ]
     await views.save(Changes(position=1, sessions=sessions))
@@ -211,6 +211,9 @@ async def test_filters_select_sessions_and_the_newest_comes_first(views: SqliteV
     assert await ids(views, has=("recording", "supervisor")) == ["lk:c", "ov:a"]
     assert await ids(views, has=("anomaly",)) == ["lk:c"]
     assert await ids(views, min_duration_ms=60_000) == ["ov:a"]
+    assert await ids(views, parent_id="ov:a") == ["ov:b"]
+    assert await ids(views, parent_id="ov:a", state="ended") == []
+    assert await ids(views, parent_id="ov:b") == []
     assert await ids(views, q="her_") == ["ov:b"]
     assert await ids(views, q="%") == []
     assert await ids(views, q="Ångst", state="open", source="lk") == ["lk:c"]

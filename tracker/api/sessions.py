@@ -24,6 +24,7 @@ FILTERS = (
     timestamp("from", "Only sessions that started at this time or later."),
     timestamp("to", "Only sessions that started before this time."),
     choices("has", "Only sessions with all of these.", ("recording", "supervisor", "anomaly")),
+    text("parent_id", "Only the breakout rooms of this session."),
     integer("min_duration_ms", "Only sessions that lasted at least this long, in milliseconds."),
     text("q", "Only sessions with this text in an id, a room, an identity or a name, in any case."),
 )  # fmt: skip
@@ -44,6 +45,7 @@ async def find_sessions(request: ApiRequest) -> Page[Session]:
         from_at=query["from"],
         to_at=query["to"],
         has=query["has"],
+        parent_id=query["parent_id"],
         min_duration_ms=query["min_duration_ms"],
         q=query["q"],
         stuck_before=stuck_before,

@@ -17,11 +17,12 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 from aiohttp import web
 
-from tracker.views.answers import Connection, Participant, time_of
+from tracker.views.answers import Connection, Participant, Session, time_of
 from tracker.api.route import ApiRequest
 from tracker.api.parameters import CURSOR, choice, parse_micros, integer
 from tracker.api.problems import json_response
 from tracker.api.sessions import requested_session
+from tracker.views.contract import SessionFilter
 from tracker.views.presenters import present, present_recording
 from tracker.dashboard.page_route import PageRoute
 from tracker.dashboard.lanes import build_lanes, presence_ms, count_unsure_ends
@@ -49,6 +50,7 @@ PAGE_EVENTS = 100
 SCRIPT_PAGE_EVENTS = 2_000
 """Events in one page of events.json."""
 MAX_PEOPLE = 200
+MAX_BREAKOUTS = 50
 """Most people in the table of the page; the CSV has all of them."""
 EVIDENCE_PATH = "/v1/sessions/{id}/evidence"
 
@@ -104,6 +106,8 @@ async def show_session(request: web.Request, api_request: ApiRequest) -> web.Str
         ],
         names=names,
         proved=await summarise_proofs(api_request, row),
+        parent_name=await _parent_name(api_request, row),
+        breakouts=await _breakouts(api_request, row),
         still=still,
         cut=parts.truncated,
         lines=lines,
@@ -113,6 +117,21 @@ async def show_session(request: web.Request, api_request: ApiRequest) -> web.Str
         has_evidence=any(resource.canonical == EVIDENCE_PATH for resource in request.app.router.resources()),
     )  # fmt: skip
     return _compress(shown)
+
+
+async def _parent_name(api_request: ApiRequest, row: SessionRow) -> str | None:
+    """What the main room of a breakout room is called."""
+    if row.parent_id is None:
+        return None
+    parent = await api_request.context.views.session(row.parent_id)
+    return row.parent_id if parent is None else parent.room_name or parent.room_id or parent.id
+
+
+async def _breakouts(api_request: ApiRequest, row: SessionRow) -> list[Session]:
+    """The breakout rooms of a session, the first ones first."""
+    wanted = SessionFilter(source=row.source, parent_id=row.id)
+    rows, _ = await api_request.context.views.find_sessions(wanted, limit=MAX_BREAKOUTS, cursor=None)
+    return [api_request.context.present_session(each) for each in reversed(rows)]
 
 
 def present_since(connections: Sequence[ConnectionRow], now: Micros) -> Micros | None:

@@ -69,6 +69,7 @@ class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     `starts_at`  the start of the run, if the fact states it
     `ends_at`    the end of the run, if the fact states it
     `ids`        (name, value) vendor ids that find this session, e.g. ("sessionId", "MySession")
+    `parent`     of a breakout room: the vendor's key of the run it belongs to
     `anchor`     a recording id whose other facts may know a better `at`; for facts without a time of their own
     """
 
@@ -79,6 +80,7 @@ class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     starts_at: Micros | None = None
     ends_at: Micros | None = None
     ids: tuple[tuple[str, str], ...] = ()
+    parent: str | None = None
     anchor: str | None = None
 
 

@@ -60,6 +60,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     first_position: int
     last_position: int
     last_event_at: Micros
+    parent_id: str | None = None
+    """Of a breakout room: the session it belongs to."""
     begins_at: Micros
     """The time that lists are ordered by: started_at, else created_at, else the earliest fact."""
 

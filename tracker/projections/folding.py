@@ -118,7 +118,7 @@ def _fold_common(state: SessionState, item: SourcedFact) -> None:
         state.add_anomaly(kind, detail, item.key, position)
     if place is None:
         return
-    state.lifetime.set_values(at, item.key, room=place.room, room_name=place.room_name)
+    state.lifetime.set_values(at, item.key, room=place.room, room_name=place.room_name, parent=place.parent)
     for name, value in place.ids:
         held = state.ids.get(name)
         if held is None:

@@ -103,6 +103,7 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
     activities = _activities(state, ended_at, anomalies)
     participants = render_participants(identity, connections)
     people = [person for person in participants if person.is_counted]
+    parent = state.lifetime.value("parent")
     session = SessionRow(
         id=identity,
         source=state.source,
@@ -128,6 +129,7 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
         first_position=state.first_position,
         last_position=state.last_position,
         last_event_at=state.last_at,
+        parent_id=None if parent is None else session_id(state.source, parent),
         begins_at=start.at if start else state.first_at,
     )
     return SessionRows(

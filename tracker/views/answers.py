@@ -69,6 +69,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     first_position: int
     last_position: int
     last_event_at: Time | None
+    parent_id: str | None
 
 
 class Subject(msgspec.Struct, frozen=True):

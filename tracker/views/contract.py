@@ -92,6 +92,7 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     from_at: Micros | None = None
     to_at: Micros | None = None
     has: tuple[str, ...] = ()
+    parent_id: str | None = None
     min_duration_ms: int | None = None
     q: str | None = None
     stuck_before: dict[str, Micros] = {}

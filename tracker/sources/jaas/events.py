@@ -91,6 +91,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         breakout = as_text(self.data.get("breakoutRoomId"))
         if breakout is not None:
             # Every breakout event names the main room.
+            more["parent"] = session
             session, room, name = f"{session}/{breakout}", f"{room}/{breakout}", f"{name} / {breakout}"
             ids = (*ids, ("breakoutRoomId", breakout))
         return SessionRef(at=self.at if at is None else at, run=session, room=room, room_name=name, ids=ids, **more)

@@ -41,6 +41,7 @@ UNION ALL SELECT session FROM participants INDEXED BY participants_of_name WHERE
 SESSIONS_OF_ROOM = """
 SELECT number FROM sessions INDEXED BY sessions_of_room WHERE room_id = ?
 UNION ALL SELECT number FROM sessions INDEXED BY sessions_of_room_name WHERE room_name = ? AND room_id IS NOT ?"""
+SESSIONS_OF_PARENT = "SELECT number FROM sessions INDEXED BY sessions_of_parent WHERE parent_id = ?"
 SESSIONS_OF_DURATION = "SELECT number FROM sessions INDEXED BY sessions_by_duration WHERE duration_ms >= ?"
 # For letters that nearly every session has, for filters that find few, and if SQLite has no trigrams (`session_search`).
 # lower() and instr() compare as LIKE does, but LIKE tries a text of equal letters at each letter, in steps of one.
@@ -49,6 +50,7 @@ OR EXISTS (SELECT 1 FROM session_lookups AS l WHERE l.session = s.number AND ins
 OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session = s.number
            AND (instr(lower(p.identity), lower(?1)) OR instr(lower(p.name), lower(?1)))))"""
 AND_TEXT_HOLDS = " AND instr(lower(t.text), lower(?))"
+AND_SESSION_PARENT = " AND s.parent_id = ?"
 AND_SESSION_BEFORE = " AND (s.begins_at, s.id) < (?, ?)"
 SESSIONS_NEWEST = " ORDER BY s.begins_at DESC, s.id DESC LIMIT ?"
 

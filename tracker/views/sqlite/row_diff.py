@@ -138,7 +138,7 @@ def _by_key(rows: Iterable[Any], times: Any, of: SessionRows) -> Iterator[tuple[
 def _index_columns(rows: SessionRows) -> Sequence[Any]:
     session = rows.session
     provenance = None if session.end is None else session.end.provenance
-    return *_columns(session), session_over_at(session), len(session.anomalies), provenance
+    return *_columns(session), session_over_at(session), len(session.anomalies), provenance, session.parent_id
 
 
 def _joined(rows: SessionRows) -> int:

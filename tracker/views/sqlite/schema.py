@@ -34,7 +34,7 @@ CREATE TABLE sessions (
     state TEXT NOT NULL, begins_at INTEGER NOT NULL, over_at INTEGER, duration_ms INTEGER, last_event_at INTEGER NOT NULL,
     participants INTEGER NOT NULL, participant_ms INTEGER NOT NULL, recordings INTEGER NOT NULL,
     supervisors INTEGER NOT NULL, anomalies INTEGER NOT NULL, end_provenance TEXT, joined INTEGER NOT NULL,
-    next_run_after INTEGER NOT NULL, doc BLOB NOT NULL
+    next_run_after INTEGER NOT NULL, parent_id TEXT, doc BLOB NOT NULL
 ) STRICT"""
 
 CREATE_SESSION_STATES = "CREATE TABLE session_states (session INTEGER PRIMARY KEY, state BLOB NOT NULL) STRICT"
@@ -113,6 +113,7 @@ WRITER_INDICES = (
     "CREATE INDEX sessions_by_end ON sessions (source, end_provenance, begins_at, joined)",
     "CREATE INDEX lookups_of_session ON session_lookups (session)",
     "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
+    "CREATE INDEX sessions_of_parent ON sessions (parent_id) WHERE parent_id IS NOT NULL",
     "CREATE INDEX sessions_of_next_run ON sessions (source, room_id, next_run_after)",
     "CREATE INDEX entries_repeated ON entries (event, session, at, position) WHERE event IS NOT NULL AND damage IS NULL",
     "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",

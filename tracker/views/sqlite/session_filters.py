@@ -54,6 +54,8 @@ def find_candidates(filter: SessionFilter) -> list[Candidate]:
         found.append(Candidate("identity", sql.SESSIONS_OF_IDENTITY, [filter.identity, filter.identity]))
     if filter.room is not None:
         found.append(Candidate("room", sql.SESSIONS_OF_ROOM, [filter.room, filter.room, filter.room]))
+    if filter.parent_id is not None:
+        found.append(Candidate("parent_id", sql.SESSIONS_OF_PARENT, [filter.parent_id]))
     if filter.min_duration_ms is not None:
         found.append(Candidate("min_duration_ms", sql.SESSIONS_OF_DURATION, [filter.min_duration_ms]))
     of_source = [] if filter.source is None else [filter.source]
@@ -124,6 +126,8 @@ def where_clauses(filter: SessionFilter, cursor: str | None, *, room: str = sql.
         add(sql.AND_SESSION_TO, filter.to_at)
     for what in filter.has:
         add(f" AND {sql.HAS_CONDITIONS[what]}")
+    if filter.parent_id is not None:
+        add(sql.AND_SESSION_PARENT, filter.parent_id)
     if filter.min_duration_ms is not None:
         add(sql.AND_SESSION_DURATION, filter.min_duration_ms)
     if cursor is not None:

@@ -49,14 +49,15 @@ SAVE_SET_ASIDE = "INSERT INTO set_aside (session) VALUES (?)"
 DELETE_STATES = "DELETE FROM session_states WHERE session = ?"
 SAVE_SESSIONS = """
 INSERT INTO sessions (number, id, source, vendor, room_id, room_name, state, begins_at, over_at, duration_ms, last_event_at,
-    participants, participant_ms, recordings, supervisors, anomalies, end_provenance, joined, next_run_after, doc)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    participants, participant_ms, recordings, supervisors, anomalies, end_provenance, joined, next_run_after, parent_id,
+    doc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (number) DO UPDATE SET source = excluded.source, vendor = excluded.vendor, room_id = excluded.room_id,
     room_name = excluded.room_name, state = excluded.state, begins_at = excluded.begins_at, over_at = excluded.over_at,
     duration_ms = excluded.duration_ms, last_event_at = excluded.last_event_at, participants = excluded.participants,
     participant_ms = excluded.participant_ms, recordings = excluded.recordings, supervisors = excluded.supervisors,
     anomalies = excluded.anomalies, end_provenance = excluded.end_provenance, joined = excluded.joined,
-    next_run_after = excluded.next_run_after, doc = excluded.doc"""
+    next_run_after = excluded.next_run_after, parent_id = excluded.parent_id, doc = excluded.doc"""
 # SQLite rewrites the entries of every index with a column in this list, whether or not its value changes.
 UPDATE_SESSIONS = (
     "UPDATE sessions SET last_event_at = ?, participants = ?, participant_ms = ?, doc = ? WHERE number = ?"
@@ -265,7 +266,7 @@ def _session(number: int, rows: SessionRows) -> Sequence[Any]:
         session_over_at(row), row.duration_ms, row.last_event_at, row.participants, row.participant_ms,
         row.recordings, row.supervisors, len(row.anomalies),
         None if row.end is None else row.end.provenance, len(rows.connections) + len(rows.streams),
-        rows.next_run_after, encoding.sessions.encode(row),
+        rows.next_run_after, row.parent_id, encoding.sessions.encode(row),
     )  # fmt: skip
 
 

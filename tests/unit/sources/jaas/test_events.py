@@ -59,7 +59,7 @@ def test_a_room_is_a_run_with_the_session_id_as_its_key() -> None:
 def test_a_breakout_room_is_a_run_of_its_own() -> None:
     started = only("ROOM_CREATED", {"isBreakout": True, "breakoutRoomId": "b1"})
     assert (started.place.run, started.place.room) == (f"{SESSION}/b1", f"{FQN}/b1")
-    assert started.place.room_name == "daily / b1"
+    assert (started.place.room_name, started.place.parent) == ("daily / b1", SESSION)
 
 
 def test_a_connection_is_a_jid() -> None:
