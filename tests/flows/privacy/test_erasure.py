@@ -23,7 +23,7 @@ from tracker.evidence.bundle.record_lines import leaf_faults, decode_line
 from tracker.cli.main import main
 from tracker.config.load import load
 from tracker.demo.show import config_text
-from tracker.demo.calls import VENDORS, whole_call
+from tracker.demo.calls import SOURCES, whole_call
 from tracker.privacy.erasure import Eraser, Selection
 from tracker.log.erasure_records import ErasedRecord, ErasureBody, make_erasure_record
 from tracker.log.merkle.tree import Frontier
@@ -62,7 +62,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 def filled(run: Run, tmp_path: Path) -> Run:
     """An encrypted log with whole calls of all vendors, and its views. The imported files are deleted."""
     assert run("init")[0] == 0
-    for vendor, source in zip(VENDORS, ("ov", "meet", "lk", "pnm", "rec"), strict=True):
+    for vendor, source in SOURCES.items():
         path = tmp_path / f"{vendor}.jsonl"
         path.write_bytes(b"\n".join(sent.body for sent in whole_call(vendor, START)) + b"\n")
         code, _, stderr = run("import", source, str(path))
@@ -214,7 +214,7 @@ def test_an_erasure_interrupted_before_its_rebuild_is_finished_by_the_next_one(f
     assert not config.views_path.with_name(config.views_path.name + "-erasing").exists()
 
 
-@pytest.mark.parametrize("source", ["ov", "meet", "lk", "pnm", "rec"])
+@pytest.mark.parametrize("source", SOURCES.values())
 def test_an_erased_session_keeps_its_shape_without_its_people(filled: Run, tmp_path: Path, source: str) -> None:
     session = sessions_of(filled, source)[0]
     shape_before = shape(filled, str(session["id"]))

@@ -19,7 +19,7 @@ from tests.flows.privacy.test_erasure import sealed_config
 from tests.flows.projector.test_projector import mixed_log, search_results
 from tracker.projector import merge, rebuild
 from tracker.cli.main import main
-from tracker.demo.calls import VENDORS, whole_call
+from tracker.demo.calls import SOURCES, whole_call
 from tracker.log.contract import Log
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.batch import LoadFacts
@@ -139,7 +139,7 @@ def test_an_encrypted_log_with_an_erased_person_is_rebuilt_in_halves_and_leftove
     config = tmp_path / "config.toml"
     config.write_text(sealed_config(tmp_path), "utf-8")
     assert main(["init", "--config", str(config)]) == 0
-    for vendor, source in zip(VENDORS, ("ov", "meet", "lk", "pnm", "rec"), strict=True):
+    for vendor, source in SOURCES.items():
         calls = [sent.body for seed in (0, 1) for sent in whole_call(vendor, 10**15 + seed * 10**9, seed=seed)]
         (tmp_path / "calls").write_bytes(b"\n".join(calls) + b"\n")
         assert main(["import", "--config", str(config), source, str(tmp_path / "calls")]) == 0
