@@ -19,8 +19,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import gzip
-import io
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +28,10 @@ from typing import Any, Literal, NamedTuple, Protocol, cast, final
 import msgspec
 
 from tracker.domain.deliveries import Appended, Verified
+from tracker.ingest.file_lines import UnknownFormat, file_lines
 from tracker.ingest.import_paths import match_log_file, paths_to_import
-from tracker.ingest.log_wrapping import Line, LineJoiner, parse_object
+from tracker.ingest.json_joining import parse_object
+from tracker.ingest.log_wrapping import Line, LineJoiner
 from tracker.log.frames import max_frame_bytes
 from tracker.sources import registry
 from tracker.sources.contract import Source, Vendor, Where
@@ -49,8 +49,17 @@ MAX_JSON_STARTS = 8
 MAX_EXAMPLES = 3
 MAX_EXAMPLE_TEXT = 160
 
-BOM = b"\xef\xbb\xbf"
-LOG_LINE = re.compile(rb"^\S+\s+\| |\[(TRACE|DEBUG|INFO|WARN|ERROR|FATAL) *\]|^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
+LOG_LINE = re.compile(
+    rb"""
+    ^\S+\s+\|\ |                                                    # docker compose
+    \[(?:TRACE|DEBUG|INFO|WARN|ERROR|FATAL)\ *\]|
+    ^\[?(?:\d{4}[-/]\d\d[-/]\d\d[ T])?\d\d:\d\d:\d\d|              # a date and a time, or a time
+    ^[IWEF]\d{4}\ \d\d:\d\d:\d\d|                                   # klog
+    ^(?:time|ts|level)=|                                            # logfmt
+    ^[A-Z_][A-Z0-9_]*=                                              # journalctl -o export
+    """,
+    re.VERBOSE,
+)
 
 Progress = Callable[[str, int, int], None]
 """(file name, bytes read so far, size of the file in bytes): called after each batch and at the end of a file."""
@@ -190,6 +199,8 @@ class _FileReader:
         self._now = now
         self._examples = examples
         self._is_log = False
+        self._damaged: list[int] = []
+        """The unreadable lines that stay unreadable if the file turns out to be a log."""
         cdr = match_log_file(path, vendor.log_files)
         self._is_own_log = cdr is not None
         # When the server process started, and the folder, which tells servers apart: the projector ends what an older
@@ -225,7 +236,7 @@ class _FileReader:
                     return batch
         except IsADirectoryError:
             self._report.error = "a folder without log files or JSON Lines in it"
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, UnknownFormat) as error:
             # A damaged or truncated .gz: what was unpacked before the damage is good and is kept.
             self._report.error = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return batch if lines_read else None
@@ -233,29 +244,19 @@ class _FileReader:
     def _numbered_lines(self) -> Iterator[Line]:
         """The lines inside the file's lines. Lines that are too long are counted here."""
         joiner = LineJoiner(self._is_kept, MAX_LINE_BYTES)
-        with self._path.open("rb") as raw:
-            self.file_bytes = self._path.stat().st_size
-            is_gzip = raw.read(2) == b"\x1f\x8b" or self._path.suffix == ".gz"
-            raw.seek(0)
-            stream: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if is_gzip else raw
-            number = 0
-            while line := stream.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                is_long = len(line) > MAX_LINE_BYTES
-                while is_long and not line.endswith(b"\n") and (rest := stream.readline(MAX_LINE_BYTES)):
-                    line = rest
-                self.bytes_read = raw.tell()
-                if is_long:
-                    self._report.lines += 1
-                    self._leave_out(
-                        Line(number, b"", is_wrapped=False, is_whole=True), NoEvent("it is too long", is_log=False)
-                    )
-                    continue
-                is_whole = line.endswith(b"\n")
-                text = line.removeprefix(BOM) if number == 1 else line
-                for each in joiner.feed(number, text.rstrip(b"\r\n")):
-                    yield each._replace(text=each.text.strip(b" \t\r\n"), is_whole=is_whole)
-            yield from joiner.finish()
+        for line in file_lines(self._path, MAX_LINE_BYTES, self._set_position):
+            if line.text is None:
+                self._report.lines += 1
+                too_long = Line(line.number, b"", is_whole=True, is_wrapped=False)
+                self._leave_out(too_long, NoEvent("it is too long", is_log=False))
+                continue
+            for each in joiner.feed(line.number, line.text, is_whole=line.is_whole):
+                yield each._replace(text=each.text.strip())
+        for each in joiner.finish():
+            yield each._replace(text=each.text.strip())
+
+    def _set_position(self, bytes_read: int, file_bytes: int) -> None:
+        self.bytes_read, self.file_bytes = bytes_read, file_bytes
 
     def _is_kept(self, fields: Mapping[str, Any]) -> bool:
         """Whether an object is an event or an envelope, so that nothing in it is to be unwrapped."""
@@ -275,7 +276,11 @@ class _FileReader:
         if not line.text:
             return None
         self._report.lines += 1
-        self._is_log = self._is_log or line.is_wrapped or LOG_LINE.search(line.text) is not None
+        if not self._is_log and (line.is_wrapped or LOG_LINE.search(line.text.partition(b"{")[0]) is not None):
+            # The lines before, like a banner, were lines of a log too.
+            self._is_log = True
+            self._report.skipped += len(self._report.unreadable) - len(self._damaged)
+            self._report.unreadable = self._damaged
         found = find_event(line.text, self._vendor, lambda before: self._where(before, is_wrapped=line.is_wrapped))
         if isinstance(found, Event):
             return found
@@ -291,6 +296,8 @@ class _FileReader:
             self._report.skipped += 1
         else:
             self._report.unreadable.append(line.number)
+            if not found.is_log and self._report.unreadable is not self._damaged:
+                self._damaged.append(line.number)
         self._report.reasons[found.why] = self._report.reasons.get(found.why, 0) + 1
         if self._examples:
             self._report.add_example(line.number, "skipped" if is_skipped else "unreadable", line.text, found.why)

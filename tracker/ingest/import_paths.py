@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tracker.sources.contract import LogFiles
 
-_READ = re.compile(r"\.(?:log|jsonl|ndjson)(?:[.-](?:\d[\dTZ_.:+-]*|old|prev))*(?:\.gz)?$", re.IGNORECASE)
-"""Log files and JSON Lines, also rotated (`.log.1`, `.log-20240501`, `.log.2024-05-01.gz`, `.log.old`)."""
+_READ = re.compile(r"\.(?:log|jsonl|ndjson|json)(?:[.-](?:\d[\dTZ_.:+-]*|old|prev))*(?:\.gz)?$", re.IGNORECASE)
+"""Log files, JSON Lines and JSON, also rotated (`.log.1`, `.log-20240501`, `.log.2024-05-01.gz`, `.log.old`)."""
 _ROTATION = re.compile(r"\.log[.-](\d[\d_.:TZ-]*?)(?:\.gz)?$", re.IGNORECASE)
 _PACKED = re.compile(r"\.(?:zst|bz2|xz|zip|tar|tgz|7z|lz4)$", re.IGNORECASE)
 _LONGEST_NUMBER = 4
@@ -50,7 +50,7 @@ def _why_not_read(path: Path) -> str | None:
         return None
     if _PACKED.search(path.name):
         return "packed in a way that is not read: unpack it, or pack it as .gz"
-    return "its name is none of a log file or of JSON Lines (.log, .jsonl): name it to import it all the same"
+    return "its name is none of a log file or of JSON (.log, .jsonl, .json): name it to import it all the same"
 
 
 def match_log_file(path: Path, log_files: LogFiles | None) -> re.Match[str] | None:

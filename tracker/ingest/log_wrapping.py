@@ -5,19 +5,21 @@ r"""Undoes what containers and log collectors wrap around a line of a log.
     CRI (Kubernetes)    2024-05-01T03:00:04.1Z stdout F …            P in place of F: the line goes on
     docker compose      name-1  | …
     kubectl --prefix    [pod/name/container] …
+    syslog, journalctl  May  1 03:00:04 host name[812]: …
+    server-sent events  data: {…}
     collectors          {"message":"…"}, {"textPayload":"…"}         without pieces
 
-Wrappings may be nested. A timestamp or a syslog header before the line needs nothing: the JSON is found behind it.
+Wrappings may be nested. Objects over several lines are joined outside of the wrapping and inside it
+(`ingest/json_joining`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
-import msgspec
+from tracker.ingest.json_joining import JsonText, ObjectJoiner, parse_object
 
 MAX_NESTED = 4
 MAX_STREAMS = 64
@@ -27,8 +29,10 @@ _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 _COMPOSE = re.compile(rb"[\w./-]+\s+\| ?")
 _KUBECTL = re.compile(rb"\[[\w.-]+(?:/[\w.-]+)+\] ")
 _CRI = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d) (stdout|stderr) ([FP])(?::\S*)? ")
-_TIMES = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d) (?=\S)")
+_TIMES = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d) ")
 """`docker logs -t` and `docker compose logs -t` put a time before each line."""
+_SYSLOG = re.compile(rb"(?:<\d+>)?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d (\S+ [^\s:]+): ")
+_EVENT_STREAM = re.compile(rb"data: ?(?=\{)")
 _PLAIN_FIELDS = ("message", "textPayload", "msg", "line")
 
 
@@ -37,9 +41,9 @@ class Line(NamedTuple):
 
     number: int
     text: bytes
-    is_wrapped: bool
     is_whole: bool
     """False where the file ends before the last piece."""
+    is_wrapped: bool
 
 
 class _Piece(NamedTuple):
@@ -50,18 +54,38 @@ class _Piece(NamedTuple):
 
 
 class LineJoiner:
-    """Gives the lines inside a file's lines; pieces of one line are joined. `is_kept` says that an object is no wrapping."""
+    """Gives the lines inside a file's lines; pieces of one line, and lines of one object, are joined. `is_kept` says that an object is no wrapping."""
 
     def __init__(self, is_kept: Callable[[Mapping[str, Any]], bool], max_bytes: int) -> None:
         self._is_kept = is_kept
         self._max_bytes = max_bytes
+        self._outside = ObjectJoiner(max_bytes)
+        self._inside: dict[bytes, ObjectJoiner] = {}
+        """Of each stream with an unfinished object over several lines."""
         self._open: dict[bytes, tuple[int, list[bytes], int]] = {}
         """Of each stream with an unfinished line: the number of its first piece, its pieces, their bytes."""
 
-    def feed(self, number: int, line: bytes) -> Iterator[Line]:
-        """The lines that are complete with this one. `line` has no line end."""
-        piece = self._unwrap(line)
-        first, pieces, size = self._open.pop(piece.stream, (number, [], 0)) if self._open else (number, [], 0)
+    def feed(self, number: int, text: bytes, *, is_whole: bool = True) -> Iterator[Line]:
+        """The lines that are complete with this one. `text` has no line end; `is_whole` says that one followed it."""
+        for line in self._outside.feed(JsonText(number, text, is_whole)):
+            yield from self._feed(line)
+
+    def finish(self) -> Iterator[Line]:
+        """The unfinished lines at the end of the file."""
+        for line in self._outside.finish():
+            yield from self._feed(line)
+        for stream in list(self._open):
+            yield from self._given_up(stream)
+        for joiner in self._inside.values():
+            for line in joiner.finish():
+                yield Line(*line, is_wrapped=True)
+
+    def _feed(self, line: JsonText) -> Iterator[Line]:
+        piece = self._unwrap(line.text)
+        if not piece.is_wrapped:
+            yield Line(*line, is_wrapped=False)
+            return
+        first, pieces, size = self._open.pop(piece.stream, (line.number, [], 0))
         size += len(piece.text)
         if size > self._max_bytes:
             # Its beginning is lost: what is left is reported as no event.
@@ -69,20 +93,26 @@ class LineJoiner:
         if piece.goes_on:
             self._open[piece.stream] = (first, [*pieces, piece.text], size)
             if len(self._open) > MAX_STREAMS:
-                yield self._given_up(next(iter(self._open)))
+                yield from self._given_up(next(iter(self._open)))
             return
         # A collector may put several lines into one object.
         for text in b"".join([*pieces, piece.text]).split(b"\n"):
-            yield Line(first, text, piece.is_wrapped, is_whole=True)
+            yield from self._joined(piece.stream, JsonText(first, text, line.is_whole))
 
-    def finish(self) -> Iterator[Line]:
-        """The unfinished lines at the end of the file."""
-        for stream in list(self._open):
-            yield self._given_up(stream)
+    def _joined(self, stream: bytes, line: JsonText) -> Iterator[Line]:
+        """What is complete with a line inside a wrapping."""
+        joiner = self._inside.pop(stream, None) or ObjectJoiner(self._max_bytes)
+        for each in joiner.feed(line):
+            yield Line(*each, is_wrapped=True)
+        if joiner.is_open:
+            self._inside[stream] = joiner
+            if len(self._inside) > MAX_STREAMS:
+                for each in self._inside.pop(next(iter(self._inside))).finish():
+                    yield Line(*each, is_wrapped=True)
 
-    def _given_up(self, stream: bytes) -> Line:
+    def _given_up(self, stream: bytes) -> Iterator[Line]:
         first, pieces, _ = self._open.pop(stream)
-        return Line(first, b"".join(pieces), is_wrapped=True, is_whole=False)
+        yield Line(first, b"".join(pieces), is_whole=False, is_wrapped=True)
 
     def _unwrap(self, line: bytes) -> _Piece:
         text = _ESCAPES.sub(b"", line) if b"\x1b" in line else line
@@ -96,7 +126,10 @@ class LineJoiner:
             elif found := _COMPOSE.match(text) or _KUBECTL.match(text):
                 stream.append(found[0])
                 text, wrapped = text[found.end() :], True
-            elif found := _TIMES.match(text):
+            elif found := _SYSLOG.match(text):
+                stream.append(found[1])
+                text, wrapped = text[found.end() :], True
+            elif found := _TIMES.match(text) or _EVENT_STREAM.match(text):
                 text, wrapped = text[found.end() :], True
             elif text.lstrip().startswith(b"{") and (inner := self._inner(text.strip())):
                 stream.append(inner.stream)
@@ -150,15 +183,3 @@ def _bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return text.encode("utf-8", "surrogatepass")
-
-
-def parse_object(text: bytes) -> dict[str, Any] | None:
-    """The JSON object in a text, or None. Also accepts a lone surrogate and ISO-8859-1."""
-    try:
-        parsed: object = msgspec.json.decode(text)
-    except (ValueError, RecursionError):
-        try:
-            parsed = json.loads(text.decode("latin-1"))
-        except (ValueError, RecursionError):
-            return None
-    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else None

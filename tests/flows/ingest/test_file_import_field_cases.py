@@ -260,6 +260,106 @@ def test_only_events_are_recorded_and_every_other_line_is_counted(
     assert sum(report.reasons.values()) == report.skipped + len(report.unreadable)
 
 
+async def test_the_lines_before_the_first_line_of_a_log_are_lines_of_a_log(tmp_path: Path) -> None:
+    banner = ["====", " OpenVidu {", PREFIX + CREATED[:-9], PREFIX + CREATED, "{broken"]
+    report = await imported_text(tmp_path, *banner)
+    assert (report.new, report.skipped, report.unreadable) == (1, 2, [3, 5])
+    text = '{"signalSent":{"sessionId":"S","timestamp":1714770057250,"data":"[INFO] text"}}'
+    assert (await imported_text(tmp_path, "no log", text)).unreadable == [1]
+
+
+# how a file is written
+
+CREATED_2 = CREATED.replace('"S"', '"Zoë"')
+EXPORTS = {
+    "an array": lambda events: json.dumps(events),
+    "an array of several lines": lambda events: json.dumps(events, indent=2),
+    "an array with one event a line": lambda events: "[\n" + ",\n".join(map(json.dumps, events)) + "\n]\n",
+    "objects of several lines": lambda events: "\n".join(json.dumps(each, indent=4) for each in events) + "\n",
+    "a JSON text sequence": lambda events: "".join(f"\x1e{json.dumps(each)}\n" for each in events),
+    "an application's log": lambda events: "".join(
+        f"[10:00:00] webhook received {{7}} {json.dumps(each, indent=2)}\n[10:00:00] stored\n" for each in events
+    ),
+    "docker, objects of several lines": lambda events: "".join(
+        json.dumps({"log": line + "\n", "stream": "stdout", "time": "t"}) + "\n"
+        for each in events
+        for line in json.dumps(each, indent=2).split("\n")
+    ),
+    "kubectl logs --timestamps, objects of several lines": lambda events: "".join(
+        f"2024-05-01T03:00:04.1Z {line}\n" for each in events for line in json.dumps(each, indent=2).split("\n")
+    ),
+    "journalctl, objects of several lines": lambda events: "".join(
+        f"May  1 03:00:04 host node[81]: {line}\n" for each in events for line in json.dumps(each, indent=2).split("\n")
+    ),
+    "journalctl -o json-pretty": lambda events: "".join(
+        json.dumps({"_PID": "81", "MESSAGE": json.dumps(each)}, indent="\t") + "\n" for each in events
+    ),
+    "journalctl -o json-sse": lambda events: "".join(
+        f"data: {json.dumps({'_PID': '81', 'MESSAGE': json.dumps(each)})}\n\n" for each in events
+    ),
+    "journalctl -o export": lambda events: "".join(f"_PID=81\nMESSAGE={json.dumps(each)}\n\n" for each in events),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "CRLF", "CR", "gzip"])
+@pytest.mark.parametrize("how", EXPORTS)
+async def test_events_are_found_however_a_file_is_written(
+    how: str, encoding: str, tmp_path: Path, log: MemoryLog
+) -> None:
+    text = EXPORTS[how]([json.loads(WEBHOOK), json.loads(CREATED_2)])
+    ends = {"CRLF": "\r\n", "CR": "\r"}
+    content = text.replace("\n", ends.get(encoding, "\n")).encode(encoding if encoding.startswith("utf") else "utf-8")
+    (tmp_path / "export.json").write_bytes(gzip.compress(content) if encoding == "gzip" else content)
+    (report,) = await imported(log, tmp_path)
+    assert (report.new, report.unreadable, report.partial, report.error) == (2, [], None, None)
+    assert [json.loads(record.body) for record in await records(log)] == [json.loads(WEBHOOK), json.loads(CREATED_2)]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(how=st.sampled_from(sorted(EXPORTS)), part=st.floats(0, 1), more=st.booleans())
+def test_of_a_file_that_was_cut_every_whole_event_is_recorded_and_nothing_else(
+    how: str, part: float, more: bool, tmp_path: Path
+) -> None:
+    events = [json.loads(CREATED.replace('"S"', f'"S{n}"')) for n in range(4)]
+    whole = EXPORTS[how](events)
+    cut = whole[: int(len(whole) * part)]
+    file, log = tmp_path / "a.log", MemoryLog()
+    file.write_text(cut + ("\n" + CREATED + "\n" if more else ""))
+    (report,) = asyncio.run(imported(log, file))
+    found = [json.loads(record.body) for record in asyncio.run(records(log))]
+    after = [json.loads(CREATED)] if more else []
+    # Of arrays and of objects over several lines, an event may end where the next line would have said so.
+    assert found in [events[:n] + after for n in range(5)]
+    missing = cut.count("1714770057250") - (len(found) - len(after))
+    assert 0 <= missing <= 1
+    assert report.lines == report.new + report.skipped + len(report.unreadable) + (report.partial is not None)
+
+
+async def test_a_cut_gzip_gives_the_events_before_the_cut_and_is_reported(tmp_path: Path, log: MemoryLog) -> None:
+    lines = "".join(CREATED.replace('"S"', f'"{n * 7919**9:x}"') + "\n" for n in range(200))
+    packed = gzip.compress(lines.encode())
+    (tmp_path / "a.log.gz").write_bytes(packed[: len(packed) // 2])
+    (report,) = await imported(log, tmp_path / "a.log.gz")
+    assert report.error is not None
+    assert 50 < report.new < 150
+    assert (report.unreadable, report.lines) == ([], report.new)
+
+
+async def test_a_file_in_another_format_is_named_and_its_bytes_are_no_lines(tmp_path: Path, log: MemoryLog) -> None:
+    (tmp_path / "system.journal").write_bytes(b"LPKSHHRH" + bytes(100) + CREATED.encode())
+    (report,) = await imported(log, tmp_path / "system.journal")
+    assert (report.lines, report.new) == (0, 0)
+    assert "journalctl" in (report.error or "")
+
+
+async def test_events_behind_the_nul_bytes_of_a_file_cut_while_it_was_open_are_found(
+    tmp_path: Path, log: MemoryLog
+) -> None:
+    (tmp_path / "a.log").write_bytes(bytes(20_000_000) + f"{PREFIX}{CREATED}\n{PREFIX}{CREATED_2}\n".encode())
+    (report,) = await imported(log, tmp_path / "a.log")
+    assert (report.lines, report.new) == (2, 2)
+
+
 # what a folder holds
 
 
