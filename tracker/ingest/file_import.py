@@ -30,7 +30,7 @@ import msgspec
 from tracker.domain.deliveries import Appended, Verified
 from tracker.ingest.file_lines import UnknownFormat, file_lines
 from tracker.ingest.import_paths import match_log_file, paths_to_import
-from tracker.ingest.json_joining import parse_object
+from tracker.ingest.json_joining import elements, parse_object
 from tracker.ingest.log_wrapping import Line, LineJoiner
 from tracker.log.frames import max_frame_bytes
 from tracker.sources import registry
@@ -307,13 +307,23 @@ def find_event(line: bytes, vendor: Vendor, where: Callable[[bytes], Where]) -> 
     """The event in a line, after what was wrapped around the line. `where`: where a JSON text stands, by the text before it.
 
     If the line does not start with `{`, the JSON starts at its first `{`, or at a later one: the first that begins an
-    object which reaches to the end of the line.
+    object which reaches to the end of the line, else the first that begins a known event.
     """
-    found = _find_object(line)
-    if found is None:
-        return _without_object(line, vendor)
-    start, parsed = found
-    place = where(line[:start])
+    starts = _starts(line)
+    for start in starts if line.endswith(b"}") else ():
+        parsed = None if b'{"' in line[:start] else parse_object(line[start:])
+        if parsed is not None:
+            return _event_of(line[start:], parsed, vendor, where(line[:start]))
+    # JSON before it, or text after it. What is no known event may be a part of damaged JSON.
+    for start in starts:
+        text = next(elements([line[start:]], len(line)), None)
+        parsed = parse_object(text) if text else None
+        if text and parsed is not None and vendor.why_no_event(parsed, "log") is None:
+            return Event(text, {})
+    return _without_object(line, vendor)
+
+
+def _event_of(text: bytes, parsed: Mapping[str, Any], vendor: Vendor, place: Where) -> Event | NoEvent:
     if _is_envelope(parsed):
         body = _inner_body(parsed)
         why = "its envelope is damaged" if body is None else _why_not_exported(parsed, body, vendor, place)
@@ -322,24 +332,19 @@ def find_event(line: bytes, vendor: Vendor, where: Callable[[bytes], Where]) -> 
     else:
         why = vendor.why_no_event(parsed, place)
         if why is None:
-            return Event(line[start:], {})
+            return Event(text, {})
     return NoEvent(f"no event of {vendor.title}: {why}", is_log=True)
 
 
-def _find_object(line: bytes) -> tuple[int, dict[str, Any]] | None:
+def _starts(line: bytes) -> list[int]:
+    """Where the JSON of a line may begin."""
     start = line.find(b"{")
-    starts = [start]
+    starts = {start}
     if start != 0 and b" - " in line:
-        starts.insert(0, line.find(b"{", line.index(b" - ")))
+        starts.add(line.find(b"{", line.index(b" - ")))
     while start > 0 and len(starts) < MAX_JSON_STARTS and (start := line.find(b"{", start + 1)) > 0:
-        starts.append(start)
-    if not line.endswith(b"}"):
-        return None
-    for each in sorted({each for each in starts if each >= 0}):
-        parsed = parse_object(line[each:])
-        if parsed is not None:
-            return each, parsed
-    return None
+        starts.add(start)
+    return sorted(starts - {-1})
 
 
 def _without_object(line: bytes, vendor: Vendor) -> NoEvent:

@@ -4,6 +4,7 @@ r"""Finds the JSON objects of a text that were not written one a line: objects o
       "event": "x"
     }
     [{…}, {…}]              an array on one line
+    {…} {…}                 objects one after another on one line
     [                       an array over several lines; its brackets and commas are no lines
       {…},
     ]
@@ -26,6 +27,7 @@ MAX_LINES = 20_000
 
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}]', re.DOTALL)
 _ARRAY = re.compile(rb'\s*\[\s*\{\s*["}]')
+_SEVERAL = re.compile(rb'\}\s*,?\s*\{\s*["}]')
 _INSIDE = re.compile(rb'\s*(?:"|[{}\]]|\[\s*(?:$|["{\[\]\dtfn-])|(?:-?[\d.eE+-]+|true|false|null)\s*,?\s*$)')
 """How a line inside an object begins."""
 _STRUCTURE = b"[], \t\r\n\x1e"
@@ -113,7 +115,9 @@ class ObjectJoiner:
                     yield from self._complete()
                 return
             yield from self.finish()
-        if begins_array(line.text):
+        # Objects one after another, except within an object.
+        is_several = _SEVERAL.search(line.text) and line.text.lstrip().startswith(b"{") and not parse_object(line.text)
+        if is_several or begins_array(line.text):
             for each in elements([line.text], self._max_bytes):
                 if each is not None:
                     yield from self._begin(line._replace(text=each))

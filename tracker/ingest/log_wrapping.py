@@ -3,9 +3,9 @@ r"""Undoes what containers and log collectors wrap around a line of a log.
     Docker json-file    {"log":"…\n","stream":"stdout","time":…}     a line over 16 KiB is split: only its last piece ends in \n
     journald            {"MESSAGE":"…", …}                           or an array of bytes; CONTAINER_PARTIAL_MESSAGE marks pieces
     CRI (Kubernetes)    2024-05-01T03:00:04.1Z stdout F …            P in place of F: the line goes on
-    docker compose      name-1  | …
+    docker compose      name-1  | …                                  and pm2: 0|name  | …
     kubectl --prefix    [pod/name/container] …
-    syslog, journalctl  May  1 03:00:04 host name[812]: …
+    syslog, journalctl  May  1 03:00:04 host name[812]: …            or with a time in ISO 8601
     server-sent events  data: {…}
     collectors          {"message":"…"}, {"textPayload":"…"}         without pieces
 
@@ -26,12 +26,15 @@ MAX_STREAMS = 64
 """Streams with an unfinished line that are held at once. The oldest is given up first."""
 
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-_COMPOSE = re.compile(rb"[\w./-]+\s+\| ?")
+_COMPOSE = re.compile(rb"[\w./|-]+\s+\| ?")
 _KUBECTL = re.compile(rb"\[[\w.-]+(?:/[\w.-]+)+\] ")
 _CRI = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d) (stdout|stderr) ([FP])(?::\S*)? ")
 _TIMES = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d) ")
 """`docker logs -t` and `docker compose logs -t` put a time before each line."""
-_SYSLOG = re.compile(rb"(?:<\d+>)?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d (\S+ [^\s:]+): ")
+_SYSLOG = re.compile(
+    rb"(?:<\d+>)?(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)? (\S+ [\w./()@-]+(?:\[\d+\])?): "
+    rb"|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d) ((?:[\w.-]+ )?[\w./()@-]+\[[\w.]+\]): )"
+)
 _EVENT_STREAM = re.compile(rb"data: ?(?=\{)")
 _PLAIN_FIELDS = ("message", "textPayload", "msg", "line")
 
@@ -127,7 +130,7 @@ class LineJoiner:
                 stream.append(found[0])
                 text, wrapped = text[found.end() :], True
             elif found := _SYSLOG.match(text):
-                stream.append(found[1])
+                stream.append(found[1] or found[2])
                 text, wrapped = text[found.end() :], True
             elif found := _TIMES.match(text) or _EVENT_STREAM.match(text):
                 text, wrapped = text[found.end() :], True

@@ -268,6 +268,15 @@ async def test_the_lines_before_the_first_line_of_a_log_are_lines_of_a_log(tmp_p
     assert (await imported_text(tmp_path, "no log", text)).unreadable == [1]
 
 
+@pytest.mark.parametrize("cut", [1, 2, 9])
+async def test_a_part_of_a_damaged_event_is_never_recorded(cut: int, tmp_path: Path) -> None:
+    event = '{"holdMusicStarted":{"sessionId":"S","timestamp":1714770057250,"more":{"x":{"timestamp":1714770057250}}}}'
+    for before in ("", PREFIX, ELSEWHERE):
+        report = await imported_text(tmp_path, before + event[:-cut], name="CDR.2024-05-03_21-00-57.log")
+        assert report.new == 0
+        assert report.unreadable == ([1] if before != ELSEWHERE else report.unreadable)
+
+
 # how a file is written
 
 CREATED_2 = CREATED.replace('"S"', '"Zoë"')
@@ -291,6 +300,16 @@ EXPORTS = {
     "journalctl, objects of several lines": lambda events: "".join(
         f"May  1 03:00:04 host node[81]: {line}\n" for each in events for line in json.dumps(each, indent=2).split("\n")
     ),
+    "syslog in ISO 8601, objects of several lines": lambda events: "".join(
+        f"2024-05-01T03:00:04.1+02:00 host node[81]: {line}\n"
+        for each in events
+        for line in json.dumps(each, indent=2).split("\n")
+    ),
+    "pm2, objects of several lines": lambda events: "".join(
+        f"0|app  | {line}\n" for each in events for line in json.dumps(each, indent=2).split("\n")
+    ),
+    "one after another": lambda events: "".join(map(json.dumps, events)) + "\n" + "\n",
+    "with text after it": lambda events: "".join(f"12:00:00 received '{json.dumps(each)}' (200)\n" for each in events),
     "journalctl -o json-pretty": lambda events: "".join(
         json.dumps({"_PID": "81", "MESSAGE": json.dumps(each)}, indent="\t") + "\n" for each in events
     ),
