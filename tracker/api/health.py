@@ -107,6 +107,9 @@ class ApiDocs:
     def __init__(self, access: Access, document: bytes) -> None:
         self._access = access
         self._document = document
+        # Read once: all answers share the bytes, whoever does not read them.
+        folder = resources.files("tracker.api") / "static"
+        self._files = {path: (folder / name).read_bytes() for path, (name, _) in DOCS_FILES.items()}
 
     def add_routes(self, app: web.Application) -> None:
         """Add the routes. Methods other than GET and HEAD get 405."""
@@ -118,14 +121,14 @@ class ApiDocs:
         return web.Response(body=self._document, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
     async def _static(self, request: web.Request) -> web.Response:
-        name, content_type = DOCS_FILES[request.path]
-        body = (resources.files("tracker.api") / "static" / name).read_bytes()
+        _, content_type = DOCS_FILES[request.path]
         headers = {
             "Content-Security-Policy": POLICY,
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "no-cache",
         }
+        body = self._files[request.path]
         return web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
 
     async def _open(self, request: web.Request) -> web.Response:

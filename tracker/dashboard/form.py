@@ -36,8 +36,11 @@ async def read_form(request: web.Request) -> dict[str, str]:
     """The fields of a form, the first of each name. Raises `FormRefused`."""
     if request.content_type != FORM_TYPE or request.headers.get("Content-Encoding", "identity") != "identity":
         raise FormRefused(415, "form-type-unsupported", "The form cannot be read", f"send it as {FORM_TYPE}")
+    if (request.content_length or 0) > FORM_BYTES:
+        raise _too_large()
+    reader = request.app[BODY_READER]
     try:
-        body = await request.app[BODY_READER].read(request.content, FORM_BYTES, seconds=FORM_SECONDS)
+        body = await reader.read(request.content, FORM_BYTES, remote=request.remote, seconds=FORM_SECONDS)
     except TimeoutError:
         detail = f"the form did not arrive within {FORM_SECONDS:.0f} s: send it again"
         raise FormRefused(408, "form-too-slow", "The form took too long", detail) from None
@@ -46,7 +49,7 @@ async def read_form(request: web.Request) -> dict[str, str]:
     except (web.RequestPayloadError, ConnectionError):
         raise FormRefused(400, "form-invalid", "The form is incomplete", "send it again") from None
     if len(body) > FORM_BYTES:
-        raise FormRefused(413, "form-too-large", "The form is too large", f"at most {FORM_BYTES} bytes are read")
+        raise _too_large()
     try:
         fields = parse_qsl(
             body.decode("ascii"),
@@ -62,3 +65,7 @@ async def read_form(request: web.Request) -> dict[str, str]:
     for name, value in fields:
         form.setdefault(name, value)
     return form
+
+
+def _too_large() -> FormRefused:
+    return FormRefused(413, "form-too-large", "The form is too large", f"at most {FORM_BYTES} bytes are read")

@@ -216,7 +216,7 @@ class Ingest:
             if request.content.is_eof():  # the whole body arrived with the headers, as nearly all do
                 body = request.content.read_nowait()
             else:
-                body = await self.body_reader.read(request.content, limit)
+                body = await self.body_reader.read(request.content, limit, remote=request.remote)
         except TimeoutError as error:
             raise _BodyIncomplete(f"the body did not arrive within {BODY_SECONDS:.0f} s: send it again") from error
         except (web.RequestPayloadError, ConnectionError) as error:

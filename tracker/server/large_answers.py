@@ -1,7 +1,7 @@
 """Large answers are sent in pieces, so that a client that reads slowly holds one piece of memory and not a whole answer.
 
-A client that stops reading is cut off by the system (`STALLED_SECONDS`, set on the listening socket in
-`connection_limit.py`). Streams of events and exports write in pieces on their own.
+`connection_limit.py` counts what such clients hold and cuts them off. Streams of events and exports write in pieces on
+their own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-PIECE_BYTES = 16 * 1024
+from tracker.server.connection_limit import Connection
+
+PIECE_BYTES = 64 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,9 +30,15 @@ async def send_in_pieces(request: web.Request, handler: Handler) -> web.StreamRe
     stream.content_length = len(body)
     if response.keep_alive is False:
         stream.force_close()
+    connection = None if request.transport is None else request.transport.get_protocol()
+    if isinstance(connection, Connection):
+        connection.answer_bytes = len(body)
     await stream.prepare(request)
     pieces = memoryview(body)
     for begin in range(0, len(body), PIECE_BYTES):
-        await stream.write(pieces[begin : begin + PIECE_BYTES])  # waits while the client does not read
+        await stream.write(pieces[begin : begin + PIECE_BYTES])
+        await request.writer.drain()  # waits while the client does not read; `write` waits only after 64 KiB
     await stream.write_eof()
+    if isinstance(connection, Connection):
+        connection.answer_bytes = 0
     return stream
