@@ -134,6 +134,10 @@ class ViewsDamaged(ViewsUnavailable):
     """The file of the views is damaged. A server moves it aside and makes it again from the log."""
 
 
+class ViewsPathWrong(ViewsUnavailable):
+    """`views.path` names another file of Tracker. A server does not start."""
+
+
 class ViewsBehind(ViewsError):
     """The requested position is not projected yet."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from tracker.domain.rows import SessionRows
 from tracker.domain.set_aside import find_set_aside
 from tracker.domain.facts import Micros
+from tracker.errors import ViewsDamaged
 from tracker.projections.known_marks import KnownMarks
 from tracker.views.contract import Changes, Result, RoomReader, SavedEntry, SourceRow
 
@@ -39,6 +40,10 @@ class MemoryViews:
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         """See the contract."""
         return {name: self.sessions[name].state for name in session_ids if name in self.sessions}
+
+    def state_undecodable(self, error: Exception) -> ViewsDamaged:
+        """See the contract."""
+        return ViewsDamaged(str(error))
 
     async def read_rooms(self, read: Callable[[RoomReader], Result]) -> Result:
         """See the contract."""

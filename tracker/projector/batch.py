@@ -181,7 +181,10 @@ class Batch:
         if self._cache.sources is None:
             found: dict[str, KnownSource] = {}
             for row in await self._views.sources():
-                state = msgspec.msgpack.decode(row.state, type=SourceState)
+                try:
+                    state = msgspec.msgpack.decode(row.state, type=SourceState)
+                except Exception as error:
+                    raise self._views.state_undecodable(error) from error
                 found[row.source] = KnownSource(row, state, state.restarts())
             self._cache.sources = found
         return self._cache.sources
@@ -230,7 +233,10 @@ class Batch:
         missing = [name for name in sorted(names) if name not in self._cache.states]
         if missing:
             for name, encoded in (await self._views.states(missing)).items():
-                self._cache.states[name] = decode_state(encoded)
+                try:
+                    self._cache.states[name] = decode_state(encoded)
+                except Exception as error:
+                    raise self._views.state_undecodable(error) from error
                 await self._pace.breathe()
         for name in names:
             session = self._cache.states.get(name)

@@ -199,13 +199,17 @@ class ReadSide:
 
     async def _replace_broken_views(self) -> None:
         """Put an empty file in the place of views that were deleted or are damaged; the projector, or a rebuild, fills it."""
+        last = ""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             damage = self._views.damage
             path = self._config.views_path
-            if damage is None and path.exists():
+            if damage is None and path.exists() and self._views.is_open:
                 continue
             try:
+                if damage is None and path.exists():
+                    await stores.repair_views(self._config)
+                    self._replaced.set()
                 if damage is not None:
                     inode, reason = damage
                     await stores.move_damaged_views(self._config, reason, inode)
@@ -214,5 +218,8 @@ class ReadSide:
                     self._was_damaged = self._was_damaged or damage is not None
                     self._replaced.set()
                     _log.warning("there are no views, rebuilding them from the log", path=str(path))
+                last = ""
             except TrackerError as error:
-                _log.error("the views cannot be replaced", reason=str(error))
+                if last != str(error):
+                    last = str(error)
+                    _log.error("the views cannot be replaced", reason=last)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tracker.config.load import Config
-from tracker.errors import LogMissing, LogUnavailable, ViewsDamaged, ViewsMissing, ViewsOutdated
+from tracker.errors import (
+    LogMissing, LogUnavailable, ViewsDamaged, ViewsMissing, ViewsOutdated, ViewsPathWrong, ViewsUnavailable,
+)  # fmt: skip
 from tracker.log.contract import ClusteredLog, Log, ServedLog
 from tracker.log.copy_log import CopySource
 from tracker.log.file_lock import FileLock, lock
@@ -211,7 +213,26 @@ async def rewrap_frame_keys(config: Config, key_store: KeyStore) -> int:
 
 
 async def open_live_views(config: Config) -> SqliteViews:
-    """The views for the projector. Missing, outdated or damaged views are replaced by empty ones, which the projector fills."""
+    """The views for the projector. Where they cannot be opened now, they open themselves later (`repair_views`).
+
+    Raises `ViewsPathWrong`, `LogUnavailable`.
+    """
+    try:
+        return await _open_or_replace(config)
+    except ViewsPathWrong:
+        raise
+    except ViewsUnavailable as error:
+        _log.error("there are no views now: deliveries are recorded, readers get 503", reason=str(error))
+        return SqliteViews(config.views_path, writable=True)
+
+
+async def repair_views(config: Config) -> None:
+    """Do what opening the live views does, so that they can open themselves. Raises `ViewsUnavailable`, `LogUnavailable`."""
+    await (await _open_or_replace(config)).close()
+
+
+async def _open_or_replace(config: Config) -> SqliteViews:
+    """Missing, outdated or damaged views are replaced by empty ones, which the projector fills."""
     try:
         return await SqliteViews.open(config.views_path, writable=True)
     except ViewsDamaged as error:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from tracker.errors import ViewsDamaged
 from tracker.domain.facts import Micros
 from tracker.domain.room_marks import MarkChange, Marks
 from tracker.domain.set_aside import SetAside
@@ -136,6 +137,10 @@ class ViewsWriter(Protocol):
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         """The folded states of the sessions that exist."""
+        ...
+
+    def state_undecodable(self, error: Exception) -> ViewsDamaged:
+        """Note that a folded state, of a session or a source, cannot be decoded. Returns the error to raise."""
         ...
 
     async def read_rooms(self, read: Callable[[RoomReader], Result]) -> Result:

@@ -165,7 +165,7 @@ async def recognise(connection: aiosqlite.Connection, path: Path) -> None:
         raise LogCorrupt(f"{path} is not a SQLite database ({error}): check log.path") from error
     if found != APPLICATION_ID or not tables:
         raise LogCorrupt(f"{path} is not a log of Tracker: check log.path; it was not changed")
-    if not version:
+    if version <= 0:
         raise LogCorrupt(
             f"{path}: the version of its schema (user_version) was reset: find out who changed the file, and restore it from a copy"
         )

@@ -10,8 +10,10 @@ Unusual kinds, subjects and keys are stored as they are: nothing is refused or l
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast, get_args
@@ -19,6 +21,7 @@ from typing import Any, Generic, TypeVar, cast, get_args
 import msgspec
 
 from tracker.domain.facts import KINDS, Clock, EventCopy, Provenance
+from tracker.errors import TrackerError, ViewsDamaged
 from tracker.domain.rows import ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, StreamRow, SupervisorSessionRow  # fmt: skip
 
 _NUMBER_OF_KIND: dict[str, int] = {kind: number for number, kind in enumerate(KINDS)}
@@ -43,6 +46,18 @@ _unpack = msgspec.msgpack.Decoder().decode
 _END_FIELDS = ("reason", "vendor_reason", "provenance", "not_after")
 
 Row = TypeVar("Row", bound=msgspec.Struct)
+
+
+@contextmanager
+def decoding() -> Generator[None]:
+    """Turn any failure to decode stored rows into `ViewsDamaged`: Tracker itself wrote them."""
+    try:
+        yield
+    except (sqlite3.Error, TrackerError):
+        raise
+    except Exception as error:
+        reason = f"a stored row cannot be read: {type(error).__name__}"
+        raise ViewsDamaged(f"the views are damaged ({reason}): run `tracker rebuild`") from error
 
 
 class RowCodec(Generic[Row]):

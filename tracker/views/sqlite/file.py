@@ -33,7 +33,8 @@ from pathlib import Path
 
 import aiosqlite
 
-from tracker.errors import ViewsDamaged, ViewsMissing, ViewsOutdated, ViewsUnavailable
+from tracker.domain.schema_comparison import SELECT_SCHEMA, Schema, find_problems, read_schema
+from tracker.errors import ViewsDamaged, ViewsError, ViewsMissing, ViewsOutdated, ViewsPathWrong, ViewsUnavailable
 from tracker.views.sqlite.schema import APPLICATION_ID, FILL_COUNTS, FILL_TEXTS, INSERT_META, READER_INDICES, SAVE_STAMP, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP, UNFINISHED  # fmt: skip
 
 BUSY_SECONDS = 5.0
@@ -65,7 +66,7 @@ def named_errors(path: Path) -> Generator[None]:
         yield
     except sqlite3.DatabaseError as error:
         if _is_damage(error):
-            raise ViewsDamaged(f"the views at {path} are damaged ({error}): run `tracker rebuild`") from error
+            raise damaged(path, str(error)) from error
         raise _unavailable(path, error) from error
     except (sqlite3.Error, OSError) as error:
         raise _unavailable(path, error) from error
@@ -118,6 +119,7 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
         inode = find_inode(path)
         if inode is None:
             raise ViewsMissing(f"there are no views at {path}: run `tracker rebuild`")
+        _expect_regular_file(path)
         # A URI with mode=rw: a plain path would create an empty file.
         # A closed file on a read-only file system cannot change, and SQLite cannot create the WAL it needs for reading.
         immutable = bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not _sibling(path, "-wal").exists()
@@ -139,7 +141,7 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
             else:
                 connection.execute("PRAGMA query_only = ON")
             if not building:
-                _expect_tables(connection, path)
+                SchemaGuard(path).check(connection)
             # Read once under the lock: SQLite opens the WAL at the first read, which must not happen after a swap.
             connection.execute(SELECT_STAMP).fetchone()
         except BaseException:
@@ -185,22 +187,24 @@ def create_file(path: Path) -> None:
 def is_views_file(path: Path) -> bool:
     """Whether the file begins as a views file of any version. Raises `ViewsUnavailable` when it cannot be read now."""
     with named_errors(path):
+        _expect_regular_file(path)
         return _application_id(path) == APPLICATION_ID
 
 
 def move_aside(path: Path, inode: Inode | None = None) -> Path | None:
     """Rename a damaged file, or one that is no views file, with its WAL; returns its new name.
 
-    `inode`: the damaged file; another one under its name stays, and None is returned. Raises `ViewsUnavailable` for a
-    directory, and for a log or a key store of Tracker; then nothing was moved.
+    `inode`: the damaged file; another one under its name stays, and None is returned. Raises `ViewsUnavailable` for what is
+    no file, and `ViewsPathWrong` for a log or a key store of Tracker; then nothing was moved.
     """
     with named_errors(path), _locked(path, fcntl.LOCK_EX):
         found = find_inode(path)
         if found is None or inode not in {None, found}:
             return None
-        other = "directory" if path.is_dir() else NEVER_MOVED.get(_application_id(path) or 0)
+        _expect_regular_file(path)
+        other = NEVER_MOVED.get(_application_id(path) or 0)
         if other is not None:
-            raise ViewsUnavailable(f"views.path names a {other}: {path}. It was not touched: correct views.path")
+            raise ViewsPathWrong(f"views.path names a {other}: {path}. It was not touched: correct views.path")
         aside = _free_name(path)
         # The WAL first: if we die between, the damaged file is found again, and its WAL never meets another file.
         for suffix in reversed(MAIN_SUFFIXES):
@@ -305,6 +309,7 @@ def swap_in(new_path: Path, path: Path) -> None:
         _finish(new_path)
         with _locked(path, fcntl.LOCK_EX):
             if path.exists():
+                _expect_regular_file(path)
                 _expect_views_file(path)
             # If we die between these, the old views are still there, complete: their WAL was just folded into the file.
             _sibling(path, "-wal").unlink(missing_ok=True)
@@ -340,6 +345,16 @@ def _finish(new_path: Path) -> None:
     _sync(new_path, os.O_RDONLY)
 
 
+def _expect_regular_file(path: Path) -> None:
+    """Raise `ViewsUnavailable` for a directory, a pipe, a device: SQLite may wait for ever to open it."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "directory" if stat.S_ISDIR(mode) else "pipe, socket or device"
+        raise ViewsUnavailable(
+            f"views.path names a {kind}: {path}. It was not touched: move it away, or correct views.path and start again"
+        )
+
+
 def _expect_views_file(path: Path) -> None:
     """Raise `ViewsUnavailable` unless the file is a views file (a mistyped path may be the log), and fold its WAL into it."""
     with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
@@ -366,19 +381,60 @@ def _expect_stamp(connection: sqlite3.Connection, path: Path, stamp: str = STAMP
         raise ViewsOutdated(f"the views at {path} were not written by this version of Tracker: run `tracker rebuild`")
 
 
-def _expect_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise `ViewsDamaged` where a table or an index is missing: queries name them, and would fail for ever."""
-    missing = _made_names() - {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-    if missing:
-        raise ViewsDamaged(f"the views at {path} are damaged ({min(missing)} is missing): run `tracker rebuild`")
+class SchemaGuard:
+    """Checks that the tables, indexes and triggers of a views file are those that Tracker makes, again after each change.
+
+    Queries name columns and indexes, and would fail for ever; a trigger can swallow rows. Call it in the connection's thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._checked: tuple[sqlite3.Connection, int, int] | None = None
+
+    def check(self, connection: sqlite3.Connection) -> None:
+        """Raise `ViewsDamaged` where the schema is another. Within a transaction it cannot change afterwards."""
+        ((version,),) = connection.execute("PRAGMA schema_version")
+        ((writes,),) = connection.execute("PRAGMA data_version")
+        if self._checked is not None and self._checked[0] is connection and self._checked[1:] == (version, writes):
+            return
+        self._checked = None
+        problems = find_problems(_read_schema(connection), _made_schema())
+        if problems:
+            raise damaged(self._path, problems[0])
+        self._checked = connection, version, writes
+
+
+def damaged(path: Path, reason: str) -> ViewsDamaged:
+    """The error that says why views are damaged."""
+    return ViewsDamaged(f"the views at {path} are damaged ({reason}): run `tracker rebuild`")
+
+
+def schema_problem(path: Path) -> ViewsDamaged | None:
+    """The error if the schema of the file is not the one that Tracker makes, or None: then it has another reason."""
+    try:
+        connection, _ = connect(path, writable=False)
+    except ViewsDamaged as error:
+        return error
+    except ViewsError:
+        return None
+    connection.close()
+    return None
+
+
+def _read_schema(connection: sqlite3.Connection) -> Schema:
+    found = read_schema(connection.execute(SELECT_SCHEMA))
+    # Only SQLite's own module makes these tables, each version as it likes.
+    hidden = {key: ("", "") for key in found.objects if key[1].startswith("session_pieces_")}
+    # A rebuild makes indexes in a file with free pages: they may have any order.
+    return found._replace(objects={**found.objects, **hidden}, orders=frozenset())
 
 
 @functools.cache
-def _made_names() -> frozenset[str]:
+def _made_schema() -> Schema:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        for statement in (*SCHEMA, *READER_INDICES):
+        for statement in (*SCHEMA, *READER_INDICES, *FILL_TEXTS):
             connection.execute(statement)
-        return frozenset(name for (name,) in connection.execute("SELECT name FROM sqlite_schema"))
+        return _read_schema(connection)
 
 
 def _sibling(path: Path, suffix: str) -> Path:

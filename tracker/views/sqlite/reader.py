@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ from tracker.views.sqlite.session_statistics import build_stats, plan_stats, sta
 from tracker.views.sqlite.writer import SELECT_POSITION, SELECT_SOURCES, json_list, decode_source
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 MAX_MATCHES = 100
 """`lookup` returns at most this many sessions."""
@@ -60,11 +61,16 @@ class SqliteReader(ABC):
     async def rows_of_snapshot(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Row]]:
         """The rows of several statements, read in one transaction: all see the views at the same moment."""
 
+    def _decoded(self, decode: Callable[[Row], T], rows: Iterable[Row]) -> list[T]:
+        """The decoded rows. Raises `ViewsDamaged` where one cannot be decoded."""
+        with encoding.decoding():
+            return [decode(row) for row in rows]
+
     async def projected_position(self) -> int:
         return (await self.rows(SELECT_POSITION))[0][0]
 
     async def sources(self) -> list[SourceRow]:
-        return [decode_source(row) for row in await self.rows(SELECT_SOURCES)]
+        return self._decoded(decode_source, await self.rows(SELECT_SOURCES))
 
     async def find_sessions(self, filter: SessionFilter, *, limit: int, cursor: str | None) -> Page:
         validate_filter(filter)
@@ -75,7 +81,7 @@ class SqliteReader(ABC):
         else:
             found = await self._search_sessions(filter, filter.q, limit, cursor)
         after = encode_cursor("sessions", found[limit - 1][1:3]) if len(found) > limit else None
-        return [_session(row) for row in found[:limit]], after
+        return self._decoded(_session, found[:limit]), after
 
     async def _search_sessions(
         self, filter: SessionFilter, q: str, limit: int, cursor: str | None, max_hits: int = MAX_HITS_WITH_FILTER
@@ -133,10 +139,10 @@ class SqliteReader(ABC):
 
     async def session(self, session_id: str) -> SessionRow | None:
         found = await self.rows(sql.SELECT_SESSION, [session_id])
-        return _session(found[0]) if found else None
+        return self._decoded(_session, found)[0] if found else None
 
     async def set_aside(self, *, limit: int) -> list[SetAside]:
-        found = [_session(row) for row in await self.rows(sql.SELECT_SET_ASIDE, [limit])]
+        found = self._decoded(_session, await self.rows(sql.SELECT_SET_ASIDE, [limit]))
         return [each for row in found if (each := find_set_aside(row)) is not None]
 
     async def lookup(self, any_id: str, sources: tuple[str, ...] | None) -> list[SessionRow]:
@@ -155,7 +161,7 @@ class SqliteReader(ABC):
                 ids |= {row[0] for row in await self.rows(sql.SELECT_PLACED_SESSIONS, placed)}
         if not ids:
             return []
-        found = [_session(row) for row in await self.rows(sql.SELECT_SESSIONS_BY_ID, [json_list(ids), MAX_MATCHES])]
+        found = self._decoded(_session, await self.rows(sql.SELECT_SESSIONS_BY_ID, [json_list(ids), MAX_MATCHES]))
         return [row for row in found if sources is None or row.source in sources]
 
     async def timeline(
@@ -171,7 +177,7 @@ class SqliteReader(ABC):
         if cursor is not None:
             text += sql.AND_ENTRY_AFTER
             bound.extend(decode_cursor("timeline", cursor, int, int, int, int, int))
-        found = [decode_entry(row) for row in await self.rows(text + sql.ENTRIES_IN_TIME, [*bound, limit + 1])]
+        found = self._decoded(decode_entry, await self.rows(text + sql.ENTRIES_IN_TIME, [*bound, limit + 1]))
         if len(found) <= limit:
             return found, None
         last = found[limit - 1]
@@ -180,7 +186,7 @@ class SqliteReader(ABC):
 
     async def entries_after(self, position: int, n: int, *, limit: int) -> list[EntryRow]:
         """See `ViewsReader`. Hidden entries are left out."""
-        return [decode_entry(row) for row in await self.rows(sql.SELECT_ENTRIES_AFTER, [position, n, limit])]
+        return self._decoded(decode_entry, await self.rows(sql.SELECT_ENTRIES_AFTER, [position, n, limit]))
 
     async def session_positions(self, session_id: str, *, limit: int, after: int) -> list[int]:
         return [row[0] for row in await self.rows(sql.SELECT_SESSION_POSITIONS, [session_id, after, limit])]
@@ -247,7 +253,7 @@ class SqliteReader(ABC):
     async def supervisor_session(self, any_id: str) -> list[SupervisorSessionRow]:
         """By Tracker's id or the vendor's, newest first."""
         found = await self.rows(sql.SELECT_SUPERVISOR_SESSION, [any_id])
-        return [encoding.supervisor_sessions.decode(row[0], row[2:]) for row in found]
+        return self._decoded(lambda row: encoding.supervisor_sessions.decode(row[0], row[2:]), found)
 
     async def find_rooms(
         self, *, source: str | None, sources: tuple[str, ...] | None, limit: int, cursor: str | None
@@ -297,7 +303,7 @@ class SqliteReader(ABC):
         values = [value for _, own in either for value in (*bound, *own, *key)]
         found = await self.rows(statement, [*values, limit + 1])
         following = encode_cursor(name, found[limit - 1][1:4]) if len(found) > limit else None
-        return [codec.decode(row[0], row[2:]) for row in found[:limit]], following
+        return self._decoded(lambda row: codec.decode(row[0], row[2:]), found[:limit]), following
 
 
 def _session(row: Row) -> SessionRow:

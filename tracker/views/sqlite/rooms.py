@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tracker.domain.facts import Micros
 from tracker.domain.room_marks import EARLIEST, LATEST, START, Mark
 from tracker.views.contract import SavedEntry
+from tracker.views.sqlite.encoding import decoding
 from tracker.views.sqlite.queries import NUMBER_OF_NAME
 from tracker.views.sqlite.writer import SAVED_ENTRY_COLUMNS, decode_saved_entry, json_list
 
@@ -107,8 +108,10 @@ class SqliteRooms:
             (SELECT_ROOM_ENTRIES, json_list(windows)),
             (SELECT_ANCHORED_ENTRIES, json_list(anchors)),
         ):
-            for row in self._connection.execute(statement.format(condition=self._part.entries), (asked, room, source)):
-                rows[row[0], row[1]] = decode_saved_entry(row)
+            found = self._connection.execute(statement.format(condition=self._part.entries), (asked, room, source))
+            for row in found.fetchall():
+                with decoding():
+                    rows[row[0], row[1]] = decode_saved_entry(row)
         return [rows[key] for key in sorted(rows)]
 
     def sessions_without_next_run(self, source: str, room: str, windows: Sequence[tuple[Micros, Micros]]) -> list[str]:

@@ -18,6 +18,7 @@ from tracker.domain.polling import IDLE_LOOK_SECONDS
 from tracker.errors import ViewsUnavailable
 from tracker.views.contract import Look
 from tracker.views.sqlite.dump import dump_rows
+from tracker.views.sqlite.encoding import decoding
 from tracker.views.sqlite.reader import Row, SqliteReader
 from tracker.views.sqlite.file import Inode, connect, named_errors, open_connection
 
@@ -48,9 +49,10 @@ class ViewsSnapshot(SqliteReader):
     async def dump(self, *, positions: bool) -> AsyncGenerator[tuple[str, bytes]]:
         async with self._lock:
             with named_errors(self._path):
-                async with aclosing(dump_rows(self._connection, positions=positions)) as rows:
-                    async for dumped in rows:
-                        yield dumped
+                with decoding():
+                    async with aclosing(dump_rows(self._connection, positions=positions)) as rows:
+                        async for dumped in rows:
+                            yield dumped
 
     async def close(self) -> None:
         await self._connection.close()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -33,11 +33,11 @@ from tracker.views.sqlite.rooms import SqliteRooms
 from tracker.views.sqlite.row_diff import SavedRows
 from tracker.views.sqlite.counts import select_counts, update_counts
 from tracker.views.sqlite.dump import dump_rows
-from tracker.views.sqlite.encoding import decompress_state
+from tracker.views.sqlite.encoding import decoding, decompress_state
 from tracker.views.sqlite.reader import Row, SqliteReader
 from tracker.views.sqlite.refusals import replace_refused
 from tracker.views.sqlite.schema import HAS_TRIGRAMS
-from tracker.views.sqlite.file import Inode, connect, create_file, finish_building, find_inode, is_views_file, named_errors, open_connection, start_building, swap_in  # fmt: skip
+from tracker.views.sqlite.file import Inode, SchemaGuard, damaged, schema_problem, connect, create_file, finish_building, find_inode, is_views_file, named_errors, open_connection, start_building, swap_in  # fmt: skip
 from tracker.views.sqlite.search_index import update_texts
 
 __all__ = ["SqliteViews", "swap_in"]
@@ -75,6 +75,11 @@ class _Connection:
             self.times_opened += 1
         return self._connection
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._connection is not None
+
     async def refresh(self) -> bool:
         """Reopen if the name means another file now; returns whether it does. Call it with `lock` held."""
         if self._connection is not None and find_inode(self._path) == self._inode:
@@ -103,6 +108,7 @@ class SqliteViews(SqliteReader):
         self._building = building
         self._writer = _Connection(path, writable=True, building=building) if writable else None
         self._saved_rows = SavedRows()
+        self._guard = SchemaGuard(path)
         self._damage: tuple[Inode, str] | None = None
         self._look = Look(None, 0, 0.0)
         self._looked_at = self._changed_at = -math.inf
@@ -188,6 +194,11 @@ class SqliteViews(SqliteReader):
         except BaseException:
             await self.close()
             raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a file to write to. A query opens it, if it can be."""
+        return self._writer is not None and self._writer.is_open
 
     @property
     def _connections(self) -> list[_Connection]:
@@ -276,15 +287,25 @@ class SqliteViews(SqliteReader):
             with self._named_errors():
                 connection = await handle.open()
                 await connection.execute_fetchall("BEGIN")
-                async with aclosing(dump_rows(connection, positions=positions)) as rows:
-                    async for dumped in rows:
-                        yield dumped
+                with decoding():
+                    async with aclosing(dump_rows(connection, positions=positions)) as rows:
+                        async for dumped in rows:
+                            yield dumped
         finally:
             await handle.close()
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, bytes]:
         found = await self._read_back(sql.SELECT_STATES, [sql.json_list(session_ids)])
-        return {name: decompress_state(packed) for name, packed in found}
+        return dict(self._decoded(lambda row: (row[0], decompress_state(row[1])), found))
+
+    def state_undecodable(self, error: Exception) -> ViewsDamaged:
+        found = damaged(self._path, f"a folded state cannot be read: {type(error).__name__}")
+        self._note_damage(find_inode(self._path), found)
+        return found
+
+    def _decoded(self, decode: Callable[[Row], T], rows: Iterable[Row]) -> list[T]:
+        with self._named_errors():
+            return super()._decoded(decode, rows)
 
     async def read_rooms(self, read: Callable[[RoomReader], Result]) -> Result:
         handle = self._writing_connection()
@@ -293,7 +314,7 @@ class SqliteViews(SqliteReader):
                 return await _run_in_thread(await handle.open(), _read_rooms, read)
 
     async def session_entries(self, session_id: str) -> list[SavedEntry]:
-        return [sql.decode_saved_entry(row) for row in await self._read_back(sql.SELECT_SESSION_ENTRIES, [session_id])]
+        return self._decoded(sql.decode_saved_entry, await self._read_back(sql.SELECT_SESSION_ENTRIES, [session_id]))
 
     async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
         return [row[0] for row in await self._read_back(sql.SELECT_UNREPORTED_SESSIONS, [source, begins_before])]
@@ -312,7 +333,7 @@ class SqliteViews(SqliteReader):
                 self._is_uncommitted = False
                 try:
                     await _run_in_thread(
-                        connection, _save, changes, None if self._building else self._saved_rows, commit
+                        connection, _save, changes, None if self._building else self._saved_rows, self._guard, commit
                     )
                 except BaseException:
                     # Also if cancelled: the next save must not find this transaction open.
@@ -357,9 +378,19 @@ class SqliteViews(SqliteReader):
                         raise
                     raise ViewsDamaged(f"the views at {self._path} were replaced by another file") from None
         except ViewsDamaged as error:
-            if inode is not None:
-                self._damage = inode, str(error)
+            self._note_damage(inode, error)
             raise
+        except ViewsUnavailable as error:
+            # A missing column or index is an error of the statement, not of the file.
+            found = schema_problem(self._path) if isinstance(error.__cause__, sqlite3.Error) else None
+            if found is None:
+                raise
+            self._note_damage(inode, found)
+            raise found from error
+
+    def _note_damage(self, inode: Inode | None, error: ViewsDamaged) -> None:
+        if inode is not None:
+            self._damage = inode, str(error)
 
 
 def _read_rooms(connection: sqlite3.Connection, read: Callable[[RoomReader], Result]) -> Result:
@@ -370,8 +401,14 @@ def _read_parts(connection: sqlite3.Connection, read: Callable[[RoomParts], Resu
     return read(rooms_of_parts(connection))
 
 
-def _save(connection: sqlite3.Connection, changes: Changes, saved_rows: SavedRows | None, commit: bool) -> None:
+def _save(
+    connection: sqlite3.Connection, changes: Changes, saved_rows: SavedRows | None, guard: SchemaGuard, commit: bool
+) -> None:
     """One save, in the connection's thread. `saved_rows` is None for views that are being built."""
+    if not connection.in_transaction:
+        connection.execute("BEGIN IMMEDIATE")
+    if saved_rows is not None:
+        guard.check(connection)
     try:
         numbers, fresh = sql.begin_save(connection, sql.collect_names(changes))
     except Exception as error:

@@ -104,9 +104,10 @@ async def test_statistics_and_a_vacuum_change_nothing(log: SqliteLog, path: Path
     assert await log.schema_problems() == []
 
 
-async def test_a_version_that_was_reset_is_named(path: Path) -> None:
+@pytest.mark.parametrize("version", [0, -1])
+async def test_a_version_that_was_reset_is_named(path: Path, version: int) -> None:
     await SqliteLog.create(path)
-    plant(path, "PRAGMA user_version = 0")
+    plant(path, f"PRAGMA user_version = {version}")
     with pytest.raises(LogCorrupt, match="user_version"):
         await SqliteLog.open(path)
 

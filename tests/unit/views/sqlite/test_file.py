@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from tracker.config.encryption import MasterKey
 from tracker.errors import ViewsDamaged, ViewsUnavailable
 from tracker.log.keys.key_store import KeyStore
 from tracker.log.sqlite.log import SqliteLog
+from tracker.views.contract import Changes
 from tracker.views.sqlite.file import MAX_DAMAGED, find_inode, is_views_file, move_aside, remove_damaged
 from tracker.views.sqlite.views import SqliteViews
 
@@ -65,13 +67,47 @@ async def test_a_damaged_or_foreign_file_is_refused_and_moved_aside(path: Path, 
     await views.close()
 
 
-@pytest.mark.parametrize("table", ["entries", "session_texts", "sessions_newest"])
-async def test_a_missing_table_or_index_is_damage(path: Path, table: str) -> None:
+CHANGES = {
+    "DROP TABLE entries": "the index 'entries_of_anchor' is missing",
+    "DROP TABLE session_texts": "the index 'texts_of_session' is missing",
+    "DROP INDEX sessions_newest": "the index 'sessions_newest' is missing",
+    "ALTER TABLE sessions RENAME COLUMN joined TO joiners": "the index 'sessions_by_end' was changed",
+    "ALTER TABLE sessions ADD COLUMN more TEXT": "the table 'sessions' was changed",
+    "CREATE TRIGGER x BEFORE INSERT ON entries BEGIN SELECT RAISE(IGNORE); END": "the trigger 'x' was added",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_changed_schema_is_damage_at_open_and_while_open(path: Path, change: str) -> None:
+    views = await SqliteViews.open(path, writable=True)
+    await views.save(Changes(position=1))
     with closing(sqlite3.connect(path)) as file:
-        ((kind,),) = file.execute("SELECT type FROM sqlite_schema WHERE name = ?", [table])
-        file.execute(f"DROP {kind} {table}")
-    with pytest.raises(ViewsDamaged, match=r"damaged \(\w+ is missing\): run `tracker rebuild`"):
+        file.executescript(change)
+    with pytest.raises(ViewsDamaged, match=re.escape(f"damaged ({CHANGES[change]}): run `tracker rebuild`")):
+        await views.save(Changes(position=2))
+    assert views.damage is not None
+    await views.close()
+    with pytest.raises(ViewsDamaged, match=re.escape(CHANGES[change])):
         await SqliteViews.open(path, writable=False)
+
+
+async def test_statistics_and_a_vacuum_are_no_damage(path: Path) -> None:
+    views = await SqliteViews.open(path, writable=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.executescript("ANALYZE; VACUUM")
+    await views.save(Changes(position=1))
+    assert await views.projected_position() == 1
+    await views.close()
+
+
+async def test_a_column_that_is_gone_is_damage_for_readers(path: Path) -> None:
+    views = await SqliteViews.open(path, writable=False)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("ALTER TABLE sources RENAME COLUMN records TO recorded")
+    with pytest.raises(ViewsDamaged, match="the table 'sources' was changed"):
+        await views.sources()
+    assert views.damage is not None
+    await views.close()
 
 
 async def test_a_log_a_key_store_and_a_directory_are_never_moved(tmp_path: Path) -> None:
@@ -82,7 +118,8 @@ async def test_a_log_a_key_store_and_a_directory_are_never_moved(tmp_path: Path)
     await opened.close()
     await KeyStore.create(keys, [MasterKey("m", bytes(32))])
     folder.mkdir()
-    for path, what in ((log, "log"), (keys, "key store"), (folder, "directory")):
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((log, "log"), (keys, "key store"), (folder, "directory"), (tmp_path / "pipe", "pipe")):
         inode = find_inode(path)
         with pytest.raises(ViewsUnavailable, match=f"views.path names a {what}.*not touched|unable to open"):
             move_aside(path)
