@@ -17,10 +17,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tracker.domain.deliveries import Delivery, Verified
-from tracker.demo.calls import ISSUERS, sign, whole_call
+import msgspec
+
+from tracker.domain.deliveries import Verified
+from tracker.demo.calls import SampleDelivery, delivery, settings, whole_call
 from tracker.sources import registry
-from tracker.sources.contract import Source, SourceSettings
+from tracker.sources.contract import Source
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.support.samples import samples  # noqa: E402 - read from the checkout
@@ -40,8 +42,7 @@ PLATFORMS = (
 
 def source_of(vendor: str) -> Source:
     """The source that verifies the results of `deliveries`; its name is the vendor's."""
-    keys = {ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {}
-    return registry.build(SourceSettings(name=vendor, vendor=vendor, secrets=() if keys else (SECRET,), keys=keys))
+    return registry.build(settings(vendor, SECRET, name=vendor))
 
 
 def with_other_people(body: bytes, chance: random.Random, people: tuple[str, str], room: str) -> bytes:
@@ -102,17 +103,8 @@ def sample_deliveries(vendor: str, seed: int = 0) -> Iterator[Verified]:
         for text in bodies:
             now += chance.randrange(MINUTE)
             body = with_other_ids(text, chance, known).encode("latin1")
-            headers, suffix, query = sign(vendor, body, SECRET, now)
-            yield source.verify(_delivery(vendor, body, now, headers, suffix, query))
-
-
-def _delivery(
-    vendor: str, body: bytes, now: int, headers: dict[str, str], suffix: str, query: dict[str, str]
-) -> Delivery:
-    return Delivery(
-        source=vendor, body=body, received_at=now, headers={name.lower(): value for name, value in headers.items()},
-        query=query, token=suffix.removeprefix("/") or None,
-    )  # fmt: skip
+            sent = SampleDelivery("", body, now)
+            yield source.verify(delivery(vendor, sent, SECRET, name=vendor, received_at=now))
 
 
 def _name(chance: random.Random, least: int, most: int) -> str:
@@ -131,9 +123,9 @@ def deliveries(vendor: str, seed: int = 0) -> Iterator[Verified]:
         place = chance.getrandbits(60)
         for sent in whole_call(vendor, now, seed=chance.getrandbits(30), pace=chance.uniform(0.2, 20)):
             body = with_other_people(sent.body, random.Random(place), people, room)
-            headers, suffix, query = sign(vendor, body, SECRET, sent.at)
+            changed = msgspec.structs.replace(sent, body=body)
             arrived = sent.at + chance.randrange(500_000)
-            yield source.verify(_delivery(vendor, body, arrived, headers, suffix, query | sent.query))
+            yield source.verify(delivery(vendor, changed, SECRET, name=vendor, received_at=arrived))
 
 
 KINDS = {"calls": deliveries, "samples": sample_deliveries}

@@ -142,7 +142,7 @@ def test_pure_files_never_ask_for_the_time_nor_open_or_print_anything() -> None:
     assert not found
 
 
-VENDOR_NAME = re.compile(r"openvidu|livekit|plugnmeet|streamrec|eyeson|jitsi|jaas", re.IGNORECASE)
+VENDOR_NAME = re.compile(r"openvidu|livekit|plugnmeet|streamrec|eyeson|bigbluebutton|jitsi|jaas", re.IGNORECASE)
 MAY_NAME_VENDORS = {
     "tracker/sources/registry.py": "lists the vendors' folders",
     "tracker/sources/livekit_protocol.py": "the objects of livekit/protocol, which two vendors send",

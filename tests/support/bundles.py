@@ -20,9 +20,8 @@ from tracker.evidence.bundle import manifest as names, readme_page
 from tracker.evidence.bundle.manifest import Manifest
 from tracker.evidence.bundle.verify import BundleVerification
 from tracker.config.load import Config, load
-from tracker.domain.deliveries import Delivery
 from tracker.demo.show import SOURCES, config_text
-from tracker.demo.calls import VENDORS, SampleDelivery, sign, whole_call
+from tracker.demo.calls import VENDORS, SampleDelivery, delivery, whole_call
 from tracker.log.merkle.note import Signer, sign_note
 from tracker.server.sources import build_sources
 
@@ -56,13 +55,9 @@ async def append(config: Config, deliveries: Sequence[tuple[str, SampleDelivery]
     sources = build_sources(config)
     async with stores.reading_log(config) as log:
         for vendor, sent in deliveries:
-            headers, suffix, _ = sign(vendor, sent.body, SECRETS[vendor], sent.at)
-            lowered = {name.lower(): value for name, value in headers.items()}
-            delivery = Delivery(
-                source=SOURCES[vendor], body=sent.body, received_at=sent.at + 1234, headers=lowered, query=sent.query,
-                token=suffix.removeprefix("/") or None,
-            )  # fmt: skip
-            await log.append(sources[SOURCES[vendor]].verify(delivery))
+            name = SOURCES[vendor]
+            arrived = delivery(vendor, sent, SECRETS[vendor], name=name, received_at=sent.at + 1234)
+            await log.append(sources[name].verify(arrived))
     await rebuild(config)
 
 

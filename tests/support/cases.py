@@ -25,7 +25,7 @@ from tests.support.samples import SAMPLES, SECRET
 from tracker.api.app import add_routes
 from tracker.api.auth import SCOPES, Access, AccessKey, mint_token
 from tracker.api.route import ApiContext
-from tracker.demo.calls import ISSUERS, SOURCES, sign
+from tracker.demo.calls import SOURCES, delivery, settings
 from tracker.domain.deliveries import Delivery
 from tracker.domain.ordering import causal_rank
 from tracker.domain.rows import EntryRow, SessionRows
@@ -33,7 +33,7 @@ from tracker.ingest.webhooks import Ingest
 from tracker.projector.projector import Projector
 from tracker.server.metrics import Metrics
 from tracker.sources import registry
-from tracker.sources.contract import Source, SourceSettings
+from tracker.sources.contract import Source
 from tracker.sources.sample_calls import SampleDelivery
 from tracker.views.sqlite.views import SqliteViews
 
@@ -84,18 +84,12 @@ def clock(seconds: str) -> str:
 
 def source_of(hook: str) -> Source:
     """The source that receives the deliveries of a case."""
-    vendor = VENDOR_OF_HOOK[hook]
-    keys = {ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {}
-    return registry.build(SourceSettings(name=hook, vendor=vendor, secrets=() if keys else (SECRET,), keys=keys))
+    return registry.build(settings(VENDOR_OF_HOOK[hook], SECRET, name=hook))
 
 
 def signed(hook: str, sent: SampleDelivery) -> Delivery:
     """The delivery as it arrives."""
-    headers, token, _ = sign(VENDOR_OF_HOOK[hook], sent.body, SECRET, sent.at)
-    return Delivery(
-        source=hook, body=sent.body, received_at=sent.at, query=sent.query, token=token.removeprefix("/") or None,
-        headers={name.lower(): value for name, value in headers.items()},
-    )  # fmt: skip
+    return delivery(VENDOR_OF_HOOK[hook], sent, SECRET, name=hook, received_at=sent.at)
 
 
 class CaseServer:

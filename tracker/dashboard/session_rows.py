@@ -31,6 +31,11 @@ SCHEME_MEANINGS = {
     "hmac-sha256": "signed by the sender (HMAC-SHA256 over the body)",
     "header": "sent with the secret header; the body itself is not signed",
     "url_token": "sent to the secret URL; the body itself is not signed",
+    "checksum": "signed by the sender (a checksum of address and body)",
+    "checksum-url": "sent with a checksum of the address; the body itself is not signed",
+    "bearer": "sent with the shared secret; the body itself is not signed",
+    "jwt-sender": "sent with a token of the sender (a JWT); the body itself is not signed",
+    "jwt-body": "signed by the sender (the body is a JWT)",
     "import": "read from a file by the operator; nothing proves who sent it",
     "erased": "erased later: the content is gone; its position in the log is still proved",
 }

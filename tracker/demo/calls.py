@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from urllib.parse import parse_qsl
 
+from tracker.domain.deliveries import Delivery
 from tracker.domain.facts import Micros
 from tracker.sources import registry
+from tracker.sources.contract import SourceSettings
 from tracker.sources.sample_calls import CallScript, SampleCall, SampleDelivery, SignedRequest
 
 _SAMPLES: Mapping[str, SampleCall] = {
@@ -23,6 +26,32 @@ ISSUERS: Mapping[str, str] = {vendor: sample.issuer for vendor, sample in _SAMPL
 """The `iss` that `sign` puts into its tokens by default."""
 
 
+def settings(vendor: str, secret: str, *, name: str = "s") -> SourceSettings:
+    """A source that accepts what `sign` signs with this secret."""
+    sample = _SAMPLES[vendor]
+    return SourceSettings(
+        name=name,
+        vendor=vendor,
+        secrets=() if sample.issuer else (secret,),
+        keys={sample.issuer: secret} if sample.issuer else {},
+        hook_url=sample.hook_url,
+    )
+
+
+def delivery(vendor: str, sent: SampleDelivery, secret: str, *, name: str = "s", received_at: Micros) -> Delivery:
+    """A delivery of a sample call as it arrives, signed when it was sent."""
+    headers, suffix, query = sign(vendor, sent.body, secret, sent.at)
+    path, _, signed = suffix.partition("?")
+    return Delivery(
+        source=name,
+        body=sent.body,
+        received_at=received_at,
+        headers={name.lower(): value for name, value in headers.items()},
+        query={**sent.query, **query, **dict(parse_qsl(signed))},
+        token=path.removeprefix("/") or None,
+    )
+
+
 def whole_call(vendor: str, start: Micros, *, seed: int = 0, pace: float = 1.0) -> list[SampleDelivery]:
     """Every delivery of one call in causal order; the same arguments give the same bytes.
 
@@ -34,7 +63,7 @@ def whole_call(vendor: str, start: Micros, *, seed: int = 0, pace: float = 1.0) 
 
 
 def sign(vendor: str, body: bytes, secret: str, now: Micros, *, issuer: str | None = None) -> SignedRequest:
-    """What the vendor's server would attach: (headers, path suffix after /hooks/{source}, query).
+    """What the vendor's server would attach: (headers, what follows /hooks/{source} in the address, query).
 
     `secret` is what the vendor proves with; `now` in µs goes into what is signed. Raises KeyError for another vendor.
     """

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from tracker.demo.calls import ISSUERS, SOURCES, VENDORS, sign, whole_call
+from tracker.demo.calls import ISSUERS, SOURCES, VENDORS, settings, sign, whole_call
 from tracker.demo.process import ServerFailed, ServerProcess, start_server
 from tracker.domain import clock
 from tracker.errors import TrackerError
@@ -142,6 +142,7 @@ class Player:
         self._keys = keys
         self._random = random.Random(7)  # noqa: S311 - the same demo every time
         self.tallies = {vendor: Tally() for vendor in VENDORS}
+        self._rejected = {vendor: registry.build(settings(vendor, "x")).rejected_status for vendor in VENDORS}
         self.head = 0
         """The highest position that a delivery was recorded at."""
 
@@ -194,7 +195,7 @@ class Player:
 
     def print_tallies(self) -> bool:
         """Print the table of deliveries; returns whether every delivery got the right answer."""
-        columns = ("source", "sent", "recorded", "duplicate", "refused (401)", "wrong answers")
+        columns = ("source", "sent", "recorded", "duplicate", "refused", "wrong answers")
         rows = [
             (f"{SOURCES[vendor]} ({vendor})", tally.sent, tally.recorded, tally.duplicate, tally.refused, tally.failed)
             for vendor, tally in self.tallies.items()
@@ -212,7 +213,7 @@ class Player:
         forged = [Request(vendor, sent, headers, suffix, sent.body, forged=True)]
         if registry.VENDORS[vendor].signs_body:
             headers, suffix, _ = sign(vendor, sent.body, self._keys[vendor], clock.now())
-            forged.append(Request(vendor, sent, headers, suffix, sent.body.replace(b"{", b"{ ", 1), forged=True))
+            forged.append(Request(vendor, sent, headers, suffix, sent.body + b" ", forged=True))
         return forged
 
     async def _post(self, request: Request) -> None:
@@ -222,7 +223,7 @@ class Player:
         post = self._web.post(url, data=request.body, headers=request.headers, params=request.sent.query)
         async with post as response:
             answer = json.loads(await response.read() or b"{}")
-        if response.status == (401 if request.forged else 200):
+        if response.status == (self._rejected[request.vendor] if request.forged else 200):
             if request.forged:
                 tally.refused += 1
             elif answer.get("duplicate"):
@@ -336,6 +337,9 @@ def config_text(folder: Path, keys: dict[str, str], read_key: str, port: int) ->
             lines.append(f'keys = {{ {ISSUERS[vendor]} = "{keys[vendor]}" }}')
         else:
             lines.append(f'secret = "{keys[vendor]}"')
+        hook_url = settings(vendor, "").hook_url
+        if hook_url:
+            lines.append(f"hook_url = {json.dumps(hook_url)}")
     return "\n".join(lines) + "\n"
 
 

@@ -153,7 +153,8 @@ class ConnectionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
     """About one join of one participant.
 
     `connection` is the vendor's connection id. It identifies the interval, together with `joined_at` if `keyed_by_join`
-    is set (the vendor reuses ids). `joined_at` on a `left` gives a derived join.
+    is set (the vendor reuses ids). `joined_at` on a `left` gives a derived join. `reuses_id`: the vendor reuses ids, and a `left`
+    does not state its join.
     `identity` is the person. `person` is the kind of participant ("standard" is a person).
     """
 
@@ -163,6 +164,7 @@ class ConnectionFact(Fact, frozen=True, kw_only=True, omit_defaults=True):
     person: str = "standard"
     joined_at: Micros | None = None
     keyed_by_join: bool = False
+    reuses_id: bool = False
     platform: str | None = None
     location: str | None = None
     ip: str | None = None
@@ -185,7 +187,8 @@ class ParticipantConnectionAborted(ConnectionFact, frozen=True, kw_only=True, ta
 class ParticipantAttended(ConnectionFact, frozen=True, kw_only=True, omit_defaults=True, tag="participant.attended"):
     """A summary made afterwards states a whole connection, from `joined_at` to `left_at`; None: not known.
 
-    Its times are derived: a join and a leave with events of their own are stronger. It has no entry of its own.
+    Its times are derived: a join and a leave with events of their own are stronger. It has no entry of its own. An empty
+    `connection`, with `reuses_id`: only the person is known.
     """
 
     left_at: Micros | None = None
@@ -381,8 +384,10 @@ class ArtifactCreated(NoteFact, frozen=True, kw_only=True, tag="artifact.created
     """A by-product of the call exists (summary, transcript, analytics, usage)."""
 
 
-class AnalyticsReady(NoteFact, frozen=True, kw_only=True, tag="analytics.ready"):
-    """The analytics file of a run exists."""
+class AnalyticsReady(NoteFact, frozen=True, kw_only=True, omit_defaults=True, tag="analytics.ready"):
+    """The analytics file of a run exists. `ended_at`: the end of the run that it states."""
+
+    ended_at: Micros | None = None
 
 
 class SignalSent(NoteFact, frozen=True, kw_only=True, tag="signal.sent"):

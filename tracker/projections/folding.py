@@ -161,7 +161,33 @@ def _note_activity(state: SessionState, fact: f.Fact, item: SourcedFact) -> None
         state.last_activity = _claim(item, fact.at, "reported")
 
 
+def _visit(state: SessionState, fact: f.ConnectionFact, item: SourcedFact) -> None:
+    """A join or a leave of a connection whose id may be used again: each is an interval, paired when the session is rendered."""
+    is_summary = isinstance(fact, f.ParticipantAttended)
+    provenance: f.Provenance = "derived" if is_summary else "reported"
+    joined = fact.joined_at if is_summary else fact.at if isinstance(fact, f.ParticipantJoined) else None
+    left = fact.left_at if isinstance(fact, f.ParticipantAttended) else None if joined is not None else fact.at
+    for what, at in (("join", joined), ("leave", left)):
+        if at is None:
+            continue
+        piece = state.interval("visit", interval_key(fact.connection or "", fact.identity or "", what, at, provenance))
+        piece.set_values(
+            _stated_at(fact), item.key, id=fact.connection or None, identity=fact.identity, name=fact.name, person=fact.person,
+            platform=fact.platform, location=fact.location, ip=fact.ip,
+        )  # fmt: skip
+        if what == "join":
+            piece.claim_start(_claim(item, at, provenance))
+        else:
+            reason = fact.reason or "unknown"
+            piece.claim_end(_claim(item, at, provenance, reason=reason, vendor_reason=fact.vendor_reason))
+    if not is_summary:
+        _note_activity(state, fact, item)
+
+
 def _connection(state: SessionState, fact: f.ConnectionFact, item: SourcedFact) -> None:
+    if fact.reuses_id:
+        _visit(state, fact, item)
+        return
     by_join = (fact.joined_at or "",) if fact.keyed_by_join else ()
     # A vendor that keys by join names the person in every event, except where the event has no id: then the id is made up.
     made_up = ("",) if fact.keyed_by_join and fact.identity is None else ()
@@ -261,6 +287,8 @@ def _note(state: SessionState, fact: f.NoteFact, item: SourcedFact) -> None:
     if isinstance(fact, f.NodeCrashed):
         end = _claim(item, fact.at, "inferred", reason="server_failure", vendor_reason="nodeCrashed")
         state.lifetime.claim_end(end)
+    elif isinstance(fact, f.AnalyticsReady) and fact.ended_at is not None:
+        state.lifetime.claim_end(_claim(item, fact.ended_at, "derived", reason="unknown"))
     elif isinstance(fact, f.AnalyticsReady):
         # Analytics are made after a run is over, so it ended no later than this.
         state.lifetime.claim_end(_claim(item, fact.at, "inferred", reason="inferred"))

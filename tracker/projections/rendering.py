@@ -32,6 +32,7 @@ from tracker.projections.people import (
 )
 from tracker.projections.recordings import render_recordings
 from tracker.domain.rows import Anomaly, Completeness, End, RecordingRow, SessionRow, SessionRows, StreamRow, SupervisorSessionRow  # fmt: skip
+from tracker.projections.visits import end_with_session, pair_visits
 from tracker.projections.state import Interval, SessionState, duration_ms, encode_state, when
 
 LATE = 5_000_000
@@ -75,11 +76,13 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
     """All rows of a session."""
     identity = session_id(state.source, state.run)
     anomalies = [Anomaly(kind=kind, position=position, detail=detail) for kind, detail, _, position in state.anomalies]
+    state = pair_visits(state)
     start = start_claim(state)
     end, not_after = _end(state, start, context)
     ended_at = None if end is None else end.at
     _add_session_anomalies(state, start, end, context, anomalies)
     whole, state = state, clamp_early_starts(state, start, context.rules.tolerance, anomalies)
+    state = end_with_session(state, ended_at)
     connections = render_connections(identity, state, ended_at, anomalies)
     reported = [connection.row for connection in connections]
     end_row = (

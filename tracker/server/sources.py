@@ -17,6 +17,10 @@ from tracker.sources import registry
 from tracker.sources.contract import SecretsKey, Source, SourceSettings
 
 
+_WHY_REQUIRED = {
+    "hook_url": "this sender signs the address of the hook: write it exactly as it is registered there",
+    "declaration": "write the path of the file that declares what this sender's deliveries look like",
+}
 SHORT_SECRET = 16
 """Characters. A vendor's secret that is shorter gives a warning."""
 
@@ -39,6 +43,8 @@ def check_sources(config: Config) -> None:
             raise ConfigInvalid(f"{where}.vendor: {source.vendor!r} is unknown; {registry.suggest(source.vendor)}")
         for option in sorted(source.options - vendor.accepts):
             raise ConfigInvalid(f"{where}.{option}: vendor {vendor.name} has no such option: remove the key")
+        for option in sorted(vendor.requires - source.options):
+            raise ConfigInvalid(f"{where}.{option}: missing; {_WHY_REQUIRED[option]}")
         if not (source.keys if vendor.needs == "keys" else source.secrets):
             raise ConfigInvalid(_wrong_secrets(source, vendor.needs, where))
         weak = [why_too_weak(secret, vendor.least_secret) for secret in source.secrets if vendor.least_secret]

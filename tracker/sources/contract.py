@@ -121,6 +121,8 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     """Secrets from the vendor's examples and default configurations: everybody knows them."""
     accepts: frozenset[str] = frozenset()
     """The options of `SourceSettings` that its sources have, like "header"."""
+    requires: frozenset[str] = frozenset()
+    """Those of them that a source cannot do without."""
     signs_body: bool = False
     """Whether the proof covers the bytes of the body."""
     first_steps: str
@@ -129,6 +131,8 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the shipped zstd dictionary for its encrypted records; 0: none."""
     headers_from_proof: Callable[[Mapping[str, Any]], dict[str, str] | None] = lambda _: None
     """The headers that proved a delivery, from the recorded proof; None where the proof does not hold them."""
+    query_from_proof: Callable[[Mapping[str, Any]], dict[str, str]] = lambda _: {}
+    """The query that proved a delivery, from the recorded proof."""
     why_no_event: WhyNoEvent = lambda _fields, _where: None
     """What `tracker import` recognises an event by."""
     former_keys: Callable[[bytes], tuple[str, ...]] = lambda _: ()

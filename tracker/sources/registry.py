@@ -15,7 +15,7 @@ from tracker.errors import ConfigInvalid
 from tracker.sources.contract import Source, SourceSettings, Vendor
 from tracker.sources.json_reading import read_proof
 
-FOLDERS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec", "jitsi", "jaas")
+FOLDERS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec", "bigbluebutton", "jitsi", "jaas")
 """Folders beside this file; each has a `vendor.py` with a `VENDOR`."""
 
 _vendors: dict[str, Vendor] = {}
@@ -98,10 +98,17 @@ def stored_delivery(record: Record) -> Delivery | None:
     senders show a secret that could be used again, so it is never recorded.
     """
     vendor = _vendors.get(record.vendor)
-    headers = None if vendor is None else vendor.headers_from_proof(read_proof(record))
-    if headers is None:
+    proof = read_proof(record)
+    headers = None if vendor is None else vendor.headers_from_proof(proof)
+    if vendor is None or headers is None:
         return None
-    return Delivery(source=record.source, body=record.body, received_at=record.received_at, headers=headers)
+    return Delivery(
+        source=record.source,
+        body=record.body,
+        received_at=record.received_at,
+        headers=headers,
+        query=vendor.query_from_proof(proof),
+    )
 
 
 def _raw(record: Record, anomaly: str, reason: str) -> Unknown:

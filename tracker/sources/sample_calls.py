@@ -24,7 +24,7 @@ CALL_SECONDS = 166
 Json = dict[str, Any]
 
 SignedRequest = tuple[dict[str, str], str, dict[str, str]]
-"""What a server attaches to a body: (headers, path suffix after /hooks/{source}, query)."""
+"""What a server attaches to a body: (headers, what follows /hooks/{source} in the address, query)."""
 
 
 class RandomBits(Protocol):
@@ -57,6 +57,8 @@ class SampleCall(msgspec.Struct, frozen=True, kw_only=True):
     """Adds every delivery of one call to the script."""
     sign: Callable[[bytes, str, Micros, str], SignedRequest]
     """(body, secret, now in µs, issuer) → what the vendor's server attaches."""
+    hook_url: str = ""
+    """The address that is signed, for vendors that sign it."""
     issuer: str = ""
     """Which of `keys` signs; "" for vendors that prove with `secrets`."""
 

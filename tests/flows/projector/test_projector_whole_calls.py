@@ -10,12 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracker.demo.calls import ISSUERS, VENDORS, SampleDelivery, sign, whole_call
-from tracker.domain.deliveries import Delivery
+from tracker.demo.calls import VENDORS, SampleDelivery, delivery, whole_call
+from tracker.demo.calls import settings as settings_of
 from tests.support.memory_log import MemoryLog
 from tracker.projector.projector import Projector
 from tracker.sources import registry
-from tracker.sources.contract import SourceSettings
 from tests.support.memory_views import MemoryViews
 
 START = 1_790_000_000_000_000
@@ -24,24 +23,13 @@ ARRIVAL = {"position", "first_position", "last_position", "id_of_entry", "receiv
 
 
 def source_of(vendor: str) -> Any:
-    keys = {ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {}
-    secrets = () if keys else (SECRET,)
-    return registry.build(SourceSettings(name="s", vendor=vendor, secrets=secrets, keys=keys))
-
-
-def delivery_of(vendor: str, sent: SampleDelivery) -> Delivery:
-    signed = sign(vendor, sent.body, SECRET, sent.at)
-    headers, token = signed[0], signed[1]
-    return Delivery(
-        source="s", body=sent.body, received_at=sent.at, headers={k.lower(): v for k, v in headers.items()},
-        query=sent.query, token=token.removeprefix("/") or None,
-    )  # fmt: skip
+    return registry.build(settings_of(vendor, SECRET))
 
 
 async def views_of(vendor: str, sent: list[SampleDelivery], *, batch: int = 2_000, deferred: int = 0) -> MemoryViews:
     source, log, views = source_of(vendor), MemoryLog(), MemoryViews()
     for one in sent:
-        await log.append(source.verify(delivery_of(vendor, one)))
+        await log.append(source.verify(delivery(vendor, one, SECRET, received_at=one.at)))
     await Projector(log, views, now=lambda: START, batch_size=batch, deferred_sessions=deferred).catch_up()
     await log.close()
     return views

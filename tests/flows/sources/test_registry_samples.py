@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -13,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.support.cluster import Cluster
 from tests.support.replicas import level, nodes
 from tests.support.samples import Sample, kinds_of, samples
-from tracker.demo.calls import ISSUERS, VENDORS
+from tracker.demo.calls import VENDORS, settings
 from tracker.domain.deliveries import Record
 from tracker.ingest.webhooks import Ingest
 from tracker.log.contract import Log
@@ -23,7 +24,6 @@ from tracker.log.sqlite.log import SqliteLog
 from tracker.server.metrics import Metrics
 from tracker.projector.projector import Projector
 from tracker.sources import registry
-from tracker.sources.contract import SourceSettings
 from tests.support.memory_views import MemoryViews
 
 
@@ -36,9 +36,9 @@ def name_of(sample: Sample) -> str:
 
 
 def source_of(sample: Sample) -> Any:
-    keys = {sample.key: sample.secret} if sample.vendor in ISSUERS else {}
-    secrets = () if keys else (sample.secret,)
-    return registry.build(SourceSettings(name=name_of(sample), vendor=sample.vendor, secrets=secrets, keys=keys))
+    found = settings(sample.vendor, sample.secret, name=name_of(sample))
+    keys = {sample.key: sample.secret} if found.keys else {}
+    return registry.build(msgspec.structs.replace(found, keys=keys))
 
 
 class Engine(NamedTuple):
