@@ -347,8 +347,11 @@ def _starts(line: bytes) -> list[int]:
     return sorted(starts - {-1})
 
 
-def _without_object(line: bytes, vendor: Vendor) -> NoEvent:
+def _without_object(line: bytes, vendor: Vendor) -> Event | NoEvent:
     """Why a line has no JSON object. In a log that is usual, unless the line was written by the logger of events."""
+    event = vendor.form_event(line)
+    if event is not None and vendor.why_no_event(event, "lines") is None:
+        return Event(line, {})
     start = line.find(b"{")
     if start < 0:
         return NoEvent("it holds no JSON", is_log=True)
@@ -382,7 +385,7 @@ def _why_not_exported(envelope: Mapping[str, Any], body: bytes, vendor: Vendor, 
         return f"it is a record of the vendor {other!r}"
     if other == vendor.name and isinstance(envelope.get("dedupe_key"), str):
         return None
-    parsed = parse_object(body)
+    parsed = parse_object(body) or vendor.form_event(body)
     return "the body in its envelope is no JSON object" if parsed is None else vendor.why_no_event(parsed, place)
 
 

@@ -135,6 +135,8 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     """The query that proved a delivery, from the recorded proof."""
     why_no_event: WhyNoEvent = lambda _fields, _where: None
     """What `tracker import` recognises an event by."""
+    form_event: Callable[[bytes], Mapping[str, Any] | None] = lambda _: None
+    """The first event in a body that is a form and no JSON, for an import; None where there is none."""
     former_keys: Callable[[bytes], tuple[str, ...]] = lambda _: ()
     """The dedupe keys that earlier versions of Tracker gave to a body: their logs are still right."""
     import_hints: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from tracker.errors import SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.sources.bigbluebutton.wire import form, identify, signed_claims, stringified
 from tracker.sources.contract import SourceSettings, Where
 from tracker.sources.bigbluebutton import wire
-from tracker.sources.json_reading import as_object
+from tracker.sources.json_reading import BodyUnreadable, as_object
 from tracker.sources.webhook_jwt import matching_secret
 from tracker.sources.webhook_source import WebhookSource
 
@@ -141,6 +141,14 @@ def query_from_proof(proof: Mapping[str, Any]) -> dict[str, str]:
     """See `Vendor.query_from_proof`."""
     checksum = proof.get("checksum")
     return {"checksum": checksum} if isinstance(checksum, str) else {}
+
+
+def form_event(body: bytes) -> Mapping[str, Any] | None:
+    """See `Vendor.form_event`."""
+    try:
+        return next(iter(wire.read(body).events), None)
+    except BodyUnreadable:
+        return None
 
 
 def why_no_event(value: Mapping[str, Any], _where: Where) -> str | None:

@@ -7,6 +7,7 @@ from tracker.sources.bigbluebutton.sample_call import HOOK_URL, play, sign
 from tracker.sources.bigbluebutton.source import (
     RULES,
     BigBlueButtonSource,
+    form_event,
     headers_from_proof,
     query_from_proof,
     why_no_event,
@@ -33,5 +34,6 @@ VENDOR = Vendor(
     headers_from_proof=headers_from_proof,
     query_from_proof=query_from_proof,
     why_no_event=why_no_event,
+    form_event=form_event,
     sample=SampleCall(source="bbb", play=play, sign=sign, hook_url=HOOK_URL),
 )

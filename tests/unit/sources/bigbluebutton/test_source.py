@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tracker.domain.deliveries import Delivery, Record, Verified
 from tracker.errors import DeliveryRejected, SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.sources import registry
-from tracker.sources.bigbluebutton.source import BigBlueButtonSource, why_no_event
+from tracker.sources.bigbluebutton.source import BigBlueButtonSource, form_event, why_no_event
 from tracker.sources.contract import SourceSettings
 
 URL = "https://trk.example/hooks/bbb"
@@ -256,6 +256,20 @@ def test_every_body_has_a_name_and_a_key(body: bytes) -> None:
     assert isinstance(event, str)
     with pytest.raises(DeliveryRejected):
         source().verify(sent(body))
+
+
+def test_an_import_reads_the_event_of_a_form() -> None:
+    found = form_event(BODY_3)
+    assert found is not None
+    assert why_no_event(found, "lines") is None
+    for body in (
+        b"",
+        b"a=1",
+        b"event=%5B",
+        urlencode({"signed_parameters": "a.b.c"}).encode(),
+        b"2026-09-21 INFO started",
+    ):
+        assert form_event(body) is None
 
 
 @pytest.mark.parametrize(
