@@ -92,7 +92,7 @@ class EventCopy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     None where that is not known any more (erased).
 
     A sender may also send one event again with another time. `damage` is None for such a repeat: of those in one session,
-    the one with the earliest time is shown.
+    the one with the earliest time is shown, of those with one time the one with the smallest `text`.
     """
 
     key: str

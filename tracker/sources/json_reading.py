@@ -93,6 +93,11 @@ def as_text(value: object) -> str | None:
     return replace_surrogates(value) if isinstance(value, str) and value else None
 
 
+def as_word(value: object) -> str | None:
+    """A value of an enumeration: a text, or a whole number in digits; else None."""
+    return str(value) if type(value) is int else as_text(value)
+
+
 _NAME_KEYS = ("clientData", "name", "nickname", "userName", "username", "displayName", "nome")
 """Where applications put a person's name in an object; many send the object in place of the name."""
 _LOOKS_LIKE_JSON = re.compile(r"""\{\s*(?:["'\\}]|[\w$]+\s*:|$)|\[\s*(?:["'\\{\[\]]|[\d.,\s-]*\]|object \w+\]|$)""")
@@ -202,10 +207,13 @@ def _name_is_secret(name: str) -> bool:
     return _SECRET_KEY.search(name) is not None
 
 
-def repeat_of(*values: Any) -> EventCopy:
-    """The content of an event without its sending time: equal for an event that is sent again."""
-    text = json.dumps(values, sort_keys=True, ensure_ascii=True, default=str)
-    return EventCopy(hashlib.sha256(text.encode()).hexdigest(), 0, None)
+def repeat_of(*values: Any, text: int = 0) -> EventCopy:
+    """The content of an event without its sending time: equal for an event that is sent again.
+
+    `text`: of the texts that `values` leave out. Of repeats with one time, the one with the smallest is shown.
+    """
+    content = json.dumps(values, sort_keys=True, ensure_ascii=True, default=str)
+    return EventCopy(hashlib.sha256(content.encode()).hexdigest(), text, None)
 
 
 def given_id(text: str, word: str) -> str:

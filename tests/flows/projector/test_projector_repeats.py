@@ -96,6 +96,56 @@ async def test_a_step_that_meet_sends_again_with_another_date_is_one_entry(tmp_p
     assert kinds(entries) == ["recording.started", "recording.stopped", "recording.ready"]
 
 
+def openvidu(event: str, after: float, **fields: Any) -> dict[str, Any]:
+    return {"sessionId": "r", "timestamp": round((START + after) * 1000), **fields, "event": event, "received": after}
+
+
+def openvidu_recording(status: str, after: float, **fields: Any) -> dict[str, Any]:
+    about = {"id": "r", "name": "Olá?", "startTime": (START + 10) * 1000, "status": status}
+    return openvidu("recordingStatusChanged", after, **about | fields)
+
+
+async def test_a_failure_that_openvidu_reports_twice_is_one_entry_at_the_first_in_any_order(tmp_path: Path) -> None:
+    steps = [
+        openvidu_recording("started", 10), openvidu_recording("failed", 10.25),
+        openvidu_recording("failed", 10.75, reason="automaticStop"), openvidu_recording("failed", 10.75, name="Ol\ufffd?"),
+    ]  # fmt: skip
+    for order in permutations(steps):
+        entries = await timeline("ov", f"ov:r_{START}000", [openvidu("sessionCreated", 0), *order], tmp_path)
+        assert kinds(entries) == ["recording.started", "recording.failed"]
+        assert [seconds(each.at) for each in entries if each.kind == "recording.failed"] == [10.25]
+
+
+async def test_each_status_of_each_recording_of_openvidu_is_an_entry(tmp_path: Path) -> None:
+    sent: list[Message] = [
+        openvidu("sessionCreated", 0), openvidu_recording("started", 10), openvidu_recording("stopped", 20),
+        openvidu_recording("failed", 21), openvidu_recording("failed", 21, id="r~1"),
+        openvidu_recording("failed", 31, startTime=(START + 30) * 1000),
+        openvidu_recording("updating", 40), openvidu_recording("updating", 41),
+    ]  # fmt: skip
+    assert kinds(await timeline("ov", f"ov:r_{START}000", sent, tmp_path)) == [
+        "recording.started", "recording.stopped", *["recording.failed"] * 3, *["recording.processing"] * 2,
+    ]  # fmt: skip
+
+
+async def test_which_of_two_uploads_that_differ_in_their_message_is_shown_does_not_depend_on_their_order(
+    tmp_path: Path,
+) -> None:
+    sent = [
+        uploaded(100, "one"),
+        uploaded(100, "two"),
+        uploaded(100, "three"),
+        failed(95, 503, "a"),
+        failed(95, 503, "b"),
+    ]
+    shown = set[str]()
+    for order in permutations(sent):
+        entries = await timeline("rec", "rec:S1", list(order), tmp_path)
+        assert sorted(kinds(entries)) == ["recording.stopped", "recording.upload_failed", "recording.uploaded"]
+        shown.add(str([(each.kind, each.detail) for each in entries if each.received_at is not None]))
+    assert len(shown) == 1
+
+
 async def test_an_end_of_an_egress_that_livekit_sends_again_is_one_entry(tmp_path: Path) -> None:
     def ended(at: float, **more: Any) -> dict[str, Any]:
         info = {

@@ -23,8 +23,8 @@ from tracker.domain.text_cache import text_cache
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
 from tracker.domain.facts import EndReason, EventCopy, Fact, Micros, SessionRef
-from tracker.sources.json_reading import given_id, person_name, replace_surrogates
-from tracker.sources.openvidu.wire import Event, event_copy, parse_json, read_event, shown_name
+from tracker.sources.json_reading import as_word, given_id, person_name, replace_surrogates
+from tracker.sources.openvidu.wire import Event, event_copy, parse_json, read_event, repeat_copy, shown_name
 
 
 _LONGEST_SECONDS = 1e9
@@ -113,7 +113,7 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
 
     def ending(self) -> dict[str, Any]:
         """The arguments of an end: the normalised reason and the vendor's own."""
-        vendor_reason = as_text(self.fields.get("reason"))
+        vendor_reason = as_word(self.fields.get("reason"))
         return {"reason": end_reason(vendor_reason), "vendor_reason": vendor_reason}
 
     def session_ref(
@@ -432,13 +432,17 @@ def _connection_or_none(context: EventContext) -> str | None:
 
 
 def _recording_status_changed(context: EventContext) -> tuple[Fact, ...]:
-    status = as_text(context.fields.get("status"))
+    status = as_word(context.fields.get("status"))
     kind = _RECORDING_KINDS.get(status or "", facts.RecordingProcessing)
     over = kind in (facts.RecordingStopped, facts.RecordingReady, facts.RecordingFailed)
     start = context.timestamp if context.start_time is None and kind is facts.RecordingStarted else context.start_time
+    fact = _recording(context, measured=over)
+    if context.copy is not None and context.start_time is not None and kind is not facts.RecordingProcessing:
+        # A failed start is often reported twice, within a second (≥ 2.32): a recording has each status once.
+        fact["copy"] = repeat_copy(context.copy, fact["recording"], context.start_time, status)
     return (
         kind(
-            **_recording(context, measured=over),
+            **fact,
             **(context.ending() if over else {}),
             status=status,
             started_at=start,

@@ -140,6 +140,15 @@ def event_copy(event: Event, record: Record) -> EventCopy | None:
     return EventCopy(key, text, _damage(canonical.decode("utf-8", "surrogatepass")))
 
 
+def repeat_copy(copy: EventCopy, *identity: str | int | None) -> EventCopy:
+    """The copy of an event that `identity` names, also where it is reported again at another time.
+
+    Of the reports with one time, the least damaged is shown.
+    """
+    key = hashlib.sha256(_MAYBE_DAMAGED.sub(b"?", _write_canonical("", identity))).hexdigest()
+    return EventCopy(key, (copy.damage or 0) << 32 | (copy.text or 0), None)
+
+
 def _damage(text: str) -> int:
     """How many characters of a text an encoding may have cost."""
     misread = sum(len(run) for run in _LETTERS.findall(text) if _is_misread(run))

@@ -31,6 +31,7 @@ from tracker.sources.json_reading import (
     repeat_of,
     read_object,
     as_text,
+    as_word,
 )
 
 
@@ -184,7 +185,7 @@ def _meeting_started(context: EventContext) -> tuple[Fact, ...]:
 
 def _meeting_ended(context: EventContext) -> tuple[Fact, ...]:
     # `status` does not help: with the end action "delete" it still says active_meeting (handleRoomFinished).
-    vendor_reason = as_text(context.data.get("reason")) or as_text(context.data.get("cause"))
+    vendor_reason = as_word(context.data.get("reason")) or as_word(context.data.get("cause"))
     reason: EndReason = (
         "normal" if vendor_reason is None else "timeout" if vendor_reason == "max_duration_reached" else "unknown"
     )
@@ -221,7 +222,7 @@ def _participant_joined(context: EventContext) -> tuple[Fact, ...]:
 
 def _participant_left(context: EventContext) -> tuple[Fact, ...]:
     person, identity, joined, place = _participant(context)
-    vendor_reason = as_text(person.get("leaveReason"))
+    vendor_reason = as_word(person.get("leaveReason"))
     fact = context.fact(micros(person.get("leaveDate")), **pick_fields(person, "role", "externalId", "metadata"))
     reason = _LEAVE_REASONS.get(vendor_reason or "", "unknown")
     who = _connection(person, identity, joined)
@@ -240,7 +241,7 @@ def _recording(context: EventContext) -> tuple[Fact, ...]:
     recording = as_text(data.get("recordingId"))
     if recording is None:
         raise FieldMissing("data.recordingId is missing")
-    status = as_text(data.get("status"))
+    status = as_word(data.get("status"))
     word = (status or "").lower()
     started, stopped = micros(data.get("startDate")), micros(data.get("endDate"))
     steps, reason = _recording_steps(context.name, word, has_stop=stopped is not None)

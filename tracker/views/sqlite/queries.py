@@ -76,7 +76,8 @@ AND (entries.event IS NULL OR entries.damage IS NOT NULL OR NOT EXISTS (
     SELECT 1 FROM entries AS other
     WHERE other.damage IS NULL AND other.event = entries.event AND other.session IS entries.session
         AND other.tie = entries.tie AND other.n = entries.n AND other.source = entries.source
-        AND (other.at < entries.at OR other.at = entries.at AND other.position < entries.position)))"""
+        AND (other.at < entries.at OR other.at = entries.at
+            AND (ifnull(other.text, -1), other.position) < (ifnull(entries.text, -1), entries.position))))"""
 """Whether an entry is the one to show of the copies of its event: the least damaged; of equal ones the first.
 
 Repeats with other times are found by an index of their own.

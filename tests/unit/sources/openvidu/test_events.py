@@ -340,6 +340,14 @@ def test_every_end_reason_is_mapped_and_the_vendors_kept(vendor_reason: str, rea
     assert (left.reason, left.vendor_reason) == (reason, vendor_reason)
 
 
+@pytest.mark.parametrize("number", [99, -1, 0, 2**70])
+def test_an_enumeration_value_that_is_a_number_is_kept_beside_a_neutral_value(number: int) -> None:
+    left = only(ParticipantLeft, "participantLeft", sessionId="S", timestamp=9, connectionId="c", reason=number)
+    assert (left.reason, left.vendor_reason) == ("unknown", str(number))
+    step = only(RecordingProcessing, "recordingStatusChanged", sessionId="S", timestamp=9, id="R", status=number)
+    assert step.status == str(number)
+
+
 @pytest.mark.parametrize(
     ("client_data", "name"),
     [

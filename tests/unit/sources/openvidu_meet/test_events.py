@@ -480,6 +480,15 @@ def test_with_an_unknown_status_the_name_of_the_event_decides(
     assert [type(fact) for fact in facts_from(event, recording(status))] == [expected]
 
 
+@pytest.mark.parametrize("number", [99, -1, 0, 2**70])
+def test_an_enumeration_value_that_is_a_number_is_kept_beside_a_neutral_value(number: int) -> None:
+    left = only(ParticipantLeft, "participantLeft", person(leaveReason=number))
+    assert (left.reason, left.vendor_reason) == ("unknown", str(number))
+    assert only(RecordingProcessing, "recordingUpdated", recording(None) | {"status": number}).status == str(number)
+    ended = only(SessionEnded, "meetingEnded", {"roomId": "r", "reason": number})
+    assert (ended.reason, ended.vendor_reason) == ("unknown", str(number))
+
+
 def test_a_recording_without_its_room_is_placed_by_its_id() -> None:
     (fact,) = facts_from("recordingStarted", {"recordingId": "a--b--EG_1--u", "status": "starting", "roomId": None})
     assert fact.place is not None

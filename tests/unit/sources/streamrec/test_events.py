@@ -311,6 +311,17 @@ def test_a_session_without_one_of_its_times_is_over_and_reported(fields: dict[st
         assert (fact.place.starts_at, fact.place.ends_at) == (fact.started_at, RECEIVED)
 
 
+@pytest.mark.parametrize("naive", ["2021-09-13T14:36:29.538", "20210913T143629,538", "2021-W37-1 14:36:29.538"])
+def test_a_time_without_an_offset_is_taken_for_utc_and_reported(naive: str) -> None:
+    fact = only(SessionEnded, WEBHOOKS[2] | {"started_at": naive, "stopped_at": "2021-09-13T17:36:29.538+02:00"})
+    assert (fact.started_at, fact.at, fact.clock) == (1_631_543_789_538_000, 1_631_547_389_538_000, "server")
+    assert fact.anomalies == (("clock_skew", "started_at states no offset from UTC: UTC is assumed"),)
+    stopped, uploaded = read(WEBHOOKS[0] | {"recording_started_at": naive, "recording_first_frame_written_at": naive})
+    assert isinstance(stopped, RecordingStopped)
+    assert (stopped.started_at, stopped.first_frame_at) == (1_631_543_789_538_000, 1_631_543_789_538_000)
+    assert [len(stopped.anomalies), len(uploaded.anomalies)] == [1, 0]
+
+
 def test_a_supervisor_session_belongs_to_the_agents_session() -> None:
     joined = only(SupervisorSessionStarted, RELAYED["supervisor_join_session"], sid=SESSION)
     ended = only(SupervisorSessionEnded, WEBHOOKS[4])
