@@ -1,7 +1,8 @@
 """Cases from the field: deliveries as a vendor sends them, and what the answers of the API have to say about them.
 
 A case (`tests/samples/cases/*.json`) has `steps`. `send` is a body: in its texts, `@s:N`, `@ms:N`, `@us:N`, `@ns:N` stand for
-`START` plus N seconds in that unit, as the text that protojson writes, and `@i:N` for whole seconds as a number. `look` has
+`START` plus N seconds in that unit, as the text that protojson writes, `@i:N` for whole seconds and `@n:N` for milliseconds
+as a number, `@z:N` for ISO 8601. With `{"send": …, "query": …}` the hook's address has a query. `look` has
 `checks`: a path to `get`, an expression over the answer `r`, and what it is (`expect`). `T(N)` is `HH:MM:SS` of `START` plus N.
 """
 
@@ -43,8 +44,8 @@ START = 1_790_000_000
 
 KEY = AccessKey("main", "HS256", "a-read-secret-of-at-least-thirty-two-bytes")
 VENDOR_OF_HOOK = {hook: vendor for vendor, hook in SOURCES.items()}
-_TIME = re.compile(r"@(s|ms|us|ns|i):([0-9.]+)")
-_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9, "i": 0}
+_TIME = re.compile(r"@(s|ms|us|ns|i|n|z):([0-9.]+)")
+_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9, "i": 0, "n": 3}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -55,13 +56,16 @@ def read(path: Path) -> dict[str, Any]:
 
 def deliveries(case: dict[str, Any]) -> list[SampleDelivery]:
     """What the vendor sends, in order."""
-    return [_delivery(step["send"]) for step in case["steps"] if "send" in step]
+    return [_delivery(step["send"], step.get("query")) for step in case["steps"] if "send" in step]
 
 
-def _delivery(body: dict[str, Any]) -> SampleDelivery:
+def _delivery(body: dict[str, Any], query: dict[str, str] | None = None) -> SampleDelivery:
     filled = fill(body)
-    at = float(filled.get("createdAt") or filled.get("created_at") or START)
-    return SampleDelivery(event=str(filled.get("event")), body=json.dumps(filled).encode(), at=round(at * 1_000_000))
+    milliseconds = filled.get("timestamp") or filled.get("creationDate") or START * 1_000
+    at = float(filled.get("createdAt") or filled.get("created_at") or milliseconds / 1_000)
+    return SampleDelivery(
+        event=str(filled.get("event")), body=json.dumps(filled).encode(), at=round(at * 1_000_000), query=query or {}
+    )
 
 
 def fill(value: Any) -> Any:
@@ -73,8 +77,10 @@ def fill(value: Any) -> Any:
     found = _TIME.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return value
+    if found[1] == "z":
+        return iso(float(found[2]))
     moment = int((START + Decimal(found[2])) * 10 ** _DIGITS[found[1]])
-    return moment if found[1] == "i" else str(moment)
+    return moment if found[1] in "in" else str(moment)
 
 
 def clock(seconds: str) -> str:
@@ -124,7 +130,7 @@ class CaseServer:
         wrong: list[str] = []
         for step in case["steps"]:
             if "send" in step:
-                await self.send(_delivery(step["send"]))
+                await self.send(_delivery(step["send"], step.get("query")))
                 continue
             for check in step["checks"]:
                 names = {"r": await self.get(check["get"]), "T": clock}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 
 import msgspec
 
@@ -146,6 +146,10 @@ class Runs:
         at = place.at if place.anchor is None else self.anchors.get(place.anchor, place.at)
         index = bisect_right(self._moments, at) - 1
         following = index + 1
+        if place.ends_at is not None and index >= 0 and at - self._moments[index] <= self._rules.tolerance:
+            previous = bisect_left(self._moments, self._moments[index]) - 1
+            if previous >= 0 and not self._ended(self._moments[previous], at):
+                return self.runs[previous].key
         if (
             following < len(self.runs)
             and place.ends_at is None

@@ -8,7 +8,8 @@
 
 A start with a run key is a run of its own. Starts without a key are one start reported twice if they are closer than the
 vendor's tolerance and no end lies between them. A start that close to a keyed start belongs to that run. Facts before the
-first start belong to a provisional run, named after the earliest of them.
+first start belong to a provisional run, named after the earliest of them. An end within the tolerance after a start belongs
+to the run before that start, if that has no other end.
 
 Nothing here reads all marks of a room. A mark decides only about starts within the tolerance, except in two cases:
 
@@ -75,6 +76,8 @@ class Room:
             return self.key_of_start(place.starts_at)
         anchor = None if place.anchor is None else self.marks.named(ANCHOR, place.anchor)
         at = place.at if anchor is None else anchor.at
+        if place.ends_at is not None:
+            return self._find_ending(at)
         index = bisect_right(self._segments, (at, LATEST, "")) - 1
         if index >= 0 and at < self._segments[index][1]:
             return self._segments[index][2]
@@ -87,8 +90,19 @@ class Room:
             insort(self._segments, (current.start, high, current.key))
             return current.key
         assert following is not None  # noqa: S101 - `high` has a value
-        if place.ends_at is None and self._last_end(current.start, following.start) < at:
+        if self._last_end(current.start, following.start) < at:
             return following.key
+        return current.key
+
+    def _find_ending(self, at: Micros) -> str:
+        """The key of the run that an end at this moment belongs to."""
+        current = self.last_run(at)
+        if current is None:
+            return self._first_key(at)
+        if at - current.start <= self._rules.tolerance:
+            previous = self.last_run(current.start - 1)
+            if previous is not None and not self._ended(previous.start, at):
+                return previous.key
         return current.key
 
     def _first_key(self, at: Micros) -> str:
@@ -343,6 +357,10 @@ def room_changes(before: Room, after: Room, changes: Iterable[MarkChange], rules
         moments.update(mark.at for mark in marks)
         if change.kind != FIRST:
             placed += [Window(mark.at - tolerance, mark.at + tolerance + 1) for mark in marks]
+        if change.kind == END:
+            # An end soon after the next start belongs to the run before, unless that has an end.
+            following = {run.start for room in (before, after) for mark in marks if (run := room.next_run(mark.at - 1))}
+            placed += [Window(start, start + tolerance + 1) for start in following]
         if rules.ends_only:
             starts = _matched_starts(before, after, change, tolerance)
             placed += [Window(start, start + 1) for start in starts]
@@ -368,7 +386,7 @@ def room_changes(before: Room, after: Room, changes: Iterable[MarkChange], rules
             index = bisect_left(bounds, start)
             # Facts with an anchor may be placed before the first start.
             begins = EARLIEST if bounds[index - 1] == EARLIEST else start - tolerance
-            windows.append(Window(begins, bounds[index + 1]))
+            windows.append(Window(begins, min(bounds[index + 1] + tolerance + 1, LATEST)))
             followed.append(Window(bounds[index - 1], start))
     return RoomChanges(_joined(windows + placed), anchors, _joined(followed), keys)
 
