@@ -1,4 +1,4 @@
-"""A day of a large deployment, end to end: `python bench/day.py [--sessions 1000000] [--keep FOLDER] [--connections 64] [--rebuild]`.
+"""A day of a large deployment, end to end: `python -m bench.day [--sessions 1000000] [--keep FOLDER] [--connections 64] [--rebuild]`.
 
 The calls of `calls.py` of all five vendors, on an arrival curve over 24 hours, merged into one stream by sending time: one
 delivery in 300 is lost, one in 60 is sent twice, one in 30 late. They are signed and sent over HTTP as fast as they are
@@ -15,7 +15,6 @@ most about 30 GB (log, views, and the second views of the check).
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import heapq
@@ -37,9 +36,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-
-from calls import DAY, HOUR, SECOND, calls, deliveries
+from bench import report
+from bench.calls import DAY, HOUR, SECOND, calls, deliveries
 from tests.support.server import READ, SECRETS, Running, now
 from tracker.domain.deliveries import Delivery
 from tracker.demo.show import SOURCES
@@ -507,20 +505,22 @@ async def run(folder: Path, sessions: int, connections: int, *, rebuild: bool) -
     return 0 if fine else 1
 
 
-def main() -> None:
-    """Parse the options, run the day, exit with its code."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the options and run the day; returns the exit code."""
     warnings.simplefilter("ignore")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("--sessions", type=int, default=1_000_000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--keep", type=Path, help="an empty folder for log and views, which stay")
     parser.add_argument("--rebuild", action="store_true", help="views that are behind in the end are made by a rebuild")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.sessions = 2
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        sys.exit(asyncio.run(run(folder, options.sessions, options.connections, rebuild=options.rebuild)))
+        return asyncio.run(run(folder, options.sessions, options.connections, rebuild=options.rebuild))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,6 +27,7 @@ import structlog
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from nats.js.errors import ServiceUnavailableError
 
+from bench import report
 from tests.support.cluster import Cluster
 from tracker.domain.deliveries import Verified
 from tracker.log.frames import UNCOMPRESSED, MAGIC, VERSION, Frame, decode, encode, frame_row
@@ -206,12 +207,12 @@ async def make_stream(cluster: Cluster, name: str) -> None:
     await client.close()
 
 
-async def table(count: int, only: str | None) -> None:
+async def table(count: int, only: str | None, sizes: Sequence[int]) -> None:
     """Print the table: all rows in one run, on one cluster."""
     with tempfile.TemporaryDirectory() as folder:
         async with Cluster(Path(folder) / "servers") as cluster:
             print(f"{'':22} {'nodes':>5} {'frame':>6} {'events/s':>10} {'cpu us':>8}")
-            for size in (100, 500):
+            for size in sizes:
                 if only != "tracker":
                     await bare_rows(cluster, count, size)
                 if only != "bare":
@@ -233,19 +234,23 @@ async def tracker_rows(cluster: Cluster, count: int, size: int, folder: str) -> 
     await row("tracker catch-up", cluster, f"log-{size}-2", ("c",), 2 * count, size, folder=folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit code."""
+    parser = report.parser(__doc__)
     parser.add_argument("--events", type=int, default=50_000, help="of each process")
     parser.add_argument("--only", choices=("bare", "tracker"))
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.events, options.only = 100, options.only or "tracker"
     if options.work:
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         what = json.loads(options.work)
         print(json.dumps(asyncio.run(WORK[what.pop("what")](**what))))
     else:
-        asyncio.run(table(options.events, options.only))
+        asyncio.run(table(options.events, options.only, (100,) if options.smoke else (100, 500)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

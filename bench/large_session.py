@@ -1,4 +1,4 @@
-"""The page of one very large session: `python bench/large_session.py [people] [events]` (2,000 and 50,000).
+"""The page of one very large session: `python -m bench.large_session [people] [events]` (2,000 and 50,000).
 
 Fills a log and views with one session and starts a server. Prints how long the page and the script's data take (median of
 five, first byte to last), their bytes on the wire, and how long a warm rebuild took.
@@ -17,14 +17,14 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for `tests.support`
-
+from bench import report
 from tests.support.server import READ, Running
 from tracker.demo.calls import ISSUERS
 from tracker.log.sqlite.log import SqliteLog
@@ -172,13 +172,21 @@ async def browse(url: str) -> None:
         await browser.close()
 
 
-async def main() -> None:
-    """Fill, serve, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the figures; returns the exit code."""
+    parser = report.parser(__doc__)
     parser.add_argument("people", type=int, nargs="?", default=2_000)
     parser.add_argument("events", type=int, nargs="?", default=50_000)
     parser.add_argument("--keep", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.people, options.events = 10, 100
+    asyncio.run(show(options))
+    return 0
+
+
+async def show(options: argparse.Namespace) -> None:
+    """Fill, serve, measure, print."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,9 +209,10 @@ async def main() -> None:
             ):
                 milliseconds, size = await measured(web, base + path)
                 print(f"  {path or 'the page':16} {milliseconds:8.0f} ms {size / 1000:9.0f} kB")
-        await browse(base)
+        if not options.smoke:
+            await browse(base)
         await server.stop()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What live projection costs per event: `python bench/live.py [--sessions 4000] [--held 0,100000] [--batches 16,100]`.
+"""What live projection costs per event: `python -m bench.live [--sessions 20000] [--held 20000,100000] [--batches 16,100]`.
 
 Writes a day of `bench/day.py` into a log. Builds views of the first `--held` records like a rebuild, then projects the next
 10,000 records like a server, in batches of `--batches` records. Prints processor time per event by batch size and size of
@@ -7,19 +7,18 @@ the views, for the event loop's thread and for the other threads (mostly SQLite 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-
-from day import day
-from traffic import START, source_of
+from bench import report
+from bench.day import day
+from bench.traffic import START, source_of
 
 from tracker.projector import gc_tuning
 from tracker.log.sqlite.log import SqliteLog
@@ -44,16 +43,19 @@ async def fill(path: Path, sessions: int, hour: int, records: int) -> None:
     await log.close()
 
 
-async def build(log_path: Path, path: Path, until: int) -> None:
-    """Build views of the records up to position `until`."""
+async def build(log_path: Path, path: Path, until: int) -> float:
+    """Build views of the records up to position `until`; returns µs of processor time per event."""
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.build(path)
+    began = time.process_time()
     with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
         await Projector(
             log, views, now=lambda: START, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
         ).catch_up(until=until)
     await views.finish()
+    cost = (time.process_time() - began) / until * 1e6
     await log.close()
+    return cost
 
 
 def written() -> int:
@@ -83,35 +85,45 @@ async def follow(log_path: Path, path: Path, batch: int, measured: int) -> tuple
     return loop / events * 1e6, (whole - loop) / events * 1e6, (after - before) / events / 1024
 
 
-async def measure(sessions: int, hour: int, sizes: list[int], batches: list[int], measured: int, folder: Path) -> None:
-    """Print the table."""
+async def measure(
+    sessions: int, hour: int, sizes: list[int], batches: list[int], measured: int, folder: Path
+) -> list[report.Row]:
+    """Print the table; returns the headline figures."""
+    rows: list[report.Row] = []
     log_path, views_path, live_path = folder / "log.db", folder / "views.db", folder / "live.db"
     await fill(log_path, sessions, hour, max(sizes) + 2 * measured)
     print("µs of processor time per event, KB written\n  views MB   batch   event loop   SQLite   both     KB")
     for until in sizes:
-        await build(log_path, views_path, until)
+        rebuilt = await build(log_path, views_path, until)
         for batch in batches:
             shutil.copy(views_path, live_path)
             loop, others, kb = await follow(log_path, live_path, batch, measured)
             size = views_path.stat().st_size / 1e6
             print(f"{size:10.0f}{batch:8}{loop:13.0f}{others:9.0f}{loop + others:7.0f}{kb:7.1f}", flush=True)
+            what = f"batches of {batch}, views of {until:,} events"
+            rows.append(report.Row("live", what, loop + others, "µs", (loop + others) / rebuilt, "a rebuild's"))
             live_path.unlink()
         views_path.unlink()
+    return rows
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--sessions", type=int, default=20_000, help="a day's, which says how many are open at once")
     parser.add_argument("--hour", type=int, default=0, help="of the day at which the records begin; the busiest is 10")
     parser.add_argument("--measured", type=int, default=MEASURED, help="records projected each time")
     parser.add_argument("--held", default="20000,100000", help="records in the views before")
     parser.add_argument("--batches", default="16,100")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.held, options.batches, options.measured = "100", "16", 100
     sizes, batches = ([int(each) for each in text.split(",")] for text in (options.held, options.batches))
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(measure(options.sessions, options.hour, sizes, batches, options.measured, Path(folder)))
+        rows = asyncio.run(measure(options.sessions, options.hour, sizes, batches, options.measured, Path(folder)))
+    report.write(rows, options)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,20 +1,20 @@
 """Makes the pictures in docs/pictures: Chromium's screenshots of a Tracker with the demo's calls.
 
-    .venv/bin/python bench/pictures.py                 # docs/pictures/{session,session-dark,sessions}.png
-    .venv/bin/python bench/pictures.py --look FOLDER   # every page, 1280 and 390 wide, light and dark, for a review
+    .venv/bin/python -m bench.pictures                 # docs/pictures/{session,session-dark,sessions}.png
+    .venv/bin/python -m bench.pictures --look FOLDER   # every page, 1280 and 390 wide, light and dark, for a review
 
 Needs Debian's Chromium (`apt install chromium`) and the development dependencies.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import secrets
 import shutil
+import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from urllib.parse import quote
 import aiohttp
 from playwright.async_api import Browser, Page, async_playwright
 
+from bench import report
 from tracker.domain.clock import now
 from tracker.demo.show import SOURCES, config_text, read_token
 from tracker.demo.calls import VENDORS, SampleDelivery, sign, whole_call
@@ -161,17 +162,32 @@ async def look(browser: Browser, site: Site, folder: Path) -> None:
                     await save(page, folder / f"{name}-{width}{'-dark' if dark else ''}.png", whole=True)
 
 
-async def main(folder: Path | None) -> None:
-    """Make the pictures of the documentation, or of all pages into `folder`."""
+async def make(folder: Path | None, *, smoke: bool) -> None:
+    """Make the pictures of the documentation, or of all pages into `folder`; for a smoke run a single one, which is not kept."""
     async with site() as found, async_playwright() as driver:
-        path = shutil.which("chromium")
-        assert path, "apt install chromium"
-        browser = await driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        await (take(browser, found) if folder is None else look(browser, found, folder))
+        browser = await driver.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        if smoke:
+            with tempfile.TemporaryDirectory() as temporary:
+                async with opened(browser, found, "/", width=1280) as page:
+                    await save(page, Path(temporary) / "sessions.png")
+        else:
+            await (take(browser, found) if folder is None else look(browser, found, folder))
         await browser.close()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the pictures."""
+    parser = report.parser(__doc__)
     parser.add_argument("--look", type=Path, metavar="FOLDER")
-    asyncio.run(main(parser.parse_args().look))
+    options = parser.parse_args(argv)
+    if shutil.which("chromium") is None:
+        print("skipped: Chromium is missing (apt install chromium)")
+        return 0
+    asyncio.run(make(options.look, smoke=options.smoke))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Queries of the views and of the API, for months of several sizes: `python bench/reads.py [events ...] [--keep FOLDER]`.
+"""Queries of the views and of the API, for months of several sizes: `python -m bench.reads [events ...] [--keep FOLDER]`.
 
 The default sizes are 10,000, 1,000,000 and 10,000,000 events (the last takes about 20 minutes and 15 GB). Each is a log of
 the calls of `calls.py` over the same 30 days, and the views of a real rebuild; with `--keep FOLDER` both stay and are used
@@ -9,8 +9,8 @@ the largest size to that of the smallest, then some of the queries over HTTP aga
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import contextlib
 import itertools
 import multiprocessing
 import random
@@ -20,17 +20,16 @@ import tempfile
 import time
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-
 import aiohttp
 
-from calls import DAY, HOUR, calls, deliveries
-from rebuild import context_of, opened
+from bench import report
+from bench.calls import DAY, HOUR, calls, deliveries
+from bench.rebuild import context_of, opened
 from tests.support.server import READ, Running
 from tracker.demo.show import SOURCES
 from tracker.demo.calls import ISSUERS, VENDORS
@@ -304,7 +303,7 @@ class Known(NamedTuple):
     large: str
     middle: str
     last: str
-    cursor: str
+    cursor: str | None
 
 
 async def look_around(views: SqliteViews, sessions: int) -> Known:
@@ -334,17 +333,28 @@ async def look_around(views: SqliteViews, sessions: int) -> Known:
         large=large,
         middle=cursors[len(cursors) // 2],
         last=cursors[-1],
-        cursor=inside or "",
+        cursor=inside,
     )
 
 
 async def measure(folder: Path, events: int, rounds: int, only: str) -> dict[str, Sizes]:
+    """Open the views with an empty cache and measure all queries."""
+    # Views or a log that stay open after an error would keep the process alive.
+    async with contextlib.AsyncExitStack() as stack:
+        log = await SqliteLog.open(folder / "log.db")
+        stack.push_async_callback(log.close)
+        views = await SqliteViews.open(folder / "views.db", writable=False)
+        try:
+            known = await look_around(views, max(20, round(events / EVENTS_A_CALL)))
+        finally:
+            await views.close()
+        views = await SqliteViews.open(folder / "views.db", writable=False)
+        stack.push_async_callback(views.close)
+        return await ask_all(views, log, known, rounds, only)
+
+
+async def ask_all(views: SqliteViews, log: SqliteLog, known: Known, rounds: int, only: str) -> dict[str, Sizes]:
     """Run all queries `rounds` times in turns."""
-    views = await SqliteViews.open(folder / "views.db", writable=False)
-    log = await SqliteLog.open(folder / "log.db")
-    known = await look_around(views, max(20, round(events / EVENTS_A_CALL)))
-    await views.close()
-    views = await SqliteViews.open(folder / "views.db", writable=False)
     queries = {name: make for name, make in queries_of(views, log, known).items() if only in name}
     took: dict[str, list[float]] = {name: [] for name in queries}
     cost: dict[str, list[float]] = {name: [] for name in queries}
@@ -358,8 +368,6 @@ async def measure(folder: Path, events: int, rounds: int, only: str) -> dict[str
             took[name].append((time.perf_counter() - begun) * 1000)
             cost[name].append((time.process_time() - spent) * 1000)
             rows[name] = counted(found)
-    await log.close()
-    await views.close()
     return {
         name: Sizes(
             each[0], statistics.median(each), percentile(each[1:], 0.99), percentile(cost[name][1:], 0.99), rows[name]
@@ -430,15 +438,39 @@ def table(found: dict[int, dict[str, Sizes]]) -> None:
         print(line + (f"{large.cpu99 / small.cpu99:6.2f}" if small.cpu99 else ""))
 
 
-def main() -> None:
+def headlines(found: dict[int, dict[str, Sizes]], spoken: dict[int, dict[str, Sizes]]) -> list[report.Row]:
+    """Of each size: the median and the worst p99 of all queries, and the lists over HTTP; relative to the smallest size."""
+
+    def worst(queries: dict[str, Sizes]) -> float:
+        return max(each.p99 for each in queries.values())
+
+    def middle(queries: dict[str, Sizes]) -> float:
+        return statistics.median(each.p50 for each in queries.values())
+
+    rows: list[report.Row] = []
+    for title, figure, each in (
+        ("queries, median p50", middle, found), ("queries, worst p99", worst, found),
+        ("GET over HTTP, worst p99", worst, spoken),
+    ):  # fmt: skip
+        smallest = next(iter(each), 0)
+        for size, queries in each.items():
+            ratio = None if size == smallest else figure(queries) / figure(each[smallest])
+            of = f"the same at {smallest:,} events"
+            rows.append(report.Row("reads", f"{title}, {size:,} events", figure(queries), "ms", ratio, of))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Write logs that are missing, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("events", type=int, nargs="*", default=[10_000, 1_000_000, 10_000_000])
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--only", default="", help="questions with this in their name")
     parser.add_argument("--fill", action="store_true", help="make what is missing and ask nothing")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.events, options.rounds = [600], 2
     found: dict[int, dict[str, Sizes]] = {}
     spoken: dict[int, dict[str, Sizes]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -459,7 +491,10 @@ def main() -> None:
     for each in (found, spoken):
         if any(each.values()):
             table(each)
+    if not options.fill and not options.only:
+        report.write(headlines(found, spoken), options)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,6 @@ and no warm run needs more than `BETWEEN` times what the first did. Prints a tab
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
 import random
@@ -20,12 +19,14 @@ import tempfile
 import time
 from array import array
 from collections import Counter, deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
 import msgspec
 
+from bench import report
 from tests.support.server import READ, SECRETS, SOURCES, Running, now
 from tracker.demo.calls import VENDORS, sign, whole_call
 from tracker.log.sqlite.log import SqliteLog
@@ -475,12 +476,14 @@ async def run_soak(folder: Path, minutes: float, seed: int) -> list[str]:
     return faults + missing + await checked(running)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.minutes = 0.05
     with tempfile.TemporaryDirectory() as folder:
         faults = asyncio.run(run_soak(Path(folder), options.minutes, options.seed))
     print("faults:", faults or "none")

@@ -13,19 +13,16 @@ from __future__ import annotations
 import random
 import re
 import string
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
+from tests.support.samples import samples
 from tracker.domain.deliveries import Verified
 from tracker.demo.calls import SampleDelivery, delivery, settings, whole_call
 from tracker.sources import registry
 from tracker.sources.contract import Source
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.support.samples import samples  # noqa: E402 - read from the checkout
 
 START = 1_700_000_000_000_000
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real

@@ -10,7 +10,6 @@ the server's event loop used while one delivery waited (ms, whatever else runs o
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import multiprocessing
 import os
@@ -18,23 +17,18 @@ import socket
 import sys
 import tempfile
 import time
-import zlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
 
+from bench import report
+from tests.support.bombs import gzip_bomb
 from tests.support.server import Running, now
 from tracker.demo.calls import whole_call
 
 ROW = "{:36}{:>4}{:>10}{:>10}{:>10}{:>8}  {}"
-
-
-def bomb() -> bytes:
-    """60 × 64 MiB of zeros, gzipped: 3.9 MB."""
-    packer = zlib.compressobj(9, wbits=31)
-    block = bytes(1 << 20)
-    return b"".join(packer.compress(block) for _ in range(60 * 64)) + packer.flush()
 
 
 def head(path: str, length: int, *lines: str) -> bytes:
@@ -173,13 +167,16 @@ async def play(name: str, attackers: int, seconds: float, body: bytes) -> None:
         )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit code."""
+    parser = report.parser(__doc__)
     parser.add_argument("--attackers", type=int, nargs="+", default=[1, 20])
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--only")
-    options = parser.parse_args()
-    body = bomb()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.attackers, options.seconds, options.only = [1], 0.2, options.only or next(iter(PATHS))
+    body = gzip_bomb(60 * 64)
     print(ROW.format("attack", "n", "slowest", "median", "busy", "MiB", "attackers were answered"))
     for name in PATHS:
         if options.only and options.only not in name:

@@ -18,14 +18,13 @@ The exit code is 1 if a check failed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +33,7 @@ import nats
 import nats.errors
 from nats.js.api import StreamConfig
 
+from bench import report
 from tests.support.cluster import Cluster, node
 from tests.support.load import Live, Load, Tail
 from tests.support.power_loss import Disk, missing_requirement
@@ -309,13 +309,15 @@ def run_controls(folder: Path, *, quick: bool) -> list[str]:
     return faults
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--only", default=",".join(FAULTS))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--control", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.only, options.quick = "ingest", True
     with tempfile.TemporaryDirectory() as name:
         folder, reason = Path(name), missing_requirement()
         if reason:

@@ -23,15 +23,16 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench import report
 
 if TYPE_CHECKING:
     # Imported when used: atheris instruments only what is imported after it.
     from tracker.domain.deliveries import Verified
-    from tracker.log.contract import Log
 
 ROOT = Path(__file__).parent.parent.parent
 VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec")
@@ -163,20 +164,9 @@ class Found(NamedTuple):
     error: str
 
 
-@asynccontextmanager
-async def opened(path: Path) -> AsyncGenerator[Log]:
-    """The log at `path`."""
-    from tracker.log.sqlite.log import SqliteLog
-
-    log = await SqliteLog.open(path)
-    try:
-        yield log
-    finally:
-        await log.close()
-
-
 async def project(verified: Sequence[Verified], folder: Path, chance: random.Random) -> list[str]:
     """Save, rebuild and compare. Returns what differs, and what was set aside."""
+    from tests.support.logs import opened
     from tracker.log.sqlite.log import SqliteLog
     from tracker.projector import rebuild
     from tracker.projector.projector import Projector, compare_views
@@ -274,9 +264,9 @@ def run_guided(vendor: str, inputs: int) -> tuple[str, list[Found]]:
         ), found
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000, help="for all vendors together")
     parser.add_argument("--vendors", default=",".join(VENDORS))
     parser.add_argument("--mutations", action="store_true")
@@ -284,7 +274,9 @@ def main() -> int:
     parser.add_argument("--save", type=int, default=4_000, help="records of each vendor to project; 0: none")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--guided", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.inputs, options.save, options.mutations = 100 * len(VENDORS), 20, True
     warnings.simplefilter("ignore")
     vendors = options.vendors.split(",")
     if options.guided:

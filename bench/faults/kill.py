@@ -8,16 +8,17 @@ rebuild; `verify` finds nothing. Prints a table; the exit code is 1 if a check f
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
 
+from bench import report
 from tests.support.senders import SENDERS, send_until_killed
 from tests.support.server import Running
 from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
@@ -96,12 +97,14 @@ async def kill_again_and_again(folder: Path, rounds: int, seed: int) -> list[str
     return faults + [f"{n} {what}" for what, n in (("lost", lost), ("gaps", gaps), ("twice", twice)) if n]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=20)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.rounds = 1
     with tempfile.TemporaryDirectory() as folder:
         faults = asyncio.run(kill_again_and_again(Path(folder), options.rounds, options.seed))
     print("faults:", faults or "none")

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import os
 import shutil
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
 
+from bench import report
 from bench.faults.senders import memory
 from tests.support.server import TOKEN, Running, now
 from tracker.demo.calls import VENDORS, whole_call
@@ -59,15 +62,25 @@ async def run_schemathesis(
     return process.returncode or 0, out.decode(errors="replace")
 
 
-async def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__)
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10, help="the most minutes of a round")
     parser.add_argument("--rounds", type=int, default=2, help="memory is compared between them")
     parser.add_argument("--checks", default="no_server_error,status_code_conformance,response_schema_conformance")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.examples, options.rounds, options.minutes = 1, 1, 0.1
+    if importlib.util.find_spec("schemathesis") is None:
+        print("skipped: schemathesis is not installed (pip install '.[faults]')")
+        return 0
+    return asyncio.run(ask_all(options))
+
+
+async def ask_all(options: argparse.Namespace) -> int:
+    """Run the rounds; returns the exit code of the worst."""
     worst = 0
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tracker_hooks.py").write_text(HOOKS, "utf-8")
@@ -95,4 +108,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

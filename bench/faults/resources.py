@@ -8,7 +8,6 @@ Prints a table; the exit code is 1 if a check failed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -21,13 +20,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from bench import report
 from bench.faults.server_power import restart_in_own_mount_namespace
 from tests.support.senders import start_large_upload
 from tests.support.server import SECRETS, SOURCES, Running, now
@@ -429,12 +429,15 @@ async def clock(space: Path) -> None:
         faults.append("clock: " + out + stderr)
 
 
-async def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
     cases = {"disk": disk, "limits": limits, "memory": memory, "traced": traced, "read-only": read_only, "clock": clock}
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__)
     parser.add_argument("--only", default=",".join(cases))
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    restart_in_own_mount_namespace("bench.faults.resources", argv)
+    if options.smoke:
+        options.only = "clock"
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     print(
@@ -448,11 +451,10 @@ async def main() -> int:
             (Path(space) / name).mkdir()
             for part in ("limits", "traced"):
                 (Path(space) / name / part).mkdir()
-            await cases[name](Path(space) / name)
+            asyncio.run(cases[name](Path(space) / name))
     print("faults:", faults or "none")
     return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    restart_in_own_mount_namespace("bench.faults.resources")
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

@@ -16,10 +16,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
 
+from bench import report
 from tests.support.server import SECRETS, SOURCES, Running, now
 from tracker.demo.calls import sign, whole_call
 
@@ -267,16 +269,24 @@ async def fill_queue(running: Running) -> None:
         print_row("mad source once the log is free", (await send_one(running, web, "openvidu", 1000))[0], 200)
 
 
-async def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__)
     parser.add_argument("--idle", type=int, default=10_000)
     parser.add_argument("--mad", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    options.quick = options.quick or options.smoke
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(misbehave(options))
+    print("faults:", faults or "none")
+    return 1 if faults else 0
+
+
+async def misbehave(options: argparse.Namespace) -> None:
+    """Run every sender, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         running = Running(Path(folder))
         text = running.config.read_text("utf-8")
@@ -296,9 +306,7 @@ async def main() -> int:
             await fill_queue(running)
         finally:
             await running.stop()
-    print("faults:", faults or "none")
-    return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

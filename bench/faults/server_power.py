@@ -10,7 +10,6 @@ is not a power cut. Needs root and loop devices. Prints a table; the exit code i
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -19,11 +18,13 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from bench import report
 from tests.support.senders import SENDERS, send_until_killed
 from tests.support.power_loss import Disk, missing_requirement
 from tests.support.server import Running
@@ -74,7 +75,7 @@ class DeliveryQueue:
         return self.queue
 
 
-def restart_in_own_mount_namespace(module: str) -> None:
+def restart_in_own_mount_namespace(module: str, argv: Sequence[str] | None) -> None:
     """Run the module again in a mount namespace of its own (root only).
 
     Otherwise a container started meanwhile would hold a dead file system, which could then not be mounted again.
@@ -82,7 +83,7 @@ def restart_in_own_mount_namespace(module: str) -> None:
     if os.geteuid() == 0 and shutil.which("unshare") and "TRACKER_OWN_MOUNTS" not in os.environ:
         os.environ["TRACKER_OWN_MOUNTS"] = "1"
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", module]
-        os.execvp(command[0], [*command, *sys.argv[1:]])
+        os.execvp(command[0], [*command, *(sys.argv[1:] if argv is None else argv)])
 
 
 def server_on(disk: Disk, name: str, kind: type[Running] = Running) -> Running:
@@ -198,13 +199,16 @@ async def control(disk: Disk, cuts: int, chance: random.Random) -> list[str]:
     return [] if lost or not cuts else ["the control lost nothing: the cut is not a power cut"]
 
 
-async def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__)
     parser.add_argument("--cuts", type=int, default=20)
     parser.add_argument("--control", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    restart_in_own_mount_namespace("bench.faults.server_power", argv)
+    if options.smoke:
+        options.cuts, options.control = 1, 0
     if (reason := missing_requirement()) is not None:
         print(f"skipped: {reason}")
         return 0
@@ -215,7 +219,9 @@ async def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         disk = Disk(Path(folder)).mount()
         try:
-            faults = await cut_power(disk, options.cuts, chance) + await control(disk, options.control, chance)
+            faults = asyncio.run(cut_power(disk, options.cuts, chance)) + asyncio.run(
+                control(disk, options.control, chance)
+            )
         finally:
             disk.unmount()
     print("faults:", faults or "none")
@@ -223,5 +229,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    restart_in_own_mount_namespace("bench.faults.server_power")
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.faults.workloads import Workload
@@ -93,5 +94,10 @@ def kill_at_calls(work: Workload, space: Path, every: int) -> tuple[int, int, li
     return calls, kills, faults
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit code."""
+    return print_table(__doc__, argv, kill_at_calls, unit="call", workloads="append,sealed,rebuild,erase")
+
+
 if __name__ == "__main__":
-    sys.exit(print_table(__doc__, kill_at_calls, unit="call", workloads="append,sealed,rebuild,erase"))
+    sys.exit(main())

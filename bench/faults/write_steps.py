@@ -11,7 +11,6 @@ Prints a table; the exit code is 1 if a check failed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -23,10 +22,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import report
 from bench.faults.workloads import WORKLOADS, Workload
 from tracker.log.sqlite import dictionaries
 
@@ -160,6 +160,7 @@ def kill_at_steps(work: Workload, space: Path, every: int) -> tuple[int, int, li
 
 def print_table(
     description: str | None,
+    argv: Sequence[str] | None,
     kill_at: Callable[[Workload, Path, int], tuple[int, int, list[str]]],
     *,
     unit: str,
@@ -169,10 +170,12 @@ def print_table(
 
     `kill_at(workload, folder, every)` returns (units, kills, faults).
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = report.parser(description)
     parser.add_argument("--every", type=int, default=1, help=f"only every n-th {unit}")
     parser.add_argument("--workloads", default=workloads)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.every, options.workloads = 1_000, "append"
     print(f"{'workload':10}{unit + 's':>7}{'kills':>7}{'faults':>8}{'seconds':>9}")
     bad = 0
     with tempfile.TemporaryDirectory() as space:
@@ -186,5 +189,10 @@ def print_table(
     return 1 if bad else 0
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit code."""
+    return print_table(__doc__, argv, kill_at_steps, unit="step", workloads=",".join(WORKLOADS))
+
+
 if __name__ == "__main__":
-    sys.exit(print_table(__doc__, kill_at_steps, unit="step", workloads=",".join(WORKLOADS)))
+    sys.exit(main())

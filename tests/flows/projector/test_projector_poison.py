@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tracker.log.contract import Log
+from tests.support.logs import opened
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector import rebuild
 from tracker.projector.projector import Projector, compare_views
@@ -65,15 +65,6 @@ POISONS: dict[str, list[Sent]] = {
         ("streamrec", {"status": "session_finished", "client_id": "c2", "session_id": "c1_1790000000000", "started_at": "2026-09-21T15:00:00Z", "stopped_at": "2026-09-21T15:14:20Z"}),
     ],
 }  # fmt: skip
-
-
-@asynccontextmanager
-async def opened(path: Path) -> AsyncGenerator[Log]:
-    log = await SqliteLog.open(path)
-    try:
-        yield log
-    finally:
-        await log.close()
 
 
 async def log_of(path: Path, sent: list[Sent]) -> None:

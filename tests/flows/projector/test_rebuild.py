@@ -17,11 +17,11 @@ import pytest
 
 from tests.flows.privacy.test_erasure import sealed_config
 from tests.flows.projector.test_projector import mixed_log, search_results
+from tests.support.logs import opened
 from tracker.projector import merge, rebuild
 from tracker.cli.main import main
 from tracker.demo.calls import SOURCES, whole_call
 from tracker.log.contract import Log
-from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.batch import LoadFacts
 from tracker.projector.projector import Progress, compare_views
 from tracker.projector.rebuild import PART_SUFFIX, PartProcess, RebuildContext, build_views
@@ -30,15 +30,6 @@ from tracker.views.contract import MergeableViews
 from tracker.views.sqlite.views import SqliteViews
 
 HIDDEN = {"openvidu": frozenset({"ip", "clientData"})}
-
-
-@asynccontextmanager
-async def opened(path: Path) -> AsyncGenerator[Log]:
-    log = await SqliteLog.open(path)
-    try:
-        yield log
-    finally:
-        await log.close()
 
 
 @asynccontextmanager

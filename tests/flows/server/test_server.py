@@ -20,19 +20,6 @@ from tracker.demo.calls import VENDORS, sign, whole_call
 HOUR = 3_600_000_000
 
 
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    server = await Running(tmp_path).start(init=True)
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def web() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
 async def test_calls_of_all_vendors_are_sessions_within_a_second(running: Running, web: aiohttp.ClientSession) -> None:
     start = now() - HOUR
     head = 0

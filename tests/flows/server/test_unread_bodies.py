@@ -11,32 +11,21 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
+from tests.support.bombs import MIB, gzip_bomb
 from tests.support.server import READ, Running, now
 from tracker.dashboard.form import FORM_BYTES
 from tracker.demo.calls import whole_call
 from tracker.server.unread_bodies import DRAIN_BYTES
 
-MIB = 1024 * 1024
 
-
-def gzip_bomb(mib: int) -> bytes:
-    """`mib` MiB of zeros, compressed."""
-    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
-    return b"".join(packer.compress(bytes(MIB)) for _ in range(mib)) + packer.flush()
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    server = await Running(tmp_path).start(init=True)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """One server for all tests: none of them leaves anything behind that another would notice."""
+    server = await Running(tmp_path_factory.mktemp("server")).start(init=True)
     yield server
     await server.stop()
-
-
-@pytest.fixture
-async def web() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 def processor_seconds(running: Running) -> float:
