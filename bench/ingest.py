@@ -1,4 +1,4 @@
-"""Ingest compared with simpler servers: `python bench/ingest.py` takes five minutes; see `--help` for shorter runs.
+"""Ingest compared with simpler servers: `python -m bench.ingest` takes five minutes; see `--help` for shorter runs.
 
 Every mode of `ingest_server.py` is a separate server process. This process sends deliveries over real HTTP, signed
 beforehand, each once. Modes take turns, and the fastest round counts. For each vendor and number of connections:
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,9 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ingest_server import NOW, SECRET
+from bench import report
+from bench.report import Row
+from bench.ingest_server import NOW, SECRET
 
 from tracker.demo.calls import VENDORS, sign, whole_call
 
@@ -130,9 +133,8 @@ async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[
 @contextlib.contextmanager
 def serving(mode: str, vendor: str, loop: str) -> Generator[tuple[int, int]]:
     """Start one mode in an empty folder; yields (process id, port)."""
-    program = str(Path(__file__).with_name("ingest_server.py"))
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, program, mode, vendor, folder, loop]
+        command = [sys.executable, "-m", "bench.ingest_server", mode, vendor, folder, loop]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             try:
@@ -173,8 +175,8 @@ def counts(requests: int, connections: int) -> int:
     return max(1000, requests * min(connections, 32) // 32)
 
 
-def table(vendor: str, options: argparse.Namespace) -> None:
-    """Measure and print one vendor with all loads."""
+def table(vendor: str, options: argparse.Namespace) -> list[Row]:
+    """Measure and print one vendor with all loads; returns the headline figures."""
     loads: list[int] = options.connections
     needed = sum(counts(options.requests, connections) for connections in loads)
     requests = requests_of(vendor, WARM + needed)
@@ -202,9 +204,34 @@ def table(vendor: str, options: argparse.Namespace) -> None:
             print(f"{mode:14}{connections:6}{found.rate:11.0f}{rate:8.2f}"
                   + "".join(f"{found.ms(part):7.2f}" for part in (0.5, 0.9, 0.99, 0.999))
                   + f"{found.cpu_us:8.0f}{cpu:8.2f}{found.busy:6.2f}", flush=True)  # fmt: skip
+    return headlines(vendor, loads, best)
 
 
-def main() -> None:
+def headlines(vendor: str, loads: Sequence[int], best: dict[tuple[str, int], Measured]) -> list[Row]:
+    """Of Tracker: with one connection the latency, with more the rate and p99; relative to the other servers of this run."""
+    rows: list[Row] = []
+    for connections in loads:
+        ours, bare, peer = (best.get((mode, connections)) for mode in ("tracker", "bare", "eventsourcing"))
+        what = f"{PROOFS[vendor]}, {connections} connection{'s' if connections > 1 else ''}"
+        if ours is None:
+            continue
+        if connections == 1:
+            if peer is not None:
+                rows.append(
+                    Row("ingest", f"{what}, p50", ours.ms(0.5), "ms", ours.ms(0.5) / peer.ms(0.5), "eventsourcing")
+                )
+            continue
+        if bare is not None:
+            rows.append(Row("ingest", what, ours.rate, "/s", ours.rate / bare.rate, "the bare server"))
+            rows.append(
+                Row("ingest", f"{what}, p99", ours.ms(0.99), "ms", ours.ms(0.99) / bare.ms(0.99), "the bare server")
+            )
+        if peer is not None:
+            rows.append(Row("ingest", what, ours.rate, "/s", ours.rate / peer.rate, "eventsourcing"))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
 
     def listed(text: str) -> list[str]:
@@ -213,7 +240,7 @@ def main() -> None:
     def numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--vendors", type=listed, default=list(PROOFS)[:3], help=f"of {','.join(VENDORS)}")
     parser.add_argument("--connections", type=numbers, default=[1, 16, 64, 256])
     parser.add_argument("--modes", type=listed, default=list(MODES), help=f"of {','.join(MORE_MODES)}")
@@ -222,10 +249,15 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop", help="of the servers, every mode")
-    options = parser.parse_args()
-    for vendor in options.vendors:
-        table(vendor, options)
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.vendors, options.connections, options.requests, options.rounds = ["openvidu"], [1, 64], 200, 1
+    if "eventsourcing" in options.modes and importlib.util.find_spec("eventsourcing") is None:
+        print("eventsourcing is left out: it is not installed (pip install '.[bench]')", file=sys.stderr)
+        options.modes = [mode for mode in options.modes if mode != "eventsourcing"]
+    report.write([row for vendor in options.vendors for row in table(vendor, options)], options)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

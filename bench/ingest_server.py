@@ -1,4 +1,4 @@
-"""One server of the ingest benchmark: `python bench/ingest_server.py MODE VENDOR FOLDER LOOP`. Prints its port, then serves.
+"""One server of the ingest benchmark: `python -m bench.ingest_server MODE VENDOR FOLDER LOOP`. Prints its port, then serves.
 
 bare           aiohttp reads the body and answers 200
 verify         the same after checking the vendor's proof

@@ -29,7 +29,8 @@ import aiohttp
 
 from bench import report
 from bench.calls import DAY, HOUR, calls, deliveries
-from bench.rebuild import context_of, opened
+from bench.rebuild import context_of
+from tests.support.logs import opened
 from tests.support.server import READ, Running
 from tracker.demo.show import SOURCES
 from tracker.demo.calls import ISSUERS, VENDORS

@@ -1,4 +1,4 @@
-"""Rebuild large logs, compared with a plain scan: `python bench/rebuild.py [events ...] [--log FILE] [--modes …]`.
+"""Rebuild large logs, compared with a plain scan: `python -m bench.rebuild [events ...] [--log FILE] [--modes …]`.
 
     scan            reads the log and decodes its JSON with msgspec: the minimum for a rebuild
     rebuild, alone  a rebuild in one process, on one core
@@ -9,7 +9,7 @@
 Each mode runs in a process of its own. A hundred calls of the five vendors are open at any time. Prints events per second
 and CPU time per event, both also relative to the scan, and the peak memory of all its processes together. CPU time is the
 steadier figure on a busy machine; of two processes, the busier one determines how long two cores take. Default sizes:
-100,000 and 1,000,000 events. The mode `eventsourcing` needs `pip install eventsourcing`; without it, it is left out.
+100,000 and 1,000,000 events. The mode `eventsourcing` needs `pip install '.[bench]'`; without it, it is left out.
 `--log`: an existing log, of a server or a benchmark. The views of the last rebuild stay beside it, under another name.
 """
 
@@ -25,15 +25,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
 
+from bench import report
+from bench.report import Row
+from tests.support.logs import opened
 from tracker.demo.calls import ISSUERS, VENDORS, whole_call
-from tracker.log.contract import Log
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.rebuild import RebuildContext, build_views
 from tracker.server import stores
@@ -93,16 +95,6 @@ async def scan(path: Path) -> int:
         seen += len(records)
     await log.close()
     return seen
-
-
-@contextlib.asynccontextmanager
-async def opened(path: Path) -> AsyncGenerator[Log]:
-    """Open the log; close it at the end."""
-    log = await SqliteLog.open(path)
-    try:
-        yield log
-    finally:
-        await log.close()
 
 
 def context_of(path: Path) -> RebuildContext:
@@ -212,11 +204,11 @@ async def head_of(path: Path) -> int:
         return await log.head()
 
 
-def compare(path: Path, modes: list[str]) -> None:
-    """Measure each mode in a process of its own and print a table. Always with the scan: the others are relative to it."""
+def compare(path: Path, modes: list[str]) -> list[Row]:
+    """Measure each mode in a process of its own, print a table, return the headline figures. All are relative to the scan."""
     events = asyncio.run(head_of(path))
     if "eventsourcing" in modes and importlib.util.find_spec("eventsourcing") is None:
-        print("eventsourcing is left out: it is not installed (pip install eventsourcing)", file=sys.stderr)
+        print("eventsourcing is left out: it is not installed (pip install '.[bench]')", file=sys.stderr)
         modes = [each for each in modes if each != "eventsourcing"]
     if "eventsourcing" in modes:
         asyncio.run(copy_events(path))
@@ -229,7 +221,10 @@ def compare(path: Path, modes: list[str]) -> None:
     found: dict[str, Took] = {}
     for mode in ["scan", *(each for each in modes if each != "scan")]:
         done = subprocess.run(  # noqa: S603 - this program
-            [sys.executable, __file__, mode, str(path)], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "bench.rebuild", "--measure", mode, str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         seen, seconds, cpu, second, peak = (float(each) for each in done.stdout.split())
         took = found[mode] = Took(seen / seconds, cpu / events * 1e6, second / events * 1e6)
@@ -248,6 +243,24 @@ def compare(path: Path, modes: list[str]) -> None:
     if views_path_of(path).exists():
         views = views_path_of(path).stat().st_size
         print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes per event, {views / log_bytes:.2f} of the log")
+    scan = found["scan"]
+    rows = [
+        Row("rebuild", f"{mode}, {events:,} events", took.cost + took.second, "µs", scan.cost / (took.cost + took.second), "a scan's speed")
+        for mode, took in found.items() if mode != "scan"
+    ]  # fmt: skip
+    if found.keys() >= {"rebuild", "rebuild, alone"}:
+        both, alone = found["rebuild"], found["rebuild, alone"]
+        rows.append(
+            Row(
+                "rebuild",
+                f"two processes, {events:,} events",
+                both.speed,
+                "/s",
+                both.speed / alone.speed,
+                "one process",
+            )
+        )
+    return rows
 
 
 class Took(NamedTuple):
@@ -258,23 +271,28 @@ class Took(NamedTuple):
     second: float
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure the log or the sizes named on the command line."""
-    if len(sys.argv) == 3 and sys.argv[1] in MODES:  # noqa: PLR2004 - called by itself
-        measure(sys.argv[1], Path(sys.argv[2]))
-        return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--log", type=Path)
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
-    options = parser.parse_args()
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # called by itself
+    options = parser.parse_args(argv)
+    if options.measure:
+        measure(options.measure[0], Path(options.measure[1]))
+        return 0
+    if options.smoke:
+        options.events = [300, 400]
+    rows: list[Row] = []
     if options.log is not None:
-        compare(options.log, options.modes)
-        return
-    for events in options.events:
+        rows += compare(options.log, options.modes)
+    for events in options.events if options.log is None else ():
         with tempfile.TemporaryDirectory() as folder:
-            compare(make_log(events, Path(folder)), options.modes)
+            rows += compare(make_log(events, Path(folder)), options.modes)
+    report.write(rows, options)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

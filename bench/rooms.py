@@ -1,4 +1,4 @@
-"""What one more event of a room costs, with many earlier runs of that room: `python bench/rooms.py [--sizes 1000 …]`.
+"""What one more event of a room costs, with many earlier runs of that room: `python -m bench.rooms [--sizes 1000 …]`.
 
 For each vendor and each order (forwards, backwards, shuffled) a log with n short runs of one room is projected, as a server
 catches up. Printed for each n: milliseconds of processor time an event, the same relative to the smallest n, what each of `--single` further
@@ -19,12 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from bench import report
+from bench.report import Row
 from tracker.demo.calls import ISSUERS
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector import gc_tuning
@@ -208,25 +210,28 @@ async def measure(name: str, runs: int, order: str, single: int) -> None:
 
 
 def measured(name: str, runs: int, order: str, single: int) -> tuple[float, float, float, float]:
-    command = [sys.executable, __file__, "--one", name, order, str(runs), "--single", str(single)]
+    command = [sys.executable, "-m", "bench.rooms", "--one", name, order, str(runs), "--single", str(single)]
     # The last line: the log may warn that a disk is slow.
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1].split()
     return float(answer[0]), float(answer[1]), float(answer[2]), float(answer[3])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; returns 1 if a goal was missed."""
+    parser = report.parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+")
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
     parser.add_argument("--vendors", nargs="+", choices=VENDORS, default=list(VENDORS))
     parser.add_argument("--single", type=int, default=20)
     parser.add_argument("--one", nargs=3, metavar=("VENDOR", "ORDER", "RUNS"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.smoke:
+        options.sizes, options.orders, options.vendors, options.single = [10, 20], ["shuffled"], list(VENDORS)[:1], 2
     if options.one:
         name, order, runs = options.one
         asyncio.run(measure(name, int(runs), order, options.single))
         return 0
-    missed = 0
+    missed, rows = 0, list[Row]()
     print(
         f"{'vendor':24}{'order':>10}{'runs':>8}{'ms/event':>10}{'ratio':>7}{'one more: median':>18}{'longest':>9}{'stall ms':>10}"
     )
@@ -239,12 +244,15 @@ def main() -> int:
                 smallest = smallest or each
                 is_missed = each / smallest > MAX_RATIO or median > MAX_SINGLE_MS or stall > MAX_STALL_MS
                 missed += is_missed
+                what = f"{name}, {order}, {runs:,} runs of one room, an event"
+                rows.append(Row("rooms", what, each * 1000, "µs", each / smallest, f"{sizes[0]:,} runs"))
                 print(
                     f"{name:24}{order:>10}{runs:>8}{each:>10.3f}{each / smallest:>7.2f}{median:>18.1f}{longest:>9.1f}{stall:>10.0f}"
                     f"{'  missed' if is_missed else ''}",
                     flush=True,
                 )
-    return 1 if missed else 0
+    report.write(rows, options)
+    return 1 if missed and not options.smoke else 0
 
 
 if __name__ == "__main__":

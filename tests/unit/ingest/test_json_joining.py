@@ -49,13 +49,13 @@ def written(objects: Sequence[Any], layout: str) -> str:
             return json.dumps(objects, indent=4, ensure_ascii=False)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(OBJECTS, min_size=1, max_size=4), st.sampled_from(LAYOUTS))
 def test_any_objects_are_found_in_any_layout(objects: list[Any], layout: str) -> None:
     assert [parse_object(each.text) for each in joined(written(objects, layout))] == objects
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(OBJECTS, min_size=2, max_size=4), st.sampled_from(("pretty", "pretty array")), st.data())
 def test_of_a_text_with_a_damaged_line_all_other_objects_are_found(
     objects: list[Any], layout: str, data: st.DataObject
