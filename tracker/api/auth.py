@@ -25,6 +25,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from jwt.types import Options
 
+from tracker.api.signed_out import SignedOutSessions
 from tracker.config.schema import AccessKey
 from tracker.errors import ConfigInvalid, TokenInvalid
 
@@ -92,6 +93,7 @@ class Access:
         audience: str | None = None,
         issuer: str | None = None,
         now: Callable[[], int],
+        signed_out: SignedOutSessions | None = None,
     ) -> None:
         self._keys = {key.id: (key, _verification_key(key)) for key in keys}
         if len(self._keys) != len(keys):
@@ -102,8 +104,9 @@ class Access:
         # Digests only, so that the time of a comparison says nothing about the code itself.
         self._codes: set[bytes] = set()
         self._opened: set[bytes] = set()
-        self._signed_out: dict[bytes, int | None] = {}
-        """Digest of the cookie of each session that was signed out → when its token expires (µs; None: it has none)."""
+        self._ended: set[bytes] = set()
+        """Sessions of opened links that were signed out."""
+        self._signed_out = SignedOutSessions() if signed_out is None else signed_out
 
     def authorize(self, authorization: str | None, cookie: str | None = None) -> Reader:
         """The reader. `authorization` is the value of the header, `cookie` that of `tracker_session`.
@@ -159,7 +162,7 @@ class Access:
     def begin_session(self, token: str) -> None:
         """Sign in with a token, perhaps again after its session was signed out. Raises `TokenInvalid`."""
         self._read(token)
-        self._signed_out.pop(_digest(token), None)
+        self._signed_out.discard(_digest(token))
 
     def end_session(self, cookie: str) -> None:
         """Sign a session out: its cookie is refused from now on. A token in a header stays valid until it expires."""
@@ -167,20 +170,19 @@ class Access:
             expires_at = self.authorize(None, cookie).expires_at
         except TokenInvalid:
             return
-        now = self._now()
-        for digest in [
-            each for each, at in self._signed_out.items() if at is not None and at + LEEWAY_S * 1_000_000 < now
-        ]:
-            del self._signed_out[digest]
-        self._opened.discard(_digest(cookie))
-        self._signed_out[_digest(cookie)] = expires_at
+        digest = _digest(cookie)
+        if digest in self._opened:  # no token: it is not valid any more
+            self._opened.discard(digest)
+            self._ended.add(digest)
+            return
+        self._signed_out.add(digest, expires_at, self._now() - LEEWAY_S * 1_000_000)
 
     def seconds_left(self, reader: Reader) -> float:
         """How long a reader may go on reading one stream: until the token expires, or the session is signed out.
 
         0 or less: no longer. The leeway is for clocks that differ when a token is new; a stream that began has none.
         """
-        if reader.session is not None and reader.session in self._signed_out:
+        if reader.session is not None and (reader.session in self._signed_out or reader.session in self._ended):
             return 0.0
         return math.inf if reader.expires_at is None else (reader.expires_at - self._now()) / 1_000_000
 

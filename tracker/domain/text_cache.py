@@ -19,7 +19,7 @@ HOLDERS = {
     "log/erasure_records.py": "`RemainingFacts`: the projector makes a new one after a swap",
     "projector/batch.py": "`BatchCache`: the projector makes a new one after a swap",
     "views/sqlite/row_diff.py": "`SavedRows`: `SqliteViews.refresh` makes a new one after a swap",
-    "domain/text_cache.py": "functions with `text_cache`: the projector, and a server's `SqliteViews.look`, call `drop_text_caches` after a swap",
+    "domain/text_cache.py": "functions with `text_cache`: the projector, and a server's `SqliteViews.look`, call `drop_text_caches` after a swap; a node without views does every minute",
 }
 """File → which cache, and who drops it."""
 

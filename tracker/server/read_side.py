@@ -24,6 +24,7 @@ from tracker.api.auth import Access
 from tracker.api.health import UnreadyReasons
 from tracker.api.route import ApiContext
 from tracker.api.live import LiveStream
+from tracker.api.signed_out import SignedOutSessions
 from tracker.config.load import Config
 from tracker.dashboard import app as dashboard
 from tracker.dashboard.ingest_stats import IngestStats
@@ -38,6 +39,8 @@ from tracker.log.cluster.cosigner import Cosigner
 
 MAX_LAG_SECONDS = 10.0
 POLL_SECONDS = 1.0
+SIGNED_OUT_FILE = "signed-out-sessions"
+"""Beside the views."""
 BACK_OFF = (0.2, 1.0, 5.0, 15.0)
 """Seconds to wait before the projector is started again, after 0, 1, 2 … failures in a row."""
 
@@ -47,7 +50,8 @@ _log = structlog.get_logger("server")
 def build_access(config: Config) -> Access:
     """Checks readers' tokens with the configured keys."""
     access = config.access
-    return Access(access.keys, audience=access.audience, issuer=access.issuer, now=clock.now)
+    signed_out = SignedOutSessions(config.views_path.with_name(SIGNED_OUT_FILE))
+    return Access(access.keys, audience=access.audience, issuer=access.issuer, now=clock.now, signed_out=signed_out)
 
 
 class ReadSide:

@@ -7,17 +7,26 @@ read     views · api · dashboard; a delivery gets 503, so that its sender trie
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 from aiohttp import web
 
 from tracker.api.problems import problem_response
 from tracker.config.load import Config
+from tracker.domain.text_cache import drop_text_caches
 from tracker.errors import ConfigInvalid
 
 Role = Literal["all", "ingest", "read"]
 
 RETRY = {"Retry-After": "1"}
+
+
+async def drop_text_caches_regularly(seconds: float = 60.0) -> None:
+    """Run for ever, on a node without views: nothing tells it that somebody was erased."""
+    while True:
+        await asyncio.sleep(seconds)
+        drop_text_caches()
 
 
 def expect_role(config: Config, role: Role) -> None:

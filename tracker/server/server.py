@@ -45,7 +45,7 @@ from tracker.log.contract import ClusteredLog, ServedLog
 from tracker.server.metrics import Metrics
 from tracker.log.cluster.gossip import NodeGossip, SourceActivity, NodeStatus, finite_seconds
 from tracker.server.read_side import ReadSide, build_access
-from tracker.server.roles import Role, add_refusing_hooks, add_refusing_reads, expect_role
+from tracker.server.roles import Role, add_refusing_hooks, add_refusing_reads, drop_text_caches_regularly, expect_role
 from tracker.server.large_answers import send_in_pieces
 from tracker.server.request_tracking import KEEPALIVE_SECONDS, InFlightRequests
 from tracker.server.unread_bodies import drain_unread_body
@@ -335,6 +335,8 @@ async def _run(
             ]
             if server.cluster is not None:
                 background.append(catch_up.show(server.cluster, show_progress))
+            if server.read_side is None:
+                background.append(drop_text_caches_regularly())
             if server.cosigner is not None:
                 background.append(server.cosigner.run())
             if server.gossip is not None:
