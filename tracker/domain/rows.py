@@ -118,7 +118,7 @@ class StreamRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RecordingRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One recording. `id` is unique across sessions; `vendor_id` is the vendor's."""
+    """One recording. `id` is unique within its session: `vendor_id`, with a number if another recording there has it, too."""
 
     id: str
     session_id: str

@@ -33,7 +33,7 @@ from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.evidence.bundle.verify_records import Progress, RecordsResult, check_inclusion, check_records
 from tracker.evidence.bundle.verify_signature import check_signature
 from tracker.evidence.bundle.verify_timeline import NewViews, compare_timeline
-from tracker.evidence.bundle.zip_reader import OpenBundle, decoded, open_bundle
+from tracker.evidence.bundle.zip_reader import ContentComparison, OpenBundle, decoded, open_bundle
 from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from tracker.log.merkle.cosignature import CosignerKey
 from tracker.log.merkle.note import Verifier, decode_base64
@@ -391,17 +391,9 @@ def _is_page_of(bundle: OpenBundle, manifest: Manifest) -> bool:
     """Whether the README is the one of this manifest and timeline. Raises `BundleUnreadable`, and what rows raise."""
     files = [each for each in manifest.files if each.name != README]
     without_readme = msgspec.structs.replace(manifest, files=files)
-    actual, held, at = bundle.chunks(README), b"", 0
-    for piece in readme_page.page(without_readme, _entries(bundle)):
-        while len(held) < at + len(piece):
-            chunk = next(actual, b"")
-            if not chunk:
-                return False
-            held, at = held[at:] + chunk, 0
-        if not held.startswith(piece, at):
-            return False
-        at += len(piece)
-    return at == len(held) and not next(actual, b"")
+    actual = ContentComparison(bundle.chunks(README))
+    pieces = readme_page.page(without_readme, _entries(bundle))
+    return all(map(actual.continues_with, pieces)) and actual.is_at_end()
 
 
 def _entries(bundle: OpenBundle) -> Iterator[dict[str, object]]:

@@ -26,7 +26,7 @@ from tracker.evidence.bundle.contents import bundle_contents
 from tracker.evidence.bundle.findings import MAX_PROBLEMS
 from tracker.evidence.bundle.manifest import PARTS, TIMELINE, Manifest, inferred_end
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
-from tracker.evidence.bundle.zip_reader import SMALL_JSON, OpenBundle, is_plausible
+from tracker.evidence.bundle.zip_reader import SMALL_JSON, ContentComparison, OpenBundle, is_plausible
 from tracker.domain.record_json import parse_micros
 from tracker.projections.rendering import RenderContext, render
 from tracker.domain.rows import SessionRow
@@ -103,17 +103,11 @@ class _Comparison:
 
     async def _equals_actual(self, row: SessionRow) -> bool:
         """Whether timeline.json is, byte for byte, the timeline of the derived session."""
-        actual, held, at = self._bundle.chunks(TIMELINE), b"", 0
+        actual = ContentComparison(self._bundle.chunks(TIMELINE))
         async for piece in self._timeline_json(row):
-            while len(held) < at + len(piece):
-                chunk = next(actual, b"")
-                if not chunk:
-                    return False
-                held, at = held[at:] + chunk, 0
-            if not held.startswith(piece, at):
+            if not actual.continues_with(piece):
                 return False
-            at += len(piece)
-        return at == len(held) and not next(actual, b"")
+        return actual.is_at_end()
 
     async def _differences(self, row: SessionRow) -> list[str]:
         """Where timeline.json differs from the timeline of the derived session, in words."""

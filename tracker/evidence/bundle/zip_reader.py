@@ -171,6 +171,30 @@ class OpenBundle:
             raise EOFError("something is hidden behind its compressed data")
 
 
+class ContentComparison:
+    """Compares the bytes of a file, in chunks of any size, with pieces of any size."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._held, self._at = b"", 0
+
+    def continues_with(self, piece: bytes) -> bool:
+        """Whether these are the next bytes."""
+        while len(self._held) < self._at + len(piece):
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                return False
+            self._held, self._at = self._held[self._at :] + chunk, 0
+        if not self._held.startswith(piece, self._at):
+            return False
+        self._at += len(piece)
+        return True
+
+    def is_at_end(self) -> bool:
+        """Whether all bytes were compared."""
+        return self._at == len(self._held) and not next(self._chunks, b"")
+
+
 def decoded(content: bytes | bytearray | msgspec.Raw, kind: type[Read], what: str) -> Read:
     """JSON as this type. Raises `BundleUnreadable`, whose message names `what`; also where it would fill the memory."""
     if not is_plausible(content):
