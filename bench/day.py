@@ -372,7 +372,7 @@ async def stages(folder: Path) -> dict[str, float]:
     await SqliteViews.create(folder / "stages-views.db")
     views = await SqliteViews.open(folder / "stages-views.db", writable=True)
     begun = time.process_time()
-    await Projector(log, views, now=now).catch_up()
+    await Projector(log, views).catch_up()
     clock("project, live", begun)
     await views.close()
     await log.close()

@@ -102,7 +102,7 @@ async def fill(server: Running, people: int, events: int) -> float:
     await SqliteViews.create(views_path)
     views = await SqliteViews.open(views_path, writable=True)
     started = time.perf_counter()
-    await Projector(log, views, now=lambda: START * 1_000_000).catch_up()
+    await Projector(log, views).catch_up()
     took = time.perf_counter() - started
     await views.close()
     await log.close()

@@ -50,7 +50,7 @@ async def build(log_path: Path, path: Path, until: int) -> float:
     began = time.process_time()
     with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
         await Projector(
-            log, views, now=lambda: START, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
+            log, views, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
         ).catch_up(until=until)
     await views.finish()
     cost = (time.process_time() - began) / until * 1e6
@@ -68,7 +68,7 @@ async def follow(log_path: Path, path: Path, batch: int, measured: int) -> tuple
     """Project `measured` records; returns per event: µs of the event loop's thread, µs of the others, KB written."""
     log = await SqliteLog.open(log_path)
     views = await SqliteViews.open(path, writable=True)
-    projector = Projector(log, views, now=lambda: START)
+    projector = Projector(log, views)
     begin = await views.projected_position()
     # The first pass reads open sessions back, as after a start; after that the cost is steady.
     warm = begin + measured // 5

@@ -54,9 +54,10 @@ def mark(source: str, body: bytes) -> int:
 
 
 class Traffic:
-    """Endless deliveries of many open calls; some are repeated, some out of order."""
+    """Endless deliveries of `open_calls` calls at once; some are repeated, some out of order."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, open_calls: int = OPEN_CALLS) -> None:
+        self._open_calls = open_calls
         self._chance = random.Random(seed)
         self._calls: list[deque[Sending]] = []
         self._again: deque[Sending] = deque()
@@ -66,9 +67,9 @@ class Traffic:
         """The next delivery to send."""
         if self._again and self._chance.random() < 0.03:
             return self._again.popleft()
-        while len(self._calls) < OPEN_CALLS:
+        while len(self._calls) < self._open_calls:
             self._calls.append(self._new())
-        at = self._chance.randrange(OPEN_CALLS)
+        at = self._chance.randrange(self._open_calls)
         call = self._calls[at]
         if len(call) > 1 and self._chance.random() < 0.05:
             call[0], call[1] = call[1], call[0]
@@ -162,9 +163,9 @@ class Sender(asyncio.Protocol):
 class Crowd:
     """All senders. `rate`: deliveries per second; infinite: as many as are answered."""
 
-    def __init__(self, running: Running, seed: int) -> None:
+    def __init__(self, running: Running, traffic: Traffic) -> None:
         self.running = running
-        self.traffic = Traffic(seed)
+        self.traffic = traffic
         self.ledger = Ledger()
         self.idle: list[Sender] = []
         self.rate = float("inf")
@@ -433,6 +434,7 @@ async def until_projected(running: Running) -> float:
     """Wait until the views are at the end of the log; returns the seconds."""
     began = time.perf_counter()
     async with aiohttp.ClientSession() as web:
+        await asyncio.sleep(1.1)  # the metric is at most a second old
         while time.perf_counter() - began < 300:
             async with web.get(f"{running.url}/metrics") as answer:
                 found = re.search(r"^tracker_projector_lag (\S+)", await answer.text(), re.MULTILINE)
@@ -445,7 +447,7 @@ async def until_projected(running: Running) -> float:
 async def run_soak(folder: Path, minutes: float, seed: int) -> list[str]:
     """Run the soak, check, print the tables; returns what is wrong."""
     running, chance = Running(folder), random.Random(seed)
-    crowd = Crowd(running, seed)
+    crowd = Crowd(running, Traffic(seed))
     watch = Watch(running, crowd)
     try:
         maximum = await soak(running, crowd, watch, minutes, chance)

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     async with running_site(tmp_path_factory.mktemp("session_browser"), filled=False) as found:
-        await found.post("livekit", *open_call(BEGIN))
+        position = await found.post("livekit", *open_call(BEGIN))
+        await found.get("/v1/sessions", at_least=str(position))
         yield found
 
 

@@ -169,7 +169,7 @@ async def test_real_answers_match_the_document(tmp_path: Path, vendor: str) -> N
             await log.append(source.verify_trusted(sent.body, received_at=sent.at, proof={"file": "x"}))
     await SqliteViews.create(tmp_path / "views.db")
     views = await SqliteViews.open(tmp_path / "views.db", writable=True)
-    await Projector(log, views, now=lambda: NOW).catch_up()
+    await Projector(log, views).catch_up()
 
     async def unready() -> list[str]:
         return []

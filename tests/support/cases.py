@@ -165,7 +165,7 @@ async def case_server(hook: str, folder: Path) -> AsyncIterator[CaseServer]:
     add_routes(app, context)
     try:
         async with TestClient(TestServer(app)) as client:
-            yield CaseServer(hook, client, Projector(log, views, now=lambda: now["now"]), now)
+            yield CaseServer(hook, client, Projector(log, views), now)
     finally:
         await views.close()
         await log.close()
@@ -194,7 +194,7 @@ async def project_deliveries(hook: str, sent: Sequence[SampleDelivery]) -> Memor
     source, log, views = source_of(hook), MemoryLog(), MemoryViews()
     for each in sent:
         await log.append(source.verify(signed(hook, each)))
-    await Projector(log, views, now=lambda: START, batch_size=3).catch_up()
+    await Projector(log, views, batch_size=3).catch_up()
     await log.close()
     return views
 

@@ -72,6 +72,21 @@ class Running:
             await asyncio.sleep(0.02)
         raise AssertionError(f"not ready: {self.printed.read_text()}")
 
+    def children(self) -> list[int]:
+        """The processes that the server started and that run now: the projector, and commands."""
+        assert self.process is not None
+        return child_processes(self.process.pid)
+
+    async def projector(self, *, other_than: int | None = None) -> int:
+        """The process id of the projector, once there is one."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for pid in self.children():
+                if pid != other_than and b"project" in _command_of(pid).split(b"\0"):
+                    return pid
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"no projector: {self.printed.read_text()}")
+
     async def stop(self) -> int:
         """Send SIGTERM; returns the exit code."""
         if self.process is None:
@@ -101,11 +116,18 @@ class Running:
             return answer.status, json.loads(await answer.read())
 
     async def get(self, web: aiohttp.ClientSession, path: str, **query: str) -> Any:
-        """The JSON of a read; fails unless the status is 200."""
-        async with web.get(self.url + path, params=query, headers=READ) as answer:
-            body = await answer.json(content_type=None)
-            assert answer.status == 200, body
-            return body
+        """The JSON of a read; fails unless the status is 200.
+
+        On a busy machine, the projector of a server that has just started may need longer than `at_least` waits.
+        """
+        deadline = time.monotonic() + 30
+        while True:
+            async with web.get(self.url + path, params=query, headers=READ) as answer:
+                body = await answer.json(content_type=None)
+                if answer.status == 504 and time.monotonic() < deadline:
+                    continue
+                assert answer.status == 200, body
+                return body
 
     async def text(self, web: aiohttp.ClientSession, path: str) -> tuple[int, str]:
         """Status and text of a read, whatever the status is."""
@@ -126,6 +148,37 @@ class Running:
             output = self.printed.read_text()[-2_000:]
             raise AssertionError(f"{path}: wanted {status or ''} {wanted}, found {found}\n{output}") from None
         return found[1]
+
+
+def child_processes(pid: int) -> list[int]:
+    """The processes that a process started and that have not ended."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended; one that only waits to be reaped has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
+async def expect_ended(pids: Sequence[int], seconds: float) -> None:
+    """Fail unless these processes end within that time."""
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < deadline, [_command_of(pid) for pid in left]
+        await asyncio.sleep(0.02)
+
+
+def _command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def now() -> int:

@@ -26,6 +26,8 @@ def add_command(
     """Add a command with `--config`, and with `--json` where it prints a table."""
     parser = subparsers.add_parser(name, help=summary, description=summary)
     parser.add_argument("--config", default=CONFIG, metavar="FILE", help="default: ./config.toml")
+    # For commands that a server starts: see `cli/parent`.
+    parser.add_argument("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(command=run)

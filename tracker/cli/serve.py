@@ -9,14 +9,10 @@ from collections.abc import Callable
 from typing import get_args
 
 from tracker.cli.arguments import Subparsers, add_command
+from tracker.cli.event_loop import new_event_loop
 from tracker.cli.output import print_line, progress
 from tracker.server import logging_setup, server
 from tracker.server.roles import Role
-
-try:
-    from uvloop import new_event_loop
-except ImportError:  # not available on Windows; asyncio's own loop does the same, slower
-    new_event_loop = None
 
 
 def add_to(subparsers: Subparsers) -> None:

@@ -1,7 +1,7 @@
 """Turns one batch of records into changes of the views: rooms learn of runs, facts find their run, sessions are folded.
 
 `projector/placement` finds the sessions; it reads the views in their own thread. The rest runs in the event loop, which is
-a server's: long loops yield to it (`Pace`).
+the projector's own: it answers nobody.
 
 What is kept between batches is a cache (`BatchCache`), except for the list of deferred sessions: dropping the cache
 costs time and changes nothing else.
@@ -21,7 +21,6 @@ from tracker.projections.restarts import restart_moments
 from tracker.projections.sourced_fact import SourcedFact, encode_session_ref
 from tracker.projections.rendering import RenderContext
 from tracker.projections.state import SessionState, decode_state
-from tracker.projector.pace import Pace
 from tracker.projector.placement import NextRun, Placement
 from tracker.projector.set_aside import (
     Unplaceable,
@@ -89,7 +88,6 @@ class Batch:
         self._rules: dict[str, RunRules] = {}
         self._placement = Placement(self._rules)
         self._unplaceable = Unplaceable()
-        self._pace = Pace()
         self._touched: dict[str, SessionState] = {}
         self._refolded: set[str] = set()
         self._saved: dict[tuple[int, int], SavedEntry] = {}
@@ -113,8 +111,8 @@ class Batch:
         affected = {home for home in (*homes, *new_homes) if home is not None} | effects.ended
         await self._load_states(affected, changed_sources)
         self._forget(effects.left)
-        await self._place(reassigned, new_homes)
-        await self._place(facts, homes)
+        self._place(reassigned, new_homes)
+        self._place(facts, homes)
         gone = self._refolded - self._touched.keys()
         sessions = await self._render_sessions(self._due(gone, deferred_sessions))
         self._cache.trim()
@@ -170,7 +168,6 @@ class Batch:
             if run is not None and at < state.runs.get(run, at + 1):
                 state.runs[run] = at
                 changed[item.source] = True
-            await self._pace.breathe()
         for source, has_restarted in changed.items():
             if has_restarted:
                 known[source].restarts = known[source].state.restarts()
@@ -237,14 +234,13 @@ class Batch:
                     self._cache.states[name] = decode_state(encoded)
                 except Exception as error:
                     raise self._views.state_undecodable(error) from error
-                await self._pace.breathe()
         for name in names:
             session = self._cache.states.get(name)
             if session is not None:
                 self._cache.states.move_to_end(name)
                 self._touched[name] = session
 
-    async def _place(self, facts: Sequence[SourcedFact], homes: Sequence[str | None]) -> None:
+    def _place(self, facts: Sequence[SourcedFact], homes: Sequence[str | None]) -> None:
         """Fold facts into their sessions, and keep their entries to be saved."""
         saved = self._saved
         for item, home in zip(facts, homes, strict=True):
@@ -260,7 +256,6 @@ class Batch:
                 saved[item.position, item.n] = SavedEntry(
                     row, place.room, placed_at, encode_session_ref(place), place.anchor
                 )
-            await self._pace.breathe()
 
     def _state(self, home: str, item: SourcedFact) -> SessionState:
         state = self._touched.get(home)
@@ -292,7 +287,6 @@ class Batch:
         rows: list[SessionRows] = []
         for state, next_run in zip(due, next_runs, strict=True):
             rows.append(self._render(state, next_run))
-            await self._pace.breathe()
         return rows
 
     def _render(self, state: SessionState, next_run: NextRun | Exception) -> SessionRows:

@@ -100,7 +100,7 @@ class PartMerger(Batch):
         # Other sessions may get facts they have already: folding a fact again changes nothing.
         await self._load_states(to_render | {home for home in homes if home is not None}, {})
         self._forget(left)
-        await self._place(facts, homes)
+        self._place(facts, homes)
         gone = self._refolded - self._touched.keys()
         return Changes(
             position=position,

@@ -16,8 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from tracker.domain import clock
-from tracker.domain.deliveries import Micros, Record
+from tracker.domain.deliveries import Record
 from tracker.domain.facts import Fact
 from tracker.domain.redaction import hide_fields
 from tracker.domain.text_cache import drop_text_caches
@@ -27,7 +26,6 @@ from tracker.log.erasure_records import RemainingFacts
 from tracker.projections.ids import distinct_run
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projector.batch import Batch, BatchCache
-from tracker.projector.pace import Pace
 from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
@@ -56,10 +54,10 @@ _log = structlog.get_logger("projector")
 
 
 class ProjectorObserver(Protocol):
-    """What the projector reports while it runs. The server counts it (`server/metrics`)."""
+    """What the projector reports while it runs (`server/projection`)."""
 
-    def projected(self, position: int, head: int, lag_seconds: float) -> None:
-        """After each batch: the projected position, the log's head, and the age of the oldest unprojected record."""
+    def projected(self, position: int, head: int) -> None:
+        """After each batch: the projected position, and the log's head."""
         ...
 
     def set_aside(self, sessions: int) -> None:
@@ -83,20 +81,18 @@ class Projector:
         log: RecordReader,
         views: ViewsWriter,
         *,
-        now: Callable[[], Micros] = clock.now,
         observer: ProjectorObserver | None = None,
         batch_size: int = BATCH_RECORDS,
         hidden: Mapping[str, frozenset[str]] = {},
         deferred_sessions: int = 0,
     ) -> None:
-        """`now` is the clock for the reported lag. `hidden`: source → fields of details that are not shown.
+        """`hidden`: source → fields of details that are not shown.
 
         `deferred_sessions`: this many changed sessions may be missing in the views until `catch_up` returns. Only for
         views that nobody reads yet.
         """
         self._log = log
         self._views = views
-        self._now = now
         self._observer = observer
         self._batch_size = batch_size
         self._hidden = hidden
@@ -108,10 +104,8 @@ class Projector:
         """The last record that readers of the views see."""
         self._saved_position = 0
         """The last record in the views. Higher than `position` while a transaction is open."""
-        self._oldest_received_at: Micros | None = None
-        """When the first record of the open transaction was received."""
-        self._transaction_began = 0.0
-        """When that record was read (event loop seconds)."""
+        self._transaction_began: float | None = None
+        """When the first record of the open transaction was read (event loop seconds)."""
 
     async def run(self) -> None:
         """Project for ever. A failure is logged and retried with back-off; ingest does not notice it (law 3)."""
@@ -135,7 +129,7 @@ class Projector:
         await self._start()
         head = await self._log.head() if until is None else until
         if self._observer is not None and head <= self.position:
-            self._observer.projected(self.position, head, 0.0)
+            self._observer.projected(self.position, head)
         limit = None if until is None else max(0, until - self.position)
         async with aclosing(self._batches(limit)) as batches:
             async for records in batches:
@@ -174,7 +168,7 @@ class Projector:
         if position != self.position:
             self._cache = BatchCache()
         self.position = self._saved_position = position
-        self._oldest_received_at = None
+        self._transaction_began = None
 
     def _forget(self) -> None:
         """Drop every cache: other views may show less, because somebody was erased (`domain/text_cache`)."""
@@ -185,8 +179,8 @@ class Projector:
     async def _project(self, records: list[Record], facts: list[SourcedFact], head: int) -> None:
         last = records[-1].position
         clock = asyncio.get_running_loop().time
-        if self._oldest_received_at is None:
-            self._oldest_received_at, self._transaction_began = records[0].received_at, clock()
+        if self._transaction_began is None:
+            self._transaction_began = clock()
         # If we die before the transaction is committed, all its records are read again.
         stays_open = (
             last < head
@@ -203,11 +197,9 @@ class Projector:
             raise
         self._saved_position = last
         if not stays_open:
-            self.position = last
+            self.position, self._transaction_began = last, None
         if self._observer is not None:
             self._report(facts, self._observer, head)
-        if not stays_open:
-            self._oldest_received_at = None
 
     def _batch(self) -> Batch:
         return Batch(self._views, self._cache, self.load_facts)
@@ -233,12 +225,11 @@ class Projector:
     async def _facts_of(self, records: Sequence[Record]) -> list[SourcedFact]:
         """The facts of these records; of an erased record, those that remain. Hidden fields are removed."""
         remaining = await self._remaining_facts.facts_of(records)
-        pace = Pace()
-        found: list[SourcedFact] = []
-        for record in records:
-            found += sourced_facts(record, remaining, self._hidden.get(record.source, frozenset()))
-            await pace.breathe()
-        return found
+        return [
+            fact
+            for record in records
+            for fact in sourced_facts(record, remaining, self._hidden.get(record.source, frozenset()))
+        ]
 
     async def _report_set_aside(self) -> None:
         if self._observer is not None:
@@ -251,8 +242,7 @@ class Projector:
             self._observer.set_aside(count)
 
     def _report(self, facts: list[SourcedFact], observer: ProjectorObserver, head: int) -> None:
-        lag = max(0, self._now() - (self._oldest_received_at or 0)) / 1_000_000
-        observer.projected(self.position, max(head, self.position), lag)
+        observer.projected(self.position, max(head, self.position))
         for item in facts:
             for kind, _ in item.fact.anomalies:
                 if kind in {"unreadable", "unknown_event"}:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter as Counted
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -16,8 +16,11 @@ from prometheus_client.registry import Collector
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 RECENT = 20_000
-_READ = ("unreadable", "unknown_event")
-"""Outcomes of parsing recorded deliveries, not of answering them."""
+_READ = {
+    "unreadable": ("tracker_unreadable", "Recorded deliveries that could not be parsed."),
+    "unknown_event": ("tracker_unknown_events", "Recorded deliveries with an unknown event."),
+}
+"""Outcomes of parsing recorded deliveries, not of answering them, and their metrics."""
 FOLLOWED = (
     ("tracker_stream_behind_messages", "Stream messages that this node has not applied."),
     ("tracker_stream_behind_seconds", "Seconds by which this node is behind the stream."),
@@ -37,7 +40,7 @@ _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
 class Metrics(Collector):
-    """All metrics of one server: what the log, ingest, projector and checkpointer report to their observers.
+    """All metrics of one server: what the log, ingest and checkpointer report to their observers, and what the views show.
 
     `now` gives µs since the epoch; it is asked at scrape.
     """
@@ -65,12 +68,6 @@ class Metrics(Collector):
         self._lag = Gauge("tracker_projector_lag", "Records that the views lack.", registry=registry)
         self._lag_seconds = Gauge(
             "tracker_projector_lag_seconds", "Age of the oldest record not yet in the views.", registry=registry
-        )
-        self._unreadable = Counter(
-            "tracker_unreadable", "Recorded deliveries that could not be parsed.", ["source"], registry=registry
-        )
-        self._unknown_events = Counter(
-            "tracker_unknown_events", "Recorded deliveries with an unknown event.", ["source"], registry=registry
         )
         self._set_aside = Gauge(
             "tracker_sessions_set_aside", "Sessions whose rows could not be made or stored.", registry=registry
@@ -112,6 +109,12 @@ class Metrics(Collector):
             if outcome not in _READ:
                 answered.add_metric((source, outcome), count)
         yield answered
+        for kind, (name, about) in _READ.items():
+            counted = CounterMetricFamily(name, about, labels=["source"])
+            for (source, outcome), count in self.outcomes.items():
+                if outcome == kind:
+                    counted.add_metric((source,), count)
+            yield counted
 
     def last_minute(self) -> dict[str, int]:
         """How many deliveries were answered by source in the last 60 s; never more than `RECENT` together."""
@@ -134,19 +137,14 @@ class Metrics(Collector):
         self._depth = n
 
     def projected(self, position: int, head: int, lag_seconds: float) -> None:
-        """See the projector's watcher: the views are at `position` of `head`, `lag_seconds` behind."""
+        """The views are at `position` of `head`; the oldest record that they lack is `lag_seconds` old."""
         self._lag.set(max(0, head - position))
         self._lag_seconds.set(lag_seconds)
 
-    def set_aside(self, sessions: int) -> None:
-        """See the projector's watcher: this many sessions are set aside."""
-        self._set_aside.set(sessions)
-
-    def unreadable(self, source: str, kind: str) -> None:
-        """See the projector's watcher: a record could not be parsed ("unreadable"), or is an "unknown_event"."""
-        counter = self._unknown_events if kind == "unknown_event" else self._unreadable
-        counter.labels(source).inc()
-        self._count(source, kind)
+    def follow_projector(self, outcomes: Mapping[str, Mapping[str, int]], set_aside: int) -> None:
+        """What the projector counted. `outcomes`: source → {"unreadable" or "unknown_event": records}."""
+        self._set_aside.set(set_aside)
+        self.outcomes.update({(source, kind): n for source, counts in outcomes.items() for kind, n in counts.items()})
 
     def follows(self, behind: Callable[[], tuple[int, float]], servers_unread: int, refused: Callable[[], int]) -> None:
         """This is a node of a cluster: `behind` gives messages and seconds, `refused` messages, asked at scrape."""

@@ -1,9 +1,10 @@
 """The running server: connects the components, and owns the TaskGroup and the signals.
 
-    lock the log ─► open log and views ─► start background tasks ─► listen ─► … SIGTERM …
-        ─► stop accepting ─► answer accepted requests ─► stop background tasks ─► commit and close the log ─► exit 0
+    lock the log ─► open log and views ─► start background tasks and the projector's process ─► listen ─► … SIGTERM …
+        ─► stop the projector ─► stop accepting ─► answer accepted requests ─► stop background tasks
+        ─► commit and close the log ─► exit 0
 
-Ingest and projector share nothing but the stores: when the projector fails it is started again, and no sender notices.
+Ingest and projector share nothing but the stores: when the projector ends it is started again, and no sender notices.
 If we die anywhere here, every acknowledged delivery is in the log, and the next start continues from the views' position.
 """
 
@@ -27,7 +28,16 @@ from tracker.config.version import tracker_version
 from tracker.domain import clock
 from tracker.privacy import retention
 from tracker.projector import gc_tuning
-from tracker.server import catch_up, child_command, clock_watch, cluster_stores, erasure_sync, signing_keys, stores
+from tracker.server import (
+    catch_up,
+    child_command,
+    clock_watch,
+    cluster_stores,
+    erasure_sync,
+    projector_files,
+    signing_keys,
+    stores,
+)
 from tracker.server import request_errors
 from tracker.server.host_check import expect_local_host
 from tracker.server.sources import build_sources, secret_warnings
@@ -303,8 +313,9 @@ async def _open_server(config: Config, role: Role) -> AsyncGenerator[Server]:
             _log.info("bodies are kept in clear: without a master key under [sealing] nothing can be erased")
         read_side = None
         if role != "ingest":
-            views = await stores.open_live_views(config)
+            views = await stores.open_live_views(config, writable=False)
             stack.push_async_callback(views.close)
+            projector_files.forget_status(config.views_path)
             read_side = ReadSide(config, log, views, metrics, cosigner)
         yield Server(config, log, read_side, metrics, role=role, cosigner=cosigner)
 
@@ -349,6 +360,7 @@ async def _run(
             if applies_retention and any(source.retention is not None for source in config.sources):
                 background.append(retention.run(functools.partial(child_command.run, config.path), server.metrics))
             tasks = [group.create_task(each) for each in background]
+            projecting = None if server.read_side is None else group.create_task(server.read_side.keep_projecting())
             try:
                 async with _listen(server) as address:
                     _log.info("ready", address=address, sources=[each.name for each in server.config.sources])
@@ -359,7 +371,12 @@ async def _run(
                         )
                     await stop.wait()
                     _log.info("stopping", grace_seconds=server.config.server.shutdown_grace)
+                    if projecting is not None:
+                        projecting.cancel()
             finally:
+                # Only once: its process has time to end by itself.
+                if projecting is not None and not projecting.cancelling():
+                    projecting.cancel()
                 for task in tasks:
                     task.cancel()
     except* TrackerError as group_error:

@@ -65,6 +65,19 @@ async def open_log(config: Config, observe: LogObserver | None = None) -> Served
     return await _open_file(config, observe)
 
 
+async def open_followed_log(config: Config) -> SqliteLog:
+    """The log that a server appends to, in a cluster this node's replica of it, for the projector: nothing is written.
+
+    Raises `LogMissing`, `LogCorrupt`, `LogUnavailable`.
+    """
+    key_store = None
+    if config.sealing.masters:
+        key_store = await KeyStore.open(
+            config.sealing.path, config.sealing.masters, shipped_dictionaries(), writable=False
+        )
+    return await SqliteLog.open(config.log.path, key_store=key_store, writable=False)
+
+
 async def _open_file(config: Config, observe: LogObserver | None = None, *, check_schema: bool = True) -> SqliteLog:
     return await SqliteLog.open(
         config.log.path,
@@ -212,29 +225,29 @@ async def rewrap_frame_keys(config: Config, key_store: KeyStore) -> int:
     return count
 
 
-async def open_live_views(config: Config) -> SqliteViews:
-    """The views for the projector. Where they cannot be opened now, they open themselves later (`repair_views`).
+async def open_live_views(config: Config, *, writable: bool) -> SqliteViews:
+    """The views of a running server: for the projector, which writes them, or to read.
 
-    Raises `ViewsPathWrong`, `LogUnavailable`.
+    Where they cannot be opened now, they open themselves later (`repair_views`). Raises `ViewsPathWrong`, `LogUnavailable`.
     """
     try:
-        return await _open_or_replace(config)
+        return await _open_or_replace(config, writable=writable)
     except ViewsPathWrong:
         raise
     except ViewsUnavailable as error:
         _log.error("there are no views now: deliveries are recorded, readers get 503", reason=str(error))
-        return SqliteViews(config.views_path, writable=True)
+        return SqliteViews(config.views_path, writable=writable)
 
 
 async def repair_views(config: Config) -> None:
     """Do what opening the live views does, so that they can open themselves. Raises `ViewsUnavailable`, `LogUnavailable`."""
-    await (await _open_or_replace(config)).close()
+    await (await _open_or_replace(config, writable=True)).close()
 
 
-async def _open_or_replace(config: Config) -> SqliteViews:
+async def _open_or_replace(config: Config, *, writable: bool) -> SqliteViews:
     """Missing, outdated or damaged views are replaced by empty ones, which the projector fills."""
     try:
-        return await SqliteViews.open(config.views_path, writable=True)
+        return await SqliteViews.open(config.views_path, writable=writable)
     except ViewsDamaged as error:
         await move_damaged_views(config, str(error))
     except ViewsMissing:
@@ -242,7 +255,7 @@ async def _open_or_replace(config: Config) -> SqliteViews:
     except ViewsOutdated:
         _log.info("the views are of another version, rebuilding them from the log", path=str(config.views_path))
     await create_views(config)
-    return await SqliteViews.open(config.views_path, writable=True)
+    return await SqliteViews.open(config.views_path, writable=writable)
 
 
 async def create_views(config: Config) -> None:
@@ -252,14 +265,18 @@ async def create_views(config: Config) -> None:
     await SqliteViews.create(config.views_path)
 
 
-async def move_damaged_views(config: Config, reason: str, inode: Inode | None = None) -> None:
-    """Move the damaged views aside, and log it. `inode`: see `move_aside`. Raises `ViewsUnavailable`, `LogUnavailable`."""
+async def move_damaged_views(config: Config, reason: str, inode: Inode | None = None) -> bool:
+    """Move the damaged views aside, and log it; returns whether there were any.
+
+    `inode`: see `move_aside`. Raises `ViewsUnavailable`, `LogUnavailable`.
+    """
     expect_distinct_paths(config)
     aside = await asyncio.to_thread(move_aside, config.views_path, inode)
     if aside is not None:
         _log.error(
             "the views are damaged: moved aside, and made again from the log", moved_to=str(aside), reason=reason
         )
+    return aside is not None
 
 
 async def _move_foreign_file(config: Config) -> None:

@@ -66,7 +66,7 @@ class ApiServer:
     def __init__(self, views: SqliteViews, access: Access | None = None, log: JetstreamLog | None = None) -> None:
         self.log = log or MemoryLog()
         self.views = views
-        self.projector = Projector(self.log, views, now=lambda: NOW)
+        self.projector = Projector(self.log, views)
         self.reasons: list[str] = []
         self.access = access or Access([KEY], now=lambda: NOW)
         self.context = ApiContext(

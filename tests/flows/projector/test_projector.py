@@ -58,14 +58,14 @@ async def test_views_built_live_in_any_batches_over_restarts_equal_rebuilt_views
     head, until = await log.head(), 0
     await SqliteViews.create(tmp_path / "live.db")
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
-    projector = Projector(log, live, now=lambda: START)
+    projector = Projector(log, live)
     while until < head:
         until = min(head, until + chance.choice([1, 1, 2, 5, 17, 60]))
         await projector.catch_up(until=until)
         if chance.random() < 0.1:
             await live.close()
             live = await SqliteViews.open(tmp_path / "live.db", writable=True)
-            projector = Projector(log, live, now=lambda: START, batch_size=chance.choice([1, 3, 2_000]))
+            projector = Projector(log, live, batch_size=chance.choice([1, 3, 2_000]))
     await assert_equals_rebuild(live, log, tmp_path)
     for each in (live, log):
         await each.close()
@@ -74,7 +74,7 @@ async def test_views_built_live_in_any_batches_over_restarts_equal_rebuilt_views
 async def assert_equals_rebuild(live: SqliteViews, log: SqliteLog, folder: Path) -> None:
     fresh = await SqliteViews.build(folder / "rebuilt.db")
     await Projector(
-        log, fresh, now=lambda: START, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
+        log, fresh, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
     ).catch_up()
     await fresh.finish()
     await fresh.close()
@@ -102,7 +102,7 @@ async def test_readers_see_an_open_transaction_only_after_its_end_and_a_failed_o
     await SqliteViews.create(tmp_path / "live.db")
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
     reader = await SqliteViews.open(tmp_path / "live.db", writable=False)
-    projector = Projector(log, live, now=lambda: START, batch_size=4)
+    projector = Projector(log, live, batch_size=4)
     observed: set[tuple[int, int]] = set()
     failures = 0
     while projector.position < head:
@@ -133,7 +133,7 @@ async def test_a_long_catch_up_shows_progress_to_readers(tmp_path: Path, monkeyp
     log = await mixed_log(tmp_path / "log.db", random.Random(1))
     await SqliteViews.create(tmp_path / "live.db")
     live = await SqliteViews.open(tmp_path / "live.db", writable=True)
-    projector = Projector(log, live, now=lambda: START, batch_size=10)
+    projector = Projector(log, live, batch_size=10)
     shown: list[int] = []
     head = await projector.catch_up(lambda position, _: shown.append(projector.position))
     assert shown == [*range(10, head, 10), head]
@@ -148,7 +148,7 @@ async def test_a_comparison_that_stops_early_leaves_nothing_open(tmp_path: Path)
     for name, until in (("short.db", 100), ("long.db", await log.head())):
         await SqliteViews.create(tmp_path / name)
         views.append(await SqliteViews.open(tmp_path / name, writable=True))
-        await Projector(log, views[-1], now=lambda: START).catch_up(until=until)
+        await Projector(log, views[-1]).catch_up(until=until)
     errors: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
     assert len(await compare_views(*views, limit=3)) == 3

@@ -36,7 +36,7 @@ async def sessions_of(*events: dict[str, Any]) -> dict[str, SessionRows]:
     for event in events:
         body = msgspec.json.encode(ROOM | event)
         await log.append(source.verify_trusted(body, received_at=(T + 300) * 10**6, proof={}))
-    await Projector(log, views, now=lambda: (T + 300) * 10**6).catch_up()
+    await Projector(log, views).catch_up()
     await log.close()
     return dict(views.sessions)
 

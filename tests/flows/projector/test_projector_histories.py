@@ -107,14 +107,14 @@ async def history(seed: int) -> tuple[str, MemoryLog, random.Random]:
 
 async def built_live(log: MemoryLog, chance: random.Random) -> MemoryViews:
     views = MemoryViews()
-    projector = Projector(log, views, now=lambda: START)
+    projector = Projector(log, views)
     head, until = await log.head(), 0
     while until < head:
         until = min(head, until + chance.choice((1, 1, 2, 3, 7)))
         await projector.catch_up(until=until)
         if chance.random() < 0.3:
             projector = Projector(
-                log, views, now=lambda: START, batch_size=chance.choice((1, 2, 2_000)),
+                log, views, batch_size=chance.choice((1, 2, 2_000)),
                 deferred_sessions=chance.choice((0, 1, 3)),
             )  # fmt: skip
     return views
@@ -129,7 +129,7 @@ async def play(seed: int) -> None:
     _, log, chance = await history(seed)
     live = await built_live(log, chance)
     rebuilt = MemoryViews()
-    await Projector(log, rebuilt, now=lambda: START, deferred_sessions=chance.choice((0, 1_500))).catch_up()
+    await Projector(log, rebuilt, deferred_sessions=chance.choice((0, 1_500))).catch_up()
     assert content(live) == content(rebuilt), f"seed {seed}"
     if chance.randrange(PARTS_EVERY) == 0 and await log.head() > 1:
         assert await differences_in_parts(log, chance) == [], f"seed {seed}"
@@ -142,15 +142,15 @@ async def differences_in_parts(log: MemoryLog, chance: random.Random) -> list[st
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         folder = Path(name)
         whole = await SqliteViews.build(folder / "whole")
-        await Projector(log, whole, now=lambda: START).catch_up()
+        await Projector(log, whole).catch_up()
         first, second = (
             await SqliteViews.build(folder / "first"),
             await SqliteViews.build(folder / "second", after=middle),
         )
         size = chance.choice((1, 3, 3_000))
-        projector = Projector(log, first, now=lambda: START, batch_size=size, deferred_sessions=chance.choice((0, 2)))
+        projector = Projector(log, first, batch_size=size, deferred_sessions=chance.choice((0, 2)))
         await projector.catch_up(until=middle)
-        await Projector(log, second, now=lambda: START, batch_size=size).catch_up()
+        await Projector(log, second, batch_size=size).catch_up()
         await second.close_partial()
         await merge_parts(first, folder / "second", projector.load_facts)
         await whole.finish()

@@ -34,7 +34,7 @@ def every_call() -> list[Verified]:
 
 async def views_on(log: Log, *, batch: int = 2_000) -> MemoryViews:
     views = MemoryViews()
-    await Projector(log, views, now=lambda: START, batch_size=batch).catch_up()
+    await Projector(log, views, batch_size=batch).catch_up()
     return views
 
 

@@ -105,7 +105,7 @@ async def sessions(deliveries: list[Any]) -> dict[str, SessionRows]:
     for delivery in deliveries:
         body = json.dumps(delivery, separators=(",", ":")).encode()
         await log.append(source.verify_trusted(body, received_at=(T + 4_000) * 10**6, proof={}))
-    await Projector(log, views, now=lambda: (T + 4_000) * 10**6).catch_up()
+    await Projector(log, views).catch_up()
     await log.close()
     return dict(views.sessions)
 

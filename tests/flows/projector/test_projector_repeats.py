@@ -26,7 +26,7 @@ async def timeline(hook: str, session: str, messages: list[Message], folder: Pat
     await SqliteViews.create(path)
     views = await SqliteViews.open(path, writable=True)
     try:
-        await Projector(log, views, now=lambda: START, batch_size=batch).catch_up()
+        await Projector(log, views, batch_size=batch).catch_up()
         entries, _ = await views.timeline(session, kinds=(), subject=None, limit=100, cursor=None)
         live = await views.entries_after(0, 0, limit=1_000)
         shown = {entry.id for entry in live if entry.session_id == session}

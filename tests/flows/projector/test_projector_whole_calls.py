@@ -30,7 +30,7 @@ async def views_of(vendor: str, sent: list[SampleDelivery], *, batch: int = 2_00
     source, log, views = source_of(vendor), MemoryLog(), MemoryViews()
     for one in sent:
         await log.append(source.verify(delivery(vendor, one, SECRET, received_at=one.at)))
-    await Projector(log, views, now=lambda: START, batch_size=batch, deferred_sessions=deferred).catch_up()
+    await Projector(log, views, batch_size=batch, deferred_sessions=deferred).catch_up()
     await log.close()
     return views
 

@@ -88,20 +88,17 @@ VENDOR = Vendor(
 )
 '''
 
-PROGRAM = """
+AT_START = """
 import os
-import sys
 
-from tracker.cli.main import main
 from tracker.projector import rebuild
 from tracker.sources import registry
 
 registry.load("odd_vendor")
 if "IN_PARTS" in os.environ:
     rebuild.MIN_PARALLEL_RECORDS, rebuild.HEAD_START_RECORDS = 1, 0
-if __name__ == "__main__":
-    sys.exit(main())
 """
+"""Python runs `sitecustomize` at the start of every process: of the server, of its projector and of commands."""
 
 SET_ASIDE = "SELECT id, anomalies FROM sessions JOIN set_aside ON session = number ORDER BY id"
 SOURCE = '\n[[sources]]\nname = "odd"\nvendor = "odd"\nsecret = "a-secret-of-at-least-thirty-two-bytes"\n'
@@ -119,11 +116,12 @@ SESSIONS = {how: f"odd:run-{how}" + ("_000000000000" if how in {"time", "find"} 
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Running:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
     (tmp_path / "odd_vendor.py").write_text(VENDOR)
-    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "sitecustomize.py").write_text(AT_START)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     config = sealed_config(tmp_path) + SOURCE
-    return Running(tmp_path, config=config, program=(sys.executable, str(tmp_path / "program.py")))
+    return Running(tmp_path, config=config)
 
 
 async def post(server: Running, web: aiohttp.ClientSession, how: str, n: int = 0) -> int:

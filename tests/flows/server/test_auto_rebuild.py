@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from tests.flows.projector.test_projector import mixed_log
-from tests.support.server import READ_KEY, SECRETS, Running, now
+from tests.support.server import READ_KEY, SECRETS, Running, child_processes, expect_ended, now
 from tracker.server import child_command, auto_rebuild
 from tracker.server.child_command import CommandResult
 from tracker.config.load import load
@@ -80,10 +80,10 @@ async def test_a_rebuild_fills_the_views_and_the_projector_continues_from_its_po
             for each in whole_call("livekit", now() - HOUR)
         ]
     )
-    await Projector(stores.log, stores.views, now=now).catch_up()
+    await Projector(stores.log, stores.views).catch_up()
     await SqliteViews.create(tmp_path / "fresh.db")
     fresh = await SqliteViews.open(tmp_path / "fresh.db", writable=True)
-    await Projector(stores.log, fresh, now=now).catch_up()
+    await Projector(stores.log, fresh).catch_up()
     assert await stores.views.projected_position() == await stores.log.head() > stores.head
     assert await compare_views(stores.views, fresh) == []
     await fresh.close()
@@ -97,7 +97,7 @@ async def test_no_rebuild_is_started_when_the_projector_is_faster(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child_command, "run", unexpected_run)
-    await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2 + 1)
+    await Projector(stores.log, stores.views).catch_up(until=stores.head // 2 + 1)
     assert not await stores.rebuild()
     monkeypatch.setattr(auto_rebuild, "MIN_MISSING", stores.head + 1)
     await stores.views.close()
@@ -118,7 +118,7 @@ async def test_a_rebuild_is_started_when_half_of_the_log_is_missing(
         return CommandResult(0, b"", "")
 
     monkeypatch.setattr(child_command, "run", run)
-    await Projector(stores.log, stores.views, now=now).catch_up(until=stores.head // 2)
+    await Projector(stores.log, stores.views).catch_up(until=stores.head // 2)
     assert await stores.rebuild()
     assert commands == [(stores.config.path, "rebuild", "--wait")]
 
@@ -139,7 +139,7 @@ async def test_after_a_failed_rebuild_the_projector_fills_the_views(
     with structlog.testing.capture_logs() as logged:
         assert not await stores.rebuild()
     assert "the rebuild failed, so the projector fills the views" in [each["event"] for each in logged]
-    await Projector(stores.log, stores.views, now=now).catch_up()
+    await Projector(stores.log, stores.views).catch_up()
     assert await stores.views.projected_position() == stores.head
 
 
@@ -230,7 +230,11 @@ async def test_a_server_accepts_deliveries_while_the_views_of_a_large_log_are_re
         assert (code, "behind the log (position 0)" in unready) == (503, True), unready
         await running.until(web, "/metrics", f"tracker_projector_lag {head + 1:.1f}")
         # Kill it during the rebuild: the next start rebuilds again, and nothing is missing.
+        while "the views lack most of the log" not in running.printed.read_text():
+            await asyncio.sleep(0.1)
+        left = [each for pid in running.children() for each in (pid, *child_processes(pid))]
         await running.kill()
+        await expect_ended(left, 5)
         await running.start()
         for each in call[1:]:
             status, body = await running.post(web, "plugnmeet", each)

@@ -20,7 +20,10 @@ from tracker.demo.calls import VENDORS, sign, whole_call
 HOUR = 3_600_000_000
 
 
-async def test_calls_of_all_vendors_are_sessions_within_a_second(running: Running, web: aiohttp.ClientSession) -> None:
+async def test_calls_of_all_vendors_are_sessions_before_at_least_gives_up(
+    running: Running, web: aiohttp.ClientSession
+) -> None:
+    await running.projector()
     start = now() - HOUR
     head = 0
     for vendor in VENDORS:
@@ -28,9 +31,7 @@ async def test_calls_of_all_vendors_are_sessions_within_a_second(running: Runnin
             status, body = await running.post(web, vendor, sent)
             assert (status, body["duplicate"]) == (200, False)
             head = body["position"]
-    answered = time.monotonic()
     found = await running.get(web, "/v1/sessions", at_least=str(head))
-    assert time.monotonic() - answered < 1.0
     assert {session["source"] for session in found["items"]} == set(SOURCES.values())
     assert {session["completeness"] for session in found["items"]} == {"complete"}
     assert running.printed.read_text().find("Authorization") == -1

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.support.server import READ_KEY, Running, now
 
@@ -57,15 +58,12 @@ VENDOR = Vendor(
 )
 '''
 
-PROGRAM = """
-import sys
-
-from tracker.cli.main import main
+AT_START = """
 from tracker.sources import registry
 
 registry.load("sixth_vendor")
-sys.exit(main())
 """
+"""Python runs `sitecustomize` at the start of every process: of the server, of its projector and of commands."""
 
 CONFIG = """
 [server]
@@ -87,12 +85,13 @@ secret = "dial"
 """
 
 
-async def test_a_vendor_added_by_the_registry_alone_has_its_sessions_on_the_page_and_in_the_api(tmp_path: Path) -> None:
+async def test_a_vendor_added_by_the_registry_alone_has_its_sessions_on_the_page_and_in_the_api(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sixth_vendor.py").write_text(VENDOR)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    server = Running(
-        tmp_path, config=CONFIG.format(key=READ_KEY), program=(sys.executable, str(tmp_path / "program.py"))
-    )
+    (tmp_path / "sitecustomize.py").write_text(AT_START)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server = Running(tmp_path, config=CONFIG.format(key=READ_KEY))
     await server.start(init=True)
     try:
         async with aiohttp.ClientSession() as web:

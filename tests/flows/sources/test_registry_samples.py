@@ -88,7 +88,7 @@ async def test_every_sample_becomes_the_entries_that_the_page_lists(vendor: str,
             positions.setdefault(reply["position"], sample)
     if isinstance(log, JetstreamLog) and isinstance(engine.read, JetstreamLog):
         await level(log, engine.read)
-    await Projector(engine.read, views, now=lambda: frozen["now"]).catch_up()
+    await Projector(engine.read, views).catch_up()
 
     kinds_by_position: dict[int, set[str]] = {}
     for saved in views.entries.values():

@@ -13,8 +13,7 @@ def test_every_metric_has_its_documented_name() -> None:
     metrics = Metrics(lambda: 0)
     metrics.delivered("lk", "recorded")
     metrics.delivered("lk", "signature_mismatch")
-    metrics.unreadable("lk", "unreadable")
-    metrics.unreadable("lk", "unknown_event")
+    metrics.follow_projector({"lk": {"unreadable": 1, "unknown_event": 2}}, set_aside=3)
     metrics.committed(3, 0.004)
     metrics.depth(7)
     metrics.projected(8, 20, 1.5)
@@ -23,7 +22,8 @@ def test_every_metric_has_its_documented_name() -> None:
         'tracker_deliveries_total{outcome="recorded",source="lk"} 1.0',
         'tracker_deliveries_total{outcome="signature_mismatch",source="lk"} 1.0',
         'tracker_unreadable_total{source="lk"} 1.0',
-        'tracker_unknown_events_total{source="lk"} 1.0',
+        'tracker_unknown_events_total{source="lk"} 2.0',
+        "tracker_sessions_set_aside 3.0",
         "tracker_batch_size_sum 3.0",
         "tracker_append_seconds_count 1.0",
         "tracker_queue_depth 7.0",

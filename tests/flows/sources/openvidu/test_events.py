@@ -27,7 +27,7 @@ async def session_of(messages: list[tuple[int, str, str]], received_at: int, *, 
         fields = {"sessionId": session, "timestamp": at, "event": event} | (TOOK if event.startswith("webrtc") else {})
         body = json.dumps(fields).encode()
         await log.append(source.verify_trusted(body, received_at=received_at * 1000, proof={}))
-    await Projector(log, views, now=lambda: received_at * 1000, batch_size=batch).catch_up()
+    await Projector(log, views, batch_size=batch).catch_up()
     await log.close()
     return views.sessions[f"ov:empty_{START}"].session
 

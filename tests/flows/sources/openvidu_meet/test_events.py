@@ -30,7 +30,7 @@ async def sessions_of(messages: list[Message]) -> list[Any]:
         sent = ms(seconds)
         body = json.dumps({"event": event, "creationDate": sent, "data": {"roomId": "r-1", "roomName": "R"} | data})
         await log.append(source.verify_trusted(body.encode(), received_at=sent * 1000 + 5_000, proof={}))
-    await Projector(log, views, now=lambda: START * 1000, batch_size=3).catch_up()
+    await Projector(log, views, batch_size=3).catch_up()
     await log.close()
     return [views.sessions[name] for name in sorted(views.sessions)]
 

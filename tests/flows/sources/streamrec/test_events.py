@@ -41,7 +41,7 @@ async def sessions_of(messages: list[Message]) -> list[Any]:
             token="token",
         )
         await log.append(source.verify(arrived))
-    await Projector(log, views, now=lambda: START, batch_size=3).catch_up()
+    await Projector(log, views, batch_size=3).catch_up()
     await log.close()
     return [views.sessions[name] for name in sorted(views.sessions)]
 

@@ -29,7 +29,7 @@ async def test_later_saves_and_swaps_are_not_seen(tmp_path: Path) -> None:
             await log.append_all(
                 [sources["lk"].verify_trusted(each.body, received_at=each.at, proof={}) for each in calls]
             )
-            await Projector(log, live, now=clock.now).catch_up()
+            await Projector(log, live).catch_up()
             assert await live.projected_position() == at + len(calls)
         assert await before.projected_position() == at
         await bundles.append(config, [("plugnmeet", each) for each in whole_call("plugnmeet", START)])
