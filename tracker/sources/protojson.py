@@ -104,13 +104,11 @@ class Message:
         """An enum's name; None when absent.
 
         `known` are the names in order of their numbers, "" for a number without a name. A sender writes the number where it
-        does not know the name itself: the number is looked up, else kept as digits.
+        does not know the name itself: the number, or its digits as a text, is looked up, else kept as digits.
         """
-        value = self.value(name)
-        if isinstance(value, str):
-            return value or None
-        if isinstance(value, bool) or (number := self.whole(name)) is None:
-            return None
+        number = self.whole(name)
+        if number is None:
+            return self.text(name)
         return (known[number] if 0 <= number < len(known) else "") or str(number)
 
     def object(self, name: str) -> Message:

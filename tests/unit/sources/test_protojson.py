@@ -83,15 +83,20 @@ def test_a_time_is_microseconds_or_absent(value: object, unit: Unit, micros: int
         ("ACTIVE", "ACTIVE"),
         (0, "STARTING"),
         (1, "ACTIVE"),
-        ("1", "1"),
+        ("1", "ACTIVE"),
+        ("01", "ACTIVE"),
+        (1.0, "ACTIVE"),
         (9, "9"),
+        ("9", "9"),
         (-1, "-1"),
+        ("-1", "-1"),
+        ("1.5", "1.5"),
         ("", None),
         (True, None),
         ([], None),
     ],
 )
-def test_an_enum_is_a_name_or_a_number(value: object, name: str | None) -> None:
+def test_an_enum_is_a_name_or_a_number_also_as_a_text_of_digits(value: object, name: str | None) -> None:
     assert Message({"e": value}).enum("e", "STARTING", "ACTIVE") == name
 
 
