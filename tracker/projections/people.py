@@ -277,12 +277,10 @@ def render_participants(session_id: str, connections: Sequence[RenderedConnectio
 
 
 def presence_of(row: ConnectionRow) -> Span | None:
-    """When somebody was there: from the join to the leave. Without a known join, the moment of the leave is all that is known."""
-    if row.aborted or (row.joined_at is None and row.left_at is None):
+    """When somebody was there: from the join to the leave. Without a known join, nobody is known to have met them."""
+    if row.aborted or row.joined_at is None:
         return None
-    joined_at = row.joined_at if row.joined_at is not None else row.left_at
-    assert joined_at is not None  # noqa: S101 - one of both is known
-    return joined_at, None if row.left_at is None else max(joined_at, row.left_at)
+    return row.joined_at, None if row.left_at is None else max(row.joined_at, row.left_at)
 
 
 def merge_spans(spans: Sequence[Span]) -> list[Span]:

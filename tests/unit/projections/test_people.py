@@ -55,6 +55,9 @@ def agree(rows: SessionRows) -> None:
             and (row.joined_at <= at and (row.left_at is None or at < row.left_at))
         }  # fmt: skip
         assert len(here) <= rows.session.peak_participants
+    # Only those whose join is known are known to have met somebody.
+    met = {row.participant for row in rows.connections if row.joined_at is not None and not row.aborted} & ids
+    assert rows.session.peak_participants <= max(len(met), min(1, len(counted)))
 
 
 # --- an abort after a reported join ------------------------------------------------------------------------------------
@@ -140,6 +143,18 @@ async def test_a_person_known_only_by_a_leave_was_there_for_a_moment(hook: str) 
     rows = await session_of(hook, events)
     assert (rows.connections[0].joined_at, rows.participants[0].presence_ms) == (None, 0)
     assert (rows.session.participants, rows.session.peak_participants) == (1, 1)
+    agree(rows)
+
+
+@pytest.mark.parametrize("hook", ["lk", "pnm"])
+async def test_a_person_known_only_by_a_leave_is_counted_but_does_not_raise_the_peak(hook: str) -> None:
+    def sent(name: str, at: int, sid: str, **more: Any) -> Any:
+        who = {"participant": {"sid": sid, "identity": sid.lower()} | more}
+        return lk(name, at, **who) if hook == "lk" else pnm(name, at, **who)
+
+    events = [sent("participant_joined", 10, "PA_a"), sent("participant_left", 50, "PA_b"), sent("participant_left", 50, "PA_c")]
+    rows = await session_of(hook, events)
+    assert (rows.session.participants, rows.session.peak_participants) == (3, 1)
     agree(rows)
 
 
