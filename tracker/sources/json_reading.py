@@ -207,13 +207,15 @@ def _name_is_secret(name: str) -> bool:
     return _SECRET_KEY.search(name) is not None
 
 
+_write_sorted = json.JSONEncoder(sort_keys=True, ensure_ascii=True, default=str).encode
+
+
 def repeat_of(*values: Any, text: int = 0) -> EventCopy:
     """The content of an event without its sending time: equal for an event that is sent again.
 
     `text`: of the texts that `values` leave out. Of repeats with one time, the one with the smallest is shown.
     """
-    content = json.dumps(values, sort_keys=True, ensure_ascii=True, default=str)
-    return EventCopy(hashlib.sha256(content.encode()).hexdigest(), text, None)
+    return EventCopy(hashlib.sha256(_write_sorted(values).encode()).hexdigest(), text, None)
 
 
 def given_id(text: str, word: str) -> str:

@@ -5,10 +5,8 @@ Source: livekit/protocol `protobufs/livekit_models.proto`.
 
 from __future__ import annotations
 
-import re
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -17,20 +15,35 @@ from tracker.domain.facts import (
     EndReason,
     Fact,
     Micros,
+    ParticipantConnectionAborted,
+    ParticipantJoined,
+    ParticipantLeft,
     Precision,
     SessionRef,
     StreamPublished,
     StreamUnpublished,
     Unknown,
 )
-from tracker.sources import protojson
-from tracker.sources.protojson import Message
+from tracker.sources.json_reading import person_name
+from tracker.sources.protojson import (
+    as_object,
+    clean_text,
+    clean_value,
+    drop_empty,
+    either,
+    enum,
+    enum_table,
+    moment,
+    read_object,
+    text,
+    unknown_fields,
+    whole,
+)
 
 _FINER_WITHIN = 10_000_000
 """A more precise time this close to `createdAt` states the same moment; farther away it states another one."""
 
 _SECOND = 1_000_000
-_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 _LONGEST_START = 60_000_000
 """From the attempt until a join or another start is active, and its event sent, it takes less than this (µs)."""
@@ -59,181 +72,239 @@ _DISCONNECTED: Mapping[str, EndReason] = {
     "MEDIA_FAILURE": "network_lost",
     "AGENT_ERROR": "server_failure",
 }
+_DISCONNECT_REASONS = enum_table(*_DISCONNECTED)
 # ParticipantInfo.Kind; 5 and 6 were never used.
-_PERSON_KINDS = ("STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT", "", "", "CONNECTOR", "BRIDGE")
-_LABELS = {"screen_share": "screen", "screen_share_audio": "screen_audio"}
+_PERSON_KINDS = enum_table("STANDARD", "INGRESS", "EGRESS", "SIP", "AGENT", "", "", "CONNECTOR", "BRIDGE")
+_PERMISSIONS = {"agent": "agent", "recorder": "egress", "hidden": "hidden"}
+_TRACK_TYPES = enum_table("AUDIO", "VIDEO", "DATA")
+_TRACK_SOURCES = enum_table("UNKNOWN", "CAMERA", "MICROPHONE", "SCREEN_SHARE", "SCREEN_SHARE_AUDIO")
+_LABELS = {"unknown": "", "screen_share": "screen", "screen_share_audio": "screen_audio"}
+_LONGEST_NAME = 200
+_NO_DETAIL: dict[str, Any] = {}
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, kw_only=True):
     """What every event has, whatever its kind.
 
     `at` is `created_at`, the event's `createdAt` (to the second), else when we received it. `room_created_at` is the room's
-    start where the event holds the full room. Times in µs.
+    start where the event holds the full room, `starts_at` the start of the run as far as every kind of event states it. Times
+    in µs. `ids` find the session. `known` and `shown_apart`: the
+    `spellings` of the fields that the vendor's code reads, and of those that an event that is shown raw leaves out.
+    `metadata` is that of the room, where the vendor's code reads it.
     """
 
-    known: ClassVar[frozenset[str]]
-    """The `spellings` of the fields that the vendor's code reads."""
-
+    body: dict[str, Any]
     name: str
-    message: Message
     at: Micros
     created_at: Micros | None
     room_created_at: Micros | None
+    starts_at: Micros | None
     run: str | None
     room: str | None
+    room_name: str | None
+    ids: tuple[tuple[str, str], ...]
     anomalies: tuple[tuple[str, str], ...]
+    known: frozenset[str]
+    shown_apart: frozenset[str]
+    metadata: dict[str, Any] = {}
 
-    def fact(self, at: Micros | None = None, precision: Precision = "s", **detail: Any) -> dict[str, Any]:
+    def fact(
+        self, at: Micros | None = None, precision: Precision = "s", detail: dict[str, Any] = _NO_DETAIL
+    ) -> dict[str, Any]:
         """The arguments of every fact. `at`: a time that the event states more precisely than `createdAt`."""
         is_receiver_time = at is None and self.created_at is None
+        detail = drop_empty(detail)
         return {
             "at": self.at if at is None else at,
             "clock": "receiver" if is_receiver_time else "server",
             "precision": "us" if is_receiver_time else precision,
-            "detail": protojson.unknown_fields(self.message, self.known) | protojson.drop_empty(**detail),
+            "detail": detail if self.known.issuperset(self.body) else unknown_fields(self.body, self.known) | detail,
             "anomalies": self.anomalies,
         }
 
-    def end(self, start: Micros | None, **detail: Any) -> dict[str, Any]:
+    def end(self, start: Micros | None, detail: dict[str, Any] = _NO_DETAIL) -> dict[str, Any]:
         """`fact` for an end, never before `start`: `createdAt` is cut to the second."""
         if start is not None and self.created_at is not None and self.created_at < start < self.created_at + _SECOND:
-            return self.fact(start, "s", **detail)
-        return self.fact(**detail)
+            return self.fact(start, "s", detail)
+        return self.fact(detail=detail)
 
-    @abstractmethod
-    def session_ref(self, at: Micros | None = None) -> SessionRef | None:
+    def session_ref(
+        self,
+        at: Micros | None = None,
+        *,
+        starts_at: Micros | None = None,
+        ends_at: Micros | None = None,
+        ids: tuple[tuple[str, str], ...] = (),
+    ) -> SessionRef | None:
         """The session of this event; None where the event names no room."""
+        if not self.ids:
+            return None
+        return SessionRef(
+            at=self.at if at is None else at,
+            run=self.run,
+            room=self.room,
+            room_name=self.room_name,
+            starts_at=self.starts_at if starts_at is None else starts_at,
+            ends_at=ends_at,
+            ids=self.ids + ids,
+        )
 
-    def unknown(self) -> tuple[Fact, ...]:
-        """An event of a later version, or one without a name: shown raw."""
-        if not self.name:
-            return self.unreadable("the body names no event")
-        return self.raw("unknown_event", self.name)
-
-    def unreadable(self, why: str) -> tuple[Fact, ...]:
-        """An event without a required object: shown raw."""
-        return self.raw("unreadable", why)
-
-    @abstractmethod
-    def raw(self, anomaly: str, why: str) -> tuple[Fact, ...]:
-        """The event with all its fields that are safe to show, and why it is shown so."""
+    def unreadable(self, why: str, kind: str = "unreadable") -> tuple[Fact, ...]:
+        """An event without a required object, or of a later version: shown raw, with all fields that are safe to show."""
+        shown = drop_empty({"event": self.name}) | unknown_fields(self.body, self.shown_apart)
+        fact = self.fact()
+        fact |= {"detail": shown, "anomalies": (*self.anomalies, (kind, why))}
+        return (Unknown(**fact, place=self.session_ref()),)
 
 
-Context = TypeVar("Context", bound=Envelope)
+Reader = Callable[[Event], tuple[Fact, ...]]
 
 
 def interpret(
     record: Record,
-    read_context: Callable[[Message, Micros], Context],
-    readers: Mapping[str, Callable[[Context], tuple[Fact, ...]]],
+    read_event: Callable[[dict[str, Any], Micros], Event],
+    readers: Mapping[str, Reader],
     roomless: frozenset[str] = frozenset(),
 ) -> tuple[Fact, ...]:
     """The facts of a webhook. Never raises. `readers`: event name → what reads it; `roomless`: those that may name no room."""
-    message = protojson.read_message(record.body)
-    if message is None:
+    body = read_object(record.body)
+    if body is None:
         unreadable = (("unreadable", "the body is no JSON object"),)
         return (Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=unreadable),)
-    context = read_context(message, record.received_at)
-    reader = readers.get(context.name)
+    event = read_event(body, record.received_at)
+    reader = readers.get(event.name)
     if reader is None:
-        return context.unknown()
-    if context.run is None and context.room is None and context.name not in roomless:
-        return context.unreadable(f"{context.name} without room")
-    return reader(context)
+        return (
+            event.unreadable(event.name, "unknown_event") if event.name else event.unreadable("the body names no event")
+        )
+    if not event.ids and event.name not in roomless:
+        return event.unreadable(f"{event.name} without room")
+    return reader(event)
 
 
-def track(context: Envelope, identity: str | None) -> tuple[Fact, ...]:
+def event_name(body: dict[str, Any]) -> str:
+    """The event's name, cut to 200 characters; "" where there is none."""
+    return (text(body.get("event")) or "")[:_LONGEST_NAME]
+
+
+def dropped_webhooks(body: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The anomaly that the sender lost webhooks: only servers up to 1.8.4 report it."""
+    dropped = whole(body.get("num_dropped") or body.get("numDropped")) or 0
+    return (("number_mismatch", f"sender reports {dropped} dropped webhooks"),) if dropped > 0 else ()
+
+
+def room_creation(room: dict[str, Any]) -> Micros | None:
+    """When the room was created, as precisely as stated."""
+    created = moment(room.get("creation_time_ms") or room.get("creationTimeMs"), "ms")
+    return moment(room.get("creation_time") or room.get("creationTime"), "s") if created is None else created
+
+
+def track(event: Event, identity: str | None) -> tuple[Fact, ...]:
     """The media of a participant (`identity`) started or stopped. Room and person have only a few fields here."""
-    media, person = context.message.object("track"), context.message.object("participant")
-    stream = media.text("sid")
+    media = as_object(event.body.get("track"))
+    stream = text(media.get("sid"))
     if stream is None:
-        return context.unreadable(f"{context.name} without track.sid")
-    about: dict[str, Any] = {"stream": stream, "connection": person.text("sid"), "identity": identity}
-    about |= track_media(media)
-    detail = track_detail(media)
+        return event.unreadable(f"{event.name} without track.sid")
+    label = (enum(media.get("source"), _TRACK_SOURCES) or "").lower()
+    about: dict[str, Any] = {
+        "stream": stream,
+        "connection": text(as_object(event.body.get("participant")).get("sid")),
+        "identity": identity,
+        # An absent type is the enum's zero, audio.
+        "media": (enum(media.get("type"), _TRACK_TYPES) or "AUDIO").lower(),
+        "label": _LABELS.get(label, label) or None,
+    }
+    detail = {
+        "name": text(media.get("name")),
+        "mime_type": text(media.get("mime_type") or media.get("mimeType")),
+        "width": whole(media.get("width")),
+        "height": whole(media.get("height")),
+    }
     # The time of the last change: the publication, unless the track was changed since.
-    changed = media.object("version").moment("unix_micro", "us")
-    if context.name == "track_unpublished":
-        return (StreamUnpublished(**context.end(changed, **detail), **about, place=context.session_ref()),)
-    if changed is None or context.created_at is None or abs(changed - context.created_at) > _FINER_WITHIN:
-        return (StreamPublished(**context.fact(**detail), **about, place=context.session_ref()),)
-    return (StreamPublished(**context.fact(changed, "us", **detail), **about, place=context.session_ref(changed)),)
+    changed = moment(either(as_object(media.get("version")), "unix_micro", "unixMicro"), "us")
+    if event.name == "track_unpublished":
+        return (StreamUnpublished(**event.end(changed, detail), **about, place=event.session_ref()),)
+    if changed is None or event.created_at is None or abs(changed - event.created_at) > _FINER_WITHIN:
+        return (StreamPublished(**event.fact(detail=detail), **about, place=event.session_ref()),)
+    return (StreamPublished(**event.fact(changed, "us", detail), **about, place=event.session_ref(changed)),)
 
 
 Anomalies = tuple[tuple[str, str], ...]
 
 
-def stated_join(context: Envelope, participant: Message) -> tuple[Micros | None, Precision, Anomalies]:
-    """When a participant joined, as precisely as stated (`joined_at_ms` since 2025-01, `joined_at` before).
+def participant(
+    event: Event, person: dict[str, Any], identity: str | None, kind: str, first_join_within: Micros = 0
+) -> tuple[Fact, ...]:
+    """A connection became active, ended, or failed to become active; `participant.sid` is the connection.
 
     A participant that is moved to another room keeps the `joined_at` of the first room (livekit `rtc/participant.go`,
-    MoveToRoom): see `stated_start`.
+    MoveToRoom): see `stated_start`. A join this soon after the creation of the room states the start of the run:
+    `first_join_within`.
     """
-    if (ms := participant.moment("joined_at_ms", "ms")) is not None:
-        stated, precision = ms, "ms"
-    else:
-        stated, precision = participant.moment("joined_at", "s"), "s"
-    if context.name != "participant_joined":
-        return stated, precision, ()
-    at, anomalies = stated_start(context, stated, f"participant {participant.text('identity')}: joinedAt")
-    return at, "s" if anomalies else precision, anomalies
+    connection = text(person.get("sid"))
+    if connection is None:
+        return event.unreadable(f"{event.name} without participant.sid")
+    # Milliseconds since 2025-01, seconds before.
+    joined_at, precision = moment(person.get("joined_at_ms") or person.get("joinedAtMs"), "ms"), "ms"
+    if joined_at is None:
+        joined_at, precision = moment(person.get("joined_at") or person.get("joinedAt"), "s"), "s"
+    anomalies: Anomalies = ()
+    if event.name == "participant_joined":
+        joined_at, anomalies = stated_start(event, joined_at, f"participant {text(person.get('identity'))}: joinedAt")
+    attributes, created = person.get("attributes"), event.room_created_at
+    is_first = joined_at is not None and created is not None and 0 <= joined_at - created <= first_join_within
+    detail = {
+        "hidden": as_object(person.get("permission")).get("hidden") is True or None,
+        "metadata": clean_text(text(person.get("metadata"))),
+        "attributes": attributes and clean_value(as_object(attributes)),
+        "region": text(person.get("region")),
+    }
+    about: dict[str, Any] = {
+        "place": event.session_ref(joined_at, starts_at=created if is_first else None),
+        "connection": connection,
+        "identity": identity,
+        "name": person_name(text(person.get("name"))),
+        "person": kind,
+        "joined_at": joined_at,
+    }
+    if event.name == "participant_joined":
+        fact = event.fact(joined_at, "s" if anomalies else precision, detail)
+        fact["anomalies"] += anomalies
+        return (ParticipantJoined(**fact, **about),)
+    vendor_reason = enum(either(person, "disconnect_reason", "disconnectReason"), _DISCONNECT_REASONS)
+    reason = _DISCONNECTED.get(vendor_reason or "", "unknown")
+    fact = event.end(joined_at, detail)
+    if event.name == "participant_left":
+        return (ParticipantLeft(**fact, **about, reason=reason, vendor_reason=vendor_reason),)
+    reason = "join_failed" if vendor_reason is None else reason
+    return (ParticipantConnectionAborted(**fact, **about, reason=reason, vendor_reason=vendor_reason),)
 
 
-def stated_start(context: Envelope, stated: Micros | None, what: str) -> tuple[Micros | None, Anomalies]:
+def stated_start(event: Event, stated: Micros | None, what: str) -> tuple[Micros | None, Anomalies]:
     """The start that an event of a start states. Where it cannot be true, the time of the event, and an anomaly.
 
     Nothing starts before its room was created, or long before its own event is sent.
     """
-    if stated is None or context.created_at is None:
+    if stated is None or event.created_at is None:
         return stated, ()
-    earliest = context.created_at - _LONGEST_START
-    if context.room_created_at is not None:
-        earliest = max(earliest, min(context.room_created_at, context.created_at) - _CLOCKS_DIFFER)
+    earliest = event.created_at - _LONGEST_START
+    if event.room_created_at is not None:
+        earliest = max(earliest, min(event.room_created_at, event.created_at) - _CLOCKS_DIFFER)
     if stated >= earliest:
         return stated, ()
-    return context.created_at, (("early_start", f"{what} is long before its event, or before its room was created"),)
+    return event.created_at, (("early_start", f"{what} is long before its event, or before its room was created"),)
 
 
-def person_kind(participant: Message) -> str:
+def person_kind(person: dict[str, Any]) -> str:
     """The kind of participant, in lower case. Absent is the enum's zero, a person; `hidden`: invisible to others.
 
     Before there were kinds (2023-12), an agent was known by `permission.agent` and a recorder by `permission.recorder`.
     """
-    kind = participant.enum("kind", *_PERSON_KINDS) or "STANDARD"
+    kind = enum(person.get("kind"), _PERSON_KINDS) or "STANDARD"
     if kind == "STANDARD":
-        permission = participant.object("permission")
-        names = {"agent": "agent", "recorder": "egress", "hidden": "hidden"}
-        return next((meant for name, meant in names.items() if permission.flag(name)), "standard")
-    return f"kind_{kind}" if _NUMBER.fullmatch(kind) else kind.lower()
-
-
-def person_detail(participant: Message) -> dict[str, Any]:
-    """The fields of a participant that facts keep in `detail`."""
-    return protojson.drop_empty(
-        hidden=participant.object("permission").flag("hidden") or None,
-        metadata=protojson.clean_text(participant.text("metadata")),
-        attributes=protojson.clean_value(dict(participant.object("attributes").fields)),
-        region=participant.text("region"),
-    )
-
-
-def disconnect_reason(participant: Message) -> tuple[EndReason, str | None]:
-    """Why a connection ended: the normalised reason and the vendor's own (a number where the sender knew no name)."""
-    vendor_reason = participant.enum("disconnect_reason", *_DISCONNECTED)
-    return _DISCONNECTED.get(vendor_reason or "", "unknown"), vendor_reason
-
-
-def track_media(track: Message) -> dict[str, str]:
-    """The `media` and `label` of a track; an absent type is the enum's zero, audio."""
-    media = (track.enum("type", "AUDIO", "VIDEO", "DATA") or "AUDIO").lower()
-    source = (
-        track.enum("source", "UNKNOWN", "CAMERA", "MICROPHONE", "SCREEN_SHARE", "SCREEN_SHARE_AUDIO") or ""
-    ).lower()
-    return protojson.drop_empty(media=media, label=_LABELS.get(source, "" if source == "unknown" else source))
-
-
-def track_detail(track: Message) -> dict[str, Any]:
-    """The fields of a track that facts keep in `detail`."""
-    return protojson.drop_empty(
-        name=track.text("name"), mime_type=track.text("mime_type"), width=track.whole("width"), height=track.whole("height")
-    )  # fmt: skip
+        if permission := as_object(person.get("permission")):
+            for name, meant in _PERMISSIONS.items():
+                if permission.get(name) is True:
+                    return meant
+        return "standard"
+    return kind.lower() if whole(kind) is None else f"kind_{kind}"

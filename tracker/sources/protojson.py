@@ -2,7 +2,8 @@
 
 protojson writes 64-bit integers as strings, leaves zero values out, and writes enums by name or, where the sender does not
 know the name, by number. Go's encoder spells fields in camelCase or in snake_case, by its options; protobuf's JSON mapping
-obliges every reader to accept both, so `Message` does. A value of a wrong type reads as absent: nothing here raises.
+obliges every reader to accept both: see `either`. The readers of values (`text`, `whole`, …) take whatever JSON there is. A
+value of a wrong type reads as absent: nothing here raises.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast
+
+import msgspec
 
 from tracker.domain.text_cache import text_cache
 from tracker.domain.facts import Micros
@@ -24,6 +27,8 @@ Unit = Literal["s", "ms", "us", "ns"]
 _DEEPEST = 50
 _LONGEST_TEXT = 8192
 _LONGEST_CACHED = 64
+_MOST_DIGITS = 19
+_NEGATIVE = re.compile(r"-[0-9]{1,19}", re.ASCII)
 _OPENING = ("{", "[")
 _LAST = 253_402_300_800_000_000
 """The year 10000, in µs: neither views nor answers can hold a later time."""
@@ -39,121 +44,105 @@ _SECRET_NAME = re.compile(
 _ADDRESS = re.compile(
     r"([a-z][a-z0-9+.-]{0,30}):(?:\\?/){2}(?:[^\s/@\"'\\]*@)?([^\s/?#\"'\\]*)[^\s\"']*", re.IGNORECASE
 )
+_USER = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", re.IGNORECASE)
 _TOKEN = re.compile(r"eyJ[\w-]{10,}(?:\.[\w-]*)*", re.ASCII)
-_DIGITS = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_MICROS = {"s": 1_000_000, "ms": 1000, "us": 1}
+_NOTHING: dict[str, Any] = {}
 
 
-class Message:
-    """One protojson object. Methods take a field's snake_case name and find the field under either spelling."""
-
-    __slots__ = ("fields",)
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self.fields = fields
-
-    def value(self, name: str) -> Any:
-        """The raw value; None when absent (or null, which means the same)."""
-        fields = self.fields
-        if not fields:
-            return None
-        found = fields.get(name)
-        return fields.get(_CAMEL[name]) if found is None else found
-
-    # Called some thirty times for each body, so these two do not call `value`.
-
-    def text(self, name: str) -> str | None:
-        """A string; None where it is absent, empty or not a string."""
-        value = self.fields.get(name)
-        if value is None:
-            value = self.fields.get(_CAMEL[name])
-        return value if isinstance(value, str) and value else None
-
-    def whole(self, name: str) -> int | None:
-        """A 64-bit integer, written as a number or as a string of digits."""
-        value = self.fields.get(name)
-        if value is None:
-            value = self.fields.get(_CAMEL[name])
-            if value is None:
-                return None
-        if isinstance(value, str):
-            value = int(value) if _DIGITS.fullmatch(value) else None
-        elif isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return value if type(value) is int and -(2**63) <= value < 2**63 else None
-
-    def number(self, name: str) -> float | None:
-        """A finite number of any kind."""
-        value = self.value(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return self.whole(name)
-        return float(value) if abs(value) < 2**63 else None
-
-    def moment(self, name: str, unit: Unit) -> Micros | None:
-        """A time since the epoch, in µs; None where it is absent, zero, or not between 1970 and the year 10000."""
-        value = self.whole(name)
-        if value is None or value <= 0:
-            return None
-        found = value // 1000 if unit == "ns" else value * {"s": 1_000_000, "ms": 1000, "us": 1}[unit]
-        return found if 0 < found < _LAST else None
-
-    def flag(self, name: str) -> bool:
-        """Whether a bool is present and true."""
-        return self.value(name) is True
-
-    def enum(self, name: str, *known: str) -> str | None:
-        """An enum's name; None when absent.
-
-        `known` are the names in order of their numbers, "" for a number without a name. A sender writes the number where it
-        does not know the name itself: the number, or its digits as a text, is looked up, else kept as digits.
-        """
-        number = self.whole(name)
-        if number is None:
-            return self.text(name)
-        return (known[number] if 0 <= number < len(known) else "") or str(number)
-
-    def object(self, name: str) -> Message:
-        """An object; an empty one where it is absent."""
-        value = self.value(name)
-        return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else _EMPTY
-
-    def objects(self, name: str) -> list[Message]:
-        """The objects of a list; other items are left out."""
-        value = self.value(name)
-        items = cast("list[Any]", value) if isinstance(value, list) else []
-        return [Message(cast("dict[str, Any]", item)) for item in items if isinstance(item, dict)]
-
-    def __bool__(self) -> bool:
-        return bool(self.fields)
+def read_object(body: bytes) -> dict[str, Any] | None:
+    """The JSON object in a body; None where there is none."""
+    value = parse_nested(body)
+    return cast("dict[str, Any]", value) if type(value) is dict else None
 
 
-_EMPTY = Message({})
-
-
-def read_message(body: bytes) -> Message | None:
-    """The body as a message; None where it is not a readable JSON object."""
-    value = plain_json.parse_fast(body, max_depth=_DEEPEST)
-    if value is None:
+def parse_nested(text: str | bytes) -> Any:
+    """The value of a JSON text; None where the text is not JSON. Of a repeated field, the last one counts."""
+    opening = (b"{", b"[") if isinstance(text, bytes) else ("{", "[")
+    try:
         try:
-            value = _storable(json.loads(body.decode("utf-8-sig", "replace")), 0)
-        except (ValueError, RecursionError):
-            return None
-    return Message(cast("dict[str, Any]", value)) if isinstance(value, dict) else None
+            value = plain_json.decode(text)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            value = json.loads(text.decode("utf-8-sig", "replace") if isinstance(text, bytes) else text)
+        else:
+            # A value has at least as many opening brackets as levels.
+            if text.count(opening[0]) + text.count(opening[1]) <= _DEEPEST:  # pyright: ignore[reportArgumentType]
+                return value
+        return _storable(value, 0)
+    except (ValueError, RecursionError):
+        return None
+
+
+def either(fields: Mapping[str, Any], name: str, camel_name: str) -> Any:
+    """The value of a field under either spelling; None when absent (or null, which means the same)."""
+    value = fields.get(name)
+    return fields.get(camel_name) if value is None else value
+
+
+def text(value: Any) -> str | None:
+    """A string; None where it is empty or not a string."""
+    return value if type(value) is str and value else None
+
+
+def whole(value: Any) -> int | None:
+    """A 64-bit integer, written as a number or as a string of digits."""
+    if type(value) is str:
+        if not value.isdigit() or not value.isascii() or len(value) > _MOST_DIGITS:
+            return int(value) if _NEGATIVE.fullmatch(value) and int(value) >= -(2**63) else None
+        value = int(value)
+    elif type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+def number(value: Any) -> float | None:
+    """A finite number of any kind."""
+    if type(value) is not int and type(value) is not float:
+        return whole(value)
+    return float(value) if abs(value) < 2**63 else None
+
+
+def moment(value: Any, unit: Unit) -> Micros | None:
+    """A time since the epoch, in µs; None where it is absent, zero, or not between 1970 and the year 10000."""
+    if value is None or (since := whole(value)) is None or since <= 0:
+        return None
+    at = since // 1000 if unit == "ns" else since * _MICROS[unit]
+    return at if 0 < at < _LAST else None
+
+
+def enum_table(*names: str) -> dict[str | int, str]:
+    """For `enum`: an enum's names in order of their numbers, "" for a number without a name."""
+    return {key: name for n, name in enumerate(names) if name for key in (name, n)}
+
+
+def enum(value: Any, table: Mapping[str | int, str]) -> str | None:
+    """An enum's name; None when absent.
+
+    A sender writes the number where it does not know the name itself: the number, or its digits as a text, is looked up, else
+    kept as digits.
+    """
+    if value is None:
+        return None
+    if type(value) is str and value in table:
+        return value
+    number = whole(value)
+    return text(value) if number is None else table.get(number) or str(number)
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """An object; an empty one where there is none."""
+    return cast("dict[str, Any]", value) if type(value) is dict else _NOTHING
+
+
+def as_objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; other items are left out."""
+    return [item for item in cast("list[Any]", value) if type(item) is dict] if type(value) is list else []
 
 
 def camel(name: str) -> str:
     """The camelCase spelling of a snake_case field (`joined_at_ms` → `joinedAtMs`)."""
-    return _CAMEL[name]
-
-
-class _Spellings(dict[str, str]):
-    def __missing__(self, name: str) -> str:
-        # Only called with constant names.
-        head, *rest = name.split("_")
-        spelling = self[name] = head + "".join(part.capitalize() for part in rest)
-        return spelling
-
-
-_CAMEL = _Spellings()
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
 
 
 def shorten(value: Any) -> Any:
@@ -200,20 +189,10 @@ def clean_value(value: Any, nested: int = 3) -> Any:
         return {name: clean_value(field, nested) for name, field in fields.items() if not may_name_secret(name)}
     if isinstance(value, list):
         return [clean_value(item, nested) for item in cast("list[Any]", value)]
-    return clean_text(value, nested) if isinstance(value, str) else value
-
-
-def parse_nested(text: str | None) -> Any:
-    """The value of a JSON text; None where the text is not JSON."""
-    if not text:
-        return None
-    value = plain_json.parse_fast(text, max_depth=_DEEPEST)
-    if value is not None:
-        return value
-    try:
-        return _storable(json.loads(text), 0)
-    except (ValueError, RecursionError):
-        return None
+    if isinstance(value, str):
+        return clean_text(value, nested)
+    # Stores hold no wider integers.
+    return str(value) if type(value) is int and not -(2**63) <= value < 2**63 else value
 
 
 def mask_addresses(text: str | None) -> str | None:
@@ -222,7 +201,7 @@ def mask_addresses(text: str | None) -> str | None:
         return None
     shortened: str = shorten(text)
     # Most texts have neither: searching for it is much cheaper than the regular expression.
-    if ":" in shortened:
+    if ":" in shortened and "/" in shortened:
         shortened = _ADDRESS.sub(r"\1://\2/…", shortened)
     return _TOKEN.sub("…", shortened) if "eyJ" in shortened else shortened
 
@@ -231,9 +210,8 @@ def strip_query(address: str | None) -> str | None:
     """An address without user, query and fragment: the query may be a signature that grants access."""
     if address is None:
         return None
-    return shorten(
-        re.sub(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", r"\1", re.split(r"[?#]", address, maxsplit=1)[0], flags=re.IGNORECASE)
-    )
+    bare = address.partition("?")[0].partition("#")[0]
+    return shorten(_USER.sub(r"\1", bare) if "@" in bare else bare)
 
 
 def spellings(*names: str) -> frozenset[str]:
@@ -241,20 +219,20 @@ def spellings(*names: str) -> frozenset[str]:
     return frozenset(spelling for name in names for spelling in (name, camel(name)))
 
 
-def unknown_fields(message: Message, known: frozenset[str]) -> dict[str, Any]:
+def unknown_fields(fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     """The fields that the vendor's code does not read, safe to show. `known`: the `spellings` that it reads."""
-    if known.issuperset(message.fields):
+    if known.issuperset(fields):
         return {}
     return {
         name: clean_value(value)
-        for name, value in message.fields.items()
+        for name, value in fields.items()
         if name not in known and value is not None and not may_name_secret(name)
     }
 
 
-def drop_empty(**fields: Any) -> dict[str, Any]:
+def drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that are not None and not empty."""
-    return {name: value for name, value in fields.items() if value or value not in (None, "", {}, [])}
+    return {name: value for name, value in fields.items() if value is not None and (value or value not in ("", {}, []))}
 
 
 def _storable(value: Any, depth: int) -> Any:

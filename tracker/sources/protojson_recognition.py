@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from tracker.sources.contract import LOG_FIELDS
-from tracker.sources.protojson import Message
+from tracker.sources.protojson import as_object, camel, either, text, whole
 
 _PARTS = ("room", "participant", "track", "egress_info", "ingress_info", "job", "recording_info", "speech_service")
 """What an event is about."""
@@ -15,14 +15,13 @@ _PARTS = ("room", "participant", "track", "egress_info", "ingress_info", "job", 
 
 def why_no_webhook(value: Mapping[str, Any], known: AbstractSet[str]) -> str | None:
     """See `contract.WhyNoEvent`. A known event is about something; every event of today has `id` and `created_at`."""
-    message = Message(value)
-    name = (message.text("event") or "").lower()
+    name = (text(value.get("event")) or "").lower()
     if not name:
         return "it names no event"
     if not LOG_FIELDS.isdisjoint(value):
         return "the log line of an application"
-    is_stamped = message.text("id") is not None and message.whole("created_at") is not None
+    is_stamped = text(value.get("id")) is not None and whole(either(value, "created_at", "createdAt")) is not None
     if name not in known:
         return None if is_stamped else "an unknown event without id and createdAt"
-    is_about = any(message.object(part) for part in _PARTS)
+    is_about = any(as_object(either(value, part, camel(part))) for part in _PARTS)
     return None if is_stamped or is_about else "it is about no room, participant, track, egress or ingress"

@@ -30,7 +30,6 @@ from tracker.domain.facts import Micros
 from tracker.errors import KeyUnknown, SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.sources import protojson
 from tracker.sources.contract import SourceSettings
-from tracker.sources.protojson import Message
 from tracker.sources.webhook_source import WebhookSource
 
 
@@ -58,7 +57,7 @@ class JwtSource(WebhookSource):
         return headers.get("authorization", "").strip(" \t")
 
     @abstractmethod
-    def event_name(self, message: Message) -> str:
+    def event_name(self, body: dict[str, Any]) -> str:
         """The event's name; "" where there is none."""
 
     def verify(self, delivery: Delivery) -> Verified:
@@ -72,8 +71,8 @@ class JwtSource(WebhookSource):
 
         Never the id alone: up to plugNmeet v2.1.5 session_ended and room_finished share one (webhook_room.go:119-142).
         """
-        message = protojson.read_message(body) or Message({})
-        event, event_id = self.event_name(message), message.text("id")
+        fields = protojson.read_object(body) or {}
+        event, event_id = self.event_name(fields), protojson.text(fields.get("id"))
         return event, f"{event}:{event_id}" if event and event_id else f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 

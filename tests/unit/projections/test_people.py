@@ -152,7 +152,11 @@ async def test_a_person_known_only_by_a_leave_is_counted_but_does_not_raise_the_
         who = {"participant": {"sid": sid, "identity": sid.lower()} | more}
         return lk(name, at, **who) if hook == "lk" else pnm(name, at, **who)
 
-    events = [sent("participant_joined", 10, "PA_a"), sent("participant_left", 50, "PA_b"), sent("participant_left", 50, "PA_c")]
+    events = [
+        sent("participant_joined", 10, "PA_a"),
+        sent("participant_left", 50, "PA_b"),
+        sent("participant_left", 50, "PA_c"),
+    ]
     rows = await session_of(hook, events)
     assert (rows.session.participants, rows.session.peak_participants) == (3, 1)
     agree(rows)

@@ -6,7 +6,6 @@ request: it names stores, access keys and stream addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from tracker.domain.facts import (
     BroadcastStopped,
     BroadcastUpdated,
     EndReason,
+    EventCopy,
     Fact,
     Micros,
     SessionRef,
@@ -28,11 +28,26 @@ from tracker.domain.facts import (
     RecordingStarted,
     RecordingStopped,
 )
-from tracker.sources import protojson
-from tracker.sources.protojson import Message
+from tracker.sources.livekit_protocol import Event
+from tracker.sources.protojson import (
+    as_object,
+    as_objects,
+    camel,
+    drop_empty,
+    either,
+    enum,
+    enum_table,
+    mask_addresses,
+    moment,
+    spellings,
+    strip_query,
+    text,
+    whole,
+)
 
 
-_STATUSES = (
+_NO_RESULT: dict[str, Any] = {}
+_STATUSES = enum_table(
     "EGRESS_STARTING", "EGRESS_ACTIVE", "EGRESS_ENDING", "EGRESS_COMPLETE", "EGRESS_FAILED", "EGRESS_ABORTED",
     "EGRESS_LIMIT_REACHED",
 )  # fmt: skip
@@ -43,71 +58,92 @@ _OUTCOMES: dict[str, tuple[type[RecordingFact], EndReason]] = {
     "EGRESS_ABORTED": (RecordingAborted, "unknown"),
     "EGRESS_LIMIT_REACHED": (RecordingLimitReached, "timeout"),
 }
-_MODES = ("room_composite", "participant", "track_composite", "track", "web", "egress", "replay")
-_TO_FILES = ("file", "files", "file_outputs", "segments", "segment_outputs", "images", "image_outputs")
-_TO_STREAMS = ("stream", "stream_outputs", "websocket_url")
-_FILE_RESULTS = ("file_results", "segment_results", "image_results", "file", "segments")
-_STREAM_RESULTS = ("stream_results", "stream")
+_MODES = {
+    spelling: mode
+    for mode in ("room_composite", "participant", "track_composite", "track", "web", "egress", "replay")
+    for spelling in (mode, camel(mode))
+}
+"""The kinds of request."""
+_TO_FILES = spellings("file", "files", "file_outputs", "segments", "segment_outputs", "images", "image_outputs")
+_TO_STREAMS = spellings("stream", "stream_outputs", "websocket_url")
+_FILE_RESULTS = spellings("file_results", "segment_results", "image_results", "file", "segments")
+_STREAM_RESULTS = spellings("stream_results", "stream")
 # StreamInfo.Status. ACTIVE is the enum's zero, so it is absent.
-_TARGET_STATUSES = ("ACTIVE", "FINISHED", "FAILED")
+_TARGET_STATUSES = enum_table("ACTIVE", "FINISHED", "FAILED")
+_SOURCES = enum_table("EGRESS_SOURCE_TYPE_WEB", "EGRESS_SOURCE_TYPE_SDK")
 _FINER_WITHIN = 10_000_000
 _SECOND = 1_000_000
 
 
-class Egress(msgspec.Struct, frozen=True, kw_only=True):
-    """An egress event with its session. `at` in µs; `has_timestamp`: `at` is the sender's time; `id` is never empty."""
+class Egress(msgspec.Struct, kw_only=True):
+    """An egress event with its session. `id` is never empty."""
 
-    event: str
-    info: Message
-    at: Micros
-    has_timestamp: bool
+    event: Event
+    info: dict[str, Any]
+    requests: dict[str, dict[str, Any]]
     place: SessionRef
     started_at: Micros | None
     ended_at: Micros | None
     id: str
+    copy: EventCopy | None
+    status: str = ""
+    """The vendor's status; an absent one is the enum's zero."""
+
+    def __post_init__(self) -> None:
+        self.status = enum(self.info.get("status"), _STATUSES) or "EGRESS_STARTING"
 
     @property
     def end_reason(self) -> tuple[EndReason, str]:
         """Why it ended: the normalised reason, and LiveKit's own (`error`, `details`), else the status."""
         outcome = _OUTCOMES.get(self.status)
-        detail = protojson.mask_addresses(self.info.text("error") or self.info.text("details"))
+        detail = mask_addresses(text(self.info.get("error")) or text(self.info.get("details")))
         return outcome[1] if outcome else "unknown", detail or self.status
-
-    @property
-    def status(self) -> str:
-        """The vendor's status; an absent one is the enum's zero."""
-        return self.info.enum("status", *_STATUSES) or "EGRESS_STARTING"
 
     @property
     def mode(self) -> str | None:
         """The kind of request, in snake_case."""
-        return next((mode for mode in _MODES if self.info.object(mode)), None)
+        return next(iter(self.requests), None)
 
 
-def room_name_of(info: Message) -> str | None:
+def requests_of(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The request by its kind; of one egress there is only one."""
+    return {_MODES[name]: value for name, value in info.items() if name in _MODES and type(value) is dict and value}
+
+
+def room_name_of(requests: dict[str, dict[str, Any]]) -> str | None:
     """The room that a request names; None for a web page, which has none."""
-    return next((name for mode in _MODES if (name := info.object(mode).text("room_name"))), None)
-
-
-def span(info: Message, *, is_over: bool) -> tuple[Micros | None, Micros | None]:
-    """(start, end) of an egress, µs: its own, else those of its results. Before it is over, a result's end is not its end."""
-    results = _results(info) + _targets(info)
-    starts = [at for found in results if (at := found.moment("started_at", "ns")) is not None]
-    ends = [at for found in results if is_over and (at := found.moment("ended_at", "ns")) is not None]
-    return (
-        info.moment("started_at", "ns") or min(starts, default=None),
-        info.moment("ended_at", "ns") or max(ends, default=None),
+    return next(
+        (name for found in requests.values() if (name := text(found.get("room_name") or found.get("roomName")))), None
     )
 
 
-def read_egress(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fact, ...]:
-    """The facts of an egress event; `fact(at, precision, **detail)` gives the arguments of every fact."""
+def span(info: dict[str, Any], *, is_over: bool) -> tuple[Micros | None, Micros | None]:
+    """(start, end) of an egress, µs: its own, else those of its results. Before it is over, a result's end is not its end."""
+    started_at = moment(info.get("started_at") or info.get("startedAt"), "ns")
+    ended_at = moment(info.get("ended_at") or info.get("endedAt"), "ns")
+    if started_at is not None and (ended_at is not None or not is_over):
+        return started_at, ended_at
+    results = _results(info) + _targets(info)
+    starts = [
+        at for found in results if (at := moment(found.get("started_at") or found.get("startedAt"), "ns")) is not None
+    ]
+    ends = [
+        at
+        for found in results
+        if is_over and (at := moment(found.get("ended_at") or found.get("endedAt"), "ns")) is not None
+    ]
+    return started_at or min(starts, default=None), ended_at or max(ends, default=None)
+
+
+def read_egress(egress: Egress) -> tuple[Fact, ...]:
+    """The facts of an egress event."""
     at = _event_time(egress)
-    precision = "s" if at is None else "us"
-    base = fact(at, precision, **_detail(egress))
-    writes, sends = _outputs(egress.info)
+    result = next(iter(_results(egress.info)), _NO_RESULT)
+    base = egress.event.fact(at, "s" if at is None else "us", _detail(egress, result))
+    base["copy"] = egress.copy
+    writes, sends = _outputs(egress)
     # Without outputs it counts as a recording: an automatic egress that failed to start has none.
-    facts = _recording(egress, base) if writes or not sends else ()
+    facts = _recording(egress, result, base) if writes or not sends else ()
     if facts:
         base = base | {"anomalies": ()}
     return facts + _broadcast(egress, base) if sends else facts
@@ -115,60 +151,66 @@ def read_egress(egress: Egress, fact: Callable[..., dict[str, Any]]) -> tuple[Fa
 
 def _event_time(egress: Egress) -> Micros | None:
     """`updatedAt` where it is a more precise `createdAt`, and never before the stated end or start."""
-    updated, ended = egress.info.moment("updated_at", "ns"), egress.ended_at
-    near = updated is not None and (not egress.has_timestamp or abs(updated - egress.at) <= _FINER_WITHIN)
-    at = updated if near else None
-    if ended is not None and egress.event == "egress_ended" and (egress.at if at is None else at) < ended:
+    event, started, ended = egress.event, egress.started_at, egress.ended_at
+    at = moment(egress.info.get("updated_at") or egress.info.get("updatedAt"), "ns")
+    if at is not None and event.created_at is not None and abs(at - event.at) > _FINER_WITHIN:
+        at = None
+    if ended is not None and event.name == "egress_ended" and (event.at if at is None else at) < ended:
         return ended
-    started = egress.started_at
-    if at is None and started is not None and egress.has_timestamp and egress.at < started < egress.at + _SECOND:
+    if at is None and started is not None and event.created_at is not None and event.at < started < event.at + _SECOND:
         return started  # `createdAt` is cut to the second
     return at
 
 
-def _detail(egress: Egress) -> dict[str, Any]:
+def _detail(egress: Egress, result: dict[str, Any]) -> dict[str, Any]:
     info = egress.info
     return {
-        "source_type": info.enum("source_type", "EGRESS_SOURCE_TYPE_WEB", "EGRESS_SOURCE_TYPE_SDK"),
-        "error": protojson.mask_addresses(info.text("error")),
-        "error_code": info.whole("error_code") or None,
-        "details": protojson.mask_addresses(info.text("details")),
-        "manifest_location": protojson.strip_query(info.text("manifest_location")),
-        "filename": _result(info).text("filename"),
-        "participant": info.object("participant").text("identity"),
-        "backup_storage_used": info.flag("backup_storage_used") or None,
-        "retry_count": info.whole("retry_count") or None,
+        "source_type": enum(either(info, "source_type", "sourceType"), _SOURCES),
+        "error": mask_addresses(text(info.get("error"))),
+        "error_code": whole(info.get("error_code") or info.get("errorCode")) or None,
+        "details": mask_addresses(text(info.get("details"))),
+        "manifest_location": strip_query(text(info.get("manifest_location") or info.get("manifestLocation"))),
+        "filename": text(result.get("filename")),
+        "participant": text(as_object(info.get("participant")).get("identity")),
+        "backup_storage_used": (info.get("backup_storage_used") or info.get("backupStorageUsed")) is True or None,
+        "retry_count": whole(info.get("retry_count") or info.get("retryCount")) or None,
     }
 
 
-def _outputs(info: Message) -> tuple[bool, bool]:
+def _outputs(egress: Egress) -> tuple[bool, bool]:
     """(writes files, sends streams), from the request of any version or from the results."""
-    requests = [request for mode in _MODES if (request := info.object(mode))]
-    requests += [output for request in requests for output in request.objects("outputs")]
-    writes = any(info.value(name) for name in _FILE_RESULTS)
-    writes = writes or any(request.value(name) for request in requests for name in _TO_FILES)
-    sends = any(info.value(name) for name in _STREAM_RESULTS)
-    sends = sends or any(request.value(name) for request in requests for name in _TO_STREAMS)
+    requests = list(egress.requests.values())
+    requests += [output for request in requests for output in as_objects(request.get("outputs"))]
+    writes = _has(egress.info, _FILE_RESULTS) or any(_has(request, _TO_FILES) for request in requests)
+    sends = _has(egress.info, _STREAM_RESULTS) or any(_has(request, _TO_STREAMS) for request in requests)
     return writes, sends
 
 
-def _results(info: Message) -> list[Message]:
+def _has(fields: dict[str, Any], names: frozenset[str]) -> bool:
+    """Whether one of these fields is present and not empty."""
+    return not names.isdisjoint(fields) and any(fields.get(name) for name in names)
+
+
+def _results(info: dict[str, Any]) -> list[dict[str, Any]]:
     """The files and playlists that were made."""
-    results = [found for name in ("file_results", "segment_results") for found in info.objects(name)]
-    return [found for found in [*results, info.object("file"), info.object("segments")] if found]
+    results = as_objects(info.get("file_results") or info.get("fileResults"))
+    results += as_objects(info.get("segment_results") or info.get("segmentResults"))
+    return [found for found in [*results, as_object(info.get("file")), as_object(info.get("segments"))] if found]
 
 
-def _result(info: Message) -> Message:
-    """The first file or playlist of the results."""
-    return next(iter(_results(info)), Message({}))
-
-
-def _targets(info: Message) -> list[Message]:
+def _targets(info: dict[str, Any]) -> list[dict[str, Any]]:
     """The addresses that a broadcast is sent to, each with its own state."""
-    return info.objects("stream_results") or info.object("stream").objects("info")
+    targets = as_objects(info.get("stream_results") or info.get("streamResults"))
+    return targets or as_objects(as_object(info.get("stream")).get("info"))
 
 
-def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
+def _lasted_ms(result: dict[str, Any]) -> int | None:
+    """A duration, stated in ns."""
+    lasted = whole(result.get("duration"))
+    return lasted // 1_000_000 if lasted and lasted > 0 else None
+
+
+def _recording(egress: Egress, result: dict[str, Any], base: dict[str, Any]) -> tuple[Fact, ...]:
     about: dict[str, Any] = {
         "place": egress.place,
         "recording": egress.id,
@@ -176,9 +218,9 @@ def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
         "mode": egress.mode,
         "started_at": egress.started_at,
     }
-    if egress.event == "egress_started":
+    if egress.event.name == "egress_started":
         return (RecordingStarted(**base, **about),)
-    ended, stopped_at = egress.event == "egress_ended", egress.ended_at
+    ended, stopped_at = egress.event.name == "egress_ended", egress.ended_at
     # An end with a status of a later version is an end.
     default = (RecordingStopped, "unknown") if ended else (RecordingProcessing, None)
     outcome, reason = _OUTCOMES.get(egress.status, default)
@@ -186,7 +228,7 @@ def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
         about["stopped_at"] = stopped_at
     if outcome is not RecordingProcessing:
         about |= {"reason": reason, "vendor_reason": egress.end_reason[1]}
-    file_fields = _file_fields(egress.info)
+    file_fields = _file_fields(result)
     if stopped_at is None or not ended:
         return (outcome(**base, **about, **file_fields),)
     stop = base | {"at": stopped_at, "clock": "server", "precision": "us"}
@@ -197,25 +239,26 @@ def _recording(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
     return stopped, outcome(**(base | {"anomalies": ()}), **about, **file_fields)
 
 
-def _file_fields(info: Message) -> dict[str, Any]:
-    """The file's duration (stated in ns), size and address."""
-    result = _result(info)
-    lasted, size = result.whole("duration"), result.whole("size")
+def _file_fields(result: dict[str, Any]) -> dict[str, Any]:
+    """The file's duration, size and address."""
+    size = whole(result.get("size"))
     return {
-        "duration_ms": lasted // 1_000_000 if lasted and lasted > 0 else None,
+        "duration_ms": _lasted_ms(result),
         "size_bytes": size if size and size > 0 else None,
-        "url": protojson.strip_query(result.text("location") or result.text("playlist_location")),
+        "url": strip_query(
+            text(result.get("location")) or text(result.get("playlist_location") or result.get("playlistLocation"))
+        ),
     }
 
 
 def _broadcast(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
     """The facts of a broadcast. Every change of a target sends an `egress_updated`: none of them starts it again."""
-    more = protojson.drop_empty(mode=egress.mode, targets=[_target(found) for found in _targets(egress.info)])
+    more = drop_empty({"mode": egress.mode, "targets": [_target(found) for found in _targets(egress.info)]})
     base = base | {"detail": base["detail"] | {"status": egress.status} | more}
     about: dict[str, Any] = {"place": egress.place, "activity": egress.id, "started_at": egress.started_at}
-    if egress.event == "egress_started":
+    if egress.event.name == "egress_started":
         return (BroadcastStarted(**base, **about),)
-    if egress.event == "egress_updated":
+    if egress.event.name == "egress_updated":
         ending = egress.status == "EGRESS_ENDING" or egress.status in _OUTCOMES
         return (BroadcastUpdated(**base, **about, ending=ending),)
     if egress.ended_at is not None:
@@ -224,13 +267,14 @@ def _broadcast(egress: Egress, base: dict[str, Any]) -> tuple[Fact, ...]:
     return (BroadcastStopped(**base, **about, reason=reason, vendor_reason=vendor_reason),)
 
 
-def _target(target: Message) -> dict[str, Any]:
+def _target(target: dict[str, Any]) -> dict[str, Any]:
     """One address of a broadcast, cut to its host, and its state."""
-    lasted = target.whole("duration")
-    return protojson.drop_empty(
-        url=protojson.mask_addresses(target.text("url")),
-        status=target.enum("status", *_TARGET_STATUSES) or "ACTIVE",
-        error=protojson.mask_addresses(target.text("error")),
-        retries=target.whole("retries") or None,
-        duration_ms=lasted // 1_000_000 if lasted and lasted > 0 else None,
+    return drop_empty(
+        {
+            "url": mask_addresses(text(target.get("url"))),
+            "status": enum(target.get("status"), _TARGET_STATUSES) or "ACTIVE",
+            "error": mask_addresses(text(target.get("error"))),
+            "retries": whole(target.get("retries")) or None,
+            "duration_ms": _lasted_ms(target),
+        }
     )

@@ -9,8 +9,10 @@ time limit, rejects the replay.
 
 from __future__ import annotations
 
+from typing import Any
+
 from tracker.domain.facts import RunRules
-from tracker.sources.protojson import Message
+from tracker.sources.protojson import text
 from tracker.sources.webhook_jwt import JwtSource
 
 RULES = RunRules(tolerance=5_000_000)
@@ -20,5 +22,5 @@ RULES = RunRules(tolerance=5_000_000)
 class LivekitSource(JwtSource):
     """One LiveKit deployment, proved by the token in `Authorization`."""
 
-    def event_name(self, message: Message) -> str:
-        return message.text("event") or ""
+    def event_name(self, body: dict[str, Any]) -> str:
+        return text(body.get("event")) or ""

@@ -11,10 +11,10 @@ time limit, rejects the replay.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from tracker.domain.facts import RunRules
 from tracker.sources.plugnmeet.events import event_name
-from tracker.sources.protojson import Message
 from tracker.sources.webhook_jwt import JwtSource, unverified_header
 
 RULES = RunRules(tolerance=5_000_000, starts_when_joined=True)
@@ -33,5 +33,5 @@ class PlugnmeetSource(JwtSource):
             return first
         return headers.get("hash-token", "").strip(" \t") or first
 
-    def event_name(self, message: Message) -> str:
-        return event_name(message)
+    def event_name(self, body: dict[str, Any]) -> str:
+        return event_name(body)
