@@ -19,7 +19,7 @@ from bench import report
 
 PARTS = {
     "ingest": ["--connections", "1,64", "--rounds", "1"],
-    "rebuild": ["200000"],
+    "rebuild": ["100000"],
     "live": ["--held", "20000", "--measured", "5000"],
     "reads": ["10000", "100000", "--rounds", "100"],
     "keeping": ["--kinds", "calls", "--events", "5000"],
