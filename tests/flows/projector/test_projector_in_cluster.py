@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.support.cluster import Cluster
-from tests.flows.projector.test_projector_whole_calls import START, content, delivery_of, source_of
+from tests.flows.projector.test_projector_whole_calls import SECRET, START, content, source_of
 from tests.support.replicas import level, nodes
 from tracker.domain.deliveries import Verified
-from tracker.demo.calls import VENDORS, whole_call
+from tracker.demo.calls import VENDORS, delivery, whole_call
 from tracker.log.contract import Log
 from tests.support.memory_log import MemoryLog
 from tracker.projector.projector import Projector
@@ -26,7 +26,9 @@ from tests.support.memory_views import MemoryViews
 def every_call() -> list[Verified]:
     """The deliveries of one call of each vendor, in order, with one source for each vendor."""
     return [
-        msgspec.structs.replace(source_of(vendor).verify(delivery_of(vendor, sent)), source=vendor)
+        msgspec.structs.replace(
+            source_of(vendor).verify(delivery(vendor, sent, SECRET, received_at=sent.at)), source=vendor
+        )
         for vendor in VENDORS
         for sent in whole_call(vendor, START)
     ]
