@@ -12,33 +12,14 @@ import msgspec
 
 from tracker.domain.deliveries import Record
 from tracker.domain.facts import (
-    EndReason,
-    Fact,
-    Micros,
-    ParticipantConnectionAborted,
-    ParticipantJoined,
-    ParticipantLeft,
-    Precision,
-    SessionRef,
-    StreamPublished,
-    StreamUnpublished,
-    Unknown,
-)
+    EndReason, Fact, Micros, ParticipantConnectionAborted, ParticipantJoined, ParticipantLeft, Precision, SessionRef,
+    StreamPublished, StreamUnpublished, Unknown,
+)  # fmt: skip
 from tracker.sources.json_reading import person_name
 from tracker.sources.protojson import (
-    as_object,
-    clean_text,
-    clean_value,
-    drop_empty,
-    either,
-    enum,
-    enum_table,
-    moment,
-    read_object,
-    text,
-    unknown_fields,
-    whole,
-)
+    as_object, clean_text, clean_value, drop_empty, either, enum, enum_table, moment, read_object, text,
+    unknown_fields, whole,
+)  # fmt: skip
 
 _FINER_WITHIN = 10_000_000
 """A more precise time this close to `createdAt` states the same moment; farther away it states another one."""
@@ -87,10 +68,9 @@ class Event(msgspec.Struct, kw_only=True):
     """What every event has, whatever its kind.
 
     `at` is `created_at`, the event's `createdAt` (to the second), else when we received it. `room_created_at` is the room's
-    start where the event holds the full room, `starts_at` the start of the run as far as every kind of event states it. Times
-    in µs. `ids` find the session. `known` and `shown_apart`: the
-    `spellings` of the fields that the vendor's code reads, and of those that an event that is shown raw leaves out.
-    `metadata` is that of the room, where the vendor's code reads it.
+    start where the event holds the full room; `starts_at` is the start of the run where every kind of event states it. Times
+    in µs. `ids` find the session. `known` and `shown_apart` are the `spellings` of the fields that the vendor's code reads,
+    and of those that an event that is shown raw leaves out. `metadata` is the room's, where the vendor's code reads it.
     """
 
     body: dict[str, Any]
@@ -112,15 +92,13 @@ class Event(msgspec.Struct, kw_only=True):
         self, at: Micros | None = None, precision: Precision = "s", detail: dict[str, Any] = _NO_DETAIL
     ) -> dict[str, Any]:
         """The arguments of every fact. `at`: a time that the event states more precisely than `createdAt`."""
-        is_receiver_time = at is None and self.created_at is None
-        detail = drop_empty(detail)
-        return {
-            "at": self.at if at is None else at,
-            "clock": "receiver" if is_receiver_time else "server",
-            "precision": "us" if is_receiver_time else precision,
-            "detail": detail if self.known.issuperset(self.body) else unknown_fields(self.body, self.known) | detail,
-            "anomalies": self.anomalies,
-        }
+        clock = "server"
+        if at is None:
+            at = self.at
+            if self.created_at is None:
+                clock, precision = "receiver", "us"
+        detail = unknown_fields(self.body, self.known) | drop_empty(detail)
+        return {"at": at, "clock": clock, "precision": precision, "detail": detail, "anomalies": self.anomalies}
 
     def end(self, start: Micros | None, detail: dict[str, Any] = _NO_DETAIL) -> dict[str, Any]:
         """`fact` for an end, never before `start`: `createdAt` is cut to the second."""
@@ -206,27 +184,34 @@ def track(event: Event, identity: str | None) -> tuple[Fact, ...]:
     if stream is None:
         return event.unreadable(f"{event.name} without track.sid")
     label = (enum(media.get("source"), _TRACK_SOURCES) or "").lower()
-    about: dict[str, Any] = {
-        "stream": stream,
-        "connection": text(as_object(event.body.get("participant")).get("sid")),
-        "identity": identity,
-        # An absent type is the enum's zero, audio.
-        "media": (enum(media.get("type"), _TRACK_TYPES) or "AUDIO").lower(),
-        "label": _LABELS.get(label, label) or None,
-    }
+    # The time of the last change: the publication, unless the track was changed since.
+    version = as_object(media.get("version"))
+    changed = moment(version.get("unix_micro") or version.get("unixMicro"), "us")
     detail = {
         "name": text(media.get("name")),
         "mime_type": text(media.get("mime_type") or media.get("mimeType")),
         "width": whole(media.get("width")),
         "height": whole(media.get("height")),
     }
-    # The time of the last change: the publication, unless the track was changed since.
-    changed = moment(either(as_object(media.get("version")), "unix_micro", "unixMicro"), "us")
+    kind, place = StreamPublished, event.session_ref()
     if event.name == "track_unpublished":
-        return (StreamUnpublished(**event.end(changed, detail), **about, place=event.session_ref()),)
-    if changed is None or event.created_at is None or abs(changed - event.created_at) > _FINER_WITHIN:
-        return (StreamPublished(**event.fact(detail=detail), **about, place=event.session_ref()),)
-    return (StreamPublished(**event.fact(changed, "us", detail), **about, place=event.session_ref(changed)),)
+        kind, fact = StreamUnpublished, event.end(changed, detail)
+    elif changed is None or event.created_at is None or abs(changed - event.created_at) > _FINER_WITHIN:
+        fact = event.fact(detail=detail)
+    else:
+        fact, place = event.fact(changed, "us", detail), event.session_ref(changed)
+    return (
+        kind(
+            **fact,
+            place=place,
+            stream=stream,
+            connection=text(as_object(event.body.get("participant")).get("sid")),
+            identity=identity,
+            # An absent type is the enum's zero, audio.
+            media=(enum(media.get("type"), _TRACK_TYPES) or "AUDIO").lower(),
+            label=_LABELS.get(label, label) or None,
+        ),
+    )
 
 
 Anomalies = tuple[tuple[str, str], ...]

@@ -87,8 +87,8 @@ def text(value: Any) -> str | None:
 def whole(value: Any) -> int | None:
     """A 64-bit integer, written as a number or as a string of digits."""
     if type(value) is str:
-        if not value.isdigit() or not value.isascii() or len(value) > _MOST_DIGITS:
-            return int(value) if _NEGATIVE.fullmatch(value) and int(value) >= -(2**63) else None
+        if not ((value.isdigit() and value.isascii() and len(value) <= _MOST_DIGITS) or _NEGATIVE.fullmatch(value)):
+            return None
         value = int(value)
     elif type(value) is float and value.is_integer():
         value = int(value)
@@ -104,7 +104,7 @@ def number(value: Any) -> float | None:
 
 def moment(value: Any, unit: Unit) -> Micros | None:
     """A time since the epoch, in µs; None where it is absent, zero, or not between 1970 and the year 10000."""
-    if value is None or (since := whole(value)) is None or since <= 0:
+    if not value or (since := whole(value)) is None or since <= 0:
         return None
     at = since // 1000 if unit == "ns" else since * _MICROS[unit]
     return at if 0 < at < _LAST else None
@@ -232,7 +232,7 @@ def unknown_fields(fields: dict[str, Any], known: frozenset[str]) -> dict[str, A
 
 def drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that are not None and not empty."""
-    return {name: value for name, value in fields.items() if value is not None and (value or value not in ("", {}, []))}
+    return {name: value for name, value in fields.items() if value or value == 0}
 
 
 def _storable(value: Any, depth: int) -> Any:

@@ -11,39 +11,15 @@ from typing import Any
 import msgspec
 
 from tracker.domain.facts import (
-    BroadcastStarted,
-    BroadcastStopped,
-    BroadcastUpdated,
-    EndReason,
-    EventCopy,
-    Fact,
-    Micros,
-    SessionRef,
-    RecordingAborted,
-    RecordingFact,
-    RecordingFailed,
-    RecordingLimitReached,
-    RecordingProcessing,
-    RecordingReady,
-    RecordingStarted,
-    RecordingStopped,
-)
+    BroadcastStarted, BroadcastStopped, BroadcastUpdated, EndReason, EventCopy, Fact, Micros, SessionRef,
+    RecordingAborted, RecordingFact, RecordingFailed, RecordingLimitReached, RecordingProcessing, RecordingReady,
+    RecordingStarted, RecordingStopped,
+)  # fmt: skip
 from tracker.sources.livekit_protocol import Event
 from tracker.sources.protojson import (
-    as_object,
-    as_objects,
-    camel,
-    drop_empty,
-    either,
-    enum,
-    enum_table,
-    mask_addresses,
-    moment,
-    spellings,
-    strip_query,
-    text,
-    whole,
-)
+    as_object, as_objects, camel, drop_empty, either, enum, enum_table, mask_addresses, moment, spellings,
+    strip_query, text, whole,
+)  # fmt: skip
 
 
 _NO_RESULT: dict[str, Any] = {}
@@ -66,8 +42,10 @@ _MODES = {
 """The kinds of request."""
 _TO_FILES = spellings("file", "files", "file_outputs", "segments", "segment_outputs", "images", "image_outputs")
 _TO_STREAMS = spellings("stream", "stream_outputs", "websocket_url")
+_REQUESTED = dict.fromkeys(_TO_FILES, "files") | dict.fromkeys(_TO_STREAMS, "streams")
 _FILE_RESULTS = spellings("file_results", "segment_results", "image_results", "file", "segments")
-_STREAM_RESULTS = spellings("stream_results", "stream")
+_RESULTS = dict.fromkeys(_FILE_RESULTS, "files") | dict.fromkeys(spellings("stream_results", "stream"), "streams")
+_ONLY_STREAMS = {"streams"}
 # StreamInfo.Status. ACTIVE is the enum's zero, so it is absent.
 _TARGET_STATUSES = enum_table("ACTIVE", "FINISHED", "FAILED")
 _SOURCES = enum_table("EGRESS_SOURCE_TYPE_WEB", "EGRESS_SOURCE_TYPE_SDK")
@@ -141,12 +119,12 @@ def read_egress(egress: Egress) -> tuple[Fact, ...]:
     result = next(iter(_results(egress.info)), _NO_RESULT)
     base = egress.event.fact(at, "s" if at is None else "us", _detail(egress, result))
     base["copy"] = egress.copy
-    writes, sends = _outputs(egress)
+    outputs = _outputs(egress)
+    if outputs == _ONLY_STREAMS:
+        return _broadcast(egress, base)
     # Without outputs it counts as a recording: an automatic egress that failed to start has none.
-    facts = _recording(egress, result, base) if writes or not sends else ()
-    if facts:
-        base = base | {"anomalies": ()}
-    return facts + _broadcast(egress, base) if sends else facts
+    facts = _recording(egress, result, base)
+    return facts + _broadcast(egress, base | {"anomalies": ()}) if "streams" in outputs else facts
 
 
 def _event_time(egress: Egress) -> Micros | None:
@@ -177,18 +155,13 @@ def _detail(egress: Egress, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _outputs(egress: Egress) -> tuple[bool, bool]:
-    """(writes files, sends streams), from the request of any version or from the results."""
-    requests = list(egress.requests.values())
-    requests += [output for request in requests for output in as_objects(request.get("outputs"))]
-    writes = _has(egress.info, _FILE_RESULTS) or any(_has(request, _TO_FILES) for request in requests)
-    sends = _has(egress.info, _STREAM_RESULTS) or any(_has(request, _TO_STREAMS) for request in requests)
-    return writes, sends
-
-
-def _has(fields: dict[str, Any], names: frozenset[str]) -> bool:
-    """Whether one of these fields is present and not empty."""
-    return not names.isdisjoint(fields) and any(fields.get(name) for name in names)
+def _outputs(egress: Egress) -> set[str]:
+    """Which of "files" and "streams" it writes: from the request of any version, or from the results."""
+    outputs = {_RESULTS[name] for name, value in egress.info.items() if name in _RESULTS and value}
+    for request in egress.requests.values():
+        for requested in (request, *as_objects(request.get("outputs"))):
+            outputs |= {_REQUESTED[name] for name, value in requested.items() if name in _REQUESTED and value}
+    return outputs
 
 
 def _results(info: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,16 +21,8 @@ from tracker.sources.json_reading import given_id, repeat_of
 from tracker.sources.livekit.egress import Egress, read_egress, requests_of, room_name_of, span
 from tracker.sources.livekit_protocol import Event, Reader, room_creation
 from tracker.sources.protojson import (
-    as_object,
-    clean_text,
-    either,
-    enum,
-    enum_table,
-    mask_addresses,
-    moment,
-    spellings,
-    text,
-)
+    as_object, clean_text, either, enum, enum_table, mask_addresses, moment, spellings, text,
+)  # fmt: skip
 
 
 _RESUMED_AFTER = 5_000_000
@@ -85,7 +77,8 @@ def read_event(body: dict[str, Any], received_at: Micros) -> Event:
         egress = as_object(body.get("egress_info") or body.get("egressInfo"))
         ingress = as_object(body.get("ingress_info") or body.get("ingressInfo"))
         run = run or text(egress.get("room_id") or egress.get("roomId"))
-        run = run or text(either(as_object(ingress.get("state")), "room_id", "roomId"))
+        state = as_object(ingress.get("state"))
+        run = run or text(state.get("room_id") or state.get("roomId"))
         name = name or text(egress.get("room_name") or egress.get("roomName")) or room_name_of(requests_of(egress))
         name = name or text(ingress.get("room_name") or ingress.get("roomName"))
     if job := as_object(body.get("job")):

@@ -26,20 +26,9 @@ from tracker.sources import livekit_protocol
 from tracker.sources.json_reading import person_name
 from tracker.sources.livekit_protocol import Event, Reader, room_creation
 from tracker.sources.protojson import (
-    as_object,
-    clean_value,
-    either,
-    enum,
-    enum_table,
-    mask_addresses,
-    moment,
-    number,
-    parse_nested,
-    spellings,
-    strip_query,
-    text,
-    whole,
-)
+    as_object, clean_value, either, enum, enum_table, mask_addresses, moment, number, parse_nested, spellings,
+    strip_query, text, whole,
+)  # fmt: skip
 
 
 _RESUMED_AFTER = 5_000_000
