@@ -236,12 +236,12 @@ def participant(
     anomalies: Anomalies = ()
     if event.name == "participant_joined":
         joined_at, anomalies = stated_start(event, joined_at, f"participant {text(person.get('identity'))}: joinedAt")
-    attributes, created = person.get("attributes"), event.room_created_at
+    created = event.room_created_at
     is_first = joined_at is not None and created is not None and 0 <= joined_at - created <= first_join_within
     detail = {
         "hidden": as_object(person.get("permission")).get("hidden") is True or None,
         "metadata": clean_text(text(person.get("metadata"))),
-        "attributes": attributes and clean_value(as_object(attributes)),
+        "attributes": clean_value(as_object(person.get("attributes"))),
         "region": text(person.get("region")),
     }
     about: dict[str, Any] = {

@@ -381,6 +381,12 @@ def test_a_join_has_milliseconds_and_all_details_of_the_person() -> None:
     }
 
 
+@pytest.mark.parametrize("theirs", [False, 0, "x", ["a"], 1.5])
+def test_attributes_that_are_no_object_are_not_shown(theirs: object) -> None:
+    joined = only(ParticipantJoined, "participant_joined", room=ROOM, participant=ALICE | {"attributes": theirs})
+    assert "attributes" not in joined.detail
+
+
 def test_before_2025_a_join_has_seconds() -> None:
     alice = {name: value for name, value in ALICE.items() if name != "joinedAtMs"}
     joined = only(ParticipantJoined, "participant_joined", room=ROOM, participant=alice, createdAt="1786000010")
