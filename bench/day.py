@@ -26,7 +26,6 @@ import os
 import random
 import resource
 import signal
-import sys
 import tempfile
 import time
 import urllib.parse
@@ -523,4 +522,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)

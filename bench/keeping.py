@@ -122,7 +122,7 @@ async def views_bytes(path: Path, views_path: Path) -> int:
     async with opened(path, encrypted=False) as log:
         views = await SqliteViews.build(views_path)
         await Projector(
-            log, views, now=lambda: 0, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
+            log, views, batch_size=REBUILD_BATCH_RECORDS, deferred_sessions=REBUILD_DEFERRED_SESSIONS
         ).catch_up()
         await views.finish()
     return views_path.stat().st_size
@@ -237,4 +237,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)

@@ -14,7 +14,6 @@ import asyncio
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -215,4 +214,4 @@ async def show(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -126,4 +125,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +27,18 @@ class Row(NamedTuple):
     unit: str
     ratio: float | None = None
     of: str = ""
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run a program and exit with its code. After an error it ends at once: a log that is still open would keep it alive."""
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    sys.exit(code)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ a new number, goes beside the old one into the vendor's folder, and the vendor's
 from __future__ import annotations
 
 import itertools
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)

@@ -14,7 +14,6 @@ import asyncio
 import multiprocessing
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -187,4 +186,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)

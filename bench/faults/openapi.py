@@ -13,7 +13,6 @@ import asyncio
 import importlib.util
 import os
 import shutil
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
@@ -108,4 +107,4 @@ async def ask_all(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)

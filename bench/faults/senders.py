@@ -12,7 +12,6 @@ import asyncio
 import gzip
 import json
 import resource
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -309,4 +308,4 @@ async def misbehave(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)
