@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from tracker.domain.rows import SessionRows
 from tracker.domain.set_aside import find_set_aside
 from tracker.domain.facts import Micros
+from tracker.domain.room_marks import KINDS, Mark
 from tracker.errors import ViewsDamaged
 from tracker.projections.known_marks import KnownMarks
 from tracker.views.contract import Changes, Result, RoomReader, SavedEntry, SourceRow
@@ -52,6 +53,10 @@ class MemoryViews:
     def marks(self, source: str, room: str) -> KnownMarks | None:
         """See the contract."""
         return self._rooms.get((source, room))
+
+    def room_marks(self) -> dict[tuple[str, str], list[list[Mark]]]:
+        """The marks of each room, by kind."""
+        return {key: [list(marks.select(kind)) for kind in KINDS] for key, marks in self._rooms.items()}
 
     def _entries_of(self, source: str, room: str) -> list[SavedEntry]:
         """The entries of a room in order of position."""
@@ -109,7 +114,7 @@ class MemoryViews:
 
     async def save(self, changes: Changes, *, commit: bool = True) -> None:
         """See the contract."""
-        self._before = None if commit else (self._before or copy.deepcopy(self))
+        self._before = None if commit else (self._before or self._copy())
         for name in changes.removed:
             self.sessions.pop(name, None)
         for rows in changes.sessions:
@@ -128,6 +133,16 @@ class MemoryViews:
         for row in changes.sources:
             self._sources[row.source] = row
         self._position = changes.position
+
+    def _copy(self) -> MemoryViews:
+        """These views as they are: rows do not change, what holds them does."""
+        held = copy.copy(self)
+        held.__dict__ |= {
+            "sessions": dict(self.sessions), "entries": dict(self.entries), "_sources": dict(self._sources),
+            "_by_session": {name: set(keys) for name, keys in self._by_session.items()},
+            "_rooms": copy.deepcopy(self._rooms),
+        }  # fmt: skip
+        return held
 
     async def count_set_aside(self) -> int:
         """See the contract."""

@@ -107,7 +107,7 @@ def _fold_common(state: SessionState, item: SourcedFact) -> None:
     if (position, -item.n) > (state.last_position, -state.last_n):
         state.last_position, state.last_n = position, item.n
     if not state.first_position or position < state.first_position:
-        state.first_position = position
+        state.first_position, state.vendor = position, item.vendor
     if fact.clock != "client":
         state.last_at = max(state.last_at, at)
         if not state.first_at or at < state.first_at:

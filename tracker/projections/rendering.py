@@ -76,12 +76,13 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
     """All rows of a session."""
     identity = session_id(state.source, state.run)
     anomalies = [Anomaly(kind=kind, position=position, detail=detail) for kind, detail, _, position in state.anomalies]
-    state = pair_visits(state)
+    # What is folded further is the state as it is; a paired visit is not.
+    whole, state = state, pair_visits(state)
     start = start_claim(state)
     end, not_after = _end(state, start, context)
     ended_at = None if end is None else end.at
     _add_session_anomalies(state, start, end, context, anomalies)
-    whole, state = state, clamp_early_starts(state, start, context.rules.tolerance, anomalies)
+    state = clamp_early_starts(state, start, context.rules.tolerance, anomalies)
     state = end_with_session(state, ended_at)
     connections = render_connections(identity, state, ended_at, anomalies)
     reported = [connection.row for connection in connections]

@@ -188,9 +188,8 @@ class SessionState(msgspec.Struct, array_like=True):
         self.last_activity = min((c for c in (self.last_activity, other.last_activity) if c), key=_latest, default=None)
         self.last_life = max(self.last_life, other.last_life)
         self.first_end = min((at for at in (self.first_end, other.first_end) if at is not None), default=None)
-        self.first_position = min(
-            self.first_position or other.first_position, other.first_position or self.first_position
-        )
+        if other.first_position and (not self.first_position or other.first_position < self.first_position):
+            self.first_position, self.vendor = other.first_position, other.vendor
         self.last_position, minus_n = max((self.last_position, -self.last_n), (other.last_position, -other.last_n))
         self.last_n = -minus_n
         self.first_at = min(self.first_at or other.first_at, other.first_at or self.first_at)

@@ -45,10 +45,22 @@ LoadFacts = Callable[[Sequence[int]], Awaitable[Sequence[SourcedFact]]]
 
 
 class SourceState(msgspec.Struct):
-    """What is known of a whole source: the server runs seen (label → earliest moment), and the latest moment. All µs."""
+    """What is known of a whole source: the server runs seen (label → earliest moment), the latest moment, its vendors. All µs.
+
+    A source usually has one vendor. Somebody may give its name to another one.
+    """
 
     runs: dict[str, Micros] = {}
     latest: Micros = 0
+    vendors: set[str] = set()
+
+    def rules(self) -> list[RunRules]:
+        """How the runs of each vendor are distinguished that the source had."""
+        return list(dict.fromkeys(registry.rules(vendor) for vendor in sorted(self.vendors)))
+
+    def never_joined_after(self) -> Micros | None:
+        """After how long (µs) the first of these rules ends a run that nobody joined."""
+        return min((limit for rules in self.rules() if (limit := rules.never_joined_after) is not None), default=None)
 
     def restarts(self) -> tuple[Micros, ...]:
         """When the server runs after the first one began, as far as known, ascending."""
@@ -85,7 +97,8 @@ class Batch:
         self._views = views
         self._cache = cache
         self._load_facts = load_facts
-        self._rules: dict[str, RunRules] = {}
+        self._rules: dict[str, Sequence[RunRules]] = {}
+        """Of each source in the batch: the rules of every vendor that it had."""
         self._placement = Placement(self._rules)
         self._unplaceable = Unplaceable()
         self._touched: dict[str, SessionState] = {}
@@ -143,8 +156,7 @@ class Batch:
             counts[source] = counts.get(source, 0) + 1
             if record.received_at > received.get(source, 0):
                 received[source] = record.received_at
-            if source not in self._rules:
-                self._rules[source] = registry.rules(record.vendor)
+        vendors = {(record.source, record.vendor) for record in records}
         for source, record in latest.items():
             new = SourceRow(source=source, vendor=record.vendor, last_received_at=0, records=0, state=b"")
             held = known.get(source)
@@ -157,6 +169,10 @@ class Batch:
                 records=row.records + counts[source],
                 last_received_at=max(row.last_received_at, received.get(source, 0)),
             )
+        for source, vendor in vendors:
+            known[source].state.vendors.add(vendor)
+        for source in latest:
+            self._rules[source] = known[source].state.rules()
         changed: dict[str, bool] = {}
         for item in facts:
             fact, state = item.fact, known[item.source].state
@@ -200,8 +216,6 @@ class Batch:
             placed = {(saved.row.position, saved.row.n) for saved in await self._views.session_entries(session)}
             facts = await self._load_facts(sorted({position for position, _ in placed}))
             found += self._unplaceable.replace(item for item in facts if (item.position, item.n) in placed)
-        for vendor, source in {(item.vendor, item.source) for item in found}:
-            self._rules.setdefault(source, registry.rules(vendor))
         return found
 
     async def _find_homes(self, facts: Sequence[SourcedFact]) -> tuple[list[SourcedFact], list[str | None]]:
@@ -221,7 +235,7 @@ class Batch:
         assert self._cache.sources is not None  # noqa: S101 - loaded before
         for source, has_restarted in changed_sources.items():
             known = self._cache.sources[source]
-            limit = self._rules[source].never_joined_after
+            limit = known.state.never_joined_after()
             if has_restarted and known.restarts:
                 names.update(await self._views.unreported_sessions(source, begins_before=known.restarts[-1]))
             if limit is not None:
@@ -281,8 +295,6 @@ class Batch:
         return [self._cache.states[name] for name in sorted(due)]
 
     async def _render_sessions(self, due: Sequence[SessionState]) -> list[SessionRows]:
-        for state in due:
-            self._rules.setdefault(state.source, registry.rules(state.vendor))
         next_runs = await self._views.read_rooms(lambda rooms: find_next_runs(self._placement, rooms, due))
         rows: list[SessionRows] = []
         for state, next_run in zip(due, next_runs, strict=True):
@@ -297,7 +309,7 @@ class Batch:
         return render_or_set_aside(
             state,
             RenderContext(
-                rules=self._rules[state.source],
+                rules=registry.rules(state.vendor),
                 next_start=next_run.start,
                 next_run_after=next_run.after,
                 restarts=source.restarts,

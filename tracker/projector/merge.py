@@ -25,7 +25,6 @@ from tracker.projections.sourced_fact import decode_session_ref
 from tracker.projections.state import decode_state
 from tracker.projector.batch import Batch, BatchCache, LoadFacts, SourceState
 from tracker.projector.placement import Effects, RoomKey
-from tracker.sources import registry
 from tracker.views.contract import Changes, MergeableViews, MergeResult, RoomParts, SourceRow
 
 ROOMS_PER_STEP = 200
@@ -93,7 +92,7 @@ class PartMerger(Batch):
 
     async def _load_sources(self) -> None:
         for source, known in (await self._sources()).items():
-            self._rules[source] = registry.rules(known.row.vendor)
+            self._rules[source] = known.state.rules()
 
     async def _corrected(self, left: set[str], to_render: set[str], position: int) -> Changes:
         facts, homes = await self._find_homes(await self._reassigned_facts(left))
@@ -110,14 +109,14 @@ class PartMerger(Batch):
         )
 
 
-def merge_effects(parts: RoomParts, shared: Iterable[RoomKey], rules: Mapping[str, RunRules]) -> Effects:
-    """What the marks of each part change for the facts and sessions of the other."""
+def merge_effects(parts: RoomParts, shared: Iterable[RoomKey], rules: Mapping[str, Sequence[RunRules]]) -> Effects:
+    """What the marks of each part change for the facts and sessions of the other. `rules`: see `Placement`."""
     effects = Effects(set(), set())
-    for source, name in shared:
+    for source, name, rules_of_vendor in ((*key, each) for key in shared for each in rules[key[0]]):
         marks = [reader.marks(source, name) or KnownMarks() for reader in parts]
-        base, part, whole = (Room(name, each, rules[source]) for each in marks)
+        base, part, whole = (Room(name, each, rules_of_vendor) for each in marks)
         for reader, own, other in ((parts.base, base, part), (parts.part, part, base)):
-            window = _changed_window(own, other.marks, whole, rules[source])
+            window = _changed_window(own, other.marks, whole, rules_of_vendor)
             if window is None:
                 continue
             moved = {
@@ -170,7 +169,7 @@ async def _sessions_ended_by_source(views: MergeableViews, merged: MergeResult) 
         if ours is None:
             continue
         whole = _decode_state(_join_sources(ours, theirs).state)
-        limit = registry.rules(theirs.vendor).never_joined_after
+        limit = whole.never_joined_after()
         known = (_decode_state(ours.state).restarts(), _decode_state(theirs.state).restarts())
         if whole.restarts() and any(restarts != whole.restarts() for restarts in known):
             names.update(await views.unreported_sessions(theirs.source, begins_before=whole.restarts()[-1]))
@@ -192,7 +191,7 @@ def _join_sources(ours: SourceRow | None, theirs: SourceRow) -> SourceRow:
         vendor=theirs.vendor,
         last_received_at=max(ours.last_received_at, theirs.last_received_at),
         records=ours.records + theirs.records,
-        state=_encode_state(SourceState(runs, max(first.latest, second.latest))),
+        state=_encode_state(SourceState(runs, max(first.latest, second.latest), first.vendors | second.vendors)),
     )
 
 

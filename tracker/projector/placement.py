@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tracker.domain.facts import Micros, RunRules
-from tracker.domain.room_marks import ANCHOR, FIRST, Marks
+from tracker.domain.room_marks import ANCHOR, FIRST, MarkChange, Marks
 from tracker.projections.known_marks import KnownMarks, LearnedMarks
 from tracker.projections.rendering import session_id
 from tracker.projections.runs import Room, room_changes
 from tracker.projections.sourced_fact import SourcedFact, decode_session_ref
+from tracker.sources import registry
 from tracker.views.contract import RoomReader, RoomUpdate
 
 RoomKey = tuple[str, str]
@@ -30,6 +31,16 @@ class Effects(NamedTuple):
     ended: set[str]
 
 
+class AskedRun(NamedTuple):
+    """A run, and the moment (µs) after which the next one is asked for."""
+
+    source: str
+    vendor: str
+    room: str | None
+    key: str
+    after: Micros
+
+
 class NextRun(NamedTuple):
     """The first start of another run of a room after a moment (µs), or None."""
 
@@ -38,12 +49,15 @@ class NextRun(NamedTuple):
 
 
 class Placement:
-    """The rooms of one batch. `rules`: by source."""
+    """The rooms of one batch. `rules`: of each source, those of every vendor that it had.
 
-    def __init__(self, rules: Mapping[str, RunRules]) -> None:
+    A source whose name was given to another vendor keeps its rooms: each fact finds its run by the rules of its own vendor.
+    """
+
+    def __init__(self, rules: Mapping[str, Sequence[RunRules]]) -> None:
         self._rules = rules
         self._learned: dict[RoomKey, LearnedMarks] = {}
-        self._rooms: dict[RoomKey, Room] = {}
+        self._rooms: dict[tuple[RoomKey, RunRules], Room] = {}
 
     @property
     def updates(self) -> list[RoomUpdate]:
@@ -74,9 +88,16 @@ class Placement:
         changes = learned.changes
         if not changes:
             return
+        for rules in self._rules[key[0]]:
+            self._add_effects_by(rules, effects, reader, key, saved, changes)
+
+    def _add_effects_by(
+        self, rules: RunRules, effects: Effects, reader: RoomReader, key: RoomKey, saved: Marks,
+        changes: Sequence[MarkChange],
+    ) -> None:  # fmt: skip
         source, name = key
-        before, after = Room(name, saved, self._rules[source]), self._room(reader, key)
-        changed = room_changes(before, after, changes, self._rules[source])
+        before, after = Room(name, saved, rules), self._room(reader, key, rules)
+        changed = room_changes(before, after, changes, rules)
         effects.ended.update(session_id(source, run) for run in changed.runs)
         if changed.followed:
             effects.ended.update(reader.sessions_without_next_run(source, name, changed.followed))
@@ -85,7 +106,7 @@ class Placement:
             return
         anchors = set(changed.anchors)
         for low, high in changed.windows:
-            anchors.update(mark.name for mark in learned.select(ANCHOR, low, high - 1))
+            anchors.update(mark.name for mark in after.marks.select(ANCHOR, low, high - 1))
         for entry in reader.room_entries(source, name, changed.windows, sorted(anchors)):
             place = decode_session_ref(name, entry.placed_at, entry.session_ref, entry.anchor)
             held = entry.row.session_id
@@ -103,25 +124,28 @@ class Placement:
         if place.run is not None:
             return session_id(item.source, place.run)
         key = room_of(item)
-        return None if key is None else session_id(item.source, self._room(reader, key).find_run(place))
+        if key is None:
+            return None
+        return session_id(item.source, self._room(reader, key, registry.rules(item.vendor)).find_run(place))
 
-    def next_runs(self, reader: RoomReader, sessions: Sequence[tuple[str, str | None, str, Micros]]) -> list[NextRun]:
-        """When the next run began for each session (source, room, run key, moment)."""
+    def next_runs(self, reader: RoomReader, sessions: Sequence[AskedRun]) -> list[NextRun]:
+        """When the next run began for each session."""
         found: list[NextRun] = []
-        for source, name, run, after in sessions:
+        for source, vendor, name, run, after in sessions:
             if name is None:
                 found.append(NextRun(after, None))
             else:
-                found.append(NextRun(*self._room(reader, (source, name)).next_start(run, after)))
+                room = self._room(reader, (source, name), registry.rules(vendor))
+                found.append(NextRun(*room.next_start(run, after)))
         return found
 
-    def _room(self, reader: RoomReader, key: RoomKey) -> Room:
-        room = self._rooms.get(key)
+    def _room(self, reader: RoomReader, key: RoomKey, rules: RunRules) -> Room:
+        room = self._rooms.get((key, rules))
         if room is None:
             marks: Marks | None = self._learned.get(key)
             if marks is None:
                 marks = reader.marks(*key)
-            room = self._rooms[key] = Room(key[1], KnownMarks() if marks is None else marks, self._rules[key[0]])
+            room = self._rooms[key, rules] = Room(key[1], KnownMarks() if marks is None else marks, rules)
         return room
 
 

@@ -29,7 +29,7 @@ from tracker.projections.ids import provisional_run
 from tracker.projections.rendering import RenderContext, next_run_after, render, session_id
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projections.state import NO_CONTENT, SessionState, encode_state
-from tracker.projector.placement import Effects, NextRun, Placement, room_of
+from tracker.projector.placement import AskedRun, Effects, NextRun, Placement, room_of
 from tracker.views.contract import RoomReader
 
 _OF_THE_VIEWS = (TrackerError, sqlite3.Error, OSError, MemoryError)
@@ -58,7 +58,7 @@ class Unplaceable:
 
 
 def learn_rooms(
-    rules: Mapping[str, RunRules], reader: RoomReader, facts: Sequence[SourcedFact], unplaceable: Unplaceable
+    rules: Mapping[str, Sequence[RunRules]], reader: RoomReader, facts: Sequence[SourcedFact], unplaceable: Unplaceable
 ) -> tuple[Placement, Effects, list[SourcedFact]]:
     """What the rooms learn from the facts, which follow with a stand-in for each that makes its room fail."""
     placement = Placement(rules)
@@ -73,7 +73,7 @@ def learn_rooms(
 
 
 def _without_failing(
-    rules: Mapping[str, RunRules], reader: RoomReader, facts: Sequence[SourcedFact], unplaceable: Unplaceable
+    rules: Mapping[str, Sequence[RunRules]], reader: RoomReader, facts: Sequence[SourcedFact], unplaceable: Unplaceable
 ) -> list[SourcedFact]:
     """Each fact that fails alone is replaced; then every fact of a room that still fails."""
     found = [_tried(rules, reader, [item], unplaceable)[0] for item in facts]
@@ -88,7 +88,7 @@ def _without_failing(
 
 
 def _tried(
-    rules: Mapping[str, RunRules], reader: RoomReader, items: Sequence[SourcedFact], unplaceable: Unplaceable
+    rules: Mapping[str, Sequence[RunRules]], reader: RoomReader, items: Sequence[SourcedFact], unplaceable: Unplaceable
 ) -> Sequence[SourcedFact]:
     """The facts, or their stand-ins if their rooms fail with them."""
     try:
@@ -140,11 +140,11 @@ def find_next_runs(
     return [found for state in states for found in find_next_runs(placement, reader, [state])]
 
 
-def _asked(state: SessionState) -> tuple[str, str | None, str, Micros]:
+def _asked(state: SessionState) -> AskedRun:
     after = next_run_after(state)
     if not _is_time(after):
         raise ValueError("the start is no time")
-    return state.source, state.lifetime.value("room"), state.run, after
+    return AskedRun(state.source, state.vendor, state.lifetime.value("room"), state.run, after)
 
 
 def _unusable(fact: Fact) -> str | None:

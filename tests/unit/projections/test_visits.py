@@ -14,7 +14,7 @@ from tracker.domain.facts import RunRules, SessionRef
 from tracker.projections.folding import fold
 from tracker.projections.rendering import RenderContext, render
 from tracker.projections.sourced_fact import SourcedFact
-from tracker.projections.state import SessionState
+from tracker.projections.state import SessionState, decode_state
 
 S = 1_000_000
 T = 1_790_000_000 * S
@@ -177,3 +177,12 @@ def test_the_kind_of_a_person_is_kept(person: str) -> None:
     for n, fact in enumerate((joined(0, person=person), left(9, person=person))):
         fold(state, SourcedFact(fact, n + 1, 0, "s", "v", str(n), fact.at))
     assert [row.kind for row in render(state, CONTEXT).participants] == [person]
+
+
+def test_a_join_that_was_rendered_before_its_leave_arrived_is_paired_with_it() -> None:
+    state = SessionState("s", "v", "R")
+    for n, fact in enumerate((joined(0), left(9))):
+        fold(state, SourcedFact(fact, n + 1, 0, "s", "v", str(n), fact.at))
+        rows = render(state, CONTEXT)
+        state = decode_state(rows.state)
+    assert [(row.join_provenance, row.left_at) for row in rows.connections] == [("reported", T + 9 * S)]

@@ -29,7 +29,11 @@ Items = list[tuple[Record, SourcedFact]]
 
 
 def to_items(vendor: str, facts: Sequence[f.Fact]) -> Items:
-    """Each fact as the only fact of a record, in this order."""
+    """Each fact as the only fact of a record of this vendor, in this order."""
+    return to_items_of_vendors([(vendor, fact) for fact in facts])
+
+
+def to_items_of_vendors(facts: Sequence[tuple[str, f.Fact]]) -> Items:
     return [
         (
             Record(
@@ -38,7 +42,7 @@ def to_items(vendor: str, facts: Sequence[f.Fact]) -> Items:
             ),
             SourcedFact(fact, position, 0, "s", vendor, f"{position * 7919 % 1000:03}", T),
         )
-        for position, fact in enumerate(facts, start=1)
+        for position, (vendor, fact) in enumerate(facts, start=1)
     ]  # fmt: skip
 
 
@@ -93,6 +97,24 @@ def test_merged_views_equal_views_built_at_once(vendor: str, data: st.DataObject
     ] + [f.Test(at=T + data.draw(st.integers(0, 3000)) * S, place=None, subject_type="source", subject_id="s")]
     middle = data.draw(st.integers(1, max(1, len(facts) - 1)))
     assert asyncio.run(differences(to_items(vendor, facts), middle, data.draw(st.integers(1, 9)))) == []
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_merged_views_equal_whole_ones_where_another_vendor_got_the_name_of_the_source(data: st.DataObject) -> None:
+    vendors = data.draw(st.permutations(sorted(ROOMS)))[:2]
+    facts = [
+        (vendor, fact if fact.place is None else msgspec.structs.replace(fact, place=in_room(fact.place)))
+        for vendor in vendors
+        for fact in ROOMS[vendor]
+    ]
+    found = [each for each in data.draw(st.permutations(facts)) if data.draw(st.integers(0, 5))] or facts
+    middle = data.draw(st.integers(1, max(1, len(found) - 1)))
+    assert asyncio.run(differences(to_items_of_vendors(found), middle, data.draw(st.integers(1, 9)))) == []
+
+
+def in_room(place: f.SessionRef) -> f.SessionRef:
+    return msgspec.structs.replace(place, room="room") if place.room else place
 
 
 @pytest.mark.parametrize("middle", range(1, 5))
