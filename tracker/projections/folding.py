@@ -11,6 +11,7 @@ from collections.abc import Callable
 from tracker.domain import facts as f
 from tracker.projections.claims import Claim, is_final
 from tracker.projections.ids import interval_key
+from tracker.projections.restarts import server_of
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projections.state import MAX_IDS, Interval, SessionState
 
@@ -116,6 +117,8 @@ def _fold_common(state: SessionState, item: SourcedFact) -> None:
         state.last_life = max(state.last_life, at)
     for kind, detail in fact.anomalies:
         state.add_anomaly(kind, detail, item.key, position)
+    if fact.server_run is not None:
+        state.servers.add(server_of(fact.server_run))
     if place is None:
         return
     state.lifetime.set_values(at, item.key, room=place.room, room_name=place.room_name, parent=place.parent)

@@ -1,30 +1,92 @@
-"""When a server restarted, from the labels of its processes and the first event of each. Pure.
+"""When each server of a source restarted, from the labels of its processes and the moments of their events. Pure.
 
 A label is `2024-05-01_03-00-04`: the day of a log file and when the process that wrote it began; in front of it, where known,
 the folder of the file (`node-a/2024-…`). A process writes one file a day, so the labels of following days with the same
 time are one process. A nightly restart may begin at the same second as one some days before: another process in between
 tells the two apart.
+
+The folder tells servers apart. In one folder, two processes that wrote at the same time are two servers, and neither ended the
+other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import NamedTuple
 
 from tracker.domain.facts import Micros
 
-_LABEL = re.compile(r"(?:.*/)?(?P<date>\d{4}-\d\d-\d\d)_(?P<began>.+)", re.DOTALL)
+Moments = tuple[Micros, ...]
+
+_LABEL = re.compile(r"(?:(?P<folder>.*)/)?(?P<date>\d{4}-\d\d-\d\d)_(?P<began>.+)", re.DOTALL)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def restart_moments(first_events: Mapping[str, Micros]) -> tuple[Micros, ...]:
-    """When each process after the first one began, as far as known, ascending. `first_events`: label → its first event."""
-    files = sorted((*_day_and_process(label, at), at) for label, at in first_events.items())
-    ordered = sorted(files, key=lambda file: (file[0], file[2]))
-    changes = [after[2] for before, after in pairwise(ordered) if before[1] != after[1]]
+class _File(NamedTuple):
+    """A label: its day, its process, and its first and last event."""
+
+    day: str
+    process: str
+    first: Micros
+    last: Micros
+
+
+def server_of(label: str) -> str:
+    """The server that a label names: its folder, "" where the label has none."""
+    found = _LABEL.fullmatch(label)
+    return "" if found is None else found["folder"] or ""
+
+
+def restart_moments(first_events: Mapping[str, Micros], last_events: Mapping[str, Micros]) -> dict[str, Moments]:
+    """Server → when each process after the first one began, as far as known, ascending.
+
+    `first_events`, `last_events`: label → its first and its last event; where the last one is not known, it is the first.
+    """
+    files: dict[str, list[_File]] = {}
+    for label, first in first_events.items():
+        day, process = _day_and_process(label, first)
+        files.setdefault(server_of(label), []).append(_File(day, process, first, last_events.get(label, first)))
+    return {server: _changes(found) for server, found in files.items()}
+
+
+def restarts_of_session(restarts: Mapping[str, Moments], servers: Collection[str]) -> Moments:
+    """The restarts that may have ended a session of which these servers wrote.
+
+    A session that only webhooks reported may have been on any server: with several, no restart is known to have ended it.
+    """
+    if len(restarts) == 1:
+        return next(iter(restarts.values()))
+    return restarts.get(next(iter(servers)), ()) if len(servers) == 1 else ()
+
+
+def latest_restart(*known: Mapping[str, Moments]) -> Micros | None:
+    """The last restart of any server."""
+    return max((moments[-1] for restarts in known for moments in restarts.values() if moments), default=None)
+
+
+def _changes(files: list[_File]) -> Moments:
+    ordered = sorted(files, key=lambda file: (file.day, file.first, file.process))
+    together = _at_the_same_time(files)
+    changes = [
+        after.first
+        for before, after in pairwise(ordered)
+        if before.process != after.process and frozenset((before.process, after.process)) not in together
+    ]
     return tuple(sorted(changes))
+
+
+def _at_the_same_time(files: list[_File]) -> set[frozenset[str]]:
+    """The pairs of processes of which one wrote while the other was still writing."""
+    found: set[frozenset[str]] = set()
+    running: list[_File] = []
+    for file in sorted(files, key=lambda file: (file.first, file.last, file.process)):
+        running = [other for other in running if other.last > file.first]
+        found.update(frozenset((file.process, other.process)) for other in running if other.process != file.process)
+        running.append(file)
+    return found
 
 
 def _day_and_process(label: str, at: Micros) -> tuple[str, str]:

@@ -161,6 +161,8 @@ class SessionState(msgspec.Struct, array_like=True):
     """The latest sign of life by a server's clock: an inferred end is never earlier."""
     first_end: Micros | None = None
     """The earliest reported end: a start after it reopened the session."""
+    servers: set[str] = set()
+    """The servers whose log files reported the session; see `projections/restarts`."""
 
     def interval(self, kind: str, key: str) -> Interval:
         """The interval with this type and key; a new one if there is none."""
@@ -187,6 +189,7 @@ class SessionState(msgspec.Struct, array_like=True):
         self.created = min((c for c in (self.created, other.created) if c), key=_earliest, default=None)
         self.last_activity = min((c for c in (self.last_activity, other.last_activity) if c), key=_latest, default=None)
         self.last_life = max(self.last_life, other.last_life)
+        self.servers |= other.servers
         self.first_end = min((at for at in (self.first_end, other.first_end) if at is not None), default=None)
         if other.first_position and (not self.first_position or other.first_position < self.first_position):
             self.first_position, self.vendor = other.first_position, other.vendor

@@ -17,7 +17,7 @@ import msgspec
 from tracker.domain.rows import SessionRows
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import RunRules
-from tracker.projections.restarts import restart_moments
+from tracker.projections.restarts import Moments, latest_restart, restart_moments, restarts_of_session
 from tracker.projections.sourced_fact import SourcedFact, encode_session_ref
 from tracker.projections.rendering import RenderContext
 from tracker.projections.state import SessionState, decode_state
@@ -45,14 +45,15 @@ LoadFacts = Callable[[Sequence[int]], Awaitable[Sequence[SourcedFact]]]
 
 
 class SourceState(msgspec.Struct):
-    """What is known of a whole source: the server runs seen (label → earliest moment), the latest moment, its vendors. All µs.
+    """What is known of a whole source: the server runs seen (label → earliest and latest moment), the latest moment, its vendors.
 
-    A source usually has one vendor. Somebody may give its name to another one.
+    All times in µs. A source usually has one vendor. Somebody may give its name to another one.
     """
 
     runs: dict[str, Micros] = {}
     latest: Micros = 0
     vendors: set[str] = set()
+    runs_until: dict[str, Micros] = {}
 
     def rules(self) -> list[RunRules]:
         """How the runs of each vendor are distinguished that the source had."""
@@ -62,9 +63,18 @@ class SourceState(msgspec.Struct):
         """After how long (µs) the first of these rules ends a run that nobody joined."""
         return min((limit for rules in self.rules() if (limit := rules.never_joined_after) is not None), default=None)
 
-    def restarts(self) -> tuple[Micros, ...]:
-        """When the server runs after the first one began, as far as known, ascending."""
-        return restart_moments(self.runs)
+    def restarts(self) -> dict[str, Moments]:
+        """Server → when its runs after the first one began, as far as known, ascending."""
+        return restart_moments(self.runs, self.runs_until)
+
+    def note_run(self, label: str, at: Micros) -> bool:
+        """An event of a server run; whether it changed what is known."""
+        first, last = self.runs.get(label), self.runs_until.get(label)
+        if first is None or at < first:
+            self.runs[label] = at
+        if last is None or at > last:
+            self.runs_until[label] = at
+        return first is None or at < first or last is None or at > last
 
 
 class KnownSource(msgspec.Struct):
@@ -72,7 +82,7 @@ class KnownSource(msgspec.Struct):
 
     row: SourceRow
     state: SourceState
-    restarts: tuple[Micros, ...]
+    restarts: dict[str, Moments]
 
 
 class BatchCache:
@@ -144,8 +154,12 @@ class Batch:
 
     # sources
 
-    async def _learn_sources(self, records: Sequence[Record], facts: Sequence[SourcedFact]) -> dict[str, bool]:
-        """Update the sources of the batch. Returns those that changed: name → whether a restart became known."""
+    async def _learn_sources(self, records: Sequence[Record], facts: Sequence[SourcedFact]) -> dict[str, Micros | None]:
+        """Update the sources of the batch. Returns those that changed.
+
+        Name → the moment before which sessions began that may end otherwise now, because restarts became known or turned out to
+        be none; None where that is not so.
+        """
         known = await self._sources()
         latest: dict[str, Record] = {}
         counts: dict[str, int] = {}
@@ -161,7 +175,7 @@ class Batch:
             new = SourceRow(source=source, vendor=record.vendor, last_received_at=0, records=0, state=b"")
             held = known.get(source)
             if held is None:
-                held = known[source] = KnownSource(new, SourceState(), ())
+                held = known[source] = KnownSource(new, SourceState(), {})
             row = held.row
             held.row = msgspec.structs.replace(
                 row,
@@ -173,20 +187,22 @@ class Batch:
             known[source].state.vendors.add(vendor)
         for source in latest:
             self._rules[source] = known[source].state.rules()
-        changed: dict[str, bool] = {}
+        changed: dict[str, Micros | None] = {}
+        labelled: set[str] = set()
         for item in facts:
             fact, state = item.fact, known[item.source].state
             at = fact.at
             if at > state.latest and fact.clock == "server" and at <= item.received_at + MAX_CLOCK_AHEAD:
                 state.latest = at
-                changed.setdefault(item.source, False)
-            run = fact.server_run
-            if run is not None and at < state.runs.get(run, at + 1):
-                state.runs[run] = at
-                changed[item.source] = True
-        for source, has_restarted in changed.items():
-            if has_restarted:
-                known[source].restarts = known[source].state.restarts()
+                changed.setdefault(item.source, None)
+            if fact.server_run is not None and fact.clock == "server" and state.note_run(fact.server_run, at):
+                labelled.add(item.source)
+                changed.setdefault(item.source, None)
+        for source in labelled:
+            before, after = known[source].restarts, known[source].state.restarts()
+            if before != after:
+                changed[source] = latest_restart(before, after)
+                known[source].restarts = after
         return changed
 
     async def _sources(self) -> dict[str, KnownSource]:
@@ -230,14 +246,14 @@ class Batch:
             self._cache.states.pop(name, None)
             self._refolded.add(name)
 
-    async def _load_states(self, names: set[str], changed_sources: dict[str, bool]) -> None:
+    async def _load_states(self, names: set[str], changed_sources: dict[str, Micros | None]) -> None:
         """Load these sessions, and those whose end may depend on a changed source."""
         assert self._cache.sources is not None  # noqa: S101 - loaded before
-        for source, has_restarted in changed_sources.items():
+        for source, restarted in changed_sources.items():
             known = self._cache.sources[source]
             limit = known.state.never_joined_after()
-            if has_restarted and known.restarts:
-                names.update(await self._views.unreported_sessions(source, begins_before=known.restarts[-1]))
+            if restarted is not None:
+                names.update(await self._views.unreported_sessions(source, begins_before=restarted))
             if limit is not None:
                 latest = known.state.latest
                 names.update(await self._views.never_joined_sessions(source, begins_before=latest - limit))
@@ -312,7 +328,7 @@ class Batch:
                 rules=registry.rules(state.vendor),
                 next_start=next_run.start,
                 next_run_after=next_run.after,
-                restarts=source.restarts,
+                restarts=restarts_of_session(source.restarts, state.servers),
                 latest=source.state.latest,
             ),
         )

@@ -23,6 +23,7 @@ from tracker.projections.rendering import session_id
 from tracker.projections.runs import Room, Window
 from tracker.projections.sourced_fact import decode_session_ref
 from tracker.projections.state import decode_state
+from tracker.projections.restarts import latest_restart
 from tracker.projector.batch import Batch, BatchCache, LoadFacts, SourceState
 from tracker.projector.placement import Effects, RoomKey
 from tracker.views.contract import Changes, MergeableViews, MergeResult, RoomParts, SourceRow
@@ -171,8 +172,9 @@ async def _sessions_ended_by_source(views: MergeableViews, merged: MergeResult) 
         whole = _decode_state(_join_sources(ours, theirs).state)
         limit = whole.never_joined_after()
         known = (_decode_state(ours.state).restarts(), _decode_state(theirs.state).restarts())
-        if whole.restarts() and any(restarts != whole.restarts() for restarts in known):
-            names.update(await views.unreported_sessions(theirs.source, begins_before=whole.restarts()[-1]))
+        last = latest_restart(whole.restarts(), *known)
+        if last is not None and any(restarts != whole.restarts() for restarts in known):
+            names.update(await views.unreported_sessions(theirs.source, begins_before=last))
         if limit is not None:
             names.update(await views.never_joined_sessions(theirs.source, begins_before=whole.latest - limit))
     return sorted(names)
@@ -182,16 +184,18 @@ def _join_sources(ours: SourceRow | None, theirs: SourceRow) -> SourceRow:
     if ours is None:
         return theirs
     first, second = _decode_state(ours.state), _decode_state(theirs.state)
-    runs = {
-        label: min(at for state in (first, second) if (at := state.runs.get(label)) is not None)
-        for label in first.runs | second.runs
-    }
+    joined = SourceState(
+        dict(first.runs), max(first.latest, second.latest), first.vendors | second.vendors, dict(first.runs_until)
+    )
+    for moments in (second.runs, second.runs_until):
+        for label, at in moments.items():
+            joined.note_run(label, at)
     return SourceRow(
         source=theirs.source,
         vendor=theirs.vendor,
         last_received_at=max(ours.last_received_at, theirs.last_received_at),
         records=ours.records + theirs.records,
-        state=_encode_state(SourceState(runs, max(first.latest, second.latest), first.vendors | second.vendors)),
+        state=_encode_state(joined),
     )
 
 

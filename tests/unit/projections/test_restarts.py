@@ -7,7 +7,15 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.projections.restarts import restart_moments
+from tracker.projections import restarts
+from tracker.projections.restarts import restarts_of_session, server_of
+
+
+def restart_moments(first: dict[str, int], last: dict[str, int] | None = None) -> tuple[int, ...]:
+    """Of the only server."""
+    (found,) = restarts.restart_moments(first, last or {}).values()
+    return found
+
 
 DAY = 86_400_000_000
 BASE = 1_714_521_600_000_000  # 2024-05-01
@@ -63,3 +71,30 @@ def test_each_process_but_the_first_is_one_restart_in_whatever_order_files_are_k
     names = list(files)
     random.shuffle(names)
     assert restart_moments({name: files[name] for name in names}) == tuple(starts[1:])
+
+
+def test_each_folder_is_a_server_of_its_own() -> None:
+    first = {"node-a/2024-05-01_03-00-04": 1, "node-b/2024-05-01_03-00-09": 2, "node-a/2024-05-03_08-00-00": 3}
+    found = restarts.restart_moments(first, {})
+    assert found == {"node-a": (3,), "node-b": ()}
+    assert restarts_of_session(found, {"node-a"}) == (3,)
+    assert restarts_of_session(found, {"node-b"}) == ()
+    assert restarts_of_session(found, set()) == (), "it may have been on either"
+    assert restarts_of_session(found, {"node-a", "node-b"}) == ()
+    assert restarts_of_session({"node-a": (3,)}, set()) == (3,)
+
+
+def test_two_servers_in_one_folder_are_told_apart_by_what_they_wrote_at_the_same_time() -> None:
+    first = {"2024-05-01_03-00-04": 10, "2024-05-01_03-00-09": 20}
+    assert restart_moments(first, {"2024-05-01_03-00-04": 15}) == (20,)
+    assert restart_moments(first, {"2024-05-01_03-00-04": 25}) == ()
+    # A day later both are still running.
+    more = first | {"2024-05-02_03-00-04": 110, "2024-05-02_03-00-09": 120}
+    assert (
+        restart_moments(more, {"2024-05-01_03-00-04": 25, "2024-05-01_03-00-09": 30, "2024-05-02_03-00-04": 111}) == ()
+    )
+
+
+def test_the_server_of_a_label_is_its_folder() -> None:
+    assert server_of("a/b/2024-05-01_03-00-04") == "a/b"
+    assert server_of("2024-05-01_03-00-04") == server_of("03-00-04") == ""
