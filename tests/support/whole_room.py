@@ -146,15 +146,13 @@ class Runs:
         at = place.at if place.anchor is None else self.anchors.get(place.anchor, place.at)
         index = bisect_right(self._moments, at) - 1
         following = index + 1
-        if place.ends_at is not None and index >= 0 and at - self._moments[index] <= self._rules.tolerance:
+        reach = self._rules.noticed_within if place.is_late else self._rules.tolerance
+        is_end = place.ends_at is not None or place.is_late
+        if is_end and index >= 0 and at - self._moments[index] <= reach:
             previous = bisect_left(self._moments, self._moments[index]) - 1
             if previous >= 0 and not self._ended(self._moments[previous], at):
                 return self.runs[previous].key
-        if (
-            following < len(self.runs)
-            and place.ends_at is None
-            and self._moments[following] - at <= self._rules.tolerance
-        ):
+        if following < len(self.runs) and not is_end and self._moments[following] - at <= self._rules.tolerance:
             held_until = self._end_between(self._moments[index], self._moments[following]) if index >= 0 else None
             if held_until is None or held_until < at:
                 return self.runs[following].key

@@ -47,6 +47,7 @@ class RunRules(msgspec.Struct, frozen=True):
     `starts_when_joined`   a created room starts with its first join, so people in a room that never started are a sign of loss
     `room_is_person`       the room belongs to one person, who is present for as long as the run lasts
     `runs_are_starts`      the vendor's own key of a run is `{room}_{start ms}`
+    `noticed_within`       how long after a crash (µs) it may be reported, without the time of the crash
     `runs_overlap`         a new run of a room does not show that one with the vendor's own key is over
     """
 
@@ -57,6 +58,12 @@ class RunRules(msgspec.Struct, frozen=True):
     room_is_person: bool = False
     runs_are_starts: bool = False
     runs_overlap: bool = False
+    noticed_within: Micros = 0
+
+    @property
+    def late_end(self) -> Micros:
+        """How long after the start of the next run an end may be stamped that belongs to the run before (µs)."""
+        return max(self.tolerance, self.noticed_within)
 
 
 class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -69,6 +76,7 @@ class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     `starts_at`  the start of the run, if the fact states it
     `ends_at`    the end of the run, if the fact states it
     `ids`        (name, value) vendor ids that find this session, e.g. ("sessionId", "MySession")
+    `is_late`    `at` is when an end was noticed, not when it happened
     `parent`     of a breakout room: the vendor's key of the run it belongs to
     `anchor`     a recording id whose other facts may know a better `at`; for facts without a time of their own
     """
@@ -80,6 +88,7 @@ class SessionRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     starts_at: Micros | None = None
     ends_at: Micros | None = None
     ids: tuple[tuple[str, str], ...] = ()
+    is_late: bool = False
     parent: str | None = None
     anchor: str | None = None
 

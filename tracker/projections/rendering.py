@@ -198,12 +198,16 @@ def _inferred_end(
     began = start.at if start else state.first_at
     alive = max(began, state.last_life)
     ends: list[tuple[Claim, Micros | None]] = []
-    if own is not None:
-        ends.append((own if own.at >= alive else msgspec.structs.replace(own, at=alive), None))
     following = context.next_start
     overlaps = context.rules.runs_overlap and not state.run.startswith(f"{state.lifetime.value('room')}_")
     if following is not None and not overlaps and not is_occupied(state, following):
         ends.append((_inferred(alive, "superseded"), max(following, alive)))
+        if own is not None and own.at > following:
+            # It was noticed only after the next run began, so it happened before.
+            ends.append((msgspec.structs.replace(own, at=alive), max(following, alive)))
+            own = None
+    if own is not None:
+        ends.append((own if own.at >= alive else msgspec.structs.replace(own, at=alive), None))
     index = bisect_right(context.restarts, state.last_at)
     if index < len(context.restarts) and began < (after := context.restarts[index]):
         ends.append((_inferred(after, "server_shutdown"), None))

@@ -76,8 +76,9 @@ class Room:
             return self.key_of_start(place.starts_at)
         anchor = None if place.anchor is None else self.marks.named(ANCHOR, place.anchor)
         at = place.at if anchor is None else anchor.at
-        if place.ends_at is not None:
-            return self._find_ending(at)
+        if place.ends_at is not None or place.is_late:
+            reach = self._rules.noticed_within if place.is_late else self._rules.tolerance
+            return self._find_ending(at, reach)
         index = bisect_right(self._segments, (at, LATEST, "")) - 1
         if index >= 0 and at < self._segments[index][1]:
             return self._segments[index][2]
@@ -94,12 +95,12 @@ class Room:
             return following.key
         return current.key
 
-    def _find_ending(self, at: Micros) -> str:
+    def _find_ending(self, at: Micros, reach: Micros) -> str:
         """The key of the run that an end at this moment belongs to."""
         current = self.last_run(at)
         if current is None:
             return self._first_key(at)
-        if at - current.start <= self._rules.tolerance:
+        if at - current.start <= reach:
             previous = self.last_run(current.start - 1)
             if previous is not None and not self._ended(previous.start, at):
                 return previous.key
@@ -360,7 +361,7 @@ def room_changes(before: Room, after: Room, changes: Iterable[MarkChange], rules
         if change.kind == END:
             # An end soon after the next start belongs to the run before, unless that has an end.
             following = {run.start for room in (before, after) for mark in marks if (run := room.next_run(mark.at - 1))}
-            placed += [Window(start, start + tolerance + 1) for start in following]
+            placed += [Window(start, start + rules.late_end + 1) for start in following]
         if rules.ends_only:
             starts = _matched_starts(before, after, change, tolerance)
             placed += [Window(start, start + 1) for start in starts]
@@ -386,7 +387,7 @@ def room_changes(before: Room, after: Room, changes: Iterable[MarkChange], rules
             index = bisect_left(bounds, start)
             # Facts with an anchor may be placed before the first start.
             begins = EARLIEST if bounds[index - 1] == EARLIEST else start - tolerance
-            windows.append(Window(begins, min(bounds[index + 1] + tolerance + 1, LATEST)))
+            windows.append(Window(begins, min(bounds[index + 1] + rules.late_end + 1, LATEST)))
             followed.append(Window(bounds[index - 1], start))
     return RoomChanges(_joined(windows + placed), anchors, _joined(followed), keys)
 

@@ -160,7 +160,8 @@ def _changed_window(own: Room, others: Marks, whole: Room, rules: RunRules) -> W
         low = EARLIEST
     high = max(room.end_of_group(max(last) + 3 * rules.tolerance) for room in (own, whole))
     following = [room.next_run(high) for room in (own, whole)]
-    return Window(low, max((LATEST if run is None else run.start + 1) for run in following))
+    # The run after the last one that changes begins with ends that may belong to it.
+    return Window(low, max((LATEST if run is None else run.start + rules.late_end + 1) for run in following))
 
 
 async def _sessions_ended_by_source(views: MergeableViews, merged: MergeResult) -> list[str]:

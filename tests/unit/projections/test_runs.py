@@ -20,22 +20,25 @@ RULES = [
     RunRules(tolerance=5 * MS),
     RunRules(tolerance=3 * MS, ends_only=True),
     RunRules(tolerance=10 * MS, ends_only=True),
+    RunRules(tolerance=2 * MS, noticed_within=12 * MS),
 ]
 times = st.integers(0, 40).map(lambda n: n * MS)
 """Whole milliseconds: keys are named after them."""
 
 
 def place_of(
-    at: int, run: str | None, starts: int | None, lasts: int | None, ends: int | None, anchor: str | None
+    at: int, run: str | None, starts: int | None, lasts: int | None, ends: int | None, anchor: str | None, late: bool
 ) -> SessionRef:
     if starts is not None and lasts is not None:
         ends = starts + lasts
-    return SessionRef(at=at, room="r", run=run, starts_at=starts, ends_at=ends, anchor=anchor)
+    is_late = late and run is None and starts is None and ends is None and anchor is None
+    return SessionRef(at=at, room="r", run=run, starts_at=starts, ends_at=ends, anchor=anchor, is_late=is_late)
 
 
 places = st.builds(
     place_of, times, st.sampled_from([None, None, None, "u", "v", "w", "x", "y", "z"]), st.none() | times,
     st.none() | st.integers(-2, 20).map(lambda n: n * MS), st.none() | st.none() | times, st.sampled_from([None, None, "j", "k"]),
+    st.booleans(),
 )  # fmt: skip
 facts = st.lists(st.tuples(places, st.booleans()), min_size=1, max_size=14)
 
@@ -99,7 +102,7 @@ def is_covered(place: SessionRef, marks: LearnedMarks, changes: RoomChanges) -> 
 
 
 @pytest.mark.parametrize("rules", RULES)
-@settings(max_examples=160, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(known=facts, new=facts, moments=st.lists(times, min_size=1, max_size=5))
 def test_new_marks_name_every_fact_and_every_session_that_they_change(
     rules: RunRules, known: list[tuple[SessionRef, bool]], new: list[tuple[SessionRef, bool]], moments: list[int]

@@ -520,17 +520,22 @@ def _node_crashed(context: EventContext) -> tuple[Fact, ...]:
     listed = context.fields.get("sessionIds")
     rooms = [as_text(item) for item in cast("list[Any]", listed)] if isinstance(listed, list) else []
     node = _node(context)
-    lost = context.moment("timeOfDisconnection") or context.at
+    lost = context.moment("timeOfDisconnection")
     session_fact = context.fact("sessionIds", "recordingIds", "broadcasts")
     return (
         facts.NodeCrashed(**context.fact(), **node),
         *(
             # sessionIds are not unique ids: the time of the crash tells which run it was.
-            facts.NodeCrashed(**session_fact, **node, place=SessionRef(at=lost, room=room, ids=(("sessionId", room),)))
+            facts.NodeCrashed(**session_fact, **node, place=_crashed(room, lost, context.at))
             for room in dict.fromkeys(rooms)
             if room is not None
         ),
     )
+
+
+def _crashed(room: str, lost: Micros | None, noticed: Micros) -> SessionRef:
+    at = noticed if lost is None else lost
+    return SessionRef(at=at, room=room, is_late=lost is None, ids=(("sessionId", room),))
 
 
 def _node_recovered(context: EventContext) -> tuple[Fact, ...]:
