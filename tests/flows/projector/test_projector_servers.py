@@ -37,7 +37,7 @@ def joined(name: str, began: float, second: float, connection: str = "con_A") ->
 async def ends(*files: Path, batch: int = 2_000) -> dict[str, End | None]:
     log, views = MemoryLog(), MemoryViews()
     await import_files(SOURCE, log, files, now=lambda: NOW)
-    await Projector(log, views, now=lambda: NOW, batch_size=batch).catch_up()
+    await Projector(log, views, batch_size=batch).catch_up()
     await log.close()
     return {rows.session.room_id or "": rows.session.end for rows in views.sessions.values()}
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 import msgspec
 import pytest
@@ -23,6 +24,18 @@ STAYS = {
     "openvidu_meet": {"roomId", "recordingId"},
     "livekit": {"sid", "name", "id", "egressId", "roomId", "roomName", "ingressId"},
     "plugnmeet": {"sid", "room_id", "record_id"},
+    "bigbluebutton": {
+        "internal-meeting-id",
+        "external-meeting-id",
+        "record-id",
+        "parent-id",
+        "workflow",
+        "meetingId",
+        "meeting_id",
+        "internal_meeting_id",
+    },
+    "jitsi": {"room_jid", "room_name", "breakout_room_id"},
+    "jaas": {"sessionId", "fqn", "breakoutRoomId", "recordingSessionId"},
     "streamrec": {"session_id", "agent_session_id", "supervisor_session_id", "rec_id"},
 }
 """Fields whose text an erasure keeps: names of rooms, runs, recordings, ingresses, jobs and nodes."""
@@ -63,12 +76,19 @@ def replaced(value: Any, path: tuple[str | int, ...], new: str) -> Any:
     return copied
 
 
+def content(body: bytes) -> Any:
+    """The JSON of a body, or of the field `event` of a form; None where there is none."""
+    if body[:1] == b"{":
+        return json.loads(body.decode("latin1"))
+    events = parse_qs(body.decode("latin1")).get("event")
+    return json.loads(events[0]) if events else None
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_no_text_of_a_delivery_is_left_in_what_remains_but_the_ids_of_rooms_runs_and_recordings(vendor: str) -> None:
     shown_fields: set[str] = set()
     for sample in samples():
-        is_json = sample.vendor == vendor and sample.body[:1] == b"{"
-        body = json.loads(sample.body.decode("latin1")) if is_json else None
+        body = content(sample.body) if sample.vendor == vendor else None
         for path in texts(body):
             name = next(part for part in reversed(path) if isinstance(part, str))
             for fact, remaining in erased(vendor, replaced(body, path, CANARY)):
@@ -78,7 +98,7 @@ def test_no_text_of_a_delivery_is_left_in_what_remains_but_the_ids_of_rooms_runs
                 if "place" in left:
                     assert "room_name" not in remaining["place"]
     # Before the erasure the canary was in facts, in many fields of each vendor.
-    assert len(shown_fields) > 10
+    assert len(shown_fields) > (6 if vendor == "jitsi" else 10), "Jitsi's bodies are small"
 
 
 @pytest.mark.parametrize(

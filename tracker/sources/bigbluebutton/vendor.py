@@ -33,6 +33,7 @@ VENDOR = Vendor(
     ),
     headers_from_proof=headers_from_proof,
     query_from_proof=query_from_proof,
+    dictionary=40_008,
     why_no_event=why_no_event,
     form_event=form_event,
     sample=SampleCall(source="bbb", play=play, sign=sign, hook_url=HOOK_URL),

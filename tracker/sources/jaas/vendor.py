@@ -21,6 +21,7 @@ VENDOR = Vendor(
         " SETTINGS_PROVISIONING, which wants an answer), and put its signing secret into this source."
     ),
     headers_from_proof=headers_from_proof,
+    dictionary=40_007,
     why_no_event=why_no_event,
     sample=SampleCall(source="jaas", play=play, sign=sign),
 )

@@ -21,6 +21,7 @@ VENDOR = Vendor(
         "Install event_sync of jitsi-contrib/prosody-plugins in Prosody, set its api_prefix to this address, and its"
         " api_headers to the secret of this source."
     ),
+    dictionary=40_006,
     why_no_event=why_no_event,
     sample=SampleCall(source="jitsi", play=play, sign=sign),
 )

@@ -25,6 +25,9 @@ SHIPPED = {
     "40003.zdict": "289551af2a438289178cf1779042c4094add6317c516c388a1f9f926d02f22b9",
     "40004.zdict": "fb11d64b5c3d6f6bb81d25c2a4fd333f3137a3a61e0801771963ba2f70d23ed6",
     "40005.zdict": "53ec1a322ca3efd1c9b1dabafaae92c72cb46d87b67c9613cefa24e47de5f162",
+    "40006.zdict": "5eabb57643fb5719a0e2cf5dd22b9f6dc4cc62fdde09cbfe895a9abfc6976f40",
+    "40007.zdict": "286ca17b0660be69aef022c0472edcec3abdb1321ad061380822c08c93b235f2",
+    "40008.zdict": "daae25fa6cb071e6c10ce26d37ce90d420ce5409db0a3f0426aba487d66eda40",
 }
 """SHA-256 of every shipped dictionary. They never change, because records are compressed with them."""
 
