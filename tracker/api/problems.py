@@ -36,6 +36,7 @@ from tracker.errors import (
     ViewsError,
     ViewsMissing,
     ViewsOutdated,
+    ViewsPathWrong,
     ViewsUnavailable,
 )  # fmt: skip
 
@@ -57,6 +58,7 @@ ERROR_STATUSES: dict[type[TrackerError], tuple[int, str, Mapping[str, str]]] = {
     ViewsMissing: (503, "There are no views yet", RETRY_SOON),
     ViewsOutdated: (503, "The views were written by another version of Tracker", RETRY_SOON),
     ViewsDamaged: (503, "The views are damaged and are made again", RETRY_SOON),
+    ViewsPathWrong: (503, "views.path names another file of Tracker", {}),
     ViewsUnavailable: (503, "The views are not available now", RETRY_SOON),
     LogMissing: (503, "There is no log", RETRY_SOON),
     LogUnavailable: (503, "The log is not available now", RETRY_SOON),

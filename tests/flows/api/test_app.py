@@ -153,7 +153,7 @@ async def test_a_session_has_every_field_of_the_contract(full: ApiServer) -> Non
     assert list(session) == [
         "id", "source", "vendor", "room", "vendor_ids", "state", "stuck", "created_at", "started_at", "ended_at",
         "duration_ms", "end", "participants", "peak_participants", "participant_ms", "recordings", "supervisors",
-        "completeness", "anomalies", "first_position", "last_position", "last_event_at",
+        "completeness", "anomalies", "first_position", "last_position", "last_event_at", "parent_id",
     ]  # fmt: skip
     assert session["vendor"] == "openvidu"
     assert session["state"] == "ended"

@@ -203,7 +203,9 @@ async def test_an_authentic_delivery_with_bytes_that_are_no_text_around_it_is_re
         sent = whole_call(vendor, now())[-1]
         headers, suffix, _ = sign(vendor, sent.body, SECRETS[vendor], now())
         lines = [f"{name}: {value}".encode() for name, value in headers.items()]
-        target = f"/hooks/{SOURCES[vendor]}{suffix}".encode() + b"?sid=%ff&note=%ED%A0%80"
+        target = (
+            f"/hooks/{SOURCES[vendor]}{suffix}".encode() + (b"&" if "?" in suffix else b"?") + b"sid=%ff&note=%ED%A0%80"
+        )
         lines += [b"User-Agent: caf\xe9 \xff", f"Content-Length: {len(sent.body)}".encode()]
         answer = await exchange(running, get(target, *lines, method=b"POST", token=False) + sent.body)
         assert status_of(answer) == 200, (vendor, answer)
@@ -220,7 +222,7 @@ async def test_a_proof_that_is_no_text_is_refused(running: Running) -> None:
         target = f"/hooks/{SOURCES[vendor]}".encode() + (b"/\xff\xed\xa0\x80" if suffix else b"")
         lines.append(f"Content-Length: {len(sent.body)}".encode())
         answer = await exchange(running, get(target, *lines, method=b"POST", token=False) + sent.body)
-        assert status_of(answer) in {400, 401, 404}, (vendor, answer)
+        assert status_of(answer) in {400, 401, 403, 404}, (vendor, answer)
 
 
 async def test_no_answer_names_a_version(running: Running) -> None:
