@@ -11,7 +11,7 @@ import pytest
 
 from tracker.errors import ParameterInvalid
 from tracker.domain.rows import Anomaly, ConnectionRow, End, EntryRow, ParticipantRow, RecordingRow, SessionRow, SessionRows, StreamRow, SupervisorSessionRow  # fmt: skip
-from tracker.domain.room_marks import ANCHOR, END, KEYED, LOOSE, SPAN, Mark, MarkChange, Marks
+from tracker.domain.room_marks import ANCHOR, EARLIEST, END, KEYED, LATEST, LOOSE, SPAN, Mark, MarkChange, Marks
 from tracker.views.contract import Changes, RoomUpdate, SavedEntry, SessionFilter, SourceRow, ViewsWriter
 from tests.support.memory_views import MemoryViews
 from tracker.views.sqlite.views import SqliteViews
@@ -378,8 +378,11 @@ async def test_sessions_without_an_end_or_without_joins_are_found(views: SqliteV
         empty,
     ]
     await views.save(Changes(position=1, sessions=sessions))
-    assert await views.unreported_sessions("ov", begins_before=T0 + 1) == ["ov:a", "ov:c", "ov:d"]
-    assert await views.unreported_sessions("ov", begins_before=T0) == []
+    last = session_rows("a").session.last_event_at
+    spans = [(EARLIEST, last), (last, last + 1), (last, LATEST)]
+    assert await views.unreported_sessions("ov", silent_since=spans) == ["ov:a", "ov:c", "ov:d"]
+    assert await views.unreported_sessions("ov", silent_since=[(EARLIEST, last), (last + 1, LATEST)]) == []
+    assert await views.unreported_sessions("other", silent_since=spans) == []
     assert await views.never_joined_sessions("ov", begins_before=T0 + 1) == ["ov:d"]
 
 

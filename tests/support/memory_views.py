@@ -90,13 +90,15 @@ class MemoryViews:
         """See the contract."""
         return [self.entries[key] for key in sorted(self._by_session.get(session_id, ()))]
 
-    async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
+    async def unreported_sessions(self, source: str, *, silent_since: Sequence[tuple[Micros, Micros]]) -> list[str]:
         """See the contract."""
         return [
             name
             for name, rows in sorted(self.sessions.items())
             if rows.session.source == source
-            and rows.session.begins_at < begins_before
+            and any(
+                low <= rows.session.last_event_at < high and rows.session.begins_at < high for low, high in silent_since
+            )
             and (rows.session.end is None or rows.session.end.provenance == "inferred")
         ]
 

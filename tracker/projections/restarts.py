@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from tracker.domain.facts import Micros
+from tracker.domain.room_marks import EARLIEST
 
 Moments = tuple[Micros, ...]
 
@@ -62,9 +63,18 @@ def restarts_of_session(restarts: Mapping[str, Moments], servers: Collection[str
     return restarts.get(next(iter(servers)), ()) if len(servers) == 1 else ()
 
 
-def latest_restart(*known: Mapping[str, Moments]) -> Micros | None:
-    """The last restart of any server."""
-    return max((moments[-1] for restarts in known for moments in restarts.values() if moments), default=None)
+def changed_spans(before: Mapping[str, Moments], after: Mapping[str, Moments]) -> list[tuple[Micros, Micros]]:
+    """Spans (low, high) with `low <= at < high` for the last event of each session that another restart follows now, or none."""
+    if before and after and (len(before) == 1) != (len(after) == 1):
+        # Sessions that only webhooks reported are now known to be on the only server, or no longer.
+        moments = [each for restarts in (before, after) for of_server in restarts.values() for each in of_server]
+        return [(EARLIEST, max(moments))] if moments else []
+    spans: set[tuple[Micros, Micros]] = set()
+    for server in before.keys() | after.keys():
+        old, new = before.get(server, ()), after.get(server, ())
+        for own, other in ((old, new), (new, old)):
+            spans.update(span for span in pairwise((EARLIEST, *own)) if span[1] not in other)
+    return sorted(spans)
 
 
 def _changes(files: list[_File]) -> Moments:

@@ -17,7 +17,7 @@ import msgspec
 from tracker.domain.rows import SessionRows
 from tracker.domain.deliveries import Micros, Record
 from tracker.domain.facts import RunRules
-from tracker.projections.restarts import Moments, latest_restart, restart_moments, restarts_of_session
+from tracker.projections.restarts import Moments, changed_spans, restart_moments, restarts_of_session
 from tracker.projections.sourced_fact import SourcedFact, encode_session_ref
 from tracker.projections.rendering import RenderContext
 from tracker.projections.state import SessionState, decode_state
@@ -39,6 +39,9 @@ CACHE_SIZE = 2_000
 
 MAX_CLOCK_AHEAD = 86_400_000_000
 """µs (one day). A fact dated further after its reception does not move the source's latest moment."""
+
+Spans = Sequence[tuple[Micros, Micros]]
+"""Spans of time (µs), up to but not including the second."""
 
 LoadFacts = Callable[[Sequence[int]], Awaitable[Sequence[SourcedFact]]]
 """The facts of the records at these positions, in this order, read from the log."""
@@ -78,11 +81,12 @@ class SourceState(msgspec.Struct):
 
 
 class KnownSource(msgspec.Struct):
-    """A source as the projector knows it between batches."""
+    """A source as the projector knows it between batches. `encoded`: the state as it is saved, or None after it changed."""
 
     row: SourceRow
     state: SourceState
     restarts: dict[str, Moments]
+    encoded: bytes | None
 
 
 class BatchCache:
@@ -154,11 +158,11 @@ class Batch:
 
     # sources
 
-    async def _learn_sources(self, records: Sequence[Record], facts: Sequence[SourcedFact]) -> dict[str, Micros | None]:
+    async def _learn_sources(self, records: Sequence[Record], facts: Sequence[SourcedFact]) -> dict[str, Spans]:
         """Update the sources of the batch. Returns those that changed.
 
-        Name → the moment before which sessions began that may end otherwise now, because restarts became known or turned out to
-        be none; None where that is not so.
+        Name → spans with the last events of sessions that may end otherwise now, because restarts became known or turned out to
+        be none.
         """
         known = await self._sources()
         latest: dict[str, Record] = {}
@@ -175,7 +179,7 @@ class Batch:
             new = SourceRow(source=source, vendor=record.vendor, last_received_at=0, records=0, state=b"")
             held = known.get(source)
             if held is None:
-                held = known[source] = KnownSource(new, SourceState(), {})
+                held = known[source] = KnownSource(new, SourceState(), {}, None)
             row = held.row
             held.row = msgspec.structs.replace(
                 row,
@@ -184,25 +188,29 @@ class Batch:
                 last_received_at=max(row.last_received_at, received.get(source, 0)),
             )
         for source, vendor in vendors:
-            known[source].state.vendors.add(vendor)
+            if vendor not in known[source].state.vendors:
+                known[source].state.vendors.add(vendor)
+                known[source].encoded = None
         for source in latest:
             self._rules[source] = known[source].state.rules()
-        changed: dict[str, Micros | None] = {}
+        changed: dict[str, Spans] = {}
         labelled: set[str] = set()
         for item in facts:
             fact, state = item.fact, known[item.source].state
             at = fact.at
             if at > state.latest and fact.clock == "server" and at <= item.received_at + MAX_CLOCK_AHEAD:
                 state.latest = at
-                changed.setdefault(item.source, None)
+                changed.setdefault(item.source, [])
             if fact.server_run is not None and fact.clock == "server" and state.note_run(fact.server_run, at):
                 labelled.add(item.source)
-                changed.setdefault(item.source, None)
+                changed.setdefault(item.source, [])
         for source in labelled:
             before, after = known[source].restarts, known[source].state.restarts()
             if before != after:
-                changed[source] = latest_restart(before, after)
+                changed[source] = changed_spans(before, after)
                 known[source].restarts = after
+        for source in changed:
+            known[source].encoded = None
         return changed
 
     async def _sources(self) -> dict[str, KnownSource]:
@@ -214,14 +222,16 @@ class Batch:
                     state = msgspec.msgpack.decode(row.state, type=SourceState)
                 except Exception as error:
                     raise self._views.state_undecodable(error) from error
-                found[row.source] = KnownSource(row, state, state.restarts())
+                found[row.source] = KnownSource(row, state, state.restarts(), row.state)
             self._cache.sources = found
         return self._cache.sources
 
     def _source_row(self, name: str) -> SourceRow:
         assert self._cache.sources is not None  # noqa: S101 - loaded above
         known = self._cache.sources[name]
-        return msgspec.structs.replace(known.row, state=msgspec.msgpack.encode(known.state))
+        if known.encoded is None:
+            known.encoded = msgspec.msgpack.encode(known.state)
+        return msgspec.structs.replace(known.row, state=known.encoded)
 
     # sessions
 
@@ -246,14 +256,14 @@ class Batch:
             self._cache.states.pop(name, None)
             self._refolded.add(name)
 
-    async def _load_states(self, names: set[str], changed_sources: dict[str, Micros | None]) -> None:
+    async def _load_states(self, names: set[str], changed_sources: dict[str, Spans]) -> None:
         """Load these sessions, and those whose end may depend on a changed source."""
         assert self._cache.sources is not None  # noqa: S101 - loaded before
-        for source, restarted in changed_sources.items():
+        for source, silent_since in changed_sources.items():
             known = self._cache.sources[source]
             limit = known.state.never_joined_after()
-            if restarted is not None:
-                names.update(await self._views.unreported_sessions(source, begins_before=restarted))
+            if silent_since:
+                names.update(await self._views.unreported_sessions(source, silent_since=silent_since))
             if limit is not None:
                 latest = known.state.latest
                 names.update(await self._views.never_joined_sessions(source, begins_before=latest - limit))

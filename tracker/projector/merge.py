@@ -23,7 +23,7 @@ from tracker.projections.rendering import session_id
 from tracker.projections.runs import Room, Window
 from tracker.projections.sourced_fact import decode_session_ref
 from tracker.projections.state import decode_state
-from tracker.projections.restarts import latest_restart
+from tracker.projections.restarts import changed_spans
 from tracker.projector.batch import Batch, BatchCache, LoadFacts, SourceState
 from tracker.projector.placement import Effects, RoomKey
 from tracker.views.contract import Changes, MergeableViews, MergeResult, RoomParts, SourceRow
@@ -173,9 +173,9 @@ async def _sessions_ended_by_source(views: MergeableViews, merged: MergeResult) 
         whole = _decode_state(_join_sources(ours, theirs).state)
         limit = whole.never_joined_after()
         known = (_decode_state(ours.state).restarts(), _decode_state(theirs.state).restarts())
-        last = latest_restart(whole.restarts(), *known)
-        if last is not None and any(restarts != whole.restarts() for restarts in known):
-            names.update(await views.unreported_sessions(theirs.source, begins_before=last))
+        spans = [span for restarts in known for span in changed_spans(restarts, whole.restarts())]
+        if spans:
+            names.update(await views.unreported_sessions(theirs.source, silent_since=spans))
         if limit is not None:
             names.update(await views.never_joined_sessions(theirs.source, begins_before=whole.latest - limit))
     return sorted(names)

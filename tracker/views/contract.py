@@ -155,8 +155,11 @@ class ViewsWriter(Protocol):
         """All entries of a session, in order of position."""
         ...
 
-    async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
-        """Ids of sessions of a source with a smaller `begins_at` that are open or have an inferred end."""
+    async def unreported_sessions(self, source: str, *, silent_since: Sequence[tuple[Micros, Micros]]) -> list[str]:
+        """Ids of sessions of a source that are open or have an inferred end, with `low <= last_event_at < high` for one span.
+
+        Only those with `begins_at < high`.
+        """
         ...
 
     async def never_joined_sessions(self, source: str, *, begins_before: Micros) -> list[str]:

@@ -98,3 +98,25 @@ def test_two_servers_in_one_folder_are_told_apart_by_what_they_wrote_at_the_same
 def test_the_server_of_a_label_is_its_folder() -> None:
     assert server_of("a/b/2024-05-01_03-00-04") == "a/b"
     assert server_of("2024-05-01_03-00-04") == server_of("03-00-04") == ""
+
+
+_RESTARTS = st.dictionaries(
+    st.sampled_from(["", "node-a", "node-b"]), st.sets(st.integers(1, 9)).map(lambda moments: tuple(sorted(moments)))
+)
+
+
+@given(_RESTARTS, _RESTARTS, st.integers(0, 9), st.sets(st.sampled_from(["", "node-a", "node-b"])))
+def test_a_session_that_another_restart_follows_now_is_within_the_changed_spans(
+    before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ...]], last: int, servers: set[str]
+) -> None:
+    def following(known: dict[str, tuple[int, ...]]) -> int | None:
+        return next((moment for moment in restarts_of_session(known, servers) if moment > last), None)
+
+    spans = restarts.changed_spans(before, after)
+    if following(before) != following(after):
+        assert any(low <= last < high for low, high in spans)
+
+
+def test_a_restart_concerns_only_what_happened_since_the_one_before() -> None:
+    assert restarts.changed_spans({"": (10, 20)}, {"": (10, 20, 30)}) == [(20, 30)]
+    assert restarts.changed_spans({"": (10, 20)}, {"": (10, 20)}) == []

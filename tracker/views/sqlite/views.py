@@ -316,8 +316,9 @@ class SqliteViews(SqliteReader):
     async def session_entries(self, session_id: str) -> list[SavedEntry]:
         return self._decoded(sql.decode_saved_entry, await self._read_back(sql.SELECT_SESSION_ENTRIES, [session_id]))
 
-    async def unreported_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
-        return [row[0] for row in await self._read_back(sql.SELECT_UNREPORTED_SESSIONS, [source, begins_before])]
+    async def unreported_sessions(self, source: str, *, silent_since: Sequence[tuple[Micros, Micros]]) -> list[str]:
+        bound = [sql.json_list(silent_since), source]
+        return [row[0] for row in await self._read_back(sql.SELECT_UNREPORTED_SESSIONS, bound)]
 
     async def never_joined_sessions(self, source: str, *, begins_before: Micros) -> list[str]:
         return [row[0] for row in await self._read_back(sql.SELECT_NEVER_JOINED_SESSIONS, [source, begins_before])]

@@ -33,8 +33,12 @@ SAVED_ENTRY_COLUMNS = f"{ENTRY_COLUMNS}, room, placed_at, place, anchor"
 SELECT_SESSION_ENTRIES = f"""
 SELECT {SAVED_ENTRY_COLUMNS} FROM entries WHERE session = {NUMBER_OF_NAME} ORDER BY position, n"""
 SELECT_UNREPORTED_SESSIONS = """
-SELECT id FROM sessions WHERE source = ?1 AND end_provenance IS NULL AND begins_at < ?2
-UNION ALL SELECT id FROM sessions WHERE source = ?1 AND end_provenance = 'inferred' AND begins_at < ?2 ORDER BY id"""
+SELECT sessions.id FROM json_each(?1) AS asked CROSS JOIN sessions
+ON source = ?2 AND end_provenance IS NULL AND begins_at < asked.value ->> 1
+WHERE last_event_at >= asked.value ->> 0 AND last_event_at < asked.value ->> 1
+UNION SELECT sessions.id FROM json_each(?1) AS asked CROSS JOIN sessions
+ON source = ?2 AND end_provenance = 'inferred' AND begins_at < asked.value ->> 1
+WHERE last_event_at >= asked.value ->> 0 AND last_event_at < asked.value ->> 1 ORDER BY 1"""
 SELECT_NEVER_JOINED_SESSIONS = """
 SELECT id FROM sessions WHERE source = ? AND end_provenance IS NULL AND begins_at < ? AND joined = 0 ORDER BY id"""
 
