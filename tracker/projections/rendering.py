@@ -85,6 +85,9 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
     state = clamp_early_starts(state, start, context.rules.tolerance, anomalies)
     state = end_with_session(state, ended_at)
     connections = render_connections(identity, state, ended_at, anomalies)
+    for connection in connections:
+        row = connection.row
+        connection.row = msgspec.structs.replace(row, leave=_at_most(row.leave, row.left_at, ended_at, not_after))
     reported = [connection.row for connection in connections]
     end_row = (
         None
@@ -100,7 +103,10 @@ def render(state: SessionState, context: RenderContext) -> SessionRows:
         connections = _owner(
             identity, state, start, (end.at, end_row) if end is not None and end_row is not None else None
         )
-    streams = _streams(identity, state, connections, ended_at, anomalies)
+    streams = [
+        msgspec.structs.replace(row, end=_at_most(row.end, row.ended_at, ended_at, not_after))
+        for row in _streams(identity, state, connections, ended_at, anomalies)
+    ]
     found = render_recordings(identity, state, ended_at, anomalies, context.rules)
     recordings = [recording.row for recording in found]
     supervisors = _supervisors(identity, state, ended_at, anomalies)
@@ -250,6 +256,20 @@ def _add_session_anomalies(
             add("late_event", "something happened after the session's reported end", last)
         if context.next_start is not None and context.next_start + context.rules.tolerance < end.at:
             add("overlap", "the next session of this room began before this one ended", end)
+
+
+def _at_most(end: End | None, at: Micros | None, ended_at: Micros | None, not_after: Micros | None) -> End | None:
+    """The end of something that is over because its session is: it was over when the session was, at the latest."""
+    if (
+        end is None
+        or end.provenance != "inferred"
+        or not_after is None
+        or at is None
+        or ended_at is None
+        or at < ended_at
+    ):
+        return end
+    return msgspec.structs.replace(end, not_after=not_after)
 
 
 def _lookups(state: SessionState) -> tuple[str, ...]:

@@ -77,3 +77,17 @@ async def test_two_masters_that_write_into_one_folder_at_the_same_time_end_nothi
     for order in permutations(files):
         for batch in (1, 2_000):
             assert (await ends(*order, batch=batch))["ours"] is None
+
+
+async def test_people_in_a_call_without_an_end_left_at_the_latest_when_it_was_over() -> None:
+    source = registry.build(SourceSettings(name="ov", vendor="openvidu", secrets=("s",)))
+    log, views = MemoryLog(), MemoryViews()
+    for line in (created("room", 1), joined("room", 1, 2), created("room", 500)):
+        await log.append(source.verify_trusted(line.encode(), received_at=NOW, proof={}))
+    await Projector(log, views).catch_up()
+    await log.close()
+    first = min(views.sessions.values(), key=lambda rows: rows.session.begins_at)
+    (connection,) = first.connections
+    assert first.session.end is not None
+    assert connection.leave is not None
+    assert first.session.end.not_after == connection.leave.not_after == (T + 500_000) * 1_000
