@@ -220,10 +220,17 @@ def _inferred_end(
     limit = context.rules.never_joined_after
     # Someone with only a stream was present too. `ViewsWriter.never_joined_sessions` applies the same rule to the rows.
     idle = not any(state.intervals.get(kind) for kind in ("connection", "stream", "subscription"))
-    if limit is not None and idle and began + limit < context.latest:
+    # Another end that is later than the limit shows that the limit passed, too: only open sessions wait for the latest moment.
+    passed = max([context.latest, *map(_over_at, ends)])
+    if limit is not None and idle and began + limit < passed:
         ends.append((_inferred(alive, "timeout"), max(began + limit, alive)))
     # The rule that is certain first decides.
-    return min(ends, key=lambda end: (end[1] or end[0].at, end[0].reason or "")) if ends else (None, None)
+    return min(ends, key=lambda end: (_over_at(end), end[0].reason or "")) if ends else (None, None)
+
+
+def _over_at(end: tuple[Claim, Micros | None]) -> Micros:
+    """When the session was certainly over."""
+    return end[1] or end[0].at
 
 
 def _inferred(at: Micros, reason: EndReason) -> Claim:

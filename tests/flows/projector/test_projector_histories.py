@@ -187,7 +187,7 @@ async def test_a_random_history_gives_the_same_views_live_rebuilt_and_rebuilt_in
         await play(seed)
 
 
-@pytest.mark.parametrize("seed", [1013, 1136, 1268])
+@pytest.mark.parametrize("seed", [1013, 1136, 1268, 20028056])
 async def test_histories_that_once_differed(seed: int) -> None:
     await play(seed)
 
