@@ -15,9 +15,10 @@ from tracker.demo.calls import whole_call
 
 
 async def get(running: Running, path: str) -> tuple[int, str, bytes]:
-    """GET on a new connection: status, Retry-After, body."""
+    """GET on a new connection: status, Retry-After, body. No answer names a version."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as web:
         async with web.get(running.url + path) as answer:
+            assert answer.headers["Server"] == "tracker"
             return answer.status, answer.headers.get("Retry-After", ""), await answer.read()
 
 
