@@ -31,7 +31,7 @@ from tracker.errors import ConfigInvalid
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HOOK_URL = re.compile(r"https?://[^\s/#]+/[^\s#]*", re.ASCII)
-VENDOR_OPTIONS = ("header", "hook_url", "accept_unbound_checksum", "declaration")
+VENDOR_OPTIONS = ("header", "hook_url", "accept_unbound_checksum")
 """Keys of `[[sources]]` that only some vendors have."""
 HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
 
@@ -74,7 +74,7 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
     """One source, secrets fetched. `stuck_after` and `retention` in µs (None: records are never erased by age).
 
     `secrets_key`: the key of the table that `secrets` or `keys` were read from. `header`: None where the table has none.
-    `options`: those of the vendor's own options that the table has. `declaration`: the text of the file it names.
+    `options`: those of the vendor's own options that the table has.
     `redact`: names of fields that views and API do not show, in addition to those that every source hides.
     """
 
@@ -84,7 +84,6 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
     header: str | None = None
     hook_url: str = ""
     accept_unbound_checksum: bool = False
-    declaration: str = ""
     secrets_key: str | None = None
     secrets: tuple[str, ...] = ()
     keys: dict[str, str] = msgspec.field(default_factory=dict[str, str])
@@ -292,7 +291,6 @@ def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
         header=table.header,
         hook_url=table.hook_url or "",
         accept_unbound_checksum=table.accept_unbound_checksum or False,
-        declaration="" if table.declaration is None else lookup.text_file(table.declaration, f"{where}.declaration"),
         secrets_key=key,
         secrets=lookup.secrets(table, key, where) if key in SECRET_KEYS else (),
         keys=lookup.keys(table, key, where) if key in MAP_KEYS else {},

@@ -47,7 +47,7 @@ class Lookup:
         if key.endswith("_env"):
             value = self._variable(value, at)
         elif key.endswith("_file"):
-            value = self.text_file(value, at)
+            value = self._text_file(value, at)
         if key in {"secrets_env", "secrets_file"}:
             parts = re.split(r"[,\n]" if key == "secrets_env" else r"\n", value)
             value = tuple(part.strip() for part in parts if part.strip())
@@ -60,7 +60,7 @@ class Lookup:
         if key == "keys_env":
             value = _parsed_map(self._variable(value, at), at)
         elif key == "keys_file":
-            value = _parsed_map(self.text_file(value, at), at)
+            value = _parsed_map(self._text_file(value, at), at)
         _filled(tuple(value.values()), at)
         if "" in value:
             raise ConfigInvalid(f"{at}: an issuer is empty: write the API key that signs (`iss`) before its secret")
@@ -72,7 +72,7 @@ class Lookup:
         at = f"{where}.{key}"
         text: str = getattr(table, key)
         if key != "secret":
-            text = self._variable(text, at) if key == "secret_env" else self.text_file(text, at)
+            text = self._variable(text, at) if key == "secret_env" else self._text_file(text, at)
         return _filled((text,), at)[0]
 
     def text(self, variable: str | None, file: str | None, where: str, name: str) -> str | None:
@@ -86,7 +86,7 @@ class Lookup:
                 )
             return _filled((self._variable(variable, f"{where}.{name}_env"),), f"{where}.{name}_env")[0]
         if file is not None:
-            return _filled((self.text_file(file, f"{where}.{name}_file"),), f"{where}.{name}_file")[0]
+            return _filled((self._text_file(file, f"{where}.{name}_file"),), f"{where}.{name}_file")[0]
         return None
 
     def access_key(self, table: KeyTable, where: str) -> tuple[str | None, str | None, str | None]:
@@ -117,7 +117,7 @@ class Lookup:
     def _pem(self, name: str | None, at: str) -> str | None:
         if name is None:
             return None
-        text = self.text_file(name, at)
+        text = self._text_file(name, at)
         if "-----BEGIN " not in text:
             raise ConfigInvalid(f"{at}: the file holds no PEM (-----BEGIN …): write the key there in PEM form")
         return text
@@ -134,7 +134,7 @@ class Lookup:
             raise ConfigInvalid(f"{at}: the environment variable {name} is not set: set it before `tracker` starts")
         return found
 
-    def text_file(self, name: str, at: str) -> str:
+    def _text_file(self, name: str, at: str) -> str:
         """The text of a file, without its last newline. Raises `ConfigInvalid`."""
         # Neither content nor path is shown: it may be the secret itself, under the wrong key.
         try:

@@ -19,7 +19,6 @@ from tracker.sources.contract import SecretsKey, Source, SourceSettings
 
 _WHY_REQUIRED = {
     "hook_url": "this sender signs the address of the hook: write it exactly as it is registered there",
-    "declaration": "write the path of the file that declares what this sender's deliveries look like",
 }
 SHORT_SECRET = 16
 """Characters. A vendor's secret that is shorter gives a warning."""
@@ -93,7 +92,6 @@ def build_source(config: SourceConfig) -> Source:
             header=config.header or "Authorization",
             hook_url=config.hook_url,
             accept_unbound_checksum=config.accept_unbound_checksum,
-            declaration=config.declaration,
         )
     )
 
