@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
@@ -56,7 +57,7 @@ class Disk:
         _run("sync", "-f", str(self.path))
 
     def cut_power(self) -> None:
-        """Cut the power, replay the journal and mount again. No process may have files open: kill them first.
+        """Cut the power, replay the journal and mount again. Kill the processes that have files open first.
 
         This mounts a copy of the device, because another mount namespace may still hold the one that was shut down.
         """
@@ -65,14 +66,14 @@ class Disk:
             fcntl.ioctl(root, SHUTDOWN, WITHOUT_FLUSH)
         finally:
             os.close(root)
-        _run("umount", str(self.path))
+        _unmount(self.path)
         copy = self._image.with_suffix(".copy")
         _run("cp", "--sparse=always", "--reflink=auto", str(self._image), str(copy))
         copy.replace(self._image)
         self.mount()
 
     def unmount(self) -> None:
-        _run("umount", str(self.path))
+        _unmount(self.path)
         if self._keeper is not None and self._keeper.stdin is not None:
             self._keeper.stdin.close()
             self._keeper.wait(20)
@@ -106,6 +107,20 @@ def missing_requirement() -> str | None:
         finally:
             disk.unmount()
     return None if sizes == [100_000, 0] else f"a cut left {sizes} bytes of a synced and an unsynced file"
+
+
+def _unmount(path: Path) -> None:
+    """Unmount, once nobody has files open: a server's projector ends a moment after the server was killed."""
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            _run("umount", str(path))
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _run(*command: str) -> None:
