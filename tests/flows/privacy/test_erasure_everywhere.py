@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 import aiohttp
 import msgspec
@@ -26,6 +27,12 @@ STAYS = {
     "openvidu_meet": r"event|data\.(roomId|recordingId|status)",
     "livekit": r"event|id|room\.(sid|name)|(egress|ingress)Info\.(egressId|ingressId|roomId|roomName|state\.roomId|status)",
     "plugnmeet": r"event|id|room\.(sid|room_id)|recording_info\.record_id",
+    "bigbluebutton": (
+        r"(internal_)?meeting_id|data\.(id|type)|data\.attributes\.(record-id|workflow)"
+        r"|data\.attributes\.meeting\.(internal-meeting-id|external-meeting-id|parent-id)"
+    ),
+    "jitsi": r"event_name|room_(jid|name)|breakout_room_id",
+    "jaas": r"idempotencyKey|eventType|sessionId|fqn|data\.(recordingSessionId|breakoutRoomId)",
     "streamrec": r"status|type|(data\.)?(session_id|agent_session_id|session_id_to_monitor|supervisor_session_id|rec_id)",
 }
 """What an erasure keeps (docs/guides/erase.md), and the words that say what an event is."""
@@ -57,6 +64,11 @@ def with_canary(vendor: str, value: Any, path: str = "") -> Any:
         with contextlib.suppress(ValueError):
             return json.dumps(with_canary(vendor, json.loads(value), f"{path}."))
     return f"{value}-{CANARY}"
+
+
+def content(body: bytes) -> Any:
+    """The JSON of a body, or of the field `event` of a form."""
+    return json.loads(body if body[:1] == b"{" else parse_qs(body.decode())["event"][0])
 
 
 @pytest.fixture
@@ -107,7 +119,7 @@ async def test_no_answer_of_a_running_server_holds_a_text_of_an_erased_session(s
         await asyncio.sleep(0.3)
         head = 0
         for sent in whole_call(vendor, now() - 600_000_000):
-            body = json.dumps(with_canary(vendor, json.loads(sent.body))).encode()
+            body = json.dumps(with_canary(vendor, content(sent.body))).encode()
             status, answer = await server.post(web, vendor, msgspec.structs.replace(sent, body=body))
             assert status == 200
             head = max(head, answer["position"])
