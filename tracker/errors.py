@@ -20,7 +20,8 @@
     │   ├── ViewsMissing          there are no views yet
     │   ├── ViewsOutdated         written by another version of Tracker
     │   ├── ViewsUnavailable      the store cannot write or read rows now   → 503
-    │   │   └── ViewsDamaged          the file is damaged: it is moved aside and made again
+    │   │   ├── ViewsDamaged          the file is damaged: it is moved aside and made again
+    │   │   └── ViewsPathWrong        `views.path` names another file of Tracker
     │   └── ViewsBehind           the requested position is not projected yet → 504
     ├── QueryError            the reader has to act
     │   ├── ParameterInvalid      a parameter is unknown or its value is bad → 400

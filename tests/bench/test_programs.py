@@ -42,6 +42,7 @@ def smoke(program: str) -> str | None:
     return f"{program}: {ended.stdout[-2000:]}{ended.stderr[-2000:]}" if ended.returncode else None
 
 
+@pytest.mark.long
 def test_every_program_runs_to_its_end() -> None:
     programs = [each for each in PROGRAMS if each not in NO_PROGRAMS | RUN_BY_CRASH_TESTS]
     with ThreadPoolExecutor(2) as pool:
@@ -49,6 +50,7 @@ def test_every_program_runs_to_its_end() -> None:
     assert not failed, "\n\n".join(failed)
 
 
+@pytest.mark.long
 def test_the_table_of_all_ratios_is_printed() -> None:
     command = [sys.executable, "-m", "bench", "--smoke", "--only", "live", "keeping"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
