@@ -107,7 +107,7 @@ class ApiDocs:
     def __init__(self, access: Access, document: bytes) -> None:
         self._access = access
         self._document = document
-        # Read once: all answers share the bytes, whoever does not read them.
+        # Read once: all answers share the bytes, also those that nobody reads.
         folder = resources.files("tracker.api") / "static"
         self._files = {path: (folder / name).read_bytes() for path, (name, _) in DOCS_FILES.items()}
 

@@ -7,7 +7,7 @@ Root pages: in a new file SQLite takes them one after another, so their order is
 `VACUUM`. Two tables or indexes that exchange their pages are found by that.
 
 LIMIT: a table or an index that is made in a file with free pages may take any of them. So a migration that makes one has to
-run `VACUUM`, and whoever repairs a file by hand.
+run `VACUUM`, and so does a repair by hand.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ READ_BYTES = 16 * 1024
 SEND_BYTES = 128 * 1024
 """Bytes of answers that the system may buffer for a connection. Linux doubles it, and would take megabytes by itself."""
 WRITE_BYTES = 16 * 1024
-"""Bytes of answers that wait here for a connection before whoever writes them waits, too."""
+"""Bytes of answers that wait here for a connection before their writer waits, too."""
 UNREAD_BYTES = 64 * 1024 * 1024
 """Bytes that all clients who do not read their answers may hold here together."""
 WAITING_BYTES = 64 * 1024

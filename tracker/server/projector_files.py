@@ -1,7 +1,7 @@
 """Two small files beside the views, by which the projector's process and the server learn of each other.
 
     <views>-projector   the projector writes what only it knows; the server shows it in `/metrics` and `/readyz`
-    <views>-damage      whoever reads damaged views names the file; the projector moves it aside
+    <views>-damage      a reader of damaged views names the file; the projector moves it aside
 
 Stations look at stores (law 3): neither process calls the other. Losing either file loses a count or a second.
 """
