@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import sqlite3
 import subprocess
@@ -16,7 +18,7 @@ import structlog
 from tests.support.server import READ_KEY, SECRETS
 from tests.support.samples import SAMPLES
 from tests.support.tampering import Tampered
-from tracker.cli.main import main
+from tracker.cli.main import COMMANDS, main
 from tracker.demo.show import config_text
 from tracker.demo.calls import whole_call
 
@@ -51,6 +53,21 @@ def filled(run: Run, tmp_path: Path) -> Run:
         assert code == 0, stderr
     assert run("rebuild")[0] == 0
     return run
+
+
+def test_each_command_is_declared_by_the_module_that_the_table_names() -> None:
+    for module, names in COMMANDS.items():
+        top = argparse.ArgumentParser()
+        subparsers = top.add_subparsers()
+        importlib.import_module(f"tracker.cli.{module}").add_to(subparsers)
+        assert tuple(subparsers.choices) == names
+
+
+def test_a_command_imports_no_other_commands() -> None:
+    program = "import sys\nfrom tracker.cli.main import parser\nparser(['init'])\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "tracker.cli.init" in loaded
+    assert not {"tracker.cli.serve", "tracker.cli.verify", "aiohttp.web"} & set(loaded)
 
 
 def test_init_creates_a_config_and_a_log_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
