@@ -107,8 +107,9 @@ async def answers(server: Running, web: aiohttp.ClientSession, head: int) -> Asy
         paths += [f"/v1/records/{position}", f"/v1/records/{position}/body"]
     for path in paths:
         yield path, (await server.text(web, path))[1]
-    for last in ("0-0", f"{head // 4}-0", f"{head - 1}-0"):
-        yield f"/v1/live after {last}", await stream_text(server, web, last)
+    ids = ("0-0", f"{head // 4}-0", f"{head - 1}-0")
+    for last, text in zip(ids, await asyncio.gather(*(stream_text(server, web, last) for last in ids)), strict=True):
+        yield f"/v1/live after {last}", text
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
