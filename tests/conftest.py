@@ -10,6 +10,8 @@ from hypothesis import settings
 
 from tests.support.cluster import Cluster
 
+pytest_plugins = ["tests.support.open_connections"]
+
 # An example that takes long on a busy machine is no failure.
 settings.register_profile("tracker", deadline=None)
 settings.load_profile("tracker")

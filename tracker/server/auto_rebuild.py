@@ -18,8 +18,8 @@ from tracker.errors import TrackerError
 from tracker.log.contract import Log
 from tracker.views.contract import ViewsReader
 
-MIN_MISSING = 50_000
-"""Records. Fewer are projected in half a minute."""
+MIN_MISSING = 20_000
+"""Records. Fewer are projected in ten seconds."""
 MIN_MISSING_SHARE = 1 / 2
 """Of the log's records: a rebuild reads those that the views have, too."""
 FREE_SPACE_FACTOR = 4
