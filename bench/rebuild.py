@@ -1,14 +1,16 @@
 """Rebuild large logs, compared with a plain scan: `python -m bench.rebuild [events ...] [--log FILE] [--modes …]`.
 
     scan            reads the log and decodes its JSON with msgspec: the minimum for a rebuild
-    rebuild, alone  a rebuild in one process, on one core
-    rebuild         `tracker rebuild`: a second process builds the views of the second half at the same time
+    rebuild in 1    `tracker rebuild --jobs 1`: in one process
+    rebuild in 2    in two processes: the second one builds the views of the second half of the log at the same time
+    rebuild in 4    in four
     eventsourcing   reads the same bodies as events from the SQLite recorder of the eventsourcing library, and decodes
                     them; it folds and saves nothing
 
-Each mode runs in a process of its own. A hundred calls of the five vendors are open at any time. Prints events per second
-and CPU time per event, both also relative to the scan, and the peak memory of all its processes together. CPU time is the
-steadier figure on a busy machine; of two processes, the busier one determines how long two cores take. Default sizes:
+Each mode runs in a process of its own. A hundred calls of the five vendors are open at any time. Prints events per second,
+the CPU time per event of the process that merges, of all processes, and relative to the scan; and the
+largest memory of all processes at one moment (PSS: what several share is counted once). CPU time is the steadier figure on
+a busy machine. Default sizes:
 100,000 and 1,000,000 events. The mode `eventsourcing` needs `pip install '.[bench]'`; without it, it is left out.
 `--log`: an existing log, of a server or a benchmark. The views of the last rebuild stay beside it, under another name.
 """
@@ -25,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
@@ -49,6 +51,9 @@ CALLS_AT_ONCE = 20
 """Open calls of each vendor at any time."""
 SECTION = 1_000
 """Events that the eventsourcing library reads at once."""
+REBUILDS = {"rebuild in 1": 1, "rebuild in 2": 2, "rebuild in 4": 4}
+MEMORY_SECONDS = 0.5
+"""Between two looks at the memory of all processes."""
 ROOMS = UUID("5e6f0f5e-3f0e-4b0f-9d55-6a1f7a2f3f10")
 
 
@@ -111,12 +116,12 @@ def views_path_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}-rebuilt.db")
 
 
-async def rebuild(path: Path, *, alone: bool) -> int:
-    """Rebuild the views as `tracker rebuild` does: half of them in a second process, if there is a second core."""
+async def rebuild(path: Path, *, jobs: int) -> int:
+    """Rebuild the views as `tracker rebuild --jobs` does."""
     views_path = views_path_of(path)
     views_path.unlink(missing_ok=True)
     async with opened(path) as log:
-        return await build_views(log, views_path, context_of(path), single_process=alone)
+        return await build_views(log, views_path, context_of(path), jobs=jobs)
 
 
 @functools.cache
@@ -177,22 +182,52 @@ def replay(path: Path) -> int:
     return seen
 
 
-MODES = {
+def rebuild_in(jobs: int, path: Path) -> int:
+    """Rebuild in `jobs` processes."""
+    return asyncio.run(rebuild(path, jobs=jobs))
+
+
+MODES: dict[str, Callable[[Path], int]] = {
     "scan": lambda path: asyncio.run(scan(path)),
-    "rebuild, alone": lambda path: asyncio.run(rebuild(path, alone=True)),
-    "rebuild": lambda path: asyncio.run(rebuild(path, alone=False)),
+    **{name: functools.partial(rebuild_in, jobs) for name, jobs in REBUILDS.items()},
     "eventsourcing": replay,
 }
 
 
 def measure(mode: str, path: Path) -> None:
-    """Run one mode here; print events, seconds, CPU seconds of this and of the second process, peak MB of both."""
+    """Run one mode here; print events, seconds, CPU seconds of this process and of the processes it started."""
     started, cpu = time.perf_counter(), time.process_time()
     seen = MODES[mode](path)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    usage, second = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = (usage.ru_maxrss + second.ru_maxrss) / 1024
-    print(f"{seen} {seconds:.2f} {cpu:.2f} {second.ru_utime + second.ru_stime:.2f} {peak:.0f}")
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{seen} {seconds:.2f} {cpu:.2f} {others.ru_utime + others.ru_stime:.2f}")
+
+
+def memory_of(pid: int) -> int:
+    """The proportional memory (PSS, bytes) of a process and of those that it started, now."""
+    total = 0
+    with contextlib.suppress(OSError):  # it has ended
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += sum(memory_of(int(child)) for child in (task / "children").read_text("ascii").split())
+    return total
+
+
+def measured(mode: str, path: Path) -> Took:
+    """Run one mode in a process of its own, and look at the memory of all its processes meanwhile."""
+    peak = 0
+    command = [sys.executable, "-m", "bench.rebuild", "--measure", mode, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:  # noqa: S603 - this program
+        while running.poll() is None:
+            peak = max(peak, memory_of(running.pid))
+            time.sleep(MEMORY_SECONDS)
+        out = running.communicate()[0]
+    if running.returncode != 0:
+        raise SystemExit(f"{mode} ended with exit code {running.returncode}")
+    seen, seconds, cpu, others = (float(each) for each in out.split())
+    return Took(seconds, seen / seconds, cpu / seen * 1e6, (cpu + others) / seen * 1e6, peak / 1e6)
 
 
 def make_log(events: int, folder: Path) -> Path:
@@ -219,60 +254,45 @@ def compare(path: Path, modes: list[str]) -> list[Row]:
     log_bytes = path.stat().st_size
     print(f"\n{events} events · log {log_bytes / 1e6:.0f} MB, {log_bytes / events:.0f} bytes per event")
     print(
-        f"{'':16}{'seconds':>9}{'events/s':>10}{'of the scan':>13}{'CPU µs/event':>14}{'of the scan':>13}{'second µs':>11}{'peak MB':>9}",
+        f"{'':16}{'seconds':>9}{'events/s':>10}{'of the scan':>13}{'CPU µs/event':>14}{'of the scan':>13}{'merging µs':>12}{'peak MB':>9}",
         flush=True,
     )
     found: dict[str, Took] = {}
     for mode in ["scan", *(each for each in modes if each != "scan")]:
-        done = subprocess.run(  # noqa: S603 - this program
-            [sys.executable, "-m", "bench.rebuild", "--measure", mode, str(path)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seen, seconds, cpu, second, peak = (float(each) for each in done.stdout.split())
-        took = found[mode] = Took(seen / seconds, cpu / events * 1e6, second / events * 1e6)
+        took = found[mode] = measured(mode, path)
         scan = found["scan"]
         print(
-            f"{mode:16}{seconds:9.1f}{took.speed:10.0f}{took.speed / scan.speed:13.3f}{took.cost:14.1f}"
-            f"{scan.cost / (took.cost + took.second):13.3f}{took.second:11.1f}{peak:9.0f}",
+            f"{mode:16}{took.seconds:9.1f}{took.speed:10.0f}{took.speed / scan.speed:13.3f}{took.cost:14.1f}"
+            f"{scan.cost / took.cost:13.3f}{took.own:12.1f}{took.peak:9.0f}",
             flush=True,
-        )
-    if found.keys() >= {"rebuild", "rebuild, alone"}:
-        both, alone = found["rebuild"], found["rebuild, alone"]
-        print(
-            f"both cores: {both.speed / alone.speed:.2f} × one by the clock, "
-            f"{alone.cost / max(both.cost, both.second):.2f} × by the processor time of the busier process"
         )
     if views_path_of(path).exists():
         views = views_path_of(path).stat().st_size
         print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes per event, {views / log_bytes:.2f} of the log")
-    scan = found["scan"]
+    scan, one = found["scan"], found.get("rebuild in 1")
     rows = [
-        Row("rebuild", f"{mode}, {events:,} events", took.cost + took.second, "µs", scan.cost / (took.cost + took.second), "a scan's speed")
+        Row("rebuild", f"{mode}, {events:,} events", took.cost, "µs", scan.cost / took.cost, "a scan's speed")
         for mode, took in found.items() if mode != "scan"
     ]  # fmt: skip
-    if found.keys() >= {"rebuild", "rebuild, alone"}:
-        both, alone = found["rebuild"], found["rebuild, alone"]
-        rows.append(
+    if one is not None:
+        rows += [
             Row(
-                "rebuild",
-                f"two processes, {events:,} events",
-                both.speed,
-                "/s",
-                both.speed / alone.speed,
-                "one process",
+                "rebuild", f"in {jobs} processes, {events:,} events", found[mode].speed, "/s",
+                found[mode].speed / one.speed, "one process",
             )
-        )
+            for mode, jobs in REBUILDS.items() if jobs > 1 and mode in found
+        ]  # fmt: skip
     return rows
 
 
 class Took(NamedTuple):
-    """Events per second by the clock; CPU time per event in µs, of the process and of the second one."""
+    """Seconds; events per second by the clock; CPU time per event in µs, of the merging process and of all; MB at once."""
 
+    seconds: float
     speed: float
+    own: float
     cost: float
-    second: float
+    peak: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:

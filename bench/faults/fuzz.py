@@ -186,10 +186,10 @@ async def project(verified: Sequence[Verified], folder: Path, chance: random.Ran
         live = Projector(log, views[0])
         while live.position < head:
             await live.catch_up(until=min(head, live.position + chance.choice((1, 3, 20, 200))))
-        rebuild.MIN_PARALLEL_RECORDS, rebuild.HEAD_START_RECORDS = 1, 0
+        rebuild.MIN_PART_RECORDS, rebuild.HEAD_START_RECORDS = 1, 0
         context = rebuild.RebuildContext(functools.partial(opened, path), stores.new_views, {})
-        for name, is_single in (("rebuilt.db", True), ("parts.db", False)):
-            await rebuild.build_views(log, folder / name, context, single_process=is_single)
+        for name, jobs in (("rebuilt.db", 1), ("parts.db", 3)):
+            await rebuild.build_views(log, folder / name, context, jobs=jobs)
             views.append(await SqliteViews.open(folder / name, writable=False))
             stack.push_async_callback(views[-1].close)
         found = [f"set aside: record {each.position}: {each.reason}" for each in await views[0].set_aside(limit=20)]

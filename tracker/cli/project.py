@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
 
 import structlog
 
 from tracker.cli.event_loop import new_event_loop
+from tracker.cli.parent import lower_priority
 from tracker.errors import TrackerError
 from tracker.server import logging_setup, projection
 from tracker.server.sources import load_config
-
-NICE = 5
-"""The priority below the server's: who sends deliveries goes before who reads views."""
 
 _log = structlog.get_logger("projector")
 
@@ -32,8 +29,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging_setup.configure()
     # Not before: the imports cost half a second, and views are late meanwhile.
-    with contextlib.suppress(OSError):  # some sandboxes forbid it
-        os.nice(NICE)
+    lower_priority()
     try:
         config = load_config(arguments.config, os.environ)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

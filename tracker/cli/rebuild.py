@@ -19,6 +19,7 @@ import structlog
 from tracker.cli import output
 from tracker.cli.arguments import Subparsers, add_command
 from tracker.cli.output import print_json, print_line, printable
+from tracker.cli.parent import lower_priority
 from tracker.config.load import Config
 from tracker.domain.deliveries import TRACKER
 from tracker.domain.set_aside import SetAside
@@ -62,15 +63,28 @@ def add_to(subparsers: Subparsers) -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="only compare; exit 1 and print the first rows that differ")
     mode.add_argument("--wait", action="store_true", help="when another rebuild is running, wait for its end first")
+    parser.add_argument(
+        "--jobs", type=jobs, metavar="N", help="how many processes project at once; default: one for each CPU core"
+    )
+
+
+def jobs(text: str) -> int:
+    """The type of `--jobs`."""
+    number = int(text)
+    if not 1 <= number <= views_rebuild.MAX_JOBS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {views_rebuild.MAX_JOBS}")
+    return number
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Rebuild the views, or with `--check` only compare them; 1 when they differ."""
     config: Config = arguments.config
+    if arguments.end_with_parent:
+        lower_priority()
     if arguments.check:
-        return _run_check(config, as_json=arguments.json)
+        return _run_check(config, arguments.jobs, as_json=arguments.json)
     with output.progress("rebuild", "records") as report:
-        rebuilt = asyncio.run(rebuild(config, report, wait=arguments.wait))
+        rebuilt = asyncio.run(rebuild(config, report, wait=arguments.wait, jobs=arguments.jobs))
     if arguments.json:
         print_json(rebuilt)
     else:
@@ -80,9 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run_check(config: Config, *, as_json: bool) -> int:
+def _run_check(config: Config, jobs: int | None, *, as_json: bool) -> int:
     with output.progress("check", "records") as report:
-        checked = asyncio.run(check(config, report))
+        checked = asyncio.run(check(config, report, jobs=jobs))
     if as_json:
         print_json(checked)
     elif checked.differences:
@@ -95,10 +109,12 @@ def _run_check(config: Config, *, as_json: bool) -> int:
     return 1 if checked.differences else 0
 
 
-async def rebuild(config: Config, progress: Progress | None = None, *, wait: bool = False) -> RebuildResult:
+async def rebuild(
+    config: Config, progress: Progress | None = None, *, wait: bool = False, jobs: int | None = None
+) -> RebuildResult:
     """Build new views from the log beside the old ones, then swap them in; a running server changes over to them.
 
-    `wait` until another rebuild ends: it may have read an older log than this one has to.
+    `wait` until another rebuild ends: it may have read an older log than this one has to. `jobs`: see `build_views`.
     Raises `LogError` (`NodeDiverged`: the views would show what was not signed) and `ViewsUnavailable` (another rebuild is
     running, or the disk is full); then the old views stay.
     """
@@ -106,7 +122,7 @@ async def rebuild(config: Config, progress: Progress | None = None, *, wait: boo
         async with stores.reading_log(config) as log:
             await cluster_stores.expect_undiverged(config, log)
             last_erasure = await log.last_from_source(TRACKER) if config.log.engine == "jetstream" else 0
-            position = await _build(config, log, path, progress)
+            position = await _build(config, log, path, progress, jobs)
         await stores.swap_views(path, config)
     if last_erasure:
         erasure_sync.save_position(config.views_path, last_erasure)
@@ -114,7 +130,9 @@ async def rebuild(config: Config, progress: Progress | None = None, *, wait: boo
         return RebuildResult(position, await views.set_aside(limit=MAX_SET_ASIDE))
 
 
-async def check(config: Config, progress: Progress | None = None, *, limit: int = MAX_DIFFERENCES) -> CheckResult:
+async def check(
+    config: Config, progress: Progress | None = None, *, limit: int = MAX_DIFFERENCES, jobs: int | None = None
+) -> CheckResult:
     """Compare the views with views built from the log up to the same position. Changes nothing.
 
     Raises `LogError`, `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`.
@@ -127,7 +145,7 @@ async def check(config: Config, progress: Progress | None = None, *, limit: int 
             position, head = await current.projected_position(), await log.head()
             if position > head:
                 return CheckResult(position, 0, [f"the views are at position {position}, but the log ends at {head}"])
-            await _build(config, log, path, progress, until=position)
+            await _build(config, log, path, progress, jobs, until=position)
             async with stores.views_at(path, writable=False) as fresh:
                 return CheckResult(position, head - position, await compare_views(current, fresh, limit=limit))
 
@@ -139,10 +157,12 @@ def remove_check_leftovers(config: Config) -> None:
             pass
 
 
-async def _build(config: Config, log: Log, path: Path, progress: Progress | None, *, until: int | None = None) -> int:
+async def _build(
+    config: Config, log: Log, path: Path, progress: Progress | None, jobs: int | None, *, until: int | None = None
+) -> int:
     open_log = functools.partial(stores.reading_log, config)
     context = views_rebuild.RebuildContext(open_log, stores.new_views, redacted_fields(config))
-    return await views_rebuild.build_views(log, path, context, progress=progress, until=until)
+    return await views_rebuild.build_views(log, path, context, progress=progress, until=until, jobs=jobs)
 
 
 class _PathInUse(ViewsUnavailable):
@@ -191,6 +211,6 @@ def _scratch_path(config: Config, suffix: str) -> Generator[Path]:
 
 
 def _remove(path: Path) -> None:
-    views_rebuild.remove_part(path)
+    views_rebuild.remove_parts(path)
     for ending in ("", "-wal", "-shm", "-journal", "-lock"):
         path.with_name(path.name + ending).unlink(missing_ok=True)

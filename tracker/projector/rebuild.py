@@ -1,29 +1,34 @@
-"""Builds complete new views from a log, in two processes where there are two CPU cores.
+"""Builds complete new views from a log in several processes, one for each CPU core.
 
-    this process     first half of the log  ──► views ──┐
-                                                        ├─► merged (`projector/merge`) ─► newer records ─► finished
-    second process   second half of the log ──► part ───┘
+    this process    part 1 of the log ──► views ──┬────────┬─► finished
+    process 2       part 2 ──► a file ──► merged ─┘        │
+    process 3       part 3 ──► a file ─────────► merged ───┘
 
-The second process opens the log itself and writes a file of its own. If it fails, nothing is lost: the first half is a
-complete projection up to its last position, and this process continues from there alone. Swapping the finished file in is
-`views/sqlite/file.swap_in`.
+A part is a span of positions. Each process opens the log itself, and its memory does not depend on the size of its part. This
+process merges the files in order (`projector/merge`), while later parts are still built, and removes each one. Swapping the
+finished file in is `views/sqlite/file.swap_in`. If a process fails, the rebuild fails, and the views in use are unchanged.
+
+LIMIT: a part holds as many records as its process is expected to project in time, whatever is in them. A slow core delays all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from tracker.errors import TrackerError, ViewsUnavailable
 from tracker.log.contract import RecordReader
 from tracker.projector import gc_tuning
 from tracker.projector.merge import merge_parts
@@ -32,19 +37,23 @@ from tracker.projector.projector import (
 )  # fmt: skip
 from tracker.views.contract import MergeableViews, ViewsWriter
 
-MIN_PARALLEL_RECORDS = 20_000
+MIN_PART_RECORDS = 10_000
 """For fewer records, starting a process takes longer than it saves."""
 HEAD_START_RECORDS = 4_000
-"""Records the first process projects while the second one starts."""
-PART_SUFFIX = "-half"
+"""Records the first process projects while the others start."""
+MAX_JOBS = 32
+"""More processes would wait for their turn to be merged, which one process does."""
+MERGE_SHARE = 0.08
+"""Merging a record costs this share of projecting it. Each part is larger by it than the one before, which is merged meanwhile."""
+PART_SUFFIX = "-part"
 POLL_SECONDS = 0.05
-"""Seconds between checks whether the second process has ended."""
+"""Seconds between checks whether a process has ended."""
 
 
 class RebuildContext(NamedTuple):
     """How a rebuild opens its stores.
 
-    The second process gets this pickled: every function has to be importable by name, or a `functools.partial` of one
+    The other processes get this pickled: every function has to be importable by name, or a `functools.partial` of one
     that is. `open_log` opens the log for reading. `new_views(path, after)` creates empty views for the records after a
     position and completes the file on leaving. `hidden`: source → fields not shown.
     """
@@ -68,110 +77,156 @@ async def build_views(
     *,
     progress: Progress | None = None,
     until: int | None = None,
-    single_process: bool = False,
+    jobs: int | None = None,
 ) -> int:
     """Build views in a new file at `path`, up to `until` or the present head. Returns the position reached.
 
-    Raises `LogError`, `ViewsUnavailable`; then the file at `path`, and its part beside it, are incomplete: remove them.
+    `jobs`: how many processes build parts at once, this one included; by default one for each CPU core; at most `MAX_JOBS`.
+    Raises `LogError`, `ViewsUnavailable`; then the file at `path`, and its parts beside it, are incomplete: remove them.
     """
     head = await log.head() if until is None else until
-    second: PartProcess | None = None
-    if not single_process and head >= MIN_PARALLEL_RECORDS and len(os.sched_getaffinity(0)) > 1:
-        second = PartProcess(context, path, (head + HEAD_START_RECORDS) // 2, head)
+    ends = cut(head, jobs or len(os.sched_getaffinity(0)))
+    parts = [PartProcess(context, path, *span) for span in itertools.pairwise(ends)]
+
+    def report(position: int, _: int) -> None:
+        """Pass on the progress of all processes; end the rebuild as soon as one has failed."""
+        for part in parts:
+            part.check()
+        if progress is not None:
+            progress(position + sum(part.done for part in parts if part.after >= position), head)
+
     with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
         async with context.new_views(path, 0) as views:
             projector = context.projector(log, views)
-            if second is not None:
-                with second:
-                    await projector.catch_up(second.combined_progress(progress), until=second.after)
-                    if await second.wait(progress):
-                        await merge_parts(views, second.path, projector.load_facts)
-                # Remove the part before the indices are built: the disk need not hold both.
-                remove_part(path)
+            with ExitStack() as running:
+                for part in parts:
+                    running.enter_context(part)
+                await projector.catch_up(report, until=ends[0])
+                for part in parts:
+                    while not part.is_complete():
+                        report(part.after, head)
+                        await asyncio.sleep(POLL_SECONDS)
+                    await merge_parts(views, part.path, projector.load_facts)
+                    part.remove()
             return await projector.catch_up(progress, until=until)
 
 
-def remove_part(path: Path) -> None:
-    """Remove the file of a second process beside the views at `path`, if there is one."""
-    for ending in ("", "-lock"):
-        path.with_name(path.name + PART_SUFFIX + ending).unlink(missing_ok=True)
+def cut(head: int, jobs: int) -> Sequence[int]:
+    """The last position of each part, ascending: at most `jobs` parts, fewer of a small log."""
+    jobs = max(1, min(jobs, MAX_JOBS, head // MIN_PART_RECORDS))
+    weights = [1.0, *((1 + MERGE_SHARE) ** n for n in range(jobs - 1))]
+    head_start = HEAD_START_RECORDS * (jobs - 1) // jobs
+    share = (head - head_start) / sum(weights)
+    ends = {max(1, head_start + int(share * sum(weights[:n]))) for n in range(1, jobs)}
+    return sorted({*ends, head})
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what the other processes of a rebuild left beside the views at `path`."""
+    for left in path.parent.glob(f"{path.name}{PART_SUFFIX}-*"):
+        left.unlink(missing_ok=True)
 
 
 class PartProcess:
-    """A process that builds views of the records after `after` up to `head`. Use it as a context manager.
+    """A process that builds views of the records after `after` up to `until`. Use it as a context manager.
 
-    `views_path` is the file of the first half; the process writes to `path`, beside it.
+    `views_path` is the file of the first part; the process writes to `path`, beside it.
     """
 
-    def __init__(self, context: RebuildContext, views_path: Path, after: int, head: int) -> None:
-        self.path = views_path.with_name(views_path.name + PART_SUFFIX)
+    def __init__(self, context: RebuildContext, views_path: Path, after: int, until: int) -> None:
+        self.path = views_path.with_name(f"{views_path.name}{PART_SUFFIX}-{after}")
         self.after = after
-        self._head = head
+        self._until = until
         # Spawn: a forked process would inherit locks that other threads hold.
         spawn = multiprocessing.get_context("spawn")
         # No lock: one process writes, one reads. A lock's semaphore would outlive a killed process.
         self._reached = spawn.RawValue(ctypes.c_longlong, after)
+        self._failure, self._writing_end = spawn.Pipe(duplex=False)
         # Only plain dicts can be pickled, not every mapping.
         context = context._replace(hidden=dict(context.hidden))
         self._process: BaseProcess = spawn.Process(
-            target=_build_part, args=(context, self.path, after, head, self._reached), daemon=True
+            target=_build_part, args=(context, self.path, after, until, self._reached, self._writing_end), daemon=True
         )
-        self._is_started = False
 
     def __enter__(self) -> Self:
         try:
             self._process.start()
-            self._is_started = True
-        except OSError:
-            # The system allows no more processes: `wait` returns False, and the rebuild continues in this one.
-            pass
+        except OSError as error:
+            self._failure.close()
+            raise ViewsUnavailable(
+                f"the rebuild cannot start another process ({error}): use fewer, with `tracker rebuild --jobs 1`"
+            ) from None
+        finally:
+            self._writing_end.close()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_started:
-            self._process.kill()
-            self._process.join()
+        self._process.kill()
+        self._process.join()
+        self._failure.close()
 
     @property
     def pid(self) -> int | None:
         """The process id, once started."""
         return self._process.pid
 
-    def combined_progress(self, progress: Progress | None) -> Progress | None:
-        """A callback for the first process that adds the second one's progress."""
-        if progress is None:
-            return None
-        return lambda position, _: progress(position + self._reached.value - self.after, self._head)
+    @property
+    def done(self) -> int:
+        """How many records of the part are projected."""
+        return self._reached.value - self.after
 
-    async def wait(self, progress: Progress | None) -> bool:
-        """Wait until the process ends. Returns whether its part is complete."""
-        report = self.combined_progress(progress)
-        while self._is_started and self._process.is_alive():
-            if report is not None:
-                report(self.after, self._head)
-            await asyncio.sleep(POLL_SECONDS)
-        return self._is_started and self._process.exitcode == 0
+    def is_complete(self) -> bool:
+        """Whether the process has ended and left its part complete. Raises `ViewsUnavailable` if it failed."""
+        self.check()
+        return self._process.exitcode == 0
+
+    def check(self) -> None:
+        """Raises `ViewsUnavailable` if the process failed."""
+        code = self._process.exitcode
+        if code is None or code == 0:
+            return
+        what = f"the process of the rebuild for the records {self.after + 1} to {self._until}"
+        if code < 0:
+            raise ViewsUnavailable(
+                f"{what} was ended by signal {-code}; the views in use are unchanged. "
+                "If memory is short, use fewer processes: `tracker rebuild --jobs 1`"
+            )
+        try:
+            reason = str(self._failure.recv())
+        except (EOFError, OSError):
+            reason = f"exit code {code}"
+        raise ViewsUnavailable(f"{what} failed; the views in use are unchanged: {reason}")
+
+    def remove(self) -> None:
+        """Remove the file of a part that is merged: the disk need not hold both."""
+        for ending in ("", "-lock"):
+            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
 
 
-def _build_part(context: RebuildContext, path: Path, after: int, head: int, reached: ctypes.c_longlong) -> None:
-    """The second process. It ends with its parent, even if that was killed, and leaves Ctrl-C to it."""
+def _build_part(
+    context: RebuildContext, path: Path, after: int, until: int, reached: ctypes.c_longlong, failure: Connection
+) -> None:
+    """What such a process does. It ends with its parent, even if that was killed, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         with gc_tuning.collect_rarely(gc_tuning.REBUILDING):
-            asyncio.run(_project_part(context, path, after, head, reached))
-    except Exception:
+            asyncio.run(_project_part(context, path, after, until, reached))
+    except Exception as error:
+        failure.send(str(error) if isinstance(error, TrackerError) else repr(error))
         os._exit(1)
 
 
-async def _project_part(context: RebuildContext, path: Path, after: int, head: int, reached: ctypes.c_longlong) -> None:
+async def _project_part(
+    context: RebuildContext, path: Path, after: int, until: int, reached: ctypes.c_longlong
+) -> None:
     def report(position: int, _: int) -> None:
         reached.value = position
 
     async with context.open_log() as log, context.new_views(path, after) as views:
-        await context.projector(log, views).catch_up(report, until=head)
+        await context.projector(log, views).catch_up(report, until=until)
 
 
 def _exit_with_parent() -> None:

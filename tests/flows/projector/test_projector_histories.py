@@ -156,24 +156,23 @@ async def play(seed: int) -> None:
 
 async def differences_in_parts(log: MemoryLog, chance: random.Random) -> list[str]:
     head = await log.head()
-    middle = chance.randrange(1, head)
+    ends = sorted(chance.sample(range(1, head), min(head - 1, chance.choice((1, 1, 2, 4)))))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         folder = Path(name)
         whole = await SqliteViews.build(folder / "whole")
         await Projector(log, whole).catch_up()
-        first, second = (
-            await SqliteViews.build(folder / "first"),
-            await SqliteViews.build(folder / "second", after=middle),
-        )
         size = chance.choice((1, 3, 3_000))
-        projector = Projector(log, first, batch_size=size, deferred_sessions=chance.choice((0, 2)))
-        await projector.catch_up(until=middle)
-        await Projector(log, second, batch_size=size).catch_up()
-        await second.close_partial()
-        await merge_parts(first, folder / "second", projector.load_facts)
+        merged = await SqliteViews.build(folder / "merged")
+        projector = Projector(log, merged, batch_size=size, deferred_sessions=chance.choice((0, 2)))
+        await projector.catch_up(until=ends[0])
+        for after, until in zip(ends, [*ends[1:], head], strict=True):
+            part = await SqliteViews.build(folder / f"{after}", after=after)
+            await Projector(log, part, batch_size=size).catch_up(until=until)
+            await part.close_partial()
+            await merge_parts(merged, folder / f"{after}", projector.load_facts)
         await whole.finish()
-        await first.finish()
-        views = [await SqliteViews.open(folder / each, writable=False) for each in ("whole", "first")]
+        await merged.finish()
+        views = [await SqliteViews.open(folder / each, writable=False) for each in ("whole", "merged")]
         found = await compare_views(*views, limit=3)
         for each in views:
             await each.close()

@@ -84,7 +84,7 @@ async def log_of(path: Path, sent: list[Sent]) -> None:
 @asynccontextmanager
 async def views_everyhow(folder: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[SqliteViews]:
     """The views of a log, live in one batch; asserts that all other ways give the same."""
-    monkeypatch.setattr(rebuild, "MIN_PARALLEL_RECORDS", 1)
+    monkeypatch.setattr(rebuild, "MIN_PART_RECORDS", 1)
     monkeypatch.setattr(rebuild, "HEAD_START_RECORDS", 0)
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(opened(path))
@@ -95,8 +95,8 @@ async def views_everyhow(folder: Path, path: Path, monkeypatch: pytest.MonkeyPat
             stack.push_async_callback(found[-1].close)
             await Projector(log, found[-1], batch_size=batch).catch_up()
         context = RebuildContext(functools.partial(opened, path), stores.new_views, {})
-        for name, single in (("rebuilt", True), ("parts", False)):
-            await build_views(log, folder / name, context, single_process=single)
+        for name, jobs in (("rebuilt", 1), ("parts", 3)):
+            await build_views(log, folder / name, context, jobs=jobs)
             found.append(await SqliteViews.open(folder / name, writable=False))
             stack.push_async_callback(found[-1].close)
         for other in found[1:]:

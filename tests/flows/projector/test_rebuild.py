@@ -1,4 +1,4 @@
-"""A rebuild in two processes gives the same views as in one, also when the second process dies or never starts."""
+"""A rebuild in several processes gives the same views as in one, and fails with a clear error when one of them does."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from tests.support.logs import opened
 from tracker.projector import merge, rebuild
 from tracker.cli.main import main
 from tracker.demo.calls import SOURCES, whole_call
+from tracker.errors import ViewsUnavailable
 from tracker.log.contract import Log
 from tracker.projector.batch import LoadFacts
 from tracker.projector.projector import Progress, compare_views
-from tracker.projector.rebuild import PART_SUFFIX, PartProcess, RebuildContext, build_views
+from tracker.projector.rebuild import PART_SUFFIX, PartProcess, RebuildContext, build_views, remove_parts
 from tracker.server import stores
 from tracker.views.contract import MergeableViews
 from tracker.views.sqlite.views import SqliteViews
@@ -44,7 +45,7 @@ def context(path: Path, open_log: Callable[[Path], AbstractAsyncContextManager[L
 
 @pytest.fixture(autouse=True)
 def _parallel_for_any_log(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    monkeypatch.setattr(rebuild, "MIN_PARALLEL_RECORDS", 1)
+    monkeypatch.setattr(rebuild, "MIN_PART_RECORDS", 1)
     monkeypatch.setattr(rebuild, "HEAD_START_RECORDS", 0)
 
 
@@ -62,69 +63,68 @@ async def rows(path: Path) -> list[tuple[str, bytes]]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_two_merged_halves_equal_the_views_of_the_whole_log(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("jobs", [2, 5])
+async def test_merged_parts_equal_the_views_of_the_whole_log(tmp_path: Path, jobs: int) -> None:
     path = tmp_path / "log.db"
-    head = await log_at(path, seed)
+    head = await log_at(path, seed=jobs)
+    ends = head if jobs % 2 else head * 2 // 3
+    until = None if ends == head else ends
     steps: list[tuple[int, int]] = []
+    progress: Progress = lambda at, of: steps.append((at, of))  # noqa: E731
+    single, parts = tmp_path / "single.db", tmp_path / "parts.db"
     async with opened(path) as log:
-        for until in (None, head * 2 // 3):
-            ends = head if until is None else until
-            single, halves = tmp_path / f"{until}-single.db", tmp_path / f"{until}-halves.db"
-            progress: Progress = lambda at, of: steps.append((at, of))  # noqa: E731
-            assert await build_views(log, single, context(path), single_process=True, until=until) == ends
-            assert await build_views(log, halves, context(path), until=until, progress=progress) == ends
-            assert not halves.with_name(halves.name + PART_SUFFIX).exists()
-            views = [await SqliteViews.open(each, writable=False) for each in (single, halves)]
-            assert await compare_views(*views) == []
-            assert await search_results(views[0]) == await search_results(views[1])
-            assert [row for row, *_ in await views[0].rows(COUNTS)] == [row for row, *_ in await views[1].rows(COUNTS)]
-            for each in views:
-                await each.close()
-            assert steps == sorted(steps)
-            assert steps[-1] == (ends, ends)
-            steps.clear()
+        assert await build_views(log, single, context(path), jobs=1, until=until) == ends
+        assert await build_views(log, parts, context(path), jobs=jobs, until=until, progress=progress) == ends
+    assert not list(tmp_path.glob(f"*{PART_SUFFIX}*"))
+    views = [await SqliteViews.open(each, writable=False) for each in (single, parts)]
+    assert await compare_views(*views) == []
+    assert await search_results(views[0]) == await search_results(views[1])
+    assert [row for row, *_ in await views[0].rows(COUNTS)] == [row for row, *_ in await views[1].rows(COUNTS)]
+    for each in views:
+        await each.close()
+    assert steps == sorted(steps)
+    assert steps[-1] == (ends, ends)
     assert b"198.51.100.4" not in b"".join(row for key, row in await rows(single) if "openvidu:" in key)
 
 
 COUNTS = "SELECT json_array(source, span, at, net, peak) FROM levels UNION ALL SELECT json_array(span, at, source, sessions) FROM counts ORDER BY 1"
 
 
-async def test_a_rebuild_finishes_without_a_second_process_that_was_killed(
+async def test_a_rebuild_ends_with_an_error_when_one_of_its_processes_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log.db"
     await log_at(path)
-    killed: list[int] = []
+    started: list[int] = []
 
     class Dying(PartProcess):
         def __enter__(self) -> PartProcess:  # pyright: ignore[reportIncompatibleMethodOverride]
             super().__enter__()
             assert self.pid is not None
-            killed.append(self.pid)
-            os.kill(self.pid, signal.SIGKILL)
+            started.append(self.pid)
+            if len(started) == 2:
+                os.kill(self.pid, signal.SIGKILL)
             return self
 
+    monkeypatch.setattr(rebuild, "PartProcess", Dying)
     async with opened(path) as log:
-        await build_views(log, tmp_path / "single.db", context(path), single_process=True)
-        monkeypatch.setattr(rebuild, "PartProcess", Dying)
-        await build_views(log, tmp_path / "halves.db", context(path))
-    assert killed
-    assert not is_running(killed[0])
-    assert await rows(tmp_path / "halves.db") == await rows(tmp_path / "single.db")
+        with pytest.raises(ViewsUnavailable, match=r"was ended by signal 9; the views in use are unchanged.*--jobs 1"):
+            await build_views(log, tmp_path / "parts.db", context(path), jobs=4)
+    assert len(started) == 3
+    assert not any(is_running(pid) for pid in started)
+    remove_parts(tmp_path / "parts.db")
+    assert not list(tmp_path.glob(f"*{PART_SUFFIX}*"))
 
 
-async def test_a_rebuild_finishes_without_a_second_process_that_cannot_read_the_log(tmp_path: Path) -> None:
+async def test_a_rebuild_ends_with_the_error_of_a_process_that_cannot_read_the_log(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    head = await log_at(path)
+    await log_at(path)
     async with opened(path) as log:
-        await build_views(log, tmp_path / "single.db", context(path, missing), single_process=True)
-        assert await build_views(log, tmp_path / "halves.db", context(path, missing)) == head
-    assert await rows(tmp_path / "halves.db") == await rows(tmp_path / "single.db")
-    assert sorted(each.name for each in tmp_path.glob("halves*")) == ["halves.db", "halves.db-lock"]
+        with pytest.raises(ViewsUnavailable, match=r"for the records \d+ to \d+ failed; .*FileNotFoundError"):
+            await build_views(log, tmp_path / "parts.db", context(path, missing), jobs=2)
 
 
-def test_an_encrypted_log_with_an_erased_person_is_rebuilt_in_halves_and_leftovers_of_a_killed_rebuild_are_removed(
+def test_an_encrypted_log_with_an_erased_person_is_rebuilt_in_parts_and_leftovers_of_a_killed_rebuild_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.toml"
@@ -143,14 +143,13 @@ def test_an_encrypted_log_with_an_erased_person_is_rebuilt_in_halves_and_leftove
         return await merge.merge_parts(views, part, load_facts)
 
     monkeypatch.setattr(rebuild, "merge_parts", merge_parts)
-    left = [tmp_path / f"views.db-rebuild{PART_SUFFIX}{ending}" for ending in ("", "-lock")]
-    left[0].write_bytes(b"half of a file")
-    assert main(["rebuild", "--config", str(config)]) == 0
-    assert merged == left[:1]
+    left = tmp_path / f"views.db-rebuild{PART_SUFFIX}-12345"
+    left.write_bytes(b"half of a file")
+    assert main(["rebuild", "--config", str(config), "--jobs", "3"]) == 0
+    assert len(merged) == 2
     assert not list(tmp_path.glob("views.db-rebuild*"))
-    monkeypatch.setattr(rebuild, "MIN_PARALLEL_RECORDS", 10**9)
-    assert main(["rebuild", "--check", "--config", str(config)]) == 0
-    assert len(merged) == 1
+    assert main(["rebuild", "--check", "--config", str(config), "--jobs", "1"]) == 0
+    assert len(merged) == 2
 
 
 ORPHAN = """
@@ -163,13 +162,13 @@ def never():
 
 if __name__ == "__main__":
     context = RebuildContext(never, never, {})
-    with PartProcess(context, Path(sys.argv[1]), 1, 2) as second:
-        print(second.pid, flush=True)
+    with PartProcess(context, Path(sys.argv[1]), 1, 2) as part:
+        print(part.pid, flush=True)
         time.sleep(60)
 """
 
 
-def test_a_second_process_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+def test_a_process_of_a_rebuild_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)
     with subprocess.Popen([sys.executable, script, tmp_path / "half"], stdout=subprocess.PIPE, text=True) as parent:

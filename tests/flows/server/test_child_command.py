@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -19,7 +20,9 @@ asyncio.run(child_command.run(Path(sys.argv[1]), "rebuild", "--wait"))
 """
 
 
-async def test_a_command_ends_when_the_process_that_started_it_is_killed(tmp_path: Path) -> None:
+async def test_a_rebuild_that_a_server_starts_runs_below_its_priority_and_ends_when_it_is_killed(
+    tmp_path: Path,
+) -> None:
     running = Running(tmp_path)
     assert (await running.run("init"))[0] == 0
     with lock(tmp_path / "views.db-rebuild"):
@@ -28,7 +31,9 @@ async def test_a_command_ends_when_the_process_that_started_it_is_killed(tmp_pat
         )
         while not (children := child_processes(parent.pid)):
             await asyncio.sleep(0.02)
-        await asyncio.sleep(0.5)
+        own = os.getpriority(os.PRIO_PROCESS, parent.pid)
+        while os.getpriority(os.PRIO_PROCESS, children[0]) != min(19, own + 5):
+            await asyncio.sleep(0.02)
         parent.kill()
         await parent.wait()
         await expect_ended(children, 5)

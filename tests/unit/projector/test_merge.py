@@ -1,4 +1,4 @@
-"""Views built in two parts and merged equal views built at once, for any facts, order and split."""
+"""Views built in one to five parts and merged equal views built at once, for any facts, order and cuts."""
 
 from __future__ import annotations
 
@@ -58,31 +58,36 @@ async def project(views: SqliteViews, items: Items, all_items: Items, size: int)
         await views.save(await batch.changes([record for record, _ in chunk], [item for _, item in chunk]))
 
 
-async def differences(items: Items, middle: int, size: int) -> list[str]:
+async def differences(items: Items, cuts: Sequence[int], size: int) -> list[str]:
     async def load_facts(positions: Sequence[int]) -> list[SourcedFact]:
         return [items[position - 1][1] for position in positions]
 
+    ends = [*sorted(cuts), len(items)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole = await SqliteViews.build(folder / "whole")
         await project(whole, items, items, 1000)
-        first, second = (
-            await SqliteViews.build(folder / "first"),
-            await SqliteViews.build(folder / "second", after=middle),
-        )
-        await project(first, items[:middle], items, size)
-        await project(second, items[middle:], items, size)
-        await second.close_partial()
-        assert await merge_parts(first, folder / "second", load_facts) == len(items)
-        for each in (whole, first):
+        merged = await SqliteViews.build(folder / "merged")
+        await project(merged, items[: ends[0]], items, size)
+        for after, until in zip(ends, ends[1:], strict=False):
+            part = await SqliteViews.build(folder / f"{after}", after=after)
+            await project(part, items[after:until], items, size)
+            await part.close_partial()
+            assert await merge_parts(merged, folder / f"{after}", load_facts) == until
+        for each in (whole, merged):
             await each.finish()
-        views = [await SqliteViews.open(folder / each, writable=False) for each in ("whole", "first")]
+        views = [await SqliteViews.open(folder / each, writable=False) for each in ("whole", "merged")]
         found = await compare_views(*views)
         marks = [[tuple(row) for row in await each.rows(SELECT_MARKS)] for each in views]
         found += [f"marks: {row}" for row in {*marks[0]} ^ {*marks[1]}]
         for each in views:
             await each.close()
         return found
+
+
+def cuts_of(count: int) -> st.SearchStrategy[list[int]]:
+    """Where a log of `count` records is cut into at most five parts; a room's facts are then in all of them."""
+    return st.lists(st.integers(1, max(1, count - 1)), max_size=min(4, count - 1), unique=True)
 
 
 @pytest.mark.parametrize("vendor", sorted(ROOMS))
@@ -95,8 +100,8 @@ def test_merged_views_equal_views_built_at_once(vendor: str, data: st.DataObject
         for fact in data.draw(st.permutations(ROOMS[vendor]))
         if data.draw(st.integers(0, 5))
     ] + [f.Test(at=T + data.draw(st.integers(0, 3000)) * S, place=None, subject_type="source", subject_id="s")]
-    middle = data.draw(st.integers(1, max(1, len(facts) - 1)))
-    assert asyncio.run(differences(to_items(vendor, facts), middle, data.draw(st.integers(1, 9)))) == []
+    cuts = data.draw(cuts_of(len(facts)))
+    assert asyncio.run(differences(to_items(vendor, facts), cuts, data.draw(st.integers(1, 9)))) == []
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -109,16 +114,16 @@ def test_merged_views_equal_whole_ones_where_another_vendor_got_the_name_of_the_
         for fact in ROOMS[vendor]
     ]
     found = [each for each in data.draw(st.permutations(facts)) if data.draw(st.integers(0, 5))] or facts
-    middle = data.draw(st.integers(1, max(1, len(found) - 1)))
-    assert asyncio.run(differences(to_items_of_vendors(found), middle, data.draw(st.integers(1, 9)))) == []
+    cuts = data.draw(cuts_of(len(found)))
+    assert asyncio.run(differences(to_items_of_vendors(found), cuts, data.draw(st.integers(1, 9)))) == []
 
 
 def in_room(place: f.SessionRef) -> f.SessionRef:
     return msgspec.structs.replace(place, room="room") if place.room else place
 
 
-@pytest.mark.parametrize("middle", range(1, 5))
-def test_a_room_that_only_the_second_part_knows_is_known_afterwards(middle: int) -> None:
+@pytest.mark.parametrize("cuts", [[1], [2], [3], [4], [1, 2, 3, 4]])
+def test_a_room_that_only_a_later_part_knows_is_known_afterwards(cuts: list[int]) -> None:
     def client(moment: int, run: str) -> f.SessionRef:
         return f.SessionRef(at=moment, room="client", run=run, starts_at=moment)
 
@@ -129,16 +134,16 @@ def test_a_room_that_only_the_second_part_knows_is_known_afterwards(middle: int)
         f.SessionStarted(at=T + 5 * S, started_at=T + 5 * S, place=client(T + 5 * S, "c")),
         f.SessionStarted(at=T, started_at=T, place=f.SessionRef(at=T, room="other", run="d", starts_at=T)),
     ]
-    assert asyncio.run(differences(to_items("streamrec", facts), middle, 1)) == []
+    assert asyncio.run(differences(to_items("streamrec", facts), cuts, 1)) == []
 
 
 def test_without_the_corrections_they_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     items = to_items("openvidu_meet", ROOMS["openvidu_meet"])
-    assert asyncio.run(differences(items, 12, 3)) == []
+    assert asyncio.run(differences(items, [12], 3)) == []
 
     async def uncorrected(_: PartMerger, __: object, position: int) -> Changes:
         return Changes(position=position)
 
     for step in ("merge_rooms", "merge_sessions"):
         monkeypatch.setattr(PartMerger, step, uncorrected)
-    assert asyncio.run(differences(items, 12, 3)) != []
+    assert asyncio.run(differences(items, [12], 3)) != []

@@ -36,6 +36,12 @@ NUMBERED = {
 }
 """The tables about sessions, and their columns that hold a number of `names`, the session's first."""
 
+DROP_TEMPORARY = tuple(
+    f"DROP TABLE IF EXISTS temp.{table}"
+    for table in ("renumbered", "shared_sessions", "parts", "shared_rooms", "base_marks", "part_marks")
+)
+"""What an earlier merge left."""
+
 TEMPORARY = (
     "CREATE TEMP TABLE renumbered (theirs INTEGER PRIMARY KEY, ours INTEGER NOT NULL)",
     """
@@ -111,7 +117,7 @@ def merge_part(connection: sqlite3.Connection, part: Path) -> MergeResult:
     connection.execute("BEGIN")
     (offset,) = connection.execute("SELECT ifnull(max(number), 0) FROM main.names").fetchone()
     (last_position,) = connection.execute(SELECT_POSITION).fetchone()
-    for statement in TEMPORARY:
+    for statement in (*DROP_TEMPORARY, *TEMPORARY):
         connection.execute(statement)
     connection.execute(SAVE_PARTS, [offset, last_position])
     connection.execute(SAVE_NAMES, [offset])
