@@ -13,7 +13,7 @@ from tracker.domain.set_aside import find_set_aside
 from tracker.domain.facts import Micros
 from tracker.domain.room_marks import KINDS, Mark
 from tracker.errors import ViewsDamaged
-from tracker.projections.known_marks import KnownMarks
+from tracker.domain.known_marks import KnownMarks
 from tracker.views.contract import Changes, Result, RoomReader, SavedEntry, SourceRow
 
 

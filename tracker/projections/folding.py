@@ -49,6 +49,11 @@ _NO_LIFE = (
 """What also happens after a session is over."""
 
 
+@functools.cache
+def _is_life(fact: type[f.Fact]) -> bool:
+    return not issubclass(fact, _NO_LIFE)
+
+
 _NAMES_PERSON = (f.ParticipantJoined, f.ParticipantAttended)
 """Facts that say what kind of participant somebody is, also where that is the usual kind."""
 
@@ -105,16 +110,17 @@ def _fold_common(state: SessionState, item: SourcedFact) -> None:
     """Fold what all facts have in common."""
     fact = item.fact
     place, position, at = fact.place, item.position, fact.at
-    if (position, -item.n) > (state.last_position, -state.last_n):
+    if position > state.last_position or (position == state.last_position and item.n < state.last_n):
         state.last_position, state.last_n = position, item.n
     if not state.first_position or position < state.first_position:
         state.first_position, state.vendor = position, item.vendor
-    if fact.clock != "client":
+    clock = fact.clock
+    if clock != "client":
         state.last_at = max(state.last_at, at)
         if not state.first_at or at < state.first_at:
             state.first_at = at
-    if fact.clock == "server" and not isinstance(fact, _NO_LIFE):
-        state.last_life = max(state.last_life, at)
+    if clock == "server" and at > state.last_life and _is_life(type(fact)):
+        state.last_life = at
     for kind, detail in fact.anomalies:
         state.add_anomaly(kind, detail, item.key, position)
     if fact.server_run is not None:

@@ -20,7 +20,11 @@ _LIKE_PROVISIONAL = re.compile(r"(?P<room>.*)_[0-9]{12,15}~*", re.DOTALL)
 
 def interval_key(*parts: object) -> str:
     """One text for these parts. Other parts give another text."""
-    return "@".join(str(part).replace("~", "~~").replace("@", "~@") for part in parts)
+    texts = [str(part) for part in parts]
+    whole = "@".join(texts)
+    if "~" not in whole and whole.count("@") == len(texts) - 1:
+        return whole
+    return "@".join([text.replace("~", "~~").replace("@", "~@") for text in texts])
 
 
 def distinct_ids(names: Sequence[str]) -> list[str]:

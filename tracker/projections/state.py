@@ -67,11 +67,12 @@ class Interval(msgspec.Struct, array_like=True):
     def set_values(self, at: Micros, key: str, **new: object) -> None:
         """Add statements about properties; None states nothing."""
         values = self.values
+        get = values.get
         for name, value in new.items():
             if value is not None:
-                held = values.get(name)
+                held = get(name)
                 # The latest statement holds; of those at the same moment, the one with the smaller key.
-                if held is None or at > held.at or (at == held.at and key < held.key):
+                if held is None or (at >= held.at and (at > held.at or key < held.key)):
                     values[name] = Value(at, key, value)
 
     def merge(self, other: Interval) -> None:

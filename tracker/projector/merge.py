@@ -18,7 +18,7 @@ import msgspec
 
 from tracker.domain.facts import RunRules
 from tracker.domain.room_marks import ANCHOR, EARLIEST, KEYED, KINDS, LATEST, LOOSE, Marks
-from tracker.projections.known_marks import KnownMarks
+from tracker.domain.known_marks import KnownMarks
 from tracker.projections.rendering import session_id
 from tracker.projections.runs import Room, Window
 from tracker.projections.sourced_fact import decode_session_ref

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from tracker.domain.facts import Micros, RunRules
 from tracker.domain.room_marks import ANCHOR, FIRST, MarkChange, Marks
-from tracker.projections.known_marks import KnownMarks, LearnedMarks
+from tracker.domain.known_marks import KnownMarks
+from tracker.projections.learned_marks import LearnedMarks
 from tracker.projections.rendering import session_id
 from tracker.projections.runs import Room, room_changes
 from tracker.projections.sourced_fact import SourcedFact, decode_session_ref

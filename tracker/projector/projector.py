@@ -258,13 +258,15 @@ def sourced_facts(
     """
     facts = remaining[record.position] if record.position in remaining else registry.interpret(record)
     rules = registry.rules(record.vendor)
-    return [
-        SourcedFact(
-            distinct_run(hide_fields(fact, hidden) if hidden else fact, rules), record.position, n, record.source, record.vendor,
-            record.dedupe_key, record.received_at,
+    found: list[SourcedFact] = []
+    for n, fact in enumerate(facts):
+        if hidden:
+            fact = hide_fields(fact, hidden)  # noqa: PLW2901 - the fact that is shown
+        fact = distinct_run(fact, rules)  # noqa: PLW2901
+        found.append(
+            SourcedFact(fact, record.position, n, record.source, record.vendor, record.dedupe_key, record.received_at)
         )
-        for n, fact in enumerate(facts)
-    ]  # fmt: skip
+    return found
 
 
 class DumpableViews(Protocol):

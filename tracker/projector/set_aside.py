@@ -44,7 +44,7 @@ class Unplaceable:
 
     def reason(self, item: SourcedFact) -> str | None:
         """Why a fact is not placed; None if it is."""
-        return self._reasons.get((item.position, item.n))
+        return self._reasons.get((item.position, item.n)) if self._reasons else None
 
     def replace(self, facts: Iterable[SourcedFact]) -> list[SourcedFact]:
         """The facts, with a stand-in for each that states what cannot be stored."""

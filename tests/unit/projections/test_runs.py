@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.support.whole_room import RoomState, Runs
 from tracker.domain.facts import RunRules, SessionRef
-from tracker.projections.known_marks import KnownMarks, LearnedMarks
+from tracker.domain.known_marks import KnownMarks
+from tracker.projections.learned_marks import LearnedMarks
 from tracker.projections.runs import Room, RoomChanges, room_changes
 
 MS = 1_000

@@ -3,7 +3,7 @@
     a row            its columns (what queries search or order by) and `doc`: a MessagePack array of the other fields
     an entry         its columns and `rest`: when it was received (relative to `at`), its actor, its key, its detail
     session, source  a number in the table `names`; a kind is its index in `KINDS`
-    a folded state   compressed by zlib, as keys and names repeat; uncompressed while the session is open and saved often
+    a folded state   compressed by zstd, as keys and names repeat; uncompressed while the session is open and saved often
 
 Unusual kinds, subjects and keys are stored as they are: nothing is refused or lost.
 """
@@ -11,7 +11,7 @@ Unusual kinds, subjects and keys are stored as they are: nothing is refused or l
 from __future__ import annotations
 
 import sqlite3
-import zlib
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast, get_args
 
 import msgspec
+import zstandard
 
 from tracker.domain.facts import KINDS, Clock, EventCopy, Provenance
 from tracker.errors import TrackerError, ViewsDamaged
@@ -37,7 +38,6 @@ _NUMBER_OF_SHAPE: dict[tuple[str, str, str], int] = {shape: number for number, s
 
 _KEY_BYTES = 32
 _FASTEST = 1
-_ZLIB = b"\x78"
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -159,12 +159,23 @@ def decode_entry(row: Sequence[Any]) -> EntryRow:
     )  # fmt: skip
 
 
+class _Zstd(threading.local):
+    """One compressor for each thread: several threads cannot share one."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=_FASTEST).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+_zstd = _Zstd()
+
+
 def compress_state(state: bytes, *, is_open: bool) -> bytes:
     """A folded state. Once its session is over it is compressed, to a quarter of its size."""
-    return state if is_open else zlib.compress(state, _FASTEST)
+    return state if is_open else _zstd.compress(state)
 
 
 def decompress_state(packed: bytes) -> bytes:
     """The inverse of `compress_state`."""
-    # A state is a MessagePack array, which never begins with zlib's first byte.
-    return zlib.decompress(packed) if packed[:1] == _ZLIB else packed
+    # A state is a MessagePack array, which never begins with zstd's magic number.
+    return _zstd.decompress(packed) if packed[:4] == zstandard.FRAME_HEADER else packed

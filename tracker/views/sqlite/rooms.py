@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tracker.domain.facts import Micros
-from tracker.domain.room_marks import EARLIEST, LATEST, START, Mark
+from tracker.domain.known_marks import KnownMarks
+from tracker.domain.room_marks import EARLIEST, LATEST, START, Mark, Marks
 from tracker.views.contract import SavedEntry
 from tracker.views.sqlite.encoding import decoding
 from tracker.views.sqlite.queries import NUMBER_OF_NAME
@@ -28,7 +29,12 @@ class RoomsPart(NamedTuple):
 
 WHOLE = RoomsPart("room_marks", "true", "true")
 
+FEW_MARKS = 64
+"""Most rooms have fewer marks than this. They are read at once, by one query instead of a dozen."""
+
 SELECT_ROOM_NUMBER = "SELECT number FROM rooms WHERE source = ? AND room = ?"
+SELECT_FIRST_MARKS = f"""
+SELECT kind, at, until, name FROM {{table}} WHERE room = ? ORDER BY kind, at, until, name LIMIT {FEW_MARKS}"""
 SELECT_MARKS = """
 SELECT at, until, name FROM {table}
 WHERE room = ? AND kind = ? AND at >= ? AND at <= ? AND until >= ? AND until <= ? ORDER BY at, until, name LIMIT ?"""
@@ -50,7 +56,7 @@ WHERE source = ? AND room_id = ? AND {condition}"""
 
 
 class SqliteMarks:
-    """The marks of the room with this number in one table."""
+    """The marks of the room with this number in one table, for a room that has many."""
 
     def __init__(self, connection: sqlite3.Connection, number: int, table: str) -> None:
         self._connection = connection
@@ -95,10 +101,16 @@ class SqliteRooms:
     def __init__(self, connection: sqlite3.Connection, part: RoomsPart = WHOLE) -> None:
         self._connection = connection
         self._part = part
+        self._select_first_marks = SELECT_FIRST_MARKS.format(table=part.table)
 
-    def marks(self, source: str, room: str) -> SqliteMarks | None:
+    def marks(self, source: str, room: str) -> Marks | None:
         row = self._connection.execute(SELECT_ROOM_NUMBER, (source, room)).fetchone()
-        return None if row is None else SqliteMarks(self._connection, row[0], self._part.table)
+        if row is None:
+            return None
+        first = self._connection.execute(self._select_first_marks, row).fetchall()
+        if len(first) == FEW_MARKS:
+            return SqliteMarks(self._connection, row[0], self._part.table)
+        return KnownMarks((kind, Mark(at, until, name)) for kind, at, until, name in first)
 
     def room_entries(
         self, source: str, room: str, windows: Sequence[tuple[Micros, Micros]], anchors: Iterable[str]

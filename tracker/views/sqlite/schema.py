@@ -115,7 +115,6 @@ WRITER_INDICES = (
     "CREATE INDEX entries_of_session_in_log ON entries (session, position, n)",
     "CREATE INDEX sessions_of_parent ON sessions (parent_id) WHERE parent_id IS NOT NULL",
     "CREATE INDEX sessions_of_next_run ON sessions (source, room_id, next_run_after)",
-    "CREATE INDEX entries_repeated ON entries (event, session, at, position) WHERE event IS NOT NULL AND damage IS NULL",
     "CREATE INDEX entries_of_room ON entries (source, room, placed_at) WHERE room IS NOT NULL",
     "CREATE INDEX entries_of_anchor ON entries (source, room, anchor) WHERE anchor IS NOT NULL",
     f"CREATE INDEX room_marks_by_name ON room_marks (room, name, kind) WHERE kind < {START}",
@@ -150,6 +149,7 @@ READER_INDICES = (
     "CREATE INDEX supervisor_sessions_of_client ON supervisor_sessions (supervisor_client, begins_at, session_id, id)",
     "CREATE INDEX supervisor_sessions_of_agent ON supervisor_sessions (agent_client, begins_at, session_id, id)",
     "CREATE INDEX entries_of_session ON entries (session, at, rank, tie, n, position)",
+    "CREATE INDEX entries_repeated ON entries (event, session, at, position) WHERE event IS NOT NULL AND damage IS NULL",
 )
 """The indices that only readers need. A rebuild creates them last: sorted, with full pages."""
 

@@ -320,6 +320,7 @@ async def test_no_query_scans_a_table(tmp_path: Path) -> None:
 
 ROOM_QUERIES = {
     rooms.SELECT_ROOM_NUMBER: ["a", "b"],
+    rooms.SELECT_FIRST_MARKS: [1],
     rooms.SELECT_MARKS: [1, 2, 3, 4, 5, 6, 7],
     rooms.SELECT_MARKS_BACKWARDS: [1, 2, 3, 4, 5, 6, 7],
     rooms.SELECT_NAMED_MARK: [1, 2, "a"],
