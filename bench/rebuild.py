@@ -7,12 +7,12 @@
     eventsourcing   reads the same bodies as events from the SQLite recorder of the eventsourcing library, and decodes
                     them; it folds and saves nothing
 
-Each mode runs in a process of its own. A hundred calls of the five vendors are open at any time. Prints events per second,
-the CPU time per event of the process that merges, of all processes, and relative to the scan; and the
-largest memory of all processes at one moment (PSS: what several share is counted once). CPU time is the steadier figure on
-a busy machine. Default sizes:
-100,000 and 1,000,000 events. The mode `eventsourcing` needs `pip install '.[bench]'`; without it, it is left out.
-`--log`: an existing log, of a server or a benchmark. The views of the last rebuild stay beside it, under another name.
+Each mode runs in a process of its own. A hundred calls of the five vendors are open at any time. Prints events per second;
+the CPU time per event of all processes, also relative to the scan, and of the process that merges; and the largest memory of
+all processes at one moment (PSS: what several share is counted once). CPU time is the steadier figure on a busy machine.
+The views that several processes made are compared with those of one, row by row; a difference ends the program with exit
+code 1. Default size: 100,000 events. The mode `eventsourcing` needs `pip install '.[bench]'`; without it, it is left out.
+`--log`: an existing log, of a server or a benchmark. Its own views are not touched.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from bench.report import Row
 from tests.support.logs import opened
 from tracker.demo.calls import ISSUERS, VENDORS, whole_call
 from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.projector import compare_views
 from tracker.projector.rebuild import RebuildContext, build_views
 from tracker.server import stores
 from tracker.sources import registry
@@ -111,14 +112,14 @@ def context_of(path: Path) -> RebuildContext:
     return RebuildContext(functools.partial(opened, path), stores.new_views, {})
 
 
-def views_path_of(path: Path) -> Path:
-    """The path of the views, different from a server's."""
-    return path.with_name(f"{path.stem}-rebuilt.db")
+def views_path_of(path: Path, jobs: int) -> Path:
+    """The path of the views that a rebuild in `jobs` processes makes, different from a server's."""
+    return path.with_name(f"{path.stem}-rebuilt-in-{jobs}.db")
 
 
 async def rebuild(path: Path, *, jobs: int) -> int:
     """Rebuild the views as `tracker rebuild --jobs` does."""
-    views_path = views_path_of(path)
+    views_path = views_path_of(path, jobs)
     views_path.unlink(missing_ok=True)
     async with opened(path) as log:
         return await build_views(log, views_path, context_of(path), jobs=jobs)
@@ -266,9 +267,17 @@ def compare(path: Path, modes: list[str]) -> list[Row]:
             f"{scan.cost / took.cost:13.3f}{took.own:12.1f}{took.peak:9.0f}",
             flush=True,
         )
-    if views_path_of(path).exists():
-        views = views_path_of(path).stat().st_size
+    made = [views_path_of(path, jobs) for mode, jobs in REBUILDS.items() if mode in found]
+    if made:
+        views = made[0].stat().st_size
         print(f"views {views / 1e6:.0f} MB, {views / events:.0f} bytes per event, {views / log_bytes:.2f} of the log")
+    for other in made[1:]:
+        differences = asyncio.run(differences_of(made[0], other))
+        if differences:
+            raise SystemExit("\n".join([f"{other.name} differs from {made[0].name}:", *differences]))
+        print(f"{other.name} equals {made[0].name}", flush=True)
+    for each in made:
+        each.unlink()
     scan, one = found["scan"], found.get("rebuild in 1")
     rows = [
         Row("rebuild", f"{mode}, {events:,} events", took.cost, "µs", scan.cost / took.cost, "a scan's speed")
@@ -285,6 +294,12 @@ def compare(path: Path, modes: list[str]) -> list[Row]:
     return rows
 
 
+async def differences_of(one: Path, other: Path) -> list[str]:
+    """The first rows in which two views of the same log differ."""
+    async with stores.views_at(one, writable=False) as left, stores.views_at(other, writable=False) as right:
+        return await compare_views(left, right)
+
+
 class Took(NamedTuple):
     """Seconds; events per second by the clock; CPU time per event in µs, of the merging process and of all; MB at once."""
 
@@ -298,7 +313,7 @@ class Took(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the log or the sizes named on the command line."""
     parser = report.parser(__doc__)
-    parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument("events", type=int, nargs="*", default=[100_000])
     parser.add_argument("--log", type=Path)
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # called by itself

@@ -156,10 +156,14 @@ def _unusable(fact: Fact) -> str | None:
     place = fact.place
     if place is None:
         return None
-    if not (_is_time(place.at) and _is_time(place.starts_at or 0) and _is_time(place.ends_at or 0)):
+    if not _is_time(place.at):
         return "a time of its session is none"
-    if not (_is_name(place.run or "") and _is_name(place.room or "") and _is_name(place.anchor or "")):
-        return "a name of its session is no text"
+    for at in (place.starts_at, place.ends_at):
+        if at and not _is_time(at):
+            return "a time of its session is none"
+    for name in (place.run, place.room, place.anchor):
+        if name and not _is_name(name):
+            return "a name of its session is no text"
     return None
 
 
