@@ -152,6 +152,13 @@ def test_an_encrypted_log_with_an_erased_person_is_rebuilt_in_parts_and_leftover
     assert len(merged) == 2
 
 
+@pytest.mark.parametrize("jobs", ["0", "33", "two"])
+def test_a_number_of_processes_that_makes_no_sense_is_refused(jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["rebuild", "--jobs", jobs])
+    assert "--jobs" in capsys.readouterr().err
+
+
 ORPHAN = """
 import sys, time
 from pathlib import Path
