@@ -27,11 +27,14 @@ TOKEN = read_token(READ_KEY)
 READ = {"Authorization": f"Bearer {TOKEN}"}
 
 
+THIS_PROGRAM = (sys.executable, "-m", "tracker")
+
+
 class Running:
     """`tracker serve` on a folder; `url` once it is ready. Start it again after `stop` or `kill`."""
 
     def __init__(
-        self, folder: Path, *, config: str | None = None, program: Sequence[str] = (sys.executable, "-m", "tracker")
+        self, folder: Path, *, config: str | None = None, program: Sequence[str] = THIS_PROGRAM
     ) -> None:
         self.folder = folder
         self.program = program
@@ -55,7 +58,10 @@ class Running:
         return process.returncode or 0, out.decode(), stderr.decode()
 
     async def start(self, *options: str, init: bool = False) -> Running:
-        if init:
+        if init and self.program != THIS_PROGRAM:
+            code, _, stderr = await self.run("init")
+            assert code == 0, stderr
+        elif init:
             # In this process: one more would cost most of a second, hundreds of times.
             try:
                 await init_log(load_config(self.config, os.environ))
