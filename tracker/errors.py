@@ -8,6 +8,7 @@
     │   ├── KeyUnknown            the proof names a key that is not configured
     │   ├── SourceUnknown         no source of that name is configured
     │   └── BodyTooLarge          more bytes than max_body_bytes
+    ├── DeclarationsChanged   the views have to be built again, by a process that knows them
     ├── LogError              the operator has to act → 503
     │   ├── LogMissing            there is no log at that path (`tracker init`)
     │   ├── LogUnavailable        the store cannot write or read now (disk full, locked, gone)
@@ -77,6 +78,10 @@ class SourceUnknown(DeliveryRejected):
 
 class BodyTooLarge(DeliveryRejected):
     """The body exceeds `server.max_body_bytes`."""
+
+
+class DeclarationsChanged(TrackerError):
+    """A declaration was recorded that this process does not know yet: another process has to build the views."""
 
 
 class LogError(TrackerError):

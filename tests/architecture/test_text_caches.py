@@ -11,6 +11,7 @@ from tracker.domain.text_cache import HOLDERS
 TRACKER = ROOT / "tracker"
 NO_TEXT = {
     "evidence/bundle/build.py": "hashes of the tree, while one bundle is made",
+    "evidence/sources_in_force.py": "sources of config.toml",
     "ingest/recorded_response.py": "the date of a second",
     "log/fair_queue.py": "deliveries until they are written",
     "log/group_commit.py": "work until it is done",

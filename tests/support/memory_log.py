@@ -122,8 +122,12 @@ class MemoryLog:
                 self._records[n] = msgspec.structs.replace(record, proof=b"{}", body=b"", erased_by=appended.position)
         return appended
 
-    async def positions_from_source(self, source: str) -> list[int]:
-        return [record.position for record in self._records if record.source == source]
+    async def positions_from_source(self, source: str, *, event: str | None = None) -> list[int]:
+        return [
+            record.position
+            for record in self._records
+            if record.source == source and (event is None or record.event == event)
+        ]
 
     async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:
         erased = [

@@ -33,9 +33,7 @@ THIS_PROGRAM = (sys.executable, "-m", "tracker")
 class Running:
     """`tracker serve` on a folder; `url` once it is ready. Start it again after `stop` or `kill`."""
 
-    def __init__(
-        self, folder: Path, *, config: str | None = None, program: Sequence[str] = THIS_PROGRAM
-    ) -> None:
+    def __init__(self, folder: Path, *, config: str | None = None, program: Sequence[str] = THIS_PROGRAM) -> None:
         self.folder = folder
         self.program = program
         self.config = folder / "config.toml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tracker.config.load import Config
 from tracker.domain import clock
 from tracker.ingest import file_import
 from tracker.ingest.file_import import Example, FileReport
-from tracker.server import stores
+from tracker.server import declarations, stores
 from tracker.server.sources import build_source
 
 MAX_LINES_SHOWN = 20
@@ -68,9 +69,13 @@ async def import_files(
 ) -> list[FileReport]:
     """See `ingest.file_import.import_files`. Raises `ConfigInvalid` for an unknown source, `LogError`."""
     source = build_source(config.source(source_name))
-    target = stores.known_deliveries(config) if dry_run else stores.appending_log(config)
-    async with target as log:
-        return await file_import.import_files(source, log, files, now=clock.now, progress=progress, examples=dry_run)
+    read = functools.partial(file_import.import_files, source, now=clock.now, progress=progress, examples=dry_run)
+    if dry_run:
+        async with stores.known_deliveries(config) as known:
+            return await read(files=files, log=known)
+    async with stores.appending_log(config) as log:
+        await declarations.declare(config, log, source_name)
+        return await read(files=files, log=log)
 
 
 def _print_reports(reports: Sequence[FileReport], title: str) -> None:

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "serve": ("serve",),
     "import_files": ("import",),
     "rebuild": ("rebuild",),
+    "sources": ("sources",),
     "keys": ("rekey", "restore-keys"),
     "erase": ("erase",),
     "copy_log": ("copy",),

@@ -27,8 +27,10 @@ from tracker.evidence.verify_log import (
     check_cosignatures,
     verify_log,
 )
+from tracker.evidence.sources_in_force import SourcesInForce
 from tracker.evidence.verify_records import check_erasures, check_proofs
 from tracker.log.cluster.divergence import announced_keys
+from tracker.log.declaration_records import declaration_history
 from tracker.server import signing_keys, stores
 from tracker.server.sources import build_sources
 
@@ -124,7 +126,8 @@ async def verify(
             await check_cosignatures(log, signing_keys.cosigner_keys(config), found)
         if proofs:
             with show_progress("proofs", "records") as report:
-                await check_proofs(log, build_sources(config), found, progress=report, max_faults=limit)
+                sources = SourcesInForce(build_sources(config), await declaration_history(log))
+                await check_proofs(log, sources, found, progress=report, max_faults=limit)
     if views:
         with show_progress("views", "records") as report:
             await _check_views(config, found, report)

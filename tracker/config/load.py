@@ -22,6 +22,7 @@ import msgspec
 
 from tracker.config.evidence import EvidenceConfig, read_evidence
 from tracker.config.jetstream import JetstreamConfig, read_jetstream
+from tracker.config.declarations import declaration_text
 from tracker.config.encryption import SealingConfig, read_sealing
 from tracker.config.secret_lookup import MAP_KEYS, SECRET_KEYS, Lookup
 from tracker.config.schema import AccessKey, Algorithm, Engine, FileTables, Guarded, KeyTable, ServerTable, SourceTable
@@ -31,7 +32,7 @@ from tracker.errors import ConfigInvalid
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 HOOK_URL = re.compile(r"https?://[^\s/#]+/[^\s#]*", re.ASCII)
-VENDOR_OPTIONS = ("header", "hook_url", "accept_unbound_checksum")
+VENDOR_OPTIONS = ("header", "hook_url", "accept_unbound_checksum", "declaration")
 """Keys of `[[sources]]` that only some vendors have."""
 HOST = re.compile(r"[A-Za-z0-9.:%\[\]_-]+")
 
@@ -75,6 +76,7 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
 
     `secrets_key`: the key of the table that `secrets` or `keys` were read from. `header`: None where the table has none.
     `options`: those of the vendor's own options that the table has.
+    `declaration`: its text.
     `redact`: names of fields that views and API do not show, in addition to those that every source hides.
     """
 
@@ -84,6 +86,7 @@ class SourceConfig(Guarded, frozen=True, kw_only=True):
     header: str | None = None
     hook_url: str = ""
     accept_unbound_checksum: bool = False
+    declaration: str = ""
     secrets_key: str | None = None
     secrets: tuple[str, ...] = ()
     keys: dict[str, str] = msgspec.field(default_factory=dict[str, str])
@@ -291,6 +294,11 @@ def _source(table: SourceTable, where: str, lookup: Lookup) -> SourceConfig:
         header=table.header,
         hook_url=table.hook_url or "",
         accept_unbound_checksum=table.accept_unbound_checksum or False,
+        declaration=(
+            ""
+            if table.declaration is None
+            else declaration_text(table.declaration, lookup.folder, f"{where}.declaration")
+        ),
         secrets_key=key,
         secrets=lookup.secrets(table, key, where) if key in SECRET_KEYS else (),
         keys=lookup.keys(table, key, where) if key in MAP_KEYS else {},

@@ -96,6 +96,7 @@ class SourceTable(Guarded, frozen=True, kw_only=True):
     header: str | None = None
     hook_url: str | None = None
     accept_unbound_checksum: bool | None = None
+    declaration: str | None = None
     secret: str | None = None
     secret_env: str | None = None
     secret_file: str | None = None

@@ -31,7 +31,7 @@ class Lookup:
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
         self._environ = environ
-        self._folder = folder
+        self.folder = folder
 
     def secrets_key(self, table: object, where: str) -> str | None:
         """The key of `[[sources]]` that names its secrets; None where there is none. Raises `ConfigInvalid` for several."""
@@ -138,11 +138,11 @@ class Lookup:
         """The text of a file, without its last newline. Raises `ConfigInvalid`."""
         # Neither content nor path is shown: it may be the secret itself, under the wrong key.
         try:
-            text = (self._folder / Path(name).expanduser()).read_text("utf-8-sig")
+            text = (self.folder / Path(name).expanduser()).read_text("utf-8-sig")
         except OSError as error:
             raise ConfigInvalid(
                 f"{at}: the file cannot be read ({error.strerror}): check path and permissions; "
-                f"a relative path starts at {self._folder}"
+                f"a relative path starts at {self.folder}"
             ) from None
         except UnicodeDecodeError:
             raise ConfigInvalid(f"{at}: the file is not UTF-8 text: save it as UTF-8") from None

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
+from tracker.config.declarations import shipped_declaration
 from tracker.domain.deliveries import Delivery
 from tracker.domain.facts import Micros
 from tracker.sources import registry
@@ -26,6 +27,12 @@ ISSUERS: Mapping[str, str] = {vendor: sample.issuer for vendor, sample in _SAMPL
 """The `iss` that `sign` puts into its tokens by default."""
 
 
+DECLARATIONS: Mapping[str, str] = {
+    vendor: sample.declaration for vendor, sample in _SAMPLES.items() if sample.declaration
+}
+"""The names of the declarations of the vendors that need one."""
+
+
 def settings(vendor: str, secret: str, *, name: str = "s") -> SourceSettings:
     """A source that accepts what `sign` signs with this secret."""
     sample = _SAMPLES[vendor]
@@ -35,6 +42,7 @@ def settings(vendor: str, secret: str, *, name: str = "s") -> SourceSettings:
         secrets=() if sample.issuer else (secret,),
         keys={sample.issuer: secret} if sample.issuer else {},
         hook_url=sample.hook_url,
+        declaration=shipped_declaration(sample.declaration) if sample.declaration else "",
     )
 
 

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from tracker.demo.calls import ISSUERS, SOURCES, VENDORS, settings, sign, whole_call
+from tracker.demo.calls import DECLARATIONS, ISSUERS, SOURCES, VENDORS, settings, sign, whole_call
 from tracker.demo.process import ServerFailed, ServerProcess, start_server
 from tracker.domain import clock
 from tracker.errors import TrackerError
@@ -340,6 +340,8 @@ def config_text(folder: Path, keys: dict[str, str], read_key: str, port: int) ->
         hook_url = settings(vendor, "").hook_url
         if hook_url:
             lines.append(f"hook_url = {json.dumps(hook_url)}")
+        if vendor in DECLARATIONS:
+            lines.append(f'declaration = "{DECLARATIONS[vendor]}"')
     return "\n".join(lines) + "\n"
 
 

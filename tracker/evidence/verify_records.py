@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import Counter
-from collections.abc import Mapping
 
 import msgspec
 
@@ -20,7 +19,8 @@ from tracker.log.erasure_records import EVENT, ErasureBody
 from tracker.errors import DeliveryRejected, KeyUnknown, LogCorrupt, LogUnavailable
 from tracker.log.contract import Log
 from tracker.sources import registry
-from tracker.sources.contract import Source, SourceSettings
+from tracker.sources.json_reading import read_proof
+from tracker.evidence.sources_in_force import SourcesInForce
 from tracker.evidence.verify_log import MAX_FAULTS, Fault, Progress, Verification
 
 KEYED_HASH_PREFIX = "hmac:"
@@ -30,7 +30,7 @@ ERASURES_PER_READ = 10_000
 
 async def check_proofs(
     log: Log,
-    configured: Mapping[str, Source],
+    sources: SourcesInForce,
     found: Verification,
     *,
     progress: Progress | None = None,
@@ -38,7 +38,6 @@ async def check_proofs(
 ) -> None:
     """Read the bodies of the whole log; add faults and the outcomes of the proofs to `found`."""
     proofs: Counter[str] = Counter()
-    sources: dict[tuple[str, str], Source] = {}
     head, last = await log.head(), 0
     try:
         async for records in log.read(0):
@@ -46,7 +45,7 @@ async def check_proofs(
                 found.faults += [Fault(record.position, what) for what in naming_faults(record, sources)]
                 if record.erased_by == KEY_LOST:
                     _add(found, record.position, "its data key is missing, and no record says that it was erased")
-                outcome, fault = recheck_proof(record, configured)
+                outcome, fault = recheck_proof(record, sources)
                 proofs[outcome] += 1
                 if fault is not None:
                     found.faults.append(Fault(record.position, fault))
@@ -124,15 +123,14 @@ def _erased_positions(record: Record) -> set[int]:
         return set()
 
 
-def naming_faults(record: Record, sources: dict[tuple[str, str], Source]) -> list[str]:
-    """Faults in the event name and dedupe key, which follow from the body. `sources` is a cache between calls."""
+def naming_faults(record: Record, sources: SourcesInForce) -> list[str]:
+    """Faults in the event name and dedupe key, which follow from the body (and from the signed headers in its proof)."""
     if record.vendor not in registry.VENDORS or record.erased_by is not None:
         return []
-    key = record.source, record.vendor
-    source = sources.get(key)
+    source = sources.naming(record)
     if source is None:
-        source = sources[key] = registry.build(SourceSettings(name=record.source, vendor=record.vendor))
-    derived = source.verify_trusted(record.body, received_at=record.received_at, proof={})
+        return ["no declaration of its source is in force at its position: one was removed"]
+    derived = source.verify_trusted(record.body, received_at=record.received_at, proof=read_proof(record))
     faults: list[str] = []
     if derived.event != record.event:
         faults.append(f"its body is a {derived.event!r}, the record says {record.event!r}")
@@ -147,14 +145,14 @@ def _is_former_key(record: Record) -> bool:
     return record.dedupe_key in registry.VENDORS[record.vendor].former_keys(record.body)
 
 
-def recheck_proof(record: Record, configured: Mapping[str, Source]) -> tuple[str, str | None]:
+def recheck_proof(record: Record, sources: SourcesInForce) -> tuple[str, str | None]:
     """The outcome of checking a record's proof again, and the fault if the proof is wrong."""
     if record.erased_by is not None:
         return "erased", None
     if record.origin == "import":
         return "import", None
-    source = configured.get(record.source)
-    if source is None or source.vendor != record.vendor:
+    source = sources.proving(record)
+    if source is None:
         return "source unknown", None
     delivery = registry.stored_delivery(record)
     if delivery is None:

@@ -103,6 +103,17 @@ class IngestObserver(Protocol):
         ...
 
 
+class Declarer(Protocol):
+    """Records the declaration of a source before its first delivery (`server/declarations`)."""
+
+    missing: Mapping[str, str]
+    """The sources whose declaration is not in the log yet."""
+
+    async def declare(self, source: str) -> None:
+        """Append it. Raises `LogError`."""
+        ...
+
+
 class Ingest:
     """The handlers of `/hooks`. `now` gives µs since the epoch; `sources` are keyed by their configured name.
 
@@ -118,12 +129,14 @@ class Ingest:
         max_body_bytes: int,
         now: Callable[[], Micros],
         observer: IngestObserver,
+        declarer: Declarer | None = None,
     ) -> None:
         self._sources = sources
         self._batcher = VerificationBatcher(log)
         self._max_body_bytes = max_body_bytes
         self._now = now
         self._observer = observer
+        self._declarer = declarer
         self.last_seen: dict[str, Micros] = {}
         self.last_refused: dict[str, tuple[Micros, str]] = {}
         self._not_recorded = 0
@@ -178,6 +191,9 @@ class Ingest:
 
     async def _record(self, source: Source, request: web.Request) -> Appended:
         delivery = self._delivery(source, request, await self._body(request))
+        if self._declarer is not None and source.name in self._declarer.missing:
+            source.verify(delivery)  # nothing is recorded for a stranger
+            await self._declarer.declare(source.name)
         appended = await self._batcher.submit(source, delivery)
         if self._not_recorded:
             _log.warning("deliveries are recorded again", not_recorded=self._not_recorded)

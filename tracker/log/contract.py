@@ -117,8 +117,8 @@ class TreeReader(Protocol):
         """The lines, with their newlines, by which other nodes cosigned the checkpoint of that size."""
         ...
 
-    async def positions_from_source(self, source: str) -> list[int]:
-        """All positions of a source, ascending. For sources with few records."""
+    async def positions_from_source(self, source: str, *, event: str | None = None) -> list[int]:
+        """All positions of a source, ascending; with `event` only those of this name. For sources with few records."""
         ...
 
     async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:

@@ -14,18 +14,20 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from tracker.domain.deliveries import Record
 from tracker.domain.facts import Fact
 from tracker.domain.redaction import hide_fields
 from tracker.domain.text_cache import drop_text_caches
-from tracker.errors import LogCorrupt, TrackerError
+from tracker.errors import DeclarationsChanged, LogCorrupt, TrackerError
 from tracker.log.contract import RecordReader
 from tracker.log.erasure_records import RemainingFacts
 from tracker.projections.ids import distinct_run
 from tracker.projections.sourced_fact import SourcedFact
 from tracker.projector.batch import Batch, BatchCache
+from tracker.projector.declarations import adopt, digest
 from tracker.sources import registry
 from tracker.views.contract import ViewsWriter
 
@@ -118,6 +120,8 @@ class Projector:
                 await asyncio.sleep(min(MAX_REST_SECONDS, REST_FACTOR * (clock() - began)))
                 await self._log.wait(self.position, WAIT_SECONDS)
                 failures = 0
+            except DeclarationsChanged:
+                raise
             except TrackerError as error:
                 self._cache = BatchCache()
                 _log.error("projection stopped, trying again", reason=str(error), failures=failures + 1)
@@ -190,7 +194,7 @@ class Projector:
         deferred = self._deferred_sessions or (DEFERRED_SESSIONS if stays_open else 0)
         try:
             changes = await self._batch().changes(records, facts, deferred_sessions=deferred)
-            await self._views.save(changes, commit=not stays_open)
+            await self._views.save(msgspec.structs.replace(changes, declarations=digest()), commit=not stays_open)
         except BaseException:
             # The cache may hold states that were not saved.
             self._cache = BatchCache()
@@ -224,6 +228,7 @@ class Projector:
 
     async def _facts_of(self, records: Sequence[Record]) -> list[SourcedFact]:
         """The facts of these records; of an erased record, those that remain. Hidden fields are removed."""
+        adopt(records)
         remaining = await self._remaining_facts.facts_of(records)
         return [
             fact

@@ -21,7 +21,7 @@ from tracker.log.contract import Log
 from tracker.log.file_lock import FileLock, lock
 from tracker.projector import gc_tuning
 from tracker.projector.projector import Projector
-from tracker.server import projector_files, stores
+from tracker.server import declarations, projector_files, stores
 from tracker.server.auto_rebuild import rebuild_if_far_behind
 from tracker.server.projector_files import ProjectorStatus
 from tracker.server.sources import redacted_fields
@@ -42,6 +42,7 @@ async def run(config: Config) -> None:
             stack.enter_context(await _lock_views(config.views_path))
             log = await stores.open_followed_log(config)
             stack.push_async_callback(log.close)
+            await declarations.use_recorded(log)
             views = await stores.open_live_views(config, writable=True)
             stack.push_async_callback(views.close)
             projection = Projection(config, log, views)

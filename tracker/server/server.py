@@ -31,6 +31,7 @@ from tracker.projector import gc_tuning
 from tracker.server import (
     catch_up,
     child_command,
+    declarations,
     clock_watch,
     cluster_stores,
     erasure_sync,
@@ -83,6 +84,7 @@ class Server:
         log: ServedLog,
         read_side: ReadSide | None,
         metrics: Metrics,
+        declarer: declarations.Declarer,
         *,
         role: Role = "all",
         cosigner: Cosigner | None = None,
@@ -94,8 +96,9 @@ class Server:
         self.role: Role = role
         self.cosigner = cosigner
         self.ingest = Ingest(
-            build_sources(config), log, max_body_bytes=config.server.max_body_bytes, now=clock.now, observer=metrics
-        )
+            build_sources(config), log, max_body_bytes=config.server.max_body_bytes, now=clock.now, observer=metrics,
+            declarer=declarer,
+        )  # fmt: skip
         self.signer = signing_keys.signer(config)
         self.checkpoints = self.signer and build_checkpointer(config, log, self.signer, metrics)
         self.requests = InFlightRequests()
@@ -298,6 +301,8 @@ async def _open_server(config: Config, role: Role) -> AsyncGenerator[Server]:
     async with contextlib.AsyncExitStack() as stack:
         log = await stores.open_log(config, metrics)
         stack.push_async_callback(log.close)
+        await declarations.use_recorded(log)
+        declarer = declarations.Declarer(log, await declarations.missing_declarations(config, log))
         cosigner = None
         if isinstance(log, ClusteredLog):
             metrics.follows(
@@ -317,7 +322,7 @@ async def _open_server(config: Config, role: Role) -> AsyncGenerator[Server]:
             stack.push_async_callback(views.close)
             projector_files.forget_status(config.views_path)
             read_side = ReadSide(config, log, views, metrics, cosigner)
-        yield Server(config, log, read_side, metrics, role=role, cosigner=cosigner)
+        yield Server(config, log, read_side, metrics, declarer, role=role, cosigner=cosigner)
 
 
 async def _check_divergence(config: Config, log: ClusteredLog) -> Cosigner:

@@ -15,10 +15,13 @@ from tracker.errors import ConfigInvalid
 from tracker.log.shipped_dictionaries import ShippedDictionaries
 from tracker.sources import registry
 from tracker.sources.contract import SecretsKey, Source, SourceSettings
+from tracker.sources.declared.reading import DeclarationWrong
+from tracker.sources.declared.source import DeclaredSource
 
 
 _WHY_REQUIRED = {
     "hook_url": "this sender signs the address of the hook: write it exactly as it is registered there",
+    "declaration": "name a file that describes the vendor, or one that ships with Tracker; see docs/reference/vendors/declared.md",
 }
 SHORT_SECRET = 16
 """Characters. A vendor's secret that is shorter gives a warning."""
@@ -46,6 +49,7 @@ def check_sources(config: Config) -> None:
             raise ConfigInvalid(f"{where}.{option}: missing; {_WHY_REQUIRED[option]}")
         if not (source.keys if vendor.needs == "keys" else source.secrets):
             raise ConfigInvalid(_wrong_secrets(source, vendor.needs, where))
+        _check_declaration(source, where)
         weak = [why_too_weak(secret, vendor.least_secret) for secret in source.secrets if vendor.least_secret]
         why = next(filter(None, weak), None)
         if why is not None:
@@ -53,6 +57,19 @@ def check_sources(config: Config) -> None:
                 f"{where}.{source.secrets_key}: the secret of source {source.name} is not safe: {why}. It is all that"
                 f" proves its deliveries: make one with `{MAKE_KEY}`"
             )
+
+
+def _check_declaration(source: SourceConfig, where: str) -> None:
+    """Raise `ConfigInvalid` where the declaration of a source has mistakes, or its settings do not fit it."""
+    if not source.declaration:
+        return
+    try:
+        built = build_source(source)
+    except DeclarationWrong as error:
+        raise ConfigInvalid(f"{where}.declaration: it has mistakes:\n{error}") from error
+    wrong = built.wrong_settings() if isinstance(built, DeclaredSource) else None
+    if wrong is not None:
+        raise ConfigInvalid(f"{where}.{wrong}")
 
 
 def secret_warnings(config: Config) -> Mapping[str, str]:
@@ -92,6 +109,7 @@ def build_source(config: SourceConfig) -> Source:
             header=config.header or "Authorization",
             hook_url=config.hook_url,
             accept_unbound_checksum=config.accept_unbound_checksum,
+            declaration=config.declaration,
         )
     )
 

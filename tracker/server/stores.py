@@ -26,7 +26,7 @@ from tracker.log.keys.key_store import KeyStore, read_dedupe_secret_from
 from tracker.log.sqlite.copy_target import SqliteCopyTarget
 from tracker.log.sqlite.known_deliveries import KnownDeliveries, open_known_deliveries
 from tracker.log.sqlite.log import SqliteLog
-from tracker.server import cluster_stores
+from tracker.server import cluster_stores, declarations
 from tracker.server.sources import shipped_dictionaries
 from tracker.views.sqlite.file import Inode, copy_file, is_views_file, move_aside, remove_damaged, swap_in
 from tracker.views.sqlite.views import SqliteViews
@@ -97,6 +97,7 @@ async def appending_log(config: Config) -> AsyncGenerator[Log]:
     log = await open_log(config)
     try:
         await _expect_current(config, log)
+        await declarations.use_recorded(log)
         yield log
     finally:
         await log.close()
@@ -110,6 +111,7 @@ async def reading_log(config: Config) -> AsyncGenerator[SqliteLog]:
     """
     log = await _open_file(config, check_schema=False)
     try:
+        await declarations.use_recorded(log)
         yield log
     finally:
         await log.close()

@@ -49,6 +49,7 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
     `header`                   the header that carries the secret
     `hook_url`                 the public address of this source's hook, exactly as it was registered at the sender
     `accept_unbound_checksum`  whether a checksum is accepted that does not cover the body
+    `declaration`              the text of the source's declaration
 
     `repr` hides secrets.
     """
@@ -60,6 +61,7 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
     header: str = "Authorization"
     hook_url: str = ""
     accept_unbound_checksum: bool = False
+    declaration: str = ""
 
     def __repr__(self) -> str:
         return f"SourceSettings({self.name!r}, {self.vendor!r}, …)"

@@ -15,7 +15,17 @@ from tracker.errors import ConfigInvalid
 from tracker.sources.contract import Source, SourceSettings, Vendor
 from tracker.sources.json_reading import read_proof
 
-FOLDERS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec", "bigbluebutton", "jitsi", "jaas")
+FOLDERS = (
+    "openvidu",
+    "openvidu_meet",
+    "livekit",
+    "plugnmeet",
+    "streamrec",
+    "bigbluebutton",
+    "jitsi",
+    "jaas",
+    "declared",
+)
 """Folders beside this file; each has a `vendor.py` with a `VENDOR`."""
 
 _vendors: dict[str, Vendor] = {}

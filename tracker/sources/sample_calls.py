@@ -59,6 +59,8 @@ class SampleCall(msgspec.Struct, frozen=True, kw_only=True):
     """(body, secret, now in µs, issuer) → what the vendor's server attaches."""
     hook_url: str = ""
     """The address that is signed, for vendors that sign it."""
+    declaration: str = ""
+    """The name of the shipped declaration that describes the calls, for sources that need one."""
     issuer: str = ""
     """Which of `keys` signs; "" for vendors that prove with `secrets`."""
 

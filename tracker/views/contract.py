@@ -66,6 +66,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """New entries, and existing entries whose session changed (the same id replaces)."""
     rooms: Sequence[RoomUpdate] = ()
     sources: Sequence[SourceRow] = ()
+    declarations: str | None = None
+    """A digest of the declarations by which the records were interpreted, or None where it did not change."""
 
 
 class MergeResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,7 +87,7 @@ def sample_shapes(vendor: str) -> dict[str, set[str]]:
         bodies = [json.loads(line)["body"] for line in (SAMPLES / "openvidu-meet.jsonl").read_bytes().splitlines()]
     elif vendor == "streamrec":
         bodies = [json.loads(line)["body"] for line in (SAMPLES / "streamrec.jsonl").read_bytes().splitlines()]
-    elif vendor in {"bigbluebutton", "jitsi", "jaas"}:
+    elif vendor in {"bigbluebutton", "jitsi", "jaas", "declared"}:
         bodies = [each for line in (SAMPLES / f"{vendor}.jsonl").read_bytes().splitlines() for each in events_in(line)]
     else:
         for line in (SAMPLES / f"{vendor}-signed.jsonl").read_bytes().splitlines():

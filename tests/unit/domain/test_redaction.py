@@ -36,6 +36,7 @@ STAYS = {
     },
     "jitsi": {"room_jid", "room_name", "breakout_room_id"},
     "jaas": {"sessionId", "fqn", "breakoutRoomId", "recordingSessionId"},
+    "declared": {"id", "uuid"},
     "streamrec": {"session_id", "agent_session_id", "supervisor_session_id", "rec_id"},
 }
 """Fields whose text an erasure keeps: names of rooms, runs, recordings, ingresses, jobs and nodes."""

@@ -106,7 +106,7 @@ def test_a_vendors_short_secret_starts_with_a_warning_and_a_long_one_without(ven
     assert secret_warnings(read(source(lines(STRONG), vendor))) == {}
 
 
-SECRETS_OF_A_CONSOLE = {"jaas"}
+SECRETS_OF_A_CONSOLE = {"jaas", "declared"}
 """Vendors whose console makes the secret; no example of theirs has one."""
 
 

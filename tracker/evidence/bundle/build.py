@@ -37,6 +37,7 @@ from tracker.evidence.bundle.manifest import (
 from tracker.evidence.bundle.record_lines import RecordLine, encode_line
 from tracker.evidence.bundle.zip_writer import BundleWriter, MemberFile
 from tracker.log.contract import Log
+from tracker.log.declaration_records import declaration_history
 from tracker.log.erasure_records import ErasureBody
 from tracker.log.merkle.checkpoint import open_checkpoint
 from tracker.log.merkle.cosignature import with_cosignatures
@@ -120,6 +121,7 @@ class _BundleBuilder:
         self._request = request
         self._writer = BundleWriter(file)
         self._positions: list[int] = []
+        self._declarations: list[int] = []
         self._erasures: list[int] = []
         self._withheld: list[int] = []
         self._entries = 0
@@ -154,6 +156,14 @@ class _BundleBuilder:
         erasures: set[int] = set()
         with self._writer.member(RECORDS) as file:
             buffered = _BufferedMember(file)
+            # First: they name, prove and interpret the others.
+            history = await declaration_history(self._log)
+            self._declarations = [
+                each.position for each in history.of_source.get(self._request.contents.row.source, ())
+            ]
+            for position in self._declarations:
+                await buffered.write(_encoded_line(await self._line(position)))
+            self._positions += self._declarations
             async for positions in self._request.positions:
                 for start in range(0, len(positions), CONCURRENT_READS):
                     page = positions[start : start + CONCURRENT_READS]
@@ -162,7 +172,7 @@ class _BundleBuilder:
                             erasures.add(line.record.erased_by or KEY_LOST)
                         await buffered.write(_encoded_line(line))
                     self._positions += page
-            records = len(self._positions)
+            records = len(self._positions) - len(self._declarations)
             self._erasures = sorted(erasures)
             for position in self._erasures:
                 line = await self._line(position)
@@ -263,6 +273,7 @@ class _BundleBuilder:
             tracker=WriterVersion(version=tracker_version(), reading=VIEWS_VERSION, page=readme_page.PAGE_VERSION),
             session=SessionIdentity(id=row.id, source=row.source, vendor=row.vendor),
             records=records,
+            declarations=len(self._declarations),
             erasures=len(self._erasures),
             withheld=self._withheld,
             entries=self._entries,

@@ -114,7 +114,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """manifest.json. `records` and `erasures` count lines of records.jsonl. `made_at` is the server's time, with µs.
+    """manifest.json. `declarations`, `records` and `erasures` count lines of records.jsonl, in this order. `made_at` is the server's time, with µs.
 
     `withheld`: positions of erasure records that are left out because they name sources the reader may not see.
     `entries` counts timeline entries. `why_unsigned` is None if manifest.sig signs the manifest.
@@ -131,7 +131,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tree: Tree
     reading: ReadingSettings
     files: list[Member]
+    declarations: int = 0
     why_unsigned: str | None = None
+
+    @property
+    def lines(self) -> int:
+        """How many lines records.jsonl has."""
+        return self.declarations + self.records + self.erasures
 
 
 class InclusionProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -33,6 +33,7 @@ from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.evidence.bundle.verify_records import Progress, RecordsResult, check_inclusion, check_records
 from tracker.evidence.bundle.verify_signature import check_signature
 from tracker.evidence.bundle.verify_timeline import NewViews, compare_timeline
+from tracker.projector.declarations import using
 from tracker.evidence.bundle.zip_reader import ContentComparison, OpenBundle, decoded, open_bundle
 from tracker.log.merkle.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from tracker.log.merkle.cosignature import CosignerKey
@@ -341,7 +342,8 @@ class _BundleVerifier:
             self._skipped["timeline"] = "some records cannot be read, so no timeline can be derived"
             return
         try:
-            comparison = await compare_timeline(log, manifest, bundle, self._new_views, folder / "views.db")
+            with using(records.history):
+                comparison = await compare_timeline(log, manifest, bundle, self._new_views, folder / "views.db")
         except LogCorrupt as error:
             if manifest.withheld:
                 self._skipped["timeline"] = f"what remains of erased records was withheld: {error}"

@@ -10,6 +10,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 
 import msgspec
 
@@ -22,13 +23,21 @@ from tracker.evidence.bundle.manifest import (
 from tracker.evidence.bundle.record_lines import RecordLine, decode_line, leaf_faults
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.evidence.bundle.zip_reader import OpenBundle, decoded, is_plausible
+from tracker.evidence.sources_in_force import SourcesInForce
 from tracker.evidence.verify_records import KEYED_HASH_PREFIX, naming_faults, recheck_proof
+from tracker.log.declaration_records import (
+    EVENT as DECLARATION_EVENT,
+    Declared,
+    DeclarationHistory,
+    read_declaration_record,
+)
 from tracker.log.erasure_records import EVENT, ErasureBody
 from tracker.log.merkle.hashing import HASH_BYTES
 from tracker.log.merkle.note import decode_base64
 from tracker.log.merkle.tree import inclusion_root
 from tracker.sources import registry
 from tracker.sources.contract import Source
+from tracker.sources.declared.reading import DeclarationWrong, read_declaration
 
 PROGRESS_LINES = 100
 """Progress is reported after this many lines."""
@@ -59,13 +68,27 @@ class Leaves:
             yield position, bytes(self._hashes[n * HASH_BYTES : (n + 1) * HASH_BYTES])
 
 
+class _Part(Enum):
+    """The parts of records.jsonl, in their order."""
+
+    DECLARATION = "declaration record"
+    SESSION = "record"
+    ERASURE = "erasure record"
+
+
+def _part_of(record: Record) -> _Part:
+    if record.vendor != TRACKER:
+        return _Part.SESSION
+    return {EVENT: _Part.ERASURE, DECLARATION_EVENT: _Part.DECLARATION}.get(record.event, _Part.SESSION)
+
+
 class RecordsResult(msgspec.Struct, kw_only=True):
     """What was read. `leaves`: of each line that is a record.
 
     `proofs` counts the outcomes of the senders' proofs. `erased` counts erased records, `keyed` those whose dedupe key is
     hashed with a secret. `unproved`: those of them whose
     erasure was withheld, so that nothing in the bundle says that it names them. `unknown_vendors`: vendors of records whose
-    names cannot be checked. `is_complete`: every line is a record in its place, so that a timeline can be derived.
+    names cannot be checked. `history`: the declarations in the bundle. `is_complete`: every line is a record in its place, so that a timeline can be derived.
     """
 
     leaves: Leaves = msgspec.field(default_factory=Leaves)
@@ -75,6 +98,7 @@ class RecordsResult(msgspec.Struct, kw_only=True):
     unproved: list[int] = []
     unknown_vendors: set[str] = set()
     is_complete: bool = False
+    history: DeclarationHistory = msgspec.field(default_factory=DeclarationHistory)
 
 
 def check_records(
@@ -161,13 +185,14 @@ class _RecordChecker:
     ) -> None:
         self._manifest = manifest
         self._log = log
-        self._sources = sources
+        self._configured = sources or {}
+        self._sources = SourcesInForce(self._configured, DeclarationHistory())
         self._findings = findings
-        self._derived_sources: dict[tuple[str, str], Source] = {}
+        self._declared: list[Declared] = []
         self._erased: dict[int, int] = {}
         self._erasures: dict[int, frozenset[int]] = {}
         self._withheld: list[int] = []
-        self._counts = [0, 0]  # records of the session, erasure records
+        self._counts = dict.fromkeys(_Part, 0)
         self.result = RecordsResult()
 
     def run(self, bundle: OpenBundle, progress: Progress | None) -> RecordsResult:
@@ -176,7 +201,7 @@ class _RecordChecker:
             for number, line_bytes in enumerate(bundle.lines(RECORDS), 1):
                 self._check_line(line_bytes, f"line {number} of {RECORDS}")
                 if progress is not None and number % PROGRESS_LINES == 0:
-                    progress(number, max(number, self._manifest.records + self._manifest.erasures))
+                    progress(number, max(number, self._manifest.lines))
             result.is_complete = self._log.records == number
         except BundleUnreadable as error:
             self._findings.add("records", str(error))
@@ -192,34 +217,56 @@ class _RecordChecker:
             self._findings.add("records", f"{where} {error}")
             return
         record = line.record
-        is_erasure = record.vendor == TRACKER and record.event == EVENT
-        is_in_order = self._check_order(record, is_erasure=is_erasure)
+        part = _part_of(record)
+        is_in_order = self._check_order(record, part)
         session = self._manifest.session
-        if is_erasure and record.source != TRACKER:
-            self._add_problem(record.position, "it is an erasure record of a source, which no log has")
-        elif not is_erasure and (record.source, record.vendor) != (session.source, session.vendor):
+        if part is not _Part.SESSION and record.source != TRACKER:
+            self._add_problem(record.position, f"it is an {part.value} of a source, which no log has")
+        elif part is _Part.SESSION and (record.source, record.vendor) != (session.source, session.vendor):
             self._add_problem(record.position, "it is from another source than the session")
         for fault in leaf_faults(line):
             self._add_problem(record.position, fault)
         self.result.leaves.add(record.position, line.leaf.hash)
-        self._counts[is_erasure] += 1
-        is_readable = self._check_erasure(line) if is_erasure else self._check_delivery(line)
+        self._counts[part] += 1
+        check = {
+            _Part.DECLARATION: self._check_declaration,
+            _Part.SESSION: self._check_delivery,
+            _Part.ERASURE: self._check_erasure,
+        }[part]
+        is_readable = check(line)
         if is_in_order and is_readable:
-            self._log.add(record.position, line_bytes, is_of_session=not is_erasure)
+            self._log.add(record.position, line_bytes, is_of_session=part is _Part.SESSION)
 
-    def _check_order(self, record: Record, *, is_erasure: bool) -> bool:
-        """Whether the line is in its place: the session's records ascend, then the erasure records ascend."""
+    def _check_order(self, record: Record, part: _Part) -> bool:
+        """Whether the line is in its place: declarations, then the session's records, then erasures; each ascending."""
         last = self.result.leaves.positions[-1] if self.result.leaves else 0
-        begins_erasures = is_erasure and self._counts[True] == 0
-        if self._counts[True] and not is_erasure:
-            self._add_problem(
-                record.position, "it is a record of the session after the erasure records: it was moved or added"
-            )
-        elif record.position <= last and not begins_erasures:
+        order = list(_Part)
+        later = [each for each in order[order.index(part) + 1 :] if self._counts[each]]
+        if later:
+            self._add_problem(record.position, f"it comes after the {later[0].value}s: it was moved or added")
+        elif record.position <= last and self._counts[part]:
             self._add_problem(record.position, f"it comes after position {last}: records were swapped or repeated")
         else:
             return True
         return False
+
+    def _check_declaration(self, line: RecordLine) -> bool:
+        """Check a declaration record. Returns whether it can be read; then it names and interprets the records."""
+        position, session = line.record.position, self._manifest.session
+        body = None if line.is_withheld else read_declaration_record(line.record)
+        if body is None or body.source != session.source:
+            self._add_problem(position, "it is no declaration of the session's source")
+            return False
+        try:
+            read_declaration(body.declaration)
+        except DeclarationWrong as error:
+            self._add_problem(position, f"its declaration has mistakes: {error.mistakes[0]}")
+            return False
+        self._declared.append(Declared(position, body.declaration))
+        history = DeclarationHistory({session.source: self._declared})
+        self._sources = SourcesInForce(self._configured, history)
+        self.result.history = history
+        return True
 
     def _check_delivery(self, line: RecordLine) -> bool:
         """Check a record of the session. Returns whether it can be interpreted."""
@@ -237,9 +284,9 @@ class _RecordChecker:
         elif record.vendor not in registry.VENDORS:
             self.result.unknown_vendors.add(record.vendor[:80])
         self.result.keyed += record.dedupe_key.startswith(KEYED_HASH_PREFIX)
-        for fault in naming_faults(record, self._derived_sources):
+        for fault in naming_faults(record, self._sources):
             self._findings.add("names", f"position {record.position}: {fault}")
-        outcome, wrong = recheck_proof(record, self._sources or {})
+        outcome, wrong = recheck_proof(record, self._sources)
         self.result.proofs[outcome] += 1
         if wrong is not None:
             self._findings.add("vendors", f"position {record.position}: {wrong}")
@@ -264,12 +311,15 @@ class _RecordChecker:
 
     def _compare_counts(self) -> None:
         manifest = self._manifest
-        expected = [manifest.records, manifest.erasures]
-        if self._counts != expected:
-            self._findings.add(
-                "records",
-                f"the bundle has {self._counts[0]} records and {self._counts[1]} erasures, the manifest counts {expected[0]} and {expected[1]}",
-            )
+        stated = {
+            _Part.DECLARATION: manifest.declarations,
+            _Part.SESSION: manifest.records,
+            _Part.ERASURE: manifest.erasures,
+        }
+        if self._counts != stated:
+            found = ", ".join(f"{count} {part.value}s" for part, count in self._counts.items())
+            expected = ", ".join(str(count) for count in stated.values())
+            self._findings.add("records", f"the bundle has {found}; the manifest counts {expected}")
         if self._withheld != manifest.withheld:
             self._findings.add("records", "the withheld erasures are not those in the manifest")
 

@@ -46,6 +46,7 @@ from tracker.log.sqlite.tree import (
     SELECT_LAST_CHECKPOINT,
     SELECT_LEAF,
     SELECT_POSITIONS_OF,
+    SELECT_POSITIONS_OF_EVENT,
     SELECT_SIZE_AND_FIRST_ENCRYPTED,
     SELECT_SURPLUS_TILE,
     SELECT_TREE_SIZE,
@@ -401,8 +402,13 @@ class SqliteLog:
         proof, body = self.dictionaries.plain_or_stored(row)
         return StoredRecord(position, source, vendor, event, key, received_at, origin, proof, body, leaf, None)
 
-    async def positions_from_source(self, source: str) -> list[int]:
-        return [position for (position,) in await self._fetch(SELECT_POSITIONS_OF, (source,))]
+    async def positions_from_source(self, source: str, *, event: str | None = None) -> list[int]:
+        rows = (
+            await self._fetch(SELECT_POSITIONS_OF, (source,))
+            if event is None
+            else await self._fetch(SELECT_POSITIONS_OF_EVENT, (source, event))
+        )
+        return [position for (position,) in rows]
 
     async def erased_positions(self, after: int, limit: int) -> list[tuple[int, int]]:
         return [(position, by) for position, by in await self._fetch(SELECT_ERASED, (after, limit))]

@@ -34,6 +34,7 @@ SELECT_ERASURES = """
     FROM erasures AS e WHERE e.position > ? AND e.position <= ?"""
 """An erasure record may be erased too (it named other people); the last erasure says what is left."""
 SELECT_POSITIONS_OF = "SELECT position FROM records WHERE source = ? ORDER BY position"
+SELECT_POSITIONS_OF_EVENT = "SELECT position FROM records WHERE source = ? AND event = ? ORDER BY position"
 SELECT_ERASED = SELECT_ERASURES.replace("e.position <= ?", "true ORDER BY e.position LIMIT ?")
 SELECT_ERASURES_MADE = (
     "SELECT position, erased_by FROM erasures WHERE erased_by > ? AND erased_by <= ? ORDER BY position"

@@ -35,7 +35,7 @@ import aiosqlite
 
 from tracker.domain.schema_comparison import SELECT_SCHEMA, Schema, find_problems, read_schema
 from tracker.errors import ViewsDamaged, ViewsError, ViewsMissing, ViewsOutdated, ViewsPathWrong, ViewsUnavailable
-from tracker.views.sqlite.schema import APPLICATION_ID, FILL_COUNTS, FILL_TEXTS, INSERT_META, READER_INDICES, SAVE_STAMP, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP, UNFINISHED  # fmt: skip
+from tracker.views.sqlite.schema import APPLICATION_ID, FILL_COUNTS, FILL_TEXTS, INSERT_META, READER_INDICES, SAVE_STAMP, SCHEMA, SELECT_STAMP, SET_APPLICATION_ID, STAMP, UNFINISHED, full_stamp  # fmt: skip
 
 BUSY_SECONDS = 5.0
 BUILDING_CACHE_KIB = 16 * 1024
@@ -109,10 +109,12 @@ def _locked(path: Path, operation: int) -> Generator[None]:
         os.close(descriptor)
 
 
-def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqlite3.Connection, Inode]:
+def connect(
+    path: Path, *, writable: bool, building: bool = False, any_declarations: bool = False
+) -> tuple[sqlite3.Connection, Inode]:
     """A connection to a file of this version, and which file it is. Blocks: call it in the connection's own thread.
 
-    `building`: the file was made by `start_building` and is not finished.
+    `building`: the file was made by `start_building` and is not finished. `any_declarations`: a writable one only reads rows.
     Raises `ViewsMissing`, `ViewsOutdated`, `ViewsUnavailable`; then nothing stays open.
     """
     with named_errors(path), _locked(path, fcntl.LOCK_SH):
@@ -128,7 +130,7 @@ def connect(path: Path, *, writable: bool, building: bool = False) -> tuple[sqli
             f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
         )
         try:
-            _expect_stamp(connection, path, UNFINISHED if building else STAMP)
+            _expect_stamp(connection, path, UNFINISHED if building else None, exactly=writable and not any_declarations)
             if building:
                 _disable_durability(connection)
             elif writable:
@@ -285,7 +287,7 @@ def finish_building(path: Path) -> None:
         _disable_durability(connection)
         for statement in (*READER_INDICES, *FILL_TEXTS, *FILL_COUNTS):
             connection.execute(statement)
-        connection.execute(SAVE_STAMP, [STAMP])
+        connection.execute(SAVE_STAMP, [full_stamp()])
 
 
 def _disable_durability(connection: sqlite3.Connection) -> None:
@@ -369,15 +371,22 @@ def _expect_views_file(path: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
-def _expect_stamp(connection: sqlite3.Connection, path: Path, stamp: str = STAMP) -> None:
-    """Raise `ViewsOutdated` unless this version of Tracker wrote the file and finished it."""
+def _expect_stamp(
+    connection: sqlite3.Connection, path: Path, stamp: str | None = None, *, exactly: bool = True
+) -> None:
+    """Raise `ViewsOutdated` unless this version of Tracker wrote the file and finished it.
+
+    `exactly`: by the declarations of this process, too. Readers show views of other declarations until they are replaced.
+    """
     try:
         found = connection.execute(SELECT_STAMP).fetchone()
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
             raise
         found = None
-    if found is None or found[0] != stamp:
+    seen = "" if found is None else str(found[0])
+    expected = stamp or (full_stamp() if exactly else STAMP)
+    if (seen if exactly else seen.partition("+")[0]) != expected:
         raise ViewsOutdated(f"the views at {path} were not written by this version of Tracker: run `tracker rebuild`")
 
 

@@ -237,6 +237,24 @@ def _stamp() -> str:
 
 
 STAMP = _stamp()
+
+
+def interpret_by(digest: str) -> bool:
+    """From now on views are written, in this process, by the declarations with this digest ("" for none).
+
+    Returns whether that is a change.
+    """
+    global _digest
+    is_change, _digest = digest != _digest, digest
+    return is_change
+
+
+def full_stamp() -> str:
+    """The stamp of finished views that this process writes: the version, and a digest of the log's declarations."""
+    return f"{STAMP}+{_digest}" if _digest else STAMP
+
+
+_digest = ""
 UNFINISHED = f"{STAMP}-unfinished"
 """The stamp of a file that is still being built. Nobody else opens it, and it is never swapped in."""
 

@@ -78,7 +78,7 @@ def _connected(path: Path) -> tuple[sqlite3.Connection, Inode]:
     Otherwise the snapshot would keep the projector from doing that, and so from writing.
     """
     try:
-        connection, inode = connect(path, writable=True)
+        connection, inode = connect(path, writable=True, any_declarations=True)
     except ViewsUnavailable:
         # On a read-only disk there is no projector either.
         connection, inode = connect(path, writable=False)

@@ -26,6 +26,7 @@ from tracker.domain.facts import Micros
 from tracker.domain.polling import LOOK_SECONDS, look_seconds
 from tracker.domain.rows import SessionRows
 from tracker.domain.text_cache import drop_text_caches
+from tracker.views.sqlite import schema
 from tracker.views.sqlite import writer as sql
 from tracker.views.contract import Look, MergeResult, Changes, Result, RoomParts, RoomReader, SavedEntry
 from tracker.views.sqlite.merge import SELECT_SHARED_ROOMS, SELECT_THEIR_STATES, merge_part, rooms_of_parts
@@ -410,6 +411,8 @@ def _save(
         connection.execute("BEGIN IMMEDIATE")
     if saved_rows is not None:
         guard.check(connection)
+    if changes.declarations is not None and schema.interpret_by(changes.declarations) and saved_rows is not None:
+        connection.execute(schema.SAVE_STAMP, [schema.full_stamp()])
     try:
         numbers, fresh = sql.begin_save(connection, sql.collect_names(changes))
     except Exception as error:

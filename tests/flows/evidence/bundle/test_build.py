@@ -35,7 +35,7 @@ from tracker.log.merkle.note import Signer, Verifier
 from tracker.cli.main import main
 from tracker.server.sources import build_sources
 
-SIGNED_BY_THE_SENDER = {"openvidu_meet", "livekit", "plugnmeet", "jaas", "bigbluebutton"}
+SIGNED_BY_THE_SENDER = {"openvidu_meet", "livekit", "plugnmeet", "jaas", "bigbluebutton", "declared"}
 
 
 @pytest.fixture(scope="module", params=["sealed", "in clear"])
