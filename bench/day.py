@@ -40,11 +40,10 @@ from bench.calls import DAY, HOUR, SECOND, calls, deliveries
 from tests.support.server import READ, SECRETS, Running, now
 from tracker.domain.deliveries import Delivery
 from tracker.demo.show import SOURCES
-from tracker.demo.calls import ISSUERS, sign
+from tracker.demo.calls import settings, sign
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.projector import Projector
 from tracker.sources import registry
-from tracker.sources.contract import SourceSettings
 from tracker.views.sqlite.views import SqliteViews
 
 LOST, TWICE, LATE = 300, 60, 30
@@ -343,12 +342,7 @@ async def stages(folder: Path) -> dict[str, float]:
     proofs = [sign(out.vendor, out.body, SECRETS[out.vendor], now()) for out in outs]
     clock("(signing, at the sender)", begun)
     sources = {
-        vendor: registry.build(
-            SourceSettings(
-                name=SOURCES[vendor], vendor=vendor, secrets=() if vendor in ISSUERS else (SECRETS[vendor],),
-                keys={ISSUERS[vendor]: SECRETS[vendor]} if vendor in ISSUERS else {},
-            )
-        )
+        vendor: registry.build(settings(vendor, SECRETS[vendor], name=SOURCES[vendor]))
         for vendor in SOURCES
     }  # fmt: skip
     begun = time.process_time()

@@ -33,11 +33,10 @@ from bench.rebuild import context_of
 from tests.support.logs import opened
 from tests.support.server import READ, Running
 from tracker.demo.show import SOURCES
-from tracker.demo.calls import ISSUERS, VENDORS
+from tracker.demo.calls import VENDORS, settings
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.rebuild import build_views
 from tracker.sources import registry
-from tracker.sources.contract import SourceSettings
 from tracker.views.contract import SessionFilter
 from tracker.views.sqlite.views import SqliteViews
 
@@ -91,12 +90,7 @@ def ahead(pool: Any, plans: Iterator[list[Any]]) -> Iterator[list[tuple[str, byt
 async def fill(path: Path, events: int) -> None:
     """Write the log: `events` records, or all records of those calls."""
     sources = {
-        vendor: registry.build(
-            SourceSettings(
-                name=SOURCES[vendor], vendor=vendor, secrets=() if vendor in ISSUERS else (SECRET,),
-                keys={ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {},
-            )
-        )
+        vendor: registry.build(settings(vendor, SECRET, name=SOURCES[vendor]))
         for vendor in VENDORS
     }  # fmt: skip
     await SqliteLog.create(path)

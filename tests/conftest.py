@@ -9,12 +9,9 @@ import pytest_asyncio
 from hypothesis import settings
 
 from tests.support.cluster import Cluster
-from tracker.config.declarations import shipped_declaration
-from tracker.demo.calls import DECLARATIONS, SOURCES
+from tests.support.declarations import understand
 from tracker.log.declaration_records import DeclarationHistory
 from tracker.projector.declarations import use_history
-from tracker.sources.declared.reading import read_declaration
-from tracker.sources.declared.vendor import use_declarations
 from tracker.views.sqlite import schema
 
 pytest_plugins = ["tests.support.open_connections"]
@@ -29,9 +26,7 @@ def declarations() -> None:
     """Each test begins without the declarations of another log; sample calls of declared sources are understood."""
     use_history(DeclarationHistory())
     schema.interpret_by("")
-    for vendor, name in DECLARATIONS.items():
-        sample = read_declaration(shipped_declaration(name))
-        use_declarations(dict.fromkeys(("s", SOURCES[vendor], vendor), sample))
+    understand()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -44,17 +44,15 @@ class Target:
 
     def __init__(self, vendor: str, save: int = 0) -> None:
         self.save = save
+        from tests.support.declarations import understand
         from tests.support.samples import LATER, SECRET
-        from tracker.demo.calls import ISSUERS, sign
+        from tracker.demo.calls import settings, sign
         from tracker.domain.deliveries import Delivery, Record
         from tracker.errors import DeliveryRejected
         from tracker.sources import registry
-        from tracker.sources.contract import SourceSettings
 
-        settings = SourceSettings(
-            name="s", vendor=vendor, secrets=(SECRET,), keys={ISSUERS.get(vendor, "k"): SECRET}, header="Authorization"
-        )
-        self.source = registry.build(settings)
+        understand()
+        self.source = registry.build(settings(vendor, SECRET))
         # The vendor's own function: the registry turns its exceptions into an `unreadable` fact.
         self._interpret = registry.VENDORS[vendor].interpret
         self._vendor, self._secret, self._later = vendor, SECRET, LATER

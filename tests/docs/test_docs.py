@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tracker.sources import registry
-from tracker.sources.contract import SourceSettings
+from tracker.demo.calls import settings
 
 
 SAMPLES = ROOT / "tests" / "samples"
@@ -78,7 +78,7 @@ def sampled_events(vendor: str) -> set[str]:
                 events.add(sample["body"]["status"])
         events |= {"session_start", "recording_start", "recording_stop", "supervisor_join_session"}
     elif (SAMPLES / f"{vendor}.jsonl").exists():
-        source = registry.build(SourceSettings(name=vendor, vendor=vendor, secrets=("x" * 32,)))
+        source = registry.build(settings(vendor, "x" * 32, name=vendor))
         for line in (SAMPLES / f"{vendor}.jsonl").read_bytes().splitlines():
             events.add(source.verify_trusted(line, received_at=0, proof={}).event)
     else:

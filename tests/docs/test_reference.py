@@ -33,7 +33,7 @@ HOOKS, READS = (statuses(part) for part in re.split(r"^## Reading.*$", ERRORS, f
 def test_every_error_that_reaches_http_is_on_the_page() -> None:
     for leaf in leaves(errors.TrackerError):
         name = leaf.__name__
-        if name in {"ConfigInvalid", "Ambiguous"} or issubclass(leaf, errors.EvidenceError):
+        if name in {"ConfigInvalid", "Ambiguous", "DeclarationsChanged"} or issubclass(leaf, errors.EvidenceError):
             assert f"`{name}`" in ERRORS
         else:
             assert problems.problem_kind(leaf("x", "y") if name == "ParameterInvalid" else leaf()) in HOOKS | READS, (

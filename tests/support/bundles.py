@@ -15,6 +15,7 @@ from tracker.cli.init import init
 from tracker.cli.rebuild import rebuild
 from tracker.cli.records import read_records
 from tracker.cli.sessions import find_sessions
+from tracker.server.declarations import declare
 from tracker.server import stores
 from tracker.evidence.bundle import manifest as names, readme_page
 from tracker.evidence.bundle.manifest import Manifest
@@ -56,6 +57,7 @@ async def append(config: Config, deliveries: Sequence[tuple[str, SampleDelivery]
     async with stores.reading_log(config) as log:
         for vendor, sent in deliveries:
             name = SOURCES[vendor]
+            await declare(config, log, name)
             arrived = delivery(vendor, sent, SECRETS[vendor], name=name, received_at=sent.at + 1234)
             await log.append(sources[name].verify(arrived))
     await rebuild(config)

@@ -12,7 +12,7 @@ import msgspec
 
 from tracker.api.route import ApiRequest
 from tracker.dashboard.lanes import SessionParts
-from tracker.domain.deliveries import Record
+from tracker.evidence.proof_schemes import SCHEME_MEANINGS, meaning_of
 from tracker.domain.rows import EntryRow, SessionRow
 
 PAGE_ROWS = 1_000
@@ -25,21 +25,6 @@ MAX_ANOMALIES = 100
 MAX_PROOFS = 200
 """Records whose proof is looked up, at most."""
 MAX_COUNTED = 200_000
-
-SCHEME_MEANINGS = {
-    "jwt": "signed by the sender (a JWT over the body's SHA-256)",
-    "hmac-sha256": "signed by the sender (HMAC-SHA256 over the body)",
-    "header": "sent with the secret header; the body itself is not signed",
-    "url_token": "sent to the secret URL; the body itself is not signed",
-    "checksum": "signed by the sender (a checksum of address and body)",
-    "checksum-url": "sent with a checksum of the address; the body itself is not signed",
-    "bearer": "sent with the shared secret; the body itself is not signed",
-    "jwt-sender": "sent with a token of the sender (a JWT); the body itself is not signed",
-    "jwt-body": "signed by the sender (the body is a JWT)",
-    "import": "read from a file by the operator; nothing proves who sent it",
-    "erased": "erased later: the content is gone; its position in the log is still proved",
-}
-"""Scheme of a proof → what it proves, after “1 record”."""
 
 
 class RowLimits(msgspec.Struct, frozen=True):
@@ -124,8 +109,8 @@ async def summarise_proofs(api_request: ApiRequest, session: SessionRow) -> Proo
     for position in checked:
         record = await api_request.context.log.record(position)
         if record is not None:
-            scheme = _proof_scheme(record)
-            found[scheme] = found.get(scheme, 0) + 1
+            meaning = meaning_of(record)
+            found[meaning] = found.get(meaning, 0) + 1
     newest = await api_request.context.log.last_checkpoint()
     return ProofSummary(
         records=len(positions),
@@ -133,10 +118,8 @@ async def summarise_proofs(api_request: ApiRequest, session: SessionRow) -> Proo
         first=session.first_position,
         last=session.last_position,
         checked=len(checked),
-        schemes=[
-            (SCHEME_MEANINGS.get(scheme, f"proved by {scheme}"), count) for scheme, count in sorted(found.items())
-        ],
-        has_erased="erased" in found,
+        schemes=sorted(found.items()),
+        has_erased=SCHEME_MEANINGS["erased"] in found,
         checkpoint=None if newest is None else newest[0],
     )
 
@@ -149,18 +132,3 @@ async def _anomaly_entries(api_request: ApiRequest, session: SessionRow) -> list
         rows = await api_request.context.views.entries_after(position - 1, 2**31, limit=5)
         found += [row for row in rows if row.position == position and row.session_id == session.id]
     return found
-
-
-def _proof_scheme(record: Record) -> str:
-    if record.erased_by is not None:
-        return "erased"
-    if record.origin == "import":
-        return "import"
-    try:
-        return msgspec.json.decode(record.proof, type=_Proof).scheme
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return "an unknown scheme"
-
-
-class _Proof(msgspec.Struct):
-    scheme: str

@@ -10,8 +10,10 @@ import pytest
 
 from tests.support.memory_log import MemoryLog
 from tests.support.paths import SAMPLES
+from tracker.evidence.sources_in_force import SourcesInForce
 from tracker.evidence.verify_log import Verification
 from tracker.evidence.verify_records import check_proofs
+from tracker.log.declaration_records import DeclarationHistory
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
 
@@ -28,7 +30,7 @@ async def faults(body: bytes, key: str | None) -> list[str]:
     verified = SOURCE.verify_trusted(body, received_at=1, proof={})
     await log.append(verified if key is None else msgspec.structs.replace(verified, dedupe_key=key))
     found = Verification()
-    await check_proofs(log, {}, found)
+    await check_proofs(log, SourcesInForce({}, DeclarationHistory()), found)
     return [fault.what for fault in found.faults]
 
 

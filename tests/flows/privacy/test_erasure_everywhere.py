@@ -32,6 +32,7 @@ STAYS = {
         r"|data\.attributes\.meeting\.(internal-meeting-id|external-meeting-id|parent-id)"
     ),
     "jitsi": r"event_name|room_(jid|name)|breakout_room_id",
+    "declared": r"event|payload\.object\.(id|uuid)",
     "jaas": r"idempotencyKey|eventType|sessionId|fqn|data\.(recordingSessionId|breakoutRoomId)",
     "streamrec": r"status|type|(data\.)?(session_id|agent_session_id|session_id_to_monitor|supervisor_session_id|rec_id)",
 }

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tracker.projector import projector as projector_module
-from tracker.demo.calls import ISSUERS, VENDORS, whole_call
+from tracker.demo.calls import VENDORS, whole_call
+from tracker.demo.calls import settings as settings_of
 from tracker.errors import LogUnavailable
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.projector import REBUILD_BATCH_RECORDS, REBUILD_DEFERRED_SESSIONS, Projector, compare_views
 from tracker.sources import registry
-from tracker.sources.contract import SourceSettings
 from tracker.views.contract import SessionFilter
 from tracker.views.sqlite.views import SqliteViews
 
@@ -28,10 +28,7 @@ async def mixed_log(path: Path, chance: random.Random) -> SqliteLog:
     log = await SqliteLog.open(path)
     sent = []
     for vendor in VENDORS:
-        keys = {ISSUERS[vendor]: "x" * 40} if vendor in ISSUERS else {}
-        source = registry.build(
-            SourceSettings(name=vendor, vendor=vendor, secrets=() if keys else ("x" * 40,), keys=keys)
-        )
+        source = registry.build(settings_of(vendor, "x" * 40, name=vendor))
         for seed in range(6):
             for each in whole_call(vendor, START + seed * 400_000_000, seed=seed):
                 if chance.random() > 0.1:

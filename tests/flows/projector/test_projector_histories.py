@@ -18,11 +18,11 @@ import pytest
 
 from tests.support.memory_log import MemoryLog
 from tests.support.memory_views import MemoryViews
-from tracker.demo.calls import ISSUERS, VENDORS, whole_call
+from tracker.demo.calls import VENDORS, whole_call
+from tracker.demo.calls import settings as settings_of
 from tracker.projector.merge import merge_parts
 from tracker.projector.projector import Projector, compare_views
 from tracker.sources import registry
-from tracker.sources.contract import SourceSettings
 from tracker.views.sqlite.views import SqliteViews
 
 START = 1_790_000_000_000_000
@@ -38,12 +38,7 @@ JITTER = (0, 1, 400, 900, 1_000, 4_000, 9_000, 59_000, 61_000, 200_000, 4_600_00
 BASES: dict[tuple[str, int], list[Any]] = {}
 
 SOURCES = {
-    vendor: registry.build(
-        SourceSettings(
-            name="s", vendor=vendor, secrets=() if vendor in ISSUERS else (SECRET,),
-            keys={ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {},
-        )
-    )
+    vendor: registry.build(settings_of(vendor, SECRET))
     for vendor in VENDORS
 }  # fmt: skip
 

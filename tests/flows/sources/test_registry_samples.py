@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from tests.support.cluster import Cluster
 from tests.support.replicas import level, nodes
+from tests.support.declarations import understand
 from tests.support.samples import Sample, kinds_of, samples
 from tracker.demo.calls import VENDORS, settings
 from tracker.domain.deliveries import Record
@@ -71,6 +72,7 @@ async def engine(place: Cluster | str, tmp_path: Path) -> AsyncIterator[Engine]:
 async def test_every_sample_becomes_the_entries_that_the_page_lists(vendor: str, engine: Engine) -> None:
     mine = [sample for sample in samples() if sample.vendor == vendor]
     frozen = {"now": 0}
+    understand(*map(name_of, mine))
     log, views = engine.log, MemoryViews()
     sources = {name_of(sample): source_of(sample) for sample in mine}
     metrics = Metrics(lambda: frozen["now"])

@@ -27,6 +27,7 @@ from tracker.config.version import tracker_version
 from tracker.domain.deliveries import KEY_LOST, TRACKER, Micros, Record
 from tracker.domain.record_json import format_micros
 from tracker.errors import EvidenceError, LogCorrupt, LogUnavailable, NoteMalformed, NoteUnverified
+from tracker.evidence.proof_schemes import covers_body
 from tracker.evidence.bundle import readme_page
 from tracker.evidence.bundle.contents import BundleContents
 from tracker.evidence.bundle.manifest import (
@@ -124,6 +125,7 @@ class _BundleBuilder:
         self._declarations: list[int] = []
         self._erasures: list[int] = []
         self._withheld: list[int] = []
+        self._unbound = 0
         self._entries = 0
 
     async def run(self) -> Manifest:
@@ -168,6 +170,7 @@ class _BundleBuilder:
                 for start in range(0, len(positions), CONCURRENT_READS):
                     page = positions[start : start + CONCURRENT_READS]
                     for line in await asyncio.gather(*map(self._line, page)):
+                        self._unbound += not covers_body(line.record)
                         if line.record.erased_by not in {None, KEY_LOST}:
                             erasures.add(line.record.erased_by or KEY_LOST)
                         await buffered.write(_encoded_line(line))
@@ -274,6 +277,7 @@ class _BundleBuilder:
             session=SessionIdentity(id=row.id, source=row.source, vendor=row.vendor),
             records=records,
             declarations=len(self._declarations),
+            unbound=self._unbound,
             erasures=len(self._erasures),
             withheld=self._withheld,
             entries=self._entries,

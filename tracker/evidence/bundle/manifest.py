@@ -117,7 +117,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """manifest.json. `declarations`, `records` and `erasures` count lines of records.jsonl, in this order. `made_at` is the server's time, with µs.
 
     `withheld`: positions of erasure records that are left out because they name sources the reader may not see.
-    `entries` counts timeline entries. `why_unsigned` is None if manifest.sig signs the manifest.
+    `unbound` counts records of the session whose proof does not cover the body. `entries` counts timeline entries. `why_unsigned` is None if manifest.sig signs the manifest.
     """
 
     format: str
@@ -132,6 +132,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reading: ReadingSettings
     files: list[Member]
     declarations: int = 0
+    unbound: int = 0
     why_unsigned: str | None = None
 
     @property

@@ -106,6 +106,12 @@ def _warnings(manifest: Manifest) -> str:
             f"<b>The operator hides fields:</b> {_listed(manifest.reading.hidden)}. They are missing in the table and in "
             "<code>timeline.json</code>, and present in the messages."
         )
+    if manifest.unbound:
+        warnings.append(
+            f"<b>The senders' proofs of {manifest.unbound} messages do not cover their content:</b> they show that the sender "
+            "knew a secret. Somebody who saw one message could have written another. That the log has not changed since is "
+            "proved for all."
+        )
     if manifest.erasures:
         warnings.append(
             "Some messages were erased to protect the people in them. Their positions in the log are still proved; the "

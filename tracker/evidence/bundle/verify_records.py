@@ -23,6 +23,7 @@ from tracker.evidence.bundle.manifest import (
 from tracker.evidence.bundle.record_lines import RecordLine, decode_line, leaf_faults
 from tracker.evidence.bundle.unpacked_log import UnpackedLog
 from tracker.evidence.bundle.zip_reader import OpenBundle, decoded, is_plausible
+from tracker.evidence.proof_schemes import covers_body
 from tracker.evidence.sources_in_force import SourcesInForce
 from tracker.evidence.verify_records import KEYED_HASH_PREFIX, naming_faults, recheck_proof
 from tracker.log.declaration_records import (
@@ -192,6 +193,7 @@ class _RecordChecker:
         self._erased: dict[int, int] = {}
         self._erasures: dict[int, frozenset[int]] = {}
         self._withheld: list[int] = []
+        self._unbound = 0
         self._counts = dict.fromkeys(_Part, 0)
         self.result = RecordsResult()
 
@@ -283,6 +285,7 @@ class _RecordChecker:
             return False
         elif record.vendor not in registry.VENDORS:
             self.result.unknown_vendors.add(record.vendor[:80])
+        self._unbound += not covers_body(record)
         self.result.keyed += record.dedupe_key.startswith(KEYED_HASH_PREFIX)
         for fault in naming_faults(record, self._sources):
             self._findings.add("names", f"position {record.position}: {fault}")
@@ -320,6 +323,11 @@ class _RecordChecker:
             found = ", ".join(f"{count} {part.value}s" for part, count in self._counts.items())
             expected = ", ".join(str(count) for count in stated.values())
             self._findings.add("records", f"the bundle has {found}; the manifest counts {expected}")
+        if self._unbound != manifest.unbound:
+            self._findings.add(
+                "records",
+                f"the proofs of {self._unbound} records do not cover their body, the manifest counts {manifest.unbound}",
+            )
         if self._withheld != manifest.withheld:
             self._findings.add("records", "the withheld erasures are not those in the manifest")
 

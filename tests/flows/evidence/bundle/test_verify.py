@@ -173,7 +173,7 @@ CHANGES = {
     "an unknown field": ("records.jsonl", line(4, setting("note", to="hello")), "records", "line 5"),
     "a record marked as erased": ("records.jsonl", line(4, setting("erased_by", to=60)), "records", "marked as erased"),
     "records in another order": ("records.jsonl", swapped, "records", "swapped"),
-    "a record left out": ("records.jsonl", without_line(4), "records", "the manifest counts 14"),
+    "a record left out": ("records.jsonl", without_line(4), "records", "the manifest counts 0, 14"),
     "a record twice": ("records.jsonl", lambda content: content + content.splitlines(keepends=True)[-1], "records", "repeated"),
     "a truncated line": ("records.jsonl", lambda content: content[:-10], "records", "cut off"),
     "a proof of inclusion": ("proofs.json", document(setting("inclusion", 4, "hashes", 0, to=other_hash)), "inclusion", "position"),
