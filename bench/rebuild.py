@@ -37,13 +37,14 @@ import msgspec
 from bench import report
 from bench.report import Row
 from tests.support.logs import opened
-from tracker.demo.calls import ISSUERS, VENDORS, whole_call
+from tracker.config.declarations import shipped_declaration
+from tracker.demo.calls import DECLARATIONS, VENDORS, settings, whole_call
+from tracker.log.declaration_records import make_declaration_record
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.projector import compare_views
 from tracker.projector.rebuild import RebuildContext, build_views
 from tracker.server import stores
 from tracker.sources import registry
-from tracker.sources.contract import SourceSettings
 
 START = 1_700_000_000_000_000
 SECRET = "bench-secret-of-at-least-32-bytes!!"  # noqa: S105 - signs nothing real
@@ -61,16 +62,13 @@ ROOMS = UUID("5e6f0f5e-3f0e-4b0f-9d55-6a1f7a2f3f10")
 async def fill(path: Path, events: int) -> None:
     """Write a log of `events` records: whole calls of the five vendors, a hundred at a time, merged by time."""
     sources = {
-        vendor: registry.build(
-            SourceSettings(
-                name=vendor, vendor=vendor, secrets=() if vendor in ISSUERS else (SECRET,),
-                keys={ISSUERS[vendor]: SECRET} if vendor in ISSUERS else {},
-            )
-        )
+        vendor: registry.build(settings(vendor, SECRET, name=vendor))
         for vendor in VENDORS
     }  # fmt: skip
     await SqliteLog.create(path)
     log = await SqliteLog.open(path)
+    for vendor, name in DECLARATIONS.items():
+        await log.append(make_declaration_record(vendor, shipped_declaration(name), 0, 0))
     written = 0
     hour = 0
     while written < events:

@@ -7,14 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tracker.log.contract import Log
+from tracker.log.declaration_records import declaration_history
 from tracker.log.sqlite.log import SqliteLog
+from tracker.projector.declarations import use_declarations_of
 
 
 @asynccontextmanager
 async def opened(path: Path) -> AsyncGenerator[Log]:
-    """The SQLite log at `path`. It can be named by a process of its own, as a rebuild needs it."""
+    """The SQLite log at `path`, and its declarations in use. It can be named by a process of its own, as a rebuild needs it."""
     log = await SqliteLog.open(path)
     try:
+        if (await declaration_history(log)).of_source:
+            await use_declarations_of(log)
         yield log
     finally:
         await log.close()

@@ -92,7 +92,8 @@ class Projection:
     async def _project(self) -> None:
         """Run the projector until its views were replaced by empty ones; then begin again with another one."""
         while True:
-            await rebuild_if_far_behind(self._config, self._log, self._views)
+            if await rebuild_if_far_behind(self._config, self._log, self._views):
+                await declarations.use_recorded(self._log)  # the rebuild used those of now
             projector = Projector(self._log, self._views, observer=self._status, hidden=redacted_fields(self._config))
             async with asyncio.TaskGroup() as group:
                 projecting = group.create_task(projector.run())

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tracker.projector import projector as projector_module
-from tracker.demo.calls import VENDORS, whole_call
+from tracker.config.declarations import shipped_declaration
+from tracker.demo.calls import DECLARATIONS, VENDORS, whole_call
 from tracker.demo.calls import settings as settings_of
 from tracker.errors import LogUnavailable
+from tracker.log.declaration_records import make_declaration_record
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.projector import REBUILD_BATCH_RECORDS, REBUILD_DEFERRED_SESSIONS, Projector, compare_views
 from tracker.sources import registry
@@ -36,6 +38,8 @@ async def mixed_log(path: Path, chance: random.Random) -> SqliteLog:
                     at = each.at + (chance.randrange(600_000_000) if late else 0)
                     sent.append((at, source.verify_trusted(each.body, received_at=at, proof={"scheme": "import"})))
     sent.sort(key=lambda pair: pair[0])
+    for vendor, name in DECLARATIONS.items():
+        await log.append(make_declaration_record(vendor, shipped_declaration(name), START, 0))
     await log.append_all([each for _, each in sent])
     return log
 

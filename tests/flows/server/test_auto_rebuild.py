@@ -28,6 +28,7 @@ from tracker.log.contract import Log
 from tracker.log.file_lock import lock
 from tracker.log.sqlite.log import SqliteLog
 from tracker.projector.projector import Projector, compare_views
+from tracker.server.declarations import use_recorded
 from tracker.server.auto_rebuild import rebuild_if_far_behind
 from tracker.sources import registry
 from tracker.sources.contract import SourceSettings
@@ -47,6 +48,7 @@ class Stores:
 
     async def open(self) -> Stores:
         self.log = await mixed_log(self.folder / "log.db", random.Random(3))
+        await use_recorded(self.log)
         await SqliteViews.create(self.folder / "views.db")
         self.views = await SqliteViews.open(self.folder / "views.db", writable=True)
         self.head = await self.log.head()
