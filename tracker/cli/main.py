@@ -17,6 +17,7 @@ import structlog
 
 from tracker.cli.arguments import CONFIG, Command
 from tracker.cli.output import print_error
+from tracker.config.version import tracker_version
 from tracker.errors import ConfigInvalid, LogMissing, QueryError, TrackerError
 from tracker.server.sources import load_config
 
@@ -25,6 +26,7 @@ INTERRUPTED = 130
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "init": ("init",),
+    "check": ("check",),
     "serve": ("serve",),
     "import_files": ("import",),
     "rebuild": ("rebuild",),
@@ -44,7 +46,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. The entry point of `tracker` and `python -m tracker`."""
-    words = sys.argv[1:] if argv is None else argv
+    words = _command_first(sys.argv[1:] if argv is None else argv)
     arguments = parser(words).parse_args(words)
     command: Command = arguments.command
     if not structlog.is_configured():
@@ -70,11 +72,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
 
 
+def _command_first(words: Sequence[str]) -> Sequence[str]:
+    """The words with a `--config FILE` before the command moved behind it, where each command reads it."""
+    count = 2 if words[:1] == ["--config"] else 1 if words and words[0].startswith("--config=") else 0
+    return [*words[count : count + 1], *words[:count], *words[count + 1 :]] if count and len(words) > count else words
+
+
 def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser of the commands that are among these words; where none is, of every command."""
     top = argparse.ArgumentParser(
         prog="tracker", description="The flight recorder for video calls.", epilog="Documentation: README.md and docs/"
     )
+    top.add_argument("--version", action="version", version=f"tracker {tracker_version()}")
+    top.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="default: ./config.toml")
     top.set_defaults(needs_config=True)
     subparsers = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     asked = [module for module, names in COMMANDS.items() if not set(names).isdisjoint(words)]
