@@ -16,19 +16,20 @@ import pytest
 
 from tests.support.senders import SENDERS, send_until_killed
 from tests.support.server import SOURCES, Running, expect_ended
+from tracker.domain.deliveries import TRACKER
 from tracker.demo.calls import VENDORS, SampleDelivery, whole_call
 from tracker.log.sqlite.log import SqliteLog
 
 START = 1_700_000_000_000_000
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.long)])
 async def test_kills_under_load_lose_nothing_that_was_answered(tmp_path: Path, rounds: int) -> None:
     running = Running(tmp_path)
     chance = random.Random(20)
     queue = [
         (vendor, sent)
-        for call in range(max(90, 5 * rounds))
+        for call in range(max(50, 5 * rounds))
         for vendor in VENDORS
         for sent in whole_call(vendor, START + call * 3_600_000_000, seed=call)
     ]
@@ -70,7 +71,7 @@ async def test_kills_under_load_lose_nothing_that_was_answered(tmp_path: Path, r
     for position, (source, body) in answered.items():
         assert (records[position - 1].source, records[position - 1].body) == (source, body)
     # Every delivery was retried until it was answered: all of them are in the log, each once.
-    assert {(record.source, record.body) for record in records} <= deliveries
+    assert {(record.source, record.body) for record in records if record.source != TRACKER} <= deliveries
     assert len({(record.source, record.dedupe_key) for record in records}) == len(records)
 
     code, out, stderr = await running.run("rebuild", "--check")
@@ -80,7 +81,7 @@ async def test_kills_under_load_lose_nothing_that_was_answered(tmp_path: Path, r
     assert msgspec.json.decode(out)["records"] == len(records)
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.long)])
 async def test_kills_of_the_projector_under_load_refuse_no_delivery_and_the_views_equal_a_rebuild(
     tmp_path: Path, rounds: int
 ) -> None:

@@ -105,8 +105,10 @@ async def settled(running: Running, web: aiohttp.ClientSession, before: object) 
 @pytest.mark.parametrize(
     ("name", "when"),
     [
-        *((name, "before the start") for name in DAMAGES),
-        *((name, "while it runs") for name in DAMAGES if name != "a garbled page"),
+        *((name, "before the start") for name in ("empty", "a garbled page")),
+        ("foreign", "while it runs"),
+        *(pytest.param(name, "before the start", marks=pytest.mark.long) for name in ("cut in half", "foreign", "random")),
+        *(pytest.param(name, "while it runs", marks=pytest.mark.long) for name in ("empty", "cut in half", "random")),
     ],
 )
 async def test_damaged_views_are_moved_aside_and_rebuilt_while_deliveries_are_answered(
