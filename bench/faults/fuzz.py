@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from tracker.domain.deliveries import Verified
 
 ROOT = Path(__file__).parent.parent.parent
-VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec")
+VENDORS = ("openvidu", "openvidu_meet", "livekit", "plugnmeet", "streamrec", "bigbluebutton", "jaas")
+"""Not jitsi: its address follows from the body. Not declared: its declaration would have to be in every log."""
 SLOW_SECONDS = 2.0
 
 

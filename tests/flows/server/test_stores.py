@@ -107,7 +107,10 @@ async def settled(running: Running, web: aiohttp.ClientSession, before: object) 
     [
         *((name, "before the start") for name in ("empty", "a garbled page")),
         ("foreign", "while it runs"),
-        *(pytest.param(name, "before the start", marks=pytest.mark.long) for name in ("cut in half", "foreign", "random")),
+        *(
+            pytest.param(name, "before the start", marks=pytest.mark.long)
+            for name in ("cut in half", "foreign", "random")
+        ),
         *(pytest.param(name, "while it runs", marks=pytest.mark.long) for name in ("empty", "cut in half", "random")),
     ],
 )
