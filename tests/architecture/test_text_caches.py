@@ -24,7 +24,6 @@ NO_TEXT = {
     "projections/timeline_entries.py": "shapes by type",
     "server/metrics.py": "times and names from config.toml",
     "server/sources.py": "shipped dictionaries",
-    "sources/openvidu/events.py": "names of fields in this file",
     "views/presenters.py": "names of fields by type",
     "views/sqlite/file.py": "the schema",
 }

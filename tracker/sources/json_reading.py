@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -65,15 +64,15 @@ def read_object(body: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def parse_strict(text: str, *, parse_float: Callable[[str], Any] | None = None) -> Any:
-    """The JSON value of a text, with finite numbers, unique keys and bounded nesting.
-
-    `parse_float` converts numbers with a fraction or exponent. Raises `BodyUnreadable`.
-    """
+def parse_strict(text: str) -> Any:
+    """The JSON value of a text, with finite numbers, unique keys and bounded nesting. Raises `BodyUnreadable`."""
+    value = plain_json.parse_unambiguous(text.encode("utf-8", "surrogatepass"), MAX_DEPTH)
+    if value is not None:
+        return value
     try:
         value = json.loads(
             text,
-            parse_int=_parse_int, parse_float=parse_float or _parse_float, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs,
+            parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs,
         )  # fmt: skip
     except json.JSONDecodeError as error:
         raise BodyUnreadable(f"not JSON: {error.msg} at character {error.pos}") from None
@@ -119,8 +118,11 @@ def _name_in(value: object, nested: int) -> str | None:
         return None
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        found = (_name_in(fields.get(key), nested - 1) for key in _NAME_KEYS if not isinstance(fields.get(key), bool))
-        return next((name for name in found if name is not None), None)
+        for key in _NAME_KEYS:
+            name = _name_in(fields.get(key), nested - 1)
+            if name is not None:
+                return name
+        return None
     if not isinstance(value, str):
         return None
     text = replace_surrogates(value).lstrip("\ufeff").strip()

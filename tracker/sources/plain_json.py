@@ -32,14 +32,17 @@ Decode = Callable[[bytes | str], Any]
 decode: Decode = msgspec.json.Decoder().decode
 
 
-def parse_fast(text: bytes | str, *, max_depth: int, decode: Decode = decode) -> Any:
+def parse_fast(text: bytes | str, max_depth: int, decode: Decode = decode) -> Any:
     """The value of a JSON text; of a repeated key the last value. None where the careful reader has to decide.
 
     The value has no lone surrogates, no infinite numbers, no integers wider than 64 bits signed, and nests at most `max_depth`
     deep. `decode`: another msgspec decoder. `null` gives None too: the careful reader refuses it as well, it is no object.
     """
-    opening = (b"{", b"[") if isinstance(text, bytes) else ("{", "[")
-    if text.count(opening[0]) + text.count(opening[1]) > max_depth:  # pyright: ignore[reportArgumentType]
+    if isinstance(text, str):
+        depth = text.count("{") + text.count("[")
+    else:
+        depth = text.count(b"{") + text.count(b"[")
+    if depth > max_depth:
         return None
     try:
         value = decode(text)
@@ -49,9 +52,9 @@ def parse_fast(text: bytes | str, *, max_depth: int, decode: Decode = decode) ->
         return None
 
 
-def parse_unambiguous(body: bytes, *, max_depth: int, decode: Decode = decode) -> Any:
+def parse_unambiguous(body: bytes, max_depth: int, decode: Decode = decode) -> Any:
     """`parse_fast` of a body without repeated keys: encoding the value again gives the same bytes. None for other bodies."""
-    value = parse_fast(body, max_depth=max_depth, decode=decode)
+    value = parse_fast(body, max_depth, decode)
     try:
         return value if value is not None and _write(value) == body else None
     except _ERRORS:

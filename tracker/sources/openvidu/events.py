@@ -11,7 +11,6 @@ Fields and their quirks: docs/reference/vendors/openvidu.md.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import msgspec
 from tracker.domain.text_cache import text_cache
 from tracker.domain.deliveries import Record
 from tracker.domain import facts
-from tracker.domain.facts import EndReason, EventCopy, Fact, Micros, SessionRef
+from tracker.domain.facts import EndReason, Fact, Micros, SessionRef
 from tracker.sources.json_reading import as_word, given_id, person_name, replace_surrogates
 from tracker.sources.openvidu.wire import Event, event_copy, parse_json, read_event, repeat_copy, shown_name
 
@@ -76,16 +75,29 @@ _URI_USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://).*@", re.DOTALL)
 _URI_CREDENTIAL = re.compile(r"((?:user(?:name)?|usr|pass(?:word|wd)?|pwd|auth|key)=)[^&/;?]*", re.IGNORECASE)
 
 
+_MISSING = object()
+
+_PLAIN_NAMES = frozenset({
+    "sessionId", "uniqueSessionId", "timestamp", "startTime", "endTime", "duration", "reason", "participantId", "connectionId",
+    "location", "ip", "platform", "clientData", "serverData", "streamId", "connection", "receivingFrom", "videoSource",
+    "videoFramerate", "videoDimensions", "audioEnabled", "videoEnabled", "adaptativeBitrate", "networkCache",
+    "onlyPlayWithSubscribers", "id", "name", "outputMode", "resolution", "frameRate", "recordingLayout", "customLayout",
+    "media_node_id", "hasAudio", "hasVideo", "size", "status", "filterType", "eventType", "data", "from", "type",
+})  # fmt: skip
+"""Fields that hold neither a secret nor an address."""
+
+
 class FieldMissing(Exception):
     """An event lacks a field that its meaning depends on; the message names the field. Not raised outside of this module."""
 
 
-class EventContext(msgspec.Struct, frozen=True, kw_only=True):
+class EventContext(msgspec.Struct):
     """What every event has, whatever its kind.
 
-    `fields` are its fields, without secrets (see `_safe_value`). `at` is when it happened; `timestamp` is the event's own
-    (None where it is missing or impossible; then `at` is when we received it); `start_time` is its `startTime`. All in µs.
-    `room` is the sessionId, `run` the uniqueSessionId.
+    `fields` are its fields, without secrets (see `_safe_value`). A reader takes out those that its fact has attributes for;
+    what remains is the detail. `at` is when it happened; `timestamp` is the event's own (None where it is missing or
+    impossible; then `at` is when we received it); `start_time` is its `startTime`. All in µs. `room` is the sessionId, `run`
+    the uniqueSessionId. `fact` are the arguments that all facts have.
     """
 
     fields: dict[str, Any]
@@ -94,27 +106,12 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     start_time: Micros | None
     room: str | None
     run: str | None
-    anomalies: tuple[tuple[str, str], ...]
-    server_run: str | None
-    copy: EventCopy | None
-
-    def fact(self, *mapped: str) -> dict[str, Any]:
-        """The arguments of every fact. `mapped`: fields that the fact has attributes for; `detail` leaves them out."""
-        left_out = _left_out(mapped)
-        return {
-            "at": self.at,
-            "clock": "receiver" if self.timestamp is None else "server",
-            "precision": "us" if self.timestamp is None else "ms",
-            "detail": {key: value for key, value in self.fields.items() if key not in left_out},
-            "anomalies": self.anomalies,
-            "server_run": self.server_run,
-            "copy": self.copy,
-        }
+    fact: dict[str, Any]
 
     def ending(self) -> dict[str, Any]:
         """The arguments of an end: the normalised reason and the vendor's own."""
-        vendor_reason = as_word(self.fields.get("reason"))
-        return {"reason": end_reason(vendor_reason), "vendor_reason": vendor_reason}
+        vendor_reason = as_word(self.fields.pop("reason", None))
+        return {"reason": _REASONS.get(vendor_reason or "", "unknown"), "vendor_reason": vendor_reason}
 
     def session_ref(
         self, *, starts: Micros | None = None, ends: Micros | None = None, recording: str | None = None
@@ -125,65 +122,52 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
         version, and the key gives the start to every event that has it. Raises `FieldMissing` where the event names no
         session.
         """
-        if self.room is None and self.run is None:
+        room, run = self.room, self.run
+        ids = () if room is None else (("sessionId", room),)
+        if run is not None:
+            starts = start_in_key(run) if starts is None else starts
+        elif room is None:
             raise FieldMissing("sessionId is missing")
-        run = self.run
-        if run is None and self.room is not None and starts is not None:
-            run = f"{self.room}_{starts // 1000:012}"
-        ids = (("sessionId", self.room), ("uniqueSessionId", run), ("recordingId", recording))
-        return SessionRef(
-            at=self.at if self.start_time is None else self.start_time,
-            run=run,
-            room=self.room,
-            starts_at=start_in_key(self.run) if starts is None else starts,
-            ends_at=ends,
-            ids=tuple((name, value) for name, value in ids if value is not None),
-        )
-
-    def moment(self, key: str) -> Micros | None:
-        """A field in epoch milliseconds, as µs; None where it is missing or not a possible time."""
-        return micros(self.fields.get(key))
-
-
-@functools.cache
-def _left_out(mapped: tuple[str, ...]) -> frozenset[str]:
-    # Only called with constants.
-    return frozenset({"sessionId", "uniqueSessionId", "timestamp", "startTime", "endTime", *mapped})
+        elif starts is not None:
+            run = f"{room}_{starts // 1000:012}"
+        if run is not None:
+            ids += (("uniqueSessionId", run),)
+        if recording is not None:
+            ids += (("recordingId", recording),)
+        at = self.at if self.start_time is None else self.start_time
+        return SessionRef(at=at, run=run, room=room, starts_at=starts, ends_at=ends, ids=ids)
 
 
 def event_context(event: Event, record: Record, *anomalies: tuple[str, str]) -> EventContext:
     """The context of `event`, with the `anomalies` found so far. Never raises."""
-    fields = _safe_fields(event.fields)
-    timestamp = micros(fields.get("timestamp"))
-    timestamp = micros(fields.get("endTime")) if timestamp is None else timestamp  # ≤ 2.4 states the end twice
-    found = list(anomalies)
+    copy, fields = event_copy(event, record), event.fields
+    if not event.is_plain or not _PLAIN_NAMES.issuperset(fields):
+        fields = _safe_fields(fields)
+    take = fields.pop
+    stated, ended, began = take("timestamp", None), take("endTime", None), take("startTime", _MISSING)
+    timestamp = micros(stated)
+    timestamp = micros(ended) if timestamp is None else timestamp  # ≤ 2.4 states the end twice
     if event.lossy and event.is_json:
-        found.append(("lossy_encoding", "the body is not UTF-8 and was read as ISO-8859-1"))
+        anomalies += (("lossy_encoding", "the body is not UTF-8 and was read as ISO-8859-1"),)
     if timestamp is None and not any(kind == "unreadable" for kind, _ in anomalies):
-        found.append(_time_anomaly("timestamp", fields))
-    start = micros(fields.get("startTime"))
-    if start is None and "startTime" in fields:
-        found.append(_time_anomaly("startTime", fields))
-    run = as_text(fields.get("uniqueSessionId"))
-    room = as_text(fields.get("sessionId"))
+        anomalies += (_time_anomaly("timestamp", stated),)
+    start = micros(began)
+    if start is None and began is not _MISSING:
+        anomalies += (_time_anomaly("startTime", began),)
+    room, run = as_text(take("sessionId", None)), as_text(take("uniqueSessionId", None))
     if room is None and run is not None and start_in_key(run) is not None:
         room = run.rpartition("_")[0]
-    return EventContext(
-        fields=fields,
-        at=record.received_at if timestamp is None else timestamp,
-        timestamp=timestamp,
-        start_time=start,
-        room=room,
-        run=run,
-        anomalies=tuple(found),
-        server_run=_server_run(record.proof),
-        copy=event_copy(event, record),
-    )
-
-
-def end_reason(vendor_reason: str | None) -> EndReason:
-    """The normalised reason; "unknown" where the vendor gives none (evicted ghosts) or an unknown one."""
-    return _REASONS.get(vendor_reason or "", "unknown")
+    at = record.received_at if timestamp is None else timestamp
+    fact = {
+        "at": at,
+        "clock": "receiver" if timestamp is None else "server",
+        "precision": "us" if timestamp is None else "ms",
+        "detail": fields,
+        "anomalies": anomalies,
+        "server_run": _server_run(record.proof),
+        "copy": copy,
+    }
+    return EventContext(fields, at, timestamp, start, room, run, fact)
 
 
 def micros(value: object) -> Micros | None:
@@ -200,14 +184,6 @@ def start_in_key(run: str | None) -> Micros | None:
 def as_text(value: object) -> str | None:
     """A non-empty string, or None."""
     return value if isinstance(value, str) and value else None
-
-
-def require_text(fields: dict[str, Any], key: str) -> str:
-    """The field as text. Raises `FieldMissing`."""
-    value = as_text(fields.get(key))
-    if value is None:
-        raise FieldMissing(f"{key} is missing")
-    return value
 
 
 def dimensions(value: object) -> object:
@@ -263,8 +239,8 @@ def _without_credentials(uri: str) -> str:
     return _URI_CREDENTIAL.sub(r"\1…", _URI_USER.sub(r"\1", uri))
 
 
-def _time_anomaly(key: str, fields: dict[str, Any]) -> tuple[str, str]:
-    if fields.get(key) is None:
+def _time_anomaly(key: str, value: object) -> tuple[str, str]:
+    if value is None:
         return ("unreadable", f"{key} is missing")
     return ("clock_skew", f"{key} is no time in epoch milliseconds")
 
@@ -294,76 +270,62 @@ def interpret(record: Record) -> tuple[Fact, ...]:
     """The facts of a recorded OpenVidu 2 delivery. Never raises; see `contract.Interpret`."""
     event = read_event(record.body)
     try:
-        return _facts_of(event, record)
-    except FieldMissing as missing:
-        return (_unreadable(event, record, str(missing)),)
-    except Exception as error:
-        return (_unreadable(Event(), record, f"unforeseen {type(error).__name__}"),)
-
-
-def _facts_of(event: Event, record: Record) -> tuple[Fact, ...]:
-    if event.unreadable is not None:
-        return (_unreadable(event, record, event.unreadable),)
-    reader = _READERS.get(event.name)
-    if reader is not None:
+        if event.unreadable is not None:
+            return (_unknown(event, record, "unreadable", event.unreadable),)
+        reader = _READERS.get(event.name)
+        if reader is None:
+            return (_unknown(event, record, "unknown_event", shown_name(event)),)
         return reader(event_context(event, record))
-    return (_unknown(event, record, "unknown_event", shown_name(event)),)
-
-
-def _unreadable(event: Event, record: Record, why: str) -> facts.Unknown:
-    return _unknown(event, record, "unreadable", why)
+    except FieldMissing as missing:
+        # Read again: the reader has taken fields out.
+        return (_unknown(read_event(record.body), record, "unreadable", str(missing)),)
+    except Exception as error:
+        return (_unknown(Event(), record, "unreadable", f"unforeseen {type(error).__name__}"),)
 
 
 def _unknown(event: Event, record: Record, anomaly: str, why: str) -> facts.Unknown:
     context = event_context(event, record, (anomaly, why))
-    fact = context.fact()
     if event.name:
-        fact["detail"]["event"] = shown_name(event)
-    return facts.Unknown(
-        **fact, place=context.session_ref() if context.room or context.run else None, subject_id=context.room
-    )
+        context.fields["event"] = shown_name(event)
+    place = context.session_ref() if context.room or context.run else None
+    return facts.Unknown(**context.fact, place=place, subject_id=context.room)
 
 
 def _session_created(context: EventContext) -> tuple[Fact, ...]:
-    return (
-        facts.SessionCreated(
-            **context.fact(), place=context.session_ref(starts=context.timestamp), started_at=context.timestamp
-        ),
-    )
+    start = context.timestamp
+    return (facts.SessionCreated(**context.fact, place=context.session_ref(starts=start), started_at=start),)
 
 
 def _session_destroyed(context: EventContext) -> tuple[Fact, ...]:
-    place = context.session_ref(starts=context.start_time, ends=context.at)
-    return (
-        facts.SessionEnded(**context.fact("reason"), **context.ending(), place=place, started_at=context.start_time),
-    )
+    start = context.start_time
+    place = context.session_ref(starts=start, ends=context.at)
+    return (facts.SessionEnded(**context.fact, **context.ending(), place=place, started_at=start),)
 
 
 def _participant(context: EventContext) -> dict[str, Any]:
-    connection = _connection_or_none(context)
-    has_no_id = connection is None
+    take, fact = context.fields.pop, context.fact
+    stated = _take_connection(context)
     # Without an id, the time of the join still tells one such connection from another.
-    connection = _NO_CONNECTION_ID if connection is None else given_id(connection, _NO_CONNECTION_ID)
-    platform = as_text(context.fields.get("platform"))
-    location = as_text(context.fields.get("location"))
-    fact = context.fact("connectionId", "participantId", "platform", "location", "ip", "reason")
-    if has_no_id:
-        fact["anomalies"] = (*fact["anomalies"], ("unreadable", "participantId is missing"))
+    connection = _NO_CONNECTION_ID if stated is None else given_id(stated, _NO_CONNECTION_ID)
+    platform, location = as_text(take("platform", None)), as_text(take("location", None))
+    if stated is None:
+        fact["anomalies"] += (("unreadable", "participantId is missing"),)
     return {
         **fact,
         "place": context.session_ref(),
         "connection": connection,
-        "identity": None if has_no_id else connection,
+        "identity": None if stated is None else connection,
         "name": person_name(context.fields.get("clientData")),
         "person": "ipcam" if platform == "IPCAM" or connection.startswith("ipc_") else "standard",
         "keyed_by_join": True,
         "platform": platform,
         "location": None if location == "unknown" else location,  # the Community Edition always sends this word
-        "ip": as_text(context.fields.get("ip")),
+        "ip": as_text(take("ip", None)),
     }
 
 
 def _participant_joined(context: EventContext) -> tuple[Fact, ...]:
+    context.fields.pop("reason", None)
     return (facts.ParticipantJoined(**_participant(context), joined_at=context.timestamp),)
 
 
@@ -372,161 +334,153 @@ def _participant_left(context: EventContext) -> tuple[Fact, ...]:
 
 
 def _webrtc_created(context: EventContext) -> tuple[Fact, ...]:
-    if _inbound(context):
-        return (facts.SubscriptionStarted(**_subscription(context), started_at=context.timestamp),)
-    return (facts.StreamPublished(**_stream(context), started_at=context.timestamp),)
+    context.fields.pop("reason", None)
+    inbound, media = _media(context)
+    kind = facts.SubscriptionStarted if inbound else facts.StreamPublished
+    return (kind(**context.fact, **media, started_at=context.timestamp),)
 
 
 def _webrtc_destroyed(context: EventContext) -> tuple[Fact, ...]:
-    if _inbound(context):
-        return (facts.SubscriptionEnded(**_subscription(context), **context.ending(), started_at=context.start_time),)
-    return (facts.StreamUnpublished(**_stream(context), **context.ending(), started_at=context.start_time),)
+    inbound, media = _media(context)
+    kind = facts.SubscriptionEnded if inbound else facts.StreamUnpublished
+    return (kind(**context.fact, **media, **context.ending(), started_at=context.start_time),)
 
 
-def _inbound(context: EventContext) -> bool:
-    direction = as_text(context.fields.get("connection"))
+def _media(context: EventContext) -> tuple[bool, dict[str, Any]]:
+    """(whether it is a subscription, the arguments of the subscription or stream)."""
+    fields, take = context.fields, context.fields.pop
+    direction, stream = take("connection", None), as_text(take("streamId", None))
+    publisher, connection = as_text(take("receivingFrom", None)), _take_connection(context)
     if direction not in ("INBOUND", "OUTBOUND"):
         raise FieldMissing("connection is neither INBOUND nor OUTBOUND")
-    return direction == "INBOUND"
-
-
-def _subscription(context: EventContext) -> dict[str, Any]:
-    publisher = as_text(context.fields.get("receivingFrom"))
-    # ≤ 2.8 has no streamId: a connection publishes one stream at a time, so the publisher's id names it (see _stream).
-    stream = as_text(context.fields.get("streamId")) or publisher
-    if stream is None:
+    is_inbound = direction == "INBOUND"
+    if is_inbound and stream is None and publisher is None:
         raise FieldMissing("streamId and receivingFrom are missing")
-    return {**_connection_fields(context), "stream": stream, "connection": _connection(context), "publisher": publisher}
-
-
-def _stream(context: EventContext) -> dict[str, Any]:
-    connection = _connection(context)
-    audio, video = context.fields.get("audioEnabled") is True, context.fields.get("videoEnabled") is True
-    source = as_text(context.fields.get("videoSource"))
-    return {
-        **_connection_fields(context),
-        "stream": as_text(context.fields.get("streamId")) or connection,
-        "connection": connection,
+    if connection is None:
+        if is_inbound:
+            context.session_ref()  # raises where the session is missing, too: that is what a subscription reports first
+        raise FieldMissing("participantId is missing")
+    place = context.session_ref()
+    if "videoDimensions" in fields:
+        fields["videoDimensions"] = dimensions(fields["videoDimensions"])
+    connection = given_id(connection, _NO_CONNECTION_ID)
+    about: dict[str, Any] = {"place": place, "connection": connection}
+    # ≤ 2.8 has no streamId: a connection publishes one stream at a time, so the publisher's id names it.
+    if is_inbound:
+        return True, {**about, "stream": stream or publisher, "publisher": publisher}
+    audio, video = fields.get("audioEnabled") is True, fields.get("videoEnabled") is True
+    source = as_text(fields.get("videoSource"))
+    return False, {
+        **about,
+        "stream": stream or connection,
         "identity": connection,
         "keyed_by_start": True,
-        "media": "+".join(part for part, there in (("audio", audio), ("video", video)) if there) or None,
+        "media": "audio+video" if audio and video else "audio" if audio else "video" if video else None,
         "label": source.lower() if source else "microphone" if audio and not video else None,
     }
 
 
-def _connection_fields(context: EventContext) -> dict[str, Any]:
-    fact = context.fact("connectionId", "participantId", "connection", "receivingFrom", "streamId", "reason")
-    if "videoDimensions" in context.fields:
-        fact["detail"]["videoDimensions"] = dimensions(context.fields["videoDimensions"])
-    return {**fact, "place": context.session_ref()}
-
-
-def _connection(context: EventContext) -> str:
-    connection = _connection_or_none(context) or require_text(context.fields, "participantId")
-    return given_id(connection, _NO_CONNECTION_ID)
-
-
-def _connection_or_none(context: EventContext) -> str | None:
+def _take_connection(context: EventContext) -> str | None:
     # ≥ 2.17 sends connectionId and participantId, earlier versions only participantId.
-    return as_text(context.fields.get("connectionId")) or as_text(context.fields.get("participantId"))
+    connection, participant = context.fields.pop("connectionId", None), context.fields.pop("participantId", None)
+    return as_text(connection) or as_text(participant)
 
 
 def _recording_status_changed(context: EventContext) -> tuple[Fact, ...]:
-    status = as_word(context.fields.get("status"))
+    status, copy, start = as_word(context.fields.get("status")), context.fact["copy"], context.start_time
     kind = _RECORDING_KINDS.get(status or "", facts.RecordingProcessing)
     over = kind in (facts.RecordingStopped, facts.RecordingReady, facts.RecordingFailed)
-    start = context.timestamp if context.start_time is None and kind is facts.RecordingStarted else context.start_time
-    fact = _recording(context, measured=over)
-    if context.copy is not None and context.start_time is not None and kind is not facts.RecordingProcessing:
+    recording, ending = _recording(context, measured=over), context.ending()
+    if copy is not None and start is not None and kind is not facts.RecordingProcessing:
         # A failed start is often reported twice, within a second (≥ 2.32): a recording has each status once.
-        fact["copy"] = repeat_copy(context.copy, fact["recording"], context.start_time, status)
+        context.fact["copy"] = repeat_copy(copy, recording["recording"], start, status)
     return (
         kind(
-            **fact,
-            **(context.ending() if over else {}),
+            **context.fact,
+            **recording,
+            **(ending if over else {}),
             status=status,
-            started_at=start,
+            started_at=context.timestamp if start is None and kind is facts.RecordingStarted else start,
             stopped_at=context.timestamp if kind is facts.RecordingStopped else None,
         ),
     )
 
 
 def _recording_started(context: EventContext) -> tuple[Fact, ...]:
-    return (facts.RecordingStarted(**_recording(context, measured=False), legacy=True, started_at=context.timestamp),)
+    context.fields.pop("reason", None)
+    recording = _recording(context, measured=False)
+    return (facts.RecordingStarted(**context.fact, **recording, legacy=True, started_at=context.timestamp),)
 
 
 def _recording_stopped(context: EventContext) -> tuple[Fact, ...]:
-    fields = _recording(context, measured=True)
-    return (
-        facts.RecordingStopped(
-            **fields, **context.ending(), legacy=True, started_at=context.start_time, stopped_at=context.timestamp
-        ),
-    )
+    about = _recording(context, measured=True) | context.ending()
+    start, stop = context.start_time, context.timestamp
+    return (facts.RecordingStopped(**context.fact, **about, legacy=True, started_at=start, stopped_at=stop),)
 
 
 def _recording(context: EventContext, *, measured: bool) -> dict[str, Any]:
     # `measured`: whether size and duration are valid. A `started` may carry those of the finished file, because the sender
     # prints an object that has changed in between, so they are ignored in a start.
-    recording = require_text(context.fields, "id")
-    seconds, size = context.fields.get("duration"), context.fields.get("size")
-    length = seconds if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) else -1
-    octets = size if isinstance(size, int) and not isinstance(size, bool) else -1
+    take = context.fields.pop
+    recording, mode = as_text(take("id", None)), as_text(take("outputMode", None))
+    if recording is None:
+        raise FieldMissing("id is missing")
+    seconds, size = take("duration", None), take("size", None)
+    length = seconds if type(seconds) in (int, float) else -1
+    octets = size if type(size) is int else -1
     # Before the file is ready, zero means that it is not known yet; then it is the file's.
-    least = 0 if context.fields.get("status") == "ready" else 1
+    least = 0 if take("status", None) == "ready" else 1
+    has_length = measured and 0 <= length < _LONGEST_SECONDS and length * 1000 >= least
     return {
-        **context.fact("id", "outputMode", "duration", "size", "status", "reason"),
         "place": context.session_ref(recording=recording),
         "recording": recording,
         "keyed_by_start": True,
-        "mode": as_text(context.fields.get("outputMode")),
-        "duration_ms": round(length * 1000)
-        if measured and 0 <= length < _LONGEST_SECONDS and length * 1000 >= least
-        else None,
+        "mode": mode,
+        "duration_ms": round(length * 1000) if has_length else None,
         "size_bytes": octets if measured and least <= octets < 2**63 else None,
     }
 
 
 def _broadcast_started(context: EventContext) -> tuple[Fact, ...]:
-    return (facts.BroadcastStarted(**_broadcast(context), started_at=context.timestamp),)
+    context.fields.pop("reason", None)
+    return (facts.BroadcastStarted(**context.fact, **_broadcast(context), started_at=context.timestamp),)
 
 
 def _broadcast_stopped(context: EventContext) -> tuple[Fact, ...]:
-    return (facts.BroadcastStopped(**_broadcast(context), **context.ending(), started_at=context.start_time),)
+    about = _broadcast(context) | context.ending()
+    return (facts.BroadcastStopped(**context.fact, **about, started_at=context.start_time),)
 
 
 def _broadcast(context: EventContext) -> dict[str, Any]:
     # These events are undocumented and have no known id; a session has one broadcast at a time, so the session names it.
     if context.room is None:
         raise FieldMissing("sessionId is missing")
-    return {**context.fact("reason"), "place": context.session_ref(), "activity": context.room}
+    return {"place": context.session_ref(), "activity": context.room}
 
 
 def _signal_sent(context: EventContext) -> tuple[Fact, ...]:
-    fact = context.fact("from")
-    sender = as_text(context.fields.get("from"))  # null: sent by the application's server over REST
-    return (facts.SignalSent(**fact, place=context.session_ref(), actor=sender, subject_id=context.room),)
+    sender = as_text(context.fields.pop("from", None))  # null: sent by the application's server over REST
+    place = context.session_ref()
+    return (facts.SignalSent(**context.fact, place=place, actor=sender, subject_id=context.room),)
 
 
 def _filter_event(context: EventContext) -> tuple[Fact, ...]:
-    actor = as_text(context.fields.get("connectionId")) or as_text(context.fields.get("participantId"))
-    fact = context.fact("connectionId", "participantId", "streamId")
-    stream = as_text(context.fields.get("streamId"))
-    return (
-        facts.FilterEvent(**fact, place=context.session_ref(), actor=actor, subject_type="stream", subject_id=stream),
-    )
+    actor, stream = _take_connection(context), as_text(context.fields.pop("streamId", None))
+    place = context.session_ref()
+    return (facts.FilterEvent(**context.fact, place=place, actor=actor, subject_type="stream", subject_id=stream),)
 
 
 def _node_crashed(context: EventContext) -> tuple[Fact, ...]:
-    listed = context.fields.get("sessionIds")
+    fact, fields, node = context.fact, context.fields, _node(context)
+    listed = fields.get("sessionIds")
     rooms = [as_text(item) for item in cast("list[Any]", listed)] if isinstance(listed, list) else []
-    node = _node(context)
-    lost = context.moment("timeOfDisconnection")
-    session_fact = context.fact("sessionIds", "recordingIds", "broadcasts")
+    lost = micros(fields.get("timeOfDisconnection"))
+    left = {name: value for name, value in fields.items() if name not in ("sessionIds", "recordingIds", "broadcasts")}
     return (
-        facts.NodeCrashed(**context.fact(), **node),
+        facts.NodeCrashed(**fact, **node),
         *(
             # sessionIds are not unique ids: the time of the crash tells which run it was.
-            facts.NodeCrashed(**session_fact, **node, place=_crashed(room, lost, context.at))
+            facts.NodeCrashed(**fact | {"detail": left}, **node, place=_crashed(room, lost, context.at))
             for room in dict.fromkeys(rooms)
             if room is not None
         ),
@@ -539,11 +493,11 @@ def _crashed(room: str, lost: Micros | None, noticed: Micros) -> SessionRef:
 
 
 def _node_recovered(context: EventContext) -> tuple[Fact, ...]:
-    return (facts.NodeRecovered(**context.fact(), **_node(context)),)
+    return (facts.NodeRecovered(**context.fact, **_node(context)),)
 
 
 def _node_status(context: EventContext) -> tuple[Fact, ...]:
-    return (facts.NodeStatus(**context.fact(), **_node(context)),)
+    return (facts.NodeStatus(**context.fact, **_node(context)),)
 
 
 def _node(context: EventContext) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def why_no_event(value: Mapping[str, Any], where: Where) -> str | None:
     """See `contract.WhyNoEvent`. Every event has a name and `timestamp`, and a session's event names its session."""
     if value.get("elastic_type", "cdr") != "cdr":
         return "statistics for Elasticsearch"
-    name, fields = split_event(value)
+    name, fields = split_event(dict(value))
     if not name:
         return "it names no event"
     # Up to 2.4 an end is stated twice.

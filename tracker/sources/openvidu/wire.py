@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -44,15 +42,19 @@ _LETTERS = re.compile(r"[^\x00-\x7f]+")
 _FRACTION = b"\xcb"
 """How MessagePack marks a float. A match inside a text is a false alarm, which only costs time."""
 
+_PLAIN_TYPES = frozenset({str, int, bool, type(None)})
+_PLAIN_OR_FRACTION = _PLAIN_TYPES | {float}
+
 _pack = msgspec.msgpack.Encoder().encode
 _write_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True):
     """The event in a body: its `name` ("" where it has none) and its `fields`, the same in both shapes.
 
     `fields` are without those that only a logger adds. `unreadable` says why the body cannot be read. `is_json`: the body is
     JSON; `value` is its value without the name, as it came.
+    `is_plain`: no field is an object or a list, no text has lone surrogates, and no integer is wider than 64 bits.
     `lossy`: the bytes are not UTF-8 and were read as ISO-8859-1 (OpenVidu ≤ 2.17 sends that).
     """
 
@@ -62,6 +64,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     is_json: bool = False
     value: Any = None
     lossy: bool = False
+    is_plain: bool = False
 
     @property
     def canonical(self) -> bytes | None:
@@ -73,9 +76,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_event(body: bytes) -> Event:
     """The event in a webhook body or a CDR line. Never raises."""
-    value = _parse_object(body)
-    if value is not None:
-        return _named(value, lossy=False)
+    value = plain_json.parse_unambiguous(body, MAX_DEPTH)
+    if isinstance(value, dict):
+        return _named(cast("dict[str, Any]", value), is_stored=True)
     try:
         text, lossy = body.decode("utf-8-sig"), False
     except UnicodeDecodeError:
@@ -90,22 +93,30 @@ def read_event(body: bytes) -> Event:
     return _named(cast("dict[str, Any]", value), lossy=lossy)
 
 
-def _named(value: dict[str, Any], *, lossy: bool) -> Event:
+def _named(value: dict[str, Any], *, lossy: bool = False, is_stored: bool = False) -> Event:
     name, inner = split_event(value)
-    why = None if name else "no event name"
-    fields = _without_logger_fields(name, inner)
-    return Event(name=name, fields=fields, unreadable=why, is_json=True, value=inner, lossy=lossy)
+    types = set(map(type, inner.values()))
+    if not types <= _PLAIN_TYPES:
+        is_stored = is_stored and types <= _PLAIN_OR_FRACTION
+        inner = {field: _whole(each) for field, each in inner.items()}
+    fields = (
+        inner if _LOGGER_FIELDS.isdisjoint(inner) and "clusterId" not in inner else _without_logger_fields(name, inner)
+    )
+    return Event(name, fields, None if name else "no event name", True, inner, lossy, is_stored)
+
+
+def _whole(value: Any) -> Any:
+    """The value with integral floats as ints, so that `0.0` and `0` are one value."""
+    if type(value) is float:
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if type(value) is dict:
+        return {name: _whole(inner) for name, inner in cast("dict[str, Any]", value).items()}
+    return [_whole(item) for item in cast("list[Any]", value)] if type(value) is list else value
 
 
 def _without_logger_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    has_cluster = "clusterId" in fields and name not in _OF_A_CLUSTER
-    if not has_cluster and _LOGGER_FIELDS.isdisjoint(fields):
-        return fields
-    return {
-        key: value
-        for key, value in fields.items()
-        if key not in _LOGGER_FIELDS and not (has_cluster and key == "clusterId")
-    }
+    added = _LOGGER_FIELDS if name in _OF_A_CLUSTER else _LOGGER_FIELDS | {"clusterId"}
+    return fields if added.isdisjoint(fields) else {key: each for key, each in fields.items() if key not in added}
 
 
 def dedupe_key(body: bytes, event: Event) -> str:
@@ -185,30 +196,22 @@ def shown_name(event: Event) -> str:
 def parse_json(text: str) -> Any:
     """The JSON value of a text, with finite numbers, unique keys and bounded nesting.
 
-    Integral floats become ints, so that `0.0` and `0` are one value. Raises ValueError; the message never quotes the text.
+    Integral floats become ints. Raises ValueError; the message never quotes the text.
     """
-    value = _parse_object(text.encode("utf-8", "replace")) if text[:1] == "{" else None
-    return parse_strict(text, parse_float=_parse_float) if value is None else value
+    return _whole(parse_strict(text))
 
 
-def _parse_object(body: bytes) -> dict[str, Any] | None:
-    value = plain_json.parse_unambiguous(body, max_depth=MAX_DEPTH)
-    if not isinstance(value, dict):
-        return None
-    # Decoded again where there may be a fraction: the check above needs the floats as they came.
-    return _decode(body) if b"." in body else cast("dict[str, Any]", value)
-
-
-def split_event(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(name, fields) of the event in a body, in either shape; ("", body) where it has no name."""
+def split_event(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(name, fields) of the event in a body, in either shape; ("", body) where it has no name. Takes the name out of `value`."""
     name = value.get("event")
     if isinstance(name, str):
-        return name, {key: field for key, field in value.items() if key != "event"}
+        del value["event"]
+        return name, value
     if len(value) == 1:
         ((name, inner),) = value.items()
         if isinstance(inner, dict):
             return name, cast("dict[str, Any]", inner)
-    return "", dict(value)
+    return "", value
 
 
 def _canonical(name: str, fields: Any) -> bytes:
@@ -238,13 +241,3 @@ def _recording_identity(inner: dict[str, Any], *, with_name: bool) -> dict[str, 
     # A name that an encoding may have damaged: the copy with the readable one has to be recorded as well.
     name = inner.get("name") if with_name else None
     return identity | {"name": name} if isinstance(name, str) and (not name.isascii() or "?" in name) else identity
-
-
-def _parse_float(token: str) -> int | float:
-    number = float(token)
-    if not math.isfinite(number):
-        raise ValueError("a number is too large")
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
-
-
-_decode = msgspec.json.Decoder(float_hook=_parse_float).decode

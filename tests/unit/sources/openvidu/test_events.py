@@ -652,3 +652,22 @@ def test_any_mutation_of_a_sample_is_interpreted_without_raising(data: st.DataOb
             fields[key] = data.draw(JSON)
     body = fields if name is None else {name: fields}
     reading_is_sound(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("event", "missing"),
+    [
+        ({"connection": "OUTBOUND", "streamId": "str_1", "reason": "disconnect"}, "participantId"),
+        ({"connection": "INBOUND", "streamId": "str_1", "reason": "disconnect"}, "sessionId"),
+        ({"connection": "INBOUND", "connectionId": "con_1", "reason": "disconnect"}, "streamId and receivingFrom"),
+    ],
+)
+def test_an_event_without_a_needed_field_shows_all_others_and_names_the_first_one(
+    event: dict[str, Any], missing: str
+) -> None:
+    name = "webrtcConnectionDestroyed"
+    fields = event | {"timestamp": 1_783_584_000_000, "startTime": 1_783_583_000_000}
+    (fact,) = interpret(record_of(json.dumps({name: fields}).encode()))
+    assert isinstance(fact, Unknown)
+    assert fact.anomalies[0] == ("unreadable", f"{missing} {'are' if ' and ' in missing else 'is'} missing")
+    assert fact.detail == event | {"event": name}
