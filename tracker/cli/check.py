@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def check(config: Config) -> list[CheckResult]:
     """Look at everything that a server needs. Nothing is created or changed."""
     return [
-        CheckResult("config", "ok", f"{config.path}: {len(config.sources)} sources"),
+        CheckResult("config", "ok", str(config.path)),
         *_sources(config),
         _access(config),
         await _result("log", _log, config),
@@ -85,7 +85,9 @@ def _sources(config: Config) -> list[CheckResult]:
 def _access(config: Config) -> CheckResult:
     if config.access.keys:
         return CheckResult("access", "ok", f"read keys: {', '.join(key.id for key in config.access.keys)}")
-    return CheckResult("access", "note", "there are no read keys: only this machine can read, without a token")
+    return CheckResult(
+        "access", "note", "there are no read keys: only this machine can read, by the link that `tracker serve` prints"
+    )
 
 
 async def _log(config: Config) -> tuple[Outcome, str]:
