@@ -58,7 +58,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BodyUnreadable("not UTF-8") from None
-    value = parse_strict(text)
+    value = parse_carefully(text)
     if not isinstance(value, dict):
         raise BodyUnreadable("not a JSON object")
     return cast("dict[str, Any]", value)
@@ -67,8 +67,11 @@ def read_object(body: bytes) -> dict[str, Any]:
 def parse_strict(text: str) -> Any:
     """The JSON value of a text, with finite numbers, unique keys and bounded nesting. Raises `BodyUnreadable`."""
     value = plain_json.parse_unambiguous(text.encode("utf-8", "surrogatepass"), MAX_DEPTH)
-    if value is not None:
-        return value
+    return parse_carefully(text) if value is None else value
+
+
+def parse_carefully(text: str) -> Any:
+    """`parse_strict` without its fast path, for a body that the fast path left open. Raises `BodyUnreadable`."""
     try:
         value = json.loads(
             text,
@@ -78,7 +81,8 @@ def parse_strict(text: str) -> Any:
         raise BodyUnreadable(f"not JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
         raise BodyUnreadable("nested too deeply") from None
-    _refuse_depth(value, MAX_DEPTH)
+    if text.count("{") + text.count("[") > MAX_DEPTH:  # else no value can nest deeper
+        _refuse_depth(value, MAX_DEPTH)
     return value
 
 

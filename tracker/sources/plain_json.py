@@ -1,12 +1,12 @@
 """A fast path for JSON: bodies that can be read in one way only are parsed in C; for others it returns None.
 
 The careful readers (`protojson`, `json_reading`, a vendor's own) check what they parsed in Python. This module makes the same
-checks in C, for bodies written as nearly all senders write them; where a check fails, the caller uses its careful reader.
+checks in C, for bodies written as nearly all senders write them, indented or not; where a check fails, the caller uses its careful reader.
 
     nesting too deep        a value never nests deeper than its number of opening brackets
     NaN, 1e400, surrogates  msgspec refuses them, and bytes that are not UTF-8
     an integer ≥ 2^63       MessagePack has none above 2^64, and marks those from 2^63 on
-    a repeated key          parsing drops it, so that encoding the value again gives other bytes
+    a repeated key          parsing drops it, so that encoding the value again gives other bytes, also without white space
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _pack = msgspec.msgpack.Encoder().encode
 _UNSIGNED = b"\xcf"
 _WIDE = re.compile(rb"\xcf[\x80-\xff]", re.DOTALL)
 """An unsigned 64-bit integer that does not fit a signed one. A match inside a text is a false alarm, which only costs time."""
+
+_SPACE = b" \t\r\n"
 
 _ERRORS = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
@@ -53,9 +55,17 @@ def parse_fast(text: bytes | str, max_depth: int, decode: Decode = decode) -> An
 
 
 def parse_unambiguous(body: bytes, max_depth: int, decode: Decode = decode) -> Any:
-    """`parse_fast` of a body without repeated keys: encoding the value again gives the same bytes. None for other bodies."""
+    """`parse_fast` of a body without repeated keys. None for other bodies.
+
+    Encoding the value again gives the same bytes, white space left out in both. Leaving it out (also in texts) keeps the
+    number of keys, so a repeated key, which parsing drops, makes a difference.
+    """
     value = parse_fast(body, max_depth, decode)
+    if value is None:
+        return None
     try:
-        return value if value is not None and _write(value) == body else None
+        written = _write(value)
     except _ERRORS:
         return None
+    is_same = written == body or written.translate(None, _SPACE) == body.translate(None, _SPACE)
+    return value if is_same else None

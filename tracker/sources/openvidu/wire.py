@@ -22,7 +22,7 @@ import msgspec
 from tracker.domain.deliveries import Record
 from tracker.domain.facts import EventCopy
 from tracker.sources import plain_json
-from tracker.sources.json_reading import MAX_DEPTH, parse_strict, replace_surrogates
+from tracker.sources.json_reading import MAX_DEPTH, parse_carefully, parse_strict, replace_surrogates
 
 _LONGEST_NAME = 200
 
@@ -85,7 +85,7 @@ def read_event(body: bytes) -> Event:
         # ≤ 2.17 posts ISO-8859-1 without declaring it. Every byte is valid in it, so this cannot fail.
         text, lossy = body.decode("iso-8859-1"), True
     try:
-        value = parse_json(text)
+        value = _whole(parse_carefully(text))
     except ValueError as why:
         return Event(unreadable=str(why), lossy=lossy)
     if not isinstance(value, dict):

@@ -56,8 +56,12 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
 
     def first_text(self, *names: str) -> str | None:
         """The first of these fields that holds text, in `data` before the body itself."""
-        found = (as_text(where.get(name)) for where in (self.data, self.body) for name in names)
-        return next((value for value in found if value is not None), None)
+        for where in (self.data, self.body) if self.data else (self.body,):
+            for name in names:
+                value = as_text(where.get(name))
+                if value is not None:
+                    return value
+        return None
 
     @property
     def run(self) -> str | None:
@@ -75,22 +79,30 @@ class EventContext(msgspec.Struct, frozen=True, kw_only=True):
             "copy": self.repeat,
         }
 
-    def session_ref(self, at: Micros | None, run: str | None, client: str | None, **more: Any) -> SessionRef:
-        """The session `run` of `client`; `more`: further arguments of `SessionRef`, and `rec_id`. Raises `FieldMissing`."""
+    def session_ref(
+        self,
+        at: Micros | None,
+        run: str | None,
+        client: str | None,
+        *,
+        rec_id: str | None = None,
+        supervisor_session_id: str | None = None,
+        **more: Any,
+    ) -> SessionRef:
+        """The session `run` of `client`; `more`: further arguments of `SessionRef`. Raises `FieldMissing`."""
         if run is None and client is None:
             raise FieldMissing("client_id is missing, and sid names no session")
-        ids = (("client_id", client), ("session_id", run), *((name, more.pop(name, None)) for name in _OTHER_IDS))
-        return SessionRef(
-            at=self.received_at if at is None else at,
-            run=run,
-            room=client,
-            ids=tuple((name, value) for name, value in ids if value is not None),
-            **more,
-        )
+        ids = () if client is None else (("client_id", client),)
+        if run is not None:
+            ids += (("session_id", run),)
+        if rec_id is not None:
+            ids += (("rec_id", rec_id),)
+        if supervisor_session_id is not None:
+            ids += (("supervisor_session_id", supervisor_session_id),)
+        return SessionRef(at=self.received_at if at is None else at, run=run, room=client, ids=ids, **more)
 
 
 _WEBHOOKS = frozenset({"upload_ready", "upload_failed", "session_finished", "supervisor_session_finished"})
-_OTHER_IDS = ("rec_id", "supervisor_session_id")
 
 
 def interpret(record: Record) -> tuple[Fact, ...]:
@@ -123,7 +135,7 @@ def interpret(record: Record) -> tuple[Fact, ...]:
 
 def _repeat(body: dict[str, Any], record: Record) -> EventCopy:
     # Of two that differ in `msg` alone, their keys decide which is shown: any order of arrival shows the same.
-    content = {name: value for name, value in body.items() if name != "msg"}
+    content = {name: value for name, value in body.items() if name != "msg"} if "msg" in body else body
     return repeat_of(content, text=int(hashlib.sha256(record.body).hexdigest()[:8], 16))
 
 
@@ -166,17 +178,22 @@ def _recording(context: EventContext, at: Micros | None = None) -> dict[str, Any
 
 def _span(context: EventContext, start: str, stop: str) -> tuple[Micros | None, Micros | None, Anomalies]:
     """(start, end, anomalies), as stated."""
-    stated = {name: context.body.get(name) for name in (start, stop)}
-    began, ended = map(_moment, stated.values())
-    anomalies: Anomalies = ()
-    for name, value in stated.items():
-        if _moment(value) is None:
-            anomalies += (("unreadable", f"{name} is no time"),)
-        elif iso_moment(value) is None:
-            anomalies += (("clock_skew", f"{name} states no offset from UTC: UTC is assumed"),)
+    (began, first), (ended, second) = _dated(context, start), _dated(context, stop)
+    anomalies = first + second
     if began is not None and ended is not None and ended < began:
         anomalies += (("end_before_start", f"{stop} is before {start}"),)
     return began, ended, anomalies
+
+
+def _dated(context: EventContext, name: str) -> tuple[Micros | None, Anomalies]:
+    stated = context.body.get(name)
+    moment = iso_moment(stated)
+    if moment is not None:
+        return moment, ()
+    moment = _moment(stated)
+    if moment is None:
+        return None, (("unreadable", f"{name} is no time"),)
+    return moment, (("clock_skew", f"{name} states no offset from UTC: UTC is assumed"),)
 
 
 def _moment(stated: object) -> Micros | None:
