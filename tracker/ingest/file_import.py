@@ -34,6 +34,7 @@ from tracker.ingest.json_joining import elements, parse_object
 from tracker.ingest.log_wrapping import Line, LineJoiner
 from tracker.log.frames import max_frame_bytes
 from tracker.sources import registry
+from tracker.sources.declared.source import DeclaredSource
 from tracker.sources.contract import Source, Vendor, Where
 from tracker.sources.json_reading import without_secrets
 
@@ -136,6 +137,8 @@ async def import_files(
     reported as recorded until then is durable, and importing again adds the rest.
     """
     vendor = registry.VENDORS[source.vendor]
+    if isinstance(source, DeclaredSource):
+        vendor = source.described(vendor)
     paths, left_out = paths_to_import(files, vendor.log_files)
     reports: list[FileReport] = []
     for path in paths:

@@ -162,6 +162,11 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     redact: tuple[tuple[Part, ...], ...] = ()
 
     @property
+    def names(self) -> frozenset[str]:
+        """The names of all events that the declaration knows."""
+        return self.notes.union(*(reading.events for reading in self.readings))
+
+    @property
     def used(self) -> frozenset[tuple[Part, ...]]:
         """The parts of every path that is read."""
         firsts: list[First] = [self.name]

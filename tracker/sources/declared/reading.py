@@ -128,7 +128,7 @@ class _Reader:
             reasons=reasons,
             people=people,
             readings=self._readings(fields, ids),
-            challenge=self._challenge(fields),
+            challenge=self._challenge(fields, proof),
             redact=tuple(
                 parts for path in self._texts(fields, ("redact",)) if (parts := self._path(path, ("redact",)))
             ),
@@ -346,7 +346,7 @@ class _Reader:
                 found.append(d.When(path, frozenset(values), tests[0] == "not_in"))
         return tuple(found)
 
-    def _challenge(self, fields: dict[str, Any]) -> d.Challenge | None:
+    def _challenge(self, fields: dict[str, Any], proof: d.Proof) -> d.Challenge | None:
         if "challenge" not in fields:
             return None
         table = self._table(fields, "challenge")
@@ -369,6 +369,10 @@ class _Reader:
                 'write the fields of the answer, each "{token}" or "{hmac}": answer = { plainToken = "{token}" }',
             )
             return None
+        if proof.kind != "hmac" and "{hmac}" in answer.values():
+            self._wrong(
+                (*where, "answer"), f"{{hmac}} needs a proof of kind hmac, not {proof.kind}: write only {{token}}"
+            )
         return None if token is None else d.Challenge(event, token, cast("dict[str, str]", answer))
 
     # Values

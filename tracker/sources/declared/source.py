@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from tracker.domain.deliveries import ChallengeReceived, Delivery, Origin, Verified
 from tracker.domain.facts import Micros
 from tracker.errors import SignatureMismatch
-from tracker.sources.contract import SourceSettings
+from tracker.sources.contract import SourceSettings, Vendor, Where
 from tracker.sources.declared import proofs
 from tracker.sources.declared.bodies import events_in
 from tracker.sources.declared.declaration import Declaration
-from tracker.sources.declared.paths import Event, word
+from tracker.sources.declared.moments import parse_moment
+from tracker.sources.declared.paths import Event, step, word
 from tracker.sources.declared.reading import read_declaration
 from tracker.sources.json_reading import BodyUnreadable, event_name
 from tracker.sources.webhook_source import encode_proof
@@ -60,6 +61,36 @@ class DeclaredSource:
             except ValueError:
                 return f"secret: the secrets of this vendor are written in {proof.key}, and this one is not"
         return None
+
+    def described(self, vendor: Vendor) -> Vendor:
+        """The vendor as this declaration describes it, for an import: what its events look like in a file."""
+        return msgspec.structs.replace(
+            vendor, title=self.declaration.title, why_no_event=self._why_no_event, form_event=self._form_event
+        )
+
+    def _why_no_event(self, value: Mapping[str, Any], _where: Where) -> str | None:
+        """See `contract.WhyNoEvent`: a name of the declaration, or another name with the id and the time that events have."""
+        declaration = self.declaration
+        found: Any = dict(value)
+        if declaration.each is not None:
+            listed = step(found, declaration.each)
+            if not isinstance(listed, list) or not listed:
+                return "it holds no list of events"
+            found = cast("list[Any]", listed)[0]
+        event = Event(found, {}, 0)
+        name = name_of(declaration, event)
+        if not name:
+            return "it names no event"
+        if name in declaration.names:
+            return None
+        has_id = declaration.id is None or word(declaration.id.find(event)) is not None
+        has_time = any(parse_moment(moment.path.find(event), moment.unit) is not None for moment in declaration.times)
+        return None if has_id and has_time else "its event is not in the declaration, and it lacks the id or the time"
+
+    def _form_event(self, body: bytes) -> Mapping[str, Any] | None:
+        """See `Vendor.form_event`."""
+        event = first_event(self.declaration, body, {}, 0) if self.declaration.format == "form" else None
+        return cast("dict[str, Any]", event.value) if event is not None and isinstance(event.value, dict) else None
 
     def verify(self, delivery: Delivery) -> Verified:
         """See `Source.verify`. The proof holds the signed headers, and the index of the secret; never a secret that is shown."""

@@ -43,7 +43,7 @@ when = { path = "user.kind", is = "person" }
 [challenge]
 event = "ask"
 token = "token"
-answer = { plain = "{token}" }
+answer = { plain = "{token}", signed = "{hmac}" }
 """
 
 MISTAKES = {
@@ -81,6 +81,7 @@ MISTAKES = {
     "a condition without a test": (', is = "person"', "", 28, "is ="),
     "a condition with a number": ('is = "person"', "is = 7", 28, "compare with texts"),
     "a challenge without a token": ('token = "token"\n', "", 30, "repeats"),
+    "an HMAC of a proof that has none": ('kind = "hmac"', 'kind = "rsa"', 33, "needs a proof of kind hmac"),
     "a challenge with another answer": ('"{token}"', '"{secret}"', 33, 'each "{token}" or "{hmac}"'),
 }  # fmt: skip
 
@@ -118,7 +119,7 @@ def test_all_mistakes_are_named_in_the_order_of_their_lines() -> None:
 @pytest.mark.parametrize("kind", ["header", "url"])
 def test_a_proof_that_does_not_cover_the_body_has_to_say_so(kind: str) -> None:
     proof = f'[proof]\nkind = "{kind}"\n' + ('header = "X-Secret"\n' if kind == "header" else "")
-    rest = RIGHT[RIGHT.index("[body]") :]
+    rest = RIGHT[RIGHT.index("[body]") : RIGHT.index("[challenge]")]
     with pytest.raises(DeclarationWrong, match="binds_body = false"):
         read_declaration(proof + rest)
     assert not read_declaration(proof + "binds_body = false\n" + rest).proof.binds_body
