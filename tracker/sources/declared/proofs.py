@@ -14,18 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-import jwt
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
 from tracker.domain.deliveries import Delivery
 from tracker.errors import SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.sources.declared.declaration import Proof
 from tracker.sources.declared.moments import parse_moment
 
-_HASHES = {"sha1": hashes.SHA1, "sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}
 _LONGEST = 8_192
 """Characters of a header that are read."""
 _MOST_SIGNATURES = 16
@@ -178,6 +173,13 @@ def _signed(proof: Proof, received: Received) -> int:
 
 def _rsa(proof: Proof, received: Received) -> int:
     """`rsa`: PKCS#1 v1.5 with the vendor's public key, which is the secret of the source."""
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: PLC0415 - as below
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415 - as below
+
+    # Imported where it is used: every process of Tracker would start a sixth of a second later.
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: PLC0415
+
+    algorithms = {"sha1": hashes.SHA1, "sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}
     offered, elements = _offered(proof, received)
     for index, secret in enumerate(received.secrets):
         message = message_of(proof, received, "", elements)
@@ -191,7 +193,7 @@ def _rsa(proof: Proof, received: Received) -> int:
                     bytes.fromhex(signature) if proof.encoding == "hex" else base64.b64decode(signature, validate=True)
                 )
                 if isinstance(key, rsa.RSAPublicKey):
-                    key.verify(raw, message, padding.PKCS1v15(), _HASHES[proof.hash]())
+                    key.verify(raw, message, padding.PKCS1v15(), algorithms[proof.hash]())
                     if proof.time:
                         _expect_fresh(proof, received, _piece(received, proof.time, elements))
                     return index
@@ -205,6 +207,8 @@ def _rsa(proof: Proof, received: Received) -> int:
 
 def _jwt(proof: Proof, received: Received) -> int:
     """`jwt`: a token signed with HS256; `claim` holds the hash of the body."""
+    import jwt  # noqa: PLC0415 - as in `_rsa`
+
     shown = received.header(proof.header)
     if not shown.lower().startswith(proof.prefix.lower()):
         raise SignatureMismatch(
@@ -266,18 +270,28 @@ def _standard(proof: Proof, received: Received) -> int:
 
 
 def _fits_standard(version: str, signature: str, secret: str, message: bytes) -> bool:
+    if version == "v1a":
+        return secret.startswith("whpk_") and _fits_ed25519(signature, secret, message)
     try:
         raw = base64.b64decode(signature, validate=True)
         if version == "v1" and not secret.startswith("whpk_"):
             key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
             return hmac.compare_digest(raw, hmac.digest(key, message, "sha256"))
-        if version == "v1a" and secret.startswith("whpk_"):
-            public = base64.b64decode(secret.removeprefix("whpk_"), validate=True)
-            ed25519.Ed25519PublicKey.from_public_bytes(public).verify(raw, message)
-            return True
-    except (ValueError, binascii.Error, InvalidSignature):
+    except (ValueError, binascii.Error):
         pass
     return False
+
+
+def _fits_ed25519(signature: str, secret: str, message: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - as in `_rsa`
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - as in `_rsa`
+
+    try:
+        public = base64.b64decode(secret.removeprefix("whpk_"), validate=True)
+        ed25519.Ed25519PublicKey.from_public_bytes(public).verify(base64.b64decode(signature, validate=True), message)
+    except (ValueError, binascii.Error, InvalidSignature):
+        return False
+    return True
 
 
 def _shown(received: Received, shown: str, where: str) -> int:
