@@ -21,10 +21,10 @@ static: $(VENV)/ready
 check: static
 	$(PY) -m pytest -n 2 tests/architecture tests/contracts tests/unit
 
-# Everything the README promises, in at most 13 minutes on two cores. Flows wait more than they compute, so five
+# Everything the README promises, in at most 13 minutes on two cores. Flows wait more than they compute, so six
 # workers share two cores. Tests marked `alone` measure time: they run afterwards, one by one.
 test: static
-	$(PY) -m pytest -n 5 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not long and not alone'
+	$(PY) -m pytest -n 6 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not long and not alone'
 	$(PY) -m pytest --durations 20 -m 'alone and not long'
 
 # The locks of the image and of CI: every package with its hashes. For all platforms, from Python 3.11 on.

@@ -29,7 +29,8 @@ PAGES = (
     "/log",
     "/log/1",
     "/sign-in",
-    *(f"newest {vendor}" for vendor in VENDORS),
+    # Calls of the other vendors have the same parts, and `test_session_page.py` opens them all.
+    *(f"newest {vendor}" for vendor in VENDORS if vendor not in {"jaas", "jitsi", "plugnmeet"}),
     "a room",
     "several",
 )

@@ -217,6 +217,7 @@ async def large_log(path: Path, rooms: int) -> int:
     return head
 
 
+@pytest.mark.long  # the log has to be large: a real server decides by itself
 async def test_a_server_accepts_deliveries_while_the_views_of_a_large_log_are_rebuilt(tmp_path: Path) -> None:
     running = Running(tmp_path)
     assert (await running.run("init"))[0] == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracker.config.declarations import shipped_declaration, shipped_names
@@ -145,6 +145,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.sampled_from([line.split(" = ")[0] for line in RIGHT.splitlines() if " = " in line]), VALUES)
 def test_a_value_of_any_type_is_at_worst_a_mistake(key: str, value: object) -> None:
     lines = [f"{key} = {toml(value)}" if line.startswith(f"{key} = ") else line for line in RIGHT.splitlines()]
