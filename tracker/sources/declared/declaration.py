@@ -6,6 +6,7 @@ and that of the body. It holds no secrets. The reference of its keys is docs/ref
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, get_args
 
 import msgspec
@@ -31,6 +32,13 @@ FACTS: dict[str, type[facts.Fact]] = {
     if not issubclass(leaf, facts.SupervisorFact) and str(leaf.__struct_config__.tag) not in {"unknown", "test"}
 }
 """What an event can mean, by its timeline kind."""
+
+
+@functools.cache
+def required_fields(fact: type[facts.Fact]) -> tuple[str, ...]:
+    """The fields that a fact cannot be made without, besides its time. Looking them up compiles every annotation."""
+    return tuple(field.name for field in msgspec.structs.fields(fact) if field.required and field.name != "at")
+
 
 TEXTS = frozenset({
     "connection", "identity", "name", "platform", "location", "ip", "stream", "media", "label", "publisher", "recording",
@@ -132,11 +140,9 @@ class Challenge(msgspec.Struct, frozen=True):
     answer: dict[str, str]
 
 
-class Declaration(msgspec.Struct, frozen=True, kw_only=True):
-    """One whole declaration. `text` is the file, `digest` its SHA-256 in hex."""
+class Declaration(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One whole declaration. What follows from its fields is computed once: every event needs it."""
 
-    text: str
-    digest: str
     title: str
     first_steps: str
     proof: Proof
@@ -161,12 +167,12 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     challenge: Challenge | None = None
     redact: tuple[tuple[Part, ...], ...] = ()
 
-    @property
+    @functools.cached_property
     def names(self) -> frozenset[str]:
         """The names of all events that the declaration knows."""
         return self.notes.union(*(reading.events for reading in self.readings))
 
-    @property
+    @functools.cached_property
     def used(self) -> frozenset[tuple[Part, ...]]:
         """The parts of every path that is read."""
         firsts: list[First] = [self.name]
@@ -181,3 +187,9 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
         if self.challenge is not None:
             firsts.append(self.challenge.token)
         return frozenset(path.parts for first in firsts for path in first.paths if path.parts)
+
+    @functools.cached_property
+    def not_shown(self) -> frozenset[tuple[Part, ...]]:
+        """What is left out of the detail, by its path below `detail`: what is read already, and what is redacted."""
+        root = () if self.detail is None else self.detail.parts
+        return frozenset(parts[len(root) :] for parts in (*self.used, *self.redact) if parts[: len(root)] == root)

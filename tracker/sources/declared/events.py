@@ -7,6 +7,7 @@ what its fact needs is shown raw, with what is missing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 import msgspec
@@ -15,7 +16,16 @@ from tracker.domain import facts
 from tracker.domain.deliveries import Record
 from tracker.domain.facts import Fact, Micros, Precision, SessionRef
 from tracker.sources.declared.bodies import events_in
-from tracker.sources.declared.declaration import FACTS, PEOPLE, REASONS, Declaration, Moment, Reading, When
+from tracker.sources.declared.declaration import (
+    FACTS,
+    PEOPLE,
+    REASONS,
+    Declaration,
+    Moment,
+    Reading,
+    When,
+    required_fields,
+)
 from tracker.sources.declared.moments import parse_duration_ms, parse_moment
 from tracker.sources.declared.paths import Event, Part, step, word
 from tracker.sources.declared.source import headers_in, name_of
@@ -106,9 +116,9 @@ def _fact(event: Event, declaration: Declaration, reading: Reading, when: Happen
         )
         if value is not None:
             fields[name] = value
-    for field in msgspec.structs.fields(kind):
-        if field.required and field.name not in fields and field.name != "at":
-            raise FieldMissing(f"{field.name} is missing: {_paths_of(reading, field.name)}")
+    for name in required_fields(kind):
+        if name not in fields:
+            raise FieldMissing(f"{name} is missing: {_paths_of(reading, name)}")
     fields |= _words(event, declaration, reading)
     if issubclass(kind, _STARTS):
         fields.setdefault("started_at", when.at)
@@ -196,14 +206,12 @@ def _raw(event: Event, declaration: Declaration, name: str, *anomalies: tuple[st
 
 def _detail(event: Event, declaration: Declaration) -> dict[str, Any]:
     """What the declaration does not read, without secrets and without what it redacts."""
-    root: tuple[Part, ...] = () if declaration.detail is None else declaration.detail.parts
-    shown = step(event.value, root)
-    left = {parts[len(root) :] for parts in (*declaration.used, *declaration.redact) if parts[: len(root)] == root}
-    rest = _without(shown, left)
+    shown = step(event.value, () if declaration.detail is None else declaration.detail.parts)
+    rest = _without(shown, declaration.not_shown)
     return cast("dict[str, Any]", without_secrets(rest)) if isinstance(rest, dict) else {}
 
 
-def _without(value: Any, left: set[tuple[Part, ...]]) -> Any:
+def _without(value: Any, left: AbstractSet[tuple[Part, ...]]) -> Any:
     """The value without the parts at these paths, and without objects that become empty."""
     if not left or not isinstance(value, dict):
         return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 import tomllib
 from collections.abc import Collection, Iterable
@@ -72,7 +71,6 @@ class _Reader:
     """Reads one text, and goes on after a mistake."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
         self._lines = Lines(text)
         self._mistakes: list[Mistake] = []
         self._headers: frozenset[str] = frozenset()
@@ -111,8 +109,6 @@ class _Reader:
             self._wrong(("event", "dedupe"), 'a body with several events has several ids: write dedupe = "body"')
         detail = self._first(event, ("event", "detail"))
         found = Declaration(
-            text=self._text,
-            digest=hashlib.sha256(self._text.encode("utf-8", "surrogatepass")).hexdigest(),
             title=self._text_of(fields, ("title",)) or "declared",
             first_steps=self._text_of(fields, ("first_steps",)),
             proof=proof,
@@ -285,8 +281,7 @@ class _Reader:
         self._expect_known(table, where, {"event", "when", "fact", "time", *fitting, *d.PLACES}, what=f"for {fact}")
         merged = {name: (value, ("ids", name)) for name, value in ids.items() if name in fitting | d.PLACES}
         merged |= {name: (value, (*where, name)) for name, value in table.items() if name in fitting | d.PLACES}
-        required = {field.name for field in msgspec.structs.fields(kind) if field.required and field.name in fitting}
-        for name in sorted(required - merged.keys()):
+        for name in sorted(set(d.required_fields(kind)) - merged.keys()):
             self._wrong((*where, name), f"missing: {fact} needs it. Say where it is, here or under [ids]")
         if not {"room", "run"} & merged.keys():
             self._wrong(where, "neither room nor run is known, so the event belongs to no session: say where they are")
