@@ -8,8 +8,10 @@ from tracker.sources.declared.reading import read_declaration
 from tracker.sources.declared.vendor import use_declarations
 
 
+SAMPLES = {vendor: read_declaration(shipped_declaration(name)) for vendor, name in DECLARATIONS.items()}
+
+
 def understand(*names: str) -> None:
     """Interpret the records of sources with these names by the declaration of the sample call."""
-    for vendor, declaration in DECLARATIONS.items():
-        read = read_declaration(shipped_declaration(declaration))
-        use_declarations(dict.fromkeys(("s", vendor, SOURCES[vendor], *names), read))
+    for vendor, declaration in SAMPLES.items():
+        use_declarations(dict.fromkeys(("s", vendor, SOURCES[vendor], *names), declaration))

@@ -9,7 +9,7 @@ from pathlib import Path
 from tracker.log.contract import Log
 from tracker.log.declaration_records import declaration_history
 from tracker.log.sqlite.log import SqliteLog
-from tracker.projector.declarations import use_declarations_of
+from tracker.projector.declarations import use_history
 
 
 @asynccontextmanager
@@ -17,8 +17,9 @@ async def opened(path: Path) -> AsyncGenerator[Log]:
     """The SQLite log at `path`, and its declarations in use. It can be named by a process of its own, as a rebuild needs it."""
     log = await SqliteLog.open(path)
     try:
-        if (await declaration_history(log)).of_source:
-            await use_declarations_of(log)
+        history = await declaration_history(log)
+        if history.of_source:
+            use_history(history)
         yield log
     finally:
         await log.close()
