@@ -17,6 +17,7 @@ from tracker.cli.arguments import Subparsers, add_command
 from tracker.cli.output import print_json, print_table
 from tracker.config.load import Config
 from tracker.errors import TrackerError, ViewsOutdated
+from tracker.log.declaration_records import declaration_history
 from tracker.server import cluster_stores, declarations, signing_keys, stores
 from tracker.server.sources import secret_warnings
 
@@ -91,12 +92,10 @@ def _access(config: Config) -> CheckResult:
 
 
 async def _log(config: Config) -> tuple[Outcome, str]:
-    if not config.log.path.exists():
-        return "problem", f"there is no log at {config.log.path}: run `tracker init`"
     log = await stores.open_followed_log(config)
     try:
         head = await log.head()
-        await declarations.missing_declarations(config, log)
+        await declarations.missing_declarations(config, log, await declaration_history(log))
     finally:
         await log.close()
     return "ok", f"{config.log.path}: {head:,} records" + (", encrypted" if config.sealing.masters else "")
@@ -142,9 +141,7 @@ def _folders(config: Config) -> list[CheckResult]:
 def _space(name: str, folder: Path) -> CheckResult:
     free = shutil.disk_usage(folder).free
     shown = f"{folder}: {free / 2**30:,.1f} GiB free"
-    return CheckResult(
-        name, "ok" if free > LOW_SPACE else "problem", shown if free > LOW_SPACE else f"{shown}: make room"
-    )
+    return CheckResult(name, "ok", shown) if free > LOW_SPACE else CheckResult(name, "problem", f"{shown}: make room")
 
 
 async def _cluster(config: Config) -> tuple[Outcome, str]:

@@ -56,7 +56,7 @@ class DeclarationHistory:
 
     @property
     def digest(self) -> str:
-        """Another text as soon as records mean something else: a hash of the newest declarations; "" without any."""
+        """It changes whenever the meaning of records changes: a hash of the newest declarations; "" without any."""
         if not self.of_source:
             return ""
         newest = sorted((source, found[-1].text) for source, found in self.of_source.items())

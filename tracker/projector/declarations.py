@@ -55,7 +55,7 @@ def using(history: DeclarationHistory) -> Generator[None]:
 
 
 def digest() -> str:
-    """Another text as soon as records mean something else; "" without declarations."""
+    """It changes whenever the meaning of records changes; "" without declarations."""
     return _InUse.history.digest
 
 

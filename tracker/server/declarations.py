@@ -12,7 +12,7 @@ from tracker.domain import clock
 from tracker.errors import ConfigInvalid
 from tracker.log.contract import Log
 from tracker.log.declaration_records import DeclarationHistory, declaration_history, make_declaration_record
-from tracker.projector.declarations import use_history
+from tracker.projector.declarations import use_declarations_of
 from tracker.sources.declared.reading import DeclarationWrong, read_declaration
 from tracker.views.sqlite import schema
 
@@ -24,18 +24,16 @@ async def use_recorded(log: Log) -> DeclarationHistory:
 
     Views that were written by others are outdated: their stamp is another.
     """
-    history = await declaration_history(log)
-    use_history(history)
+    history = await use_declarations_of(log)
     schema.interpret_by(history.digest)
     return history
 
 
-async def missing_declarations(config: Config, log: Log) -> dict[str, str]:
-    """Source → its declaration in config.toml, where the log has no such declaration yet.
+async def missing_declarations(config: Config, log: Log, history: DeclarationHistory) -> dict[str, str]:
+    """Source → its declaration in config.toml, where the `history` of the log has no such declaration yet.
 
     Raises `LogError`, and `ConfigInvalid` where a change would make old deliveries new ones.
     """
-    history = await declaration_history(log)
     found: dict[str, str] = {}
     for n, source in enumerate(config.sources):
         newest = history.newest(source.name)
@@ -75,7 +73,7 @@ class Declarer:
 
 async def declare(config: Config, log: Log, source: str) -> None:
     """Append the declaration of one source, if it is missing. Raises as `missing_declarations` does."""
-    missing = await missing_declarations(config, log)
+    missing = await missing_declarations(config, log, await declaration_history(log))
     await Declarer(log, missing).declare(source)
 
 

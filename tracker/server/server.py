@@ -301,8 +301,8 @@ async def _open_server(config: Config, role: Role) -> AsyncGenerator[Server]:
     async with contextlib.AsyncExitStack() as stack:
         log = await stores.open_log(config, metrics)
         stack.push_async_callback(log.close)
-        await declarations.use_recorded(log)
-        declarer = declarations.Declarer(log, await declarations.missing_declarations(config, log))
+        history = await declarations.use_recorded(log)
+        declarer = declarations.Declarer(log, await declarations.missing_declarations(config, log, history))
         cosigner = None
         if isinstance(log, ClusteredLog):
             metrics.follows(
