@@ -33,8 +33,8 @@ from tracker.sources.json_reading import BodyUnreadable, as_count, person_name, 
 
 _LONGEST_TEXT = 1_000
 _STARTS = (facts.SessionCreated, facts.SessionStarted)
-_OF_ENDS = ("joined_at", "started_at")
-"""What an event about an end may state: when it began. It shows in which run that was."""
+_BEGINNINGS = ("joined_at", "started_at")
+"""When what the event is about began, where it states that. It shows in which run that was."""
 
 
 class FieldMissing(Exception):
@@ -54,16 +54,13 @@ def interpret(record: Record, declaration: Declaration) -> tuple[Fact, ...]:
     try:
         values = events_in(declaration, record.body)
     except BodyUnreadable as why:
-        return (_unknown(record, ("unreadable", str(why))),)
+        why_raw = (("unreadable", str(why)),)
+        return (facts.Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=why_raw),)
     headers = headers_in(read_proof(record))
     found: list[Fact] = []
     for value in values:
         found += _facts_of(Event(value, headers, record.received_at), declaration)
     return tuple(found)
-
-
-def _unknown(record: Record, *anomalies: tuple[str, str]) -> facts.Unknown:
-    return facts.Unknown(at=record.received_at, clock="receiver", precision="us", anomalies=anomalies)
 
 
 def _facts_of(event: Event, declaration: Declaration) -> Iterator[Fact]:
@@ -162,16 +159,15 @@ def _count(value: Any) -> int | None:
     return as_count(int(value)) if isinstance(value, str) and value.isascii() and value.isdigit() else as_count(value)
 
 
-def _place(event: Event, reading: Reading | None, kind: type[Fact], at: Micros, fields: dict[str, Any]) -> SessionRef:
+def _place(event: Event, reading: Reading, kind: type[Fact], at: Micros, fields: dict[str, Any]) -> SessionRef:
     """The session of an event. Raises `FieldMissing` where neither its room nor its run is known."""
-    places = {} if reading is None else reading.places
-    text = {name: word(first.find(event)) for name, first in places.items()}
+    text = {name: word(first.find(event)) for name, first in reading.places.items()}
     run, room = text.get("run"), text.get("room")
     if run is None and room is None:
         raise FieldMissing("neither the room nor the run is in the event")
     ids = tuple((name, value) for name, value in (("room", room), ("run", run)) if value is not None)
     starts = fields.get("started_at") if issubclass(kind, facts.SessionFact) else None
-    began = next((fields[name] for name in _OF_ENDS if name in fields), at)
+    began = next((fields[name] for name in _BEGINNINGS if name in fields), at)
     return SessionRef(
         at=began,
         run=run,

@@ -19,6 +19,7 @@ from typing import Any, cast
 import msgspec
 
 from tracker.domain.facts import Micros
+from tracker.sources.json_reading import as_text
 
 Part = str | int
 
@@ -111,9 +112,7 @@ def word(value: Any) -> str | None:
     """A text, or a whole number in digits; None for anything else and for the empty text."""
     if type(value) is int:
         return str(value) if -(2**63) <= value < 2**64 else None
-    if isinstance(value, str) and value:
-        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return None
+    return as_text(value)
 
 
 def parse_path(text: str) -> Path:

@@ -20,6 +20,7 @@ from tracker.domain.deliveries import Delivery
 from tracker.errors import SignatureMismatch, SignatureMissing, SignatureStale
 from tracker.sources.declared.declaration import Proof
 from tracker.sources.declared.moments import parse_moment
+from tracker.sources.webhook_jwt import matching_secret
 
 _LONGEST = 8_192
 """Characters of a header that are read."""
@@ -29,7 +30,7 @@ _STANDARD_TIME = 12
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A delivery, and what its source has to prove it with. `shown`: the signature header without its prefix."""
+    """A delivery, and what its source has to prove it with."""
 
     delivery: Delivery
     secrets: Sequence[str]
@@ -151,11 +152,15 @@ def _expect_fresh(proof: Proof, received: Received, text: str) -> None:
 def _signed(proof: Proof, received: Received) -> int:
     """`hmac` and `digest`: a hash of what is signed, with the secret."""
     offered, elements = _offered(proof, received)
+    signed = message_of(proof, received, "", elements) if proof.kind == "hmac" else b""
     found: int | None = None
     for index, secret in enumerate(received.secrets):
-        message = message_of(proof, received, secret, elements)
         try:
-            digest = mac(proof, secret, message) if proof.kind == "hmac" else hashlib.new(proof.hash, message).digest()
+            digest = (
+                mac(proof, secret, signed)
+                if proof.kind == "hmac"
+                else hashlib.new(proof.hash, message_of(proof, received, secret, elements)).digest()
+            )
         except ValueError:
             continue
         expected = encoded(proof, digest)
@@ -181,8 +186,8 @@ def _rsa(proof: Proof, received: Received) -> int:
 
     algorithms = {"sha1": hashes.SHA1, "sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}
     offered, elements = _offered(proof, received)
+    message = message_of(proof, received, "", elements)
     for index, secret in enumerate(received.secrets):
-        message = message_of(proof, received, "", elements)
         try:
             key = serialization.load_pem_public_key(secret.encode())
         except (ValueError, UnsupportedAlgorithm):
@@ -295,11 +300,7 @@ def _fits_ed25519(signature: str, secret: str, message: bytes) -> bool:
 
 
 def _shown(received: Received, shown: str, where: str) -> int:
-    found: int | None = None
-    for index, secret in enumerate(received.secrets):
-        same = hmac.compare_digest(shown.encode("utf-8", "surrogatepass"), secret.encode("utf-8", "surrogatepass"))
-        if same and secret and found is None:
-            found = index
+    found = matching_secret(shown, received.secrets)
     if found is None:
         raise SignatureMismatch(
             f"{where} does not hold a secret of source {received.source}: compare both with config.toml"

@@ -97,7 +97,6 @@ class DeclaredSource:
         proof = self.declaration.proof
         received = proofs.Received(delivery, self._secrets, self._hook_url, self.name)
         index = proofs.verify(proof, received)
-        self._answer_challenge(delivery, index)
         recorded: dict[str, str | int] = {"scheme": f"{SCHEME}{proof.kind}", "key": index}
         if not proof.binds_body:
             recorded["covers"] = "not the body"
@@ -107,7 +106,9 @@ class DeclaredSource:
         for piece in proof.message.pieces:
             if isinstance(piece, tuple) and piece[0] == "query" and piece[1] in delivery.query:
                 recorded[f"{_QUERY}{piece[1]}"] = delivery.query[piece[1]]
-        return self._verified(delivery.body, delivery.received_at, "webhook", recorded)
+        verified = self._verified(delivery.body, delivery.received_at, "webhook", recorded)
+        self._answer_challenge(verified, index)
+        return verified
 
     def verify_trusted(self, body: bytes, *, received_at: Micros, proof: dict[str, str | int]) -> Verified:
         """See `Source.verify_trusted`."""
@@ -120,15 +121,13 @@ class DeclaredSource:
             proof=encode_proof(proof), body=body,
         )  # fmt: skip
 
-    def _answer_challenge(self, delivery: Delivery, index: int) -> None:
+    def _answer_challenge(self, verified: Verified, index: int) -> None:
         """Raise `ChallengeReceived` where the delivery is a challenge; it is authentic already."""
         challenge = self.declaration.challenge
-        if challenge is None:
+        if challenge is None or verified.event != challenge.event:
             return
-        event = first_event(self.declaration, delivery.body, {}, delivery.received_at)
-        if event is None or name_of(self.declaration, event) != challenge.event:
-            return
-        token = challenge.token.find(event)
+        event = first_event(self.declaration, verified.body, {}, verified.received_at)
+        token = None if event is None else challenge.token.find(event)
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise SignatureMismatch(
                 f"the challenge {challenge.event} does not ask for a text of 1 to 128 letters, digits, - and _: it is not answered"
