@@ -89,7 +89,8 @@ class RecordsResult(msgspec.Struct, kw_only=True):
     `proofs` counts the outcomes of the senders' proofs. `erased` counts erased records, `keyed` those whose dedupe key is
     hashed with a secret. `unproved`: those of them whose
     erasure was withheld, so that nothing in the bundle says that it names them. `unknown_vendors`: vendors of records whose
-    names cannot be checked. `history`: the declarations in the bundle. `is_complete`: every line is a record in its place, so that a timeline can be derived.
+    names cannot be checked. `history`: the declarations in the bundle. `is_complete`: every line is a record in its place, so
+    that a timeline can be derived.
     """
 
     leaves: Leaves = msgspec.field(default_factory=Leaves)
@@ -187,15 +188,14 @@ class _RecordChecker:
         self._manifest = manifest
         self._log = log
         self._configured = sources or {}
-        self._sources = SourcesInForce(self._configured, DeclarationHistory())
         self._findings = findings
-        self._declared: list[Declared] = []
         self._erased: dict[int, int] = {}
         self._erasures: dict[int, frozenset[int]] = {}
         self._withheld: list[int] = []
         self._unbound = 0
         self._counts = dict.fromkeys(_Part, 0)
         self.result = RecordsResult()
+        self._sources = SourcesInForce(self._configured, self.result.history)
 
     def run(self, bundle: OpenBundle, progress: Progress | None) -> RecordsResult:
         result, number = self.result, 0
@@ -223,7 +223,7 @@ class _RecordChecker:
         is_in_order = self._check_order(record, part)
         session = self._manifest.session
         if part is not _Part.SESSION and record.source != TRACKER:
-            self._add_problem(record.position, f"it is an {part.value} of a source, which no log has")
+            self._add_problem(record.position, f"this {part.value} has the name of a source, which no log has")
         elif part is _Part.SESSION and (record.source, record.vendor) != (session.source, session.vendor):
             self._add_problem(record.position, "it is from another source than the session")
         for fault in leaf_faults(line):
@@ -264,10 +264,9 @@ class _RecordChecker:
         except DeclarationWrong as error:
             self._add_problem(position, f"its declaration has mistakes: {error.mistakes[0]}")
             return False
-        self._declared.append(Declared(position, body.declaration))
-        history = DeclarationHistory({session.source: self._declared})
-        self._sources = SourcesInForce(self._configured, history)
-        self.result.history = history
+        before = self.result.history.of_source.get(session.source, ())
+        self.result.history = DeclarationHistory({session.source: (*before, Declared(position, body.declaration))})
+        self._sources = SourcesInForce(self._configured, self.result.history)
         return True
 
     def _check_delivery(self, line: RecordLine) -> bool:
